@@ -1,0 +1,1 @@
+"""Training and batch-scoring pipelines on Azure Machine Learning."""
