@@ -40,37 +40,32 @@ CLOUDS = {  # login, resource manager
 }
 
 # Azure opens new regions: one that is not here is unusual, not wrong.
-REGIONS = re.findall(
-    r"\w+",
-    """
-    australiacentral australiacentral2 australiaeast australiasoutheast austriaeast
-    belgiumcentral brazilsouth brazilsoutheast canadacentral canadaeast centralindia
-    centralus centraluseuap chilecentral chinaeast chinaeast2 chinaeast3 chinanorth
-    chinanorth2 chinanorth3 denmarkeast eastasia eastus eastus2 eastus2euap francecentral
-    francesouth germanynorth germanywestcentral indonesiacentral israelcentral italynorth
-    japaneast japanwest jioindiacentral jioindiawest koreacentral koreasouth malaysiawest
-    mexicocentral newzealandnorth northcentralus northeurope norwayeast norwaywest
-    polandcentral qatarcentral southafricanorth southafricawest southcentralus
-    southeastasia southindia spaincentral swedencentral swedensouth switzerlandnorth
-    switzerlandwest taiwannorth uaecentral uaenorth uksouth ukwest usdodcentral usdodeast
-    usgovarizona usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2
-    westus3""",
-)
+_REGIONS = """
+australiacentral australiacentral2 australiaeast australiasoutheast austriaeast
+belgiumcentral brazilsouth brazilsoutheast canadacentral canadaeast centralindia centralus
+centraluseuap chilecentral chinaeast chinaeast2 chinaeast3 chinanorth chinanorth2
+chinanorth3 denmarkeast eastasia eastus eastus2 eastus2euap francecentral francesouth
+germanynorth germanywestcentral indonesiacentral israelcentral italynorth japaneast
+japanwest jioindiacentral jioindiawest koreacentral koreasouth malaysiawest mexicocentral
+newzealandnorth northcentralus northeurope norwayeast norwaywest polandcentral
+qatarcentral southafricanorth southafricawest southcentralus southeastasia southindia
+spaincentral swedencentral swedensouth switzerlandnorth switzerlandwest taiwannorth
+uaecentral uaenorth uksouth ukwest usdodcentral usdodeast usgovarizona usgovtexas
+usgovvirginia westcentralus westeurope westindia westus westus2 westus3
+"""
+REGIONS = frozenset(_REGIONS.split())
 
 # A package with one of these names would hide a folder of the project, or a module that
 # the project or one of its dependencies imports.
-TAKEN = sys.stdlib_module_names.union(
-    re.findall(
-        r"\w+",
-        """
-    steps tests notebooks data environment runs build dist mlruns venv conftest
-    prep train evaluate register score
-    adal alembic azure azureml click cloudpickle cryptography docker duckdb fastapi flask
-    git google graphql joblib jwt mako matplotlib mlflow msal msrest numpy packaging pandas
-    pip polars pyarrow pydantic pytest pytz referencing requests rich scipy setuptools six
-    sklearn skops sqlalchemy starlette tabulate urllib3 werkzeug wheel yaml""",
-    )
-)
+_TAKEN = """
+steps tests notebooks data environment runs build dist mlruns venv conftest
+prep train evaluate register score
+adal alembic azure azureml click cloudpickle cryptography docker duckdb fastapi flask git
+google graphql joblib jwt mako matplotlib mlflow msal msrest numpy packaging pandas pip
+polars pyarrow pydantic pytest pytz referencing requests rich scipy setuptools six sklearn
+skops sqlalchemy starlette tabulate urllib3 werkzeug wheel yaml
+"""
+TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
 
 
 @dataclass(frozen=True)

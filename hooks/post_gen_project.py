@@ -1,0 +1,110 @@
+"""Checks the answers by the generated project's own rules, then tells what is next.
+
+Exits with 1 when an answer is wrong, upon which cookiecutter removes the project.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+# JSON, in which no answer can end the string: its quotes and backslashes are escaped.
+ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+QUESTIONS = {  # of the settings that are asked for
+    "package_name": "package_name",
+    "name": "project_slug",
+    "task": "task",
+    "subscription_id": "azure_subscription_id",
+    "resource_group": "azure_resource_group",
+    "workspace_name": "azure_workspace_name",
+    "workspace.region": "azure_region",
+    "compute.name": "compute_name",
+    "compute.vm_size": "vm_size",
+    "compute.max_nodes": "max_nodes",
+}
+
+
+def again(wrong: set[str]) -> str:
+    """The command that asks again, with the good answers as defaults, in ASCII."""
+
+    def quote(word: str) -> str:
+        if os.name == "nt":
+            return subprocess.list2cmdline([word])
+        if word.isascii() and word.isprintable():
+            return shlex.quote(word)
+        plain = set(range(32, 127)) - set(b"'\\")  # all others by their number
+        octal = (chr(b) if b in plain else f"\\{b:03o}" for b in word.encode())
+        return f"$'{''.join(octal)}'"
+
+    words = ["cookiecutter", ANSWERS["_template"]]
+    if ANSWERS.get("_checkout"):
+        words += ["--checkout", ANSWERS["_checkout"]]
+    if ANSWERS["_output_dir"] != os.environ.get("PWD"):
+        words += ["--output-dir", ANSWERS["_output_dir"]]
+    for key, answer in ANSWERS.items():
+        if key[0] != "_" and key not in wrong and (os.name != "nt" or answer.isascii()):
+            words.append(f"{key}={answer}")
+    return " ".join(map(quote, words))
+
+
+def project_modules() -> tuple[Any, Any]:
+    """The project's settings and checks, whatever its package is called."""
+    sys.dont_write_bytecode = True  # the project is to hold only what was generated
+    folder = Path(ANSWERS["package_name"]).resolve()
+    spec = importlib.util.spec_from_file_location(
+        "project", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec
+    sys.modules["project"] = importlib.util.module_from_spec(spec)
+    settings = importlib.import_module("project.settings")
+    return settings, importlib.import_module("project.checks")
+
+
+def show(lines: list[str], file: TextIO = sys.stdout) -> None:
+    """Print in ASCII, which no console fails on."""
+    text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
+    print(text, file=file, flush=True)
+
+
+def main() -> int:
+    settings, checks = project_modules()
+    wrong: dict[str, str] = {}
+    empty: dict[str, list[str]] = {}
+    notes: list[str] = []
+    for problem in settings.examine(Path.cwd()):
+        if problem.kind == "wrong":
+            wrong[problem.key] = f"{problem.text}: {problem.fix}."
+        elif problem.kind == "empty":
+            empty.setdefault(problem.file, []).append(problem.key)
+        else:
+            notes.append(str(problem))
+    if ANSWERS["check_azure"] == "online" and not wrong:
+        for check in checks.ask(Path.cwd()):
+            if check.status == checks.WRONG and check.key:
+                wrong[check.key] = f"is wrong, Azure says: {check.text}: {check.fix}."
+            elif check.fix:
+                notes.append(f"{check.name}: {check.text}: {check.fix}")
+    if wrong:
+        lines = [f"{QUESTIONS.get(key, key)} {text}" for key, text in wrong.items()]
+        lines += ["", "Nothing was generated. To go on with the good answers:"]
+        lines += [again({QUESTIONS.get(key, key) for key in wrong})]
+        show(lines, sys.stderr)
+        return 1
+    name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
+    lines = ["", f"The project is in {Path.cwd()}. What is next:", "", f"    cd {name}"]
+    lines += ["    pip install -e .", f"    python -m {package} run training"]
+    if empty:
+        lines += ["", "Before anything goes to Azure, fill in:", ""]
+        lines += [f"    {', '.join(keys)} in {file}" for file, keys in empty.items()]
+    if notes:
+        lines += ["", "Worth a look:", "", *(f"    {note}" for note in notes)]
+    show(lines)
+    return 0
+
+
+sys.exit(main())

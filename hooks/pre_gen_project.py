@@ -1,0 +1,71 @@
+"""Refuses what cannot name a folder, before anything is written under such a name.
+
+All other rules stand in the generated project's settings: see post_gen_project.py.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+# JSON, in which no answer can end the string: the quotes and backslashes are escaped.
+ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+FOLDER = r"(?!\.+$)(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[^/\\\x00-\x1f]{1,200}"
+if os.name == "nt":
+    FOLDER = r"(?!.*[. ]$)(?!.*[<>:\"|?*])" + FOLDER
+
+
+def again(wrong: set[str]) -> str:
+    """The command that asks again, with the good answers as defaults, in ASCII."""
+
+    def quote(word: str) -> str:
+        if os.name == "nt":
+            return subprocess.list2cmdline([word])
+        if word.isascii() and word.isprintable():
+            return shlex.quote(word)
+        plain = set(range(32, 127)) - set(b"'\\")  # all others by their number
+        octal = (chr(b) if b in plain else f"\\{b:03o}" for b in word.encode())
+        return f"$'{''.join(octal)}'"
+
+    words = ["cookiecutter", ANSWERS["_template"]]
+    if ANSWERS.get("_checkout"):
+        words += ["--checkout", ANSWERS["_checkout"]]
+    if ANSWERS["_output_dir"] != os.environ.get("PWD"):
+        words += ["--output-dir", ANSWERS["_output_dir"]]
+    for key, answer in ANSWERS.items():
+        if key[0] != "_" and key not in wrong and (os.name != "nt" or answer.isascii()):
+            words.append(f"{key}={answer}")
+    return " ".join(map(quote, words))
+
+
+def main() -> None:
+    wrong = {
+        key: ANSWERS[key]
+        for key in ("project_slug", "package_name")
+        if not re.fullmatch(FOLDER, ANSWERS[key])
+    }
+    if not wrong:
+        return
+    parts = Path(ANSWERS["project_slug"]).parts
+    os.chdir(ANSWERS["_output_dir"])
+    for end in range(len(parts), 0, -1) if len(parts) > 1 else ():
+        with contextlib.suppress(OSError):  # cookiecutter removes a/b, but leaves a
+            Path(*parts[:end]).rmdir()
+    lines = [
+        f"{key} is {json.dumps(value)}, but must be the name of one folder, "
+        "without slashes: write letters, digits, hyphens and underscores."
+        for key, value in wrong.items()
+    ]
+    lines += [
+        "",
+        "Nothing was generated. To go on with the good answers:",
+        again({*wrong}),
+    ]
+    sys.exit("\n".join(lines))
+
+
+main()

@@ -1,0 +1,492 @@
+"""`check`: are the settings right, and, with `--online`, does Azure agree with them?
+
+Online it asks the cloud's resource manager (REST) as whoever is logged in: the variables
+AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, a
+managed identity, or `az`. It only reads, never prompts for a login, and ends within LIMIT
+seconds whatever Azure does. The template's hook uses this module too.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import difflib
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from . import settings as project
+from .settings import CONFIG, SETTINGS
+
+LIMIT = 60.0  # seconds for everything online
+TIMEOUT = 10.0  # seconds for one request
+OK, EMPTY, WRONG, UNASKED = "ok", "to fill in", "wrong", "could not ask"
+COMMAND = f"python -m {Path(__file__).resolve().parent.name}"
+ML = "providers/Microsoft.MachineLearningServices"
+ML_VERSION = "2024-04-01"  # of its REST API
+
+Answer = tuple[str, ...]  # the fields of a Check after its name
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One row of the table."""
+
+    name: str
+    status: str
+    text: str
+    fix: str = ""
+    file: str = ""  # with key: the setting that the fix is for, if it is for one
+    key: str = ""
+
+
+class Failed(Exception):
+    """An Answer that ends a check early; `stop` tells that no further one can be made."""
+
+    def __init__(self, *answer: str, stop: bool = False) -> None:
+        super().__init__(*answer)
+        self.stop = stop
+
+
+def main(online: bool, as_json: bool) -> int:
+    """Print the checks; 1 when something is wrong, else 0."""
+    checks = offline() + (ask() if online else [])
+    if as_json:
+        print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
+    else:
+        _show(checks)
+    return int(any(check.status == WRONG for check in checks))
+
+
+def _show(checks: list[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colors = {OK: "green", EMPTY: "yellow", WRONG: "bold red", UNASKED: "yellow"}
+    table = Table(box=None, show_header=False)
+    for check in checks:
+        table.add_row(
+            check.name, Text(check.status, colors[check.status]), Text(check.text)
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for check in checks:  # under the table, whose columns would cut a command in pieces
+        if check.fix:
+            where = f"{check.file}: {check.key}".strip(": ") or check.name
+            console.print(Text(f"\n{where}: {check.fix}"), soft_wrap=True)
+    found = [check.status for check in checks]
+    counts = [f"{found.count(status)} {status}" for status in colors if status in found]
+    console.print("\n" + ", ".join(counts))
+
+
+def offline(root: Path = project.ROOT) -> list[Check]:
+    """What the rules say about the settings, and whether the data is there."""
+    statuses = {"wrong": WRONG, "empty": EMPTY, "unusual": OK}
+    checks = [
+        Check(p.key or p.file, statuses[p.kind], p.text, p.fix, p.file, p.key)
+        for p in project.examine(root)
+    ]
+    for file in (SETTINGS, CONFIG):
+        if file not in [check.file for check in checks]:
+            checks.append(Check(file, OK, "complete, and right by the rules"))
+    with contextlib.suppress(project.SettingsError):
+        data = project.read(root).data
+        for key, path in (
+            ("data.training", data.training),
+            ("data.scoring", data.scoring),
+        ):
+            if (root / path).exists():
+                checks.append(Check(key, OK, path))
+            else:
+                fix = "put the data there, or write where it is"
+                checks.append(
+                    Check(key, WRONG, f"{path} is missing", fix, SETTINGS, key)
+                )
+    return checks
+
+
+def ask(root: Path = project.ROOT) -> list[Check]:
+    """What Azure says about the settings."""
+    try:
+        azure = _Azure(project.read(root), project.read_workspace(root, needs=()))
+    except project.SettingsError:
+        return [Check("Azure", UNASKED, "not asked while settings are wrong")]
+    checks: list[Check] = []
+
+    def work() -> None:
+        for check in azure.checks():
+            checks.append(check)  # noqa: PERF402 (one by one, for who waits below)
+
+    # A thread, as no time-out covers the look-up of a name or a body that trickles in.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    done = list(checks)
+    if thread.is_alive():
+        done.append(
+            Check("Azure", UNASKED, f"no answer in {LIMIT:.0f} s", "try again later")
+        )
+    return done
+
+
+class _Azure:
+    """Asks the resource manager. The REST calls are those of Microsoft's reference."""
+
+    def __init__(
+        self, settings: project.Settings, workspace: project.Workspace
+    ) -> None:
+        import requests
+
+        self.settings, self.compute, self.place = settings, settings.compute, workspace
+        self.login_host, self.host = project.CLOUDS[workspace.cloud]
+        self.http, self.unreachable = requests.Session(), requests.RequestException
+        self.end = time.monotonic() + LIMIT
+        self.subscription = f"/subscriptions/{workspace.subscription_id}"
+        self.group = f"{self.subscription}/resourcegroups/{workspace.resource_group}"
+        self.workspace = f"{self.group}/{ML}/workspaces/{workspace.workspace_name}"
+        # What one check finds out for later ones.
+        self.tenant = ""
+        self.workspace_exists = False
+        self.region = workspace.region  # the workspace's own, once that is known
+        self.size: dict[str, Any] = {}
+
+    def checks(self) -> Iterator[Check]:
+        """All checks in turn, with a row for each even where Azure gives no answer."""
+        stopped = ""
+        for name, check in {
+            "login": self.check_login,
+            "subscription": self.check_subscription,
+            "provider": self.check_provider,
+            "resource group": self.check_group,
+            "workspace": self.check_workspace,
+            "default datastore": self.check_datastore,
+            "environment": self.check_environment,
+            "compute": self.check_compute,
+            "VM size": self.check_size,
+            "quota": self.check_quota,
+        }.items():
+            if stopped:
+                yield Check(name, UNASKED, f"not asked: {stopped}")
+                continue
+            try:
+                yield Check(name, *check())
+            except Failed as failed:
+                yield Check(name, *failed.args)
+                stopped = failed.args[1] if failed.stop else ""
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+                yield Check(
+                    name, UNASKED, "Azure's answer is not of the documented form"
+                )
+
+    def get(self, path: str, version: str, method: str = "GET", **query: str) -> Any:
+        """What Azure answers, or None for 404; Failed for other errors."""
+        while True:
+            left = self.end - time.monotonic()
+            try:
+                reply = self.http.request(
+                    method,
+                    f"https://{self.host}{path}",
+                    params={"api-version": version, **query},
+                    timeout=max(0.1, min(TIMEOUT, left)),
+                    allow_redirects=False,  # the token is for this host alone
+                )
+            except self.unreachable as error:
+                text = f"{self.host} cannot be reached ({type(error).__name__})"
+                fix = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
+                raise Failed(UNASKED, text, fix, stop=True) from None
+            after = reply.headers.get("Retry-After", "")
+            wait = max(1, int(after)) if after.isdecimal() else 5
+            if reply.status_code != 429 or wait > self.end - time.monotonic():
+                break
+            time.sleep(wait)
+        if reply.status_code == 401:
+            named = reply.headers.get("WWW-Authenticate", "")
+            tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
+            fix = f"az login --tenant {tenant[1]}" if tenant else "az login"
+            raise Failed(WRONG, "Azure does not accept the login", fix, stop=True)
+        if reply.status_code == 403:
+            status = WRONG if path == self.workspace else UNASKED
+            fix = f"ask for a role on {path}, such as AzureML Data Scientist"
+            raise Failed(status, "the login has no right to read it", fix)
+        if reply.status_code == 429:
+            text = f"Azure is busy, and asks to wait {wait} s"
+            raise Failed(UNASKED, text, "try again later", stop=True)
+        if reply.status_code not in (200, 204, 404):
+            text = f"Azure answers with error {reply.status_code}"
+            raise Failed(UNASKED, text, "try again later")
+        return (
+            None if reply.status_code == 404 else reply.json() if reply.content else {}
+        )
+
+    def items(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+        """The items of a list of Azure ML, of all its pages."""
+        while True:
+            page = self.get(path, ML_VERSION, **query) or {"value": []}
+            yield from page["value"]
+            if not page.get("nextLink"):
+                return
+            query = dict(parse_qsl(urlsplit(page["nextLink"]).query))
+            query.pop("api-version", None)
+
+    def need(self, **values: object) -> None:
+        for name, value in values.items():
+            if not value:
+                raise Failed(UNASKED, f"not asked, without {name.replace('_', ' ')}")
+
+    def az(self, command: str, *values: object) -> str:
+        """An az command, ready to paste, with each {} replaced by a value."""
+        quoted = [shlex.quote(str(value)) for value in values]
+        group, name = shlex.quote(self.place.resource_group), self.place.workspace_name
+        workspace = f"--resource-group {group} --workspace-name {name}"
+        command = command.format(*quoted, workspace=workspace)
+        return f"az {command} --subscription {self.place.subscription_id}"
+
+    def check_login(self) -> Answer:
+        token = _token(self.login_host, self.host)
+        self.http.headers["Authorization"] = f"Bearer {token}"
+        with contextlib.suppress(ValueError, IndexError):  # only a JWT tells its tenant
+            claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+            self.tenant = claims.get("tid", "")
+        return OK, f"of tenant {self.tenant}" if self.tenant else "there is one"
+
+    def check_subscription(self) -> Answer:
+        self.need(subscription_id=self.place.subscription_id)
+        found = self.get(self.subscription, "2022-12-01")
+        if not found:
+            text = f"the login sees no subscription {self.place.subscription_id}"
+            fix = "write one that `az account list --output table` shows"
+            raise Failed(WRONG, text, fix, CONFIG, "subscription_id", stop=True)
+        others = [one["tenantId"] for one in found.get("managedByTenants") or []]
+        if self.tenant and self.tenant not in [found["tenantId"], *others]:
+            text = f"it is of tenant {found['tenantId']}, the login of {self.tenant}"
+            return WRONG, text, f"az login --tenant {found['tenantId']}"
+        if found["state"] in ("Disabled", "Deleted"):
+            return WRONG, f"it is {found['state']}", "have its owner enable it"
+        return OK, found.get("displayName", "")
+
+    def check_provider(self) -> Answer:
+        self.need(subscription_id=self.place.subscription_id)
+        found = self.get(f"{self.subscription}/{ML}", "2021-04-01")
+        if found["registrationState"] in ("Registered", "Registering"):
+            return OK, f"Azure ML is {found['registrationState']} in the subscription"
+        fix = self.az("provider register --namespace Microsoft.MachineLearningServices")
+        return (
+            WRONG,
+            f"Azure ML is {found['registrationState']} in the subscription",
+            fix,
+        )
+
+    def check_group(self) -> Answer:
+        name = self.place.resource_group
+        self.need(subscription_id=self.place.subscription_id, resource_group=name)
+        if self.get(self.group, "2021-04-01", "HEAD") is not None:
+            return OK, name
+        region = self.region or "REGION"
+        fix = self.az("group create --name {} --location {}", name, region)
+        return WRONG, f"there is no resource group {name}", fix
+
+    def check_workspace(self) -> Answer:
+        name = self.place.workspace_name
+        self.need(subscription_id=self.place.subscription_id)
+        self.need(resource_group=self.place.resource_group, workspace_name=name)
+        found = self.get(self.workspace, ML_VERSION)
+        if not found:
+            fix = f"{COMMAND} provision, or " + self.az(
+                "ml workspace create --name {} --resource-group {} --location {}",
+                name,
+                self.place.resource_group,
+                self.region or "REGION",
+            )
+            return WRONG, f"there is no workspace {name} in the resource group", fix
+        self.workspace_exists = True
+        self.region = found["location"].replace(" ", "").lower()
+        if self.place.region in ("", self.region):
+            return OK, f"{name}, in {self.region}"
+        text = f"the workspace is in {self.region}, not in {self.place.region}"
+        return WRONG, text, f"write {self.region}", SETTINGS, "workspace.region"
+
+    def check_datastore(self) -> Answer:
+        self.need(workspace=self.workspace_exists)
+        for store in self.items(f"{self.workspace}/datastores", isDefault="true"):
+            return OK, store["name"]
+        fix = f"make one of them the default in the Studio: {self.az('ml datastore list {workspace}')}"
+        return WRONG, "the workspace has no default datastore", fix
+
+    def check_environment(self) -> Answer:
+        self.need(workspace=self.workspace_exists)
+        name = self.settings.name
+        if self.get(f"{self.workspace}/environments/{name}", ML_VERSION):
+            return OK, name
+        return EMPTY, f"{name} is not in the workspace yet", f"{COMMAND} provision"
+
+    def check_compute(self) -> Answer:
+        name, size, nodes = (
+            self.compute.name,
+            self.compute.vm_size,
+            self.compute.max_nodes,
+        )
+        self.need(workspace=self.workspace_exists, compute_name=name)
+        found = self.get(f"{self.workspace}/computes/{name}", ML_VERSION)
+        if not found:
+            fix = f"{COMMAND} provision, or " + self.az(
+                "ml compute create --name {} --type AmlCompute --size {} "
+                "--max-instances {} {workspace}",
+                name,
+                size or "SIZE",
+                nodes,
+            )
+            return WRONG, f"there is no compute {name}", fix
+        kind, cluster = (
+            found["properties"]["computeType"],
+            found["properties"]["properties"],
+        )
+        if kind != "AmlCompute":
+            text = f"{name} is a {kind}, not a compute cluster (AmlCompute)"
+            return WRONG, text, "write another's name", SETTINGS, "compute.name"
+        if found["properties"]["provisioningState"] in (
+            "Failed",
+            "Canceled",
+            "Deleting",
+        ):
+            state = found["properties"]["provisioningState"]
+            fix = self.az("ml compute show --name {} {workspace}", name)
+            return WRONG, f"{name} is {state}", fix
+        if size and cluster["vmSize"].lower() != size.lower():
+            text = f"the nodes of {name} are {cluster['vmSize']}, not {size}"
+            return (
+                WRONG,
+                text,
+                f"write {cluster['vmSize']}",
+                SETTINGS,
+                "compute.vm_size",
+            )
+        most = cluster["scaleSettings"]["maxNodeCount"]
+        if most < nodes:
+            fix = "ml compute update --name {} --max-instances {} {workspace}"
+            fix = f"write {most}, or " + self.az(fix, name, nodes)
+            text = f"{name} has {most} nodes at the most, not {nodes}"
+            return WRONG, text, fix, SETTINGS, "compute.max_nodes"
+        return OK, f"{name}, up to {most} nodes"
+
+    def check_size(self) -> Answer:
+        name = self.compute.vm_size
+        self.need(subscription_id=self.place.subscription_id, region=self.region)
+        self.need(VM_size=name)
+        path = f"{self.subscription}/{ML}/locations/{self.region}/vmSizes"
+        sizes = {size["name"]: size for size in self.items(path)}
+        for size in sizes.values():
+            if size["name"].lower() == name.lower():
+                self.size = size
+                return OK, f"{name}, {size['vCPUs']} vCPUs"
+        near = ", ".join(difflib.get_close_matches(name, sizes, 3)) or "another"
+        text = f"Azure ML has no {name} in {self.region}"
+        return WRONG, text, f"write {near}", SETTINGS, "compute.vm_size"
+
+    def check_quota(self) -> Answer:
+        self.need(a_VM_size_that_Azure_knows=self.size)
+        cores, nodes = self.size["vCPUs"], self.compute.max_nodes
+        family = re.sub(
+            r"\W", "", f"{self.size['family']} Cluster Dedicated vCPUs"
+        ).lower()
+        limits = {}
+        path = f"{self.subscription}/{ML}/locations/{self.region}/usages"
+        for usage in self.items(path):
+            name, kind = usage["name"]["value"], usage["type"].split("/")[1]
+            same = re.sub(r"\W", "", name).lower() == family
+            if kind == "dedicatedCores" or kind == "vmFamily" and same:
+                limits[name] = usage["limit"] if usage["limit"] >= 0 else math.inf
+        name, limit = min(limits.items(), key=lambda item: item[1])
+        text = f"{nodes} nodes need {nodes * cores} vCPUs, of {limit} allowed ({name})"
+        if nodes * cores <= limit:
+            return OK, text
+        more = "ask for more quota in the Studio"
+        if limit >= cores:
+            fix = f"write {limit // cores}, or {more}"
+            return WRONG, text, fix, SETTINGS, "compute.max_nodes"
+        return (
+            WRONG,
+            text,
+            f"write a smaller one, or {more}",
+            SETTINGS,
+            "compute.vm_size",
+        )
+
+
+def _token(login: str, manager: str) -> str:
+    """A token for the resource manager; Failed without a login, or with a refused one."""
+    try:
+        from azure.core.exceptions import ClientAuthenticationError
+        from azure.identity import DefaultAzureCredential
+    except ImportError:  # in the template's hook, which runs where cookiecutter does
+        answer = _ask_for_token(login, manager)
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            found = json.loads(answer)
+            return str(found.get("access_token") or found["accessToken"])
+    else:
+        logging.getLogger("azure").setLevel(logging.CRITICAL)  # it is all said below
+        credential = DefaultAzureCredential(
+            authority=login,
+            exclude_shared_token_cache_credential=True,
+            exclude_powershell_credential=True,
+            exclude_developer_cli_credential=True,
+            process_timeout=20,
+            connection_timeout=5,
+            read_timeout=TIMEOUT,
+            retry_total=1,
+        )
+        try:
+            return credential.get_token(f"https://{manager}/.default").token
+        except ClientAuthenticationError as error:
+            answer = str(error)
+    code = re.search(r"AADSTS(\d+)", answer)
+    if code:
+        fix = "az login, or correct AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+        fix += f" (https://{login}/error?code={code[1]} tells what is wrong)"
+        raise Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
+    fix = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+    raise Failed(UNASKED, "there is no login, or no answer to it", fix, stop=True)
+
+
+def _ask_for_token(login: str, manager: str) -> str:
+    """What the login service or else az answers: JSON with a token, or an error."""
+    import requests
+
+    names = ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE")
+    tenant, client, secret, file = (os.environ.get(f"AZURE_{name}") for name in names)
+    form = {"grant_type": "client_credentials", "client_id": client or ""}
+    form["scope"] = f"https://{manager}/.default"
+    try:
+        if tenant and client and (secret or file):
+            if secret:
+                form["client_secret"] = secret
+            elif file:
+                jwt = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+                form["client_assertion_type"] = jwt
+                form["client_assertion"] = Path(file).read_text(encoding="utf-8")
+            url = f"https://{login}/{tenant}/oauth2/v2.0/token"
+            return requests.post(url, form, timeout=TIMEOUT).text
+        az = [shutil.which("az") or "az", "account", "get-access-token"]
+        done = subprocess.run(
+            [*az, "--output", "json", "--resource", f"https://{manager}/"],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        return done.stdout or done.stderr
+    except (OSError, subprocess.SubprocessError):  # those of requests are OSErrors
+        return ""
