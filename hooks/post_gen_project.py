@@ -78,7 +78,8 @@ def main() -> int:
     notes: list[str] = []
     for problem in settings.examine(Path.cwd()):
         if problem.kind == "wrong":
-            wrong[problem.key] = f"{problem.text}: {problem.fix}."
+            key = QUESTIONS.get(problem.key, problem.key)
+            wrong[key] = f"{key} {problem.text}: {problem.fix}."
         elif problem.kind == "empty":
             empty.setdefault(problem.file, []).append(problem.key)
         else:
@@ -86,14 +87,13 @@ def main() -> int:
     if ANSWERS["check_azure"] == "online" and not wrong:
         for check in checks.ask(Path.cwd()):
             if check.status == checks.WRONG and check.key:
-                wrong[check.key] = f"is wrong, Azure says: {check.text}: {check.fix}."
+                key = QUESTIONS[check.key]
+                wrong[key] = f"{key}: {check.text}: {check.fix}."
             elif check.fix:
                 notes.append(f"{check.name}: {check.text}: {check.fix}")
     if wrong:
-        lines = [f"{QUESTIONS.get(key, key)} {text}" for key, text in wrong.items()]
-        lines += ["", "Nothing was generated. To go on with the good answers:"]
-        lines += [again({QUESTIONS.get(key, key) for key in wrong})]
-        show(lines, sys.stderr)
+        after = ["", "Nothing was generated. To go on with the good answers:"]
+        show([*wrong.values(), *after, again({*wrong})], sys.stderr)
         return 1
     name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
     lines = ["", f"The project is in {Path.cwd()}. What is next:", "", f"    cd {name}"]

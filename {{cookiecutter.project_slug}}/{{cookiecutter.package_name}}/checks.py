@@ -1,9 +1,10 @@
 """`check`: are the settings right, and, with `--online`, does Azure agree with them?
 
-Online it asks the cloud's resource manager (REST) as whoever is logged in: the variables
-AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, a
-managed identity, or `az`. It only reads, never prompts for a login, and ends within LIMIT
-seconds whatever Azure does. The template's hook uses this module too.
+Online it asks the cloud's resource manager (REST) as whoever is logged in: by the
+variables AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (or
+AZURE_FEDERATED_TOKEN_FILE), by a managed identity, or in `az`. It only reads, never
+prompts for a login, and ends within LIMIT seconds whatever Azure does. The template's
+hook uses this module too.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Check:
 
 
 class Failed(Exception):
-    """An Answer that ends a check early; `stop` tells that no further one can be made."""
+    """An Answer that ends a check early; with `stop` no further one can be made."""
 
     def __init__(self, *answer: str, stop: bool = False) -> None:
         super().__init__(*answer)
@@ -322,7 +323,8 @@ class _Azure:
         self.need(workspace=self.workspace_exists)
         for store in self.items(f"{self.workspace}/datastores", isDefault="true"):
             return OK, store["name"]
-        fix = f"make one of them the default in the Studio: {self.az('ml datastore list {workspace}')}"
+        fix = "make one the default in the Studio, of those that this shows: "
+        fix += self.az("ml datastore list {workspace}")
         return WRONG, "the workspace has no default datastore", fix
 
     def check_environment(self) -> Answer:
@@ -406,7 +408,7 @@ class _Azure:
         for usage in self.items(path):
             name, kind = usage["name"]["value"], usage["type"].split("/")[1]
             same = re.sub(r"\W", "", name).lower() == family
-            if kind == "dedicatedCores" or kind == "vmFamily" and same:
+            if kind == "dedicatedCores" or (kind == "vmFamily" and same):
                 limits[name] = usage["limit"] if usage["limit"] >= 0 else math.inf
         name, limit = min(limits.items(), key=lambda item: item[1])
         text = f"{nodes} nodes need {nodes * cores} vCPUs, of {limit} allowed ({name})"
@@ -426,7 +428,7 @@ class _Azure:
 
 
 def _token(login: str, manager: str) -> str:
-    """A token for the resource manager; Failed without a login, or with a refused one."""
+    """A token for the resource manager; Failed where there is none."""
     try:
         from azure.core.exceptions import ClientAuthenticationError
         from azure.identity import DefaultAzureCredential
@@ -437,12 +439,13 @@ def _token(login: str, manager: str) -> str:
             return str(found.get("access_token") or found["accessToken"])
     else:
         logging.getLogger("azure").setLevel(logging.CRITICAL)  # it is all said below
+        os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # federated tokens need it
         credential = DefaultAzureCredential(
             authority=login,
             exclude_shared_token_cache_credential=True,
             exclude_powershell_credential=True,
             exclude_developer_cli_credential=True,
-            process_timeout=20,
+            process_timeout=int(2 * TIMEOUT),
             connection_timeout=5,
             read_timeout=TIMEOUT,
             retry_total=1,
@@ -453,8 +456,8 @@ def _token(login: str, manager: str) -> str:
             answer = str(error)
     code = re.search(r"AADSTS(\d+)", answer)
     if code:
-        fix = "az login, or correct AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
-        fix += f" (https://{login}/error?code={code[1]} tells what is wrong)"
+        fix = "az login, or correct AZURE_TENANT_ID, AZURE_CLIENT_ID and "
+        fix += f"AZURE_CLIENT_SECRET (https://{login}/error?code={code[1]} tells what is wrong)"
         raise Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
     fix = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
     raise Failed(UNASKED, "there is no login, or no answer to it", fix, stop=True)
@@ -485,7 +488,7 @@ def _ask_for_token(login: str, manager: str) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=2 * TIMEOUT,
         )
         return done.stdout or done.stderr
     except (OSError, subprocess.SubprocessError):  # those of requests are OSErrors

@@ -1,13 +1,13 @@
 """The project's settings, read and checked: `settings.yml` and `.azureml/config.json`.
 
-    read()            what is done: all that a local run needs. Never opens config.json.
-    read_workspace()  where on Azure it is done: config.json, and the place in settings.yml.
-    examine()         everything there is to say about both: wrong, empty, unusual values.
+    read()            what is done, all that a local run needs; opens no config.json
+    read_workspace()  where on Azure it is done: config.json, place in settings.yml
+    examine()         all there is to say about both: wrong, empty and unusual values
 
 The first two raise SettingsError, whose text names every wrong value and is ready to
-print. The rules stand once, here, in the annotations of the dataclasses: for the
-generation (the template's hook imports this module), `check`, and all that is sent to
-Azure. This module needs nothing but the standard library and PyYAML.
+print. The rules stand here, once: for the generation (the template's hook imports this
+module), for `check`, and for all that is sent to Azure. Nothing is needed but the
+standard library and PyYAML.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -42,16 +43,16 @@ CLOUDS = {  # login, resource manager
 # Azure opens new regions: one that is not here is unusual, not wrong.
 _REGIONS = """
 australiacentral australiacentral2 australiaeast australiasoutheast austriaeast
-belgiumcentral brazilsouth brazilsoutheast canadacentral canadaeast centralindia centralus
-centraluseuap chilecentral chinaeast chinaeast2 chinaeast3 chinanorth chinanorth2
-chinanorth3 denmarkeast eastasia eastus eastus2 eastus2euap francecentral francesouth
-germanynorth germanywestcentral indonesiacentral israelcentral italynorth japaneast
-japanwest jioindiacentral jioindiawest koreacentral koreasouth malaysiawest mexicocentral
-newzealandnorth northcentralus northeurope norwayeast norwaywest polandcentral
-qatarcentral southafricanorth southafricawest southcentralus southeastasia southindia
-spaincentral swedencentral swedensouth switzerlandnorth switzerlandwest taiwannorth
-uaecentral uaenorth uksouth ukwest usdodcentral usdodeast usgovarizona usgovtexas
-usgovvirginia westcentralus westeurope westindia westus westus2 westus3
+belgiumcentral brazilsouth brazilsoutheast canadacentral canadaeast centralindia
+centralus centraluseuap chilecentral chinaeast chinaeast2 chinaeast3 chinanorth
+chinanorth2 chinanorth3 denmarkeast eastasia eastus eastus2 eastus2euap francecentral
+francesouth germanynorth germanywestcentral indonesiacentral israelcentral italynorth
+japaneast japanwest jioindiacentral jioindiawest koreacentral koreasouth malaysiawest
+mexicocentral newzealandnorth northcentralus northeurope norwayeast norwaywest
+polandcentral qatarcentral southafricanorth southafricawest southcentralus southeastasia
+southindia spaincentral swedencentral swedensouth switzerlandnorth switzerlandwest
+taiwannorth uaecentral uaenorth uksouth ukwest usdodcentral usdodeast usgovarizona
+usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2 westus3
 """
 REGIONS = frozenset(_REGIONS.split())
 
@@ -60,10 +61,10 @@ REGIONS = frozenset(_REGIONS.split())
 _TAKEN = """
 steps tests notebooks data environment runs build dist mlruns venv conftest
 prep train evaluate register score
-adal alembic azure azureml click cloudpickle cryptography docker duckdb fastapi flask git
-google graphql joblib jwt mako matplotlib mlflow msal msrest numpy packaging pandas pip
-polars pyarrow pydantic pytest pytz referencing requests rich scipy setuptools six sklearn
-skops sqlalchemy starlette tabulate urllib3 werkzeug wheel yaml
+adal alembic azure azureml click cloudpickle cryptography docker duckdb fastapi flask
+git google graphql joblib jwt mako matplotlib mlflow msal msrest numpy packaging pandas
+pip polars pyarrow pydantic pytest pytz referencing requests rich scipy setuptools six
+sklearn skops sqlalchemy starlette tabulate urllib3 werkzeug wheel yaml
 """
 TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
 
@@ -98,38 +99,38 @@ class Rule:
     words: str
     fits: Callable[[Any], bool]
     mend: Callable[[Any], Any] = lambda value: value
-    find: str = (
-        ""  # where an empty value is found; without it a value must not be empty
-    )
+    find: str = ""  # where to find a value; without it a value must not be empty
     doubt: Callable[[str], str] = lambda value: ""  # about a value that fits
 
-    def problem(
-        self, file: str, key: str, value: Any, kind: Any = str
-    ) -> Problem | None:
+    def check(self, file: str, key: str, value: Any, kind: Any = str) -> Problem | None:
         """What there is to say about a value that should be a `kind`."""
-        shown = json.dumps(value, default=str, ensure_ascii=False)
-        if value == "" and self.find:
-            return Problem(file, key, "is empty", f"write {self.find}", "empty")
-        if type(value) in (get_args(kind) or [kind]) and self.fits(value):
-            doubt = self.doubt(value)
-            return (
-                Problem(file, key, f"is {shown}", doubt, "unusual") if doubt else None
-            )
-        if re.fullmatch(r"\s*(<.*>|[0-]*0{12})\s*", str(value)):
-            return Problem(
-                file, key, f"is {shown}, a placeholder", f"write {self.find}"
-            )
+
+        def say(text: str, fix: str, kind: str = "wrong") -> Problem:
+            return Problem(file, key, text, fix, kind)
+
+        kinds = get_args(kind) or (kind,)
+        shown = _shown(value)
         fix = f"write {self.find}" if self.find else "correct it"
+        if value == "" and self.find:
+            return say("is empty", fix, "empty")
+        if type(value) in kinds and self.fits(value):
+            doubt = self.doubt(value)
+            return say(f"is {shown}", doubt, "unusual") if doubt else None
+        if re.fullmatch(r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*", str(value)):
+            return say(f"is {shown}, a placeholder", fix)
         if isinstance(value, (str, int, float)):
-            try:
-                mended = self.mend((get_args(kind) or [kind])[0](str(value).strip()))
-                if self.fits(
-                    mended
-                ):  # quotes are part of the fix where they were missing
+            with suppress(ValueError):
+                mended = self.mend(kinds[0](str(value).strip()))
+                if self.fits(mended):  # text in place of a number is mended by quotes
                     fix = f"write {mended if isinstance(value, str) else repr(mended)}"
-            except ValueError:
-                pass
-        return Problem(file, key, f"is {shown}, but must be {self.words}", fix)
+        return say(f"is {shown}, but must be {self.words}", fix)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except (TypeError, ValueError):  # what YAML can hold, and JSON cannot
+        return repr(value)
 
 
 def _like(pattern: str) -> Callable[[str], bool]:
@@ -147,8 +148,8 @@ def _tidy(other: str, instead: str) -> Callable[[str], str]:
 
 
 def _from(low: int, high: float = math.inf) -> Rule:
-    words = f"a whole number, {low} or more" if high == math.inf else f"{low} to {high}"
-    return Rule(words, lambda number: low <= number <= high)
+    to = "or more" if high == math.inf else f"to {high}"
+    return Rule(f"a whole number, {low} {to}", lambda number: low <= number <= high)
 
 
 def _one_of(*choices: str) -> Rule:
@@ -174,9 +175,8 @@ def _mend_cluster(value: str) -> str:
 def _mend_package(value: str) -> str:
     name = _tidy("[^a-zA-Z0-9_]", "_")(value)
     name = f"p{name}" if name[:1].isdigit() else name
-    return (
-        f"{name}_project" if keyword.iskeyword(name) or name.lower() in TAKEN else name
-    )
+    taken = keyword.iskeyword(name) or name.lower() in TAKEN
+    return f"{name}_project" if taken else name
 
 
 def _doubt_region(value: str) -> str:
@@ -214,8 +214,8 @@ SUBSCRIPTION = Rule(
     "what `az account show --query id --output tsv` prints",
 )
 RESOURCE_GROUP = Rule(
-    "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, the last "
-    "no period",
+    "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
+    "not end with a period",
     _like(r"[\w.()-]{0,89}[\w()-]"),
     _tidy(r"[^\w.()-]", "-"),
     "a resource group's name (`az group list --output table` shows those there are)",
@@ -230,7 +230,7 @@ REGION = Rule(
     "a region's short name, in lower-case letters and digits",
     _like("[a-z][a-z0-9]+"),
     lambda value: re.sub("[^a-z0-9]", "", value.lower()),
-    "the workspace's region (`az account list-locations --output table` shows them all)",
+    "the workspace's region (`az account list-locations --output table` shows them)",
     _doubt_region,
 )
 CLUSTER = Rule(
@@ -239,9 +239,7 @@ CLUSTER = Rule(
     _like("[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}"),
     _mend_cluster,
     "a compute cluster's name, such as cpu-cluster",
-    lambda value: (
-        "more than the 16 characters that are safe" if len(value) > 16 else ""
-    ),
+    lambda value: "longer than the 16 that are safe" if len(value) > 16 else "",
 )
 VM_SIZE = Rule(
     "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
@@ -251,7 +249,7 @@ VM_SIZE = Rule(
     lambda value: (
         ""
         if re.fullmatch(r"(?i)standard_[a-z]+\d+[\w-]*", value)
-        else "VM sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
+        else "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
     ),
 )
 FILES = Rule("a path, from the project's folder on", lambda value: value.strip() != "")
@@ -261,7 +259,7 @@ COLUMN = Rule(
 )
 MODEL_VERSION = Rule(
     "latest, or a version's number",
-    lambda value: value == "latest" or isinstance(value, int) and value >= 1,
+    lambda value: value == "latest" or (isinstance(value, int) and value >= 1),
     lambda value: int(value) if value.isdecimal() else "latest",
 )
 TIME_ZONE = Rule(
@@ -410,7 +408,7 @@ def read_workspace(
 
 def examine(root: Path = ROOT) -> list[Problem]:
     """All that is wrong, empty or unusual in both files, and the package's name."""
-    package = PACKAGE.problem("", "package_name", Path(__file__).resolve().parent.name)
+    package = PACKAGE.check("", "package_name", Path(__file__).resolve().parent.name)
     problems = _read(Settings, root, SETTINGS)[1] + _read(Config, root, CONFIG)[1]
     return [package, *problems] if package else problems
 
@@ -421,8 +419,9 @@ def _refuse(problems: list[Problem], needs: list[str] | None = None) -> None:
             return problem.key.removeprefix("workspace.") in (needs or [])
         return problem.kind == "wrong"
 
-    if any(map(stops, problems)):
-        raise SettingsError(filter(stops, problems))
+    stopping = [*filter(stops, problems)]
+    if stopping:
+        raise SettingsError(stopping)
 
 
 def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
@@ -449,20 +448,16 @@ def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
 
 
 def _build(kind: Any, values: Any, file: str, key: str, problems: list[Problem]) -> Any:
-    """The dataclass `kind` of `values`, or None; what is to be said goes to `problems`."""
+    """The dataclass `kind` of `values`, or None; what is to say goes to `problems`."""
     known = {field.name: field.default for field in fields(kind)}
     if not isinstance(values, dict):
-        text = f"is {json.dumps(values, default=str)}, but must hold names with values"
+        text = f"is {_shown(values)}, but must hold names with values"
         problems.append(Problem(file, key, text, f"write {', '.join(known)} there"))
         return None
     dot, found, meant, before = f"{key}." if key else "", {}, set(), len(problems)
-    for name in values.keys() - known.keys():
+    for name in [name for name in values if name not in known]:
         close = difflib.get_close_matches(str(name), known.keys() - values.keys(), 1)
-        fix = (
-            f"write {close[0]}"
-            if close
-            else f"delete it (there are {', '.join(known)})"
-        )
+        fix = f"write {close[0]}" if close else f"delete it ({', '.join(known)} are)"
         problems.append(Problem(file, f"{dot}{name}", "is not a setting", fix))
         meant.update(close)
     for name, hint in get_type_hints(kind, include_extras=True).items():
@@ -479,7 +474,7 @@ def _build(kind: Any, values: Any, file: str, key: str, problems: list[Problem])
 
 
 def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) -> Any:
-    """`value` as the annotation `hint` says; what is to be said goes to `problems`."""
+    """`value` as the annotation `hint` says; what is to say goes to `problems`."""
     if type(None) in get_args(hint):
         if value is None:
             return None
@@ -488,11 +483,10 @@ def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) 
         return _build(hint, value, file, key, problems)
     if get_origin(hint) is list:
         if isinstance(value, list):
-            return [
-                _value(get_args(hint)[0], item, file, key, problems) for item in value
-            ]
+            one = get_args(hint)[0]
+            return [_value(one, item, file, key, problems) for item in value]
         if value is not None:
-            text = f"is {json.dumps(value, default=str)}, but must be a list"
+            text = f"is {_shown(value)}, but must be a list"
             problems.append(Problem(file, key, text, f"write [{value}]"))
         return []
     kind, rule = get_args(hint)
@@ -500,7 +494,7 @@ def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) 
         value = "" if value is None else value
         value = value.isoformat() if isinstance(value, date) else value
     value = float(value) if kind is float and type(value) is int else value
-    problem = rule.problem(file, key, value, kind)
+    problem = rule.check(file, key, value, kind)
     if problem:
         problems.append(problem)
     return value

@@ -1,0 +1,540 @@
+"""`check --online` and a generation with check_azure=online, against a played Azure.
+
+The real credential classes and the real requests, over TLS, in processes of their own.
+No test needs a network, and none is disturbed by one: see resource_manager.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import resource_manager as rm
+from resource_manager import Reply
+
+TEMPLATE = Path(__file__).parents[1]
+ANSWERS = {
+    "azure_subscription_id": rm.SUBSCRIPTION,
+    "azure_resource_group": "rg-ml",
+    "azure_workspace_name": "ws-ml",
+    "azure_region": "westeurope",
+}
+SERVICE_PRINCIPAL = {
+    "AZURE_TENANT_ID": rm.TENANT,
+    "AZURE_CLIENT_ID": rm.CLIENT,
+    "AZURE_CLIENT_SECRET": rm.SECRET,
+}
+ROWS = [
+    *("login", "subscription", "provider", "resource group", "workspace"),
+    *("default datastore", "environment", "compute", "VM size", "quota"),
+]
+
+
+def generate(folder: Path, env: dict[str, str] | None = None, **answers: str) -> Any:
+    known = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    assert answers.keys() <= known.keys()
+    command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
+    command += [f"{key}={answer}" for key, answer in answers.items()]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("online")
+    done = generate(folder, **ANSWERS)
+    assert done.returncode == 0, done.stderr
+    return folder / "penguins"
+
+
+@dataclass
+class Checker:
+    """Runs the check command's logic in a project, with a played Azure around it."""
+
+    project: Path
+    azure: rm.Azure
+    env: dict[str, str]
+    code: int = -1
+    output: str = ""
+    seconds: float = 0
+
+    def __call__(self, before: str = "pass") -> dict[str, dict[str, str]]:
+        """The rows by their names; `before` runs first in the process."""
+        script = f"import sys; from penguins import checks; {before};"
+        script += "sys.exit(checks.main(online=True, as_json=True))"
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=self.project,
+            env=self.env,
+            text=True,
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+        self.seconds = time.monotonic() - start
+        self.code, self.output = done.returncode, done.stdout + done.stderr
+        assert done.stderr == ""
+        for secret in (rm.SECRET, rm.ASSERTION, rm.token()):
+            assert secret not in self.output
+        return {row["name"]: row for row in json.loads(done.stdout)["checks"]}
+
+
+@pytest.fixture
+def check(project: Path, tmp_path: Path) -> Iterator[Checker]:
+    (tmp_path / "bin").mkdir()
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("AZURE_", "IDENTITY_", "MSI_"))
+        and key.lower() not in ("no_proxy", "https_proxy", "http_proxy", "all_proxy")
+    }
+    env |= {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}  # with no az
+    with rm.play(tmp_path) as (azure, variables):
+        yield Checker(project, azure, env | variables | SERVICE_PRINCIPAL)
+
+
+def statuses(rows: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {name: rows[name]["status"] for name in ROWS}
+
+
+def test_all_is_well(check: Checker) -> None:
+    assert set(statuses(check()).values()) == {"ok"}
+    assert check.code == 0
+    hosts = {host for host, _, _ in check.azure.asked}
+    assert hosts == {"login.microsoftonline.com", "management.azure.com"}
+    methods = {method for host, method, _ in check.azure.asked if host in rm.MANAGERS}
+    assert methods == {"GET", "HEAD"}
+
+
+def body(name: str, **changes: Any) -> Reply:
+    """The healthy answer with values changed: a__b=1 changes {"a": {"b": …}}."""
+    reply = rm.healthy()[name]
+    for keys, value in changes.items():
+        *path, last = keys.split("__")
+        place = reply.body
+        for key in path:
+            place = place[key]
+        place[last] = value
+    return reply
+
+
+FAMILY = "Standard DSv2 Family Cluster Dedicated vCPUs"
+TOTAL = "Total Cluster Dedicated Regional vCPUs"
+OTHER = "99999999-2222-3333-4444-555555555555"
+INNER = "properties__properties__"
+
+
+def quota(total: int, family: int) -> Reply:
+    pairs = [
+        rm.usage("dedicatedCores", TOTAL, total),
+        rm.usage("vmFamily", FAMILY, family),
+    ]
+    return Reply(body={"value": pairs})
+
+
+@pytest.mark.parametrize(
+    ("asked", "reply", "row", "text", "fix"),
+    [
+        (
+            "subscription",
+            Reply(404),
+            "subscription",
+            rm.SUBSCRIPTION,
+            "az account list",
+        ),
+        (
+            "subscription",
+            Reply(
+                401, headers={"WWW-Authenticate": f'Bearer uri="https://x.net/{OTHER}"'}
+            ),
+            "subscription",
+            "not accept the login",
+            f"az login --tenant {OTHER}",
+        ),
+        (
+            "subscription",
+            body("subscription", tenantId=OTHER),
+            "subscription",
+            f"of tenant {OTHER}, the login of {rm.TENANT}",
+            f"az login --tenant {OTHER}",
+        ),
+        (
+            "subscription",
+            body("subscription", state="Disabled"),
+            "subscription",
+            "Disabled",
+            "",
+        ),
+        (
+            "provider",
+            body("provider", registrationState="NotRegistered"),
+            "provider",
+            "NotRegistered",
+            "az provider register --namespace Microsoft.MachineLearningServices "
+            f"--subscription {rm.SUBSCRIPTION}",
+        ),
+        (
+            "group",
+            Reply(404),
+            "resource group",
+            "no resource group rg-ml",
+            f"az group create --name rg-ml --location westeurope --subscription {rm.SUBSCRIPTION}",
+        ),
+        (
+            "workspace",
+            Reply(404),
+            "workspace",
+            "no workspace ws-ml",
+            "python -m penguins provision, or az ml workspace create --name ws-ml "
+            "--resource-group rg-ml --location westeurope",
+        ),
+        ("workspace", Reply(403), "workspace", "no right", "AzureML Data Scientist"),
+        (
+            "workspace",
+            body("workspace", location="northeurope"),
+            "workspace",
+            "is in northeurope, not in westeurope",
+            "write northeurope",
+        ),
+        (
+            "datastores",
+            Reply(body={"value": []}),
+            "default datastore",
+            "no default",
+            "az ml",
+        ),
+        (
+            "compute",
+            Reply(404),
+            "compute",
+            "no compute cpu-cluster",
+            "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_DS3_v2 "
+            "--max-instances 2 --resource-group rg-ml --workspace-name ws-ml",
+        ),
+        (
+            "compute",
+            body("compute", properties__computeType="ComputeInstance"),
+            "compute",
+            "ComputeInstance",
+            "another's name",
+        ),
+        (
+            "compute",
+            body("compute", properties__provisioningState="Failed"),
+            "compute",
+            "Failed",
+            "az ml compute show --name cpu-cluster",
+        ),
+        (
+            "compute",
+            body("compute", **{f"{INNER}vmSize": "STANDARD_D2_V2"}),
+            "compute",
+            "STANDARD_D2_V2, not Standard_DS3_v2",
+            "write STANDARD_D2_V2",
+        ),
+        (
+            "compute",
+            body("compute", **{f"{INNER}scaleSettings": {"maxNodeCount": 1}}),
+            "compute",
+            "1 nodes at the most, not 2",
+            "write 1, or az ml compute update --name cpu-cluster --max-instances 2",
+        ),
+        (
+            "sizes",
+            body(
+                "sizes", value=[{"name": "Standard_DS2_v2", "family": "x", "vCPUs": 2}]
+            ),
+            "VM size",
+            "no Standard_DS3_v2 in westeurope",
+            "write Standard_DS2_v2",
+        ),
+        (
+            "usages",
+            quota(24, 7),
+            "quota",
+            "8 vCPUs, of 7",
+            "write 1, or ask for more quota",
+        ),
+        (
+            "usages",
+            quota(7, 24),
+            "quota",
+            "8 vCPUs, of 7",
+            "write 1, or ask for more quota",
+        ),
+        ("usages", quota(24, 0), "quota", "8 vCPUs, of 0", "write a smaller one"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_mends_it(
+    check: Checker, asked: str, reply: Reply, row: str, text: str, fix: str
+) -> None:
+    check.azure.answers[asked] = reply
+    found = check()[row]
+    assert found["status"] == "wrong"
+    assert text in found["text"]
+    assert fix in found["fix"]
+    assert found["fix"]
+    assert check.code == 1
+
+
+def test_enough_quota_where_it_is_unlimited_or_on_a_second_page(check: Checker) -> None:
+    path = rm.PATHS["usages"]
+    link = f"https://management.azure.com{path}?api-version=2024-04-01&$skiptoken=2"
+    first = Reply(
+        body={"value": [rm.usage("dedicatedCores", TOTAL, -1)], "nextLink": link}
+    )
+    check.azure.answers["usages"] = [first, quota(24, 8)]
+    assert check()["quota"]["status"] == "ok"
+    assert check.azure.asked.count(("management.azure.com", "GET", path)) == 2
+
+
+def test_an_environment_that_is_not_there_yet_is_no_fault(check: Checker) -> None:
+    check.azure.answers["environment"] = Reply(404)
+    row = check()["environment"]
+    assert (row["status"], row["fix"]) == ("to fill in", "python -m penguins provision")
+    assert check.code == 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(500, {"error": {"code": "InternalServerError"}}),
+        Reply(403, {"error": {"code": "AuthorizationFailed"}}),
+        Reply(200, "<html>Sign in to the hotel's network</html>"),
+        Reply(200, ["a list"]),
+        Reply(200, {"value": None}),
+        Reply(302, headers={"Location": "https://example.com/"}),
+        Reply(429, headers={"Retry-After": "3600"}),
+    ],
+    ids=lambda reply: f"{reply.status} {reply.body}",
+)
+def test_what_azure_does_not_answer_could_not_be_asked(
+    check: Checker, reply: Reply
+) -> None:
+    check.azure.answers["usages"] = reply
+    rows = check()
+    assert rows["quota"]["status"] == "could not ask"
+    assert rows["compute"]["status"] == "ok"
+    assert check.code == 0
+    assert check.seconds < 20
+
+
+def test_retry_after_is_honoured(check: Checker) -> None:
+    busy = Reply(429, headers={"Retry-After": "2"})
+    check.azure.answers["workspace"] = [busy, rm.healthy()["workspace"]]
+    assert set(statuses(check()).values()) == {"ok"}
+    assert check.seconds > 2
+
+
+def test_a_connection_that_stalls_ends_in_time(check: Checker) -> None:
+    check.azure.answers["workspace"] = Reply(stall=True)
+    rows = check("checks.TIMEOUT = 1")
+    assert rows["resource group"]["status"] == "ok"
+    assert rows["workspace"]["text"].startswith(
+        "management.azure.com cannot be reached"
+    )
+    assert all(rows[name]["status"] == "could not ask" for name in ROWS[4:])
+    assert check.code == 0
+    assert check.seconds < 15
+
+
+def test_everything_ends_within_the_limit(check: Checker) -> None:
+    check.azure.answers["compute"] = Reply(429, headers={"Retry-After": "1"})
+    rows = check("checks.LIMIT = 4")
+    assert rows["workspace"]["status"] == "ok"
+    assert rows["compute"]["status"] == "could not ask"
+    assert check.code == 0
+    assert check.seconds < 15
+
+
+def test_no_network(check: Checker) -> None:
+    check.env["HTTPS_PROXY"] = (
+        "http://127.0.0.1:9"  # the discard port, where none listens
+    )
+    rows = check()
+    assert set(statuses(rows).values()) == {"could not ask"}
+    assert check.code == 0
+    assert check.seconds < 30
+
+
+def test_a_certificate_that_is_not_trusted(check: Checker) -> None:
+    del check.env["REQUESTS_CA_BUNDLE"]
+    assert set(statuses(check()).values()) == {"could not ask"}
+
+
+def test_wrong_secret(check: Checker) -> None:
+    check.env["AZURE_CLIENT_SECRET"] = "wr0ng~secret"
+    rows = check()
+    assert rows["login"]["status"] == "wrong"
+    assert "AADSTS7000215" in rows["login"]["text"]
+    assert "AZURE_CLIENT_SECRET" in rows["login"]["fix"]
+    assert "wr0ng~secret" not in check.output
+    assert check.code == 1
+
+
+def test_no_login_is_an_answer_and_not_a_wait(check: Checker) -> None:
+    for name in SERVICE_PRINCIPAL:
+        del check.env[name]
+    rows = check()
+    assert set(statuses(rows).values()) == {"could not ask"}
+    assert "az login" in rows["login"]["fix"]
+    assert check.seconds < 15
+
+
+def test_federated_token(check: Checker, tmp_path: Path) -> None:
+    (tmp_path / "federated").write_text(rm.ASSERTION)
+    check.env["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "federated")
+    del check.env["AZURE_CLIENT_SECRET"]
+    assert set(statuses(check()).values()) == {"ok"}
+
+
+def test_managed_identity(check: Checker) -> None:
+    for name in SERVICE_PRINCIPAL:
+        del check.env[name]
+    check.azure.managed_identity = True
+    assert set(statuses(check()).values()) == {"ok"}
+
+
+def put_az(check: Checker, script: str) -> None:
+    for name in SERVICE_PRINCIPAL:
+        del check.env[name]
+    az = Path(check.env["PATH"]) / "az"
+    az.write_text(f"#!/bin/sh\n{script}\n")
+    az.chmod(0o755)
+
+
+def logged_in() -> str:
+    answer = {"accessToken": rm.token(), "expires_on": 4102444800, "tenant": rm.TENANT}
+    return f"echo {shlex.quote(json.dumps(answer))}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
+def test_az(check: Checker) -> None:
+    put_az(check, logged_in())
+    assert set(statuses(check()).values()) == {"ok"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
+@pytest.mark.parametrize("library", [True, False])
+def test_az_that_hangs(check: Checker, library: bool, tmp_path: Path) -> None:
+    put_az(check, "exec /bin/sleep 100")
+    if not library:
+        without_azure_identity(check, tmp_path)
+    rows = check("checks.TIMEOUT = 1")
+    assert set(statuses(rows).values()) == {"could not ask"}
+    assert check.seconds < 15
+
+
+def without_azure_identity(check: Checker, tmp_path: Path) -> None:
+    """As where cookiecutter runs: an empty package hides the real one."""
+    (tmp_path / "hidden" / "azure").mkdir(parents=True)
+    (tmp_path / "hidden" / "azure" / "__init__.py").touch()
+    check.env["PYTHONPATH"] = str(tmp_path / "hidden")
+
+
+@pytest.mark.parametrize("how", ["secret", "federated token", "az", "nothing"])
+def test_without_azure_identity(check: Checker, tmp_path: Path, how: str) -> None:
+    without_azure_identity(check, tmp_path)
+    if how == "federated token":
+        (tmp_path / "federated").write_text(rm.ASSERTION)
+        check.env["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "federated")
+        del check.env["AZURE_CLIENT_SECRET"]
+    elif how == "az":
+        if os.name == "nt":
+            pytest.skip("az is played by a shell script")
+        put_az(check, logged_in())
+    elif how == "nothing":
+        for name in SERVICE_PRINCIPAL:
+            del check.env[name]
+    expected = "could not ask" if how == "nothing" else "ok"
+    assert set(statuses(check()).values()) == {expected}
+
+
+def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
+    done = generate(tmp_path, **ANSWERS)
+    assert done.returncode == 0, done.stderr
+    check.project = tmp_path / "penguins"
+    settings = check.project / "settings.yml"
+    text = settings.read_text(encoding="utf-8")
+    assert "cloud: AzureCloud" in text
+    settings.write_text(text.replace("cloud: AzureCloud", "cloud: AzureUSGovernment"))
+    assert set(statuses(check()).values()) == {"ok"}
+    hosts = {host for host, _, _ in check.azure.asked}
+    assert hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
+
+
+def test_table_for_people(check: Checker) -> None:
+    check.azure.answers["compute"] = Reply(404)
+    script = (
+        "import sys; from penguins import checks; sys.exit(checks.main(True, False))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=check.project,
+        env=check.env | {"COLUMNS": "60"},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert (
+        "--size Standard_DS3_v2 --max-instances 2 --resource-group rg-ml" in done.stdout
+    )
+    assert "1 wrong" in done.stdout
+
+
+def test_generation_online(check: Checker, tmp_path: Path) -> None:
+    done = generate(tmp_path, check.env, check_azure="online", **ANSWERS)
+    assert done.returncode == 0, done.stderr
+    assert ("management.azure.com", "GET", rm.PATHS["usages"]) in check.azure.asked
+    assert "Worth a look" not in done.stdout
+
+
+def test_generation_where_azure_contradicts_a_setting(
+    check: Checker, tmp_path: Path
+) -> None:
+    check.azure.answers["workspace"] = body("workspace", location="northeurope")
+    done = generate(tmp_path, check.env, check_azure="online", **ANSWERS)
+    assert done.returncode != 0
+    assert "azure_region" in done.stderr
+    assert "is in northeurope, not in westeurope: write northeurope." in done.stderr
+    assert not (tmp_path / "penguins").exists()
+
+
+@pytest.mark.parametrize("what", ["nothing there", "no login", "no network"])
+def test_generation_is_not_lost_where_azure_has_no_answer(
+    check: Checker, tmp_path: Path, what: str
+) -> None:
+    if what == "nothing there":
+        for asked in ("group", "workspace", "compute"):
+            check.azure.answers[asked] = Reply(404)
+    elif what == "no login":
+        del check.env["AZURE_CLIENT_SECRET"]
+    else:
+        check.env["HTTPS_PROXY"] = "http://127.0.0.1:9"
+    done = generate(tmp_path, check.env, check_azure="online", **ANSWERS)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "penguins" / "settings.yml").exists()
+    assert {
+        "nothing there": "az group create --name rg-ml",
+        "no login": "az login",
+        "no network": "login",
+    }[what] in done.stdout
