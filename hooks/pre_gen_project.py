@@ -14,6 +14,8 @@ from pathlib import Path
 
 # JSON, in which no answer can end the string: the quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+# The project's own, in whose place cookiecutter would fail and leave half a project.
+OURS = "data environment notebooks steps tests readme.md pyproject.toml settings.yml"
 FOLDER = r"(?!\.+$)(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[^/\\\x00-\x1f]{1,200}"
 if os.name == "nt":
     FOLDER = r"(?!.*[. ]$)(?!.*[<>:\"|?*])" + FOLDER
@@ -44,10 +46,15 @@ def again(wrong: set[str]) -> str:
 
 def main() -> None:
     wrong = {
-        key: ANSWERS[key]
+        key: "must be the name of one folder, without slashes: "
+        "write letters, digits, hyphens and underscores"
         for key in ("project_slug", "package_name")
         if not re.fullmatch(FOLDER, ANSWERS[key])
     }
+    package = ANSWERS["package_name"]
+    if package.lower() in OURS.split() or re.match(r"\.\w", package):
+        word = re.sub(r"\W+", "_", package.strip("."))
+        wrong["package_name"] = f"is taken by the project itself: write {word}_project"
     if not wrong:
         return
     parts = Path(ANSWERS["project_slug"]).parts
@@ -56,9 +63,8 @@ def main() -> None:
         with contextlib.suppress(OSError):  # cookiecutter removes a/b, but leaves a
             Path(*parts[:end]).rmdir()
     lines = [
-        f"{key} is {json.dumps(value)}, but must be the name of one folder, "
-        "without slashes: write letters, digits, hyphens and underscores."
-        for key, value in wrong.items()
+        f"{key} is {json.dumps(ANSWERS[key])}, but {text}."
+        for key, text in wrong.items()
     ]
     lines += [
         "",

@@ -208,8 +208,8 @@ class Azure:
         if form.get("client_secret") == [SECRET] or form.get("client_assertion") == [
             ASSERTION
         ]:
-            body = {"access_token": token(self.tenant), "expires_in": 3600}
-            return Reply(body=body | {"token_type": "Bearer"})
+            body = {"access_token": token(self.tenant), "token_type": "Bearer"}
+            return Reply(body={**body, "expires_in": 3600})
         text = "AADSTS7000215: Invalid client secret provided."
         return Reply(401, {"error": "invalid_client", "error_description": text})
 

@@ -39,7 +39,9 @@ ROWS = [
 ]
 
 
-def generate(folder: Path, env: dict[str, str] | None = None, **answers: str) -> Any:
+def generate(
+    folder: Path, answers: dict[str, str], env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     known = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
     assert answers.keys() <= known.keys()
     command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
@@ -58,7 +60,7 @@ def generate(folder: Path, env: dict[str, str] | None = None, **answers: str) ->
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("online")
-    done = generate(folder, **ANSWERS)
+    done = generate(folder, ANSWERS)
     assert done.returncode == 0, done.stderr
     return folder / "penguins"
 
@@ -468,7 +470,7 @@ def test_without_azure_identity(check: Checker, tmp_path: Path, how: str) -> Non
 
 
 def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
-    done = generate(tmp_path, **ANSWERS)
+    done = generate(tmp_path, ANSWERS)
     assert done.returncode == 0, done.stderr
     check.project = tmp_path / "penguins"
     settings = check.project / "settings.yml"
@@ -502,7 +504,7 @@ def test_table_for_people(check: Checker) -> None:
 
 
 def test_generation_online(check: Checker, tmp_path: Path) -> None:
-    done = generate(tmp_path, check.env, check_azure="online", **ANSWERS)
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
     assert done.returncode == 0, done.stderr
     assert ("management.azure.com", "GET", rm.PATHS["usages"]) in check.azure.asked
     assert "Worth a look" not in done.stdout
@@ -512,7 +514,7 @@ def test_generation_where_azure_contradicts_a_setting(
     check: Checker, tmp_path: Path
 ) -> None:
     check.azure.answers["workspace"] = body("workspace", location="northeurope")
-    done = generate(tmp_path, check.env, check_azure="online", **ANSWERS)
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
     assert done.returncode != 0
     assert "azure_region" in done.stderr
     assert "is in northeurope, not in westeurope: write northeurope." in done.stderr
@@ -530,7 +532,7 @@ def test_generation_is_not_lost_where_azure_has_no_answer(
         del check.env["AZURE_CLIENT_SECRET"]
     else:
         check.env["HTTPS_PROXY"] = "http://127.0.0.1:9"
-    done = generate(tmp_path, check.env, check_azure="online", **ANSWERS)
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "penguins" / "settings.yml").exists()
     assert {

@@ -1,1 +1,8 @@
 """Training and batch-scoring pipelines on Azure Machine Learning."""
+
+import os
+
+# The Azure ML SDK posts usage data unless this is set before it is imported, and MLflow
+# does too. To turn it on, set them to false in the environment.
+os.environ.setdefault("HBI_WORKSPACE_JOB", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

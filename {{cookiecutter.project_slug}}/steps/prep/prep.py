@@ -416,7 +416,7 @@ def main() -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False)
     args.report.mkdir(parents=True, exist_ok=True)
     (args.report / "report.json").write_text(text, encoding="utf-8")
-    print(text)
+    print(f"{report['rows_in']} rows read, {report['rows_out']} prepared")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""Register the new model, unless the model that is registered now is better.
+
+Through MLflow's registry: here a database file of the project, on Azure ML the workspace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+
+def decide(evaluation: dict[str, Any]) -> tuple[bool, str]:
+    """Whether to register the model of an evaluation (its `metrics.json`), and why."""
+    registered = evaluation["registered"]
+    if registered is None:
+        return True, "no model is registered yet"
+    version = f"the registered version {registered['version']}"
+    if "error" in registered:
+        return True, f"{version} cannot predict this data: {registered['error']}"
+    metric = evaluation["compared_by"]["metric"]
+    new, current = evaluation["metrics"][metric], registered["metrics"][metric]
+    if new == current:
+        return True, f"as good as {version}: {metric} {new:.4g}"
+    is_better = (new > current) == evaluation["compared_by"]["higher_is_better"]
+    word = "better" if is_better else "worse"
+    return is_better, f"{word} than {version}: {metric} {new:.4g}, not {current:.4g}"
+
+
+def register(model: Path, name: str) -> str:
+    """Register the model in a folder; returns its version.
+
+    The files are complete in the run's artifacts before the registry names them.
+    """
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(model), "model")
+    version = mlflow.register_model(f"runs:/{run.info.run_id}/model", name)
+    return str(version.version)
+
+
+def main() -> None:
+    """Register as the command line says, and write down what was done and why."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--registration", type=Path, required=True)
+    parser.add_argument("--model-name", required=True)
+    args = parser.parse_args()
+
+    evaluation = json.loads((args.evaluation / "metrics.json").read_text())
+    is_registered, reason = decide(evaluation)
+    version = register(args.model, args.model_name) if is_registered else None
+    registration = {
+        "model": args.model_name,
+        "registered": is_registered,
+        "version": version,
+        "reason": reason,
+    }
+    args.registration.mkdir(parents=True, exist_ok=True)
+    (args.registration / "registration.json").write_text(
+        json.dumps(registration, indent=2)
+    )
+    done = f"registered as version {version}" if is_registered else "not registered"
+    print(f"{args.model_name}: {done}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

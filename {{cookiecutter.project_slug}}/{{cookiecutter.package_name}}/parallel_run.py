@@ -1,0 +1,167 @@
+"""The driver of a ParallelRunStep on this machine.
+
+Takes the command line that Azure ML's own driver gets and keeps the same contract with
+the entry script: `init()` once in each worker process, `run(mini_batch)` with a list of
+file paths for each mini-batch, and `shutdown()` at the end, if there is one. A
+mini-batch that raises, takes too long or loses its worker is tried again. Items that
+fail for good, or that `run` returned nothing for, count against the error threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import sys
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
+from multiprocessing.util import Finalize
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pebble import ProcessPool
+
+PROGRESS = "mini-batches done: "  # begins the lines of the log that tell of progress
+
+script: ModuleType  # the entry script, in a worker
+
+
+def main() -> None:
+    """Run the step that the command line describes, as Azure ML's driver would."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--scoring_module_name", required=True)
+    parser.add_argument("--mini_batch_size", type=int, required=True)
+    parser.add_argument("--error_threshold", type=int, default=-1)
+    parser.add_argument("--allowed_failed_count", type=int, default=-1)
+    parser.add_argument("--allowed_failed_percent", type=float, default=100)
+    parser.add_argument("--run_invocation_timeout", type=int, default=60)
+    parser.add_argument("--run_max_try", type=int, default=3)
+    parser.add_argument("--process_count_per_node", type=int, default=os.cpu_count())
+    parser.add_argument("--output_action", default="append_row")
+    parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
+    parser.add_argument("--output", type=Path)
+    args, others = parser.parse_known_args()
+    # An input's folder is in the environment variable of its name.
+    folders = [
+        Path(os.environ[name])
+        for option, name in pairwise(others)
+        if option.startswith("--input_fds_")
+    ]
+    batches = [
+        items[i : i + args.mini_batch_size]
+        for items in map(_files, folders)
+        for i in range(0, len(items), args.mini_batch_size)
+    ]
+    if not batches:
+        sys.exit("ParallelRunStep: the input holds no files.")
+    rows = run(batches, args, sys.argv[1:])
+    if args.output and args.output_action == "append_row":
+        unfinished = args.output / f".{args.append_row_file_name}"
+        unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        unfinished.replace(args.output / args.append_row_file_name)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+
+
+def run(
+    batches: list[list[str]], args: argparse.Namespace, arguments: list[str]
+) -> list[str]:
+    """Have worker processes run all mini-batches; returns the rows that they returned.
+
+    Exits as soon as more has failed than the command line allows.
+    """
+    rows: list[str] = []
+    failed_items: list[str] = []
+    failed_batches = done = 0
+    pool = ProcessPool(
+        min(args.process_count_per_node, len(batches)),
+        initializer=_start_worker,
+        initargs=(args.scoring_module_name, arguments),
+        context=multiprocessing.get_context("spawn"),
+    )
+
+    def schedule(batch: list[str]) -> Future[list[str]]:
+        timeout = args.run_invocation_timeout
+        future: Future[list[str]] = pool.schedule(_run, [batch], timeout=timeout)
+        return future
+
+    try:
+        tries = {schedule(batch): (batch, 1) for batch in batches}
+        while tries:
+            for future in wait(tries, return_when=FIRST_COMPLETED).done:
+                batch, count = tries.pop(future)
+                names = [Path(item).name for item in batch]
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    sys.exit("ParallelRunStep: init() failed, as shown above.")
+                if error is None:
+                    done += 1
+                    rows += future.result()
+                    unhandled = max(0, len(batch) - len(future.result()))
+                    failed_items += [f"one of {', '.join(names)}"] * unhandled
+                else:
+                    print(
+                        f"Try {count} of {args.run_max_try}: {', '.join(names)}: {error}"
+                    )
+                    if count < args.run_max_try:
+                        tries[schedule(batch)] = (batch, count + 1)
+                        continue
+                    failed_batches += 1
+                    failed_items += names
+                print(f"{PROGRESS}{done}/{len(batches)}", flush=True)
+                if (
+                    0 <= args.error_threshold < len(failed_items)
+                    or 0 <= args.allowed_failed_count < failed_batches
+                    or args.allowed_failed_percent < 100 * failed_batches / len(batches)
+                ):
+                    sys.exit(
+                        f"ParallelRunStep: too many failed (error_threshold is"
+                        f" {args.error_threshold}): {', '.join(failed_items)}."
+                    )
+        pool.close()
+        pool.join()
+    finally:
+        pool.stop()
+    handled = sum(map(len, batches)) - len(failed_items)
+    failed = f"; failed: {', '.join(failed_items)}" if failed_items else ""
+    print(f"{handled} files handled in {len(batches)} mini-batches{failed}")
+    return rows
+
+
+def _start_worker(entry_script: str, arguments: list[str]) -> None:
+    """Load the entry script into this process, as if it were run, and call `init`."""
+    global script
+    sys.argv = [entry_script, *arguments]
+    sys.path.insert(0, os.getcwd())
+    spec = importlib.util.spec_from_file_location(Path(entry_script).stem, entry_script)
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    if hasattr(script, "init"):
+        script.init()
+    if hasattr(script, "shutdown"):
+        Finalize(None, script.shutdown, exitpriority=1)
+
+
+def _run(batch: list[str]) -> list[str]:
+    """The rows that the entry script returns for a mini-batch, as text."""
+    try:
+        result: Any = script.run(batch)
+        if hasattr(result, "to_csv"):  # a DataFrame, as Azure ML writes it
+            text = result.to_csv(sep=" ", header=False, index=False)
+            return str(text).splitlines()
+        return [str(row) for row in result]
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The two pipelines, as the steps that Azure ML is given.
+
+    training:  raw -> prep -> train -> evaluate -> register
+    scoring:   raw -> prep -> score
+
+No step needs a workspace to be built: the local run reads these very objects.
+"""
+
+from __future__ import annotations
+
+from azureml.core import Dataset, Environment, RunConfiguration
+from azureml.data import FileDataset, OutputFileDatasetConfig
+from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
+from azureml.pipeline.core import PipelineParameter, PipelineStep
+from azureml.pipeline.steps import (
+    ParallelRunConfig,
+    ParallelRunStep,
+    PythonScriptStep,
+)
+
+from .settings import ROOT, Settings
+
+PYTHON = "3.11"  # of the steps' environment on Azure ML
+
+
+def training(settings: Settings, raw: FileDataset | None = None) -> list[PipelineStep]:
+    """prep -> train -> evaluate -> register, on `raw` files with the target."""
+    options = settings.training
+    learning_rate = PipelineParameter("learning_rate", options.learning_rate)
+    max_iterations = PipelineParameter("max_iterations", options.max_iterations)
+    runconfig = _runconfig(settings)
+    prepared = OutputFileDatasetConfig("prepared")
+    model = OutputFileDatasetConfig("model")
+    holdout = OutputFileDatasetConfig("holdout")
+    evaluation = OutputFileDatasetConfig("evaluation")
+    registration = OutputFileDatasetConfig("registration")
+
+    prep = _prep(settings, raw, prepared, ["--target", settings.data.target])
+    train = PythonScriptStep(
+        name="train",
+        source_directory=_source("train"),
+        script_name="train.py",
+        arguments=[
+            *("--prepared", prepared.as_input("prepared")),
+            *("--model", model),
+            *("--holdout", holdout),
+            *("--task", settings.task),
+            *("--target", settings.data.target),
+            *("--keys", *settings.data.keys),
+            *("--test-fraction", options.test_fraction),
+            *("--seed", options.seed),
+            *("--learning-rate", learning_rate),
+            *("--max-iterations", max_iterations),
+        ],
+        runconfig=runconfig,
+        allow_reuse=True,
+    )
+    evaluate = PythonScriptStep(
+        name="evaluate",
+        source_directory=_source("evaluate"),
+        script_name="evaluate.py",
+        arguments=[
+            *("--model", model.as_input("model")),
+            *("--holdout", holdout.as_input("holdout")),
+            *("--evaluation", evaluation),
+            *("--task", settings.task),
+            *("--target", settings.data.target),
+            *("--model-name", settings.name),
+        ],
+        runconfig=runconfig,
+        allow_reuse=False,  # the registered model, which it looks up, can change
+    )
+    register = PythonScriptStep(
+        name="register",
+        source_directory=_source("register"),
+        script_name="register.py",
+        arguments=[
+            *("--model", model.as_input("model")),
+            *("--evaluation", evaluation.as_input("evaluation")),
+            *("--registration", registration),
+            *("--model-name", settings.name),
+        ],
+        runconfig=runconfig,
+        allow_reuse=False,
+    )
+    return [prep, train, evaluate, register]
+
+
+def scoring(settings: Settings, raw: FileDataset | None = None) -> list[PipelineStep]:
+    """prep -> score, on `raw` files that need no target."""
+    options = settings.scoring
+    model_version = PipelineParameter("model_version", str(options.model_version))
+    mini_batch_size = PipelineParameter("mini_batch_size", str(options.parts_per_batch))
+    node_count = PipelineParameter("node_count", settings.compute.max_nodes)
+    processes = PipelineParameter("process_count_per_node", options.processes_per_node)
+    prepared = OutputFileDatasetConfig("prepared")
+    predictions = OutputFileDatasetConfig("predictions")
+
+    prep = _prep(settings, raw, prepared)
+    score = ParallelRunStep(
+        name="score",
+        parallel_run_config=ParallelRunConfig(
+            source_directory=_source("score"),
+            entry_script="score.py",
+            environment=_environment(settings),
+            compute_target=settings.compute.name,
+            mini_batch_size=mini_batch_size,
+            node_count=node_count,
+            process_count_per_node=processes,
+            run_max_try=options.max_tries,
+            run_invocation_timeout=options.timeout_seconds,
+            error_threshold=options.error_threshold,
+            output_action="summary_only",  # the script writes its files itself
+            environment_variables={
+                "OMP_NUM_THREADS": "1"
+            },  # the workers share the cores
+        ),
+        inputs=[prepared.as_input("prepared")],
+        output=predictions,
+        arguments=[
+            *("--predictions", predictions),
+            *("--model-name", settings.name),
+            *("--model-version", model_version),
+            *("--keys", *settings.data.keys),
+        ],
+        allow_reuse=False,  # the registered model, which it looks up, can change
+    )
+    return [prep, score]
+
+
+def _prep(
+    settings: Settings,
+    raw: FileDataset | None,
+    prepared: OutputFileDatasetConfig,
+    target: list[str] | None = None,
+) -> PythonScriptStep:
+    """The first step of both pipelines."""
+    if raw is None:  # a local run reads the files of the project in its place
+        raw = Dataset.File.from_files("https://localhost/raw", validate=False)
+    raw_input = DatasetConsumptionConfig("raw", PipelineParameter("raw_data", raw))
+    return PythonScriptStep(
+        name="prep",
+        source_directory=_source("prep"),
+        script_name="prep.py",
+        arguments=[
+            *("--raw", raw_input.as_mount()),
+            *("--prepared", prepared),
+            *("--report", OutputFileDatasetConfig("data_report")),
+            *(target or []),
+            *("--keys", *settings.data.keys),
+            *("--ignore", *settings.data.ignore),
+            *("--rows-per-part", settings.data.rows_per_part),
+        ],
+        inputs=[],
+        runconfig=_runconfig(settings),
+        allow_reuse=True,
+    )
+
+
+def _source(step: str) -> str:
+    return str(ROOT / "steps" / step)
+
+
+def _environment(settings: Settings) -> Environment:
+    """The pinned packages that steps run with, here and on Azure ML."""
+    environment = Environment.from_pip_requirements(
+        f"{settings.name}-steps", str(ROOT / "environment" / "steps.txt")
+    )
+    environment.python.conda_dependencies.set_python_version(PYTHON)
+    return environment
+
+
+def _runconfig(settings: Settings) -> RunConfiguration:
+    runconfig = RunConfiguration()
+    runconfig.target = settings.compute.name
+    runconfig.environment = _environment(settings)
+    return runconfig

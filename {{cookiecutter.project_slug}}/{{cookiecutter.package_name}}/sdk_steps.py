@@ -1,0 +1,81 @@
+"""Read the steps of the Azure ML SDK: what each would run, with what, on Azure.
+
+The one module of the local run that knows azureml-sdk. It reads what the SDK itself
+keeps of a step, attributes that have been the same since its version 1.20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from azureml._project.ignore_file import get_project_ignore_file
+from azureml.data import OutputFileDatasetConfig
+from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
+from azureml.pipeline.core import PipelineParameter, PipelineStep
+from azureml.pipeline.steps import ParallelRunStep
+
+from .local_run import Argument, Input, LocalStep, Output, Parameter
+
+
+def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:
+    """The steps of a pipeline as the local run takes them."""
+    return [_read_step(step) for step in steps]
+
+
+def _read_step(step: Any) -> LocalStep:
+    inputs = {item.name: _source(item) for item in step._inputs}
+    outputs = [output.name for output in step._outputs]
+    source_directory = Path(step._source_directory).resolve()
+    return LocalStep(
+        name=step.name,
+        source_directory=source_directory,
+        snapshot=_snapshot(source_directory),
+        script=step._script_name,
+        arguments=[_argument(argument) for argument in step._arguments],
+        inputs=inputs,
+        outputs=list(dict.fromkeys(outputs)),
+        environment_variables=dict(step._runconfig.environment_variables),
+        unused_parameters=[
+            Parameter(parameter.name, parameter.default_value)
+            for parameter in (step._runconfig_pipeline_params or {}).values()
+        ],
+        is_parallel=isinstance(step, ParallelRunStep),
+    )
+
+
+def _source(item: DatasetConsumptionConfig) -> Parameter | tuple[str, str]:
+    """Where an input comes from: a step's output port, or a pipeline parameter."""
+    dataset = item.dataset
+    if isinstance(dataset, PipelineParameter):
+        return Parameter(dataset.name, None)
+    if isinstance(dataset, OutputFileDatasetConfig):
+        return dataset._origin.producer_step.name, dataset.name
+    raise NotImplementedError(
+        f"The input {item.name} is a {type(dataset).__name__}, which has no local files:"
+        " make it a pipeline parameter, or an output of another step."
+    )
+
+
+def _argument(argument: Any) -> Argument:
+    if isinstance(argument, PipelineParameter):
+        return Parameter(argument.name, argument.default_value)
+    text = str(argument)
+    for kind, prefix in (
+        (Input, "DatasetConsumptionConfig:"),
+        (Output, "DatasetOutputConfig:"),
+    ):
+        if text.startswith(prefix):
+            return kind(text.removeprefix(prefix))
+    return text
+
+
+def _snapshot(source_directory: Path) -> list[Path]:
+    """The files that Azure ML would be sent, relative to the folder."""
+    ignored = get_project_ignore_file(str(source_directory))
+    return [
+        path.relative_to(source_directory)
+        for path in sorted(source_directory.rglob("*"))
+        if path.is_file() and not ignored.is_file_excluded(str(path))
+    ]
