@@ -1,0 +1,282 @@
+"""Generation through the cookiecutter command, with answers good and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEMPLATE = Path(__file__).parents[1]
+KEYS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")).keys()
+
+
+def generate(
+    folder: Path, *options: str, **answers: str
+) -> subprocess.CompletedProcess[str]:
+    assert answers.keys() <= KEYS  # cookiecutter ignores those that it does not know
+    command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
+    command += [*options, *(f"{key}={answer}" for key, answer in answers.items())]
+    return run(command, folder)
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PWD": str(folder)},
+        stdin=subprocess.DEVNULL,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def ours(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines that the hook wrote, before cookiecutter logs that it failed."""
+    assert done.stderr.isascii()
+    said = re.split(r"(?m)^(?:ERROR|Traceback)", done.stderr)[0]
+    return [line for line in said.splitlines() if line]
+
+
+def paste(line: str, folder: Path, **answers: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a person would who pastes it into bash, and answers."""
+    assert line.startswith("cookiecutter ")
+    bash = shutil.which("bash")
+    assert bash
+    command = line.replace("cookiecutter", f"{sys.executable} -m cookiecutter", 1)
+    command += " --no-input" + "".join(f" {key}={answers[key]}" for key in answers)
+    return run([bash, "-c", command], folder)
+
+
+FIVE = {
+    "azure_subscription_id": "00000000-0000-0000-0000-000000000000",
+    "azure_resource_group": "my group.",
+    "azure_region": "West Europe",
+    "compute_name": "cpu-cluster-1",
+    "max_nodes": "0",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
+def test_five_wrong_answers_at_once(tmp_path: Path) -> None:
+    name = 'Pingüinos d\'Or "x" \\ $HOME `y`'
+    good = {"project_name": name, "azure_workspace_name": "mlw", "description": "a\nb"}
+    done = generate(tmp_path, **FIVE, **good)
+    assert done.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+    *lines, nothing, command = ours(done)
+    expected = {
+        "azure_region": ["West Europe", "write westeurope."],
+        "compute_name": ["cpu-cluster-1", "write cpu-cluster-a."],
+        "max_nodes": ["0", "1 or more"],
+        "azure_subscription_id": ["a placeholder", "az account show"],
+        "azure_resource_group": ["my group.", "write my-group."],
+    }
+    assert [line.split()[0] for line in lines] == list(expected)
+    for line, words in zip(lines, expected.values(), strict=True):
+        assert all(word in line for word in words)
+    assert "Nothing was generated" in nothing
+    assert not any(f"{key}=" in command for key in FIVE)
+
+    again = paste(command, tmp_path)
+    assert again.returncode == 0, again.stderr
+    (project,) = tmp_path.iterdir()
+    readable = (project / ".azureml" / "config.json").read_text(encoding="utf-8")
+    assert json.loads(readable)["workspace_name"] == "mlw"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
+def test_pasted_command_asks_for_the_wrong_answers(tmp_path: Path) -> None:
+    command = ours(generate(tmp_path, azure_region="West Europe", max_nodes="7"))[-1]
+    done = paste(command, tmp_path, azure_region="westeurope")
+    assert done.returncode == 0, done.stderr
+    settings = (tmp_path / "penguins" / "settings.yml").read_text(encoding="utf-8")
+    assert 'region: "westeurope"' in settings
+    assert "max_nodes: 7" in settings
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
+def test_pasted_command_generates_where_the_first_would_have(tmp_path: Path) -> None:
+    (tmp_path / "my projects").mkdir()
+    options = ("--output-dir", "my projects")
+    command = ours(generate(tmp_path, *options, compute_name="ab"))[-1]
+    assert paste(command, tmp_path).returncode == 0
+    assert (tmp_path / "my projects" / "penguins" / "settings.yml").exists()
+
+
+def test_without_hooks_check_still_says_what_is_wrong(tmp_path: Path) -> None:
+    done = generate(tmp_path, "--accept-hooks", "no", **FIVE, package_name="class")
+    assert done.returncode == 0, done.stderr
+    script = "import importlib, sys; c = importlib.import_module('class.checks');"
+    script += "sys.exit(c.main(online=False, as_json=True))"
+    check = run([sys.executable, "-c", script], tmp_path / "penguins")
+    assert check.returncode == 1
+    rows = json.loads(check.stdout)["checks"]
+    wrong = {row["key"]: row["fix"] for row in rows if row["status"] == "wrong"}
+    assert wrong["compute.name"] == "write cpu-cluster-a"
+    assert wrong["workspace.region"] == "write westeurope"
+    assert wrong["resource_group"] == "write my-group"
+    assert wrong["package_name"] == "write class_project"
+    assert {"subscription_id", "compute.max_nodes"} <= wrong.keys()
+    assert {row["status"] for row in rows if row["key"] == "workspace_name"} == {
+        "to fill in"
+    }
+
+
+def test_default_answers(tmp_path: Path) -> None:
+    done = generate(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.isascii()
+    for said in (
+        "cd penguins",
+        "subscription_id, resource_group, workspace_name in .azureml/config.json",
+        "workspace.region in settings.yml",
+    ):
+        assert said in done.stdout
+    assert not list((tmp_path / "penguins").rglob("__pycache__"))
+
+
+def test_all_azure_answers_empty(tmp_path: Path) -> None:
+    azure = [key for key in KEYS if key.startswith(("azure_", "compute_", "vm_"))]
+    done = generate(tmp_path, **dict.fromkeys(azure, ""), max_nodes="")
+    assert done.returncode == 0, done.stderr
+    assert "compute.name, compute.vm_size in settings.yml" in done.stdout
+
+
+def test_unknown_region_and_size_warn(tmp_path: Path) -> None:
+    done = generate(tmp_path, azure_region="marsnorth", vm_size="Huge_1")
+    assert done.returncode == 0, done.stderr
+    assert '"marsnorth"' in done.stdout
+    assert '"Huge_1"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a", "7", "9 lives", "x" * 60, "Ünïcödé Größe", "企鵝", "it's", 'say "hi"'),
+        *(
+            "back\\slash",
+            "a/b",
+            "../up",
+            "{{ 7 }}",
+            "{% raw %}",
+            "[bold]",
+            "a\nb",
+            "#",
+            ".",
+        ),
+        *(
+            "  spaces  ",
+            "-v",
+            "100% sure",
+            "<tag>",
+            "&amp;",
+            "\U0001f427",
+            "a" * 59 + "é",
+        ),
+    ],
+)
+def test_any_project_name_gives_a_project(tmp_path: Path, name: str) -> None:
+    done = generate(tmp_path, project_name=name, description=name, author_name=name)
+    assert done.returncode == 0, done.stderr
+    (project,) = tmp_path.iterdir()
+    (package,) = (path.parent.name for path in project.glob("*/settings.py"))
+    assert package.isidentifier()
+
+
+@pytest.mark.parametrize("name", ["class", "json", "Azureml", "Train"])
+def test_project_name_that_python_or_the_project_uses(
+    tmp_path: Path, name: str
+) -> None:
+    done = generate(tmp_path, project_name=name)
+    assert done.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+    line, *_ = ours(done)
+    package = name.lower()
+    assert line.startswith(f'package_name is "{package}", but must be')
+    assert line.endswith(f"write {package}_project.")
+
+
+def test_package_name_of_a_folder_or_file_of_the_project(tmp_path: Path) -> None:
+    inside = "{{cookiecutter.project_slug}}"
+    names = {path.name for path in (TEMPLATE / inside).iterdir()}
+    assert "steps" in names
+    for name in names - {"{{cookiecutter.package_name}}", "__pycache__"}:
+        done = generate(tmp_path, package_name=name.upper())
+        assert done.returncode != 0
+        line, *_ = ours(done)
+        assert line.startswith(f'package_name is "{name.upper()}", but is taken')
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, "a/b") for key in ("project_slug", "package_name")),
+        *((key, "../a") for key in ("project_slug", "package_name")),
+        *((key, "a\\b") for key in ("project_slug", "package_name")),
+        *((key, "con") for key in ("project_slug", "package_name")),
+        *((key, "LPT1.txt") for key in ("project_slug", "package_name")),
+        *((key, "a\nb") for key in ("project_slug", "package_name")),
+        ("package_name", ""),
+        ("package_name", ".."),
+        ("package_name", "/tmp"),
+        ("package_name", "a" * 201),
+    ],
+)
+def test_what_cannot_name_a_folder(tmp_path: Path, key: str, value: str) -> None:
+    (tmp_path / "here").mkdir()
+    done = generate(tmp_path / "here", **{"package_name": "penguins", key: value})
+    assert done.returncode != 0
+    line, _, command = ours(done)
+    assert line.startswith(f"{key} is {json.dumps(value)}, but must be the name of one")
+    assert command.startswith("cookiecutter ")
+    assert f"{key}=" not in command
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fix"),
+    [
+        ("project_slug", "my project", "write my-project."),
+        ("project_slug", "pingüinos", "write pinguinos."),
+        ("project_slug", "v1.2", "write v1-2."),
+        ("package_name", "my-package", "write my_package."),
+        ("package_name", "9lives", "write p9lives."),
+        ("package_name", "lambda", "write lambda_project."),
+        ("package_name", "train", "write train_project."),
+        ("package_name", "a" * 81, "correct it."),
+        ("max_nodes", "two", "correct it."),
+        ("max_nodes", "'", "correct it."),
+        ("max_nodes", "1.5", "correct it."),
+        ("compute_name", 'a"b', "write a-b."),
+        ("azure_resource_group", "rg\n", "write rg."),
+        ("azure_workspace_name", "\\", "shows those there are)."),
+        ("azure_workspace_name", '"""', "shows those there are)."),
+    ],
+)
+def test_bad_answer(tmp_path: Path, key: str, value: str, fix: str) -> None:
+    done = generate(tmp_path, **{"package_name": "penguins", key: value})
+    assert done.returncode != 0
+    line, *_ = ours(done)
+    assert line.startswith(f"{key} is ")
+    assert line.endswith(fix)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_hooks_make_the_same_command() -> None:
+    def again(hook: str) -> str:
+        text = (TEMPLATE / "hooks" / hook).read_text(encoding="utf-8")
+        return text[
+            text.index("def again") : text.index("\n\n\n", text.index("def again"))
+        ]
+
+    assert again("pre_gen_project.py") == again("post_gen_project.py")

@@ -1,0 +1,659 @@
+"""The rules of the settings, value by value, and the two files broken in every way.
+
+Straight from the template: the generated settings module holds no Jinja.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"
+spec = importlib.util.spec_from_file_location(
+    "project_settings", PROJECT / "{{cookiecutter.package_name}}" / "settings.py"
+)
+assert spec and spec.loader
+settings: Any = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = settings
+with pytest.MonkeyPatch.context() as patch:  # or each project would get a __pycache__
+    patch.setattr(sys, "dont_write_bytecode", True)
+    spec.loader.exec_module(settings)
+
+ID = "12345678-9abc-def0-1234-56789abcdef0"
+ZERO = "00000000-0000-0000-0000-000000000000"
+
+# Every rule: its words, values that fit, and values that do not, each with its fix.
+NAMES = "letters, digits, hyphens and underscores, a letter or digit first"
+FIND_GROUP = (
+    "a resource group's name (`az group list --output table` shows those there are)"
+)
+FIND_WORKSPACE = (
+    "a workspace's name (`az ml workspace list --output table` shows those there are)"
+)
+FIND_REGION = (
+    "the workspace's region (`az account list-locations --output table` shows them)"
+)
+FIND_ID = "what `az account show --query id --output tsv` prints"
+FIND_CLUSTER = "a compute cluster's name, such as cpu-cluster"
+FIND_SIZE = "a VM size, such as Standard_DS3_v2"
+RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
+    "SUBSCRIPTION": (
+        "an id such as 12345678-9abc-def0-1234-56789abcdef0",
+        [ID, ID.upper(), "00000000-0000-0000-0000-000000000001"],
+        {
+            f"{ID}\n": f"write {ID}",
+            f" {ID}": f"write {ID}",
+            f"{{{ID}}}": f"write {ID}",
+            ID.replace("-", ""): f"write {ID}",
+            f"urn:uuid:{ID}": f"write {ID}",
+            ID[:-1]: f"write {FIND_ID}",
+            ID + "0": f"write {FIND_ID}",
+            ID.replace("a", "g"): f"write {FIND_ID}",
+            ID.replace("1", "\u0661"): f"write {ID}",  # an Arabic digit
+            "Pay-As-You-Go": f"write {FIND_ID}",
+            " ": f"write {FIND_ID}",
+        },
+    ),
+    "RESOURCE_GROUP": (
+        "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
+        "not end with a period",
+        [
+            *("r", "7", "_", "-", "(", "rg", "RG-ml_2(test).x", "größe", "資源", ".a"),
+            *("a" * 90, "a" * 89, "a.b", "-rg-"),
+        ],
+        {
+            "rg\n": "write rg",
+            "rg.": "write rg",
+            "my rg": "write my-rg",
+            "rg/ml": "write rg-ml",
+            "r&d": "write r-d",
+            "rg\tml\n": "write rg-ml",
+            "a" * 91: f"write {FIND_GROUP}",
+            "a" * 90 + ".": "write " + "a" * 90,
+            ".": f"write {FIND_GROUP}",
+            "\n": f"write {FIND_GROUP}",
+            "!": f"write {FIND_GROUP}",
+        },
+    ),
+    "WORKSPACE": (
+        f"3 to 33 {NAMES}",
+        ["mlw", "123", "a--", "a__", "ML-Workspace_1", "a" * 33, "a" * 32, "0-a"],
+        {
+            "ws\n": f"write {FIND_WORKSPACE}",
+            "mlw\n": "write mlw",
+            "-mlw": "write mlw",
+            "_mlw": "write mlw",
+            "ml workspace": "write ml-workspace",
+            "ml.ws": "write ml-ws",
+            "zürich": "write zurich",
+            "ws": f"write {FIND_WORKSPACE}",
+            "a": f"write {FIND_WORKSPACE}",
+            "a" * 34: f"write {FIND_WORKSPACE}",
+            "資源群": f"write {FIND_WORKSPACE}",
+        },
+    ),
+    "REGION": (
+        "a region's short name, in lower-case letters and digits",
+        [
+            "westeurope",
+            "eastus2",
+            "uksouth",
+            "usgovvirginia",
+            "chinaeast3",
+            "centraluseuap",
+        ],
+        {
+            "West Europe": "write westeurope",
+            "westEurope": "write westeurope",
+            "WESTEUROPE": "write westeurope",
+            "west-europe": "write westeurope",
+            "westeurope\n": "write westeurope",
+            "East US 2": "write eastus2",
+            "(Europe) West Europe": "write europewesteurope",
+            "2": f"write {FIND_REGION}",
+            "-": f"write {FIND_REGION}",
+            " ": f"write {FIND_REGION}",
+        },
+    ),
+    "CLUSTER": (
+        "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere "
+        "after each hyphen",
+        [
+            *(
+                "cpu",
+                "abc",
+                "a1b",
+                "a23",
+                "cpu-cluster",
+                "CPU-Cluster",
+                "gpu-1a",
+                "a--b",
+            ),
+            *("a-1-b", "train-b1", "a" * 16, "cpu1"),
+        ],
+        {
+            "cpu-cluster-1": "write cpu-cluster-a",
+            "cpu-cluster-26": "write cpu-cluster-z",
+            "cpu-27": "write cpu-n27",
+            "gpu-1-2": "write gpu-1-b",
+            "a-0": f"write {FIND_CLUSTER}",
+            "train-": "write train",
+            "-cpu": "write cpu",
+            "cpu_cluster": "write cpu-cluster",
+            "cpu cluster": "write cpu-cluster",
+            "cpu.cluster": "write cpu-cluster",
+            "cpu-cluster\n": "write cpu-cluster",
+            "cpu-cluster-1\n": "write cpu-cluster-a",
+            "clústér": "write cluster",
+            "1cpu": f"write {FIND_CLUSTER}",
+            "ab": f"write {FIND_CLUSTER}",
+            "a": f"write {FIND_CLUSTER}",
+            "a" * 25: f"write {FIND_CLUSTER}",
+            "a-1": "write a-a",
+            "\u0661cpu": "write cpu",
+        },
+    ),
+    "VM_SIZE": (
+        "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
+        [
+            *("Standard_DS3_v2", "STANDARD_DS3_V2", "standard_d2", "Standard_NC6s_v3"),
+            *(
+                "Standard_E4-2ads_v5",
+                "Standard_NC24ads_A100_v4",
+                "Standard_HB120-16rs_v3",
+            ),
+        ],
+        {
+            "Standard DS3 v2": "write Standard_DS3_v2",
+            "Standard_DS3_v2\n": "write Standard_DS3_v2",
+            "Standard_DS3_v2;": f"write {FIND_SIZE}",
+            "größe": f"write {FIND_SIZE}",
+            " ": f"write {FIND_SIZE}",
+        },
+    ),
+    "NAME": (
+        f"1 to 255 {NAMES}",
+        [
+            "a",
+            "7",
+            "penguins",
+            "My-Model_2",
+            "a-",
+            "a_",
+            "9-lives",
+            "a" * 254,
+            "a" * 255,
+        ],
+        {
+            "": "correct it",
+            "-a": "write a",
+            "_a": "write a",
+            "penguins v1": "write penguins-v1",
+            "v1.2": "write v1-2",
+            "pingüinos": "write pinguinos",
+            'say "hi"': "write say-hi",
+            "a\\b": "write a-b",
+            "a'b": "write a-b",
+            "penguins\n": "write penguins",
+            "a\nb": "write a-b",
+            "a" * 256: "correct it",
+            "企鵝": "correct it",
+        },
+    ),
+    "PACKAGE": (
+        "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
+        "Python nor a module or folder that the project uses",
+        [
+            "a",
+            "penguins",
+            "p9_lives",
+            "Penguins",
+            "a" * 80,
+            "match",
+            "settings_",
+            "classes",
+        ],
+        {
+            "": "correct it",
+            "9lives": "write p9lives",
+            "my-package": "write my_package",
+            "my package": "write my_package",
+            "_private": "write private",
+            "a.b": "write a_b",
+            "pingüinos": "write pinguinos",
+            "penguins\n": "write penguins",
+            "a" * 81: "correct it",
+            "class": "write class_project",
+            "None": "write None_project",
+            "import": "write import_project",
+            "json": "write json_project",
+            "platform": "write platform_project",
+            "steps": "write steps_project",
+            "Steps": "write Steps_project",
+            "tests": "write tests_project",
+            "notebooks": "write notebooks_project",
+            "data": "write data_project",
+            "train": "write train_project",
+            "score": "write score_project",
+            "azureml": "write azureml_project",
+            "sklearn": "write sklearn_project",
+            "yaml": "write yaml_project",
+            "企鵝": "correct it",
+        },
+    ),
+    "COLUMN": (
+        "a column's name, and not begin with a hyphen, as options of the steps do",
+        ["Species", "Body Mass (g)", "a-b", "größe", " ", "<x>", "7"],
+        {"": "correct it", "-x": "correct it", "--target": "correct it"},
+    ),
+    "FILES": (
+        "a path, from the project's folder on",
+        ["data/sample", ".", "C:\\data", "my data"],
+        {"": "correct it", " ": "correct it", "\n": "correct it"},
+    ),
+    "TIME_ZONE": (
+        "a time zone of Windows, such as UTC or W. Europe Standard Time",
+        ["UTC", "UTC-11", "W. Europe Standard Time", "Pacific Standard Time (Mexico)"],
+        {"Europe/Berlin": "correct it", "": "correct it", "utc": "correct it"},
+    ),
+    "START_TIME": (
+        "a time such as 2027-01-31T06:00:00, with no zone behind it",
+        ["2027-01-31T06:00:00", "2024-02-29T23:59:59"],
+        {
+            "2027-02-29T06:00:00": "correct it",
+            "2027-01-31": "correct it",
+            "2027-01-31T06:00:00Z": "correct it",
+            "2027-01-31T06:00:00+01:00": "correct it",
+            "2027-01-31T06:00:00\n": "write 2027-01-31T06:00:00",
+            "tomorrow": "correct it",
+        },
+    ),
+}
+PLACEHOLDERS = {
+    "SUBSCRIPTION": [ZERO, f" {ZERO}\n", "<subscription id>", "<>"],
+    "RESOURCE_GROUP": ["<resource-group>", " <rg> "],
+    "WORKSPACE": ["<workspace>", "<my workspace>\n"],
+    "REGION": ["<region>"],
+    "CLUSTER": ["<cluster>"],
+}
+GOOD = [(rule, value) for rule, (_, good, _) in RULES.items() for value in good]
+BAD = [
+    (
+        rule,
+        value,
+        f"is {json.dumps(value, ensure_ascii=False)}, but must be {words}: {fix}.",
+    )
+    for rule, (words, _, bad) in RULES.items()
+    for value, fix in bad.items()
+]
+BAD += [
+    (rule, value, f"is {json.dumps(value)}, a placeholder: write ")
+    for rule, values in PLACEHOLDERS.items()
+    for value in values
+]
+UNUSUAL = [
+    ("REGION", "narnia", "no region of this name is known here, check its spelling"),
+    ("REGION", "westeurop", "unless it is new, write westeurope"),
+    ("REGION", "ww", "no region of this name"),
+    ("VM_SIZE", "Basic_A1", "sizes look like Standard_DS3_v2"),
+    ("VM_SIZE", "DS3_v2", "sizes look like Standard_DS3_v2"),
+    ("CLUSTER", "a" * 17, "longer than the 16 that are safe"),
+    ("CLUSTER", "a" * 24, "longer than the 16 that are safe"),
+]
+
+
+def check(rule: str, value: Any) -> Any:
+    return getattr(settings, rule).check("settings.yml", "key", value)
+
+
+def test_the_table_is_large() -> None:
+    assert len(GOOD) + len(BAD) + len(UNUSUAL) >= 150
+
+
+@pytest.mark.parametrize(("rule", "value"), GOOD)
+def test_good_value(rule: str, value: str) -> None:
+    assert check(rule, value) is None
+
+
+@pytest.mark.parametrize(("rule", "value", "text"), BAD)
+def test_bad_value_with_its_message(rule: str, value: str, text: str) -> None:
+    problem = check(rule, value)
+    assert problem.kind == "wrong"
+    assert str(problem).startswith(f"settings.yml: key {text}")
+    assert len(str(problem).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("rule", "value", "text"), UNUSUAL)
+def test_unusual_value_warns(rule: str, value: str, text: str) -> None:
+    problem = check(rule, value)
+    assert problem.kind == "unusual"
+    assert text in problem.fix
+
+
+@pytest.mark.parametrize(("rule", "value", "text"), BAD)
+def test_what_is_suggested_is_right(rule: str, value: str, text: str) -> None:
+    del text
+    fix = check(rule, value).fix
+    if fix != "correct it" and fix != f"write {getattr(settings, rule).find}":
+        better = check(rule, fix.removeprefix("write "))
+        assert better is None or better.kind == "unusual"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["SUBSCRIPTION", "RESOURCE_GROUP", "WORKSPACE", "REGION", "CLUSTER", "VM_SIZE"],
+)
+def test_an_empty_azure_value_is_to_be_filled_in(rule: str) -> None:
+    assert check(rule, "").kind == "empty"
+
+
+def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
+    file = root / "settings.yml"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("# schedule:"))
+    shown = [line.removeprefix("# ") for line in lines[start:] if line.startswith("# ")]
+    file.write_text("\n".join([*lines, *shown]), encoding="utf-8")
+    assert settings.read(root).schedule.week_days == ["Monday"]
+
+
+def test_suggested_regions_are_those_that_are_known() -> None:
+    assert all(check("REGION", region) is None for region in settings.REGIONS)
+
+
+# The files
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project's two settings files, complete and right."""
+    text = (PROJECT / "settings.yml").read_text(encoding="utf-8")
+    text = re.sub(r"\{%.*?%\}\n", "", text.replace("  target: Body Mass (g)\n", ""))
+    answers = {
+        "project_slug|tojson": "penguins",
+        "task": "classification",
+        "azure_region|tojson": "westeurope",
+        "compute_name|tojson": "cpu-cluster",
+        "vm_size|tojson": "Standard_DS3_v2",
+    }
+    for name, answer in answers.items():
+        text = text.replace("{{ cookiecutter." + name + " }}", answer)
+    text = re.sub(r"\{\{ cookiecutter.max_nodes.*?\}\}", "2", text)
+    assert "{{" not in text
+    (tmp_path / "settings.yml").write_text(text, encoding="utf-8")
+    (tmp_path / ".azureml").mkdir()
+    config = {"subscription_id": ID, "resource_group": "rg", "workspace_name": "mlw"}
+    (tmp_path / ".azureml" / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def change(root: Path, key: str, value: Any) -> None:
+    """Another value in settings.yml, or none (...)."""
+    values = yaml.safe_load((root / "settings.yml").read_text(encoding="utf-8"))
+    *path, last = key.split(".")
+    section = values
+    for name in path:
+        section = section.setdefault(name, {})
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    (root / "settings.yml").write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def refusal(read: Callable[[Path], Any], root: Path) -> str:
+    with pytest.raises(settings.SettingsError) as error:
+        read(root)
+    return str(error.value)
+
+
+def test_a_complete_project(root: Path) -> None:
+    assert settings.read(root).compute.max_nodes == 2
+    assert settings.read(root).schedule is None
+    workspace = settings.read_workspace(root)
+    assert (workspace.workspace_name, workspace.region) == ("mlw", "westeurope")
+    assert [p for p in settings.examine(root) if p.file] == []
+
+
+ONE = "a whole number, 1 or more"
+VALUES = [
+    ("task", "clasification", '"clasification", but must be one of classification, regression: write classification'),
+    ("task", "Regression", "write regression"),
+    ("task", "clustering", "correct it"),
+    ("data.rows_per_part", 0, f"0, but must be {ONE}: correct it"),
+    ("data.rows_per_part", "many", f'"many", but must be {ONE}: correct it'),
+    ("data.keys", "Individual ID", 'but must be a list: write [Individual ID]'),
+    ("data.keys", [7], "write '7'"),
+    ("data.keys", [["a"]], "correct it"),
+    ("data.keys", ["-a"], "not begin with a hyphen"),
+    ("data.target", 7, "write '7'"),
+    ("data.target", None, "must be a column's name"),
+    ("data.training", None, "must be a path"),
+    ("data", None, "but must hold names with values: write training, scoring, target"),
+    ("data", [1], "but must hold names with values"),
+    ("training.test_fraction", 0, "0.0, but must be above 0, below 1"),
+    ("training.test_fraction", 1, "1.0, but must be above 0, below 1"),
+    ("training.test_fraction", "0.2", "write 0.2"),
+    ("training.test_fraction", float("nan"), "must be above 0, below 1"),
+    ("training.learning_rate", "1e-3", "write 0.001"),
+    ("training.learning_rate", 1.1, "must be above 0, at most 1"),
+    ("training.seed", -1, "must be a whole number, 0 to 4294967295"),
+    ("training.seed", 2**32, "must be a whole number, 0 to 4294967295"),
+    ("training.seed", 1.5, "must be a whole number"),
+    ("training.seed", True, "true, but must be a whole number"),
+    ("training.max_iterations", 0, ONE),
+    ("scoring.model_version", 0, "must be latest, or a version's number"),
+    ("scoring.model_version", "3", "write 3"),
+    ("scoring.model_version", "Latest", "write latest"),
+    ("scoring.model_version", 1.5, "must be latest"),
+    ("scoring.parts_per_batch", 0, ONE),
+    ("scoring.processes_per_node", 0, ONE),
+    ("scoring.max_tries", 0, ONE),
+    ("scoring.timeout_seconds", 0, ONE),
+    ("scoring.error_threshold", -2, "must be a whole number, -1 or more"),
+    ("workspace.cloud", "AzureCLoud", "write AzureCloud"),
+    ("workspace.cloud", "AzureGermanCloud", "must be one of AzureCloud"),
+    ("compute.max_nodes", "2", "write 2"),
+    ("compute.max_nodes", 0, ONE),
+    ("schedule", {"frequency": "day", "interval": 1}, "write Day"),
+    ("schedule", {"frequency": "Day", "interval": 0}, ONE),
+    ("schedule", {"frequency": "Day", "interval": 1, "hours": [24]}, "0 to 23"),
+    ("schedule", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours does not go with frequency: Hour: delete it, or write frequency: Day"),
+    ("schedule", {"frequency": "Day", "interval": 1, "week_days": ["Monday"]}, "write frequency: Week"),
+    ("schedule", {"frequency": "Week", "interval": 1, "week_days": ["monday"]}, "write Monday"),
+    ("schedule", {"frequency": "Day"}, "schedule.interval is missing"),
+    ("schedule", {"cron": "0 6 * * *"}, "schedule.cron is not a setting"),
+    ("name", ..., "name is missing: add it"),
+    ("data.target", ..., "data.target is missing: add it"),
+    ("colour", "blue", "colour is not a setting: delete it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "text"), VALUES)
+def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) -> None:
+    change(root, key, value)
+    said = refusal(settings.read, root)
+    assert said.startswith(f"settings.yml: {key}")
+    assert text in said
+    assert said.endswith(".")
+    assert refusal(settings.read_workspace, root) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.keys", []),
+        ("data.keys", None),
+        ("training.test_fraction", 0.001),
+        ("training.test_fraction", 0.999),
+        ("training.learning_rate", 1),
+        ("training.seed", 2**32 - 1),
+        ("scoring.model_version", 1),
+        ("scoring.error_threshold", -1),
+        ("workspace.region", None),
+        ("compute.name", ""),
+        ("schedule", None),
+        ("schedule", {"frequency": "Minute", "interval": 15}),
+        (
+            "schedule",
+            {"frequency": "Week", "interval": 2, "week_days": ["Monday", "Friday"]},
+        ),
+        (
+            "schedule",
+            {"frequency": "Day", "interval": 1, "hours": [0, 23], "minutes": [59]},
+        ),
+    ],
+)
+def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
+    change(root, key, value)
+    settings.read(root)
+
+
+def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
+    with (root / "settings.yml").open("a") as file:
+        file.write(
+            "schedule: {frequency: Day, interval: 1, start_time: 2027-01-31T06:00:00}\n"
+        )
+    schedule = settings.read(root).schedule
+    assert (schedule.start_time, schedule.time_zone) == ("2027-01-31T06:00:00", "UTC")
+
+
+def test_all_problems_at_once(root: Path) -> None:
+    change(root, "task", "clustering")
+    change(root, "training.seed", -1)
+    change(root, "compute.name", "cpu-cluster-1")
+    lines = refusal(settings.read, root).splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "task",
+        "training.seed",
+        "compute.name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("  target:", "  tagret:", "data.tagret is not a setting: write target."),
+        ("compute:", "computer:", "computer is not a setting: write compute."),
+    ],
+)
+def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -> None:
+    file = root / "settings.yml"
+    file.write_text(file.read_text().replace(old, new))
+    assert refusal(settings.read, root) == f"settings.yml: {text}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"data.keys": ["Species"]},
+            "data.keys names the target, Species: take it out",
+        ),
+        ({"data.ignore": ["Species"]}, "data.ignore names the target, Species"),
+        ({"data.keys": ["a"], "data.ignore": ["a"]}, "data.ignore names a again"),
+        ({"data.keys": ["a", "a"]}, "data.keys names a again"),
+    ],
+)
+def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) -> None:
+    for key, value in changes.items():
+        change(root, key, value)
+    assert text in refusal(settings.read, root)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"name: [a\nb: c\n", "settings.yml is not YAML at line 2, column 2"),
+        (b"name: a\n\tb: c\n", "settings.yml is not YAML at line 2, column 1"),
+        (b"", "settings.yml is empty"),
+        (b" \n", "settings.yml is empty"),
+        (b"just words", 'settings.yml is "just words", but must hold names'),
+        (b"- a\n- b\n", "but must hold names with values"),
+        (b"name: 2027-02-31\n", "settings.yml cannot be read"),
+        (b"name: \xff\n", "settings.yml cannot be read"),
+        (b"name: &a [*a]\n", "settings.yml: name is "),
+    ],
+)
+def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> None:
+    (root / "settings.yml").write_bytes(content)
+    said = refusal(settings.read, root)
+    assert text in said
+    assert refusal(settings.read_workspace, root) == said
+
+
+def test_settings_file_that_is_missing(root: Path) -> None:
+    (root / "settings.yml").unlink()
+    assert refusal(settings.read, root).startswith("settings.yml is missing: write it")
+
+
+def config(**changes: Any) -> str:
+    good = {"subscription_id": ID, "resource_group": "rg", "workspace_name": "mlw"}
+    return json.dumps({k: v for k, v in (good | changes).items() if v is not ...})
+
+
+CONFIG = ".azureml/config.json"
+BROKEN_CONFIG = [
+    (None, f"{CONFIG} is missing: write it, with subscription_id, resource_group, workspace_name."),
+    ("", f"{CONFIG} is empty: correct it, or restore it"),
+    ("\n", f"{CONFIG} is empty: correct it"),
+    ("{", f"{CONFIG} is not JSON at line 1, column 2"),
+    ("{'subscription_id': ''}", f"{CONFIG} is not JSON at line 1, column 2"),
+    (config() + "}", f"{CONFIG} is not JSON at line 1"),
+    ("subscription_id: x", f"{CONFIG} is not JSON"),
+    ("[]", f"{CONFIG} is [], but must hold names with values: write subscription_id"),
+    ("null", f"{CONFIG} is null, but must hold names with values"),
+    ('"text"', f'{CONFIG} is "text", but must hold names with values'),
+    (config(subscription_id=None), f"{CONFIG}: subscription_id is null, but must be an id"),
+    (config(resource_group=None), f"{CONFIG}: resource_group is null"),
+    (config(workspace_name=7), f"{CONFIG}: workspace_name is 7"),
+    (config(workspace_name=["mlw"]), f'{CONFIG}: workspace_name is ["mlw"]'),
+    (config(workspace_name=...), f"{CONFIG}: workspace_name is missing: add it."),
+    (config(workspace="mlw"), f"{CONFIG}: workspace is not a setting: delete it"),
+    (
+        config(workspace_name=..., workspacename="mlw"),
+        f"{CONFIG}: workspacename is not a setting: write workspace_name.",
+    ),
+    (config(subscription_id="<id>"), f'{CONFIG}: subscription_id is "<id>", a placeholder: write'),
+    (config(subscription_id=ZERO), f"{CONFIG}: subscription_id is \"{ZERO}\", a placeholder"),
+    (config(resource_group="<rg>"), f'{CONFIG}: resource_group is "<rg>", a placeholder'),
+    (config(workspace_name="mlw\n"), f'{CONFIG}: workspace_name is "mlw\\n", but must be 3 to 33'),
+    (config(subscription_id=""), f"{CONFIG}: subscription_id is empty: write what `az account"),
+    (config(resource_group=""), f"{CONFIG}: resource_group is empty: write a resource group"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "text"), BROKEN_CONFIG)
+def test_broken_config(root: Path, content: str | None, text: str) -> None:
+    file = root / CONFIG
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    said = refusal(settings.read_workspace, root)
+    assert said.startswith(text)
+    assert len(said.splitlines()) == 1
+    settings.read(root)  # which a local run needs, and which does not need config.json
+
+
+def test_config_with_a_byte_order_mark(root: Path) -> None:
+    (root / CONFIG).write_text("\ufeff" + config(), encoding="utf-8")
+    assert settings.read_workspace(root).resource_group == "rg"
+
+
+def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
+    change(root, "workspace.region", "")
+    change(root, "compute.name", "")
+    (root / CONFIG).write_text(config(workspace_name=""))
+    settings.read_workspace(root, needs=())
+    for needs in (["region"], ["compute.name"], ["workspace_name"]):
+        with pytest.raises(settings.SettingsError) as error:
+            settings.read_workspace(root, needs=needs)
+        assert [needs[0] in line for line in str(error.value).splitlines()] == [True]
