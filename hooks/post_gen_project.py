@@ -4,13 +4,11 @@ Exits with 1 when an answer is wrong, upon which cookiecutter removes the projec
 """
 
 import importlib
-import importlib.util
 import json
 import os
-import shlex
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
@@ -31,6 +29,8 @@ QUESTIONS = {  # of the settings that are asked for
 
 def again(wrong: set[str]) -> str:
     """The command that asks again, with the good answers as defaults, in ASCII."""
+    import shlex
+    import subprocess
 
     def quote(word: str) -> str:
         if os.name == "nt":
@@ -52,17 +52,13 @@ def again(wrong: set[str]) -> str:
     return " ".join(map(quote, words))
 
 
-def project_modules() -> tuple[Any, Any]:
-    """The project's settings and checks, whatever its package is called."""
+def project_module(name: str) -> Any:
+    """A module of the project's package, whatever that is called."""
     sys.dont_write_bytecode = True  # the project is to hold only what was generated
-    folder = Path(ANSWERS["package_name"]).resolve()
-    spec = importlib.util.spec_from_file_location(
-        "project", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec
-    sys.modules["project"] = importlib.util.module_from_spec(spec)
-    settings = importlib.import_module("project.settings")
-    return settings, importlib.import_module("project.checks")
+    package = ModuleType("project")
+    package.__path__ = [os.path.abspath(ANSWERS["package_name"])]
+    sys.modules["project"] = package
+    return importlib.import_module(f"project.{name}")
 
 
 def show(lines: list[str], file: TextIO = sys.stdout) -> None:
@@ -72,7 +68,7 @@ def show(lines: list[str], file: TextIO = sys.stdout) -> None:
 
 
 def main() -> int:
-    settings, checks = project_modules()
+    settings = project_module("settings")
     wrong: dict[str, str] = {}
     empty: dict[str, list[str]] = {}
     notes: list[str] = []
@@ -85,6 +81,7 @@ def main() -> int:
         else:
             notes.append(str(problem))
     if ANSWERS["check_azure"] == "online" and not wrong:
+        checks = project_module("checks")
         for check in checks.ask(Path.cwd()):
             if check.status == checks.WRONG and check.key:
                 key = QUESTIONS[check.key]

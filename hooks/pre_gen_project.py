@@ -3,14 +3,10 @@
 All other rules stand in the generated project's settings: see post_gen_project.py.
 """
 
-import contextlib
 import json
 import os
 import re
-import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 # JSON, in which no answer can end the string: the quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
@@ -23,6 +19,8 @@ if os.name == "nt":
 
 def again(wrong: set[str]) -> str:
     """The command that asks again, with the good answers as defaults, in ASCII."""
+    import shlex
+    import subprocess
 
     def quote(word: str) -> str:
         if os.name == "nt":
@@ -57,10 +55,13 @@ def main() -> None:
         wrong["package_name"] = f"is taken by the project itself: write {word}_project"
     if not wrong:
         return
+    from contextlib import suppress
+    from pathlib import Path
+
     parts = Path(ANSWERS["project_slug"]).parts
     os.chdir(ANSWERS["_output_dir"])
     for end in range(len(parts), 0, -1) if len(parts) > 1 else ():
-        with contextlib.suppress(OSError):  # cookiecutter removes a/b, but leaves a
+        with suppress(OSError):  # cookiecutter removes a/b, but leaves a
             Path(*parts[:end]).rmdir()
     lines = [
         f"{key} is {json.dumps(ANSWERS[key])}, but {text}."

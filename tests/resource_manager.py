@@ -43,7 +43,7 @@ PATHS = {
     "group": f"{_SUBSCRIPTION}/resourcegroups/rg-ml",
     "workspace": _WORKSPACE,
     "datastores": f"{_WORKSPACE}/datastores",
-    "environment": f"{_WORKSPACE}/environments/penguins",
+    "environment": f"{_WORKSPACE}/environments/penguins-steps",
     "compute": f"{_WORKSPACE}/computes/cpu-cluster",
     "sizes": f"{_LOCATION}/vmSizes",
     "usages": f"{_LOCATION}/usages",

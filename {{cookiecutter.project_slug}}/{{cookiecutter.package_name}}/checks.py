@@ -180,7 +180,7 @@ class _Azure:
             "quota": self.check_quota,
         }.items():
             if stopped:
-                yield Check(name, UNASKED, f"not asked: {stopped}")
+                yield Check(name, UNASKED, f"not asked, as {stopped}")
                 continue
             try:
                 yield Check(name, *check())
@@ -329,7 +329,7 @@ class _Azure:
 
     def check_environment(self) -> Answer:
         self.need(workspace=self.workspace_exists)
-        name = self.settings.name
+        name = f"{self.settings.name}-steps"
         if self.get(f"{self.workspace}/environments/{name}", ML_VERSION):
             return OK, name
         return EMPTY, f"{name} is not in the workspace yet", f"{COMMAND} provision"

@@ -12,7 +12,6 @@ standard library and PyYAML.
 
 from __future__ import annotations
 
-import calendar
 import difflib
 import json
 import keyword
@@ -39,6 +38,8 @@ CLOUDS = {  # login, resource manager
     "AzureUSGovernment": ("login.microsoftonline.us", "management.usgovcloudapi.net"),
     "AzureChinaCloud": ("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
+
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(" ")
 
 # Azure opens new regions: one that is not here is unusual, not wrong.
 _REGIONS = """
@@ -332,7 +333,7 @@ class Schedule:
     interval: Annotated[int, _from(1)]
     hours: list[Annotated[int, _from(0, 23)]] | None = None
     minutes: list[Annotated[int, _from(0, 59)]] | None = None
-    week_days: list[Annotated[str, _one_of(*calendar.day_name)]] | None = None
+    week_days: list[Annotated[str, _one_of(*DAYS)]] | None = None
     time_zone: Annotated[str, TIME_ZONE] = "UTC"
     start_time: Annotated[str, START_TIME] | None = None
 
