@@ -1,9 +1,9 @@
 """Azure as the online checks see it: a login service and a resource manager.
 
-A loopback proxy (HTTPS_PROXY) that answers CONNECT by playing the host that was asked for,
-over real TLS with a certificate of its own authority (REQUESTS_CA_BUNDLE). So the code
-under test speaks to management.azure.com as ever, and no byte leaves the machine. The
-answers have the form of the examples in Microsoft's REST reference.
+A loopback proxy (HTTPS_PROXY) that answers CONNECT by playing the host that is asked
+for, over real TLS with a certificate of its own authority (REQUESTS_CA_BUNDLE). So the
+code under test speaks to management.azure.com as ever, and no byte leaves the machine.
+The answers have the form of the examples in Microsoft's REST reference.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Azure:
 
 @contextmanager
 def play(folder: Path) -> Iterator[tuple[Azure, dict[str, str]]]:
-    """The services, and the environment variables that lead to them; CA files in `folder`."""
+    """The services, and the environment variables that lead to them."""
     authority, azure = trustme.CA(), Azure()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*LOGINS, *MANAGERS).configure_cert(tls)

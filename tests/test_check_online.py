@@ -139,6 +139,7 @@ def body(name: str, **changes: Any) -> Reply:
 
 FAMILY = "Standard DSv2 Family Cluster Dedicated vCPUs"
 TOTAL = "Total Cluster Dedicated Regional vCPUs"
+ID = rm.SUBSCRIPTION
 OTHER = "99999999-2222-3333-4444-555555555555"
 INNER = "properties__properties__"
 
@@ -189,23 +190,27 @@ def quota(total: int, family: int) -> Reply:
             body("provider", registrationState="NotRegistered"),
             "provider",
             "NotRegistered",
-            "az provider register --namespace Microsoft.MachineLearningServices "
-            f"--subscription {rm.SUBSCRIPTION}",
+            (
+                "az provider register --namespace Microsoft.MachineLearningServices "
+                f"--subscription {rm.SUBSCRIPTION}"
+            ),
         ),
         (
             "group",
             Reply(404),
             "resource group",
             "no resource group rg-ml",
-            f"az group create --name rg-ml --location westeurope --subscription {rm.SUBSCRIPTION}",
+            f"az group create --name rg-ml --location westeurope --subscription {ID}",
         ),
         (
             "workspace",
             Reply(404),
             "workspace",
             "no workspace ws-ml",
-            "python -m penguins provision, or az ml workspace create --name ws-ml "
-            "--resource-group rg-ml --location westeurope",
+            (
+                "python -m penguins provision, or az ml workspace create --name ws-ml "
+                "--resource-group rg-ml --location westeurope"
+            ),
         ),
         ("workspace", Reply(403), "workspace", "no right", "AzureML Data Scientist"),
         (
@@ -227,8 +232,10 @@ def quota(total: int, family: int) -> Reply:
             Reply(404),
             "compute",
             "no compute cpu-cluster",
-            "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_DS3_v2 "
-            "--max-instances 2 --resource-group rg-ml --workspace-name ws-ml",
+            (
+                "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_DS3_v2 "
+                "--max-instances 2 --resource-group rg-ml --workspace-name ws-ml"
+            ),
         ),
         (
             "compute",

@@ -63,8 +63,10 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
         },
     ),
     "RESOURCE_GROUP": (
-        "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
-        "not end with a period",
+        (
+            "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
+            "not end with a period"
+        ),
         [
             *("r", "7", "_", "-", "(", "rg", "RG-ml_2(test).x", "größe", "資源", ".a"),
             *("a" * 90, "a" * 89, "a.b", "-rg-"),
@@ -124,8 +126,10 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
         },
     ),
     "CLUSTER": (
-        "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere "
-        "after each hyphen",
+        (
+            "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere "
+            "after each hyphen"
+        ),
         [
             *(
                 "cpu",
@@ -209,8 +213,10 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
         },
     ),
     "PACKAGE": (
-        "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
-        "Python nor a module or folder that the project uses",
+        (
+            "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
+            "Python nor a module or folder that the project uses"
+        ),
         [
             "a",
             "penguins",

@@ -455,12 +455,13 @@ def _token(login: str, manager: str) -> str:
         except ClientAuthenticationError as error:
             answer = str(error)
     code = re.search(r"AADSTS(\d+)", answer)
+    variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
     if code:
-        fix = "az login, or correct AZURE_TENANT_ID, AZURE_CLIENT_ID and "
-        fix += f"AZURE_CLIENT_SECRET (https://{login}/error?code={code[1]} tells what is wrong)"
+        why = f"https://{login}/error?code={code[1]} tells why"
+        fix = f"az login, or correct {variables} ({why})"
         raise Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
-    fix = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
-    raise Failed(UNASKED, "there is no login, or no answer to it", fix, stop=True)
+    text = "there is no login, or no answer to it"
+    raise Failed(UNASKED, text, f"az login, or set {variables}", stop=True)
 
 
 def _ask_for_token(login: str, manager: str) -> str:

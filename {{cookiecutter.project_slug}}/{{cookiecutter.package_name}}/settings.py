@@ -39,7 +39,7 @@ CLOUDS = {  # login, resource manager
     "AzureChinaCloud": ("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(" ")
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 # Azure opens new regions: one that is not here is unusual, not wrong.
 _REGIONS = """
@@ -426,7 +426,7 @@ def _refuse(problems: list[Problem], needs: list[str] | None = None) -> None:
 
 
 def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
-    """The `kind` that a file holds, or None; and what there is to say about the file."""
+    """The `kind` that a file holds, or None; and what there is to say about it."""
     text, fix = "", "correct it, or restore it from version control"
     try:
         content = (root / file).read_text(encoding="utf-8-sig")
