@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+OUTPUT = ANSWERS.get("_output_dir")  # which cruft does not set
 QUESTIONS = {  # of the settings that are asked for
     "package_name": "package_name",
     "name": "project_slug",
@@ -44,8 +45,8 @@ def again(wrong: set[str]) -> str:
     words = ["cookiecutter", ANSWERS["_template"]]
     if ANSWERS.get("_checkout"):
         words += ["--checkout", ANSWERS["_checkout"]]
-    if ANSWERS["_output_dir"] != os.environ.get("PWD"):
-        words += ["--output-dir", ANSWERS["_output_dir"]]
+    if OUTPUT not in (None, os.environ.get("PWD")):
+        words += ["--output-dir", OUTPUT]
     for key, answer in ANSWERS.items():
         if key[0] != "_" and key not in wrong and (os.name != "nt" or answer.isascii()):
             words.append(f"{key}={answer}")

@@ -10,6 +10,7 @@ import sys
 
 # JSON, in which no answer can end the string: the quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+OUTPUT = ANSWERS.get("_output_dir")  # which cruft does not set
 # The project's own, in whose place cookiecutter would fail and leave half a project.
 OURS = "data environment notebooks steps tests readme.md pyproject.toml settings.yml"
 FOLDER = r"(?!\.+$)(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[^/\\\x00-\x1f]{1,200}"
@@ -34,8 +35,8 @@ def again(wrong: set[str]) -> str:
     words = ["cookiecutter", ANSWERS["_template"]]
     if ANSWERS.get("_checkout"):
         words += ["--checkout", ANSWERS["_checkout"]]
-    if ANSWERS["_output_dir"] != os.environ.get("PWD"):
-        words += ["--output-dir", ANSWERS["_output_dir"]]
+    if OUTPUT not in (None, os.environ.get("PWD")):
+        words += ["--output-dir", OUTPUT]
     for key, answer in ANSWERS.items():
         if key[0] != "_" and key not in wrong and (os.name != "nt" or answer.isascii()):
             words.append(f"{key}={answer}")
@@ -59,10 +60,11 @@ def main() -> None:
     from pathlib import Path
 
     parts = Path(ANSWERS["project_slug"]).parts
-    os.chdir(ANSWERS["_output_dir"])
-    for end in range(len(parts), 0, -1) if len(parts) > 1 else ():
-        with suppress(OSError):  # cookiecutter removes a/b, but leaves a
-            Path(*parts[:end]).rmdir()
+    if OUTPUT and len(parts) > 1:  # cookiecutter removes a/b, but leaves a
+        os.chdir(OUTPUT)
+        for end in range(len(parts), 0, -1):
+            with suppress(OSError):
+                Path(*parts[:end]).rmdir()
     lines = [
         f"{key} is {json.dumps(ANSWERS[key])}, but {text}."
         for key, text in wrong.items()
