@@ -1,0 +1,89 @@
+"""What the tests share: projects generated from the template, and ways to run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pytest_cookies.plugin import Cookies
+
+TEMPLATE = Path(__file__).parents[1]
+KEYS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")).keys()
+
+
+@dataclass
+class Result:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The JSON of the last line."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+@dataclass
+class Project:
+    """A generated project."""
+
+    path: Path
+    package: str
+
+    def python(self, *arguments: str, **environment: str) -> Result:
+        """Run Python in the project, which is as good as installed."""
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env={**os.environ, "PYTHONPATH": str(self.path), **environment},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def run(self, *arguments: str) -> Result:
+        """Run a pipeline here; `json` of the result is what `--json` printed."""
+        return self.python("-m", self.package, "run", *arguments, "--json")
+
+    def set(self, section: str, **values: Any) -> None:
+        """Change values of a section of settings.yml."""
+        path = self.path / "settings.yml"
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings[section].update(values)
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace a text, which must be there, in a file."""
+        path = self.path / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+Bake = Callable[..., Project]
+
+
+@pytest.fixture(scope="session")
+def bake(cookies_session: Cookies) -> Bake:
+    """Generates a project with some answers; all others are the defaults."""
+
+    def generate(**answers: str) -> Project:
+        # cookiecutter takes no notice of an answer to a question that is not asked
+        assert answers.keys() <= KEYS
+        result = cookies_session.bake(extra_context=answers)
+        assert result.exit_code == 0, result.exception
+        return Project(result.project_path, result.context["package_name"])
+
+    return generate

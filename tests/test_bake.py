@@ -1,0 +1,142 @@
+"""What is generated: the files, for all kinds of names, clean from the start."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TEMPLATE, Bake, Project
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILES = """
+.azureml/config.json
+.gitignore
+README.md
+data/sample/scoring/penguins.csv
+data/sample/training/PAL0708.csv
+data/sample/training/PAL0809.csv
+data/sample/training/PAL0910.csv
+environment/project.in
+environment/project.txt
+environment/steps.in
+environment/steps.txt
+penguins/__init__.py
+penguins/__main__.py
+penguins/checks.py
+penguins/local_run.py
+penguins/parallel_run.py
+penguins/pipelines.py
+penguins/sdk_steps.py
+penguins/settings.py
+pyproject.toml
+settings.yml
+steps/evaluate/.amlignore
+steps/evaluate/evaluate.py
+steps/prep/.amlignore
+steps/prep/prep.py
+steps/register/.amlignore
+steps/register/register.py
+steps/score/.amlignore
+steps/score/score.py
+steps/train/.amlignore
+steps/train/train.py
+tests/conftest.py
+tests/test_local_run.py
+tests/test_model.py
+tests/test_pipelines.py
+tests/test_prep.py
+tests/test_settings.py
+"""
+NAMES = {
+    "one letter": {"project_name": "x"},
+    "sixty letters": {"project_name": "Abcdefghi " * 6},
+    "accents": {"project_name": "Prévision d'énergie à Zürich"},
+    "a digit first": {"project_name": "3D scans"},
+    "quotes": {
+        "project_name": 'The "best" o\' models',
+        "description": 'It\'s "quoted" \\ and backslashed',
+        "author_name": 'Ann "O\'Neil" \\ Co',
+    },
+    "regression": {"task": "regression", "author_name": "Zoë"},
+    "azure": {
+        "azure_subscription_id": "12345678-9abc-def0-1234-56789abcdef0",
+        "azure_resource_group": "rg-(données).x_1",
+        "azure_workspace_name": "ws_1",
+        "azure_region": "westeurope",
+    },
+}
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_exactly_these_files(bake: Bake, task: str) -> None:
+    project = bake(task=task)
+    files = {p.relative_to(project.path).as_posix() for p in all_files(project)}
+    assert files == set(FILES.split())
+
+
+@pytest.mark.parametrize("answers", NAMES.values(), ids=NAMES)
+def test_fresh_output_is_clean(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
+    for path in all_files(project):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"cookiecutter\.|\{%", text), path
+        assert text.endswith("\n"), path
+        assert not re.search(r"^[ \t]+$", text, re.MULTILINE), path
+        if path.suffix == ".json":
+            json.loads(text)
+        elif path.suffix == ".yml":
+            yaml.safe_load(text)
+        elif path.suffix == ".toml":
+            tomllib.loads(text)
+    for tool in (["black", "--check", "--quiet"], ["ruff", "check"]):
+        checked = project.python("-m", *tool, ".")
+        assert checked.code == 0, checked.out + checked.err
+
+
+@pytest.mark.parametrize("name", ["one letter", "sixty letters"])
+def test_fresh_output_is_typed(bake: Bake, name: str) -> None:
+    project = bake(**NAMES[name])
+    checked = project.python(
+        *("-m", "mypy", "--cache-dir", str(TEMPLATE / "build" / "mypy"))
+    )
+    assert checked.code == 0, checked.out
+
+
+@pytest.mark.parametrize("name", ["accents", "a digit first", "quotes"])
+def test_a_project_of_any_name_builds_its_pipelines(bake: Bake, name: str) -> None:
+    tests = bake(**NAMES[name]).python("-m", "pytest", "-q", "tests/test_pipelines.py")
+    assert tests.code == 0, tests.out
+
+
+def test_steps_and_pipelines_hold_no_jinja() -> None:
+    project = TEMPLATE / "{{cookiecutter.project_slug}}"
+    package = project / "{{cookiecutter.package_name}}"
+    for path in [*project.glob("steps/*/*.py"), package / "pipelines.py"]:
+        assert not re.search(r"\{\{|\{%|\{#", path.read_text(encoding="utf-8")), path
+
+
+def test_steps_on_azure_have_the_pins_of_this_machine() -> None:
+    pins = TEMPLATE / "{{cookiecutter.project_slug}}" / "environment"
+    here = set((pins / "project.txt").read_text().splitlines())
+    assert set((pins / "steps.txt").read_text().splitlines()) <= here
+
+
+def test_no_lock_names_a_registry() -> None:
+    for path in TEMPLATE.rglob("requirements*.txt"):
+        assert "://" not in path.read_text()
+
+
+def all_files(project: Project) -> list[Path]:
+    return [
+        path
+        for path in project.path.rglob("*")
+        if path.is_file() and not re.search("cache|egg-info", str(path))
+    ]

@@ -1,0 +1,321 @@
+"""Generated projects, run as their users run them: on this machine, on real data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import Bake, Project
+from sklearn import datasets
+
+
+def output(result: dict[str, Any], step: str, port: str) -> Path:
+    found = next(s for s in result["steps"] if s["name"] == step)
+    return Path(found["outputs"][port])
+
+
+def registration(result: dict[str, Any]) -> Any:
+    path = output(result, "register", "registration") / "registration.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def predictions(result: dict[str, Any]) -> pd.DataFrame:
+    return pd.read_parquet(output(result, "score", "predictions"))
+
+
+@pytest.fixture(scope="session")
+def trained(bake: Bake) -> tuple[Project, dict[str, Any]]:
+    """A project whose training pipeline has run on the sample, and that run."""
+    project = bake(project_name="Trained")
+    result = project.run("training")
+    assert result.code == 0, result.err
+    return project, result.json
+
+
+def test_the_sample_is_trained_on_and_scored(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    project, training = trained
+    assert [(s["name"], s["status"]) for s in training["steps"]] == [
+        ("prep", "ran"),
+        ("train", "ran"),
+        ("evaluate", "ran"),
+        ("register", "ran"),
+    ]
+    assert registration(training)["version"] == "1"
+    evaluation = output(training, "evaluate", "evaluation")
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["metrics"]["accuracy"] > 0.9
+    report = (evaluation / "report.html").read_text(encoding="utf-8")
+    assert report.count("data:image/svg+xml") == 2
+    assert "http" not in report.replace("http://www.w3.org", "")
+
+    scoring = project.run("scoring").json
+    rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
+    scored = predictions(scoring)
+    keys = ["studyName", "Individual ID"]
+    assert list(scored.columns[:3]) == [*keys, "prediction"]
+    assert scored.columns[3:].str.startswith("probability_").all()
+    assert scored[keys].equals(rows[keys])
+    assert scored.filter(like="probability_").sum(axis=1).round(6).eq(1).all()
+    assert not (project.path / "mlruns" / "0").exists()
+    leftovers = {
+        p.name for p in (output(training, "train", "model").parents[1]).iterdir()
+    }
+    assert leftovers == {"code", "outputs", "log.txt"}
+
+
+def test_regression_on_the_sample(bake: Bake) -> None:
+    project = bake(task="regression")
+    training = project.run("training")
+    assert training.code == 0, training.err
+    evaluation = output(training.json, "evaluate", "evaluation")
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["metrics"]["r2"] > 0.7
+    report = output(training.json, "prep", "data_report") / "report.json"
+    assert json.loads(report.read_text())["dropped"] == {"no value in the target": 2}
+    scored = predictions(project.run("scoring").json)
+    assert len(scored) == 43
+    assert scored["prediction"].between(2000, 7000).all()
+    assert "probability" not in " ".join(scored.columns)
+
+
+@pytest.mark.parametrize(
+    ("table", "task", "file_type", "metric", "least"),
+    [
+        ("breast_cancer", "classification", "csv", "accuracy", 0.9),
+        ("wine", "classification", "csv", "accuracy", 0.85),
+        ("diabetes", "regression", "parquet", "r2", 0.2),
+    ],
+)
+def test_a_table_of_ones_own_by_settings_alone(
+    bake: Bake, table: str, task: str, file_type: str, metric: str, least: float
+) -> None:
+    frame = getattr(datasets, f"load_{table}")(as_frame=True).frame
+    project = bake(task=task)
+    for name, rows in {
+        "training": frame,
+        "scoring": frame.drop(columns="target"),
+    }.items():
+        path = project.path / f"{name}.{file_type}"
+        getattr(rows, f"to_{file_type}")(path, index=False)
+        project.set("data", **{name: path.name})
+    project.set("data", target="target", keys=[], ignore=[], rows_per_part=100)
+
+    training = project.run("training")
+    assert training.code == 0, training.err
+    evaluation = output(training.json, "evaluate", "evaluation")
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["metrics"][metric] > least
+
+    scoring = project.run("scoring").json
+    parts = output(scoring, "score", "predictions")
+    assert len(list(parts.iterdir())) == -(-len(frame) // 100)
+    scored = predictions(scoring).sort_values("row", ignore_index=True)
+    assert list(scored["row"]) == list(range(len(frame)))
+    right = scored["prediction"] == frame["target"]
+    assert task == "regression" or right.mean() > 0.9
+
+
+def test_a_worse_model_is_not_registered(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    project, _ = trained
+    before = versions(project)
+    worse = project.run("training", "--set", "max_iterations=1").json
+    assert registration(worse)["registered"] is False
+    assert "worse than the registered version" in registration(worse)["reason"]
+    assert versions(project) == before
+
+
+def versions(project: Project) -> list[str]:
+    """All registered versions of a project's model."""
+    code = (
+        "import mlflow, sys;"
+        "mlflow.set_tracking_uri('sqlite:///mlruns/mlflow.db');"
+        "print([v.version for v in mlflow.MlflowClient().search_model_versions()])"
+    )
+    found = project.python("-c", code)
+    assert found.code == 0, found.err
+    return list(json.loads(found.out.splitlines()[-1].replace("'", '"')))
+
+
+def test_a_step_that_raises_ends_the_run(bake: Bake) -> None:
+    project = bake()
+    fault = "    raise RuntimeError('broken on purpose')\n"
+    head = "    args = parser.parse_args()\n"
+    project.edit("steps/train/train.py", head, head + fault)
+    result = project.run("training")
+    assert result.code == 1
+    assert "RuntimeError: broken on purpose" in result.err
+    statuses = [step["status"] for step in result.json["steps"]]
+    assert statuses == ["ran", "failed", "skipped", "skipped"]
+    assert not (project.path / "mlruns" / "mlflow.db").exists()
+
+    # The message names the one command that runs the step again, alone.
+    again = result.err.split("To run this step again alone: python ")[1].splitlines()[0]
+    project.edit("steps/train/train.py", fault, "")
+    assert project.python(*again.split()).code == 0
+
+
+FAILS_ONCE = """
+    import os, tempfile
+    mark = Path(scorer.predictions).parent / Path(mini_batch[0]).name
+    if not mark.exists():
+        mark.touch()
+        {fault}
+"""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["raise OSError('once')", "os._exit(9)", "import time; time.sleep(60)"],
+    ids=["raises", "dies", "hangs"],
+)
+def test_a_mini_batch_that_fails_once_is_tried_again(
+    trained: tuple[Project, dict[str, Any]], fault: str
+) -> None:
+    project, _ = trained
+    project.set("data", rows_per_part=15)
+    project.set("scoring", timeout_seconds=3)
+    head = "def run(mini_batch: list[str]) -> list[str]:\n"
+    script = project.path / "steps" / "score" / "score.py"
+    original = script.read_text(encoding="utf-8")
+    try:
+        project.edit(
+            "steps/score/score.py", head, head + FAILS_ONCE.format(fault=fault)
+        )
+        result = project.run("scoring")
+    finally:
+        script.write_text(original, encoding="utf-8")
+    assert result.code == 0, result.err
+    scored = predictions(result.json)
+    assert len(scored) == 43
+    assert not scored.duplicated(["studyName", "Individual ID"]).any()
+    log = Path(result.json["folder"]) / "score" / "log.txt"
+    assert log.read_text(encoding="utf-8").count("Try 1 of 3") == 3
+
+
+@pytest.mark.parametrize(("threshold", "code"), [(0, 1), (1, 0), (-1, 0)])
+def test_the_error_threshold_decides(
+    trained: tuple[Project, dict[str, Any]], threshold: int, code: int
+) -> None:
+    project, _ = trained
+    project.set("data", rows_per_part=15)
+    project.set("scoring", error_threshold=threshold, max_tries=2)
+    head = "def run(mini_batch: list[str]) -> list[str]:\n"
+    script = project.path / "steps" / "score" / "score.py"
+    original = script.read_text(encoding="utf-8")
+    always = "    if '00001' in mini_batch[0]:\n        raise OSError('always')\n"
+    try:
+        project.edit("steps/score/score.py", head, head + always)
+        result = project.run("scoring")
+    finally:
+        script.write_text(original, encoding="utf-8")
+        project.set("scoring", error_threshold=0, max_tries=3)
+    assert result.code == code, result.err
+    log = Path(result.json["folder"]) / "score" / "log.txt"
+    assert "failed" in log.read_text(encoding="utf-8").splitlines()[-1]
+    assert "part-00001.parquet" in log.read_text(encoding="utf-8").splitlines()[-1]
+    if code == 0:
+        assert len(predictions(result.json)) == 28
+
+
+BAD = {
+    "an empty folder": ({}, "holds no file that ends in .csv"),
+    "an empty file": ({"a.csv": ""}, "a.csv is empty"),
+    "a ragged line": ({"a.csv": "x,Species\n1,a,2\n"}, "a.csv, line 2: 3 values"),
+    "no target": ({"a.csv": "x,y\n1,2\n"}, "a.csv has no column 'Species'"),
+    "one class": ({"a.csv": "x,Species\n1,a\n2,a\n"}, "'Species' has one class, 'a'"),
+    "a changed type": (
+        {"a.csv": "x,Species\n1,a\n", "b.csv": "x,Species\nred,a\n"},
+        "'x' changes its type: integer in a.csv and text in b.csv",
+    ),
+    "a false name": ({"a.parquet": "x,y\n1,2\n"}, "a.parquet is not a whole Parquet"),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), BAD.values(), ids=BAD)
+def test_bad_data_is_one_clear_sentence(
+    bake: Bake, files: dict[str, str], message: str
+) -> None:
+    project = bake()
+    folder = project.path / "own"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    project.set("data", training="own", keys=[], ignore=[])
+    result = project.run("training")
+    assert result.code == 1
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert {p.name: p.read_text() for p in folder.iterdir()} == files
+
+
+def test_a_killed_run_leaves_the_next_one_alone(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    project, _ = trained
+    before = versions(project)
+    for seconds in (1, 4, 8):
+        with subprocess.Popen(
+            [sys.executable, "-m", project.package, "run", "training"],
+            cwd=project.path,
+            env={**os.environ, "PYTHONPATH": str(project.path)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            time.sleep(seconds)
+            os.killpg(process.pid, signal.SIGKILL)
+    assert versions(project) == before
+    result = project.run("scoring")
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "max_iteration=3"], "Did you mean max_iterations?"),
+        (
+            ["--set", "max_iterations=many"],
+            "max_iterations is 'many', but must be like 200",
+        ),
+        (["--set", "nothing"], "write --set NAME=VALUE"),
+        (["--set", "raw_data=nowhere"], "There is no data at"),
+        (["--step", "train"], "--step and --folder go together"),
+        (["--step", "train", "--folder", "nowhere"], "is not the folder of a run"),
+    ],
+)
+def test_a_wrong_command_line(
+    trained: tuple[Project, dict[str, Any]], arguments: list[str], message: str
+) -> None:
+    project, _ = trained
+    result = project.run("training", *arguments)
+    assert result.code == 1
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_help_is_quick_and_needs_no_azure(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    project, _ = trained
+    result = project.python("-X", "importtime", "-m", project.package, "--help")
+    assert result.code == 0
+    assert "azureml" not in result.err
+    assert "rich" not in result.err
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_projects_own_tests_pass(bake: Bake, task: str) -> None:
+    tests = bake(task=task).python("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert tests.code == 0, tests.out
