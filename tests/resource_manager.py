@@ -63,6 +63,7 @@ class Reply:
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     stall: bool = False  # accept the request and never answer
+    trickle: bool = False  # answer with a byte now and then, for a minute
 
 
 def token(tenant: str = TENANT) -> str:
@@ -231,7 +232,8 @@ def play(folder: Path) -> Iterator[tuple[Azure, dict[str, str]]]:
             self.end_headers()
             self.host = self.path.partition(":")[0]
             if self.host not in LOGINS + MANAGERS:
-                raise AssertionError(f"{self.host} is no host of Azure's")
+                azure.asked.append((self.host, "CONNECT", ""))
+                raise ConnectionError(f"{self.host} is no host of Azure's")
             self.connection = tls.wrap_socket(self.connection, server_side=True)
             self.rfile = self.connection.makefile("rb")
             self.wfile = self.connection.makefile("wb", buffering=0)
@@ -248,13 +250,18 @@ def play(folder: Path) -> Iterator[tuple[Azure, dict[str, str]]]:
                 return
             text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
             body = b"" if reply.body is None else text.encode()
+            if reply.trickle:
+                body = b" " * 300
             self.send_response(reply.status)
             for header, value in reply.headers.items():
                 self.send_header(header, value)
             if reply.status != 204:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if self.command != "HEAD":
+            for byte in body if reply.trickle else ():
+                self.wfile.write(bytes([byte]))
+                stopped.wait(0.2)
+            if self.command != "HEAD" and not reply.trickle:
                 self.wfile.write(body)
 
         do_HEAD = do_POST = do_GET
