@@ -206,6 +206,9 @@ class Azure:
         if path.endswith("/discovery/instance"):
             where = f"{base}/v2.0/.well-known/openid-configuration"
             return Reply(body={"tenant_discovery_endpoint": where, "metadata": []})
+        if not path.startswith(f"/{TENANT}/"):
+            text = "AADSTS900023: Specified tenant identifier is not valid."
+            return Reply(400, {"error": "invalid_request", "error_description": text})
         if form.get("client_secret") == [SECRET] or form.get("client_assertion") == [
             ASSERTION
         ]:

@@ -402,6 +402,17 @@ def test_wrong_secret(check: Checker) -> None:
     assert check.code == 1
 
 
+@pytest.mark.parametrize("library", [True, False])
+def test_tenant_that_is_none(check: Checker, tmp_path: Path, library: bool) -> None:
+    check.env["AZURE_TENANT_ID"] = "no tenant"
+    if not library:
+        without_azure_identity(check, tmp_path)
+    rows = check()
+    assert rows["login"]["status"] in ("could not ask", "wrong")
+    assert "AZURE_TENANT_ID" in rows["login"]["fix"]
+    assert {rows[name]["status"] for name in ROWS[1:]} == {"could not ask"}
+
+
 def test_no_login_is_an_answer_and_not_a_wait(check: Checker) -> None:
     for name in SERVICE_PRINCIPAL:
         del check.env[name]
@@ -491,6 +502,9 @@ def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
     assert set(statuses(check()).values()) == {"ok"}
     hosts = {host for host, _, _ in check.azure.asked}
     assert hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
+    del check.env["AZURE_CLIENT_SECRET"]
+    fix = check()["login"]["fix"]
+    assert fix.startswith("az cloud set --name AzureUSGovernment && az login")
 
 
 def test_table_for_people(check: Checker) -> None:

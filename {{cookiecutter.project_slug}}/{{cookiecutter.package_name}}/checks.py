@@ -153,6 +153,9 @@ class _Azure:
 
         self.settings, self.compute, self.place = settings, settings.compute, workspace
         self.login_host, self.host = project.CLOUDS[workspace.cloud]
+        self.log_in = "az login"
+        if workspace.cloud != "AzureCloud":
+            self.log_in = f"az cloud set --name {workspace.cloud} && az login"
         self.http, self.unreachable = requests.Session(), requests.RequestException
         self.end = time.monotonic() + LIMIT
         self.subscription = f"/subscriptions/{workspace.subscription_id}"
@@ -216,7 +219,7 @@ class _Azure:
         if reply.status_code == 401:
             named = reply.headers.get("WWW-Authenticate", "")
             tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
-            fix = f"az login --tenant {tenant[1]}" if tenant else "az login"
+            fix = f"{self.log_in} --tenant {tenant[1]}" if tenant else self.log_in
             raise Failed(WRONG, "Azure does not accept the login", fix, stop=True)
         if reply.status_code == 403:
             status = WRONG if path == self.workspace else UNASKED
@@ -228,9 +231,9 @@ class _Azure:
         if reply.status_code not in (200, 204, 404):
             text = f"Azure answers with error {reply.status_code}"
             raise Failed(UNASKED, text, "try again later")
-        return (
-            None if reply.status_code == 404 else reply.json() if reply.content else {}
-        )
+        if reply.status_code == 404:
+            return None
+        return reply.json() if method == "GET" else {}
 
     def items(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
         """The items of a list of Azure ML, of all its pages."""
@@ -256,7 +259,7 @@ class _Azure:
         return f"az {command} --subscription {self.place.subscription_id}"
 
     def check_login(self) -> Answer:
-        token = _token(self.login_host, self.host)
+        token = _token(self.login_host, self.host, self.log_in)
         self.http.headers["Authorization"] = f"Bearer {token}"
         with contextlib.suppress(ValueError, IndexError):  # only a JWT tells its tenant
             claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
@@ -273,7 +276,7 @@ class _Azure:
         others = [one["tenantId"] for one in found.get("managedByTenants") or []]
         if self.tenant and self.tenant not in [found["tenantId"], *others]:
             text = f"it is of tenant {found['tenantId']}, the login of {self.tenant}"
-            return WRONG, text, f"az login --tenant {found['tenantId']}"
+            return WRONG, text, f"{self.log_in} --tenant {found['tenantId']}"
         if found["state"] in ("Disabled", "Deleted"):
             return WRONG, f"it is {found['state']}", "have its owner enable it"
         return OK, found.get("displayName", "")
@@ -281,14 +284,11 @@ class _Azure:
     def check_provider(self) -> Answer:
         self.need(subscription_id=self.place.subscription_id)
         found = self.get(f"{self.subscription}/{ML}", "2021-04-01")
+        text = f"Azure ML is {found['registrationState']} in the subscription"
         if found["registrationState"] in ("Registered", "Registering"):
-            return OK, f"Azure ML is {found['registrationState']} in the subscription"
+            return OK, text
         fix = self.az("provider register --namespace Microsoft.MachineLearningServices")
-        return (
-            WRONG,
-            f"Azure ML is {found['registrationState']} in the subscription",
-            fix,
-        )
+        return WRONG, text, fix
 
     def check_group(self) -> Answer:
         name = self.place.resource_group
@@ -427,10 +427,10 @@ class _Azure:
         )
 
 
-def _token(login: str, manager: str) -> str:
+def _token(login: str, manager: str, log_in: str) -> str:
     """A token for the resource manager; Failed where there is none."""
     try:
-        from azure.core.exceptions import ClientAuthenticationError
+        from azure.core.exceptions import AzureError
         from azure.identity import DefaultAzureCredential
     except ImportError:  # in the template's hook, which runs where cookiecutter does
         answer = _ask_for_token(login, manager)
@@ -440,28 +440,28 @@ def _token(login: str, manager: str) -> str:
     else:
         logging.getLogger("azure").setLevel(logging.CRITICAL)  # it is all said below
         os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # federated tokens need it
-        credential = DefaultAzureCredential(
-            authority=login,
-            exclude_shared_token_cache_credential=True,
-            exclude_powershell_credential=True,
-            exclude_developer_cli_credential=True,
-            process_timeout=int(2 * TIMEOUT),
-            connection_timeout=5,
-            read_timeout=TIMEOUT,
-            retry_total=1,
-        )
         try:
+            credential = DefaultAzureCredential(
+                authority=login,
+                exclude_shared_token_cache_credential=True,
+                exclude_powershell_credential=True,
+                exclude_developer_cli_credential=True,
+                process_timeout=int(2 * TIMEOUT),
+                connection_timeout=5,
+                read_timeout=TIMEOUT,
+                retry_total=1,
+            )
             return credential.get_token(f"https://{manager}/.default").token
-        except ClientAuthenticationError as error:
+        except (AzureError, ValueError) as error:  # ValueError: no tenant's id
             answer = str(error)
     code = re.search(r"AADSTS(\d+)", answer)
     variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
     if code:
         why = f"https://{login}/error?code={code[1]} tells why"
-        fix = f"az login, or correct {variables} ({why})"
+        fix = f"{log_in}, or correct {variables} ({why})"
         raise Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
     text = "there is no login, or no answer to it"
-    raise Failed(UNASKED, text, f"az login, or set {variables}", stop=True)
+    raise Failed(UNASKED, text, f"{log_in}, or set {variables}", stop=True)
 
 
 def _ask_for_token(login: str, manager: str) -> str:
