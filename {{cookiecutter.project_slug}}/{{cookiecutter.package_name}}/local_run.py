@@ -35,6 +35,7 @@ from .settings import ROOT
 
 RUNS = ROOT / "runs"
 TRACKING = ROOT / "mlruns"  # MLflow's database and files, models included
+PARAMETERS = "parameters.json"  # of a run, in its folder
 LOG_END = 20  # lines of a failed step's log to show
 
 Value = str | int | float | bool | Path
@@ -79,9 +80,15 @@ class LocalStep:
     arguments: list[Argument]
     inputs: dict[str, Parameter | tuple[str, str]]
     outputs: list[str]
+    run_after: list[str]  # steps to wait for beside those that inputs come from
     environment_variables: dict[str, str]
     unused_parameters: list[Parameter]  # without a meaning on one machine
     is_parallel: bool
+
+    def dependencies(self) -> set[str]:
+        """The steps that must have ended before this one."""
+        producers = {s[0] for s in self.inputs.values() if isinstance(s, tuple)}
+        return producers | set(self.run_after)
 
     def parameters(self) -> Iterable[Parameter]:
         """All pipeline parameters that the step takes."""
@@ -140,25 +147,22 @@ class LocalRun:
         self.experiment = experiment
         self.console = console
         self.steps = {step.name: step for step in steps}
-        self.folder = folder or _new_folder(pipeline)
-        earlier = self.folder / "parameters.json"
-        try:
-            known = json.loads(earlier.read_text(encoding="utf-8")) if folder else {}
-        except FileNotFoundError:
-            raise LocalRunError(f"{folder} is not the folder of a run.") from None
+        known: dict[str, str] = {}
+        if folder:
+            try:
+                known = json.loads((folder / PARAMETERS).read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                raise LocalRunError(f"{folder} is not the folder of a run.") from None
         self.values = _parameter_values(steps, data, {**known, **values})
+        self.folder = folder or _new_folder(pipeline)
 
     def run(self, only: str | None = None) -> RunResult:
         """Run all steps in the order of their dependencies, or `only` one of them."""
-        graph = {
-            step.name: [s[0] for s in step.inputs.values() if isinstance(s, tuple)]
-            for step in self.steps.values()
-        }
-        if only and only not in graph:
-            raise LocalRunError(f"No step is called {only!r}: {', '.join(graph)}.")
+        graph = {step.name: step.dependencies() for step in self.steps.values()}
         order = [only] if only else list(TopologicalSorter(graph).static_order())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "parameters.json").write_text(
+        if only:
+            self._check_inputs(only)
+        (self.folder / PARAMETERS).write_text(
             json.dumps(self.values, indent=2, default=str), encoding="utf-8"
         )
         results = [StepResult(name) for name in order]
@@ -169,6 +173,15 @@ class LocalRun:
         is_complete = all(result.status == "ran" for result in results)
         status = "completed" if is_complete else "failed"
         return RunResult(self.pipeline, status, str(self.folder), results)
+
+    def _check_inputs(self, only: str) -> None:
+        """LocalRunError unless a step is there and what it needs has been made."""
+        if only not in self.steps:
+            names = ", ".join(self.steps)
+            raise LocalRunError(f"No step is called {only!r}: there are {names}.")
+        for name, folder in self._folders(self.steps[only]).items():
+            if name in self.steps[only].inputs and not folder.exists():
+                raise LocalRunError(f"{only} cannot run, as {folder} does not exist.")
 
     def _run_step(self, step: LocalStep, result: StepResult) -> None:
         folder = self.folder / step.name

@@ -36,6 +36,7 @@ def _read_step(step: Any) -> LocalStep:
         arguments=[_argument(argument) for argument in step._arguments],
         inputs=inputs,
         outputs=list(dict.fromkeys(outputs)),
+        run_after=[other.name for other in step.run_after_steps],
         environment_variables=dict(step._runconfig.environment_variables),
         unused_parameters=[
             Parameter(parameter.name, parameter.default_value)

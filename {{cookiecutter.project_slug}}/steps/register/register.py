@@ -37,7 +37,8 @@ def register(model: Path, name: str) -> str:
     """
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")
-    version = mlflow.register_model(f"runs:/{run.info.run_id}/model", name)
+    # Not "runs:/...", which azureml-mlflow takes for one of MLflow's logged models.
+    version = mlflow.register_model(f"{run.info.artifact_uri}/model", name)
     return str(version.version)
 
 

@@ -1,0 +1,280 @@
+"""Runs a pipeline from what was received: graph, modules, snapshots, datasets, values."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from .resources import token
+from .state import CONTAINER, Azure, Json, Run
+from .storage import dataset_folder
+from .wire import ML_HOST
+
+_logger = logging.getLogger(__name__)
+_DRIVER = Path(__file__).with_name("parallel.py")
+#: What a step's process inherits; all else comes from the run, as in a container.
+_INHERITED = ("PATH", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT")
+_PORT = re.compile(r"(?:DatasetConsumptionConfig|DatasetOutputConfig):(.+)")
+_POLL_SECONDS = 0.05
+
+
+class StepFailed(Exception):
+    """A step did not end well; the message says which and how."""
+
+
+class StepCanceled(Exception):
+    """The run was cancelled while a step was under way."""
+
+
+@dataclass
+class PipelineJob:
+    """A graph to run, with the values that submission gave to its parameters.
+
+    `parameters` are texts by name, `datasets` are ids of saved datasets by name.
+    `producers` gets, for each node that is done, the run whose outputs are the node's:
+    its own, or an earlier one's that is used again.
+    """
+
+    azure: Azure
+    scope: str
+    run: Run
+    graph_id: str
+    graph: Json
+    parameters: dict[str, str]
+    datasets: dict[str, str]
+    producers: dict[str, Run] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Run in the background; once only, also if a client submits again."""
+        if self.run.status == "NotStarted":
+            self.run.begin()
+            threading.Thread(target=self._execute, daemon=True).start()
+
+    def _execute(self) -> None:
+        nodes = {node["Id"]: node for node in self.graph["ModuleNodes"]}
+        order: TopologicalSorter[str] = TopologicalSorter({id: () for id in nodes})
+        for edge in self.graph["Edges"]:
+            source = edge["SourceOutputPort"]["NodeId"]
+            if source in nodes:
+                order.add(edge["DestinationInputPort"]["NodeId"], source)
+        try:
+            for id in order.static_order():
+                self.producers[id] = Step(self, nodes[id]).execute()
+        except StepFailed as failure:
+            self.run.end("Failed", str(failure))
+        except StepCanceled:
+            self.run.end("Canceled")
+        except Exception as error:
+            # A graph that cannot be run here must not look like a run without end.
+            _logger.exception("The stand-in cannot run this graph.")
+            self.run.end("Failed", f"The stand-in cannot run this graph: {error!r}")
+        else:
+            self.run.end("Completed")
+
+    def source(self, node: str, port: str) -> str:
+        """The folder of blobs that an input port reads."""
+        target = {"NodeId": node, "PortName": port}
+        edges = self.graph["Edges"]
+        source = next(
+            edge["SourceOutputPort"]
+            for edge in edges
+            if target.items() <= edge["DestinationInputPort"].items()
+        )
+        if producer := self.producers.get(source["NodeId"]):
+            return output_folder(producer, source["PortName"])
+        known = {one["Id"]: one for one in self.graph["DatasetNodes"]}
+        definition = known[source["NodeId"]]["DataSetDefinition"]
+        if name := definition.get("ParameterName"):
+            id = self.datasets[name]
+        else:
+            id = definition["Value"]["SavedDataSetReference"]["Id"]
+        return dataset_folder(self.azure.datasets[id])
+
+
+def output_folder(run: Run, port: str) -> str:
+    """Where the default datastore keeps an output of a step, as a folder of blobs."""
+    return f"{CONTAINER}/dataset/{run.id}/{port}"
+
+
+class Step:
+    """One node of the graph, executed in a folder of its own."""
+
+    def __init__(self, job: PipelineJob, node: Json):
+        self.job, self.node, self.azure = job, node, job.azure
+        self.module = job.azure.modules[node["ModuleId"]]
+        self.interface = self.module["StructuredInterface"]
+        self.is_parallel = self.module["StepType"] == "ParallelRunStep"
+        inputs = self.ports("Inputs")
+        self.sources = {name: job.source(node["Id"], name) for name in inputs}
+        self.run = job.azure.new_run(
+            job.run.experiment,
+            name=self.module["Name"],
+            parent=job.run.id,
+            type="azureml.StepRun",
+            properties={
+                "azureml.runsource": "azureml.StepRun",
+                "StepType": self.module["StepType"],
+                "ContentSnapshotId": self.module["StorageId"],
+            },
+            tags={"azureml.nodeid": node["Id"], "azureml.pipeline": job.run.id},
+        )
+        self.folder = job.azure.runs_folder / job.run.id / self.run.name
+
+    def execute(self) -> Run:
+        """Run the step, and give back the run that holds its outputs."""
+        earlier = self.azure.reusable.get(self.fingerprint)
+        if earlier:
+            self.run.properties |= {
+                "azureml.reusedrunid": earlier.id,
+                "azureml.reusednodeid": earlier.tags["azureml.nodeid"],
+                "azureml.reusedpipeline": earlier.tags["azureml.pipeline"],
+            }
+            self.run.end("Completed")
+            return earlier
+        self.run.begin()
+        try:
+            self.run_script()
+        except StepCanceled:
+            self.run.end("Canceled")
+            raise
+        except StepFailed as failure:
+            self.run.end("Failed", str(failure))
+            raise
+        if self.module["IsDeterministic"] and not self.node.get("RegenerateOutput"):
+            self.azure.reusable[self.fingerprint] = self.run
+        self.run.end("Completed")
+        return self.run
+
+    def run_script(self) -> None:
+        """Bring what the script reads to disk, run it, and keep what it wrote."""
+        code = self.folder / "code"
+        self.azure.restore(self.azure.snapshots[self.module["StorageId"]], code)
+        for path in self.paths.values():
+            path.mkdir(parents=True)
+        for name, source in self.sources.items():
+            files = self.azure.files(source)
+            if not files:
+                raise StepFailed(f"Step {self.run.name} failed: {source} has no files.")
+            self.azure.restore(files, self.paths[name])
+        exit_code = self.run_process(code)
+        # What a script leaves in `outputs` belongs to the run's artifacts.
+        place = f"azureml/{self.run.container}/outputs"
+        self.azure.upload(code / "outputs", place)
+        if exit_code:
+            message = f"Step {self.run.name} failed with exit code {exit_code}."
+            raise StepFailed(message)
+        for name in self.ports("Outputs"):
+            self.azure.upload(self.paths[name], output_folder(self.run, name))
+
+    def ports(self, kind: str) -> list[str]:
+        """The names of the inputs or outputs, but for those that only order steps."""
+        ports = self.interface[kind]
+        return [port["Name"] for port in ports if not port["SkipProcessing"]]
+
+    @cached_property
+    def paths(self) -> dict[str, Path]:
+        """The folder of each input and output."""
+        inputs = {name: self.folder / "inputs" / name for name in self.ports("Inputs")}
+        outputs = self.ports("Outputs")
+        return inputs | {name: self.folder / "outputs" / name for name in outputs}
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """The parameters: given in the graph or bound to the pipeline's, else defaults."""
+        parameters = self.interface["Parameters"]
+        values = {one["Name"]: one.get("DefaultValue") for one in parameters}
+        for one in self.node["ModuleParameters"]:
+            if "Value" in one:
+                value, is_bound = one["Value"], one["ValueType"] == "1"
+                values[one["Name"]] = self.job.parameters[value] if is_bound else value
+        return values
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the outputs depend on: a step that has the same is not run again."""
+        parts = [self.module["Id"], self.values, self.sources]
+        return json.dumps(parts, sort_keys=True)
+
+    def command(self) -> list[str]:
+        arguments = []
+        for one in self.interface["Arguments"]:
+            kind, value = one["ValueType"], one["Value"]
+            if kind == "Parameter":
+                value = self.values[value]
+            elif match := _PORT.fullmatch(value):
+                value = str(self.paths[match[1]])
+            arguments.append(value)
+        script = str(_DRIVER) if self.is_parallel else self.values["Script"]
+        return [sys.executable, script, *arguments]
+
+    def variables(self) -> dict[str, str]:
+        """The environment of the script, as the service fills it."""
+        configuration = json.loads(self.node["Runconfig"])
+        variables = {
+            name: os.environ[name] for name in _INHERITED if name in os.environ
+        }
+        variables |= self.azure.environment(self.folder / "home")
+        variables |= configuration["environment"]["environmentVariables"] or {}
+        variables |= configuration["environmentVariables"] or {}
+        for one in self.interface["Parameters"]:
+            if one["SetEnvironmentVariable"]:
+                variables[one["EnvironmentVariableOverride"]] = self.values[one["Name"]]
+        variables |= {name: str(path) for name, path in self.paths.items()}
+        experiment, access = self.run.experiment, token("https://ml.azure.com")
+        _, _, subscription, _, group, *_, workspace = self.job.scope.split("/")
+        return variables | {
+            "AZUREML_RUN_ID": self.run.id,
+            "AZUREML_ROOT_RUN_ID": self.job.run.id,
+            "AZUREML_RUN_TOKEN": access,
+            "AZUREML_ARM_SUBSCRIPTION": subscription,
+            "AZUREML_ARM_RESOURCEGROUP": group,
+            "AZUREML_ARM_WORKSPACE_NAME": workspace,
+            "AZUREML_ARM_PROJECT_NAME": experiment,
+            "AZUREML_SERVICE_ENDPOINT": f"https://{ML_HOST}",
+            "MLFLOW_TRACKING_URI": f"azureml://{ML_HOST}/mlflow/v1.0{self.job.scope}",
+            "MLFLOW_TRACKING_TOKEN": access,
+            "MLFLOW_RUN_ID": self.run.id,
+            "MLFLOW_EXPERIMENT_NAME": experiment,
+            "MLFLOW_EXPERIMENT_ID": self.azure.experiments[experiment]["experimentId"],
+        }
+
+    def run_process(self, code: Path) -> int:
+        """Run the script to its end; meanwhile its log is an artifact of the run."""
+        log = self.folder / "log.txt"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(),
+                cwd=code,
+                env=self.variables(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        while process.poll() is None or self.run.name in self.azure.endless_steps:
+            self.publish_log(log.read_bytes())
+            if self.job.run.cancel.wait(_POLL_SECONDS):
+                process.kill()
+                process.wait()
+                raise StepCanceled
+        self.publish_log(log.read_bytes(), process.returncode)
+        return process.returncode
+
+    def publish_log(self, text: bytes, exit_code: int = 0) -> None:
+        logs = {"user_logs/std_log.txt": text}
+        if self.is_parallel:
+            # The driver keeps apart what the entry script says, and is itself terse.
+            end = f"SystemExit: {exit_code}\n" if exit_code else ""
+            logs = {"user_logs/std_log.txt": end.encode()}
+            logs["logs/user/stdout/10.0.0.4/process000.stdout.txt"] = text
+            if exit_code:
+                logs["logs/user/error.txt"] = text
+        for path, content in logs.items():
+            self.azure.blobs[f"azureml/{self.run.container}/{path}"] = content

@@ -1,0 +1,158 @@
+"""Run history: experiments, runs, and the artifacts and logs of runs."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from .resources import workspace_of
+from .state import Azure, Json, Run, new_id, now
+from .wire import BLOB_HOST, Refusal, Request, route
+
+_HISTORY = "ml/history/v1.0{scope}"
+# Clients name the experiment as long as they do not know its id.
+_RUN = f"{_HISTORY}/experiment(id)?s/{{experiment}}/runs/{{run}}"
+_ARTIFACTS = "ml/artifact/v2.0{scope}/artifacts"
+
+
+def page(values: list[Json]) -> Json:
+    return {"value": values, "continuationToken": None, "nextLink": None}
+
+
+# Experiments and runs
+
+
+def get_or_create_experiment(azure: Azure, name: str) -> Json:
+    experiment = {"name": name, "experimentId": new_id(), "createdUtc": now()}
+    return azure.experiments.setdefault(name, experiment)
+
+
+@route(f"GET {_HISTORY}/experiments/{{name}}")
+def get_experiment(azure: Azure, request: Request) -> Json:
+    workspace_of(azure, request["scope"])
+    if request["name"] not in azure.experiments:
+        raise Refusal(404, f"Experiment {request['name']} was not found.")
+    return azure.experiments[request["name"]]
+
+
+@route(f"GET {_HISTORY}/experimentids/{{id}}")
+def get_experiment_by_id(azure: Azure, request: Request) -> Json:
+    known = azure.experiments.values()
+    return next(one for one in known if one["experimentId"] == request["id"])
+
+
+@route(f"POST {_HISTORY}/experiments/{{name}}")
+def post_experiment(azure: Azure, request: Request) -> Json:
+    return get_or_create_experiment(azure, request["name"])
+
+
+def run_dto(azure: Azure, run: Run) -> Json:
+    """A run as run history gives it."""
+    return {
+        "runId": run.id,
+        "runNumber": run.number,
+        "rootRunId": run.parent or run.id,
+        "parentRunId": run.parent,
+        "experimentId": azure.experiments[run.experiment]["experimentId"],
+        "status": run.status,
+        "createdUtc": run.created,
+        "startTimeUtc": run.started,
+        "endTimeUtc": run.ended,
+        "name": run.name,
+        "displayName": run.name,
+        "dataContainerId": f"dcid.{run.id}",
+        "runType": run.type,
+        "properties": run.properties,
+        "tags": run.tags,
+        "error": error_dto(run),
+    }
+
+
+def error_dto(run: Run) -> Json | None:
+    if run.error is None:
+        return None
+    return {"error": {"code": "UserError", "message": run.error, "details": []}}
+
+
+def find_run(azure: Azure, request: Request) -> Run:
+    if request["run"] not in azure.runs:
+        raise Refusal(404, f"Run {request['run']} was not found.")
+    return azure.runs[request["run"]]
+
+
+@route(f"GET {_RUN}", f"GET {_HISTORY}/runs/{{run}}")
+def get_run(azure: Azure, request: Request) -> Json:
+    return run_dto(azure, find_run(azure, request))
+
+
+@route(f"PATCH {_RUN}")
+def patch_run(azure: Azure, request: Request) -> Json:
+    run, body = find_run(azure, request), request.json()
+    run.tags |= body.get("tags") or {}
+    run.properties |= body.get("properties") or {}
+    return run_dto(azure, run)
+
+
+@route(f"GET {_RUN}/details")
+def get_run_details(azure: Azure, request: Request) -> Json:
+    run = find_run(azure, request)
+    logs = [
+        path for path in azure.artifacts(run) if path.startswith(("logs/", "user_"))
+    ]
+    return run_dto(azure, run) | {
+        "logFiles": {path: content_uri(run.container, path) for path in logs},
+        "inputDatasets": [],
+        "outputDatasets": [],
+    }
+
+
+@route(f"GET {_RUN}/children")
+def get_children(azure: Azure, request: Request) -> Json:
+    return page([run_dto(azure, run) for run in azure.children(request["run"])])
+
+
+# Artifacts: blobs `azureml/ORIGIN/CONTAINER/PATH`, where a run is a container
+
+
+def content_uri(place: str, path: str) -> str:
+    """Where an artifact is read and written, signed as the service does it."""
+    return f"https://{BLOB_HOST}/azureml/{place}/{quote(path)}?sig=stand-in"
+
+
+def artifact_dto(place: str, path: str) -> Json:
+    origin, _, container = place.partition("/")
+    names = {"origin": origin, "container": container, "path": path}
+    uri = content_uri(place, path)
+    return names | {"artifactId": f"{place}/{path}", "contentUri": uri}
+
+
+@route(
+    f"GET {_RUN}/artifacts",
+    f"GET {_ARTIFACTS}/ExperimentRun/dcid.{{run}}",
+    f"GET {_ARTIFACTS}/prefix/contentinfo/ExperimentRun/dcid.{{run}}/{{prefix:rest}}",
+)
+def list_artifacts(azure: Azure, request: Request) -> Json:
+    run, prefix = find_run(azure, request), request.values.get("prefix", "")
+    paths = [path for path in azure.artifacts(run) if path.startswith(prefix)]
+    return page([artifact_dto(run.container, path) for path in paths])
+
+
+@route(
+    f"GET {_RUN}/artifacts/contentinfo",
+    f"GET {_ARTIFACTS}/contentinfo/ExperimentRun/dcid.{{run}}/{{path:rest}}",
+)
+def get_artifact(azure: Azure, request: Request) -> Json:
+    """Where an artifact can be read; its path stands in the address or in the query."""
+    run = find_run(azure, request)
+    path = request.values.get("path") or request.query["path"]
+    if path not in azure.artifacts(run):
+        raise Refusal(404, f"Artifact {path} was not found.")
+    return artifact_dto(run.container, path)
+
+
+@route(f"POST {_RUN}/artifacts/batch/metadata")
+def create_artifacts(azure: Azure, request: Request) -> Json:
+    """A place to write to for each artifact."""
+    place = find_run(azure, request).container
+    paths = [one["path"] for one in request.json()["paths"]]
+    places = {path: artifact_dto(place, path) for path in paths}
+    return {"artifacts": places, "artifactContentInformation": places, "errors": {}}

@@ -1,0 +1,308 @@
+"""The front: a forward proxy that ends TLS, records, and can be made to fail."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import ssl
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import trustme
+
+# The routes register themselves when their modules are imported.
+from . import pipelines, resources, storage, tracking  # noqa: F401
+from .resources import CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION_ID, TENANT_ID
+from .state import Azure
+from .wire import REGION, SERVICES, Refusal, Reply, Request, error_reply, find_route
+
+_logger = logging.getLogger(__name__)
+_POLL_SECONDS = 0.05
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the requests that match, from the nth on, `times` in a row.
+
+    `pattern` is a route as it stands in `Request.route`, or a regular expression searched
+    in a request's target (`PUT blob/…`). `times=None` is for good. The answer is an error
+    in the service's own words, or with `body` what that says; with `stall` none comes for
+    so many seconds; with `cut` the line goes dead halfway through the request.
+    """
+
+    pattern: str
+    status: int = 500
+    nth: int = 1
+    times: int | None = 1
+    retry_after: int | None = None
+    body: bytes | None = None
+    stall: float | None = None
+    cut: bool = False
+    #: How many requests have matched.
+    seen: int = 0
+
+    def strikes(self, request: Request) -> bool:
+        is_match = re.search(self.pattern, request.target)
+        if not is_match and request.route != self.pattern:
+            return False
+        self.seen += 1
+        last = self.seen if self.times is None else self.nth + self.times - 1
+        return self.nth <= self.seen <= last
+
+    def reply(self, service: str) -> Reply:
+        reply = error_reply(service, self.status, "The stand-in was told to fail here.")
+        if self.body is not None:
+            reply.body = self.body
+        if self.retry_after is not None:
+            reply.headers["Retry-After"] = str(self.retry_after)
+        return reply
+
+
+class Standin:
+    """Azure, as far as a pipelines project needs it, on a port of 127.0.0.1.
+
+    `environment` tells a process how to find it. `azure` is what it holds, `requests` what
+    it has received, `faults` what shall go wrong.
+    """
+
+    subscription_id = SUBSCRIPTION_ID
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._authority = trustme.CA()
+        self._authority.cert_pem.write_to_path(str(self.certificates))
+        self._contexts = {host: self._context(host) for host in SERVICES}
+        self._server = _Proxy(("127.0.0.1", 0), _Handler)
+        self._server.standin = self
+        self._lock = threading.Lock()
+        self.stopping = threading.Event()
+        self.azure = Azure(folder / "runs", self.environment)
+        self.requests: list[Request] = []
+        self.refused_hosts: list[str] = []
+        self.mistakes: list[str] = []
+        self.faults: list[Fault] = []
+
+    @property
+    def certificates(self) -> Path:
+        return self.folder / "ca.pem"
+
+    def _context(self, host: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(host).configure_cert(context)
+        return context
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator[Standin]:
+        """A stand-in that answers, and keeps its files in `folder`."""
+        standin = cls(folder)
+        serve = standin._server.serve_forever
+        threading.Thread(target=serve, args=(_POLL_SECONDS,), daemon=True).start()
+        try:
+            yield standin
+        finally:
+            standin.stopping.set()
+            standin.azure.stop()
+            standin._server.shutdown()
+            standin._server.server_close()
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """The variables with which a process finds the stand-in and nothing else.
+
+        `home` should be new for each stand-in: the SDK notes there what it has uploaded.
+        """
+        home.mkdir(parents=True, exist_ok=True)
+        proxy = f"http://127.0.0.1:{self._server.server_port}"
+        # Some libraries read these names in upper case, some in lower case.
+        proxies = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""}
+        certificates = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+        # Usage data would go to hosts that are no part of a workspace.
+        telemetry_off = ("HBI_WORKSPACE_JOB", "MLFLOW_DISABLE_TELEMETRY")
+        return {
+            **proxies,
+            **{name.upper(): value for name, value in proxies.items()},
+            **dict.fromkeys(certificates, str(self.certificates)),
+            **dict.fromkeys(telemetry_off, "true"),
+            **dict.fromkeys(("HOME", "USERPROFILE"), str(home)),
+        }
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The service principal that may log in, in the variables that the field uses."""
+        return {
+            "AZURE_TENANT_ID": TENANT_ID,
+            "AZURE_CLIENT_ID": CLIENT_ID,
+            "AZURE_CLIENT_SECRET": CLIENT_SECRET,
+        }
+
+    @property
+    def unknown_requests(self) -> list[str]:
+        """The targets that no route answered."""
+        return [request.target for request in self.requests if request.route is None]
+
+    def verify(self) -> None:
+        """Raise AssertionError if anything was asked that is not played, naming it."""
+        assert not self.unknown_requests, f"not played: {self.unknown_requests}"
+        assert not self.refused_hosts, f"other hosts reached for: {self.refused_hosts}"
+        assert not self.mistakes, f"mistakes of the stand-in: {self.mistakes}"
+
+    def received(self, pattern: str) -> list[Request]:
+        """The requests whose target matches a regular expression, in their order."""
+        return [one for one in self.requests if re.search(pattern, one.target)]
+
+    def create_workspace(
+        self, name: str, resource_group: str, compute: str | None = None
+    ) -> str:
+        """Have a workspace, and a cluster if named, from the start; gives its id."""
+        group = f"/subscriptions/{self.subscription_id}/resourceGroups/{resource_group}"
+        scope = f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{name}"
+        resources.create_workspace(self.azure, scope)
+        if compute:
+            idle = "PT120S"
+            scale = {"minNodeCount": 0, "maxNodeCount": 2}
+            wanted = {
+                "vmSize": "STANDARD_DS3_V2",
+                "vmPriority": "Dedicated",
+                "scaleSettings": scale | {"nodeIdleTimeBeforeScaleDown": idle},
+            }
+            resources.create_compute(self.azure, scope, compute, REGION, wanted)
+        return scope
+
+    def record(self, request: Request) -> Fault | None:
+        """Keep a request, and tell what shall go wrong with it."""
+        find_route(request)
+        with self._lock:
+            self.requests.append(request)
+            struck = [fault for fault in self.faults if fault.strikes(request)]
+        return struck[0] if struck else None
+
+    def answer(self, request: Request) -> Reply:
+        """What the service that a request was sent to answers."""
+        handler = find_route(request)
+        try:
+            if handler is None:
+                raise Refusal(501, f"The stand-in has no route {request.target}.")
+            if request.needs_token and not request.has_token:
+                raise Refusal(401, "The request has no bearer token.")
+            with self.azure.lock:
+                reply = handler(self.azure, request)
+        except Refusal as refusal:
+            status, code = refusal.status, refusal.code
+            return error_reply(request.service, status, str(refusal), code)
+        except Exception:
+            _logger.exception("The stand-in has a mistake in %s.", request.route)
+            self.mistakes.append(f"{request.target}: {traceback.format_exc()}")
+            return error_reply(request.service, 500, "The stand-in has a mistake here.")
+        return reply if isinstance(reply, Reply) else Reply(reply)
+
+
+class _Proxy(ThreadingHTTPServer):
+    daemon_threads = True
+    standin: Standin
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keep what is not just a client that hung up, as clients may."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            self.standin.mistakes.append(traceback.format_exc())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # One write an answer, and no wait for the client's acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    server: _Proxy
+    host: str | None = None
+    timeout: ClassVar[float] = 600
+
+    def do_CONNECT(self) -> None:
+        standin, host = self.server.standin, self.path.rpartition(":")[0]
+        if host not in SERVICES:
+            standin.refused_hosts.append(host)
+            self.send_error(403, "The stand-in does not play this host")
+            return
+        self.send_response(200, "Connection established")
+        self.end_headers()
+        self.wfile.flush()
+        self.request = standin._contexts[host].wrap_socket(
+            self.request, server_side=True
+        )
+        self.setup()
+        self.host = host
+        self.close_connection = False
+
+    def finish(self) -> None:
+        super().finish()
+        # The server closes the socket that it accepted, which TLS has taken over.
+        self.request.close()
+
+    def _handle(self) -> None:
+        standin = self.server.standin
+        url = urlsplit(self.path)
+        if self.host is None:
+            # A request in plain HTTP: nothing that is played accepts that.
+            standin.refused_hosts.append(url.netloc)
+            self.send_error(403, "The stand-in speaks HTTPS only")
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        query = {name.lower(): value for name, value in parse_qsl(url.query)}
+        request = Request(self.command, self.host, unquote(url.path), query, headers)
+        fault = standin.record(request)
+        if fault and fault.cut:
+            self.rfile.read(int(headers.get("content-length", 0)) // 2)
+            self._cut()
+            return
+        request.body = b"".join(self._body(headers))
+        if fault and fault.stall is not None:
+            standin.stopping.wait(fault.stall)
+            self._cut()
+            return
+        reply = fault.reply(request.service) if fault else standin.answer(request)
+        request.status = reply.status
+        self._send(reply)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+
+    def _body(self, headers: dict[str, str]) -> Iterator[bytes]:
+        if "chunked" not in headers.get("transfer-encoding", ""):
+            yield self.rfile.read(int(headers.get("content-length", 0)))
+            return
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def _send(self, reply: Reply) -> None:
+        content = reply.content()
+        self.send_response(reply.status)
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+        }
+        for name, value in (headers | reply.headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+        self.wfile.flush()
+
+    def _cut(self) -> None:
+        # SO_LINGER of zero makes the close a reset, as when a line goes dead.
+        self.request.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: what was received is in `Standin.requests`."""
