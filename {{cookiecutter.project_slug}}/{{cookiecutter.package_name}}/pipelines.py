@@ -173,5 +173,7 @@ def _environment(settings: Settings) -> Environment:
 def _runconfig(settings: Settings) -> RunConfiguration:
     runconfig = RunConfiguration()
     runconfig.target = settings.compute.name
+    # Threads that wait for one another must not spin where others need the cores.
+    runconfig.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}
     runconfig.environment = _environment(settings)
     return runconfig
