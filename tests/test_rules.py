@@ -53,11 +53,11 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
             f" {ID}": f"write {ID}",
             f"{{{ID}}}": f"write {ID}",
             ID.replace("-", ""): f"write {ID}",
-            f"urn:uuid:{ID}": f"write {ID}",
+            f"subscription {ID}": f"write {FIND_ID}",
             ID[:-1]: f"write {FIND_ID}",
             ID + "0": f"write {FIND_ID}",
             ID.replace("a", "g"): f"write {FIND_ID}",
-            ID.replace("1", "\u0661"): f"write {ID}",  # an Arabic digit
+            ID.replace("1", "\u0661"): f"write {FIND_ID}",  # an Arabic digit
             "Pay-As-You-Go": f"write {FIND_ID}",
             " ": f"write {FIND_ID}",
         },

@@ -19,7 +19,6 @@ import math
 import re
 import sys
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -162,7 +161,8 @@ def _one_of(*choices: str) -> Rule:
 
 
 def _mend_subscription(value: str) -> str:
-    return str(uuid.UUID(value))  # takes braces, capitals, and hyphens left out
+    digits = re.sub("[^0-9a-f]", "", value.lower())  # braces off, hyphens put right
+    return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
 
 
 def _mend_cluster(value: str) -> str:
