@@ -57,21 +57,15 @@ def main() -> int:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from . import local_run, pipelines, sdk_steps, settings
+    from . import local_run, sdk_steps
 
     if (args.step is None) != (args.folder is None):
         raise CommandError("--step and --folder go together: a step runs in a folder.")
-    project = settings.read()
-    raw = {"training": project.data.training, "scoring": project.data.scoring}
-    build = {"training": pipelines.training, "scoring": pipelines.scoring}
     console = Console(stderr=args.json)
     try:
-        run = local_run.LocalRun(
+        run = sdk_steps.prepare(
             args.pipeline,
-            experiment=project.name,
-            steps=sdk_steps.read_steps(build[args.pipeline](project)),
             values=_parameters(args.set),
-            data={"raw_data": settings.ROOT / raw[args.pipeline]},
             console=console,
             folder=args.folder and args.folder.resolve(),
         )

@@ -6,7 +6,7 @@ keeps of a step, attributes that have been the same since its version 1.20.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,38 @@ from azureml.data import OutputFileDatasetConfig
 from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunStep
+from rich.console import Console
 
-from .local_run import Argument, Input, LocalStep, Output, Parameter
+from . import pipelines
+from .local_run import Argument, Input, LocalRun, LocalStep, Output, Parameter
+from .settings import ROOT, read
+
+
+def prepare(
+    pipeline: str,
+    values: Mapping[str, str] | None = None,
+    console: Console | None = None,
+    folder: Path | None = None,
+) -> LocalRun:
+    """A local run of the `training` or the `scoring` pipeline of this project.
+
+    `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
+    can be run again. LocalRunError and SettingsError say what stands in the way.
+    """
+    settings = read()
+    build, raw = {
+        "training": (pipelines.training, settings.data.training),
+        "scoring": (pipelines.scoring, settings.data.scoring),
+    }[pipeline]
+    return LocalRun(
+        pipeline,
+        experiment=settings.name,
+        steps=read_steps(build(settings)),
+        values=values or {},
+        data={"raw_data": ROOT / raw},
+        console=console or Console(),
+        folder=folder,
+    )
 
 
 def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:
