@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# As pip does: companies have certificate authorities of their own.
+export UV_SYSTEM_CERTS := 1
 PROJECT := build/demo/penguins
 PINS := {{cookiecutter.project_slug}}/environment
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
