@@ -188,11 +188,11 @@ def test_unseen_categories_empty_and_extra_columns_are_taken(
 
 def test_a_missing_column_is_named(scorer: score.Scorer) -> None:
     with pytest.raises(
-        score.DataError, match="part-00007.parquet: .*'size' is missing"
+        score.ScoringError, match="part-00007.parquet: .*'size' is missing"
     ):
         score_part(scorer, table(3).drop(columns="size"))
 
 
 def test_a_column_of_another_type_is_named(scorer: score.Scorer) -> None:
-    with pytest.raises(score.DataError, match="'size' holds string .'big'"):
+    with pytest.raises(score.ScoringError, match="'size' holds string .'big'"):
         score_part(scorer, table(3).assign(size="big"))

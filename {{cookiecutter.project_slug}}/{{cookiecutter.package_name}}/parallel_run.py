@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import multiprocessing
 import os
 import sys
@@ -99,16 +100,15 @@ def run(
                 names = [Path(item).name for item in batch]
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    sys.exit("ParallelRunStep: init() failed, as shown above.")
+                    sys.exit("ParallelRunStep: init() failed, as said above.")
                 if error is None:
                     done += 1
                     rows += future.result()
                     unhandled = max(0, len(batch) - len(future.result()))
                     failed_items += [f"one of {', '.join(names)}"] * unhandled
                 else:
-                    print(
-                        f"Try {count} of {args.run_max_try}: {', '.join(names)}: {error}"
-                    )
+                    where = "" if names[0] in str(error) else f"{', '.join(names)}: "
+                    print(f"Try {count} of {args.run_max_try} failed: {where}{error}")
                     if count < args.run_max_try:
                         tries[schedule(batch)] = (batch, count + 1)
                         continue
@@ -121,8 +121,9 @@ def run(
                     or args.allowed_failed_percent < 100 * failed_batches / len(batches)
                 ):
                     sys.exit(
-                        f"ParallelRunStep: too many failed (error_threshold is"
-                        f" {args.error_threshold}): {', '.join(failed_items)}."
+                        "ParallelRunStep: more failed than the settings allow"
+                        f" (error_threshold {args.error_threshold}):"
+                        f" {', '.join(failed_items)}."
                     )
         pool.close()
         pool.join()
@@ -139,13 +140,18 @@ def _start_worker(entry_script: str, arguments: list[str]) -> None:
     global script
     sys.argv = [entry_script, *arguments]
     sys.path.insert(0, os.getcwd())
-    spec = importlib.util.spec_from_file_location(Path(entry_script).stem, entry_script)
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    if hasattr(script, "init"):
-        script.init()
+    try:
+        spec = importlib.util.spec_from_file_location("entry_script", entry_script)
+        assert spec and spec.loader
+        script = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = script
+        spec.loader.exec_module(script)
+        if hasattr(script, "init"):
+            script.init()
+    except Exception as error:
+        print(_told(error), flush=True)
+        logging.disable()  # the pool would tell it once more
+        raise
     if hasattr(script, "shutdown"):
         Finalize(None, script.shutdown, exitpriority=1)
 
@@ -158,9 +164,16 @@ def _run(batch: list[str]) -> list[str]:
             text = result.to_csv(sep=" ", header=False, index=False)
             return str(text).splitlines()
         return [str(row) for row in result]
-    except Exception:
-        traceback.print_exc()
-        raise
+    except Exception as error:  # noqa: BLE001 (whatever the script raises)
+        # In words alone, as its class may be known in this process only.
+        raise RuntimeError(_told(error)) from None
+
+
+def _told(error: Exception) -> str:
+    """What to tell of an error: the script's own classes speak for themselves."""
+    if type(error).__module__ == "entry_script":
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def measure_registered(
     model = mlflow.sklearn.load_model(f"models:/{name}/{newest}")
     try:
         found = measure(model, features, target, task)
-    except (AttributeError, ValueError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         return {"version": newest, "error": str(error)}
     return {"version": newest, "metrics": found}
 

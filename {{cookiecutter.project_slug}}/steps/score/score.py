@@ -17,6 +17,7 @@ from typing import Any
 import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
 
@@ -25,8 +26,8 @@ ROW = "row"  # the column that prep numbers rows by where there is no key
 TYPES = {"double": pa.float64(), "datetime": pa.timestamp("us"), "string": pa.string()}
 
 
-class DataError(ValueError):
-    """A part does not fit the model; the message says which column, and why."""
+class ScoringError(Exception):
+    """A part cannot be scored; the message says why, and names the column at fault."""
 
 
 @dataclass
@@ -53,7 +54,13 @@ def init() -> None:
     args, _ = parser.parse_known_args()
     global scorer
     uri = f"models:/{args.model_name}/{args.model_version}"
-    folder = mlflow.artifacts.download_artifacts(uri)
+    try:
+        folder = mlflow.artifacts.download_artifacts(uri)
+    except MlflowException as error:
+        raise ScoringError(
+            f"The model {args.model_name}, version {args.model_version}, cannot be had:"
+            f" run the training pipeline first, or pin a registered version. ({error})"
+        ) from None
     scorer = Scorer(
         model=mlflow.sklearn.load_model(folder),
         columns=model_columns(folder),
@@ -79,8 +86,8 @@ def score_part(scorer: Scorer, part: Path) -> str:
     table = pq.read_table(part)
     try:
         features = align(table, scorer.columns)
-    except DataError as error:
-        raise DataError(f"{part.name}: {error}") from None
+    except ScoringError as error:
+        raise ScoringError(f"{part.name}: {error}") from None
     scored = predict(scorer.model, features, table.select(scorer.keys))
     # Written beside and renamed, so that a part tried again is replaced, never torn.
     unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
@@ -98,10 +105,10 @@ def align(table: pa.Table, columns: dict[str, pa.DataType]) -> Any:
     aligned = {}
     for name, wanted in columns.items():
         if name not in table.column_names:
-            raise DataError(f"the column '{name}' is missing; the model needs it.")
+            raise ScoringError(f"the column '{name}' is missing; the model needs it.")
         values = table[name]
         if values.null_count < len(values) and not _fits(values.type, wanted):
-            raise DataError(
+            raise ScoringError(
                 f"the column '{name}' holds {values.type}"
                 f" ({values.drop_null()[0].as_py()!r}), where the model needs {wanted}."
             )
