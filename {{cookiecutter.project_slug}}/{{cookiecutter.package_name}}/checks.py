@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -37,6 +37,7 @@ OK, EMPTY, WRONG, UNASKED = "ok", "to fill in", "wrong", "could not ask"
 COMMAND = f"python -m {Path(__file__).resolve().parent.name}"
 ML = "providers/Microsoft.MachineLearningServices"
 ML_VERSION = "2024-04-01"  # of its REST API
+CONNECTION_FIX = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
 
 Answer = tuple[str, ...]  # the fields of a Check after its name
 
@@ -153,9 +154,7 @@ class _Azure:
 
         self.settings, self.compute, self.place = settings, settings.compute, workspace
         self.login_host, self.host = project.CLOUDS[workspace.cloud]
-        self.log_in = "az login"
-        if workspace.cloud != "AzureCloud":
-            self.log_in = f"az cloud set --name {workspace.cloud} && az login"
+        self.log_in = log_in_command(workspace.cloud)
         self.http, self.unreachable = requests.Session(), requests.RequestException
         self.end = time.monotonic() + LIMIT
         self.subscription = f"/subscriptions/{workspace.subscription_id}"
@@ -209,29 +208,18 @@ class _Azure:
                 )
             except self.unreachable as error:
                 text = f"{self.host} cannot be reached ({type(error).__name__})"
-                fix = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
-                raise Failed(UNASKED, text, fix, stop=True) from None
-            after = reply.headers.get("Retry-After", "")
-            wait = max(1, int(after)) if after.isdecimal() else 5
+                raise Failed(UNASKED, text, CONNECTION_FIX, stop=True) from None
+            wait = _seconds_to_wait(reply.headers)
             if reply.status_code != 429 or wait > self.end - time.monotonic():
                 break
             time.sleep(wait)
-        if reply.status_code == 401:
-            named = reply.headers.get("WWW-Authenticate", "")
-            tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
-            fix = f"{self.log_in} --tenant {tenant[1]}" if tenant else self.log_in
-            raise Failed(WRONG, "Azure does not accept the login", fix, stop=True)
-        if reply.status_code == 403:
-            status = WRONG if path == self.workspace else UNASKED
-            fix = f"ask for a role on {path}, such as AzureML Data Scientist"
-            raise Failed(status, "the login has no right to read it", fix)
-        if reply.status_code == 429:
-            text = f"Azure is busy, and asks to wait {wait} s"
-            raise Failed(UNASKED, text, "try again later", stop=True)
-        if reply.status_code not in (200, 204, 404):
-            text = f"Azure answers with error {reply.status_code}"
-            raise Failed(UNASKED, text, "try again later")
-        if reply.status_code == 404:
+        code = reply.status_code
+        if code not in (200, 204, 404):
+            is_wrong = code == 401 or (code == 403 and path == self.workspace)
+            answer = explain(code, reply.headers, path, self.log_in)
+            status = WRONG if is_wrong else UNASKED
+            raise Failed(status, *answer, stop=code in (401, 429))
+        if code == 404:
             return None
         return reply.json() if method == "GET" else {}
 
@@ -427,41 +415,81 @@ class _Azure:
         )
 
 
+def log_in_command(cloud: str) -> str:
+    """How a person logs in."""
+    switch = "" if cloud == "AzureCloud" else f"az cloud set --name {cloud} && "
+    return f"{switch}az login"
+
+
+def explain(
+    code: int, headers: Mapping[str, str], path: str, log_in: str
+) -> tuple[str, str]:
+    """What an error of Azure's means, for a request about `path`, and how to mend it."""
+    if code == 401:
+        named = headers.get("WWW-Authenticate", "")
+        tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
+        fix = f"{log_in} --tenant {tenant[1]}" if tenant else log_in
+        return "Azure does not accept the login", fix
+    if code == 403:
+        fix = f"ask for a role on {path}, such as AzureML Data Scientist"
+        return "the login has no right to it", fix
+    if code == 429:
+        wait = _seconds_to_wait(headers)
+        return f"Azure is busy, and asks to wait {wait} s", "try again later"
+    return f"Azure answers with error {code}", "try again later"
+
+
+def _seconds_to_wait(headers: Mapping[str, str]) -> int:
+    after = headers.get("Retry-After", "")
+    return max(1, int(after)) if after.isdecimal() else 5
+
+
+def credential(login: str) -> Any:
+    """Whoever is logged in, asked without a prompt; needs azure-identity."""
+    from azure.identity import DefaultAzureCredential
+
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # explain_login says it all
+    os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # federated tokens need it
+    return DefaultAzureCredential(
+        authority=login,
+        exclude_shared_token_cache_credential=True,
+        exclude_powershell_credential=True,
+        exclude_developer_cli_credential=True,
+        process_timeout=int(2 * TIMEOUT),
+        connection_timeout=5,
+        read_timeout=TIMEOUT,
+        retry_total=1,
+    )
+
+
+def explain_login(answer: str, login: str, log_in: str) -> Failed:
+    """What it means that no token was given, from the text of an error about it."""
+    code = re.search(r"AADSTS(\d+)", answer)
+    variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+    if code:
+        why = f"https://{login}/error?code={code[1]} tells why"
+        fix = f"{log_in}, or correct {variables} ({why})"
+        return Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
+    text = "there is no login, or no answer to it"
+    return Failed(UNASKED, text, f"{log_in}, or set {variables}", stop=True)
+
+
 def _token(login: str, manager: str, log_in: str) -> str:
     """A token for the resource manager; Failed where there is none."""
     try:
+        import azure.identity
         from azure.core.exceptions import AzureError
-        from azure.identity import DefaultAzureCredential
     except ImportError:  # in the template's hook, which runs where cookiecutter does
         answer = _ask_for_token(login, manager)
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found = json.loads(answer)
             return str(found.get("access_token") or found["accessToken"])
     else:
-        logging.getLogger("azure").setLevel(logging.CRITICAL)  # it is all said below
-        os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # federated tokens need it
         try:
-            credential = DefaultAzureCredential(
-                authority=login,
-                exclude_shared_token_cache_credential=True,
-                exclude_powershell_credential=True,
-                exclude_developer_cli_credential=True,
-                process_timeout=int(2 * TIMEOUT),
-                connection_timeout=5,
-                read_timeout=TIMEOUT,
-                retry_total=1,
-            )
-            return credential.get_token(f"https://{manager}/.default").token
+            return str(credential(login).get_token(f"https://{manager}/.default").token)
         except (AzureError, ValueError) as error:  # ValueError: no tenant's id
             answer = str(error)
-    code = re.search(r"AADSTS(\d+)", answer)
-    variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
-    if code:
-        why = f"https://{login}/error?code={code[1]} tells why"
-        fix = f"{log_in}, or correct {variables} ({why})"
-        raise Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
-    text = "there is no login, or no answer to it"
-    raise Failed(UNASKED, text, f"{log_in}, or set {variables}", stop=True)
+    raise explain_login(answer, login, log_in)
 
 
 def _ask_for_token(login: str, manager: str) -> str:

@@ -153,7 +153,7 @@ class LocalRun:
                 known = json.loads((folder / PARAMETERS).read_text(encoding="utf-8"))
             except FileNotFoundError:
                 raise LocalRunError(f"{folder} is not the folder of a run.") from None
-        self.values = _parameter_values(steps, data, {**known, **values})
+        self.values = parameter_values(steps, data, {**known, **values})
         self.folder = folder or _new_folder(pipeline)
 
     def run(self, only: str | None = None) -> RunResult:
@@ -333,8 +333,8 @@ def _shown(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _parameter_values(
-    steps: list[LocalStep], data: Mapping[str, Path], values: Mapping[str, Any]
+def parameter_values(
+    steps: list[LocalStep], data: Mapping[str, Value], values: Mapping[str, Any]
 ) -> dict[str, Value]:
     """The value of each pipeline parameter; LocalRunError for one that is wrong."""
     parameters = {p.name: p for step in steps for p in step.parameters()}

@@ -4,6 +4,9 @@
     scoring:   raw -> prep -> score
 
 No step needs a workspace to be built: the local run reads these very objects.
+
+Azure ML uses the results of a step again while its files, its arguments and the names of
+its inputs stay the same. So `reuse_prep=False` is for raw data that changes in its place.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from .settings import ROOT, Settings
 PYTHON = "3.11"  # of the steps' environment on Azure ML
 
 
-def training(settings: Settings, raw: FileDataset | None = None) -> list[PipelineStep]:
+def training(
+    settings: Settings, raw: FileDataset | None = None, reuse_prep: bool = True
+) -> list[PipelineStep]:
     """prep -> train -> evaluate -> register, on `raw` files with the target."""
     options = settings.training
     learning_rate = PipelineParameter("learning_rate", options.learning_rate)
@@ -35,7 +40,9 @@ def training(settings: Settings, raw: FileDataset | None = None) -> list[Pipelin
     evaluation = OutputFileDatasetConfig("evaluation")
     registration = OutputFileDatasetConfig("registration")
 
-    prep = _prep(settings, raw, prepared, ["--target", settings.data.target])
+    prep = _prep(
+        settings, raw, reuse_prep, prepared, ["--target", settings.data.target]
+    )
     train = PythonScriptStep(
         name="train",
         source_directory=_source("train"),
@@ -86,7 +93,9 @@ def training(settings: Settings, raw: FileDataset | None = None) -> list[Pipelin
     return [prep, train, evaluate, register]
 
 
-def scoring(settings: Settings, raw: FileDataset | None = None) -> list[PipelineStep]:
+def scoring(
+    settings: Settings, raw: FileDataset | None = None, reuse_prep: bool = True
+) -> list[PipelineStep]:
     """prep -> score, on `raw` files that need no target."""
     options = settings.scoring
     model_version = PipelineParameter("model_version", str(options.model_version))
@@ -96,13 +105,13 @@ def scoring(settings: Settings, raw: FileDataset | None = None) -> list[Pipeline
     prepared = OutputFileDatasetConfig("prepared")
     predictions = OutputFileDatasetConfig("predictions")
 
-    prep = _prep(settings, raw, prepared)
+    prep = _prep(settings, raw, reuse_prep, prepared)
     score = ParallelRunStep(
         name="score",
         parallel_run_config=ParallelRunConfig(
             source_directory=_source("score"),
             entry_script="score.py",
-            environment=_environment(settings),
+            environment=environment(settings),
             compute_target=settings.compute.name,
             mini_batch_size=mini_batch_size,
             node_count=node_count,
@@ -131,6 +140,7 @@ def scoring(settings: Settings, raw: FileDataset | None = None) -> list[Pipeline
 def _prep(
     settings: Settings,
     raw: FileDataset | None,
+    reuse: bool,
     prepared: OutputFileDatasetConfig,
     target: list[str] | None = None,
 ) -> PythonScriptStep:
@@ -153,7 +163,7 @@ def _prep(
         ],
         inputs=[],
         runconfig=_runconfig(settings),
-        allow_reuse=True,
+        allow_reuse=reuse,
     )
 
 
@@ -161,13 +171,13 @@ def _source(step: str) -> str:
     return str(ROOT / "steps" / step)
 
 
-def _environment(settings: Settings) -> Environment:
+def environment(settings: Settings) -> Environment:
     """The pinned packages that steps run with, here and on Azure ML."""
-    environment = Environment.from_pip_requirements(
+    packages = Environment.from_pip_requirements(
         f"{settings.name}-steps", str(ROOT / "environment" / "steps.txt")
     )
-    environment.python.conda_dependencies.set_python_version(PYTHON)
-    return environment
+    packages.python.conda_dependencies.set_python_version(PYTHON)
+    return packages
 
 
 def _runconfig(settings: Settings) -> RunConfiguration:
@@ -175,5 +185,5 @@ def _runconfig(settings: Settings) -> RunConfiguration:
     runconfig.target = settings.compute.name
     # Threads that wait for one another must not spin where others need the cores.
     runconfig.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}
-    runconfig.environment = _environment(settings)
+    runconfig.environment = environment(settings)
     return runconfig

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 
 def decide(evaluation: dict[str, Any]) -> tuple[bool, str]:
@@ -37,9 +39,16 @@ def register(model: Path, name: str) -> str:
     """
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")
-    # Not "runs:/...", which azureml-mlflow takes for one of MLflow's logged models.
-    version = mlflow.register_model(f"{run.info.artifact_uri}/model", name)
-    return str(version.version)
+        source = mlflow.get_artifact_uri("model")
+    # What mlflow.register_model("runs:/...") would do, but that with azureml-mlflow it
+    # takes the model for one of MLflow's logged models, which Azure ML does not have.
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return str(client.create_model_version(name, source, run.info.run_id).version)
 
 
 def main() -> None:
