@@ -201,7 +201,7 @@ def test_a_mini_batch_that_fails_once_is_tried_again(
     assert len(scored) == 43
     assert not scored.duplicated(["studyName", "Individual ID"]).any()
     log = Path(result.json["folder"]) / "score" / "log.txt"
-    assert log.read_text(encoding="utf-8").count("try 1 of 3") == 3
+    assert log.read_text(encoding="utf-8").count("Try 1 of 3 failed") == 3
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(0, 1), (1, 0), (-1, 0)])

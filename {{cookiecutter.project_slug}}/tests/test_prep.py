@@ -47,7 +47,7 @@ def test_csv_and_parquet_nested_become_one_table_in_parts(tmp_path: Path) -> Non
 
     parts = sorted((tmp_path / "out").iterdir())
     assert [len(pl.read_parquet(part)) for part in parts] == [2, 2, 1]
-    assert {str(pl.read_parquet_schema(part)) for part in parts}.__len__() == 1
+    assert len({str(pl.read_parquet_schema(part)) for part in parts}) == 1
     assert [row["x"] for row in read(tmp_path / "out")] == [1, 2, 3, 4.5, None]
     assert report["files"] == {"a.csv": 3, "more/b.parquet": 2}
 
@@ -70,6 +70,12 @@ def test_rows_to_score_are_all_kept(tmp_path: Path) -> None:
         {"row": 1, "x": 1, "z": 1},
         {"row": 2, "x": None, "z": 7},
     ]
+
+
+def test_other_delimiters_quotes_and_blank_lines(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", a='"x, y";z\n\n1;"two\nlines"\n')
+    prepare(raw, tmp_path / "out", keys=["z"])
+    assert read(tmp_path / "out") == [{"x, y": 1, "z": "two\nlines"}]
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -207,18 +207,21 @@ def _open_text(path: Path) -> IO[str]:
 
 
 def _csv_header(path: Path, name: str) -> tuple[str, list[str]]:
-    """The delimiter of a CSV file (the commonest in its first line) and its columns."""
+    """The delimiter of a CSV file, which makes most columns of its header, and these."""
     try:
         with _open_text(path) as file:
             start = file.read(65536)
-    except (UnicodeDecodeError, gzip.BadGzipFile):
+            if "\0" in start or start.startswith("PAR1"):
+                raise DataError(f"{name} is not a CSV file, though its name says so.")
+            headers: dict[str, list[str]] = {}
+            for delimiter in ",;\t|":
+                file.seek(0)
+                headers[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
+    except (UnicodeDecodeError, gzip.BadGzipFile, csv.Error):
         raise DataError(
             f"{name} is not a CSV file in UTF-8: save it as one, or mend its name."
         ) from None
-    if "\0" in start or start.startswith("PAR1"):
-        raise DataError(f"{name} is not a CSV file, though its name says so.")
-    delimiter = max(",;\t|", key=start.partition("\n")[0].count)
-    header = next(csv.reader(start.splitlines(keepends=True), delimiter=delimiter), [])
+    delimiter, header = max(headers.items(), key=lambda found: len(found[1]))
     header = [column.strip() for column in header]
     for i, column in enumerate(header):
         if not column:
