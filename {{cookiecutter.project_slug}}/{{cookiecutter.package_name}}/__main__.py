@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .settings import SettingsError
 
@@ -25,13 +28,7 @@ def main() -> int:
     run = commands.add_parser("run", help="run a pipeline on this machine")
     run.set_defaults(command=_run)
     run.add_argument("pipeline", choices=["training", "scoring"])
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set a pipeline parameter (may be repeated)",
-    )
+    _add_set(run)
     run.add_argument("--step", help="run this step alone, in --folder")
     run.add_argument("--folder", type=Path, help="the folder of an earlier run")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -40,6 +37,28 @@ def main() -> int:
     check.set_defaults(command=_check)
     check.add_argument("--online", action="store_true", help="ask Azure too")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    provision = commands.add_parser("provision", help="have on Azure what is needed")
+    provision.set_defaults(command=_provision)
+    provision.add_argument(
+        "--create-workspace", action="store_true", help="if there is none yet"
+    )
+
+    submit = commands.add_parser("submit", help="run a pipeline on Azure ML")
+    submit.set_defaults(command=_submit)
+    submit.add_argument("pipeline", choices=["training", "scoring"])
+    _add_set(submit)
+    submit.add_argument("--wait", action="store_true", help="follow it to its end")
+
+    publish = commands.add_parser("publish", help="publish a pipeline on Azure ML")
+    publish.set_defaults(command=_publish)
+    publish.add_argument("pipeline", choices=["training", "scoring"])
+    publish.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="read this folder of the default datastore anew in each run",
+    )
+    publish.add_argument("--dry-run", action="store_true", help="only say what changes")
 
     args = parser.parse_args()
     # To be stopped is to be interrupted: what was started is stopped too.
@@ -52,6 +71,16 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a pipeline parameter (may be repeated)",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -93,6 +122,36 @@ def _check(args: argparse.Namespace) -> int:
     from . import checks
 
     return checks.main(online=args.online, as_json=args.json)
+
+
+def _provision(args: argparse.Namespace) -> int:
+    with _azure() as workspace:
+        workspace.provision(args.create_workspace)
+    return 0
+
+
+def _submit(args: argparse.Namespace) -> int:
+    values = _parameters(args.set)
+    with _azure() as workspace:
+        went_well = workspace.submit(args.pipeline, values, args.wait)
+    return 0 if went_well else 1
+
+
+def _publish(args: argparse.Namespace) -> int:
+    with _azure() as workspace:
+        workspace.publish(args.pipeline, args.data, args.dry_run)
+    return 0
+
+
+@contextmanager
+def _azure() -> Iterator[Any]:
+    """The module that works on Azure, whose errors are the command's."""
+    from . import connection, local_run, workspace
+
+    try:
+        yield workspace
+    except (connection.AzureError, local_run.LocalRunError) as error:
+        raise CommandError(error) from None
 
 
 if __name__ == "__main__":

@@ -477,7 +477,7 @@ def explain_login(answer: str, login: str, log_in: str) -> Failed:
 def _token(login: str, manager: str, log_in: str) -> str:
     """A token for the resource manager; Failed where there is none."""
     try:
-        import azure.identity
+        import azure.identity  # noqa: F401 (what credential() needs)
         from azure.core.exceptions import AzureError
     except ImportError:  # in the template's hook, which runs where cookiecutter does
         answer = _ask_for_token(login, manager)
