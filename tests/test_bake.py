@@ -31,11 +31,13 @@ environment/steps.txt
 penguins/__init__.py
 penguins/__main__.py
 penguins/checks.py
+penguins/connection.py
 penguins/local_run.py
 penguins/parallel_run.py
 penguins/pipelines.py
 penguins/sdk_steps.py
 penguins/settings.py
+penguins/workspace.py
 pyproject.toml
 settings.yml
 steps/evaluate/.amlignore
