@@ -12,7 +12,8 @@ import sys
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 OUTPUT = ANSWERS.get("_output_dir")  # which cruft does not set
 # The project's own, in whose place cookiecutter would fail and leave half a project.
-OURS = "data environment notebooks steps tests readme.md pyproject.toml settings.yml"
+OURS = "data docs environment notebooks steps tests"
+OURS += " readme.md pyproject.toml settings.yml"
 FOLDER = r"(?!\.+$)(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[^/\\\x00-\x1f]{1,200}"
 if os.name == "nt":
     FOLDER = r"(?!.*[. ]$)(?!.*[<>:\"|?*])" + FOLDER

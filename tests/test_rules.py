@@ -246,6 +246,7 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
             "Steps": "write Steps_project",
             "tests": "write tests_project",
             "notebooks": "write notebooks_project",
+            "docs": "write docs_project",
             "data": "write data_project",
             "train": "write train_project",
             "score": "write score_project",

@@ -116,6 +116,11 @@ class RunResult:
     folder: str
     steps: list[StepResult]
 
+    def output(self, port: str) -> Path:
+        """The folder of what a step that ran wrote there; KeyError if there is none."""
+        outputs = {k: v for step in self.steps for k, v in step.outputs.items()}
+        return Path(outputs[port])
+
     def as_json(self) -> str:
         """The result on one line."""
         return json.dumps(asdict(self), ensure_ascii=False)

@@ -31,7 +31,8 @@ def prepare(
     """A local run of the `training` or the `scoring` pipeline of this project.
 
     `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
-    can be run again. LocalRunError and SettingsError say what stands in the way.
+    can be run again. Without a `console` plain lines are printed, as a notebook shows
+    them best. LocalRunError and SettingsError say what stands in the way.
     """
     settings = read()
     build, raw = {
@@ -44,7 +45,7 @@ def prepare(
         steps=read_steps(build(settings)),
         values=values or {},
         data={"raw_data": ROOT / raw},
-        console=console or Console(),
+        console=console or Console(force_jupyter=False, force_terminal=False),
         folder=folder,
     )
 

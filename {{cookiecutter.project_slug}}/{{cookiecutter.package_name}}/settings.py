@@ -59,12 +59,14 @@ REGIONS = frozenset(_REGIONS.split())
 # A package with one of these names would hide a folder of the project, or a module that
 # the project or one of its dependencies imports.
 _TAKEN = """
-steps tests notebooks data environment runs build dist mlruns venv conftest
+steps tests notebooks data docs environment runs build dist mlruns venv conftest
 prep train evaluate register score
-adal alembic azure azureml click cloudpickle cryptography docker duckdb fastapi flask
-git google graphql joblib jwt mako matplotlib mlflow msal msrest numpy packaging pandas
-pip polars pyarrow pydantic pytest pytz referencing requests rich scipy setuptools six
-sklearn skops sqlalchemy starlette tabulate urllib3 werkzeug wheel yaml
+adal alembic azure azureml click cloudpickle comm cryptography debugpy docker duckdb
+fastapi flask git google graphql ipykernel ipython jedi jinja2 joblib jupyter jupyterlab
+jwt mako matplotlib mlflow msal msrest nbformat numpy packaging pandas parso pip polars
+psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy setuptools
+six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
+yaml zmq
 """
 TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
 

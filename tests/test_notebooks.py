@@ -1,0 +1,191 @@
+"""The notebooks of generated projects: as they are stored, and run top to bottom."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from conftest import TEMPLATE, Bake, Project
+from nbclient import NotebookClient
+
+NAMES = ["01_workspace", "02_training_pipeline", "03_batch_scoring_pipeline"]
+GENERATED = TEMPLATE / "{{cookiecutter.project_slug}}"
+SKIPPED = "Skipped, as AZURE is False: no workspace is configured.\n"
+
+
+class Executed:
+    """A notebook that has run in its folder, with what its cells have put out."""
+
+    def __init__(self, project: Project, name: str, **environment: str) -> None:
+        path = project.path / "notebooks" / f"{name}.ipynb"
+        self.notebook = nbformat.read(path, as_version=4)
+        variables = {
+            **os.environ,
+            "PYTHONPATH": str(project.path),  # as good as installed
+            "IPYTHONDIR": str(project.path / "runs" / "ipython"),
+            **environment,
+        }
+        folder = {"metadata": {"path": str(path.parent)}}
+        NotebookClient(self.notebook, timeout=300, resources=folder).execute(
+            env=variables
+        )
+
+    def outputs(self, code: str = "") -> Iterator[Any]:
+        """What all cells have put out, or those that hold some code."""
+        for cell in self.notebook.cells:
+            if code in cell.source:
+                yield from cell.get("outputs", [])
+
+    def text(self, code: str = "") -> str:
+        """What was printed."""
+        return "".join(
+            output.text
+            for output in self.outputs(code)
+            if output.output_type == "stream"
+        )
+
+    def data(self, code: str, kind: str) -> str:
+        """What the cell shows: a picture, or HTML."""
+        (found,) = (
+            output.data[kind]
+            for output in self.outputs(code)
+            if kind in output.get("data", {})
+        )
+        return str(found)
+
+    def assert_no_noise(self) -> None:
+        """No warning and no logging; on the screen are only words of the project."""
+        for output in self.outputs():
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+        assert not re.search("warning|deprecat|traceback|azureml", self.text().lower())
+        assert "\x1b" not in self.text()
+
+
+@pytest.fixture(scope="module", params=["classification", "regression"])
+def here(bake: Bake, request: pytest.FixtureRequest) -> tuple[Project, list[Executed]]:
+    """A project with no workspace, whose notebooks have run in their order."""
+    project = bake(project_name="Explored", task=request.param)
+    return project, [Executed(project, name) for name in NAMES]
+
+
+def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) -> None:
+    _, notebooks = here
+    workspace, training, scoring = notebooks
+    for notebook in notebooks:
+        notebook.assert_no_noise()
+    assert [notebook.text().count(SKIPPED) for notebook in notebooks] == [2, 1, 2]
+    settings = workspace.data("checks.offline()", "text/html")
+    assert "az account show --query id" in settings
+
+    for cell in ("counts.plot", "plt.subplots"):
+        assert training.data(cell, "image/png")
+    printed = training.text('prepare("training").run()').splitlines()
+    assert [line.split()[:2] for line in printed] == [
+        ["ran", "prep"],
+        ["ran", "train"],
+        ["ran", "evaluate"],
+        ["ran", "register"],
+    ]
+    report = training.data("report.html", "text/html")
+    assert report.count("data:image/svg+xml") == 2
+    assert "worse than the registered version 1" in training.text('decision["reason"]')
+    assert "version 1</th>" in training.data("registered['version']", "text/html")
+
+    assert "<th>prediction</th>" in scoring.data("predictions.head()", "text/html")
+    assert scoring.data("plt.legend", "image/png")
+
+
+def test_they_draw_the_pictures_of_the_readme(
+    here: tuple[Project, list[Executed]],
+) -> None:
+    project, (_, training, scoring) = here
+    readme = (project.path / "README.md").read_text(encoding="utf-8")
+    for name, notebook in {"training": training, "scoring": scoring}.items():
+        path = f"docs/{name}.svg"
+        assert f"({path})" in readme
+        stored = (GENERATED / path).read_text(encoding="utf-8")
+        drawn = notebook.data("graph.draw", "image/svg+xml")
+        assert ElementTree.canonicalize(drawn).strip() == (
+            ElementTree.canonicalize(stored).strip()
+        )
+
+
+def test_a_picture_shows_all_of_a_pipeline(bake: Bake) -> None:
+    """Whatever steps are called, boxes do not overlap, and edges go round them."""
+    project = bake()
+    code = """
+from pathlib import Path
+from penguins.graph import draw
+from penguins.local_run import LocalStep, Parameter
+
+def step(name, inputs, outputs, run_after=()):
+    return LocalStep(name, Path(), [], "", [], inputs, outputs, run_after, {}, [], True)
+
+print(draw([
+    step("a < b & c", {"x": Parameter("data", None), "y": Parameter("more", None)}, ["1"]),
+    step("second", {"1": ("a < b & c", "1")}, ["2", "3"]),
+    step("third", {"2": ("second", "2"), "1": ("a < b & c", "1")}, []),
+    step("last", {}, [], ["third", "a < b & c"]),
+]))
+"""
+    drawn = project.python("-c", code)
+    assert drawn.code == 0, drawn.err
+    svg = ElementTree.fromstring(drawn.out)
+    names = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert sorted(filter(None, names)) == sorted(
+        ["data", "more", "a < b & c", "1", "second", "2", "3", "third", "last"]
+    )
+    assert len(list(svg.iter("{http://www.w3.org/2000/svg}path"))) - 1 == 10
+    boxes = [
+        [float(rect.attrib[key]) for key in ("x", "y", "width", "height")]
+        for rect in svg.iter("{http://www.w3.org/2000/svg}rect")
+        if "x" in rect.attrib
+    ][1::2]
+    assert len(boxes) == 4
+    for i, (x, y, width, height) in enumerate(boxes):
+        assert x + width < float(svg.attrib["width"])
+        assert y + height < float(svg.attrib["height"])
+        for other in boxes[:i]:
+            assert abs(x - other[0]) > width or abs(y - other[1]) > height
+
+
+def test_the_pictures_are_drawn_anew_by_a_command(bake: Bake) -> None:
+    project = bake()
+    project.edit("penguins/pipelines.py", '"holdout"', '"kept_back"')
+    assert project.python("-m", "penguins.graph").code == 0
+    training = (project.path / "docs" / "training.svg").read_text(encoding="utf-8")
+    assert ">kept_back<" in training and ">holdout<" not in training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_are_stored_clean(bake: Bake, name: str) -> None:
+    project = bake()
+    path = project.path / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    for cell in notebook.cells:
+        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+    stripped = project.python("-m", "nbstripout", "--verify", str(path))
+    assert stripped.code == 0, stripped.out + stripped.err
+    # The file itself: with what is missing for notebooks, black skips them in a folder.
+    formatted = project.python("-m", "black", "--check", str(path))
+    assert "1 file would be left unchanged" in formatted.err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_the_answers_they_hold_the_package_name_alone(bake: Bake, name: str) -> None:
+    project = bake(
+        project_name='"Quoted" \\ {name}', description="'''", author_name='"'
+    )
+    path = f"notebooks/{name}.ipynb"
+    text = (GENERATED / path).read_text(encoding="utf-8")
+    rendered = text.replace("{{ cookiecutter.package_name }}", project.package)
+    assert (project.path / path).read_text(encoding="utf-8") == rendered
