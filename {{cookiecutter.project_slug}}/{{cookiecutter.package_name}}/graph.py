@@ -1,6 +1,6 @@
 """Draw the graph of a pipeline from its steps, as an SVG that needs no other file.
 
-The pictures in `docs/` are drawn anew by `python -m penguins.graph`
+Run as a module, it draws the pictures in `docs/` anew.
 """
 
 from __future__ import annotations
