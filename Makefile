@@ -9,7 +9,7 @@ PINS := {{cookiecutter.project_slug}}/environment
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
   --fork-strategy fewest --no-strip-extras --no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test check lock clean
+.PHONY: demo test lock clean
 
 demo: .venv/tools  ## generate a project, and run both of its pipelines
 	rm -rf $(PROJECT)
@@ -26,7 +26,7 @@ test: .venv/tests  ## run all tests
 	$(BIN)/black --quiet --check hooks tests benchmarks
 	$(BIN)/ruff check --quiet hooks tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .venv/tools: requirements.txt
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 12) or sys.exit( \
