@@ -144,36 +144,37 @@ def status(error: BaseException) -> int | None:
 def _sentence(error: Exception, place: Workspace) -> str:
     """What went wrong, and how to mend it."""
     code, causes = status(error), list(_causes(error))
-    log_in = checks.log_in_command(place.cloud)
+    told = _told(causes)
     if code in (401, 403, 429) or (code and code >= 500):
         replies = [getattr(cause, "response", None) for cause in causes]
         headers: Any = next((one.headers for one in replies if one is not None), {})
         where = f"the workspace {place.workspace_name}"
+        log_in = checks.log_in_command(place.cloud)
         text, fix = checks.explain(code, headers, where, log_in)
+        text += f" ({told})" if code >= 500 and told else ""
     elif any(isinstance(cause, UNREACHABLE) for cause in causes):
         text = f"Azure cannot be reached ({type(causes[-1]).__name__})"
         fix = checks.CONNECTION_FIX
-    elif code:
-        text, fix = f"Azure refuses it with error {code}", _message(causes)
     else:
-        text, fix = f"azureml-sdk stops with {type(error).__name__}", _message(causes)
+        text = f"Azure refuses it with error {code}" if code else "The SDK gives up"
+        fix = told or (_text(error).splitlines() or [type(error).__name__])[0]
     return f"{text[0].upper()}{text[1:]}: {fix.rstrip('.')}."
 
 
-def _message(causes: list[BaseException]) -> str:
-    """The service's own message, or else the error's first line."""
+def _told(causes: list[BaseException]) -> str:
+    """The message in the service's own reply."""
     for cause in causes:
         content = getattr(getattr(cause, "response", None), "text", "")
         content = content() if callable(content) else content
         told = re.search(r'"message"\s*:\s*"([^"]+)"', f"{content} {_text(cause)}")
         if told:
-            return told[1]
-    return (_text(causes[0]).splitlines() or ["it does not say why"])[0]
+            return told[1].rstrip(".")
+    return ""
 
 
 def _text(error: BaseException) -> str:
     # Not str(): that of a ServiceException can fail itself.
-    return str(getattr(error, "message", None) or error.args[:1] or "")
+    return str(getattr(error, "message", None) or next(iter(error.args), ""))
 
 
 def _causes(error: Any) -> Iterator[BaseException]:

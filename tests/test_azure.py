@@ -1,0 +1,715 @@
+"""provision, submit and publish, from the command line of generated projects.
+
+The unmodified SDK talks over HTTPS to the stand-in for Azure (azure_standin/), which runs
+what it has received. Whatever it is sent has left the project: no test looks inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from azure_standin import Fault, Standin, resources
+from azure_standin.state import Run
+from conftest import Bake, Project, Result
+
+ANSWERS = {
+    "azure_subscription_id": Standin.subscription_id,
+    "azure_resource_group": "group",
+    "azure_workspace_name": "workspace",
+    "azure_region": "westeurope",
+    "compute_name": "cpu-cluster",
+    "vm_size": "STANDARD_DS3_V2",
+}
+SECRET = "secret-of-the-stand-in"
+#: No managed identity is found, neither the stand-in's nor that of the machine.
+NO_IDENTITY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+#: Answers one command line after another, without the start of a process for each. What
+#: the SDK does between two tries takes no time.
+SHELL = """
+import contextlib, importlib, io, json, sys, time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+main = importlib.import_module(sys.argv[1] + ".__main__").main
+for line in sys.stdin:
+    sys.argv[1:] = json.loads(line)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main()
+        except SystemExit as exit:
+            code = exit.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@dataclass
+class User:
+    """A project, with an Azure around it for whoever works on it."""
+
+    project: Project
+    standin: Standin
+    home: Path
+    results: dict[str, Result] = field(default_factory=dict)
+
+    def environment(self, login: bool = True, **variables: str) -> dict[str, str]:
+        """The variables of a process that knows no other Azure, and no other login."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AZURE_")}
+        played = self.standin.environment(self.home)
+        credentials = self.standin.credentials if login else {}
+        return {**inherited, **played, **credentials, **variables}
+
+    def start(
+        self, *command: str, login: bool = True, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Start a command of the project, in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", self.project.package, *command],
+            cwd=self.project.path,
+            env=self.environment(login, **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str, login: bool = True, **variables: str) -> Result:
+        """Run a command to its end."""
+        process = self.start(*command, login=login, **variables)
+        out, err = process.communicate()
+        return Result(process.returncode, out, err)
+
+    def write(self, step: str, text: str) -> None:
+        path = self.project.path / "steps" / step / f"{step}.py"
+        path.write_text(text, encoding="utf-8")
+
+    def new_modules(self, since: int = 0) -> list[str]:
+        """The steps that were uploaded, from a request on."""
+        return [
+            request.json()["Name"]
+            for request in self.standin.requests[since:]
+            if re.search("POST ml/pipelines.*/Modules$", request.target)
+        ]
+
+    def newest_run(self) -> tuple[Run, dict[str, Run]]:
+        """The pipeline run that was submitted last, and its steps' runs by name."""
+        job = list(self.standin.azure.jobs.values())[-1]
+        steps = self.standin.azure.children(job.run.id)
+        return job.run, {step.name: step for step in steps}
+
+    def output(self, step: str, port: str, folder: Path) -> Path:
+        """What a step of the newest run has written to the datastore."""
+        run = self.newest_run()[1][step]
+        azure = self.standin.azure
+        azure.restore(azure.files(f"datastore/dataset/{run.id}/{port}"), folder)
+        return folder
+
+
+@pytest.fixture
+def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
+    """A project whose steps do nothing, in a workspace with a cluster."""
+    with Standin.running(tmp_path / "standin") as standin:
+        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        user = User(bake(**ANSWERS), standin, tmp_path / "home")
+        for step in ("prep", "train", "evaluate", "register", "score"):
+            user.write(step, "print('done')")
+        yield user
+
+
+@pytest.fixture(scope="module")
+def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A project as it is generated, provisioned, trained and scored with on Azure."""
+    folder = tmp_path_factory.mktemp("azure")
+    with Standin.running(folder / "standin") as standin:
+        user = User(bake(**ANSWERS), standin, folder / "home")
+        for command in (
+            "provision --create-workspace",
+            "submit training --wait --set max_iterations=20",
+            "submit scoring --wait",
+        ):
+            user.results[command] = user.run(*command.split())
+        yield user
+        standin.verify()
+
+
+def words(text: str) -> list[tuple[str, ...]]:
+    """The first two words of each line."""
+    return [tuple(line.split()[:2]) for line in text.splitlines()]
+
+
+def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
+    for result in trained.results.values():
+        assert (result.code, result.err) == (0, ""), result.err
+    _, training, scoring = trained.results.values()
+    run = next(iter(trained.standin.azure.jobs))
+    submitted, link = training.out.splitlines()[1:3]
+    assert submitted.split() == ["submitted", "training,", "run", run]
+    assert link.startswith(f"https://ml.azure.com/runs/{run}?")
+    for text, steps in {
+        training.out: ["prep", "train", "evaluate", "register"],
+        scoring.out: ["prep", "score"],
+    }.items():
+        finished = [line[1] for line in words(text) if line[0] == "finished"]
+        assert finished == [*steps, "run"]
+
+
+def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
+    azure = trained.standin.azure
+    steps = {run.name: run for run in azure.runs.values() if run.parent}
+    assert steps["train"].parameters["max_iterations"] == "20"
+    metrics = {one["key"]: one["value"] for one in steps["evaluate"].metrics}
+    assert metrics["accuracy"] > 0.9
+    assert "predictions.png" in azure.artifacts(steps["evaluate"])
+    version = azure.models["penguins"][0]
+    assert (version["version"], version["run_id"]) == ("1", steps["register"].id)
+    assert "model/MLmodel" in azure.artifacts(steps["register"])
+
+
+def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> None:
+    remote = trained.output("score", "predictions", tmp_path / "predictions")
+    azure, project = trained.standin.azure, trained.project
+    step = next(run for run in azure.runs.values() if run.name == "register")
+    files = azure.files(f"azureml/{step.container}/model")
+    azure.restore(files, tmp_path / "model")
+    register = "import pathlib, register; register.register(pathlib.Path({!r}), {!r})"
+    registered = project.python(
+        "-c",
+        register.format(str(tmp_path / "model"), "penguins"),
+        PYTHONPATH=str(project.path / "steps" / "register"),
+        MLFLOW_TRACKING_URI=f"sqlite:///{project.path}/mlruns/mlflow.db",
+        _MLFLOW_SERVER_ARTIFACT_ROOT=(project.path / "mlruns/artifacts").as_uri(),
+    )
+    assert registered.code == 0, registered.err
+
+    scoring = project.run("scoring")
+
+    assert scoring.code == 0, scoring.err
+    local = Path(scoring.json["steps"][-1]["outputs"]["predictions"])
+    assert [file.name for file in sorted(local.iterdir())] == [
+        file.name for file in sorted(remote.iterdir())
+    ]
+    rows = pd.read_parquet(remote)
+    assert len(rows) > 40
+    pd.testing.assert_frame_equal(rows, pd.read_parquet(local), check_exact=True)
+
+
+def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
+    # prep is told of the target in training alone, and so is two modules.
+    steps = ["evaluate", "prep", "prep", "register", "score", "train"]
+    assert sorted(trained.new_modules()) == steps
+    before = len(trained.standin.requests)
+    train = trained.project.path / "steps/train/train.py"
+    train.write_text(train.read_text(encoding="utf-8") + "\n# edited\n", "utf-8")
+
+    result = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
+
+    assert result.code == 0, result.err
+    assert trained.new_modules(before) == ["train"]
+    new = trained.standin.requests[before:]
+    sent = [one.path for one in new if one.target.startswith("PUT blob/snapshots/")]
+    assert [Path(path).name for path in sent] == ["train.py"]
+    assert not [one for one in new if one.target.startswith("PUT blob/datastore/")]
+    states = {line[1]: line[0] for line in words(result.out) if line[1:]}
+    assert states["prep"] == "reused"
+    assert [states[step] for step in ("train", "evaluate", "register")] == [
+        *("finished", "finished", "finished")
+    ]
+    assert len(trained.standin.azure.models["penguins"]) == 2
+
+
+def test_scoring_with_a_pinned_model(trained: User) -> None:
+    models = trained.standin.azure.models["penguins"]
+    models.append(models[0] | {"version": str(len(models) + 1)})
+    before = len(trained.standin.requests)
+    trained.project.set("scoring", model_version=1)
+
+    result = trained.run("submit", "scoring", "--wait")
+
+    assert result.code == 0, result.err
+    asked = {
+        request.query["version"]
+        for request in trained.standin.requests[before:]
+        if "model-versions/get" in request.path
+    }
+    assert asked == {"1"}
+
+
+def test_no_secret_leaves_the_project(trained: User) -> None:
+    requests = trained.standin.requests
+    headers = [request.headers.get("authorization", "") for request in requests]
+    found = {header for header in headers if header.startswith("Bearer ")}
+    tokens = {header.removeprefix("Bearer ") for header in found}
+    assert tokens
+    for request in requests:
+        others = {k: v for k, v in request.headers.items() if k != "authorization"}
+        said = f"{request.path} {request.query} {others}".encode() + request.body
+        hidden = [] if request.service == "login" else [SECRET]
+        for secret in (*hidden, *tokens):
+            assert secret.encode() not in said, request.target
+    for result in trained.results.values():
+        for secret in (SECRET, "sig=", *tokens):
+            assert secret not in result.out + result.err
+
+
+def test_provision_creates_what_is_missing_once(bake: Bake, tmp_path: Path) -> None:
+    with Standin.running(tmp_path / "standin") as standin:
+        user = User(bake(**ANSWERS), standin, tmp_path / "home")
+        missing = user.run("provision")
+        assert missing.code == 1
+        assert "There is no workspace workspace in the resource group" in missing.err
+        assert "provision --create-workspace" in missing.err
+        assert not standin.azure.resources
+
+        first = user.run("provision", "--create-workspace")
+        assert (first.code, first.err) == (0, "")
+        verbs = ["created", "created", "registered", "uploaded", "uploaded"]
+        assert [line[0] for line in words(first.out)] == verbs
+        cluster = next(r for id, r in standin.azure.resources.items() if "comp" in id)
+        wanted = cluster["properties"]["properties"]
+        assert wanted["vmSize"] == "STANDARD_DS3_V2"
+        assert wanted["scaleSettings"]["minNodeCount"] == 0
+        assert wanted["scaleSettings"]["maxNodeCount"] == 2
+        assert "PT" in wanted["scaleSettings"]["nodeIdleTimeBeforeScaleDown"]
+        pins = (user.project.path / "environment/steps.txt").read_text().split("\n")
+        environment = json.dumps(standin.azure.environments["penguins-steps"])
+        assert all(json.dumps(pin)[1:-1] in environment for pin in pins if pin)
+        data = [Path(path).name for path in standin.azure.files("datastore/penguins")]
+        names = ["PAL0708.csv", "PAL0809.csv", "PAL0910.csv", "penguins.csv"]
+        assert sorted(data) == names
+
+        before = len(standin.requests)
+        second = user.run("provision", "--create-workspace")
+        assert second.code == 0
+        assert {line[0] for line in words(second.out)} == {"unchanged"}
+        writes = {one.method for one in standin.requests[before:]} - {"GET", "HEAD"}
+        assert writes == {"POST"}  # to log in
+        standin.verify()
+
+
+def test_changed_data_goes_to_another_folder(user: User) -> None:
+    assert user.run("provision").code == 0
+    user.project.edit("data/sample/scoring/penguins.csv", "Torgersen", "Biscoe")
+    changed = user.run("provision")
+    assert [line[0] for line in words(changed.out)][-2:] == ["unchanged", "uploaded"]
+    folders = {
+        path.split("/")[0] for path in user.standin.azure.files("datastore/penguins")
+    }
+    assert len(folders) == 3
+
+
+def active(user: User) -> list[Any]:
+    found = user.standin.azure.schedules.values()
+    return [one for one in found if one["EntityStatus"] == "0"]
+
+
+def test_publish_twice_and_a_changed_schedule(user: User) -> None:
+    endpoints = user.standin.azure.endpoints
+    first = user.run("publish", "scoring")
+    assert first.code == 0, first.err
+    (endpoint,) = endpoints.values()
+    assert (endpoint["Name"], endpoint["DefaultVersion"]) == ("penguins-scoring", "0")
+    assert endpoint["Url"] in first.out
+    assert not active(user)
+
+    path = user.project.path / "settings.yml"
+    plain = path.read_text(encoding="utf-8")
+    weekly = re.sub(r"^# (schedule:|  \w+:)", r"\1", plain, flags=re.MULTILINE)
+    path.write_text(weekly, encoding="utf-8")
+    before = len(user.standin.requests)
+    dry = user.run("publish", "scoring", "--dry-run")
+    assert "would be published  penguins-scoring" in dry.out
+    assert "would be scheduled  frequency Week, interval 1" in dry.out
+    writes = {
+        one.route for one in user.standin.requests[before:] if one.method != "GET"
+    }
+    assert writes == {"POST login/{tenant}/oauth2/v2.0/token"}
+
+    second = user.run("publish", "scoring")
+    assert second.code == 0, second.err
+    assert (len(endpoints), endpoint["DefaultVersion"]) == (1, "1")
+    (schedule,) = active(user)
+    assert schedule["PipelineEndpointId"] == endpoint["Id"]
+    assert schedule["Recurrence"]["Frequency"] == "Week"
+    assert schedule["Recurrence"]["TimeZone"] == "W. Europe Standard Time"
+
+    third = user.run("publish", "scoring")
+    assert "unchanged  schedule" in third.out
+    assert active(user) == [schedule]
+    assert endpoint["DefaultVersion"] == "2"
+
+    path.write_text(weekly.replace("hours: [6]", "hours: [7]"), encoding="utf-8")
+    assert user.run("publish", "scoring").code == 0
+    (changed,) = active(user)
+    assert changed["Recurrence"]["Schedule"]["Hours"] == [7]
+    assert changed["Id"] != schedule["Id"]
+
+    path.write_text(plain, encoding="utf-8")
+    assert user.run("publish", "scoring").code == 0
+    assert not active(user)
+    user.standin.verify()
+
+
+# What goes wrong
+
+
+class Shell:
+    """Runs one command of a project after another, in one process."""
+
+    def __init__(self, user: User):
+        self.user = user
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SHELL, user.project.package],
+            cwd=user.project.path,
+            env=user.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, command: str) -> Result:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(command.split()) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the command has raised something else than an error of its own"
+        return Result(*json.loads(answer))
+
+
+@pytest.fixture
+def shell(user: User) -> Iterator[Shell]:
+    shell = Shell(user)
+    with shell.process:
+        yield shell
+        shell.process.kill()
+
+
+def assert_one_sentence(result: Result) -> None:
+    assert result.code == 1
+    assert re.fullmatch(r"([A-Z]|[.\w/]+: ).{20,300}\.\n", result.err), result
+    assert "Traceback" not in result.out + result.err
+    assert SECRET not in result.out + result.err
+
+
+def without_anything(user: User) -> None:
+    shutil.rmtree(user.home, ignore_errors=True)  # what the SDK has noted there
+    azure = user.standin.azure
+    for held in (azure.resources, azure.environments, azure.blobs):
+        held.clear()
+
+
+def with_a_new_step(user: User) -> None:
+    shutil.rmtree(user.home, ignore_errors=True)
+    user.write("prep", f"print({time.time_ns()})")
+    azure = user.standin.azure
+    azure.experiments.clear()
+    for name in azure.files("datastore").values():
+        del azure.blobs[name]
+
+
+def with_another_schedule(user: User) -> None:
+    path = user.project.path / "settings.yml"
+    text = path.read_text(encoding="utf-8").partition("schedule: {")[0]
+    interval = time.time_ns() % 10_000 + 1
+    schedule = f"schedule: {{frequency: Minute, interval: {interval}}}\n"
+    path.write_text(f"{text}{schedule}", encoding="utf-8")
+
+
+def without_an_endpoint(user: User) -> None:
+    with_another_schedule(user)
+    user.standin.azure.endpoints.clear()
+    user.standin.azure.schedules.clear()
+
+
+#: Asked only to say sooner that an endpoint of this name exists.
+NOT_NEEDED = {"GET ml/pipelines/v1.0{scope}/PipelineEndpoints/Name"}
+
+
+@pytest.mark.parametrize(
+    ("command", "prepare", "which"),
+    [
+        ("provision --create-workspace", without_anything, ""),
+        ("submit training", with_a_new_step, ""),
+        # All but these are those of a submission.
+        ("publish training", without_an_endpoint, "Pipelines|Endpoint|Schedule"),
+        ("publish training", with_another_schedule, "Pipelines|Endpoint|Schedule"),
+    ],
+)
+def test_every_route_failing_in_turn(
+    user: User,
+    shell: Shell,
+    command: str,
+    prepare: Callable[[User], None],
+    which: str,
+) -> None:
+    if prepare is with_another_schedule:
+        without_an_endpoint(user)
+        assert shell.run(command).code == 0
+    prepare(user)
+    before = len(user.standin.requests)
+    assert shell.run(command).code == 0
+    found = {request.route or "" for request in user.standin.requests[before:]}
+    routes = sorted(route for route in found if re.search(which, route))
+    assert len(routes) >= 5
+    for route in routes:
+        prepare(user)
+        fault = Fault(route, 500, times=None)
+        user.standin.faults.append(fault)
+        failed = shell.run(command)
+        user.standin.faults.clear()
+        assert fault.seen, route
+        if route not in NOT_NEEDED:
+            assert_one_sentence(failed)
+
+        again = shell.run(command)
+
+        assert (again.code, again.err) == (0, ""), route
+        if "publish" in command:
+            assert len(active(user)) == 1
+            (endpoint,) = user.standin.azure.endpoints.values()
+            assert (
+                int(endpoint["DefaultVersion"])
+                == len(endpoint["PipelineVersionList"]) - 1
+            )
+
+
+@pytest.mark.parametrize("pattern", ["PUT blob/datastore/", "PUT blob/snapshots/"])
+def test_a_connection_cut_during_an_upload(
+    user: User, shell: Shell, pattern: str
+) -> None:
+    with_a_new_step(user)
+    fault = Fault(pattern, cut=True, nth=2, times=None)
+    user.standin.faults.append(fault)
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert "cannot be reached" in failed.err
+    assert "submitted" not in failed.out
+
+    user.standin.faults.clear()
+    before = len(user.standin.requests)
+    again = shell.run("submit training")
+    assert again.code == 0
+    if "datastore" in pattern:  # what had arrived is not sent again
+        assert "uploaded   2 of 3 data files" in again.out
+    assert user.standin.requests[before:]
+
+
+def test_a_short_trouble_is_no_error(user: User, shell: Shell) -> None:
+    user.standin.faults += [
+        Fault("GET arm{scope}", 429, retry_after=2),
+        Fault("GET ml/.*/default", 503),
+        Fault("PUT blob/datastore/", cut=True),
+        Fault("PUT blob/snapshots/", cut=True),
+    ]
+    result = shell.run("submit training")
+    assert (result.code, result.err) == (0, "")
+    assert all(fault.seen > 1 for fault in user.standin.faults)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Fault("POST login/.*/token", 401), "refuses it with AADSTS7000215: az login"),
+        (Fault("GET arm{scope}", 401), "does not accept the login: az login"),
+        (
+            Fault("GET arm{scope}", 403),
+            "no right to it: ask for a role on the workspace",
+        ),
+        (
+            Fault("GET arm{scope}", 404),
+            "There is no workspace workspace in the resource",
+        ),
+        (Fault("GET arm{scope}", 429, retry_after=7), "asks to wait 7 s: try again"),
+        (Fault("GET arm{scope}", cut=True), "cannot be reached"),
+        (Fault("GET arm{scope}", 200, body=b"<html>"), "The SDK gives up"),
+        (
+            Fault("GET arm/subscriptions", 200, body=b'{"value": []}'),
+            "sees no subscription",
+        ),
+        (Fault("GET ml/.*/default", 401), "does not accept the login: az login"),
+        (Fault("GET ml/.*/default", 403), "no right to it: ask for a role"),
+        (Fault("POST ml/.*WithGraph", 400), "error 400: The stand-in was told to fail"),
+        (Fault("POST ml/.*WithGraph", 403), "no right to it: ask for a role"),
+        (Fault("POST ml/.*WithGraph", 429, retry_after=7), "wait 7 s: try again"),
+        (Fault("PUT blob/datastore/", 403), "no right to it: ask for a role"),
+    ],
+    ids=lambda value: (
+        f"{value.pattern} {value.status}" if isinstance(value, Fault) else ""
+    ),
+)
+def test_a_sentence_says_what_is_wrong(
+    user: User, shell: Shell, fault: Fault, sentence: str
+) -> None:
+    fault.times = None
+    user.standin.faults.append(fault)
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert sentence in failed.err
+
+
+def test_what_is_wrong_here_is_said_before_anything_is_sent(
+    user: User, shell: Shell
+) -> None:
+    for command, text in {
+        "submit training --set learning_rte=1": "Did you mean learning_rate?",
+        "submit training --set learning_rate=x": "learning_rate is 'x', but must be like",
+        "submit training --set x": "write --set NAME=VALUE.",
+    }.items():
+        failed = shell.run(command)
+        assert (failed.code, failed.out) == (1, "")
+        assert text in failed.err
+    user.project.set("data", training="data/nowhere")
+    failed = shell.run("submit training")
+    assert "settings.yml: data.training is data/nowhere, where no file is" in failed.err
+    user.project.set("training", test_fraction=2)
+    for command in ("provision", "submit training", "publish training"):
+        assert "training.test_fraction is 2" in shell.run(command).err
+    assert not user.standin.requests
+
+
+def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:
+    user.project.set("compute", name="gpu-cluster")
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert "gpu-cluster, which workspace has not" in failed.err
+    assert "provision` creates it" in failed.err
+    assert not user.standin.azure.jobs
+
+
+def test_without_a_login(user: User) -> None:
+    started = time.monotonic()
+    failed = user.run("submit", "training", login=False, **NO_IDENTITY)
+    assert time.monotonic() - started < 30
+    assert_one_sentence(failed)
+    assert (
+        "There is no login, or no answer to it: az login, or set AZURE_" in failed.err
+    )
+    assert not user.standin.requests
+
+
+def test_whoever_is_logged_in_with_az(user: User, tmp_path: Path) -> None:
+    token = resources.token("https://management.core.windows.net/")
+    answer = {"accessToken": token, "expires_on": int(time.time()) + 3600}
+    az = tmp_path / "bin" / "az"
+    az.parent.mkdir()
+    az.write_text(f"#!/bin/sh\necho >> {tmp_path}/asked\necho '{json.dumps(answer)}'\n")
+    az.chmod(0o755)
+    path = f"{az.parent}{os.pathsep}{os.environ['PATH']}"
+
+    result = user.run("submit", "training", PATH=path, login=False, **NO_IDENTITY)
+
+    assert result.code == 0, result.err
+    assert len((tmp_path / "asked").read_text()) == 1  # not at each request
+    user.standin.verify()
+
+
+def test_another_cloud_has_other_hosts(user: User, shell: Shell) -> None:
+    user.project.set("workspace", cloud="AzureUSGovernment")
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert set(user.standin.refused_hosts) == {"login.microsoftonline.us"}
+    assert not user.standin.requests
+
+
+def test_a_step_that_fails(user: User, shell: Shell) -> None:
+    user.write(
+        "prep", "print('\\n'.join(map(str, range(50)))); raise SystemExit('no rows')"
+    )
+    failed = shell.run("submit training --wait")
+    assert (failed.code, failed.err) == (1, "")
+    assert ("failed", "prep") in words(failed.out)
+    shown = failed.out.partition("its user_logs/std_log.txt ends:\n")[2].splitlines()
+    assert shown[:20] == [f"    {number}" for number in range(31, 50)] + ["    no rows"]
+    step = user.newest_run()[1]["prep"]
+    assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
+
+
+def test_a_mini_batch_that_fails(user: User, shell: Shell) -> None:
+    prep = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
+(folder / "part.parquet").write_text("")
+"""
+    user.write("prep", prep)
+    user.write("score", "def run(batch):\n    raise ValueError('no model')")
+    failed = shell.run("submit scoring --wait")
+    assert failed.code == 1
+    assert "score has failed; its logs/user/error.txt ends:" in failed.out
+    assert "ValueError: no model" in failed.out
+    assert "logs/user/ there holds what the entry script printed" in failed.out
+
+
+def test_a_run_that_is_cancelled(user: User) -> None:
+    user.standin.azure.endless_steps.add("prep")
+    process = user.start("submit", "training", "--wait")
+    wait_for(lambda: user.standin.azure.jobs and user.newest_run()[1])
+    user.newest_run()[0].cancel.set()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "")
+    assert out.splitlines()[-1] == f"canceled   run {user.newest_run()[0].id}"
+
+
+def test_a_run_that_never_ends_goes_on_without_its_watcher(user: User) -> None:
+    user.standin.azure.endless_steps.add("prep")
+    process = user.start("submit", "training", "--wait")
+    assert process.stdout
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("running    prep") for line in lines)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    run = user.newest_run()[0]
+    assert out.startswith(
+        f"The run goes on. Follow it at https://ml.azure.com/runs/{run.id}"
+    )
+    assert run.status == "Running"
+    assert not run.cancel.is_set()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_wait_outlives_a_bad_connection(user: User, shell: Shell) -> None:
+    status = "GET ml/pipelines.*/PipelineRuns/[^/]+$"
+    user.standin.faults.append(Fault(status, 503, times=6))
+    result = shell.run("submit training --wait")
+    assert result.out.splitlines()[-1].startswith(
+        "All its logs"
+    )  # its steps do nothing
+    assert user.standin.faults[0].seen > 6
+
+    user.standin.faults[:] = [Fault(status, 503, times=None)]
+    result = shell.run("submit training --wait")
+    assert_one_sentence(result)
+    assert result.out.splitlines()[-1].startswith(
+        "The run goes on. Follow it at https:"
+    )
+
+
+def test_help_waits_for_no_import(user: User) -> None:
+    code = f"""
+import sys
+sys.argv = ["project", "--help"]
+try:
+    import runpy; runpy.run_module("{user.project.package}", run_name="__main__")
+except SystemExit:
+    print(*sorted({{"azureml", "rich", "azure"}} & sys.modules.keys()))
+"""
+    shown = user.project.python("-c", code)
+    assert shown.out.splitlines()[-1] == ""
+    for command in ("provision", "submit", "publish"):
+        assert command in shown.out
