@@ -574,6 +574,14 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(
     user.project.set("training", test_fraction=2)
     for command in ("provision", "submit training", "publish training"):
         assert "training.test_fraction is 2" in shell.run(command).err
+    user.project.set("training", test_fraction=0.2)
+    path = user.project.path / "settings.yml"
+    weekly = (
+        "schedule: {frequency: Week, interval: 1, time_zone: W Europe Standard Time}"
+    )
+    path.write_text(f"{path.read_text(encoding='utf-8')}{weekly}\n", encoding="utf-8")
+    failed = shell.run("publish scoring")
+    assert "which Windows has not: write W. Europe Standard Time" in failed.err
     assert not user.standin.requests
 
 

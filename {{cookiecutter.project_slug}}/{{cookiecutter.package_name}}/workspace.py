@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from azureml.core import Dataset, Environment, Experiment
 from azureml.core import Workspace as AzureWorkspace
@@ -143,6 +145,7 @@ def publish(pipeline: str, folder: str | None = None, dry_run: bool = False) -> 
     """
     project = read()
     place = read_workspace(needs=[*PLACE, "compute.name"])
+    recurrence = _recurrence(project)
     data = Data(folder, {}) if folder else Data.of(project, pipeline)
     name = f"{project.name}-{pipeline}"
     with azure(place) as say:
@@ -164,48 +167,62 @@ def publish(pipeline: str, folder: str | None = None, dry_run: bool = False) -> 
             version = f"version {endpoint.default_version}"
             say(f"published  {name}, {version}, now the default (before: {before})")
             say(endpoint.endpoint)
-        _schedule(workspace, project, name, endpoint and endpoint.id, say, dry_run)
+        _schedule(workspace, project, endpoint, recurrence, say, dry_run)
 
 
 def _schedule(
     workspace: AzureWorkspace,
     project: Settings,
-    name: str,
-    endpoint_id: str | None,
+    endpoint: Any,
+    recurrence: ScheduleRecurrence | None,
     say: Say,
     dry_run: bool,
 ) -> None:
-    """Have the one schedule of the settings, or none, on an endpoint."""
-    found = []
-    if endpoint_id:
-        found = Schedule.list(workspace, pipeline_endpoint_id=endpoint_id)
-        found = [schedule for schedule in found if schedule.status == "Active"]
-    # The service words a recurrence in its own way: what it was made from is compared.
+    """Have one schedule on an endpoint, that of the settings, or else none."""
+    # The service words a recurrence in its own way: what it is made of is compared.
     wanted = vars(project.schedule) if project.schedule else {}
     words = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
+    found = []
+    if endpoint:
+        found = Schedule.list(workspace, pipeline_endpoint_id=endpoint.id)
+        found = [schedule for schedule in found if schedule.status == "Active"]
     kept = next((one for one in found if words and one.description == words), None)
     would = "would be " if dry_run else ""
     if kept:
         say(f"unchanged  schedule {words}")
-    elif words:
+    elif recurrence:
         if not dry_run:
-            zone = TimeZone(wanted["time_zone"])
             Schedule.create_for_pipeline_endpoint(
                 workspace,
-                name,
-                endpoint_id,
+                endpoint.name,
+                endpoint.id,
                 experiment_name=project.name,
-                recurrence=ScheduleRecurrence(**{**wanted, "time_zone": zone}),
+                recurrence=recurrence,
                 description=words,
                 wait_for_provisioning=True,
             )
         say(f"{would}scheduled  {words}")
-    # Last, as a schedule too many is mended by the next publish, and one lost is not.
+    # Last, as one too many is mended by the next publish, and one lost is not.
     for schedule in found:
         if schedule is not kept:
             if not dry_run:
                 schedule.disable(wait_for_provisioning=True)
             say(f"{would}disabled   schedule {schedule.description or schedule.id}")
+
+
+def _recurrence(project: Settings) -> ScheduleRecurrence | None:
+    """The schedule of the settings, as the SDK takes it."""
+    if project.schedule is None:
+        return None
+    zone = project.schedule.time_zone
+    try:
+        return ScheduleRecurrence(
+            **{**vars(project.schedule), "time_zone": TimeZone(zone)}
+        )
+    except ValueError:
+        near = difflib.get_close_matches(zone, [known.value for known in TimeZone])
+        where = f"settings.yml: schedule.time_zone is {zone}, which Windows has not"
+        raise AzureError(f"{where}: write {' or '.join(near) or 'UTC'}.") from None
 
 
 def _provide_workspace(place: Workspace, create: bool, say: Say) -> AzureWorkspace:
@@ -233,25 +250,23 @@ def _provide_cluster(workspace: AzureWorkspace, project: Settings, say: Say) -> 
     compute, done = project.compute, "unchanged"
     cluster = workspace.compute_targets.get(compute.name)
     if cluster is None:
-        cluster = AmlCompute.create(
-            workspace,
-            compute.name,
-            AmlCompute.provisioning_configuration(
-                vm_size=compute.vm_size,
-                min_nodes=0,
-                max_nodes=compute.max_nodes,
-                idle_seconds_before_scaledown=IDLE_SECONDS,
-            ),
+        configuration = AmlCompute.provisioning_configuration(
+            vm_size=compute.vm_size,
+            min_nodes=0,
+            max_nodes=compute.max_nodes,
+            idle_seconds_before_scaledown=IDLE_SECONDS,
         )
-        cluster.wait_for_completion()
+        cluster = AmlCompute.create(workspace, compute.name, configuration)
         done = "created"
+    if not isinstance(cluster, AmlCompute):
+        where = f"settings.yml: compute.name is {compute.name}, a {cluster.type}"
+        raise AzureError(f"{where}, not a compute cluster: write another name.")
+    if cluster.provisioning_state != "Succeeded":
+        cluster.wait_for_completion()
     if cluster.provisioning_state != "Succeeded":
         errors = cluster.provisioning_errors or cluster.provisioning_state
         fix = "delete it in the Studio, and provision again"
         raise AzureError(f"The cluster {compute.name} has failed ({errors}): {fix}.")
-    if not isinstance(cluster, AmlCompute):
-        where = f"settings.yml: compute.name is {compute.name}, a {cluster.type}"
-        raise AzureError(f"{where}, not a compute cluster: write another name.")
     most, size = cluster.scale_settings.maximum_node_count, cluster.vm_size
     say(f"{done:10} cluster {compute.name}, up to {most} nodes of {size}")
     if (most, size.lower()) != (compute.max_nodes, compute.vm_size.lower()):
