@@ -1,4 +1,4 @@
-"""The project on Azure ML: provision what it needs, submit and publish its pipelines."""
+"""The project on Azure ML: provision its needs, submit and publish its pipelines."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ PATIENCE = 3  # polls in a row that may fail before --wait gives up
 class Data:
     """A folder of the default datastore, and the files here that belong there, by name.
 
-    Their folder is named after what they hold: as Azure ML does not look into files, steps
-    would use their old results again if files changed in their place.
+    Their folder is named after what they hold: as Azure ML does not look into files,
+    steps would use their old results again if files changed in their place.
     """
 
     folder: str
@@ -140,8 +140,8 @@ def submit(pipeline: str, values: Mapping[str, str], wait: bool = False) -> bool
 def publish(pipeline: str, folder: str | None = None, dry_run: bool = False) -> None:
     """Publish a pipeline behind its endpoint, and schedule it as the settings say.
 
-    It reads the project's data as it is now, or else what is in a `folder` of the default
-    datastore whenever it runs. A dry run says what would be changed.
+    It reads the project's data as it is now, or else what is in a `folder` of the
+    default datastore whenever it runs. A dry run says what would be changed.
     """
     project = read()
     place = read_workspace(needs=[*PLACE, "compute.name"])
@@ -270,9 +270,7 @@ def _provide_cluster(workspace: AzureWorkspace, project: Settings, say: Say) -> 
     most, size = cluster.scale_settings.maximum_node_count, cluster.vm_size
     say(f"{done:10} cluster {compute.name}, up to {most} nodes of {size}")
     if (most, size.lower()) != (compute.max_nodes, compute.vm_size.lower()):
-        say(
-            f"           other than settings.yml says: see `{checks.COMMAND} check --online`"
-        )
+        say(f"{'':10} not as in settings.yml: see `{checks.COMMAND} check --online`")
 
 
 def _provide_environment(
