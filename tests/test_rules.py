@@ -5,27 +5,27 @@ Straight from the template: the generated settings module holds no Jinja.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 PROJECT = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"
-spec = importlib.util.spec_from_file_location(
-    "project_settings", PROJECT / "{{cookiecutter.package_name}}" / "settings.py"
-)
-assert spec and spec.loader
-settings: Any = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = settings
+package = ModuleType("template")
+package.__path__ = [str(PROJECT / "{{cookiecutter.package_name}}")]
+sys.modules[package.__name__] = package
 with pytest.MonkeyPatch.context() as patch:  # or each project would get a __pycache__
     patch.setattr(sys, "dont_write_bytecode", True)
-    spec.loader.exec_module(settings)
+    settings: Any = importlib.import_module("template.settings")
+    project: Any = importlib.import_module("template.runtime.project")
+    rules: Any = importlib.import_module("template.runtime.rules")
 
 ID = "12345678-9abc-def0-1234-56789abcdef0"
 ZERO = "00000000-0000-0000-0000-000000000000"
@@ -318,7 +318,7 @@ UNUSUAL = [
 
 
 def check(rule: str, value: Any) -> Any:
-    return getattr(settings, rule).check("settings.yml", "key", value)
+    return getattr(rules, rule).check("settings.yml", "key", value)
 
 
 def test_the_table_is_large() -> None:
@@ -349,7 +349,7 @@ def test_unusual_value_warns(rule: str, value: str, text: str) -> None:
 def test_what_is_suggested_is_right(rule: str, value: str, text: str) -> None:
     del text
     fix = check(rule, value).fix
-    if fix != "correct it" and fix != f"write {getattr(settings, rule).find}":
+    if fix != "correct it" and fix != f"write {getattr(rules, rule).find}":
         better = check(rule, fix.removeprefix("write "))
         assert better is None or better.kind == "unusual"
 
@@ -365,14 +365,14 @@ def test_an_empty_azure_value_is_to_be_filled_in(rule: str) -> None:
 def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
     file = root / "settings.yml"
     lines = file.read_text(encoding="utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("# schedule:"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("# schedules:"))
     shown = [line.removeprefix("# ") for line in lines[start:] if line.startswith("# ")]
     file.write_text("\n".join([*lines, *shown]), encoding="utf-8")
-    assert settings.read(root).schedule.week_days == ["Monday"]
+    assert at(root).settings().schedules["scoring"].week_days == ["Monday"]
 
 
 def test_suggested_regions_are_those_that_are_known() -> None:
-    assert all(check("REGION", region) is None for region in settings.REGIONS)
+    assert all(check("REGION", region) is None for region in rules.REGIONS)
 
 
 # The files
@@ -412,21 +412,28 @@ def change(root: Path, key: str, value: Any) -> None:
         del section[last]
     else:
         section[last] = value
-    (root / "settings.yml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (root / "settings.yml").write_text(
+        yaml.safe_dump(values, sort_keys=False), encoding="utf-8"
+    )
 
 
-def refusal(read: Callable[[Path], Any], root: Path) -> str:
-    with pytest.raises(settings.SettingsError) as error:
-        read(root)
+def at(root: Path) -> Any:
+    """The project in a folder."""
+    return project.Project(root / "penguins", settings.Settings)
+
+
+def refusal(read: Callable[[], Any]) -> str:
+    with pytest.raises(project.SettingsError) as error:
+        read()
     return str(error.value)
 
 
 def test_a_complete_project(root: Path) -> None:
-    assert settings.read(root).compute.max_nodes == 2
-    assert settings.read(root).schedule is None
-    workspace = settings.read_workspace(root)
+    assert at(root).settings().compute.max_nodes == 2
+    assert at(root).settings().schedules == {}
+    workspace = at(root).workspace()
     assert (workspace.workspace_name, workspace.region) == ("mlw", "westeurope")
-    assert [p for p in settings.examine(root) if p.file] == []
+    assert [p for p in at(root).problems() if p.file] == []
 
 
 ONE = "a whole number, 1 or more"
@@ -449,34 +456,35 @@ VALUES = [
     ("training.test_fraction", 1, "1.0, but must be above 0, below 1"),
     ("training.test_fraction", "0.2", "write 0.2"),
     ("training.test_fraction", float("nan"), "must be above 0, below 1"),
-    ("training.learning_rate", "1e-3", "write 0.001"),
-    ("training.learning_rate", 1.1, "must be above 0, at most 1"),
+    ("training.register", "never", "must be one of unless_worse, always"),
+    ("training.hyperparameters", 7, "must hold names with values: write NAME: VALUE lines there"),
     ("training.seed", -1, "must be a whole number, 0 to 4294967295"),
     ("training.seed", 2**32, "must be a whole number, 0 to 4294967295"),
     ("training.seed", 1.5, "must be a whole number"),
     ("training.seed", True, "true, but must be a whole number"),
-    ("training.max_iterations", 0, ONE),
+    ("training.hyperparameters.max_iterations", float("nan"), "must be a number, a word, true or false"),
+    ("training.hyperparameters.max_iterations", [1], "must be a number, a word, true or false"),
     ("scoring.model_version", 0, "must be latest, or a version's number"),
     ("scoring.model_version", "3", "write 3"),
     ("scoring.model_version", "Latest", "write latest"),
     ("scoring.model_version", 1.5, "must be latest"),
-    ("scoring.parts_per_batch", 0, ONE),
-    ("scoring.processes_per_node", 0, ONE),
-    ("scoring.max_tries", 0, ONE),
-    ("scoring.timeout_seconds", 0, ONE),
+    ("scoring.mini_batch_size", 0, ONE),
+    ("scoring.process_count_per_node", 0, ONE),
+    ("scoring.run_max_try", 0, ONE),
+    ("scoring.run_invocation_timeout", 0, ONE),
     ("scoring.error_threshold", -2, "must be a whole number, -1 or more"),
     ("workspace.cloud", "AzureCLoud", "write AzureCloud"),
     ("workspace.cloud", "AzureGermanCloud", "must be one of AzureCloud"),
     ("compute.max_nodes", "2", "write 2"),
     ("compute.max_nodes", 0, ONE),
-    ("schedule", {"frequency": "day", "interval": 1}, "write Day"),
-    ("schedule", {"frequency": "Day", "interval": 0}, ONE),
-    ("schedule", {"frequency": "Day", "interval": 1, "hours": [24]}, "0 to 23"),
-    ("schedule", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours does not go with frequency: Hour: delete it, or write frequency: Day"),
-    ("schedule", {"frequency": "Day", "interval": 1, "week_days": ["Monday"]}, "write frequency: Week"),
-    ("schedule", {"frequency": "Week", "interval": 1, "week_days": ["monday"]}, "write Monday"),
-    ("schedule", {"frequency": "Day"}, "schedule.interval is missing"),
-    ("schedule", {"cron": "0 6 * * *"}, "schedule.cron is not a setting"),
+    ("schedules.scoring", {"frequency": "day", "interval": 1}, "write Day"),
+    ("schedules.scoring", {"frequency": "Day", "interval": 0}, ONE),
+    ("schedules.scoring", {"frequency": "Day", "interval": 1, "hours": [24]}, "0 to 23"),
+    ("schedules.scoring", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours does not go with frequency: Hour: delete it, or write frequency: Day"),
+    ("schedules.scoring", {"frequency": "Day", "interval": 1, "week_days": ["Monday"]}, "write frequency: Week"),
+    ("schedules.scoring", {"frequency": "Week", "interval": 1, "week_days": ["monday"]}, "write Monday"),
+    ("schedules.scoring", {"frequency": "Day"}, "schedules.scoring.interval is missing"),
+    ("schedules.scoring", {"cron": "0 6 * * *"}, "schedules.scoring.cron is not a setting"),
     ("name", ..., "name is missing: add it"),
     ("data.target", ..., "data.target is missing: add it"),
     ("colour", "blue", "colour is not a setting: delete it"),
@@ -486,11 +494,11 @@ VALUES = [
 @pytest.mark.parametrize(("key", "value", "text"), VALUES)
 def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) -> None:
     change(root, key, value)
-    said = refusal(settings.read, root)
+    said = refusal(at(root).settings)
     assert said.startswith(f"settings.yml: {key}")
     assert text in said
     assert said.endswith(".")
-    assert refusal(settings.read_workspace, root) == said
+    assert refusal(at(root).workspace) == said
 
 
 @pytest.mark.parametrize(
@@ -500,35 +508,38 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
         ("data.keys", None),
         ("training.test_fraction", 0.001),
         ("training.test_fraction", 0.999),
-        ("training.learning_rate", 1),
+        ("training.hyperparameters", {"depth": 1, "loss": "log_loss", "fast": True}),
+        ("training.hyperparameters", None),
+        ("training.hyperparameters", {}),
         ("training.seed", 2**32 - 1),
         ("scoring.model_version", 1),
         ("scoring.error_threshold", -1),
         ("workspace.region", None),
         ("compute.name", ""),
-        ("schedule", None),
-        ("schedule", {"frequency": "Minute", "interval": 15}),
+        ("schedules", None),
+        ("schedules.scoring", {"frequency": "Minute", "interval": 15}),
         (
-            "schedule",
+            "schedules.scoring",
             {"frequency": "Week", "interval": 2, "week_days": ["Monday", "Friday"]},
         ),
         (
-            "schedule",
+            "schedules.scoring",
             {"frequency": "Day", "interval": 1, "hours": [0, 23], "minutes": [59]},
         ),
     ],
 )
 def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
     change(root, key, value)
-    settings.read(root)
+    at(root).settings()
 
 
 def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
     with (root / "settings.yml").open("a") as file:
         file.write(
-            "schedule: {frequency: Day, interval: 1, start_time: 2027-01-31T06:00:00}\n"
+            "schedules: {scoring: {frequency: Day, interval: 1, "
+            "start_time: 2027-01-31T06:00:00}}\n"
         )
-    schedule = settings.read(root).schedule
+    schedule = at(root).settings().schedules["scoring"]
     assert (schedule.start_time, schedule.time_zone) == ("2027-01-31T06:00:00", "UTC")
 
 
@@ -536,7 +547,7 @@ def test_all_problems_at_once(root: Path) -> None:
     change(root, "task", "clustering")
     change(root, "training.seed", -1)
     change(root, "compute.name", "cpu-cluster-1")
-    lines = refusal(settings.read, root).splitlines()
+    lines = refusal(at(root).settings).splitlines()
     assert [line.split()[1] for line in lines] == [
         "task",
         "training.seed",
@@ -554,7 +565,7 @@ def test_all_problems_at_once(root: Path) -> None:
 def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -> None:
     file = root / "settings.yml"
     file.write_text(file.read_text().replace(old, new))
-    assert refusal(settings.read, root) == f"settings.yml: {text}"
+    assert refusal(at(root).settings) == f"settings.yml: {text}"
 
 
 @pytest.mark.parametrize(
@@ -572,7 +583,7 @@ def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -
 def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) -> None:
     for key, value in changes.items():
         change(root, key, value)
-    assert text in refusal(settings.read, root)
+    assert text in refusal(at(root).settings)
 
 
 @pytest.mark.parametrize(
@@ -591,14 +602,14 @@ def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) 
 )
 def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> None:
     (root / "settings.yml").write_bytes(content)
-    said = refusal(settings.read, root)
+    said = refusal(at(root).settings)
     assert text in said
-    assert refusal(settings.read_workspace, root) == said
+    assert refusal(at(root).workspace) == said
 
 
 def test_settings_file_that_is_missing(root: Path) -> None:
     (root / "settings.yml").unlink()
-    assert refusal(settings.read, root).startswith("settings.yml is missing: write it")
+    assert refusal(at(root).settings).startswith("settings.yml is missing: write it")
 
 
 def config(**changes: Any) -> str:
@@ -644,23 +655,23 @@ def test_broken_config(root: Path, content: str | None, text: str) -> None:
         file.unlink()
     else:
         file.write_text(content)
-    said = refusal(settings.read_workspace, root)
+    said = refusal(at(root).workspace)
     assert said.startswith(text)
     assert len(said.splitlines()) == 1
-    settings.read(root)  # which a local run needs, and which does not need config.json
+    at(root).settings()  # which a local run needs, and which does not need config.json
 
 
 def test_config_with_a_byte_order_mark(root: Path) -> None:
     (root / CONFIG).write_text("\ufeff" + config(), encoding="utf-8")
-    assert settings.read_workspace(root).resource_group == "rg"
+    assert at(root).workspace().resource_group == "rg"
 
 
 def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
     change(root, "workspace.region", "")
     change(root, "compute.name", "")
     (root / CONFIG).write_text(config(workspace_name=""))
-    settings.read_workspace(root, needs=())
+    at(root).workspace(needs=())
     for needs in (["region"], ["compute.name"], ["workspace_name"]):
-        with pytest.raises(settings.SettingsError) as error:
-            settings.read_workspace(root, needs=needs)
+        with pytest.raises(project.SettingsError) as error:
+            at(root).workspace(needs=needs)
         assert [needs[0] in line for line in str(error.value).splitlines()] == [True]

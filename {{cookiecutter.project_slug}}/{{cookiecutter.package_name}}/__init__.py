@@ -1,4 +1,12 @@
-"""Training and batch-scoring pipelines on Azure Machine Learning."""
+"""Training and batch-scoring pipelines on Azure Machine Learning.
+
+Yours, to read and change:
+
+    pipelines.py  the pipelines, step by step, and the one table that lists them
+    settings.py   what settings.yml holds
+
+`runtime/` is what runs them, here and on Azure ML; `__main__.py` is its command line.
+"""
 
 import os
 

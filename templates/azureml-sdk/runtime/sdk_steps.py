@@ -1,7 +1,7 @@
 """Read the steps of the Azure ML SDK: what each would run, with what, on Azure.
 
-The one module of the local run that knows azureml-sdk. It reads what the SDK itself
-keeps of a step, attributes that have been the same since its version 1.20.
+It reads what azureml-sdk itself keeps of a step, attributes that have been the same since
+its version 1.20.
 """
 
 from __future__ import annotations
@@ -11,43 +11,66 @@ from pathlib import Path
 from typing import Any
 
 from azureml._project.ignore_file import get_project_ignore_file
-from azureml.data import OutputFileDatasetConfig
+from azureml.core import Dataset
+from azureml.data import FileDataset, OutputFileDatasetConfig
 from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunStep
 from rich.console import Console
 
-from . import pipelines
 from .local_run import Argument, Input, LocalRun, LocalStep, Output, Parameter
-from .settings import ROOT, read
+from .project import PipelineDefinition, Pipelines, Project
 
 
 def prepare(
-    pipeline: str,
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
     values: Mapping[str, str] | None = None,
     console: Console | None = None,
     folder: Path | None = None,
 ) -> LocalRun:
-    """A local run of the `training` or the `scoring` pipeline of this project.
+    """A local run of one of the project's pipelines.
 
     `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
     can be run again. Without a `console` plain lines are printed, as a notebook shows
     them best. LocalRunError and SettingsError say what stands in the way.
     """
-    settings = read()
-    build, raw = {
-        "training": (pipelines.training, settings.data.training),
-        "scoring": (pipelines.scoring, settings.data.scoring),
-    }[pipeline]
+    settings, pipeline = project.settings(), pipelines[name]
     return LocalRun(
-        pipeline,
+        project,
+        name,
         experiment=settings.name,
-        steps=read_steps(build(settings)),
+        steps=read_steps(build_steps(pipeline, settings)),
         values=values or {},
-        data={"raw_data": ROOT / raw},
+        data=project.data_of(pipeline, settings),
         console=console or Console(force_jupyter=False, force_terminal=False),
         folder=folder,
     )
+
+
+def build_steps(
+    pipeline: PipelineDefinition,
+    settings: Any,
+    datasets: Mapping[str, FileDataset] | None = None,
+    changes_in_place: bool = False,
+) -> list[PipelineStep]:
+    """The steps of a pipeline, on datasets of the workspace if there is one.
+
+    Azure ML does not look into data: with data that `changes_in_place`, the steps that
+    read it are run each time.
+    """
+    # In a local run, folders of the project are read in the place of this.
+    nowhere = Dataset.File.from_files("https://localhost/data", validate=False)
+    data = {
+        name: PipelineParameter(name, (datasets or {}).get(name, nowhere))
+        for name in pipeline.data
+    }
+    steps: list[Any] = pipeline.build(settings, data)
+    for step in steps if changes_in_place else []:
+        if any(isinstance(one.dataset, PipelineParameter) for one in step._inputs):
+            step._allow_reuse = False
+    return steps
 
 
 def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:

@@ -1,7 +1,4 @@
-"""Draw the graph of a pipeline from its steps, as an SVG that needs no other file.
-
-Run as a module, it draws the pictures in `docs/` anew.
-"""
+"""Draw the graph of a pipeline from its steps, as an SVG that needs no other file."""
 
 from __future__ import annotations
 
@@ -11,15 +8,12 @@ from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
 
-from .local_run import LocalStep, Parameter
-from .settings import ROOT, read
+from pathlib import Path
 
-GAP, ROW, BOX, MARGIN = (
-    34,
-    46,
-    30,
-    8,
-)  # pixels: between columns, of a row, a box, around
+from .local_run import LocalStep, Parameter
+
+# In pixels: between columns, of a row, of a box, around the picture.
+GAP, ROW, BOX, MARGIN = 34, 46, 30, 8
 HEAD = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="{0:g}" height="{1:g}" \
 viewBox="0 0 {0:g} {1:g}" style="max-width: 100%; height: auto" \
@@ -129,20 +123,8 @@ def _box(node: _Node) -> str:
     return f"{box}<text {place}>{escape(node.text)}</text>\n"
 
 
-def main() -> None:
-    """Draw both pipelines into `docs/`."""
-    from . import pipelines, sdk_steps
-
-    settings = read()
-    for name, build in {
-        "training": pipelines.training,
-        "scoring": pipelines.scoring,
-    }.items():
-        picture = draw(sdk_steps.read_steps(build(settings)))
-        path = ROOT / "docs" / f"{name}.svg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(picture, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def write(steps: Iterable[LocalStep], path: Path) -> Path:
+    """Draw into a file, whose path is returned."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(draw(steps), encoding="utf-8")
+    return path

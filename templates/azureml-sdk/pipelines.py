@@ -1,0 +1,195 @@
+"""The pipelines, as the steps that Azure ML is given, and the table that lists them.
+
+    training:  raw data -> prep -> train -> evaluate -> register
+    scoring:   raw data -> prep -> score
+
+No step needs a workspace to be built: the local run reads these very objects. Azure ML
+uses the results of a step again while its files, its arguments and its inputs stay the
+same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from azureml.core import Environment, RunConfiguration
+from azureml.data import OutputFileDatasetConfig
+from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
+from azureml.pipeline.core import PipelineParameter, PipelineStep
+from azureml.pipeline.steps import (
+    ParallelRunConfig,
+    ParallelRunStep,
+    PythonScriptStep,
+)
+
+from .runtime.project import PipelineDefinition
+from .settings import PROJECT, Settings
+
+PYTHON = "3.11"  # of the steps' environment on Azure ML
+
+# The data of a pipeline by name, each a pipeline parameter.
+Data = Mapping[str, PipelineParameter]
+
+
+def training(settings: Settings, data: Data) -> list[PipelineStep]:
+    """prep -> train -> evaluate -> register, on raw data with the target."""
+    options = settings.training
+    runconfig = _runconfig(settings)
+    prepared = OutputFileDatasetConfig("prepared")
+    model = OutputFileDatasetConfig("model")
+    holdout = OutputFileDatasetConfig("holdout")
+    evaluation = OutputFileDatasetConfig("evaluation")
+    registration = OutputFileDatasetConfig("registration")
+    hyperparameters = [
+        part
+        for name, value in options.hyperparameters.items()
+        for part in (name, PipelineParameter(name, value))
+    ]
+
+    prep = _prep(settings, data["raw_data"], prepared, "--target", settings.data.target)
+    train = PythonScriptStep(
+        name="train",
+        source_directory=_source("train"),
+        script_name="train.py",
+        arguments=[
+            *("--prepared", prepared.as_input("prepared")),
+            *("--model", model),
+            *("--holdout", holdout),
+            *("--task", settings.task),
+            *("--target", settings.data.target),
+            *("--keys", *settings.data.keys),
+            *("--test-fraction", options.test_fraction),
+            *("--seed", options.seed),
+            *("--hyperparameters", *hyperparameters),
+        ],
+        runconfig=runconfig,
+        allow_reuse=True,
+    )
+    evaluate = PythonScriptStep(
+        name="evaluate",
+        source_directory=_source("evaluate"),
+        script_name="evaluate.py",
+        arguments=[
+            *("--model", model.as_input("model")),
+            *("--holdout", holdout.as_input("holdout")),
+            *("--evaluation", evaluation),
+            *("--task", settings.task),
+            *("--target", settings.data.target),
+            *("--model-name", settings.name),
+        ],
+        runconfig=runconfig,
+        allow_reuse=False,  # the registered model, which it looks up, can change
+    )
+    register = PythonScriptStep(
+        name="register",
+        source_directory=_source("register"),
+        script_name="register.py",
+        arguments=[
+            *("--model", model.as_input("model")),
+            *("--evaluation", evaluation.as_input("evaluation")),
+            *("--registration", registration),
+            *("--model-name", settings.name),
+            *("--register", PipelineParameter("register", options.register)),
+        ],
+        runconfig=runconfig,
+        allow_reuse=False,
+    )
+    return [prep, train, evaluate, register]
+
+
+def scoring(settings: Settings, data: Data) -> list[PipelineStep]:
+    """prep -> score, on raw data that needs no target."""
+    options = settings.scoring
+    model_version = PipelineParameter("model_version", str(options.model_version))
+    prepared = OutputFileDatasetConfig("prepared")
+    predictions = OutputFileDatasetConfig("predictions")
+
+    prep = _prep(settings, data["raw_data"], prepared)
+    score = ParallelRunStep(
+        name="score",
+        parallel_run_config=ParallelRunConfig(
+            source_directory=_source("score"),
+            entry_script="score.py",
+            environment=environment(settings),
+            compute_target=settings.compute.name,
+            mini_batch_size=PipelineParameter(
+                "mini_batch_size", str(options.mini_batch_size)
+            ),
+            node_count=PipelineParameter("node_count", settings.compute.max_nodes),
+            process_count_per_node=PipelineParameter(
+                "process_count_per_node", options.process_count_per_node
+            ),
+            run_max_try=options.run_max_try,
+            run_invocation_timeout=options.run_invocation_timeout,
+            error_threshold=options.error_threshold,
+            output_action="summary_only",  # the script writes its files itself
+            # The workers share the cores.
+            environment_variables={"OMP_NUM_THREADS": "1"},
+        ),
+        inputs=[prepared.as_input("prepared")],
+        output=predictions,
+        arguments=[
+            *("--predictions", predictions),
+            *("--model-name", settings.name),
+            *("--model-version", model_version),
+            *("--keys", *settings.data.keys),
+        ],
+        allow_reuse=False,  # the registered model, which it looks up, can change
+    )
+    return [prep, score]
+
+
+#: A pipeline is a line here: what builds its steps, and the settings of `data` that it
+#: reads, each under the name of its pipeline parameter.
+PIPELINES = {
+    "training": PipelineDefinition(training, data={"raw_data": "training"}),
+    "scoring": PipelineDefinition(scoring, data={"raw_data": "scoring"}),
+}
+
+
+def _prep(
+    settings: Settings,
+    raw_data: PipelineParameter,
+    prepared: OutputFileDatasetConfig,
+    *target: str,
+) -> PythonScriptStep:
+    """The first step of both pipelines."""
+    return PythonScriptStep(
+        name="prep",
+        source_directory=_source("prep"),
+        script_name="prep.py",
+        arguments=[
+            *("--raw", DatasetConsumptionConfig("raw", raw_data).as_mount()),
+            *("--prepared", prepared),
+            *("--report", OutputFileDatasetConfig("data_report")),
+            *target,
+            *("--keys", *settings.data.keys),
+            *("--ignore", *settings.data.ignore),
+            *("--rows-per-part", settings.data.rows_per_part),
+        ],
+        inputs=[],
+        runconfig=_runconfig(settings),
+        allow_reuse=True,
+    )
+
+
+def _source(step: str) -> str:
+    return str(PROJECT.root / "steps" / step)
+
+
+def environment(settings: Settings) -> Environment:
+    """The pinned packages that steps run with, here and on Azure ML."""
+    packages = Environment.from_pip_requirements(
+        f"{settings.name}-steps", str(PROJECT.root / "environment" / "steps.txt")
+    )
+    packages.python.conda_dependencies.set_python_version(PYTHON)
+    return packages
+
+
+def _runconfig(settings: Settings) -> RunConfiguration:
+    runconfig = RunConfiguration()
+    runconfig.target = settings.compute.name
+    # Threads that wait for one another must not spin where others need the cores.
+    runconfig.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}
+    runconfig.environment = environment(settings)
+    return runconfig

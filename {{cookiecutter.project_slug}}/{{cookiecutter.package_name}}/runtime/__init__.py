@@ -1,0 +1,19 @@
+"""What runs the project, here and on Azure ML: nobody needs to open it.
+
+The same in every project, whatever its answers. It imports none of the project's own
+files: it is handed them, as a `Project` and its `Pipelines`.
+
+    project.py       what it is handed; settings.yml and config.json, read and checked
+    rules.py         what a setting must be
+    command_line.py  the commands
+    checks.py        `check`: the settings by their rules, and by what Azure says
+    local_run.py     a pipeline on this machine
+    parallel_run.py  the driver of a ParallelRunStep on this machine
+    graph.py         pictures of pipelines
+
+and, for the SDK that the pipelines are written in:
+
+    sdk_steps.py     what the SDK's steps are made of
+    workspace.py     provision, submit, publish
+    connection.py    the way to the workspace
+"""

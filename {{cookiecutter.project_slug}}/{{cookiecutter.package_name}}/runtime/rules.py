@@ -1,0 +1,255 @@
+"""The rules of the settings: what a value must be, and how a wrong one is mended.
+
+The rules stand here, once: for the generation (the template's hook imports the settings),
+for `check`, and for all that is sent to Azure. Nothing is needed but the standard library.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import keyword
+import math
+import re
+import sys
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, get_args
+
+CLOUDS = {  # login, resource manager
+    "AzureCloud": ("login.microsoftonline.com", "management.azure.com"),
+    "AzureUSGovernment": ("login.microsoftonline.us", "management.usgovcloudapi.net"),
+    "AzureChinaCloud": ("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
+}
+
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+# Azure opens new regions: one that is not here is unusual, not wrong.
+_REGIONS = """
+australiacentral australiacentral2 australiaeast australiasoutheast austriaeast
+belgiumcentral brazilsouth brazilsoutheast canadacentral canadaeast centralindia
+centralus centraluseuap chilecentral chinaeast chinaeast2 chinaeast3 chinanorth
+chinanorth2 chinanorth3 denmarkeast eastasia eastus eastus2 eastus2euap francecentral
+francesouth germanynorth germanywestcentral indonesiacentral israelcentral italynorth
+japaneast japanwest jioindiacentral jioindiawest koreacentral koreasouth malaysiawest
+mexicocentral newzealandnorth northcentralus northeurope norwayeast norwaywest
+polandcentral qatarcentral southafricanorth southafricawest southcentralus southeastasia
+southindia spaincentral swedencentral swedensouth switzerlandnorth switzerlandwest
+taiwannorth uaecentral uaenorth uksouth ukwest usdodcentral usdodeast usgovarizona
+usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2 westus3
+"""
+REGIONS = frozenset(_REGIONS.split())
+
+# A package with one of these names would hide a folder of the project, or a module that
+# the project or one of its dependencies imports.
+_TAKEN = """
+steps tests notebooks data docs environment runs build dist mlruns venv conftest
+prep train evaluate register score
+adal alembic azure azureml click cloudpickle comm cryptography debugpy docker duckdb
+fastapi flask git google graphql ipykernel ipython jedi jinja2 joblib jupyter jupyterlab
+jwt mako matplotlib mlflow msal msrest nbformat numpy packaging pandas parso pip polars
+psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy setuptools
+six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
+yaml zmq
+"""
+TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to say about one value; `str()` of it is a sentence."""
+
+    file: str
+    key: str  # empty where the whole file is meant
+    text: str  # goes on after the key
+    fix: str
+    kind: str = "wrong"  # or "empty": to fill in, or "unusual": allowed, worth a look
+
+    def __str__(self) -> str:
+        where = ": ".join(filter(None, [self.file, self.key]))
+        return f"{where} {self.text}: {self.fix}."
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be, in words and as a test, and how a wrong one is mended."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    mend: Callable[[Any], Any] = lambda value: value
+    find: str = ""  # where to find a value; without it a value must not be empty
+    doubt: Callable[[str], str] = lambda value: ""  # about a value that fits
+
+    def check(self, file: str, key: str, value: Any, kind: Any = str) -> Problem | None:
+        """What there is to say about a value that should be a `kind`."""
+
+        def say(text: str, fix: str, kind: str = "wrong") -> Problem:
+            return Problem(file, key, text, fix, kind)
+
+        kinds = get_args(kind) or (kind,)
+        is_value = f"is {shown(value)}"
+        fix = f"write {self.find}" if self.find else "correct it"
+        if value == "" and self.find:
+            return say("is empty", fix, "empty")
+        if type(value) in kinds and self.fits(value):
+            doubt = self.doubt(value)
+            return say(is_value, doubt, "unusual") if doubt else None
+        if re.fullmatch(r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*", str(value)):
+            return say(f"{is_value}, a placeholder", fix)
+        if isinstance(value, (str, int, float)):
+            with suppress(ValueError):
+                mended = self.mend(kinds[0](str(value).strip()))
+                if self.fits(mended):  # text in place of a number is mended by quotes
+                    fix = f"write {mended if isinstance(value, str) else repr(mended)}"
+        return say(f"{is_value}, but must be {self.words}", fix)
+
+
+def shown(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except (TypeError, ValueError):  # what YAML can hold, and JSON cannot
+        return repr(value)
+
+
+def _like(pattern: str) -> Callable[[str], bool]:
+    # fullmatch, because `$` lets a trailing newline through
+    return lambda value: re.fullmatch(pattern, value) is not None
+
+
+def _tidy(other: str, instead: str) -> Callable[[str], str]:
+    def mend(value: str) -> str:
+        plain = unicodedata.normalize("NFKD", value)
+        plain = "".join(c for c in plain if not unicodedata.combining(c))
+        return re.sub(f"({other})+", instead, plain).strip("-_. ")
+
+    return mend
+
+
+def whole(low: int, high: float = math.inf) -> Rule:
+    to = "or more" if high == math.inf else f"to {high}"
+    return Rule(f"a whole number, {low} {to}", lambda number: low <= number <= high)
+
+
+def one_of(*choices: str) -> Rule:
+    def mend(value: str) -> str:
+        same = [choice for choice in choices if choice.lower() == value.lower()]
+        return (same or difflib.get_close_matches(value, choices, 1) or [""])[0]
+
+    return Rule(f"one of {', '.join(choices)}", choices.__contains__, mend)
+
+
+def _mend_subscription(value: str) -> str:
+    digits = re.sub("[^0-9a-f]", "", value.lower())  # braces off, hyphens put right
+    return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
+
+
+def _mend_cluster(value: str) -> str:
+    def letter(number: re.Match[str]) -> str:  # cpu-cluster-1 becomes cpu-cluster-a
+        n = int(number[1])
+        return f"-{chr(96 + n)}" if n <= 26 else f"-n{n}"
+
+    return re.sub(r"-(\d+)$", letter, _tidy("[^a-zA-Z0-9-]", "-")(value))
+
+
+def _mend_package(value: str) -> str:
+    name = _tidy("[^a-zA-Z0-9_]", "_")(value)
+    name = f"p{name}" if name[:1].isdigit() else name
+    taken = keyword.iskeyword(name) or name.lower() in TAKEN
+    return f"{name}_project" if taken else name
+
+
+def _doubt_region(value: str) -> str:
+    close = difflib.get_close_matches(value, REGIONS, 1)
+    meant = f"unless it is new, write {close[0]}" if close else "check its spelling"
+    return "" if value in REGIONS else f"no region of this name is known here, {meant}"
+
+
+def _is_time(value: str) -> bool:
+    try:
+        return bool(datetime.strptime(value, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return False
+
+
+# Sources of the names' rules: Microsoft's page of resource name rules, the ARM types of
+# Microsoft.MachineLearningServices, azureml-core (experiment) and the Studio (cluster).
+NAME = Rule(
+    "1 to 255 letters, digits, hyphens and underscores, a letter or digit first",
+    _like("[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}"),
+    _tidy("[^a-zA-Z0-9_-]", "-"),
+)
+PACKAGE = Rule(
+    "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
+    "Python nor a module or folder that the project uses",
+    lambda value: _like("[a-zA-Z][a-zA-Z0-9_]{0,79}")(value)
+    and not keyword.iskeyword(value)
+    and value.lower() not in TAKEN,
+    _mend_package,
+)
+SUBSCRIPTION = Rule(
+    "an id such as 12345678-9abc-def0-1234-56789abcdef0",
+    _like("(?!0{8}(-0{4}){3}-0{12})[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+    _mend_subscription,
+    "what `az account show --query id --output tsv` prints",
+)
+RESOURCE_GROUP = Rule(
+    "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
+    "not end with a period",
+    _like(r"[\w.()-]{0,89}[\w()-]"),
+    _tidy(r"[^\w.()-]", "-"),
+    "a resource group's name (`az group list --output table` shows those there are)",
+)
+WORKSPACE = Rule(
+    "3 to 33 letters, digits, hyphens and underscores, a letter or digit first",
+    _like("[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}"),
+    _tidy("[^a-zA-Z0-9_-]", "-"),
+    "a workspace's name (`az ml workspace list --output table` shows those there are)",
+)
+REGION = Rule(
+    "a region's short name, in lower-case letters and digits",
+    _like("[a-z][a-z0-9]+"),
+    lambda value: re.sub("[^a-z0-9]", "", value.lower()),
+    "the workspace's region (`az account list-locations --output table` shows them)",
+    _doubt_region,
+)
+CLUSTER = Rule(
+    "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere after "
+    "each hyphen",
+    _like("[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}"),
+    _mend_cluster,
+    "a compute cluster's name, such as cpu-cluster",
+    lambda value: "longer than the 16 that are safe" if len(value) > 16 else "",
+)
+VM_SIZE = Rule(
+    "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
+    _like("[a-zA-Z0-9_-]+"),
+    lambda value: re.sub(r"\s+", "_", value),
+    "a VM size, such as Standard_DS3_v2",
+    lambda value: (
+        ""
+        if re.fullmatch(r"(?i)standard_[a-z]+\d+[\w-]*", value)
+        else "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
+    ),
+)
+FILES = Rule("a path, from the project's folder on", lambda value: value.strip() != "")
+COLUMN = Rule(
+    "a column's name, and not begin with a hyphen, as options of the steps do",
+    lambda value: value != "" and not value.startswith("-"),
+)
+VALUE = Rule("a number, a word, true or false", lambda value: value == value)  # not NaN
+MODEL_VERSION = Rule(
+    "latest, or a version's number",
+    lambda value: value == "latest" or (isinstance(value, int) and value >= 1),
+    lambda value: int(value) if value.isdecimal() else "latest",
+)
+TIME_ZONE = Rule(
+    "a time zone of Windows, such as UTC or W. Europe Standard Time",
+    _like("[A-Z][^/]+"),
+)
+START_TIME = Rule(
+    "a time such as 2027-01-31T06:00:00, with no zone behind it", _is_time
+)
+
