@@ -409,9 +409,7 @@ def train(args: argparse.Namespace) -> None:
         model = build_model(x, args.task, args.seed, **hyperparameters)
         model.fit(x, y.to_pandas())
     except (InvalidParameterError, TypeError) as error:
-        if isinstance(error, TypeError) and error.__traceback__.tb_next.tb_next:
-            raise
-        raise DataError(f"{error}") from None
+        raise DataError(f"{error}") from None  # scikit-learn's and Python's words
     with mlflow.start_run():
         names = ("task", "target", "test_fraction", "seed")
         mlflow.log_params({name: getattr(args, name) for name in names})
