@@ -10,9 +10,8 @@ import argparse
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import pyarrow as pa
@@ -30,8 +29,7 @@ class ScoringError(Exception):
     """A part cannot be scored; the message says why, and names the column at fault."""
 
 
-@dataclass
-class Scorer:
+class Scorer(NamedTuple):
     """What a worker keeps from one mini-batch to the next."""
 
     model: Pipeline
@@ -45,7 +43,7 @@ scorer: Scorer
 
 def init() -> None:
     """Load the registered model, once in each worker."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
