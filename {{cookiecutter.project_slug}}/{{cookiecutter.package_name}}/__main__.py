@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,12 @@ class CommandError(Exception):
 
 def main() -> int:
     """Run the command that the command line names; returns its exit code."""
+    if sys.getfilesystemencoding() != "utf-8":  # a locale without umlauts
+        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(sys.executable, again)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever its encoding, it is printed
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}",
         description="Training and batch-scoring pipelines, here and on Azure ML.",

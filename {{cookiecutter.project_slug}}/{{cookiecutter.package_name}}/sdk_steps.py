@@ -19,7 +19,7 @@ from rich.console import Console
 
 from . import pipelines
 from .local_run import Argument, Input, LocalRun, LocalStep, Output, Parameter
-from .settings import ROOT, read
+from .settings import read
 
 
 def prepare(
@@ -44,7 +44,7 @@ def prepare(
         experiment=settings.name,
         steps=read_steps(build(settings)),
         values=values or {},
-        data={"raw_data": ROOT / raw},
+        data={"raw_data": Path(raw)},
         console=console or Console(force_jupyter=False, force_terminal=False),
         folder=folder,
     )

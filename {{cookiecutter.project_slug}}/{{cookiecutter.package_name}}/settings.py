@@ -38,6 +38,12 @@ CLOUDS = {  # login, resource manager
     "AzureChinaCloud": ("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
+PARAMETERS = {  # of the pipelines, whose settings have another name
+    "node_count": "max_nodes",
+    "mini_batch_size": "parts_per_batch",
+    "process_count_per_node": "processes_per_node",
+}
+
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 # Azure opens new regions: one that is not here is unusual, not wrong.
@@ -125,6 +131,8 @@ class Rule:
                 mended = self.mend(kinds[0](str(value).strip()))
                 if self.fits(mended):  # text in place of a number is mended by quotes
                     fix = f"write {mended if isinstance(value, str) else repr(mended)}"
+                    if kinds[0] is str and isinstance(value, (bool, float)):
+                        fix = "put it in quotes"  # may be written as yes, or as 1.10
         return say(f"is {shown}, but must be {self.words}", fix)
 
 
@@ -411,6 +419,27 @@ def read_workspace(
     return Workspace(**vars(settings.workspace), **vars(config))
 
 
+def parameter_value(name: str, text: str) -> Any:
+    """The value of a pipeline parameter, given as text on the command line.
+
+    That of a setting is read and judged as in `settings.yml`; SettingsError when it is
+    wrong. Any other is the text itself.
+    """
+    setting = PARAMETERS.get(name, name)
+    for section in (Training, Scoring, Compute):
+        hint = get_type_hints(section, include_extras=True).get(setting)
+        if hint:
+            problems: list[Problem] = []
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                value = text
+            value = _value(hint, value, "--set", name, problems)
+            _refuse(problems)
+            return value
+    return text
+
+
 def examine(root: Path = ROOT) -> list[Problem]:
     """All that is wrong, empty or unusual in both files, and the package's name."""
     package = PACKAGE.check("", "package_name", Path(__file__).resolve().parent.name)
@@ -429,6 +458,18 @@ def _refuse(problems: list[Problem], needs: list[str] | None = None) -> None:
         raise SettingsError(stopping)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, key in enumerate(keys):
+            if key.value in [before.value for before in keys[:i]]:
+                problem = f"{key.value} stands there a second time"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
     """The `kind` that a file holds, or None; and what there is to say about it."""
     text, fix = "", "correct it, or restore it from version control"
@@ -437,7 +478,8 @@ def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
         if not content.strip():
             text = "is empty"
         else:
-            values = json.loads(content) if file == CONFIG else yaml.safe_load(content)
+            is_json = file == CONFIG
+            values = json.loads(content) if is_json else yaml.load(content, _Loader)
     except FileNotFoundError:
         text, fix = "is missing", f"write it, with {', '.join(get_type_hints(kind))}"
     except json.JSONDecodeError as error:
