@@ -23,7 +23,10 @@ from azureml.pipeline.steps import (
 
 from .settings import ROOT, Settings
 
-PYTHON = "3.11"  # of the steps' environment on Azure ML
+# Of the steps' environment on Azure ML.
+PYTHON = "3.11"
+IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
+CHANNEL = "conda-forge"  # alone: Anaconda's own channel needs a licence
 
 
 def training(
@@ -181,11 +184,16 @@ def _source(step: str) -> str:
 
 def environment(settings: Settings) -> Environment:
     """The pinned packages that steps run with, here and on Azure ML."""
-    packages = Environment.from_pip_requirements(
+    found = Environment.from_pip_requirements(
         f"{settings.name}-steps", str(ROOT / "environment" / "steps.txt")
     )
-    packages.python.conda_dependencies.set_python_version(PYTHON)
-    return packages
+    found.docker.base_image = IMAGE
+    conda = found.python.conda_dependencies
+    conda.set_python_version(PYTHON)
+    for channel in list(conda.conda_channels):
+        conda.remove_channel(channel)
+    conda.add_channel(CHANNEL)
+    return found
 
 
 def _runconfig(settings: Settings) -> RunConfiguration:

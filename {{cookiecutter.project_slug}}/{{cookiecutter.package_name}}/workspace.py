@@ -45,6 +45,17 @@ PLACE = ("subscription_id", "resource_group", "workspace_name")
 IDLE_SECONDS = 1200  # after which the cluster gives a node back
 POLL_SECONDS = 3
 PATIENCE = 3  # polls in a row that may fail before --wait gives up
+FINISHED = ("Finished", "Completed")  # the SDK's word, and run history's
+#: The logs that tell most of a failed step, best first: what the entry script of a
+#: ParallelRunStep raised, where its own log says SystemExit: 42; then what the script
+#: printed; then what became of a step that has died before its script ran.
+LOGS = (
+    "logs/user/error.txt",
+    "user_logs/std_log.txt",
+    "user_logs/std_log_0.txt",
+    "logs/azureml/executionlogs.txt",
+    "azureml-logs/executionlogs.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -283,10 +294,15 @@ def _provide_environment(
         if status(error) != 404:
             raise
         found = None
-    conda = wanted.python.conda_dependencies.as_dict()
-    if found is None or found.python.conda_dependencies.as_dict() != conda:
+    if found is None or _definition(found) != _definition(wanted):
         found, done = wanted.register(workspace), "registered"
     say(f"{done:10} environment {wanted.name}, version {found.version}")
+
+
+def _definition(environment: Environment) -> tuple[str, dict[str, Any]]:
+    """What an environment is built from: its image and its packages."""
+    packages = environment.python.conda_dependencies.as_dict()
+    return environment.docker.base_image, packages
 
 
 def _build(
@@ -317,7 +333,7 @@ def _follow(run: PipelineRun, say: Say) -> bool:
             try:
                 run_state = run.get_status()
                 for step in run.get_steps():
-                    is_reused = "azureml.reusedrunid" in step.get_properties()
+                    is_reused = step.get_properties().get("azureml.isreused") == "true"
                     state = "reused" if is_reused else step.get_status().lower()
                     if states.get(step.id) != state:
                         states[step.id] = state
@@ -337,27 +353,34 @@ def _follow(run: PipelineRun, say: Say) -> bool:
     say(f"{run_state.lower():10} run {run.id}")
     if run_state == "Failed":
         _explain(run, say)
-    return bool(run_state == "Finished")
+    return run_state in FINISHED
 
 
 def _explain(run: PipelineRun, say: Say) -> None:
     """Show why a run has failed: the ends of the logs of the steps that have."""
     failed = [step for step in run.get_steps() if step.get_status() == "Failed"]
     for step in failed:
-        logs = step.get_details().get("logFiles", {})
-        # What an entry script raises, where a ParallelRunStep only says SystemExit: 42.
-        names = ("logs/user/error.txt", "user_logs/std_log.txt", *logs)
-        name = next((name for name in names if name in logs), None)
+        details = step.get_details()
+        logs, properties = details.get("logFiles") or {}, step.get_properties()
+        say(f"{step.name} has failed: {_reason(details)}")
+        name = next((name for name in (*LOGS, *logs) if name in logs), None)
         if name:
-            say(f"{step.name} has failed; its {name} ends:")
+            say(f"Its {name} ends:")
             for line in _text(step, name).splitlines()[-LOG_END:]:
                 say(f"    {line}")
         say(f"All its logs: {step.get_portal_url()}")
-        if step.properties.get("StepType") == "ParallelRunStep":
+        # Of the two, run history has recorded the latter.
+        is_parallel = properties.get("StepType") == "ParallelRunStep"
+        if is_parallel or properties.get("azureml.parallelrunstep") == "true":
             say("logs/user/ there holds what the entry script printed and raised.")
     if not failed:
-        error = run.get_details().get("error") or {}
-        say(error.get("error", {}).get("message", "Azure ML gives no reason."))
+        say(_reason(run.get_details()))
+
+
+def _reason(details: Mapping[str, Any]) -> str:
+    """The message of the error that a run has ended with."""
+    error = (details.get("error") or {}).get("error") or {}
+    return str(error.get("message") or "Azure ML gives no reason.")
 
 
 def _text(step: StepRun, name: str) -> str:
