@@ -29,6 +29,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(__file__).resolve().parent.name  # as the package is called
 SETTINGS = "settings.yml"
 CONFIG = ".azureml/config.json"
 
@@ -63,7 +64,9 @@ usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2 westu
 REGIONS = frozenset(_REGIONS.split())
 
 # A package with one of these names would hide a folder of the project, or a module that
-# the project or one of its dependencies imports.
+# the project or one of its dependencies imports, such as those of the standard library of
+# Python 3.10 and 3.11 that newer Pythons, which may run the generation, have no more.
+# Windows has the names of the last line to itself.
 _TAKEN = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest
 prep train evaluate register score
@@ -73,6 +76,10 @@ jwt mako matplotlib mlflow msal msrest nbformat numpy packaging pandas parso pip
 psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy setuptools
 six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
 yaml zmq
+aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
+mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
+aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
+lpt8 lpt9 nul prn
 """
 TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
 
@@ -440,11 +447,11 @@ def parameter_value(name: str, text: str) -> Any:
     return text
 
 
-def examine(root: Path = ROOT) -> list[Problem]:
+def examine(root: Path = ROOT, package: str = FOLDER) -> list[Problem]:
     """All that is wrong, empty or unusual in both files, and the package's name."""
-    package = PACKAGE.check("", "package_name", Path(__file__).resolve().parent.name)
+    wrong = PACKAGE.check("", "package_name", package)
     problems = _read(Settings, root, SETTINGS)[1] + _read(Config, root, CONFIG)[1]
-    return [package, *problems] if package else problems
+    return [wrong, *problems] if wrong else problems
 
 
 def _refuse(problems: list[Problem], needs: list[str] | None = None) -> None:
