@@ -25,7 +25,10 @@ from azureml.pipeline.steps import (
 from .runtime.project import PipelineDefinition
 from .settings import PROJECT, Settings
 
-PYTHON = "3.11"  # of the steps' environment on Azure ML
+# Of the steps' environment on Azure ML.
+PYTHON = "3.11"
+IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
+CHANNEL = "conda-forge"  # alone: Anaconda's own channel needs a licence
 
 # The data of a pipeline by name, each a pipeline parameter.
 Data = Mapping[str, PipelineParameter]
@@ -40,11 +43,13 @@ def training(settings: Settings, data: Data) -> list[PipelineStep]:
     holdout = OutputFileDatasetConfig("holdout")
     evaluation = OutputFileDatasetConfig("evaluation")
     registration = OutputFileDatasetConfig("registration")
-    hyperparameters = [
-        part
+    hyperparameters = {
+        # As text, but for numbers: train reads it as Python would.
+        name: PipelineParameter(
+            name, value if type(value) in (int, float) else str(value)
+        )
         for name, value in options.hyperparameters.items()
-        for part in (name, PipelineParameter(name, value))
-    ]
+    }
 
     prep = _prep(settings, data["raw_data"], prepared, "--target", settings.data.target)
     train = PythonScriptStep(
@@ -60,7 +65,8 @@ def training(settings: Settings, data: Data) -> list[PipelineStep]:
             *("--keys", *settings.data.keys),
             *("--test-fraction", options.test_fraction),
             *("--seed", options.seed),
-            *("--hyperparameters", *hyperparameters),
+            "--hyperparameters",  # the last one, as it takes all that follows
+            *(part for pair in hyperparameters.items() for part in pair),
         ],
         runconfig=runconfig,
         allow_reuse=True,
@@ -129,10 +135,11 @@ def scoring(settings: Settings, data: Data) -> list[PipelineStep]:
         inputs=[prepared.as_input("prepared")],
         output=predictions,
         arguments=[
+            # Keys first, as Azure ML's driver adds arguments behind.
+            *("--keys", *settings.data.keys),
             *("--predictions", predictions),
             *("--model-name", settings.name),
             *("--model-version", model_version),
-            *("--keys", *settings.data.keys),
         ],
         allow_reuse=False,  # the registered model, which it looks up, can change
     )
@@ -179,11 +186,16 @@ def _source(step: str) -> str:
 
 def environment(settings: Settings) -> Environment:
     """The pinned packages that steps run with, here and on Azure ML."""
-    packages = Environment.from_pip_requirements(
+    found = Environment.from_pip_requirements(
         f"{settings.name}-steps", str(PROJECT.root / "environment" / "steps.txt")
     )
-    packages.python.conda_dependencies.set_python_version(PYTHON)
-    return packages
+    found.docker.base_image = IMAGE
+    conda = found.python.conda_dependencies
+    conda.set_python_version(PYTHON)
+    for channel in list(conda.conda_channels):
+        conda.remove_channel(channel)
+    conda.add_channel(CHANNEL)
+    return found
 
 
 def _runconfig(settings: Settings) -> RunConfiguration:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -25,6 +26,7 @@ _DRIVER = Path(__file__).with_name("parallel.py")
 _INHERITED = ("PATH", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT")
 _PORT = re.compile(r"(?:DatasetConsumptionConfig|DatasetOutputConfig):(.+)")
 _POLL_SECONDS = 0.05
+_SERVICE_LOGS = ("executionlogs", "stderrlogs", "stdoutlogs")
 
 
 class StepFailed(Exception):
@@ -123,25 +125,43 @@ class Step:
             properties={
                 "azureml.runsource": "azureml.StepRun",
                 "StepType": self.module["StepType"],
+                "ComputeTargetType": "AmlCompute",
                 "ContentSnapshotId": self.module["StorageId"],
+                "azureml.moduleid": self.module["Id"],
+                "azureml.moduleName": self.module["Name"],
+                "azureml.nodeid": node["Id"],
+                "azureml.pipeline": job.run.id,
+                "azureml.pipelinerunid": job.run.id,
             },
             tags={"azureml.nodeid": node["Id"], "azureml.pipeline": job.run.id},
         )
+        if self.is_parallel:
+            self.run.properties["StepType"] = self.azure.parallel_step_type
+            self.run.properties["azureml.parallelrunstep"] = "true"
         self.folder = job.azure.runs_folder / job.run.id / self.run.name
 
     def execute(self) -> Run:
         """Run the step, and give back the run that holds its outputs."""
         earlier = self.azure.reusable.get(self.fingerprint)
         if earlier:
+            pipeline = earlier.tags["azureml.pipeline"]
+            self.run.data_of = earlier.id
             self.run.properties |= {
+                "azureml.isreused": "true",
                 "azureml.reusedrunid": earlier.id,
                 "azureml.reusednodeid": earlier.tags["azureml.nodeid"],
-                "azureml.reusedpipeline": earlier.tags["azureml.pipeline"],
+                "azureml.reusedpipeline": pipeline,
+                "azureml.reusedpipelinerunid": pipeline,
             }
+            time.sleep(_POLL_SECONDS)  # as it is not started, for a moment
             self.run.end("Completed")
+            self.run.started = self.run.ended
             return earlier
         self.run.begin()
         try:
+            if why := self.azure.stillborn_steps.get(self.run.name):
+                self.keep_logs({"logs/azureml/executionlogs.txt": why.encode()})
+                raise StepFailed(why)
             self.run_script()
         except StepCanceled:
             self.run.end("Canceled")
@@ -268,13 +288,18 @@ class Step:
         return process.returncode
 
     def publish_log(self, text: bytes, exit_code: int = 0) -> None:
-        logs = {"user_logs/std_log.txt": text}
+        logs = {f"logs/azureml/{one}.txt": b"" for one in _SERVICE_LOGS}
+        logs["user_logs/std_log.txt"] = text
         if self.is_parallel:
             # The driver keeps apart what the entry script says, and is itself terse.
             end = f"SystemExit: {exit_code}\n" if exit_code else ""
-            logs = {"user_logs/std_log.txt": end.encode()}
+            logs["user_logs/std_log.txt"] = end.encode()
             logs["logs/user/stdout/10.0.0.4/process000.stdout.txt"] = text
             if exit_code:
+                logs["logs/job_error.txt"] = b"The job failed.\n"
                 logs["logs/user/error.txt"] = text
+        self.keep_logs(logs)
+
+    def keep_logs(self, logs: dict[str, bytes]) -> None:
         for path, content in logs.items():
             self.azure.blobs[f"azureml/{self.run.container}/{path}"] = content

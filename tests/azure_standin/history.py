@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from .resources import workspace_of
-from .state import Azure, Json, Run, new_id, now
-from .wire import BLOB_HOST, Refusal, Request, route
+from .state import Azure, Json, Run, new_id
+from .wire import BLOB_HOST, Refusal, Request, error_of, now, route
 
 _HISTORY = "ml/history/v1.0{scope}"
 # Clients name the experiment as long as they do not know its id.
@@ -70,7 +70,7 @@ def run_dto(azure: Azure, run: Run) -> Json:
 def error_dto(run: Run) -> Json | None:
     if run.error is None:
         return None
-    return {"error": {"code": "UserError", "message": run.error, "details": []}}
+    return error_of("UserError", run.error)
 
 
 def find_run(azure: Azure, request: Request) -> Run:
@@ -121,19 +121,32 @@ def content_uri(place: str, path: str) -> str:
 def artifact_dto(place: str, path: str) -> Json:
     origin, _, container = place.partition("/")
     names = {"origin": origin, "container": container, "path": path}
-    uri = content_uri(place, path)
-    return names | {"artifactId": f"{place}/{path}", "contentUri": uri}
+    return names | {"artifactId": f"{place}/{path}"}
+
+
+def content_dto(place: str, path: str) -> Json:
+    """Where an artifact is, which is not said where artifacts are listed."""
+    names = artifact_dto(place, path)
+    del names["artifactId"]
+    return names | {"contentUri": content_uri(place, path)}
 
 
 @route(
     f"GET {_RUN}/artifacts",
     f"GET {_ARTIFACTS}/ExperimentRun/dcid.{{run}}",
-    f"GET {_ARTIFACTS}/prefix/contentinfo/ExperimentRun/dcid.{{run}}/{{prefix:rest}}",
 )
 def list_artifacts(azure: Azure, request: Request) -> Json:
-    run, prefix = find_run(azure, request), request.values.get("prefix", "")
+    run = find_run(azure, request)
+    return page([artifact_dto(run.container, path) for path in azure.artifacts(run)])
+
+
+@route(
+    f"GET {_ARTIFACTS}/prefix/contentinfo/ExperimentRun/dcid.{{run}}/{{prefix:rest}}"
+)
+def list_contents(azure: Azure, request: Request) -> Json:
+    run, prefix = find_run(azure, request), request["prefix"]
     paths = [path for path in azure.artifacts(run) if path.startswith(prefix)]
-    return page([artifact_dto(run.container, path) for path in paths])
+    return page([content_dto(run.container, path) for path in paths])
 
 
 @route(
@@ -146,7 +159,7 @@ def get_artifact(azure: Azure, request: Request) -> Json:
     path = request.values.get("path") or request.query["path"]
     if path not in azure.artifacts(run):
         raise Refusal(404, f"Artifact {path} was not found.")
-    return artifact_dto(run.container, path)
+    return content_dto(run.container, path)
 
 
 @route(f"POST {_RUN}/artifacts/batch/metadata")
@@ -154,5 +167,10 @@ def create_artifacts(azure: Azure, request: Request) -> Json:
     """A place to write to for each artifact."""
     place = find_run(azure, request).container
     paths = [one["path"] for one in request.json()["paths"]]
-    places = {path: artifact_dto(place, path) for path in paths}
-    return {"artifacts": places, "artifactContentInformation": places, "errors": {}}
+    return {
+        "artifacts": {path: artifact_dto(place, path) for path in paths},
+        "artifactContentInformation": {
+            path: content_dto(place, path) for path in paths
+        },
+        "errors": {},
+    }

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 from .execution import PipelineJob
 from .history import get_or_create_experiment
 from .resources import workspace_of
-from .state import Azure, Json, new_id, now
-from .wire import BLOB_HOST, ML_HOST, Refusal, Reply, Request, route
+from .state import Azure, Json, Run, new_id
+from .wire import BLOB_HOST, ML_HOST, Refusal, Reply, Request, now, route
 
 _BASE = "ml/pipelines/v1.0{scope}"
 _T = TypeVar("_T")
@@ -139,6 +139,13 @@ _RUN_STATUS = ("NotStarted", "Running", "Failed", "Completed", "Canceled")
 _NODE_STATUS = ("NotStarted", "Queued", "Running", "Failed", "Completed", "Canceled")
 
 
+def status_code(azure: Azure, run: Run, codes: tuple[str, ...]) -> int | str:
+    """A number, or the name that the SDK's model has for it: not run history's."""
+    if azure.names_states:
+        return run.status.replace("Completed", "Finished")
+    return codes.index(run.status)
+
+
 def save_graph(azure: Azure, body: Json) -> str:
     """Keep a graph and its interface; gives the graph's id."""
     unknown = {node["ModuleId"] for node in body["Graph"]["ModuleNodes"]}
@@ -180,7 +187,7 @@ def new_job(
 def job_dto(job: PipelineJob) -> Json:
     return {
         "Id": job.run.id,
-        "Status": {"StatusCode": str(_RUN_STATUS.index(job.run.status))},
+        "Status": {"StatusCode": status_code(job.azure, job.run, _RUN_STATUS)},
         "GraphId": job.graph_id,
         "RunHistoryExperimentName": job.run.experiment,
         "ParameterAssignments": job.parameters,
@@ -213,12 +220,12 @@ def cancel_pipeline_run(azure: Azure, request: Request) -> Reply:
 
 
 @route(f"POST {_BASE}/PipelineRuns/{{id}}/Graph/Node/StatusCode")
-def get_node_status(azure: Azure, request: Request) -> str:
+def get_node_status(azure: Azure, request: Request) -> int | str:
     (node,) = request.json()
     for run in azure.children(request["id"]):
         if run.tags["azureml.nodeid"] == node:
-            return str(_NODE_STATUS.index(run.status))
-    return "0"
+            return status_code(azure, run, _NODE_STATUS)
+    return 0
 
 
 # Published pipelines and the endpoints that hold their versions

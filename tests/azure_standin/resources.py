@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import time
+import urllib.parse
+from pathlib import PurePosixPath
 
 import jwt
 
-from .state import Azure, Json, new_id, now
-from .wire import ARM_HOST, LOGIN_HOST, ML_HOST, REGION, Refusal, Reply, Request, route
+from .state import CONTAINER, Azure, Json, new_id
+from .wire import (
+    ARM_HOST,
+    HISTORY_HOST,
+    LOGIN_HOST,
+    ML_HOST,
+    MODELS_HOST,
+    PIPELINES_HOST,
+    REGION,
+    STORAGE_ACCOUNT,
+    Refusal,
+    Reply,
+    Request,
+    now,
+    route,
+)
 
 TENANT_ID = "11111111-1111-1111-1111-111111111111"
 CLIENT_ID = "22222222-2222-2222-2222-222222222222"
 CLIENT_SECRET = "secret-of-the-stand-in"
+CLIENT_ASSERTION = "federated.token.of-the-stand-in"
 SUBSCRIPTION_ID = "33333333-3333-3333-3333-333333333333"
 
-_PROVIDER = "Microsoft.MachineLearningServices"
+PROVIDER = "Microsoft.MachineLearningServices"
 _SUBSCRIPTION = "arm/subscriptions/{subscription}"
 _GROUP = f"{_SUBSCRIPTION}/resourcegroups/{{group}}"
+_LOCATION = f"{_SUBSCRIPTION}/providers/{PROVIDER}/locations/{{location}}"
 _SUCCEEDED = {"provisioningState": "Succeeded"}
+_KEY = "stand-in" * 4
 
 
 # Login
@@ -27,12 +46,21 @@ def token(audience: str) -> str:
     """A token like Azure AD's: clients read audience and expiry, not the signature."""
     issued = int(time.time())
     claims = {"aud": audience, "tid": TENANT_ID, "oid": CLIENT_ID, "appid": CLIENT_ID}
-    return jwt.encode(claims | {"iat": issued, "exp": issued + 3600}, "stand-in" * 4)
+    return jwt.encode(claims | {"iat": issued, "exp": issued + 3600}, _KEY)
+
+
+def is_token(text: str) -> bool:
+    """Whether a token is one of those given here, and still good."""
+    try:
+        jwt.decode(text, _KEY, ["HS256"], options={"verify_aud": False})
+    except jwt.InvalidTokenError:
+        return False
+    return True
 
 
 @route("GET login/{tenant}/v2.0/.well-known/openid-configuration")
 def get_openid_configuration(azure: Azure, request: Request) -> Json:
-    base = f"https://{LOGIN_HOST}/{request['tenant']}"
+    base = f"https://{request.host}/{request['tenant']}"
     return {
         "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
         "token_endpoint": f"{base}/oauth2/v2.0/token",
@@ -43,19 +71,40 @@ def get_openid_configuration(azure: Azure, request: Request) -> Json:
 @route("GET login/common/discovery/instance")
 def discover_login(azure: Azure, request: Request) -> Json:
     """Asked for after a failed login."""
-    names = {"preferred_network": LOGIN_HOST, "preferred_cache": LOGIN_HOST}
-    tenant = f"https://{LOGIN_HOST}/{TENANT_ID}/v2.0/.well-known/openid-configuration"
-    clouds = [names | {"aliases": [LOGIN_HOST]}]
+    host = request.host
+    tenant = f"https://{host}/{TENANT_ID}/v2.0/.well-known/openid-configuration"
+    clouds = [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}]
     return {"tenant_discovery_endpoint": tenant, "metadata": clouds}
 
 
 @route("POST login/{tenant}/oauth2/v2.0/token")
 def log_in(azure: Azure, request: Request) -> Json:
+    """By the secret of the service principal, or by a token of another issuer."""
+    if request["tenant"] != TENANT_ID:
+        message = "AADSTS900023: Specified tenant identifier is not valid."
+        raise Refusal(400, message)
     form = request.form()
-    if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
-        raise Refusal(401, "Invalid client secret provided.")
+    given = (form.get("client_secret"), form.get("client_assertion"))
+    good = {(CLIENT_SECRET, None), (None, CLIENT_ASSERTION)}
+    if form.get("client_id") != CLIENT_ID or given not in good:
+        raise Refusal(401, "AADSTS7000215: Invalid client secret provided.")
     access = token(form["scope"].removesuffix("/.default"))
     return {"token_type": "Bearer", "expires_in": 3599, "access_token": access}
+
+
+@route("GET identity/metadata/identity/oauth2/token")
+def get_identity_token(azure: Azure, request: Request) -> Json:
+    """The managed identity of the machine that asks, if it has one."""
+    if not azure.has_identity:
+        raise Refusal(400, "Identity not found")
+    seconds, resource = 3600, request.query["resource"]
+    return {
+        "access_token": token(resource),
+        "expires_in": str(seconds),
+        "expires_on": str(int(time.time()) + seconds),
+        "token_type": "Bearer",
+        "resource": resource,
+    }
 
 
 # Where things are
@@ -75,34 +124,202 @@ def get_clouds(azure: Azure, request: Request) -> list[Json]:
 
 @route("GET ml/discovery")
 def discover(azure: Azure, request: Request) -> Json:
-    names = ("api", "experimentation", "history", "hyperdrive", "modelmanagement")
-    services = {name: f"https://{ML_HOST}" for name in names}
-    return services | {"studio": "https://ml.azure.com"}
+    hosts = {
+        "api": ML_HOST,
+        "experimentation": HISTORY_HOST,
+        "history": HISTORY_HOST,
+        "hyperdrive": HISTORY_HOST,
+        "modelmanagement": MODELS_HOST,
+        "pipelines": PIPELINES_HOST,
+        "studio": "ml.azure.com",
+    }
+    return {name: f"https://{host}" for name, host in hosts.items()}
 
 
-# Subscription, resource groups and workspaces
+# What there is in the resource manager, by its id in lower case
+
+
+def fill(azure: Azure) -> None:
+    """Have the subscription, and what Azure ML offers in the region."""
+    subscription = f"/subscriptions/{SUBSCRIPTION_ID}"
+    provider = f"{subscription}/providers/{PROVIDER}"
+    kinds = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
+    sizes = [
+        _size("Standard_DS2_v2", "standardDSv2Family", 2),
+        _size("Standard_DS3_v2", "standardDSv2Family", 4),
+        _size("Standard_DS12_v2", "standardDSv2Family", 4, for_clusters=False),
+        _size("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4),
+    ]
+    family = "vmFamily/dedicatedCores"
+    usages = [
+        _usage("totalClusters", "TotalClusters", "Total Clusters", 200, 1),
+        _usage(
+            "totalDedicatedCores",
+            "TotalDedicatedCores",
+            "Total Cluster Dedicated Regional vCPUs",
+            24,
+        ),
+        _usage(
+            family,
+            "standardDSv2Family",
+            "Standard DSv2 Family Cluster Dedicated vCPUs",
+            12,
+            2,
+        ),
+        _usage(
+            "vmFamily/lowPriorityCores",
+            "standardDSv2Family",
+            "Standard DSv2 Family Cluster LowPriority vCPUs",
+            -1,
+        ),
+        _usage(
+            family,
+            "Standard NCASv3_T4 Family",
+            "Standard  NCASv3_T4  Family Cluster Dedicated vCPUs",
+            0,
+        ),
+    ]
+    known: dict[str, Json] = {
+        subscription: {
+            "id": subscription,
+            "subscriptionId": SUBSCRIPTION_ID,
+            "tenantId": TENANT_ID,
+            "displayName": "Stand-in",
+            "state": "Enabled",
+            "authorizationSource": "RoleBased",
+            "managedByTenants": [],
+        },
+        provider: {
+            "id": provider,
+            "namespace": PROVIDER,
+            "registrationState": "Registered",
+            "registrationPolicy": "RegistrationRequired",
+            "resourceTypes": kinds,
+        },
+        f"{provider}/locations/{REGION}/vmSizes": {"value": sizes},
+        f"{provider}/locations/{REGION}/usages": {"value": usages},
+    }
+    azure.resources |= {id.lower(): resource for id, resource in known.items()}
+
+
+def _size(name: str, family: str, cores: int, for_clusters: bool = True) -> Json:
+    kinds = ["AmlCompute", "ComputeInstance"] if for_clusters else ["ComputeInstance"]
+    return {
+        "name": name,
+        "family": family,
+        "vCPUs": cores,
+        "gpus": 0,
+        "osVhdSizeMB": 1047552,
+        "maxResourceVolumeMB": 7168 * cores,
+        "memoryGB": 3.5 * cores,
+        "lowPriorityCapable": True,
+        "premiumIO": True,
+        "supportedComputeTypes": kinds,
+    }
+
+
+def _usage(kind: str, name: str, text: str, limit: int, used: int = 0) -> Json:
+    suffix = f"/usages/{name.replace(' ', '_')}" if kind.startswith("vmFamily") else ""
+    return {
+        "id": f"/subscriptions/{SUBSCRIPTION_ID}{suffix}",
+        "type": f"{PROVIDER}/{kind}/usages",
+        "unit": "Count",
+        "currentValue": used,
+        "limit": limit,
+        "name": {"value": name, "localizedValue": text},
+    }
+
+
+def resource_of(azure: Azure, id: str) -> Json:
+    """The resource of an id; a Refusal with the code that the resource manager has."""
+    if id.lower() in azure.resources:
+        return azure.resources[id.lower()]
+    kind, name = PurePosixPath(id.lower()).parts[-2:]
+    missing = {"subscriptions": "Subscription", "resourcegroups": "ResourceGroup"}
+    code = f"{missing.get(kind, 'Resource')}NotFound"
+    raise Refusal(404, f"The {kind[:-1]} '{name}' could not be found.", code)
+
+
+def workspace_of(azure: Azure, scope: str) -> Json:
+    return resource_of(azure, scope)
 
 
 @route("GET arm/subscriptions")
 def list_subscriptions(azure: Azure, request: Request) -> Json:
-    names = {"subscriptionId": SUBSCRIPTION_ID, "displayName": "Stand-in"}
-    state = {"state": "Enabled", "tenantId": TENANT_ID}
-    return {"value": [{"id": f"/subscriptions/{SUBSCRIPTION_ID}"} | names | state]}
+    return {"value": [resource_of(azure, f"/subscriptions/{SUBSCRIPTION_ID}")]}
 
 
-@route(f"GET {_SUBSCRIPTION}/providers/{{provider}}")
-def get_provider(azure: Azure, request: Request) -> Json:
-    kinds = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
-    state = {"registrationState": "Registered", "resourceTypes": kinds}
-    return {"id": request.path, "namespace": request["provider"]} | state
+@route(
+    f"GET {_SUBSCRIPTION}",
+    f"GET {_SUBSCRIPTION}/providers/{{provider}}",
+    f"GET {_GROUP}",
+    f"GET {_GROUP}/providers/Microsoft.Storage/storageAccounts/{{account}}",
+    "GET arm{scope}",
+    f"GET {_LOCATION}/vmSizes",
+)
+def get_resource(azure: Azure, request: Request) -> Json:
+    return resource_of(azure, request.path)
 
 
-@route(f"GET {_GROUP}")
-def get_group(azure: Azure, request: Request) -> Json:
-    if request.path.lower() not in azure.resources:
-        message = f"Resource group '{request['group']}' could not be found."
-        raise Refusal(404, message, "ResourceGroupNotFound")
-    return azure.resources[request.path.lower()]
+@route(f"HEAD {_GROUP}")
+def has_group(azure: Azure, request: Request) -> Reply:
+    resource_of(azure, request.path)
+    return Reply(b"", 204)
+
+
+@route(f"GET {_LOCATION}/usages")
+def list_usages(azure: Azure, request: Request) -> Json:
+    """The usages, page by page."""
+    known = resource_of(azure, request.path)["value"]
+    start = int(request.query.get("$skiptoken", 0))
+    end = start + azure.page_size
+    query = {"api-version": request.query["api-version"], "$skiptoken": end}
+    link = f"https://{ARM_HOST}{request.path}?{urllib.parse.urlencode(query)}"
+    return {"value": known[start:end]} | ({"nextLink": link} if known[end:] else {})
+
+
+@route("GET arm{scope}/datastores")
+def list_datastores(azure: Azure, request: Request) -> Json:
+    workspace = workspace_of(azure, request["scope"])
+    section = {
+        "datastoreType": "AzureBlob",
+        "accountName": STORAGE_ACCOUNT,
+        "containerName": CONTAINER,
+        "endpoint": "core.windows.net",
+        "protocol": "https",
+        "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
+        "credentials": {"credentialsType": "AccountKey"},
+    }
+    name = azure.default_datastore
+    id = f"{workspace['id']}/datastores/{name}"
+    store = {"id": id, "name": name, "type": f"{PROVIDER}/workspaces/datastores"}
+    return {
+        "value": [store | {"properties": section | {"isDefault": True}}] * bool(name)
+    }
+
+
+@route("GET arm{scope}/environments/{name}")
+def get_environment(azure: Azure, request: Request) -> Json:
+    count, name = len(azure.environments[request["name"]]), request["name"]
+    if not count:
+        raise Refusal(404, f"Could not find environment: {name}.", "UserError")
+    return {
+        "id": request.path,
+        "name": name,
+        "type": f"{PROVIDER}/workspaces/environments",
+        "properties": {
+            "isArchived": False,
+            "latestVersion": str(count),
+            "nextVersion": str(count + 1),
+            "provisioningState": "Succeeded",
+        },
+    }
+
+
+@route("GET arm{scope}/computes/{name}")
+def get_compute_of_arm(azure: Azure, request: Request) -> Json | Reply:
+    found = azure.resources.get(request.path.lower())
+    return found or Reply(b"", 404)  # with no body, as recorded
 
 
 @route(f"PUT {_GROUP}")
@@ -116,33 +333,49 @@ def create_group(azure: Azure, id: str, location: str) -> Json:
 
 
 def create_workspace(azure: Azure, scope: str, location: str = REGION) -> None:
-    """Put a workspace, and the group that it is in, into the subscription."""
-    create_group(azure, scope.partition("/providers/")[0], location)
+    """Put a workspace into the subscription, with its group and storage account."""
+    group = scope.partition("/providers/")[0]
+    create_group(azure, group, location)
+    providers = f"{group}/providers"
+    storage = f"{providers}/Microsoft.Storage/storageAccounts/{STORAGE_ACCOUNT}"
+    name, id = scope.rpartition("/")[2], new_id()
+    keys = {"allowSharedKeyAccess": True, "supportsHttpsTrafficOnly": True}
+    azure.resources[storage.lower()] = {
+        "id": storage,
+        "name": STORAGE_ACCOUNT,
+        "type": "Microsoft.Storage/storageAccounts",
+        "location": location,
+        "kind": "StorageV2",
+        "sku": {"name": "Standard_LRS", "tier": "Standard"},
+        "properties": _SUCCEEDED | keys,
+    }
     azure.resources[scope.lower()] = {
         "id": scope,
-        "name": scope.rpartition("/")[2],
-        "type": f"{_PROVIDER}/workspaces",
+        "name": name,
+        "type": f"{PROVIDER}/workspaces",
         "location": location,
+        "kind": "Default",
+        "sku": {"name": "Basic", "tier": "Basic"},
         "tags": {},
         "properties": _SUCCEEDED
         | {
-            "workspaceId": new_id(),
-            "discoveryUrl": f"https://{ML_HOST}/discovery",
+            "friendlyName": name,
+            "description": "",
+            "storageAccount": storage,
+            "keyVault": f"{providers}/Microsoft.Keyvault/vaults/standin",
+            "applicationInsights": f"{providers}/Microsoft.insights/components/standin",
+            "containerRegistry": None,
+            "hbiWorkspace": False,
+            "tenantId": TENANT_ID,
+            "v1LegacyMode": False,
+            "publicNetworkAccess": "Enabled",
+            "privateLinkCount": 0,
+            "workspaceId": id,
             "creationTime": now(),
+            "discoveryUrl": f"https://{ML_HOST}/discovery",
+            "mlFlowTrackingUri": f"azureml://{ML_HOST}/mlflow/v1.0{scope}",
         },
     }
-
-
-def workspace_of(azure: Azure, scope: str) -> Json:
-    if scope.lower() not in azure.resources:
-        name = scope.partition("/providers/")[2]
-        raise Refusal(404, f"The Resource '{name}' was not found.")
-    return azure.resources[scope.lower()]
-
-
-@route("GET arm{scope}")
-def get_workspace(azure: Azure, request: Request) -> Json:
-    return workspace_of(azure, request["scope"])
 
 
 @route(f"PUT {_GROUP}/providers/Microsoft.Resources/deployments/{{name}}")
@@ -150,7 +383,7 @@ def put_deployment(azure: Azure, request: Request) -> Json:
     """The way in which the SDK creates a workspace: no other resource of it is made."""
     group = request.path.partition("/providers/")[0].replace("groups/", "Groups/")
     for resource in request.json()["properties"]["template"]["resources"]:
-        if resource["type"] == f"{_PROVIDER}/workspaces":
+        if resource["type"] == f"{PROVIDER}/workspaces":
             scope = f"{group}/providers/{resource['type']}/{resource['name']}"
             create_workspace(azure, scope, resource["location"])
     return {"id": request.path, "name": request["name"], "properties": _SUCCEEDED}
@@ -176,10 +409,10 @@ def list_computes(azure: Azure, request: Request) -> Json:
 
 @route("GET ml/rp/workspaces{scope}/computes/{name}")
 def get_compute(azure: Azure, request: Request) -> Json:
-    id = f"{request['scope']}/computes/{request['name']}".lower()
-    if id not in azure.resources:
+    id = f"{request['scope']}/computes/{request['name']}"
+    if id.lower() not in azure.resources:
         raise Refusal(404, f"There is no compute {request['name']}.", "ComputeNotFound")
-    return azure.resources[id]
+    return resource_of(azure, id)
 
 
 @route("PUT arm{scope}/computes/{name}")
@@ -187,15 +420,12 @@ def put_compute(azure: Azure, request: Request) -> Reply:
     body, scope = request.json(), request["scope"]
     wanted = body["properties"]["properties"]
     compute = create_compute(azure, scope, request["name"], body["location"], wanted)
-    place = f"{scope.partition('/resourceGroups/')[0]}/providers/{_PROVIDER}/locations"
+    place = f"{scope.partition('/resourceGroups/')[0]}/providers/{PROVIDER}/locations"
     status = f"{place}/{REGION}/computeOperationsStatus/{new_id()}"
     return Reply(compute, 201, {"Azure-AsyncOperation": f"https://{ARM_HOST}{status}"})
 
 
-@route(
-    f"GET {_SUBSCRIPTION}/providers/{_PROVIDER}"
-    "/locations/{location}/computeOperationsStatus/{id}"
-)
+@route(f"GET {_LOCATION}/computeOperationsStatus/{{id}}")
 def get_compute_operation(azure: Azure, request: Request) -> Json:
     return {"status": "Succeeded"}
 
@@ -204,25 +434,35 @@ def create_compute(
     azure: Azure, scope: str, name: str, location: str, wanted: Json
 ) -> Json:
     """Put a cluster, with no node running, into the workspace."""
+    counts = ("preparing", "running", "idle", "unusable", "leaving", "preempted")
     cluster: Json = {
         "subnet": None,
         "allocationState": "Steady",
         "allocationStateTransitionTime": now(),
         "currentNodeCount": 0,
         "targetNodeCount": 0,
-        "nodeStateCounts": {},
+        "nodeStateCounts": {f"{count}NodeCount": 0 for count in counts},
         "errors": None,
+        "osType": "Linux",
+        "remoteLoginPortPublicAccess": "Enabled",
+        "isolatedNetwork": False,
+        "enableNodePublicIp": True,
     }
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    wanted["vmSize"] = wanted["vmSize"].upper()
     properties = _SUCCEEDED | {
         "computeType": "AmlCompute",
+        "computeLocation": location,
         "isAttachedCompute": False,
+        "disableLocalAuth": False,
         "provisioningErrors": None,
         "resourceId": None,
         "description": None,
         "createdOn": now(),
+        "modifiedOn": now(),
         "properties": cluster | wanted,
     }
-    id = f"{scope}/computes/{name}"
-    names = {"id": id, "name": name, "location": location, "tags": {}}
+    id, kind = f"{scope}/computes/{name}", f"{PROVIDER}/workspaces/computes"
+    names = {"id": id, "name": name, "type": kind, "location": location, "tags": {}}
     azure.resources[id.lower()] = names | {"properties": properties}
     return azure.resources[id.lower()]

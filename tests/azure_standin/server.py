@@ -12,10 +12,10 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import trustme
@@ -24,7 +24,16 @@ import trustme
 from . import pipelines, resources, storage, tracking  # noqa: F401
 from .resources import CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION_ID, TENANT_ID
 from .state import Azure
-from .wire import REGION, SERVICES, Refusal, Reply, Request, error_reply, find_route
+from .wire import (
+    IDENTITY_HOST,
+    REGION,
+    SERVICES,
+    Refusal,
+    Reply,
+    Request,
+    error_reply,
+    find_route,
+)
 
 _logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
@@ -36,8 +45,9 @@ class Fault:
 
     `pattern` is a route as it stands in `Request.route`, or a regular expression searched
     in a request's target (`PUT blob/…`). `times=None` is for good. The answer is an error
-    in the service's own words, or with `body` what that says; with `stall` none comes for
-    so many seconds; with `cut` the line goes dead halfway through the request.
+    in the service's own words, or with `body` what that says, with `headers`; with `stall`
+    none comes for so many seconds; with `trickle` a byte of it now and then; with `cut` the
+    line goes dead halfway through the request, with `lost` after what was asked is done.
     """
 
     pattern: str
@@ -45,9 +55,12 @@ class Fault:
     nth: int = 1
     times: int | None = 1
     retry_after: int | None = None
-    body: bytes | None = None
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
     stall: float | None = None
+    trickle: bool = False
     cut: bool = False
+    lost: bool = False
     #: How many requests have matched.
     seen: int = 0
 
@@ -59,12 +72,13 @@ class Fault:
         last = self.seen if self.times is None else self.nth + self.times - 1
         return self.nth <= self.seen <= last
 
-    def reply(self, service: str) -> Reply:
-        reply = error_reply(service, self.status, "The stand-in was told to fail here.")
+    def reply(self, request: Request) -> Reply:
+        reply = error_reply(request, self.status, "The stand-in was told to fail here.")
         if self.body is not None:
             reply.body = self.body
         if self.retry_after is not None:
             reply.headers["Retry-After"] = str(self.retry_after)
+        reply.headers |= self.headers
         return reply
 
 
@@ -82,12 +96,14 @@ class Standin:
         folder.mkdir(parents=True, exist_ok=True)
         self._authority = trustme.CA()
         self._authority.cert_pem.write_to_path(str(self.certificates))
-        self._contexts = {host: self._context(host) for host in SERVICES}
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(*SERVICES).configure_cert(self._tls)
         self._server = _Proxy(("127.0.0.1", 0), _Handler)
         self._server.standin = self
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         self.azure = Azure(folder / "runs", self.environment)
+        resources.fill(self.azure)
         self.requests: list[Request] = []
         self.refused_hosts: list[str] = []
         self.mistakes: list[str] = []
@@ -96,11 +112,6 @@ class Standin:
     @property
     def certificates(self) -> Path:
         return self.folder / "ca.pem"
-
-    def _context(self, host: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(host).configure_cert(context)
-        return context
 
     @classmethod
     @contextmanager
@@ -193,17 +204,18 @@ class Standin:
         try:
             if handler is None:
                 raise Refusal(501, f"The stand-in has no route {request.target}.")
-            if request.needs_token and not request.has_token:
-                raise Refusal(401, "The request has no bearer token.")
+            if request.needs_token and not resources.is_token(request.token):
+                raise Refusal(401, "The request has no token, or one of no use.")
+            if request.service == "arm" and "api-version" not in request.query:
+                raise Refusal(400, "No api-version.", "MissingApiVersionParameter")
             with self.azure.lock:
                 reply = handler(self.azure, request)
         except Refusal as refusal:
-            status, code = refusal.status, refusal.code
-            return error_reply(request.service, status, str(refusal), code)
+            return error_reply(request, refusal.status, str(refusal), refusal.code)
         except Exception:
             _logger.exception("The stand-in has a mistake in %s.", request.route)
             self.mistakes.append(f"{request.target}: {traceback.format_exc()}")
-            return error_reply(request.service, 500, "The stand-in has a mistake here.")
+            return error_reply(request, 500, "The stand-in has a mistake here.")
         return reply if isinstance(reply, Reply) else Reply(reply)
 
 
@@ -235,9 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200, "Connection established")
         self.end_headers()
         self.wfile.flush()
-        self.request = standin._contexts[host].wrap_socket(
-            self.request, server_side=True
-        )
+        self.request = standin._tls.wrap_socket(self.request, server_side=True)
         self.setup()
         self.host = host
         self.close_connection = False
@@ -250,14 +260,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         standin = self.server.standin
         url = urlsplit(self.path)
-        if self.host is None:
-            # A request in plain HTTP: nothing that is played accepts that.
-            standin.refused_hosts.append(url.netloc)
+        host = self.host or url.netloc
+        if self.host is None and host != IDENTITY_HOST:
+            # A request in plain HTTP: nothing else that is played accepts that.
+            standin.refused_hosts.append(host)
             self.send_error(403, "The stand-in speaks HTTPS only")
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = {name.lower(): value for name, value in parse_qsl(url.query)}
-        request = Request(self.command, self.host, unquote(url.path), query, headers)
+        request = Request(self.command, host, unquote(url.path), query, headers)
         fault = standin.record(request)
         if fault and fault.cut:
             self.rfile.read(int(headers.get("content-length", 0)) // 2)
@@ -268,9 +279,13 @@ class _Handler(BaseHTTPRequestHandler):
             standin.stopping.wait(fault.stall)
             self._cut()
             return
-        reply = fault.reply(request.service) if fault else standin.answer(request)
-        request.status = reply.status
-        self._send(reply)
+        if fault and fault.lost:
+            standin.answer(request)
+            self._cut()
+            return
+        reply = fault.reply(request) if fault else standin.answer(request)
+        request.status, request.answer = reply.status, reply.content()
+        self._send(reply, slowly=bool(fault and fault.trickle))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 
@@ -283,17 +298,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply, slowly: bool = False) -> None:
         content = reply.content()
         self.send_response(reply.status)
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(content)),
-        }
+        headers = {"Content-Type": "application/json"}
+        if reply.status != 204:
+            headers["Content-Length"] = str(len(content))
         for name, value in (headers | reply.headers).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if slowly:
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                self.server.standin.stopping.wait(0.2)
+        elif self.command != "HEAD":
             self.wfile.write(content)
         self.wfile.flush()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,17 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .wire import now
+
 if TYPE_CHECKING:
     from .execution import PipelineJob
 
 Json = dict[str, Any]
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 #: The container of the default datastore.
 CONTAINER = "datastore"
-
-
-def now() -> str:
-    return time.strftime(TIME_FORMAT, time.gmtime())
 
 
 def new_id() -> str:
@@ -43,6 +39,8 @@ class Run:
     started: str | None = None
     ended: str | None = None
     error: str | None = None
+    #: The run whose outputs and logs this one shows: another's if it was reused.
+    data_of: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
@@ -52,7 +50,7 @@ class Run:
     @property
     def container(self) -> str:
         """Where the run's artifacts are kept, in the container `azureml` of the blob account."""
-        return f"ExperimentRun/dcid.{self.id}"
+        return f"ExperimentRun/dcid.{self.data_of or self.id}"
 
     def begin(self) -> None:
         self.status, self.started = "Running", now()
@@ -100,6 +98,18 @@ class Azure:
         self.models: dict[str, list[Json]] = {}
         #: Names of steps that never end (until their run is cancelled): for a test to fill.
         self.endless_steps: set[str] = set()
+        #: Name of a step that dies before its script runs → why: for a test to fill.
+        self.stillborn_steps: dict[str, str] = {}
+        #: The service is on its way from numbers to names for the states of runs.
+        self.names_states = False
+        #: What run history calls a parallel step: this, or ParallelRunStep.
+        self.parallel_step_type = "PythonScriptStep"
+        #: A machine that has a managed identity.
+        self.has_identity = False
+        #: Empty for a workspace without one.
+        self.default_datastore = "workspaceblobstore"
+        #: How many items a page of a list has.
+        self.page_size = 1000
 
     def new_run(self, experiment: str, **values: Any) -> Run:
         with self.lock:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from calendar import timegm
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 from .history import get_or_create_experiment
-from .state import TIME_FORMAT, Azure, Json, Run
+from .state import Azure, Json, Run
 from .wire import ML_HOST, Handler, Refusal, Request, route
 
 _RUN_STATUS = {
@@ -37,7 +37,8 @@ def missing(kind: str, name: str) -> Refusal:
 def milliseconds(moment: str | None) -> int | None:
     if moment is None:
         return None
-    return timegm(time.strptime(moment, TIME_FORMAT)) * 1000
+    known = datetime.strptime(moment[:26], "%Y-%m-%dT%H:%M:%S.%f")
+    return int(known.replace(tzinfo=timezone.utc).timestamp() * 1000)
 
 
 # Experiments

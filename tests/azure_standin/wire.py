@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -15,12 +16,31 @@ if TYPE_CHECKING:
 REGION = "westeurope"
 LOGIN_HOST = "login.microsoftonline.com"
 ARM_HOST = "management.azure.com"
+#: The same two of a sovereign cloud.
+US_LOGIN_HOST, US_ARM_HOST = "login.microsoftonline.us", "management.usgovcloudapi.net"
 ML_HOST = f"{REGION}.api.azureml.ms"
+#: Where discovery sends clients for run history and its like, for models, for pipelines.
+HISTORY_HOST = f"{REGION}.experiments.azureml.net"
+MODELS_HOST = f"{REGION}.modelmanagement.azureml.net"
+PIPELINES_HOST = f"{REGION}.aether.ms"
+#: Asked in plain HTTP for the managed identity of a machine.
+IDENTITY_HOST = "169.254.169.254"
 STORAGE_ACCOUNT = "standinstorage"
 BLOB_HOST = f"{STORAGE_ACCOUNT}.blob.core.windows.net"
 
 #: The hosts that are played, and the service that each is. Any other host is refused.
-SERVICES = {LOGIN_HOST: "login", ARM_HOST: "arm", ML_HOST: "ml", BLOB_HOST: "blob"}
+SERVICES = {
+    LOGIN_HOST: "login",
+    US_LOGIN_HOST: "login",
+    ARM_HOST: "arm",
+    US_ARM_HOST: "arm",
+    ML_HOST: "ml",
+    HISTORY_HOST: "ml",
+    MODELS_HOST: "ml",
+    PIPELINES_HOST: "ml",
+    BLOB_HOST: "blob",
+    IDENTITY_HOST: "identity",
+}
 
 #: What `{scope}` stands for in a route: the resource id of a workspace.
 _SCOPE = (
@@ -46,6 +66,7 @@ class Request:
     route: str | None = None
     values: dict[str, str] = field(default_factory=dict)
     status: int = 0
+    answer: bytes = b""
 
     @property
     def target(self) -> str:
@@ -63,8 +84,10 @@ class Request:
         return self.service in ("arm", "ml") and self.path not in open_to_all
 
     @property
-    def has_token(self) -> bool:
-        return self.headers.get("authorization", "").startswith("Bearer ")
+    def token(self) -> str:
+        """The bearer token, empty if there is none."""
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token if scheme == "Bearer" else ""
 
     def json(self) -> Any:
         return json.loads(self.body) if self.body else {}
@@ -86,6 +109,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
     def content(self) -> bytes:
+        if self.status == 204:
+            return b""
         is_ready = isinstance(self.body, bytes)
         return self.body if is_ready else json.dumps(self.body).encode()
 
@@ -140,19 +165,40 @@ _CODES = {
 }
 
 
-def error_reply(service: str, status: int, message: str, code: str = "") -> Reply:
+def error_reply(request: Request, status: int, message: str, code: str = "") -> Reply:
     """An error as the service words it: each has a shape of its own."""
     code = code or _CODES.get(status, "Error")
-    if service == "blob":
+    if request.service == "blob":
         xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         headers = {"x-ms-error-code": code, "Content-Type": "application/xml"}
         return Reply(xml.encode(), status, headers)
-    if service == "login":
-        text = f"AADSTS7000215: {message}"
-        return Reply({"error": "invalid_client", "error_description": text}, status)
-    words = {"code": code, "message": message}
-    if service == "arm":
-        return Reply({"error": words}, status)
-    # MLflow's clients read error_code and message, all others read error.
-    error: dict[str, Any] = words | {"details": []}
-    return Reply({"error": error, "error_code": code, "message": message}, status)
+    if request.service in ("login", "identity"):
+        told = message if message.startswith("AADSTS") else f"AADSTS7000215: {message}"
+        words = {"error": "invalid_request", "error_description": told}
+        return Reply(words, status)
+    if request.service == "arm":
+        return Reply({"error": {"code": code, "message": message}}, status)
+    if request.path.startswith("/mlflow/"):
+        return Reply({"error_code": code, "message": message}, status)
+    return Reply(error_of(code, message), status)
+
+
+def error_of(code: str, message: str) -> dict[str, Any]:
+    """An error of Azure ML's own services; run history keeps it with a run that failed."""
+    empty = ("severity", "messageFormat", "messageParameters", "referenceCode")
+    error: dict[str, Any] = dict.fromkeys((*empty, "detailsUri", "target"))
+    error |= {"code": code, "message": message, "details": [], "innerError": None}
+    correlation = {"operation": "0123456789abcdef0123456789abcdef", "request": "0"}
+    return {
+        "error": error | {"additionalInfo": None},
+        "correlation": correlation,
+        "environment": REGION,
+        "location": REGION,
+        "time": now(),
+        "componentName": "standin",
+    }
+
+
+def now() -> str:
+    """The time as Azure ML writes it: seven decimals and +00:00."""
+    return f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%f}0+00:00"

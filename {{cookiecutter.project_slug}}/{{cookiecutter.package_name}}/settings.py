@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .runtime.project import ProjectSettings, Project
-from .runtime.rules import COLUMN, FILES, MODEL_VERSION, VALUE, Rule, one_of, whole
+from .runtime.rules import COLUMN, FILES, HYPERPARAMETER, MODEL_VERSION, Rule, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,14 @@ class Training:
 
     test_fraction: Annotated[float, Rule("above 0, below 1", lambda f: 0 < f < 1)]
     seed: Annotated[int, whole(0, 2**32 - 1)]
-    hyperparameters: dict[str, Annotated[str | int | float | bool, VALUE]]
-    register: Annotated[str, one_of("unless_worse", "always")] = "unless_worse"
+    register: Annotated[str, one_of("unless_worse", "always")]
+    hyperparameters: dict[str, Annotated[str | int | float | bool, HYPERPARAMETER]]
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """Key, text and fix of what is right by itself, but not together."""
+        for name in self.hyperparameters.keys() & {"raw_data", "register"}:
+            text = "is a parameter of the pipeline already"
+            yield f"hyperparameters.{name}", text, "choose another name"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from azureml.core.authentication import (
 from azureml.exceptions import UserErrorException
 
 from . import checks
-from .settings import CLOUDS, CONFIG, Workspace
+from .project import CONFIG, Workspace
+from .rules import CLOUDS
 
 Say = Callable[[str], None]
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")

@@ -6,12 +6,12 @@ its version 1.20.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from azureml._project.ignore_file import get_project_ignore_file
-from azureml.core import Dataset
+from azureml.core import Dataset, Environment
 from azureml.data import FileDataset, OutputFileDatasetConfig
 from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
@@ -37,13 +37,14 @@ def prepare(
     them best. LocalRunError and SettingsError say what stands in the way.
     """
     settings, pipeline = project.settings(), pipelines[name]
+    data = {key: getattr(settings.data, value) for key, value in pipeline.data.items()}
     return LocalRun(
         project,
         name,
         experiment=settings.name,
         steps=read_steps(build_steps(pipeline, settings)),
         values=values or {},
-        data=project.data_of(pipeline, settings),
+        data={key: Path(path) for key, path in data.items()},
         console=console or Console(force_jupyter=False, force_terminal=False),
         folder=folder,
     )
@@ -53,12 +54,12 @@ def build_steps(
     pipeline: PipelineDefinition,
     settings: Any,
     datasets: Mapping[str, FileDataset] | None = None,
-    changes_in_place: bool = False,
+    changing: Collection[str] = (),
 ) -> list[PipelineStep]:
     """The steps of a pipeline, on datasets of the workspace if there is one.
 
-    Azure ML does not look into data: with data that `changes_in_place`, the steps that
-    read it are run each time.
+    Azure ML does not look into data: steps that read what is `changing` in its place
+    are run each time.
     """
     # In a local run, folders of the project are read in the place of this.
     nowhere = Dataset.File.from_files("https://localhost/data", validate=False)
@@ -67,10 +68,20 @@ def build_steps(
         for name in pipeline.data
     }
     steps: list[Any] = pipeline.build(settings, data)
-    for step in steps if changes_in_place else []:
-        if any(isinstance(one.dataset, PipelineParameter) for one in step._inputs):
+    for step in steps:
+        if any(getattr(one.dataset, "name", "") in changing for one in step._inputs):
             step._allow_reuse = False
     return steps
+
+
+def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
+    """Each environment that steps of the pipelines run in."""
+    found: dict[str, Environment] = {}
+    for pipeline in pipelines.values():
+        for step in build_steps(pipeline, settings):
+            environment = step._runconfig.environment
+            found.setdefault(environment.name, environment)
+    return list(found.values())
 
 
 def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:

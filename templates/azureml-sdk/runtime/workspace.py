@@ -26,7 +26,7 @@ from azureml.pipeline.core import (
 )
 from azureml.pipeline.core.run import RUNNING_STATES
 
-from . import checks, pipelines
+from . import checks
 from .connection import (
     AzureError,
     Say,
@@ -37,18 +37,35 @@ from .connection import (
     status,
 )
 from .local_run import LOG_END, parameter_values
-from .sdk_steps import read_steps
-from .settings import ROOT, Settings, Workspace, read, read_workspace
+from .project import (
+    NEEDED,
+    PipelineDefinition,
+    Pipelines,
+    Project,
+    ProjectSettings,
+    Workspace,
+)
+from .project import Schedule as ScheduleSettings
+from .sdk_steps import build_steps, environments, read_steps
 
-BUILD = {"training": pipelines.training, "scoring": pipelines.scoring}
-PLACE = ("subscription_id", "resource_group", "workspace_name")
 IDLE_SECONDS = 1200  # after which the cluster gives a node back
 POLL_SECONDS = 3
 PATIENCE = 3  # polls in a row that may fail before --wait gives up
+FINISHED = ("Finished", "Completed")  # the SDK's word, and run history's
+#: The logs that tell most of a failed step, best first: what the entry script of a
+#: ParallelRunStep raised, where its own log says SystemExit: 42; then what the script
+#: printed; then what became of a step that has died before its script ran.
+LOGS = (
+    "logs/user/error.txt",
+    "user_logs/std_log.txt",
+    "user_logs/std_log_0.txt",
+    "logs/azureml/executionlogs.txt",
+    "azureml-logs/executionlogs.txt",
+)
 
 
 @dataclass(frozen=True)
-class Data:
+class Upload:
     """A folder of the default datastore, and the files here that belong there, by name.
 
     Their folder is named after what they hold: as Azure ML does not look into files,
@@ -59,10 +76,10 @@ class Data:
     files: dict[str, Path]
 
     @classmethod
-    def of(cls, project: Settings, pipeline: str) -> Data:
-        """The data that the settings name for a pipeline."""
-        path = getattr(project.data, pipeline)
-        source = ROOT / path
+    def of(cls, project: Project[Any], settings: ProjectSettings, data: str) -> Upload:
+        """The files that a setting of `data` names."""
+        path = getattr(settings.data, data)
+        source = project.root / path
         root = source if source.is_dir() else source.parent
         found = sorted(source.rglob("*")) if source.is_dir() else [source]
         files = {
@@ -71,7 +88,7 @@ class Data:
             if file.is_file() and not file.name.startswith(".")
         }
         if not files:
-            where = f"settings.yml: data.{pipeline} is {path}, where no file is"
+            where = f"settings.yml: data.{data} is {path}, where no file is"
             raise AzureError(f"{where}: put the data there, or write where it is.")
         digest = hashlib.sha256()
         for name, file in files.items():
@@ -79,7 +96,7 @@ class Data:
             with file.open("rb") as content:
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
-        return cls(f"{project.name}/{pipeline}-{digest.hexdigest()[:16]}", files)
+        return cls(f"{settings.name}/{data}-{digest.hexdigest()[:16]}", files)
 
     def upload(
         self, datastore: AzureBlobDatastore, say: Say, dry_run: bool = False
@@ -100,92 +117,135 @@ class Data:
         say(f"{would}{done} {len(paths)} data files: {self.folder} of {datastore.name}")
 
 
-def provision(create_workspace: bool = False) -> None:
+def provision(
+    project: Project[Any], pipelines: Pipelines, create_workspace: bool = False
+) -> None:
     """Have on Azure what the pipelines need; what is there already stays as it is."""
-    project = read()
-    needs = [*PLACE, "compute.name", "compute.vm_size"]
-    place = read_workspace(needs=[*needs, "region"] if create_workspace else needs)
-    data = [Data.of(project, pipeline) for pipeline in BUILD]
+    settings = project.settings()
+    needs = [*NEEDED, "compute.name", "compute.vm_size"]
+    place = project.workspace([*needs, "region"] if create_workspace else needs)
+    names = {name for pipeline in pipelines.values() for name in pipeline.data.values()}
+    uploads = [Upload.of(project, settings, name) for name in sorted(names)]
     with azure(place) as say:
         workspace = _provide_workspace(place, create_workspace, say)
-        _provide_cluster(workspace, project, say)
-        _provide_environment(workspace, project, say)
+        _provide_cluster(workspace, settings, say)
+        for environment in environments(pipelines, settings):
+            _provide_environment(workspace, environment, say)
         datastore = workspace.get_default_datastore()
-        for files in data:
-            files.upload(datastore, say)
+        for upload in uploads:
+            upload.upload(datastore, say)
 
 
-def submit(pipeline: str, values: Mapping[str, str], wait: bool = False) -> bool:
+def submit(
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
+    values: Mapping[str, str],
+    wait: bool = False,
+) -> bool:
     """Run a pipeline on Azure ML; with `wait`, returns whether it ended well.
 
-    `values` are pipeline parameters as texts; `raw_data` is a folder of the default
+    `values` are pipeline parameters as texts; those of data are folders of the default
     datastore, to be read in place of the project's data.
     """
-    project = read()
-    place = read_workspace(needs=[*PLACE, "compute.name"])
-    steps = read_steps(BUILD[pipeline](project))
-    parameters = parameter_values(steps, {"raw_data": ""}, values)
-    folder = str(parameters.pop("raw_data"))
-    data = Data(folder, {}) if folder else Data.of(project, pipeline)
+    settings, pipeline = project.settings(), pipelines[name]
+    place = project.workspace([*NEEDED, "compute.name"])
+    steps = read_steps(build_steps(pipeline, settings))
+    nowhere = dict.fromkeys(pipeline.data, "")
+    parameters = parameter_values(project, steps, nowhere, values)
+    folders = {data: str(parameters.pop(data)) for data in pipeline.data}
+    uploads = _uploads(project, settings, pipeline, folders)
     given = {name: value for name, value in parameters.items() if name in values}
     with azure(place) as say:
         workspace = connect(place)
-        built = _build(workspace, project, pipeline, data, say)
-        experiment = Experiment(workspace, project.name)
+        built = _build(workspace, settings, pipeline, uploads, say)
+        experiment = Experiment(workspace, settings.name)
         run = experiment.submit(built, pipeline_parameters=given)
-        say(f"submitted  {pipeline}, run {run.id}\n{run.get_portal_url()}")
+        say(f"submitted  {name}, run {run.id}\n{run.get_portal_url()}")
         return not wait or _follow(run, say)
 
 
-def publish(pipeline: str, folder: str | None = None, dry_run: bool = False) -> None:
+def publish(
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
+    folders: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+) -> None:
     """Publish a pipeline behind its endpoint, and schedule it as the settings say.
 
-    It reads the project's data as it is now, or else what is in a `folder` of the
-    default datastore whenever it runs. A dry run says what would be changed.
+    It reads the project's data as it is now, or else what is in `folders` of the default
+    datastore (by pipeline parameter) whenever it runs. A dry run says what would be
+    changed.
     """
-    project = read()
-    place = read_workspace(needs=[*PLACE, "compute.name"])
-    recurrence = _recurrence(project)
-    data = Data(folder, {}) if folder else Data.of(project, pipeline)
-    name = f"{project.name}-{pipeline}"
+    settings, pipeline = project.settings(), pipelines[name]
+    place = project.workspace([*NEEDED, "compute.name"])
+    unknown = settings.schedules.keys() - pipelines.keys()
+    if unknown:
+        where = f"settings.yml: schedules.{min(unknown)} is not of a pipeline"
+        raise AzureError(f"{where}: write one of {', '.join(pipelines)}.")
+    schedule = settings.schedules.get(name)
+    recurrence = _recurrence(schedule, f"schedules.{name}")
+    uploads = _uploads(project, settings, pipeline, folders or {})
+    endpoint_name = f"{settings.name}-{name}"
     with azure(place) as say:
         workspace = connect(place)
         endpoints = PipelineEndpoint.list(workspace, max_results=1000)
-        endpoint = next((one for one in endpoints if one.name == name), None)
+        endpoint = next((one for one in endpoints if one.name == endpoint_name), None)
         before = f"version {endpoint.default_version}" if endpoint else "none"
         if dry_run:
-            if data.files:
-                data.upload(workspace.get_default_datastore(), say, dry_run)
-            say(f"would be published  {name}, a new default (now: {before})")
+            for upload in uploads.values():
+                if upload.files:
+                    upload.upload(workspace.get_default_datastore(), say, dry_run)
+            say(f"would be published  {endpoint_name}, a new default (now: {before})")
         else:
-            built = _build(workspace, project, pipeline, data, say)
-            published = built.publish(name, description=f"{pipeline}, {project.name}")
+            built = _build(workspace, settings, pipeline, uploads, say)
+            description = f"{name}, {settings.name}"
+            published = built.publish(endpoint_name, description=description)
             if endpoint:
                 endpoint.add_default(published)
             else:
-                endpoint = PipelineEndpoint.publish(workspace, name, "", published)
-            version = f"version {endpoint.default_version}"
-            say(f"published  {name}, {version}, now the default (before: {before})")
+                endpoint = PipelineEndpoint.publish(
+                    workspace, endpoint_name, "", published
+                )
+            version = f"version {endpoint.default_version}, now the default"
+            say(f"published  {endpoint_name}, {version} (before: {before})")
             say(endpoint.endpoint)
-        _schedule(workspace, project, endpoint, recurrence, say, dry_run)
+        _schedule(workspace, settings.name, endpoint, schedule, recurrence, say, dry_run)
+
+
+def _uploads(
+    project: Project[Any],
+    settings: ProjectSettings,
+    pipeline: PipelineDefinition,
+    folders: Mapping[str, str],
+) -> dict[str, Upload]:
+    """What a pipeline reads, by pipeline parameter."""
+    return {
+        name: Upload(folders[name], {})
+        if folders.get(name)
+        else Upload.of(project, settings, data)
+        for name, data in pipeline.data.items()
+    }
 
 
 def _schedule(
     workspace: AzureWorkspace,
-    project: Settings,
+    experiment: str,
     endpoint: Any,
+    schedule: ScheduleSettings | None,
     recurrence: ScheduleRecurrence | None,
     say: Say,
     dry_run: bool,
 ) -> None:
     """Have one schedule on an endpoint, that of the settings, or else none."""
     # The service words a recurrence in its own way: what it is made of is compared.
-    wanted = vars(project.schedule) if project.schedule else {}
+    wanted = vars(schedule) if schedule else {}
     words = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
     found = []
     if endpoint:
         found = Schedule.list(workspace, pipeline_endpoint_id=endpoint.id)
-        found = [schedule for schedule in found if schedule.status == "Active"]
+        found = [one for one in found if one.status == "Active"]
     kept = next((one for one in found if words and one.description == words), None)
     would = "would be " if dry_run else ""
     if kept:
@@ -196,32 +256,32 @@ def _schedule(
                 workspace,
                 endpoint.name,
                 endpoint.id,
-                experiment_name=project.name,
+                experiment_name=experiment,
                 recurrence=recurrence,
                 description=words,
                 wait_for_provisioning=True,
             )
         say(f"{would}scheduled  {words}")
     # Last, as one too many is mended by the next publish, and one lost is not.
-    for schedule in found:
-        if schedule is not kept:
+    for one in found:
+        if one is not kept:
             if not dry_run:
-                schedule.disable(wait_for_provisioning=True)
-            say(f"{would}disabled   schedule {schedule.description or schedule.id}")
+                one.disable(wait_for_provisioning=True)
+            say(f"{would}disabled   schedule {one.description or one.id}")
 
 
-def _recurrence(project: Settings) -> ScheduleRecurrence | None:
-    """The schedule of the settings, as the SDK takes it."""
-    if project.schedule is None:
+def _recurrence(
+    schedule: ScheduleSettings | None, key: str
+) -> ScheduleRecurrence | None:
+    """A schedule of the settings, as the SDK takes it."""
+    if schedule is None:
         return None
-    zone = project.schedule.time_zone
+    zone = schedule.time_zone
     try:
-        return ScheduleRecurrence(
-            **{**vars(project.schedule), "time_zone": TimeZone(zone)}
-        )
+        return ScheduleRecurrence(**{**vars(schedule), "time_zone": TimeZone(zone)})
     except ValueError:
         near = difflib.get_close_matches(zone, [known.value for known in TimeZone])
-        where = f"settings.yml: schedule.time_zone is {zone}, which Windows has not"
+        where = f"settings.yml: {key}.time_zone is {zone}, not a Windows time zone"
         raise AzureError(f"{where}: write {' or '.join(near) or 'UTC'}.") from None
 
 
@@ -246,8 +306,10 @@ def _provide_workspace(place: Workspace, create: bool, say: Say) -> AzureWorkspa
     return workspace
 
 
-def _provide_cluster(workspace: AzureWorkspace, project: Settings, say: Say) -> None:
-    compute, done = project.compute, "unchanged"
+def _provide_cluster(
+    workspace: AzureWorkspace, settings: ProjectSettings, say: Say
+) -> None:
+    compute, done = settings.compute, "unchanged"
     cluster = workspace.compute_targets.get(compute.name)
     if cluster is None:
         configuration = AmlCompute.provisioning_configuration(
@@ -274,38 +336,48 @@ def _provide_cluster(workspace: AzureWorkspace, project: Settings, say: Say) -> 
 
 
 def _provide_environment(
-    workspace: AzureWorkspace, project: Settings, say: Say
+    workspace: AzureWorkspace, wanted: Environment, say: Say
 ) -> None:
-    wanted, done = pipelines.environment(project), "unchanged"
+    done = "unchanged"
     try:
         found = Environment.get(workspace, wanted.name)
     except Exception as error:  # the SDK's own is as bare as that
         if status(error) != 404:
             raise
         found = None
-    conda = wanted.python.conda_dependencies.as_dict()
-    if found is None or found.python.conda_dependencies.as_dict() != conda:
+    if found is None or _definition(found) != _definition(wanted):
         found, done = wanted.register(workspace), "registered"
     say(f"{done:10} environment {wanted.name}, version {found.version}")
 
 
+def _definition(environment: Environment) -> tuple[str, dict[str, Any]]:
+    """What an environment is built from: its image and its packages."""
+    packages = environment.python.conda_dependencies.as_dict()
+    return environment.docker.base_image, packages
+
+
 def _build(
     workspace: AzureWorkspace,
-    project: Settings,
-    pipeline: str,
-    data: Data,
+    settings: ProjectSettings,
+    pipeline: PipelineDefinition,
+    uploads: Mapping[str, Upload],
     say: Say,
 ) -> Pipeline:
     """The pipeline in the workspace, on data that is there."""
-    name = project.compute.name
+    name = settings.compute.name
     if name not in workspace.compute_targets:
-        where = f"settings.yml: compute.name is {name}, which {workspace.name} has not"
+        where = f"settings.yml: compute.name is {name}, not a compute of {workspace.name}"
         raise AzureError(f"{where}: `{checks.COMMAND} provision` creates it.")
     datastore = workspace.get_default_datastore()
-    if data.files:
-        data.upload(datastore, say)
-    raw = Dataset.File.from_files((datastore, data.folder), validate=False)
-    return Pipeline(workspace, BUILD[pipeline](project, raw, bool(data.files)))
+    datasets = {}
+    for data, upload in uploads.items():
+        if upload.files:
+            upload.upload(datastore, say)
+        files = (datastore, upload.folder)
+        datasets[data] = Dataset.File.from_files(files, validate=False)
+    # Files of this project are in a folder of their own; others may change in theirs.
+    changing = {data for data, upload in uploads.items() if not upload.files}
+    return Pipeline(workspace, build_steps(pipeline, settings, datasets, changing))
 
 
 def _follow(run: PipelineRun, say: Say) -> bool:
@@ -317,7 +389,7 @@ def _follow(run: PipelineRun, say: Say) -> bool:
             try:
                 run_state = run.get_status()
                 for step in run.get_steps():
-                    is_reused = "azureml.reusedrunid" in step.get_properties()
+                    is_reused = step.get_properties().get("azureml.isreused") == "true"
                     state = "reused" if is_reused else step.get_status().lower()
                     if states.get(step.id) != state:
                         states[step.id] = state
@@ -337,27 +409,34 @@ def _follow(run: PipelineRun, say: Say) -> bool:
     say(f"{run_state.lower():10} run {run.id}")
     if run_state == "Failed":
         _explain(run, say)
-    return bool(run_state == "Finished")
+    return run_state in FINISHED
 
 
 def _explain(run: PipelineRun, say: Say) -> None:
     """Show why a run has failed: the ends of the logs of the steps that have."""
     failed = [step for step in run.get_steps() if step.get_status() == "Failed"]
     for step in failed:
-        logs = step.get_details().get("logFiles", {})
-        # What an entry script raises, where a ParallelRunStep only says SystemExit: 42.
-        names = ("logs/user/error.txt", "user_logs/std_log.txt", *logs)
-        name = next((name for name in names if name in logs), None)
+        details = step.get_details()
+        logs, properties = details.get("logFiles") or {}, step.get_properties()
+        say(f"{step.name} has failed: {_reason(details)}")
+        name = next((name for name in (*LOGS, *logs) if name in logs), None)
         if name:
-            say(f"{step.name} has failed; its {name} ends:")
+            say(f"Its {name} ends:")
             for line in _text(step, name).splitlines()[-LOG_END:]:
                 say(f"    {line}")
         say(f"All its logs: {step.get_portal_url()}")
-        if step.properties.get("StepType") == "ParallelRunStep":
+        # Of the two, run history has recorded the latter.
+        is_parallel = properties.get("StepType") == "ParallelRunStep"
+        if is_parallel or properties.get("azureml.parallelrunstep") == "true":
             say("logs/user/ there holds what the entry script printed and raised.")
     if not failed:
-        error = run.get_details().get("error") or {}
-        say(error.get("error", {}).get("message", "Azure ML gives no reason."))
+        say(_reason(run.get_details()))
+
+
+def _reason(details: Mapping[str, Any]) -> str:
+    """The message of the error that a run has ended with."""
+    error = (details.get("error") or {}).get("error") or {}
+    return str(error.get("message") or "Azure ML gives no reason.")
 
 
 def _text(step: StepRun, name: str) -> str:

@@ -4,7 +4,8 @@ Each part's predictions are a Parquet file of the same name, with the key column
 `row`), `prediction`, and for a classification one `probability_<class>` a class.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: where the module is not registered in
+# sys.modules, as may be in Azure ML's driver, a dataclass could not look its types up.
 
 import argparse
 import os
@@ -45,7 +46,8 @@ scorer: Scorer
 
 def init() -> None:
     """Load the registered model, once in each worker."""
-    parser = argparse.ArgumentParser()
+    # The driver adds options of its own, such as --model: no abbreviation of ours.
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
@@ -62,7 +64,8 @@ def init() -> None:
             f" run the training pipeline first, or pin a registered version. ({error})"
         ) from None
     scorer = Scorer(
-        model=mlflow.sklearn.load_model(folder),
+        # As a URI, since MLflow takes a %20 in a path for a blank.
+        model=mlflow.sklearn.load_model(Path(folder).absolute().as_uri()),
         columns=model_columns(folder),
         keys=args.keys or [ROW],
         predictions=args.predictions,

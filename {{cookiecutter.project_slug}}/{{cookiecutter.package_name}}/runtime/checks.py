@@ -15,7 +15,6 @@ import dataclasses
 import difflib
 import json
 import logging
-import math
 import os
 import re
 import shlex
@@ -28,15 +27,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from . import settings as project
-from .settings import CONFIG, SETTINGS
+from .project import CONFIG, SETTINGS, Project, ProjectSettings, SettingsError, Workspace
+from .rules import CLOUDS
 
 LIMIT = 60.0  # seconds for everything online
 TIMEOUT = 10.0  # seconds for one request
 OK, EMPTY, WRONG, UNASKED = "ok", "to fill in", "wrong", "could not ask"
-COMMAND = f"python -m {Path(__file__).resolve().parent.name}"
-ML = "providers/Microsoft.MachineLearningServices"
+COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
+ML = "Microsoft.MachineLearningServices"
 ML_VERSION = "2024-04-01"  # of its REST API
+#: What a step's identity takes on a storage account that accepts no keys.
+ROLES = ("Blob", "Table", "Queue")  # Storage ... Data Contributor
 CONNECTION_FIX = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
 
 Answer = tuple[str, ...]  # the fields of a Check after its name
@@ -62,9 +63,9 @@ class Failed(Exception):
         self.stop = stop
 
 
-def main(online: bool, as_json: bool) -> int:
+def main(project: Project[Any], online: bool, as_json: bool) -> int:
     """Print the checks; 1 when something is wrong, else 0."""
-    checks = offline() + (ask() if online else [])
+    checks = offline(project) + (ask(project) if online else [])
     if as_json:
         print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
     else:
@@ -94,37 +95,32 @@ def _show(checks: list[Check]) -> None:
     console.print("\n" + ", ".join(counts))
 
 
-def offline(root: Path = project.ROOT) -> list[Check]:
+def offline(project: Project[Any]) -> list[Check]:
     """What the rules say about the settings, and whether the data is there."""
     statuses = {"wrong": WRONG, "empty": EMPTY, "unusual": OK}
     checks = [
         Check(p.key or p.file, statuses[p.kind], p.text, p.fix, p.file, p.key)
-        for p in project.examine(root)
+        for p in project.problems()
     ]
     for file in (SETTINGS, CONFIG):
         if file not in [check.file for check in checks]:
             checks.append(Check(file, OK, "complete, and right by the rules"))
-    with contextlib.suppress(project.SettingsError):
-        data = project.read(root).data
-        for key, path in (
-            ("data.training", data.training),
-            ("data.scoring", data.scoring),
-        ):
-            if (root / path).exists():
+    with contextlib.suppress(SettingsError):
+        for key, path in project.data().items():
+            if (project.root / path).exists():
                 checks.append(Check(key, OK, path))
             else:
                 fix = "put the data there, or write where it is"
-                checks.append(
-                    Check(key, WRONG, f"{path} is missing", fix, SETTINGS, key)
-                )
+                missing = f"{path} is missing"
+                checks.append(Check(key, WRONG, missing, fix, SETTINGS, key))
     return checks
 
 
-def ask(root: Path = project.ROOT) -> list[Check]:
+def ask(project: Project[Any]) -> list[Check]:
     """What Azure says about the settings."""
     try:
-        azure = _Azure(project.read(root), project.read_workspace(root, needs=()))
-    except project.SettingsError:
+        azure = _Azure(project.settings(), project.workspace(needs=()))
+    except SettingsError:
         return [Check("Azure", UNASKED, "not asked while settings are wrong")]
     checks: list[Check] = []
 
@@ -148,21 +144,24 @@ class _Azure:
     """Asks the resource manager. The REST calls are those of Microsoft's reference."""
 
     def __init__(
-        self, settings: project.Settings, workspace: project.Workspace
+        self, settings: ProjectSettings, workspace: Workspace
     ) -> None:
         import requests
 
         self.settings, self.compute, self.place = settings, settings.compute, workspace
-        self.login_host, self.host = project.CLOUDS[workspace.cloud]
+        self.login_host, self.host = CLOUDS[workspace.cloud]
         self.log_in = log_in_command(workspace.cloud)
         self.http, self.unreachable = requests.Session(), requests.RequestException
         self.end = time.monotonic() + LIMIT
         self.subscription = f"/subscriptions/{workspace.subscription_id}"
         self.group = f"{self.subscription}/resourcegroups/{workspace.resource_group}"
-        self.workspace = f"{self.group}/{ML}/workspaces/{workspace.workspace_name}"
+        self.provider = f"{self.subscription}/providers/{ML}"
+        machine_learning = f"{self.group}/providers/{ML}"
+        self.workspace = f"{machine_learning}/workspaces/{workspace.workspace_name}"
         # What one check finds out for later ones.
         self.tenant = ""
         self.workspace_exists = False
+        self.storage = ""  # the resource id of the workspace's storage account
         self.region = workspace.region  # the workspace's own, once that is known
         self.size: dict[str, Any] = {}
 
@@ -175,6 +174,7 @@ class _Azure:
             "provider": self.check_provider,
             "resource group": self.check_group,
             "workspace": self.check_workspace,
+            "storage": self.check_storage,
             "default datastore": self.check_datastore,
             "environment": self.check_environment,
             "compute": self.check_compute,
@@ -194,8 +194,15 @@ class _Azure:
                     name, UNASKED, "Azure's answer is not of the documented form"
                 )
 
-    def get(self, path: str, version: str, method: str = "GET", **query: str) -> Any:
-        """What Azure answers, or None for 404; Failed for other errors."""
+    def get(
+        self,
+        path: str,
+        version: str,
+        method: str = "GET",
+        absent: tuple[int, ...] = (404,),
+        **query: str,
+    ) -> Any:
+        """What Azure answers, None for an `absent` status; Failed for other errors."""
         while True:
             left = self.end - time.monotonic()
             try:
@@ -214,13 +221,13 @@ class _Azure:
                 break
             time.sleep(wait)
         code = reply.status_code
-        if code not in (200, 204, 404):
+        if code in absent:
+            return None
+        if code not in (200, 204):
             is_wrong = code == 401 or (code == 403 and path == self.workspace)
             answer = explain(code, reply.headers, path, self.log_in)
             status = WRONG if is_wrong else UNASKED
             raise Failed(status, *answer, stop=code in (401, 429))
-        if code == 404:
-            return None
         return reply.json() if method == "GET" else {}
 
     def items(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
@@ -271,11 +278,11 @@ class _Azure:
 
     def check_provider(self) -> Answer:
         self.need(subscription_id=self.place.subscription_id)
-        found = self.get(f"{self.subscription}/{ML}", "2021-04-01")
+        found = self.get(self.provider, "2021-04-01")
         text = f"Azure ML is {found['registrationState']} in the subscription"
         if found["registrationState"] in ("Registered", "Registering"):
             return OK, text
-        fix = self.az("provider register --namespace Microsoft.MachineLearningServices")
+        fix = self.az("provider register --namespace {}", ML)
         return WRONG, text, fix
 
     def check_group(self) -> Answer:
@@ -301,11 +308,28 @@ class _Azure:
             )
             return WRONG, f"there is no workspace {name} in the resource group", fix
         self.workspace_exists = True
+        self.storage = found["properties"].get("storageAccount") or ""
         self.region = found["location"].replace(" ", "").lower()
-        if self.place.region in ("", self.region):
-            return OK, f"{name}, in {self.region}"
-        text = f"the workspace is in {self.region}, not in {self.place.region}"
-        return WRONG, text, f"write {self.region}", SETTINGS, "workspace.region"
+        if self.place.region not in ("", self.region):
+            text = f"the workspace is in {self.region}, not in {self.place.region}"
+            return WRONG, text, f"write {self.region}", SETTINGS, "workspace.region"
+        kind = found.get("kind") or "Default"
+        if kind != "Default":
+            fix = "pipelines belong into a workspace of the kind Default"
+            return OK, f"{name}, in {self.region}, is of the kind {kind}", fix
+        return OK, f"{name}, in {self.region}"
+
+    def check_storage(self) -> Answer:
+        self.need(workspace=self.workspace_exists)
+        found = self.get(self.storage, "2022-05-01", absent=(403, 404))
+        name = self.storage.rpartition("/")[2]
+        if not found:
+            return UNASKED, f"the login may not see whether {name} accepts keys"
+        if found["properties"].get("allowSharedKeyAccess") is not False:
+            return OK, f"{name} accepts keys"
+        roles = [f"Storage {kind} Data Contributor" for kind in ROLES]
+        fix = f"give the cluster's identity and yours on it {', '.join(roles)}"
+        return OK, f"{name} accepts no keys, so steps need roles on it", fix
 
     def check_datastore(self) -> Answer:
         self.need(workspace=self.workspace_exists)
@@ -323,11 +347,7 @@ class _Azure:
         return EMPTY, f"{name} is not in the workspace yet", f"{COMMAND} provision"
 
     def check_compute(self) -> Answer:
-        name, size, nodes = (
-            self.compute.name,
-            self.compute.vm_size,
-            self.compute.max_nodes,
-        )
+        wanted, name = self.compute, self.compute.name
         self.need(workspace=self.workspace_exists, compute_name=name)
         found = self.get(f"{self.workspace}/computes/{name}", ML_VERSION)
         if not found:
@@ -335,39 +355,27 @@ class _Azure:
                 "ml compute create --name {} --type AmlCompute --size {} "
                 "--max-instances {} {workspace}",
                 name,
-                size or "SIZE",
-                nodes,
+                wanted.vm_size or "SIZE",
+                wanted.max_nodes,
             )
             return WRONG, f"there is no compute {name}", fix
-        kind, cluster = (
-            found["properties"]["computeType"],
-            found["properties"]["properties"],
-        )
+        compute = found["properties"]
+        kind, state = compute["computeType"], compute["provisioningState"]
         if kind != "AmlCompute":
             text = f"{name} is a {kind}, not a compute cluster (AmlCompute)"
             return WRONG, text, "write another's name", SETTINGS, "compute.name"
-        if found["properties"]["provisioningState"] in (
-            "Failed",
-            "Canceled",
-            "Deleting",
-        ):
-            state = found["properties"]["provisioningState"]
+        if state in ("Failed", "Canceled", "Deleting"):
             fix = self.az("ml compute show --name {} {workspace}", name)
             return WRONG, f"{name} is {state}", fix
-        if size and cluster["vmSize"].lower() != size.lower():
-            text = f"the nodes of {name} are {cluster['vmSize']}, not {size}"
-            return (
-                WRONG,
-                text,
-                f"write {cluster['vmSize']}",
-                SETTINGS,
-                "compute.vm_size",
-            )
-        most = cluster["scaleSettings"]["maxNodeCount"]
-        if most < nodes:
+        size = compute["properties"]["vmSize"]
+        if wanted.vm_size and size.lower() != wanted.vm_size.lower():
+            text = f"the nodes of {name} are {size}, not {wanted.vm_size}"
+            return WRONG, text, f"write {size}", SETTINGS, "compute.vm_size"
+        most = compute["properties"]["scaleSettings"]["maxNodeCount"]
+        if most < wanted.max_nodes:
             fix = "ml compute update --name {} --max-instances {} {workspace}"
-            fix = f"write {most}, or " + self.az(fix, name, nodes)
-            text = f"{name} has {most} nodes at the most, not {nodes}"
+            fix = f"write {most}, or " + self.az(fix, name, wanted.max_nodes)
+            text = f"{name} has {most} nodes at the most, not {wanted.max_nodes}"
             return WRONG, text, fix, SETTINGS, "compute.max_nodes"
         return OK, f"{name}, up to {most} nodes"
 
@@ -375,44 +383,51 @@ class _Azure:
         name = self.compute.vm_size
         self.need(subscription_id=self.place.subscription_id, region=self.region)
         self.need(VM_size=name)
-        path = f"{self.subscription}/{ML}/locations/{self.region}/vmSizes"
-        sizes = {size["name"]: size for size in self.items(path)}
-        for size in sizes.values():
-            if size["name"].lower() == name.lower():
-                self.size = size
-                return OK, f"{name}, {size['vCPUs']} vCPUs"
-        near = ", ".join(difflib.get_close_matches(name, sizes, 3)) or "another"
-        text = f"Azure ML has no {name} in {self.region}"
-        return WRONG, text, f"write {near}", SETTINGS, "compute.vm_size"
+        path = f"{self.provider}/locations/{self.region}/vmSizes"
+        sizes = {size["name"].lower(): size for size in self.items(path)}
+        for_clusters = {
+            key: size["name"]
+            for key, size in sizes.items()
+            if "AmlCompute" in size["supportedComputeTypes"]
+        }
+        if name.lower() in for_clusters:
+            self.size = sizes[name.lower()]
+            return OK, f"{name}, {self.size['vCPUs']} vCPUs"
+        near = difflib.get_close_matches(name.lower(), for_clusters, 3)
+        fix = f"write {', '.join(for_clusters[key] for key in near) or 'another'}"
+        what = f"{name} for clusters" if name.lower() in sizes else name
+        text = f"Azure ML has no {what} in {self.region}"
+        return WRONG, text, fix, SETTINGS, "compute.vm_size"
 
     def check_quota(self) -> Answer:
         self.need(a_VM_size_that_Azure_knows=self.size)
         cores, nodes = self.size["vCPUs"], self.compute.max_nodes
-        family = re.sub(
-            r"\W", "", f"{self.size['family']} Cluster Dedicated vCPUs"
-        ).lower()
-        limits = {}
-        path = f"{self.subscription}/{ML}/locations/{self.region}/usages"
-        for usage in self.items(path):
-            name, kind = usage["name"]["value"], usage["type"].split("/")[1]
-            same = re.sub(r"\W", "", name).lower() == family
-            if kind == "dedicatedCores" or (kind == "vmFamily" and same):
-                limits[name] = usage["limit"] if usage["limit"] >= 0 else math.inf
-        name, limit = min(limits.items(), key=lambda item: item[1])
-        text = f"{nodes} nodes need {nodes * cores} vCPUs, of {limit} allowed ({name})"
+        family = self.size["family"].lower()
+        limits = []
+        for usage in self.items(f"{self.provider}/locations/{self.region}/usages"):
+            kind = usage["type"].removeprefix(f"{ML}/")
+            is_family = usage["name"]["value"].lower() == family
+            if kind == "totalDedicatedCores/usages" or (
+                kind == "vmFamily/dedicatedCores/usages" and is_family
+            ):
+                limits.append(usage)
+        if not limits:
+            return UNASKED, f"Azure names no quota of {self.size['family']}"
+        limited = [usage for usage in limits if usage["limit"] >= 0]
+        needs = f"{nodes} nodes need {nodes * cores} vCPUs"
+        if not limited:
+            return OK, f"{needs}, without a limit"
+        least = min(limited, key=lambda usage: usage["limit"])
+        limit, name = least["limit"], least["name"]["localizedValue"]
+        text = f"{needs}, of {limit} allowed, {least['currentValue']} in use ({name})"
         if nodes * cores <= limit:
             return OK, text
         more = "ask for more quota in the Studio"
         if limit >= cores:
             fix = f"write {limit // cores}, or {more}"
             return WRONG, text, fix, SETTINGS, "compute.max_nodes"
-        return (
-            WRONG,
-            text,
-            f"write a smaller one, or {more}",
-            SETTINGS,
-            "compute.vm_size",
-        )
+        fix = f"write a smaller one, or {more}"
+        return WRONG, text, fix, SETTINGS, "compute.vm_size"
 
 
 def log_in_command(cloud: str) -> str:

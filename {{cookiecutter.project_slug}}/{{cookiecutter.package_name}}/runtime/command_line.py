@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from .project import PipelineDefinition, Pipelines, Project, SettingsError
+from .project import Pipelines, Project, SettingsError
 
 
 class CommandError(Exception):
@@ -19,6 +21,12 @@ class CommandError(Exception):
 
 def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
     """Run the command that the command line names; returns its exit code."""
+    if sys.getfilesystemencoding() != "utf-8":  # a locale without umlauts
+        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(sys.executable, again)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever its encoding, it is printed
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog=project.command,
         description="Pipelines here and on Azure ML.",
@@ -58,13 +66,15 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
     _add_pipeline(publish)
     publish.add_argument(
         "--data",
-        metavar="FOLDER",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
         help="read this folder of the default datastore anew in each run",
     )
     publish.add_argument("--dry-run", action="store_true", help="only say what changes")
 
     args = parser.parse_args()
-    args.project, args.pipelines = project, pipelines
+    args.project, args.load_pipelines = project, pipelines
     # To be stopped is to be interrupted: what was started is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -92,13 +102,13 @@ def _add_set(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _pipeline(args: argparse.Namespace) -> PipelineDefinition:
-    """The pipeline that the command line names."""
-    pipelines: Pipelines = args.pipelines()
+def _pipelines(args: argparse.Namespace) -> Pipelines:
+    """The project's pipelines, among which is the one that the command line names."""
+    pipelines: Pipelines = args.load_pipelines()
     if args.pipeline not in pipelines:
-        names = ", ".join(pipelines)
-        raise CommandError(f"No pipeline is called {args.pipeline!r}: there are {names}.")
-    return pipelines[args.pipeline]
+        there = f"there are {', '.join(pipelines)}"
+        raise CommandError(f"No pipeline is called {args.pipeline!r}: {there}.")
+    return pipelines
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -108,13 +118,13 @@ def _run(args: argparse.Namespace) -> int:
 
     if (args.step is None) != (args.folder is None):
         raise CommandError("--step and --folder go together: a step runs in a folder.")
-    pipeline = _pipeline(args)
+    pipelines = _pipelines(args)
     console = Console(stderr=args.json)
     try:
         run = sdk_steps.prepare(
             args.project,
+            pipelines,
             args.pipeline,
-            pipeline,
             values=_parameters(args.set),
             console=console,
             folder=args.folder and args.folder.resolve(),
@@ -149,7 +159,7 @@ def _draw(args: argparse.Namespace) -> int:
     from . import graph, sdk_steps
 
     settings = args.project.settings()
-    for name, pipeline in args.pipelines().items():
+    for name, pipeline in args.load_pipelines().items():
         steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
         print(graph.write(steps, args.project.root / "docs" / f"{name}.svg"))
     return 0
@@ -157,21 +167,34 @@ def _draw(args: argparse.Namespace) -> int:
 
 def _provision(args: argparse.Namespace) -> int:
     with _azure() as workspace:
-        workspace.provision(args.project, args.pipelines(), args.create_workspace)
+        workspace.provision(args.project, args.load_pipelines(), args.create_workspace)
     return 0
 
 
 def _submit(args: argparse.Namespace) -> int:
-    pipeline, values = _pipeline(args), _parameters(args.set)
+    pipelines, values = _pipelines(args), _parameters(args.set)
     with _azure() as workspace:
-        went_well = workspace.submit(args.project, args.pipeline, pipeline, values, args.wait)
+        went_well = workspace.submit(
+            args.project, pipelines, args.pipeline, values, args.wait
+        )
     return 0 if went_well else 1
 
 
 def _publish(args: argparse.Namespace) -> int:
-    pipeline = _pipeline(args)
+    pipelines = _pipelines(args)
+    data = list(pipelines[args.pipeline].data)
+    folders = {}
+    for word in args.data:
+        name, _, folder = word.rpartition("=")
+        name = name or (data[0] if len(data) == 1 else "")
+        if name not in data:
+            names = " or ".join(f"{name}={folder or 'FOLDER'}" for name in data)
+            raise CommandError(f"--data {word}: write {names}.")
+        folders[name] = folder
     with _azure() as workspace:
-        workspace.publish(args.project, args.pipeline, pipeline, args.data, args.dry_run)
+        workspace.publish(
+            args.project, pipelines, args.pipeline, folders, args.dry_run
+        )
     return 0
 
 

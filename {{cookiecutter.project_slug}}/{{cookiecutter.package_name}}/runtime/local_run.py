@@ -7,14 +7,18 @@ A run has its own folder below `runs/`, with a folder for each step:
     code/           the copy of the step's files, where it runs
     outputs/PORT/   what it writes
     log.txt         what it prints
+
+`run.json` beside them says which pipeline it is, what was set on the command line, and
+with which arguments each step has ended well.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
+import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -30,13 +34,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from .parallel_run import PROGRESS
-from .settings import ROOT
+from . import parallel_run, step_process, tracking
+from .project import Project
 
-RUNS = ROOT / "runs"
-TRACKING = ROOT / "mlruns"  # MLflow's database and files, models included
-PARAMETERS = "parameters.json"  # of a run, in its folder
+STATE = "run.json"  # of a run, in its folder
 LOG_END = 20  # lines of a failed step's log to show
+NOTE = "note: "  # begins the lines of a log that are shown on the screen too
+FULL = 2**16  # bytes left on a disk where nothing more can be written
 
 Value = str | int | float | bool | Path
 
@@ -123,7 +127,7 @@ class RunResult:
 
     def as_json(self) -> str:
         """The result on one line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))
 
 
 class LocalRunError(Exception):
@@ -135,6 +139,7 @@ class LocalRun:
 
     def __init__(
         self,
+        project: Project[Any],
         pipeline: str,
         experiment: str,
         steps: list[LocalStep],
@@ -146,20 +151,27 @@ class LocalRun:
         """Prepare a run, or go on in the `folder` of an earlier one.
 
         `values` are those set on the command line, `data` is where the files of each
-        data parameter are. LocalRunError for a parameter that the pipeline has not.
+        data parameter are. LocalRunError for a parameter that the pipeline does not
+        have, and for a folder that cannot be worked in.
         """
+        self.project = project
         self.pipeline = pipeline
         self.experiment = experiment
         self.console = console
         self.steps = {step.name: step for step in steps}
-        known: dict[str, str] = {}
-        if folder:
-            try:
-                known = json.loads((folder / PARAMETERS).read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                raise LocalRunError(f"{folder} is not the folder of a run.") from None
-        self.values = parameter_values(steps, data, {**known, **values})
-        self.folder = folder or _new_folder(pipeline)
+        state = _read_state(folder, pipeline) if folder else {"set": {}, "done": {}}
+        self.set: dict[str, str] = {**state["set"], **values}
+        self.done: dict[str, list[str]] = state["done"]
+        self.values = parameter_values(project, steps, data, self.set)
+        try:
+            tracking.prepare(project.root, experiment)
+            self.folder = folder or _new_folder(project.root / "runs", pipeline)
+            self._write_state()
+        except (OSError, sqlite3.Error) as error:
+            raise LocalRunError(
+                f"Nothing can be run, as runs and mlruns in {project.root} cannot be"
+                f" written: {error}."
+            ) from None
 
     def run(self, only: str | None = None) -> RunResult:
         """Run all steps in the order of their dependencies, or `only` one of them."""
@@ -167,29 +179,59 @@ class LocalRun:
         order = [only] if only else list(TopologicalSorter(graph).static_order())
         if only:
             self._check_inputs(only)
-        (self.folder / PARAMETERS).write_text(
-            json.dumps(self.values, indent=2, default=str), encoding="utf-8"
-        )
         results = [StepResult(name) for name in order]
         for result in results:
-            self._run_step(self.steps[result.name], result)
+            step = self.steps[result.name]
+            try:
+                self._run_step(step, result)
+            except OSError as error:  # a full disk, or a folder that was removed
+                result.status = "failed"
+                self._print(f"[red]failed[/] {step.name}: {escape(str(error))}")
             if result.status == "failed":
                 break
         is_complete = all(result.status == "ran" for result in results)
         status = "completed" if is_complete else "failed"
         return RunResult(self.pipeline, status, str(self.folder), results)
 
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
     def _check_inputs(self, only: str) -> None:
-        """LocalRunError unless a step is there and what it needs has been made."""
+        """LocalRunError unless a step is there and what it needs has been made.
+
+        What it needs is what the steps before it make with the settings as they are.
+        """
         if only not in self.steps:
             names = ", ".join(self.steps)
             raise LocalRunError(f"No step is called {only!r}: there are {names}.")
-        for name, folder in self._folders(self.steps[only]).items():
-            if name in self.steps[only].inputs and not folder.exists():
-                raise LocalRunError(f"{only} cannot run, as {folder} does not exist.")
+        needed, waiting = [], [only]
+        while waiting:
+            for name in self.steps[waiting.pop()].dependencies():
+                needed.append(name)
+                waiting.append(name)
+        for name in self.steps:
+            if name not in needed:
+                continue
+            again = f"run it first, with --step {name}"
+            before, now = self.done.get(name), self._words(self.steps[name])
+            if before is None:
+                raise LocalRunError(
+                    f"{only} cannot run, as {name} has not ended well in"
+                    f" {self.folder}: {again}."
+                )
+            if before != now:
+                old = " ".join(word for word in before if word not in now)
+                new = " ".join(word for word in now if word not in before)
+                raise LocalRunError(
+                    f"{only} cannot run on what {name} made with other settings"
+                    f" ({old or 'nothing'} is {new or 'nothing'} now): {again}."
+                )
 
     def _run_step(self, step: LocalStep, result: StepResult) -> None:
+        """Run a step anew; OSError if its files cannot be written."""
         folder = self.folder / step.name
+        self.done.pop(step.name, None)
+        self._write_state()  # before its outputs change, so they are never taken for whole
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)  # of an earlier try
         for file in step.snapshot:
@@ -199,26 +241,28 @@ class LocalRun:
         folders = self._folders(step)
         for name in step.outputs:
             folders[name].mkdir(parents=True)
+        # By its path, as the package may be installed from another project.
+        script = parallel_run.__file__ if step.is_parallel else step.script
         arguments = [str(self._argument(a, folders)) for a in step.arguments]
-        module = ["-m", f"{__package__}.parallel_run"]
-        command = [
-            sys.executable,
-            *(module if step.is_parallel else [step.script]),
-            *arguments,
-        ]
+        command = [sys.executable, script, *arguments]
         started = time.monotonic()
         log = folder / "log.txt"
         code = self._run_process(step, command, folder / "code", folders, log)
         result.seconds = round(time.monotonic() - started, 2)
-        result.status = "failed" if code else "ran"
         result.outputs = {name: str(folders[name]) for name in step.outputs}
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         if code:
+            result.status = "failed"
             self._explain(step, lines, log)
-        else:
-            last = lines[-1] if lines else ""
-            line = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s  [dim]{escape(last)}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            return
+        self.done[step.name] = self._words(step)
+        self._write_state()
+        result.status = "ran"
+        line = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s"
+        self._print(f"{line}  [dim]{escape(lines[-1]) if lines else ''}")
+        # Each worker of a parallel step may say the same.
+        for line in dict.fromkeys(line for line in lines if line.startswith(NOTE)):
+            self._print(f"    {escape(line)}")
 
     def _run_process(
         self,
@@ -229,59 +273,50 @@ class LocalRun:
         log: Path,
     ) -> int:
         """Run a step, with its progress on screen and all it prints in its log."""
-        console = self.console
-        columns = (
+        progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-        )
-        show = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
         )
         with (
-            show as progress,
+            progress,
             log.open("w", encoding="utf-8") as file,
             subprocess.Popen(
-                command,
+                [sys.executable, "-I", "-S", step_process.__file__, *command],
                 cwd=code,
                 env=self._environment(step, folders),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
                 encoding="utf-8",
                 errors="replace",
+                start_new_session=True,
             ) as process,
         ):
+            assert process.stdin and process.stdout
             task = progress.add_task(step.name, total=None)
-            assert process.stdout
             try:
                 for line in process.stdout:
                     file.write(line)
                     file.flush()
-                    if line.startswith(PROGRESS):
-                        progress.update(
-                            task, description=f"{step.name}: {line.strip()}"
-                        )
+                    if line.startswith(parallel_run.PROGRESS):
+                        description = f"{step.name}: {line.strip()}"
+                        progress.update(task, description=description)
                 return process.wait()
             finally:
-                process.terminate()  # nothing goes on behind an interrupted run
+                process.stdin.close()  # which ends the step, if the run is interrupted
 
     def _environment(self, step: LocalStep, folders: dict[str, Path]) -> dict[str, str]:
         """This process's environment, with MLflow set up and what Azure ML would add."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         tags = {"mlflow.runName": step.name, "run": self.folder.name}
-        TRACKING.mkdir(exist_ok=True)
         return {
-            **inherited,
+            **tracking.environment(self.project.root),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONIOENCODING": "utf-8",
-            "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
-            "MLFLOW_TRACKING_URI": f"sqlite:///{(TRACKING / 'mlflow.db').as_posix()}",
             "MLFLOW_EXPERIMENT_NAME": self.experiment,
             "MLFLOW_RUN_CONTEXT": json.dumps(tags),
-            # Else files of a run would land in the copy of the code that made it.
-            "_MLFLOW_SERVER_ARTIFACT_ROOT": (TRACKING / "artifacts").as_uri(),
             **{name: str(path) for name, path in folders.items()},
             **step.environment_variables,
         }
@@ -292,7 +327,7 @@ class LocalRun:
         folders = {name: outputs / name for name in step.outputs}
         for name, source in step.inputs.items():
             if isinstance(source, Parameter):
-                folders[name] = Path(str(self.values[source.name]))
+                folders[name] = self.project.root / str(self.values[source.name])
             else:
                 producer, port = source
                 folders[name] = self.folder / producer / "outputs" / port
@@ -300,36 +335,63 @@ class LocalRun:
 
     def _argument(self, argument: Argument, folders: dict[str, Path]) -> Value:
         if isinstance(argument, Parameter):
-            return self.values[argument.name]
+            value = self.values[argument.name]
+            return self.project.root / value if isinstance(value, Path) else value
         if isinstance(argument, (Input, Output)):
             return folders[argument.name]
         return argument
 
+    def _words(self, step: LocalStep) -> list[str]:
+        """What decides what a step makes beside its files and its inputs' content.
+
+        Without the project's own path: it may be moved.
+        """
+        given = [*step.arguments, *step.inputs.values()]
+        words = [self.values[v.name] if isinstance(v, Parameter) else v for v in given]
+        return [str(word) for word in words]
+
+    def _write_state(self) -> None:
+        state = {"pipeline": self.pipeline, "set": self.set, "done": self.done}
+        unfinished = self.folder / f".{STATE}"
+        unfinished.write_text(json.dumps(state, indent=2), encoding="utf-8")
+        unfinished.replace(self.folder / STATE)
+
     def _explain(self, step: LocalStep, lines: list[str], log: Path) -> None:
         """Show why a step failed, and how to go on."""
-        again = f"python -m {__package__} run {self.pipeline} --step {step.name}"
-        self.console.print(f"[red]failed[/] {step.name}; its log ends:")
+        again = f"{self.project.command} run {self.pipeline} --step {step.name}"
+        self._print(f"[red]failed[/] {step.name}; its log ends:")
         for line in lines[-LOG_END:]:
-            self.console.print(
-                f"    {line}", markup=False, highlight=False, soft_wrap=True
-            )
-        self.console.print(f"The whole log: {log}", markup=False, soft_wrap=True)
-        self.console.print(
-            f"To run this step again alone: {again} --folder {_shown(self.folder)}",
-            markup=False,
-            soft_wrap=True,
+            self._print(f"    {escape(line)}")
+        if shutil.disk_usage(self.folder).free < FULL:
+            self._print(escape(f"The disk that {self.folder} is on is full."))
+        self._print(escape(f"The whole log: {log}"))
+        folder = shlex.quote(str(_shown(self.folder)))
+        self._print(
+            escape(f"To run this step again alone: {again} --folder {folder}")
         )
 
 
-def _new_folder(pipeline: str) -> Path:
+def _read_state(folder: Path, pipeline: str) -> dict[str, Any]:
+    """What `run.json` says; LocalRunError if it is not that of a run of the pipeline."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise LocalRunError(f"{folder} is not the folder of a run.") from None
+    if state["pipeline"] != pipeline:
+        raise LocalRunError(f"{folder} is of the pipeline {state['pipeline']}.")
+    return state
+
+
+def _new_folder(runs: Path, pipeline: str) -> Path:
     """A folder that no other run has, even one started in the same second."""
+    runs.mkdir(exist_ok=True)
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{pipeline}"
     for number in range(1, 1000):
-        folder = RUNS / (name if number == 1 else f"{name}-{number}")
+        folder = runs / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
-    raise LocalRunError(f"{RUNS / name} and 999 more exist: remove old runs.")
+    raise LocalRunError(f"{runs / name} and 999 more exist: remove old runs.")
 
 
 def _shown(path: Path) -> Path:
@@ -339,7 +401,10 @@ def _shown(path: Path) -> Path:
 
 
 def parameter_values(
-    steps: list[LocalStep], data: Mapping[str, Value], values: Mapping[str, Any]
+    project: Project[Any],
+    steps: list[LocalStep],
+    data: Mapping[str, Value],
+    values: Mapping[str, Any],
 ) -> dict[str, Value]:
     """The value of each pipeline parameter; LocalRunError for one that is wrong."""
     parameters = {p.name: p for step in steps for p in step.parameters()}
@@ -356,12 +421,11 @@ def parameter_values(
         default = data[name] if parameter.default is None else parameter.default
         found[name] = default
         if name in values:
+            text = project.parameter_value(name, values[name])
             try:
-                found[name] = type(default)(values[name])
+                found[name] = type(default)(text)
             except ValueError:
                 raise LocalRunError(
-                    f"{name} is {values[name]!r}, but must be like {default!r}."
+                    f"{name} is {text!r}, but must be like {default!r}."
                 ) from None
-        if isinstance(default, Path):
-            found[name] = ROOT / str(found[name])
     return found

@@ -5,6 +5,8 @@ the entry script: `init()` once in each worker process, `run(mini_batch)` with a
 file paths for each mini-batch, and `shutdown()` at the end, if there is one. A
 mini-batch that raises, takes too long or loses its worker is tried again. Items that
 fail for good, or that `run` returned nothing for, count against the error threshold.
+
+A file that is run by its path, in the folder of the entry script.
 """
 
 from __future__ import annotations
@@ -28,20 +30,25 @@ from pebble import ProcessPool
 
 PROGRESS = "mini-batches done: "  # begins the lines of the log that tell of progress
 
+MODULE = "score_module"  # what Azure ML's driver loads an entry script as
+# Of what that driver adds to the command line, or may add, for its own use.
+ADDED = ["--aml_core_version=1.61.0", "--dataprep_version=5.5.0", "--model", "model"]
+
 script: ModuleType  # the entry script, in a worker
 
 
 def main() -> None:
     """Run the step that the command line describes, as Azure ML's driver would."""
+    sys.path[0] = os.getcwd()  # not the folder of this file
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--scoring_module_name", required=True)
-    parser.add_argument("--mini_batch_size", type=int, required=True)
+    parser.add_argument("--mini_batch_size", type=_count, required=True)
     parser.add_argument("--error_threshold", type=int, default=-1)
     parser.add_argument("--allowed_failed_count", type=int, default=-1)
     parser.add_argument("--allowed_failed_percent", type=float, default=100)
     parser.add_argument("--run_invocation_timeout", type=int, default=60)
     parser.add_argument("--run_max_try", type=int, default=3)
-    parser.add_argument("--process_count_per_node", type=int, default=os.cpu_count())
+    parser.add_argument("--process_count_per_node", type=_count, default=os.cpu_count())
     parser.add_argument("--output_action", default="append_row")
     parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
     parser.add_argument("--output", type=Path)
@@ -64,6 +71,12 @@ def main() -> None:
         unfinished = args.output / f".{args.append_row_file_name}"
         unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         unfinished.replace(args.output / args.append_row_file_name)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"is {text}, but must be 1 or more")
+    return int(text)
 
 
 def _files(folder: Path) -> list[str]:
@@ -105,6 +118,11 @@ def run(
                     done += 1
                     rows += future.result()
                     unhandled = max(0, len(batch) - len(future.result()))
+                    if unhandled:
+                        print(
+                            f"run() returned {len(future.result())} items for"
+                            f" {len(batch)} files, and must return one for each."
+                        )
                     failed_items += [f"one of {', '.join(names)}"] * unhandled
                 else:
                     where = "" if names[0] in str(error) else f"{', '.join(names)}: "
@@ -136,15 +154,14 @@ def run(
 
 
 def _start_worker(entry_script: str, arguments: list[str]) -> None:
-    """Load the entry script into this process, as if it were run, and call `init`."""
+    """Load the entry script into this process, as Azure ML does, and call `init`."""
     global script
-    sys.argv = [entry_script, *arguments]
-    sys.path.insert(0, os.getcwd())
+    sys.argv = [entry_script, *arguments, *ADDED]
     try:
-        spec = importlib.util.spec_from_file_location("entry_script", entry_script)
+        # As on Azure ML it may not be, it is not registered in sys.modules.
+        spec = importlib.util.spec_from_file_location(MODULE, entry_script)
         assert spec and spec.loader
         script = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = script
         spec.loader.exec_module(script)
         if hasattr(script, "init"):
             script.init()
@@ -160,18 +177,24 @@ def _run(batch: list[str]) -> list[str]:
     """The rows that the entry script returns for a mini-batch, as text."""
     try:
         result: Any = script.run(batch)
-        if hasattr(result, "to_csv"):  # a DataFrame, as Azure ML writes it
+        if isinstance(result, (list, tuple)):
+            return [str(row) for row in result]
+        pandas = sys.modules.get("pandas")
+        if pandas and isinstance(result, pandas.DataFrame):
             text = result.to_csv(sep=" ", header=False, index=False)
             return str(text).splitlines()
-        return [str(row) for row in result]
     except Exception as error:  # noqa: BLE001 (whatever the script raises)
         # In words alone, as its class may be known in this process only.
         raise RuntimeError(_told(error)) from None
+    kind = type(result).__name__
+    raise RuntimeError(
+        f"run() returned {kind}, not a list, a tuple or a pandas.DataFrame."
+    )
 
 
 def _told(error: Exception) -> str:
     """What to tell of an error: the script's own classes speak for themselves."""
-    if type(error).__module__ == "entry_script":
+    if type(error).__module__ == MODULE:
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()
 

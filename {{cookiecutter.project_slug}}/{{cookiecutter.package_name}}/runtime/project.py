@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import date
@@ -122,11 +123,14 @@ S = TypeVar("S", bound=ProjectSettings)
 class Project(Generic[S]):
     """A project, by the folder of its package and the dataclass of its settings.
 
-    What is read raises SettingsError, whose text names every wrong value.
+    What is read raises SettingsError, whose text names every wrong value. The files are
+    those in `root`, if that is another than the folder that the package is in.
     """
 
-    def __init__(self, package: Path, kind: type[S]) -> None:
-        self.package, self.root = package.name, package.parent
+    def __init__(
+        self, package: Path, kind: type[S], root: Path | None = None
+    ) -> None:
+        self.package, self.root = package.name, root or package.parent
         self.command = f"python -m {self.package}"
         self.kind = kind
 
@@ -150,12 +154,36 @@ class Project(Generic[S]):
         _refuse([*problems, *others], [*needs])
         return Workspace(**vars(settings.workspace), **vars(config))
 
-    def data_of(self, pipeline: PipelineDefinition, settings: S) -> dict[str, Path]:
-        """Where the data of a pipeline is on this machine, by pipeline parameter."""
+    def data(self) -> dict[str, str]:
+        """The paths of data that the settings name, by key, such as `data.training`."""
+        data = self.settings().data
+        hints = get_type_hints(type(data), include_extras=True)
         return {
-            name: self.root / getattr(settings.data, setting)
-            for name, setting in pipeline.data.items()
+            f"data.{name}": getattr(data, name)
+            for name, hint in hints.items()
+            if rules.FILES in get_args(hint)
         }
+
+    def parameter_value(self, name: str, text: str) -> Any:
+        """The value of a pipeline parameter, given as text on the command line.
+
+        One that a setting is called as is read and judged as in `settings.yml`; any
+        other is the text itself.
+        """
+        setting = "max_nodes" if name == "node_count" else name
+        for section in get_type_hints(self.kind, include_extras=True).values():
+            if is_dataclass(section):
+                hint = get_type_hints(section, include_extras=True).get(setting)
+                if hint:
+                    problems: list[Problem] = []
+                    try:
+                        value = yaml.safe_load(text)
+                    except yaml.YAMLError:
+                        value = text
+                    value = _value(hint, value, "--set", name, problems)
+                    _refuse(problems)
+                    return value
+        return text
 
     def problems(self) -> list[Problem]:
         """All that is wrong, empty or unusual in both files, and the package's name."""
@@ -178,6 +206,18 @@ def _refuse(problems: list[Problem], needs: Iterable[str] = ()) -> None:
         raise SettingsError(stopping)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, key in enumerate(keys):
+            if key.value in [before.value for before in keys[:i]]:
+                problem = f"{key.value} stands there a second time"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
     """The `kind` that a file holds, or None; and what there is to say about it."""
     text, fix = "", "correct it, or restore it from version control"
@@ -186,7 +226,8 @@ def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
         if not content.strip():
             text = "is empty"
         else:
-            values = json.loads(content) if file == CONFIG else yaml.safe_load(content)
+            is_json = file == CONFIG
+            values = json.loads(content) if is_json else yaml.load(content, _Loader)
     except FileNotFoundError:
         text, fix = "is missing", f"write it, with {', '.join(get_type_hints(kind))}"
     except json.JSONDecodeError as error:
@@ -232,6 +273,15 @@ def _is_required(setting: Any) -> bool:
     return setting.default is MISSING and setting.default_factory is MISSING
 
 
+def _is_name(name: Any, file: str, key: str, problems: list[Problem]) -> bool:
+    """Whether a name can be that of a pipeline parameter of its own."""
+    if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)):
+        return True
+    text = "is not a name of letters, digits and underscores"
+    problems.append(Problem(file, key, text, "choose another name"))
+    return False
+
+
 def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) -> Any:
     """`value` as the annotation `hint` says; what is to say goes to `problems`."""
     if type(None) in get_args(hint):
@@ -252,11 +302,12 @@ def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) 
         if value is None or isinstance(value, dict):
             one = get_args(hint)[1]
             return {
-                str(name): _value(one, item, file, f"{key}.{name}", problems)
+                name: _value(one, item, file, f"{key}.{name}", problems)
                 for name, item in (value or {}).items()
+                if _is_name(name, file, f"{key}.{name}", problems)
             }
         text = f"is {shown(value)}, but must hold names with values"
-        problems.append(Problem(file, key, text, "write NAME: VALUE lines there"))
+        problems.append(Problem(file, key, text, "write NAME: VALUE there"))
         return {}
     kind, rule = get_args(hint)
     if file == SETTINGS and kind is str:  # what YAML makes of nothing, and of a time

@@ -44,7 +44,9 @@ usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2 westu
 REGIONS = frozenset(_REGIONS.split())
 
 # A package with one of these names would hide a folder of the project, or a module that
-# the project or one of its dependencies imports.
+# the project or one of its dependencies imports, such as those of the standard library of
+# Python 3.10 and 3.11 that newer Pythons, which may run the generation, have no more.
+# Windows has the names of the last line to itself.
 _TAKEN = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest
 prep train evaluate register score
@@ -54,6 +56,10 @@ jwt mako matplotlib mlflow msal msrest nbformat numpy packaging pandas parso pip
 psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy setuptools
 six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
 yaml zmq
+aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
+mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
+aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
+lpt8 lpt9 nul prn
 """
 TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
 
@@ -104,6 +110,8 @@ class Rule:
                 mended = self.mend(kinds[0](str(value).strip()))
                 if self.fits(mended):  # text in place of a number is mended by quotes
                     fix = f"write {mended if isinstance(value, str) else repr(mended)}"
+                    if kinds[0] is str and isinstance(value, (bool, float)):
+                        fix = "put it in quotes"  # may be written as yes, or as 1.10
         return say(f"{is_value}, but must be {self.words}", fix)
 
 
@@ -239,7 +247,7 @@ COLUMN = Rule(
     "a column's name, and not begin with a hyphen, as options of the steps do",
     lambda value: value != "" and not value.startswith("-"),
 )
-VALUE = Rule("a number, a word, true or false", lambda value: value == value)  # not NaN
+HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
 MODEL_VERSION = Rule(
     "latest, or a version's number",
     lambda value: value == "latest" or (isinstance(value, int) and value >= 1),
