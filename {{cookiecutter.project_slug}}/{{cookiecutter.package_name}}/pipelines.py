@@ -148,6 +148,19 @@ def _prep(
     if raw is None:  # a local run reads the files of the project in its place
         raw = Dataset.File.from_files("https://localhost/raw", validate=False)
     raw_input = DatasetConsumptionConfig("raw", PipelineParameter("raw_data", raw))
+    data = settings.data
+    unusual = {
+        "--encoding": data.encoding,
+        "--decimal": data.decimal,
+        "--thousands": data.thousands,
+        "--units": data.units,
+        "--date-format": data.date_format,
+        "--missing": data.missing,
+    }
+    reading: list[str] = []
+    for option, value in unusual.items():
+        if value:
+            reading += [option, *([value] if isinstance(value, str) else value)]
     return PythonScriptStep(
         name="prep",
         source_directory=_source("prep"),
@@ -160,6 +173,7 @@ def _prep(
             *("--keys", *settings.data.keys),
             *("--ignore", *settings.data.ignore),
             *("--rows-per-part", settings.data.rows_per_part),
+            *reading,
         ],
         inputs=[],
         runconfig=_runconfig(settings),

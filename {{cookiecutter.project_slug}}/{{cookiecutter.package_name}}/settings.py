@@ -260,6 +260,10 @@ COLUMN = Rule(
     "a column's name, and not begin with a hyphen, as options of the steps do",
     lambda value: value != "" and not value.startswith("-"),
 )
+TEXT = Rule(
+    "some text, and not begin with a hyphen, as options of the steps do",
+    lambda value: value != "" and not value.startswith("-"),
+)
 MODEL_VERSION = Rule(
     "latest, or a version's number",
     lambda value: value == "latest" or (isinstance(value, int) and value >= 1),
@@ -284,6 +288,12 @@ class Data:
     keys: list[Annotated[str, COLUMN]]
     ignore: list[Annotated[str, COLUMN]]
     rows_per_part: Annotated[int, _from(1)]
+    encoding: Annotated[str, TEXT] | None = None
+    decimal: Annotated[str, _one_of(".", ",")] | None = None
+    thousands: Annotated[str, _one_of(".", ",", " ", "'")] | None = None
+    units: list[Annotated[str, TEXT]] | None = None
+    date_format: Annotated[str, TEXT] | None = None
+    missing: list[Annotated[str, TEXT]] | None = None
 
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """Key, text and fix of what is right by itself, but not together."""
