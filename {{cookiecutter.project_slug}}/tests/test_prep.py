@@ -63,7 +63,9 @@ def test_rows_without_the_target_are_dropped_and_counted(tmp_path: Path) -> None
 
 
 def test_rows_to_score_are_all_kept(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", a="x,z\n1,1\n1,1\n", b="z\n\n7\n")  # in one column, a blank line is a row
+    raw = write(
+        tmp_path / "raw", a="x,z\n1,1\n1,1\n", b="z\n\n7\n"
+    )  # in one column, a blank line is a row
     prepare(raw, tmp_path / "out")
 
     assert read(tmp_path / "out") == [
