@@ -530,6 +530,12 @@ def _csv_columns(
             for test, pair in tests.items()
             if found[test][0] == found[test][1]
         }
+    # A target whose every value spells a missing one holds classes of such names.
+    tests = {
+        (i, type): pair
+        for (i, type), pair in tests.items()
+        if type == TEXT or header[i] != target or found[i, type][0]
+    }
     columns = {}
     for i, name in enumerate(header):
         type = next(type for column, type in tests if column == i)
