@@ -54,7 +54,7 @@ def test_csv_and_parquet_nested_become_one_table_in_parts(tmp_path: Path) -> Non
 
 
 def test_rows_without_the_target_are_dropped_and_counted(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", a="x,y\n1,a\n2,\n3,b\n", b="x,y\n4,NA\n")
+    raw = write(tmp_path / "raw", a="x,y\n1,a\n2,\n3,b\n", b="x,y\n4,\n")
     report = prepare(raw, tmp_path / "out", target="y")
 
     assert read(tmp_path / "out") == [{"x": 1, "y": "a"}, {"x": 3, "y": "b"}]
