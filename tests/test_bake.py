@@ -50,6 +50,7 @@ steps/evaluate/.amlignore
 steps/evaluate/evaluate.py
 steps/prep/.amlignore
 steps/prep/prep.py
+steps/prep/raw.py
 steps/register/.amlignore
 steps/register/register.py
 steps/score/.amlignore

@@ -161,6 +161,19 @@ def _prep(
     *target: str,
 ) -> PythonScriptStep:
     """The first step of both pipelines."""
+    options = settings.data
+    unusual = {
+        "--encoding": options.encoding,
+        "--decimal": options.decimal,
+        "--thousands": options.thousands,
+        "--units": options.units,
+        "--date-format": options.date_format,
+        "--missing": options.missing,
+    }
+    reading: list[str] = []
+    for option, value in unusual.items():
+        if value:
+            reading += [option, *([value] if isinstance(value, str) else value)]
     return PythonScriptStep(
         name="prep",
         source_directory=_source("prep"),
@@ -170,9 +183,10 @@ def _prep(
             *("--prepared", prepared),
             *("--report", OutputFileDatasetConfig("data_report")),
             *target,
-            *("--keys", *settings.data.keys),
-            *("--ignore", *settings.data.ignore),
-            *("--rows-per-part", settings.data.rows_per_part),
+            *("--keys", *options.keys),
+            *("--ignore", *options.ignore),
+            *("--rows-per-part", options.rows_per_part),
+            *reading,
         ],
         inputs=[],
         runconfig=_runconfig(settings),

@@ -34,7 +34,8 @@ def test_types_and_missing_values_are_found(tmp_path: Path) -> None:
     assert str(first.pop("day")) == "2024-02-29"
     assert first == {"row": 0, "n": 1, "x": 0.5, "ok": True, "code": "007", "word": "b"}
     assert set(second.values()) == {1, None}
-    assert report["columns"]["x"] == {"type": "number", "missing": 1}
+    assert report["columns"]["x"]["type"] == "number"
+    assert report["columns"]["x"]["missing"] == 1
 
 
 def test_csv_and_parquet_nested_become_one_table_in_parts(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_csv_and_parquet_nested_become_one_table_in_parts(tmp_path: Path) -> Non
 
 
 def test_rows_without_the_target_are_dropped_and_counted(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", a="x,y\n1,a\n2,\n3,b\n", b="x,y\n4,NA\n")
+    raw = write(tmp_path / "raw", a="x,y\n1,a\n2,\n3,b\n", b="x,y\n4,\n")
     report = prepare(raw, tmp_path / "out", target="y")
 
     assert read(tmp_path / "out") == [{"x": 1, "y": "a"}, {"x": 3, "y": "b"}]
@@ -62,14 +63,31 @@ def test_rows_without_the_target_are_dropped_and_counted(tmp_path: Path) -> None
 
 
 def test_rows_to_score_are_all_kept(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", a="x,z\n1,1\n1,1\n", b="z\n\n7\n")
+    raw = write(
+        tmp_path / "raw", a="x,z\n1,1\n1,1\n", b="z\n\n7\n"
+    )  # in one column, a blank line is a row
     prepare(raw, tmp_path / "out")
 
     assert read(tmp_path / "out") == [
         {"row": 0, "x": 1, "z": 1},
         {"row": 1, "x": 1, "z": 1},
-        {"row": 2, "x": None, "z": 7},
+        {"row": 2, "x": None, "z": None},
+        {"row": 3, "x": None, "z": 7},
     ]
+
+
+def test_a_feature_from_two_columns_is_one_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write(tmp_path / "raw", a="x,z\n2,3\n")
+
+    def area(table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.with_columns(area=pl.col("x") * pl.col("z"))
+
+    monkeypatch.setattr("steps.prep.prep.features", area)
+    report = prepare(raw, tmp_path / "out")
+    assert read(tmp_path / "out") == [{"row": 0, "x": 2, "z": 3, "area": 6}]
+    assert report["columns"]["area"]["type"] == "integer"
 
 
 def test_other_delimiters_quotes_and_blank_lines(tmp_path: Path) -> None:

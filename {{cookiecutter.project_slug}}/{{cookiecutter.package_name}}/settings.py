@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .runtime.project import ProjectSettings, Project
-from .runtime.rules import COLUMN, FILES, HYPERPARAMETER, MODEL_VERSION, Rule, one_of, whole
+from .runtime.project import Project, ProjectSettings
+from .runtime.rules import (
+    COLUMN,
+    FILES,
+    HYPERPARAMETER,
+    MODEL_VERSION,
+    TEXT,
+    Rule,
+    one_of,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,12 @@ class Data:
     keys: list[Annotated[str, COLUMN]]
     ignore: list[Annotated[str, COLUMN]]
     rows_per_part: Annotated[int, whole(1)]
+    encoding: Annotated[str, TEXT] | None = None
+    decimal: Annotated[str, one_of(".", ",")] | None = None
+    thousands: Annotated[str, one_of(".", ",", " ", "'")] | None = None
+    units: list[Annotated[str, TEXT]] | None = None
+    date_format: Annotated[str, TEXT] | None = None
+    missing: list[Annotated[str, TEXT]] | None = None
 
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """Key, text and fix of what is right by itself, but not together."""

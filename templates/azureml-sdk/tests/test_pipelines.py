@@ -84,4 +84,4 @@ def test_building_twice_gives_the_same_steps() -> None:
 
 def test_steps_are_sent_without_caches_and_hidden_files(tmp_path: Path) -> None:
     prep = sdk_steps.read_steps(pipelines.training(PROJECT))[0]
-    assert prep.snapshot == [Path("prep.py")]
+    assert prep.snapshot == [Path("prep.py"), Path("raw.py")]

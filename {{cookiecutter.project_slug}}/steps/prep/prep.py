@@ -9,324 +9,44 @@ so training and scoring are prepared alike, whatever their size.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
+import html
 import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
+from raw import (
+    NUMBER,
+    USUAL,
+    DataError,
+    Format,
+    exactly,
+    name_of,
+    open_all,
+    unify,
+    unite,
+)
 
-CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-PARQUET_ENDINGS = (".parquet", ".pq")
-SPELLINGS = ["", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NaN", "-NaN", "NULL", "None"]
-MISSING = sorted({form for s in SPELLINGS for form in (s, s.lower(), s.upper())})
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
-FIRST_ROWS = 10_000  # of a CSV file: they rule out most types of a column
-
-TYPES: dict[str, pl.DataType] = {
-    "integer": pl.Int64(),
-    "number": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "date": pl.Date(),
-    "timestamp": pl.Datetime("us"),
-    "text": pl.String(),
-}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; }
+body { padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
+"""
 
 
-class DataError(Exception):
-    """The data cannot be prepared; the message says which file and column, and why."""
+def features(table: pl.LazyFrame) -> pl.LazyFrame:
+    """Your own features: the typed table with further columns, of the same rows.
 
-
-@dataclass
-class Column:
-    """A column of one file: its type (None where it holds no value) and its values."""
-
-    type: str | None
-    values: pl.Expr
-    count: int
-
-
-@dataclass
-class Source:
-    """One raw file: its name in messages, its rows, and its columns by name."""
-
-    name: str
-    frame: pl.LazyFrame
-    rows: int
-    columns: dict[str, Column]
-
-
-def find_files(raw: Path) -> list[Path]:
-    """The CSV and Parquet files below a folder by the order of their paths, or a file."""
-    endings = CSV_ENDINGS + PARQUET_ENDINGS
-    if not raw.exists():
-        raise DataError(f"There is no data at {raw}.")
-    files = [
-        path
-        for path in (sorted(raw.rglob("*")) if raw.is_dir() else [raw])
-        if path.name.lower().endswith(endings)
-        and path.name[0] not in "._"
-        and path.is_file()
-    ]
-    if not files:
-        raise DataError(f"{raw} holds no file that ends in {', '.join(endings)}.")
-    return files
-
-
-def open_source(path: Path, name: str) -> Source:
-    """Look through a whole file for its columns, their types and its number of rows."""
-    if path.stat().st_size == 0:
-        raise DataError(f"{name} is empty.")
-    if path.name.lower().endswith(PARQUET_ENDINGS):
-        return _open_parquet(path, name)
-    return _open_csv(path, name)
-
-
-def _open_parquet(path: Path, name: str) -> Source:
-    try:
-        frame = pl.scan_parquet(path, glob=False)
-        typed = {
-            column: _typed(pl.col(column), dtype)
-            for column, dtype in frame.collect_schema().items()
-            # pandas keeps the index of a table under such a name; it is not data.
-            if not column.startswith("__index_level_")
-        }
-        rows, *counts = _count(frame, [values for _, values in typed.values()])
-    except pl.exceptions.PolarsError:
-        raise DataError(
-            f"{name} is not a whole Parquet file, though its name says so."
-        ) from None
-    columns = {
-        column: Column(type if count else None, values, count)
-        for (column, (type, values)), count in zip(typed.items(), counts)
-    }
-    return Source(name, frame, rows, columns)
-
-
-def _typed(column: pl.Expr, dtype: pl.DataType) -> tuple[str, pl.Expr]:
-    """A Parquet column's type (the file's own where it is none of TYPES) and values."""
-    if dtype.is_integer():
-        return "integer", column
-    if dtype.is_float() or dtype.is_decimal():
-        return "number", column.cast(pl.Float64).fill_nan(None)
-    if dtype == pl.Boolean:
-        return "boolean", column
-    if dtype == pl.Date:
-        return "date", column
-    if isinstance(dtype, pl.Datetime):
-        utc = column.dt.convert_time_zone("UTC") if dtype.time_zone else column
-        return "timestamp", utc.dt.replace_time_zone(None)
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return "text", _clean(column.cast(pl.String))
-    return str(dtype), column
-
-
-def _open_csv(path: Path, name: str) -> Source:
-    delimiter, header = _csv_header(path, name)
-    blank_lines = 0
-    if _has_odd_lines(path, delimiter, len(header)):
-        blank_lines = _check_lines(path, name, delimiter, len(header))
-    frame = pl.scan_csv(
-        path,
-        glob=False,
-        separator=delimiter,
-        new_columns=header,
-        infer_schema=False,
-    )
-    if blank_lines:
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    texts = {column: _clean(pl.col(column)) for column in header}
-    likely = {column: list(TYPES) for column in header}
-    try:
-        # The first rows rule most types out, so that few are tried on the whole file.
-        for rows in (frame.head(FIRST_ROWS), frame):
-            tests = {(c, t): _parse(texts[c], t) for c in header for t in likely[c]}
-            total, *counts = _count(rows, list(tests.values()))
-            found = dict(zip(tests, counts))
-            for column, types in likely.items():
-                values = found[column, "text"]
-                likely[column] = [t for t in types if found[column, t] == values]
-    except pl.exceptions.PolarsError as error:
-        _check_lines(path, name, delimiter, len(header))
-        raise DataError(f"{name} cannot be read: {error}") from None
-    columns = {}
-    for column, (narrowest, *_) in likely.items():
-        count = found[column, "text"]
-        type = narrowest if count else None
-        columns[column] = Column(type, _parse(texts[column], narrowest), count)
-    return Source(name, frame, total, columns)
-
-
-def _count(frame: pl.LazyFrame, columns: list[pl.Expr]) -> list[int]:
-    """The rows of a table, and the values of each column."""
-    counts = [column.count().alias(str(i)) for i, column in enumerate(columns)]
-    row = frame.select(pl.len(), *counts).collect(engine="streaming").row(0)
-    return list(row)
-
-
-def _clean(text: pl.Expr) -> pl.Expr:
-    """Text without blanks around it, missing where it spells a missing value."""
-    stripped = text.str.strip_chars()
-    return pl.when(~stripped.is_in(MISSING)).then(stripped)
-
-
-def _parse(text: pl.Expr, type: str) -> pl.Expr:
-    """Text as a type; missing where it is not of that type.
-
-    Digits behind a zero (007), or too many of them for a number, are a code, which
-    only text keeps as it is.
+    For training and for scoring alike, where the target is missing. For example:
+    `table.with_columns(area=pl.col("length") * pl.col("width"))`
     """
-    if type == "integer":
-        is_integer = text.str.contains(r"^[+-]?(0|[1-9][0-9]{0,17})$")
-        return pl.when(is_integer).then(text.cast(pl.Int64, strict=False))
-    if type == "number":
-        is_code = text.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
-        return pl.when(~is_code).then(text.cast(pl.Float64, strict=False))
-    if type == "boolean":
-        word = text.str.to_lowercase()
-        return pl.when(word.is_in(["true", "false"])).then(word == "true")
-    if type == "date":
-        return text.str.to_date("%Y-%m-%d", strict=False)
-    if type == "timestamp":
-        plain = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-        forms = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"]
-        return pl.coalesce(
-            plain.str.to_datetime(form, time_unit="us", strict=False) for form in forms
-        )
-    return text
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _csv_header(path: Path, name: str) -> tuple[str, list[str]]:
-    """The delimiter of a CSV file, which makes most columns of its header, and these."""
-    try:
-        with _open_text(path) as file:
-            start = file.read(65536)
-            if "\0" in start or start.startswith("PAR1"):
-                raise DataError(f"{name} is not a CSV file, though its name says so.")
-            headers: dict[str, list[str]] = {}
-            for delimiter in ",;\t|":
-                file.seek(0)
-                headers[delimiter] = next(csv.reader(file, delimiter=delimiter), [])
-    except (UnicodeDecodeError, gzip.BadGzipFile, csv.Error):
-        raise DataError(
-            f"{name} is not a CSV file in UTF-8: save it as one, or mend its name."
-        ) from None
-    delimiter, header = max(headers.items(), key=lambda found: len(found[1]))
-    header = [column.strip() for column in header]
-    for i, column in enumerate(header):
-        if not column:
-            raise DataError(f"{name}: column {i + 1} has no name in the first line.")
-        if column in header[:i]:
-            raise DataError(
-                f"{name}: the first line names the column '{column}' twice."
-            )
-    return delimiter, header
-
-
-def _has_odd_lines(path: Path, delimiter: str, columns: int) -> bool:
-    """Whether a CSV file has lines that are blank, quoted or of another length."""
-    lines = pl.scan_csv(
-        path,
-        glob=False,
-        separator="\x1f",
-        quote_char=None,
-        new_columns=["line"],
-        infer_schema=False,
-    )
-    delimiters = pl.col("line").str.count_matches(delimiter, literal=True)
-    odd = pl.col("line").is_null() | (delimiters != columns - 1)
-    try:
-        found: bool = lines.select(odd.any()).collect(engine="streaming").item()
-        return found
-    except pl.exceptions.PolarsError:
-        return True
-
-
-def _check_lines(path: Path, name: str, delimiter: str, columns: int) -> int:
-    """The blank lines of a CSV file; DataError if another line has not its columns.
-
-    Line by line, as polars fills a line that is cut short with missing values.
-    """
-    blank = 0
-    with _open_text(path) as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            for values in reader:
-                blank += not values
-                if values and len(values) != columns:
-                    raise DataError(
-                        f"{name}, line {reader.line_num}: {len(values)} values where"
-                        f" the first line names {columns} columns."
-                    )
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{name}, below line {reader.line_num}: not UTF-8: save it as UTF-8."
-            ) from None
-        except csv.Error as error:
-            raise DataError(f"{name}, line {reader.line_num}: {error}.") from None
-    return blank
-
-
-def unify(
-    sources: list[Source],
-    target: str | None,
-    keys: Sequence[str],
-    ignore: Sequence[str],
-) -> dict[str, str]:
-    """The columns to keep, with the type that holds each of them in every file.
-
-    A file may lack a feature, which then counts as missing, but neither target nor key.
-    """
-    roles = dict.fromkeys(keys, "key") | ({target: "target"} if target else {})
-    for source in sources:
-        for name, role in roles.items():
-            if name not in source.columns:
-                raise DataError(
-                    f"{source.name} has no column '{name}', the {role} by settings.yml;"
-                    f" it has {', '.join(source.columns)}."
-                )
-    kept = dict.fromkeys(name for source in sources for name in source.columns)
-    return {
-        name: _common_type(sources, name, is_key=name in keys)
-        for name in kept
-        if name not in ignore
-    }
-
-
-def _common_type(sources: list[Source], name: str, is_key: bool) -> str:
-    """The type that holds a column in every file.
-
-    Integers give way to numbers; a key of several types is text, as it is only a name.
-    """
-    files: dict[str, str] = {}  # the first file of each type
-    for source in sources:
-        if (column := source.columns.get(name)) and column.type:
-            files.setdefault(column.type, source.name)
-    for type, file in files.items():
-        if type not in TYPES:
-            raise DataError(
-                f"{file}: the column '{name}' is of type {type}, which no feature can"
-                " be made of: list it under data.ignore in settings.yml."
-            )
-    if set(files) == {"integer", "number"}:
-        return "number"
-    if len(files) > 1 and not is_key:
-        places = " and ".join(f"{type} in {file}" for type, file in files.items())
-        raise DataError(
-            f"The column '{name}' changes its type: {places}. Make it one type, or list"
-            " it under data.ignore in settings.yml."
-        )
-    return next(iter(files)) if len(files) == 1 else "text"
+    return table
 
 
 def prepare(
@@ -336,62 +56,128 @@ def prepare(
     keys: Sequence[str] = (),
     ignore: Sequence[str] = (),
     rows_per_part: int = 100_000,
+    form: Format = USUAL,
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts of at most `rows_per_part` rows; returns a report.
 
     With a `target`, rows that lack it are left out. Without one and without `keys`, a
     first column `row` numbers the rows. DataError if the data cannot be prepared.
     """
-    files = find_files(raw)
-    names = [p.relative_to(raw).as_posix() if p != raw else p.name for p in files]
-    sources = [open_source(path, name) for path, name in zip(files, names)]
-    types = unify(sources, target, keys, ignore)
-    rows_in = sum(source.rows for source in sources)
-    counts = {
-        name: sum(s.columns[name].count for s in sources if name in s.columns)
-        for name in types
-    }
-    rows_out = counts[target] if target else rows_in
-    if not rows_in:
-        raise DataError(f"{', '.join(names)}: there is no row of data.")
-    if not rows_out:
-        raise DataError(f"The target '{target}' has no value in any row.")
-    table = pl.concat([_select(source, types) for source in sources])
-    if target:
-        table = table.filter(pl.col(target).is_not_null())
-    elif not keys:
-        if ROW in types:
+    with TemporaryDirectory() as scratch:
+        sources = open_all(raw, Path(scratch), form, target, keys, ignore)
+        types = unify(sources, target, keys, ignore)
+        files = {source.name: source.rows for source in sources}
+        rows_in = sum(files.values())
+        if not rows_in:
+            raise DataError(f"{', '.join(files)}: there is no row of data.")
+        if not keys and ROW in types:
             raise DataError(
                 f"The column '{ROW}' has the name of the row numbers in the predictions:"
                 " list it under data.keys or data.ignore in settings.yml."
             )
-        table = table.with_row_index(ROW).cast({ROW: pl.Int64})
-    parts = pl.PartitionBy(
-        prepared,
-        file_path_provider=lambda part: f"part-{part.index_in_partition:05}.parquet",
-        max_rows_per_file=rows_per_part,
-    )
-    table.sink_parquet(parts, mkdir=True, engine="streaming")
+        table = features(unite(sources, types))
+        rows_with_target = rows_in
+        if target:
+            rows_with_target = sum(source.columns[target].count for source in sources)
+            table = table.filter(exactly(target).is_not_null())
+            if types[target] == NUMBER:
+                table = table.filter(exactly(target).is_finite())
+        elif not keys:
+            table = table.with_row_index(ROW).cast({ROW: pl.Int64})
+        if not rows_with_target:
+            raise DataError(f"The target '{target}' has no value in any row.")
+        parts = pl.PartitionBy(
+            prepared,
+            file_path_provider=lambda p: f"part-{p.index_in_partition:05}.parquet",
+            max_rows_per_file=rows_per_part,
+        )
+        table.sink_parquet(parts, mkdir=True, engine="streaming")
+    columns, rows_out = describe(prepared)
+    dropped = {"no value in the target": rows_in - rows_with_target}
+    notes = list(dict.fromkeys(note for source in sources for note in source.notes))
+    infinite = rows_with_target - rows_out
+    if target and types[target] == NUMBER and infinite > 0:
+        dropped["an infinite target"] = infinite
+        notes.append(f"{infinite} rows have an infinite target and are left out.")
+    elif infinite:
+        raise DataError(
+            f"features() in prep.py made {rows_out} rows of {rows_with_target}: it may"
+            " add columns, but must keep each row."
+        )
+    for name, column in columns.items():
+        filled = rows_out - column["missing"]
+        own = column.get("distinct", 0) >= 0.9 * filled and filled >= 50
+        if own and name != target and name not in keys:
+            notes.append(
+                f"column '{name}' is text with a value of its own in nearly every row,"
+                " of which little can be learned: list it under data.ignore."
+            )
     return {
-        "files": {source.name: source.rows for source in sources},
+        "files": files,
         "rows_in": rows_in,
         "rows_out": rows_out,
-        "dropped": {"no value in the target": rows_in - rows_out},
-        "columns": {
-            name: {"type": type, "missing": rows_in - counts[name]}
-            for name, type in types.items()
-        },
+        "dropped": dropped,
+        "notes": notes,
+        "columns": columns,
     }
 
 
-def _select(source: Source, types: dict[str, str]) -> pl.LazyFrame:
-    """All columns of `types` from one file; missing values where it lacks a column."""
-    columns = []
-    for name, type in types.items():
-        known = name in source.columns
-        values = source.columns[name].values if known else pl.lit(None)
-        columns.append(values.cast(TYPES[type]).alias(name))
-    return source.frame.select(columns)
+def describe(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The columns of the prepared parts, for the report, and their number of rows."""
+    table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
+    schema = table.collect_schema()
+    figures = [pl.len().alias("rows")]
+    for i, dtype in enumerate(schema.dtypes()):
+        figures.append(pl.nth(i).null_count().alias(f"missing {i}"))
+        if dtype == pl.String:
+            figures.append(pl.nth(i).approx_n_unique().alias(f"distinct {i}"))
+        elif dtype.is_numeric() or dtype.is_temporal():
+            figures.append(pl.nth(i).min().cast(pl.String).alias(f"smallest {i}"))
+            figures.append(pl.nth(i).max().cast(pl.String).alias(f"largest {i}"))
+    found = table.select(figures).collect(engine="streaming").row(0, named=True)
+    columns = {}
+    for i, (name, dtype) in enumerate(schema.items()):
+        columns[name] = {"type": name_of(dtype)} | {
+            figure: found[f"{figure} {i}"]
+            for figure in ("missing", "distinct", "smallest", "largest")
+            if f"{figure} {i}" in found
+        }
+    return columns, found["rows"]
+
+
+def report_html(report: dict[str, Any]) -> str:
+    """The report as one HTML page that needs no other file."""
+
+    def rows(cells: list[list[Any]], tag: str = "td") -> str:
+        return "".join(
+            "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row)
+            for row in cells
+        )
+
+    figures = ["type", "missing", "distinct", "smallest", "largest"]
+    columns = [
+        [name, *(column.get(figure, "") for figure in figures)]
+        for name, column in report["columns"].items()
+    ]
+    notes = "".join(f"<li>{html.escape(note)}" for note in report["notes"])
+    dropped = ", ".join(f"{n} dropped ({why})" for why, n in report["dropped"].items())
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Data report</title>
+<style>{STYLE}</style>
+<h1>Data report</h1>
+<p>{report["rows_in"]} rows read, {report["rows_out"]} prepared; {dropped}.</p>
+<h2>Worth a look</h2>
+<ul>{notes or "<li>Nothing."}</ul>
+<h2>Columns</h2>
+<table>{rows([["column", *figures]], "th")}{rows(columns)}</table>
+<h2>Files</h2>
+<table>{rows([["file", "rows"]], "th")}{rows(list(map(list, report["files"].items())))}
+</table>
+</html>
+"""
 
 
 def main() -> None:
@@ -404,7 +190,21 @@ def main() -> None:
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
     parser.add_argument("--rows-per-part", type=int, default=100_000)
+    parser.add_argument("--encoding", default="")
+    parser.add_argument("--decimal", default=".")
+    parser.add_argument("--thousands", default="")
+    parser.add_argument("--units", nargs="*", default=[])
+    parser.add_argument("--date-format", default="")
+    parser.add_argument("--missing", nargs="*", default=[])
     args = parser.parse_args()
+    form = Format(
+        args.encoding,
+        args.decimal,
+        args.thousands,
+        tuple(args.units),
+        args.date_format,
+        tuple(args.missing),
+    )
     try:
         report = prepare(
             args.raw,
@@ -413,12 +213,21 @@ def main() -> None:
             args.keys,
             args.ignore,
             args.rows_per_part,
+            form,
         )
     except DataError as error:
         sys.exit(f"prep: {error}")
-    text = json.dumps(report, indent=2, ensure_ascii=False)
     args.report.mkdir(parents=True, exist_ok=True)
-    (args.report / "report.json").write_text(text, encoding="utf-8")
+    written = {
+        "report.json": json.dumps(report, indent=2, ensure_ascii=False),
+        "report.html": report_html(report),
+    }
+    for name, text in written.items():
+        unfinished = args.report / f".{name}"
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, args.report / name)
+    for note in report["notes"]:
+        print(f"note: {note}")
     print(f"{report['rows_in']} rows read, {report['rows_out']} prepared")
 
 

@@ -247,6 +247,10 @@ COLUMN = Rule(
     "a column's name, and not begin with a hyphen, as options of the steps do",
     lambda value: value != "" and not value.startswith("-"),
 )
+TEXT = Rule(
+    "some text, and not begin with a hyphen, as options of the steps do",
+    lambda value: value != "" and not value.startswith("-"),
+)
 HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
 MODEL_VERSION = Rule(
     "latest, or a version's number",

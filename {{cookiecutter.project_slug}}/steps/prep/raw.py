@@ -1,0 +1,825 @@
+"""Reading any raw CSV and Parquet files as one typed table, nothing held in memory.
+
+A CSV file of plain lines is read by polars as it is. Any other (compressed by zip, bz2 or
+xz, in another encoding, with odd quotes, line ends or blank lines) is first copied line by
+line into a Parquet file of text, by Python's csv module, which says what is wrong where.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import difflib
+import gzip
+import io
+import lzma
+import re
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote
+
+import polars as pl
+import polars.selectors as cs
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PARQUET_ENDINGS = (".parquet", ".pq")
+CSV_ENDINGS = tuple(
+    text + packed for text in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".xz")
+) + (".zip",)
+SPELLINGS = ["", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NaN", "-NaN", "NULL", "None"]
+MISSING = sorted({form for s in SPELLINGS for form in (s, s.lower(), s.upper())})
+FIRST_ROWS = 10_000  # of a CSV file: they rule out most types of a column
+EXACT = 2**53  # up to here a float holds every integer
+
+NAMES: dict[pl.DataType, str] = {
+    pl.Int64(): "integer",
+    pl.Float64(): "number",
+    pl.Boolean(): "boolean",
+    pl.Date(): "date",
+    pl.Datetime("us"): "timestamp",
+    pl.String(): "text",
+}
+INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = NAMES
+DATE_FORMATS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Y")
+TIME_FORMATS = tuple(f"{day} %H:%M{s}" for day in DATE_FORMATS for s in ("", ":%S"))
+
+csv.field_size_limit(2**31 - 1)
+
+
+class DataError(Exception):
+    """The data cannot be prepared; the message says which file and column, and why."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the text of CSV files is to be read where it is not as usual."""
+
+    encoding: str = ""  # of files that are not UTF-8
+    decimal: str = "."
+    thousands: str = ""
+    units: tuple[str, ...] = ()  # before or behind numbers, such as % or EUR
+    date_format: str = ""  # of strptime, beside ISO 8601
+    missing: tuple[str, ...] = ()  # further spellings of a missing value
+
+
+USUAL = Format()
+
+
+@dataclass
+class Column:
+    """A column of one file: its type (None where it holds no value) and its values."""
+
+    type: pl.DataType | None
+    values: pl.Expr
+    count: int
+    text: pl.Expr | None = None  # as it stands in a CSV file
+
+
+@dataclass
+class Source:
+    """One raw file: its rows, and its columns by name."""
+
+    name: str
+    path: Path
+    frame: pl.LazyFrame
+    rows: int
+    columns: dict[str, Column]
+    notes: list[str] = field(default_factory=list)
+
+
+def name_of(dtype: pl.DataType) -> str:
+    """A type's name in messages."""
+    return NAMES.get(dtype, str(dtype))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also behind links, but for hidden ones."""
+    root, seen = folder.resolve(), set()
+
+    def below(folder: Path) -> Iterator[Path]:
+        for path in folder.iterdir():
+            real = path.resolve()
+            copied = path.is_symlink() and real.is_relative_to(root)
+            if path.name[0] in "._" or real in seen or copied:
+                continue
+            seen.add(real)
+            if path.is_dir():
+                yield from below(path)
+            elif path.is_file():
+                yield path
+
+    yield from sorted(below(folder))
+
+
+def find_files(raw: Path) -> list[Path]:
+    """The CSV and Parquet files below a folder by the order of their paths, or a file."""
+    endings = CSV_ENDINGS + PARQUET_ENDINGS
+    if not raw.exists():
+        raise DataError(
+            f"There is no data at {raw}: write the path of a folder or file."
+        )
+    files = [
+        path
+        for path in (walk(raw) if raw.is_dir() else [raw])
+        if path.name.lower().endswith(endings)
+    ]
+    if not files:
+        raise DataError(f"{raw} holds no file that ends in {', '.join(endings)}.")
+    return files
+
+
+def open_source(
+    path: Path,
+    name: str,
+    scratch: Path,
+    form: Format = USUAL,
+    target: str | None = None,
+    keys: Sequence[str] = (),
+) -> Source:
+    """Look through a whole file for its columns, their types and its number of rows."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise DataError(f"{name} is empty.")
+    if start.startswith(b"version https://git-lfs"):
+        raise DataError(f"{name} is a pointer of Git LFS: fetch it by `git lfs pull`.")
+    if re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
+        raise DataError(f"{name} is a web page, not a table: download the file itself.")
+    if path.name.lower().endswith(PARQUET_ENDINGS):
+        return _open_parquet(path, name, keys, target)
+    try:
+        return _open_csv(path, name, scratch, form, target, keys)
+    except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{name} is cut short or damaged: {error}.") from None
+
+
+def _open_parquet(
+    path: Path, name: str, keys: Sequence[str], target: str | None
+) -> Source:
+    try:
+        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        typed = {
+            column: _typed(frame, i, dtype, column in keys, column == target)
+            for i, (column, dtype) in enumerate(frame.collect_schema().items())
+            # pandas keeps the index of a table under such a name; it is not data.
+            if not column.startswith("__index_level_")
+        }
+        rows, *counts = _count(frame, [values for _, values in typed.values()])
+    except (pl.exceptions.PolarsError, OSError):
+        raise DataError(
+            f"{name} is not a whole Parquet file, though its name says so."
+        ) from None
+    columns = {
+        column: Column(type if count else None, values, count)
+        for (column, (type, values)), count in zip(typed.items(), counts)
+    }
+    return Source(name, path, frame, rows, columns)
+
+
+def _typed(
+    frame: pl.LazyFrame, i: int, dtype: pl.DataType, is_key: bool, is_target: bool
+) -> tuple[pl.DataType, pl.Expr]:
+    """A Parquet column's type (the file's own where it is none of ours) and values.
+
+    By its position, because polars reads some names as patterns. A key stays as it is.
+    """
+    column = pl.nth(i)
+    whole = dtype.is_integer() or (isinstance(dtype, pl.Decimal) and not dtype.scale)
+    if whole:
+        big = pl.lit(2**63 - 1, pl.Int128)
+        fits = column.cast(pl.Int128).is_between(-big - 1, big).all()
+        if frame.select(fits).collect(engine="streaming").item():
+            return INTEGER, column.cast(pl.Int64)
+        if is_key:
+            return TEXT, column.cast(pl.Int128).cast(pl.String)
+    if is_key and not isinstance(dtype, (pl.Categorical, pl.Enum)):
+        return dtype, column.fill_nan(None) if dtype.is_float() else column
+    if dtype.is_numeric():
+        return NUMBER, column.cast(pl.Float64).fill_nan(None)
+    if isinstance(dtype, pl.Datetime):
+        utc = column.dt.convert_time_zone("UTC") if dtype.time_zone else column
+        return TIMESTAMP, utc.dt.replace_time_zone(None).cast(TIMESTAMP)
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        text = column.cast(pl.String)
+        return TEXT, text if is_key else _filled(text)
+    return dtype, column
+
+
+def _count(frame: pl.LazyFrame, columns: list[pl.Expr]) -> list[int]:
+    """The rows of a table, and the values of each column."""
+    counts = [column.count().alias(str(i)) for i, column in enumerate(columns)]
+    row = frame.select(pl.len(), *counts).collect(engine="streaming").row(0)
+    return list(row)
+
+
+def _filled(text: pl.Expr) -> pl.Expr:
+    """Text without blanks around it, missing where nothing is left."""
+    stripped = text.str.strip_chars()
+    return pl.when(stripped != "").then(stripped)
+
+
+def _clean(text: pl.Expr, form: Format) -> pl.Expr:
+    """Text without blanks around it, missing where it spells a missing value."""
+    stripped = text.str.strip_chars()
+    return pl.when(~stripped.is_in([*MISSING, *form.missing])).then(stripped)
+
+
+def _parse(text: pl.Expr, type: pl.DataType, form: Format) -> pl.Expr:
+    """Text as a type; missing where it is not of that type.
+
+    Digits behind a zero (007), or too many of them for a number, are a code, which
+    only text keeps as it is.
+    """
+    if type == INTEGER:
+        digits = _plain(text, form)
+        is_integer = digits.str.contains(r"^[+-]?(0|[1-9][0-9]{0,17})$")
+        return pl.when(is_integer).then(digits.cast(pl.Int64, strict=False))
+    if type == NUMBER:
+        digits = _plain(text, form)
+        is_code = digits.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
+        return pl.when(~is_code).then(digits.cast(pl.Float64, strict=False))
+    if type == BOOLEAN:
+        word = text.str.to_lowercase()
+        return pl.when(word.is_in(["true", "false"])).then(word == "true")
+    if type == DATE:
+        iso = text.str.to_date("%Y-%m-%d", strict=False)
+        if not form.date_format:
+            return iso
+        return pl.coalesce(iso, text.str.to_date(form.date_format, strict=False))
+    if type == TIMESTAMP:
+        plain = text.str.replace("T", " ", literal=True)
+        plain = plain.str.replace(r"^([^ ]+ \d\d:\d\d)(Z|[+-].*)?$", "${1}:00${2}")
+        naive, zoned = "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z"
+        forms = [
+            plain.str.to_datetime(naive, time_unit="us", strict=False),
+            plain.str.to_datetime(
+                zoned, time_unit="us", strict=False
+            ).dt.replace_time_zone(None),
+            text.str.to_date("%Y-%m-%d", strict=False).cast(TIMESTAMP),
+        ]
+        if form.date_format:
+            forms.append(
+                text.str.to_datetime(form.date_format, time_unit="us", strict=False)
+            )
+        return pl.coalesce(forms)
+    return text
+
+
+def _plain(text: pl.Expr, form: Format) -> pl.Expr:
+    """Numbers as Python writes them; others of the given form are missing."""
+    if form.units:
+        unit = "|".join(map(re.escape, form.units))
+        text = text.str.replace(rf"\s*(?:{unit})$", "")
+        text = text.str.replace(rf"^([+-]?)(?:{unit})\s*", "${1}")
+    if form.thousands:
+        mark, point = re.escape(form.thousands), re.escape(form.decimal)
+        grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({mark}\d{{3}})+({point}\d*)?$")
+        without = text.str.replace_all(form.thousands, "", literal=True)
+        text = pl.when(grouped).then(without).otherwise(text)
+    if form.decimal != ".":
+        pointed = text.str.contains(".", literal=True)
+        text = pl.when(~pointed).then(text.str.replace(form.decimal, ".", literal=True))
+    return text
+
+
+def _open_csv(
+    path: Path,
+    name: str,
+    scratch: Path,
+    form: Format,
+    target: str | None,
+    keys: Sequence[str],
+) -> Source:
+    encodings = [_bom(path) or "utf-8-sig", form.encoding]
+    for encoding in filter(None, encodings):
+        try:
+            return _read_csv(path, name, scratch, form, target, keys, encoding)
+        except UnicodeError:
+            continue
+    raise DataError(_not_utf8(path, name))
+
+
+def _bom(path: Path) -> str:
+    with _open_binary(path) as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else ""
+
+
+def _not_utf8(path: Path, name: str) -> str:
+    with _open_binary(path) as file:
+        start = file.read(65536)
+        if start.count(b"\0") * 3 > len(start) and not start.startswith(b"PAR1"):
+            order = "le" if start[1:2] == b"\0" else "be"
+            return f"{name} is UTF-16: write data.encoding: utf-16-{order} in settings.yml."
+        if b"\0" in start or start.startswith(b"PAR1"):
+            return f"{name} is not a CSV file, though its name says so."
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                shown = line.decode("cp1252", "replace").strip()[:60]
+                return (
+                    f"{name}, line {number}: is not UTF-8: if it should read"
+                    f" '{shown}', write data.encoding: cp1252 in settings.yml, else the"
+                    " encoding that the file was saved in."
+                )
+    return f"{name} is not a CSV file in UTF-8."
+
+
+def _open_binary(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(path)  # type: ignore[return-value]
+    if start.startswith(b"BZh"):
+        return bz2.open(path)
+    if start.startswith(b"\xfd7zXZ"):
+        return lzma.open(path)
+    if start.startswith(b"PK\x03\x04"):
+        archive = zipfile.ZipFile(path)
+        inside = [f for f in archive.namelist() if f.lower().endswith((".csv", ".tsv"))]
+        if len(inside) != 1:
+            raise DataError(
+                f"{path.name} holds {len(inside)} CSV files, not one: unpack it."
+            )
+        return archive.open(inside[0])
+    return path.open("rb")
+
+
+def _open_text(path: Path, encoding: str) -> IO[str]:
+    return io.TextIOWrapper(_open_binary(path), encoding, newline="")
+
+
+def _read_csv(
+    path: Path,
+    name: str,
+    scratch: Path,
+    form: Format,
+    target: str | None,
+    keys: Sequence[str],
+    encoding: str,
+) -> Source:
+    delimiter, skip, header = _header(path, name, encoding)
+    names = [str(i) for i in range(len(header))]  # which no library takes for patterns
+    packed = path.name.lower().endswith((".bz2", ".xz", ".zip"))
+    found = None
+    if not (packed or skip or encoding != "utf-8-sig"):
+        frame = pl.scan_csv(
+            path,
+            glob=False,
+            separator=delimiter,
+            new_columns=names,
+            infer_schema=False,
+        )
+        try:
+            if _is_tidy(path, delimiter, len(header)):
+                found = _csv_columns(frame, header, form, target, keys)
+        except (pl.exceptions.PolarsError, OSError):
+            found = None  # the copy says what is wrong
+    if found is None:
+        copy = scratch / f"{len(list(scratch.iterdir())):05}.parquet"
+        _copy(path, name, encoding, delimiter, skip, names, copy)
+        frame = pl.scan_parquet(copy, glob=False)
+        found = _csv_columns(frame, header, form, target, keys)
+    source = Source(name, path, frame, *found)
+    _leave_out_nameless(source, header)
+    _note_doubts(source, form, encoding, delimiter, keys)
+    return source
+
+
+def _header(path: Path, name: str, encoding: str) -> tuple[str, int, list[str]]:
+    """The delimiter of a CSV file, which makes most columns of its header; how many
+    lines stand before that (`sep=;`); and the columns, by position where nameless."""
+    with _open_text(path, encoding) as file:
+        start = file.read(65536)
+        if "\0" in start or start.startswith("PAR1"):
+            raise UnicodeError
+        declared = re.match(r'"?sep=(.)"?\r?\n', start)
+        headers: dict[str, list[str]] = {}
+        for delimiter in declared[1] if declared else ",;\t|":
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
+            if declared:
+                next(reader)
+            headers[delimiter] = next(filter(None, reader), [])
+    delimiter, header = max(headers.items(), key=lambda found: len(found[1]))
+    header = [column.strip() for column in header]
+    for i, column in enumerate(header):
+        if column and column in header[:i]:
+            raise DataError(
+                f"{name}: the first line names the column '{column}' twice."
+            )
+    return delimiter, int(declared is not None), header
+
+
+def _is_tidy(path: Path, delimiter: str, width: int) -> bool:
+    """Whether polars and Python's csv module read the same from each line."""
+    lines = pl.scan_csv(
+        path,
+        glob=False,
+        separator="\x1f",
+        quote_char=None,
+        new_columns=["line"],
+        infer_schema=False,
+    )
+    line, mark = pl.col("line"), re.escape(delimiter)
+    # Whole quoted fields become one sign, behind which nothing but a delimiter may stand.
+    bare = line.str.replace_all(rf'(^|{mark})"(?:[^"]|"")*"', "${1}\x1f")
+    bare = pl.when(line.str.contains('"', literal=True)).then(bare).otherwise(line)
+    odd = (
+        (bare.str.count_matches(delimiter, literal=True) != width - 1)
+        | bare.str.contains('"', literal=True)
+        | bare.str.contains("\r", literal=True)
+        | bare.str.contains(rf"\x1f[^{mark}]")
+    )
+    if width > 1:
+        odd = odd | line.is_null()
+    with _open_binary(path) as file:
+        start = file.read(65536)
+    if re.search(rb"\r[^\n]", start) or start.lstrip(b"\r\n") != start:
+        return False
+    return not lines.select(odd.any()).collect(engine="streaming").item()
+
+
+def _records(
+    file: IO[str], name: str, delimiter: str, skip: int, width: int
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with their lines; DataError if one has not its columns.
+
+    Blank lines are no rows, but in a file of one column they are missing values.
+    """
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    try:
+        for _ in range(skip):
+            next(reader)
+        next(filter(None, reader), None)
+        for values in reader:
+            if width == 1 and not values:
+                values = [""]
+            blank = len(values) < 2 and not "".join(values).strip() and width > 1
+            if len(values) != width and not blank:
+                raise DataError(
+                    f"{name}, line {reader.line_num}: {len(values)} values where the"
+                    f" first line names {width} columns."
+                )
+            if not blank:
+                yield reader.line_num, values
+    except csv.Error as error:
+        raise DataError(f"{name}, line {reader.line_num}: {error}.") from None
+
+
+def _copy(
+    path: Path,
+    name: str,
+    encoding: str,
+    delimiter: str,
+    skip: int,
+    names: list[str],
+    copy: Path,
+) -> None:
+    """A CSV file as a Parquet file of text."""
+    schema = pa.schema([(column, pa.string()) for column in names])
+    with _open_text(path, encoding) as file, pq.ParquetWriter(copy, schema) as writer:
+        rows = _records(file, name, delimiter, skip, len(names))
+        while batch := [values for _, values in islice(rows, FIRST_ROWS)]:
+            columns = [pa.array(values, pa.string()) for values in zip(*batch)]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def _csv_columns(
+    frame: pl.LazyFrame,
+    header: list[str],
+    form: Format,
+    target: str | None,
+    keys: Sequence[str],
+) -> tuple[int, dict[str, Column]]:
+    """The rows of a CSV file, and the columns by the narrowest type of all values.
+
+    A key is its text, unless all are plain integers. In a target that is text, words
+    such as NA and none are classes.
+    """
+    tests: dict[tuple[int, pl.DataType], tuple[pl.Expr, pl.Expr]] = {}
+    for i, name in enumerate(header):
+        text = pl.col(str(i))
+        if name in keys:
+            written = pl.when(text != "").then(text)
+            is_plain = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
+            number = pl.when(is_plain).then(text.cast(pl.Int64, strict=False))
+            tests[i, INTEGER] = number, written
+            tests[i, TEXT] = written, written
+            continue
+        clean = _clean(text, form)
+        for type in NAMES:
+            tests[i, type] = _parse(clean, type, form), clean
+        if name == target:
+            tests[i, TEXT] = (_filled(text),) * 2
+    # The first rows rule most types out, so that few are tried on the whole file.
+    for rows in (frame.head(FIRST_ROWS), frame):
+        exprs = [expr for pair in tests.values() for expr in pair]
+        total, *counts = _count(rows, exprs)
+        found = dict(zip(tests, zip(counts[::2], counts[1::2])))
+        tests = {
+            test: pair
+            for test, pair in tests.items()
+            if found[test][0] == found[test][1]
+        }
+    # A target whose every value spells a missing one holds classes of such names.
+    tests = {
+        (i, type): pair
+        for (i, type), pair in tests.items()
+        if type == TEXT or header[i] != target or found[i, type][0]
+    }
+    columns = {}
+    for i, name in enumerate(header):
+        type = next(type for column, type in tests if column == i)
+        count = found[i, type][0]
+        columns[name or f"\0{i}"] = Column(
+            type if count else None, tests[i, type][0], count, pl.col(str(i))
+        )
+    return total, columns
+
+
+def _leave_out_nameless(source: Source, header: list[str]) -> None:
+    """Columns without a name: pandas' index, which comes first, or one of no value."""
+    for i, column in enumerate(header):
+        if column:
+            continue
+        empty = source.columns.pop(f"\0{i}").type is None
+        if i and not empty:
+            raise DataError(
+                f"{source.name}: column {i + 1} has no name in the first line."
+            )
+        if not empty:
+            source.notes.append(
+                f"the first column of {source.name} has no name, as pandas writes an"
+                " index, and is left out: name it in the first line if it is data."
+            )
+
+
+def _note_doubts(
+    source: Source, form: Format, encoding: str, delimiter: str, keys: Sequence[str]
+) -> None:
+    """Say which columns are text, though most of their values would be another type."""
+    for name, column in source.columns.items():
+        if column.type != TEXT or name in keys or column.text is None:
+            continue
+        text = _clean(column.text, form)
+        head = source.frame.select(text=text).filter(pl.col("text").is_not_null())
+        values = head.head(1000).collect(engine="streaming")
+        fits = {
+            other: _fitting(values, other) for other in [form, *_others(form, values)]
+        }
+        most = max(fits.values(), default=0)
+        if not values.height or most * 2 < values.height:
+            continue
+        best = [other for other, count in fits.items() if count == most]
+        odd = source.frame.select(
+            text=text, fits=_as_quantity(text, form)
+        ).with_row_index("row")
+        odd = odd.filter(pl.col("text").is_not_null() & ~pl.col("fits"))
+        count = odd.select(pl.len()).collect(engine="streaming").item()
+        if not count:
+            continue
+        row, value, _ = odd.head(1).collect(engine="streaming").row(0)
+        with _open_text(source.path, encoding) as file:
+            skip = file.readline().startswith(("sep=", '"sep='))
+            file.seek(0)
+            width = file.readline() and len(source.frame.collect_schema())
+            file.seek(0)
+            rows = _records(file, source.name, delimiter, int(skip), int(width))
+            line = next(islice(rows, row, None))[0]
+        where = f"'{value[:40]}' in line {line} of {source.name}"
+        if form in best:
+            source.notes.append(
+                f"column '{name}' is text because of {count} of {column.count} values:"
+                f" {where}: correct it, or write it in data.missing in settings.yml."
+            )
+        else:
+            settings = " or ".join(dict.fromkeys(_advice(form, o) for o in best))
+            source.notes.append(
+                f"column '{name}' is text, though most of it may be numbers or dates"
+                f" ({where}): if so, write {settings} in settings.yml."
+            )
+
+
+def _as_quantity(text: pl.Expr, form: Format) -> pl.Expr:
+    """Whether text is a number (or a code of digits), a date or a time."""
+    is_code = _plain(text, form).str.contains(r"^[+-]?[0-9]+$")
+    types = (NUMBER, DATE, TIMESTAMP)
+    parsed = [_parse(text, type, form).is_not_null() for type in types]
+    return pl.any_horizontal(is_code.fill_null(False), *parsed)
+
+
+def _fitting(values: pl.DataFrame, form: Format) -> int:
+    return int(values.select(_as_quantity(pl.col("text"), form).sum()).item())
+
+
+def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
+    """Other formats that the values could be in."""
+    if not values.height:
+        return
+    for decimal, thousands in [
+        (",", ""),
+        (".", ","),
+        (",", "."),
+        (".", " "),
+        (".", "'"),
+    ]:
+        yield replace(form, decimal=decimal, thousands=thousands)
+    for pattern in (r"^[+-]?(\p{Sc})\s?\d", r"\d\s*(\p{Sc}|[%‰°]|[[:alpha:]]{2,4})$"):
+        units = values.select(pl.col("text").str.extract(pattern)).drop_nulls()
+        if units.height:
+            unit = (units.item(0, 0),)
+            yield replace(form, units=unit)
+            yield replace(form, units=unit, decimal=",")
+            yield replace(form, units=unit, thousands=",")
+            yield replace(form, units=unit, decimal=",", thousands=".")
+    for date_format in (*DATE_FORMATS, *TIME_FORMATS):
+        yield replace(form, date_format=date_format)
+
+
+def _advice(form: Format, other: Format) -> str:
+    """The settings that make one format of another."""
+    return " and ".join(
+        f"data.{key}: {list(value) if isinstance(value, tuple) else repr(value)}"
+        for key, value in vars(other).items()
+        if value != getattr(form, key)
+    )
+
+
+def open_all(
+    raw: Path,
+    scratch: Path,
+    form: Format = USUAL,
+    target: str | None = None,
+    keys: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> list[Source]:
+    """All files of a folder; `year=2026` in a path is a column of its files."""
+    files = find_files(raw)
+    names = [p.relative_to(raw).as_posix() if p != raw else p.name for p in files]
+    sources = [
+        open_source(path, name, scratch, form, target, keys)
+        for path, name in zip(files, names)
+    ]
+    partitions = [
+        dict(part.split("=", 1) for part in Path(name).parts[:-1] if "=" in part)
+        for name in names
+    ]
+    for column in dict.fromkeys(key for found in partitions for key in found):
+        texts = [unquote(found[column]) for found in partitions if column in found]
+        whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts)
+        type = INTEGER if whole else TEXT
+        for source, found in zip(sources, partitions):
+            if column in found and column not in source.columns:
+                value = unquote(found[column])
+                values = pl.lit(int(value) if whole else value)
+                source.columns[column] = Column(type, values, source.rows)
+    unread = [p for p in walk(raw) if p not in files] if raw.is_dir() else []
+    if unread:
+        listed = ", ".join(p.relative_to(raw).as_posix() for p in unread[:5])
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        sources[0].notes.append(
+            f"not read, as only CSV and Parquet files are: {listed}{more}."
+        )
+    return sources
+
+
+def unify(
+    sources: list[Source],
+    target: str | None,
+    keys: Sequence[str],
+    ignore: Sequence[str],
+) -> dict[str, pl.DataType]:
+    """The columns to keep, with the type that holds each of them in every file.
+
+    A file may lack a feature, which then counts as missing, but neither target nor key.
+    In training, which has a target, `ignore` must name columns that there are.
+    """
+    kept = list(dict.fromkeys(name for source in sources for name in source.columns))
+    roles = dict.fromkeys(keys, "key") | ({target: "target"} if target else {})
+    for source in sources:
+        for name, role in roles.items():
+            if name not in source.columns:
+                raise DataError(
+                    f"{source.name} has no column '{name}', the {role} by settings.yml;"
+                    f" it has {', '.join(source.columns)}{_nearest(name, kept)}."
+                )
+    for name in ignore if target else []:
+        if name not in kept:
+            raise DataError(
+                f"No file has a column '{name}', which data.ignore in settings.yml"
+                f" names{_nearest(name, kept)}."
+            )
+    same: dict[str, list[str]] = {}
+    for name in kept:
+        folded = unicodedata.normalize("NFKC", name).casefold().strip()
+        same.setdefault(folded, []).append(name)
+    for names in same.values():
+        if len(names) > 1 and not set(names) <= set(ignore):
+            sources[0].notes.append(
+                f"the columns {' and '.join(map(repr, names))} differ only by case or"
+                " Unicode form: they stay apart; rename one if they are the same."
+            )
+    types = {}
+    for name in kept:
+        if name not in ignore:
+            type = _common_type(sources, name, name in keys, name in roles)
+            if type is not None:
+                types[name] = type
+    return types
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    folded = {other.casefold(): other for other in names}
+    close = difflib.get_close_matches(name.casefold(), folded, 1)
+    return f": did you mean '{folded[close[0]]}'?" if close else ""
+
+
+def _common_type(
+    sources: list[Source], name: str, is_key: bool, has_role: bool
+) -> pl.DataType | None:
+    """The type that holds a column in every file; None for a feature of no use."""
+    files: dict[pl.DataType, Source] = {}  # the first file of each type
+    for source in sources:
+        if (column := source.columns.get(name)) and column.type is not None:
+            files.setdefault(column.type, source)
+    for type, source in files.items():
+        if type.is_nested() or (type not in NAMES and not is_key):
+            if has_role:
+                raise DataError(
+                    f"{source.name}: the column '{name}' is of type {type}, which is"
+                    " neither a number nor a date nor text: convert it."
+                )
+            source.notes.append(
+                f"the column '{name}' in {source.name} is of type {type}, which no"
+                " feature can be made of, and is left out."
+            )
+            return None
+    if len(files) < 2:
+        return next(iter(files), TEXT)
+    if is_key:
+        if set(files) == {INTEGER, NUMBER} and _all(sources, name, NUMBER, _is_whole):
+            return INTEGER
+        if not any(type.is_float() for type in files):
+            return TEXT
+    elif set(files) == {INTEGER, NUMBER}:
+        return NUMBER
+    elif set(files) == {DATE, TIMESTAMP}:
+        return TIMESTAMP
+    elif set(files) in ({BOOLEAN, INTEGER}, {BOOLEAN, NUMBER}):
+        numbers = INTEGER if INTEGER in files else NUMBER
+        if _all(sources, name, numbers, lambda values: values.is_in([0, 1])):
+            return INTEGER
+    places = " and ".join(f"{name_of(t)} in {s.name}" for t, s in files.items())
+    said = [note for source in sources for note in source.notes if f"'{name}'" in note]
+    raise DataError(
+        f"The column '{name}' changes its type: {places}. Make it one type"
+        + (", or list it under data.ignore in settings.yml." if not is_key else ".")
+        + "".join(f" In detail: {note}" for note in said[:1])
+    )
+
+
+def _is_whole(values: pl.Expr) -> pl.Expr:
+    return (values == values.round()) & (values.abs() <= EXACT)
+
+
+def _all(sources: list[Source], name: str, type: pl.DataType, test: object) -> bool:
+    """Whether a test holds for all values of a column in the files of a type."""
+    for source in sources:
+        column = source.columns.get(name)
+        if column and column.type == type:
+            passed = source.frame.select(test(column.values).all())  # type: ignore[operator]
+            if not passed.collect(engine="streaming").item():
+                return False
+    return True
+
+
+def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
+    """All rows of all files, in order, with the columns of `types`."""
+    return pl.concat([_select(source, types) for source in sources])
+
+
+def _select(source: Source, types: dict[str, pl.DataType]) -> pl.LazyFrame:
+    """All columns of `types` from one file; missing values where it lacks a column."""
+    columns = []
+    for name, type in types.items():
+        column = source.columns.get(name)
+        empty = pl.lit(None)
+        values = column.values if column and column.type is not None else empty
+        columns.append(values.cast(type).alias(name))
+    # A column of the file's own gives the number of rows, where all else is constant.
+    own = pl.nth(0).is_null().alias("\0")
+    return source.frame.select(*columns, own).drop("\0")
+
+
+def exactly(name: str) -> pl.Expr:
+    """The column of this very name, which pl.col may read as a pattern."""
+    return cs.by_name(name).as_expr()
