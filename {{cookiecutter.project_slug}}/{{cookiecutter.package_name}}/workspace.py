@@ -232,7 +232,7 @@ def _recurrence(project: Settings) -> ScheduleRecurrence | None:
         )
     except ValueError:
         near = difflib.get_close_matches(zone, [known.value for known in TimeZone])
-        where = f"settings.yml: schedule.time_zone is {zone}, which Windows has not"
+        where = f"settings.yml: schedule.time_zone is {zone}, which is not a Windows time zone"
         raise AzureError(f"{where}: write {' or '.join(near) or 'UTC'}.") from None
 
 
@@ -315,7 +315,7 @@ def _build(
     """The pipeline in the workspace, on data that is there."""
     name = project.compute.name
     if name not in workspace.compute_targets:
-        where = f"settings.yml: compute.name is {name}, which {workspace.name} has not"
+        where = f"settings.yml: compute.name is {name}, which is not in {workspace.name}"
         raise AzureError(f"{where}: `{checks.COMMAND} provision` creates it.")
     datastore = workspace.get_default_datastore()
     if data.files:
