@@ -629,8 +629,7 @@ def test_whoever_is_logged_in_with_az(user: User, tmp_path: Path) -> None:
 
 def test_another_cloud_has_other_hosts(user: User, shell: Shell) -> None:
     user.project.set("workspace", cloud="AzureUSGovernment")
-    failed = shell.run("submit training")
-    assert_one_sentence(failed)
+    assert shell.run("submit training").code == 0
     hosts = {request.host for request in user.standin.requests}
     assert "login.microsoftonline.us" in hosts
     assert not hosts & {"login.microsoftonline.com", "management.azure.com"}
@@ -679,9 +678,9 @@ for port in ("--prepared", "--report"):
 def test_an_environment_of_another_image_is_registered_anew(user: User) -> None:
     assert user.run("provision").code == 0
     (first,) = user.standin.azure.environments["penguins-steps"]
-    assert first["docker"]["baseImage"].endswith("ubuntu22.04:20260715.v1")
-    channels = first["python"]["condaDependencies"]["channels"]
-    assert channels == ["conda-forge"]
+    assert "openmpi4.1.0-ubuntu22.04:20260715.v1" in json.dumps(first)
+    assert '"conda-forge"' in json.dumps(first)
+    assert "anaconda" not in json.dumps(first)
     package = user.project.package
     user.project.edit(f"{package}/pipelines.py", ":20260715.v1", ":20260801.v1")
     again = user.run("provision")
