@@ -1,7 +1,7 @@
 """`check --online` and a generation with check_azure=online, against a played Azure.
 
 The real credential classes and the real requests, over TLS, in processes of their own.
-No test needs a network, and none is disturbed by one: see resource_manager.py.
+No test needs a network, and none is disturbed by one: see azure_standin/.
 """
 
 from __future__ import annotations
@@ -18,24 +18,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import resource_manager as rm
-from resource_manager import Reply
+from azure_standin import Fault, Standin, resources
+from azure_standin.state import Azure, Json
 
 TEMPLATE = Path(__file__).parents[1]
 ANSWERS = {
-    "azure_subscription_id": rm.SUBSCRIPTION,
+    "azure_subscription_id": Standin.subscription_id,
     "azure_resource_group": "rg-ml",
     "azure_workspace_name": "ws-ml",
     "azure_region": "westeurope",
 }
 SERVICE_PRINCIPAL = {
-    "AZURE_TENANT_ID": rm.TENANT,
-    "AZURE_CLIENT_ID": rm.CLIENT,
-    "AZURE_CLIENT_SECRET": rm.SECRET,
+    "AZURE_TENANT_ID": resources.TENANT_ID,
+    "AZURE_CLIENT_ID": resources.CLIENT_ID,
+    "AZURE_CLIENT_SECRET": resources.CLIENT_SECRET,
 }
+GROUP = f"/subscriptions/{Standin.subscription_id}/resourceGroups/rg-ml"
+PROVIDER = f"/subscriptions/{Standin.subscription_id}/providers/{resources.PROVIDER}"
+WORKSPACE = f"{GROUP}/providers/{resources.PROVIDER}/workspaces/ws-ml"
+#: What is asked: the request for it, and the resource that answers it.
+ASKED = {
+    "subscription": ("GET arm/subscriptions/[^/]+$", PROVIDER.split("/prov")[0]),
+    "provider": ("GET arm/subscriptions/[^/]+/providers/[^/]+$", PROVIDER),
+    "group": ("HEAD arm", GROUP),
+    "workspace": ("GET arm.*/workspaces/ws-ml$", WORKSPACE),
+    "storage": ("GET arm.*/storageAccounts/", ""),
+    "datastores": ("GET arm.*/datastores$", ""),
+    "environment": ("GET arm.*/environments/penguins-steps$", ""),
+    "compute": ("GET arm.*/computes/", f"{WORKSPACE}/computes/cpu-cluster"),
+    "sizes": ("GET arm.*/vmSizes$", f"{PROVIDER}/locations/westeurope/vmSizes"),
+    "usages": ("GET arm.*/usages$", f"{PROVIDER}/locations/westeurope/usages"),
+}
+#: The discard port, where none listens.
+NO_NETWORK = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 ROWS = [
     *("login", "subscription", "provider", "resource group", "workspace"),
-    *("default datastore", "environment", "compute", "VM size", "quota"),
+    *("storage", "default datastore", "environment", "compute", "VM size", "quota"),
 ]
 
 
@@ -70,7 +88,7 @@ class Checker:
     """Runs the check command's logic in a project, with a played Azure around it."""
 
     project: Path
-    azure: rm.Azure
+    standin: Standin
     env: dict[str, str]
     code: int = -1
     output: str = ""
@@ -93,9 +111,21 @@ class Checker:
         self.seconds = time.monotonic() - start
         self.code, self.output = done.returncode, done.stdout + done.stderr
         assert done.stderr == ""
-        for secret in (rm.SECRET, rm.ASSERTION, rm.token()):
+        tokens = [request.token for request in self.standin.requests]
+        hidden = [resources.CLIENT_SECRET, resources.CLIENT_ASSERTION, *tokens]
+        for secret in filter(None, hidden):
             assert secret not in self.output
         return {row["name"]: row for row in json.loads(done.stdout)["checks"]}
+
+    def answer(self, asked: str, reply: Fault) -> None:
+        """Have something answered otherwise."""
+        reply.pattern = ASKED[asked][0]
+        self.standin.faults.append(reply)
+
+    @property
+    def hosts(self) -> set[str]:
+        """The hosts that were asked."""
+        return {request.host for request in self.standin.requests}
 
 
 @pytest.fixture
@@ -108,8 +138,13 @@ def check(project: Path, tmp_path: Path) -> Iterator[Checker]:
         and key.lower() not in ("no_proxy", "https_proxy", "http_proxy", "all_proxy")
     }
     env |= {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}  # with no az
-    with rm.play(tmp_path) as (azure, variables):
-        yield Checker(project, azure, env | variables | SERVICE_PRINCIPAL)
+    with Standin.running(tmp_path / "standin") as standin:
+        standin.create_workspace("ws-ml", "rg-ml", compute="cpu-cluster")
+        standin.azure.environments["penguins-steps"].append({"version": "1"})
+        env |= standin.environment(tmp_path)
+        yield Checker(project, standin, env | SERVICE_PRINCIPAL)
+        assert not standin.unknown_requests
+        assert not standin.mistakes
 
 
 def statuses(rows: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -119,52 +154,77 @@ def statuses(rows: dict[str, dict[str, str]]) -> dict[str, str]:
 def test_all_is_well(check: Checker) -> None:
     assert set(statuses(check()).values()) == {"ok"}
     assert check.code == 0
-    hosts = {host for host, _, _ in check.azure.asked}
-    assert hosts == {"login.microsoftonline.com", "management.azure.com"}
-    methods = {method for host, method, _ in check.azure.asked if host in rm.MANAGERS}
-    assert methods == {"GET", "HEAD"}
+    assert check.hosts == {"login.microsoftonline.com", "management.azure.com"}
+    asked = check.standin.received(" arm/")
+    assert {request.method for request in asked} == {"GET", "HEAD"}
 
 
-def body(name: str, **changes: Any) -> Reply:
+def reply(status: int = 200, body: Any = None, **options: Any) -> Fault:
+    """Another answer than the healthy one, for good."""
+    return Fault("", status, body=body, **{"times": None, **options})
+
+
+def healthy(asked: str) -> Json:
+    """What is answered where everything is as the settings say."""
+    azure = Azure(Path(), lambda home: {})
+    resources.fill(azure)
+    resources.create_workspace(azure, WORKSPACE)
+    scale = {"maxNodeCount": 2, "minNodeCount": 0}
+    wanted = {"vmSize": "STANDARD_DS3_V2", "scaleSettings": scale}
+    resources.create_compute(azure, WORKSPACE, "cpu-cluster", "westeurope", wanted)
+    return resources.resource_of(azure, ASKED[asked][1])
+
+
+def body(asked: str, **changes: Any) -> Fault:
     """The healthy answer with values changed: a__b=1 changes {"a": {"b": …}}."""
-    reply = rm.healthy()[name]
+    answer = healthy(asked)
     for keys, value in changes.items():
         *path, last = keys.split("__")
-        place = reply.body
+        place = answer
         for key in path:
             place = place[key]
         place[last] = value
-    return reply
+    return reply(body=answer)
 
 
-FAMILY = "Standard DSv2 Family Cluster Dedicated vCPUs"
-TOTAL = "Total Cluster Dedicated Regional vCPUs"
-ID = rm.SUBSCRIPTION
+FAMILY = "vmFamily/dedicatedCores/usages"
+TOTAL = "totalDedicatedCores/usages"
+ID = Standin.subscription_id
 OTHER = "99999999-2222-3333-4444-555555555555"
 INNER = "properties__properties__"
 
 
-def quota(total: int, family: int) -> Reply:
-    pairs = [
-        rm.usage("dedicatedCores", TOTAL, total),
-        rm.usage("vmFamily", FAMILY, family),
-    ]
-    return Reply(body={"value": pairs})
+def for_instances_only() -> list[Json]:
+    """The sizes where Standard_DS3_v2 is offered for compute instances alone."""
+    small, wanted, *_ = healthy("sizes")["value"]
+    return [small, wanted | {"supportedComputeTypes": ["ComputeInstance"]}]
+
+
+def quota(total: int, family: int) -> Fault:
+    """The healthy usages with other limits; other families' stay as they are."""
+    usages = healthy("usages")
+    for usage in usages["value"]:
+        kind = usage["type"].removeprefix(f"{resources.PROVIDER}/")
+        if kind == TOTAL:
+            usage["limit"] = total
+        if kind == FAMILY and usage["name"]["value"] == "standardDSv2Family":
+            usage["limit"] = family
+    return reply(body=usages)
 
 
 @pytest.mark.parametrize(
-    ("asked", "reply", "row", "text", "fix"),
+    ("asked", "other", "row", "text", "fix"),
     [
         (
             "subscription",
-            Reply(404),
+            reply(404),
             "subscription",
-            rm.SUBSCRIPTION,
+            ID,
             "az account list",
         ),
         (
             "subscription",
-            Reply(
+            reply(
                 401, headers={"WWW-Authenticate": f'Bearer uri="https://x.net/{OTHER}"'}
             ),
             "subscription",
@@ -175,7 +235,7 @@ def quota(total: int, family: int) -> Reply:
             "subscription",
             body("subscription", tenantId=OTHER),
             "subscription",
-            f"of tenant {OTHER}, the login of {rm.TENANT}",
+            f"of tenant {OTHER}, the login of {resources.TENANT_ID}",
             f"az login --tenant {OTHER}",
         ),
         (
@@ -192,19 +252,19 @@ def quota(total: int, family: int) -> Reply:
             "NotRegistered",
             (
                 "az provider register --namespace Microsoft.MachineLearningServices "
-                f"--subscription {rm.SUBSCRIPTION}"
+                f"--subscription {ID}"
             ),
         ),
         (
             "group",
-            Reply(404),
+            reply(404),
             "resource group",
             "no resource group rg-ml",
             f"az group create --name rg-ml --location westeurope --subscription {ID}",
         ),
         (
             "workspace",
-            Reply(404),
+            reply(404),
             "workspace",
             "no workspace ws-ml",
             (
@@ -212,7 +272,7 @@ def quota(total: int, family: int) -> Reply:
                 "--resource-group rg-ml --location westeurope"
             ),
         ),
-        ("workspace", Reply(403), "workspace", "no right", "AzureML Data Scientist"),
+        ("workspace", reply(403), "workspace", "no right", "AzureML Data Scientist"),
         (
             "workspace",
             body("workspace", location="northeurope"),
@@ -222,14 +282,14 @@ def quota(total: int, family: int) -> Reply:
         ),
         (
             "datastores",
-            Reply(body={"value": []}),
+            reply(body={"value": []}),
             "default datastore",
             "no default",
             "az ml",
         ),
         (
             "compute",
-            Reply(404),
+            reply(404),
             "compute",
             "no compute cpu-cluster",
             (
@@ -267,9 +327,7 @@ def quota(total: int, family: int) -> Reply:
         ),
         (
             "sizes",
-            body(
-                "sizes", value=[{"name": "Standard_DS2_v2", "family": "x", "vCPUs": 2}]
-            ),
+            body("sizes", value=healthy("sizes")["value"][:1]),
             "VM size",
             "no Standard_DS3_v2 in westeurope",
             "write Standard_DS2_v2",
@@ -288,13 +346,20 @@ def quota(total: int, family: int) -> Reply:
             "8 vCPUs, of 7",
             "write 1, or ask for more quota",
         ),
+        (
+            "sizes",
+            body("sizes", value=for_instances_only()),
+            "VM size",
+            "no Standard_DS3_v2 for clusters in westeurope",
+            "write Standard_DS2_v2",
+        ),
         ("usages", quota(24, 0), "quota", "8 vCPUs, of 0", "write a smaller one"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_mends_it(
-    check: Checker, asked: str, reply: Reply, row: str, text: str, fix: str
+    check: Checker, asked: str, other: Fault, row: str, text: str, fix: str
 ) -> None:
-    check.azure.answers[asked] = reply
+    check.answer(asked, other)
     found = check()[row]
     assert found["status"] == "wrong"
     assert text in found["text"]
@@ -304,57 +369,90 @@ def test_what_is_wrong_is_said_with_what_mends_it(
 
 
 def test_enough_quota_where_it_is_unlimited_or_on_a_second_page(check: Checker) -> None:
-    path = rm.PATHS["usages"]
-    link = f"https://management.azure.com{path}?api-version=2024-04-01&$skiptoken=2"
-    first = Reply(
-        body={"value": [rm.usage("dedicatedCores", TOTAL, -1)], "nextLink": link}
-    )
-    check.azure.answers["usages"] = [first, quota(24, 8)]
-    assert check()["quota"]["status"] == "ok"
-    assert check.azure.asked.count(("management.azure.com", "GET", path)) == 2
+    usages = healthy("usages")["value"]
+    for usage in usages:
+        usage["limit"] = -1
+    check.answer("usages", reply(body={"value": usages}, times=1))
+    assert check()["quota"]["text"] == "2 nodes need 8 vCPUs, without a limit"
+    check.standin.azure.page_size = 2
+    assert "of 12 allowed, 2 in use" in check()["quota"]["text"]
+    assert len(check.standin.received("usages$")) == 1 + 3
+
+
+def test_a_quota_that_is_not_named_is_no_fault(check: Checker) -> None:
+    check.answer("usages", reply(body={"value": healthy("usages")["value"][:1]}))
+    row = check()["quota"]
+    assert row["status"] == "could not ask"
+    assert row["text"] == "Azure names no quota of standardDSv2Family"
+
+
+@pytest.mark.parametrize("kind", ["Hub", "Project"])
+def test_a_workspace_of_another_kind_is_said(check: Checker, kind: str) -> None:
+    check.answer("workspace", body("workspace", kind=kind))
+    row = check()["workspace"]
+    assert row["status"] == "ok"
+    assert row["text"].endswith(f"is of the kind {kind}")
+    assert "of the kind Default" in row["fix"]
+
+
+def test_storage_without_keys_takes_roles(check: Checker) -> None:
+    id = f"{GROUP}/providers/Microsoft.Storage/storageAccounts/standinstorage".lower()
+    storage = check.standin.azure.resources[id]
+    storage["properties"]["allowSharedKeyAccess"] = False
+    row = check()["storage"]
+    assert row["status"] == "ok"
+    for kind in ("Blob", "Table", "Queue"):
+        assert f"Storage {kind} Data Contributor" in row["fix"]
+
+
+def test_storage_that_may_not_be_seen_is_no_fault(check: Checker) -> None:
+    check.answer("storage", reply(403))
+    row = check()["storage"]
+    assert (row["status"], row["fix"]) == ("could not ask", "")
+    assert check.code == 0
 
 
 def test_an_environment_that_is_not_there_yet_is_no_fault(check: Checker) -> None:
-    check.azure.answers["environment"] = Reply(404)
+    check.answer("environment", reply(404))
     row = check()["environment"]
     assert (row["status"], row["fix"]) == ("to fill in", "python -m penguins provision")
     assert check.code == 0
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "other",
     [
-        Reply(500, {"error": {"code": "InternalServerError"}}),
-        Reply(403, {"error": {"code": "AuthorizationFailed"}}),
-        Reply(200, "<html>Sign in to the hotel's network</html>"),
-        Reply(200, ["a list"]),
-        Reply(200, {"value": None}),
-        Reply(302, headers={"Location": "https://example.com/"}),
-        Reply(429, headers={"Retry-After": "3600"}),
+        reply(500, {"error": {"code": "InternalServerError"}}),
+        reply(403, {"error": {"code": "AuthorizationFailed"}}),
+        reply(200, b"<html>Sign in to the hotel's network</html>"),
+        reply(200, ["a list"]),
+        reply(200, {"value": None}),
+        reply(302, headers={"Location": "https://example.com/"}),
+        reply(429, retry_after=3600),
     ],
-    ids=lambda reply: f"{reply.status} {reply.body}",
+    ids=lambda other: f"{other.status} {other.body}",
 )
 def test_what_azure_does_not_answer_could_not_be_asked(
-    check: Checker, reply: Reply
+    check: Checker, other: Fault
 ) -> None:
-    check.azure.answers["usages"] = reply
+    check.answer("usages", other)
     rows = check()
     assert rows["quota"]["status"] == "could not ask"
     assert rows["compute"]["status"] == "ok"
     assert check.code == 0
     assert check.seconds < 20
-    assert {host for host, _, _ in check.azure.asked} <= {*rm.LOGINS, *rm.MANAGERS}
+    assert check.hosts == {"login.microsoftonline.com", "management.azure.com"}
+    assert not check.standin.refused_hosts
 
 
 def test_retry_after_is_honoured(check: Checker) -> None:
-    busy = Reply(429, headers={"Retry-After": "2"})
-    check.azure.answers["workspace"] = [busy, rm.healthy()["workspace"]]
+    check.answer("workspace", reply(429, retry_after=2, times=1))
     assert set(statuses(check()).values()) == {"ok"}
     assert check.seconds > 2
 
 
 def test_a_connection_that_stalls_ends_in_time(check: Checker) -> None:
-    check.azure.answers["workspace"] = Reply(stall=True)
+    check.answer("workspace", reply(stall=60))
     rows = check("checks.TIMEOUT = 1")
     assert rows["resource group"]["status"] == "ok"
     assert rows["workspace"]["text"].startswith(
@@ -366,10 +464,10 @@ def test_a_connection_that_stalls_ends_in_time(check: Checker) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [Reply(429, headers={"Retry-After": "1"}), Reply(trickle=True)]
+    "other", [reply(429, retry_after=1), reply(body=b" " * 300, trickle=True)]
 )
-def test_everything_ends_within_the_limit(check: Checker, reply: Reply) -> None:
-    check.azure.answers["compute"] = reply
+def test_everything_ends_within_the_limit(check: Checker, other: Fault) -> None:
+    check.answer("compute", other)
     rows = check("checks.LIMIT = 4")
     assert rows["workspace"]["status"] == "ok"
     assert list(rows.values())[-1]["status"] == "could not ask"
@@ -378,9 +476,7 @@ def test_everything_ends_within_the_limit(check: Checker, reply: Reply) -> None:
 
 
 def test_no_network(check: Checker) -> None:
-    check.env["HTTPS_PROXY"] = (
-        "http://127.0.0.1:9"  # the discard port, where none listens
-    )
+    check.env |= NO_NETWORK
     rows = check()
     assert set(statuses(rows).values()) == {"could not ask"}
     assert check.code == 0
@@ -423,7 +519,7 @@ def test_no_login_is_an_answer_and_not_a_wait(check: Checker) -> None:
 
 
 def test_federated_token(check: Checker, tmp_path: Path) -> None:
-    (tmp_path / "federated").write_text(rm.ASSERTION)
+    (tmp_path / "federated").write_text(resources.CLIENT_ASSERTION)
     check.env["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "federated")
     del check.env["AZURE_CLIENT_SECRET"]
     assert set(statuses(check()).values()) == {"ok"}
@@ -432,7 +528,7 @@ def test_federated_token(check: Checker, tmp_path: Path) -> None:
 def test_managed_identity(check: Checker) -> None:
     for name in SERVICE_PRINCIPAL:
         del check.env[name]
-    check.azure.managed_identity = True
+    check.standin.azure.has_identity = True
     assert set(statuses(check()).values()) == {"ok"}
 
 
@@ -445,7 +541,8 @@ def put_az(check: Checker, script: str) -> None:
 
 
 def logged_in() -> str:
-    answer = {"accessToken": rm.token(), "expires_on": 4102444800, "tenant": rm.TENANT}
+    access = resources.token("https://management.azure.com/")
+    answer = {"accessToken": access, "expires_on": 4102444800}
     return f"echo {shlex.quote(json.dumps(answer))}"
 
 
@@ -477,7 +574,7 @@ def without_azure_identity(check: Checker, tmp_path: Path) -> None:
 def test_without_azure_identity(check: Checker, tmp_path: Path, how: str) -> None:
     without_azure_identity(check, tmp_path)
     if how == "federated token":
-        (tmp_path / "federated").write_text(rm.ASSERTION)
+        (tmp_path / "federated").write_text(resources.CLIENT_ASSERTION)
         check.env["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "federated")
         del check.env["AZURE_CLIENT_SECRET"]
     elif how == "az":
@@ -500,15 +597,14 @@ def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
     assert "cloud: AzureCloud" in text
     settings.write_text(text.replace("cloud: AzureCloud", "cloud: AzureUSGovernment"))
     assert set(statuses(check()).values()) == {"ok"}
-    hosts = {host for host, _, _ in check.azure.asked}
-    assert hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
+    assert check.hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
     del check.env["AZURE_CLIENT_SECRET"]
     fix = check()["login"]["fix"]
     assert fix.startswith("az cloud set --name AzureUSGovernment && az login")
 
 
 def test_table_for_people(check: Checker) -> None:
-    check.azure.answers["compute"] = Reply(404)
+    check.answer("compute", reply(404))
     script = (
         "import sys; from penguins import checks; sys.exit(checks.main(True, False))"
     )
@@ -531,14 +627,14 @@ def test_table_for_people(check: Checker) -> None:
 def test_generation_online(check: Checker, tmp_path: Path) -> None:
     done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
     assert done.returncode == 0, done.stderr
-    assert ("management.azure.com", "GET", rm.PATHS["usages"]) in check.azure.asked
+    assert check.standin.received("GET arm.*/usages$")
     assert "Worth a look" not in done.stdout
 
 
 def test_generation_where_azure_contradicts_a_setting(
     check: Checker, tmp_path: Path
 ) -> None:
-    check.azure.answers["workspace"] = body("workspace", location="northeurope")
+    check.answer("workspace", body("workspace", location="northeurope"))
     done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
     assert done.returncode != 0
     assert "azure_region" in done.stderr
@@ -552,11 +648,11 @@ def test_generation_is_not_lost_where_azure_has_no_answer(
 ) -> None:
     if what == "nothing there":
         for asked in ("group", "workspace", "compute"):
-            check.azure.answers[asked] = Reply(404)
+            check.answer(asked, reply(404))
     elif what == "no login":
         del check.env["AZURE_CLIENT_SECRET"]
     else:
-        check.env["HTTPS_PROXY"] = "http://127.0.0.1:9"
+        check.env |= NO_NETWORK
     done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "penguins" / "settings.yml").exists()

@@ -98,7 +98,10 @@ def get_run_details(azure: Azure, request: Request) -> Json:
     logs = [
         path for path in azure.artifacts(run) if path.startswith(("logs/", "user_"))
     ]
-    return run_dto(azure, run) | {
+    not_told = ("createdUtc", "experimentId", "name", "displayName", "dataContainerId")
+    known = run_dto(azure, run)
+    details = {key: known[key] for key in known if key not in (*not_told, "runType")}
+    return details | {
         "logFiles": {path: content_uri(run.container, path) for path in logs},
         "inputDatasets": [],
         "outputDatasets": [],

@@ -246,7 +246,8 @@ def workspace_of(azure: Azure, scope: str) -> Json:
 
 @route("GET arm/subscriptions")
 def list_subscriptions(azure: Azure, request: Request) -> Json:
-    return {"value": [resource_of(azure, f"/subscriptions/{SUBSCRIPTION_ID}")]}
+    found = resource_of(azure, f"/subscriptions/{SUBSCRIPTION_ID}")
+    return {"value": [found], "nextLink": ""}
 
 
 @route(

@@ -173,7 +173,8 @@ def error_reply(request: Request, status: int, message: str, code: str = "") -> 
         headers = {"x-ms-error-code": code, "Content-Type": "application/xml"}
         return Reply(xml.encode(), status, headers)
     if request.service in ("login", "identity"):
-        told = message if message.startswith("AADSTS") else f"AADSTS7000215: {message}"
+        is_coded = message.startswith("AADSTS") or request.service == "identity"
+        told = message if is_coded else f"AADSTS7000215: {message}"
         words = {"error": "invalid_request", "error_description": told}
         return Reply(words, status)
     if request.service == "arm":

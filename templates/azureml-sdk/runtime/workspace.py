@@ -281,7 +281,7 @@ def _recurrence(
         return ScheduleRecurrence(**{**vars(schedule), "time_zone": TimeZone(zone)})
     except ValueError:
         near = difflib.get_close_matches(zone, [known.value for known in TimeZone])
-        where = f"settings.yml: {key}.time_zone is {zone}, not a Windows time zone"
+        where = f"settings.yml: {key}.time_zone is {zone}, which is not a Windows time zone"
         raise AzureError(f"{where}: write {' or '.join(near) or 'UTC'}.") from None
 
 
@@ -366,7 +366,7 @@ def _build(
     """The pipeline in the workspace, on data that is there."""
     name = settings.compute.name
     if name not in workspace.compute_targets:
-        where = f"settings.yml: compute.name is {name}, not a compute of {workspace.name}"
+        where = f"settings.yml: compute.name is {name}, which is not in {workspace.name}"
         raise AzureError(f"{where}: `{checks.COMMAND} provision` creates it.")
     datastore = workspace.get_default_datastore()
     datasets = {}
