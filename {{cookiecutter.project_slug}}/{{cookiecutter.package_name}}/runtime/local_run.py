@@ -366,9 +366,7 @@ class LocalRun:
             self._print(escape(f"The disk that {self.folder} is on is full."))
         self._print(escape(f"The whole log: {log}"))
         folder = shlex.quote(str(_shown(self.folder)))
-        self._print(
-            escape(f"To run this step again alone: {again} --folder {folder}")
-        )
+        self._print(escape(f"To run this step again alone: {again} --folder {folder}"))
 
 
 def _read_state(folder: Path, pipeline: str) -> dict[str, Any]:
