@@ -1,21 +1,29 @@
-# `make demo` and `make test` need nothing before them but python3 (3.10 or 3.11).
+# `make demo` and `make test` need nothing before them but python3, 3.10 or newer.
 
 PYTHON ?= python3
-BIN := .venv/bin
+# What azureml-sdk supports. uv finds such a Python, or fetches one; a path is right too.
+export UV_PYTHON ?= >=3.10,<3.12
 # As pip does: companies have certificate authorities of their own.
 export UV_SYSTEM_CERTS := 1
+TOOLS := build/tools/bin
+BIN := .venv/bin
 PROJECT := build/demo/penguins
 PINS := {{cookiecutter.project_slug}}/environment
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
+# An environment of that Python; its folder is to follow.
+VENV = $(TOOLS)/uv venv --quiet --allow-existing $(1) || { echo 'azureml-sdk needs Python \
+  3.10 or 3.11, and uv could neither find nor fetch one: install it, or tell where it is, as \
+  in make $@ UV_PYTHON=/path/to/python3.11' >&2; exit 1; }
+INSTALL := $(TOOLS)/uv pip install --quiet --compile-bytecode --python
+COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.10 \
   --fork-strategy fewest --no-strip-extras --no-emit-index-url --no-annotate --no-header
 
 .PHONY: demo test lock clean
 
-demo: .venv/tools  ## generate a project, and run both of its pipelines
+demo: build/tools/made  ## generate a project, and run both of its pipelines
+	@$(call VENV,build/demo/.venv)
 	rm -rf $(PROJECT)
-	$(BIN)/cookiecutter --no-input --output-dir build/demo .
-	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python build/demo/.venv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python build/demo/.venv/bin/python --editable $(PROJECT)
+	$(TOOLS)/cookiecutter --no-input --output-dir build/demo .
+	$(INSTALL) build/demo/.venv --editable $(PROJECT)
 	cd $(PROJECT) && ../.venv/bin/python -m penguins run training
 	cd $(PROJECT) && ../.venv/bin/python -m penguins run scoring
 	@echo
@@ -28,19 +36,19 @@ test: .venv/tests  ## run all tests
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-.venv/tools: requirements.txt
-	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 12) or sys.exit( \
-	  "azureml-sdk needs Python 3.10 or 3.11, and $(PYTHON) is another: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.txt uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.txt
+build/tools/made: requirements.txt
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \
+	  "Python 3.10 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13 ...")'
+	"$(PYTHON)" -m venv --clear build/tools
+	$(TOOLS)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
-.venv/tests: .venv/tools tests/requirements.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement tests/requirements.txt
+.venv/tests: build/tools/made tests/requirements.txt
+	@$(call VENV,.venv)
+	$(INSTALL) .venv --requirement tests/requirements.txt
 	touch $@
 
-lock:  ## pin the newest versions that go together, the project's first
+lock: build/tools/made  ## pin the newest versions that go together, the project's first
 	$(COMPILE) --upgrade $(PINS)/project.in --output-file $(PINS)/project.txt
 	$(COMPILE) --upgrade $(PINS)/steps.in --constraint $(PINS)/project.txt --output-file $(PINS)/steps.txt
 	$(COMPILE) --upgrade tests/requirements.in --constraint $(PINS)/project.txt --output-file tests/requirements.txt

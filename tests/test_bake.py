@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
 from conftest import TEMPLATE, Bake, Project
@@ -74,6 +75,11 @@ NAMES = {
         "description": 'It\'s "quoted" \\ and backslashed',
         "author_name": 'Ann "O\'Neil" \\ Co',
     },
+    "emoji and marks": {
+        "project_name": "Пингвины 🐧\u202e",
+        "description": "Two\nlines,\ta \"tab\" 🧑\u200d🔬 \u200f\ufeff \\U0001f427 {{ '{{' }}",
+        "author_name": "\u2066 'Ünï' \\",
+    },
     "regression": {"task": "regression", "author_name": "Zoë"},
     "azure": {
         "azure_subscription_id": "12345678-9abc-def0-1234-56789abcdef0",
@@ -123,6 +129,19 @@ def test_fresh_output_is_typed(bake: Bake, name: str) -> None:
 def test_a_project_of_any_name_builds_its_pipelines(bake: Bake, name: str) -> None:
     tests = bake(**NAMES[name]).python("-m", "pytest", "-q", "tests/test_pipelines.py")
     assert tests.code == 0, tests.out
+
+
+def test_every_character_comes_through_toml() -> None:
+    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    answers = {"project_slug": "a", "package_name": "a", "author_name": text}
+    options = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+    jinja = jinja2.Environment(**options["_jinja2_env_vars"])
+    file = TEMPLATE / "{{cookiecutter.project_slug}}" / "pyproject.toml"
+    toml = jinja.from_string(file.read_text(encoding="utf-8")).render(
+        cookiecutter={**answers, "description": "b"}
+    )
+    (author,) = tomllib.loads(toml)["project"]["authors"]
+    assert author == {"name": " ".join(text.split())}
 
 
 def test_steps_and_pipelines_hold_no_jinja() -> None:

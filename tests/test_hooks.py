@@ -181,7 +181,9 @@ def test_unknown_region_and_size_warn(tmp_path: Path) -> None:
             "100% sure",
             "<tag>",
             "&amp;",
-            "\U0001f427",
+            "\U0001f427\u202e",
+            "a" * 300,
+            "ab " * 100,
             "a" * 59 + "é",
         ),
     ],
@@ -274,3 +276,96 @@ def test_bad_answer(tmp_path: Path, key: str, value: str, fix: str) -> None:
     assert line.startswith(f"{key} is ")
     assert line.endswith(fix)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
+def test_wrong_answer_over_a_project_leaves_it_as_it_was(tmp_path: Path) -> None:
+    assert generate(tmp_path).returncode == 0
+    settings = tmp_path / "penguins" / "settings.yml"
+    settings.write_text("mine", encoding="utf-8")
+    for options in (["-f"], ["-f", "-s"]):
+        before = contents(tmp_path)
+        done = generate(tmp_path, *options, max_nodes="two")
+        assert done.returncode != 0
+        assert contents(tmp_path) == before
+        again = paste(ours(done)[-1], tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert (settings.read_text(encoding="utf-8") == "mine") == ("-s" in options)
+        settings.write_text("mine", encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
+def test_pasted_command_keeps_the_options(tmp_path: Path) -> None:
+    folder = tmp_path / "of templates"
+    for part in ("cookiecutter.json", "hooks", "{{cookiecutter.project_slug}}"):
+        source, copy = TEMPLATE / part, folder / "this one" / part
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+    (tmp_path / "config.yml").write_text("default_context: {author_name: Zoë}")
+    done = run(
+        [
+            *(sys.executable, "-m", "cookiecutter", "--no-input", "-fo", "out"),
+            *("--config-file=config.yml", "--directory", "this one", str(folder)),
+            *("task=regression", "vm_size=a b"),
+        ],
+        tmp_path,
+    )
+    command = ours(done)[-1]
+    assert command.startswith("cookiecutter ")
+    for kept in (
+        "--overwrite-if-exists",
+        "--output-dir out",
+        "--config-file config.yml",
+        "--directory 'this one'",
+        "task=regression",
+    ):
+        assert f" {kept} " in f"{command} "
+    assert "vm_size=" not in command
+    done = paste(command, tmp_path, description="b")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out/penguins/pyproject.toml").read_text(encoding="utf-8")
+    assert "Zoë" in text
+    assert "task: regression" in (tmp_path / "out/penguins/settings.yml").read_text()
+
+
+def test_answers_that_look_like_jinja_survive_the_pasted_command(
+    tmp_path: Path,
+) -> None:
+    literal = '{{ x }} {% raw %} {# "c" \\ 🐧'
+    jinja = f"{{{{ {json.dumps(literal, ensure_ascii=False)} }}}}"
+    command = ours(generate(tmp_path, description=jinja, max_nodes="0"))[-1]
+    assert paste(command, tmp_path).returncode == 0
+    text = (tmp_path / "penguins" / "README.md").read_text(encoding="utf-8")
+    assert literal in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe without reader is another error")
+def test_nobody_reads_what_is_next(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
+    ends = os.pipe()
+    os.close(ends[0])
+    for number, output in enumerate((ends[1], os.open("/dev/full", os.O_WRONLY))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = subprocess.run(command, cwd=folder, stdout=output, check=False)
+        os.close(output)
+        assert done.returncode == 0
+        assert (folder / "penguins" / "settings.yml").exists()
+
+
+@pytest.mark.parametrize("text", ["a\0b", "bell \a", "\x7f", "\x9b0m", b"\xff"])
+def test_text_that_no_file_can_hold(tmp_path: Path, text: str | bytes) -> None:
+    if b"\0" in os.fsencode(text):  # no argument can hold it, but a file can
+        (tmp_path / "c.yml").write_text('default_context: {description: "a\\0b"}')
+        done = generate(tmp_path, "--config-file", "c.yml")
+        (tmp_path / "c.yml").unlink()
+    else:
+        done = generate(tmp_path, description=os.fsdecode(text))
+    assert done.returncode != 0
+    line, *_ = ours(done)
+    assert line.startswith("description holds the character '\\")
+    assert list(tmp_path.iterdir()) == []
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
