@@ -77,7 +77,7 @@ def test_a_model_learns(
     assert (model.task, model.target, model.split.by) == (task, target, ["key"])
 
 
-def held_out(frame: pd.DataFrame, by: list[str], seed: int = 1) -> "pd.Series[bool]":
+def held_out(frame: pd.DataFrame, by: list[str], seed: int = 1) -> Any:
     rows = pa.Table.from_pandas(frame, preserve_index=False)
     return pd.Series(train.Split(by, seed, 0.25).held_out(rows), frame.index)
 
@@ -87,7 +87,9 @@ def test_a_row_stays_on_its_side_whatever_is_beside_it(by: list[str]) -> None:
     before = held_out(table(), by)
     assert 20 < before.sum() < 80
     assert list(before) != list(held_out(table(), by, seed=2))
-    grown = pd.concat([table().assign(word="new", key=range(1000, 1200)), table()]).sample(frac=1)
+    grown = pd.concat(
+        [table().assign(word="new", key=range(1000, 1200)), table()]
+    ).sample(frac=1)
     after = held_out(grown, by)[grown["word"].ne("new").to_numpy()]
     assert after.sort_index().equals(before)
     shuffled = table().sample(frac=1, random_state=3)[::-1]
@@ -155,9 +157,7 @@ def test_customers_whose_label_is_a_coin_are_not_learned(tmp_path: Path) -> None
     customers = pd.DataFrame(random.normal(size=(400, 3)), columns=list("abc"))
     customers = customers.assign(id=range(400), y=random.choice(["x", "y"], 400))
     visits = customers.loc[np.repeat(range(400), 5)].reset_index(drop=True)
-    model, holdout, folder = fitted(
-        visits, "y", "classification", ["id"], tmp_path
-    )
+    model, holdout, folder = fitted(visits, "y", "classification", ["id"], tmp_path)
     features = evaluate.columns_of(holdout, evaluate.load(folder)[1])
     actual = holdout["y"].to_pandas()
     found = evaluate.measure(model, features, actual, "classification")

@@ -108,7 +108,9 @@ def scoring(
     model_version = PipelineParameter("model_version", str(options.model_version))
     mini_batch_size = PipelineParameter("mini_batch_size", str(options.mini_batch_size))
     node_count = PipelineParameter("node_count", settings.compute.max_nodes)
-    processes = PipelineParameter("process_count_per_node", options.process_count_per_node)
+    processes = PipelineParameter(
+        "process_count_per_node", options.process_count_per_node
+    )
     prepared = OutputFileDatasetConfig("prepared")
     predictions = OutputFileDatasetConfig("predictions")
 
