@@ -151,7 +151,7 @@ def compare_registered(
         predicted = [np.asarray(model.predict(x)) for model, x in models]
         scores = [_scores(model, x) for model, x in models]
         is_same = (
-            (new.split, columns) == (old.split, old_columns)
+            (vars(new.split), columns) == (vars(old.split), old_columns)
             and np.array_equal(predicted[0], predicted[1])
             and np.array_equal(scores[0], scores[1])
         )
