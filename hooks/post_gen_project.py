@@ -24,7 +24,7 @@ def project_module(name: str) -> Any:
 def main() -> None:
     empty: dict[str, list[str]] = {}
     notes: list[str] = []
-    for problem in project_module("settings").examine(Path.cwd()):
+    for problem in project_module("settings").PROJECT.problems():
         if problem.kind == "empty":
             empty.setdefault(problem.file, []).append(problem.key)
         else:

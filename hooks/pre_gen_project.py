@@ -43,9 +43,8 @@ QUESTIONS = {  # of the settings that are asked for
 def project_module(name: str) -> Any:
     """A module of the package that is to be generated, which holds no Jinja."""
     sys.dont_write_bytecode = True  # in the template
-    package = ModuleType("project")
+    package = sys.modules.setdefault("project", ModuleType("project"))
     package.__path__ = [str(PACKAGE)]
-    sys.modules["project"] = package
     return importlib.import_module(f"project.{name}")
 
 
@@ -61,24 +60,26 @@ def unprintable() -> dict[str, str]:
 
 def check(root: Path) -> tuple[dict[str, str], list[str]]:
     """What is wrong, by question, and what is worth a look, about the settings."""
-    settings = project_module("settings")
+    settings, module = project_module("settings"), project_module("runtime.project")
     files = jinja2.FileSystemLoader(PROJECT)
     jinja = jinja2.Environment(loader=files, **ANSWERS["_jinja2_env_vars"])
-    for file in (settings.SETTINGS, settings.CONFIG):
+    for file in (module.SETTINGS, module.CONFIG):
         (root / file).parent.mkdir(exist_ok=True)
         text = jinja.get_template(file).render(cookiecutter=ANSWERS)
         (root / file).write_bytes(text.encode("utf-8", "replace"))
     wrong = {}
-    for problem in settings.examine(root, ANSWERS["package_name"]):
+    project = module.Project(root / "package", settings.Settings)
+    project.package = ANSWERS["package_name"]
+    for problem in project.problems():
         if problem.kind == "wrong":
             key = QUESTIONS.get(problem.key, problem.key)
             wrong[key] = f"{key} {problem.text}: {problem.fix}."
     if ANSWERS["check_azure"] != "online" or wrong:
         return wrong, []
     notes = []
-    checks = project_module("checks")
+    checks = project_module("runtime.checks")
     checks.COMMAND = f"python -m {ANSWERS['package_name']}"
-    for row in checks.ask(root):
+    for row in checks.ask(project):
         if row.status == checks.WRONG and row.key:
             key = QUESTIONS[row.key]
             wrong[key] = f"{key}: {row.text}: {row.fix}."

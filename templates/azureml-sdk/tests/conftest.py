@@ -11,13 +11,22 @@ import pytest
 from azureml._restclient.service_context import ServiceContext
 from azureml.core import Dataset, Workspace
 from azureml.core.authentication import AbstractAuthentication
-from azureml.data import FileDataset
 from azureml.data.abstract_dataset import _DatasetRegistration
 from azureml.data.azure_storage_datastore import AzureBlobDatastore
-from azureml.pipeline.core import Pipeline, PipelineStep
+from azureml.pipeline.core import Pipeline
 from azureml.pipeline.core._aeva_provider import _AevaWorkflowProvider
 from azureml.pipeline.core._restclients.aeva.dryrun_service_caller import (
     DryRunServiceCaller,
+)
+
+from {{ cookiecutter.package_name }}.pipelines import (
+    PIPELINES,
+)
+from {{ cookiecutter.package_name }}.runtime.sdk_steps import (
+    build_steps,
+)
+from {{ cookiecutter.package_name }}.settings import (
+    Settings,
 )
 
 NO_ID = "00000000-0000-0000-0000-000000000000"
@@ -60,18 +69,17 @@ class OfflineWorkspace(Workspace):
         return AzureBlobDatastore(self, "workspaceblobstore", "container", "account")
 
 
-Build = Callable[[FileDataset], list[PipelineStep]]
-
-
 @pytest.fixture
-def build_pipeline() -> Callable[[Build], Pipeline]:
-    """Builds the pipeline of some steps, as `submit` does, but offline."""
+def build_pipeline() -> Callable[[str, Settings], Pipeline]:
+    """Builds a pipeline with some settings, as `submit` does, but offline."""
 
-    def build(steps: Build) -> Pipeline:
+    def build(name: str, settings: Settings) -> Pipeline:
         workspace = OfflineWorkspace("cpu-cluster")
-        raw = Dataset.File.from_files(f"{NOWHERE}/raw", validate=False)
-        raw._registration = _DatasetRegistration(workspace, saved_id=NO_ID)
+        data = Dataset.File.from_files(f"{NOWHERE}/data", validate=False)
+        data._registration = _DatasetRegistration(workspace, saved_id=NO_ID)
+        pipeline = PIPELINES[name]
+        steps = build_steps(pipeline, settings, dict.fromkeys(pipeline.data, data))
         provider = _AevaWorkflowProvider(DryRunServiceCaller(), None, workspace)
-        return Pipeline(workspace, steps(raw), _workflow_provider=provider)
+        return Pipeline(workspace, steps, _workflow_provider=provider)
 
     return build

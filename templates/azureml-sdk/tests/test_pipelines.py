@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
-from azureml.pipeline.core import Pipeline, PipelineStep
+from azureml.pipeline.core import Pipeline
 
-from {{ cookiecutter.package_name }} import (
-    pipelines,
-    sdk_steps,
-    settings,
+from {{ cookiecutter.package_name }}.pipelines import (
+    PIPELINES,
+)
+from {{ cookiecutter.package_name }}.runtime.sdk_steps import (
+    build_steps,
+    read_steps,
+)
+from {{ cookiecutter.package_name }}.settings import (
+    PROJECT,
+    Settings,
 )
 
-BuildPipeline = Callable[[partial[list[PipelineStep]]], Pipeline]
+BuildPipeline = Callable[[str, Settings], Pipeline]
 
-PROJECT = settings.read()
-PROJECT = replace(PROJECT, compute=replace(PROJECT.compute, name="cpu-cluster"))
+SETTINGS = PROJECT.settings()
+SETTINGS = replace(SETTINGS, compute=replace(SETTINGS.compute, name="cpu-cluster"))
 
 
 def edges(pipeline: Pipeline) -> set[str]:
@@ -31,7 +36,7 @@ def edges(pipeline: Pipeline) -> set[str]:
 
 
 def test_training_graph(build_pipeline: BuildPipeline) -> None:
-    pipeline = build_pipeline(partial(pipelines.training, PROJECT))
+    pipeline = build_pipeline("training", SETTINGS)
 
     assert pipeline.validate() == []
     assert edges(pipeline) == {
@@ -42,11 +47,15 @@ def test_training_graph(build_pipeline: BuildPipeline) -> None:
         "train.model -> register.model",
         "evaluate.evaluation -> register.evaluation",
     }
-    assert set(pipeline.graph.params) == {"raw_data", "learning_rate", "max_iterations"}
+    assert set(pipeline.graph.params) == {
+        "raw_data",
+        "register",
+        *SETTINGS.training.hyperparameters,
+    }
 
 
 def test_scoring_graph(build_pipeline: BuildPipeline) -> None:
-    pipeline = build_pipeline(partial(pipelines.scoring, PROJECT))
+    pipeline = build_pipeline("scoring", SETTINGS)
 
     assert pipeline.validate() == []
     assert edges(pipeline) == {
@@ -62,26 +71,38 @@ def test_scoring_graph(build_pipeline: BuildPipeline) -> None:
     }
 
 
-def test_every_step_runs_on_the_cluster(build_pipeline: BuildPipeline) -> None:
-    for steps in (pipelines.training, pipelines.scoring):
-        for node in build_pipeline(partial(steps, PROJECT)).graph.module_nodes:
-            assert node.get_param("Target").get_value() == "cpu-cluster"
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_step_runs_on_the_cluster(
+    build_pipeline: BuildPipeline, name: str
+) -> None:
+    for node in build_pipeline(name, SETTINGS).graph.module_nodes:
+        assert node.get_param("Target").get_value() == "cpu-cluster"
 
 
 def test_an_unknown_cluster_is_refused(build_pipeline: BuildPipeline) -> None:
-    elsewhere = replace(PROJECT, compute=replace(PROJECT.compute, name="another"))
+    elsewhere = replace(SETTINGS, compute=replace(SETTINGS.compute, name="another"))
     with pytest.raises(ValueError, match="another does not exist"):
-        build_pipeline(partial(pipelines.training, elsewhere))
+        build_pipeline("training", elsewhere)
 
 
-def test_building_twice_gives_the_same_steps() -> None:
+@pytest.mark.parametrize("name", PIPELINES)
+def test_building_twice_gives_the_same_steps(name: str) -> None:
     """Else Azure ML would never use a step's results again."""
     first, second = (
-        sdk_steps.read_steps(pipelines.training(PROJECT)) for _ in range(2)
+        read_steps(build_steps(PIPELINES[name], SETTINGS)) for _ in range(2)
     )
     assert first == second
 
 
-def test_steps_are_sent_without_caches_and_hidden_files(tmp_path: Path) -> None:
-    prep = sdk_steps.read_steps(pipelines.training(PROJECT))[0]
-    assert prep.snapshot == [Path("prep.py"), Path("raw.py")]
+@pytest.mark.parametrize("name", PIPELINES)
+def test_steps_are_sent_without_caches_and_hidden_files(name: str) -> None:
+    """A step's `.amlignore` sees to it; without one, nothing would be used again."""
+    for step in read_steps(build_steps(PIPELINES[name], SETTINGS)):
+        cache = step.source_directory / "__pycache__" / "x.pyc"
+        cache.parent.mkdir(exist_ok=True)
+        cache.touch()
+        sent = read_steps(build_steps(PIPELINES[name], SETTINGS))
+        (files,) = (one.snapshot for one in sent if one.name == step.name)
+        cache.unlink()
+        assert Path(step.script) in files or step.is_parallel
+        assert all(file.suffix == ".py" for file in files), files

@@ -62,7 +62,11 @@ def measure(
         return {
             "rmse": float(metrics.root_mean_squared_error(target, predicted)),
             "mae": float(metrics.mean_absolute_error(target, predicted)),
-            **({"r2": float(metrics.r2_score(target, predicted))} if len(target) > 1 else {}),
+            **(
+                {"r2": float(metrics.r2_score(target, predicted))}
+                if len(target) > 1
+                else {}
+            ),
         }
     found = {
         "accuracy": float(metrics.accuracy_score(target, predicted)),
@@ -132,7 +136,9 @@ def compare_registered(
         return said | {"problem": f"{problem} '{new.target}'"}
     needed = dict.fromkeys([*old.split.by, *old_columns])
     if missing := [n for n in needed if n not in table.column_names]:
-        return said | {"problem": f"it needs columns that are gone: {', '.join(missing)}"}
+        return said | {
+            "problem": f"it needs columns that are gone: {', '.join(missing)}"
+        }
     common = table.filter(old.split.held_out(table))
     if len(common) < FEW:
         problem = f"only {len(common)} rows are held out from both, fewer than {FEW}"
@@ -142,16 +148,17 @@ def compare_registered(
     try:
         models = [(new, columns_of(common, columns))]
         models.append((old, columns_of(common, old_columns)))
-        predicted = [model.predict(x) for model, x in models]
+        predicted = [np.asarray(model.predict(x)) for model, x in models]
+        scores = [_scores(model, x) for model, x in models]
         is_same = (
-            (new.split, columns) == (old.split, old_columns)
-            and np.array_equal(*predicted)
-            and np.array_equal(*(_scores(model, x) for model, x in models))
+            (vars(new.split), columns) == (vars(old.split), old_columns)
+            and np.array_equal(predicted[0], predicted[1])
+            and np.array_equal(scores[0], scores[1])
         )
         metrics_of_old = measure(*models[1], target, new.task)
     except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
         return said | {"problem": f"it cannot predict these rows ({error})"}
-    found = compare(target, *predicted, groups, new.task)
+    found = compare(target, predicted[0], predicted[1], groups, new.task)
     return said | {
         "is_same": is_same,
         "comparison": {**found, "rows": len(common)},
@@ -200,8 +207,8 @@ def compare(
         weight = np.concatenate([np.ones(len(target)), *errors])
     count = max(1, min(len(different), MOST_BLOCKS, MOST_SUMS // width))
     if count < len(different):
-        block = groups % np.uint64(count)
-    cell = np.tile(block.astype(np.int64) * width, len(place) // len(target)) + place
+        block = (groups % np.uint64(count)).astype(np.int64)
+    cell = np.tile(block * width, len(place) // len(target)) + place
     sums = np.bincount(
         cell[place >= 0], weight[place >= 0], minlength=count * width
     ).reshape(count, width)
@@ -385,7 +392,9 @@ def evaluate(args: argparse.Namespace) -> None:
     }
     title = f"{args.model_name}: {args.task} of {args.target}"
     args.evaluation.mkdir(parents=True, exist_ok=True)
-    (args.evaluation / "metrics.json").write_text(json.dumps(evaluation, indent=2, allow_nan=False))
+    (args.evaluation / "metrics.json").write_text(
+        json.dumps(evaluation, indent=2, allow_nan=False)
+    )
     (args.evaluation / "report.html").write_text(
         report_html(title, evaluation, figures), encoding="utf-8"
     )

@@ -15,9 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 
-def decide(
-    evaluation: dict[str, Any], rule: str = "unless_worse"
-) -> tuple[bool, str]:
+def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
     """Whether to register the model of an evaluation (its `metrics.json`), and why.
 
     By the rule `unless_worse` a model is refused if it is worse than the registered one

@@ -154,10 +154,12 @@ def _bits(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
         coded = pc.dictionary_encode(column.combine_chunks())
         texts = coded.dictionary.to_pylist()
         bits = np.array([*map(_text_bits, texts), 0], np.uint64)
-        return bits[coded.indices.fill_null(len(texts)).to_numpy()]
+        codes: npt.NDArray[np.int32] = coded.indices.fill_null(len(texts)).to_numpy()
+        return bits[codes]
     if pa.types.is_temporal(column.type):
         column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    numbers = column.cast(pa.float64(), safe=False).fill_null(0).to_numpy()
+    column = column.cast(pa.float64(), safe=False).fill_null(0)
+    numbers: npt.NDArray[np.float64] = column.to_numpy()
     return (numbers + 0.0).view(np.uint64)  # + 0.0, as -0.0 equals 0.0
 
 
@@ -269,8 +271,12 @@ def drop_repeats(table: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, list[s
         note = f"{repeated} of {len(table)} rows repeat another in every column, keys"
         note += " included, and are left out as records delivered twice."
         return once.to_arrow(), [note] if repeated else []
-    note = f"the keys ({', '.join(keys)}) do not tell rows apart: {len(table)} rows have"
-    note += f" {count} different keys. Rows of one key are trained on or held out together."
+    note = (
+        f"the keys ({', '.join(keys)}) do not tell rows apart: {len(table)} rows have"
+    )
+    note += (
+        f" {count} different keys. Rows of one key are trained on or held out together."
+    )
     return table, [note]
 
 
@@ -313,8 +319,10 @@ def divide(
             f" there are only {rows} and equal rows stay together."
         )
     if not pa.types.is_floating(training[target].type):
-        new = holdout[target].unique().filter(
-            pc.invert(pc.is_in(holdout[target].unique(), value_set=learned))
+        new = (
+            holdout[target]
+            .unique()
+            .filter(pc.invert(pc.is_in(holdout[target].unique(), value_set=learned)))
         )
         names = ", ".join(map(str, new[:5].to_pylist()))
         if len(new):

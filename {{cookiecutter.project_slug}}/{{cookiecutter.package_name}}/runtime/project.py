@@ -123,14 +123,11 @@ S = TypeVar("S", bound=ProjectSettings)
 class Project(Generic[S]):
     """A project, by the folder of its package and the dataclass of its settings.
 
-    What is read raises SettingsError, whose text names every wrong value. The files are
-    those in `root`, if that is another than the folder that the package is in.
+    What is read raises SettingsError, whose text names every wrong value.
     """
 
-    def __init__(
-        self, package: Path, kind: type[S], root: Path | None = None
-    ) -> None:
-        self.package, self.root = package.name, root or package.parent
+    def __init__(self, package: Path, kind: type[S]) -> None:
+        self.package, self.root = package.name, package.parent
         self.command = f"python -m {self.package}"
         self.kind = kind
 
