@@ -116,7 +116,9 @@ def _place(database: Path) -> None:
 def _relocate(connection: sqlite3.Connection) -> None:
     """Have all locations below `mlruns/artifacts` of any project below this one's."""
     own = ARTIFACTS.as_uri()
-    found = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
+    found = connection.execute(
+        "SELECT experiment_id, artifact_location FROM experiments"
+    )
     roots = {location.removesuffix(f"/{id_}") for id_, location in found.fetchall()}
     for root in roots - {own}:
         if not (root.startswith("file:") and root.endswith("/mlruns/artifacts")):
