@@ -96,8 +96,9 @@ class Checker:
 
     def __call__(self, before: str = "pass") -> dict[str, dict[str, str]]:
         """The rows by their names; `before` runs first in the process."""
-        script = f"import sys; from penguins import checks; {before};"
-        script += "sys.exit(checks.main(online=True, as_json=True))"
+        script = "import sys; from penguins.runtime import checks; "
+        script += f"from penguins.settings import PROJECT; {before};"
+        script += "sys.exit(checks.main(PROJECT, online=True, as_json=True))"
         start = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", script],
@@ -606,7 +607,9 @@ def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
 def test_table_for_people(check: Checker) -> None:
     check.answer("compute", reply(404))
     script = (
-        "import sys; from penguins import checks; sys.exit(checks.main(True, False))"
+        "import sys; from penguins.runtime import checks; "
+        "from penguins.settings import PROJECT; "
+        "sys.exit(checks.main(PROJECT, True, False))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -82,12 +82,12 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
     for notebook in notebooks:
         notebook.assert_no_noise()
     assert [notebook.text().count(SKIPPED) for notebook in notebooks] == [2, 1, 2]
-    settings = workspace.data("checks.offline()", "text/html")
+    settings = workspace.data("checks.offline(PROJECT)", "text/html")
     assert "az account show --query id" in settings
 
     for cell in ("counts.plot", "plt.subplots"):
         assert training.data(cell, "image/png")
-    printed = training.text('prepare("training").run()').splitlines()
+    printed = training.text('prepare(PROJECT, PIPELINES, "training").run()').splitlines()
     assert [line.split()[:2] for line in printed] == [
         ["ran", "prep"],
         ["ran", "train"],
@@ -113,16 +113,16 @@ def test_they_run_with_a_workspace(bake: Bake, tmp_path: Path) -> None:
             azure_region="westeurope",
         )
         with (project.path / "settings.yml").open("a", encoding="utf-8") as settings:
-            settings.write("schedule: {frequency: Week, interval: 1}\n")
+            settings.write("schedules: {scoring: {frequency: Week, interval: 1}}\n")
         variables = standin.environment(tmp_path / "home") | standin.credentials
         notebooks = [Executed(project, name, **variables) for name in NAMES]
         workspace, training, scoring = notebooks
         for notebook in notebooks:
             notebook.assert_no_noise()
             assert SKIPPED not in notebook.text()
-        login = workspace.data("checks.ask()", "text/html")
+        login = workspace.data("checks.ask(PROJECT)", "text/html")
         assert f"of tenant {standin.credentials['AZURE_TENANT_ID']}" in login
-        assert "created    cluster cpu-cluster" in workspace.text("provision()")
+        assert "created    cluster cpu-cluster" in workspace.text("provision(PROJECT, PIPELINES)")
         for notebook, steps in {
             training: ["prep", "train", "evaluate", "register"],
             scoring: ["prep", "score"],
@@ -160,8 +160,8 @@ def test_a_picture_shows_all_of_a_pipeline(bake: Bake) -> None:
     project = bake()
     code = """
 from pathlib import Path
-from penguins.graph import draw
-from penguins.local_run import LocalStep, Parameter
+from penguins.runtime.graph import draw
+from penguins.runtime.local_run import LocalStep, Parameter
 
 def step(name, inputs, outputs, run_after=()):
     return LocalStep(name, Path(), [], "", [], inputs, outputs, run_after, {}, [], True)
@@ -197,7 +197,7 @@ print(draw([
 def test_the_pictures_are_drawn_anew_by_a_command(bake: Bake) -> None:
     project = bake()
     project.edit("penguins/pipelines.py", '"holdout"', '"kept_back"')
-    assert project.python("-m", "penguins.graph").code == 0
+    assert project.python("-m", "penguins", "draw").code == 0
     training = (project.path / "docs" / "training.svg").read_text(encoding="utf-8")
     assert ">kept_back<" in training and ">holdout<" not in training
 

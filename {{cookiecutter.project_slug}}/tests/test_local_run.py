@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from {{ cookiecutter.package_name }}.settings import ROOT
-
 PACKAGE = "{{ cookiecutter.package_name }}"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

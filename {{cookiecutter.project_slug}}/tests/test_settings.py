@@ -1,23 +1,29 @@
 """The settings of this project, and what is said about wrong ones."""
 
-import importlib
 import shutil
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = next(ROOT.glob("*/settings.py")).parent.name
-settings = importlib.import_module(f"{PACKAGE}.settings")
+from {{ cookiecutter.package_name }}.runtime.project import (
+    CONFIG,
+    SETTINGS,
+    Project,
+    SettingsError,
+)
+from {{ cookiecutter.package_name }}.settings import (
+    PROJECT,
+    Settings,
+)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A folder with copies of the two settings files."""
+def project(tmp_path: Path) -> Project[Settings]:
+    """A project with copies of the two settings files."""
     (tmp_path / ".azureml").mkdir()
-    for file in (settings.SETTINGS, settings.CONFIG):
-        shutil.copy(ROOT / file, tmp_path / file)
-    return tmp_path
+    for file in (SETTINGS, CONFIG):
+        shutil.copy(PROJECT.root / file, tmp_path / file)
+    return Project(tmp_path / PROJECT.package, Settings)
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -27,33 +33,33 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def test_settings_of_this_project_are_right() -> None:
-    wrong = [str(p) for p in settings.examine() if p.kind == "wrong"]
+    wrong = [str(p) for p in PROJECT.problems() if p.kind == "wrong"]
     assert wrong == []
-    assert (ROOT / settings.read().data.training).exists()
-    assert (ROOT / settings.read().data.scoring).exists()
+    assert (PROJECT.root / PROJECT.settings().data.training).exists()
+    assert (PROJECT.root / PROJECT.settings().data.scoring).exists()
 
 
-def test_every_wrong_value_is_named(root: Path) -> None:
-    edit(root / settings.SETTINGS, "seed:", "sede:")
-    edit(root / settings.SETTINGS, "cloud: Azure", "cloud: Azur")
-    with pytest.raises(settings.SettingsError) as error:
-        settings.read(root)
+def test_every_wrong_value_is_named(project: Project[Settings]) -> None:
+    edit(project.root / SETTINGS, "seed:", "sede:")
+    edit(project.root / SETTINGS, "cloud: Azure", "cloud: Azur")
+    with pytest.raises(SettingsError) as error:
+        project.settings()
     first, second = str(error.value).splitlines()
     assert first == "settings.yml: training.sede is not a setting: write seed."
     assert second.startswith('settings.yml: workspace.cloud is "Azur')
 
 
-def test_config_json_is_only_needed_on_azure(root: Path) -> None:
-    (root / settings.CONFIG).write_text("{", encoding="utf-8")
-    settings.read(root)
-    with pytest.raises(settings.SettingsError, match="is not JSON at line 1, column 2"):
-        settings.read_workspace(root)
+def test_config_json_is_only_needed_on_azure(project: Project[Settings]) -> None:
+    (project.root / CONFIG).write_text("{", encoding="utf-8")
+    project.settings()
+    with pytest.raises(SettingsError, match="is not JSON at line 1, column 2"):
+        project.workspace()
 
 
-def test_azure_needs_complete_settings(root: Path) -> None:
+def test_azure_needs_complete_settings(project: Project[Settings]) -> None:
     config = '{"subscription_id": "", "resource_group": "", "workspace_name": ""}'
-    (root / settings.CONFIG).write_text(config, encoding="utf-8")
-    settings.read_workspace(root, needs=())
-    with pytest.raises(settings.SettingsError) as error:
-        settings.read_workspace(root)
+    (project.root / CONFIG).write_text(config, encoding="utf-8")
+    project.workspace(needs=())
+    with pytest.raises(SettingsError) as error:
+        project.workspace()
     assert len(error.value.problems) == 3
