@@ -31,7 +31,12 @@ def main() -> None:
             notes.append(str(problem))
     name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
     lines = ["", f"The project is in {Path.cwd()}. What is next:", "", f"    cd {name}"]
-    lines += ["    pip install -e .", f"    python -m {package} run training"]
+    run = f"python -m {package} run training"
+    if sys.version_info < (3, 12):
+        lines += ["    pip install -e .", f"    {run}"]
+    else:  # the SDK needs an older one, which uv finds or fetches
+        lines += ['    uv venv --python ">=3.10,<3.12"', "    uv pip install -e ."]
+        lines += [f"    uv run --no-project {run}"]
     if empty:
         lines += ["", "Before anything goes to Azure, fill in:", ""]
         lines += [f"    {', '.join(keys)} in {file}" for file, keys in empty.items()]

@@ -53,8 +53,11 @@ def unprintable() -> dict[str, str]:
     wrong = {}
     for key in ("project_name", "description", "author_name"):
         odd = re.search(r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]", ANSWERS[key])
-        if odd:
+        if odd and odd[0] < "\ud800":
             wrong[key] = f"{key} holds the character {odd[0]!a}: take it out."
+        elif odd:
+            fix = "set LC_ALL=C.UTF-8, or write it in ASCII"
+            wrong[key] = f"{key} is not text in this terminal's encoding: {fix}."
     return wrong
 
 

@@ -14,3 +14,5 @@ import os
 # does too. To turn it on, set them to false in the environment.
 os.environ.setdefault("HBI_WORKSPACE_JOB", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# The SDK cannot be imported without it.
+os.environ.setdefault("HOME", os.path.expanduser("~"))
