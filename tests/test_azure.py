@@ -42,13 +42,13 @@ SHELL = """
 import contextlib, importlib, io, json, sys, time
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.01))
-main = importlib.import_module(sys.argv[1] + ".__main__").main
+command = importlib.import_module(sys.argv[1] + ".__main__")
 for line in sys.stdin:
     sys.argv[1:] = json.loads(line)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = main()
+            code = command.main(command.PROJECT, command.pipelines)
         except SystemExit as exit:
             code = exit.code
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
@@ -326,7 +326,7 @@ def test_publish_twice_and_a_changed_schedule(user: User) -> None:
 
     path = user.project.path / "settings.yml"
     plain = path.read_text(encoding="utf-8")
-    weekly = re.sub(r"^# (schedule:|  \w+:)", r"\1", plain, flags=re.MULTILINE)
+    weekly = re.sub(r"^# (schedules:| +\w+:)", r"\1", plain, flags=re.MULTILINE)
     path.write_text(weekly, encoding="utf-8")
     before = len(user.standin.requests)
     dry = user.run("publish", "scoring", "--dry-run")
@@ -423,10 +423,11 @@ def with_a_new_step(user: User) -> None:
 
 def with_another_schedule(user: User) -> None:
     path = user.project.path / "settings.yml"
-    text = path.read_text(encoding="utf-8").partition("schedule: {")[0]
+    text = path.read_text(encoding="utf-8").partition("schedules: {")[0]
     interval = time.time_ns() % 10_000 + 1
-    schedule = f"schedule: {{frequency: Minute, interval: {interval}}}\n"
-    path.write_text(f"{text}{schedule}", encoding="utf-8")
+    schedule = f"{{frequency: Minute, interval: {interval}}}"
+    line = f"schedules: {{training: {schedule}, scoring: {schedule}}}\n"
+    path.write_text(f"{text}{line}", encoding="utf-8")
 
 
 def without_an_endpoint(user: User) -> None:
@@ -581,7 +582,8 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(
     user.project.set("training", test_fraction=0.2)
     path = user.project.path / "settings.yml"
     weekly = (
-        "schedule: {frequency: Week, interval: 1, time_zone: W Europe Standard Time}"
+        "schedules: {scoring: {frequency: Week, interval: 1, "
+        "time_zone: W Europe Standard Time}}"
     )
     path.write_text(f"{path.read_text(encoding='utf-8')}{weekly}\n", encoding="utf-8")
     failed = shell.run("publish scoring")

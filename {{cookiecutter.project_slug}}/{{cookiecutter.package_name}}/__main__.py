@@ -8,7 +8,8 @@ from .settings import PROJECT
 
 
 def pipelines() -> Pipelines:
-    from .pipelines import PIPELINES  # here, as `check` does without the SDK of Azure ML
+    # Here, as `check` and `--help` do without the SDK of Azure ML.
+    from .pipelines import PIPELINES
 
     return PIPELINES
 

@@ -211,7 +211,9 @@ def publish(
             version = f"version {endpoint.default_version}, now the default"
             say(f"published  {endpoint_name}, {version} (before: {before})")
             say(endpoint.endpoint)
-        _schedule(workspace, settings.name, endpoint, schedule, recurrence, say, dry_run)
+        _schedule(
+            workspace, settings.name, endpoint, schedule, recurrence, say, dry_run
+        )
 
 
 def _uploads(
@@ -222,9 +224,11 @@ def _uploads(
 ) -> dict[str, Upload]:
     """What a pipeline reads, by pipeline parameter."""
     return {
-        name: Upload(folders[name], {})
-        if folders.get(name)
-        else Upload.of(project, settings, data)
+        name: (
+            Upload(folders[name], {})
+            if folders.get(name)
+            else Upload.of(project, settings, data)
+        )
         for name, data in pipeline.data.items()
     }
 
@@ -281,7 +285,9 @@ def _recurrence(
         return ScheduleRecurrence(**{**vars(schedule), "time_zone": TimeZone(zone)})
     except ValueError:
         near = difflib.get_close_matches(zone, [known.value for known in TimeZone])
-        where = f"settings.yml: {key}.time_zone is {zone}, which is not a Windows time zone"
+        where = (
+            f"settings.yml: {key}.time_zone is {zone}, which is not a Windows time zone"
+        )
         raise AzureError(f"{where}: write {' or '.join(near) or 'UTC'}.") from None
 
 
@@ -366,7 +372,9 @@ def _build(
     """The pipeline in the workspace, on data that is there."""
     name = settings.compute.name
     if name not in workspace.compute_targets:
-        where = f"settings.yml: compute.name is {name}, which is not in {workspace.name}"
+        where = (
+            f"settings.yml: compute.name is {name}, which is not in {workspace.name}"
+        )
         raise AzureError(f"{where}: `{checks.COMMAND} provision` creates it.")
     datastore = workspace.get_default_datastore()
     datasets = {}

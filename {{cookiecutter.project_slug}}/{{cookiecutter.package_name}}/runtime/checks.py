@@ -27,7 +27,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from .project import CONFIG, SETTINGS, Project, ProjectSettings, SettingsError, Workspace
+from .project import (
+    CONFIG,
+    SETTINGS,
+    Project,
+    ProjectSettings,
+    SettingsError,
+    Workspace,
+)
 from .rules import CLOUDS
 
 LIMIT = 60.0  # seconds for everything online
@@ -143,9 +150,7 @@ def ask(project: Project[Any]) -> list[Check]:
 class _Azure:
     """Asks the resource manager. The REST calls are those of Microsoft's reference."""
 
-    def __init__(
-        self, settings: ProjectSettings, workspace: Workspace
-    ) -> None:
+    def __init__(self, settings: ProjectSettings, workspace: Workspace) -> None:
         import requests
 
         self.settings, self.compute, self.place = settings, settings.compute, workspace

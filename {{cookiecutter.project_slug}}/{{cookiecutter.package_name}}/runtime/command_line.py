@@ -192,9 +192,7 @@ def _publish(args: argparse.Namespace) -> int:
             raise CommandError(f"--data {word}: write {names}.")
         folders[name] = folder
     with _azure() as workspace:
-        workspace.publish(
-            args.project, pipelines, args.pipeline, folders, args.dry_run
-        )
+        workspace.publish(args.project, pipelines, args.pipeline, folders, args.dry_run)
     return 0
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
-
 from pathlib import Path
 
 from .local_run import LocalStep, Parameter

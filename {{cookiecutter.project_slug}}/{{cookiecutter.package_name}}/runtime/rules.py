@@ -264,4 +264,3 @@ TIME_ZONE = Rule(
 START_TIME = Rule(
     "a time such as 2027-01-31T06:00:00, with no zone behind it", _is_time
 )
-

@@ -116,7 +116,9 @@ def _place(unfinished: Path, database: Path) -> None:
 
 def _relocate(connection: sqlite3.Connection, own: str) -> None:
     """Have all locations below `mlruns/artifacts` of any project below its `own`."""
-    found = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
+    found = connection.execute(
+        "SELECT experiment_id, artifact_location FROM experiments"
+    )
     roots = {location.removesuffix(f"/{id_}") for id_, location in found.fetchall()}
     for root in roots - {own}:
         if not (root.startswith("file:") and root.endswith("/mlruns/artifacts")):
