@@ -295,7 +295,8 @@ def test_wrong_answer_over_a_project_leaves_it_as_it_was(tmp_path: Path) -> None
 @pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
 def test_pasted_command_keeps_the_options(tmp_path: Path) -> None:
     folder = tmp_path / "of templates"
-    for part in ("cookiecutter.json", "hooks", "{{cookiecutter.project_slug}}"):
+    parts = ("cookiecutter.json", "hooks", "templates", "{{cookiecutter.project_slug}}")
+    for part in parts:
         source, copy = TEMPLATE / part, folder / "this one" / part
         copy.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
