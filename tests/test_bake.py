@@ -122,6 +122,16 @@ def test_fresh_output_is_clean(bake: Bake, answers: dict[str, str]) -> None:
         assert checked.code == 0, checked.out + checked.err
 
 
+def test_runs_are_not_linted_where_there_is_no_git(bake: Bake) -> None:
+    project = bake()
+    for folder in ("runs", "mlruns"):
+        (project.path / folder).mkdir()
+        (project.path / folder / "a.py").write_text("import os\nx = {  1:2 }\n")
+    for tool in (["black", "--check"], ["ruff", "check"]):
+        checked = project.python("-m", *tool, ".")
+        assert checked.code == 0, checked.out + checked.err
+
+
 @pytest.mark.parametrize("name", ["one letter", "sixty letters"])
 def test_fresh_output_is_typed(bake: Bake, name: str) -> None:
     project = bake(**NAMES[name])

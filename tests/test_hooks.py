@@ -194,7 +194,7 @@ def test_any_project_name_gives_a_project(tmp_path: Path, name: str) -> None:
     assert package.isidentifier()
 
 
-@pytest.mark.parametrize("name", ["class", "json", "Azureml", "Train"])
+@pytest.mark.parametrize("name", ["class", "json", "Azureml", "Train", "Imp", "Con"])
 def test_project_name_that_python_or_the_project_uses(
     tmp_path: Path, name: str
 ) -> None:
