@@ -20,10 +20,15 @@ from typing import Any
 
 import polars as pl
 from raw import (
+    INTEGER,
+    NAMES,
     NUMBER,
+    TEXT,
+    TIMESTAMP,
     USUAL,
     DataError,
     Format,
+    Roles,
     exactly,
     name_of,
     open_all,
@@ -63,29 +68,34 @@ def prepare(
     With a `target`, rows that lack it are left out. Without one and without `keys`, a
     first column `row` numbers the rows. DataError if the data cannot be prepared.
     """
+    roles = Roles(target, keys, ignore)
     with TemporaryDirectory() as scratch:
-        sources = open_all(raw, Path(scratch), form, target, keys, ignore)
-        types = unify(sources, target, keys, ignore)
+        sources = open_all(raw, Path(scratch), form, roles)
+        types = unify(sources, roles)
         files = {source.name: source.rows for source in sources}
         rows_in = sum(files.values())
         if not rows_in:
             raise DataError(f"{', '.join(files)}: there is no row of data.")
-        if not keys and ROW in types:
-            raise DataError(
-                f"The column '{ROW}' has the name of the row numbers in the predictions:"
-                " list it under data.keys or data.ignore in settings.yml."
-            )
-        table = features(unite(sources, types))
+        read = unite(sources, types)
         rows_with_target = rows_in
         if target:
             rows_with_target = sum(source.columns[target].count for source in sources)
-            table = table.filter(exactly(target).is_not_null())
-            if types[target] == NUMBER:
-                table = table.filter(exactly(target).is_finite())
-        elif not keys:
+            read = read.filter(exactly(target).is_not_null())
+            if not rows_with_target:
+                raise DataError(f"The target '{target}' has no value in any row.")
+        infinite = 0
+        if target and types[target] == NUMBER:
+            is_infinite = exactly(target).is_infinite()
+            infinite = read.select(is_infinite.sum()).collect(engine="streaming").item()
+            read = read.filter(~is_infinite)
+        table = typed_features(read, [*keys, *([target] if target else [])])
+        if not keys and ROW in table.collect_schema():
+            raise DataError(
+                f"The column '{ROW}' has the name of the row numbers in the predictions:"
+                " list it under data.keys or data.ignore in settings.yml, or rename it."
+            )
+        if not target and not keys:
             table = table.with_row_index(ROW).cast({ROW: pl.Int64})
-        if not rows_with_target:
-            raise DataError(f"The target '{target}' has no value in any row.")
         parts = pl.PartitionBy(
             prepared,
             file_path_provider=lambda p: f"part-{p.index_in_partition:05}.parquet",
@@ -93,21 +103,27 @@ def prepare(
         )
         table.sink_parquet(parts, mkdir=True, engine="streaming")
     columns, rows_out = describe(prepared)
-    dropped = {"no value in the target": rows_in - rows_with_target}
-    notes = list(dict.fromkeys(note for source in sources for note in source.notes))
-    infinite = rows_with_target - rows_out
-    if target and types[target] == NUMBER and infinite > 0:
-        dropped["an infinite target"] = infinite
-        notes.append(f"{infinite} rows have an infinite target and are left out.")
-    elif infinite:
+    if rows_out != rows_with_target - infinite:
         raise DataError(
-            f"features() in prep.py made {rows_out} rows of {rows_with_target}: it may"
-            " add columns, but must keep each row."
+            f"features() in prep.py made {rows_out} rows of"
+            f" {rows_with_target - infinite}: it may add columns, but must keep each row."
         )
+    dropped = {"no value in the target": rows_in - rows_with_target}
+    if infinite:
+        dropped["an infinite target"] = infinite
+    notes = [
+        f"{count} of {rows_in} rows are left out: {why} '{target}'."
+        for why, count in dropped.items()
+        if count
+    ]
+    notes += dict.fromkeys(note for source in sources for note in source.notes)
     for name, column in columns.items():
         filled = rows_out - column["missing"]
-        own = column.get("distinct", 0) >= 0.9 * filled and filled >= 50
-        if own and name != target and name not in keys:
+        if name == target or name in keys or any(f"'{name}'" in note for note in notes):
+            continue
+        if not filled:
+            notes.append(f"column '{name}' holds no value.")
+        elif filled >= 50 and column.get("distinct", 0) >= 0.9 * filled:
             notes.append(
                 f"column '{name}' is text with a value of its own in nearly every row,"
                 " of which little can be learned: list it under data.ignore."
@@ -120,6 +136,41 @@ def prepare(
         "notes": notes,
         "columns": columns,
     }
+
+
+def typed_features(table: pl.LazyFrame, needed: Sequence[str]) -> pl.LazyFrame:
+    """The user's features as the types of prepared tables; DataError if they cannot."""
+    made = features(table)
+    schema = made.collect_schema()
+    for name in needed:
+        if name not in schema:
+            raise DataError(
+                f"features() in prep.py leaves out the column '{name}', which is"
+                " the target or a key by settings.yml."
+            )
+    casts: dict[int, pl.DataType] = {}
+    for i, (name, dtype) in enumerate(schema.items()):
+        if name in needed or dtype in NAMES:
+            continue
+        if dtype.is_integer():
+            casts[i] = INTEGER
+        elif dtype.is_numeric():
+            casts[i] = NUMBER
+        elif isinstance(dtype, pl.Datetime) and not dtype.time_zone:
+            casts[i] = TIMESTAMP
+        elif dtype in (pl.Categorical, pl.Enum):
+            casts[i] = TEXT
+        else:
+            raise DataError(
+                f"features() in prep.py makes the column '{name}' of type {dtype}, which"
+                " is neither a number nor a date nor text: convert it."
+            )
+    if not casts:
+        return made
+    columns = enumerate(schema)
+    return made.select(
+        pl.nth(i).cast(casts[i]) if i in casts else pl.nth(i) for i, _ in columns
+    )
 
 
 def describe(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:

@@ -72,6 +72,15 @@ class Format:
 USUAL = Format()
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What the settings say of columns."""
+
+    target: str | None = None
+    keys: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+
+
 @dataclass
 class Column:
     """A column of one file: its type (None where it holds no value) and its values."""
@@ -80,6 +89,7 @@ class Column:
     values: pl.Expr
     count: int
     text: pl.Expr | None = None  # as it stands in a CSV file
+    words: int = 0  # of its values are spellings of a missing one, such as NA
 
 
 @dataclass
@@ -87,7 +97,6 @@ class Source:
     """One raw file: its rows, and its columns by name."""
 
     name: str
-    path: Path
     frame: pl.LazyFrame
     rows: int
     columns: dict[str, Column]
@@ -122,9 +131,14 @@ def find_files(raw: Path) -> list[Path]:
     """The CSV and Parquet files below a folder by the order of their paths, or a file."""
     endings = CSV_ENDINGS + PARQUET_ENDINGS
     if not raw.exists():
-        raise DataError(
-            f"There is no data at {raw}: write the path of a folder or file."
-        )
+        hint = "write the path of a folder or file"
+        if "*" in raw.name:
+            hint = "write the folder alone: all of its files are read"
+        elif re.match(r"[a-z]+:/", str(raw)):
+            hint = "download it, and write the path of what you have"
+        elif "~" in raw.parts:
+            hint = "write the whole path in place of ~"
+        raise DataError(f"There is no data at {raw}: {hint}.")
     files = [
         path
         for path in (walk(raw) if raw.is_dir() else [raw])
@@ -136,12 +150,7 @@ def find_files(raw: Path) -> list[Path]:
 
 
 def open_source(
-    path: Path,
-    name: str,
-    scratch: Path,
-    form: Format = USUAL,
-    target: str | None = None,
-    keys: Sequence[str] = (),
+    path: Path, name: str, scratch: Path, form: Format = USUAL, roles: Roles = Roles()
 ) -> Source:
     """Look through a whole file for its columns, their types and its number of rows."""
     with path.open("rb") as file:
@@ -153,38 +162,42 @@ def open_source(
     if re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
         raise DataError(f"{name} is a web page, not a table: download the file itself.")
     if path.name.lower().endswith(PARQUET_ENDINGS):
-        return _open_parquet(path, name, keys, target)
+        return _open_parquet(path, name, roles)
     try:
-        return _open_csv(path, name, scratch, form, target, keys)
+        return _open_csv(path, name, scratch, form, roles)
     except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{name} is cut short or damaged: {error}.") from None
 
 
-def _open_parquet(
-    path: Path, name: str, keys: Sequence[str], target: str | None
-) -> Source:
+def _open_parquet(path: Path, name: str, roles: Roles) -> Source:
     try:
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         typed = {
-            column: _typed(frame, i, dtype, column in keys, column == target)
+            column: _typed(frame, i, dtype, column in roles.keys)
             for i, (column, dtype) in enumerate(frame.collect_schema().items())
             # pandas keeps the index of a table under such a name; it is not data.
             if not column.startswith("__index_level_")
         }
-        rows, *counts = _count(frame, [values for _, values in typed.values()])
+        counted = []
+        for type, values in typed.values():
+            is_word = values.is_in(MISSING) if type == TEXT else pl.lit(None)
+            counted += [values, pl.when(is_word).then(True)]
+        rows, *counts = _count(frame, counted)
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(
             f"{name} is not a whole Parquet file, though its name says so."
         ) from None
     columns = {
-        column: Column(type if count else None, values, count)
-        for (column, (type, values)), count in zip(typed.items(), counts)
+        column: Column(type if count else None, values, count, words=words)
+        for (column, (type, values)), count, words in zip(
+            typed.items(), counts[::2], counts[1::2]
+        )
     }
-    return Source(name, path, frame, rows, columns)
+    return Source(name, frame, rows, columns)
 
 
 def _typed(
-    frame: pl.LazyFrame, i: int, dtype: pl.DataType, is_key: bool, is_target: bool
+    frame: pl.LazyFrame, i: int, dtype: pl.DataType, is_key: bool
 ) -> tuple[pl.DataType, pl.Expr]:
     """A Parquet column's type (the file's own where it is none of ours) and values.
 
@@ -290,19 +303,25 @@ def _plain(text: pl.Expr, form: Format) -> pl.Expr:
 
 
 def _open_csv(
-    path: Path,
-    name: str,
-    scratch: Path,
-    form: Format,
-    target: str | None,
-    keys: Sequence[str],
+    path: Path, name: str, scratch: Path, form: Format, roles: Roles
 ) -> Source:
-    encodings = [_bom(path) or "utf-8-sig", form.encoding]
-    for encoding in filter(None, encodings):
+    for encoding in filter(None, [_bom(path) or "utf-8-sig", form.encoding]):
         try:
-            return _read_csv(path, name, scratch, form, target, keys, encoding)
+            file = CsvFile(path, name, encoding)
+            if (frame := file.scan()) is None:
+                copy = scratch / f"{len(list(scratch.iterdir())):05}.parquet"
+                file.copy(copy)
+                frame = pl.scan_parquet(copy, glob=False)
+            source = Source(name, frame, *_csv_columns(frame, file, form, roles))
+            _leave_out_nameless(source, file.header)
+            _note_doubts(source, file, form, roles)
+            return source
         except UnicodeError:
             continue
+        except LookupError:
+            raise DataError(
+                f"data.encoding in settings.yml: Python knows no '{encoding}'."
+            ) from None
     raise DataError(_not_utf8(path, name))
 
 
@@ -353,197 +372,169 @@ def _open_binary(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _open_text(path: Path, encoding: str) -> IO[str]:
-    return io.TextIOWrapper(_open_binary(path), encoding, newline="")
+class CsvFile:
+    """How a CSV file is written, and its rows.
 
+    The delimiter is what makes most columns of the header; `skip` lines stand before
+    that (`sep=;`); `names` stand for the columns, as libraries take some for patterns.
+    """
 
-def _read_csv(
-    path: Path,
-    name: str,
-    scratch: Path,
-    form: Format,
-    target: str | None,
-    keys: Sequence[str],
-    encoding: str,
-) -> Source:
-    delimiter, skip, header = _header(path, name, encoding)
-    names = [str(i) for i in range(len(header))]  # which no library takes for patterns
-    packed = path.name.lower().endswith((".bz2", ".xz", ".zip"))
-    found = None
-    if not (packed or skip or encoding != "utf-8-sig"):
+    def __init__(self, path: Path, name: str, encoding: str) -> None:
+        self.path, self.name, self.encoding = path, name, encoding
+        with self.open() as file:
+            start = file.read(65536)
+            if "\0" in start or start.startswith("PAR1"):
+                raise UnicodeError
+            declared = re.match(r'"?sep=(.)"?\r?\n', start)
+            headers: dict[str, list[str]] = {}
+            for delimiter in declared[1] if declared else ",;\t|":
+                file.seek(0)
+                reader = csv.reader(file, delimiter=delimiter)
+                if declared:
+                    next(reader)
+                headers[delimiter] = next(filter(None, reader), [])
+        self.skip = int(declared is not None)
+        self.delimiter, header = max(headers.items(), key=lambda found: len(found[1]))
+        self.header = [column.strip() for column in header]
+        self.names = [str(i) for i in range(len(header))]
+        for i, column in enumerate(self.header):
+            if column and column in self.header[:i]:
+                raise DataError(
+                    f"{name}: the first line names the column '{column}' twice."
+                )
+
+    def open(self) -> IO[str]:
+        """The text of the file, unpacked."""
+        return io.TextIOWrapper(_open_binary(self.path), self.encoding, newline="")
+
+    def scan(self) -> pl.LazyFrame | None:
+        """The rows as polars reads them; None if Python's csv module may read others."""
+        packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
+        if packed or self.skip or self.encoding != "utf-8-sig":
+            return None
+        with _open_binary(self.path) as file:
+            start = file.read(65536)
+        if re.search(rb"\r[^\n]", start) or start.lstrip(b"\r\n") != start:
+            return None
         frame = pl.scan_csv(
-            path,
+            self.path,
             glob=False,
-            separator=delimiter,
-            new_columns=names,
+            separator=self.delimiter,
+            new_columns=self.names,
             infer_schema=False,
         )
         try:
-            if _is_tidy(path, delimiter, len(header)):
-                found = _csv_columns(frame, header, form, target, keys)
+            if self._has_odd_lines():
+                return None
         except (pl.exceptions.PolarsError, OSError):
-            found = None  # the copy says what is wrong
-    if found is None:
-        copy = scratch / f"{len(list(scratch.iterdir())):05}.parquet"
-        _copy(path, name, encoding, delimiter, skip, names, copy)
-        frame = pl.scan_parquet(copy, glob=False)
-        found = _csv_columns(frame, header, form, target, keys)
-    source = Source(name, path, frame, *found)
-    _leave_out_nameless(source, header)
-    _note_doubts(source, form, encoding, delimiter, keys)
-    return source
+            return None  # the copy says what is wrong
+        return frame
 
-
-def _header(path: Path, name: str, encoding: str) -> tuple[str, int, list[str]]:
-    """The delimiter of a CSV file, which makes most columns of its header; how many
-    lines stand before that (`sep=;`); and the columns, by position where nameless."""
-    with _open_text(path, encoding) as file:
-        start = file.read(65536)
-        if "\0" in start or start.startswith("PAR1"):
-            raise UnicodeError
-        declared = re.match(r'"?sep=(.)"?\r?\n', start)
-        headers: dict[str, list[str]] = {}
-        for delimiter in declared[1] if declared else ",;\t|":
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            if declared:
-                next(reader)
-            headers[delimiter] = next(filter(None, reader), [])
-    delimiter, header = max(headers.items(), key=lambda found: len(found[1]))
-    header = [column.strip() for column in header]
-    for i, column in enumerate(header):
-        if column and column in header[:i]:
-            raise DataError(
-                f"{name}: the first line names the column '{column}' twice."
-            )
-    return delimiter, int(declared is not None), header
-
-
-def _is_tidy(path: Path, delimiter: str, width: int) -> bool:
-    """Whether polars and Python's csv module read the same from each line."""
-    lines = pl.scan_csv(
-        path,
-        glob=False,
-        separator="\x1f",
-        quote_char=None,
-        new_columns=["line"],
-        infer_schema=False,
-    )
-    line, mark = pl.col("line"), re.escape(delimiter)
-    # Whole quoted fields become one sign, behind which nothing but a delimiter may stand.
-    bare = line.str.replace_all(rf'(^|{mark})"(?:[^"]|"")*"', "${1}\x1f")
-    bare = pl.when(line.str.contains('"', literal=True)).then(bare).otherwise(line)
-    odd = (
-        (bare.str.count_matches(delimiter, literal=True) != width - 1)
-        | bare.str.contains('"', literal=True)
-        | bare.str.contains("\r", literal=True)
-        | bare.str.contains(rf"\x1f[^{mark}]")
-    )
-    if width > 1:
-        odd = odd | line.is_null()
-    with _open_binary(path) as file:
-        start = file.read(65536)
-    if re.search(rb"\r[^\n]", start) or start.lstrip(b"\r\n") != start:
+    def _has_odd_lines(self) -> bool:
+        """Whether a line has other than one value a column, or quotes within a value."""
+        lines = pl.scan_csv(
+            self.path,
+            glob=False,
+            separator="\x1f",
+            quote_char=None,
+            new_columns=["line"],
+            infer_schema=False,
+        )
+        line, mark = pl.col("line"), re.escape(self.delimiter)
+        quoted = line.str.contains('"', literal=True).fill_null(False)
+        # A quoted value becomes one sign, behind which only a delimiter may stand.
+        bare = line.str.replace_all(rf'(^|{mark})"(?:[^"]|"")*"', "${1}\x1f")
+        for rows, text, odd in (
+            (lines.filter(~quoted), line, "\r"),
+            (lines.filter(quoted), bare, rf'["\r]|\x1f[^{mark}]'),
+        ):
+            columns = text.str.count_matches(self.delimiter, literal=True) + 1
+            is_odd = (columns != len(self.names)) | text.str.contains(odd)
+            is_odd = is_odd.fill_null(len(self.names) > 1)  # a blank line
+            if rows.select(is_odd.any()).collect(engine="streaming").item():
+                return True
         return False
-    return not lines.select(odd.any()).collect(engine="streaming").item()
 
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The values of each row, and its line; DataError if one has not its columns.
 
-def _records(
-    file: IO[str], name: str, delimiter: str, skip: int, width: int
-) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file with their lines; DataError if one has not its columns.
-
-    Blank lines are no rows, but in a file of one column they are missing values.
-    """
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    try:
-        for _ in range(skip):
-            next(reader)
-        next(filter(None, reader), None)
-        for values in reader:
-            if width == 1 and not values:
-                values = [""]
-            blank = len(values) < 2 and not "".join(values).strip() and width > 1
-            if len(values) != width and not blank:
+        Blank lines are no rows, but in a file of one column they are missing values.
+        """
+        columns = len(self.names)
+        with self.open() as file:
+            reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+            try:
+                for _ in range(self.skip):
+                    next(reader)
+                next(filter(None, reader), None)
+                for values in reader:
+                    if columns == 1 and not values:
+                        values = [""]
+                    if len(values) == columns:
+                        yield reader.line_num, values
+                    elif len(values) > 1 or "".join(values).strip():
+                        raise DataError(
+                            f"{self.name}, line {reader.line_num}: {len(values)} values"
+                            f" where the first line names {columns} columns."
+                        )
+            except csv.Error as error:
                 raise DataError(
-                    f"{name}, line {reader.line_num}: {len(values)} values where the"
-                    f" first line names {width} columns."
-                )
-            if not blank:
-                yield reader.line_num, values
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: {error}.") from None
+                    f"{self.name}, line {reader.line_num}: {error}."
+                ) from None
 
-
-def _copy(
-    path: Path,
-    name: str,
-    encoding: str,
-    delimiter: str,
-    skip: int,
-    names: list[str],
-    copy: Path,
-) -> None:
-    """A CSV file as a Parquet file of text."""
-    schema = pa.schema([(column, pa.string()) for column in names])
-    with _open_text(path, encoding) as file, pq.ParquetWriter(copy, schema) as writer:
-        rows = _records(file, name, delimiter, skip, len(names))
-        while batch := [values for _, values in islice(rows, FIRST_ROWS)]:
-            columns = [pa.array(values, pa.string()) for values in zip(*batch)]
-            writer.write_table(pa.table(columns, schema=schema))
+    def copy(self, copy: Path) -> None:
+        """Write the rows as a Parquet file of text."""
+        schema = pa.schema([(column, pa.string()) for column in self.names])
+        rows = self.rows()
+        with pq.ParquetWriter(copy, schema) as writer:
+            while batch := [values for _, values in islice(rows, FIRST_ROWS)]:
+                columns = [pa.array(values, pa.string()) for values in zip(*batch)]
+                writer.write_table(pa.table(columns, schema=schema))
 
 
 def _csv_columns(
-    frame: pl.LazyFrame,
-    header: list[str],
-    form: Format,
-    target: str | None,
-    keys: Sequence[str],
+    frame: pl.LazyFrame, file: CsvFile, form: Format, roles: Roles
 ) -> tuple[int, dict[str, Column]]:
     """The rows of a CSV file, and the columns by the narrowest type of all values.
 
     A key is its text, unless all are plain integers. In a target that is text, words
     such as NA and none are classes.
     """
-    tests: dict[tuple[int, pl.DataType], tuple[pl.Expr, pl.Expr]] = {}
-    for i, name in enumerate(header):
-        text = pl.col(str(i))
-        if name in keys:
+    # For each column and type: values of the type, all values, and words like NA too.
+    tests: list[list[tuple[pl.DataType, pl.Expr, pl.Expr, pl.Expr]]] = []
+    for position, name in zip(file.names, file.header):
+        text = pl.col(position)
+        if name in roles.ignore:
+            tests.append([(TEXT, text, text, text)])
+        elif name in roles.keys:
             written = pl.when(text != "").then(text)
             is_plain = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
             number = pl.when(is_plain).then(text.cast(pl.Int64, strict=False))
-            tests[i, INTEGER] = number, written
-            tests[i, TEXT] = written, written
-            continue
-        clean = _clean(text, form)
-        for type in NAMES:
-            tests[i, type] = _parse(clean, type, form), clean
-        if name == target:
-            tests[i, TEXT] = (_filled(text),) * 2
-    # The first rows rule most types out, so that few are tried on the whole file.
-    for rows in (frame.head(FIRST_ROWS), frame):
-        exprs = [expr for pair in tests.values() for expr in pair]
-        total, *counts = _count(rows, exprs)
-        found = dict(zip(tests, zip(counts[::2], counts[1::2])))
-        tests = {
-            test: pair
-            for test, pair in tests.items()
-            if found[test][0] == found[test][1]
-        }
-    # A target whose every value spells a missing one holds classes of such names.
-    tests = {
-        (i, type): pair
-        for (i, type), pair in tests.items()
-        if type == TEXT or header[i] != target or found[i, type][0]
-    }
-    columns = {}
-    for i, name in enumerate(header):
-        type = next(type for column, type in tests if column == i)
-        count = found[i, type][0]
-        columns[name or f"\0{i}"] = Column(
-            type if count else None, tests[i, type][0], count, pl.col(str(i))
-        )
-    return total, columns
+            tests.append([(INTEGER, number, written, written)])
+            tests[-1].append((TEXT, written, written, written))
+        else:
+            filled, clean = _filled(text), _clean(text, form)
+            text = filled if name == roles.target else clean
+            tests.append([(t, _parse(clean, t, form), clean, text) for t in NAMES])
+            tests[-1][-1] = (TEXT, text, text, filled)
+
+    # The first rows rule most types out, so that one or two are tried on the whole file.
+    flat = [expr for column in tests for _, *exprs in column for expr in exprs[:2]]
+    _, *counts = _count(frame.head(FIRST_ROWS), flat)
+    pairs = iter(zip(counts[::2], counts[1::2]))
+    tests = [
+        [test for test in column if len(set(next(pairs))) == 1] for column in tests
+    ]
+    settled: dict[int, Column] = {}
+    while open_ := [i for i in range(len(tests)) if i not in settled]:
+        total, *counts = _count(frame, [e for i in open_ for e in tests[i][0][1:]])
+        for n, i in enumerate(open_):
+            type, values, *_ = tests[i].pop(0)
+            count, all_values, with_words = counts[3 * n : 3 * n + 3]
+            if count == all_values:
+                found, text = type if count else None, pl.col(file.names[i])
+                settled[i] = Column(found, values, count, text, with_words - count)
+    return total, {name or f"\0{i}": settled[i] for i, name in enumerate(file.header)}
 
 
 def _leave_out_nameless(source: Source, header: list[str]) -> None:
@@ -563,45 +554,34 @@ def _leave_out_nameless(source: Source, header: list[str]) -> None:
             )
 
 
-def _note_doubts(
-    source: Source, form: Format, encoding: str, delimiter: str, keys: Sequence[str]
-) -> None:
+def _note_doubts(source: Source, file: CsvFile, form: Format, roles: Roles) -> None:
     """Say which columns are text, though most of their values would be another type."""
     for name, column in source.columns.items():
-        if column.type != TEXT or name in keys or column.text is None:
+        exempt = name in roles.keys or name in roles.ignore
+        if exempt or column.type != TEXT or column.text is None:
             continue
         text = _clean(column.text, form)
-        head = source.frame.select(text=text).filter(pl.col("text").is_not_null())
-        values = head.head(1000).collect(engine="streaming")
-        fits = {
-            other: _fitting(values, other) for other in [form, *_others(form, values)]
-        }
-        most = max(fits.values(), default=0)
-        if not values.height or most * 2 < values.height:
+        texts = source.frame.select(text=text).with_row_index("row")
+        texts = texts.filter(pl.col("text").is_not_null())
+        values = texts.head(1000).collect(engine="streaming")
+        codes = values["text"].str.contains(r"^[+-]?(0[0-9]+|[0-9]{19,})$").sum()
+        others = [form, *_others(form, values)]
+        fits = {other: _fitting(values, other) for other in others}
+        most = max(fits.values())
+        if codes * 20 > len(values) or most * 2 < len(values) or not most:
             continue
-        best = [other for other, count in fits.items() if count == most]
-        odd = source.frame.select(
-            text=text, fits=_as_quantity(text, form)
-        ).with_row_index("row")
-        odd = odd.filter(pl.col("text").is_not_null() & ~pl.col("fits"))
+        odd = texts.filter(~_is_quantity(pl.col("text"), form))
         count = odd.select(pl.len()).collect(engine="streaming").item()
-        if not count:
-            continue
-        row, value, _ = odd.head(1).collect(engine="streaming").row(0)
-        with _open_text(source.path, encoding) as file:
-            skip = file.readline().startswith(("sep=", '"sep='))
-            file.seek(0)
-            width = file.readline() and len(source.frame.collect_schema())
-            file.seek(0)
-            rows = _records(file, source.name, delimiter, int(skip), int(width))
-            line = next(islice(rows, row, None))[0]
+        row, value = odd.head(1).collect(engine="streaming").row(0)
+        line, _ = next(islice(file.rows(), row, None))
         where = f"'{value[:40]}' in line {line} of {source.name}"
-        if form in best:
+        if fits[form] == most:
             source.notes.append(
                 f"column '{name}' is text because of {count} of {column.count} values:"
                 f" {where}: correct it, or write it in data.missing in settings.yml."
             )
         else:
+            best = [other for other, count in fits.items() if count == most]
             settings = " or ".join(dict.fromkeys(_advice(form, o) for o in best))
             source.notes.append(
                 f"column '{name}' is text, though most of it may be numbers or dates"
@@ -609,16 +589,14 @@ def _note_doubts(
             )
 
 
-def _as_quantity(text: pl.Expr, form: Format) -> pl.Expr:
-    """Whether text is a number (or a code of digits), a date or a time."""
-    is_code = _plain(text, form).str.contains(r"^[+-]?[0-9]+$")
-    types = (NUMBER, DATE, TIMESTAMP)
-    parsed = [_parse(text, type, form).is_not_null() for type in types]
-    return pl.any_horizontal(is_code.fill_null(False), *parsed)
+def _is_quantity(text: pl.Expr, form: Format) -> pl.Expr:
+    """Whether text is of a type that is narrower than text."""
+    types = (NUMBER, BOOLEAN, DATE, TIMESTAMP)
+    return pl.any_horizontal(_parse(text, type, form).is_not_null() for type in types)
 
 
 def _fitting(values: pl.DataFrame, form: Format) -> int:
-    return int(values.select(_as_quantity(pl.col("text"), form).sum()).item())
+    return int(values.select(_is_quantity(pl.col("text"), form).sum()).item())
 
 
 def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
@@ -641,8 +619,10 @@ def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
             yield replace(form, units=unit, decimal=",")
             yield replace(form, units=unit, thousands=",")
             yield replace(form, units=unit, decimal=",", thousands=".")
+    years = values["text"].str.contains(r"\d{4}").any()
     for date_format in (*DATE_FORMATS, *TIME_FORMATS):
-        yield replace(form, date_format=date_format)
+        written = date_format if years else date_format.replace("%Y", "%y")
+        yield replace(form, date_format=written)
 
 
 def _advice(form: Format, other: Format) -> str:
@@ -655,18 +635,13 @@ def _advice(form: Format, other: Format) -> str:
 
 
 def open_all(
-    raw: Path,
-    scratch: Path,
-    form: Format = USUAL,
-    target: str | None = None,
-    keys: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    raw: Path, scratch: Path, form: Format = USUAL, roles: Roles = Roles()
 ) -> list[Source]:
     """All files of a folder; `year=2026` in a path is a column of its files."""
     files = find_files(raw)
     names = [p.relative_to(raw).as_posix() if p != raw else p.name for p in files]
     sources = [
-        open_source(path, name, scratch, form, target, keys)
+        open_source(path, name, scratch, form, roles)
         for path, name in zip(files, names)
     ]
     partitions = [
@@ -674,14 +649,21 @@ def open_all(
         for name in names
     ]
     for column in dict.fromkeys(key for found in partitions for key in found):
-        texts = [unquote(found[column]) for found in partitions if column in found]
+        texts = {unquote(found[column]) for found in partitions if column in found}
+        texts.discard("__HIVE_DEFAULT_PARTITION__")
         whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts)
         type = INTEGER if whole else TEXT
         for source, found in zip(sources, partitions):
-            if column in found and column not in source.columns:
-                value = unquote(found[column])
-                values = pl.lit(int(value) if whole else value)
+            if column in source.columns and column in found:
+                source.notes.append(
+                    f"the column '{column}' of {source.name} is taken from the file, not"
+                    f" from its folder '{column}={found[column]}'."
+                )
+            elif column in found and (text := unquote(found[column])) in texts:
+                values = pl.lit(int(text) if whole else text)
                 source.columns[column] = Column(type, values, source.rows)
+            elif column in found:
+                source.columns[column] = Column(None, pl.lit(None), 0)
     unread = [p for p in walk(raw) if p not in files] if raw.is_dir() else []
     if unread:
         listed = ", ".join(p.relative_to(raw).as_posix() for p in unread[:5])
@@ -692,21 +674,17 @@ def open_all(
     return sources
 
 
-def unify(
-    sources: list[Source],
-    target: str | None,
-    keys: Sequence[str],
-    ignore: Sequence[str],
-) -> dict[str, pl.DataType]:
+def unify(sources: list[Source], roles: Roles) -> dict[str, pl.DataType]:
     """The columns to keep, with the type that holds each of them in every file.
 
     A file may lack a feature, which then counts as missing, but neither target nor key.
     In training, which has a target, `ignore` must name columns that there are.
     """
+    target, keys, ignore = roles.target, roles.keys, roles.ignore
     kept = list(dict.fromkeys(name for source in sources for name in source.columns))
-    roles = dict.fromkeys(keys, "key") | ({target: "target"} if target else {})
+    parts = dict.fromkeys(keys, "key") | ({target: "target"} if target else {})
     for source in sources:
-        for name, role in roles.items():
+        for name, role in parts.items():
             if name not in source.columns:
                 raise DataError(
                     f"{source.name} has no column '{name}', the {role} by settings.yml;"
@@ -731,10 +709,35 @@ def unify(
     types = {}
     for name in kept:
         if name not in ignore:
-            type = _common_type(sources, name, name in keys, name in roles)
+            type = _common_type(sources, name, roles)
             if type is not None:
                 types[name] = type
+                _note_words(sources, name, type, roles)
     return types
+
+
+def _note_words(
+    sources: list[Source], name: str, type: pl.DataType, roles: Roles
+) -> None:
+    """Say where words such as NA are read as missing in a CSV file, or are values."""
+    for source in sources:
+        column = source.columns.get(name)
+        if not column or not column.words or name in roles.keys:
+            continue
+        if name == roles.target and type == TEXT:
+            continue
+        text = column.values if column.text is None else _filled(column.text)
+        read = text if column.text is None else column.values
+        odd = source.frame.select(text=text, read=read)
+        odd = odd.filter(pl.col("text").is_in(MISSING) | pl.col("read").is_null())
+        word = odd.drop_nulls("text").head(1).collect(engine="streaming").item(0, 0)
+        means = "a value of its own, as Parquet has missing values apart"
+        if column.text is not None:
+            means = "read as a missing value"
+        source.notes.append(
+            f"'{word}' in the column '{name}' of {source.name} is {means}"
+            f" ({column.words} {'rows' if column.words > 1 else 'row'} with such words)."
+        )
 
 
 def _nearest(name: str, names: list[str]) -> str:
@@ -743,17 +746,24 @@ def _nearest(name: str, names: list[str]) -> str:
     return f": did you mean '{folded[close[0]]}'?" if close else ""
 
 
-def _common_type(
-    sources: list[Source], name: str, is_key: bool, has_role: bool
-) -> pl.DataType | None:
+def _common_type(sources: list[Source], name: str, roles: Roles) -> pl.DataType | None:
     """The type that holds a column in every file; None for a feature of no use."""
+    is_key, is_target = name in roles.keys, name == roles.target
     files: dict[pl.DataType, Source] = {}  # the first file of each type
     for source in sources:
         if (column := source.columns.get(name)) and column.type is not None:
             files.setdefault(column.type, source)
+    if is_target and set(files) <= {TEXT}:
+        # Words such as none are classes, in a file that holds no other too.
+        for source in sources:
+            column = source.columns[name]
+            if column.type is None and column.words and column.text is not None:
+                column.type, column.values = TEXT, _filled(column.text)
+                column.count = column.words
+                files.setdefault(TEXT, source)
     for type, source in files.items():
         if type.is_nested() or (type not in NAMES and not is_key):
-            if has_role:
+            if is_key or is_target:
                 raise DataError(
                     f"{source.name}: the column '{name}' is of type {type}, which is"
                     " neither a number nor a date nor text: convert it."
