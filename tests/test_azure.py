@@ -675,13 +675,14 @@ for port in ("--prepared", "--report"):
     assert scored.out.splitlines()[-1].startswith("finished   run")
 
 
-@pytest.mark.xfail(reason="only packages are compared: the image reads back otherwise")
 def test_an_environment_of_another_image_is_registered_anew(user: User) -> None:
     assert user.run("provision").code == 0
     (first,) = user.standin.azure.environments["penguins-steps"]
     assert "openmpi4.1.0-ubuntu22.04:20260715.v1" in json.dumps(first)
     assert '"conda-forge"' in json.dumps(first)
     assert "anaconda" not in json.dumps(first)
+    same = user.run("provision")
+    assert ("unchanged", "environment") in words(same.out)
     package = user.project.package
     user.project.edit(f"{package}/pipelines.py", ":20260715.v1", ":20260801.v1")
     again = user.run("provision")

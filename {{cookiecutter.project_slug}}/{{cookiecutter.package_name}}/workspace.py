@@ -294,10 +294,15 @@ def _provide_environment(
         if status(error) != 404:
             raise
         found = None
-    conda = wanted.python.conda_dependencies.as_dict()
-    if found is None or found.python.conda_dependencies.as_dict() != conda:
+    if found is None or _definition(found) != _definition(wanted):
         found, done = wanted.register(workspace), "registered"
     say(f"{done:10} environment {wanted.name}, version {found.version}")
+
+
+def _definition(environment: Environment) -> tuple[str, dict[str, Any]]:
+    """What an environment is built from: its image and its packages."""
+    packages = environment.python.conda_dependencies.as_dict()
+    return environment.docker.base_image, packages
 
 
 def _build(
