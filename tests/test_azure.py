@@ -488,6 +488,51 @@ def test_every_route_failing_in_turn(
             )
 
 
+SUBMIT = "POST ml/pipelines/v1.0{scope}/PipelineRuns/Submit/{id}"
+
+
+@pytest.mark.parametrize("times", [1, None])
+def test_an_answer_to_a_submission_that_is_lost(
+    user: User, shell: Shell, times: int | None
+) -> None:
+    fault = Fault(SUBMIT, lost=True, times=times)
+    user.standin.faults.append(fault)
+    result = shell.run("submit training")
+    assert (result.code, result.err) == (0, "")
+    assert fault.seen == (2 if times else 4)  # what the SDK tries by itself
+    (run,) = user.standin.azure.jobs
+    assert f"submitted  training, run {run}" in result.out
+    assert ("though the answer to that was lost" in result.out) == (times is None)
+
+
+def test_a_submission_of_which_nothing_is_known(user: User, shell: Shell) -> None:
+    asked = f"{SUBMIT}|GET ml/(history|pipelines).*[Rr]uns/[^/]+$"
+    pattern = asked.replace("{scope}", ".*").replace("{id}", "")
+    user.standin.faults.append(Fault(pattern, lost=True, times=None))
+    result = shell.run("submit training")
+    assert_one_sentence(result)
+    (run,) = user.standin.azure.jobs
+    assert f"look in the Studio for run {run} of the experiment penguins" in result.err
+
+
+def test_a_lost_answer_makes_no_second_schedule(user: User, shell: Shell) -> None:
+    with_another_schedule(user)
+    routes = ["Schedules/Create", "Pipelines/Create", "PipelineEndpoints/Create"]
+    for route in routes[:2]:
+        user.standin.faults.append(Fault(f"POST ml/.*/{route}", lost=True))
+    assert shell.run("publish training").code == 0
+    assert all(fault.seen == 2 for fault in user.standin.faults)
+    assert len(active(user)) == 1
+
+    without_an_endpoint(user)
+    user.standin.faults[:] = [Fault(f"POST ml/.*/{routes[2]}", lost=True)]
+    result = shell.run("publish training")
+    assert_one_sentence(result)
+    assert "There is a pipeline endpoint penguins-training already" in result.err
+    assert shell.run("publish training").code == 0
+    assert (len(user.standin.azure.endpoints), len(active(user))) == (1, 1)
+
+
 @pytest.mark.parametrize("pattern", ["PUT blob/datastore/", "PUT blob/snapshots/"])
 def test_a_connection_cut_during_an_upload(
     user: User, shell: Shell, pattern: str
@@ -683,6 +728,8 @@ def test_an_environment_of_another_image_is_registered_anew(user: User) -> None:
     assert "openmpi4.1.0-ubuntu22.04:20260715.v1" in json.dumps(first)
     assert '"conda-forge"' in json.dumps(first)
     assert "anaconda" not in json.dumps(first)
+    same = user.run("provision")
+    assert ("unchanged", "environment") in words(same.out)
     package = user.project.package
     user.project.edit(f"{package}/pipelines.py", ":20260715.v1", ":20260801.v1")
     again = user.run("provision")

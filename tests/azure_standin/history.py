@@ -59,7 +59,7 @@ def run_dto(azure: Azure, run: Run) -> Json:
         "endTimeUtc": run.ended,
         "name": run.name,
         "displayName": run.name,
-        "dataContainerId": f"dcid.{run.id}",
+        "dataContainerId": f"dcid.{run.data_of or run.id}",
         "runType": run.type,
         "properties": run.properties,
         "tags": run.tags,

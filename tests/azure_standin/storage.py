@@ -160,8 +160,12 @@ def get_environment(azure: Azure, request: Request) -> Json:
 
 @route(f"PUT {_ENVIRONMENT}")
 def put_environment(azure: Azure, request: Request) -> Json:
-    """Register an environment; if it equals the newest version, it is that version."""
-    versions, body = azure.environments[request["name"]], request.json()
+    """Register an environment; if it equals the newest version, it is that version.
+
+    The SDK writes `Docker` and the like in what it sends, and reads them as `docker`.
+    """
+    versions, sent = azure.environments[request["name"]], request.json()
+    body = {name[0].lower() + name[1:]: value for name, value in sent.items()}
     if not versions or versions[-1] != body | {"version": versions[-1]["version"]}:
         versions.append(body | {"version": str(len(versions) + 1)})
     return versions[-1]

@@ -142,6 +142,16 @@ def status(error: BaseException) -> int | None:
     return None
 
 
+def request_address(error: BaseException) -> str:
+    """Of the request that an error is about, empty if that is not told."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        request = getattr(cause, "request", None) or getattr(response, "request", None)
+        if url := getattr(request, "url", None):
+            return str(url)
+    return ""
+
+
 def _sentence(error: Exception, place: Workspace) -> str:
     """What went wrong, and how to mend it."""
     code, causes = status(error), list(_causes(error))

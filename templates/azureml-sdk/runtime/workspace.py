@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,7 +25,6 @@ from azureml.pipeline.core import (
     StepRun,
     TimeZone,
 )
-from azureml.pipeline.core.run import RUNNING_STATES
 
 from . import checks
 from .connection import (
@@ -34,6 +34,7 @@ from .connection import (
     authenticate,
     azure,
     connect,
+    request_address,
     status,
 )
 from .local_run import LOG_END, parameter_values
@@ -52,6 +53,7 @@ IDLE_SECONDS = 1200  # after which the cluster gives a node back
 POLL_SECONDS = 3
 PATIENCE = 3  # polls in a row that may fail before --wait gives up
 FINISHED = ("Finished", "Completed")  # the SDK's word, and run history's
+ENDED = (*FINISHED, "Failed", "Canceled")  # and any other state can still change
 #: The logs that tell most of a failed step, best first: what the entry script of a
 #: ParallelRunStep raised, where its own log says SystemExit: 42; then what the script
 #: printed; then what became of a step that has died before its script ran.
@@ -159,10 +161,33 @@ def submit(
     with azure(place) as say:
         workspace = connect(place)
         built = _build(workspace, settings, pipeline, uploads, say)
-        experiment = Experiment(workspace, settings.name)
-        run = experiment.submit(built, pipeline_parameters=given)
+        run = _start(Experiment(workspace, settings.name), built, given, say)
         say(f"submitted  {name}, run {run.id}\n{run.get_portal_url()}")
         return not wait or _follow(run, say)
+
+
+def _start(
+    experiment: Experiment, built: Pipeline, parameters: Mapping[str, Any], say: Say
+) -> PipelineRun:
+    """Submit, once even where Azure has started the run and its answer is lost."""
+    try:
+        return experiment.submit(built, pipeline_parameters=parameters)
+    except Exception as error:  # of requests, msrest or the service
+        asked = re.search(r"/PipelineRuns/Submit/([^/?]+)", request_address(error))
+        if asked is None:
+            raise
+        where = f"run {asked[1]} of the experiment {experiment.name}"
+        try:
+            run = PipelineRun(experiment, asked[1])
+            has_started = run.get_status() != "NotStarted"
+        except Exception:
+            text = "Azure does not answer whether the run has started"
+            fix = f"look in the Studio for {where} before you submit again"
+            raise AzureError(f"{text}: {fix}.") from error
+        if not has_started:
+            raise
+        say(f"started    {where}, though the answer to that was lost")
+        return run
 
 
 def publish(
@@ -246,17 +271,14 @@ def _schedule(
     # The service words a recurrence in its own way: what it is made of is compared.
     wanted = vars(schedule) if schedule else {}
     words = ", ".join(f"{key} {value}" for key, value in wanted.items() if value)
-    found = []
-    if endpoint:
-        found = Schedule.list(workspace, pipeline_endpoint_id=endpoint.id)
-        found = [one for one in found if one.status == "Active"]
+    found = _active_schedules(workspace, endpoint)
     kept = next((one for one in found if words and one.description == words), None)
     would = "would be " if dry_run else ""
     if kept:
         say(f"unchanged  schedule {words}")
     elif recurrence:
         if not dry_run:
-            Schedule.create_for_pipeline_endpoint(
+            kept = Schedule.create_for_pipeline_endpoint(
                 workspace,
                 endpoint.name,
                 endpoint.id,
@@ -265,13 +287,22 @@ def _schedule(
                 description=words,
                 wait_for_provisioning=True,
             )
+            # Anew: if an answer is lost, the SDK asks again, and there are two.
+            found = _active_schedules(workspace, endpoint)
         say(f"{would}scheduled  {words}")
     # Last, as one too many is mended by the next publish, and one lost is not.
     for one in found:
-        if one is not kept:
+        if kept is None or one.id != kept.id:
             if not dry_run:
                 one.disable(wait_for_provisioning=True)
             say(f"{would}disabled   schedule {one.description or one.id}")
+
+
+def _active_schedules(workspace: AzureWorkspace, endpoint: Any) -> list[Schedule]:
+    if endpoint is None:
+        return []
+    found = Schedule.list(workspace, pipeline_endpoint_id=endpoint.id)
+    return [schedule for schedule in found if schedule.status == "Active"]
 
 
 def _recurrence(
@@ -407,8 +438,8 @@ def _follow(run: PipelineRun, say: Say) -> bool:
                 failures += 1
                 if failures == PATIENCE:
                     raise
-                run_state = RUNNING_STATES[0]
-            if run_state not in RUNNING_STATES:
+                run_state = ""
+            if run_state in ENDED:
                 break
             time.sleep(POLL_SECONDS)
     except BaseException:  # Ctrl-C too
