@@ -15,21 +15,34 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 
-def decide(evaluation: dict[str, Any]) -> tuple[bool, str]:
-    """Whether to register the model of an evaluation (its `metrics.json`), and why."""
+def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
+    """Whether to register the model of an evaluation (its `metrics.json`), and why.
+
+    By the rule `unless_worse` a model is refused if it is worse than the registered one
+    by more than chance, if it is that one again, and if the two cannot be compared, so
+    that a person decides. By the rule `always` it is registered.
+    """
     registered = evaluation["registered"]
     if registered is None:
         return True, "no model is registered yet"
     version = f"the registered version {registered['version']}"
-    if "error" in registered:
-        return True, f"{version} cannot predict this data: {registered['error']}"
-    metric = evaluation["compared_by"]["metric"]
-    new, current = evaluation["metrics"][metric], registered["metrics"][metric]
-    if new == current:
-        return True, f"as good as {version}: {metric} {new:.4g}"
-    is_better = (new > current) == evaluation["compared_by"]["higher_is_better"]
-    word = "better" if is_better else "worse"
-    return is_better, f"{word} than {version}: {metric} {new:.4g}, not {current:.4g}"
+    is_always = rule == "always"
+    if "problem" in registered:
+        way = "as register is always" if is_always else "--set register=always does it"
+        return (
+            is_always,
+            f"not comparable with {version}: {registered['problem']} ({way})",
+        )
+    if registered["is_same"]:
+        return is_always, f"it is {version} again"
+    found = registered["comparison"]
+    low, high = found["interval"]
+    reason = (
+        f"{found['verdict']} than {version}: {found['metric']} {found['new']:.4g}, not"
+        f" {found['current']:.4g}, on {found['rows']} rows held out from both; difference"
+        f" {found['difference']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})"
+    )
+    return is_always or found["verdict"] != "worse", reason
 
 
 def register(model: Path, name: str) -> str:
@@ -58,16 +71,18 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, required=True)
     parser.add_argument("--registration", type=Path, required=True)
     parser.add_argument("--model-name", required=True)
+    parser.add_argument("--register", choices=["unless_worse", "always"], required=True)
     args = parser.parse_args()
 
     evaluation = json.loads((args.evaluation / "metrics.json").read_text())
-    is_registered, reason = decide(evaluation)
+    is_registered, reason = decide(evaluation, args.register)
     version = register(args.model, args.model_name) if is_registered else None
     registration = {
         "model": args.model_name,
         "registered": is_registered,
         "version": version,
         "reason": reason,
+        "comparison": (evaluation["registered"] or {}).get("comparison"),
     }
     args.registration.mkdir(parents=True, exist_ok=True)
     (args.registration / "registration.json").write_text(

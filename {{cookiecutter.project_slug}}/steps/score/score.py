@@ -4,14 +4,16 @@ Each part's predictions are a Parquet file of the same name, with the key column
 `row`), `prediction`, and for a classification one `probability_<class>` a class.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: where the module is not registered in
+# sys.modules, as may be in Azure ML's driver, a dataclass could not look its types up.
 
 import argparse
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 import pyarrow as pa
@@ -29,7 +31,8 @@ class ScoringError(Exception):
     """A part cannot be scored; the message says why, and names the column at fault."""
 
 
-class Scorer(NamedTuple):
+@dataclass
+class Scorer:
     """What a worker keeps from one mini-batch to the next."""
 
     model: Pipeline
@@ -43,6 +46,7 @@ scorer: Scorer
 
 def init() -> None:
     """Load the registered model, once in each worker."""
+    # The driver adds options of its own, such as --model: no abbreviation of ours.
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
@@ -60,7 +64,8 @@ def init() -> None:
             f" run the training pipeline first, or pin a registered version. ({error})"
         ) from None
     scorer = Scorer(
-        model=mlflow.sklearn.load_model(folder),
+        # As a URI, since MLflow takes a %20 in a path for a blank.
+        model=mlflow.sklearn.load_model(Path(folder).absolute().as_uri()),
         columns=model_columns(folder),
         keys=args.keys or [ROW],
         predictions=args.predictions,
