@@ -37,10 +37,11 @@ IMPORTANCE_ROWS = 2_000  # enough to rank features, and quick on any table
 MOST_FEATURES = 20  # in the figure
 MOST_CLASSES = 30  # in the figure
 LONGEST_NAME = 24  # in the figures
-FEW = 30  # rows held out from both models: with fewer, they are not compared
+NOT_YET = "no model is registered yet"
+FEW = 30  # groups of rows held out from both models: with fewer, they are not compared
 RESAMPLES = 2_000
 MOST_BLOCKS = 10_000  # that the bootstrap draws from; rows are summed up to them
-MOST_SUMS = 20_000_000  # numbers in these blocks
+MOST_SUMS = 2_000_000  # numbers in these blocks
 # The types of a model's signature in Arrow.
 TYPES = {"double": pa.float64(), "datetime": pa.timestamp("us"), "string": pa.string()}
 STYLE = """
@@ -112,58 +113,102 @@ def columns_of(table: pa.Table, columns: dict[str, pa.DataType]) -> pd.DataFrame
     return pa.table(found).to_pandas()
 
 
+class NotComparable(Exception):
+    """The registered model cannot be compared with the new one; the message says why."""
+
+
 def compare_registered(
     name: str, new: Pipeline, columns: dict[str, pa.DataType], table: pa.Table
 ) -> dict[str, Any] | None:
     """The new model beside the registered one, on the rows that both have held out.
 
-    None if no model is registered. Else its `version`, and `problem` where the two cannot
-    be compared, or `comparison` and `metrics`, the registered model's on these rows.
+    None if no model is registered. Else its `version`, the `verdict` (better, no worse,
+    worse, the same, not comparable), the `reason` in words and, unless they are not
+    comparable, the `comparison` and the registered model's `metrics` on these rows.
     """
     newest = newest_version(name)
     if newest is None:
         return None
-    said = {"version": newest}
+    version = f"the registered version {newest}"
     try:
-        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{newest}")
-        old, old_columns = load(Path(folder))
-    except Exception as error:  # noqa: BLE001 (whatever a foreign pickle raises)
-        return said | {"problem": f"its files cannot be read ({error})"}
-    if not hasattr(old, "split"):
-        return said | {"problem": "it does not say which rows it was trained on"}
-    if (old.task, old.target) != (new.task, new.target):
-        problem = f"it is a {old.task} of '{old.target}', not a {new.task} of"
-        return said | {"problem": f"{problem} '{new.target}'"}
-    needed = dict.fromkeys([*old.split.by, *old_columns])
-    if missing := [n for n in needed if n not in table.column_names]:
-        return said | {
-            "problem": f"it needs columns that are gone: {', '.join(missing)}"
-        }
-    common = table.filter(old.split.held_out(table))
-    if len(common) < FEW:
-        problem = f"only {len(common)} rows are held out from both, fewer than {FEW}"
-        return said | {"problem": problem}
-    target = common[new.target].to_pandas()
-    groups = new.split.groups(common)
-    try:
-        models = [(new, columns_of(common, columns))]
-        models.append((old, columns_of(common, old_columns)))
-        predicted = [np.asarray(model.predict(x)) for model, x in models]
-        scores = [_scores(model, x) for model, x in models]
-        is_same = (
-            (vars(new.split), columns) == (vars(old.split), old_columns)
-            and np.array_equal(predicted[0], predicted[1])
-            and np.array_equal(scores[0], scores[1])
-        )
-        metrics_of_old = measure(*models[1], target, new.task)
-    except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
-        return said | {"problem": f"it cannot predict these rows ({error})"}
+        old, old_columns = registered_model(name, newest)
+        common, groups = held_out_from_both(new, old, old_columns, table)
+        target = common[new.target].to_pandas()
+        try:
+            features = columns_of(common, old_columns)
+            predicted = [new.predict(columns_of(common, columns)), old.predict(features)]
+            metrics_of_old = measure(old, features, target, new.task)
+        except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
+            raise NotComparable(f"it cannot predict these rows ({error})") from None
+    except NotComparable as error:
+        reason = f"not comparable with {version}: {error}"
+        return {"version": newest, "verdict": "not comparable", "reason": reason}
     found = compare(target, predicted[0], predicted[1], groups, new.task)
-    return said | {
-        "is_same": is_same,
-        "comparison": {**found, "rows": len(common)},
+    found["rows"] = len(common)
+    is_same = (vars(new.split), columns) == (vars(old.split), old_columns) and (
+        np.array_equal(_scores(new, features), _scores(old, features))
+    )
+    low, high = found["interval"]
+    reason = (
+        f"{found['verdict']} than {version}: {found['metric']} {found['new']:.4g}, not"
+        f" {found['current']:.4g}, on {len(common)} rows held out from both; difference"
+        f" {found['difference']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})"
+    )
+    return {
+        "version": newest,
+        "verdict": "the same" if is_same else found["verdict"],
+        "reason": f"it is {version} again" if is_same else reason,
+        "comparison": found,
         "metrics": metrics_of_old,
     }
+
+
+def registered_model(
+    name: str, version: str
+) -> tuple[Pipeline, dict[str, pa.DataType]]:
+    """A registered model and its columns; NotComparable if it cannot be loaded."""
+    try:
+        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
+        return load(Path(folder))
+    except (MlflowException, OSError) as error:
+        raise NotComparable(f"its files are gone ({error})") from None
+    except Exception as error:  # noqa: BLE001 (whatever a foreign pickle raises)
+        raise NotComparable(f"it cannot be loaded ({error})") from None
+
+
+def held_out_from_both(
+    new: Pipeline, old: Pipeline, old_columns: dict[str, pa.DataType], table: pa.Table
+) -> tuple[pa.Table, npt.NDArray[np.uint64]]:
+    """The rows of the hold-out that the registered model has not seen either.
+
+    With them the group of each, as rows of one key do not count for themselves.
+    NotComparable if there are too few of them, or another question was asked.
+    """
+    if not hasattr(old, "split"):
+        raise NotComparable("it does not say which rows it was trained on")
+    asked = [f"a {one.task} of '{one.target}'" for one in (old, new)]
+    if asked[0] != asked[1]:
+        raise NotComparable(f"it is {asked[0]}, not {asked[1]}")
+    if new.task == "classification":
+        classes = [set(map(str, one.classes_)) for one in (old, new)]
+        if classes[0].isdisjoint(classes[1]):
+            names = ", ".join(sorted(classes[0])[:5])
+            raise NotComparable(f"it knows other classes ({names})")
+    needed = dict.fromkeys([*old.split.by, *old_columns])
+    if missing := [name for name in needed if name not in table.column_names]:
+        raise NotComparable(f"it needs columns that are gone: {', '.join(missing)}")
+    common = table.filter(old.split.held_out(table))
+    # Whichever holds more rows together: what was trained on is not known of others.
+    groups = min(
+        (one.split.groups(common) for one in (new, old)),
+        key=lambda found: len(np.unique(found)),
+    )
+    if (count := len(np.unique(groups))) < FEW:
+        raise NotComparable(
+            f"only {count} groups of rows (equal ones, or of one key) are held out from"
+            f" both, and {FEW} are needed"
+        )
+    return common, groups
 
 
 def _scores(model: Pipeline, features: pd.DataFrame) -> npt.NDArray[Any]:
@@ -184,43 +229,42 @@ def compare(
     probability: a paired bootstrap, which draws rows of one group together, as they are
     not independent. `verdict` is worse or better only if all of the interval is.
     """
-    different, block = np.unique(groups, return_inverse=True)
+    rows = len(target)
     if task == "classification":
-        # By name, as classes may have changed their type.
-        names, codes = np.unique(
-            np.concatenate([np.asarray(v).astype(str) for v in (target, new, current)]),
-            return_inverse=True,
-        )
-        actual, *both = codes.reshape(3, -1)
-        width = 5 * len(names)
-        pieces = [actual]
-        for i, one in enumerate(both):
-            hit = np.where(one == actual, one + (2 * i + 2) * len(names), -1)
-            pieces += [one + (2 * i + 1) * len(names), hit]
+        actual, *both = (codes := _coded(target, new, current))
+        classes = max(one.max() for one in codes) + 1
+        width = 5 * classes
         # Columns: rows of each class, then predicted and hit, for each model.
-        place = np.concatenate(pieces)
-        weight = np.ones(len(place))
+        place = [actual]
+        for i, one in enumerate(both):
+            place.append(one + (2 * i + 1) * classes)
+            place.append(np.where(one == actual, one + (2 * i + 2) * classes, -1))
+        weight = [np.ones(rows)] * 5
     else:
-        errors = [(np.asarray(target) - one) ** 2 for one in (new, current)]
         width = 3
-        place = np.repeat(np.arange(3), len(target))
-        weight = np.concatenate([np.ones(len(target)), *errors])
+        place = [np.full(rows, i) for i in range(width)]
+        errors = [(np.asarray(target) - one) ** 2 for one in (new, current)]
+        weight = [np.ones(rows), *errors]
+    # Rows are summed up to blocks of whole groups, which are drawn instead of them.
+    different, block = np.unique(groups, return_inverse=True)
     count = max(1, min(len(different), MOST_BLOCKS, MOST_SUMS // width))
     if count < len(different):
         block = (groups % np.uint64(count)).astype(np.int64)
-    cell = np.tile(block * width, len(place) // len(target)) + place
-    sums = np.bincount(
-        cell[place >= 0], weight[place >= 0], minlength=count * width
-    ).reshape(count, width)
+    sums = np.zeros((count, width))
+    for one, much in zip(place, weight, strict=True):
+        is_counted = one >= 0
+        cell = block[is_counted] * width + one[is_counted]
+        sums += np.bincount(cell, much[is_counted], count * width).reshape(sums.shape)
 
     random = np.random.default_rng(0)
-    drawn = np.empty((RESAMPLES, width))
-    for i in range(RESAMPLES):
-        times = np.bincount(random.integers(count, size=count), minlength=count)
-        drawn[i] = times @ sums
+    samples = np.empty(RESAMPLES)
+    for some in np.array_split(np.arange(RESAMPLES), RESAMPLES // 50):
+        drawn = random.integers(count, size=(len(some), count))
+        drawn += np.arange(len(some))[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        samples[some] = np.subtract(*_metrics(times @ sums, task))
     metric, higher_is_better = COMPARED_BY[task]
     value, now = _metrics(sums.sum(axis=0)[None], task)
-    samples = np.subtract(*_metrics(drawn, task))
     low, high = np.percentile(samples, [2.5, 97.5])
     if not higher_is_better:
         is_worse, is_better = low > 0, high < 0
@@ -236,6 +280,16 @@ def compare(
     }
 
 
+def _coded(*columns: Any) -> list[npt.NDArray[np.int64]]:
+    """Classes as numbers: by name, as their type may have changed between models."""
+    found = [pd.factorize(np.asarray(column)) for column in columns]
+    names = sorted({str(name) for _, known in found for name in known})
+    number = {name: i for i, name in enumerate(names)}
+    return [
+        np.array([number[str(name)] for name in known])[codes] for codes, known in found
+    ]
+
+
 def _metrics(sums: npt.NDArray[np.float64], task: str) -> list[npt.NDArray[np.float64]]:
     """The metric of the new and of the current model, of each line of sums."""
     if task == "regression":
@@ -247,24 +301,6 @@ def _metrics(sums: npt.NDArray[np.float64], task: str) -> list[npt.NDArray[np.fl
         f1 = np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0)
         found.append(f1.sum(axis=1) / (both > 0).sum(axis=1))
     return found
-
-
-def in_words(registered: dict[str, Any] | None) -> str:
-    """The comparison with the registered model as part of a sentence."""
-    if registered is None:
-        return "no model is registered yet"
-    version = f"the registered version {registered['version']}"
-    if "problem" in registered:
-        return f"not comparable with {version}: {registered['problem']}"
-    if registered["is_same"]:
-        return f"{version} again"
-    found = registered["comparison"]
-    low, high = found["interval"]
-    return (
-        f"{found['verdict']} than {version}: {found['metric']} {found['new']:.4g}, not"
-        f" {found['current']:.4g}, on {found['rows']} rows held out from both; difference"
-        f" {found['difference']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})"
-    )
 
 
 def importance(
@@ -336,9 +372,9 @@ def report_html(
     """The evaluation as one HTML page that needs no other file."""
     registered = evaluation["registered"]
     table = pd.DataFrame({"new model": evaluation["metrics"]})
-    words = in_words(registered)
+    words = registered["reason"] if registered else NOT_YET
     note = f"{words[0].upper()}{words[1:]}."
-    if registered and "metrics" in registered:
+    if registered and "comparison" in registered:
         rows = registered["comparison"]["rows"]
         heading = f"version {registered['version']}, on {rows} rows held out from both"
         table[heading] = pd.Series(registered["metrics"])
@@ -404,8 +440,9 @@ def evaluate(args: argparse.Namespace) -> None:
             mlflow.log_figure(figure, f"{name.lower().replace(' ', '_')}.png")
         mlflow.log_artifacts(str(args.evaluation))
     shown = (f"{name} {value:.4g}" for name, value in evaluation["metrics"].items())
-    compared = in_words(evaluation["registered"])
-    print(f"{len(target)} held-out rows: {', '.join(shown)}; {compared}")
+    registered = evaluation["registered"]
+    words = registered["reason"] if registered else NOT_YET
+    print(f"{len(target)} held-out rows: {', '.join(shown)}; {words}")
 
 
 def main() -> None:

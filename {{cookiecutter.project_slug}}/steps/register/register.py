@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,12 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
     registered = evaluation["registered"]
     if registered is None:
         return True, "no model is registered yet"
-    version = f"the registered version {registered['version']}"
-    is_always = rule == "always"
-    if "problem" in registered:
-        way = "as register is always" if is_always else "--set register=always does it"
-        return (
-            is_always,
-            f"not comparable with {version}: {registered['problem']} ({way})",
-        )
-    if registered["is_same"]:
-        return is_always, f"it is {version} again"
-    found = registered["comparison"]
-    low, high = found["interval"]
-    reason = (
-        f"{found['verdict']} than {version}: {found['metric']} {found['new']:.4g}, not"
-        f" {found['current']:.4g}, on {found['rows']} rows held out from both; difference"
-        f" {found['difference']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})"
-    )
-    return is_always or found["verdict"] != "worse", reason
+    if rule == "always":
+        return True, f"{registered['reason']}; register is 'always'"
+    way = "; to register it all the same: --set register=always"
+    if registered["verdict"] == "not comparable":
+        return False, registered["reason"] + way
+    return registered["verdict"] in ("better", "no worse"), registered["reason"]
 
 
 def register(model: Path, name: str) -> str:
@@ -64,16 +53,8 @@ def register(model: Path, name: str) -> str:
     return str(client.create_model_version(name, source, run.info.run_id).version)
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Register as the command line says, and write down what was done and why."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--registration", type=Path, required=True)
-    parser.add_argument("--model-name", required=True)
-    parser.add_argument("--register", choices=["unless_worse", "always"], required=True)
-    args = parser.parse_args()
-
     evaluation = json.loads((args.evaluation / "metrics.json").read_text())
     is_registered, reason = decide(evaluation, args.register)
     version = register(args.model, args.model_name) if is_registered else None
@@ -90,6 +71,20 @@ def main() -> None:
     )
     done = f"registered as version {version}" if is_registered else "not registered"
     print(f"{args.model_name}: {done}: {reason}")
+
+
+def main() -> None:
+    """Read the command line, and end with one sentence where a file cannot be written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--registration", type=Path, required=True)
+    parser.add_argument("--model-name", required=True)
+    parser.add_argument("--register", choices=["unless_worse", "always"], required=True)
+    try:
+        run(parser.parse_args())
+    except OSError as error:
+        sys.exit(f"register: {error}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import mlflow
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,6 @@ from sklearn.ensemble import (
 )
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
-from sklearn.utils._param_validation import InvalidParameterError
 
 MOST_CATEGORIES = 254  # of a column: the trees' 255 bins, less one for missing values
 RARE = 5  # a category with fewer rows is put together with the other rare ones
@@ -87,7 +87,7 @@ def build_model(
         "classification": HistGradientBoostingClassifier,
         "regression": HistGradientBoostingRegressor,
     }
-    # Stopping early would hold rows out once more, of every class and whatever its key.
+    # Stopping early holds rows out once more, which a class of one row does not survive.
     options = {"early_stopping": False, **hyperparameters}
     model = trees[task](
         max_iter=max_iterations,
@@ -377,6 +377,8 @@ def save(
     asked. They are attributes of the pipeline, and stand in the model's metadata.
     """
     vars(model).update(about)
+    # The split is saved with its code, so that it needs no file of this project.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     # cloudpickle is chosen with open eyes: its models load on Azure ML, whatever they hold.
     logger = logging.getLogger("mlflow.sklearn")
     logger.addFilter(lambda record: "cloudpickle" not in record.getMessage())
@@ -416,7 +418,7 @@ def train(args: argparse.Namespace) -> None:
     try:
         model = build_model(x, args.task, args.seed, **hyperparameters)
         model.fit(x, y.to_pandas())
-    except (InvalidParameterError, TypeError) as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"{error}") from None  # scikit-learn's and Python's words
     with mlflow.start_run():
         names = ("task", "target", "test_fraction", "seed")
