@@ -2,83 +2,596 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
+import datetime
 import gzip
+import html
+import io
+import lzma
+import random
+import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
+import prep
 import pytest
 from prep import prepare
 from raw import DataError, Format
 
+File = str | bytes | pl.DataFrame
 UMLAUT = "a,b\n1,Müller\n"
-READ: dict[str, tuple[str | bytes, dict[str, Any], list[tuple[Any, ...]]]] = {
+BIG = 9007199254740993  # 2^53 + 1, which no float holds
+DAY = datetime.date(2026, 1, 31)
+
+
+def zipped(**files: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"{name}.csv", text)
+    return packed.getvalue()
+
+
+def write(folder: Path, files: File | dict[str, File]) -> Path:
+    """The files of a case below a folder; one alone is a.csv."""
+    for name, file in (files if isinstance(files, dict) else {"a.csv": files}).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(file, pl.DataFrame):
+            file.write_parquet(path)
+        else:
+            path.write_bytes(file if isinstance(file, bytes) else file.encode())
+    return folder
+
+
+def read(folder: Path) -> list[tuple[Any, ...]]:
+    return pl.concat([pl.read_parquet(p) for p in sorted(folder.iterdir())]).rows()
+
+
+# Files, options of prepare() and the rows that come of it; the first of each row is
+# its number, unless there are keys or a target.
+READ: dict[
+    str, tuple[File | dict[str, File], dict[str, Any], list[tuple[Any, ...]]]
+] = {
+    # Keys
     "keys are text": (
-        "id,x\n1.10,1\n+49170,2\nNA,3\n",
+        "id,x\n1.10,1\n+49170,2\nNA,3\nnone,4\n 17,5\n",
         {"keys": ["id"]},
-        [("1.10", 1), ("+49170", 2), ("NA", 3)],
+        [("1.10", 1), ("+49170", 2), ("NA", 3), ("none", 4), (" 17", 5)],
     ),
-    "a class none": ("x,y\n1,none\n2,-\n", {"target": "y"}, [(1, "none"), (2, "-")]),
-    "names like patterns": ("^b$,*,b\n1,2,3\n", {}, [(0, 1, 2, 3)]),
+    "integer keys": ("id,x\n12,1\n-3,2\n", {"keys": ["id"]}, [(12, 1), (-3, 2)]),
+    "a key of -0": ("id,x\n-0,1\n", {"keys": ["id"]}, [("-0", 1)]),
+    "a key of 20 digits": (f"id\n{2**64}\n", {"keys": ["id"]}, [(str(2**64),)]),
+    "a zero before a key in one file only": (
+        {"a.csv": "id\n7\n", "b.csv": "id\n007\n"},
+        {"keys": ["id"]},
+        [("7",), ("007",)],
+    ),
+    "decimal keys": (
+        {"a.parquet": pl.DataFrame({"id": [Decimal(BIG)]})},
+        {"keys": ["id"]},
+        [(BIG,)],
+    ),
+    "keys with cents": (
+        {"a.parquet": pl.DataFrame({"id": [Decimal("1.10")]})},
+        {"keys": ["id"]},
+        [(Decimal("1.10"),)],
+    ),
+    "keys beyond 64 bits": (
+        {"a.parquet": pl.DataFrame({"id": [2**64 - 1]}, {"id": pl.UInt64})},
+        {"keys": ["id"]},
+        [(str(2**64 - 1),)],
+    ),
+    "keys of 128 bits": (
+        {"a.parquet": pl.DataFrame({"id": [2**100]}, {"id": pl.Int128})},
+        {"keys": ["id"]},
+        [(str(2**100),)],
+    ),
+    "keys that are whole floats in another file": (
+        {"a.csv": f"id\n{BIG}\n", "b.parquet": pl.DataFrame({"id": [5.0]})},
+        {"keys": ["id"]},
+        [(BIG,), (5,)],
+    ),
+    # Targets and missing values
+    "classes none and -": (
+        "x,y\n1,none\n2,-\n",
+        {"target": "y"},
+        [(1, "none"), (2, "-")],
+    ),
+    "a class NA beside others": (
+        {"a.csv": "x,y\n1,yes\n", "b.csv": "x,y\n2,NA\n"},
+        {"target": "y"},
+        [(1, "yes"), (2, "NA")],
+    ),
+    "a class none in Parquet": (
+        {"a.parquet": pl.DataFrame({"x": [1, 2], "y": ["none", ""]})},
+        {"target": "y"},
+        [(1, "none")],
+    ),
+    "a number target that is NA throughout one file": (
+        {"a.csv": "x,y\n1,2.5\n", "b.csv": "x,y\n2,NA\n"},
+        {"target": "y"},
+        [(1, 2.5)],
+    ),
+    "an infinite target": ("x,y\n1,inf\n2,3.5\n", {"target": "y"}, [(2, 3.5)]),
+    "dates as classes": (f"x,y\n1,{DAY}\n", {"target": "y"}, [(1, DAY)]),
+    "empty rows": ("a,b\n1,2\n,\n\n3,4\n", {}, [(0, 1, 2), (1, None, None), (2, 3, 4)]),
+    "rows of one column": ("a\n1\n\n3\n\n", {}, [(0, 1), (1, None), (2, 3), (3, None)]),
+    "rows of one quoted column": ('a\n1\n""\n', {}, [(0, 1), (1, None)]),
+    "blank lines at the end": ("a,b\n1,2\n\n\n", {}, [(0, 1, 2)]),
+    "a spelling of one's own": (
+        "a,b\n1.5,n.v.\nn.v.,2\n",
+        {"form": Format(missing=("n.v.",))},
+        [(0, 1.5, None), (1, None, 2)],
+    ),
+    # Names
+    "names like patterns": (
+        "^b$,*,b,a[0],^.*$,x y\n1,2,3,4,5,6\n",
+        {},
+        [(0, 1, 2, 3, 4, 5, 6)],
+    ),
+    "a pattern as target": (
+        "b,^b$,*\n1,2,3\n4,,6\n",
+        {"target": "^b$", "keys": ["*"]},
+        [(1, 2, 3)],
+    ),
+    "names like patterns in Parquet": (
+        {"a.parquet": pl.DataFrame({"^b$": [1], "b": [2], "*": [3]})},
+        {"target": "^b$", "ignore": ["*"]},
+        [(1, 2)],
+    ),
+    "a folder like a pattern": ({"a[0]*/?.csv": "a\n1\n"}, {}, [(0, 1)]),
+    "a line break in a name": ('"a\nb",c\n1,2\n', {}, [(0, 1, 2)]),
+    # Numbers, dates, types
+    "decimal commas": (
+        "a;b\n1.234,5;x\n0,5;x\n",
+        {"form": Format(decimal=",", thousands=".")},
+        [(0, 1234.5, "x"), (1, 0.5, "x")],
+    ),
+    "units": (
+        "a,b,c\n5%,$-3,1 EUR\n6.5 %,$4,-2EUR\n",
+        {"form": Format(units=("%", "$", "EUR"))},
+        [(0, 5.0, -3, 1), (1, 6.5, 4, -2)],
+    ),
+    "dates of Germany": (
+        "a\n31.01.2026\n2026-01-31\n",
+        {"form": Format(date_format="%d.%m.%Y")},
+        [(0, DAY), (1, DAY)],
+    ),
+    "time zones": (
+        "a\n2026-01-31T10:00:00+02:00\n2026-01-31T10:00Z\n2026-01-31 10:00\n",
+        {},
+        [
+            (i, datetime.datetime(2026, 1, 31, hour))
+            for i, hour in enumerate([8, 10, 10])
+        ],
+    ),
+    "dates and times": (
+        {"a.csv": f"a\n{DAY}\n", "b.csv": f"a\n{DAY} 01:00\n"},
+        {},
+        [(0, datetime.datetime(2026, 1, 31)), (1, datetime.datetime(2026, 1, 31, 1))],
+    ),
+    "the last day": ("a\n9999-12-31\n", {}, [(0, datetime.date(9999, 12, 31))]),
+    "the last second": (
+        "a\n9999-12-31 23:59:59\n",
+        {},
+        [(0, datetime.datetime(9999, 12, 31, 23, 59, 59))],
+    ),
+    "booleans and 0/1": (
+        {"a.csv": "a\ntrue\n", "b.csv": "a\n0\n"},
+        {},
+        [(0, 1), (1, 0)],
+    ),
+    "large unsigned integers": (
+        {"a.parquet": pl.DataFrame({"a": [2**64 - 1]}, {"a": pl.UInt64})},
+        {},
+        [(0, float(2**64 - 1))],
+    ),
+    "a struct": (
+        {"a.parquet": pl.DataFrame({"a": [1], "s": [{"b": 2}]})},
+        {},
+        [(0, 1)],
+    ),
+    # How files are written
     "UTF-16": (UMLAUT.encode("utf-16"), {}, [(0, 1, "Müller")]),
+    "UTF-16 without a mark": (
+        UMLAUT.encode("utf-16-le"),
+        {"form": Format(encoding="utf-16-le")},
+        [(0, 1, "Müller")],
+    ),
     "Windows-1252": (
         UMLAUT.encode("cp1252"),
         {"form": Format(encoding="cp1252")},
         [(0, 1, "Müller")],
     ),
     "CR": ("a,b\r1,2\r3,4\r", {}, [(0, 1, 2), (1, 3, 4)]),
-    "sep=": ("sep=;\na;b\n1;2\n", {}, [(0, 1, 2)]),
+    "CRLF": ("a,b\r\n1,2\r\n3,4\r\n", {}, [(0, 1, 2), (1, 3, 4)]),
+    "sep=": ("sep=;\r\na;b\r\n1;2\r\n", {}, [(0, 1, 2)]),
     "an index": (",a\n0,5\n1,6\n", {}, [(0, 5), (1, 6)]),
+    "an empty last column": ("a,b,\n1,2,\n", {}, [(0, 1, 2)]),
     "a bare quote": ('a,b\n24" x,2\n', {}, [(0, '24" x', 2)]),
-    "an infinite target": ("x,y\n1,inf\n2,3.5\n", {"target": "y"}, [(2, 3.5)]),
-    "empty rows": ("a,b\n1,2\n,\n\n3,4\n", {}, [(0, 1, 2), (1, None, None), (2, 3, 4)]),
-    "decimal commas": (
-        "a;b\n1.234,5;x\n",
-        {"form": Format(decimal=",", thousands=".")},
-        [(0, 1234.5, "x")],
+    "a long value": (f"a,b\n{'x' * 200_000},2\n", {}, [(0, "x" * 200_000, 2)]),
+    "lone CR in a value": ('a,b\n"x\ry",2\n', {}, [(0, "x\ry", 2)]),
+    "gzip by another name": (gzip.compress(b"a,b\n1,2\n"), {}, [(0, 1, 2)]),
+    "bz2": ({"a.csv.bz2": bz2.compress(b"a,b\n1,2\n")}, {}, [(0, 1, 2)]),
+    "xz": ({"a.csv.xz": lzma.compress(b"a,b\n1,2\n")}, {}, [(0, 1, 2)]),
+    "zip": (
+        {"a.zip": zipped(**{"a": "a,b\n1,2\n", "__MACOSX/._a": "x"})},
+        {},
+        [(0, 1, 2)],
+    ),
+    # Where files lie
+    "hidden folders": (
+        {"a.csv": "a\n1\n", ".ipynb_checkpoints/a.csv": "a\n2\n"},
+        {},
+        [(0, 1)],
+    ),
+    "the log of a Delta table": (
+        {"a.parquet": pl.DataFrame({"a": [1]}), "_delta_log/b.parquet": b"x"},
+        {},
+        [(0, 1)],
+    ),
+    "folders that are a column": (
+        {"year=2025/a.csv": "a\n1\n", "year=2026/a.csv": "a\n2\n"},
+        {},
+        [(0, 1, 2025), (1, 2, 2026)],
+    ),
+    "a folder of a missing value": (
+        {"c=a%20b/a.csv": "a\n1\n", "c=__HIVE_DEFAULT_PARTITION__/a.csv": "a\n2\n"},
+        {},
+        [(0, 2, None), (1, 1, "a b")],
     ),
 }
 
 
-@pytest.mark.parametrize(("text", "options", "rows"), READ.values(), ids=READ)
+@pytest.mark.parametrize(("files", "options", "rows"), READ.values(), ids=READ)
 def test_read(
-    text: str | bytes,
+    files: File | dict[str, File],
     options: dict[str, Any],
     rows: list[tuple[Any, ...]],
     tmp_path: Path,
 ) -> None:
-    raw = tmp_path / "a.csv"
-    raw.write_bytes(text if isinstance(text, bytes) else text.encode())
-    prepare(raw, tmp_path / "out", **options)
-    assert pl.read_parquet(tmp_path / "out" / "*.parquet").rows() == rows
+    prepare(write(tmp_path / "raw", files), tmp_path / "out", **options)
+    assert read(tmp_path / "out") == rows
 
 
-def test_one_bad_value_is_named_with_its_line(tmp_path: Path) -> None:
-    rows = "".join(f"{i},{'n.v.' if i == 17 else i / 2}\n" for i in range(300))
-    (tmp_path / "a.csv").write_text("x,z\n" + rows)
-    notes = prepare(tmp_path, tmp_path / "out")["notes"]
-    assert (
-        "'z' is text because of 1 of 300 values: 'n.v.' in line 19 of a.csv" in notes[0]
-    )
+HALVES = [str(i / 2) for i in range(300)]
 
 
-REFUSED = {
-    "a.csv": (UMLAUT.encode("cp1252"), "line 2: is not UTF-8.*Müller.*cp1252"),
-    "a.csv.gz": (gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:60], "is cut short"),
-    "b.csv": (b"<!DOCTYPE html>\n", "is a web page"),
-    "a.parquet": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+def column(*values: str, name: str = "z") -> str:
+    """A CSV file of 300 numbers but for the values given, in lines 3, 4 and so on."""
+    lines = [HALVES[0], *values, *HALVES[1 + len(values) :]]
+    return f"x,{name}\n" + "".join(f'1,"{line}"\n' for line in lines)
+
+
+NOTED: dict[str, tuple[File | dict[str, File], str]] = {
+    "one bad value": (
+        column("n.v."),
+        "'z' is text because of 1 of 300 values: 'n.v.' in line 3 of a.csv.*missing",
+    ),
+    "a typo among few": (
+        "x,z\n1,2\n3,4\n5,6O\n",
+        "'z' is text because of 1 of 3 values: '6O' in line 4 of a.csv",
+    ),
+    "a bad value far below": (
+        "x,z\n" + "1,2\n" * 12_000 + "1,bad\n",
+        "'z' is text because of 1 of 12001 values: 'bad' in line 12002 ",
+    ),
+    "a bad value behind line breaks": (
+        'x,z\n"a\nb",1\n"c\nd",bad\n"e\nf",2\n',
+        "'bad' in line 5 of",
+    ),
+    "a code among numbers": (column("007"), "because of 1 of 300 values: '007'"),
+    "decimal commas": ("x;z\n1;1,5\n2;2,75\n", "write data.decimal: ',' in"),
+    "one thousand or one": ("x;z\n1;1,234\n", "decimal: ',' or data.thousands: ','"),
+    "percent": ("x,z\n1,5%\n2,6.5 %\n", "data.units: \\['%'\\]"),
+    "currency": ("x,z\n1,$5\n2,$6\n", "data.units: \\['\\$'\\]"),
+    "German dates": ("x,z\n1,31.01.2026\n", "data.date_format: '%d.%m.%Y' in"),
+    "American dates": ("x,z\n1,01/31/2026\n", "data.date_format: '%m/%d/%Y' in"),
+    "dates of two meanings": (
+        "x,z\n1,01/02/2026\n",
+        "'%m/%d/%Y' or data.date_format: '%d/%m/%Y'",
+    ),
+    "short years": ("x,z\n1,31.01.26\n", "data.date_format: '%d.%m.%y' in"),
+    "names by case": ("a,A\n1,2\n", "columns 'a' and 'A' differ only by case"),
+    "names by Unicode form": ("\u00e9,e\u0301\n1,2\n", "differ only by case or Uni"),
+    "words in text": ("x,z\n1,red\n2,NA\n", "'NA' in the column 'z' of a.csv is read"),
+    "words in Parquet": (
+        {"a.parquet": pl.DataFrame({"z": ["red", "none"]})},
+        "'none' in the column 'z' of a.parquet is a value of its own",
+    ),
+    "files of other kinds": (
+        {"a.csv": "a\n1\n", "b.jsonl": "{}", "c.xlsx": "x"},
+        "not read.*: b.jsonl, c.xlsx",
+    ),
+    "a struct": (
+        {"a.parquet": pl.DataFrame({"a": [1], "s": [{"b": 2}]})},
+        "the column 's' in a.parquet is of type Struct.*left out",
+    ),
+    "an index": (",a\n0,5\n", "first column of a.csv has no name"),
+    "no value": ("a,z\n1,\n", "'z' holds no value"),
+    "own values": (
+        "a,z\n" + "".join(f"1,t{i}\n" for i in range(60)),
+        "'z' is text with a value of its own in nearly every row",
+    ),
+    "a folder's column in the file too": (
+        {"year=2026/a.csv": "year\n2025\n"},
+        "'year' of year=2026/a.csv is taken from the file",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, tmp_path: Path) -> None:
-    content, message = REFUSED[name]
-    (tmp_path / name).write_bytes(content)
+@pytest.mark.parametrize(("files", "note"), NOTED.values(), ids=NOTED)
+def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None:
+    report = prepare(write(tmp_path / "raw", files), tmp_path / "out")
+    notes: list[str] = report["notes"]
+    assert len(notes) == 1
+    with pytest.raises(DataError, match=note):
+        raise DataError(notes[0])
+    assert html.escape(notes[0]) in prep.report_html(report)
+
+
+def test_plain_tables_and_ignored_columns_need_no_note(tmp_path: Path) -> None:
+    text = "zip,word,x,day\n01234,a,1.5,2026-01-31\nK1A,b,,\n98765,a,2,2026-02-01\n"
+    files: dict[str, File] = {"a.csv": text, "b.csv": text, "c.csv": column("n.v.")}
+    raw = write(tmp_path / "raw", files)
+    assert prepare(raw, tmp_path / "out", ignore=["z"])["notes"] == []
+
+
+def test_rows_left_out_are_said(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", "x,y\n1,2.5\n2,NA\n3,inf\n")
+    report = prepare(raw, tmp_path / "out", target="y")
+    assert report["dropped"] == {"no value in the target": 1, "an infinite target": 1}
+    *left_out, word = report["notes"]
+    assert word.startswith("'NA' in the column 'y' of a.csv is read as a missing value")
+    assert left_out == [
+        "1 of 3 rows are left out: no value in the target 'y'.",
+        "1 of 3 rows are left out: an infinite target 'y'.",
+    ]
+
+
+REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
+    "no UTF-8": (UMLAUT.encode("cp1252"), {}, "line 2: is not UTF-8.*Müller.*cp1252"),
+    "UTF-16 without a mark": (UMLAUT.encode("utf-16-le"), {}, "encoding: utf-16-le"),
+    "no encoding": (
+        UMLAUT.encode("cp1252"),
+        {"form": Format(encoding="cp9999")},
+        "data.encoding in settings.yml: Python knows no 'cp9999'",
+    ),
+    "a cut gzip": (
+        {"a.csv.gz": gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:60]},
+        {},
+        "a.csv.gz is cut short",
+    ),
+    "a gzip cut at its end": (
+        {"a.csv.gz": gzip.compress(b"a,b\n1,2\n")[:-6]},
+        {},
+        "a.csv.gz is cut short",
+    ),
+    "a cut zip": ({"a.zip": zipped(a="a\n1\n")[:40]}, {}, "a.zip is cut short"),
+    "two in a zip": (
+        {"a.zip": zipped(a="a\n1\n", b="a\n")},
+        {},
+        "2 CSV files, not one",
+    ),
+    "a web page": ({"b.csv": "<!DOCTYPE html>\n"}, {}, "b.csv is a web page"),
+    "a pointer": (
+        {"a.parquet": b"version https://git-lfs.github.com/spec/v1\n"},
+        {},
+        "a.parquet is a pointer of Git LFS",
+    ),
+    "Parquet by another name": (
+        {"a.csv": b"PAR1\0\0PAR1"},
+        {},
+        "a.csv is not a CSV file, though its name says so",
+    ),
+    "a last column without a name": ("a,b,\n1,2,3\n", {}, "column 3 has no name"),
+    "keys that are other floats": (
+        {"a.csv": "id\n1\n", "b.parquet": pl.DataFrame({"id": [2.0**53 + 2]})},
+        {"keys": ["id"]},
+        "'id' changes its type: integer in a.csv and number in b.parquet",
+    ),
+    "booleans and 2": (
+        {"a.csv": "a\ntrue\n", "b.csv": "a\n2\n"},
+        {},
+        "'a' changes its type: boolean in a.csv and integer in b.csv",
+    ),
+    "a typo in one file": (
+        {"a.csv": "z\n1\n2\n", "b.csv": "z\n1\n2\nx3\n"},
+        {},
+        "'z' changes its type: .*'x3' in line 4 of b.csv",
+    ),
+    "percent in one file": (
+        {"a.csv": "z\n5%\n", "b.csv": "z\n0.05\n"},
+        {},
+        "'z' changes its type: .*data.units: \\['%'\\]",
+    ),
+    "a target of structs": (
+        {"a.parquet": pl.DataFrame({"a": [1], "y": [{"b": 2}]})},
+        {"target": "y"},
+        "'y' is of type Struct.*convert it",
+    ),
+    "an ignored column that there is not": (
+        "y_leak,y\n1,2\n",
+        {"target": "y", "ignore": ["Y_leek"]},
+        "did you mean 'y_leak'",
+    ),
+    "a key that there is not": (
+        "Id,y\n1,2\n",
+        {"keys": ["id"]},
+        "has no column 'id', the key by settings.yml.*did you mean 'Id'",
+    ),
+    "a feature row": ("row,y\n1,2\n", {"target": "y"}, "'row' has the name of the row"),
+}
+
+
+@pytest.mark.parametrize(("files", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(
+    files: File | dict[str, File],
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    raw = write(tmp_path / "raw", files)
     with pytest.raises(DataError, match=message):
-        prepare(tmp_path, tmp_path / "out")
+        prepare(raw, tmp_path / "out", **options)
 
 
-def test_an_ignored_column_that_there_is_not(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("y_leak,y\n1,2\n")
-    with pytest.raises(DataError, match="did you mean 'y_leak'"):
-        prepare(tmp_path, tmp_path / "out", target="y", ignore=["Y_leek"])
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    {
+        "*.csv": "write the folder alone",
+        "~/data": "in place of ~",
+        "https://example.com/a.csv": "download it",
+        "data": "the path of a folder or file",
+    }.items(),
+)
+def test_a_path_that_there_is_not(path: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=hint):
+        prepare(Path(path), tmp_path / "out")
+
+
+def test_scoring_data_may_lack_an_ignored_column(tmp_path: Path) -> None:
+    prepare(write(tmp_path / "raw", "a\n1\n"), tmp_path / "out", ignore=["leak"])
+    assert read(tmp_path / "out") == [(0, 1)]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"a/a.csv": "a\n1\n"})
+    elsewhere = write(tmp_path / "elsewhere", {"b.csv": "a\n2\n"})
+    (raw / "link").symlink_to(elsewhere)
+    (raw / "a" / "up").symlink_to(raw)
+    (elsewhere / "round").symlink_to(elsewhere)
+    prepare(raw, tmp_path / "out")
+    assert read(tmp_path / "out") == [(0, 1), (1, 2)]
+
+
+def test_types_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
+    texts: list[File] = ["a,b\n1,\n", "a,b\n1.5,true\n", "a,b\n,0\n"]
+    for i, order in enumerate((texts, texts[::-1])):
+        files = {f"{n}.csv": text for n, text in enumerate(order)}
+        prepare(write(tmp_path / f"raw{i}", files), tmp_path / f"out{i}")
+    there, back = read(tmp_path / "out0"), read(tmp_path / "out1")
+    assert [row[1:] for row in there] == [row[1:] for row in back[::-1]]
+    assert pl.read_parquet_schema(
+        tmp_path / "out0" / "part-00000.parquet"
+    ) == pl.read_parquet_schema(tmp_path / "out1" / "part-00000.parquet")
+
+
+FEATURES: dict[str, tuple[Any, str]] = {
+    "drops rows": (lambda t: t.filter(pl.col("x") > 1), "made 1 rows of 2: it may add"),
+    "drops the key": (lambda t: t.drop("id"), "leaves out the column 'id'"),
+    "drops the target": (lambda t: t.drop("y"), "leaves out the column 'y'"),
+    "makes a struct": (
+        lambda t: t.with_columns(s=pl.struct("x", "y")),
+        "makes the column 's' of type Struct",
+    ),
+}
+
+
+@pytest.mark.parametrize(("features", "message"), FEATURES.values(), ids=FEATURES)
+def test_features_that_cannot_be(
+    features: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prep, "features", features)
+    raw = write(tmp_path / "raw", "id,x,y\n1,1,1.5\n2,2,2\n")
+    with pytest.raises(DataError, match=message):
+        prepare(raw, tmp_path / "out", target="y", keys=["id"])
+
+
+def test_features_may_not_be_called_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prep, "features", lambda t: t.with_columns(row=pl.lit(1)))
+    raw = write(tmp_path / "raw", "x,y\n1,1\n")
+    for target in ("y", None):
+        with pytest.raises(DataError, match="'row' has the name of the row numbers"):
+            prepare(raw, tmp_path / "out", target=target)
+
+
+def test_features_come_as_the_usual_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def more(table: pl.LazyFrame) -> pl.LazyFrame:
+        x = pl.col("x")
+        word = pl.lit("a").cast(pl.Categorical)
+        return table.with_columns(n=x.cast(pl.UInt8), f=x.cast(pl.Float32), c=word)
+
+    monkeypatch.setattr(prep, "features", more)
+    report = prepare(write(tmp_path / "raw", "x\n1\n"), tmp_path / "out", keys=["x"])
+    types = {name: column["type"] for name, column in report["columns"].items()}
+    assert types == {"x": "integer", "n": "integer", "f": "number", "c": "text"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_pandas_writes_comes_back(seed: int, tmp_path: Path) -> None:
+    """Tables of text, numbers and dates, however pandas writes them as CSV."""
+    chance = random.Random(seed)
+    rows = chance.choice([1, 7, 400])
+    letters = "abc äß€ \"'\\,;\t|\n#%$"
+    texts = ["".join(chance.choices(letters, k=chance.randint(1, 9))) for _ in range(9)]
+    table = pd.DataFrame(
+        {
+            "key": [f"{i:05}" for i in range(rows)],
+            chance.choice(["plain", "a,b;c", 'quo"te', "*", "^key$"]): [
+                f"w{chance.choice(texts)}w" for _ in range(rows)
+            ],
+            "float": [
+                chance.choice([None, chance.uniform(-9, 9)]) for _ in range(rows)
+            ],
+            "integer": [chance.randint(-(10**15), 10**15) for _ in range(rows)],
+            "flag": [chance.random() < 0.5 for _ in range(rows)],
+            "day": pd.date_range("1999-12-31", periods=rows),
+        }
+    )
+    sep = chance.choice(",;\t|")
+    decimal = chance.choice([".", ","])
+    encoding = chance.choice(["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+    packing = chance.choice(["", ".gz", ".bz2", ".xz"])
+    path = tmp_path / f"a.csv{packing}"
+    table.to_csv(
+        path,
+        index=False,
+        sep=sep,
+        decimal=decimal,
+        encoding=encoding,
+        quoting=chance.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+        lineterminator=chance.choice(["\n", "\r\n"]),
+        na_rep=chance.choice(["", "NA", "nan"]),
+    )
+    unmarked = "utf-16-le" if encoding == "utf-16" else "cp1252"
+    form = Format(encoding=unmarked, decimal=decimal)
+    prepare(path, tmp_path / "out", keys=["key"], form=form)
+    back = pd.read_parquet(tmp_path / "out")
+    back["day"] = pd.to_datetime(back["day"])
+    if table["float"].isna().all():
+        table["float"] = None
+    pd.testing.assert_frame_equal(back, table, check_dtype=False)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_odd_quotes_are_read_as_by_pythons_csv(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    signs = ['"', '""', ",", "x", " ", "y", "\n", "\r\n", "'"]
+    body = "".join(chance.choices(signs, k=chance.randint(5, 60)))
+    text = f"a,b\n1,2\n{body}\n"
+    try:
+        expected = [
+            tuple(values)
+            for values in csv.reader(io.StringIO(text, newline=""), strict=True)
+            if values and (len(values) > 1 or values[0].strip())
+        ][1:]
+    except csv.Error:
+        expected = None
+    raw = write(tmp_path / "raw", text)
+    if expected is None or any(len(values) != 2 for values in expected):
+        with pytest.raises(DataError, match=r"a.csv, line \d+: "):
+            prepare(raw, tmp_path / "out", keys=["a", "b"])
+    else:
+        prepare(raw, tmp_path / "out", keys=["a", "b"])
+        found = [tuple(str(v or "") for v in row) for row in read(tmp_path / "out")]
+        assert found == expected

@@ -180,8 +180,8 @@ def _open_parquet(path: Path, name: str, roles: Roles) -> Source:
         }
         counted = []
         for type, values in typed.values():
-            is_word = values.is_in(MISSING) if type == TEXT else pl.lit(None)
-            counted += [values, pl.when(is_word).then(True)]
+            words = pl.when(values.is_in(MISSING)).then(values)
+            counted += [values, words if type == TEXT else pl.lit(None)]
         rows, *counts = _count(frame, counted)
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(
@@ -363,7 +363,12 @@ def _open_binary(path: Path) -> IO[bytes]:
         return lzma.open(path)
     if start.startswith(b"PK\x03\x04"):
         archive = zipfile.ZipFile(path)
-        inside = [f for f in archive.namelist() if f.lower().endswith((".csv", ".tsv"))]
+        inside = [
+            name
+            for name in archive.namelist()
+            if name.lower().endswith((".csv", ".tsv"))
+            and Path(name).name[0] not in "._"
+        ]
         if len(inside) != 1:
             raise DataError(
                 f"{path.name} holds {len(inside)} CSV files, not one: unpack it."
@@ -581,8 +586,11 @@ def _note_doubts(source: Source, file: CsvFile, form: Format, roles: Roles) -> N
                 f" {where}: correct it, or write it in data.missing in settings.yml."
             )
         else:
-            best = [other for other, count in fits.items() if count == most]
-            settings = " or ".join(dict.fromkeys(_advice(form, o) for o in best))
+            advice = [_advice(form, o) for o, count in fits.items() if count == most]
+            few = min(len(settings) for settings in advice)
+            settings = " or ".join(
+                dict.fromkeys(" and ".join(a) for a in advice if len(a) == few)
+            )
             source.notes.append(
                 f"column '{name}' is text, though most of it may be numbers or dates"
                 f" ({where}): if so, write {settings} in settings.yml."
@@ -625,13 +633,13 @@ def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
         yield replace(form, date_format=written)
 
 
-def _advice(form: Format, other: Format) -> str:
+def _advice(form: Format, other: Format) -> list[str]:
     """The settings that make one format of another."""
-    return " and ".join(
+    return [
         f"data.{key}: {list(value) if isinstance(value, tuple) else repr(value)}"
         for key, value in vars(other).items()
         if value != getattr(form, key)
-    )
+    ]
 
 
 def open_all(
