@@ -14,5 +14,5 @@ import os
 # does too. To turn it on, set them to false in the environment.
 os.environ.setdefault("HBI_WORKSPACE_JOB", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The SDK cannot be imported without it.
+# The SDK cannot be imported without a HOME; a service or a container may have none.
 os.environ.setdefault("HOME", os.path.expanduser("~"))

@@ -11,8 +11,10 @@ import base64
 import html
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -101,9 +103,11 @@ def newest_version(name: str) -> str | None:
 
 def load(folder: Path) -> tuple[Pipeline, dict[str, pa.DataType]]:
     """A saved model, and the columns that it asks for with their types."""
-    # As a URI, since MLflow takes a %20 in a path for a blank.
-    model = mlflow.sklearn.load_model(folder.absolute().as_uri())
-    inputs = Model.load(str(folder)).signature.inputs.to_dict()
+    # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
+    with TemporaryDirectory() as plain:
+        copy = shutil.copytree(folder, Path(plain) / "model")
+        model = mlflow.sklearn.load_model(copy.as_uri())
+        inputs = Model.load(str(copy)).signature.inputs.to_dict()
     return model, {column["name"]: TYPES[column["type"]] for column in inputs}
 
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -59,24 +60,26 @@ def init() -> None:
     # The rest of the command line is for the ParallelRunStep itself.
     args, _ = parser.parse_known_args()
     global scorer
-    folder = download(args.model_name, args.model_version)
-    scorer = Scorer(
-        # As a URI, since MLflow takes a %20 in a path for a blank.
-        model=mlflow.sklearn.load_model(Path(folder).absolute().as_uri()),
-        columns=model_columns(folder),
-        keys=args.keys or [ROW],
-        predictions=args.predictions,
-    )
+    # To a plain place, since MLflow takes a %20 in a path for a blank.
+    with TemporaryDirectory() as plain:
+        folder = download(args.model_name, args.model_version, plain)
+        scorer = Scorer(
+            model=mlflow.sklearn.load_model(Path(folder).as_uri()),
+            columns=model_columns(folder),
+            keys=args.keys or [ROW],
+            predictions=args.predictions,
+        )
     try:
         args.predictions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScoringError(f"The predictions cannot be written: {error}") from None
 
 
-def download(name: str, version: str) -> str:
-    """The folder with the files of a registered model; `version` may be "latest"."""
+def download(name: str, version: str, to: str) -> str:
+    """The folder with a copy of a registered model; `version` may be "latest"."""
+    uri = f"models:/{name}/{version}"
     try:
-        return str(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
+        return str(mlflow.artifacts.download_artifacts(uri, dst_path=to))
     except (MlflowException, OSError) as error:
         code = getattr(error, "error_code", "")
         if "not found" in str(error):

@@ -215,6 +215,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of JSON's names and values; ValueError for a name that stands twice."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there a second time")
+    return dict(pairs)
+
+
 def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
     """The `kind` that a file holds, or None; and what there is to say about it."""
     text, fix = "", "correct it, or restore it from version control"
@@ -223,8 +232,11 @@ def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
         if not content.strip():
             text = "is empty"
         else:
-            is_json = file == CONFIG
-            values = json.loads(content) if is_json else yaml.load(content, _Loader)
+            values = (
+                json.loads(content, object_pairs_hook=_once)
+                if file == CONFIG
+                else yaml.load(content, _Loader)
+            )
     except FileNotFoundError:
         text, fix = "is missing", f"write it, with {', '.join(get_type_hints(kind))}"
     except json.JSONDecodeError as error:

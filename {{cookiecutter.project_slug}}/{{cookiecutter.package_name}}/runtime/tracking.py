@@ -41,14 +41,16 @@ except MlflowException as error:
 def environment(root: Path, name: str = DATABASE) -> dict[str, str]:
     """This process's environment, with MLflow set to the project's database and files."""
     database = root / FOLDER / name
-    path = database.as_posix()
-    if "?" in path:  # would begin the options of the address
-        path = f"{database.as_uri().replace('file://', 'file:', 1)}?uri=true"
+    address = f"sqlite:///{database.as_posix()}"
+    if "?" in address:  # would begin the options
+        # With the driver's name, as MLflow would make a folder `file:` for `sqlite:`.
+        path = database.as_uri().removeprefix("file://")
+        address = f"sqlite+pysqlite:///file:{path}?uri=true"
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")},
         "PYTHONUTF8": "1",  # umlauts come through, whatever the locale
         "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
-        "MLFLOW_TRACKING_URI": f"sqlite:///{path}",
+        "MLFLOW_TRACKING_URI": address,
         # Else files of a run would land in the copy of the code that made it.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / FOLDER / ARTIFACTS).as_uri(),
     }
