@@ -1,0 +1,233 @@
+"""The README's recipes, followed word for word: what each touches, and that it works."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from azure_standin import Standin
+from conftest import Bake, Project
+
+TABLE = "PIPELINES = {\n"
+
+
+def blocks(project: Project, heading: str) -> list[str]:
+    """The code blocks of a recipe."""
+    readme = (project.path / "README.md").read_text(encoding="utf-8")
+    recipe = readme.partition(f"### {heading}\n")[2].partition("\n## ")[0]
+    recipe = recipe.partition("\n### ")[0]
+    return re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+
+
+class Walk:
+    """A project that somebody changes, and what of it has been touched."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.before = self._files()
+
+    def _files(self) -> dict[str, bytes]:
+        made = ("runs/", "mlruns/", "docs/", "__pycache__")
+        paths = [path for path in self.project.path.rglob("*") if path.is_file()]
+        names = {path.relative_to(self.project.path).as_posix(): path for path in paths}
+        return {
+            name: path.read_bytes()
+            for name, path in names.items()
+            if not any(part in name for part in made)
+        }
+
+    def touched(self) -> set[str]:
+        after = self._files()
+        return {name for name in after if after[name] != self.before.get(name)}
+
+    def replace(self, file: str, function: str, code: str) -> None:
+        """Replace a function of a file."""
+        path = self.project.path / file
+        text = path.read_text(encoding="utf-8")
+        (old,) = (
+            node
+            for node in ast.parse(text).body
+            if isinstance(node, ast.FunctionDef) and node.name == function
+        )
+        lines = text.splitlines(keepends=True)
+        lines[old.lineno - 1 : old.end_lineno] = [code.strip() + "\n"]
+        path.write_text("".join(lines), encoding="utf-8")
+
+    def assert_tests_pass(self, *tests: str) -> None:
+        done = self.project.python(
+            *("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+        )
+        assert done.code == 0, done.out
+
+
+@pytest.fixture
+def walk(bake: Bake) -> Walk:
+    return Walk(bake())
+
+
+def test_a_feature_from_two_columns(walk: Walk) -> None:
+    (code,) = blocks(walk.project, "A feature from two columns")
+    walk.replace("steps/prep/prep.py", "features", code)
+    run = walk.project.run("training", "--set", "max_iterations=5")
+    assert run.code == 0, run.err
+    report = Path(run.json["steps"][0]["outputs"]["data_report"], "report.json")
+    assert json.loads(report.read_text())["columns"]["bill_shape"]["type"] == "number"
+    scored = walk.project.run("scoring")
+    assert scored.code == 0, scored.err
+    assert walk.touched() == {"steps/prep/prep.py"}
+    # Those of prep take tables of their own, without the two columns.
+    walk.assert_tests_pass("tests/test_model.py", "tests/test_pipelines.py")
+
+
+FOREST = '''
+def build_model(
+    features: pd.DataFrame, task: str, seed: int, **hyperparameters: Any
+) -> Pipeline:
+    """An untrained random forest."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    texts = list(features.select_dtypes("object").columns)
+    others = list(features.select_dtypes(["number"]).columns)
+    encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = ColumnTransformer(
+        [("texts", encode, texts), ("others", "passthrough", others)]
+    )
+    model = RandomForestClassifier(random_state=seed, **hyperparameters)
+    return Pipeline([("encode", columns), ("model", model)])
+'''
+
+
+def test_a_random_forest(walk: Walk) -> None:
+    walk.replace("steps/train/train.py", "build_model", FOREST)
+    forest = {"n_estimators": 20, "max_features": "sqrt", "bootstrap": True}
+    walk.project.set("training", hyperparameters=forest)
+    run = walk.project.run("training", "--set", "n_estimators=30")
+    assert run.code == 0, run.err
+    assert walk.touched() == {"settings.yml", "steps/train/train.py"}
+    walk.assert_tests_pass("tests/test_pipelines.py", "tests/test_settings.py")
+    wrong = walk.project.run("training", "--set", "n_estimators=-3")
+    assert wrong.code == 1
+    assert "n_estimators" in wrong.err and "Traceback" not in wrong.err
+
+
+VALIDATE = """
+import argparse, shutil
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--prepared", type=Path)
+parser.add_argument("--validated", type=Path)
+args = parser.parse_args()
+for part in args.prepared.iterdir():
+    shutil.copy(part, args.validated)
+print("all is well")
+"""
+
+
+def add_step(project: Project, name: str, script: str) -> None:
+    folder = project.path / "steps" / name
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(script, encoding="utf-8")
+    ignored = (project.path / "steps/prep/.amlignore").read_bytes()
+    (folder / ".amlignore").write_bytes(ignored)
+
+
+def test_a_step_between_two_others(walk: Walk) -> None:
+    project = walk.project
+    (code,) = blocks(project, "A step between two others")
+    add_step(project, "validate", VALIDATE)
+    pipelines = f"{project.package}/pipelines.py"
+    train = "    train = PythonScriptStep(\n"
+    project.edit(pipelines, train, f"{code}{train}")
+    old = 'name="train"'
+    path = project.path / pipelines
+    head, _, tail = path.read_text(encoding="utf-8").partition(old)
+    tail = tail.replace(
+        'prepared.as_input("prepared")', 'validated.as_input("prepared")', 1
+    )
+    tail = tail.replace("return [prep, train", "return [prep, validate, train", 1)
+    path.write_text(f"{head}{old}{tail}", encoding="utf-8")
+
+    run = project.run("training", "--set", "max_iterations=5")
+    assert run.code == 0, run.err
+    names = [step["name"] for step in run.json["steps"]]
+    assert names == ["prep", "validate", "train", "evaluate", "register"]
+    new = {"steps/validate/validate.py", "steps/validate/.amlignore"}
+    assert walk.touched() == new | {pipelines}
+    walk.assert_tests_pass("tests/test_pipelines.py", "-k", "not training_graph")
+
+
+COMPARE = """
+import argparse
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+for name in ("--before", "--now", "--drift"):
+    parser.add_argument(name, type=Path)
+args = parser.parse_args()
+before, now = (len(list(path.iterdir())) for path in (args.before, args.now))
+args.drift.mkdir(exist_ok=True)
+(args.drift / "drift.txt").write_text(f"{before} {now}")
+print(before, "files before,", now, "now")
+"""
+
+
+def add_drift(project: Project) -> None:
+    function, line = blocks(project, "A pipeline of its own")
+    add_step(project, "compare", COMPARE)
+    pipelines = f"{project.package}/pipelines.py"
+    text = (project.path / pipelines).read_text(encoding="utf-8")
+    comment = text[: text.index(TABLE)].rpartition("\n\n\n")[2]
+    project.edit(pipelines, comment + TABLE, f"{function}\n\n{comment}{TABLE}{line}")
+
+
+def test_a_pipeline_of_its_own(walk: Walk) -> None:
+    project = walk.project
+    add_drift(project)
+    run = project.run("drift")
+    assert run.code == 0, run.err
+    drift = Path(run.json["steps"][0]["outputs"]["drift"], "drift.txt")
+    assert drift.read_text() == "3 1"
+    new = {"steps/compare/compare.py", "steps/compare/.amlignore"}
+    assert walk.touched() == new | {f"{project.package}/pipelines.py"}
+    assert project.run("drift", "--set", "now=data/sample/training").code == 0
+    drawn = project.python("-m", project.package, "draw")
+    assert drawn.code == 0, drawn.err
+    assert "now" in (project.path / "docs/drift.svg").read_text()
+    unknown = project.run("drifft")
+    assert "there are drift, training, scoring" in unknown.err
+    for tool in (["black", "--check", "--quiet"], ["ruff", "check"]):
+        checked = project.python("-m", *tool, f"{project.package}/pipelines.py")
+        assert checked.code == 0, checked.out + checked.err
+    walk.assert_tests_pass("tests/test_pipelines.py")
+
+
+def test_a_pipeline_of_its_own_on_azure(bake: Bake, tmp_path: Path) -> None:
+    with Standin.running(tmp_path / "standin") as standin:
+        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        project = bake(
+            azure_subscription_id=standin.subscription_id,
+            azure_resource_group="group",
+            azure_workspace_name="workspace",
+            azure_region="westeurope",
+        )
+        add_drift(project)
+        variables = standin.environment(tmp_path / "home") | standin.credentials
+        command = ("-m", project.package)
+        for words in (
+            ["provision"],
+            ["submit", "drift", "--wait"],
+            ["publish", "drift", "--data", "now=folder/of/tomorrow"],
+        ):
+            done = project.python(*command, *words, **variables)
+            assert done.code == 0, done.err
+        (endpoint,) = standin.azure.endpoints.values()
+        assert endpoint["Name"] == "penguins-drift"
+        wrong = project.python(
+            *(*command, "publish", "drift", "--data", "folder"), **variables
+        )
+        assert "--data folder: write before=folder or now=folder." in wrong.err
+        standin.verify()
