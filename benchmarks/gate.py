@@ -22,6 +22,7 @@ import pandas as pd
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.linear_model import Ridge
 from sklearn.naive_bayes import GaussianNB
+from threadpoolctl import threadpool_limits
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 
@@ -152,4 +153,5 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+    with threadpool_limits(1):  # tables so small are not worth two threads
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
