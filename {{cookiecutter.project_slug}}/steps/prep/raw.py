@@ -227,9 +227,11 @@ def _typed(
 
 def _count(frame: pl.LazyFrame, columns: list[pl.Expr]) -> list[int]:
     """The rows of a table, and the values of each column."""
-    counts = [column.count().alias(str(i)) for i, column in enumerate(columns)]
-    row = frame.select(pl.len(), *counts).collect(engine="streaming").row(0)
-    return list(row)
+    once = {id(column): column for column in columns}
+    counts = [column.count().alias(str(key)) for key, column in once.items()]
+    result = frame.select(pl.len().alias("rows"), *counts).collect(engine="streaming")
+    found = result.row(0, named=True)
+    return [found["rows"], *(found[str(id(column))] for column in columns)]
 
 
 def _filled(text: pl.Expr) -> pl.Expr:
