@@ -565,28 +565,37 @@ def _leave_out_nameless(source: Source, header: list[str]) -> None:
 
 def _note_doubts(source: Source, file: CsvFile, form: Format, roles: Roles) -> None:
     """Say which columns are text, though most of their values would be another type."""
-    for name, column in source.columns.items():
-        exempt = name in roles.keys or name in roles.ignore
-        if exempt or column.type != TEXT or column.text is None:
+    exempt = {*roles.keys, *roles.ignore}
+    texts = {
+        name: _clean(column.text, form)
+        for name, column in source.columns.items()
+        if column.type == TEXT and column.text is not None and name not in exempt
+    }
+    columns = [text.alias(str(i)) for i, text in enumerate(texts.values())]
+    head = source.frame.head(FIRST_ROWS).select(columns).collect(engine="streaming")
+    for sample, (name, text) in zip(head, texts.items()):
+        filled = source.frame.select(text=text).with_row_index("row").drop_nulls()
+        values = sample.drop_nulls().head(1000).to_frame("text")
+        if not len(values):
+            values = filled.head(1000).collect(engine="streaming")
+        like = values["text"].str.contains(r"(?i)\d|^(true|false)$").sum()
+        if like * 2 < len(values):
             continue
-        text = _clean(column.text, form)
-        texts = source.frame.select(text=text).with_row_index("row")
-        texts = texts.filter(pl.col("text").is_not_null())
-        values = texts.head(1000).collect(engine="streaming")
         codes = values["text"].str.contains(r"^[+-]?(0[0-9]+|[0-9]{19,})$").sum()
         others = [form, *_others(form, values)]
         fits = {other: _fitting(values, other) for other in others}
         most = max(fits.values())
         if codes * 20 > len(values) or most * 2 < len(values) or not most:
             continue
-        odd = texts.filter(~_is_quantity(pl.col("text"), form))
+        odd = filled.filter(~_is_quantity(pl.col("text"), form))
         count = odd.select(pl.len()).collect(engine="streaming").item()
         row, value = odd.head(1).collect(engine="streaming").row(0)
         line, _ = next(islice(file.rows(), row, None))
         where = f"'{value[:40]}' in line {line} of {source.name}"
         if fits[form] == most:
             source.notes.append(
-                f"column '{name}' is text because of {count} of {column.count} values:"
+                f"column '{name}' is text because of {count} of"
+                f" {source.columns[name].count} values:"
                 f" {where}: correct it, or write it in data.missing in settings.yml."
             )
         else:
