@@ -162,6 +162,27 @@ READ: dict[
         {"form": Format(date_format="%d.%m.%Y")},
         [(0, DAY), (1, DAY)],
     ),
+    "dates and times of Germany": (
+        "a,b\n31.01.2026 00:00,1\n2026-01-31 10:30,2\n",
+        {"form": Format(date_format="%d.%m.%Y %H:%M")},
+        [
+            (0, datetime.datetime(2026, 1, 31), 1),
+            (1, datetime.datetime(2026, 1, 31, 10, 30), 2),
+        ],
+    ),
+    "dates of Germany beside times": (
+        "a\n31.01.2026\n2026-01-31 10:30\n",
+        {"form": Format(date_format="%d.%m.%Y")},
+        [
+            (0, datetime.datetime(2026, 1, 31)),
+            (1, datetime.datetime(2026, 1, 31, 10, 30)),
+        ],
+    ),
+    "thousands of France": (
+        "a;b\n1\u00a0234,5;1\u202f000\n1 234;2 000\n",
+        {"form": Format(decimal=",", thousands=" ")},
+        [(0, 1234.5, 1000), (1, 1234, 2000)],
+    ),
     "time zones": (
         "a\n2026-01-31T10:00:00+02:00\n2026-01-31T10:00Z\n2026-01-31 10:00\n",
         {},
@@ -287,6 +308,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     ),
     "a code among numbers": (column("007"), "because of 1 of 300 values: '007'"),
     "decimal commas": ("x;z\n1;1,5\n2;2,75\n", "write data.decimal: ',' in"),
+    "thousands of France": ("x;z\n1;1\u00a0234,5\n", "',' and data.thousands: ' ' in"),
     "one thousand or one": ("x;z\n1;1,234\n", "decimal: ',' or data.thousands: ','"),
     "percent": ("x,z\n1,5%\n2,6.5 %\n", "data.units: \\['%'\\]"),
     "currency": ("x,z\n1,$5\n2,$6\n", "data.units: \\['\\$'\\]"),
@@ -300,6 +322,10 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     "names by case": ("a,A\n1,2\n", "columns 'a' and 'A' differ only by case"),
     "names by Unicode form": ("\u00e9,e\u0301\n1,2\n", "differ only by case or Uni"),
     "words in text": ("x,z\n1,red\n2,NA\n", "'NA' in the column 'z' of a.csv is read"),
+    "words in several files": (
+        {f"{i}.csv": f"x,z\n1,red\n2,{w}\n" for i, w in enumerate(["NA", "", "-"])},
+        "'NA' in the column 'z' of 0.csv and 1 more files is read.*2 rows with",
+    ),
     "words in Parquet": (
         {"a.parquet": pl.DataFrame({"z": ["red", "none"]})},
         "'none' in the column 'z' of a.parquet is a value of its own",

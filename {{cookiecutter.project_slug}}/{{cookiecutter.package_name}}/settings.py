@@ -50,6 +50,8 @@ class Data:
             if (self.keys + self.ignore).count(column) > 1:
                 key = "ignore" if column in self.ignore else "keys"
                 yield key, f"names {column} again", "name it once, in keys or in ignore"
+        if self.thousands == (self.decimal or "."):
+            yield "thousands", "is the decimal mark too", "write both as they differ"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from raw import (
 )
 
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
+SHOWN = 20  # notes on the screen; all are in the report
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; }
 body { padding: 0 1rem; color: #222; }
@@ -277,8 +278,11 @@ def main() -> None:
         unfinished = args.report / f".{name}"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, args.report / name)
-    for note in report["notes"]:
+    notes = report["notes"]
+    for note in notes[:SHOWN]:
         print(f"note: {note}")
+    if len(notes) > SHOWN:
+        print(f"note: {len(notes) - SHOWN} more are in the data report.")
     print(f"{report['rows_in']} rows read, {report['rows_out']} prepared")
 
 

@@ -227,9 +227,11 @@ def _typed(
 
 def _count(frame: pl.LazyFrame, columns: list[pl.Expr]) -> list[int]:
     """The rows of a table, and the values of each column."""
-    counts = [column.count().alias(str(i)) for i, column in enumerate(columns)]
-    row = frame.select(pl.len(), *counts).collect(engine="streaming").row(0)
-    return list(row)
+    once = {id(column): column for column in columns}
+    counts = [column.count().alias(str(key)) for key, column in once.items()]
+    result = frame.select(pl.len().alias("rows"), *counts).collect(engine="streaming")
+    found = result.row(0, named=True)
+    return [found["rows"], *(found[str(id(column))] for column in columns)]
 
 
 def _filled(text: pl.Expr) -> pl.Expr:
@@ -263,8 +265,8 @@ def _parse(text: pl.Expr, type: pl.DataType, form: Format) -> pl.Expr:
         return pl.when(word.is_in(["true", "false"])).then(word == "true")
     if type == DATE:
         iso = text.str.to_date("%Y-%m-%d", strict=False)
-        if not form.date_format:
-            return iso
+        if re.search("%[^a-zA-Z]*[HIklMSTRXrcs]", form.date_format or "%H"):
+            return iso  # there is no other format, or one of times
         return pl.coalesce(iso, text.str.to_date(form.date_format, strict=False))
     if type == TIMESTAMP:
         plain = text.str.replace("T", " ", literal=True)
@@ -278,9 +280,9 @@ def _parse(text: pl.Expr, type: pl.DataType, form: Format) -> pl.Expr:
             text.str.to_date("%Y-%m-%d", strict=False).cast(TIMESTAMP),
         ]
         if form.date_format:
-            forms.append(
-                text.str.to_datetime(form.date_format, time_unit="us", strict=False)
-            )
+            written = form.date_format
+            forms.append(text.str.to_datetime(written, time_unit="us", strict=False))
+            forms.append(text.str.to_date(written, strict=False).cast(TIMESTAMP))
         return pl.coalesce(forms)
     return text
 
@@ -291,6 +293,8 @@ def _plain(text: pl.Expr, form: Format) -> pl.Expr:
         unit = "|".join(map(re.escape, form.units))
         text = text.str.replace(rf"\s*(?:{unit})$", "")
         text = text.str.replace(rf"^([+-]?)(?:{unit})\s*", "${1}")
+    if form.thousands == " ":
+        text = text.str.replace_all(r"\p{Zs}", " ")
     if form.thousands:
         mark, point = re.escape(form.thousands), re.escape(form.decimal)
         grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({mark}\d{{3}})+({point}\d*)?$")
@@ -561,28 +565,37 @@ def _leave_out_nameless(source: Source, header: list[str]) -> None:
 
 def _note_doubts(source: Source, file: CsvFile, form: Format, roles: Roles) -> None:
     """Say which columns are text, though most of their values would be another type."""
-    for name, column in source.columns.items():
-        exempt = name in roles.keys or name in roles.ignore
-        if exempt or column.type != TEXT or column.text is None:
+    exempt = {*roles.keys, *roles.ignore}
+    texts = {
+        name: _clean(column.text, form)
+        for name, column in source.columns.items()
+        if column.type == TEXT and column.text is not None and name not in exempt
+    }
+    columns = [text.alias(str(i)) for i, text in enumerate(texts.values())]
+    head = source.frame.head(FIRST_ROWS).select(columns).collect(engine="streaming")
+    for sample, (name, text) in zip(head, texts.items()):
+        filled = source.frame.select(text=text).with_row_index("row").drop_nulls()
+        values = sample.drop_nulls().head(1000).to_frame("text")
+        if not len(values):
+            values = filled.head(1000).collect(engine="streaming")
+        like = values["text"].str.contains(r"(?i)\d|^(true|false)$").sum()
+        if like * 2 < len(values):
             continue
-        text = _clean(column.text, form)
-        texts = source.frame.select(text=text).with_row_index("row")
-        texts = texts.filter(pl.col("text").is_not_null())
-        values = texts.head(1000).collect(engine="streaming")
         codes = values["text"].str.contains(r"^[+-]?(0[0-9]+|[0-9]{19,})$").sum()
         others = [form, *_others(form, values)]
         fits = {other: _fitting(values, other) for other in others}
         most = max(fits.values())
         if codes * 20 > len(values) or most * 2 < len(values) or not most:
             continue
-        odd = texts.filter(~_is_quantity(pl.col("text"), form))
+        odd = filled.filter(~_is_quantity(pl.col("text"), form))
         count = odd.select(pl.len()).collect(engine="streaming").item()
         row, value = odd.head(1).collect(engine="streaming").row(0)
         line, _ = next(islice(file.rows(), row, None))
         where = f"'{value[:40]}' in line {line} of {source.name}"
         if fits[form] == most:
             source.notes.append(
-                f"column '{name}' is text because of {count} of {column.count} values:"
+                f"column '{name}' is text because of {count} of"
+                f" {source.columns[name].count} values:"
                 f" {where}: correct it, or write it in data.missing in settings.yml."
             )
         else:
@@ -611,13 +624,7 @@ def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
     """Other formats that the values could be in."""
     if not values.height:
         return
-    for decimal, thousands in [
-        (",", ""),
-        (".", ","),
-        (",", "."),
-        (".", " "),
-        (".", "'"),
-    ]:
+    for decimal, thousands in zip(",.,.,.", ("", ",", ".", " ", " ", "'")):
         yield replace(form, decimal=decimal, thousands=thousands)
     for pattern in (r"^[+-]?(\p{Sc})\s?\d", r"\d\s*(\p{Sc}|[%‰°]|[[:alpha:]]{2,4})$"):
         units = values.select(pl.col("text").str.extract(pattern)).drop_nulls()
@@ -727,24 +734,32 @@ def unify(sources: list[Source], roles: Roles) -> dict[str, pl.DataType]:
 def _note_words(
     sources: list[Source], name: str, type: pl.DataType, roles: Roles
 ) -> None:
-    """Say where words such as NA are read as missing in a CSV file, or are values."""
-    for source in sources:
-        column = source.columns.get(name)
-        if not column or not column.words or name in roles.keys:
+    """Say where words such as NA are read as missing in CSV, or are values."""
+    if name in roles.keys or (name == roles.target and type == TEXT):
+        return
+    for is_csv in (True, False):
+        having = [
+            (source, column)
+            for source in sources
+            if (column := source.columns.get(name))
+            and column.words
+            and (column.text is not None) == is_csv
+        ]
+        if not having:
             continue
-        if name == roles.target and type == TEXT:
-            continue
+        source, column = having[0]
         text = column.values if column.text is None else _filled(column.text)
-        read = text if column.text is None else column.values
-        odd = source.frame.select(text=text, read=read)
-        odd = odd.filter(pl.col("text").is_in(MISSING) | pl.col("read").is_null())
-        word = odd.drop_nulls("text").head(1).collect(engine="streaming").item(0, 0)
-        means = "a value of its own, as Parquet has missing values apart"
-        if column.text is not None:
-            means = "read as a missing value"
+        lost = column.values.is_null() | text.is_in(MISSING)
+        words = source.frame.select(text.filter(text.is_not_null() & lost))
+        word = words.head(1).collect(engine="streaming").item()
+        count = sum(column.words for _, column in having)
+        more = f" and {len(having) - 1} more files" if len(having) > 1 else ""
+        means = "is read as a missing value"
+        if not is_csv:
+            means = "is a value of its own, as Parquet has missing values apart"
         source.notes.append(
-            f"'{word}' in the column '{name}' of {source.name} is {means}"
-            f" ({column.words} {'rows' if column.words > 1 else 'row'} with such words)."
+            f"'{word}' in the column '{name}' of {source.name}{more} {means}"
+            f" ({count} {'rows' if count > 1 else 'row'} with such words)."
         )
 
 
