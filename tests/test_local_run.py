@@ -185,7 +185,7 @@ def test_a_mini_batch_that_fails_once_is_tried_again(
 ) -> None:
     project, _ = trained
     project.set("data", rows_per_part=15)
-    project.set("scoring", timeout_seconds=3)
+    project.set("scoring", run_invocation_timeout=3)
     head = "def run(mini_batch: list[str]) -> list[str]:\n"
     script = project.path / "steps" / "score" / "score.py"
     original = script.read_text(encoding="utf-8")
@@ -210,7 +210,7 @@ def test_the_error_threshold_decides(
 ) -> None:
     project, _ = trained
     project.set("data", rows_per_part=15)
-    project.set("scoring", error_threshold=threshold, max_tries=2)
+    project.set("scoring", error_threshold=threshold, run_max_try=2)
     head = "def run(mini_batch: list[str]) -> list[str]:\n"
     script = project.path / "steps" / "score" / "score.py"
     original = script.read_text(encoding="utf-8")
@@ -220,7 +220,7 @@ def test_the_error_threshold_decides(
         result = project.run("scoring")
     finally:
         script.write_text(original, encoding="utf-8")
-        project.set("scoring", error_threshold=0, max_tries=3)
+        project.set("scoring", error_threshold=0, run_max_try=3)
     assert result.code == code, result.err
     log = Path(result.json["folder"]) / "score" / "log.txt"
     assert "failed" in log.read_text(encoding="utf-8").splitlines()[-1]

@@ -42,7 +42,11 @@ def test_training_graph(build_pipeline: BuildPipeline) -> None:
         "train.model -> register.model",
         "evaluate.evaluation -> register.evaluation",
     }
-    assert set(pipeline.graph.params) == {"raw_data", "learning_rate", "max_iterations"}
+    assert set(pipeline.graph.params) == {
+        "raw_data",
+        "register",
+        *PROJECT.training.hyperparameters,
+    }
 
 
 def test_scoring_graph(build_pipeline: BuildPipeline) -> None:

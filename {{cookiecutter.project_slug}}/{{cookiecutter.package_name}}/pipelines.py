@@ -34,8 +34,14 @@ def training(
 ) -> list[PipelineStep]:
     """prep -> train -> evaluate -> register, on `raw` files with the target."""
     options = settings.training
-    learning_rate = PipelineParameter("learning_rate", options.learning_rate)
-    max_iterations = PipelineParameter("max_iterations", options.max_iterations)
+    hyperparameters = {
+        # As text, but for numbers: train reads it as Python would.
+        name: PipelineParameter(
+            name, value if type(value) in (int, float) else str(value)
+        )
+        for name, value in options.hyperparameters.items()
+    }
+    unless_worse = PipelineParameter("register", options.register)
     runconfig = _runconfig(settings)
     prepared = OutputFileDatasetConfig("prepared")
     model = OutputFileDatasetConfig("model")
@@ -59,8 +65,8 @@ def training(
             *("--keys", *settings.data.keys),
             *("--test-fraction", options.test_fraction),
             *("--seed", options.seed),
-            *("--learning-rate", learning_rate),
-            *("--max-iterations", max_iterations),
+            "--hyperparameters",  # the last one, as it takes all that follows
+            *(part for pair in hyperparameters.items() for part in pair),
         ],
         runconfig=runconfig,
         allow_reuse=True,
@@ -89,6 +95,7 @@ def training(
             *("--evaluation", evaluation.as_input("evaluation")),
             *("--registration", registration),
             *("--model-name", settings.name),
+            *("--register", unless_worse),
         ],
         runconfig=runconfig,
         allow_reuse=False,
@@ -102,9 +109,11 @@ def scoring(
     """prep -> score, on `raw` files that need no target."""
     options = settings.scoring
     model_version = PipelineParameter("model_version", str(options.model_version))
-    mini_batch_size = PipelineParameter("mini_batch_size", str(options.parts_per_batch))
+    mini_batch_size = PipelineParameter("mini_batch_size", str(options.mini_batch_size))
     node_count = PipelineParameter("node_count", settings.compute.max_nodes)
-    processes = PipelineParameter("process_count_per_node", options.processes_per_node)
+    processes = PipelineParameter(
+        "process_count_per_node", options.process_count_per_node
+    )
     prepared = OutputFileDatasetConfig("prepared")
     predictions = OutputFileDatasetConfig("predictions")
 
@@ -119,8 +128,8 @@ def scoring(
             mini_batch_size=mini_batch_size,
             node_count=node_count,
             process_count_per_node=processes,
-            run_max_try=options.max_tries,
-            run_invocation_timeout=options.timeout_seconds,
+            run_max_try=options.run_max_try,
+            run_invocation_timeout=options.run_invocation_timeout,
             error_threshold=options.error_threshold,
             output_action="summary_only",  # the script writes its files itself
             environment_variables={
@@ -130,10 +139,11 @@ def scoring(
         inputs=[prepared.as_input("prepared")],
         output=predictions,
         arguments=[
+            # Keys first, as Azure ML's driver adds arguments behind.
+            *("--keys", *settings.data.keys),
             *("--predictions", predictions),
             *("--model-name", settings.name),
             *("--model-version", model_version),
-            *("--keys", *settings.data.keys),
         ],
         allow_reuse=False,  # the registered model, which it looks up, can change
     )

@@ -260,6 +260,8 @@ COLUMN = Rule(
     "a column's name, and not begin with a hyphen, as options of the steps do",
     lambda value: value != "" and not value.startswith("-"),
 )
+OTHERS = ("raw_data", "register")  # parameters of the training pipeline
+HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
 MODEL_VERSION = Rule(
     "latest, or a version's number",
     lambda value: value == "latest" or (isinstance(value, int) and value >= 1),
@@ -302,8 +304,8 @@ class Training:
 
     test_fraction: Annotated[float, Rule("above 0, below 1", lambda f: 0 < f < 1)]
     seed: Annotated[int, _from(0, 2**32 - 1)]
-    learning_rate: Annotated[float, Rule("above 0, at most 1", lambda f: 0 < f <= 1)]
-    max_iterations: Annotated[int, _from(1)]
+    register: Annotated[str, _one_of("unless_worse", "always")]
+    hyperparameters: dict[str, Annotated[bool | int | float | str, HYPERPARAMETER]]
 
 
 @dataclass(frozen=True)
@@ -311,10 +313,10 @@ class Scoring:
     """Which model scores, and how the work is cut into mini-batches."""
 
     model_version: Annotated[str | int, MODEL_VERSION]
-    parts_per_batch: Annotated[int, _from(1)]
-    processes_per_node: Annotated[int, _from(1)]
-    max_tries: Annotated[int, _from(1)]
-    timeout_seconds: Annotated[int, _from(1)]
+    mini_batch_size: Annotated[int, _from(1)]
+    process_count_per_node: Annotated[int, _from(1)]
+    run_max_try: Annotated[int, _from(1)]
+    run_invocation_timeout: Annotated[int, _from(1)]
     error_threshold: Annotated[int, _from(-1)]
 
 
@@ -476,6 +478,16 @@ def _build(kind: Any, values: Any, file: str, key: str, problems: list[Problem])
     return made
 
 
+def _is_name(name: Any, file: str, key: str, problems: list[Problem]) -> bool:
+    """Whether a name can be that of a pipeline parameter of its own."""
+    if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)) and name not in OTHERS:
+        return True
+    text = "is not a name of letters, digits and underscores"
+    text = "is a parameter of the pipeline already" if name in OTHERS else text
+    problems.append(Problem(file, key, text, "choose another name"))
+    return False
+
+
 def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) -> Any:
     """`value` as the annotation `hint` says; what is to say goes to `problems`."""
     if type(None) in get_args(hint):
@@ -492,6 +504,17 @@ def _value(hint: Any, value: Any, file: str, key: str, problems: list[Problem]) 
             text = f"is {_shown(value)}, but must be a list"
             problems.append(Problem(file, key, text, f"write [{value}]"))
         return []
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            text = f"is {_shown(value)}, but must hold names with values"
+            problems.append(Problem(file, key, text, "write NAME: VALUE there"))
+            return {}
+        one = get_args(hint)[1]
+        return {
+            name: _value(one, item, file, f"{key}.{name}", problems)
+            for name, item in value.items()
+            if _is_name(name, file, f"{key}.{name}", problems)
+        }
     kind, rule = get_args(hint)
     if file == SETTINGS and kind is str:  # what YAML makes of nothing, and of a time
         value = "" if value is None else value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,22 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 
-def decide(evaluation: dict[str, Any]) -> tuple[bool, str]:
-    """Whether to register the model of an evaluation (its `metrics.json`), and why."""
+def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
+    """Whether to register the model of an evaluation (its `metrics.json`), and why.
+
+    By the rule `unless_worse` a model is refused if it is worse than the registered one
+    by more than chance, if it is that one again, and if the two cannot be compared, so
+    that a person decides. By the rule `always` it is registered.
+    """
     registered = evaluation["registered"]
     if registered is None:
         return True, "no model is registered yet"
-    version = f"the registered version {registered['version']}"
-    if "error" in registered:
-        return True, f"{version} cannot predict this data: {registered['error']}"
-    metric = evaluation["compared_by"]["metric"]
-    new, current = evaluation["metrics"][metric], registered["metrics"][metric]
-    if new == current:
-        return True, f"as good as {version}: {metric} {new:.4g}"
-    is_better = (new > current) == evaluation["compared_by"]["higher_is_better"]
-    word = "better" if is_better else "worse"
-    return is_better, f"{word} than {version}: {metric} {new:.4g}, not {current:.4g}"
+    if rule == "always":
+        return True, f"{registered['reason']}; register is 'always'"
+    way = "; to register it all the same: --set register=always"
+    if registered["verdict"] == "not comparable":
+        return False, registered["reason"] + way
+    return registered["verdict"] in ("better", "no worse"), registered["reason"]
 
 
 def register(model: Path, name: str) -> str:
@@ -51,23 +53,17 @@ def register(model: Path, name: str) -> str:
     return str(client.create_model_version(name, source, run.info.run_id).version)
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Register as the command line says, and write down what was done and why."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--registration", type=Path, required=True)
-    parser.add_argument("--model-name", required=True)
-    args = parser.parse_args()
-
     evaluation = json.loads((args.evaluation / "metrics.json").read_text())
-    is_registered, reason = decide(evaluation)
+    is_registered, reason = decide(evaluation, args.register)
     version = register(args.model, args.model_name) if is_registered else None
     registration = {
         "model": args.model_name,
         "registered": is_registered,
         "version": version,
         "reason": reason,
+        "comparison": (evaluation["registered"] or {}).get("comparison"),
     }
     args.registration.mkdir(parents=True, exist_ok=True)
     (args.registration / "registration.json").write_text(
@@ -75,6 +71,20 @@ def main() -> None:
     )
     done = f"registered as version {version}" if is_registered else "not registered"
     print(f"{args.model_name}: {done}: {reason}")
+
+
+def main() -> None:
+    """Read the command line, and end with one sentence where a file cannot be written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--registration", type=Path, required=True)
+    parser.add_argument("--model-name", required=True)
+    parser.add_argument("--register", choices=["unless_worse", "always"], required=True)
+    try:
+        run(parser.parse_args())
+    except OSError as error:
+        sys.exit(f"register: {error}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Each part's predictions are a Parquet file of the same name, with the key column
 `row`), `prediction`, and for a classification one `probability_<class>` a class.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: where the module is not registered in
+# sys.modules, as may be in Azure ML's driver, a dataclass could not look its types up.
 
 import argparse
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import mlflow
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -24,6 +26,9 @@ from sklearn.pipeline import Pipeline
 ROW = "row"  # the column that prep numbers rows by where there is no key
 # The types of a model's signature in Arrow.
 TYPES = {"double": pa.float64(), "datetime": pa.timestamp("us"), "string": pa.string()}
+WORDS = dict(zip(TYPES.values(), ("numbers", "dates", "text"), strict=True))
+NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
+DATE = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$"
 
 
 class ScoringError(Exception):
@@ -45,7 +50,8 @@ scorer: Scorer
 
 def init() -> None:
     """Load the registered model, once in each worker."""
-    parser = argparse.ArgumentParser()
+    # The driver adds options of its own, such as --model: no abbreviation of ours.
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
@@ -53,21 +59,38 @@ def init() -> None:
     # The rest of the command line is for the ParallelRunStep itself.
     args, _ = parser.parse_known_args()
     global scorer
-    uri = f"models:/{args.model_name}/{args.model_version}"
-    try:
-        folder = mlflow.artifacts.download_artifacts(uri)
-    except MlflowException as error:
-        raise ScoringError(
-            f"The model {args.model_name}, version {args.model_version}, cannot be had:"
-            f" run the training pipeline first, or pin a registered version. ({error})"
-        ) from None
+    folder = download(args.model_name, args.model_version)
     scorer = Scorer(
-        model=mlflow.sklearn.load_model(folder),
+        # As a URI, since MLflow takes a %20 in a path for a blank.
+        model=mlflow.sklearn.load_model(Path(folder).absolute().as_uri()),
         columns=model_columns(folder),
         keys=args.keys or [ROW],
         predictions=args.predictions,
     )
-    args.predictions.mkdir(parents=True, exist_ok=True)
+    try:
+        args.predictions.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScoringError(f"The predictions cannot be written: {error}") from None
+
+
+def download(name: str, version: str) -> str:
+    """The folder with the files of a registered model; `version` may be "latest"."""
+    try:
+        return str(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
+    except (MlflowException, OSError) as error:
+        code = getattr(error, "error_code", "")
+        if "not found" in str(error):
+            way = "run the training pipeline first, or pin a registered version"
+        elif code == "INVALID_PARAMETER_VALUE":
+            way = "scoring.model_version is 'latest' or a number"
+        else:
+            way = (
+                "its files are gone: train again with --set register=always, or pin"
+                " another version by scoring.model_version"
+            )
+        raise ScoringError(
+            f"The model {name}, version {version}, cannot be had: {way}. ({error})"
+        ) from None
 
 
 def model_columns(folder: str) -> dict[str, pa.DataType]:
@@ -91,8 +114,12 @@ def score_part(scorer: Scorer, part: Path) -> str:
     scored = predict(scorer.model, features, table.select(scorer.keys))
     # Written beside and renamed, so that a part tried again is replaced, never torn.
     unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
-    pq.write_table(scored, unfinished)
-    os.replace(unfinished, scorer.predictions / part.name)
+    try:
+        pq.write_table(scored, unfinished)
+        os.replace(unfinished, scorer.predictions / part.name)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ScoringError(f"{part.name}: cannot be written: {error}") from None
     return part.name
 
 
@@ -109,8 +136,8 @@ def align(table: pa.Table, columns: dict[str, pa.DataType]) -> Any:
         values = table[name]
         if values.null_count < len(values) and not _fits(values.type, wanted):
             raise ScoringError(
-                f"the column '{name}' holds {values.type}"
-                f" ({values.drop_null()[0].as_py()!r}), where the model needs {wanted}."
+                f"the column '{name}' holds {_odd(values, wanted)}, where the model needs"
+                f" {WORDS[wanted]}: mend the data, or train again."
             )
         aligned[name] = values.cast(wanted, safe=False)
     return pa.table(aligned).to_pandas()
@@ -123,19 +150,47 @@ def _fits(dtype: pa.DataType, wanted: pa.DataType) -> bool:
     elif is_a.is_timestamp(wanted):
         tests = [is_a.is_date, is_a.is_timestamp]
     else:
-        tests = [is_a.is_integer, is_a.is_floating, is_a.is_boolean]
+        tests = [is_a.is_integer, is_a.is_floating, is_a.is_boolean, is_a.is_decimal]
     return any(test(dtype) for test in tests)
 
 
+def _odd(values: pa.ChunkedArray, wanted: pa.DataType) -> str:
+    """The first value that is not of the wanted type, in words."""
+    values = values.drop_null()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        # One such value makes a whole column text: it is to be named, not its neighbour.
+        form = {"numbers": NUMBER, "dates": DATE}[WORDS[wanted]]
+        odd = values.filter(pc.invert(pc.match_substring_regex(values, form)))
+        return f"the text {(odd or values)[0].as_py()!r}"
+    first = values[0].as_py()
+    return f"the {_word(values.type)} {first}"
+
+
+def _word(dtype: pa.DataType) -> str:
+    if pa.types.is_boolean(dtype):
+        return "truth value"
+    if pa.types.is_temporal(dtype):
+        return "date"
+    return "value" if pa.types.is_nested(dtype) else "number"
+
+
 def predict(model: Pipeline, features: Any, keys: pa.Table) -> pa.Table:
-    """The keys of each row with its prediction and its probabilities, if any."""
-    if not hasattr(model, "predict_proba"):
-        return keys.append_column("prediction", pa.array(model.predict(features)))
-    probabilities = model.predict_proba(features)
-    best = model.classes_[probabilities.argmax(axis=1)]
-    table = keys.append_column("prediction", pa.array(best))
-    for i, name in enumerate(model.classes_):
-        table = table.append_column(
-            f"probability_{name}", pa.array(probabilities[:, i])
-        )
-    return table
+    """The keys of each row with its prediction and its probabilities, if any.
+
+    ScoringError if a key has the name of one of these.
+    """
+    if hasattr(model, "predict_proba"):
+        probabilities = model.predict_proba(features)
+        found = {"prediction": model.classes_[probabilities.argmax(axis=1)]}
+        for name, column in zip(model.classes_, probabilities.T, strict=True):
+            found[f"probability_{name}"] = column
+    else:
+        found = {"prediction": model.predict(features)}
+    for name, column in found.items():
+        if name in keys.column_names:
+            raise ScoringError(
+                f"the key '{name}' has the name of a column of the predictions: rename it"
+                " in the data and in data.keys."
+            )
+        keys = keys.append_column(name, pa.array(column))
+    return keys
