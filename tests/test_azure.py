@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 from azure_standin import Fault, Standin, resources
 from azure_standin.state import Run
+from azure_standin.truth import TRUTH, judge
 from conftest import Bake, Project, Result
 
 ANSWERS = {
@@ -260,6 +261,14 @@ def test_no_secret_leaves_the_project(trained: User) -> None:
     for result in trained.results.values():
         for secret in (SECRET, "sig=", *tokens):
             assert secret not in result.out + result.err
+
+
+@pytest.mark.skipif(TRUTH is None, reason="no specifications beside it")
+def test_every_answer_is_of_the_specified_form(trained: User) -> None:
+    assert trained.run("check", "--online").code == 0
+    judged, faults = judge(trained.standin.requests)
+    assert faults == []
+    assert judged > 100
 
 
 def test_provision_creates_what_is_missing_once(bake: Bake, tmp_path: Path) -> None:

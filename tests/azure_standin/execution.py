@@ -22,6 +22,11 @@ from .wire import ML_HOST
 
 _logger = logging.getLogger(__name__)
 _DRIVER = Path(__file__).with_name("parallel.py")
+#: What the service adds for its driver, and the entry script finds in its command line.
+_DRIVERS_OWN = (
+    *("--model", "/mnt/azureml/model", "--aml_core_version", "1.61.0.post4"),
+    *("--dataprep_version", "5.5.0", "--run_settings", '{"process_count": 1}'),
+)
 #: What a step's process inherits; all else comes from the run, as in a container.
 _INHERITED = ("PATH", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT")
 _PORT = re.compile(r"(?:DatasetConsumptionConfig|DatasetOutputConfig):(.+)")
@@ -233,7 +238,10 @@ class Step:
             elif match := _PORT.fullmatch(value):
                 value = str(self.paths[match[1]])
             arguments.append(value)
-        script = str(_DRIVER) if self.is_parallel else self.values["Script"]
+        script = self.values["Script"]
+        if self.is_parallel:
+            script = str(_DRIVER)
+            arguments += _DRIVERS_OWN
         return [sys.executable, script, *arguments]
 
     def variables(self) -> dict[str, str]:

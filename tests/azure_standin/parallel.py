@@ -7,6 +7,7 @@ line that the SDK made for the real driver.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import logging
 import os
@@ -64,13 +65,19 @@ def main() -> int:
 
 
 def load(script: Path) -> Any:
-    """The entry script as a module, importing its neighbours as it would when run."""
-    sys.path.insert(0, str(script.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(script.stem, script)
+    """The entry script as a module, loaded no more kindly than the service is known to.
+
+    By its path, under another name and in no table of modules; if a module is missing
+    then, as a neighbour of its is, by name.
+    """
+    spec = importlib.util.spec_from_file_location("score_module", script)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[script.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError:
+        sys.path.insert(0, str(script.parent.resolve()))
+        return importlib.import_module(script.stem)
     return module
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from . import Fault, Standin
+from . import Fault, Standin, parallel
 
 PREP = """
 import argparse, os, pathlib
@@ -444,3 +444,17 @@ def test_what_is_not_played(tmp_path: Path, standin: Standin) -> None:
     with pytest.raises(requests.exceptions.ProxyError):
         requests.get("https://example.org/", **options)
     assert standin.refused_hosts == ["example.org"]
+
+
+def test_an_entry_script_is_loaded_unregistered(tmp_path: Path) -> None:
+    script = tmp_path / "entry_script.py"
+    (tmp_path / "neighbour_of_it.py").write_text("one = 1")
+    script.write_text("name = __name__")
+    assert parallel.load(script).name == "score_module"
+    assert not {"score_module", "entry_script"} & sys.modules.keys()
+    script.write_text("from neighbour_of_it import one\nname = __name__")
+    assert parallel.load(script).name == "entry_script"
+    lookup = "from dataclasses import dataclass\n@dataclass\nclass A:\n    one: int\n"
+    script.write_text(f"from __future__ import annotations\n{lookup}")
+    with pytest.raises(AttributeError):
+        parallel.load(script)

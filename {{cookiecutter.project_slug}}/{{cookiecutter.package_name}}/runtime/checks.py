@@ -203,9 +203,9 @@ class _Azure:
         self,
         path: str,
         version: str,
+        query: Mapping[str, str] | None = None,
         method: str = "GET",
         absent: tuple[int, ...] = (404,),
-        **query: str,
     ) -> Any:
         """What Azure answers, None for an `absent` status; Failed for other errors."""
         while True:
@@ -214,7 +214,7 @@ class _Azure:
                 reply = self.http.request(
                     method,
                     f"https://{self.host}{path}",
-                    params={"api-version": version, **query},
+                    params={**(query or {}), "api-version": version},
                     timeout=max(0.1, min(TIMEOUT, left)),
                     allow_redirects=False,  # the token is for this host alone
                 )
@@ -238,12 +238,11 @@ class _Azure:
     def items(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
         """The items of a list of Azure ML, of all its pages."""
         while True:
-            page = self.get(path, ML_VERSION, **query) or {"value": []}
+            page = self.get(path, ML_VERSION, query) or {"value": []}
             yield from page["value"]
             if not page.get("nextLink"):
                 return
             query = dict(parse_qsl(urlsplit(page["nextLink"]).query))
-            query.pop("api-version", None)
 
     def need(self, **values: object) -> None:
         for name, value in values.items():
@@ -293,7 +292,7 @@ class _Azure:
     def check_group(self) -> Answer:
         name = self.place.resource_group
         self.need(subscription_id=self.place.subscription_id, resource_group=name)
-        if self.get(self.group, "2021-04-01", "HEAD") is not None:
+        if self.get(self.group, "2021-04-01", method="HEAD") is not None:
             return OK, name
         region = self.region or "REGION"
         fix = self.az("group create --name {} --location {}", name, region)
