@@ -1,0 +1,728 @@
+"""Projects in odd places, moved, copied and run in odd ways.
+
+Nothing is written outside a project, nothing is left running, and a user's mistake is a
+sentence. Most projects here have toy steps, as only the run around them matters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from conftest import Bake, Project, Result
+
+TOY = """
+import sys
+from pathlib import Path
+
+print("toy", *sys.argv[1:])
+{more}
+for folder in (Path.cwd().parent / "outputs").iterdir():
+    (folder / "part.txt").write_text("made", encoding="utf-8")
+print("done")
+"""
+TOY_SCORE = """
+def run(mini_batch):
+    return mini_batch
+"""
+STEPS = ["prep", "train", "evaluate", "register"]
+ODD = "a b%20c #1 ü🐧 'q' \"r\" ?mark=1&x"
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+AGAIN = "To run this step again alone"
+
+
+def start(
+    project: Project,
+    *arguments: str,
+    cwd: Path | None = None,
+    home: bool = True,
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """Start the command line of a project, from any folder and in any environment."""
+    inherited = {k: v for k, v in os.environ.items() if home or k != "HOME"}
+    return subprocess.Popen(
+        [sys.executable, "-m", project.package, *arguments],
+        cwd=cwd or project.path,
+        env={**inherited, "PYTHONPATH": str(project.path), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def end(process: subprocess.Popen[str]) -> Result:
+    out, err = process.communicate(timeout=120)
+    return Result(process.returncode, out, err)
+
+
+def run(project: Project, *arguments: str, **how: object) -> Result:
+    return end(start(project, "run", *arguments, "--json", **how))  # type: ignore[arg-type]
+
+
+def log(result: Result, step: str) -> str:
+    path = Path(result.json["folder"]) / step / "log.txt"
+    return path.read_text(encoding="utf-8")
+
+
+def statuses(result: Result) -> list[str]:
+    return [step["status"] for step in result.json["steps"]]
+
+
+def toy(project: Project, step: str, more: str = "") -> None:
+    """Make a step one that only prints its arguments, does `more` and writes a file."""
+    text = TOY_SCORE if step == "score" else TOY.format(more=more)
+    script = project.path / "steps" / step / f"{step}.py"
+    script.write_text(text, encoding="utf-8")
+
+
+def copy_of(project: Project, path: Path) -> Project:
+    return Project(shutil.copytree(project.path, path, symlinks=True), project.package)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """What each file below a folder holds, as a hash; Python's own files left out."""
+    return {
+        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def fresh(bake: Bake) -> Project:
+    """A project with toy steps that was never run; to be copied, not changed."""
+    project = bake(project_name="Toy")
+    for step in [*STEPS, "score"]:
+        toy(project, step)
+    return project
+
+
+@pytest.fixture(scope="module")
+def ready(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same, run once, so that it has its database; to be copied, not changed."""
+    project = copy_of(fresh, tmp_path_factory.mktemp("ready") / "toy")
+    result = run(project, "scoring")
+    assert result.code == 0, result.err
+    return project
+
+
+@pytest.fixture
+def project(ready: Project, tmp_path: Path) -> Project:
+    """A copy of its own for a test."""
+    return copy_of(ready, tmp_path / "toy")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small disk in memory, with options; or skips the test."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(disk)]
+        if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
+            pytest.skip("disks cannot be mounted here")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+# Real training, where MLflow matters -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(
+    bake: Bake, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, str, Path]:
+    """A project trained in a folder with an odd name, then moved to another one.
+
+    With no HOME, and where the locale is ASCII. With it the name of that run's folder,
+    and the folder that holds the project alone.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    baked = bake(project_name="Odd places")
+    project = copy_of(baked, folder / ODD / "first ü")
+    for table in project.path.glob("data/sample/*/*.csv"):
+        text = table.read_text(encoding="utf-8")
+        table.write_text(text.replace("Anvers", "Änvers 🐧"), encoding="utf-8")
+    before = files(project.path)
+    result = run(project, "training", home=False, **ASCII)
+    assert result.code == 0, result.err
+    assert [p.name for p in folder.iterdir()] == [ODD]
+    assert [p.name for p in (folder / ODD).iterdir()] == ["first ü"]
+    new = {Path(name).parts[0] for name in files(project.path).keys() - before.keys()}
+    assert new == {"mlruns", "runs"}
+    assert {p.name for p in (project.path / "mlruns").iterdir()} == {
+        "artifacts",
+        "mlflow.db",
+    }
+    moved = project.path.rename(folder / "moved%41?x#y")
+    (folder / ODD).rmdir()
+    return Project(moved, project.package), Path(result.json["folder"]).name, folder
+
+
+def test_a_trained_project_in_an_odd_place_that_was_moved_scores(
+    trained: tuple[Project, str, Path],
+) -> None:
+    project, name, folder = trained
+    result = run(project, "scoring", home=False, **ASCII)
+    assert result.code == 0, result.err
+    again = ["--step", "evaluate", "--folder", str(project.path / "runs" / name)]
+    result = run(project, "training", *again)
+    assert result.code == 0, result.err
+    # The registered model was loaded: it is this very one.
+    assert "it is the registered version 1 again" in log(result, "evaluate")
+    assert [p.name for p in folder.iterdir()] == [project.path.name]
+
+
+def test_a_copy_leaves_its_original_alone(
+    trained: tuple[Project, str, Path], tmp_path: Path
+) -> None:
+    original, name, _ = trained
+    before = files(original.path)
+    copy = copy_of(original, tmp_path / "copy")
+    again = ["--step", "register", "--folder", str(copy.path / "runs" / name)]
+    result = run(copy, "training", *again, "--set", "register=always")
+    assert result.code == 0, result.err
+    assert "registered as version 2" in log(result, "register")
+    assert files(original.path) == before
+    own = (copy.path / "mlruns" / "artifacts").as_uri()
+    database = copy.path / "mlruns" / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection:
+        found = connection.execute("SELECT source FROM model_versions")
+        sources = [source for (source,) in found]
+    assert len(sources) == 2
+    assert all(source.startswith(f"{own}/") for source in sources)
+
+
+def test_a_clone_that_has_mlruns_scores(
+    trained: tuple[Project, str, Path], tmp_path: Path
+) -> None:
+    original, _, _ = trained
+    for command in (
+        ["init", "--quiet", "."],
+        ["add", "."],
+        ["add", "--force", "mlruns"],
+        ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "all"],
+        ["clone", "--quiet", ".", str(tmp_path / "clone")],
+    ):
+        subprocess.run(["git", *command], cwd=original.path, check=True)
+    before = files(original.path)
+    clone = Project(tmp_path / "clone", original.package)
+    result = run(clone, "scoring")
+    assert result.code == 0, result.err
+    assert files(original.path) == before
+
+
+# Places --------------------------------------------------------------------------------
+
+
+def test_a_project_behind_a_link_run_from_another_folder(
+    project: Project, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(project.path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = run(Project(link, project.package), "training", cwd=elsewhere)
+    assert result.code == 0, result.err
+    assert not list(elsewhere.iterdir())
+    assert Path(result.json["folder"]).parent == project.path / "runs"
+
+
+TRACKED = "import mlflow\nwith mlflow.start_run(): pass"
+
+
+def test_runs_that_start_at_once(fresh: Project, tmp_path: Path) -> None:
+    """In a fresh project, where MLflow's database is made, and once it is there."""
+    project = copy_of(fresh, tmp_path / "toy")
+    toy(project, "train", TRACKED)
+    database = project.path / "mlruns" / "mlflow.db"
+    for finished in (2, 4):
+        processes = [start(project, "run", "training", "--json") for _ in range(2)]
+        results = [end(process) for process in processes]
+        assert [r.code for r in results] == [0, 0], [r.err for r in results]
+        assert len({r.json["folder"] for r in results}) == 2
+        with closing(sqlite3.connect(database)) as connection:
+            found = connection.execute("SELECT status, experiment_id FROM runs")
+            runs = found.fetchall()
+        assert len(runs) == finished
+        assert {status for status, _ in runs} == {"FINISHED"}
+        assert len({experiment for _, experiment in runs}) == 1
+    assert {p.name for p in database.parent.iterdir()} <= {"mlflow.db", "artifacts"}
+
+
+def test_a_read_only_project_is_a_sentence(
+    project: Project, mounted: Callable[[str], Path]
+) -> None:
+    disk = mounted("size=50m")
+    there = copy_of(project, disk / "toy")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    result = run(there, "scoring")
+    assert result.code == 1
+    assert "Nothing can be run" in result.err
+    assert "Read-only file system" in result.err
+    assert "Traceback" not in result.err
+
+
+FILL = """
+try:
+    with open(Path.cwd().parent / "outputs" / "prepared" / "big", "wb") as file:
+        while True:
+            file.write(bytes(2**16))
+except OSError as error:
+    sys.exit(f"prep: {error}")
+"""
+
+
+def test_a_full_disk_is_a_sentence(
+    project: Project, mounted: Callable[[str], Path]
+) -> None:
+    there = copy_of(project, mounted("size=20m") / "toy")
+    toy(there, "prep", FILL)
+    result = run(there, "training")
+    assert result.code == 1
+    assert "is on is full." in result.err
+    assert "Traceback" not in result.err
+    state = Path(result.json["folder"]) / "run.json"
+    assert "prep" not in json.loads(state.read_text(encoding="utf-8"))["done"]
+    kept = files(there.path / "mlruns")
+
+    result = run(there, "training")
+    assert result.code == 1
+    assert "No space left on device" in result.err or "full" in result.err
+    assert "Traceback" not in result.err
+    assert files(there.path / "mlruns") == kept
+
+    (state.parent / "prep" / "outputs" / "prepared" / "big").unlink()
+    toy(there, "prep")
+    assert run(there, "training").code == 0
+
+
+def test_the_folder_of_a_run_that_is_removed_meanwhile(project: Project) -> None:
+    toy(project, "train", "import shutil\nshutil.rmtree(Path.cwd().parents[1])")
+    result = run(project, "training")
+    assert result.code == 1
+    assert statuses(result) == ["ran", "failed", "skipped", "skipped"]
+    assert "Traceback" not in result.err.replace("    Traceback", "")
+
+
+# What is left running ------------------------------------------------------------------
+
+
+def running(project: Project) -> list[str]:
+    """The command lines of all processes that work in a project."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            where = str((process / "cwd").readlink())
+        except OSError:  # it has ended
+            continue
+        if str(project.path) in where and command:
+            found.append(command)
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end_of_patience = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end_of_patience
+        time.sleep(0.05)
+
+
+LONG = """
+import subprocess
+child = subprocess.Popen(["sleep", "600"], start_new_session={own})
+Path("started").touch()
+{end}
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+)
+def test_a_run_that_is_ended_leaves_no_process(
+    project: Project, sent: signal.Signals, code: int
+) -> None:
+    toy(project, "train", LONG.format(own=False, end="child.wait()"))
+    process = start(project, "run", "training", "--json")
+    wait_until(lambda: bool([*project.path.glob("runs/*/train/code/started")]))
+    assert any("sleep 600" in command for command in running(project))
+    process.send_signal(sent)
+    result = end(process)
+    assert result.code == code
+    assert "Traceback" not in result.err
+    wait_until(lambda: not running(project), seconds=10)
+    (folder,) = project.path.glob("runs/*-training")
+    state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert list(state["done"]) == ["prep"]
+
+
+@linux
+def test_a_step_that_leaves_a_process_is_not_waited_for(project: Project) -> None:
+    toy(project, "train", LONG.format(own=False, end=""))
+    result = run(project, "training")
+    assert result.code == 0, result.err
+    wait_until(lambda: not running(project), seconds=10)
+
+
+def test_a_step_that_is_killed_says_so(project: Project) -> None:
+    toy(project, "train", "import os\nos.kill(os.getpid(), 9)")
+    result = run(project, "training")
+    assert result.code == 1
+    assert "ended by signal 9" in result.err
+
+
+# What is on the screen -----------------------------------------------------------------
+
+SAYS = r"""
+print("note: ü🐧 [red]first[/] 'x'")
+print("  note: not one")
+print("note: second")
+print("note: second")
+sys.stdout.buffer.write(b"\xff\xfe\x00 not text \r\n")
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, ASCII], ids=["UTF-8", "ASCII"])
+def test_notes_are_on_the_screen(project: Project, environment: dict[str, str]) -> None:
+    toy(project, "prep", SAYS)
+    result = run(project, "training", **environment)
+    assert result.code == 0, result.err
+    lines = result.err.splitlines()
+    ran = [i for i, line in enumerate(lines) if line.startswith("ran ")]
+    assert lines[ran[0]].endswith("done")
+    assert [line.strip() for line in lines[ran[0] + 1 : ran[1]]] == [
+        "note: ü🐧 [red]first[/] 'x'",
+        "note: second",
+    ]
+    assert "note: not one" not in result.err
+    assert "note: not one" in log(result, "prep")
+
+
+# A step alone --------------------------------------------------------------------------
+
+
+def test_a_step_alone_takes_the_project_as_it_is_now(project: Project) -> None:
+    first = run(project, "training", "--set", "max_iterations=7")
+    folder = first.json["folder"]
+
+    def alone(step: str, *more: str) -> Result:
+        return run(project, "training", "--step", step, "--folder", folder, *more)
+
+    project.edit("settings.yml", "learning_rate: 0.1", "learning_rate: 0.25")
+    again = alone("train")
+    assert again.code == 0, again.err
+    assert "learning_rate 0.25" in log(again, "train")
+    assert "max_iterations 7" in log(again, "train")  # it was set for this run
+    again = alone("train", "--set", "max_iterations=8")
+    assert "max_iterations 8" in log(again, "train")
+
+    project.edit("settings.yml", "target: Species", "target: Island")
+    refused = alone("evaluate")
+    assert refused.code == 1
+    assert "made with other settings" in refused.err
+    assert "Species" in refused.err and "Island" in refused.err
+    assert "--step prep" in refused.err
+    for step in STEPS:
+        assert alone(step).code == 0
+
+
+def test_what_a_failed_step_has_written_is_not_taken(project: Project) -> None:
+    toy(project, "train", "(Path.cwd().parent / 'outputs/model/x').touch()\nsys.exit(3)")
+    failed = run(project, "training")
+    assert statuses(failed) == ["ran", "failed", "skipped", "skipped"]
+    folder = failed.json["folder"]
+    result = run(project, "training", "--step", "evaluate", "--folder", folder)
+    assert result.code == 1
+    assert "train has not ended well" in result.err
+
+
+def test_an_old_run_that_is_none(project: Project, tmp_path: Path) -> None:
+    """Sentences for a folder of something else; and a run's folder may be moved."""
+    (scoring,) = project.path.glob("runs/*-scoring")
+    state = scoring / "run.json"
+    content = state.read_text(encoding="utf-8")
+    again = ["--step", "score", "--folder"]
+    moved = shutil.copytree(scoring, tmp_path / "moved run")
+    assert run(project, "scoring", *again, str(moved)).code == 0
+
+    wrong = run(project, "training", "--step", "train", "--folder", str(scoring))
+    assert (wrong.code, wrong.err.count("\n")) == (1, 1)
+    assert "is of the pipeline scoring" in wrong.err
+    for text in ("", "[]", "{}", content[:20], '{"pipeline": "scoring", "set": 1}'):
+        state.write_text(text, encoding="utf-8")
+        wrong = run(project, "scoring", *again, str(scoring))
+        assert (wrong.code, wrong.err.count("\n")) == (1, 1)
+        assert "is not the folder of a run" in wrong.err
+
+
+# The command line ----------------------------------------------------------------------
+
+WRONG = {  # what --set does not take, and what is said
+    "training": {
+        "register=sometimes": "must be one of unless_worse, always",
+        "register=": "must be one of unless_worse, always",
+        "learning_rate=fast": "learning_rate is 'fast', but must be like 0.1",
+        "learning_rate=": "learning_rate is '', but must be like 0.1",
+        "max_iterations=2.5": "max_iterations is '2.5', but must be like 200",
+        "raw_data=": "raw_data is '', but must be like data/sample/training",
+        "raw_data=nowhere": "nowhere",
+        "target=Island": "The pipeline has no parameter 'target'",
+        "=1": "The pipeline has no parameter ''",
+        "register": "write --set NAME=VALUE",
+        "": "write --set NAME=VALUE",
+    },
+    "scoring": {
+        "process_count_per_node=0": "must be a whole number, 1 or more",
+        "process_count_per_node=two": "must be a whole number, 1 or more",
+        "process_count_per_node=true": "must be a whole number, 1 or more",
+        "mini_batch_size=0": "must be a whole number, 1 or more",
+        "mini_batch_size=-1": "must be a whole number, 1 or more",
+        "mini_batch_size=1.5": "must be a whole number, 1 or more",
+        "mini_batch_size=10KB": "must be a whole number, 1 or more",
+        "mini_batch_size=[1": "must be a whole number, 1 or more",
+        "node_count=0": "must be a whole number, 1 or more",
+        "node_count=nan": "must be a whole number, 1 or more",
+        "model_version=x": "must be latest, or a version's number",
+        "model_version=0": "must be latest, or a version's number",
+        "model_version=-3": "must be latest, or a version's number",
+        "model_version=": "must be latest, or a version's number",
+        "proces_count_per_node=1": "Did you mean process_count_per_node?",
+    },
+}
+ONE_BY_ONE = """
+import contextlib, io, json, runpy, sys
+said = []
+for pipeline, value in json.loads(sys.argv[1]):
+    sys.argv = ["x", "run", pipeline, "--set", value]
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+        try:
+            runpy.run_module({package!r}, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    said.append([code, screen.getvalue()])
+print(json.dumps(said))
+"""
+
+
+def test_set_takes_what_the_rules_take(project: Project) -> None:
+    toy(project, "prep", "sys.exit(0 if any(Path(sys.argv[2]).iterdir()) else 1)")
+    cases = [(p, v) for p, values in WRONG.items() for v in values]
+    code = ONE_BY_ONE.format(package=project.package)
+    result = project.python("-c", code, json.dumps(cases))
+    assert result.code == 0, result.err
+    for (pipeline, value), (ended, said) in zip(cases, result.json, strict=True):
+        assert ended == 1, value
+        assert WRONG[pipeline][value] in said, value
+        assert "PosixPath" not in said
+        is_data = value == "raw_data=nowhere"  # which prep itself says
+        assert is_data or said.count("\n") == 1, said
+
+
+def test_set_reaches_the_steps(project: Project) -> None:
+    values = ["learning_rate=1e-3", "max_iterations=20", "register=always"]
+    result = run(project, "training", *(w for v in values for w in ("--set", v)))
+    assert result.code == 0, result.err
+    assert "--hyperparameters learning_rate 0.001 max_iterations 20" in log(
+        result, "train"
+    )
+    assert "--register always" in log(result, "register")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("settings.yml", "task: regression\ntask: classification\n"),
+        ("settings.yml", "data:\n  seed: 1\n  'seed': 2\n"),
+        (".azureml/config.json", '{"seed": 1, "task": 1, "task": 2, "seed": 3}'),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(
+    project: Project, file: str, text: str
+) -> None:
+    (project.path / file).write_text(text, encoding="utf-8")
+    result = project.python("-m", project.package, "check")
+    assert result.code == 1
+    assert "stands there a second time" in result.out + result.err
+    assert "Traceback" not in result.err
+    name = "seed" if "seed" in text else "task"
+    assert f"{name} stands" in result.out + result.err
+
+
+def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
+    """One is installed, as its folder on the path has it; the other's notebook runs."""
+    installed = bake(project_name="Installed one")
+    other = bake(project_name="Other one")
+    notebook = other.path / "notebooks" / "02_training_pipeline.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = [line for c in cells if c["cell_type"] == "code" for line in c["source"]]
+    imports = [line for line in code if line.startswith(("sys.path", "from steps"))]
+    assert len(imports) == 4
+    head = "import sys\nfrom pathlib import Path\n"
+    tail = f"\nimport steps.prep, {other.package}\nprint(steps.prep.__path__)"
+    tail += f"\nprint({other.package}.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", head + "".join(imports) + tail],
+        cwd=notebook.parent,
+        env={**os.environ, "PYTHONPATH": str(installed.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count(str(other.path)) == 2
+    assert str(installed.path) not in done.stdout
+    # And what would be installed of a project: its package alone.
+    pyproject = (installed.path / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'packages = ["{installed.package}"]' in pyproject
+
+
+# The driver of a parallel step -----------------------------------------------------------
+
+
+def drive(
+    project: Project, folder: Path, script: str, *more: str, items: int = 3
+) -> Result:
+    """Run an entry script over some small files, as the local run does."""
+    code, data = folder / "code", folder / "data"
+    for path in (code, data):
+        path.mkdir()
+    (code / "entry.py").write_text(script, encoding="utf-8")
+    for i in range(items):
+        (data / f"{i} ü.txt").write_text(str(i), encoding="utf-8")
+    (driver,) = (project.path / project.package).rglob("parallel_run.py")
+    arguments = "--scoring_module_name entry.py --input_fds_0 data"
+    options = "--output_action summary_only --error_threshold 0 --run_max_try 1"
+    done = subprocess.run(
+        [sys.executable, driver, *arguments.split(), "--mini_batch_size", "2"]
+        + ["--process_count_per_node", "1", *options.split(), *more],
+        cwd=code,
+        env={**os.environ, "data": str(data), "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+AS_IN_THE_SERVICE = """
+import argparse, sys
+from dataclasses import dataclass
+
+@dataclass
+class Kept:
+    names: list[str]
+
+def init():
+    global kept
+    kept = Kept([])
+    assert __name__ not in ("__main__", "entry"), __name__
+    assert __name__ not in sys.modules
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--model-name")
+    args, others = parser.parse_known_args()
+    assert args.model_name == "mine", args
+    assert "--model" in others, others
+    assert any(other.startswith("--aml_core_version") for other in others)
+
+def run(mini_batch):
+    return mini_batch
+
+def shutdown():
+    print("shut down", flush=True)
+"""
+
+
+def test_an_entry_script_is_loaded_as_in_the_service(
+    fresh: Project, tmp_path: Path
+) -> None:
+    result = drive(fresh, tmp_path, AS_IN_THE_SERVICE, "--model-name", "mine")
+    assert result.code == 0, result.out + result.err
+    assert "shut down" in result.out
+    assert "3 files handled in 2 mini-batches" in result.out
+
+
+def test_the_driver_is_not_kinder_than_the_service(
+    fresh: Project, tmp_path: Path
+) -> None:
+    """What fails where the module is not registered fails here too."""
+    future = f"from __future__ import annotations\n{AS_IN_THE_SERVICE}"
+    result = drive(fresh, tmp_path, future, "--model-name", "mine")
+    assert result.code != 0
+    assert "'NoneType' object has no attribute '__dict__'" in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("None", "run() returned NoneType, not a list, a tuple or"),
+        ("'ab'", "run() returned str, not a list, a tuple or"),
+        ("iter(mini_batch)", "not a list, a tuple or"),
+        ("{'a': 1}", "run() returned dict, not a list, a tuple or"),
+        ("mini_batch[:1]", "run() returned 1 items for 2 files"),
+        ("[]", "run() returned 0 items for 2 files"),
+    ],
+)
+def test_a_run_that_returns_the_wrong_thing(
+    fresh: Project, tmp_path: Path, returned: str, said: str
+) -> None:
+    script = f"def run(mini_batch):\n    return {returned}\n"
+    result = drive(fresh, tmp_path, script)
+    assert result.code != 0
+    assert said in result.out
+    assert "more failed than the settings allow" in result.err
+    assert "Traceback" not in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    "returned", ["tuple(mini_batch)", "pandas.DataFrame({'a': mini_batch, 'b': 1})"]
+)
+def test_a_run_that_returns_rows_of_another_kind(
+    fresh: Project, tmp_path: Path, returned: str
+) -> None:
+    script = f"import pandas\ndef run(mini_batch):\n    return {returned}\n"
+    result = drive(fresh, tmp_path, script)
+    assert result.code == 0, result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("def run(:\n", "SyntaxError"),
+        ("import nothing_of_this_name\n", "nothing_of_this_name"),
+        ("def init():\n    raise OSError('no model')\n", "no model"),
+    ],
+)
+def test_an_entry_script_that_cannot_start(
+    fresh: Project, tmp_path: Path, script: str, said: str
+) -> None:
+    result = drive(fresh, tmp_path, script)
+    assert result.code != 0
+    assert said in result.out
+    assert "init() failed" in result.err
+
+
+def test_an_input_without_files(fresh: Project, tmp_path: Path) -> None:
+    result = drive(fresh, tmp_path, TOY_SCORE, items=0)
+    assert result.code == 1
+    assert "the input holds no files" in result.err
