@@ -99,7 +99,9 @@ def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
             "id": [f"{seed}-{i:05}" for i in range(count)],
             "whole": random.integers(0, 1000, count),
             "part": random.normal(size=count).round(6),
-            "word": random.choice(["red", "blue", "grün", None], count),
+            "word": random.choice(
+                np.array(["red", "blue", "grün", None], object), count
+            ),
             "flag": random.choice([True, False], count),
             "day": np.datetime64("2024-01-01") + random.integers(0, 900, count),
         }
@@ -304,6 +306,20 @@ def test_only_what_can_be_compared_is(
     decision, reason = register.decide(found)
     assert not decision
     assert re.search(problem, reason)
+
+
+def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    with pytest.raises(score.ScoringError, match="run the training pipeline first"):
+        score.download("nobody's", "latest")
+    (tmp_path / "a").write_text("")
+    register.register(tmp_path, "lost")
+    assert Path(score.download("lost", "latest"), "a").exists()
+    with pytest.raises(score.ScoringError, match="pin a registered version"):
+        score.download("lost", "9")
+    source = mlflow.MlflowClient().get_model_version("lost", "1").source
+    Path(source.removeprefix("file://")).rename(tmp_path / "moved")
+    with pytest.raises(score.ScoringError, match="files are gone: train again"):
+        score.download("lost", "latest")
 
 
 # Tables of every kind
