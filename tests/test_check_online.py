@@ -413,6 +413,15 @@ def test_storage_that_may_not_be_seen_is_no_fault(check: Checker) -> None:
     assert check.code == 0
 
 
+def test_a_workspace_that_names_no_storage(check: Checker) -> None:
+    workspace = check.standin.azure.resources[WORKSPACE.lower()]
+    del workspace["properties"]["storageAccount"]
+    row = check()["storage"]
+    assert row["text"] == "not asked, without storage account"
+    assert not check.standin.received("storageAccounts")
+    assert check.code == 0
+
+
 def test_an_environment_that_is_not_there_yet_is_no_fault(check: Checker) -> None:
     check.answer("environment", reply(404))
     row = check()["environment"]

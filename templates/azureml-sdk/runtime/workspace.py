@@ -180,7 +180,7 @@ def _start(
         try:
             run = PipelineRun(experiment, asked[1])
             has_started = run.get_status() != "NotStarted"
-        except Exception:
+        except Exception:  # noqa: BLE001 (nothing is known, whatever it is)
             text = "Azure does not answer whether the run has started"
             fix = f"look in the Studio for {where} before you submit again"
             raise AzureError(f"{text}: {fix}.") from error
@@ -403,10 +403,9 @@ def _build(
     """The pipeline in the workspace, on data that is there."""
     name = settings.compute.name
     if name not in workspace.compute_targets:
-        where = (
-            f"settings.yml: compute.name is {name}, which is not in {workspace.name}"
-        )
-        raise AzureError(f"{where}: `{checks.COMMAND} provision` creates it.")
+        text = f"compute.name is {name}, which is not in {workspace.name}"
+        fix = f"`{checks.COMMAND} provision` creates it"
+        raise AzureError(f"settings.yml: {text}: {fix}.")
     datastore = workspace.get_default_datastore()
     datasets = {}
     for data, upload in uploads.items():

@@ -324,7 +324,7 @@ class _Azure:
         return OK, f"{name}, in {self.region}"
 
     def check_storage(self) -> Answer:
-        self.need(workspace=self.workspace_exists)
+        self.need(workspace=self.workspace_exists, storage_account=self.storage)
         found = self.get(self.storage, "2022-05-01", absent=(403, 404))
         name = self.storage.rpartition("/")[2]
         if not found:
