@@ -140,7 +140,10 @@ def compare_registered(
         target = common[new.target].to_pandas()
         try:
             features = columns_of(common, old_columns)
-            predicted = [new.predict(columns_of(common, columns)), old.predict(features)]
+            predicted = [
+                new.predict(columns_of(common, columns)),
+                old.predict(features),
+            ]
             metrics_of_old = measure(old, features, target, new.task)
         except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
             raise NotComparable(f"it cannot predict these rows ({error})") from None

@@ -81,16 +81,13 @@ def download(name: str, version: str, to: str) -> str:
     try:
         return str(mlflow.artifacts.download_artifacts(uri, dst_path=to))
     except (MlflowException, OSError) as error:
-        code = getattr(error, "error_code", "")
-        if "not found" in str(error):
-            way = "run the training pipeline first, or pin a registered version"
-        elif code == "INVALID_PARAMETER_VALUE":
-            way = "scoring.model_version is 'latest' or a number"
-        else:
+        if isinstance(error, OSError) or "No such artifact" in str(error):
             way = (
                 "its files are gone: train again with --set register=always, or pin"
                 " another version by scoring.model_version"
             )
+        else:
+            way = "run the training pipeline first, or pin a registered version"
         raise ScoringError(
             f"The model {name}, version {version}, cannot be had: {way}. ({error})"
         ) from None

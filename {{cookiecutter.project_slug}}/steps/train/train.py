@@ -158,14 +158,24 @@ def _bits(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
         return bits[codes]
     if pa.types.is_temporal(column.type):
         column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    column = column.cast(pa.float64(), safe=False).fill_null(0)
-    numbers: npt.NDArray[np.float64] = column.to_numpy()
-    return (numbers + 0.0).view(np.uint64)  # + 0.0, as -0.0 equals 0.0
+    as_float = column.cast(pa.float64(), safe=False).fill_null(0)
+    numbers: npt.NDArray[np.float64] = as_float.to_numpy()
+    bits = (numbers + 0.0).view(np.uint64)  # + 0.0, as -0.0 equals 0.0
+    if pa.types.is_integer(column.type):
+        # Beyond 2^53, floats are too coarse: what they leave of the integer counts too.
+        rounded = np.where(numbers >= 2.0**63, numbers - 2.0**64, numbers)
+        exact = column.fill_null(0).to_numpy().astype(np.uint64)
+        bits = bits + (exact - rounded.astype(np.int64).astype(np.uint64))
+    return bits
 
 
 def _text_bits(text: str) -> int:
     """The bits of a text: those of the number, boolean or date that it reads as."""
     number: float | None = {"true": 1.0, "false": 0.0}.get(text.lower())
+    if re.fullmatch(r"[+-]?[0-9]{1,19}", text):
+        whole = int(text)
+        rest = whole - int(float(whole))  # beyond 2^53, as above
+        return (int(np.float64(whole).view(np.uint64)) + rest) % 2**64
     if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
         number = float(text)
     elif re.fullmatch(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text):

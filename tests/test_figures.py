@@ -1,0 +1,429 @@
+"""That figures can be believed: the hold-out, the gate, and tables of every kind.
+
+The steps' own functions, on made tables and on scikit-learn's data sets, without a
+generated project.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import TEMPLATE
+from threadpoolctl import threadpool_limits
+
+STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
+
+
+def load(path: Path) -> Any:
+    """A Python file as a module, under a name that no other file has."""
+    spec = importlib.util.spec_from_file_location(f"figures_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+train, evaluate, register, score = (
+    load(STEPS / name / f"{name}.py")
+    for name in ("train", "evaluate", "register", "score")
+)
+gate = load(TEMPLATE / "benchmarks" / "gate.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("mlruns")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.create_experiment("figures", (folder / "artifacts").as_uri())
+    mlflow.set_experiment("figures")
+    with threadpool_limits(1):  # tables so small are not worth two threads
+        yield
+    mlflow.set_tracking_uri(before)
+
+
+def learn(
+    rows: pd.DataFrame | pa.Table, target: str, folder: Path, **options: Any
+) -> tuple[Any, dict[str, float]]:
+    """Train and evaluate on these rows; returns the model and its metrics."""
+    if isinstance(rows, pd.DataFrame):
+        rows = pa.Table.from_pandas(rows, preserve_index=False)
+    (folder / "prepared").mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, folder / "prepared" / "part-00000.parquet")
+    args = {
+        "prepared": folder / "prepared",
+        "model": folder / "model",
+        "holdout": folder / "holdout",
+        "evaluation": folder / "evaluation",
+        "registration": folder / "registration",
+        "task": "classification",
+        "target": target,
+        "keys": [],
+        "test_fraction": 0.25,
+        "seed": 42,
+        "hyperparameters": ["max_iterations", "20"],
+        "model_name": "figures",
+        "register": "unless_worse",
+    }
+    arguments = Namespace(**{**args, **options})
+    train.train(arguments)
+    evaluate.evaluate(arguments)
+    model, _ = evaluate.load(folder / "model")
+    text = (folder / "evaluation" / "metrics.json").read_text()
+    return model, json.loads(text, parse_constant=pytest.fail)["metrics"]
+
+
+# The hold-out
+
+
+def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "id": [f"{seed}-{i:05}" for i in range(count)],
+            "whole": random.integers(0, 1000, count),
+            "part": random.normal(size=count).round(6),
+            "word": random.choice(
+                np.array(["red", "blue", "grün", None], object), count
+            ),
+            "flag": random.choice([True, False], count),
+            "day": np.datetime64("2024-01-01") + random.integers(0, 900, count),
+        }
+    )
+    frame["day"] = frame["day"].dt.date
+    frame["y"] = random.choice(["a", "b"], count)
+    return frame
+
+
+def prepared(raw: Path, keys: list[str]) -> pa.Table:
+    """The rows of a raw folder as the prep step gives them to train."""
+    out = raw.parent / f"{raw.name}-prepared"
+    command = [sys.executable, str(STEPS / "prep" / "prep.py"), "--raw", str(raw)]
+    command += ["--prepared", str(out), "--report", str(out) + "-report"]
+    command += ["--target", "y", "--keys", *keys]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return train.read(out, "y", keys, "classification")
+
+
+def sides(table: pa.Table, keys: list[str]) -> dict[str, bool]:
+    """Whether each row is held out, by its `tag`, a column that is no feature."""
+    by = keys or [n for n in table.column_names if n not in ("y", "tag")]
+    held_out = train.Split(by, 42, 0.3).held_out(table)
+    return dict(zip(table["tag"].to_pylist(), held_out.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("keys", [["id"], []])
+def test_a_row_keeps_its_side(keys: list[str], tmp_path: Path) -> None:
+    """Whatever file and format it is in, where it stands there, and what is beside it."""
+    frame = rows_of(400).assign(tag=[f"t{i}" for i in range(400)])
+    if not keys:
+        frame = frame.drop(columns="id")
+    more = rows_of(300, seed=1)[[c for c in frame if c != "tag"]]
+    more["tag"] = [f"new {i}" for i in range(300)]
+    more["whole"] = more["whole"] + 0.5  # so that the column is one of fractions
+    shuffled = frame.sample(frac=1, random_state=1)[frame.columns[::-1]]
+
+    raw = {name: tmp_path / name for name in ("csv", "parquet", "grown", "mixed")}
+    for folder in raw.values():
+        folder.mkdir()
+    frame.to_csv(raw["csv"] / "a.csv", index=False)
+    shuffled.to_parquet(raw["parquet"] / "a.parquet", index=False)
+    pd.concat([more, shuffled, frame[:50]]).to_csv(raw["grown"] / "b.csv", index=False)
+    shuffled[:150].to_csv(raw["mixed"] / "z.csv", index=False)
+    more.to_parquet(raw["mixed"] / "b.parquet", index=False)
+    shuffled[150:].to_parquet(raw["mixed"] / "c.parquet", index=False)
+
+    found = {name: sides(prepared(folder, keys), keys) for name, folder in raw.items()}
+    expected = found["csv"]
+    assert len(expected) == 400
+    assert 80 < sum(expected.values()) < 160
+    for name, others in found.items():
+        assert {tag: others[tag] for tag in expected} == expected, name
+    assert found["grown"] == found["mixed"]
+
+
+def test_the_hash_is_the_same_everywhere() -> None:
+    """Fixed numbers: another platform, Python or library must find them too."""
+    table = pa.table(
+        {
+            "i": [1, 2**53, None],
+            "f": [0.1, -0.0, float("nan")],
+            "t": ["grün", "", None],
+            "b": [True, False, None],
+            "d": [datetime.date(2024, 2, 29), datetime.date(9999, 12, 31), None],
+        }
+    )
+    found = train.Split(list("iftbd"), 42, 0.2).groups(table).tolist()
+    assert found == [
+        16777410660226875233,
+        3946560232919493927,
+        9408262079334015829,
+    ]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        range(100_000),
+        np.arange(100_000) / 1000,
+        [f"{i:06}x" for i in range(100_000)],
+        np.datetime64("2000-01-01", "s") + 60 * np.arange(100_000),
+    ],
+)
+def test_sides_are_drawn_evenly(column: Any) -> None:
+    groups = train.Split(["a"], 42, 0.2).groups(pa.table({"a": column}))
+    for shift in (60, 30, 0):
+        shares = np.bincount((groups >> np.uint64(shift)) & np.uint64(15))
+        chi_square = ((shares - 6250) ** 2 / 6250).sum()
+        assert chi_square < 44  # 15 degrees of freedom: one of 10,000 is above
+
+
+# What is measured
+
+
+def test_what_is_a_coin_scores_as_one(tmp_path: Path) -> None:
+    """Five rows a customer, and every row three times: no row is known from training."""
+    random = np.random.default_rng(0)
+    customers = pd.DataFrame(random.normal(size=(800, 3)), columns=list("abc"))
+    customers = customers.assign(y=random.choice(["x", "y"], 800))
+    visits = customers.assign(id=range(800)).loc[np.repeat(range(800), 5)]
+    options = {"hyperparameters": ["max_iterations", "100"]}
+    _, metrics = learn(visits, "y", tmp_path / "1", keys=["id"], **options)
+    assert 0.4 < metrics["accuracy"] < 0.6
+    _, metrics = learn(pd.concat([customers] * 3), "y", tmp_path / "2", **options)
+    assert 0.4 < metrics["accuracy"] < 0.6
+
+
+def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
+    """The old model has not seen the rows on which the new one is judged."""
+    refused, advantage = 0, []
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+
+        def draw(count: int, random: Any = random) -> pd.DataFrame:
+            x = random.normal(size=(count, 6))
+            noise = random.gumbel(size=(count, 3))
+            y = np.array(["a", "b", "c"])[(2 * x[:, :3] + noise).argmax(axis=1)]
+            frame = pd.DataFrame(x, columns=list("uvwxyz")).assign(target=y)
+            return frame.assign(id=random.integers(2**53, size=count))
+
+        data, fresh = draw(2400), pa.Table.from_pandas(draw(1000))
+        models, holdout = [], pa.table({})
+        for rows in (data[:2000], data.sample(frac=1, random_state=seed)):
+            table = pa.Table.from_pandas(rows, preserve_index=False)
+            split = train.Split(["id"], 42, 0.25)
+            training, holdout, _ = train.divide(table, split, "target", ["id"])
+            x = train.features(training, ["target", "id"])
+            model = train.build_model(x, "classification", 42, max_iterations=20)
+            model.fit(x, training["target"].to_pandas())
+            about = {"task": "classification", "target": "target", "split": split}
+            vars(model).update(about)
+            models.append(model)
+        columns = {name: pa.float64() for name in "uvwxyz"}
+        common, groups = evaluate.held_out_from_both(*models[::-1], columns, holdout)
+        assert len(common) == len(holdout) > 400
+
+        def difference(rows: pa.Table, groups: Any, models: Any = models) -> Any:
+            features = evaluate.columns_of(rows, {n: pa.float64() for n in "uvwxyz"})
+            target = rows["target"].to_pandas()
+            old, new = (model.predict(features) for model in models)
+            return evaluate.compare(target, new, old, groups, "classification")
+
+        refused += difference(common, groups)["verdict"] == "worse"
+        found = difference(fresh, np.arange(1000, dtype=np.uint64))
+        advantage.append(found["difference"])
+    assert abs(np.mean(advantage)) < 0.01  # on fresh rows they are equal
+    assert refused <= 1
+
+
+@pytest.mark.parametrize("name", [*gate.EQUAL, *gate.WORSE])
+def test_equal_models_pass_and_worse_ones_do_not(name: str) -> None:
+    if name in gate.EQUAL:  # a share of 2.5 % is meant; of 100, one of 1000 is above 8
+        assert gate.share_refused(gate.EQUAL[name], 100) <= 0.08
+    else:
+        assert gate.share_refused(gate.WORSE[name], 40) >= 0.5
+
+
+def test_a_key_of_few_values_is_no_ground_to_compare(tmp_path: Path) -> None:
+    """3 stores that are held out are three rows' worth, however many rows they have."""
+    frame = rows_of(2000).assign(store=np.arange(2000) % 12)
+    model, _ = learn(frame.drop(columns="id"), "y", tmp_path, keys=["store"])
+    holdout = pq.read_table(tmp_path / "holdout")
+    assert len(holdout) > 300
+    with pytest.raises(evaluate.NotComparable, match="only . groups of rows"):
+        evaluate.held_out_from_both(model, model, {}, holdout)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"target": "flag"}, "it is a classification of 'y', not a classification of"),
+        ({"target": "part", "task": "regression"}, "not a regression of 'part'"),
+        ({"seed": 7, "test_fraction": 0.04}, r"only \d+ groups of rows"),
+        ({"drop": "word"}, "it needs columns that are gone: word"),
+        ({"gone": True}, "its files are gone"),
+        ({"seed": 7}, ""),
+    ],
+)
+def test_only_what_can_be_compared_is(
+    change: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    name = f"model-{tmp_path.name}"
+    frame = rows_of(1200)
+    learn(frame, "y", tmp_path / "old", keys=["id"], model_name=name)
+    assert register.register(tmp_path / "old" / "model", name) == "1"
+    change = dict(change)
+    if change.pop("gone", False):
+        version = mlflow.MlflowClient().get_model_version(name, "1")
+        folder = Path(version.source.removeprefix("file://"))
+        folder.rename(folder.with_name("moved"))
+    frame = frame.drop(columns=change.pop("drop", []))
+    target = change.pop("target", "y")
+    learn(frame, target, tmp_path / "new", keys=["id"], model_name=name, **change)
+    text = (tmp_path / "new" / "evaluation" / "metrics.json").read_text()
+    found = json.loads(text)
+    if not problem:
+        assert 30 <= found["registered"]["comparison"]["rows"] < found["rows"]
+        return
+    assert found["registered"]["verdict"] == "not comparable"
+    decision, reason = register.decide(found)
+    assert not decision
+    assert re.search(problem, reason)
+
+
+def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    with pytest.raises(score.ScoringError, match="run the training pipeline first"):
+        score.download("nobody's", "latest")
+    (tmp_path / "a").write_text("")
+    register.register(tmp_path, "lost")
+    assert Path(score.download("lost", "latest"), "a").exists()
+    with pytest.raises(score.ScoringError, match="pin a registered version"):
+        score.download("lost", "9")
+    source = mlflow.MlflowClient().get_model_version("lost", "1").source
+    Path(source.removeprefix("file://")).rename(tmp_path / "moved")
+    with pytest.raises(score.ScoringError, match="files are gone: train again"):
+        score.download("lost", "latest")
+
+
+# Tables of every kind
+
+
+COUNT = 120
+X = np.random.default_rng(0).normal(size=COUNT)
+AB = np.where(X > 0, "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (
+            {"prediction": range(COUNT), "x": X, "y": AB},
+            {"keys": ["prediction"]},
+            "rename",
+        ),
+        (
+            {"probability_a": range(COUNT), "x": X, "y": AB},
+            {"keys": ["probability_a"]},
+            "rename",
+        ),
+        ({"row": X, "y": AB}, {}, "the name of the row numbers"),
+        ({"row": X, "id": range(COUNT), "y": AB}, {"keys": ["id"]}, None),
+        ({"x": X, "y": np.where(X > 0, 1.0, 2.0)}, {}, None),
+        ({"x": X, "y": np.where(X > 0, "1", "2")}, {}, None),
+        ({"x": X, "y": X > 0}, {}, None),
+        (
+            {"x": X, "y": [datetime.date(2024, 1, 1 + (v > 0)) for v in X]},
+            {},
+            None,
+        ),
+        (
+            {
+                "z": X,
+                "x": [datetime.datetime(9999, 12, 31)] * 9 + [None] * 111,
+                "y": AB,
+            },
+            {},
+            None,
+        ),
+        ({"x": X, "y": [f"c{i}" for i in range(COUNT)]}, {}, "120 classes in 120 rows"),
+        ({"x": X[:2], "y": ["a", "b"]}, {}, "2 classes in 2 rows"),
+        ({"x": X, "y": AB}, {"test_fraction": 0.999}, "lower training.test_fraction"),
+        ({"x": X, "y": AB}, {"test_fraction": 1e-9}, "raise training.test_fraction"),
+        ({"x": X, "y": [np.inf, *X[1:]]}, {"task": "regression"}, "infinite"),
+        ({"x": [np.inf, *X[1:]], "y": X}, {"task": "regression"}, None),
+        ({"x": X, "y": AB}, {"task": "regression"}, "not numbers"),
+        ({"x": np.arange(COUNT, dtype=np.uint64) + 2**63, "y": AB}, {}, None),
+        ({"x": X, "y": AB, "z": ["$a_b^$", None] * 60}, {}, None),
+        (
+            {r"cost $ per \frac$": X, "<b>🐧</b>": X, "y": np.where(X > 0, "$", "_$")},
+            {},
+            None,
+        ),
+        (
+            {"x": X, "y": AB},
+            {"hyperparameters": ["learning_rate", "-1"]},
+            "learning_rate",
+        ),
+        ({"x": X, "y": AB}, {"hyperparameters": ["lerning_rate", "1"]}, "lerning_rate"),
+        ({"x": X, "y": AB}, {"hyperparameters": ["max_iterations", "0"]}, "max_iter"),
+        ({"id": range(COUNT), "y": AB}, {"keys": ["id"]}, "No column is left"),
+    ],
+)
+def test_a_table_is_learned_or_refused_in_a_sentence(
+    columns: dict[str, Any],
+    options: dict[str, Any],
+    message: str | None,
+    tmp_path: Path,
+) -> None:
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    if message:
+        with pytest.raises(train.DataError, match=message):
+            learn(table, "y", tmp_path, **options)
+        return
+    model, _ = learn(table, "y", tmp_path, **options)
+    report = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in report
+    # The predictions, which a worker of the scoring pipeline makes, are read by anyone.
+    scorer = score.Scorer(
+        model,
+        score.model_columns(str(tmp_path / "model")),
+        options.get("keys", []),
+        tmp_path,
+    )
+    name = score.score_part(scorer, tmp_path / "prepared" / "part-00000.parquet")
+    assert pq.read_table(tmp_path / name)["prediction"].null_count == 0
+
+
+def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
+    learn(rows_of(200), "y", tmp_path, keys=["id"])
+    code = (
+        "import mlflow, pyarrow as pa, sys\n"
+        f"model = mlflow.sklearn.load_model({(tmp_path / 'model').as_uri()!r})\n"
+        "print(model.split.groups(pa.table({'id': ['1']}))[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    expected = train.Split(["id"], 42, 0.25).groups(pa.table({"id": ["1"]}))[0]
+    assert done.stdout.split() == [str(expected)], done.stderr
