@@ -287,7 +287,7 @@ def test_a_killed_run_leaves_the_next_one_alone(
         (["--set", "max_iteration=3"], "Did you mean max_iterations?"),
         (
             ["--set", "max_iterations=many"],
-            'max_iterations is "many", but must be a whole number',
+            "max_iterations is 'many', but must be like 200",
         ),
         (["--set", "nothing"], "write --set NAME=VALUE"),
         (["--set", "raw_data=nowhere"], "There is no data at"),

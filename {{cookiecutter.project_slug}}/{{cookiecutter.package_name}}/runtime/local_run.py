@@ -373,10 +373,11 @@ def _read_state(folder: Path, pipeline: str) -> dict[str, Any]:
     """What `run.json` says; LocalRunError if it is not that of a run of the pipeline."""
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        of, _, _ = state["pipeline"], {**state["set"]}, {**state["done"]}
+    except (OSError, ValueError, KeyError, TypeError):
         raise LocalRunError(f"{folder} is not the folder of a run.") from None
-    if state["pipeline"] != pipeline:
-        raise LocalRunError(f"{folder} is of the pipeline {state['pipeline']}.")
+    if of != pipeline:
+        raise LocalRunError(f"{folder} is of the pipeline {of}.")
     return state
 
 
@@ -421,9 +422,11 @@ def parameter_values(
         if name in values:
             text = project.parameter_value(name, values[name])
             try:
+                if text == "":
+                    raise ValueError  # a path of nothing would be the project's folder
                 found[name] = type(default)(text)
             except ValueError:
                 raise LocalRunError(
-                    f"{name} is {text!r}, but must be like {default!r}."
+                    f"{name} is {text!r}, but must be like {default}."
                 ) from None
     return found
