@@ -269,7 +269,7 @@ def compare(
         drawn = random.integers(count, size=(len(some), count))
         drawn += np.arange(len(some))[:, None] * count
         times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        samples[some] = np.subtract(*_metrics(times @ sums, task))
+        samples[some] = np.subtract(*_metrics(times.astype(np.float64) @ sums, task))
     metric, higher_is_better = COMPARED_BY[task]
     value, now = _metrics(sums.sum(axis=0)[None], task)
     low, high = np.percentile(samples, [2.5, 97.5])
