@@ -150,8 +150,8 @@ def versions(project: Project) -> list[str]:
 
 def test_a_step_that_raises_ends_the_run(bake: Bake) -> None:
     project = bake()
-    fault = "    raise RuntimeError('broken on purpose')\n"
-    head = "    args = parser.parse_args()\n"
+    fault = "        raise RuntimeError('broken on purpose')\n"
+    head = "        train(parser.parse_args())\n"
     project.edit("steps/train/train.py", head, head + fault)
     result = project.run("training")
     assert result.code == 1

@@ -9,6 +9,7 @@ Each part's predictions are a Parquet file of the same name, with the key column
 
 import argparse
 import os
+import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,12 +61,13 @@ def init() -> None:
     # The rest of the command line is for the ParallelRunStep itself.
     args, _ = parser.parse_known_args()
     global scorer
-    # To a plain place, since MLflow takes a %20 in a path for a blank.
+    folder = download(args.model_name, args.model_version)
+    # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
     with TemporaryDirectory() as plain:
-        folder = download(args.model_name, args.model_version, plain)
+        copy = shutil.copytree(folder, Path(plain) / "model")
         scorer = Scorer(
-            model=mlflow.sklearn.load_model(Path(folder).as_uri()),
-            columns=model_columns(folder),
+            model=mlflow.sklearn.load_model(copy.as_uri()),
+            columns=model_columns(str(copy)),
             keys=args.keys or [ROW],
             predictions=args.predictions,
         )
@@ -75,11 +77,10 @@ def init() -> None:
         raise ScoringError(f"The predictions cannot be written: {error}") from None
 
 
-def download(name: str, version: str, to: str) -> str:
-    """The folder with a copy of a registered model; `version` may be "latest"."""
-    uri = f"models:/{name}/{version}"
+def download(name: str, version: str) -> str:
+    """The folder with the files of a registered model; `version` may be "latest"."""
     try:
-        return str(mlflow.artifacts.download_artifacts(uri, dst_path=to))
+        return str(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
         if isinstance(error, OSError) or "No such artifact" in str(error):
             way = (
