@@ -160,11 +160,33 @@ def test_every_character_comes_through_toml() -> None:
     assert author == {"name": " ".join(text.split())}
 
 
-def test_steps_and_pipelines_hold_no_jinja() -> None:
+def test_steps_pipelines_and_runtime_hold_no_jinja() -> None:
     project = TEMPLATE / "{{cookiecutter.project_slug}}"
-    package = project / "{{cookiecutter.package_name}}"
-    for path in [*project.glob("steps/*/*.py"), package / "pipelines.py"]:
+    runtime = project / "{{cookiecutter.package_name}}" / "runtime"
+    sdk = TEMPLATE / "templates" / "azureml-sdk"
+    shared = [path for path in runtime.glob("*.py") if not is_include(path)]
+    assert len(shared) > 8
+    for path in [*project.glob("steps/*/*.py"), *shared, *sdk.glob("*.py")]:
         assert not re.search(r"\{\{|\{%|\{#", path.read_text(encoding="utf-8")), path
+    for path in sdk.glob("runtime/*.py"):
+        assert not re.search(r"\{\{|\{%|\{#", path.read_text(encoding="utf-8")), path
+
+
+def is_include(path: Path) -> bool:
+    """Whether a file is a line that includes one of the SDK's."""
+    return path.read_text(encoding="utf-8").startswith("{% include")
+
+
+def test_what_runs_a_project_is_the_same_in_every_project(bake: Bake) -> None:
+    one, other = bake(), bake(**NAMES["quotes"], task="regression", vm_size="")
+    runtime = one.path / one.package / "runtime"
+    files = sorted(path.name for path in runtime.glob("*.py"))
+    assert "local_run.py" in files
+    for name in files:
+        copy = other.path / other.package / "runtime" / name
+        assert (runtime / name).read_bytes() == copy.read_bytes(), name
+        text = (runtime / name).read_text(encoding="utf-8")
+        assert not re.search(r"from \.\.|import_module", text), name
 
 
 def test_steps_on_azure_have_the_pins_of_this_machine() -> None:

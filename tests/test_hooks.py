@@ -116,7 +116,9 @@ def test_pasted_command_generates_where_the_first_would_have(tmp_path: Path) -> 
 def test_without_hooks_check_still_says_what_is_wrong(tmp_path: Path) -> None:
     done = generate(tmp_path, "--accept-hooks", "no", **FIVE, package_name="class")
     assert done.returncode == 0, done.stderr
-    check = run([sys.executable, "-m", "class", "check", "--json"], tmp_path / "penguins")
+    check = run(
+        [sys.executable, "-m", "class", "check", "--json"], tmp_path / "penguins"
+    )
     assert check.returncode == 1
     rows = json.loads(check.stdout)["checks"]
     wrong = {row["key"]: row["fix"] for row in rows if row["status"] == "wrong"}

@@ -87,7 +87,9 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
 
     for cell in ("counts.plot", "plt.subplots"):
         assert training.data(cell, "image/png")
-    printed = training.text('prepare(PROJECT, PIPELINES, "training").run()').splitlines()
+    printed = training.text(
+        'prepare(PROJECT, PIPELINES, "training").run()'
+    ).splitlines()
     assert [line.split()[:2] for line in printed if line.startswith("ran")] == [
         ["ran", "prep"],
         ["ran", "train"],
@@ -122,7 +124,9 @@ def test_they_run_with_a_workspace(bake: Bake, tmp_path: Path) -> None:
             assert SKIPPED not in notebook.text()
         login = workspace.data("checks.ask(PROJECT)", "text/html")
         assert f"of tenant {standin.credentials['AZURE_TENANT_ID']}" in login
-        assert "created    cluster cpu-cluster" in workspace.text("provision(PROJECT, PIPELINES)")
+        assert "created    cluster cpu-cluster" in workspace.text(
+            "provision(PROJECT, PIPELINES)"
+        )
         for notebook, steps in {
             training: ["prep", "train", "evaluate", "register"],
             scoring: ["prep", "score"],
