@@ -297,7 +297,8 @@ def _plain(text: pl.Expr, form: Format) -> pl.Expr:
         text = text.str.replace_all(r"\p{Zs}", " ")
     if form.thousands:
         mark, point = re.escape(form.thousands), re.escape(form.decimal)
-        grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({mark}\d{{3}})+({point}\d*)?$")
+        first, three = r"\d{1,3}", r"\d{3}"
+        grouped = text.str.contains(rf"^[+-]?{first}({mark}{three})+({point}\d*)?$")
         without = text.str.replace_all(form.thousands, "", literal=True)
         text = pl.when(grouped).then(without).otherwise(text)
     if form.decimal != ".":
