@@ -42,6 +42,7 @@ def load_step(name: str) -> Any:
     return module
 
 
+sys.dont_write_bytecode = True  # in the template, whose steps are copied as they are
 evaluate = load_step("evaluate")
 
 

@@ -593,9 +593,11 @@ def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
     notebook = other.path / "notebooks" / "02_training_pipeline.ipynb"
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [line for c in cells if c["cell_type"] == "code" for line in c["source"]]
-    imports = [line for line in code if line.startswith(("sys.path", "from steps"))]
+    wanted = ("sys.path", "import prep", "from steps")
+    first, *imports = [line for line in code if line.startswith(wanted)]
     assert len(imports) == 4
-    head = "import sys\nfrom pathlib import Path\n"
+    head = f"import sys\nfrom pathlib import Path\n{first}"
+    head += f"from {other.package}.settings import PROJECT\n"
     tail = f"\nimport {other.package}\nprint({other.package}.__file__)"
     tail += "\nprint(prep.__file__, train.__file__, evaluate.__file__)"
     done = subprocess.run(
@@ -704,7 +706,7 @@ def test_a_run_that_returns_the_wrong_thing(
     fresh: Project, tmp_path: Path, returned: str, said: str
 ) -> None:
     script = f"def run(mini_batch):\n    return {returned}\n"
-    result = drive(fresh, tmp_path, script)
+    result = drive(fresh, tmp_path, script, items=2)
     assert result.code != 0
     assert said in result.out
     assert "more failed than the settings allow" in result.err

@@ -126,8 +126,8 @@ def provision(
     settings = project.settings()
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
     place = project.workspace([*needs, "region"] if create_workspace else needs)
-    names = {name for pipeline in pipelines.values() for name in pipeline.data.values()}
-    uploads = [Upload.of(project, settings, name) for name in sorted(names)]
+    names = [name for one in pipelines.values() for name in one.data.values()]
+    uploads = [Upload.of(project, settings, name) for name in dict.fromkeys(names)]
     with azure(place) as say:
         workspace = _provide_workspace(place, create_workspace, say)
         _provide_cluster(workspace, settings, say)
