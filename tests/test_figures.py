@@ -230,7 +230,7 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
             table = pa.Table.from_pandas(rows, preserve_index=False)
             split = train.Split(["id"], 42, 0.25)
             training, holdout, _ = train.divide(table, split, "target", ["id"])
-            x = train.features(training, ["target", "id"])
+            x = train.feature_table(training, ["target", "id"])
             model = train.build_model(x, "classification", 42, max_iterations=20)
             model.fit(x, training["target"].to_pandas())
             about = {"task": "classification", "target": "target", "split": split}

@@ -88,7 +88,7 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
     for cell in ("counts.plot", "plt.subplots"):
         assert training.data(cell, "image/png")
     printed = training.text(
-        'prepare(PROJECT, PIPELINES, "training").run()'
+        'new_run(PROJECT, PIPELINES, "training").run()'
     ).splitlines()
     assert [line.split()[:2] for line in printed if line.startswith("ran")] == [
         ["ran", "prep"],

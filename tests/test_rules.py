@@ -431,7 +431,7 @@ def refusal(read: Callable[[], Any]) -> str:
 def test_a_complete_project(root: Path) -> None:
     assert at(root).settings().compute.max_nodes == 2
     assert at(root).settings().schedules == {}
-    workspace = at(root).workspace()
+    workspace = at(root).workspace_config()
     assert (workspace.workspace_name, workspace.region) == ("mlw", "westeurope")
     assert [p for p in at(root).problems() if p.file] == []
 
@@ -664,15 +664,15 @@ def test_broken_config(root: Path, content: str | None, text: str) -> None:
 
 def test_config_with_a_byte_order_mark(root: Path) -> None:
     (root / CONFIG).write_text("\ufeff" + config(), encoding="utf-8")
-    assert at(root).workspace().resource_group == "rg"
+    assert at(root).workspace_config().resource_group == "rg"
 
 
 def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
     change(root, "workspace.region", "")
     change(root, "compute.name", "")
     (root / CONFIG).write_text(config(workspace_name=""))
-    at(root).workspace(needs=())
+    at(root).workspace_config(needs=())
     for needs in (["region"], ["compute.name"], ["workspace_name"]):
         with pytest.raises(project.SettingsError) as error:
-            at(root).workspace(needs=needs)
+            at(root).workspace_config(needs=needs)
         assert [needs[0] in line for line in str(error.value).splitlines()] == [True]

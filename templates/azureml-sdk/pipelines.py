@@ -31,10 +31,10 @@ IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
 CHANNEL = "conda-forge"  # alone: Anaconda's own channel needs a licence
 
 # The data of a pipeline by name, each a pipeline parameter.
-Data = Mapping[str, PipelineParameter]
+DataParameters = Mapping[str, PipelineParameter]
 
 
-def training(settings: Settings, data: Data) -> list[PipelineStep]:
+def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """prep -> train -> evaluate -> register, on raw data with the target."""
     options = settings.training
     runconfig = _runconfig(settings)
@@ -103,7 +103,7 @@ def training(settings: Settings, data: Data) -> list[PipelineStep]:
     return [prep, train, evaluate, register]
 
 
-def scoring(settings: Settings, data: Data) -> list[PipelineStep]:
+def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """prep -> score, on raw data that needs no target."""
     options = settings.scoring
     model_version = PipelineParameter("model_version", str(options.model_version))

@@ -46,7 +46,7 @@ def fitted(
     others = [name for name in table.column_names if name != target]
     split = train.Split(keys or others, seed=1, fraction=0.25)
     training, holdout, _ = train.divide(table, split, target, keys)
-    x = train.features(training, [target, *keys])
+    x = train.feature_table(training, [target, *keys])
     model = train.build_model(x, task, 1, max_iterations=50)
     model.fit(x, training[target].to_pandas())
     about = {"task": task, "target": target, "split": split}

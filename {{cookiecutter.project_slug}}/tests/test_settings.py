@@ -53,13 +53,13 @@ def test_config_json_is_only_needed_on_azure(project: Project[Settings]) -> None
     (project.root / CONFIG).write_text("{", encoding="utf-8")
     project.settings()
     with pytest.raises(SettingsError, match="is not JSON at line 1, column 2"):
-        project.workspace()
+        project.workspace_config()
 
 
 def test_azure_needs_complete_settings(project: Project[Settings]) -> None:
     config = '{"subscription_id": "", "resource_group": "", "workspace_name": ""}'
     (project.root / CONFIG).write_text(config, encoding="utf-8")
-    project.workspace(needs=())
+    project.workspace_config(needs=())
     with pytest.raises(SettingsError) as error:
-        project.workspace()
+        project.workspace_config()
     assert len(error.value.problems) == 3

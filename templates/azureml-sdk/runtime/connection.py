@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
-from azureml.core import Workspace as AzureWorkspace
+from azureml.core import Workspace
 from azureml.core.authentication import (
     AbstractAuthentication,
     ServicePrincipalAuthentication,
@@ -29,7 +29,7 @@ from azureml.core.authentication import (
 from azureml.exceptions import UserErrorException
 
 from . import checks
-from .project import CONFIG, Workspace
+from .project import CONFIG, WorkspaceConfig
 from .rules import CLOUDS
 
 Say = Callable[[str], None]
@@ -51,7 +51,7 @@ class WorkspaceMissing(AzureError):
 
 
 @contextmanager
-def azure(place: Workspace) -> Iterator[Say]:
+def azure(config: WorkspaceConfig) -> Iterator[Say]:
     """Around all that asks Azure; gives what to say things on the screen with."""
     say = partial(print, file=sys.stdout, flush=True)
     with (
@@ -66,48 +66,48 @@ def azure(place: Workspace) -> Iterator[Say]:
         except AzureError:
             raise
         except Exception as error:  # the SDK's have no other base class
-            raise AzureError(_sentence(error, place)) from error
+            raise AzureError(_sentence(error, config)) from error
         finally:
             logging.disable(logging.NOTSET)
 
 
-def connect(place: Workspace) -> AzureWorkspace:
+def connect(config: WorkspaceConfig) -> Workspace:
     """The workspace, as whoever is logged in; WorkspaceMissing if there is none."""
     try:
-        workspace = AzureWorkspace.get(
-            place.workspace_name,
-            auth=authenticate(place),
-            subscription_id=place.subscription_id,
-            resource_group=place.resource_group,
+        workspace = Workspace.get(
+            config.workspace_name,
+            auth=authenticate(config),
+            subscription_id=config.subscription_id,
+            resource_group=config.resource_group,
         )
     except UserErrorException as error:  # its text lists all subscriptions there are
-        text = f"{CONFIG}: the login sees no subscription {place.subscription_id}"
+        text = f"{CONFIG}: the login sees no subscription {config.subscription_id}"
         fix = "write one that `az account list --output table` shows"
         raise AzureError(f"{text}: {fix}.") from error
     except Exception as error:
         if status(error) != 404:
             raise
-        text = f"There is no workspace {place.workspace_name} in the resource group"
+        text = f"There is no workspace {config.workspace_name} in the resource group"
         fix = f"`{checks.COMMAND} provision --create-workspace` creates it"
-        text = f"{text} {place.resource_group}: {fix}, or correct {CONFIG}."
+        text = f"{text} {config.resource_group}: {fix}, or correct {CONFIG}."
         raise WorkspaceMissing(text) from error
     return workspace
 
 
-def authenticate(place: Workspace) -> AbstractAuthentication:
+def authenticate(config: WorkspaceConfig) -> AbstractAuthentication:
     """Whoever is logged in, in the order of `check --online`; nobody is prompted."""
-    login, _ = CLOUDS[place.cloud]
+    login, _ = CLOUDS[config.cloud]
     principal = [os.environ.get(name, "") for name in PRINCIPAL]
     try:
         if all(principal):
-            auth = ServicePrincipalAuthentication(*principal, cloud=place.cloud)
+            auth = ServicePrincipalAuthentication(*principal, cloud=config.cloud)
         else:
-            auth = TokenAuthentication(_token_source(login), cloud=place.cloud)
+            auth = TokenAuthentication(_token_source(login), cloud=config.cloud)
         auth.get_authentication_header()
     except Exception as error:  # of the SDK, of msal or of azure-identity
         if all(principal) and "AADSTS" not in str(error):
             raise  # no answer about the login at all
-        log_in = checks.log_in_command(place.cloud)
+        log_in = checks.log_in_command(config.cloud)
         failed = checks.explain_login(str(error), login, log_in)
         text, fix = failed.args[1:]
         raise AzureError(f"{text[0].upper()}{text[1:]}: {fix}.") from error
@@ -152,15 +152,15 @@ def request_address(error: BaseException) -> str:
     return ""
 
 
-def _sentence(error: Exception, place: Workspace) -> str:
+def _sentence(error: Exception, config: WorkspaceConfig) -> str:
     """What went wrong, and how to mend it."""
     code, causes = status(error), list(_causes(error))
-    told = _told(causes)
+    told = _service_message(causes)
     if code in (401, 403, 429) or (code and code >= 500):
         replies = [getattr(cause, "response", None) for cause in causes]
         headers: Any = next((one.headers for one in replies if one is not None), {})
-        where = f"the workspace {place.workspace_name}"
-        log_in = checks.log_in_command(place.cloud)
+        where = f"the workspace {config.workspace_name}"
+        log_in = checks.log_in_command(config.cloud)
         text, fix = checks.explain(code, headers, where, log_in)
         text += f" ({told})" if code >= 500 and told else ""
     elif any(isinstance(cause, UNREACHABLE) for cause in causes):
@@ -172,7 +172,7 @@ def _sentence(error: Exception, place: Workspace) -> str:
     return f"{text[0].upper()}{text[1:]}: {fix.rstrip('.')}."
 
 
-def _told(causes: list[BaseException]) -> str:
+def _service_message(causes: list[BaseException]) -> str:
     """The message in the service's own reply."""
     for cause in causes:
         content = getattr(getattr(cause, "response", None), "text", "")

@@ -22,7 +22,7 @@ from .local_run import Argument, Input, LocalRun, LocalStep, Output, Parameter
 from .project import PipelineDefinition, Pipelines, Project
 
 
-def prepare(
+def new_run(
     project: Project[Any],
     pipelines: Pipelines,
     name: str,

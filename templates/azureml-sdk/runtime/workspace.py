@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azureml.core import Dataset, Environment, Experiment
-from azureml.core import Workspace as AzureWorkspace
+from azureml.core import Dataset, Environment, Experiment, Workspace
 from azureml.core.compute import AmlCompute
 from azureml.data.azure_storage_datastore import AzureBlobDatastore
 from azureml.pipeline.core import (
@@ -44,7 +43,7 @@ from .project import (
     Pipelines,
     Project,
     ProjectSettings,
-    Workspace,
+    WorkspaceConfig,
 )
 from .project import Schedule as ScheduleSettings
 from .sdk_steps import build_steps, environments, read_steps
@@ -125,11 +124,11 @@ def provision(
     """Have on Azure what the pipelines need; what is there already stays as it is."""
     settings = project.settings()
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
-    place = project.workspace([*needs, "region"] if create_workspace else needs)
+    config = project.workspace_config([*needs, "region"] if create_workspace else needs)
     names = [name for one in pipelines.values() for name in one.data.values()]
     uploads = [Upload.of(project, settings, name) for name in dict.fromkeys(names)]
-    with azure(place) as say:
-        workspace = _provide_workspace(place, create_workspace, say)
+    with azure(config) as say:
+        workspace = _provide_workspace(config, create_workspace, say)
         _provide_cluster(workspace, settings, say)
         for environment in environments(pipelines, settings):
             _provide_environment(workspace, environment, say)
@@ -151,15 +150,15 @@ def submit(
     datastore, to be read in place of the project's data.
     """
     settings, pipeline = project.settings(), pipelines[name]
-    place = project.workspace([*NEEDED, "compute.name"])
+    config = project.workspace_config([*NEEDED, "compute.name"])
     steps = read_steps(build_steps(pipeline, settings))
     nowhere = dict.fromkeys(pipeline.data, "")
     parameters = parameter_values(project, steps, nowhere, values)
     folders = {data: str(parameters.pop(data)) for data in pipeline.data}
     uploads = _uploads(project, settings, pipeline, folders)
     given = {name: value for name, value in parameters.items() if name in values}
-    with azure(place) as say:
-        workspace = connect(place)
+    with azure(config) as say:
+        workspace = connect(config)
         built = _build(workspace, settings, pipeline, uploads, say)
         run = _start(Experiment(workspace, settings.name), built, given, say)
         say(f"submitted  {name}, run {run.id}\n{run.get_portal_url()}")
@@ -204,7 +203,7 @@ def publish(
     changed.
     """
     settings, pipeline = project.settings(), pipelines[name]
-    place = project.workspace([*NEEDED, "compute.name"])
+    config = project.workspace_config([*NEEDED, "compute.name"])
     unknown = settings.schedules.keys() - pipelines.keys()
     if unknown:
         where = f"settings.yml: schedules.{min(unknown)} is not of a pipeline"
@@ -213,8 +212,8 @@ def publish(
     recurrence = _recurrence(schedule, f"schedules.{name}")
     uploads = _uploads(project, settings, pipeline, folders or {})
     endpoint_name = f"{settings.name}-{name}"
-    with azure(place) as say:
-        workspace = connect(place)
+    with azure(config) as say:
+        workspace = connect(config)
         endpoints = PipelineEndpoint.list(workspace, max_results=1000)
         endpoint = next((one for one in endpoints if one.name == endpoint_name), None)
         before = f"version {endpoint.default_version}" if endpoint else "none"
@@ -259,7 +258,7 @@ def _uploads(
 
 
 def _schedule(
-    workspace: AzureWorkspace,
+    workspace: Workspace,
     experiment: str,
     endpoint: Any,
     schedule: ScheduleSettings | None,
@@ -298,7 +297,7 @@ def _schedule(
             say(f"{would}disabled   schedule {one.description or one.id}")
 
 
-def _active_schedules(workspace: AzureWorkspace, endpoint: Any) -> list[Schedule]:
+def _active_schedules(workspace: Workspace, endpoint: Any) -> list[Schedule]:
     if endpoint is None:
         return []
     found = Schedule.list(workspace, pipeline_endpoint_id=endpoint.id)
@@ -322,18 +321,18 @@ def _recurrence(
         raise AzureError(f"{where}: write {' or '.join(near) or 'UTC'}.") from None
 
 
-def _provide_workspace(place: Workspace, create: bool, say: Say) -> AzureWorkspace:
+def _provide_workspace(config: WorkspaceConfig, create: bool, say: Say) -> Workspace:
     try:
-        workspace = connect(place)
+        workspace = connect(config)
     except WorkspaceMissing:
         if not create:
             raise
-        workspace = AzureWorkspace.create(
-            place.workspace_name,
-            auth=authenticate(place),
-            subscription_id=place.subscription_id,
-            resource_group=place.resource_group,
-            location=place.region,
+        workspace = Workspace.create(
+            config.workspace_name,
+            auth=authenticate(config),
+            subscription_id=config.subscription_id,
+            resource_group=config.resource_group,
+            location=config.region,
             exist_ok=True,
             show_output=False,
         )
@@ -343,9 +342,7 @@ def _provide_workspace(place: Workspace, create: bool, say: Say) -> AzureWorkspa
     return workspace
 
 
-def _provide_cluster(
-    workspace: AzureWorkspace, settings: ProjectSettings, say: Say
-) -> None:
+def _provide_cluster(workspace: Workspace, settings: ProjectSettings, say: Say) -> None:
     compute, done = settings.compute, "unchanged"
     cluster = workspace.compute_targets.get(compute.name)
     if cluster is None:
@@ -372,9 +369,7 @@ def _provide_cluster(
         say(f"{'':10} not as in settings.yml: see `{checks.COMMAND} check --online`")
 
 
-def _provide_environment(
-    workspace: AzureWorkspace, wanted: Environment, say: Say
-) -> None:
+def _provide_environment(workspace: Workspace, wanted: Environment, say: Say) -> None:
     done = "unchanged"
     try:
         found = Environment.get(workspace, wanted.name)
@@ -394,7 +389,7 @@ def _definition(environment: Environment) -> tuple[str, dict[str, Any]]:
 
 
 def _build(
-    workspace: AzureWorkspace,
+    workspace: Workspace,
     settings: ProjectSettings,
     pipeline: PipelineDefinition,
     uploads: Mapping[str, Upload],
@@ -446,11 +441,11 @@ def _follow(run: PipelineRun, say: Say) -> bool:
         raise
     say(f"{run_state.lower():10} run {run.id}")
     if run_state == "Failed":
-        _explain(run, say)
+        _show_failures(run, say)
     return run_state in FINISHED
 
 
-def _explain(run: PipelineRun, say: Say) -> None:
+def _show_failures(run: PipelineRun, say: Say) -> None:
     """Show why a run has failed: the ends of the logs of the steps that have."""
     failed = [step for step in run.get_steps() if step.get_status() == "Failed"]
     for step in failed:

@@ -343,7 +343,7 @@ def divide(
     return training, holdout, notes
 
 
-def features(table: pa.Table, but: Sequence[str]) -> pd.DataFrame:
+def feature_table(table: pa.Table, but: Sequence[str]) -> pd.DataFrame:
     """The columns to learn from: all with a value, `but` the target and the keys.
 
     Numbers and booleans as float, dates as datetime, all else as text.
@@ -423,7 +423,7 @@ def train(args: argparse.Namespace) -> None:
     for note in notes + more:
         print("note:", note)
 
-    x, y = features(training, [args.target, *args.keys]), training[args.target]
+    x, y = feature_table(training, [args.target, *args.keys]), training[args.target]
     hyperparameters = options(args.hyperparameters)
     try:
         model = build_model(x, args.task, args.seed, **hyperparameters)

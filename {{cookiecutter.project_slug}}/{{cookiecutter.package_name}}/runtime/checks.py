@@ -33,7 +33,7 @@ from .project import (
     Project,
     ProjectSettings,
     SettingsError,
-    Workspace,
+    WorkspaceConfig,
 )
 from .rules import CLOUDS
 
@@ -126,7 +126,7 @@ def offline(project: Project[Any]) -> list[Check]:
 def ask(project: Project[Any]) -> list[Check]:
     """What Azure says about the settings."""
     try:
-        azure = _Azure(project.settings(), project.workspace(needs=()))
+        azure = _Azure(project.settings(), project.workspace_config(needs=()))
     except SettingsError:
         return [Check("Azure", UNASKED, "not asked while settings are wrong")]
     checks: list[Check] = []
@@ -150,10 +150,10 @@ def ask(project: Project[Any]) -> list[Check]:
 class _Azure:
     """Asks the resource manager. The REST calls are those of Microsoft's reference."""
 
-    def __init__(self, settings: ProjectSettings, workspace: Workspace) -> None:
+    def __init__(self, settings: ProjectSettings, workspace: WorkspaceConfig) -> None:
         import requests
 
-        self.settings, self.compute, self.place = settings, settings.compute, workspace
+        self.settings, self.compute, self.config = settings, settings.compute, workspace
         self.login_host, self.host = CLOUDS[workspace.cloud]
         self.log_in = log_in_command(workspace.cloud)
         self.http, self.unreachable = requests.Session(), requests.RequestException
@@ -252,10 +252,13 @@ class _Azure:
     def az(self, command: str, *values: object) -> str:
         """An az command, ready to paste, with each {} replaced by a value."""
         quoted = [shlex.quote(str(value)) for value in values]
-        group, name = shlex.quote(self.place.resource_group), self.place.workspace_name
+        group, name = (
+            shlex.quote(self.config.resource_group),
+            self.config.workspace_name,
+        )
         workspace = f"--resource-group {group} --workspace-name {name}"
         command = command.format(*quoted, workspace=workspace)
-        return f"az {command} --subscription {self.place.subscription_id}"
+        return f"az {command} --subscription {self.config.subscription_id}"
 
     def check_login(self) -> Answer:
         token = _token(self.login_host, self.host, self.log_in)
@@ -266,10 +269,10 @@ class _Azure:
         return OK, f"of tenant {self.tenant}" if self.tenant else "there is one"
 
     def check_subscription(self) -> Answer:
-        self.need(subscription_id=self.place.subscription_id)
+        self.need(subscription_id=self.config.subscription_id)
         found = self.get(self.subscription, "2022-12-01")
         if not found:
-            text = f"the login sees no subscription {self.place.subscription_id}"
+            text = f"the login sees no subscription {self.config.subscription_id}"
             fix = "write one that `az account list --output table` shows"
             raise Failed(WRONG, text, fix, CONFIG, "subscription_id", stop=True)
         others = [one["tenantId"] for one in found.get("managedByTenants") or []]
@@ -281,7 +284,7 @@ class _Azure:
         return OK, found.get("displayName", "")
 
     def check_provider(self) -> Answer:
-        self.need(subscription_id=self.place.subscription_id)
+        self.need(subscription_id=self.config.subscription_id)
         found = self.get(self.provider, "2021-04-01")
         text = f"Azure ML is {found['registrationState']} in the subscription"
         if found["registrationState"] in ("Registered", "Registering"):
@@ -290,8 +293,8 @@ class _Azure:
         return WRONG, text, fix
 
     def check_group(self) -> Answer:
-        name = self.place.resource_group
-        self.need(subscription_id=self.place.subscription_id, resource_group=name)
+        name = self.config.resource_group
+        self.need(subscription_id=self.config.subscription_id, resource_group=name)
         if self.get(self.group, "2021-04-01", method="HEAD") is not None:
             return OK, name
         region = self.region or "REGION"
@@ -299,23 +302,23 @@ class _Azure:
         return WRONG, f"there is no resource group {name}", fix
 
     def check_workspace(self) -> Answer:
-        name = self.place.workspace_name
-        self.need(subscription_id=self.place.subscription_id)
-        self.need(resource_group=self.place.resource_group, workspace_name=name)
+        name = self.config.workspace_name
+        self.need(subscription_id=self.config.subscription_id)
+        self.need(resource_group=self.config.resource_group, workspace_name=name)
         found = self.get(self.workspace, ML_VERSION)
         if not found:
             fix = f"{COMMAND} provision, or " + self.az(
                 "ml workspace create --name {} --resource-group {} --location {}",
                 name,
-                self.place.resource_group,
+                self.config.resource_group,
                 self.region or "REGION",
             )
             return WRONG, f"there is no workspace {name} in the resource group", fix
         self.workspace_exists = True
         self.storage = found["properties"].get("storageAccount") or ""
         self.region = found["location"].replace(" ", "").lower()
-        if self.place.region not in ("", self.region):
-            text = f"the workspace is in {self.region}, not in {self.place.region}"
+        if self.config.region not in ("", self.region):
+            text = f"the workspace is in {self.region}, not in {self.config.region}"
             return WRONG, text, f"write {self.region}", SETTINGS, "workspace.region"
         kind = found.get("kind") or "Default"
         if kind != "Default":
@@ -385,7 +388,7 @@ class _Azure:
 
     def check_size(self) -> Answer:
         name = self.compute.vm_size
-        self.need(subscription_id=self.place.subscription_id, region=self.region)
+        self.need(subscription_id=self.config.subscription_id, region=self.region)
         self.need(VM_size=name)
         path = f"{self.provider}/locations/{self.region}/vmSizes"
         sizes = {size["name"].lower(): size for size in self.items(path)}

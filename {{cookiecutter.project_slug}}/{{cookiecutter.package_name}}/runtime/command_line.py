@@ -121,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
     pipelines = _pipelines(args)
     console = Console(stderr=args.json)
     try:
-        run = sdk_steps.prepare(
+        run = sdk_steps.new_run(
             args.project,
             pipelines,
             args.pipeline,

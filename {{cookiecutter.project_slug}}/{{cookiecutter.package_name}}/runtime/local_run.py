@@ -164,7 +164,7 @@ class LocalRun:
         self.done: dict[str, list[str]] = state["done"]
         self.values = parameter_values(project, steps, data, self.set)
         try:
-            tracking.prepare(project.root, experiment)
+            tracking.ensure_database(project.root, experiment)
             self.folder = folder or _new_folder(project.root / "runs", pipeline)
             self._write_state()
         except (OSError, sqlite3.Error) as error:
@@ -253,7 +253,7 @@ class LocalRun:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         if code:
             result.status = "failed"
-            self._explain(step, lines, log)
+            self._show_failure(step, lines, log)
             return
         self.done[step.name] = self._words(step)
         self._write_state()
@@ -356,7 +356,7 @@ class LocalRun:
         unfinished.write_text(json.dumps(state, indent=2), encoding="utf-8")
         unfinished.replace(self.folder / STATE)
 
-    def _explain(self, step: LocalStep, lines: list[str], log: Path) -> None:
+    def _show_failure(self, step: LocalStep, lines: list[str], log: Path) -> None:
         """Show why a step failed, and how to go on."""
         again = f"{self.project.command} run {self.pipeline} --step {step.name}"
         self._print(f"[red]failed[/] {step.name}; its log ends:")

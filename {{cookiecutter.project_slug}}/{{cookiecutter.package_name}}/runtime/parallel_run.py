@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -166,15 +167,19 @@ def _start_worker(entry_script: str, arguments: list[str]) -> None:
         if hasattr(script, "init"):
             script.init()
     except Exception as error:
-        print(_told(error), flush=True)
+        print(_in_words(error), flush=True)
         logging.disable()  # the pool would tell it once more
         raise
     if hasattr(script, "shutdown"):
         Finalize(None, script.shutdown, exitpriority=1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _run(batch: list[str]) -> list[str]:
     """The rows that the entry script returns for a mini-batch, as text."""
+    # The pool ends a worker by this signal: at once when it takes too long, but not
+    # where it ends by itself, in `shutdown()`.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         result: Any = script.run(batch)
         if isinstance(result, (list, tuple)):
@@ -185,14 +190,16 @@ def _run(batch: list[str]) -> list[str]:
             return str(text).splitlines()
     except Exception as error:  # noqa: BLE001 (whatever the script raises)
         # In words alone, as its class may be known in this process only.
-        raise RuntimeError(_told(error)) from None
+        raise RuntimeError(_in_words(error)) from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     kind = type(result).__name__
     raise RuntimeError(
         f"run() returned {kind}, not a list, a tuple or a pandas.DataFrame."
     )
 
 
-def _told(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """What to tell of an error: the script's own classes speak for themselves."""
     if type(error).__module__ == MODULE:
         return str(error)

@@ -72,7 +72,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """In which cloud and region the workspace is."""
 
     region: Annotated[str, rules.REGION]
@@ -89,7 +89,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Workspace(Config, Place):
+class WorkspaceConfig(Config, Location):
     """The Azure ML workspace, from both files."""
 
 
@@ -99,7 +99,7 @@ class ProjectSettings:
 
     name: Annotated[str, rules.NAME]
     data: Any  # a dataclass of the project's own, with the paths of its data
-    workspace: Place
+    workspace: Location
     compute: Compute
     schedules: dict[str, Schedule] = field(default_factory=dict)  # by pipeline
 
@@ -140,16 +140,16 @@ class Project(Generic[S]):
         _refuse(problems)
         return settings  # type: ignore[no-any-return]
 
-    def workspace(self, needs: Iterable[str] = NEEDED) -> Workspace:
+    def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
         """The workspace; none of `needs` may be empty.
 
-        `needs` are names of fields of Workspace, or "compute.name" and "compute.vm_size":
+        `needs` are names of fields of WorkspaceConfig, or "compute.name" and "compute.vm_size":
         what is about to be done on Azure decides what must be filled in.
         """
         config, problems = _read(Config, self.root, CONFIG)
         settings, others = _read(self.kind, self.root, SETTINGS)
         _refuse([*problems, *others], [*needs])
-        return Workspace(**vars(settings.workspace), **vars(config))
+        return WorkspaceConfig(**vars(settings.workspace), **vars(config))
 
     def data(self) -> dict[str, str]:
         """The paths of data that the settings name, by key, such as `data.training`."""

@@ -56,7 +56,7 @@ def environment(root: Path, name: str = DATABASE) -> dict[str, str]:
     }
 
 
-def prepare(root: Path, experiment: str) -> None:
+def ensure_database(root: Path, experiment: str) -> None:
     """Have a database with that experiment, all of whose files are in this project.
 
     OSError and sqlite3.Error if it cannot be written.
@@ -71,7 +71,7 @@ def prepare(root: Path, experiment: str) -> None:
         try:
             _create(root, experiment, unfinished.name)
             with suppress(FileExistsError):
-                _place(unfinished, database)
+                _put(unfinished, database)
         finally:
             unfinished.unlink(missing_ok=True)
     with closing(sqlite3.connect(database, timeout=60)) as connection:
@@ -104,7 +104,7 @@ def _create(root: Path, experiment: str, database: str = DATABASE) -> None:
         raise OSError(f"MLflow cannot make {root / FOLDER / database}: {last}")
 
 
-def _place(unfinished: Path, database: Path) -> None:
+def _put(unfinished: Path, database: Path) -> None:
     """Give a new database its name; FileExistsError if there is one by now."""
     try:
         os.link(unfinished, database)
