@@ -499,7 +499,7 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
     assert said.startswith(f"settings.yml: {key}")
     assert text in said
     assert said.endswith(".")
-    assert refusal(at(root).workspace) == said
+    assert refusal(at(root).workspace_config) == said
 
 
 @pytest.mark.parametrize(
@@ -605,7 +605,7 @@ def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> No
     (root / "settings.yml").write_bytes(content)
     said = refusal(at(root).settings)
     assert text in said
-    assert refusal(at(root).workspace) == said
+    assert refusal(at(root).workspace_config) == said
 
 
 def test_settings_file_that_is_missing(root: Path) -> None:
@@ -656,7 +656,7 @@ def test_broken_config(root: Path, content: str | None, text: str) -> None:
         file.unlink()
     else:
         file.write_text(content)
-    said = refusal(at(root).workspace)
+    said = refusal(at(root).workspace_config)
     assert said.startswith(text)
     assert len(said.splitlines()) == 1
     at(root).settings()  # which a local run needs, and which does not need config.json
