@@ -11,20 +11,19 @@ same.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
+from typing import Any
 
 from azureml.core import Environment, RunConfiguration
 from azureml.data import OutputFileDatasetConfig
 from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
-from azureml.pipeline.steps import (
-    ParallelRunConfig,
-    ParallelRunStep,
-    PythonScriptStep,
-)
+from azureml.pipeline.steps import ParallelRunConfig, ParallelRunStep, PythonScriptStep
 
 from .runtime.project import PipelineDefinition
 from .settings import PROJECT, Settings
 
+STEPS = PROJECT.root / "steps"
 # Of the steps' environment on Azure ML.
 PYTHON = "3.11"
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
@@ -36,13 +35,11 @@ DataParameters = Mapping[str, PipelineParameter]
 
 def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """prep -> train -> evaluate -> register, on raw data with the target."""
-    options = settings.training
-    runconfig = _runconfig(settings)
+    options, target = settings.training, settings.data.target
     prepared = OutputFileDatasetConfig("prepared")
     model = OutputFileDatasetConfig("model")
     holdout = OutputFileDatasetConfig("holdout")
     evaluation = OutputFileDatasetConfig("evaluation")
-    registration = OutputFileDatasetConfig("registration")
     hyperparameters = {
         # As text, but for numbers: train reads it as Python would.
         name: PipelineParameter(
@@ -51,53 +48,53 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
         for name, value in options.hyperparameters.items()
     }
 
-    prep = _prep(settings, data["raw_data"], prepared, "--target", settings.data.target)
+    prep = _prep(settings, data["raw_data"], prepared, target)
     train = PythonScriptStep(
         name="train",
-        source_directory=_source("train"),
+        source_directory=str(STEPS / "train"),
         script_name="train.py",
-        arguments=[
-            *("--prepared", prepared.as_input("prepared")),
-            *("--model", model),
-            *("--holdout", holdout),
-            *("--task", settings.task),
-            *("--target", settings.data.target),
-            *("--keys", *settings.data.keys),
-            *("--test-fraction", options.test_fraction),
-            *("--seed", options.seed),
-            "--hyperparameters",  # the last one, as it takes all that follows
-            *(part for pair in hyperparameters.items() for part in pair),
-        ],
-        runconfig=runconfig,
+        arguments=_arguments(
+            prepared=prepared.as_input("prepared"),
+            model=model,
+            holdout=holdout,
+            task=settings.task,
+            target=target,
+            keys=settings.data.keys,
+            test_fraction=options.test_fraction,
+            seed=options.seed,
+            # The last one, as the step takes all that follows.
+            hyperparameters=[*chain.from_iterable(hyperparameters.items())],
+        ),
+        runconfig=_runconfig(settings),
         allow_reuse=True,
     )
     evaluate = PythonScriptStep(
         name="evaluate",
-        source_directory=_source("evaluate"),
+        source_directory=str(STEPS / "evaluate"),
         script_name="evaluate.py",
-        arguments=[
-            *("--model", model.as_input("model")),
-            *("--holdout", holdout.as_input("holdout")),
-            *("--evaluation", evaluation),
-            *("--task", settings.task),
-            *("--target", settings.data.target),
-            *("--model-name", settings.name),
-        ],
-        runconfig=runconfig,
+        arguments=_arguments(
+            model=model.as_input("model"),
+            holdout=holdout.as_input("holdout"),
+            evaluation=evaluation,
+            task=settings.task,
+            target=target,
+            model_name=settings.name,
+        ),
+        runconfig=_runconfig(settings),
         allow_reuse=False,  # the registered model, which it looks up, can change
     )
     register = PythonScriptStep(
         name="register",
-        source_directory=_source("register"),
+        source_directory=str(STEPS / "register"),
         script_name="register.py",
-        arguments=[
-            *("--model", model.as_input("model")),
-            *("--evaluation", evaluation.as_input("evaluation")),
-            *("--registration", registration),
-            *("--model-name", settings.name),
-            *("--register", PipelineParameter("register", options.register)),
-        ],
-        runconfig=runconfig,
+        arguments=_arguments(
+            model=model.as_input("model"),
+            evaluation=evaluation.as_input("evaluation"),
+            registration=OutputFileDatasetConfig("registration"),
+            model_name=settings.name,
+            register=PipelineParameter("register", options.register),
+        ),
+        runconfig=_runconfig(settings),
         allow_reuse=False,
     )
     return [prep, train, evaluate, register]
@@ -106,7 +103,6 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
 def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """prep -> score, on raw data that needs no target."""
     options = settings.scoring
-    model_version = PipelineParameter("model_version", str(options.model_version))
     prepared = OutputFileDatasetConfig("prepared")
     predictions = OutputFileDatasetConfig("predictions")
 
@@ -114,16 +110,16 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     score = ParallelRunStep(
         name="score",
         parallel_run_config=ParallelRunConfig(
-            source_directory=_source("score"),
+            source_directory=str(STEPS / "score"),
             entry_script="score.py",
             environment=environment(settings),
             compute_target=settings.compute.name,
-            mini_batch_size=PipelineParameter(
-                "mini_batch_size", str(options.mini_batch_size)
-            ),
             node_count=PipelineParameter("node_count", settings.compute.max_nodes),
             process_count_per_node=PipelineParameter(
                 "process_count_per_node", options.process_count_per_node
+            ),
+            mini_batch_size=PipelineParameter(
+                "mini_batch_size", str(options.mini_batch_size)
             ),
             run_max_try=options.run_max_try,
             run_invocation_timeout=options.run_invocation_timeout,
@@ -134,13 +130,14 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
         ),
         inputs=[prepared.as_input("prepared")],
         output=predictions,
-        arguments=[
-            # Keys first, as Azure ML's driver adds arguments behind.
-            *("--keys", *settings.data.keys),
-            *("--predictions", predictions),
-            *("--model-name", settings.name),
-            *("--model-version", model_version),
-        ],
+        arguments=_arguments(
+            keys=settings.data.keys,
+            predictions=predictions,
+            model_name=settings.name,
+            model_version=PipelineParameter(
+                "model_version", str(options.model_version)
+            ),
+        ),
         allow_reuse=False,  # the registered model, which it looks up, can change
     )
     return [prep, score]
@@ -158,44 +155,43 @@ def _prep(
     settings: Settings,
     raw_data: PipelineParameter,
     prepared: OutputFileDatasetConfig,
-    *target: str,
+    target: str | None = None,
 ) -> PythonScriptStep:
     """The first step of both pipelines."""
     options = settings.data
-    unusual = {
-        "--encoding": options.encoding,
-        "--decimal": options.decimal,
-        "--thousands": options.thousands,
-        "--units": options.units,
-        "--date-format": options.date_format,
-        "--missing": options.missing,
-    }
-    reading: list[str] = []
-    for option, value in unusual.items():
-        if value:
-            reading += [option, *([value] if isinstance(value, str) else value)]
     return PythonScriptStep(
         name="prep",
-        source_directory=_source("prep"),
+        source_directory=str(STEPS / "prep"),
         script_name="prep.py",
-        arguments=[
-            *("--raw", DatasetConsumptionConfig("raw", raw_data).as_mount()),
-            *("--prepared", prepared),
-            *("--report", OutputFileDatasetConfig("data_report")),
-            *target,
-            *("--keys", *options.keys),
-            *("--ignore", *options.ignore),
-            *("--rows-per-part", options.rows_per_part),
-            *reading,
-        ],
+        arguments=_arguments(
+            raw=DatasetConsumptionConfig("raw", raw_data).as_mount(),
+            prepared=prepared,
+            report=OutputFileDatasetConfig("data_report"),
+            target=target,
+            keys=options.keys,
+            ignore=options.ignore,
+            rows_per_part=options.rows_per_part,
+            encoding=options.encoding,
+            decimal=options.decimal,
+            thousands=options.thousands,
+            units=options.units,
+            date_format=options.date_format,
+            missing=options.missing,
+        ),
         inputs=[],
         runconfig=_runconfig(settings),
         allow_reuse=True,
     )
 
 
-def _source(step: str) -> str:
-    return str(PROJECT.root / "steps" / step)
+def _arguments(**options: Any) -> list[Any]:
+    """A command line: `a_b=1` is `--a-b 1`, of a list each item, of None nothing."""
+    arguments: list[Any] = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        if values and value is not None:
+            arguments += [f"--{name.replace('_', '-')}", *values]
+    return arguments
 
 
 def environment(settings: Settings) -> Environment:
