@@ -24,15 +24,10 @@ from raw import NAMES, USUAL, DataError, Format, Roles, name_of, open_all, unify
 
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
 SHOWN = 20  # notes on the screen; all are in the report
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Data report</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; }
-body { padding: 0 1rem; color: #222; }
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
-</style>
-<h1>Data report</h1>
 """
 
 
@@ -178,7 +173,10 @@ def report_html(report: dict[str, Any]) -> str:
         [name, *(column.get(figure, "") for figure in figures)]
         for name, column in report["columns"].items()
     ]
-    return f"""{PAGE}
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Data report</title><style>{STYLE}</style>
+<h1>Data report</h1>
 <p>{report["rows_in"]} rows read, {report["rows_out"]} prepared; {dropped}.</p>
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>
@@ -191,6 +189,7 @@ def report_html(report: dict[str, Any]) -> str:
 
 
 def table_html(*head: str, rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of any texts and numbers as a table, below its head."""
     lines = ["".join(f"<td>{html.escape(str(cell))}" for cell in row) for row in rows]
     return f"<table><tr><th>{'<th>'.join(head)}<tr>{'<tr>'.join(lines)}</table>"
 
@@ -198,9 +197,8 @@ def table_html(*head: str, rows: Iterable[Iterable[Any]]) -> str:
 def main() -> None:
     """Prepare the data as the command line says, and write a report on it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--report", type=Path, required=True)
+    for name in ("--raw", "--prepared", "--report"):
+        parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--target")
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
@@ -217,8 +215,8 @@ def main() -> None:
     except DataError as error:
         sys.exit(f"prep: {error}")
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    for name, text in {"report.json": text, "report.html": report_html(report)}.items():
+    data, page = json.dumps(report, indent=2, ensure_ascii=False), report_html(report)
+    for name, text in {"report.json": data, "report.html": page}.items():
         unfinished = folder / f".{name}"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, folder / name)
