@@ -26,12 +26,12 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
     registered = evaluation["registered"]
     if registered is None:
         return True, "no model is registered yet"
+    verdict, reason = registered["verdict"], registered["reason"]
     if rule == "always":
-        return True, f"{registered['reason']}; register is 'always'"
-    way = "; to register it all the same: --set register=always"
-    if registered["verdict"] == "not comparable":
-        return False, registered["reason"] + way
-    return registered["verdict"] in ("better", "no worse"), registered["reason"]
+        return True, f"{reason}; register is 'always'"
+    if verdict == "not comparable":
+        return False, f"{reason}; to register it all the same: --set register=always"
+    return verdict in ("better", "no worse"), reason
 
 
 def register(model: Path, name: str) -> str:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     evaluation = json.loads((args.evaluation / "metrics.json").read_text())
     is_registered, reason = decide(evaluation, args.register)
     version = register(args.model, args.model_name) if is_registered else None
-    registration = {
+    written = {
         "model": args.model_name,
         "registered": is_registered,
         "version": version,
@@ -66,9 +66,7 @@ def run(args: argparse.Namespace) -> None:
         "comparison": (evaluation["registered"] or {}).get("comparison"),
     }
     args.registration.mkdir(parents=True, exist_ok=True)
-    (args.registration / "registration.json").write_text(
-        json.dumps(registration, indent=2)
-    )
+    (args.registration / "registration.json").write_text(json.dumps(written, indent=2))
     done = f"registered as version {version}" if is_registered else "not registered"
     print(f"{args.model_name}: {done}: {reason}")
 
@@ -76,9 +74,8 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line, and end with one sentence where a file cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--registration", type=Path, required=True)
+    for folder in ("--model", "--evaluation", "--registration"):
+        parser.add_argument(folder, type=Path, required=True)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--register", choices=["unless_worse", "always"], required=True)
     try:

@@ -11,26 +11,34 @@ import argparse
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import mlflow
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pandas as pd
+import polars as pl
+import polars.selectors as cs
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
 
 ROW = "row"  # the column that prep numbers rows by where there is no key
-# The types of a model's signature in Arrow.
-TYPES = {"double": pa.float64(), "datetime": pa.timestamp("us"), "string": pa.string()}
-WORDS = dict(zip(TYPES.values(), ("numbers", "dates", "text"), strict=True))
-NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
-DATE = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$"
+# To a model every column is one of these, named so in its signature.
+TYPES = {"double": pl.Float64(), "datetime": pl.Datetime("us"), "string": pl.String()}
+NUMBER, DATE, TEXT = TYPES.values()
+WORDS = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
+# What is taken as one: an integer as text too, as it reads the same.
+TAKEN = {
+    NUMBER: cs.numeric() | cs.boolean(),
+    DATE: cs.date() | cs.datetime(),
+    TEXT: cs.string() | cs.integer(),
+}
+# How a text reads that is one.
+FORMS = {
+    NUMBER: r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$",
+    DATE: r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$",
+}
 
 
 class ScoringError(Exception):
@@ -42,8 +50,8 @@ class Scorer:
     """What a worker keeps from one mini-batch to the next."""
 
     model: Pipeline
-    columns: dict[str, pa.DataType]
-    keys: Sequence[str]
+    columns: dict[str, pl.DataType]
+    keys: list[str]
     predictions: Path
 
 
@@ -65,12 +73,9 @@ def init() -> None:
     # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
-        scorer = Scorer(
-            model=mlflow.sklearn.load_model(copy.as_uri()),
-            columns=model_columns(str(copy)),
-            keys=args.keys or [ROW],
-            predictions=args.predictions,
-        )
+        model = mlflow.sklearn.load_model(copy.as_uri())
+        columns = model_columns(str(copy))
+    scorer = Scorer(model, columns, args.keys or [ROW], args.predictions)
     try:
         args.predictions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,19 +87,15 @@ def download(name: str, version: str) -> str:
     try:
         return str(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
+        way = "run the training pipeline first, or pin a registered version"
         if isinstance(error, OSError) or "No such artifact" in str(error):
-            way = (
-                "its files are gone: train again with --set register=always, or pin"
-                " another version by scoring.model_version"
-            )
-        else:
-            way = "run the training pipeline first, or pin a registered version"
-        raise ScoringError(
-            f"The model {name}, version {version}, cannot be had: {way}. ({error})"
-        ) from None
+            way = "its files are gone: train again with --set register=always, or pin"
+            way += " another version by scoring.model_version"
+        what = f"The model {name}, version {version}, cannot be had"
+        raise ScoringError(f"{what}: {way}. ({error})") from None
 
 
-def model_columns(folder: str) -> dict[str, pa.DataType]:
+def model_columns(folder: str) -> dict[str, pl.DataType]:
     """The columns that a saved model was trained with, from its signature."""
     inputs = Model.load(folder).signature.inputs.to_dict()
     return {column["name"]: TYPES[column["type"]] for column in inputs}
@@ -107,16 +108,17 @@ def run(mini_batch: list[str]) -> list[str]:
 
 def score_part(scorer: Scorer, part: Path) -> str:
     """Write the predictions for one part, whole or not at all; returns its name."""
-    table = pq.read_table(part)
+    table = pl.read_parquet(part, glob=False)
     try:
         features = align(table, scorer.columns)
     except ScoringError as error:
         raise ScoringError(f"{part.name}: {error}") from None
-    scored = predict(scorer.model, features, table.select(scorer.keys))
+    keys = pl.DataFrame([table[name] for name in scorer.keys])
+    scored = predict(scorer.model, features, keys)
     # Written beside and renamed, so that a part tried again is replaced, never torn.
     unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
     try:
-        pq.write_table(scored, unfinished)
+        scored.write_parquet(unfinished)
         os.replace(unfinished, scorer.predictions / part.name)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
@@ -124,74 +126,54 @@ def score_part(scorer: Scorer, part: Path) -> str:
     return part.name
 
 
-def align(table: pa.Table, columns: dict[str, pa.DataType]) -> Any:
-    """The columns that the model was trained with, in its types, as a pandas table.
+def align(table: pl.DataFrame, columns: dict[str, pl.DataType]) -> pd.DataFrame:
+    """The columns that the model was trained with, in its types; others are left out.
 
-    Other columns are left out. A column without a value fits every type; of the other
-    types only integers pass as text, as they read the same.
+    A column without a value fits every type.
     """
     aligned = {}
     for name, wanted in columns.items():
-        if name not in table.column_names:
+        if name not in table.columns:
             raise ScoringError(f"the column '{name}' is missing; the model needs it.")
-        values = table[name]
-        if values.null_count < len(values) and not _fits(values.type, wanted):
-            raise ScoringError(
-                f"the column '{name}' holds {_odd(values, wanted)}, where the model needs"
-                f" {WORDS[wanted]}: mend the data, or train again."
-            )
-        aligned[name] = values.cast(wanted, safe=False)
-    return pa.table(aligned).to_pandas()
+        # Without its name, as polars would take one like `^a$` for a pattern.
+        values = table[name].alias("")
+        is_taken = values.to_frame().select(TAKEN[wanted]).width == 1
+        if not is_taken and values.null_count() < len(values):
+            what = f"the column '{name}' holds {odd_value(values, wanted)}, where the"
+            way = f"model needs {WORDS[wanted]}: mend the data, or train again."
+            raise ScoringError(f"{what} {way}")
+        aligned[name] = values.cast(wanted)
+    return pl.DataFrame(aligned).to_pandas()
 
 
-def _fits(dtype: pa.DataType, wanted: pa.DataType) -> bool:
-    is_a = pa.types
-    if is_a.is_string(wanted):
-        tests = [is_a.is_string, is_a.is_large_string, is_a.is_integer]
-    elif is_a.is_timestamp(wanted):
-        tests = [is_a.is_date, is_a.is_timestamp]
-    else:
-        tests = [is_a.is_integer, is_a.is_floating, is_a.is_boolean, is_a.is_decimal]
-    return any(test(dtype) for test in tests)
-
-
-def _odd(values: pa.ChunkedArray, wanted: pa.DataType) -> str:
+def odd_value(values: pl.Series, wanted: pl.DataType) -> str:
     """The first value that is not of the wanted type, in words."""
-    values = values.drop_null()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    values = values.drop_nulls()
+    if values.dtype == TEXT:
         # One such value makes a whole column text: it is to be named, not its neighbour.
-        form = {"numbers": NUMBER, "dates": DATE}[WORDS[wanted]]
-        odd = values.filter(pc.invert(pc.match_substring_regex(values, form)))
-        return f"the text {(odd or values)[0].as_py()!r}"
-    first = values[0].as_py()
-    return f"the {_word(values.type)} {first}"
+        odd = values.filter(~values.str.contains(FORMS[wanted]))
+        return f"the text {(odd if len(odd) else values)[0]!r}"
+    words = {pl.Boolean: "truth value", pl.Date: "date", pl.Datetime: "date"}
+    other = "number" if values.dtype.is_numeric() else "value"
+    return f"the {words.get(values.dtype.base_type(), other)} {values[0]}"
 
 
-def _word(dtype: pa.DataType) -> str:
-    if pa.types.is_boolean(dtype):
-        return "truth value"
-    if pa.types.is_temporal(dtype):
-        return "date"
-    return "value" if pa.types.is_nested(dtype) else "number"
-
-
-def predict(model: Pipeline, features: Any, keys: pa.Table) -> pa.Table:
+def predict(
+    model: Pipeline, features: pd.DataFrame, keys: pl.DataFrame
+) -> pl.DataFrame:
     """The keys of each row with its prediction and its probabilities, if any.
 
     ScoringError if a key has the name of one of these.
     """
     if hasattr(model, "predict_proba"):
-        probabilities = model.predict_proba(features)
-        found = {"prediction": model.classes_[probabilities.argmax(axis=1)]}
-        for name, column in zip(model.classes_, probabilities.T, strict=True):
+        shares = model.predict_proba(features)
+        found = {"prediction": model.classes_[shares.argmax(axis=1)]}
+        for name, column in zip(model.classes_, shares.T, strict=True):
             found[f"probability_{name}"] = column
     else:
         found = {"prediction": model.predict(features)}
-    for name, column in found.items():
-        if name in keys.column_names:
-            raise ScoringError(
-                f"the key '{name}' has the name of a column of the predictions: rename it"
-                " in the data and in data.keys."
-            )
-        keys = keys.append_column(name, pa.array(column))
-    return keys
+    for name in found:
+        if name in keys.columns:
+            what = f"the key '{name}' has the name of a column of the predictions"
+            raise ScoringError(f"{what}: rename it in the data and in data.keys.")
+    return pl.DataFrame(keys.to_dict() | found)

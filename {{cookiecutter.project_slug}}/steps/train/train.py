@@ -1,8 +1,7 @@
 """Train a model on prepared data, and hold some rows out for its evaluation.
 
-Gradient-boosted trees that take a table as it is: numbers, categories, booleans, dates
-and missing values. Whatever is learned from the data is part of the saved model, and so
-is what it predicts and which rows it has never seen.
+Gradient-boosted trees that take a table as it is. Whatever is learned from the data is
+part of the saved model, and so is what it predicts and which rows it has never seen.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import hashlib
 import logging
 import re
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,25 +24,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from sklearn import ensemble
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import (
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
-)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
 
+# To a model, every column is one of these; a boolean is a number.
+NUMBER, DATE, TEXT = pl.Float64(), pl.Datetime("us"), pl.String()
 MOST_CATEGORIES = 254  # of a column: the trees' 255 bins, less one for missing values
 RARE = 5  # a category with fewer rows is put together with the other rare ones
 FEW = 30  # held-out rows: with fewer, evaluate compares no models
 ROW = "row"  # numbers the rows to score where there are no keys
-REQUIREMENTS = ("cloudpickle", "mlflow", "numpy", "pandas", "pyarrow", "scikit-learn")
+REQUIREMENTS = ("cloudpickle", "mlflow", "numpy", "pandas", "polars", "scikit-learn")
 
 
 class DataError(Exception):
@@ -52,50 +45,37 @@ class DataError(Exception):
 
 
 def build_model(
-    features: pd.DataFrame,
-    task: str,
-    seed: int,
-    max_iterations: int = 200,
-    **hyperparameters: Any,
+    features: pd.DataFrame, task: str, seed: int, max_iterations: int = 200, **more: Any
 ) -> Pipeline:
-    """An untrained pipeline for features of float, datetime and text.
+    """An untrained pipeline for features that are numbers, dates and texts.
 
     `max_iterations` and all other hyperparameters are what `training.hyperparameters`
     in settings.yml names: those of scikit-learn's HistGradientBoosting models.
     """
-    numbers = list(features.select_dtypes("number").columns)
-    dates = list(features.select_dtypes("datetime").columns)
-    categories = list(features.select_dtypes("object").columns)
-    encode = ColumnTransformer(
-        [
-            # Categories first: the trees are told of them by position.
-            (
-                "categories",
-                OrdinalEncoder(
-                    handle_unknown="use_encoded_value",
-                    unknown_value=np.nan,  # an unseen category counts as missing
-                    min_frequency=RARE,
-                    max_categories=MOST_CATEGORIES,
-                ),
-                categories,
-            ),
-            ("numbers", "passthrough", numbers),
-            ("dates", FunctionTransformer(date_parts), dates),
-        ]
+    numbers = list(features.select_dtypes("number"))
+    dates = list(features.select_dtypes("datetime"))
+    texts = list(features.select_dtypes("object"))
+    categories = OrdinalEncoder(
+        handle_unknown="use_encoded_value",
+        unknown_value=np.nan,  # an unseen category counts as missing
+        min_frequency=RARE,
+        max_categories=MOST_CATEGORIES,
     )
+    columns = [
+        ("categories", categories, texts),  # first: the trees know them by position
+        ("numbers", "passthrough", numbers),
+        ("dates", FunctionTransformer(date_parts), dates),
+    ]
     trees = {
-        "classification": HistGradientBoostingClassifier,
-        "regression": HistGradientBoostingRegressor,
+        "classification": ensemble.HistGradientBoostingClassifier,
+        "regression": ensemble.HistGradientBoostingRegressor,
     }
     # Stopping early holds rows out once more, which a class of one row does not survive.
-    options = {"early_stopping": False, **hyperparameters}
+    more = {"max_iter": max_iterations, "early_stopping": False, **more}
     model = trees[task](
-        max_iter=max_iterations,
-        categorical_features=range(len(categories)) if categories else None,
-        random_state=seed,
-        **options,
+        categorical_features=range(len(texts)), random_state=seed, **more
     )
-    return Pipeline([("encode", encode), ("model", model)])
+    return Pipeline([("encode", ColumnTransformer(columns)), ("model", model)])
 
 
 def date_parts(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
@@ -104,13 +84,220 @@ def date_parts(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
     for name in dates:
         column = dates[name]
         # In microseconds, as nanoseconds end in the year 2262.
-        days = column.to_numpy("datetime64[us]").astype("timedelta64[us]")
-        parts += [
-            days / np.timedelta64(1, "D"),
-            column.dt.month,
-            column.dt.dayofweek,
-        ]
+        times = column.to_numpy("datetime64[us]").astype("timedelta64[us]")
+        days = times / np.timedelta64(1, "D")
+        parts += [days, column.dt.month, column.dt.dayofweek]
     return np.column_stack(parts)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train as the command line says; parameters and metrics go to MLflow."""
+    table = read(args.prepared, args.target, args.keys, args.task)
+    table, notes = drop_repeats(table, args.keys)
+    others = [name for name in table.columns if name != args.target]
+    split = Split(args.keys or others, args.seed, args.test_fraction)
+    training, holdout, more = divide(table, split, args.target, args.keys)
+    for note in notes + more:
+        print("note:", note)
+
+    x = feature_table(training, [args.target, *args.keys])
+    y = training[args.target].to_pandas()
+    rows, features = x.shape
+    hyperparameters = options(args.hyperparameters)
+    try:
+        model = build_model(x, args.task, args.seed, **hyperparameters)
+        model.fit(x, y)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{error}") from None  # scikit-learn's and Python's words
+    with mlflow.start_run():
+        for name in ("task", "target", "test_fraction", "seed"):
+            mlflow.log_param(name, getattr(args, name))
+        mlflow.log_params(hyperparameters)
+        mlflow.log_metrics({"features": features, "training_rows": rows})
+        mlflow.log_metric("holdout_rows", len(holdout))
+        mlflow.log_metric("training_score", model.score(x, y))
+    save(
+        model, x, {"task": args.task, "target": args.target, "split": split}, args.model
+    )
+    args.holdout.mkdir(parents=True, exist_ok=True)
+    holdout.write_parquet(args.holdout / "holdout.parquet")
+    print(f"{rows} rows with {features} features trained on, {len(holdout)} held out")
+
+
+def column(table: pl.DataFrame, name: str) -> pl.Series:
+    """A column without its name, as polars would take one like `^a$` for a pattern."""
+    return table[name].alias("")
+
+
+def read(prepared: Path, target: str, keys: list[str], task: str) -> pl.DataFrame:
+    """The prepared rows, with the target as classes or numbers.
+
+    DataError if it cannot be learned, or a name is that of a column of the predictions.
+    """
+    table = pl.read_parquet(sorted(prepared.glob("*.parquet")), glob=False)
+    try:
+        learned = learnable(column(table, target), task)
+    except DataError as error:
+        raise DataError(f"The target '{target}' {error}") from None
+    taken = {"prediction"}
+    if task == "classification":
+        taken |= {f"probability_{name}" for name in learned.unique()}
+    for name in taken.intersection(keys):
+        what = f"The key '{name}' has the name of a column of the predictions"
+        raise DataError(f"{what}: rename it in the data and in data.keys.")
+    if not keys and ROW in table.columns:
+        what = f"The column '{ROW}' has the name of the row numbers in the predictions"
+        way = "list it under data.keys or data.ignore in settings.yml."
+        raise DataError(f"{what}: {way}")
+    return table.with_columns(learned.alias(target))
+
+
+def learnable(target: pl.Series, task: str) -> pl.Series:
+    """The target as text, integers or booleans (classes), or as floats (regression).
+
+    DataError if it cannot be learned, in words that follow those that name it.
+    """
+    is_number = target.dtype.is_numeric() or target.dtype == pl.Boolean
+    way = "name another, or set task to regression in settings.yml."
+    if task == "regression":
+        if not is_number:
+            way = "make it numbers, name another, or set task to classification in"
+            what = f"holds {str(target[0])!r}, not numbers"
+            raise DataError(f"{what}: {way} settings.yml.")
+        target = target.cast(NUMBER)
+        if not target.is_finite().all():
+            raise DataError("holds infinite values: no model can learn them.")
+    elif not is_number:
+        target = target.cast(TEXT)  # dates too, as they are written
+    elif target.dtype.is_float():
+        odd = target.filter(target % 1 != 0)  # which infinity is, too
+        if len(odd):
+            raise DataError(f"holds fractions such as {odd[0]}, not classes: {way}")
+        target = target.cast(pl.Int64)
+    rows, different = len(target), target.n_unique()
+    if different < 2:
+        what = "class" if task == "classification" else "value"
+        what = f"has one {what}, {target[0]!r}, in all {rows} rows"
+        raise DataError(f"{what}: there is nothing to learn.")
+    if task == "classification" and different > rows / 2:
+        what = f"has {different} classes in {rows} rows, hardly two rows of one"
+        raise DataError(f"{what}: {way}")
+    return target
+
+
+def drop_repeats(
+    table: pl.DataFrame, keys: list[str]
+) -> tuple[pl.DataFrame, list[str]]:
+    """The table without records delivered twice, and notes on repeated rows and keys.
+
+    A row that repeats another in every column is dropped only where that is certain to
+    be the same record: if the keys then tell all rows apart, and no more than half are
+    lost. Without keys nothing is.
+    """
+    if not keys:
+        return table, []
+    once = table.unique(maintain_order=True)
+    rows, different = len(table), table[keys].n_unique()
+    if different < len(once) or len(once) < rows / 2:
+        note = f"the keys ({', '.join(keys)}) do not tell rows apart: {rows} rows have"
+        note += f" {different} different keys. Rows of one key are trained on or held"
+        return table, [f"{note} out together."]
+    note = f"{rows - len(once)} of {rows} rows repeat another in every column, keys"
+    note += " included, and are left out as records delivered twice."
+    return once, [note] if len(once) < rows else []
+
+
+def divide(
+    table: pl.DataFrame, split: Split, target: str, keys: list[str]
+) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """The rows to train on, those to hold out, and notes on what they are too few for.
+
+    DataError if there is nothing to learn in the first, or no row in the others.
+    """
+    is_held_out = split.held_out(table)
+    training, holdout = table.filter(~is_held_out), table.filter(is_held_out)
+    learned, asked = (column(one, target).unique() for one in (training, holdout))
+    different = len(np.unique(split.groups(table)))
+    some = f"{len(holdout) or 'None'} of the {len(table)} rows"
+    some += f", with {different} keys," if keys else ""
+    way = f"training.test_fraction (it is {split.fraction:g}), or choose another"
+    way += " training.seed in settings.yml."
+    if not len(holdout):
+        raise DataError(f"{some} is held out for the evaluation: raise {way}")
+    if len(learned) < 2:
+        left = f"only {learned[0]}" if len(learned) else "nothing"
+        what = f"{some} are held out, and {left} is left to learn in '{target}'"
+        raise DataError(f"{what}: lower {way}")
+    notes = []
+    share = len(holdout) / len(table)
+    if len(holdout) < FEW:
+        note = f"only {len(holdout)} rows are held out: the figures say little, and"
+        notes.append(f"{note} later models cannot be compared with this one.")
+    elif abs(share - split.fraction) > split.fraction / 4:
+        note = (
+            f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as there"
+        )
+        count = f"{different} different ones" if keys else f"{len(table)}"
+        notes.append(f"{note} are only {count} and equal rows stay together.")
+    new = [] if learned.dtype == NUMBER else sorted(set(asked) - set(learned))
+    if new:
+        names = ", ".join(map(str, new[:5])) + (", …" if len(new) > 5 else "")
+        note = f"{len(new)} of the classes are only in held-out rows, so that the model"
+        notes.append(f"{note} does not know them: {names}.")
+    return training, holdout, notes
+
+
+def feature_table(table: pl.DataFrame, but: list[str]) -> pd.DataFrame:
+    """The columns to learn from: all with a value, `but` the target and the keys."""
+    found = {}
+    for name in table.columns:
+        values = column(table, name)
+        kind = DATE if values.dtype.is_temporal() else NUMBER
+        if name not in but and values.null_count() < len(values):
+            found[name] = values if values.dtype == TEXT else values.cast(kind)
+    if not found:
+        raise DataError("No column is left to learn from: see data.* in settings.yml.")
+    return pl.DataFrame(found).to_pandas()
+
+
+def save(
+    model: Pipeline, features: pd.DataFrame, about: dict[str, Any], folder: Path
+) -> None:
+    """Save a trained pipeline as an MLflow model, whose signature names the features.
+
+    `about` it: `task`, `target` and `split`, by which evaluate knows what it may be
+    asked. They are attributes of the pipeline, and stand in the model's metadata.
+    """
+    vars(model).update(about)
+    words = {
+        "f": "double",
+        "M": "datetime",
+        "O": "string",
+    }  # MLflow's for NumPy's kinds
+    kinds = {name: words[dtype.kind] for name, dtype in features.dtypes.items()}
+    schema = Schema([ColSpec(kinds[name], name, required=False) for name in kinds])
+    # The split is saved with its code, so that it needs no file of this project.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    # cloudpickle is chosen with open eyes: its models load on Azure ML, whatever they hold.
+    logger = logging.getLogger("mlflow.sklearn")
+    logger.addFilter(lambda record: "cloudpickle" not in record.getMessage())
+    mlflow.sklearn.save_model(
+        model,
+        folder,
+        serialization_format="cloudpickle",
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        signature=ModelSignature(schema),
+        metadata={**about, "split": asdict(about["split"])},
+    )
+
+
+def options(pairs: list[str]) -> dict[str, Any]:
+    """Hyperparameters of `NAME VALUE NAME VALUE ...`: a value as Python reads it, or text."""
+    found: dict[str, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    for name, text in found.items():
+        with suppress(SyntaxError, ValueError):
+            found[name] = ast.literal_eval(text)
+    return found
 
 
 @dataclass(frozen=True)
@@ -127,345 +314,86 @@ class Split:
     seed: int
     fraction: float
 
-    def groups(self, table: pa.Table) -> npt.NDArray[np.uint64]:
-        """A number for each row, the same for rows that are equal in `by`.
+    def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
+        """A number for each row, the same on every machine for rows equal in `by`.
 
-        Evenly distributed, and the same on every machine. KeyError for a missing column.
+        Evenly distributed. polars' ColumnNotFoundError if one of these is missing.
         """
         total = np.zeros(len(table), np.uint64)
         for name in self.by:
-            column = table[name]
-            values = _mix(_bits(column) + np.uint64(_digest(name)))
-            total += np.where(column.is_null(nan_is_null=True), np.uint64(0), values)
-        return _mix(total + np.uint64(_digest(f"seed {self.seed}")))
+            values = column(table, name)
+            if values.dtype.is_float():
+                values = values.fill_nan(None)
+            numbers = mix(bits(values) + np.uint64(digest(name)))
+            total += np.where(values.is_null(), np.uint64(0), numbers)
+        return mix(total + np.uint64(digest(f"seed {self.seed}")))
 
-    def held_out(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+    def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Whether each row is held out: about `fraction` of all different ones."""
-        # The 53 bits that a float holds exactly.
-        is_below: npt.NDArray[np.bool_] = (
-            self.groups(table) >> np.uint64(11)
-        ) * 2.0**-53 < self.fraction
-        return is_below
+        bits = self.groups(table) >> np.uint64(11)  # 53, which a float holds exactly
+        return np.asarray(bits * 2.0**-53 < self.fraction)
 
 
-def _bits(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+def bits(values: pl.Series) -> npt.NDArray[np.uint64]:
     """64 bits for each value of a column, whatever they are where one is missing."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        coded = pc.dictionary_encode(column.combine_chunks())
-        texts = coded.dictionary.to_pylist()
-        bits = np.array([*map(_text_bits, texts), 0], np.uint64)
-        codes: npt.NDArray[np.int32] = coded.indices.fill_null(len(texts)).to_numpy()
-        return bits[codes]
-    if pa.types.is_temporal(column.type):
-        column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    as_float = column.cast(pa.float64(), safe=False).fill_null(0)
-    numbers: npt.NDArray[np.float64] = as_float.to_numpy()
-    bits = (numbers + 0.0).view(np.uint64)  # + 0.0, as -0.0 equals 0.0
-    if pa.types.is_integer(column.type):
+    if values.dtype == TEXT:
+        values = values.fill_null("")
+        texts = values.unique()
+        known = pl.Series([text_bits(text) for text in texts], dtype=pl.UInt64)
+        return values.replace_strict(texts, known).cast(pl.UInt64).to_numpy()
+    if values.dtype.is_temporal():
+        values = values.cast(DATE).to_physical()
+    values = values.fill_null(0)
+    numbers = values.cast(NUMBER)
+    found = (numbers.to_numpy() + 0.0).view(np.uint64)  # + 0.0, as -0.0 equals 0.0
+    if values.dtype.is_integer():
         # Beyond 2^53, floats are too coarse: what they leave of the integer counts too.
-        rounded = np.where(numbers >= 2.0**63, numbers - 2.0**64, numbers)
-        exact = column.fill_null(0).to_numpy().astype(np.uint64)
-        bits = bits + (exact - rounded.astype(np.int64).astype(np.uint64))
-    return bits
+        rest = values.cast(pl.Int128) - numbers.cast(pl.Int128)
+        found += rest.cast(pl.Int64).to_numpy().astype(np.uint64)
+    return found
 
 
-def _text_bits(text: str) -> int:
+def text_bits(text: str) -> int:
     """The bits of a text: those of the number, boolean or date that it reads as."""
-    number: float | None = {"true": 1.0, "false": 0.0}.get(text.lower())
-    if re.fullmatch(r"[+-]?[0-9]{1,19}", text):
-        whole = int(text)
-        rest = whole - int(float(whole))  # beyond 2^53, as above
-        return (int(np.float64(whole).view(np.uint64)) + rest) % 2**64
+    text = {"true": "1", "false": "0"}.get(text.lower(), text)
+    number, rest = None, 0
     if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
-        number = float(text)
+        number = float(text) + 0.0
+        if re.fullmatch(r"[+-]?[0-9]{1,19}", text):
+            rest = int(text) - int(number)  # beyond 2^53, as above
     elif re.fullmatch(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text):
         with suppress(ValueError):  # the 31st of February
             number = float(np.datetime64(text, "us").astype(np.int64))
     if number is None:
-        return _digest(text)
-    return int(np.float64(number + 0.0).view(np.uint64))
+        return digest(text)
+    return (int(np.float64(number).view(np.uint64)) + rest) % 2**64
 
 
-def _digest(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")
+def digest(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
-def _mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Scatter numbers: the finaliser of SplitMix64, in which every bit sways all."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
 
 
-def read(prepared: Path, target: str, keys: Sequence[str], task: str) -> pa.Table:
-    """The prepared rows, with the target as classes or numbers.
-
-    DataError if it cannot be learned, or a name is that of a column of the predictions.
-    """
-    table = ds.dataset(prepared, format="parquet").to_table()
-    column = _learnable(table[target], target, task)
-    taken = {"prediction"}
-    if task == "classification":
-        taken |= {f"probability_{name}" for name in column.unique().to_pylist()}
-    for name in keys:
-        if name in taken:
-            raise DataError(
-                f"The key '{name}' has the name of a column of the predictions: rename"
-                " it in the data and in data.keys."
-            )
-    if not keys and ROW in table.column_names:
-        raise DataError(
-            f"The column '{ROW}' has the name of the row numbers in the predictions:"
-            " list it under data.keys or data.ignore in settings.yml."
-        )
-    return table.set_column(table.column_names.index(target), target, column)
-
-
-def _learnable(target: pa.ChunkedArray, name: str, task: str) -> pa.ChunkedArray:
-    """The target as text, integers or booleans (classes), or as floats (regression)."""
-    is_text = not (pa.types.is_primitive(target.type)) or pa.types.is_temporal(
-        target.type
-    )
-    first = target[0].as_py()
-    if task == "regression":
-        if is_text:
-            raise DataError(
-                f"The target '{name}' holds {str(first)!r}, not numbers: make it numbers,"
-                " name another, or set task to classification in settings.yml."
-            )
-        target = target.cast(pa.float64(), safe=False)
-        if not pc.all(pc.is_finite(target)).as_py():
-            raise DataError(
-                f"The target '{name}' holds infinite values: no model can learn them."
-            )
-    elif is_text:
-        target = target.cast(pa.string())  # dates too, as they are written
-    elif pa.types.is_floating(target.type):
-        is_whole = pc.equal(target, pc.round(target))
-        odd = target.filter(pc.invert(pc.and_(is_whole, pc.is_finite(target))))
-        if len(odd):
-            raise DataError(
-                f"The target '{name}' holds fractions such as {odd[0]}, not classes:"
-                " name another, or set task to regression in settings.yml."
-            )
-        target = target.cast(pa.int64())
-    kind = "class" if task == "classification" else "value"
-    count = len(target.unique())
-    if count < 2:
-        raise DataError(
-            f"The target '{name}' has one {kind}, {first!r}, in all"
-            f" {len(target)} rows: there is nothing to learn."
-        )
-    if task == "classification" and count > len(target) / 2:
-        raise DataError(
-            f"The target '{name}' has {count} classes in {len(target)} rows, hardly two"
-            " rows of one: name another, or set task to regression in settings.yml."
-        )
-    return target
-
-
-def drop_repeats(table: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """The table without records delivered twice, and notes on repeated rows and keys.
-
-    A row that repeats another in every column is dropped only where that is certain to
-    be the same record: if the keys then tell all rows apart, and no more than half are
-    lost. Without keys nothing is.
-    """
-    if not keys:
-        return table, []
-    once = pl.DataFrame(table).unique(maintain_order=True)
-    count = pl.DataFrame(table.select(keys)).n_unique()
-    repeated = len(table) - len(once)
-    if count == len(once) and repeated <= len(table) / 2:
-        note = f"{repeated} of {len(table)} rows repeat another in every column, keys"
-        note += " included, and are left out as records delivered twice."
-        return once.to_arrow(), [note] if repeated else []
-    note = (
-        f"the keys ({', '.join(keys)}) do not tell rows apart: {len(table)} rows have"
-    )
-    note += (
-        f" {count} different keys. Rows of one key are trained on or held out together."
-    )
-    return table, [note]
-
-
-def divide(
-    table: pa.Table, split: Split, target: str, keys: Sequence[str]
-) -> tuple[pa.Table, pa.Table, list[str]]:
-    """The rows to train on, those to hold out, and notes on what they are too few for.
-
-    DataError if there is nothing to learn in the first, or no row in the others.
-    """
-    is_held_out = split.held_out(table)
-    training, holdout = table.filter(~is_held_out), table.filter(is_held_out)
-    different = len(np.unique(split.groups(table)))
-    rows = f"{different} different ones" if keys else f"{len(table)}"
-    of = f"of the {len(table)} rows" + (f", with {different} keys," if keys else "")
-    seed = "choose another training.seed in settings.yml"
-    if not len(holdout):
-        raise DataError(
-            f"None {of} is held out for the evaluation: raise training.test_fraction"
-            f" (it is {split.fraction:g}), or {seed}."
-        )
-    learned = training[target].unique()
-    if len(learned) < 2:
-        what = f"only {learned[0]}" if len(learned) else "nothing"
-        raise DataError(
-            f"{len(holdout)} {of} are held out, and {what} is left to learn in"
-            f" '{target}': lower training.test_fraction (it is {split.fraction:g}), or"
-            f" {seed}."
-        )
-    notes = []
-    if len(holdout) < FEW:
-        notes.append(
-            f"only {len(holdout)} rows are held out: the figures say little, and later"
-            " models cannot be compared with this one."
-        )
-    share = len(holdout) / len(table)
-    if len(holdout) >= FEW and abs(share - split.fraction) > split.fraction / 4:
-        notes.append(
-            f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as"
-            f" there are only {rows} and equal rows stay together."
-        )
-    if not pa.types.is_floating(training[target].type):
-        new = (
-            holdout[target]
-            .unique()
-            .filter(pc.invert(pc.is_in(holdout[target].unique(), value_set=learned)))
-        )
-        names = ", ".join(map(str, new[:5].to_pylist()))
-        if len(new):
-            notes.append(
-                f"{len(new)} of the classes are only in held-out rows, so that the model"
-                f" does not know them: {names}{', …' if len(new) > 5 else ''}."
-            )
-    return training, holdout, notes
-
-
-def feature_table(table: pa.Table, but: Sequence[str]) -> pd.DataFrame:
-    """The columns to learn from: all with a value, `but` the target and the keys.
-
-    Numbers and booleans as float, dates as datetime, all else as text.
-    """
-    columns = {
-        name: table[name].cast(_feature_type(table[name].type), safe=False)
-        for name in table.column_names
-        if name not in but and table[name].null_count < len(table)
-    }
-    if not columns:
-        raise DataError("No column is left to learn from: see data.* in settings.yml.")
-    return pa.table(columns).to_pandas()
-
-
-def _feature_type(dtype: pa.DataType) -> pa.DataType:
-    if pa.types.is_temporal(dtype):
-        return pa.timestamp("us")
-    is_text = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
-    return pa.string() if is_text else pa.float64()
-
-
-def signature(features: pd.DataFrame) -> ModelSignature:
-    """The columns that the model asks for, by which batch scoring checks its data."""
-    types = {"f": "double", "M": "datetime", "O": "string"}
-    return ModelSignature(
-        Schema(
-            [
-                ColSpec(types[dtype.kind], str(name), required=False)
-                for name, dtype in features.dtypes.items()
-            ]
-        )
-    )
-
-
-def save(
-    model: Pipeline, features: pd.DataFrame, about: dict[str, Any], folder: Path
-) -> None:
-    """Save a trained pipeline as an MLflow model.
-
-    `about` it: `task`, `target` and `split`, by which evaluate knows what it may be
-    asked. They are attributes of the pipeline, and stand in the model's metadata.
-    """
-    vars(model).update(about)
-    # The split is saved with its code, so that it needs no file of this project.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    # cloudpickle is chosen with open eyes: its models load on Azure ML, whatever they hold.
-    logger = logging.getLogger("mlflow.sklearn")
-    logger.addFilter(lambda record: "cloudpickle" not in record.getMessage())
-    mlflow.sklearn.save_model(
-        model,
-        folder,
-        serialization_format="cloudpickle",
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        signature=signature(features),
-        metadata={**about, "split": asdict(about["split"])},
-    )
-
-
-def options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Hyperparameters of `NAME VALUE NAME VALUE ...`: a value as Python reads it, or text."""
-    found: dict[str, Any] = {}
-    for name, text in zip(pairs[::2], pairs[1::2], strict=True):
-        try:
-            found[name] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            found[name] = text
-    return found
-
-
-def train(args: argparse.Namespace) -> None:
-    """Train as the command line says; parameters and metrics go to MLflow."""
-    table = read(args.prepared, args.target, args.keys, args.task)
-    table, notes = drop_repeats(table, args.keys)
-    others = [name for name in table.column_names if name != args.target]
-    split = Split(args.keys or others, args.seed, args.test_fraction)
-    training, holdout, more = divide(table, split, args.target, args.keys)
-    for note in notes + more:
-        print("note:", note)
-
-    x, y = feature_table(training, [args.target, *args.keys]), training[args.target]
-    hyperparameters = options(args.hyperparameters)
-    try:
-        model = build_model(x, args.task, args.seed, **hyperparameters)
-        model.fit(x, y.to_pandas())
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{error}") from None  # scikit-learn's and Python's words
-    with mlflow.start_run():
-        names = ("task", "target", "test_fraction", "seed")
-        mlflow.log_params({name: getattr(args, name) for name in names})
-        mlflow.log_params(hyperparameters)
-        mlflow.log_metrics(
-            {
-                "features": x.shape[1],
-                "training_rows": len(training),
-                "holdout_rows": len(holdout),
-                "training_score": model.score(x, y.to_pandas()),
-            }
-        )
-    about = {"task": args.task, "target": args.target, "split": split}
-    save(model, x, about, args.model)
-    args.holdout.mkdir(parents=True, exist_ok=True)
-    pq.write_table(holdout, args.holdout / "holdout.parquet")
-    print(
-        f"{len(x)} rows with {x.shape[1]} features trained on, {len(holdout)} held out"
-    )
-
-
 def main() -> None:
     """Read the command line, and end with one sentence where no model can be trained."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--holdout", type=Path, required=True)
-    parser.add_argument(
-        "--task", choices=["classification", "regression"], required=True
-    )
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--keys", nargs="*", default=[])
-    parser.add_argument("--test-fraction", type=float, default=0.2)
-    parser.add_argument("--seed", type=int, default=42)
+    add = parser.add_argument
+    for folder in ("--prepared", "--model", "--holdout"):
+        add(folder, type=Path, required=True)
+    add("--task", choices=["classification", "regression"], required=True)
+    add("--target", required=True)
+    add("--keys", nargs="*", default=[])
+    add("--test-fraction", type=float, default=0.2)
+    add("--seed", type=int, default=42)
     # The last one, as it takes all that follows: a value may begin with a hyphen.
-    parser.add_argument("--hyperparameters", nargs=argparse.REMAINDER, default=[])
+    add("--hyperparameters", nargs=argparse.REMAINDER, default=[])
     try:
         train(parser.parse_args())
     except (DataError, OSError) as error:
