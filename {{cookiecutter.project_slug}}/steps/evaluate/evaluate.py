@@ -41,7 +41,7 @@ MOST_SUMS = 2_000_000  # numbers in these blocks
 # The types of a model's signature as polars has them.
 TYPES = {"double": pl.Float64(), "datetime": pl.Datetime("us"), "string": pl.String()}
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: auto; }
+body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 img { max-width: 100%; height: auto; }
@@ -129,20 +129,19 @@ def compare_registered(
     if newest is None:
         return None
     version = f"the registered version {newest}"
-    doing = "be loaded"
+    why = "its files are gone"
     try:
         folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{newest}")
+        why = "it cannot be loaded"
         old, old_columns = load(Path(folder))
-        doing = "say which rows it was trained on"
+        why = "it cannot say which rows it was trained on"
         common, groups = held_out_from_both(new, old, old_columns, table)
-        doing = "predict these rows"
+        why = "it cannot predict these rows"
         target = common[new.target].to_pandas()
         features = columns_of(common, old_columns)
         predicted = new.predict(columns_of(common, columns)), old.predict(features)
         metrics_of_old = measure(old, features, target, new.task)
     except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
-        is_gone = doing == "be loaded" and isinstance(error, MlflowException | OSError)
-        why = "its files are gone" if is_gone else f"it cannot {doing}"
         why = f"{error}" if isinstance(error, NotComparable) else f"{why} ({error})"
         reason = f"not comparable with {version}: {why}"
         return {"version": newest, "verdict": "not comparable", "reason": reason}

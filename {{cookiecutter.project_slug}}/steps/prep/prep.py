@@ -25,7 +25,7 @@ from raw import NAMES, USUAL, DataError, Format, Roles, name_of, open_all, unify
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
 SHOWN = 20  # notes on the screen; all are in the report
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: auto; }
+body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
 """
