@@ -6,6 +6,7 @@ generated project.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import importlib.util
 import json
@@ -305,6 +306,43 @@ def test_only_what_can_be_compared_is(
     decision, reason = register.decide(found)
     assert not decision
     assert re.search(problem, reason)
+
+
+def test_a_model_whose_split_fails_is_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that takes tables of another library."""
+    name = f"model-{tmp_path.name}"
+    model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
+    register.register(tmp_path / "model", name)
+    columns = evaluate.load(tmp_path / "model")[1]
+    old = copy.copy(model)
+    old.split = Namespace(by=["id"], held_out=lambda table: table.column_names)
+    monkeypatch.setattr(evaluate, "load", lambda folder: (old, columns))
+    holdout = pl.read_parquet(tmp_path / "holdout")
+    found = evaluate.compare_registered(name, model, columns, holdout)
+    why = "it cannot say which rows it was trained on ('DataFrame' object has no"
+    assert f"not comparable with the registered version 1: {why}" in found["reason"]
+
+
+def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
+    number, day, text = (evaluate.TYPES[n] for n in ("double", "datetime", "string"))
+    table = pl.DataFrame(
+        {
+            "^n$": [1, None],
+            "*": [True, False],
+            "t": ["x", None],
+            "d": [datetime.date.max] * 2,
+        }
+    ).with_columns(none=pl.lit(None, pl.String))
+    wanted = {"^n$": number, "*": number, "t": text, "d": day, "none": day}
+    found = evaluate.columns_of(table, wanted)
+    assert [dtype.kind for dtype in found.dtypes] == list("ffOMM")
+    assert found["none"].isna().all()
+    assert evaluate.columns_of(table, {"^n$": text})["^n$"][0] == "1"
+    for name, dtype in {"d": number, "^n$": day, "t": number, "gone": number}.items():
+        with pytest.raises((TypeError, pl.exceptions.PolarsError)):
+            evaluate.columns_of(table, {name: dtype})
 
 
 def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:

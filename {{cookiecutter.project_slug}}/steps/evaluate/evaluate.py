@@ -21,13 +21,10 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.dataset as ds
-from matplotlib import rc_context
+import polars as pl
+from matplotlib import rcParams
 from matplotlib.figure import Figure
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from sklearn import metrics
 from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
@@ -36,24 +33,24 @@ from threadpoolctl import threadpool_limits
 # The metric by which models are compared, and whether more of it is better.
 COMPARED_BY = {"classification": ("f1_macro", True), "regression": ("rmse", False)}
 IMPORTANCE_ROWS = 2_000  # enough to rank features, and quick on any table
-MOST_FEATURES = 20  # in the figure
-MOST_CLASSES = 30  # in the figure
-LONGEST_NAME = 24  # in the figures
-NOT_YET = "no model is registered yet"
+MOST_FEATURES, MOST_CLASSES, LONGEST_NAME = 20, 30, 24  # in the figures
 FEW = 30  # groups of rows held out from both models: with fewer, they are not compared
 RESAMPLES = 2_000
-MOST_BLOCKS = 10_000  # that the bootstrap draws from; rows are summed up to them
+MOST_BLOCKS = 2_000  # that the bootstrap draws from; rows are summed up to them
 MOST_SUMS = 2_000_000  # numbers in these blocks
-# The types of a model's signature in Arrow.
-TYPES = {"double": pa.float64(), "datetime": pa.timestamp("us"), "string": pa.string()}
+# The types of a model's signature as polars has them.
+TYPES = {"double": pl.Float64(), "datetime": pl.Datetime("us"), "string": pl.String()}
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; }
-body { padding: 0 1rem; color: #222; }
+body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child { text-align: left; }
 img { max-width: 100%; height: auto; }
 """
+# Text in figures is what it says, in whatever letters, and never read as a formula.
+rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
+
+Columns = dict[str, pl.DataType]  # that a model asks for
+Values = npt.NDArray[Any]
 
 
 def measure(
@@ -62,38 +59,29 @@ def measure(
     """The metrics of a model's predictions; what cannot be computed is left out."""
     predicted = model.predict(features)
     if task == "regression":
-        return {
-            "rmse": float(metrics.root_mean_squared_error(target, predicted)),
-            "mae": float(metrics.mean_absolute_error(target, predicted)),
-            **(
-                {"r2": float(metrics.r2_score(target, predicted))}
-                if len(target) > 1
-                else {}
-            ),
-        }
-    found = {
-        "accuracy": float(metrics.accuracy_score(target, predicted)),
-        "balanced_accuracy": float(metrics.balanced_accuracy_score(target, predicted)),
-        "f1_macro": float(metrics.f1_score(target, predicted, average="macro")),
-    }
-    classes = model.classes_
-    probabilities = model.predict_proba(features)
-    if set(target) <= set(classes):
-        found["log_loss"] = float(
-            metrics.log_loss(target, probabilities, labels=classes)
-        )
-    if set(target) == set(classes):  # else the ROC curve of a class has no points
-        scores = probabilities[:, 1] if len(classes) == 2 else probabilities
-        found["roc_auc"] = float(
-            metrics.roc_auc_score(target, scores, multi_class="ovr", labels=classes)
-        )
-    return found
+        found = {"rmse": metrics.root_mean_squared_error(target, predicted)}
+        found["mae"] = metrics.mean_absolute_error(target, predicted)
+        if len(target) > 1:
+            found["r2"] = metrics.r2_score(target, predicted)
+    else:
+        found = {"accuracy": metrics.accuracy_score(target, predicted)}
+        balanced = metrics.balanced_accuracy_score(target, predicted)
+        found["balanced_accuracy"] = balanced
+        found["f1_macro"] = metrics.f1_score(target, predicted, average="macro")
+        labels, scores = model.classes_, model.predict_proba(features)
+        if set(target) <= set(labels):
+            found["log_loss"] = metrics.log_loss(target, scores, labels=labels)
+        if set(target) == set(labels):  # else the ROC curve of a class has no points
+            scores = scores[:, 1] if len(labels) == 2 else scores
+            of_each = {"multi_class": "ovr", "labels": labels}
+            found["roc_auc"] = metrics.roc_auc_score(target, scores, **of_each)
+    return {name: float(value) for name, value in found.items()}
 
 
 def newest_version(name: str) -> str | None:
     """The newest version of a registered model; None if there is none."""
     try:
-        versions = MlflowClient().search_model_versions(f"name = '{name}'")
+        versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -101,20 +89,27 @@ def newest_version(name: str) -> str | None:
     return max((str(v.version) for v in versions), key=int, default=None)
 
 
-def load(folder: Path) -> tuple[Pipeline, dict[str, pa.DataType]]:
+def load(folder: Path) -> tuple[Pipeline, Columns]:
     """A saved model, and the columns that it asks for with their types."""
     # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
         model = mlflow.sklearn.load_model(copy.as_uri())
-        inputs = Model.load(str(copy)).signature.inputs.to_dict()
+        inputs = mlflow.models.Model.load(str(copy)).signature.inputs.to_dict()
     return model, {column["name"]: TYPES[column["type"]] for column in inputs}
 
 
-def columns_of(table: pa.Table, columns: dict[str, pa.DataType]) -> pd.DataFrame:
-    """The columns that a model asks for, in its types; KeyError if one is missing."""
-    found = {n: table[n].cast(dtype, safe=False) for n, dtype in columns.items()}
-    return pa.table(found).to_pandas()
+def columns_of(table: pl.DataFrame, columns: Columns) -> pd.DataFrame:
+    """The columns that a model asks for, in its types; an error if that cannot be."""
+    found = {}
+    for name, dtype in columns.items():
+        values, had = table[name], table[name].dtype
+        if values.null_count() == len(values):
+            values = pl.repeat(None, len(values), dtype=dtype, eager=True)
+        elif pl.String not in (had, dtype) and had.is_temporal() != dtype.is_temporal():
+            raise TypeError(f"'{name}' is {had}, not {dtype}")
+        found[name] = values.cast(dtype)
+    return pl.DataFrame(found).to_pandas()
 
 
 class NotComparable(Exception):
@@ -122,7 +117,7 @@ class NotComparable(Exception):
 
 
 def compare_registered(
-    name: str, new: Pipeline, columns: dict[str, pa.DataType], table: pa.Table
+    name: str, new: Pipeline, columns: Columns, table: pl.DataFrame
 ) -> dict[str, Any] | None:
     """The new model beside the registered one, on the rows that both have held out.
 
@@ -134,58 +129,40 @@ def compare_registered(
     if newest is None:
         return None
     version = f"the registered version {newest}"
+    why = "its files are gone"
     try:
-        old, old_columns = registered_model(name, newest)
+        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{newest}")
+        why = "it cannot be loaded"
+        old, old_columns = load(Path(folder))
+        why = "it cannot say which rows it was trained on"
         common, groups = held_out_from_both(new, old, old_columns, table)
+        why = "it cannot predict these rows"
         target = common[new.target].to_pandas()
-        try:
-            features = columns_of(common, old_columns)
-            predicted = [
-                new.predict(columns_of(common, columns)),
-                old.predict(features),
-            ]
-            metrics_of_old = measure(old, features, target, new.task)
-        except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
-            raise NotComparable(f"it cannot predict these rows ({error})") from None
-    except NotComparable as error:
-        reason = f"not comparable with {version}: {error}"
+        features = columns_of(common, old_columns)
+        predicted = new.predict(columns_of(common, columns)), old.predict(features)
+        metrics_of_old = measure(old, features, target, new.task)
+    except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
+        why = f"{error}" if isinstance(error, NotComparable) else f"{why} ({error})"
+        reason = f"not comparable with {version}: {why}"
         return {"version": newest, "verdict": "not comparable", "reason": reason}
-    found = compare(target, predicted[0], predicted[1], groups, new.task)
-    found["rows"] = len(common)
-    is_same = (vars(new.split), columns) == (vars(old.split), old_columns) and (
-        np.array_equal(_scores(new, features), _scores(old, features))
-    )
-    low, high = found["interval"]
+    found = compare(target, *predicted, groups, new.task) | {"rows": len(common)}
+    verdict, (low, high) = found["verdict"], found["interval"]
     reason = (
-        f"{found['verdict']} than {version}: {found['metric']} {found['new']:.4g}, not"
+        f"{verdict} than {version}: {found['metric']} {found['new']:.4g}, not"
         f" {found['current']:.4g}, on {len(common)} rows held out from both; difference"
         f" {found['difference']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})"
     )
-    return {
-        "version": newest,
-        "verdict": "the same" if is_same else found["verdict"],
-        "reason": f"it is {version} again" if is_same else reason,
-        "comparison": found,
-        "metrics": metrics_of_old,
-    }
-
-
-def registered_model(
-    name: str, version: str
-) -> tuple[Pipeline, dict[str, pa.DataType]]:
-    """A registered model and its columns; NotComparable if it cannot be loaded."""
-    try:
-        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
-        return load(Path(folder))
-    except (MlflowException, OSError) as error:
-        raise NotComparable(f"its files are gone ({error})") from None
-    except Exception as error:  # noqa: BLE001 (whatever a foreign pickle raises)
-        raise NotComparable(f"it cannot be loaded ({error})") from None
+    if (vars(new.split), columns) == (vars(old.split), old_columns):
+        scores = "predict" if new.task == "regression" else "predict_proba"
+        if np.array_equal(*(getattr(one, scores)(features) for one in (new, old))):
+            verdict, reason = "the same", f"it is {version} again"
+    found = {"verdict": verdict, "reason": reason, "comparison": found}
+    return {"version": newest, **found, "metrics": metrics_of_old}
 
 
 def held_out_from_both(
-    new: Pipeline, old: Pipeline, old_columns: dict[str, pa.DataType], table: pa.Table
-) -> tuple[pa.Table, npt.NDArray[np.uint64]]:
+    new: Pipeline, old: Pipeline, old_columns: Columns, table: pl.DataFrame
+) -> tuple[pl.DataFrame, Values]:
     """The rows of the hold-out that the registered model has not seen either.
 
     With them the group of each, as rows of one key do not count for themselves.
@@ -193,42 +170,31 @@ def held_out_from_both(
     """
     if not hasattr(old, "split"):
         raise NotComparable("it does not say which rows it was trained on")
-    asked = [f"a {one.task} of '{one.target}'" for one in (old, new)]
-    if asked[0] != asked[1]:
-        raise NotComparable(f"it is {asked[0]}, not {asked[1]}")
+    asked, now = (f"a {one.task} of '{one.target}'" for one in (old, new))
+    if asked != now:
+        raise NotComparable(f"it is {asked}, not {now}")
     if new.task == "classification":
-        classes = [set(map(str, one.classes_)) for one in (old, new)]
-        if classes[0].isdisjoint(classes[1]):
-            names = ", ".join(sorted(classes[0])[:5])
-            raise NotComparable(f"it knows other classes ({names})")
+        classes = sorted(map(str, old.classes_))
+        if set(classes).isdisjoint(map(str, new.classes_)):
+            raise NotComparable(f"it knows other classes ({', '.join(classes[:5])})")
     needed = dict.fromkeys([*old.split.by, *old_columns])
-    if missing := [name for name in needed if name not in table.column_names]:
+    if missing := [name for name in needed if name not in table.columns]:
         raise NotComparable(f"it needs columns that are gone: {', '.join(missing)}")
     common = table.filter(old.split.held_out(table))
     # Whichever holds more rows together: what was trained on is not known of others.
-    groups = min(
-        (one.split.groups(common) for one in (new, old)),
-        key=lambda found: len(np.unique(found)),
-    )
+    both = [one.split.groups(common) for one in (new, old)]
+    groups = min(both, key=lambda found: len(np.unique(found)))
     if (count := len(np.unique(groups))) < FEW:
+        s, are = ("", "is") if count == 1 else ("s", "are")
         raise NotComparable(
-            f"only {count} groups of rows (equal ones, or of one key) are held out from"
-            f" both, and {FEW} are needed"
+            f"only {count} group{s} of rows (equal ones, or of one key) {are} held out"
+            f" from both, and {FEW} are needed"
         )
     return common, groups
 
 
-def _scores(model: Pipeline, features: pd.DataFrame) -> npt.NDArray[Any]:
-    score = model.predict_proba if hasattr(model, "predict_proba") else model.predict
-    return np.asarray(score(features))
-
-
 def compare(
-    target: pd.Series,
-    new: npt.NDArray[Any],
-    current: npt.NDArray[Any],
-    groups: npt.NDArray[np.uint64],
-    task: str,
+    target: pd.Series, new: Values, current: Values, groups: Values, task: str
 ) -> dict[str, Any]:
     """How two models' predictions of the same rows differ, and what is chance in it.
 
@@ -236,78 +202,50 @@ def compare(
     probability: a paired bootstrap, which draws rows of one group together, as they are
     not independent. `verdict` is worse or better only if all of the interval is.
     """
-    rows = len(target)
-    if task == "classification":
-        actual, *both = (codes := _coded(target, new, current))
-        classes = max(one.max() for one in codes) + 1
-        width = 5 * classes
-        # Columns: rows of each class, then predicted and hit, for each model.
-        place = [actual]
-        for i, one in enumerate(both):
-            place.append(one + (2 * i + 1) * classes)
-            place.append(np.where(one == actual, one + (2 * i + 2) * classes, -1))
-        weight = [np.ones(rows)] * 5
-    else:
-        width = 3
-        place = [np.full(rows, i) for i in range(width)]
-        errors = [(np.asarray(target) - one) ** 2 for one in (new, current)]
-        weight = [np.ones(rows), *errors]
+    if task == "regression":  # as if of one class, which is hit by its squared errors
+        coded = np.zeros((3, len(target)), int)
+        hits = (np.array([new, current]) - np.asarray(target)) ** 2
+    else:  # classes by name, as their type may have changed between the models
+        known = [pd.Categorical(one) for one in (target, new, current)]
+        named = [one.rename_categories(str) for one in known]
+        coded = pd.api.types.union_categoricals(named).codes.astype(int).reshape(3, -1)
+        hits = coded[1:] == coded[0]
     # Rows are summed up to blocks of whole groups, which are drawn instead of them.
-    different, block = np.unique(groups, return_inverse=True)
-    count = max(1, min(len(different), MOST_BLOCKS, MOST_SUMS // width))
-    if count < len(different):
-        block = (groups % np.uint64(count)).astype(np.int64)
-    sums = np.zeros((count, width))
-    for one, much in zip(place, weight, strict=True):
-        is_counted = one >= 0
-        cell = block[is_counted] * width + one[is_counted]
-        sums += np.bincount(cell, much[is_counted], count * width).reshape(sums.shape)
+    classes = 1 + coded.max()
+    different, rank = np.unique(groups, return_inverse=True)
+    blocks = max(1, min(len(different), MOST_BLOCKS, MOST_SUMS // (4 * classes)))
 
-    random = np.random.default_rng(0)
-    samples = np.empty(RESAMPLES)
-    for some in np.array_split(np.arange(RESAMPLES), RESAMPLES // 50):
-        drawn = random.integers(count, size=(len(some), count))
-        drawn += np.arange(len(some))[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        samples[some] = np.subtract(*_metrics(times.astype(np.float64) @ sums, task))
+    def total(code: Values, weight: Values | None = None) -> Values:
+        cells = rank % blocks * classes + code
+        return np.bincount(cells, weight, blocks * classes).reshape(blocks, classes)
+
+    actual, *predicted = coded
+    twice_hit = [2 * total(actual, hit) for hit in hits]
+    there = [total(actual) + total(one) for one in predicted]
+    sums = np.array([twice_hit, there])
+    drawn = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
+    times = np.array([np.bincount(one, minlength=blocks) for one in drawn])
+    samples = _metrics(np.tensordot(times, sums, (1, 2)), task)
+    low, high = np.percentile(samples[:, 0] - samples[:, 1], [2.5, 97.5]).tolist()
+    ours, theirs = _metrics(sums.sum(axis=2), task).tolist()
     metric, higher_is_better = COMPARED_BY[task]
-    value, now = _metrics(sums.sum(axis=0)[None], task)
-    low, high = np.percentile(samples, [2.5, 97.5])
-    if not higher_is_better:
-        is_worse, is_better = low > 0, high < 0
-    else:
-        is_worse, is_better = high < 0, low > 0
-    return {
-        "metric": metric,
-        "new": float(value[0]),
-        "current": float(now[0]),
-        "difference": float(value[0] - now[0]),
-        "interval": [float(low), float(high)],
-        "verdict": "worse" if is_worse else "better" if is_better else "no worse",
-    }
+    least, most = (low, high) if higher_is_better else (-high, -low)
+    verdict = "worse" if most < 0 else "better" if least > 0 else "no worse"
+    change = ours - theirs
+    found = {"metric": metric, "new": ours, "current": theirs, "difference": change}
+    return found | {"interval": [low, high], "verdict": verdict}
 
 
-def _coded(*columns: Any) -> list[npt.NDArray[np.int64]]:
-    """Classes as numbers: by name, as their type may have changed between models."""
-    found = [pd.factorize(np.asarray(column)) for column in columns]
-    names = sorted({str(name) for _, known in found for name in known})
-    number = {name: i for i, name in enumerate(names)}
-    return [
-        np.array([number[str(name)] for name in known])[codes] for codes, known in found
-    ]
+def _metrics(sums: Values, task: str) -> Values:
+    """The metric of the new and of the current model, for each draw of blocks.
 
-
-def _metrics(sums: npt.NDArray[np.float64], task: str) -> list[npt.NDArray[np.float64]]:
-    """The metric of the new and of the current model, of each line of sums."""
-    if task == "regression":
-        return [np.sqrt(sums[:, i] / sums[:, 0]) for i in (1, 2)]
-    actual, *models = np.split(sums, 5, axis=1)
-    found = []
-    for predicted, hit in (models[:2], models[2:]):
-        both = actual + predicted  # of classes that are not there, nothing counts
-        f1 = np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0)
-        found.append(f1.sum(axis=1) / (both > 0).sum(axis=1))
-    return found
+    F1 is twice the hits of a class by its rows and its predictions; the mean is taken
+    over the classes that are there. In a regression that is the mean squared error.
+    """
+    twice_hit, there = sums[..., 0, :, :], sums[..., 1, :, :]
+    each = twice_hit / np.maximum(there, 1)
+    mean: Values = each.sum(axis=-1) / (there > 0).sum(axis=-1)
+    return np.sqrt(mean) if task == "regression" else mean
 
 
 def importance(
@@ -315,149 +253,111 @@ def importance(
 ) -> pd.Series:
     """How much worse the model gets when a feature is shuffled, the largest first."""
     rows = features.sample(min(len(features), IMPORTANCE_ROWS), random_state=0)
-    scoring = {
-        "classification": "f1_macro",
-        "regression": "neg_root_mean_squared_error",
-    }
+    scoring = "neg_root_mean_squared_error" if task == "regression" else "f1_macro"
     # One thread: so few rows at a time are not worth waking others for.
     with threadpool_limits(1, user_api="openmp"):
         found = permutation_importance(
-            model,
-            rows,
-            target[rows.index],
-            scoring=scoring[task],
-            n_repeats=5,
-            random_state=0,
+            model, rows, target[rows.index], scoring=scoring, random_state=0
         )
-    return pd.Series(found.importances_mean, features.columns).sort_values(
-        ascending=False
-    )
+    loss = pd.Series(found.importances_mean, features.columns)
+    return loss.sort_values(ascending=False)
 
 
 def plain(name: object) -> str:
-    """A name as a figure shows it: short, on one line, and never read as a formula."""
+    """A name as a figure shows it: short, and on one line."""
     text = "".join(c if c.isprintable() else " " for c in str(name))
-    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
-    return text.replace("$", r"\$")
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
-def plot_importance(found: pd.Series) -> Figure:
-    """A bar for each of the features that matter most."""
-    top = found.head(MOST_FEATURES)[::-1]
-    figure = Figure(figsize=(7, 1.2 + 0.28 * len(top)), layout="constrained")
-    axes = figure.subplots()
-    names = [plain(name) for name in top.index]
-    axes.barh(range(len(top)), top.to_numpy(), tick_label=names, color="#4878a8")
-    axes.set_xlabel("loss of score when the feature is shuffled")
-    return figure
-
-
-def plot_confusion(target: pd.Series, predicted: npt.NDArray[Any]) -> Figure:
-    """How many rows of each class were predicted as which class."""
+def draw(
+    target: pd.Series, predicted: Values, loss: pd.Series, task: str
+) -> dict[str, Figure]:
+    """Predictions beside the actual values, and the features that matter most."""
     classes = target.value_counts().index[:MOST_CLASSES].sort_values()
-    size = 3 + 0.5 * len(classes)
-    figure = Figure(figsize=(size + 1.5, size), layout="constrained")
-    metrics.ConfusionMatrixDisplay(
-        metrics.confusion_matrix(target, predicted, labels=classes),
-        display_labels=[plain(name) for name in classes],
-    ).plot(ax=figure.subplots(), cmap="Blues", xticks_rotation=45, colorbar=False)
-    return figure
-
-
-def plot_errors(target: pd.Series, predicted: npt.NDArray[Any]) -> Figure:
-    """Actual values against the predicted ones; a perfect model is on the line."""
-    figure = Figure(figsize=(5.5, 5), layout="constrained")
-    metrics.PredictionErrorDisplay(y_true=target, y_pred=predicted).plot(
-        ax=figure.subplots(), kind="actual_vs_predicted"
-    )
-    return figure
+    size = 5 if task == "regression" else 3 + 0.5 * len(classes)
+    predictions = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = predictions.subplots()
+    if task == "regression":
+        errors = metrics.PredictionErrorDisplay(y_true=target, y_pred=predicted)
+        errors.plot(axes, kind="actual_vs_predicted")
+    else:
+        counts = metrics.confusion_matrix(target, predicted, labels=classes)
+        names = [plain(name) for name in classes]
+        confusion = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
+        confusion.plot(ax=axes, cmap="Blues", xticks_rotation=45, colorbar=False)
+    top = loss.head(MOST_FEATURES)[::-1]
+    bars = Figure(figsize=(7, 1.2 + 0.28 * len(top)), layout="constrained")
+    names = [plain(name) for name in top.index]
+    bars.subplots().barh(range(len(top)), top, tick_label=names)
+    bars.supxlabel("loss of score when the feature is shuffled", fontsize="medium")
+    return {"Predictions": predictions, "Importance of the features": bars}
 
 
 def report_html(
-    title: str, evaluation: dict[str, Any], figures: dict[str, Figure]
+    title: str, reason: str, evaluation: dict[str, Any], figures: dict[str, Figure]
 ) -> str:
     """The evaluation as one HTML page that needs no other file."""
-    registered = evaluation["registered"]
+    title, registered = html.escape(title), evaluation["registered"]
     table = pd.DataFrame({"new model": evaluation["metrics"]})
-    words = registered["reason"] if registered else NOT_YET
-    note = f"{words[0].upper()}{words[1:]}."
     if registered and "comparison" in registered:
         rows = registered["comparison"]["rows"]
         heading = f"version {registered['version']}, on {rows} rows held out from both"
         table[heading] = pd.Series(registered["metrics"])
-    pictures = "".join(
-        f"<h2>{html.escape(name)}</h2>"
-        f'<img alt="{html.escape(name)}" src="data:image/svg+xml;base64,{_svg(figure)}">'
-        for name, figure in figures.items()
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-<h1>{html.escape(title)}</h1>
-<p>{evaluation["rows"]} held-out rows. {html.escape(note)}</p>
-{table.to_html(float_format="{:.4g}".format, border=0)}
-{pictures}
-</html>
-"""
-
-
-def _svg(figure: Figure) -> str:
-    picture = io.BytesIO()
-    with rc_context({"svg.fonttype": "none"}):  # text, in whatever letters it is
+    pictures = ""
+    for name, figure in figures.items():
+        picture = io.BytesIO()
         figure.savefig(picture, format="svg")
-    return base64.b64encode(picture.getvalue()).decode()
+        data = f"image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+        pictures += f'<h2>{name}</h2><img alt="{name}" src="data:{data}">\n'
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{STYLE}</style>
+<h1>{title}</h1>
+<p>{evaluation["rows"]} held-out rows. {html.escape(reason[0].upper() + reason[1:])}.</p>
+{table.to_html(float_format="{:.4g}".format, border=0)}
+{pictures}</html>
+"""
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate as the command line says, and write metrics, figures and the report."""
     model, columns = load(args.model)
-    table = ds.dataset(args.holdout, format="parquet").to_table()
+    table = pl.read_parquet(args.holdout)
     features, target = columns_of(table, columns), table[args.target].to_pandas()
-    predicted = model.predict(features)
     metric, higher_is_better = COMPARED_BY[args.task]
+    found = measure(model, features, target, args.task)
+    registered = compare_registered(args.model_name, model, columns, table)
+    reason = registered["reason"] if registered else "no model is registered yet"
     evaluation = {
         "task": args.task,
         "target": args.target,
         "rows": len(target),
         "compared_by": {"metric": metric, "higher_is_better": higher_is_better},
-        "metrics": measure(model, features, target, args.task),
-        "registered": compare_registered(args.model_name, model, columns, table),
+        "metrics": found,
+        "registered": registered,
     }
-    plot = {"classification": plot_confusion, "regression": plot_errors}[args.task]
-    figures = {
-        "Predictions": plot(target, predicted),
-        "Importance of the features": plot_importance(
-            importance(model, features, target, args.task)
-        ),
-    }
+    loss = importance(model, features, target, args.task)
+    figures = draw(target, model.predict(features), loss, args.task)
     title = f"{args.model_name}: {args.task} of {args.target}"
+    page = report_html(title, reason, evaluation, figures)
+    text = json.dumps(evaluation, indent=2, allow_nan=False)
     args.evaluation.mkdir(parents=True, exist_ok=True)
-    (args.evaluation / "metrics.json").write_text(
-        json.dumps(evaluation, indent=2, allow_nan=False)
-    )
-    (args.evaluation / "report.html").write_text(
-        report_html(title, evaluation, figures), encoding="utf-8"
-    )
+    (args.evaluation / "metrics.json").write_text(text)
+    (args.evaluation / "report.html").write_text(page, encoding="utf-8")
     with mlflow.start_run():
-        mlflow.log_metrics(evaluation["metrics"])
+        mlflow.log_metrics(found)
         for name, figure in figures.items():
             mlflow.log_figure(figure, f"{name.lower().replace(' ', '_')}.png")
         mlflow.log_artifacts(str(args.evaluation))
-    shown = (f"{name} {value:.4g}" for name, value in evaluation["metrics"].items())
-    registered = evaluation["registered"]
-    words = registered["reason"] if registered else NOT_YET
-    print(f"{len(target)} held-out rows: {', '.join(shown)}; {words}")
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    print(f"{len(target)} held-out rows: {shown}; {reason}")
 
 
 def main() -> None:
     """Read the command line, and end with one sentence where a file cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--holdout", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
+    for name in ("--model", "--holdout", "--evaluation"):
+        parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--task", choices=list(COMPARED_BY), required=True)
     parser.add_argument("--target", required=True)
     parser.add_argument("--model-name", required=True)

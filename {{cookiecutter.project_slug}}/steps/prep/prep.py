@@ -13,34 +13,19 @@ import html
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
-from raw import (
-    INTEGER,
-    NAMES,
-    NUMBER,
-    TEXT,
-    TIMESTAMP,
-    USUAL,
-    DataError,
-    Format,
-    Roles,
-    exactly,
-    name_of,
-    open_all,
-    unify,
-    unite,
-)
+import polars.selectors as cs
+from raw import NAMES, USUAL, DataError, Format, Roles, name_of, open_all, unify, unite
 
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
 SHOWN = 20  # notes on the screen; all are in the report
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; }
-body { padding: 0 1rem; color: #222; }
+body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
 """
@@ -70,6 +55,8 @@ def prepare(
     first column `row` numbers the rows. DataError if the data cannot be prepared.
     """
     roles = Roles(target, keys, ignore)
+    needed = [*keys, target] if target else keys
+    dropped = {"no value in the target": 0}
     with TemporaryDirectory() as scratch:
         sources = open_all(raw, Path(scratch), form, roles)
         types = unify(sources, roles)
@@ -77,25 +64,25 @@ def prepare(
         rows_in = sum(files.values())
         if not rows_in:
             raise DataError(f"{', '.join(files)}: there is no row of data.")
-        read = unite(sources, types)
-        rows_with_target = rows_in
+        table = unite(sources, types)
         if target:
-            rows_with_target = sum(source.columns[target].count for source in sources)
-            read = read.filter(exactly(target).is_not_null())
-            if not rows_with_target:
+            filled = sum(source.columns[target].count for source in sources)
+            if not filled:
                 raise DataError(f"The target '{target}' has no value in any row.")
-        infinite = 0
-        if target and types[target] == NUMBER:
-            is_infinite = exactly(target).is_infinite()
-            infinite = read.select(is_infinite.sum()).collect(engine="streaming").item()
-            read = read.filter(~is_infinite)
-        table = typed_features(read, [*keys, *([target] if target else [])])
+            dropped["no value in the target"] = rows_in - filled
+            table = table.drop_nulls(cs.by_name(target))
+            if types[target] == pl.Float64:
+                odd = cs.by_name(target).is_infinite()
+                infinite = table.select(odd.sum()).collect(engine="streaming").item()
+                dropped |= {"an infinite target": infinite} if infinite else {}
+                table = table.remove(odd)
+        table = typed_features(table, needed)
         if not keys and ROW in table.collect_schema():
             raise DataError(
                 f"The column '{ROW}' has the name of the row numbers in the predictions:"
                 " list it under data.keys or data.ignore in settings.yml, or rename it."
             )
-        if not target and not keys:
+        if not needed:
             table = table.with_row_index(ROW).cast({ROW: pl.Int64})
         parts = pl.PartitionBy(
             prepared,
@@ -104,14 +91,12 @@ def prepare(
         )
         table.sink_parquet(parts, mkdir=True, engine="streaming")
     columns, rows_out = describe(prepared)
-    if rows_out != rows_with_target - infinite:
+    rows = rows_in - sum(dropped.values())
+    if rows_out != rows:
         raise DataError(
-            f"features() in prep.py made {rows_out} rows of"
-            f" {rows_with_target - infinite}: it may add columns, but must keep each row."
+            f"features() in prep.py made {rows_out} rows of {rows}: it may add columns,"
+            " but must keep each row."
         )
-    dropped = {"no value in the target": rows_in - rows_with_target}
-    if infinite:
-        dropped["an infinite target"] = infinite
     notes = [
         f"{count} of {rows_in} rows are left out: {why} '{target}'."
         for why, count in dropped.items()
@@ -119,165 +104,122 @@ def prepare(
     ]
     notes += dict.fromkeys(note for source in sources for note in source.notes)
     for name, column in columns.items():
-        filled = rows_out - column["missing"]
-        if name == target or name in keys or any(f"'{name}'" in note for note in notes):
+        values = rows - column["missing"]
+        if name in needed or any(f"'{name}'" in note for note in notes):
             continue
-        if not filled:
+        if not values:
             notes.append(f"column '{name}' holds no value.")
-        elif filled >= 50 and column.get("distinct", 0) >= 0.9 * filled:
+        elif values >= 50 and column.get("distinct", 0) >= 0.9 * values:
             notes.append(
                 f"column '{name}' is text with a value of its own in nearly every row,"
                 " of which little can be learned: list it under data.ignore."
             )
-    return {
-        "files": files,
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "dropped": dropped,
-        "notes": notes,
-        "columns": columns,
-    }
+    report = {"files": files, "rows_in": rows_in, "rows_out": rows, "dropped": dropped}
+    return {**report, "notes": notes, "columns": columns}
 
 
 def typed_features(table: pl.LazyFrame, needed: Sequence[str]) -> pl.LazyFrame:
     """The user's features as the types of prepared tables; DataError if they cannot."""
     made = features(table)
-    schema = made.collect_schema()
+    others = ~cs.by_name(*needed, require_all=False)
+    typed = made.with_columns(
+        (others & cs.integer()).cast(pl.Int64),
+        (others & cs.numeric() - cs.integer()).cast(pl.Float64),
+        (others & cs.datetime(time_zone=None)).cast(pl.Datetime("us")),
+        (others & (cs.categorical() | cs.enum())).cast(pl.String),
+    )
+    schema = typed.collect_schema()
     for name in needed:
         if name not in schema:
             raise DataError(
                 f"features() in prep.py leaves out the column '{name}', which is"
                 " the target or a key by settings.yml."
             )
-    casts: dict[int, pl.DataType] = {}
-    for i, (name, dtype) in enumerate(schema.items()):
-        if name in needed or dtype in NAMES:
-            continue
-        if dtype.is_integer():
-            casts[i] = INTEGER
-        elif dtype.is_numeric():
-            casts[i] = NUMBER
-        elif isinstance(dtype, pl.Datetime) and not dtype.time_zone:
-            casts[i] = TIMESTAMP
-        elif dtype in (pl.Categorical, pl.Enum):
-            casts[i] = TEXT
-        else:
+    for name, dtype in schema.items():
+        if name not in needed and dtype not in NAMES:
             raise DataError(
                 f"features() in prep.py makes the column '{name}' of type {dtype}, which"
                 " is neither a number nor a date nor text: convert it."
             )
-    if not casts:
-        return made
-    columns = enumerate(schema)
-    return made.select(
-        pl.nth(i).cast(casts[i]) if i in casts else pl.nth(i) for i, _ in columns
-    )
+    return typed
 
 
 def describe(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """The columns of the prepared parts, for the report, and their number of rows."""
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    schema = table.collect_schema()
-    figures = [pl.len().alias("rows")]
-    for i, dtype in enumerate(schema.dtypes()):
-        figures.append(pl.nth(i).null_count().alias(f"missing {i}"))
-        if dtype == pl.String:
-            figures.append(pl.nth(i).approx_n_unique().alias(f"distinct {i}"))
-        elif dtype.is_numeric() or dtype.is_temporal():
-            figures.append(pl.nth(i).min().cast(pl.String).alias(f"smallest {i}"))
-            figures.append(pl.nth(i).max().cast(pl.String).alias(f"largest {i}"))
-    found = table.select(figures).collect(engine="streaming").row(0, named=True)
-    columns = {}
-    for i, (name, dtype) in enumerate(schema.items()):
-        columns[name] = {"type": name_of(dtype)} | {
-            figure: found[f"{figure} {i}"]
-            for figure in ("missing", "distinct", "smallest", "largest")
-            if f"{figure} {i}" in found
-        }
-    return columns, found["rows"]
+    ordered = cs.numeric() | cs.temporal()
+    figures = table.select(
+        cs.all().null_count().name.prefix("missing "),
+        cs.string().approx_n_unique().name.prefix("distinct "),
+        ordered.min().cast(pl.String).name.prefix("smallest "),
+        ordered.max().cast(pl.String).name.prefix("largest "),
+        pl.len().alias("rows"),
+    )
+    found = figures.collect(engine="streaming").row(0, named=True)
+    rows = found.pop("rows")
+    columns = {name: {"type": name_of(t)} for name, t in table.collect_schema().items()}
+    for key, value in found.items():
+        figure, name = key.split(" ", 1)
+        columns[name][figure] = value
+    return columns, rows
 
 
 def report_html(report: dict[str, Any]) -> str:
     """The report as one HTML page that needs no other file."""
-
-    def rows(cells: list[list[Any]], tag: str = "td") -> str:
-        return "".join(
-            "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row)
-            for row in cells
-        )
-
-    figures = ["type", "missing", "distinct", "smallest", "largest"]
+    dropped = ", ".join(f"{n} dropped ({why})" for why, n in report["dropped"].items())
+    notes = "".join(f"<li>{html.escape(note)}" for note in report["notes"])
+    figures = ("type", "missing", "distinct", "smallest", "largest")
     columns = [
         [name, *(column.get(figure, "") for figure in figures)]
         for name, column in report["columns"].items()
     ]
-    notes = "".join(f"<li>{html.escape(note)}" for note in report["notes"])
-    dropped = ", ".join(f"{n} dropped ({why})" for why, n in report["dropped"].items())
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Data report</title>
-<style>{STYLE}</style>
+<title>Data report</title><style>{STYLE}</style>
 <h1>Data report</h1>
 <p>{report["rows_in"]} rows read, {report["rows_out"]} prepared; {dropped}.</p>
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>
 <h2>Columns</h2>
-<table>{rows([["column", *figures]], "th")}{rows(columns)}</table>
+{table_html("column", *figures, rows=columns)}
 <h2>Files</h2>
-<table>{rows([["file", "rows"]], "th")}{rows(list(map(list, report["files"].items())))}
-</table>
+{table_html("file", "rows", rows=report["files"].items())}
 </html>
 """
+
+
+def table_html(*head: str, rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of any texts and numbers as a table, below its head."""
+    lines = ["".join(f"<td>{html.escape(str(cell))}" for cell in row) for row in rows]
+    return f"<table><tr><th>{'<th>'.join(head)}<tr>{'<tr>'.join(lines)}</table>"
 
 
 def main() -> None:
     """Prepare the data as the command line says, and write a report on it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--report", type=Path, required=True)
+    for name in ("--raw", "--prepared", "--report"):
+        parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--target")
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
     parser.add_argument("--rows-per-part", type=int, default=100_000)
-    parser.add_argument("--encoding", default="")
-    parser.add_argument("--decimal", default=".")
-    parser.add_argument("--thousands", default="")
-    parser.add_argument("--units", nargs="*", default=[])
-    parser.add_argument("--date-format", default="")
-    parser.add_argument("--missing", nargs="*", default=[])
-    args = parser.parse_args()
-    form = Format(
-        args.encoding,
-        args.decimal,
-        args.thousands,
-        tuple(args.units),
-        args.date_format,
-        tuple(args.missing),
-    )
+    for name, usual in vars(USUAL).items():
+        nargs = "*" if isinstance(usual, tuple) else None
+        parser.add_argument(f"--{name.replace('_', '-')}", nargs=nargs, default=usual)
+    args = vars(parser.parse_args())
+    folder = args.pop("report")
+    form = {name: args.pop(name) for name in vars(USUAL)}
+    form |= {name: tuple(form[name]) for name in ("units", "missing")}
     try:
-        report = prepare(
-            args.raw,
-            args.prepared,
-            args.target,
-            args.keys,
-            args.ignore,
-            args.rows_per_part,
-            form,
-        )
+        report = prepare(**args, form=Format(**form))
     except DataError as error:
         sys.exit(f"prep: {error}")
-    args.report.mkdir(parents=True, exist_ok=True)
-    written = {
-        "report.json": json.dumps(report, indent=2, ensure_ascii=False),
-        "report.html": report_html(report),
-    }
-    for name, text in written.items():
-        unfinished = args.report / f".{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    data, page = json.dumps(report, indent=2, ensure_ascii=False), report_html(report)
+    for name, text in {"report.json": data, "report.html": page}.items():
+        unfinished = folder / f".{name}"
         unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, args.report / name)
+        os.replace(unfinished, folder / name)
     notes = report["notes"]
     for note in notes[:SHOWN]:
         print(f"note: {note}")

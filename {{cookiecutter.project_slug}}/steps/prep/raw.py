@@ -25,7 +25,6 @@ from typing import IO
 from urllib.parse import unquote
 
 import polars as pl
-import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -852,8 +851,3 @@ def _select(source: Source, types: dict[str, pl.DataType]) -> pl.LazyFrame:
     # A column of the file's own gives the number of rows, where all else is constant.
     own = pl.nth(0).is_null().alias("\0")
     return source.frame.select(*columns, own).drop("\0")
-
-
-def exactly(name: str) -> pl.Expr:
-    """The column of this very name, which pl.col may read as a pattern."""
-    return cs.by_name(name).as_expr()
