@@ -107,9 +107,7 @@ def authenticate(config: WorkspaceConfig) -> AbstractAuthentication:
     except Exception as error:  # of the SDK, of msal or of azure-identity
         if all(principal) and "AADSTS" not in str(error):
             raise  # no answer about the login at all
-        log_in = checks.log_in_command(config.cloud)
-        failed = checks.explain_login(str(error), login, log_in)
-        text, fix = failed.args[1:]
+        _, text, fix = checks.explain_login(str(error), config.cloud)
         raise AzureError(f"{text[0].upper()}{text[1:]}: {fix}.") from error
     return auth
 
@@ -160,8 +158,7 @@ def _sentence(error: Exception, config: WorkspaceConfig) -> str:
         replies = [getattr(cause, "response", None) for cause in causes]
         headers: Any = next((one.headers for one in replies if one is not None), {})
         where = f"the workspace {config.workspace_name}"
-        log_in = checks.log_in_command(config.cloud)
-        text, fix = checks.explain(code, headers, where, log_in)
+        text, fix = checks.explain(code, headers, where, config.cloud)
         text += f" ({told})" if code >= 500 and told else ""
     elif any(isinstance(cause, UNREACHABLE) for cause in causes):
         text = f"Azure cannot be reached ({type(causes[-1]).__name__})"
