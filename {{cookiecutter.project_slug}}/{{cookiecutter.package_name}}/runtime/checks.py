@@ -104,7 +104,7 @@ def offline(project: Project[Any]) -> list[Check]:
     fix = "put the data there, or write where it is"
     with suppress(SettingsError):
         for key, path in project.data().items():
-            answer = (WRONG, f"{path} is missing", fix, SETTINGS, key)
+            answer: Answer = (WRONG, f"{path} is missing", fix, SETTINGS, key)
             if (project.root / path).exists():
                 answer = (OK, path)
             checks.append(Check(key, *answer))
