@@ -172,12 +172,11 @@ def main() -> None:
     wrong |= unprintable()
     lines = [*wrong.values()] or ["", "Worth a look:", "", *map("    {}".format, notes)]
     if wrong:
-        parts = Path(ANSWERS["project_slug"]).parts
-        if "_output_dir" in ANSWERS and len(parts) > 1:  # cookiecutter would leave the
-            os.chdir(ANSWERS["_output_dir"])  # folder a of a/b
-            for end in range(len(parts), 0, -1):
-                with suppress(OSError):
-                    Path(*parts[:end]).rmdir()
+        folder = ANSWERS["project_slug"]
+        if "_output_dir" in ANSWERS and len(Path(folder).parts) > 1:
+            os.chdir(ANSWERS["_output_dir"])
+            with suppress(OSError):
+                os.removedirs(folder)  # of a/b, cookiecutter would leave a
         lines.append(AGAIN.format(again({*wrong})))
     elif not notes:
         return

@@ -77,10 +77,8 @@ def connect(config: WorkspaceConfig) -> Workspace:
         if status(error) != 404:
             raise
         text = f"there is no workspace {name} in the resource group {group}"
-        fix = f"`{checks.COMMAND} provision --create-workspace` creates it"
-        raise WorkspaceMissing(
-            _sentence(text, f"{fix}, or correct {CONFIG}")
-        ) from error
+        fix = f"`{checks.COMMAND} provision --create-workspace` creates it, or correct {CONFIG}"
+        raise WorkspaceMissing(_sentence(text, fix)) from error
 
 
 def authenticate(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
@@ -95,8 +93,8 @@ def authenticate(config: WorkspaceConfig) -> authentication.AbstractAuthenticati
     except Exception as error:  # of the SDK, of msal or of azure-identity
         if all(principal) and "AADSTS" not in str(error):
             raise  # no answer about the login at all
-        _, *answer = checks.explain_login(str(error), cloud)
-        raise AzureError(_sentence(*answer)) from error
+        _, text, fix = checks.explain_login(str(error), cloud)
+        raise AzureError(_sentence(text, fix)) from error
     return auth
 
 
@@ -123,14 +121,16 @@ def status(error: BaseException) -> int | None:
 
 def request_address(error: BaseException) -> str:
     """Of the request that an error is about, empty if that is not told."""
-    return next((str(request.url) for request in _found(error, "request")), "")
+    urls = (getattr(request, "url", None) for request in _found(error, "request"))
+    return str(next(filter(None, urls), ""))
 
 
-def _explain(error: BaseException, config: WorkspaceConfig) -> checks.Answer:
+def _explain(error: BaseException, config: WorkspaceConfig) -> tuple[str, str]:
     """What went wrong, and how to mend it."""
     code, texts, causes = status(error), _texts(error), _causes(error)
     replies = [text() if callable(text) else text for text in _found(error, "text")]
-    message = re.search(r'"message"\s*:\s*"([^"]+)"', "\n".join(replies + texts))
+    said = " ".join(map(str, [*replies, *texts]))
+    message = re.search(r'"message"\s*:\s*"([^"]+)"', said)
     told = message[1].rstrip(".") if message else ""
     if code in (401, 403, 429) or (code and code >= 500):
         headers: Any = next(_found(error, "headers"), {})

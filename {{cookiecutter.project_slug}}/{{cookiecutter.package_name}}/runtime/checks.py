@@ -3,8 +3,7 @@
 Online it asks the cloud's resource manager (REST) as whoever is logged in: by the
 variables AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (or
 AZURE_FEDERATED_TOKEN_FILE), by a managed identity, or in `az`. It only reads, never
-prompts for a login, and ends within LIMIT seconds whatever Azure does. The template's
-hook uses this module too.
+prompts, and ends within LIMIT seconds. The template's hook uses this module too.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ VERSION = "api-version=2024-04-01"  # of its REST API
 IN_WORKSPACE = "--resource-group {resource_group} --workspace-name {workspace_name}"
 
 Answer = tuple[str, ...]  # the fields of a Check after its name
+Headers = Mapping[str, str]
 GetToken = Callable[[str, str], str]  # of the login's host, for a scope
 
 
@@ -146,31 +146,27 @@ class _Azure:
 
     def make_checks(self) -> None:
         """All checks in turn, with a row for each even where Azure gives no answer."""
-        stopped = ""
+        stopped: list[str] = []
         for name in [name for name in vars(_Azure) if name.startswith("check_")]:
-            check = getattr(self, name)
+            check, row = getattr(self, name), name.removeprefix("check_")
             needs = {need: self.known.get(need) for need in signature(check).parameters}
-            missing = [need for need, value in needs.items() if not value]
-            answer: Answer = (UNASKED, f"not asked, as {stopped}")
+            reasons = stopped + [f"without {need}" for need in needs if not needs[need]]
             try:
-                if missing and not stopped:
-                    without = missing[0].replace("_", " ")
-                    answer = UNASKED, f"not asked, without {without}"
-                elif not stopped:
-                    answer = check(**needs)
+                if reasons:
+                    raise Failed(UNASKED, f"not asked, {reasons[0].replace('_', ' ')}")
+                answer = check(**needs)
             except Failed as failed:
                 answer = failed.args
-                stopped = answer[1] if isinstance(failed, Stopped) else ""
+                if isinstance(failed, Stopped):
+                    stopped = [f"as {answer[1]}"]
             except (AttributeError, LookupError, TypeError, ValueError):
-                answer = UNASKED, "Azure's answer is not of the documented form"
-            row = name.removeprefix("check_").replace("_", " ")
-            self.checks.append(Check(row, *answer))
+                answer = (UNASKED, "Azure's answer is not of the documented form")
+            self.checks.append(Check(row.replace("_", " "), *answer))
 
     def get(self, path: str, forbidden: str = UNASKED) -> Any:
         """What Azure answers, None for what is not there; Failed for other errors.
 
-        `forbidden` is the status of a check that has no right to it; without, it is as
-        if nothing were there.
+        `forbidden` is a check's status without a right to it; "" for as if it were not there.
         """
         host = CLOUDS[self.config.cloud][1]
         while True:
@@ -325,20 +321,17 @@ class _Azure:
         most = compute["properties"]["scaleSettings"]["maxNodeCount"]
         if most < wanted.max_nodes:
             text = f"{name} has {most} nodes at the most, not {wanted.max_nodes}"
-            update = (
-                "ml compute update --name {compute_name} --max-instances {max_nodes}"
-            )
-            fix = f"write {most}, or {self.az(update, IN_WORKSPACE)}"
+            fix = "ml compute update --name {compute_name} --max-instances {max_nodes}"
+            fix = f"write {most}, or {self.az(fix, IN_WORKSPACE)}"
             return WRONG, text, fix, SETTINGS, "compute.max_nodes"
         return OK, f"{name}, up to {most} nodes"
 
     def check_VM_size(self, subscription_id: str, region: str, VM_size: str) -> Answer:
         location = f"/subscriptions/{subscription_id}/providers/{ML}/locations/{region}"
+        name = VM_size.lower()
         sizes = {one["name"].lower(): one for one in self.items(f"{location}/vmSizes")}
         kinds = {key: size["supportedComputeTypes"] for key, size in sizes.items()}
-        fit, name = [
-            key for key in sizes if "AmlCompute" in kinds[key]
-        ], VM_size.lower()
+        fit = [key for key in sizes if "AmlCompute" in kinds[key]]
         if name in fit:
             size = self.known["a_VM_size_that_Azure_knows"] = sizes[name]
             self.known["location"] = location
@@ -366,10 +359,8 @@ class _Azure:
         if not limited:
             return OK, f"{text}, without a limit"
         least = min(limited, key=lambda usage: usage["limit"])
-        limit, used = least["limit"], least["currentValue"]
-        text += (
-            f", of {limit} allowed, {used} in use ({least['name']['localizedValue']})"
-        )
+        limit, name = least["limit"], least["name"]["localizedValue"]
+        text += f", of {limit} allowed, {least['currentValue']} in use ({name})"
         if nodes * cores <= limit:
             return OK, text
         fix, key = "write a smaller one", "compute.vm_size"
@@ -384,7 +375,7 @@ def log_in_command(cloud: str, tenant: str = "") -> str:
     return f"{switch}az login" + (f" --tenant {tenant}" if tenant else "")
 
 
-def explain(code: int, headers: Mapping[str, str], what: str, cloud: str) -> Answer:
+def explain(code: int, headers: Headers, what: str, cloud: str) -> tuple[str, str]:
     """What an error of Azure's means, for a request about `what`, and how to mend it."""
     named, wait = headers.get("WWW-Authenticate", ""), _seconds_to_wait(headers)
     tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
@@ -398,7 +389,7 @@ def explain(code: int, headers: Mapping[str, str], what: str, cloud: str) -> Ans
     }.get(code, (f"Azure answers with error {code}", later))
 
 
-def _seconds_to_wait(headers: Mapping[str, str]) -> int:
+def _seconds_to_wait(headers: Headers) -> int:
     after = headers.get("Retry-After", "")
     return max(1, int(after)) if after.isdecimal() else 5
 
@@ -416,7 +407,7 @@ def credential(login: str) -> Any:
     return DefaultAzureCredential(authority=login, **patience, **excluded)
 
 
-def explain_login(answer: str, cloud: str) -> Answer:
+def explain_login(answer: str, cloud: str) -> tuple[str, str, str]:
     """What it means that no token was given, from the text of an error about it."""
     code, log_in = re.search(r"AADSTS(\d+)", answer), log_in_command(cloud)
     variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
