@@ -8,9 +8,13 @@ import importlib
 import json
 import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +30,12 @@ HERE, *CALL = json.loads(
 )
 PROJECT = Path(HERE) / "{% raw %}{{cookiecutter.project_slug}}{% endraw %}"
 PACKAGE = PROJECT / "{% raw %}{{cookiecutter.package_name}}{% endraw %}"
+AGAIN = """
+Nothing was generated, no file was changed. To go on with the good answers:
+
+{}
+
+What cookiecutter adds below says no more than this."""
 QUESTIONS = {  # of the settings that are asked for
     "package_name": "package_name",
     "name": "project_slug",
@@ -82,7 +92,8 @@ def check(root: Path) -> tuple[dict[str, str], list[str]]:
     notes = []
     checks = project_module("runtime.checks")
     checks.COMMAND = f"python -m {ANSWERS['package_name']}"
-    for row in checks.ask(project):
+    has_library = find_spec("azure") and find_spec("azure.identity")
+    for row in checks.ask(project, None if has_library else get_token):
         if row.status == checks.WRONG and row.key:
             key = QUESTIONS[row.key]
             wrong[key] = f"{key}: {row.text}: {row.fix}."
@@ -91,34 +102,59 @@ def check(root: Path) -> tuple[dict[str, str], list[str]]:
     return wrong, notes
 
 
+def get_token(login: str, scope: str) -> str:
+    """A token without azure-identity: by the variables, or from `az`."""
+    import requests
+
+    timeout = project_module("runtime.checks").TIMEOUT
+    names = ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE")
+    tenant, client, secret, file = (os.environ.get(f"AZURE_{name}") for name in names)
+    if tenant and client and (secret or file):
+        form = {"grant_type": "client_credentials", "client_id": client, "scope": scope}
+        if secret:
+            form["client_secret"] = secret
+        else:
+            jwt = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+            form["client_assertion_type"] = jwt
+            form["client_assertion"] = Path(file).read_text(encoding="utf-8")
+        url = f"https://{login}/{tenant}/oauth2/v2.0/token"
+        answer = requests.post(url, form, timeout=timeout).text
+    else:
+        az = [shutil.which("az") or "az", "account", "get-access-token"]
+        az += ["--output", "json", "--resource", scope.removesuffix(".default")]
+        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        done = subprocess.run(az, check=False, timeout=2 * timeout, **quiet)
+        answer = done.stdout or done.stderr
+    token = re.search(r'"access_?token"\s*:\s*"([^"]+)"', answer, re.IGNORECASE)
+    if not token:
+        raise ValueError(answer)
+    return token[1]
+
+
+def quote(word: str) -> str:
+    """A word of a command line, in ASCII."""
+    if os.name == "nt":
+        return subprocess.list2cmdline([word])
+    if word.isascii() and word.isprintable():
+        return shlex.quote(word)
+    octets = word.encode("utf-8", "surrogateescape").decode("latin-1")
+    escaped = octets.encode("unicode_escape").decode().replace("'", "\\'")
+    return f"$'{escaped}'"
+
+
 def again(wrong: set[str]) -> str:
     """The same command with the good answers, which asks for the others; in ASCII."""
-    import shlex
-    import subprocess
-
     from cookiecutter.cli import main
-
-    def quote(word: str) -> str:
-        if os.name == "nt":
-            return subprocess.list2cmdline([word])
-        if word.isascii() and word.isprintable():
-            return shlex.quote(word)
-        plain = set(range(32, 127)) - set(b"'\\")  # all others by their number
-        octets = word.encode("utf-8", "surrogateescape")
-        octal = (chr(b) if b in plain else f"\\{b:03o}" for b in octets)
-        return f"$'{''.join(octal)}'"
 
     words = ["cookiecutter"]
     if re.search(r"cookiecutter(\.exe|.__main__\.py)?$", CALL[0]):
-        given = main.make_context(
-            "cookiecutter", CALL[1:], resilient_parsing=True
-        ).params
+        given = main.make_context(None, CALL[1:], resilient_parsing=True)
+        # --no-input would not ask, and --replay goes with no other answers
+        left_out = ("no_input", "replay", "replay_file")
         for option in main.params:
-            value = given.get(option.name)
-            # --no-input would not ask, and --replay goes with no other answers
-            if option.name in ("no_input", "replay", "replay_file", "extra_context"):
-                continue
-            if option.opts[0][0] == "-" and value and value != option.default:
+            value = given.params.get(option.name)
+            is_wanted = option.opts[0][0] == "-" and option.name not in left_out
+            if is_wanted and value and value != option.default:
                 words += option.opts[-1:] + ([] if option.is_flag else [str(value)])
     words.append(ANSWERS["_template"])
     for key, answer in ANSWERS.items():
@@ -136,22 +172,12 @@ def main() -> None:
     wrong |= unprintable()
     lines = [*wrong.values()] or ["", "Worth a look:", "", *map("    {}".format, notes)]
     if wrong:
-        parts = Path(ANSWERS["project_slug"]).parts
-        if "_output_dir" in ANSWERS and len(parts) > 1:  # cookiecutter would leave the
-            os.chdir(ANSWERS["_output_dir"])  # folder a of a/b
-            for end in range(len(parts), 0, -1):
-                with suppress(OSError):
-                    Path(*parts[:end]).rmdir()
-        lines += [
-            "",
-            "Nothing was generated, no file was changed. To go on with the good answers:",
-        ]
-        lines += [
-            "",
-            again({*wrong}),
-            "",
-            "What cookiecutter adds below says no more than this.",
-        ]
+        folder = ANSWERS["project_slug"]
+        if "_output_dir" in ANSWERS and len(Path(folder).parts) > 1:
+            os.chdir(ANSWERS["_output_dir"])
+            with suppress(OSError):
+                os.removedirs(folder)  # of a/b, cookiecutter would leave a
+        lines.append(AGAIN.format(again({*wrong})))
     elif not notes:
         return
     # in ASCII, which no console fails on

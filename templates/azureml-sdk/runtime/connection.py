@@ -20,12 +20,7 @@ from typing import Any
 
 import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
-from azureml.core import Workspace
-from azureml.core.authentication import (
-    AbstractAuthentication,
-    ServicePrincipalAuthentication,
-    TokenAuthentication,
-)
+from azureml.core import Workspace, authentication
 from azureml.exceptions import UserErrorException
 
 from . import checks
@@ -54,11 +49,8 @@ class WorkspaceMissing(AzureError):
 def azure(config: WorkspaceConfig) -> Iterator[Say]:
     """Around all that asks Azure; gives what to say things on the screen with."""
     say = partial(print, file=sys.stdout, flush=True)
-    with (
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
+    noise = io.StringIO()
+    with redirect_stdout(noise), redirect_stderr(noise), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable()
         try:
@@ -66,57 +58,49 @@ def azure(config: WorkspaceConfig) -> Iterator[Say]:
         except AzureError:
             raise
         except Exception as error:  # the SDK's have no other base class
-            raise AzureError(_sentence(error, config)) from error
+            raise AzureError(_sentence(*_explain(error, config))) from error
         finally:
             logging.disable(logging.NOTSET)
 
 
 def connect(config: WorkspaceConfig) -> Workspace:
     """The workspace, as whoever is logged in; WorkspaceMissing if there is none."""
+    name, group = config.workspace_name, config.resource_group
+    auth, subscription = authenticate(config), config.subscription_id
     try:
-        workspace = Workspace.get(
-            config.workspace_name,
-            auth=authenticate(config),
-            subscription_id=config.subscription_id,
-            resource_group=config.resource_group,
-        )
+        return Workspace.get(name, auth, subscription, group)
     except UserErrorException as error:  # its text lists all subscriptions there are
-        text = f"{CONFIG}: the login sees no subscription {config.subscription_id}"
+        text = f"{CONFIG}: the login sees no subscription {subscription}"
         fix = "write one that `az account list --output table` shows"
-        raise AzureError(f"{text}: {fix}.") from error
+        raise AzureError(_sentence(text, fix)) from error
     except Exception as error:
         if status(error) != 404:
             raise
-        text = f"There is no workspace {config.workspace_name} in the resource group"
-        fix = f"`{checks.COMMAND} provision --create-workspace` creates it"
-        text = f"{text} {config.resource_group}: {fix}, or correct {CONFIG}."
-        raise WorkspaceMissing(text) from error
-    return workspace
+        text = f"there is no workspace {name} in the resource group {group}"
+        fix = f"`{checks.COMMAND} provision --create-workspace` creates it, or correct {CONFIG}"
+        raise WorkspaceMissing(_sentence(text, fix)) from error
 
 
-def authenticate(config: WorkspaceConfig) -> AbstractAuthentication:
+def authenticate(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
     """Whoever is logged in, in the order of `check --online`; nobody is prompted."""
-    login, _ = CLOUDS[config.cloud]
-    principal = [os.environ.get(name, "") for name in PRINCIPAL]
+    cloud, principal = config.cloud, [os.environ.get(name) for name in PRINCIPAL]
     try:
         if all(principal):
-            auth = ServicePrincipalAuthentication(*principal, cloud=config.cloud)
+            auth = authentication.ServicePrincipalAuthentication(*principal, cloud)
         else:
-            auth = TokenAuthentication(_token_source(login), cloud=config.cloud)
+            auth = authentication.TokenAuthentication(_token_source(cloud), cloud)
         auth.get_authentication_header()
     except Exception as error:  # of the SDK, of msal or of azure-identity
         if all(principal) and "AADSTS" not in str(error):
             raise  # no answer about the login at all
-        log_in = checks.log_in_command(config.cloud)
-        failed = checks.explain_login(str(error), login, log_in)
-        text, fix = failed.args[1:]
-        raise AzureError(f"{text[0].upper()}{text[1:]}: {fix}.") from error
+        _, text, fix = checks.explain_login(str(error), cloud)
+        raise AzureError(_sentence(text, fix)) from error
     return auth
 
 
-def _token_source(login: str) -> Callable[[str], str]:
+def _token_source(cloud: str) -> Callable[[str], str]:
     """Gives a token for an audience; a function, as the SDK copies what it is given."""
-    credential = checks.credential(login)
+    credential = checks.credential(CLOUDS[cloud][0])
     tokens: dict[str, Any] = {}  # as `az` is slow, and asked anew each time
 
     def get_token(audience: str) -> str:
@@ -130,70 +114,58 @@ def _token_source(login: str) -> Callable[[str], str]:
 
 def status(error: BaseException) -> int | None:
     """The HTTP status behind an error, which the SDK may have wrapped, or only told."""
-    for cause in _causes(error):
-        response = getattr(cause, "response", None)
-        code = getattr(cause, "status_code", getattr(response, "status_code", None))
-        if code:
-            return int(code)
-    for cause in _causes(error):
-        told = re.search(r"(?:Code|Error): (\d{3})\b|too many (\d{3}) ", _text(cause))
-        if told:
-            return int(told[1] or told[2])
-    return None
+    told = re.search(r"(?:Code:|Error:|too many) (\d{3})\b", "\n".join(_texts(error)))
+    code = next(_found(error, "status_code"), told and told[1])
+    return int(code) if code else None
 
 
 def request_address(error: BaseException) -> str:
     """Of the request that an error is about, empty if that is not told."""
-    for cause in _causes(error):
-        response = getattr(cause, "response", None)
-        request = getattr(cause, "request", None) or getattr(response, "request", None)
-        if url := getattr(request, "url", None):
-            return str(url)
-    return ""
+    urls = (getattr(request, "url", None) for request in _found(error, "request"))
+    return str(next(filter(None, urls), ""))
 
 
-def _sentence(error: Exception, config: WorkspaceConfig) -> str:
+def _explain(error: BaseException, config: WorkspaceConfig) -> tuple[str, str]:
     """What went wrong, and how to mend it."""
-    code, causes = status(error), list(_causes(error))
-    told = _service_message(causes)
+    code, texts, causes = status(error), _texts(error), _causes(error)
+    replies = [text() if callable(text) else text for text in _found(error, "text")]
+    said = " ".join(map(str, [*replies, *texts]))
+    message = re.search(r'"message"\s*:\s*"([^"]+)"', said)
+    told = message[1].rstrip(".") if message else ""
     if code in (401, 403, 429) or (code and code >= 500):
-        replies = [getattr(cause, "response", None) for cause in causes]
-        headers: Any = next((one.headers for one in replies if one is not None), {})
+        headers: Any = next(_found(error, "headers"), {})
         where = f"the workspace {config.workspace_name}"
-        log_in = checks.log_in_command(config.cloud)
-        text, fix = checks.explain(code, headers, where, log_in)
-        text += f" ({told})" if code >= 500 and told else ""
-    elif any(isinstance(cause, UNREACHABLE) for cause in causes):
-        text = f"Azure cannot be reached ({type(causes[-1]).__name__})"
-        fix = checks.CONNECTION_FIX
-    else:
-        text = f"Azure refuses it with error {code}" if code else "The SDK gives up"
-        fix = told or (_text(error).splitlines() or [type(error).__name__])[0]
+        text, fix = checks.explain(code, headers, where, config.cloud)
+        return text + (f" ({told})" if code >= 500 and told else ""), fix
+    if any(isinstance(cause, UNREACHABLE) for cause in causes):
+        kind = type(causes[-1]).__name__
+        return f"Azure cannot be reached ({kind})", checks.CONNECTION_FIX
+    text = f"Azure refuses it with error {code}" if code else "the SDK gives up"
+    return text, told or (texts[0].splitlines() or [type(error).__name__])[0]
+
+
+def _sentence(text: str, fix: str) -> str:
     return f"{text[0].upper()}{text[1:]}: {fix.rstrip('.')}."
 
 
-def _service_message(causes: list[BaseException]) -> str:
-    """The message in the service's own reply."""
-    for cause in causes:
-        content = getattr(getattr(cause, "response", None), "text", "")
-        content = content() if callable(content) else content
-        told = re.search(r'"message"\s*:\s*"([^"]+)"', f"{content} {_text(cause)}")
-        if told:
-            return told[1].rstrip(".")
-    return ""
+def _found(error: BaseException, name: str) -> Iterator[Any]:
+    """What an error and those that it was raised from, or their replies, have by a name."""
+    pairs = [(cause, getattr(cause, "response", None)) for cause in _causes(error)]
+    return filter(None, (getattr(one, name, None) for pair in pairs for one in pair))
 
 
-def _text(error: BaseException) -> str:
+def _texts(error: BaseException) -> list[str]:
     # Not str(): that of a ServiceException can fail itself.
-    return str(getattr(error, "message", None) or next(iter(error.args), ""))
+    texts = [(getattr(one, "message", ""), *one.args) for one in _causes(error)]
+    return [str(next(filter(None, words), "")) for words in texts]
 
 
-def _causes(error: Any) -> Iterator[BaseException]:
+def _causes(error: Any) -> list[BaseException]:
     """An error and those that it was raised from."""
-    seen: list[Any] = []
-    while isinstance(error, BaseException) and error not in seen:
-        seen.append(error)
-        yield error
+    causes: list[BaseException] = []
+    while isinstance(error, BaseException) and error not in causes:
+        causes.append(error)
         inner = getattr(error, "inner_exception", None)
-        context = getattr(error, "__cause__", None) or error.__context__
+        context = error.__cause__ or error.__context__
         error = inner if isinstance(inner, BaseException) else context
+    return causes

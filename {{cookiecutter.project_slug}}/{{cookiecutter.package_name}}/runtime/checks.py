@@ -3,54 +3,46 @@
 Online it asks the cloud's resource manager (REST) as whoever is logged in: by the
 variables AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (or
 AZURE_FEDERATED_TOKEN_FILE), by a managed identity, or in `az`. It only reads, never
-prompts for a login, and ends within LIMIT seconds whatever Azure does. The template's
-hook uses this module too.
+prompts, and ends within LIMIT seconds. The template's hook uses this module too.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import dataclasses
 import difflib
 import json
 import logging
 import os
 import re
 import shlex
-import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from .project import (
-    CONFIG,
-    SETTINGS,
-    Project,
-    ProjectSettings,
-    SettingsError,
-    WorkspaceConfig,
-)
+from .project import CONFIG, SETTINGS, Project, SettingsError
 from .rules import CLOUDS
 
 LIMIT = 60.0  # seconds for everything online
 TIMEOUT = 10.0  # seconds for one request
 OK, EMPTY, WRONG, UNASKED = "ok", "to fill in", "wrong", "could not ask"
 COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
-ML = "Microsoft.MachineLearningServices"
-ML_VERSION = "2024-04-01"  # of its REST API
-#: What a step's identity takes on a storage account that accepts no keys.
-ROLES = ("Blob", "Table", "Queue")  # Storage ... Data Contributor
 CONNECTION_FIX = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
+ML = "Microsoft.MachineLearningServices"
+VERSION = "api-version=2024-04-01"  # of its REST API
+IN_WORKSPACE = "--resource-group {resource_group} --workspace-name {workspace_name}"
 
 Answer = tuple[str, ...]  # the fields of a Check after its name
+Headers = Mapping[str, str]
+GetToken = Callable[[str, str], str]  # of the login's host, for a scope
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Check:
     """One row of the table."""
 
@@ -63,18 +55,18 @@ class Check:
 
 
 class Failed(Exception):
-    """An Answer that ends a check early; with `stop` no further one can be made."""
+    """An Answer that ends a check early."""
 
-    def __init__(self, *answer: str, stop: bool = False) -> None:
-        super().__init__(*answer)
-        self.stop = stop
+
+class Stopped(Failed):
+    """One after which no further check can be made."""
 
 
 def main(project: Project[Any], online: bool, as_json: bool) -> int:
     """Print the checks; 1 when something is wrong, else 0."""
     checks = offline(project) + (ask(project) if online else [])
     if as_json:
-        print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
+        print(json.dumps({"checks": [vars(check) for check in checks]}))
     else:
         _show(checks)
     return int(any(check.status == WRONG for check in checks))
@@ -86,18 +78,15 @@ def _show(checks: list[Check]) -> None:
     from rich.text import Text
 
     colors = {OK: "green", EMPTY: "yellow", WRONG: "bold red", UNASKED: "yellow"}
-    table = Table(box=None, show_header=False)
-    for check in checks:
-        table.add_row(
-            check.name, Text(check.status, colors[check.status]), Text(check.text)
-        )
-    console = Console(highlight=False)
+    console, table = Console(highlight=False), Table(box=None, show_header=False)
+    for row in checks:
+        table.add_row(row.name, Text(row.status, colors[row.status]), Text(row.text))
     console.print(table)
-    for check in checks:  # under the table, whose columns would cut a command in pieces
-        if check.fix:
-            where = f"{check.file}: {check.key}".strip(": ") or check.name
-            console.print(Text(f"\n{where}: {check.fix}"), soft_wrap=True)
-    found = [check.status for check in checks]
+    for row in checks:  # under the table, whose columns would cut a command in pieces
+        if row.fix:
+            where = f"{row.file}: {row.key}".strip(": ") or row.name
+            console.print(Text(f"\n{where}: {row.fix}"), soft_wrap=True)
+    found = [row.status for row in checks]
     counts = [f"{found.count(status)} {status}" for status in colors if status in found]
     console.print("\n" + ", ".join(counts))
 
@@ -112,259 +101,210 @@ def offline(project: Project[Any]) -> list[Check]:
     for file in (SETTINGS, CONFIG):
         if file not in [check.file for check in checks]:
             checks.append(Check(file, OK, "complete, and right by the rules"))
-    with contextlib.suppress(SettingsError):
+    fix = "put the data there, or write where it is"
+    with suppress(SettingsError):
         for key, path in project.data().items():
+            answer: Answer = (WRONG, f"{path} is missing", fix, SETTINGS, key)
             if (project.root / path).exists():
-                checks.append(Check(key, OK, path))
-            else:
-                fix = "put the data there, or write where it is"
-                missing = f"{path} is missing"
-                checks.append(Check(key, WRONG, missing, fix, SETTINGS, key))
+                answer = (OK, path)
+            checks.append(Check(key, *answer))
     return checks
 
 
-def ask(project: Project[Any]) -> list[Check]:
-    """What Azure says about the settings."""
+def ask(project: Project[Any], get_token: GetToken | None = None) -> list[Check]:
+    """What Azure says about the settings; without `get_token`, asks azure-identity."""
     try:
-        azure = _Azure(project.settings(), project.workspace_config(needs=()))
+        azure = _Azure(project, get_token)
     except SettingsError:
         return [Check("Azure", UNASKED, "not asked while settings are wrong")]
-    checks: list[Check] = []
-
-    def work() -> None:
-        for check in azure.checks():
-            checks.append(check)  # noqa: PERF402 (one by one, for who waits below)
-
     # A thread, as no time-out covers the look-up of a name or a body that trickles in.
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=azure.make_checks, daemon=True)
     thread.start()
     thread.join(LIMIT)
-    done = list(checks)
-    if thread.is_alive():
-        done.append(
-            Check("Azure", UNASKED, f"no answer in {LIMIT:.0f} s", "try again later")
-        )
-    return done
+    text, fix = f"no answer in {LIMIT:.0f} s", "try again later"
+    late = [Check("Azure", UNASKED, text, fix)] if thread.is_alive() else []
+    return azure.checks + late
 
 
 class _Azure:
-    """Asks the resource manager. The REST calls are those of Microsoft's reference."""
+    """Asks the resource manager. The REST calls are those of Microsoft's reference.
 
-    def __init__(self, settings: ProjectSettings, workspace: WorkspaceConfig) -> None:
+    Each check is given what is known by the names of its parameters, and adds to that.
+    """
+
+    def __init__(self, project: Project[Any], get_token: GetToken | None) -> None:
         import requests
 
-        self.settings, self.compute, self.config = settings, settings.compute, workspace
-        self.login_host, self.host = CLOUDS[workspace.cloud]
-        self.log_in = log_in_command(workspace.cloud)
-        self.http, self.unreachable = requests.Session(), requests.RequestException
-        self.end = time.monotonic() + LIMIT
-        self.subscription = f"/subscriptions/{workspace.subscription_id}"
-        self.group = f"{self.subscription}/resourcegroups/{workspace.resource_group}"
-        self.provider = f"{self.subscription}/providers/{ML}"
-        machine_learning = f"{self.group}/providers/{ML}"
-        self.workspace = f"{machine_learning}/workspaces/{workspace.workspace_name}"
-        # What one check finds out for later ones.
-        self.tenant = ""
-        self.workspace_exists = False
-        self.storage = ""  # the resource id of the workspace's storage account
-        self.region = workspace.region  # the workspace's own, once that is known
-        self.size: dict[str, Any] = {}
+        settings, self.config = project.settings(), project.workspace_config(needs=())
+        self.compute, self.get_token = settings.compute, get_token
+        name, size = self.compute.name, self.compute.vm_size
+        self.known: dict[str, Any] = vars(self.config) | vars(self.compute)
+        self.known |= {"compute_name": name, "VM_size": size}
+        self.environment, self.tenant = f"{settings.name}-steps", ""
+        self.http, self.end = requests.Session(), time.monotonic() + LIMIT
+        self.checks: list[Check] = []
 
-    def checks(self) -> Iterator[Check]:
+    def make_checks(self) -> None:
         """All checks in turn, with a row for each even where Azure gives no answer."""
-        stopped = ""
-        for name, check in {
-            "login": self.check_login,
-            "subscription": self.check_subscription,
-            "provider": self.check_provider,
-            "resource group": self.check_group,
-            "workspace": self.check_workspace,
-            "storage": self.check_storage,
-            "default datastore": self.check_datastore,
-            "environment": self.check_environment,
-            "compute": self.check_compute,
-            "VM size": self.check_size,
-            "quota": self.check_quota,
-        }.items():
-            if stopped:
-                yield Check(name, UNASKED, f"not asked, as {stopped}")
-                continue
+        stopped: list[str] = []
+        for name in [name for name in vars(_Azure) if name.startswith("check_")]:
+            check, row = getattr(self, name), name.removeprefix("check_")
+            needs = {need: self.known.get(need) for need in signature(check).parameters}
+            reasons = stopped + [f"without {need}" for need in needs if not needs[need]]
             try:
-                yield Check(name, *check())
+                if reasons:
+                    raise Failed(UNASKED, f"not asked, {reasons[0].replace('_', ' ')}")
+                answer = check(**needs)
             except Failed as failed:
-                yield Check(name, *failed.args)
-                stopped = failed.args[1] if failed.stop else ""
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-                yield Check(
-                    name, UNASKED, "Azure's answer is not of the documented form"
-                )
+                answer = failed.args
+                if isinstance(failed, Stopped):
+                    stopped = [f"as {answer[1]}"]
+            except (AttributeError, LookupError, TypeError, ValueError):
+                answer = (UNASKED, "Azure's answer is not of the documented form")
+            self.checks.append(Check(row.replace("_", " "), *answer))
 
-    def get(
-        self,
-        path: str,
-        version: str,
-        query: Mapping[str, str] | None = None,
-        method: str = "GET",
-        absent: tuple[int, ...] = (404,),
-    ) -> Any:
-        """What Azure answers, None for an `absent` status; Failed for other errors."""
+    def get(self, path: str, forbidden: str = UNASKED) -> Any:
+        """What Azure answers, None for what is not there; Failed for other errors.
+
+        `forbidden` is a check's status without a right to it; "" for as if it were not there.
+        """
+        host = CLOUDS[self.config.cloud][1]
         while True:
-            left = self.end - time.monotonic()
-            try:
-                reply = self.http.request(
-                    method,
-                    f"https://{self.host}{path}",
-                    params={**(query or {}), "api-version": version},
-                    timeout=max(0.1, min(TIMEOUT, left)),
-                    allow_redirects=False,  # the token is for this host alone
-                )
-            except self.unreachable as error:
-                text = f"{self.host} cannot be reached ({type(error).__name__})"
-                raise Failed(UNASKED, text, CONNECTION_FIX, stop=True) from None
-            wait = _seconds_to_wait(reply.headers)
-            if reply.status_code != 429 or wait > self.end - time.monotonic():
+            try:  # The token is for this host alone: no redirect is followed.
+                url = f"https://{host}{path}"
+                reply = self.http.get(url, timeout=TIMEOUT, allow_redirects=False)
+            except OSError as error:  # as all of requests' are
+                text = f"{host} cannot be reached ({type(error).__name__})"
+                raise Stopped(UNASKED, text, CONNECTION_FIX) from None
+            code, wait = reply.status_code, _seconds_to_wait(reply.headers)
+            if code != 429 or time.monotonic() + wait > self.end:
                 break
             time.sleep(wait)
-        code = reply.status_code
-        if code in absent:
+        if code == 200:
+            return reply.json()
+        status = {401: WRONG, 403: forbidden, 404: ""}.get(code, UNASKED)
+        if not status:
             return None
-        if code not in (200, 204):
-            is_wrong = code == 401 or (code == 403 and path == self.workspace)
-            answer = explain(code, reply.headers, path, self.log_in)
-            status = WRONG if is_wrong else UNASKED
-            raise Failed(status, *answer, stop=code in (401, 429))
-        return reply.json() if method == "GET" else {}
+        what = path.partition("?")[0]
+        explained = explain(code, reply.headers, what, self.config.cloud)
+        raise (Stopped if code in (401, 429) else Failed)(status, *explained)
 
-    def items(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+    def items(self, path: str, query: str = VERSION) -> Iterator[dict[str, Any]]:
         """The items of a list of Azure ML, of all its pages."""
-        while True:
-            page = self.get(path, ML_VERSION, query) or {"value": []}
+        while query:
+            page = self.get(f"{path}?{query}") or {"value": []}
             yield from page["value"]
-            if not page.get("nextLink"):
-                return
-            query = dict(parse_qsl(urlsplit(page["nextLink"]).query))
+            query = urlsplit(page.get("nextLink") or "").query
 
-    def need(self, **values: object) -> None:
-        for name, value in values.items():
-            if not value:
-                raise Failed(UNASKED, f"not asked, without {name.replace('_', ' ')}")
-
-    def az(self, command: str, *values: object) -> str:
-        """An az command, ready to paste, with each {} replaced by a value."""
-        quoted = [shlex.quote(str(value)) for value in values]
-        group, name = (
-            shlex.quote(self.config.resource_group),
-            self.config.workspace_name,
-        )
-        workspace = f"--resource-group {group} --workspace-name {name}"
-        command = command.format(*quoted, workspace=workspace)
-        return f"az {command} --subscription {self.config.subscription_id}"
+    def az(self, *words: str) -> str:
+        """An az command, ready to paste, with what is known in place of {its name}."""
+        values = {"region": "REGION", "VM_size": "SIZE"}  # while they are not known
+        values |= {key: shlex.quote(str(one)) for key, one in self.known.items() if one}
+        command = " ".join(["az", *words, "--subscription {subscription_id}"])
+        return command.format_map(values)
 
     def check_login(self) -> Answer:
-        token = _token(self.login_host, self.host, self.log_in)
+        cloud = self.config.cloud
+        login, manager = CLOUDS[cloud]
+        scope = f"https://{manager}/.default"
+        try:
+            if self.get_token:
+                token = self.get_token(login, scope)
+            else:
+                token = credential(login).get_token(scope).token
+        except Exception as error:
+            raise Stopped(*explain_login(str(error), cloud)) from error
         self.http.headers["Authorization"] = f"Bearer {token}"
-        with contextlib.suppress(ValueError, IndexError):  # only a JWT tells its tenant
+        with suppress(ValueError, IndexError):  # only a JWT tells its tenant
             claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
             self.tenant = claims.get("tid", "")
         return OK, f"of tenant {self.tenant}" if self.tenant else "there is one"
 
-    def check_subscription(self) -> Answer:
-        self.need(subscription_id=self.config.subscription_id)
-        found = self.get(self.subscription, "2022-12-01")
+    def check_subscription(self, subscription_id: str) -> Answer:
+        found = self.get(f"/subscriptions/{subscription_id}?api-version=2022-12-01")
         if not found:
-            text = f"the login sees no subscription {self.config.subscription_id}"
+            text = f"the login sees no subscription {subscription_id}"
             fix = "write one that `az account list --output table` shows"
-            raise Failed(WRONG, text, fix, CONFIG, "subscription_id", stop=True)
-        others = [one["tenantId"] for one in found.get("managedByTenants") or []]
-        if self.tenant and self.tenant not in [found["tenantId"], *others]:
-            text = f"it is of tenant {found['tenantId']}, the login of {self.tenant}"
-            return WRONG, text, f"{self.log_in} --tenant {found['tenantId']}"
+            raise Stopped(WRONG, text, fix, CONFIG, "subscription_id")
+        tenant, others = found["tenantId"], found.get("managedByTenants") or []
+        if self.tenant not in ["", tenant, *(one["tenantId"] for one in others)]:
+            text = f"it is of tenant {tenant}, the login of {self.tenant}"
+            return WRONG, text, log_in_command(self.config.cloud, tenant)
         if found["state"] in ("Disabled", "Deleted"):
             return WRONG, f"it is {found['state']}", "have its owner enable it"
         return OK, found.get("displayName", "")
 
-    def check_provider(self) -> Answer:
-        self.need(subscription_id=self.config.subscription_id)
-        found = self.get(self.provider, "2021-04-01")
-        text = f"Azure ML is {found['registrationState']} in the subscription"
-        if found["registrationState"] in ("Registered", "Registering"):
+    def check_provider(self, subscription_id: str) -> Answer:
+        path = f"/subscriptions/{subscription_id}/providers/{ML}"
+        state = self.get(f"{path}?api-version=2021-04-01")["registrationState"]
+        text = f"Azure ML is {state} in the subscription"
+        if state in ("Registered", "Registering"):
             return OK, text
-        fix = self.az("provider register --namespace {}", ML)
-        return WRONG, text, fix
+        return WRONG, text, self.az(f"provider register --namespace {ML}")
 
-    def check_group(self) -> Answer:
-        name = self.config.resource_group
-        self.need(subscription_id=self.config.subscription_id, resource_group=name)
-        if self.get(self.group, "2021-04-01", method="HEAD") is not None:
-            return OK, name
-        region = self.region or "REGION"
-        fix = self.az("group create --name {} --location {}", name, region)
-        return WRONG, f"there is no resource group {name}", fix
+    def check_resource_group(self, subscription_id: str, resource_group: str) -> Answer:
+        path = f"/subscriptions/{subscription_id}/resourcegroups/{resource_group}"
+        if self.get(f"{path}?api-version=2021-04-01"):
+            return OK, resource_group
+        fix = self.az("group create --name {resource_group} --location {region}")
+        return WRONG, f"there is no resource group {resource_group}", fix
 
-    def check_workspace(self) -> Answer:
-        name = self.config.workspace_name
-        self.need(subscription_id=self.config.subscription_id)
-        self.need(resource_group=self.config.resource_group, workspace_name=name)
-        found = self.get(self.workspace, ML_VERSION)
+    def check_workspace(
+        self, subscription_id: str, resource_group: str, workspace_name: str
+    ) -> Answer:
+        name, wanted = workspace_name, self.config.region
+        group = f"/subscriptions/{subscription_id}/resourcegroups/{resource_group}"
+        path = f"{group}/providers/{ML}/workspaces/{name}"
+        found = self.get(f"{path}?{VERSION}", forbidden=WRONG)
         if not found:
-            fix = f"{COMMAND} provision, or " + self.az(
-                "ml workspace create --name {} --resource-group {} --location {}",
-                name,
-                self.config.resource_group,
-                self.region or "REGION",
-            )
+            where = "--resource-group {resource_group} --location {region}"
+            create = self.az("ml workspace create --name {workspace_name}", where)
+            fix = f"{COMMAND} provision, or {create}"
             return WRONG, f"there is no workspace {name} in the resource group", fix
-        self.workspace_exists = True
-        self.storage = found["properties"].get("storageAccount") or ""
-        self.region = found["location"].replace(" ", "").lower()
-        if self.config.region not in ("", self.region):
-            text = f"the workspace is in {self.region}, not in {self.config.region}"
-            return WRONG, text, f"write {self.region}", SETTINGS, "workspace.region"
+        region = found["location"].replace(" ", "").lower()
+        storage = found["properties"].get("storageAccount")
+        self.known |= {"workspace": path, "region": region, "storage_account": storage}
+        if wanted not in ("", region):
+            text = f"the workspace is in {region}, not in {wanted}"
+            return WRONG, text, f"write {region}", SETTINGS, "workspace.region"
         kind = found.get("kind") or "Default"
         if kind != "Default":
             fix = "pipelines belong into a workspace of the kind Default"
-            return OK, f"{name}, in {self.region}, is of the kind {kind}", fix
-        return OK, f"{name}, in {self.region}"
+            return OK, f"{name}, in {region}, is of the kind {kind}", fix
+        return OK, f"{name}, in {region}"
 
-    def check_storage(self) -> Answer:
-        self.need(workspace=self.workspace_exists, storage_account=self.storage)
-        found = self.get(self.storage, "2022-05-01", absent=(403, 404))
-        name = self.storage.rpartition("/")[2]
+    def check_storage(self, workspace: str, storage_account: str) -> Answer:
+        name = storage_account.rpartition("/")[2]
+        found = self.get(f"{storage_account}?api-version=2022-05-01", forbidden="")
         if not found:
             return UNASKED, f"the login may not see whether {name} accepts keys"
         if found["properties"].get("allowSharedKeyAccess") is not False:
             return OK, f"{name} accepts keys"
-        roles = [f"Storage {kind} Data Contributor" for kind in ROLES]
-        fix = f"give the cluster's identity and yours on it {', '.join(roles)}"
+        kinds = ("Blob", "Table", "Queue")
+        roles = ", ".join(f"Storage {kind} Data Contributor" for kind in kinds)
+        fix = f"give the cluster's identity and yours on it {roles}"
         return OK, f"{name} accepts no keys, so steps need roles on it", fix
 
-    def check_datastore(self) -> Answer:
-        self.need(workspace=self.workspace_exists)
-        for store in self.items(f"{self.workspace}/datastores", isDefault="true"):
+    def check_default_datastore(self, workspace: str) -> Answer:
+        for store in self.items(f"{workspace}/datastores", f"{VERSION}&isDefault=true"):
             return OK, store["name"]
         fix = "make one the default in the Studio, of those that this shows: "
-        fix += self.az("ml datastore list {workspace}")
+        fix += self.az("ml datastore list", IN_WORKSPACE)
         return WRONG, "the workspace has no default datastore", fix
 
-    def check_environment(self) -> Answer:
-        self.need(workspace=self.workspace_exists)
-        name = f"{self.settings.name}-steps"
-        if self.get(f"{self.workspace}/environments/{name}", ML_VERSION):
+    def check_environment(self, workspace: str) -> Answer:
+        name = self.environment
+        if self.get(f"{workspace}/environments/{name}?{VERSION}"):
             return OK, name
         return EMPTY, f"{name} is not in the workspace yet", f"{COMMAND} provision"
 
-    def check_compute(self) -> Answer:
-        wanted, name = self.compute, self.compute.name
-        self.need(workspace=self.workspace_exists, compute_name=name)
-        found = self.get(f"{self.workspace}/computes/{name}", ML_VERSION)
+    def check_compute(self, workspace: str, compute_name: str) -> Answer:
+        name, wanted = compute_name, self.compute
+        found = self.get(f"{workspace}/computes/{name}?{VERSION}")
         if not found:
-            fix = f"{COMMAND} provision, or " + self.az(
-                "ml compute create --name {} --type AmlCompute --size {} "
-                "--max-instances {} {workspace}",
-                name,
-                wanted.vm_size or "SIZE",
-                wanted.max_nodes,
-            )
+            create = "ml compute create --name {compute_name} --type AmlCompute"
+            nodes = "--size {VM_size} --max-instances {max_nodes}"
+            fix = f"{COMMAND} provision, or {self.az(create, nodes, IN_WORKSPACE)}"
             return WRONG, f"there is no compute {name}", fix
         compute = found["properties"]
         kind, state = compute["computeType"], compute["provisioningState"]
@@ -372,7 +312,7 @@ class _Azure:
             text = f"{name} is a {kind}, not a compute cluster (AmlCompute)"
             return WRONG, text, "write another's name", SETTINGS, "compute.name"
         if state in ("Failed", "Canceled", "Deleting"):
-            fix = self.az("ml compute show --name {} {workspace}", name)
+            fix = self.az("ml compute show --name {compute_name}", IN_WORKSPACE)
             return WRONG, f"{name} is {state}", fix
         size = compute["properties"]["vmSize"]
         if wanted.vm_size and size.lower() != wanted.vm_size.lower():
@@ -380,88 +320,76 @@ class _Azure:
             return WRONG, text, f"write {size}", SETTINGS, "compute.vm_size"
         most = compute["properties"]["scaleSettings"]["maxNodeCount"]
         if most < wanted.max_nodes:
-            fix = "ml compute update --name {} --max-instances {} {workspace}"
-            fix = f"write {most}, or " + self.az(fix, name, wanted.max_nodes)
             text = f"{name} has {most} nodes at the most, not {wanted.max_nodes}"
+            fix = "ml compute update --name {compute_name} --max-instances {max_nodes}"
+            fix = f"write {most}, or {self.az(fix, IN_WORKSPACE)}"
             return WRONG, text, fix, SETTINGS, "compute.max_nodes"
         return OK, f"{name}, up to {most} nodes"
 
-    def check_size(self) -> Answer:
-        name = self.compute.vm_size
-        self.need(subscription_id=self.config.subscription_id, region=self.region)
-        self.need(VM_size=name)
-        path = f"{self.provider}/locations/{self.region}/vmSizes"
-        sizes = {size["name"].lower(): size for size in self.items(path)}
-        for_clusters = {
-            key: size["name"]
-            for key, size in sizes.items()
-            if "AmlCompute" in size["supportedComputeTypes"]
-        }
-        if name.lower() in for_clusters:
-            self.size = sizes[name.lower()]
-            return OK, f"{name}, {self.size['vCPUs']} vCPUs"
-        near = difflib.get_close_matches(name.lower(), for_clusters, 3)
-        fix = f"write {', '.join(for_clusters[key] for key in near) or 'another'}"
-        what = f"{name} for clusters" if name.lower() in sizes else name
-        text = f"Azure ML has no {what} in {self.region}"
-        return WRONG, text, fix, SETTINGS, "compute.vm_size"
+    def check_VM_size(self, subscription_id: str, region: str, VM_size: str) -> Answer:
+        location = f"/subscriptions/{subscription_id}/providers/{ML}/locations/{region}"
+        name = VM_size.lower()
+        sizes = {one["name"].lower(): one for one in self.items(f"{location}/vmSizes")}
+        kinds = {key: size["supportedComputeTypes"] for key, size in sizes.items()}
+        fit = [key for key in sizes if "AmlCompute" in kinds[key]]
+        if name in fit:
+            size = self.known["a_VM_size_that_Azure_knows"] = sizes[name]
+            self.known["location"] = location
+            return OK, f"{VM_size}, {size['vCPUs']} vCPUs"
+        near = [sizes[key]["name"] for key in difflib.get_close_matches(name, fit, 3)]
+        what = f"{VM_size} for clusters" if name in sizes else VM_size
+        text, fix = f"Azure ML has no {what} in {region}", ", ".join(near) or "another"
+        return WRONG, text, f"write {fix}", SETTINGS, "compute.vm_size"
 
-    def check_quota(self) -> Answer:
-        self.need(a_VM_size_that_Azure_knows=self.size)
-        cores, nodes = self.size["vCPUs"], self.compute.max_nodes
-        family = self.size["family"].lower()
+    def check_quota(self, a_VM_size_that_Azure_knows: dict[str, Any]) -> Answer:
+        size, nodes = a_VM_size_that_Azure_knows, self.compute.max_nodes
+        cores, family = size["vCPUs"], size["family"]
         limits = []
-        for usage in self.items(f"{self.provider}/locations/{self.region}/usages"):
+        for usage in self.items(f"{self.known['location']}/usages"):
             kind = usage["type"].removeprefix(f"{ML}/")
-            is_family = usage["name"]["value"].lower() == family
+            is_family = usage["name"]["value"].lower() == family.lower()
             if kind == "totalDedicatedCores/usages" or (
                 kind == "vmFamily/dedicatedCores/usages" and is_family
             ):
                 limits.append(usage)
         if not limits:
-            return UNASKED, f"Azure names no quota of {self.size['family']}"
+            return UNASKED, f"Azure names no quota of {family}"
+        text = f"{nodes} nodes need {nodes * cores} vCPUs"
         limited = [usage for usage in limits if usage["limit"] >= 0]
-        needs = f"{nodes} nodes need {nodes * cores} vCPUs"
         if not limited:
-            return OK, f"{needs}, without a limit"
+            return OK, f"{text}, without a limit"
         least = min(limited, key=lambda usage: usage["limit"])
         limit, name = least["limit"], least["name"]["localizedValue"]
-        text = f"{needs}, of {limit} allowed, {least['currentValue']} in use ({name})"
+        text += f", of {limit} allowed, {least['currentValue']} in use ({name})"
         if nodes * cores <= limit:
             return OK, text
-        more = "ask for more quota in the Studio"
+        fix, key = "write a smaller one", "compute.vm_size"
         if limit >= cores:
-            fix = f"write {limit // cores}, or {more}"
-            return WRONG, text, fix, SETTINGS, "compute.max_nodes"
-        fix = f"write a smaller one, or {more}"
-        return WRONG, text, fix, SETTINGS, "compute.vm_size"
+            fix, key = f"write {limit // cores}", "compute.max_nodes"
+        return WRONG, text, f"{fix}, or ask for more quota in the Studio", SETTINGS, key
 
 
-def log_in_command(cloud: str) -> str:
+def log_in_command(cloud: str, tenant: str = "") -> str:
     """How a person logs in."""
     switch = "" if cloud == "AzureCloud" else f"az cloud set --name {cloud} && "
-    return f"{switch}az login"
+    return f"{switch}az login" + (f" --tenant {tenant}" if tenant else "")
 
 
-def explain(
-    code: int, headers: Mapping[str, str], path: str, log_in: str
-) -> tuple[str, str]:
-    """What an error of Azure's means, for a request about `path`, and how to mend it."""
-    if code == 401:
-        named = headers.get("WWW-Authenticate", "")
-        tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
-        fix = f"{log_in} --tenant {tenant[1]}" if tenant else log_in
-        return "Azure does not accept the login", fix
-    if code == 403:
-        fix = f"ask for a role on {path}, such as AzureML Data Scientist"
-        return "the login has no right to it", fix
-    if code == 429:
-        wait = _seconds_to_wait(headers)
-        return f"Azure is busy, and asks to wait {wait} s", "try again later"
-    return f"Azure answers with error {code}", "try again later"
+def explain(code: int, headers: Headers, what: str, cloud: str) -> tuple[str, str]:
+    """What an error of Azure's means, for a request about `what`, and how to mend it."""
+    named, wait = headers.get("WWW-Authenticate", ""), _seconds_to_wait(headers)
+    tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
+    log_in = log_in_command(cloud, tenant[1] if tenant else "")
+    role = f"ask for a role on {what}, such as AzureML Data Scientist"
+    later = "try again later"
+    return {
+        401: ("Azure does not accept the login", log_in),
+        403: ("the login has no right to it", role),
+        429: (f"Azure is busy, and asks to wait {wait} s", later),
+    }.get(code, (f"Azure answers with error {code}", later))
 
 
-def _seconds_to_wait(headers: Mapping[str, str]) -> int:
+def _seconds_to_wait(headers: Headers) -> int:
     after = headers.get("Retry-After", "")
     return max(1, int(after)) if after.isdecimal() else 5
 
@@ -472,75 +400,20 @@ def credential(login: str) -> Any:
 
     logging.getLogger("azure").setLevel(logging.CRITICAL)  # explain_login says it all
     os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # federated tokens need it
-    return DefaultAzureCredential(
-        authority=login,
-        exclude_shared_token_cache_credential=True,
-        exclude_powershell_credential=True,
-        exclude_developer_cli_credential=True,
-        process_timeout=int(2 * TIMEOUT),
-        connection_timeout=5,
-        read_timeout=TIMEOUT,
-        retry_total=1,
-    )
+    others = ("shared_token_cache", "powershell", "developer_cli")
+    excluded = {f"exclude_{name}_credential": True for name in others}
+    patience = {"connection_timeout": 5, "read_timeout": TIMEOUT, "retry_total": 1}
+    patience["process_timeout"] = int(2 * TIMEOUT)
+    return DefaultAzureCredential(authority=login, **patience, **excluded)
 
 
-def explain_login(answer: str, login: str, log_in: str) -> Failed:
+def explain_login(answer: str, cloud: str) -> tuple[str, str, str]:
     """What it means that no token was given, from the text of an error about it."""
-    code = re.search(r"AADSTS(\d+)", answer)
+    code, log_in = re.search(r"AADSTS(\d+)", answer), log_in_command(cloud)
     variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
     if code:
-        why = f"https://{login}/error?code={code[1]} tells why"
+        why = f"https://{CLOUDS[cloud][0]}/error?code={code[1]} tells why"
         fix = f"{log_in}, or correct {variables} ({why})"
-        return Failed(WRONG, f"Azure refuses it with {code[0]}", fix, stop=True)
+        return WRONG, f"Azure refuses it with {code[0]}", fix
     text = "there is no login, or no answer to it"
-    return Failed(UNASKED, text, f"{log_in}, or set {variables}", stop=True)
-
-
-def _token(login: str, manager: str, log_in: str) -> str:
-    """A token for the resource manager; Failed where there is none."""
-    try:
-        import azure.identity  # noqa: F401 (what credential() needs)
-        from azure.core.exceptions import AzureError
-    except ImportError:  # in the template's hook, which runs where cookiecutter does
-        answer = _ask_for_token(login, manager)
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            found = json.loads(answer)
-            return str(found.get("access_token") or found["accessToken"])
-    else:
-        try:
-            return str(credential(login).get_token(f"https://{manager}/.default").token)
-        except (AzureError, ValueError) as error:  # ValueError: no tenant's id
-            answer = str(error)
-    raise explain_login(answer, login, log_in)
-
-
-def _ask_for_token(login: str, manager: str) -> str:
-    """What the login service or else az answers: JSON with a token, or an error."""
-    import requests
-
-    names = ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE")
-    tenant, client, secret, file = (os.environ.get(f"AZURE_{name}") for name in names)
-    form = {"grant_type": "client_credentials", "client_id": client or ""}
-    form["scope"] = f"https://{manager}/.default"
-    try:
-        if tenant and client and (secret or file):
-            if secret:
-                form["client_secret"] = secret
-            elif file:
-                jwt = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-                form["client_assertion_type"] = jwt
-                form["client_assertion"] = Path(file).read_text(encoding="utf-8")
-            url = f"https://{login}/{tenant}/oauth2/v2.0/token"
-            return requests.post(url, form, timeout=TIMEOUT).text
-        az = [shutil.which("az") or "az", "account", "get-access-token"]
-        done = subprocess.run(
-            [*az, "--output", "json", "--resource", f"https://{manager}/"],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=2 * TIMEOUT,
-        )
-        return done.stdout or done.stderr
-    except (OSError, subprocess.SubprocessError):  # those of requests are OSErrors
-        return ""
+    return UNASKED, text, f"{log_in}, or set {variables}"
