@@ -54,15 +54,10 @@ def provision(
         except WorkspaceMissing:
             if not create_workspace:
                 raise
-            workspace = Workspace.create(
-                config.workspace_name,
-                auth=connection.authenticate(config),
-                subscription_id=config.subscription_id,
-                resource_group=config.resource_group,
-                location=config.region,
-                exist_ok=True,
-                show_output=False,
-            )
+            auth = connection.authenticate(config)
+            place = (config.subscription_id, config.resource_group, config.region)
+            options = {"exist_ok": True, "show_output": False}
+            workspace = Workspace.create(config.workspace_name, auth, *place, **options)
             done = "created"
         session = _Session(workspace, settings, say)
         session.tell(done, f"workspace {workspace.name}, in {workspace.location}")
@@ -107,9 +102,8 @@ def publish(
 ) -> None:
     """Publish a pipeline behind its endpoint, and schedule it as the settings say.
 
-    It reads the project's data as it is now, or else what is in `folders` of the default
-    datastore (by pipeline parameter) whenever it runs. A dry run says what would be
-    changed.
+    It reads the project's data as it is now, or whenever it runs what is in `folders` of
+    the default datastore, by pipeline parameter. A dry run says what would be changed.
     """
     settings, pipeline = project.settings(), pipelines[name]
     config = project.workspace_config([*NEEDED, "compute.name"])
@@ -117,12 +111,7 @@ def publish(
     data = _data(project, pipeline.data, folders or {})
     with connection.azure(config) as say:
         session = _Session(connection.connect(config), settings, say, dry_run)
-        if dry_run:
-            session.upload(data)
-            endpoint = session.publish(name, None)
-        else:
-            endpoint = session.publish(name, session.build(pipeline, data))
-        session.schedule(endpoint, schedule)
+        session.schedule(session.publish(name, pipeline, data), schedule)
 
 
 def _data(
@@ -144,15 +133,15 @@ def _data(
         if not files:
             where = f"settings.yml: data.{keys[name]} is {path}, where no file is"
             raise AzureError(f"{where}: put the data there, or write where it is.")
+        names = [file.relative_to(root).as_posix() for file in files]
         digest = hashlib.sha256()
-        for file in files:
-            header = f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0"
-            digest.update(header.encode())
+        for relative, file in zip(names, files):
+            digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as content:
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
         folder = f"{settings.name}/{keys[name]}-{digest.hexdigest()[:16]}"
-        paths = [f"{folder}/{file.relative_to(root).as_posix()}" for file in files]
+        paths = [f"{folder}/{relative}" for relative in names]
         data[name] = folder, dict(zip(paths, files))
     return data
 
@@ -174,14 +163,9 @@ def _schedule(
         near = " or ".join(difflib.get_close_matches(zone, zones)) or "UTC"
         where = f"settings.yml: schedules.{name}.time_zone is {zone}"
         raise AzureError(f"{where}, which is not a Windows time zone: write {near}.")
-    return {
-        "experiment_name": settings.name,
-        "recurrence": sdk.ScheduleRecurrence(**{**fields, "time_zone": zones[zone]}),
-        "description": ", ".join(
-            f"{key} {fields[key]}" for key in fields if fields[key]
-        ),
-        "wait_for_provisioning": True,
-    }
+    words = ", ".join(f"{key} {value}" for key, value in fields.items() if value)
+    recurrence = sdk.ScheduleRecurrence(**{**fields, "time_zone": zones[zone]})
+    return {"description": words, "recurrence": recurrence}
 
 
 @dataclass
@@ -199,13 +183,12 @@ class _Session:
 
     def provide_cluster(self) -> None:
         wanted = self.settings.compute
-        name, most = wanted.name, wanted.max_nodes
-        cluster, done = self.workspace.compute_targets.get(name), "unchanged"
+        name, scaling = wanted.name, {**SCALING, "max_nodes": wanted.max_nodes}
+        cluster = self.workspace.compute_targets.get(name)
+        done = "unchanged" if cluster else "created"
         if cluster is None:
-            new = AmlCompute.provisioning_configuration(
-                vm_size=wanted.vm_size, max_nodes=most, **SCALING
-            )
-            cluster, done = AmlCompute.create(self.workspace, name, new), "created"
+            new = AmlCompute.provisioning_configuration(wanted.vm_size, **scaling)
+            cluster = AmlCompute.create(self.workspace, name, new)
         if not isinstance(cluster, AmlCompute):
             where = f"settings.yml: compute.name is {name}, a {cluster.type}"
             raise AzureError(f"{where}, not a compute cluster: write another name.")
@@ -217,7 +200,7 @@ class _Session:
             raise AzureError(f"The cluster {name} has failed ({errors}): {fix}.")
         nodes, size = cluster.scale_settings.maximum_node_count, cluster.vm_size
         self.tell(done, f"cluster {name}, up to {nodes} nodes of {size}")
-        if (nodes, size.lower()) != (most, wanted.vm_size.lower()):
+        if (nodes, size.lower()) != (wanted.max_nodes, wanted.vm_size.lower()):
             see = f"see `{checks.COMMAND} check --online`"
             self.tell("", f"not as in settings.yml: {see}")
 
@@ -245,9 +228,8 @@ class _Session:
             for path in [] if self.dry_run else sorted(missing):
                 with files[path].open("rb") as file:
                     container.upload_blob(path, file, overwrite=True, max_concurrency=4)
-            done, some = "unchanged", ""
-            if missing:
-                done, some = "uploaded", f"{len(missing)} of "
+            done = "uploaded" if missing else "unchanged"
+            some = f"{len(missing)} of " if missing else ""
             self.tell(done, f"{some}{len(files)} data files: {folder} of {store.name}")
         return {
             name: Dataset.File.from_files((store, folder), validate=False)
@@ -330,13 +312,11 @@ class _Session:
             logs = sorted(details.get("logFiles") or {})
             log = next((name for part in LOGS for name in logs if part in name), None)
             if log:
-                self.say(f"Its {log} ends:")
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder) / "log.txt"
                     one.download_file(log, str(file))
                     lines = file.read_text("utf-8", "replace").splitlines()
-                for line in lines[-LOG_END:]:
-                    self.say(f"    {line}")
+                self.say("\n    ".join([f"Its {log} ends:", *lines[-LOG_END:]]))
             self.say(f"All its logs: {one.get_portal_url()}")
             # Of the two, run history has recorded the latter.
             is_parallel = properties.get("StepType") == "ParallelRunStep"
@@ -346,16 +326,18 @@ class _Session:
                 )
                 self.say(hint)
 
-    def publish(self, name: str, built: sdk.Pipeline | None) -> Any:
-        """Publish behind the endpoint, and return it: None where a dry run finds none."""
+    def publish(self, name: str, pipeline: PipelineDefinition, data: Data) -> Any:
+        """Publish behind the endpoint, and return it; None if a dry run finds none."""
         workspace, project = self.workspace, self.settings.name
         endpoint_name = f"{project}-{name}"
         found = sdk.PipelineEndpoint.list(workspace, max_results=1000)
         endpoint = next((one for one in found if one.name == endpoint_name), None)
         before = f"version {endpoint.default_version}" if endpoint else "none"
-        if built is None:
+        if self.dry_run:
+            self.upload(data)
             self.tell("published", f"{endpoint_name}, a new default (now: {before})")
             return endpoint
+        built = self.build(pipeline, data)
         new = built.publish(endpoint_name, description=f"{name}, {project}")
         if endpoint:
             endpoint.add_default(new)
@@ -376,8 +358,9 @@ class _Session:
             self.tell("unchanged", f"schedule {words}")
         elif words:
             if not self.dry_run:
+                place = (self.workspace, endpoint.name, endpoint.id, self.settings.name)
                 create = sdk.Schedule.create_for_pipeline_endpoint
-                kept = create(self.workspace, endpoint.name, endpoint.id, **wanted)
+                kept = create(*place, **wanted, wait_for_provisioning=True)
                 # Anew: if an answer is lost, the SDK asks again, and there are two.
                 found = self.active_schedules(endpoint)
             self.tell("scheduled", words)
