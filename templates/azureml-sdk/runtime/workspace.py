@@ -107,7 +107,7 @@ def publish(
     """
     settings, pipeline = project.settings(), pipelines[name]
     config = project.workspace_config([*NEEDED, "compute.name"])
-    schedule = _schedule(settings, pipelines, name)
+    schedule = _wanted_schedule(settings, pipelines, name)
     data = _data(project, pipeline.data, folders or {})
     with connection.azure(config) as say:
         session = _Session(connection.connect(config), settings, say, dry_run)
@@ -123,15 +123,18 @@ def _data(
     steps would use their old results again if files changed in their place.
     """
     settings = project.settings()
-    data: Data = {name: (folders[name], {}) for name in keys if folders.get(name)}
-    for name in [name for name in keys if name not in data]:
-        path = getattr(settings.data, keys[name])
+    data: Data = {}
+    for name, key in keys.items():
+        if folders.get(name):
+            data[name] = folders[name], {}
+            continue
+        path = getattr(settings.data, key)
         source = project.root / path
         root = source.parent if source.is_file() else source
         found = sorted(source.rglob("*")) or [source]
         files = [one for one in found if one.is_file() and one.name[0] != "."]
         if not files:
-            where = f"settings.yml: data.{keys[name]} is {path}, where no file is"
+            where = f"settings.yml: data.{key} is {path}, where no file is"
             raise AzureError(f"{where}: put the data there, or write where it is.")
         names = [file.relative_to(root).as_posix() for file in files]
         digest = hashlib.sha256()
@@ -140,13 +143,13 @@ def _data(
             with file.open("rb") as content:
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
-        folder = f"{settings.name}/{keys[name]}-{digest.hexdigest()[:16]}"
+        folder = f"{settings.name}/{key}-{digest.hexdigest()[:16]}"
         paths = [f"{folder}/{relative}" for relative in names]
         data[name] = folder, dict(zip(paths, files))
     return data
 
 
-def _schedule(
+def _wanted_schedule(
     settings: ProjectSettings, pipelines: Pipelines, name: str
 ) -> dict[str, Any]:
     """The SDK's arguments for a pipeline's schedule; none if the settings have none."""
@@ -295,36 +298,8 @@ class _Session:
             raise
         self.tell(run_state.lower(), f"run {run.id}")
         if run_state == "Failed":
-            self.show_failures(run)
+            _show_failures(run, self.say)
         return run_state in FINISHED
-
-    def show_failures(self, run: sdk.PipelineRun) -> None:
-        """Show why a run has failed: the ends of the logs of the steps that have."""
-        failed = [step for step in run.get_steps() if step.get_status() == "Failed"]
-        for one in failed or [run]:
-            details, properties = one.get_details(), one.get_properties()
-            error = (details.get("error") or {}).get("error") or {}
-            reason = error.get("message") or "Azure ML gives no reason."
-            if not failed:
-                self.say(reason)
-                return
-            self.say(f"{one.name} has failed: {reason}")
-            logs = sorted(details.get("logFiles") or {})
-            log = next((name for part in LOGS for name in logs if part in name), None)
-            if log:
-                with tempfile.TemporaryDirectory() as folder:
-                    file = Path(folder) / "log.txt"
-                    one.download_file(log, str(file))
-                    lines = file.read_text("utf-8", "replace").splitlines()
-                self.say("\n    ".join([f"Its {log} ends:", *lines[-LOG_END:]]))
-            self.say(f"All its logs: {one.get_portal_url()}")
-            # Of the two, run history has recorded the latter.
-            is_parallel = properties.get("StepType") == "ParallelRunStep"
-            if is_parallel or properties.get("azureml.parallelrunstep") == "true":
-                hint = (
-                    "logs/user/ there holds what the entry script printed and raised."
-                )
-                self.say(hint)
 
     def publish(self, name: str, pipeline: PipelineDefinition, data: Data) -> Any:
         """Publish behind the endpoint, and return it; None if a dry run finds none."""
@@ -382,3 +357,28 @@ def _contents(environment: Environment) -> tuple[str, dict[str, Any]]:
     """What an environment is built from: its image and its packages."""
     packages = environment.python.conda_dependencies.as_dict()
     return environment.docker.base_image, packages
+
+
+def _show_failures(run: sdk.PipelineRun, say: Say) -> None:
+    """Show why a run has failed: the ends of the logs of the steps that have."""
+    failed = [step for step in run.get_steps() if step.get_status() == "Failed"]
+    for one in failed or [run]:
+        details, properties = one.get_details(), one.get_properties()
+        error = (details.get("error") or {}).get("error") or {}
+        reason = error.get("message") or "Azure ML gives no reason."
+        if one is run:
+            return say(reason)
+        say(f"{one.name} has failed: {reason}")
+        logs = sorted(details.get("logFiles") or {})
+        log = next((name for part in LOGS for name in logs if part in name), None)
+        if log:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "log.txt"
+                one.download_file(log, str(file))
+                lines = file.read_text("utf-8", "replace").splitlines()
+            say("\n    ".join([f"Its {log} ends:", *lines[-LOG_END:]]))
+        say(f"All its logs: {one.get_portal_url()}")
+        # Of the two, run history has recorded the latter.
+        is_parallel = properties.get("StepType") == "ParallelRunStep"
+        if is_parallel or properties.get("azureml.parallelrunstep") == "true":
+            say("logs/user/ there holds what the entry script printed and raised.")
