@@ -13,7 +13,6 @@ from typing import Any
 from azureml._project.ignore_file import get_project_ignore_file
 from azureml.core import Dataset, Environment
 from azureml.data import FileDataset, OutputFileDatasetConfig
-from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunStep
 from rich.console import Console
@@ -37,16 +36,11 @@ def new_run(
     them best. LocalRunError and SettingsError say what stands in the way.
     """
     settings, pipeline = project.settings(), pipelines[name]
-    data = {key: getattr(settings.data, value) for key, value in pipeline.data.items()}
+    experiment, steps = settings.name, read_steps(build_steps(pipeline, settings))
+    data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
+    console = console or Console(force_jupyter=False, force_terminal=False)
     return LocalRun(
-        project,
-        name,
-        experiment=settings.name,
-        steps=read_steps(build_steps(pipeline, settings)),
-        values=values or {},
-        data={key: Path(path) for key, path in data.items()},
-        console=console or Console(force_jupyter=False, force_terminal=False),
-        folder=folder,
+        project, name, experiment, steps, values or {}, data, console, folder
     )
 
 
@@ -63,11 +57,9 @@ def build_steps(
     """
     # In a local run, folders of the project are read in the place of this.
     nowhere = Dataset.File.from_files("https://localhost/data", validate=False)
-    data = {
-        name: PipelineParameter(name, (datasets or {}).get(name, nowhere))
-        for name in pipeline.data
-    }
-    steps: list[Any] = pipeline.build(settings, data)
+    found = datasets or dict.fromkeys(pipeline.data, nowhere)
+    data = {name: PipelineParameter(name, found[name]) for name in pipeline.data}
+    steps = pipeline.build(settings, data)
     for step in steps:
         if any(getattr(one.dataset, "name", "") in changing for one in step._inputs):
             step._allow_reuse = False
@@ -76,12 +68,9 @@ def build_steps(
 
 def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
     """Each environment that steps of the pipelines run in."""
-    found: dict[str, Environment] = {}
-    for pipeline in pipelines.values():
-        for step in build_steps(pipeline, settings):
-            environment = step._runconfig.environment
-            found.setdefault(environment.name, environment)
-    return list(found.values())
+    steps = [step for one in pipelines.values() for step in build_steps(one, settings)]
+    found = [step._runconfig.environment for step in steps]
+    return list({environment.name: environment for environment in found}.values())
 
 
 def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:
@@ -90,28 +79,27 @@ def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:
 
 
 def _read_step(step: Any) -> LocalStep:
-    inputs = {item.name: _source(item) for item in step._inputs}
-    outputs = [output.name for output in step._outputs]
-    source_directory = Path(step._source_directory).resolve()
+    folder = Path(step._source_directory).resolve()
+    ignored = get_project_ignore_file(str(folder))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sent = [file for file in files if not ignored.is_file_excluded(str(file))]
+    unused = (step._runconfig_pipeline_params or {}).values()
     return LocalStep(
         name=step.name,
-        source_directory=source_directory,
-        snapshot=_snapshot(source_directory),
+        source_directory=folder,
+        snapshot=[file.relative_to(folder) for file in sent],
         script=step._script_name,
         arguments=[_argument(argument) for argument in step._arguments],
-        inputs=inputs,
-        outputs=list(dict.fromkeys(outputs)),
+        inputs={item.name: _source(item) for item in step._inputs},
+        outputs=list(dict.fromkeys(output.name for output in step._outputs)),
         run_after=[other.name for other in step.run_after_steps],
         environment_variables=dict(step._runconfig.environment_variables),
-        unused_parameters=[
-            Parameter(parameter.name, parameter.default_value)
-            for parameter in (step._runconfig_pipeline_params or {}).values()
-        ],
+        unused_parameters=[Parameter(one.name, one.default_value) for one in unused],
         is_parallel=isinstance(step, ParallelRunStep),
     )
 
 
-def _source(item: DatasetConsumptionConfig) -> Parameter | tuple[str, str]:
+def _source(item: Any) -> Parameter | tuple[str, str]:
     """Where an input comes from: a step's output port, or a pipeline parameter."""
     dataset = item.dataset
     if isinstance(dataset, PipelineParameter):
@@ -127,21 +115,9 @@ def _source(item: DatasetConsumptionConfig) -> Parameter | tuple[str, str]:
 def _argument(argument: Any) -> Argument:
     if isinstance(argument, PipelineParameter):
         return Parameter(argument.name, argument.default_value)
-    text = str(argument)
-    for kind, prefix in (
-        (Input, "DatasetConsumptionConfig:"),
-        (Output, "DatasetOutputConfig:"),
-    ):
-        if text.startswith(prefix):
-            return kind(text.removeprefix(prefix))
-    return text
-
-
-def _snapshot(source_directory: Path) -> list[Path]:
-    """The files that Azure ML would be sent, relative to the folder."""
-    ignored = get_project_ignore_file(str(source_directory))
-    return [
-        path.relative_to(source_directory)
-        for path in sorted(source_directory.rglob("*"))
-        if path.is_file() and not ignored.is_file_excluded(str(path))
-    ]
+    match str(argument).split(":", 1):
+        case ["DatasetConsumptionConfig", name]:
+            return Input(name)
+        case ["DatasetOutputConfig", name]:
+            return Output(name)
+    return str(argument)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
-from azureml._restclient.service_context import ServiceContext
 from azureml.core import Dataset, Workspace
-from azureml.core.authentication import AbstractAuthentication
 from azureml.data.abstract_dataset import _DatasetRegistration
 from azureml.data.azure_storage_datastore import AzureBlobDatastore
 from azureml.pipeline.core import Pipeline
@@ -30,43 +27,6 @@ from {{ cookiecutter.package_name }}.settings import (
 )
 
 NO_ID = "00000000-0000-0000-0000-000000000000"
-NOWHERE = "https://localhost"
-
-
-class NoAuthentication(AbstractAuthentication):
-    def __init__(self) -> None:
-        super().__init__(cloud="AzureCloud")  # else it looks the cloud up
-
-    def get_authentication_header(self) -> dict[str, str]:
-        return {}
-
-
-class OfflineServices(ServiceContext):
-    def _fetch_endpoints(self) -> dict[str, str]:
-        return defaultdict(lambda: NOWHERE)
-
-
-class OfflineWorkspace(Workspace):
-    """A workspace with a default datastore and one compute cluster."""
-
-    _discovery_url_internal = NOWHERE
-
-    def __init__(self, cluster: str) -> None:
-        auth = NoAuthentication()
-        super().__init__(
-            NO_ID, "group", "ws", auth, _disable_service_check=True, _workspace_id=NO_ID
-        )
-        self._service_context = OfflineServices(
-            NO_ID, "group", "ws", NO_ID, NOWHERE, auth
-        )
-        self._cluster = SimpleNamespace(name=cluster, type="AmlCompute")
-
-    @property
-    def compute_targets(self) -> dict[str, Any]:
-        return {self._cluster.name: self._cluster}
-
-    def get_default_datastore(self) -> AzureBlobDatastore:
-        return AzureBlobDatastore(self, "workspaceblobstore", "container", "account")
 
 
 @pytest.fixture
@@ -74,8 +34,12 @@ def build_pipeline() -> Callable[[str, Settings], Pipeline]:
     """Builds a pipeline with some settings, as `submit` does, but offline."""
 
     def build(name: str, settings: Settings) -> Pipeline:
-        workspace = OfflineWorkspace("cpu-cluster")
-        data = Dataset.File.from_files(f"{NOWHERE}/data", validate=False)
+        workspace = MagicMock(Workspace)
+        store = AzureBlobDatastore(workspace, "workspaceblobstore", "blobs", "account")
+        workspace.get_default_datastore.return_value = store
+        cluster = SimpleNamespace(name="cpu-cluster", type="AmlCompute")
+        workspace.compute_targets = {"cpu-cluster": cluster}
+        data = Dataset.File.from_files("https://localhost/data", validate=False)
         data._registration = _DatasetRegistration(workspace, saved_id=NO_ID)
         pipeline = PIPELINES[name]
         steps = build_steps(pipeline, settings, dict.fromkeys(pipeline.data, data))

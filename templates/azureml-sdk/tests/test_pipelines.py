@@ -47,34 +47,22 @@ def test_training_graph(build_pipeline: BuildPipeline) -> None:
         "train.model -> register.model",
         "evaluate.evaluation -> register.evaluation",
     }
-    assert set(pipeline.graph.params) == {
-        "raw_data",
-        "register",
-        *SETTINGS.training.hyperparameters,
-    }
+    hyperparameters = SETTINGS.training.hyperparameters
+    assert set(pipeline.graph.params) == {"raw_data", "register", *hyperparameters}
 
 
 def test_scoring_graph(build_pipeline: BuildPipeline) -> None:
     pipeline = build_pipeline("scoring", SETTINGS)
 
     assert pipeline.validate() == []
-    assert edges(pipeline) == {
-        "raw.data -> prep.raw",
-        "prep.prepared -> score.prepared",
-    }
-    assert set(pipeline.graph.params) == {
-        "raw_data",
-        "model_version",
-        "mini_batch_size",
-        "node_count",
-        "process_count_per_node",
-    }
+    scored = "prep.prepared -> score.prepared"
+    assert edges(pipeline) == {"raw.data -> prep.raw", scored}
+    work = {"mini_batch_size", "node_count", "process_count_per_node"}
+    assert set(pipeline.graph.params) == {"raw_data", "model_version", *work}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_every_step_runs_on_the_cluster(
-    build_pipeline: BuildPipeline, name: str
-) -> None:
+def test_steps_run_on_the_cluster(build_pipeline: BuildPipeline, name: str) -> None:
     for node in build_pipeline(name, SETTINGS).graph.module_nodes:
         assert node.get_param("Target").get_value() == "cpu-cluster"
 
@@ -88,10 +76,8 @@ def test_an_unknown_cluster_is_refused(build_pipeline: BuildPipeline) -> None:
 @pytest.mark.parametrize("name", PIPELINES)
 def test_building_twice_gives_the_same_steps(name: str) -> None:
     """Else Azure ML would never use a step's results again."""
-    first, second = (
-        read_steps(build_steps(PIPELINES[name], SETTINGS)) for _ in range(2)
-    )
-    assert first == second
+    first = read_steps(build_steps(PIPELINES[name], SETTINGS))
+    assert first == read_steps(build_steps(PIPELINES[name], SETTINGS))
 
 
 @pytest.mark.parametrize("name", PIPELINES)
