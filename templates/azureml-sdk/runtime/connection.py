@@ -29,7 +29,7 @@ from azureml.core.authentication import (
 from azureml.exceptions import UserErrorException
 
 from . import checks
-from .project import CONFIG, WorkspaceConfig
+from .project import CONFIG, CommandError, WorkspaceConfig
 from .rules import CLOUDS
 
 Say = Callable[[str], None]
@@ -42,7 +42,7 @@ UNREACHABLE = (
 )
 
 
-class AzureError(Exception):
+class AzureError(CommandError):
     """Azure cannot do what is asked; the message says why, and how to mend it."""
 
 
