@@ -149,7 +149,7 @@ def test_they_draw_the_pictures_of_the_readme(
     readme = (project.path / "README.md").read_text(encoding="utf-8")
     printed = project.python("-m", project.package, "draw")
     assert printed.code == 0, printed.err
-    assert f"\n\n{printed.out}\nA box is a step" in readme
+    assert f"\n\n{printed.out}A box is a step" in readme
     assert FENCED.findall(readme) == FENCED.findall(printed.out)
     notebooks = {"training": training, "scoring": scoring}
     assert len(FENCED.findall(readme)) == len(notebooks)

@@ -297,7 +297,7 @@ class LocalRun:
         unfinished.write_text(json.dumps(state, indent=2), encoding="utf-8")
         unfinished.replace(self.folder / STATE)
 
-    def _print(self, markup: str, text: str = "") -> None:
+    def _print(self, markup: str, text: str) -> None:
         self.console.print(markup + escape(text), highlight=False, soft_wrap=True)
 
     def _show_failure(self, step: LocalStep, log_lines: list[str], log: Path) -> None:
