@@ -25,8 +25,6 @@ data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
 data/sample/training/PAL0809.csv
 data/sample/training/PAL0910.csv
-docs/scoring.svg
-docs/training.svg
 environment/project.in
 environment/project.txt
 environment/steps.in

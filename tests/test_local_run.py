@@ -289,6 +289,7 @@ def test_a_killed_run_leaves_the_next_one_alone(
             ["--set", "max_iterations=many"],
             "max_iterations is 'many', but must be like 200",
         ),
+        (["--set", "raw_data=/"], "raw_data is '/', but must be like data/sample"),
         (["--set", "nothing"], "write --set NAME=VALUE"),
         (["--set", "raw_data=nowhere"], "There is no data at"),
         (["--step", "train"], "--step and --folder go together"),

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -15,6 +14,7 @@ from azure_standin import Standin
 from conftest import TEMPLATE, Bake, Project
 from nbclient import NotebookClient
 
+FENCED = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
 NAMES = ["01_workspace", "02_training_pipeline", "03_batch_scoring_pipeline"]
 GENERATED = TEMPLATE / "{{cookiecutter.project_slug}}"
 SKIPPED = "Skipped, as AZURE is False: no workspace is configured.\n"
@@ -147,61 +147,82 @@ def test_they_draw_the_pictures_of_the_readme(
 ) -> None:
     project, (_, training, scoring) = here
     readme = (project.path / "README.md").read_text(encoding="utf-8")
-    for name, notebook in {"training": training, "scoring": scoring}.items():
-        path = f"docs/{name}.svg"
-        assert f"({path})" in readme
-        stored = (GENERATED / path).read_text(encoding="utf-8")
-        drawn = notebook.data("graph.draw", "image/svg+xml")
-        assert ElementTree.canonicalize(drawn).strip() == (
-            ElementTree.canonicalize(stored).strip()
-        )
+    printed = project.python("-m", project.package, "draw")
+    assert printed.code == 0, printed.err
+    assert f"\n\n{printed.out}A box is a step" in readme
+    assert FENCED.findall(readme) == FENCED.findall(printed.out)
+    notebooks = {"training": training, "scoring": scoring}
+    assert len(FENCED.findall(readme)) == len(notebooks)
+    for name, notebook in notebooks.items():
+        picture = notebook.data("graph.draw", "text/markdown")
+        assert FENCED.fullmatch(f"{picture}\n")
+        assert f"`{name}`:\n\n{picture}\n" in printed.out
 
 
 def test_a_picture_shows_all_of_a_pipeline(bake: Bake) -> None:
-    """Whatever steps are called, boxes do not overlap, and edges go round them."""
+    """Whatever steps are called, each of them and each edge is there, once."""
     project = bake()
     code = """
 from pathlib import Path
 from penguins.runtime.graph import draw
 from penguins.runtime.local_run import LocalStep, Parameter
 
-def step(name, inputs, outputs, run_after=()):
-    return LocalStep(name, Path(), [], "", [], inputs, outputs, run_after, {}, [], True)
+def step(name, inputs, outputs, run_after=(), parallel=True):
+    rest = (outputs, run_after, {}, [], parallel)
+    return LocalStep(name, Path(), [], "", [], inputs, *rest)
 
+first = 'a < b & "c"] #1;'
 print(draw([
-    step("a < b & c", {"x": Parameter("data", None), "y": Parameter("more", None)}, ["1"]),
-    step("second", {"1": ("a < b & c", "1")}, ["2", "3"]),
-    step("third", {"2": ("second", "2"), "1": ("a < b & c", "1")}, []),
-    step("last", {}, [], ["third", "a < b & c"]),
+    step(first, {"x": Parameter("data", None), "y": Parameter("more", None)}, ["1"]),
+    step("end", {"1": (first, "1"), "2": (first, "1")}, ["data", "3"], (), False),
+    step("third", {"2": ("end", "data"), "1": (first, "1")}, []),
+    step("last", {}, [], ["third", first]),
+    step("alone", {}, [], (), False),
 ]))
 """
     drawn = project.python("-c", code)
     assert drawn.code == 0, drawn.err
-    svg = ElementTree.fromstring(drawn.out)
-    names = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert sorted(filter(None, names)) == sorted(
-        ["data", "more", "a < b & c", "1", "second", "2", "3", "third", "last"]
+    fence, kind, *lines, end = drawn.out.splitlines()
+    assert (fence, kind, end) == ("```mermaid", "flowchart LR", "```")
+    first = "a #60; b #38; #34;c#34;#93; #35;1#59;"
+    shapes = {"[[": "]]", "[": "]", "(": ")"}
+    nodes: dict[str, str] = {}
+    edges = []
+    for line in lines:
+        ends = []
+        for text in line.strip().split(" --> "):
+            found = re.fullmatch(r'(n\d+)(\[\[|\[|\()"([\w #;]+)"([\])]+)', text)
+            assert found, line
+            number, left, name, right = found.groups()
+            assert shapes[left] == right
+            assert nodes.setdefault(number, left + name) == left + name
+            ends.append(left + name)
+        edges.append(ends)
+    assert sorted(edges) == sorted(
+        [
+            ["(data", f"[[{first}"],
+            ["(more", f"[[{first}"],
+            [f"[[{first}", "(1"],
+            ["(1", "[end"],
+            ["[end", "(data"],
+            ["[end", "(3"],
+            ["(data", "[[third"],
+            ["(1", "[[third"],
+            ["[[third", "[[last"],
+            [f"[[{first}", "[[last"],
+            ["[alone"],
+        ]
     )
-    assert len(list(svg.iter("{http://www.w3.org/2000/svg}path"))) - 1 == 10
-    boxes = [
-        [float(rect.attrib[key]) for key in ("x", "y", "width", "height")]
-        for rect in svg.iter("{http://www.w3.org/2000/svg}rect")
-        if "x" in rect.attrib
-    ][1::2]
-    assert len(boxes) == 4
-    for i, (x, y, width, height) in enumerate(boxes):
-        assert x + width < float(svg.attrib["width"])
-        assert y + height < float(svg.attrib["height"])
-        for other in boxes[:i]:
-            assert abs(x - other[0]) > width or abs(y - other[1]) > height
+    # The data called `data` that is read is not the output of that name.
+    assert len(nodes) == 10
 
 
 def test_the_pictures_are_drawn_anew_by_a_command(bake: Bake) -> None:
     project = bake()
     project.edit("penguins/pipelines.py", '"holdout"', '"kept_back"')
-    assert project.python("-m", "penguins", "draw").code == 0
-    training = (project.path / "docs" / "training.svg").read_text(encoding="utf-8")
-    assert ">kept_back<" in training and ">holdout<" not in training
+    drawn = project.python("-m", "penguins", "draw")
+    assert drawn.code == 0, drawn.err
+    assert '("kept_back")' in drawn.out and '("holdout")' not in drawn.out
 
 
 @pytest.mark.parametrize("name", NAMES)

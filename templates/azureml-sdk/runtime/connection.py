@@ -24,7 +24,7 @@ from azureml.core import Workspace, authentication
 from azureml.exceptions import UserErrorException
 
 from . import checks
-from .project import CONFIG, WorkspaceConfig
+from .project import CONFIG, CommandError, WorkspaceConfig
 from .rules import CLOUDS
 
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ UNREACHABLE = (
 )
 
 
-class AzureError(Exception):
+class AzureError(CommandError):
     """Azure cannot do what is asked; the message says why, and how to mend it."""
 
 

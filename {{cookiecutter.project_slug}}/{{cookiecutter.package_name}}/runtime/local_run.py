@@ -22,9 +22,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -32,10 +32,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from . import parallel_run, step_process, tracking
-from .project import Project
+from .project import CommandError, Project
 
 STATE = "run.json"  # of a run, in its folder
 LOG_END = 20  # lines of a failed step's log to show
@@ -53,36 +53,28 @@ class Parameter:
     default: Value | None
 
 
-@dataclass(frozen=True)
-class Input:
-    """In an argument's place: the folder of an input."""
-
-    name: str
+class Input(str):
+    """In an argument's place: the name of an input, whose folder is meant."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """In an argument's place: the folder of an output."""
-
-    name: str
+class Output(str):
+    """In an argument's place: the name of an output, whose folder is meant."""
 
 
-Argument = str | Parameter | Input | Output
+Argument = str | Input | Output | Parameter
+Source = Parameter | tuple[str, str]  # data, or a step and its output port
 
 
 @dataclass(frozen=True)
 class LocalStep:
-    """What a step of either SDK comes to on this machine.
-
-    `inputs` maps a name to a pipeline parameter or to a step and its output port.
-    """
+    """What a step of either SDK comes to on this machine."""
 
     name: str
     source_directory: Path
     snapshot: list[Path]
     script: str
     arguments: list[Argument]
-    inputs: dict[str, Parameter | tuple[str, str]]
+    inputs: dict[str, Source]
     outputs: list[str]
     run_after: list[str]  # steps to wait for beside those that inputs come from
     environment_variables: dict[str, str]
@@ -94,19 +86,13 @@ class LocalStep:
         producers = {s[0] for s in self.inputs.values() if isinstance(s, tuple)}
         return producers | set(self.run_after)
 
-    def parameters(self) -> Iterable[Parameter]:
-        """All pipeline parameters that the step takes."""
-        for value in (*self.arguments, *self.inputs.values(), *self.unused_parameters):
-            if isinstance(value, Parameter):
-                yield value
-
 
 @dataclass
 class StepResult:
     """How a step ended."""
 
     name: str
-    status: str = "skipped"  # or ran, reused, failed
+    status: str = "skipped"  # or ran, failed
     seconds: float = 0.0
     outputs: dict[str, str] = field(default_factory=dict)
 
@@ -125,12 +111,8 @@ class RunResult:
         outputs = {k: v for step in self.steps for k, v in step.outputs.items()}
         return Path(outputs[port])
 
-    def as_json(self) -> str:
-        """The result on one line."""
-        return json.dumps(asdict(self))
 
-
-class LocalRunError(Exception):
+class LocalRunError(CommandError):
     """The run cannot be started; the message says why and how to mend it."""
 
 
@@ -154,14 +136,13 @@ class LocalRun:
         data parameter are. LocalRunError for a parameter that the pipeline does not
         have, and for a folder that cannot be worked in.
         """
-        self.project = project
-        self.pipeline = pipeline
-        self.experiment = experiment
+        self.project, self.pipeline, self.experiment = project, pipeline, experiment
         self.console = console
-        self.steps = {step.name: step for step in steps}
-        state = _read_state(folder, pipeline) if folder else {"set": {}, "done": {}}
-        self.set: dict[str, str] = {**state["set"], **values}
-        self.done: dict[str, list[str]] = state["done"]
+        order = TopologicalSorter({step.name: step.dependencies() for step in steps})
+        by_name = {step.name: step for step in steps}
+        self.steps = {name: by_name[name] for name in order.static_order()}
+        self.set, self.done = _read_state(folder, pipeline) if folder else ({}, {})
+        self.set.update(values)
         self.values = parameter_values(project, steps, data, self.set)
         try:
             tracking.ensure_database(project.root, experiment)
@@ -175,26 +156,20 @@ class LocalRun:
 
     def run(self, only: str | None = None) -> RunResult:
         """Run all steps in the order of their dependencies, or `only` one of them."""
-        graph = {step.name: step.dependencies() for step in self.steps.values()}
-        order = [only] if only else list(TopologicalSorter(graph).static_order())
-        if only:
+        if only is not None:
             self._check_inputs(only)
-        results = [StepResult(name) for name in order]
+        results = [StepResult(name) for name in self.steps if only in (None, name)]
         for result in results:
-            step = self.steps[result.name]
+            result.status = "failed"  # until it has ended well
             try:
-                self._run_step(step, result)
+                self._run_step(self.steps[result.name], result)
             except OSError as error:  # a full disk, or a folder that was removed
-                result.status = "failed"
-                self._print(f"[red]failed[/] {step.name}: {escape(str(error))}")
+                self._print(f"[red]failed[/] {result.name}: ", str(error))
             if result.status == "failed":
                 break
         is_complete = all(result.status == "ran" for result in results)
         status = "completed" if is_complete else "failed"
         return RunResult(self.pipeline, status, str(self.folder), results)
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
 
     def _check_inputs(self, only: str) -> None:
         """LocalRunError unless a step is there and what it needs has been made.
@@ -204,91 +179,85 @@ class LocalRun:
         if only not in self.steps:
             names = ", ".join(self.steps)
             raise LocalRunError(f"No step is called {only!r}: there are {names}.")
-        needed, waiting = [], [only]
-        while waiting:
-            for name in self.steps[waiting.pop()].dependencies():
-                needed.append(name)
-                waiting.append(name)
-        for name in self.steps:
-            if name not in needed:
+        needed = self.steps[only].dependencies()
+        for name in reversed(self.steps):
+            if name in needed:
+                needed |= self.steps[name].dependencies()
+        for name, step in self.steps.items():
+            made, now = self.done.get(name), self._words(step)
+            if name not in needed or made == now:
                 continue
+            why = f", as {name} has not ended well in {self.folder}"
+            if made is not None:
+                old = " ".join(word for word in made if word not in now) or "nothing"
+                new = " ".join(word for word in now if word not in made) or "nothing"
+                why = f" on what {name} made with other settings ({old} is {new} now)"
             again = f"run it first, with --step {name}"
-            before, now = self.done.get(name), self._words(self.steps[name])
-            if before is None:
-                raise LocalRunError(
-                    f"{only} cannot run, as {name} has not ended well in"
-                    f" {self.folder}: {again}."
-                )
-            if before != now:
-                old = " ".join(word for word in before if word not in now)
-                new = " ".join(word for word in now if word not in before)
-                raise LocalRunError(
-                    f"{only} cannot run on what {name} made with other settings"
-                    f" ({old or 'nothing'} is {new or 'nothing'} now): {again}."
-                )
+            raise LocalRunError(f"{only} cannot run{why}: {again}.")
 
     def _run_step(self, step: LocalStep, result: StepResult) -> None:
         """Run a step anew; OSError if its files cannot be written."""
         folder = self.folder / step.name
         self.done.pop(step.name, None)
-        self._write_state()  # before its outputs change, so they are never taken for whole
-        with suppress(FileNotFoundError):
+        self._write_state()  # before its outputs change: they are never taken for whole
+        if folder.exists():
             shutil.rmtree(folder)  # of an earlier try
         for file in step.snapshot:
             copy = folder / "code" / file
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(step.source_directory / file, copy)
-        folders = self._folders(step)
-        for name in step.outputs:
-            folders[name].mkdir(parents=True)
-        # By its path, as the package may be installed from another project.
-        script = parallel_run.__file__ if step.is_parallel else step.script
-        arguments = [str(self._argument(a, folders)) for a in step.arguments]
-        command = [sys.executable, script, *arguments]
+        result.outputs = {port: self._place((step.name, port)) for port in step.outputs}
+        for output in result.outputs.values():
+            Path(output).mkdir(parents=True)
         started = time.monotonic()
-        log = folder / "log.txt"
-        code = self._run_process(step, command, folder / "code", folders, log)
+        code = self._run_process(step, result.outputs)
         result.seconds = round(time.monotonic() - started, 2)
-        result.outputs = {name: str(folders[name]) for name in step.outputs}
+        log = folder / "log.txt"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         if code:
-            result.status = "failed"
             self._show_failure(step, lines, log)
             return
         self.done[step.name] = self._words(step)
         self._write_state()
         result.status = "ran"
-        line = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s"
-        self._print(f"{line}  [dim]{escape(lines[-1]) if lines else ''}")
+        head = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s  [dim]"
+        self._print(head, lines[-1] if lines else "")
         # Each worker of a parallel step may say the same.
         for line in dict.fromkeys(line for line in lines if line.startswith(NOTE)):
-            self._print(f"    {escape(line)}")
+            self._print("    ", line)
 
-    def _run_process(
-        self,
-        step: LocalStep,
-        command: list[str],
-        code: Path,
-        folders: dict[str, Path],
-        log: Path,
-    ) -> int:
+    def _run_process(self, step: LocalStep, outputs: dict[str, str]) -> int:
         """Run a step, with its progress on screen and all it prints in its log."""
-        progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
+        folder, console = self.folder / step.name, self.console
+        places = {name: self._place(source) for name, source in step.inputs.items()}
+        places |= outputs
+        # By their paths, as the package may be installed from another project.
+        command = [sys.executable, "-I", "-S", step_process.__file__, sys.executable]
+        command.append(parallel_run.__file__ if step.is_parallel else step.script)
+        command += [
+            places[given] if isinstance(given, (Input, Output)) else self._text(given)
+            for given in step.arguments
+        ]
+        tags = {"mlflow.runName": step.name, "run": self.folder.name}
+        environment = {
+            **tracking.environment(self.project.root),
+            "PYTHONUNBUFFERED": "1",
+            "MLFLOW_EXPERIMENT_NAME": self.experiment,
+            "MLFLOW_RUN_CONTEXT": json.dumps(tags),
+            **places,
+            **step.environment_variables,
+        }
+        columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
+        is_off = not console.is_terminal
+        progress = Progress(*columns, console=console, transient=True, disable=is_off)
         with (
             progress,
-            log.open("w", encoding="utf-8") as file,
+            (folder / "log.txt").open("w", encoding="utf-8") as log,
             subprocess.Popen(
-                [sys.executable, "-I", "-S", step_process.__file__, *command],
-                cwd=code,
-                env=self._environment(step, folders),
-                stdin=subprocess.PIPE,
+                command,
+                cwd=folder / "code",
+                env=environment,
+                stdin=subprocess.PIPE,  # closed when this block ends, which ends the step
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
@@ -296,59 +265,31 @@ class LocalRun:
                 start_new_session=True,
             ) as process,
         ):
-            assert process.stdin and process.stdout
+            assert process.stdout
             task = progress.add_task(step.name, total=None)
-            try:
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    if line.startswith(parallel_run.PROGRESS):
-                        description = f"{step.name}: {line.strip()}"
-                        progress.update(task, description=description)
-                return process.wait()
-            finally:
-                process.stdin.close()  # which ends the step, if the run is interrupted
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                if line.startswith(parallel_run.PROGRESS):
+                    progress.update(task, description=f"{step.name}: {line.strip()}")
+            return process.wait()
 
-    def _environment(self, step: LocalStep, folders: dict[str, Path]) -> dict[str, str]:
-        """This process's environment, with MLflow set up and what Azure ML would add."""
-        tags = {"mlflow.runName": step.name, "run": self.folder.name}
-        return {
-            **tracking.environment(self.project.root),
-            "PYTHONUNBUFFERED": "1",
-            "MLFLOW_EXPERIMENT_NAME": self.experiment,
-            "MLFLOW_RUN_CONTEXT": json.dumps(tags),
-            **{name: str(path) for name, path in folders.items()},
-            **step.environment_variables,
-        }
+    def _place(self, source: Source) -> str:
+        """The folder or file of data, or the folder that a step writes an output to."""
+        if isinstance(source, Parameter):
+            return str(self.project.root / str(self.values[source.name]))
+        step, port = source
+        return str(self.folder / step / "outputs" / port)
 
-    def _folders(self, step: LocalStep) -> dict[str, Path]:
-        """Where the inputs and outputs of a step are."""
-        outputs = self.folder / step.name / "outputs"
-        folders = {name: outputs / name for name in step.outputs}
-        for name, source in step.inputs.items():
-            if isinstance(source, Parameter):
-                folders[name] = self.project.root / str(self.values[source.name])
-            else:
-                producer, port = source
-                folders[name] = self.folder / producer / "outputs" / port
-        return folders
-
-    def _argument(self, argument: Argument, folders: dict[str, Path]) -> Value:
-        if isinstance(argument, Parameter):
-            value = self.values[argument.name]
-            return self.project.root / value if isinstance(value, Path) else value
-        if isinstance(argument, (Input, Output)):
-            return folders[argument.name]
-        return argument
+    def _text(self, given: Argument | Source) -> str:
+        return str(self.values[given.name] if isinstance(given, Parameter) else given)
 
     def _words(self, step: LocalStep) -> list[str]:
         """What decides what a step makes beside its files and its inputs' content.
 
         Without the project's own path: it may be moved.
         """
-        given = [*step.arguments, *step.inputs.values()]
-        words = [self.values[v.name] if isinstance(v, Parameter) else v for v in given]
-        return [str(word) for word in words]
+        return [self._text(given) for given in (*step.arguments, *step.inputs.values())]
 
     def _write_state(self) -> None:
         state = {"pipeline": self.pipeline, "set": self.set, "done": self.done}
@@ -356,47 +297,45 @@ class LocalRun:
         unfinished.write_text(json.dumps(state, indent=2), encoding="utf-8")
         unfinished.replace(self.folder / STATE)
 
-    def _show_failure(self, step: LocalStep, lines: list[str], log: Path) -> None:
+    def _print(self, markup: str, text: str) -> None:
+        self.console.print(markup + escape(text), highlight=False, soft_wrap=True)
+
+    def _show_failure(self, step: LocalStep, log_lines: list[str], log: Path) -> None:
         """Show why a step failed, and how to go on."""
-        again = f"{self.project.command} run {self.pipeline} --step {step.name}"
-        self._print(f"[red]failed[/] {step.name}; its log ends:")
-        for line in lines[-LOG_END:]:
-            self._print(f"    {escape(line)}")
+        lines = [f"{step.name}; its log ends:"]
+        lines += [f"    {line}" for line in log_lines[-LOG_END:]]
         if shutil.disk_usage(self.folder).free < FULL:
-            self._print(escape(f"The disk that {self.folder} is on is full."))
-        self._print(escape(f"The whole log: {log}"))
-        folder = shlex.quote(str(_shown(self.folder)))
-        self._print(escape(f"To run this step again alone: {again} --folder {folder}"))
+            lines.append(f"The disk that {self.folder} is on is full.")
+        here, folder = Path.cwd(), self.folder
+        folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+        again = f"{self.project.command} run {self.pipeline} --step {step.name}"
+        again += f" --folder {shlex.quote(str(folder))}"
+        lines += [f"The whole log: {log}", f"To run this step again alone: {again}"]
+        self._print("[red]failed[/] ", "\n".join(lines))
 
 
-def _read_state(folder: Path, pipeline: str) -> dict[str, Any]:
+def _read_state(
+    folder: Path, pipeline: str
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What `run.json` says; LocalRunError if it is not that of a run of the pipeline."""
     try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        of, _, _ = state["pipeline"], {**state["set"]}, {**state["done"]}
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        of, found = state["pipeline"], (dict(state["set"]), dict(state["done"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise LocalRunError(f"{folder} is not the folder of a run.") from None
     if of != pipeline:
         raise LocalRunError(f"{folder} is of the pipeline {of}.")
-    return state
+    return found
 
 
 def _new_folder(runs: Path, pipeline: str) -> Path:
     """A folder that no other run has, even one started in the same second."""
-    runs.mkdir(exist_ok=True)
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{pipeline}"
-    for number in range(1, 1000):
-        folder = runs / (name if number == 1 else f"{name}-{number}")
+    for suffix in ["", *(f"-{number}" for number in range(2, 1000))]:
         with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
+            (runs / f"{name}{suffix}").mkdir(parents=True)
+            return runs / f"{name}{suffix}"
     raise LocalRunError(f"{runs / name} and 999 more exist: remove old runs.")
-
-
-def _shown(path: Path) -> Path:
-    """A path as a person would type it here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def parameter_values(
@@ -406,27 +345,25 @@ def parameter_values(
     values: Mapping[str, Any],
 ) -> dict[str, Value]:
     """The value of each pipeline parameter; LocalRunError for one that is wrong."""
-    parameters = {p.name: p for step in steps for p in step.parameters()}
-    for name in values:
-        if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, 1)
+    root, found = project.root, dict[str, Value]()
+    for step in steps:
+        for p in (*step.arguments, *step.inputs.values(), *step.unused_parameters):
+            if isinstance(p, Parameter):
+                found[p.name] = data[p.name] if p.default is None else p.default
+    for name, value in values.items():
+        if name not in found:
+            close = difflib.get_close_matches(name, found, 1)
             meant = f" Did you mean {close[0]}?" if close else ""
-            raise LocalRunError(
-                f"The pipeline has no parameter {name!r}.{meant}"
-                f" It has: {', '.join(sorted(parameters))}."
-            )
-    found: dict[str, Value] = {}
-    for name, parameter in parameters.items():
-        default = data[name] if parameter.default is None else parameter.default
-        found[name] = default
-        if name in values:
-            text = project.parameter_value(name, values[name])
-            try:
-                if text == "":
-                    raise ValueError  # a path of nothing would be the project's folder
-                found[name] = type(default)(text)
-            except ValueError:
-                raise LocalRunError(
-                    f"{name} is {text!r}, but must be like {default}."
-                ) from None
+            text = f"The pipeline has no parameter {name!r}.{meant}"
+            raise LocalRunError(f"{text} It has: {', '.join(sorted(found))}.")
+        default, value = found[name], project.parameter_value(name, value)
+        # A path of nothing is the project's folder, which holds more than data.
+        is_all = isinstance(default, Path) and root.is_relative_to(root / str(value))
+        try:
+            if value == "" or is_all:
+                raise ValueError
+            found[name] = type(default)(value)
+        except ValueError:
+            text = f"{name} is {value!r}, but must be like {default}."
+            raise LocalRunError(text) from None
     return found

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import traceback
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from multiprocessing.util import Finalize
@@ -41,7 +41,7 @@ script: ModuleType  # the entry script, in a worker
 def main() -> None:
     """Run the step that the command line describes, as Azure ML's driver would."""
     sys.path[0] = os.getcwd()  # not the folder of this file
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--scoring_module_name", required=True)
     parser.add_argument("--mini_batch_size", type=_count, required=True)
     parser.add_argument("--error_threshold", type=int, default=-1)
@@ -54,20 +54,17 @@ def main() -> None:
     parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
     parser.add_argument("--output", type=Path)
     args, others = parser.parse_known_args()
-    # An input's folder is in the environment variable of its name.
-    folders = [
-        Path(os.environ[name])
-        for option, name in pairwise(others)
-        if option.startswith("--input_fds_")
-    ]
-    batches = [
-        items[i : i + args.mini_batch_size]
-        for items in map(_files, folders)
-        for i in range(0, len(items), args.mini_batch_size)
-    ]
+    batches: list[list[str]] = []
+    for option, name in pairwise(others):
+        if option.startswith("--input_fds_"):
+            # An input's folder is in the environment variable of its name.
+            paths = Path(os.environ[name]).rglob("*")
+            items = sorted(str(path) for path in paths if path.is_file())
+            size = args.mini_batch_size
+            batches += [items[i : i + size] for i in range(0, len(items), size)]
     if not batches:
         sys.exit("ParallelRunStep: the input holds no files.")
-    rows = run(batches, args, sys.argv[1:])
+    rows = run(batches, args)
     if args.output and args.output_action == "append_row":
         unfinished = args.output / f".{args.append_row_file_name}"
         unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
@@ -80,77 +77,65 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
-
-
-def run(
-    batches: list[list[str]], args: argparse.Namespace, arguments: list[str]
-) -> list[str]:
+def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
     """Have worker processes run all mini-batches; returns the rows that they returned.
 
     Exits as soon as more has failed than the command line allows.
     """
     rows: list[str] = []
-    failed_items: list[str] = []
-    failed_batches = done = 0
+    failed: list[str] = []  # files
+    done = failed_batches = 0
+    timeout, to_try = args.run_invocation_timeout, batches
     pool = ProcessPool(
         min(args.process_count_per_node, len(batches)),
         initializer=_start_worker,
-        initargs=(args.scoring_module_name, arguments),
+        initargs=(args.scoring_module_name, sys.argv[1:]),
         context=multiprocessing.get_context("spawn"),
     )
-
-    def schedule(batch: list[str]) -> Future[list[str]]:
-        timeout = args.run_invocation_timeout
-        future: Future[list[str]] = pool.schedule(_run, [batch], timeout=timeout)
-        return future
-
     try:
-        tries = {schedule(batch): (batch, 1) for batch in batches}
-        while tries:
-            for future in wait(tries, return_when=FIRST_COMPLETED).done:
-                batch, count = tries.pop(future)
+        for count in range(1, args.run_max_try + 1):
+            tries: dict[Future[list[str]], list[str]] = {}
+            for batch in to_try:
+                tries[pool.schedule(_run, [batch], timeout=timeout)] = batch
+            to_try = []
+            for future in as_completed(tries):
+                batch, error = tries[future], future.exception()
                 names = [Path(item).name for item in batch]
-                error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     sys.exit("ParallelRunStep: init() failed, as said above.")
                 if error is None:
                     done += 1
-                    rows += future.result()
-                    unhandled = max(0, len(batch) - len(future.result()))
-                    if unhandled:
-                        print(
-                            f"run() returned {len(future.result())} items for"
-                            f" {len(batch)} files, and must return one for each."
-                        )
-                    failed_items += [f"one of {', '.join(names)}"] * unhandled
+                    returned = future.result()
+                    rows += returned
+                    missing = len(batch) - len(returned)
+                    if missing > 0:
+                        of = f"{len(returned)} items for {len(batch)} files"
+                        print(f"run() returned {of}, and must return one for each.")
+                    failed += [f"one of {', '.join(names)}"] * missing
                 else:
                     where = "" if names[0] in str(error) else f"{', '.join(names)}: "
                     print(f"Try {count} of {args.run_max_try} failed: {where}{error}")
                     if count < args.run_max_try:
-                        tries[schedule(batch)] = (batch, count + 1)
+                        to_try.append(batch)
                         continue
                     failed_batches += 1
-                    failed_items += names
+                    failed += names
                 print(f"{PROGRESS}{done}/{len(batches)}", flush=True)
                 if (
-                    0 <= args.error_threshold < len(failed_items)
+                    0 <= args.error_threshold < len(failed)
                     or 0 <= args.allowed_failed_count < failed_batches
                     or args.allowed_failed_percent < 100 * failed_batches / len(batches)
                 ):
-                    sys.exit(
-                        "ParallelRunStep: more failed than the settings allow"
-                        f" (error_threshold {args.error_threshold}):"
-                        f" {', '.join(failed_items)}."
-                    )
+                    limit = f"(error_threshold {args.error_threshold})"
+                    text = f"more failed than the settings allow {limit}"
+                    sys.exit(f"ParallelRunStep: {text}: {', '.join(failed)}.")
         pool.close()
         pool.join()
     finally:
         pool.stop()
-    handled = sum(map(len, batches)) - len(failed_items)
-    failed = f"; failed: {', '.join(failed_items)}" if failed_items else ""
-    print(f"{handled} files handled in {len(batches)} mini-batches{failed}")
+    handled = sum(map(len, batches)) - len(failed)
+    problem = f"; failed: {', '.join(failed)}" if failed else ""
+    print(f"{handled} files handled in {len(batches)} mini-batches{problem}")
     return rows
 
 
@@ -182,21 +167,18 @@ def _run(batch: list[str]) -> list[str]:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         result: Any = script.run(batch)
-        if isinstance(result, (list, tuple)):
-            return [str(row) for row in result]
         pandas = sys.modules.get("pandas")
         if pandas and isinstance(result, pandas.DataFrame):
-            text = result.to_csv(sep=" ", header=False, index=False)
-            return str(text).splitlines()
+            result = result.to_csv(sep=" ", header=False, index=False).splitlines()
+        if isinstance(result, (list, tuple)):
+            return [str(row) for row in result]
     except Exception as error:  # noqa: BLE001 (whatever the script raises)
         # In words alone, as its class may be known in this process only.
         raise RuntimeError(_in_words(error)) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    kind = type(result).__name__
-    raise RuntimeError(
-        f"run() returned {kind}, not a list, a tuple or a pandas.DataFrame."
-    )
+    kinds = "a list, a tuple or a pandas.DataFrame"
+    raise TypeError(f"run() returned {type(result).__name__}, not {kinds}.")
 
 
 def _in_words(error: Exception) -> str:

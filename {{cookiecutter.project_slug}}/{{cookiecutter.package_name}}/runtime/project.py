@@ -33,7 +33,11 @@ CONFIG = ".azureml/config.json"
 NEEDED = ("subscription_id", "resource_group", "workspace_name")
 
 
-class SettingsError(Exception):
+class CommandError(Exception):
+    """What was asked for cannot be done; the message says why, and how to mend it."""
+
+
+class SettingsError(CommandError):
     """Settings are wrong or missing: `problems`, and as text one line for each."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -10,34 +10,32 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 
 def main() -> None:
     process = subprocess.Popen(
         sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True
     )
-    threading.Thread(target=_kill_at_end_of_input, args=[process], daemon=True).start()
+
+    def kill() -> None:
+        if sys.platform == "win32":
+            process.kill()
+            return
+        with suppress(ProcessLookupError):  # all of it has ended
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def kill_at_end_of_input() -> None:
+        os.read(0, 1)
+        kill()
+
+    threading.Thread(target=kill_at_end_of_input, daemon=True).start()
     code = process.wait()
-    _kill(process)  # what it may have left running would go on alone
+    kill()  # what it may have left running would go on alone
     if code < 0:
         print(f"\nThe process was ended by signal {-code}.", flush=True)
     # Without the usual end, which would wait for the thread.
     os._exit(code if code >= 0 else 128 - code)
-
-
-def _kill_at_end_of_input(process: "subprocess.Popen[bytes]") -> None:
-    os.read(0, 1)
-    _kill(process)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    if sys.platform == "win32":
-        process.kill()
-        return
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # all of it has ended
-        pass
 
 
 if __name__ == "__main__":
