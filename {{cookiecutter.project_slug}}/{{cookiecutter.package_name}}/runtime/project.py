@@ -28,6 +28,8 @@ CONFIG = ".azureml/config.json"
 NEEDED = ("subscription_id", "resource_group", "workspace_name")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
+#: Key, text and fix of each value that is right by itself, but not beside the others.
+Conflicts = Iterable[tuple[str, str, str]]
 _hints = partial(get_type_hints, include_extras=True)
 
 
@@ -60,8 +62,7 @@ class Schedule:
     time_zone: Annotated[str, rules.TIME_ZONE] = "UTC"
     start_time: Annotated[str, rules.START_TIME] | None = None
 
-    def conflicts(self) -> Iterable[tuple[str, str, str]]:
-        """Key, text and fix of what is right by itself, but not together."""
+    def conflicts(self) -> Conflicts:
         text = f"does not go with frequency: {self.frequency}"
         for key, first in {
             "hours": "Day",
