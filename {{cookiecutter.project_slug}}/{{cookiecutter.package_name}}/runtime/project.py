@@ -64,11 +64,8 @@ class Schedule:
 
     def conflicts(self) -> Conflicts:
         text = f"does not go with frequency: {self.frequency}"
-        for key, first in {
-            "hours": "Day",
-            "minutes": "Day",
-            "week_days": "Week",
-        }.items():
+        for key in ("hours", "minutes", "week_days"):
+            first = "Week" if key == "week_days" else "Day"
             if getattr(self, key) is not None and self.frequency not in (first, "Week"):
                 yield key, text, f"delete it, or write frequency: {first}"
 
@@ -277,7 +274,7 @@ def _value(hint: Any, value: Any, file: str, key: str, said: list[Problem]) -> A
             must, fix = "be a list", f"write [{value}]"
         said.append(Problem(file, key, f"is {shown(value)}, but must {must}", fix))
         return None
-    if kind is str and file == SETTINGS:  # what YAML makes of nothing, and of a time
+    if kind is str and file != CONFIG:  # what YAML makes of nothing, and of a time
         value = "" if value is None else value
         value = value.isoformat() if isinstance(value, date) else value
     value = float(value) if kind is float and type(value) is int else value
