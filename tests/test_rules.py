@@ -667,6 +667,42 @@ def test_config_with_a_byte_order_mark(root: Path) -> None:
     assert at(root).workspace_config().resource_group == "rg"
 
 
+def test_config_in_any_form_of_json(root: Path) -> None:
+    text = json.dumps(json.loads(config()), indent="\t").replace(
+        '"rg"', r'"\ud840\udc0b"'
+    )
+    (root / CONFIG).write_text(text)
+    assert at(root).workspace_config().resource_group == "\U0002000b"
+    (root / CONFIG).write_text('{"workspace_name": "mlw",\n\t"workspace_name": "mlw"}')
+    assert refusal(at(root).workspace_config).startswith(
+        f"{CONFIG} is not JSON at line 2, column 2 (workspace_name stands there a second"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("node_count", "3", 3),
+        ("test_fraction", "1e-3", "write 0.001"),
+        ("test_fraction", "0.5", 0.5),
+        ("register", "allways", '--set: register is "allways", but must be one of'),
+        ("node_count", "0", f"--set: node_count is 0, but must be {ONE}: correct it."),
+        ("target", "2027-01-31", "2027-01-31"),
+        ("target", "2027-02-31", "2027-02-31"),
+        ("target", "", 'target is "", but must be a column'),
+        ("learning_rate", "1e-3", "1e-3"),
+    ],
+)
+def test_parameter_that_a_setting_is_called_as(
+    root: Path, name: str, text: str, value: Any
+) -> None:
+    try:
+        assert at(root).parameter_value(name, text) == value
+    except project.SettingsError as error:
+        assert value in str(error)
+
+
 def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
     change(root, "workspace.region", "")
     change(root, "compute.name", "")

@@ -6,43 +6,38 @@ project has (`name`, `workspace`, `compute`, `schedules`) come with `ProjectSett
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .runtime.project import Project, ProjectSettings
-from .runtime.rules import (
-    COLUMN,
-    FILES,
-    HYPERPARAMETER,
-    MODEL_VERSION,
-    TEXT,
-    Rule,
-    one_of,
-    whole,
-)
+from .runtime import rules
+from .runtime.project import Conflicts, Project, ProjectSettings
+from .runtime.rules import Rule, one_of, whole
+
+Files = Annotated[str, rules.FILES]
+Column = Annotated[str, rules.COLUMN]
+Text = Annotated[str, rules.TEXT]
+Count = Annotated[int, whole(1)]
 
 
 @dataclass(frozen=True)
 class Data:
     """What is read: paths, from the project's folder on, and the roles of columns."""
 
-    training: Annotated[str, FILES]
-    scoring: Annotated[str, FILES]
-    target: Annotated[str, COLUMN]
-    keys: list[Annotated[str, COLUMN]]
-    ignore: list[Annotated[str, COLUMN]]
-    rows_per_part: Annotated[int, whole(1)]
-    encoding: Annotated[str, TEXT] | None = None
+    training: Files
+    scoring: Files
+    target: Column
+    keys: list[Column]
+    ignore: list[Column]
+    rows_per_part: Count
+    encoding: Text | None = None
     decimal: Annotated[str, one_of(".", ",")] | None = None
     thousands: Annotated[str, one_of(".", ",", " ", "'")] | None = None
-    units: list[Annotated[str, TEXT]] | None = None
-    date_format: Annotated[str, TEXT] | None = None
-    missing: list[Annotated[str, TEXT]] | None = None
+    units: list[Text] | None = None
+    date_format: Text | None = None
+    missing: list[Text] | None = None
 
-    def conflicts(self) -> Iterator[tuple[str, str, str]]:
-        """Key, text and fix of what is right by itself, but not together."""
+    def conflicts(self) -> Conflicts:
         for key, columns in {"keys": self.keys, "ignore": self.ignore}.items():
             if self.target in columns:
                 yield key, f"names the target, {self.target}", "take it out there"
@@ -61,12 +56,13 @@ class Training:
     test_fraction: Annotated[float, Rule("above 0, below 1", lambda f: 0 < f < 1)]
     seed: Annotated[int, whole(0, 2**32 - 1)]
     register: Annotated[str, one_of("unless_worse", "always")]
-    hyperparameters: dict[str, Annotated[str | int | float | bool, HYPERPARAMETER]]
+    hyperparameters: dict[
+        str, Annotated[str | int | float | bool, rules.HYPERPARAMETER]
+    ]
 
-    def conflicts(self) -> Iterator[tuple[str, str, str]]:
-        """Key, text and fix of what is right by itself, but not together."""
+    def conflicts(self) -> Conflicts:
+        text = "is a parameter of the pipeline already"
         for name in self.hyperparameters.keys() & {"raw_data", "register"}:
-            text = "is a parameter of the pipeline already"
             yield f"hyperparameters.{name}", text, "choose another name"
 
 
@@ -74,11 +70,11 @@ class Training:
 class Scoring:
     """Which model scores, and how the work is cut into mini-batches."""
 
-    model_version: Annotated[str | int, MODEL_VERSION]
-    mini_batch_size: Annotated[int, whole(1)]
-    process_count_per_node: Annotated[int, whole(1)]
-    run_max_try: Annotated[int, whole(1)]
-    run_invocation_timeout: Annotated[int, whole(1)]
+    model_version: Annotated[str | int, rules.MODEL_VERSION]
+    mini_batch_size: Count
+    process_count_per_node: Count
+    run_max_try: Count
+    run_invocation_timeout: Count
     error_threshold: Annotated[int, whole(-1)]
 
 

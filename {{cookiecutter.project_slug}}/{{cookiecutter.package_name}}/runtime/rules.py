@@ -1,7 +1,7 @@
 """The rules of the settings: what a value must be, and how a wrong one is mended.
 
-The rules stand here, once: for the generation (the template's hook imports the settings),
-for `check`, and for all that is sent to Azure. Nothing is needed but the standard library.
+The generation (the template's hook imports the settings), `check`, and all that is sent
+to Azure go by them. Nothing is needed but the standard library.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, get_args
 
 CLOUDS = {  # login, resource manager
@@ -24,8 +25,6 @@ CLOUDS = {  # login, resource manager
     "AzureUSGovernment": ("login.microsoftonline.us", "management.usgovcloudapi.net"),
     "AzureChinaCloud": ("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
-
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 # Azure opens new regions: one that is not here is unusual, not wrong.
 _REGIONS = """
@@ -43,23 +42,20 @@ usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2 westu
 """
 REGIONS = frozenset(_REGIONS.split())
 
-# A package with one of these names would hide a folder of the project, or a module that
-# the project or one of its dependencies imports, such as those of the standard library of
-# Python 3.10 and 3.11 that newer Pythons, which may run the generation, have no more.
-# Windows has the names of the last line to itself.
+# A package of such a name would hide a folder of the project, or a module that it or a
+# dependency imports; then come modules of Python 3.10 and 3.11 that newer Pythons, which
+# may run the generation, have no more, and last the names that Windows keeps to itself.
 _TAKEN = """
-steps tests notebooks data docs environment runs build dist mlruns venv conftest
-prep train evaluate register score
-adal alembic azure azureml click cloudpickle comm cryptography debugpy docker duckdb
-fastapi flask git google graphql ipykernel ipython jedi jinja2 joblib jupyter jupyterlab
-jwt mako matplotlib mlflow msal msrest nbformat numpy packaging pandas parso pip polars
-psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy setuptools
-six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
-yaml zmq
-aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
-mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
-aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
-lpt8 lpt9 nul prn
+steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
+train evaluate register score adal alembic azure azureml click cloudpickle comm
+cryptography debugpy docker duckdb fastapi flask git google graphql ipykernel ipython
+jedi jinja2 joblib jupyter jupyterlab jwt mako matplotlib mlflow msal msrest nbformat
+numpy packaging pandas parso pip polars psutil pyarrow pydantic pygments pytest pytz
+referencing requests rich scipy setuptools six sklearn skops sqlalchemy starlette
+tabulate tornado traitlets urllib3 werkzeug wheel yaml zmq aifc asynchat asyncore
+audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis
+nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib aux com1 com2 com3
+com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9 nul prn
 """
 TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
 
@@ -84,27 +80,30 @@ class Rule:
     """What a value must be, in words and as a test, and how a wrong one is mended."""
 
     words: str
-    fits: Callable[[Any], bool]
+    test: str | Callable[[Any], object]  # a pattern of the whole text, or a function
     mend: Callable[[Any], Any] = lambda value: value
     find: str = ""  # where to find a value; without it a value must not be empty
     doubt: Callable[[str], str] = lambda value: ""  # about a value that fits
 
+    def fits(self, value: Any) -> bool:
+        with suppress(ValueError):
+            if isinstance(self.test, str):
+                return bool(re.fullmatch(self.test, value))
+            return bool(self.test(value))
+        return False
+
     def check(self, file: str, key: str, value: Any, kind: Any = str) -> Problem | None:
         """What there is to say about a value that should be a `kind`."""
-
-        def say(text: str, fix: str, kind: str = "wrong") -> Problem:
-            return Problem(file, key, text, fix, kind)
-
         kinds = get_args(kind) or (kind,)
-        is_value = f"is {shown(value)}"
+        text = f"is {shown(value)}"
         fix = f"write {self.find}" if self.find else "correct it"
-        if value == "" and self.find:
-            return say("is empty", fix, "empty")
+        if self.find and value == "":
+            return Problem(file, key, "is empty", fix, "empty")
         if type(value) in kinds and self.fits(value):
             doubt = self.doubt(value)
-            return say(is_value, doubt, "unusual") if doubt else None
+            return Problem(file, key, text, doubt, "unusual") if doubt else None
         if re.fullmatch(r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*", str(value)):
-            return say(f"{is_value}, a placeholder", fix)
+            return Problem(file, key, f"{text}, a placeholder", fix)
         if isinstance(value, (str, int, float)):
             with suppress(ValueError):
                 mended = self.mend(kinds[0](str(value).strip()))
@@ -112,7 +111,7 @@ class Rule:
                     fix = f"write {mended if isinstance(value, str) else repr(mended)}"
                     if kinds[0] is str and isinstance(value, (bool, float)):
                         fix = "put it in quotes"  # may be written as yes, or as 1.10
-        return say(f"{is_value}, but must be {self.words}", fix)
+        return Problem(file, key, f"{text}, but must be {self.words}", fix)
 
 
 def shown(value: Any) -> str:
@@ -120,20 +119,6 @@ def shown(value: Any) -> str:
         return json.dumps(value, default=str, ensure_ascii=False)
     except (TypeError, ValueError):  # what YAML can hold, and JSON cannot
         return repr(value)
-
-
-def _like(pattern: str) -> Callable[[str], bool]:
-    # fullmatch, because `$` lets a trailing newline through
-    return lambda value: re.fullmatch(pattern, value) is not None
-
-
-def _tidy(other: str, instead: str) -> Callable[[str], str]:
-    def mend(value: str) -> str:
-        plain = unicodedata.normalize("NFKD", value)
-        plain = "".join(c for c in plain if not unicodedata.combining(c))
-        return re.sub(f"({other})+", instead, plain).strip("-_. ")
-
-    return mend
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
@@ -149,24 +134,31 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"one of {', '.join(choices)}", choices.__contains__, mend)
 
 
+def _tidy(other: str, instead: str, value: str) -> str:
+    plain = unicodedata.normalize("NFKD", value)
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return re.sub(f"{other}+", instead, plain).strip("-_. ")
+
+
 def _mend_subscription(value: str) -> str:
     digits = re.sub("[^0-9a-f]", "", value.lower())  # braces off, hyphens put right
     return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
 
 
 def _mend_cluster(value: str) -> str:
-    def letter(number: re.Match[str]) -> str:  # cpu-cluster-1 becomes cpu-cluster-a
-        n = int(number[1])
-        return f"-{chr(96 + n)}" if n <= 26 else f"-n{n}"
+    name, hyphen, end = _tidy("[^a-zA-Z0-9-]", "-", value).rpartition("-")
+    if name and end.isdecimal():  # cpu-cluster-1 becomes cpu-cluster-a
+        end = chr(96 + int(end)) if int(end) <= 26 else f"n{int(end)}"
+    return name + hyphen + end
 
-    return re.sub(r"-(\d+)$", letter, _tidy("[^a-zA-Z0-9-]", "-")(value))
+
+def _is_taken(name: str) -> bool:
+    return keyword.iskeyword(name) or name.lower() in TAKEN
 
 
 def _mend_package(value: str) -> str:
-    name = _tidy("[^a-zA-Z0-9_]", "_")(value)
-    name = f"p{name}" if name[:1].isdigit() else name
-    taken = keyword.iskeyword(name) or name.lower() in TAKEN
-    return f"{name}_project" if taken else name
+    name = re.sub("^(?=[0-9])", "p", _tidy("[^a-zA-Z0-9_]", "_", value))
+    return f"{name}_project" if _is_taken(name) else name
 
 
 def _doubt_region(value: str) -> str:
@@ -175,50 +167,41 @@ def _doubt_region(value: str) -> str:
     return "" if value in REGIONS else f"no region of this name is known here, {meant}"
 
 
-def _is_time(value: str) -> bool:
-    try:
-        return bool(datetime.strptime(value, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return False
-
-
 # Sources of the names' rules: Microsoft's page of resource name rules, the ARM types of
 # Microsoft.MachineLearningServices, azureml-core (experiment) and the Studio (cluster).
-NAME = Rule(
-    "1 to 255 letters, digits, hyphens and underscores, a letter or digit first",
-    _like("[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}"),
-    _tidy("[^a-zA-Z0-9_-]", "-"),
-)
+_NAME = "letters, digits, hyphens and underscores, a letter or digit first"
+_NO_OPTION = "and not begin with a hyphen, as options of the steps do"
+_SIZES = "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
+_hyphens = partial(_tidy, "[^a-zA-Z0-9_-]", "-")
+NAME = Rule(f"1 to 255 {_NAME}", "[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}", _hyphens)
 PACKAGE = Rule(
     "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
     "Python nor a module or folder that the project uses",
-    lambda value: _like("[a-zA-Z][a-zA-Z0-9_]{0,79}")(value)
-    and not keyword.iskeyword(value)
-    and value.lower() not in TAKEN,
+    lambda name: re.fullmatch(r"(?ai)[a-z]\w{0,79}", name) and not _is_taken(name),
     _mend_package,
 )
 SUBSCRIPTION = Rule(
     "an id such as 12345678-9abc-def0-1234-56789abcdef0",
-    _like("(?!0{8}(-0{4}){3}-0{12})[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+    "(?!0{8}(-0{4}){3}-0{12})[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     _mend_subscription,
     "what `az account show --query id --output tsv` prints",
 )
 RESOURCE_GROUP = Rule(
     "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
     "not end with a period",
-    _like(r"[\w.()-]{0,89}[\w()-]"),
-    _tidy(r"[^\w.()-]", "-"),
+    r"[\w.()-]{0,89}[\w()-]",
+    partial(_tidy, r"[^\w.()-]", "-"),
     "a resource group's name (`az group list --output table` shows those there are)",
 )
 WORKSPACE = Rule(
-    "3 to 33 letters, digits, hyphens and underscores, a letter or digit first",
-    _like("[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}"),
-    _tidy("[^a-zA-Z0-9_-]", "-"),
+    f"3 to 33 {_NAME}",
+    "[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}",
+    _hyphens,
     "a workspace's name (`az ml workspace list --output table` shows those there are)",
 )
 REGION = Rule(
     "a region's short name, in lower-case letters and digits",
-    _like("[a-z][a-z0-9]+"),
+    "[a-z][a-z0-9]+",
     lambda value: re.sub("[^a-z0-9]", "", value.lower()),
     "the workspace's region (`az account list-locations --output table` shows them)",
     _doubt_region,
@@ -226,31 +209,21 @@ REGION = Rule(
 CLUSTER = Rule(
     "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere after "
     "each hyphen",
-    _like("[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}"),
+    "[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}",
     _mend_cluster,
     "a compute cluster's name, such as cpu-cluster",
     lambda value: "longer than the 16 that are safe" if len(value) > 16 else "",
 )
 VM_SIZE = Rule(
     "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
-    _like("[a-zA-Z0-9_-]+"),
+    "[a-zA-Z0-9_-]+",
     lambda value: re.sub(r"\s+", "_", value),
     "a VM size, such as Standard_DS3_v2",
-    lambda value: (
-        ""
-        if re.fullmatch(r"(?i)standard_[a-z]+\d+[\w-]*", value)
-        else "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
-    ),
+    lambda value: "" if re.match(r"(?i)standard_[a-z]+\d", value) else _SIZES,
 )
-FILES = Rule("a path, from the project's folder on", lambda value: value.strip() != "")
-COLUMN = Rule(
-    "a column's name, and not begin with a hyphen, as options of the steps do",
-    lambda value: value != "" and not value.startswith("-"),
-)
-TEXT = Rule(
-    "some text, and not begin with a hyphen, as options of the steps do",
-    lambda value: value != "" and not value.startswith("-"),
-)
+FILES = Rule("a path, from the project's folder on", r"(?s).*\S.*")
+COLUMN = Rule(f"a column's name, {_NO_OPTION}", "(?s)[^-].*")
+TEXT = Rule(f"some text, {_NO_OPTION}", "(?s)[^-].*")
 HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
 MODEL_VERSION = Rule(
     "latest, or a version's number",
@@ -258,9 +231,9 @@ MODEL_VERSION = Rule(
     lambda value: int(value) if value.isdecimal() else "latest",
 )
 TIME_ZONE = Rule(
-    "a time zone of Windows, such as UTC or W. Europe Standard Time",
-    _like("[A-Z][^/]+"),
+    "a time zone of Windows, such as UTC or W. Europe Standard Time", "[A-Z][^/]+"
 )
 START_TIME = Rule(
-    "a time such as 2027-01-31T06:00:00, with no zone behind it", _is_time
+    "a time such as 2027-01-31T06:00:00, with no zone behind it",
+    lambda value: datetime.strptime(value, "%Y-%m-%dT%H:%M:%S"),
 )
