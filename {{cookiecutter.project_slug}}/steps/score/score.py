@@ -28,14 +28,12 @@ ROW = "row"  # the column that prep numbers rows by where there is no key
 TYPES = {"double": pl.Float64(), "datetime": pl.Datetime("us"), "string": pl.String()}
 NUMBER, DATE, TEXT = TYPES.values()
 WORDS = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
-# What is taken as one: an integer as text too, as it reads the same.
 TAKEN = {
     NUMBER: cs.numeric() | cs.boolean(),
     DATE: cs.date() | cs.datetime(),
-    TEXT: cs.string() | cs.integer(),
+    TEXT: cs.string() | cs.integer(),  # which reads the same
 }
-# How a text reads that is one.
-FORMS = {
+FORMS = {  # of a text that reads as one
     NUMBER: r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$",
     DATE: r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$",
 }
@@ -66,8 +64,7 @@ def init() -> None:
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--keys", nargs="*", default=[])
-    # The rest of the command line is for the ParallelRunStep itself.
-    args, _ = parser.parse_known_args()
+    args, _ = parser.parse_known_args()  # the rest is for the ParallelRunStep itself
     global scorer
     folder = download(args.model_name, args.model_version)
     # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
@@ -127,19 +124,16 @@ def score_part(scorer: Scorer, part: Path) -> str:
 
 
 def align(table: pl.DataFrame, columns: dict[str, pl.DataType]) -> pd.DataFrame:
-    """The columns that the model was trained with, in its types; others are left out.
-
-    A column without a value fits every type.
-    """
+    """The columns that the model was trained with, in its types; others are left out."""
     aligned = {}
     for name, wanted in columns.items():
         if name not in table.columns:
             raise ScoringError(f"the column '{name}' is missing; the model needs it.")
         # Without its name, as polars would take one like `^a$` for a pattern.
         values = table[name].alias("")
-        is_taken = values.to_frame().select(TAKEN[wanted]).width == 1
-        if not is_taken and values.null_count() < len(values):
-            what = f"the column '{name}' holds {odd_value(values, wanted)}, where the"
+        filled = values.drop_nulls()  # a column without a value fits every type
+        if len(filled) and not filled.to_frame().select(TAKEN[wanted]).width:
+            what = f"the column '{name}' holds {odd_value(filled, wanted)}, where the"
             way = f"model needs {WORDS[wanted]}: mend the data, or train again."
             raise ScoringError(f"{what} {way}")
         aligned[name] = values.cast(wanted)
@@ -148,7 +142,6 @@ def align(table: pl.DataFrame, columns: dict[str, pl.DataType]) -> pd.DataFrame:
 
 def odd_value(values: pl.Series, wanted: pl.DataType) -> str:
     """The first value that is not of the wanted type, in words."""
-    values = values.drop_nulls()
     if values.dtype == TEXT:
         # One such value makes a whole column text: it is to be named, not its neighbour.
         odd = values.filter(~values.str.contains(FORMS[wanted]))
@@ -161,10 +154,7 @@ def odd_value(values: pl.Series, wanted: pl.DataType) -> str:
 def predict(
     model: Pipeline, features: pd.DataFrame, keys: pl.DataFrame
 ) -> pl.DataFrame:
-    """The keys of each row with its prediction and its probabilities, if any.
-
-    ScoringError if a key has the name of one of these.
-    """
+    """The keys of each row with its prediction and its probabilities, if any."""
     if hasattr(model, "predict_proba"):
         shares = model.predict_proba(features)
         found = {"prediction": model.classes_[shares.argmax(axis=1)]}

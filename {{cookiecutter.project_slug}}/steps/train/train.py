@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import polars as pl
-from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from sklearn import ensemble
 from sklearn.compose import ColumnTransformer
@@ -33,8 +32,6 @@ from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
 
 # To a model, every column is one of these; a boolean is a number.
 NUMBER, DATE, TEXT = pl.Float64(), pl.Datetime("us"), pl.String()
-MOST_CATEGORIES = 254  # of a column: the trees' 255 bins, less one for missing values
-RARE = 5  # a category with fewer rows is put together with the other rare ones
 FEW = 30  # held-out rows: with fewer, evaluate compares no models
 ROW = "row"  # numbers the rows to score where there are no keys
 REQUIREMENTS = ("cloudpickle", "mlflow", "numpy", "pandas", "polars", "scikit-learn")
@@ -58,8 +55,8 @@ def build_model(
     categories = OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan,  # an unseen category counts as missing
-        min_frequency=RARE,
-        max_categories=MOST_CATEGORIES,
+        min_frequency=5,  # rarer ones are put together
+        max_categories=254,  # the trees' 255 bins, less one for missing values
     )
     columns = [
         ("categories", categories, texts),  # first: the trees know them by position
@@ -106,16 +103,15 @@ def train(args: argparse.Namespace) -> None:
     hyperparameters = options(args.hyperparameters)
     try:
         model = build_model(x, args.task, args.seed, **hyperparameters)
-        model.fit(x, y)
+        score = model.fit(x, y).score(x, y)
     except (TypeError, ValueError) as error:
         raise DataError(f"{error}") from None  # scikit-learn's and Python's words
     with mlflow.start_run():
-        for name in ("task", "target", "test_fraction", "seed"):
-            mlflow.log_param(name, getattr(args, name))
+        names = ("task", "target", "test_fraction", "seed")
+        mlflow.log_params({name: getattr(args, name) for name in names})
         mlflow.log_params(hyperparameters)
         mlflow.log_metrics({"features": features, "training_rows": rows})
-        mlflow.log_metric("holdout_rows", len(holdout))
-        mlflow.log_metric("training_score", model.score(x, y))
+        mlflow.log_metrics({"holdout_rows": len(holdout), "training_score": score})
     save(
         model, x, {"task": args.task, "target": args.target, "split": split}, args.model
     )
@@ -155,15 +151,14 @@ def read(prepared: Path, target: str, keys: list[str], task: str) -> pl.DataFram
 def learnable(target: pl.Series, task: str) -> pl.Series:
     """The target as text, integers or booleans (classes), or as floats (regression).
 
-    DataError if it cannot be learned, in words that follow those that name it.
+    DataError if it cannot be learned: what is wrong with it, to be read after its name.
     """
     is_number = target.dtype.is_numeric() or target.dtype == pl.Boolean
     way = "name another, or set task to regression in settings.yml."
+    if task == "regression" and not is_number:
+        way = f"make it numbers, {way.replace('regression', 'classification')}"
+        raise DataError(f"holds {str(target[0])!r}, not numbers: {way}")
     if task == "regression":
-        if not is_number:
-            way = "make it numbers, name another, or set task to classification in"
-            what = f"holds {str(target[0])!r}, not numbers"
-            raise DataError(f"{what}: {way} settings.yml.")
         target = target.cast(NUMBER)
         if not target.is_finite().all():
             raise DataError("holds infinite values: no model can learn them.")
@@ -190,9 +185,8 @@ def drop_repeats(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The table without records delivered twice, and notes on repeated rows and keys.
 
-    A row that repeats another in every column is dropped only where that is certain to
-    be the same record: if the keys then tell all rows apart, and no more than half are
-    lost. Without keys nothing is.
+    Rows equal in every column are certain to be one record, if the keys tell all others
+    apart and no more than half are lost.
     """
     if not keys:
         return table, []
@@ -210,10 +204,7 @@ def drop_repeats(
 def divide(
     table: pl.DataFrame, split: Split, target: str, keys: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """The rows to train on, those to hold out, and notes on what they are too few for.
-
-    DataError if there is nothing to learn in the first, or no row in the others.
-    """
+    """The rows to train on, those to hold out, and notes on what they are too few for."""
     is_held_out = split.held_out(table)
     training, holdout = table.filter(~is_held_out), table.filter(is_held_out)
     learned, asked = (column(one, target).unique() for one in (training, holdout))
@@ -231,8 +222,9 @@ def divide(
     notes = []
     share = len(holdout) / len(table)
     if len(holdout) < FEW:
-        note = f"only {len(holdout)} rows are held out: the figures say little, and"
-        notes.append(f"{note} later models cannot be compared with this one.")
+        note = f"fewer than {FEW} rows are held out ({len(holdout)}): the figures say"
+        note += " little, and later models cannot be compared with this one."
+        notes.append(note)
     elif abs(share - split.fraction) > split.fraction / 4:
         note = (
             f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as there"
@@ -252,9 +244,9 @@ def feature_table(table: pl.DataFrame, but: list[str]) -> pd.DataFrame:
     found = {}
     for name in table.columns:
         values = column(table, name)
-        kind = DATE if values.dtype.is_temporal() else NUMBER
+        other = DATE if values.dtype.is_temporal() else NUMBER
         if name not in but and values.null_count() < len(values):
-            found[name] = values if values.dtype == TEXT else values.cast(kind)
+            found[name] = values.cast(TEXT if values.dtype == TEXT else other)
     if not found:
         raise DataError("No column is left to learn from: see data.* in settings.yml.")
     return pl.DataFrame(found).to_pandas()
@@ -265,15 +257,10 @@ def save(
 ) -> None:
     """Save a trained pipeline as an MLflow model, whose signature names the features.
 
-    `about` it: `task`, `target` and `split`, by which evaluate knows what it may be
-    asked. They are attributes of the pipeline, and stand in the model's metadata.
+    `about` it: `task`, `target` and `split`, by which evaluate knows what it may ask.
     """
     vars(model).update(about)
-    words = {
-        "f": "double",
-        "M": "datetime",
-        "O": "string",
-    }  # MLflow's for NumPy's kinds
+    words = {"f": "double", "M": "datetime", "O": "string"}  # for NumPy's kinds
     kinds = {name: words[dtype.kind] for name, dtype in features.dtypes.items()}
     schema = Schema([ColSpec(kinds[name], name, required=False) for name in kinds])
     # The split is saved with its code, so that it needs no file of this project.
@@ -286,7 +273,7 @@ def save(
         folder,
         serialization_format="cloudpickle",
         pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        signature=ModelSignature(schema),
+        signature=mlflow.models.ModelSignature(schema),
         metadata={**about, "split": asdict(about["split"])},
     )
 
@@ -304,10 +291,9 @@ def options(pairs: list[str]) -> dict[str, Any]:
 class Split:
     """Which rows a model is judged on, and never sees: decided by each row alone.
 
-    A row is told by its values in the columns `by`. Neither its place, nor other rows,
-    nor the form of its file counts, nor a column without a value in it; and as a column
-    can change its type when data is added, 1, 1.0, true and the text "1" are the same.
-    So rows that are equal in `by` are on one side, for good.
+    A row is told by its values in the columns `by`, of which a missing one adds nothing.
+    As a column can change its type when data is added, 1, 1.0, true and the text "1" are
+    the same. So rows that are equal in `by` are on one side, for good.
     """
 
     by: list[str]
@@ -315,10 +301,7 @@ class Split:
     fraction: float
 
     def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
-        """A number for each row, the same on every machine for rows equal in `by`.
-
-        Evenly distributed. polars' ColumnNotFoundError if one of these is missing.
-        """
+        """A number for each row, evenly distributed, and the same on every machine."""
         total = np.zeros(len(table), np.uint64)
         for name in self.by:
             values = column(table, name)
@@ -330,8 +313,8 @@ class Split:
 
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Whether each row is held out: about `fraction` of all different ones."""
-        bits = self.groups(table) >> np.uint64(11)  # 53, which a float holds exactly
-        return np.asarray(bits * 2.0**-53 < self.fraction)
+        groups = self.groups(table) >> np.uint64(11)  # 53 bits, which a float holds
+        return np.asarray(groups * 2.0**-53 < self.fraction)
 
 
 def bits(values: pl.Series) -> npt.NDArray[np.uint64]:
@@ -370,8 +353,8 @@ def text_bits(text: str) -> int:
 
 
 def digest(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    eight_bytes = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(eight_bytes, "little")
 
 
 def mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
