@@ -112,9 +112,8 @@ def train(args: argparse.Namespace) -> None:
         mlflow.log_params(hyperparameters)
         mlflow.log_metrics({"features": features, "training_rows": rows})
         mlflow.log_metrics({"holdout_rows": len(holdout), "training_score": score})
-    save(
-        model, x, {"task": args.task, "target": args.target, "split": split}, args.model
-    )
+    about = {"task": args.task, "target": args.target, "split": split}
+    save(model, x, about, args.model)
     args.holdout.mkdir(parents=True, exist_ok=True)
     holdout.write_parquet(args.holdout / "holdout.parquet")
     print(f"{rows} rows with {features} features trained on, {len(holdout)} held out")
@@ -185,8 +184,8 @@ def drop_repeats(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The table without records delivered twice, and notes on repeated rows and keys.
 
-    Rows equal in every column are certain to be one record, if the keys tell all others
-    apart and no more than half are lost.
+    Rows equal in every column are certainly one record only if the keys tell all others
+    apart, and no more than half are lost. Without keys nothing is dropped.
     """
     if not keys:
         return table, []
@@ -204,7 +203,10 @@ def drop_repeats(
 def divide(
     table: pl.DataFrame, split: Split, target: str, keys: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """The rows to train on, those to hold out, and notes on what they are too few for."""
+    """The rows to train on, those to hold out, and notes on what is odd about them.
+
+    DataError if there is nothing to learn in the first, or no row in the others.
+    """
     is_held_out = split.held_out(table)
     training, holdout = table.filter(~is_held_out), table.filter(is_held_out)
     learned, asked = (column(one, target).unique() for one in (training, holdout))
@@ -223,19 +225,17 @@ def divide(
     share = len(holdout) / len(table)
     if len(holdout) < FEW:
         note = f"fewer than {FEW} rows are held out ({len(holdout)}): the figures say"
-        note += " little, and later models cannot be compared with this one."
-        notes.append(note)
+        why = "little, and later models cannot be compared with this one."
+        notes.append(f"{note} {why}")
     elif abs(share - split.fraction) > split.fraction / 4:
-        note = (
-            f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as there"
-        )
         count = f"{different} different ones" if keys else f"{len(table)}"
-        notes.append(f"{note} are only {count} and equal rows stay together.")
+        note = f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as"
+        notes.append(f"{note} there are only {count} and equal rows stay together.")
     new = [] if learned.dtype == NUMBER else sorted(set(asked) - set(learned))
     if new:
         names = ", ".join(map(str, new[:5])) + (", …" if len(new) > 5 else "")
-        note = f"{len(new)} of the classes are only in held-out rows, so that the model"
-        notes.append(f"{note} does not know them: {names}.")
+        note = "classes only in held-out rows, which the model does not know"
+        notes.append(f"{note}: {len(new)} ({names}).")
     return training, holdout, notes
 
 
