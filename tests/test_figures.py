@@ -119,7 +119,8 @@ def prepared(raw: Path, keys: list[str]) -> pl.DataFrame:
     command += ["--target", "y", "--keys", *keys]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return train.read(out, "y", keys, "classification")
+    table: pl.DataFrame = train.read(out, "y", keys, "classification")
+    return table
 
 
 def sides(table: pl.DataFrame, keys: list[str]) -> dict[str, bool]:
