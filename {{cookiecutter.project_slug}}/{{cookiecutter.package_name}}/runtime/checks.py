@@ -244,7 +244,8 @@ class _Azure:
 
     def check_resource_group(self, subscription_id: str, resource_group: str) -> Answer:
         path = f"/subscriptions/{subscription_id}/resourcegroups/{resource_group}"
-        if self.get(f"{path}?api-version=2021-04-01") is not None:
+        found = self.get(f"{path}?api-version=2021-04-01")
+        if found is not None:
             return OK, resource_group
         fix = self.az("group create --name {resource_group} --location {region}")
         return WRONG, f"there is no resource group {resource_group}", fix
