@@ -244,7 +244,8 @@ class _Azure:
 
     def check_resource_group(self, subscription_id: str, resource_group: str) -> Answer:
         path = f"/subscriptions/{subscription_id}/resourcegroups/{resource_group}"
-        if self.get(f"{path}?api-version=2021-04-01"):
+        found = self.get(f"{path}?api-version=2021-04-01")
+        if found is not None:
             return OK, resource_group
         fix = self.az("group create --name {resource_group} --location {region}")
         return WRONG, f"there is no resource group {resource_group}", fix
@@ -261,9 +262,9 @@ class _Azure:
             create = self.az("ml workspace create --name {workspace_name}", where)
             fix = f"{COMMAND} provision, or {create}"
             return WRONG, f"there is no workspace {name} in the resource group", fix
-        region = found["location"].replace(" ", "").lower()
-        storage = found["properties"].get("storageAccount")
-        self.known |= {"workspace": path, "region": region, "storage_account": storage}
+        self.known["workspace"] = path
+        self.known["storage_account"] = found["properties"].get("storageAccount")
+        region = self.known["region"] = found["location"].replace(" ", "").lower()
         if wanted not in ("", region):
             text = f"the workspace is in {region}, not in {wanted}"
             return WRONG, text, f"write {region}", SETTINGS, "workspace.region"
