@@ -12,12 +12,7 @@ from typing import Annotated
 
 from .runtime import rules
 from .runtime.project import Conflicts, Project, ProjectSettings
-from .runtime.rules import Rule, one_of, whole
-
-Files = Annotated[str, rules.FILES]
-Column = Annotated[str, rules.COLUMN]
-Text = Annotated[str, rules.TEXT]
-Count = Annotated[int, whole(1)]
+from .runtime.rules import Column, Count, Files, Rule, Text, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,6 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ProjectSettings):
-    """All of `settings.yml`."""
-
     task: Annotated[str, one_of("classification", "regression")]
     data: Data
     training: Training

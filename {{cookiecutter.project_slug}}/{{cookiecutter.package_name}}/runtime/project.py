@@ -51,7 +51,7 @@ class Compute:
 
     name: Annotated[str, rules.CLUSTER]
     vm_size: Annotated[str, rules.VM_SIZE]
-    max_nodes: Annotated[int, whole(1)]
+    max_nodes: rules.Count
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Schedule:
     """When a published pipeline runs: the arguments of azureml's ScheduleRecurrence."""
 
     frequency: Annotated[str, one_of("Minute", "Hour", "Day", "Week", "Month")]
-    interval: Annotated[int, whole(1)]
+    interval: rules.Count
     hours: list[Annotated[int, whole(0, 23)]] | None = None
     minutes: list[Annotated[int, whole(0, 59)]] | None = None
     week_days: list[Annotated[str, one_of(*DAYS)]] | None = None
@@ -148,8 +148,8 @@ class Project(Generic[S]):
         """The paths of data that the settings name, by key, such as `data.training`."""
         data = self.settings().data
         hints = _hints(type(data)).items()
-        names = [name for name, hint in hints if rules.FILES in get_args(hint)]
-        return {f"data.{name}": getattr(data, name) for name in names}
+        paths = [name for name, hint in hints if hint == rules.Files]
+        return {f"data.{name}": getattr(data, name) for name in paths}
 
     def parameter_value(self, name: str, text: str) -> Any:
         """A pipeline parameter's value, read and judged as the setting of that name."""
