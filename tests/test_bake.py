@@ -61,6 +61,7 @@ steps/register/register.py
 steps/score/.amlignore
 steps/score/score.py
 steps/train/.amlignore
+steps/train/split.py
 steps/train/train.py
 tests/conftest.py
 tests/test_local_run.py

@@ -278,8 +278,9 @@ def draw(
     predictions = Figure(figsize=(size + 1, size), layout="constrained")
     axes = predictions.subplots()
     if task == "regression":
-        errors = metrics.PredictionErrorDisplay(y_true=target, y_pred=predicted)
-        errors.plot(axes, kind="actual_vs_predicted")
+        metrics.PredictionErrorDisplay.from_predictions(  # of 1,000 rows at the most
+            target, predicted, kind="actual_vs_predicted", random_state=0, ax=axes
+        )
     else:
         counts = metrics.confusion_matrix(target, predicted, labels=classes)
         names = [plain(name) for name in classes]
