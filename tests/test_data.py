@@ -324,7 +324,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     "words in text": ("x,z\n1,red\n2,NA\n", "'NA' in the column 'z' of a.csv is read"),
     "words in several files": (
         {f"{i}.csv": f"x,z\n1,red\n2,{w}\n" for i, w in enumerate(["NA", "", "-"])},
-        "'NA' in the column 'z' of 0.csv and 1 more files is read.*2 rows with",
+        "'NA' in the column 'z' of 0.csv and 1 more file is read.*2 rows with",
     ),
     "words in Parquet": (
         {"a.parquet": pl.DataFrame({"z": ["red", "none"]})},
@@ -515,6 +515,10 @@ FEATURES: dict[str, tuple[Any, str]] = {
     "makes a struct": (
         lambda t: t.with_columns(s=pl.struct("x", "y")),
         "makes the column 's' of type Struct",
+    ),
+    "reads a column that is not there": (
+        lambda t: t.with_columns(s=pl.col("size") * 2),
+        r"fails: unable to find column \"size\"",
     ),
 }
 

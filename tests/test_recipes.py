@@ -78,8 +78,7 @@ def test_a_feature_from_two_columns(walk: Walk) -> None:
     scored = walk.project.run("scoring")
     assert scored.code == 0, scored.err
     assert walk.touched() == {"steps/prep/prep.py"}
-    # Those of prep take tables of their own, without the two columns.
-    walk.assert_tests_pass("tests/test_model.py", "tests/test_pipelines.py")
+    walk.assert_tests_pass("tests/test_prep.py", "tests/test_local_run.py")
 
 
 FOREST = '''
@@ -87,15 +86,17 @@ def build_model(
     features: pd.DataFrame, task: str, seed: int, **hyperparameters: Any
 ) -> Pipeline:
     """An untrained random forest."""
-    from sklearn.ensemble import RandomForestClassifier
-
+    forests = {
+        "classification": ensemble.RandomForestClassifier,
+        "regression": ensemble.RandomForestRegressor,
+    }
     texts = list(features.select_dtypes("object").columns)
-    others = list(features.select_dtypes(["number"]).columns)
+    others = list(features.select_dtypes("number").columns)
     encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = ColumnTransformer(
         [("texts", encode, texts), ("others", "passthrough", others)]
     )
-    model = RandomForestClassifier(random_state=seed, **hyperparameters)
+    model = forests[task](random_state=seed, **hyperparameters)
     return Pipeline([("encode", columns), ("model", model)])
 '''
 
@@ -107,7 +108,7 @@ def test_a_random_forest(walk: Walk) -> None:
     run = walk.project.run("training", "--set", "n_estimators=30")
     assert run.code == 0, run.err
     assert walk.touched() == {"settings.yml", "steps/train/train.py"}
-    walk.assert_tests_pass("tests/test_pipelines.py", "tests/test_settings.py")
+    walk.assert_tests_pass()
     wrong = walk.project.run("training", "--set", "n_estimators=-3")
     assert wrong.code == 1
     assert "n_estimators" in wrong.err and "Traceback" not in wrong.err
@@ -157,7 +158,10 @@ def test_a_step_between_two_others(walk: Walk) -> None:
     assert names == ["prep", "validate", "train", "evaluate", "register"]
     new = {"steps/validate/validate.py", "steps/validate/.amlignore"}
     assert walk.touched() == new | {pipelines}
-    walk.assert_tests_pass("tests/test_pipelines.py", "-k", "not training_graph")
+    walk.assert_tests_pass(
+        *("tests/test_pipelines.py", "tests/test_local_run.py"),
+        *("-k", "not training_graph"),
+    )
 
 
 COMPARE = """

@@ -1,4 +1,4 @@
-"""Both pipelines on this machine, from start to end, on a small table."""
+"""Both pipelines on this machine, from start to end, on the data of settings.yml."""
 
 from __future__ import annotations
 
@@ -10,41 +10,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import polars as pl
 import pytest
-import yaml
 
-PACKAGE = "{{ cookiecutter.package_name }}"
-ROOT = Path(__file__).parents[1]
+from {{ cookiecutter.package_name }}.settings import (
+    PROJECT,
+)
+
+MOST_BYTES = 50_000_000  # of data: with more, tests would take their time
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, with a small table of its own."""
+    """A copy of the project, whose runs and models are its own."""
     folder = tmp_path_factory.mktemp("project")
-    for name in (PACKAGE, "steps", "environment"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    settings = yaml.safe_load((ROOT / "settings.yml").read_text(encoding="utf-8"))
-    settings["data"] |= {
-        "training": "training.csv",
-        "scoring": "scoring.csv",
-        "target": "y",
-        "keys": [],
-        "ignore": [],
-        "rows_per_part": 10,
-    }
-    (folder / "settings.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    rows = pd.DataFrame({"x": range(100), "z": ["a", "b"] * 50})
-    rows.assign(y=rows.x // 50).to_csv(folder / "training.csv", index=False)
-    rows.head(25).to_csv(folder / "scoring.csv", index=False)
+    data = PROJECT.data().values()
+    for name in (PROJECT.package, "steps", "environment", "settings.yml", *data):
+        source, copy = PROJECT.root / name, folder / name
+        files = [path for path in (source, *source.rglob("*")) if path.is_file()]
+        if not files or sum(file.stat().st_size for file in files) > MOST_BYTES:
+            pytest.skip(f"{name} is not here, or larger than {MOST_BYTES} bytes")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, copy)
     return folder
 
 
 def run(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", PACKAGE, "run", *arguments, "--json"],
+        [sys.executable, "-m", PROJECT.package, "run", *arguments, "--json"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(project)},
         stdout=subprocess.PIPE,
@@ -55,24 +51,22 @@ def run(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_training_then_scoring(project: Path) -> None:
-    code, training = run(project, "training", "--set", "max_iterations=5")
+    code, training = run(project, "training")
     assert (code, training["status"]) == (0, "completed")
-    assert [step["name"] for step in training["steps"]] == [
-        "prep",
-        "train",
-        "evaluate",
-        "register",
-    ]
+    assert {step["status"] for step in training["steps"]} == {"ran"}
     registration = Path(training["steps"][-1]["outputs"]["registration"])
     assert json.loads((registration / "registration.json").read_text())["registered"]
 
     code, scoring = run(project, "scoring", "--set", "process_count_per_node=2")
     assert (code, scoring["status"]) == (0, "completed")
-    predictions = Path(scoring["steps"][-1]["outputs"]["predictions"])
-    assert len(list(predictions.iterdir())) == 3
-    scored = pd.read_parquet(predictions)
-    assert sorted(scored["row"]) == list(range(25))
-    assert scored["prediction"].notna().all()
+    outputs = {k: Path(v) for s in scoring["steps"] for k, v in s["outputs"].items()}
+    prepared, scored = (
+        pl.read_parquet(outputs[port]) for port in ("prepared", "predictions")
+    )
+    assert len(scored) == len(prepared)
+    assert scored["prediction"].null_count() == 0
+    keys = PROJECT.settings().data.keys or ["row"]
+    assert scored.select(keys).sort(keys).equals(prepared.select(keys).sort(keys))
 
 
 def test_a_failing_step_stops_the_run(project: Path) -> None:
@@ -80,7 +74,7 @@ def test_a_failing_step_stops_the_run(project: Path) -> None:
     code, result = run(project, "training", "--set", "raw_data=empty")
 
     assert (code, result["status"]) == (1, "failed")
-    statuses = [step["status"] for step in result["steps"]]
-    assert statuses == ["failed", "skipped", "skipped", "skipped"]
+    first, *others = [step["status"] for step in result["steps"]]
+    assert (first, {*others}) == ("failed", {"skipped"})
     log = Path(result["folder"]) / "prep" / "log.txt"
     assert "holds no file that ends in .csv" in log.read_text(encoding="utf-8")

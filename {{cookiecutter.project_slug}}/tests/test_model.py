@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import yaml
 from sklearn.metrics import f1_score
 
 from steps.evaluate import evaluate
 from steps.register import register
 from steps.score import score
 from steps.train import train
+
+SETTINGS = Path(__file__).parents[1] / "settings.yml"
+TRAINING = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))["training"]
 
 
 def table(rows: int = 200) -> pd.DataFrame:
@@ -46,7 +50,7 @@ def fitted(
     split = train.Split(keys or others, seed=1, fraction=0.25)
     training, holdout, _ = train.divide(table, split, target, keys)
     x = train.feature_table(training, [target, *keys])
-    model = train.build_model(x, task, 1, max_iterations=50)
+    model = train.build_model(x, task, 1, **TRAINING["hyperparameters"])
     model.fit(x, training[target].to_pandas())
     about = {"task": task, "target": target, "split": split}
     train.save(model, x, about, folder / "model")

@@ -8,7 +8,14 @@ from typing import Any
 import polars as pl
 import pytest
 
+from steps.prep import prep
 from steps.prep.prep import DataError, prepare
+
+
+@pytest.fixture(autouse=True)
+def without_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tables are none of the project's, for which its features are made."""
+    monkeypatch.setattr(prep, "features", lambda table: table)
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -128,7 +128,11 @@ def typed_features(table: pl.LazyFrame, needed: Sequence[str]) -> pl.LazyFrame:
         (others & cs.datetime(time_zone=None)).cast(pl.Datetime("us")),
         (others & (cs.categorical() | cs.enum())).cast(pl.String),
     )
-    schema = typed.collect_schema()
+    try:
+        schema = typed.collect_schema()
+    except pl.exceptions.PolarsError as error:  # such as of a column that is not there
+        problem = str(error).partition("\n")[0]
+        raise DataError(f"features() in prep.py fails: {problem}.") from None
     for name in needed:
         if name not in schema:
             raise DataError(

@@ -753,7 +753,8 @@ def _note_words(
         words = source.frame.select(text.filter(text.is_not_null() & lost))
         word = words.head(1).collect(engine="streaming").item()
         count = sum(column.words for _, column in having)
-        more = f" and {len(having) - 1} more files" if len(having) > 1 else ""
+        others = len(having) - 1
+        more = f" and {others} more file{'s' * (others > 1)}" if others else ""
         means = "is read as a missing value"
         if not is_csv:
             means = "is a value of its own, as Parquet has missing values apart"
