@@ -75,6 +75,8 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ProjectSettings):
+    """All of `settings.yml`."""
+
     task: Annotated[str, one_of("classification", "regression")]
     data: Data
     training: Training
