@@ -55,9 +55,9 @@ def provision(
             if not create_workspace:
                 raise
             auth = connection.authenticate(config)
-            place = (config.subscription_id, config.resource_group, config.region)
+            scope = (config.subscription_id, config.resource_group, config.region)
             options = {"exist_ok": True, "show_output": False}
-            workspace = Workspace.create(config.workspace_name, auth, *place, **options)
+            workspace = Workspace.create(config.workspace_name, auth, *scope, **options)
             done = "created"
         session = _Session(workspace, settings, say)
         session.tell(done, f"workspace {workspace.name}, in {workspace.location}")
@@ -333,9 +333,9 @@ class _Session:
             self.tell("unchanged", f"schedule {words}")
         elif words:
             if not self.dry_run:
-                place = (self.workspace, endpoint.name, endpoint.id, self.settings.name)
+                scope = (self.workspace, endpoint.name, endpoint.id, self.settings.name)
                 create = sdk.Schedule.create_for_pipeline_endpoint
-                kept = create(*place, **wanted, wait_for_provisioning=True)
+                kept = create(*scope, **wanted, wait_for_provisioning=True)
                 # Anew: if an answer is lost, the SDK asks again, and there are two.
                 found = self.active_schedules(endpoint)
             self.tell("scheduled", words)
