@@ -31,9 +31,9 @@ Values = npt.NDArray[Any]
 Round = tuple[Values, Values, Values, Values]
 
 
-def load_step(name: str) -> Any:
-    """The module of a step, which needs no generated project."""
-    folder = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps" / name
+def load_step(step: str, name: str) -> Any:
+    """A module of a step, which needs no generated project."""
+    folder = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps" / step
     spec = importlib.util.spec_from_file_location(f"step_{name}", folder / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +43,7 @@ def load_step(name: str) -> Any:
 
 
 sys.dont_write_bytecode = True  # in the template, whose steps are copied as they are
-evaluate = load_step("evaluate")
+comparison = load_step("evaluate", "comparison")
 
 
 def classes(
@@ -132,7 +132,7 @@ def share_refused(draw: Callable[[Any], Round], rounds: int) -> float:
     for _ in range(rounds):
         target, new, current, groups = draw(random)
         task = "classification" if target.dtype.kind == "i" else "regression"
-        found = evaluate.compare(
+        found = comparison.compare(
             pd.Series(target), new, current, groups.astype(np.uint64), task
         )
         refused += found["verdict"] == "worse"
@@ -148,7 +148,7 @@ def main(rounds: int) -> None:
         names = [pd.Series(column).astype(str) for column in columns]
         groups = random.integers(2**63, size=2_000_000).astype(np.uint64)
         start = time.perf_counter()
-        evaluate.compare(*names, groups, "classification")
+        comparison.compare(*names, groups, "classification")
         taken = time.perf_counter() - start
         print(f"2 million rows, {count} classes: {taken:.1f} s", flush=True)
 

@@ -52,10 +52,12 @@ penguins/settings.py
 pyproject.toml
 settings.yml
 steps/evaluate/.amlignore
+steps/evaluate/comparison.py
 steps/evaluate/evaluate.py
 steps/prep/.amlignore
 steps/prep/prep.py
 steps/prep/raw.py
+steps/prep/report.py
 steps/register/.amlignore
 steps/register/register.py
 steps/score/.amlignore

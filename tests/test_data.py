@@ -21,6 +21,7 @@ import prep
 import pytest
 from prep import prepare
 from raw import DataError, Format
+from report import report_html
 
 File = str | bytes | pl.DataFrame
 UMLAUT = "a,b\n1,Müller\n"
@@ -358,7 +359,7 @@ def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None
     assert len(notes) == 1
     with pytest.raises(DataError, match=note):
         raise DataError(notes[0])
-    assert html.escape(notes[0]) in prep.report_html(report)
+    assert html.escape(notes[0]) in report_html(report)
 
 
 def test_plain_tables_and_ignored_columns_need_no_note(tmp_path: Path) -> None:

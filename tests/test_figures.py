@@ -43,6 +43,7 @@ train, evaluate, register, score = (
     load(STEPS / name / f"{name}.py")
     for name in ("train", "evaluate", "register", "score")
 )
+comparison = load(STEPS / "evaluate" / "comparison.py")
 gate = load(TEMPLATE / "benchmarks" / "gate.py")
 
 
@@ -84,7 +85,7 @@ def learn(
     arguments = Namespace(**{**args, **options})
     train.train(arguments)
     evaluate.evaluate(arguments)
-    model, _ = evaluate.load(folder / "model")
+    model, _ = comparison.load(folder / "model")
     text = (folder / "evaluation" / "metrics.json").read_text()
     return model, json.loads(text, parse_constant=pytest.fail)["metrics"]
 
@@ -238,14 +239,14 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
             vars(model).update(about)
             models.append(model)
         columns = {name: pl.Float64() for name in "uvwxyz"}
-        common, groups = evaluate.held_out_from_both(*models[::-1], columns, holdout)
+        common, groups = comparison.held_out_from_both(*models[::-1], columns, holdout)
         assert len(common) == len(holdout) > 400
 
         def difference(rows: pl.DataFrame, groups: Any, models: Any = models) -> Any:
-            features = evaluate.columns_of(rows, {n: pl.Float64() for n in "uvwxyz"})
+            features = comparison.columns_of(rows, {n: pl.Float64() for n in "uvwxyz"})
             target = rows["target"].to_pandas()
             old, new = (model.predict(features) for model in models)
-            return evaluate.compare(target, new, old, groups, "classification")
+            return comparison.compare(target, new, old, groups, "classification")
 
         refused += difference(common, groups)["verdict"] == "worse"
         found = difference(fresh, np.arange(1000, dtype=np.uint64))
@@ -268,8 +269,8 @@ def test_a_key_of_few_values_is_no_ground_to_compare(tmp_path: Path) -> None:
     model, _ = learn(frame.drop(columns="id"), "y", tmp_path, keys=["store"])
     holdout = pl.read_parquet(tmp_path / "holdout")
     assert len(holdout) > 300
-    with pytest.raises(evaluate.NotComparable, match="only . groups of rows"):
-        evaluate.held_out_from_both(model, model, {}, holdout)
+    with pytest.raises(comparison.NotComparable, match="only . groups of rows"):
+        comparison.held_out_from_both(model, model, {}, holdout)
 
 
 @pytest.mark.parametrize(
@@ -316,18 +317,20 @@ def test_a_model_whose_split_fails_is_not_compared(
     name = f"model-{tmp_path.name}"
     model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
     register.register(tmp_path / "model", name)
-    columns = evaluate.load(tmp_path / "model")[1]
+    columns = comparison.load(tmp_path / "model")[1]
     old = copy.copy(model)
     old.split = Namespace(by=["id"], held_out=lambda table: table.column_names)
-    monkeypatch.setattr(evaluate, "load", lambda folder: (old, columns))
+    monkeypatch.setattr(comparison, "load", lambda folder: (old, columns))
     holdout = pl.read_parquet(tmp_path / "holdout")
-    found = evaluate.compare_registered(name, model, columns, holdout)
+    found = comparison.compare_registered(
+        name, model, columns, holdout, evaluate.measure
+    )
     why = "it cannot say which rows it was trained on ('DataFrame' object has no"
     assert f"not comparable with the registered version 1: {why}" in found["reason"]
 
 
 def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
-    number, day, text = (evaluate.TYPES[n] for n in ("double", "datetime", "string"))
+    number, day, text = (comparison.TYPES[n] for n in ("double", "datetime", "string"))
     table = pl.DataFrame(
         {
             "^n$": [1, None],
@@ -337,13 +340,13 @@ def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
         }
     ).with_columns(none=pl.lit(None, pl.String))
     wanted = {"^n$": number, "*": number, "t": text, "d": day, "none": day}
-    found = evaluate.columns_of(table, wanted)
+    found = comparison.columns_of(table, wanted)
     assert [dtype.kind for dtype in found.dtypes] == list("ffOMM")
     assert found["none"].isna().all()
-    assert evaluate.columns_of(table, {"^n$": text})["^n$"][0] == "1"
+    assert comparison.columns_of(table, {"^n$": text})["^n$"][0] == "1"
     for name, dtype in {"d": number, "^n$": day, "t": number, "gone": number}.items():
         with pytest.raises((TypeError, pl.exceptions.PolarsError)):
-            evaluate.columns_of(table, {name: dtype})
+            comparison.columns_of(table, {name: dtype})
 
 
 def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:

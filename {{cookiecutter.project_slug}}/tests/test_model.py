@@ -13,7 +13,7 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
-from steps.evaluate import evaluate
+from steps.evaluate import comparison, evaluate
 from steps.register import register
 from steps.score import score
 from steps.train import train
@@ -69,8 +69,8 @@ def test_a_model_learns(
 ) -> None:
     frame = table().drop(columns=other)
     _, holdout, folder = fitted(frame, target, task, ["key"], tmp_path)
-    model, columns = evaluate.load(folder)
-    features = evaluate.columns_of(holdout, columns)
+    model, columns = comparison.load(folder)
+    features = comparison.columns_of(holdout, columns)
     actual = holdout[target].to_pandas()
 
     assert 30 < len(holdout) < 70
@@ -161,7 +161,7 @@ def test_customers_whose_label_is_a_coin_are_not_learned(tmp_path: Path) -> None
     customers = customers.assign(id=range(400), y=random.choice(["x", "y"], 400))
     visits = customers.loc[np.repeat(range(400), 5)].reset_index(drop=True)
     model, holdout, folder = fitted(visits, "y", "classification", ["id"], tmp_path)
-    features = evaluate.columns_of(holdout, evaluate.load(folder)[1])
+    features = comparison.columns_of(holdout, comparison.load(folder)[1])
     actual = holdout["y"].to_pandas()
     found = evaluate.measure(model, features, actual, "classification")
     assert 0.35 < found["accuracy"] < 0.65
@@ -170,7 +170,7 @@ def test_customers_whose_label_is_a_coin_are_not_learned(tmp_path: Path) -> None
     model, holdout, folder = fitted(
         thrice, "y", "classification", [], tmp_path / "thrice"
     )
-    features = evaluate.columns_of(holdout, evaluate.load(folder)[1])
+    features = comparison.columns_of(holdout, comparison.load(folder)[1])
     actual = holdout["y"].to_pandas()
     found = evaluate.measure(model, features, actual, "classification")
     assert 0.35 < found["accuracy"] < 0.65
@@ -180,7 +180,7 @@ def test_the_comparison_is_scikit_learns_metric() -> None:
     random = np.random.default_rng(0)
     actual, *both = (random.choice(["a", "b", "c"], 300) for _ in range(3))
     groups = np.arange(300, dtype=np.uint64)
-    found = evaluate.compare(pd.Series(actual), *both, groups, "classification")
+    found = comparison.compare(pd.Series(actual), *both, groups, "classification")
     expected = [f1_score(actual, one, average="macro") for one in both]
     assert [found["new"], found["current"]] == pytest.approx(expected)
     assert found["interval"][0] < found["difference"] < found["interval"][1]
@@ -199,7 +199,7 @@ def test_equal_models_pass_and_a_worse_one_is_caught() -> None:
                 np.where(random.random(200) < right, actual, other)
                 for right in (new_accuracy, 0.8)
             ]
-            found = evaluate.compare(pd.Series(actual), *both, groups, "classification")
+            found = comparison.compare(pd.Series(actual), *both, groups, "classification")
             refused += found["verdict"] == "worse"
         return refused / 60
 
