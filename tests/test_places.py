@@ -593,7 +593,7 @@ def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
     notebook = other.path / "notebooks" / "02_training_pipeline.ipynb"
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [line for c in cells if c["cell_type"] == "code" for line in c["source"]]
-    wanted = ("sys.path", "import prep", "from steps")
+    wanted = ("sys.path", "import prep", "import train", "import evaluate")
     first, *imports = [line for line in code if line.startswith(wanted)]
     assert len(imports) == 4
     head = f"import sys\nfrom pathlib import Path\n{first}"
@@ -601,7 +601,7 @@ def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
     tail = f"\nimport {other.package}\nprint({other.package}.__file__)"
     tail += "\nprint(prep.__file__, train.__file__, evaluate.__file__)"
     done = subprocess.run(
-        [sys.executable, "-c", head + "".join(imports) + tail],
+        [sys.executable, "-c", head + "\n".join(imports) + tail],
         cwd=notebook.parent,
         env={**os.environ, "PYTHONPATH": str(installed.path)},
         capture_output=True,
