@@ -199,7 +199,9 @@ def test_equal_models_pass_and_a_worse_one_is_caught() -> None:
                 np.where(random.random(200) < right, actual, other)
                 for right in (new_accuracy, 0.8)
             ]
-            found = comparison.compare(pd.Series(actual), *both, groups, "classification")
+            found = comparison.compare(
+                pd.Series(actual), *both, groups, "classification"
+            )
             refused += found["verdict"] == "worse"
         return refused / 60
 
