@@ -34,10 +34,10 @@ def main(rounds: int) -> None:
         empty, ours = folder / "empty", folder / "ours"
         for template in (empty, ours):
             template.mkdir()
-            for part in ("cookiecutter.json", "hooks", "{{cookiecutter.project_slug}}"):
-                path = TEMPLATE / part
+            for part in ("cookiecutter.json", "hooks", "templates", "{{*"):
+                (path,) = TEMPLATE.glob(part)
                 copy = shutil.copytree if path.is_dir() else shutil.copy
-                copy(path, template / part)
+                copy(path, template / path.name)
         for hook in (empty / "hooks").iterdir():
             hook.write_text("")
         times: dict[Path, list[float]] = {ours: [], empty: []}
