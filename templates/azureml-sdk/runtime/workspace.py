@@ -35,7 +35,7 @@ LOGS = ("logs/user/error.txt", "user_logs/std_log", "executionlogs.txt", "")
 
 #: By name: a folder of the default datastore, and the project's files by their paths
 #: there; no files if the user has named the folder, where they can change.
-Data = dict[str, tuple[str, dict[str, Path]]]
+DataFiles = dict[str, tuple[str, dict[str, Path]]]
 
 
 def provision(
@@ -116,14 +116,14 @@ def publish(
 
 def _data(
     project: Project[Any], keys: Mapping[str, str], folders: Mapping[str, str]
-) -> Data:
+) -> DataFiles:
     """By name, the one of `folders`, or else the files that a key of `data` names.
 
     Their folder is named after what they hold: as Azure ML does not look into files,
     steps would use their old results again if files changed in their place.
     """
     settings = project.settings()
-    data: Data = {}
+    data: DataFiles = {}
     for name, key in keys.items():
         if folders.get(name):
             data[name] = folders[name], {}
@@ -218,7 +218,7 @@ class _Session:
             found, done = wanted.register(self.workspace), "registered"
         self.tell(done, f"environment {wanted.name}, version {found.version}")
 
-    def upload(self, data: Data) -> dict[str, Any]:
+    def upload(self, data: DataFiles) -> dict[str, Any]:
         """Upload the files that are not there yet; gives the data as datasets."""
         store = self.workspace.get_default_datastore()
         for folder, files in data.values():
@@ -239,7 +239,7 @@ class _Session:
             for name, (folder, _) in data.items()
         }
 
-    def build(self, pipeline: PipelineDefinition, data: Data) -> sdk.Pipeline:
+    def build(self, pipeline: PipelineDefinition, data: DataFiles) -> sdk.Pipeline:
         """The pipeline in the workspace, on data that is there."""
         name = self.settings.compute.name
         if name not in self.workspace.compute_targets:
@@ -301,7 +301,7 @@ class _Session:
             _show_failures(run, self.say)
         return run_state in FINISHED
 
-    def publish(self, name: str, pipeline: PipelineDefinition, data: Data) -> Any:
+    def publish(self, name: str, pipeline: PipelineDefinition, data: DataFiles) -> Any:
         """Publish behind the endpoint, and return it; None if a dry run finds none."""
         workspace, project = self.workspace, self.settings.name
         endpoint_name = f"{project}-{name}"
