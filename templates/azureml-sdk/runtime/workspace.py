@@ -46,7 +46,7 @@ def provision(
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
     config = project.workspace_config([*needs, "region"] if create_workspace else needs)
     keys = [key for pipeline in pipelines.values() for key in pipeline.data.values()]
-    data = _data(project, dict(zip(keys, keys)), {})
+    data = _data(project.root, settings, dict(zip(keys, keys)), {})
     with connection.azure(config) as say:
         done = "unchanged"
         try:
@@ -85,7 +85,7 @@ def submit(
     nowhere = dict.fromkeys(pipeline.data, "")
     parameters = parameter_values(project, steps, nowhere, values)
     given = {key: parameters[key] for key in values if key not in pipeline.data}
-    data = _data(project, pipeline.data, values)
+    data = _data(project.root, settings, pipeline.data, values)
     with connection.azure(config) as say:
         session = _Session(connection.connect(config), settings, say)
         run = session.start(session.build(pipeline, data), given)
@@ -108,35 +108,37 @@ def publish(
     settings, pipeline = project.settings(), pipelines[name]
     config = project.workspace_config([*NEEDED, "compute.name"])
     schedule = _wanted_schedule(settings, pipelines, name)
-    data = _data(project, pipeline.data, folders or {})
+    data = _data(project.root, settings, pipeline.data, folders or {})
     with connection.azure(config) as say:
         session = _Session(connection.connect(config), settings, say, dry_run)
         session.schedule(session.publish(name, pipeline, data), schedule)
 
 
 def _data(
-    project: Project[Any], keys: Mapping[str, str], folders: Mapping[str, str]
+    root: Path,
+    settings: ProjectSettings,
+    keys: Mapping[str, str],
+    folders: Mapping[str, str],
 ) -> DataFiles:
     """By name, the one of `folders`, or else the files that a key of `data` names.
 
     Their folder is named after what they hold: as Azure ML does not look into files,
     steps would use their old results again if files changed in their place.
     """
-    settings = project.settings()
     data: DataFiles = {}
     for name, key in keys.items():
         if folders.get(name):
             data[name] = folders[name], {}
             continue
         path = getattr(settings.data, key)
-        source = project.root / path
-        root = source.parent if source.is_file() else source
+        source = root / path
+        top = source.parent if source.is_file() else source
         found = sorted(source.rglob("*")) or [source]
         files = [one for one in found if one.is_file() and one.name[0] != "."]
         if not files:
             where = f"settings.yml: data.{key} is {path}, where no file is"
             raise AzureError(f"{where}: put the data there, or write where it is.")
-        names = [file.relative_to(root).as_posix() for file in files]
+        names = [file.relative_to(top).as_posix() for file in files]
         digest = hashlib.sha256()
         for relative, file in zip(names, files):
             digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
