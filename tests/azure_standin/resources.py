@@ -262,12 +262,6 @@ def get_resource(azure: Azure, request: Request) -> Json:
     return resource_of(azure, request.path)
 
 
-@route(f"HEAD {_GROUP}")
-def has_group(azure: Azure, request: Request) -> Reply:
-    resource_of(azure, request.path)
-    return Reply(b"", 204)
-
-
 @route(f"GET {_LOCATION}/usages")
 def list_usages(azure: Azure, request: Request) -> Json:
     """The usages, page by page."""
