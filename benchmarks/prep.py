@@ -42,15 +42,8 @@ def measure(table: Path, folder: Path) -> tuple[float, float]:
     Of its own memory: the pages of the file that it maps are the system's to take back.
     """
     # -B, as the template's steps are copied as they are, and are to hold no __pycache__.
-    command = [
-        sys.executable,
-        "-B",
-        str(PREP),
-        "--raw",
-        str(table),
-        "--target",
-        "class",
-    ]
+    command = [sys.executable, "-B", str(PREP)]
+    command += ["--raw", str(table), "--target", "class"]
     command += ["--prepared", str(folder / "out"), "--report", str(folder / "report")]
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
