@@ -9,6 +9,10 @@ TOOLS := build/tools/bin
 BIN := .venv/bin
 PROJECT := build/demo/penguins
 PINS := {{cookiecutter.project_slug}}/environment
+# The other SDK, which does not go into one environment with the first.
+OTHER_SDK := build/azure-ai-ml
+OTHER_PYTHON ?= >=3.10,<3.14
+LOCK := build/lock
 # An environment of that Python; its folder is to follow.
 VENV = $(TOOLS)/uv venv --quiet --allow-existing $(1) || { echo 'azureml-sdk needs Python \
   3.10 or 3.11, and uv could neither find nor fetch one: install it, or tell where it is, as \
@@ -43,15 +47,33 @@ build/tools/made: requirements.txt
 	$(TOOLS)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
-.venv/tests: build/tools/made tests/requirements.txt
+.venv/tests: build/tools/made tests/requirements.txt tests/azure-ai-ml.txt
 	@$(call VENV,.venv)
 	$(INSTALL) .venv --requirement tests/requirements.txt
+	@UV_PYTHON='$(OTHER_PYTHON)'; $(call VENV,$(OTHER_SDK))
+	$(INSTALL) $(OTHER_SDK) --requirement tests/azure-ai-ml.txt
 	touch $@
 
-lock: build/tools/made  ## pin the newest versions that go together, the project's first
-	$(COMPILE) --upgrade $(PINS)/project.in --output-file $(PINS)/project.txt
-	$(COMPILE) --upgrade $(PINS)/steps.in --constraint $(PINS)/project.txt --output-file $(PINS)/steps.txt
-	$(COMPILE) --upgrade tests/requirements.in --constraint $(PINS)/project.txt --output-file tests/requirements.txt
+lock: build/tools/made  ## pin the newest versions that go together, azureml-sdk's first
+	rm -rf $(LOCK)
+	for sdk in azureml-sdk azure-ai-ml; do $(TOOLS)/cookiecutter --no-input \
+	  --output-dir $(LOCK) . project_name=$$sdk azureml_sdk=$$sdk; done
+	cd $(LOCK)/azureml-sdk/environment && $(COMPILE) --upgrade project.in --output-file project.txt
+	cd $(LOCK)/azureml-sdk/environment && $(COMPILE) --upgrade steps.in driver.in \
+	  --constraint project.txt --output-file steps.txt
+	# The SDK's telemetry goes with an OpenTelemetry of its own.
+	grep --invert-match '^opentelemetry\|^azure' $(LOCK)/azureml-sdk/environment/steps.txt \
+	  > $(LOCK)/azure-ai-ml/environment/constraints.txt
+	cd $(LOCK)/azure-ai-ml/environment && $(COMPILE) --upgrade project.in \
+	  --constraint constraints.txt --output-file project.txt
+	cp $(LOCK)/azureml-sdk/environment/steps.txt $(PINS)/steps.txt
+	for sdk in azureml-sdk azure-ai-ml; do \
+	  cp $(LOCK)/$$sdk/environment/project.txt templates/$$sdk/environment/project.txt; done
+	$(COMPILE) --upgrade tests/requirements.in \
+	  --constraint $(LOCK)/azureml-sdk/environment/project.txt --output-file tests/requirements.txt
+	grep '^black\|^mypy\|^pytest\|^ruff' tests/requirements.txt > $(LOCK)/checks.txt
+	$(COMPILE) --upgrade tests/azure-ai-ml.in --constraint $(LOCK)/checks.txt \
+	  --constraint $(LOCK)/azure-ai-ml/environment/project.txt --output-file tests/azure-ai-ml.txt
 	$(COMPILE) --upgrade requirements.in --constraint tests/requirements.txt --output-file requirements.txt
 
 clean:  ## remove all that was made here

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from azureml.core import Environment, RunConfiguration
 from azureml.data import OutputFileDatasetConfig
@@ -131,7 +132,7 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
         inputs=[prepared.as_input("prepared")],
         output=predictions,
         arguments=_arguments(
-            keys=settings.data.keys,
+            keys=[quote(key) for key in settings.data.keys],
             predictions=predictions,
             model_name=settings.name,
             model_version=PipelineParameter(

@@ -59,7 +59,7 @@ def build_steps(
     nowhere = Dataset.File.from_files("https://localhost/data", validate=False)
     found = datasets or dict.fromkeys(pipeline.data, nowhere)
     data = {name: PipelineParameter(name, found[name]) for name in pipeline.data}
-    steps = pipeline.build(settings, data)
+    steps: list[Any] = pipeline.build(settings, data)
     for step in steps:
         if any(getattr(one.dataset, "name", "") in changing for one in step._inputs):
             step._allow_reuse = False

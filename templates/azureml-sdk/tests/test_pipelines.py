@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
+from azureml.core import Dataset, Workspace
+from azureml.data.abstract_dataset import _DatasetRegistration
+from azureml.data.azure_storage_datastore import AzureBlobDatastore
 from azureml.pipeline.core import Pipeline
+from azureml.pipeline.core._aeva_provider import _AevaWorkflowProvider
+from azureml.pipeline.core._restclients.aeva.dryrun_service_caller import (
+    DryRunServiceCaller,
+)
 
 from {{ cookiecutter.package_name }}.pipelines import (
     PIPELINES,
@@ -21,10 +29,24 @@ from {{ cookiecutter.package_name }}.settings import (
     Settings,
 )
 
-BuildPipeline = Callable[[str, Settings], Pipeline]
-
 SETTINGS = PROJECT.settings()
 SETTINGS = replace(SETTINGS, compute=replace(SETTINGS.compute, name="cpu-cluster"))
+NO_ID = "00000000-0000-0000-0000-000000000000"
+
+
+def build_pipeline(name: str, settings: Settings) -> Pipeline:
+    """As `submit` does, in a workspace that is never asked."""
+    workspace = MagicMock(Workspace)
+    store = AzureBlobDatastore(workspace, "workspaceblobstore", "blobs", "account")
+    workspace.get_default_datastore.return_value = store
+    cluster = SimpleNamespace(name="cpu-cluster", type="AmlCompute")
+    workspace.compute_targets = {"cpu-cluster": cluster}
+    data = Dataset.File.from_files("https://localhost/data", validate=False)
+    data._registration = _DatasetRegistration(workspace, saved_id=NO_ID)
+    pipeline = PIPELINES[name]
+    steps = build_steps(pipeline, settings, dict.fromkeys(pipeline.data, data))
+    provider = _AevaWorkflowProvider(DryRunServiceCaller(), None, workspace)
+    return Pipeline(workspace, steps, _workflow_provider=provider)
 
 
 def edges(pipeline: Pipeline) -> set[str]:
@@ -35,7 +57,7 @@ def edges(pipeline: Pipeline) -> set[str]:
     }
 
 
-def test_training_graph(build_pipeline: BuildPipeline) -> None:
+def test_training_graph() -> None:
     pipeline = build_pipeline("training", SETTINGS)
 
     assert pipeline.validate() == []
@@ -51,7 +73,7 @@ def test_training_graph(build_pipeline: BuildPipeline) -> None:
     assert set(pipeline.graph.params) == {"raw_data", "register", *hyperparameters}
 
 
-def test_scoring_graph(build_pipeline: BuildPipeline) -> None:
+def test_scoring_graph() -> None:
     pipeline = build_pipeline("scoring", SETTINGS)
 
     assert pipeline.validate() == []
@@ -62,12 +84,12 @@ def test_scoring_graph(build_pipeline: BuildPipeline) -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_steps_run_on_the_cluster(build_pipeline: BuildPipeline, name: str) -> None:
+def test_steps_run_on_the_cluster(name: str) -> None:
     for node in build_pipeline(name, SETTINGS).graph.module_nodes:
         assert node.get_param("Target").get_value() == "cpu-cluster"
 
 
-def test_an_unknown_cluster_is_refused(build_pipeline: BuildPipeline) -> None:
+def test_an_unknown_cluster_is_refused() -> None:
     elsewhere = replace(SETTINGS, compute=replace(SETTINGS.compute, name="another"))
     with pytest.raises(ValueError, match="another does not exist"):
         build_pipeline("training", elsewhere)

@@ -14,6 +14,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 import mlflow
 import pandas as pd
@@ -63,7 +64,8 @@ def init() -> None:
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
-    parser.add_argument("--keys", nargs="*", default=[])
+    # Quoted, as Azure ML splits the arguments of a parallel job at each space.
+    parser.add_argument("--keys", nargs="*", type=unquote, default=[])
     args, _ = parser.parse_known_args()  # the rest is for the ParallelRunStep itself
     global scorer
     folder = download(args.model_name, args.model_version)

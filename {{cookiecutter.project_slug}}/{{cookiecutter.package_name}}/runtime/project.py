@@ -56,7 +56,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a published pipeline runs: the arguments of azureml's ScheduleRecurrence."""
+    """When a published pipeline runs, in the words of azureml's ScheduleRecurrence."""
 
     frequency: Annotated[str, one_of("Minute", "Hour", "Day", "Week", "Month")]
     interval: rules.Count
@@ -65,6 +65,11 @@ class Schedule:
     week_days: list[Annotated[str, one_of(*DAYS)]] | None = None
     time_zone: Annotated[str, rules.TIME_ZONE] = "UTC"
     start_time: Annotated[str, rules.START_TIME] | None = None
+
+    def words(self) -> str:
+        return ", ".join(
+            f"{name} {value}" for name, value in vars(self).items() if value
+        )
 
     def conflicts(self) -> Conflicts:
         text = f"does not go with frequency: {self.frequency}"
@@ -111,8 +116,8 @@ class ProjectSettings:
 class PipelineDefinition:
     """A pipeline of a project: what builds its steps, and the data that it reads."""
 
-    #: given the settings and, by name, a pipeline parameter for each of `data`
-    build: Callable[[Any, Mapping[str, Any]], list[Any]]
+    #: given the settings and, by name, a parameter for each of `data`; as the SDK has it
+    build: Callable[[Any, Mapping[str, Any]], Any]
     data: Mapping[str, str]  # to names of settings below `data`
 
 

@@ -1,1 +1,276 @@
-{% include cookiecutter.azureml_sdk ~ "/runtime/workspace.py" %}
+"""The project on Azure ML: provision its needs, submit and publish its pipelines."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import checks, connection
+from .connection import AzureError, Failure, Say, WorkspaceMissing
+from .local_run import LOG_END, parameter_values
+from .project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
+from .sdk_steps import build_steps, environments, read_steps
+from .sdk_workspace import TIME_ZONES, Run, Workspace
+
+POLL_SECONDS = 3
+PATIENCE = 3  # polls in a row that may fail before --wait gives up
+FINISHED = ("finished", "completed")  # azureml-sdk's word, and run history's
+ENDED = (*FINISHED, "failed", "canceled")  # and any other state can still change
+#: What the names of logs hold, those first that tell most of a failed step: what the
+#: entry script of a parallel step raised, where its own log says SystemExit: 42; what
+#: the script printed; what became of a step that has died before its script ran; any.
+LOGS = ("logs/user/error.txt", "user_logs/std_log", "executionlogs.txt", "")
+
+#: By name: a folder of the default datastore, and the project's files by their paths
+#: there; no files if the user has named the folder, where they can change.
+DataFiles = dict[str, tuple[str, dict[str, Path]]]
+
+
+def provision(
+    project: Project[Any], pipelines: Pipelines, create_workspace: bool = False
+) -> None:
+    """Have on Azure what the pipelines need; what is there already stays as it is."""
+    settings = project.settings()
+    needs = [*NEEDED, "compute.name", "compute.vm_size"]
+    config = project.workspace_config([*needs, "region"] if create_workspace else needs)
+    keys = [key for pipeline in pipelines.values() for key in pipeline.data.values()]
+    data = _data(project.root, settings, dict(zip(keys, keys)), {})
+    with connection.azure(config) as say:
+        done = "unchanged"
+        try:
+            workspace = Workspace.connect(config)
+        except WorkspaceMissing:
+            if not create_workspace:
+                raise
+            workspace, done = Workspace.create(config), "created"
+        session = _Session(workspace, settings, say)
+        session.tell(done, f"workspace {workspace.name}, in {workspace.region}")
+        session.provide_cluster()
+        for environment in environments(pipelines, settings):
+            session.tell(*workspace.register(environment))
+        session.upload(data)
+
+
+def submit(
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
+    values: Mapping[str, str],
+    wait: bool = False,
+) -> bool:
+    """Run a pipeline on Azure ML; with `wait`, returns whether it ended well.
+
+    `values` are pipeline parameters as texts; those of data are folders of the default
+    datastore, to be read in place of the project's data.
+    """
+    settings, pipeline = project.settings(), pipelines[name]
+    config = project.workspace_config([*NEEDED, "compute.name"])
+    steps = read_steps(build_steps(pipeline, settings))
+    nowhere = dict.fromkeys(pipeline.data, "")
+    parameters = parameter_values(project, steps, nowhere, values)
+    given = {key: parameters[key] for key in values if key not in pipeline.data}
+    data = _data(project.root, settings, pipeline.data, values)
+    with connection.azure(config) as say:
+        session = _Session(Workspace.connect(config), settings, say)
+        folders, changing = session.prepare(data)
+        built = session.workspace.build(pipeline, settings, folders, changing)
+        run, is_recovered = session.workspace.start(built, settings.name, given)
+        if is_recovered:
+            where = f"run {run.id} of the experiment {settings.name}"
+            session.tell("started", f"{where}, though the answer to that was lost")
+        session.tell("submitted", f"{name}, run {run.id}\n{run.url}")
+        return not wait or session.follow(run)
+
+
+def publish(
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
+    folders: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Publish a pipeline behind its endpoint, and schedule it as the settings say.
+
+    It reads the project's data as it is now, or whenever it runs what is in `folders` of
+    the default datastore, by pipeline parameter. A dry run says what would be changed.
+    """
+    settings, pipeline = project.settings(), pipelines[name]
+    config = project.workspace_config([*NEEDED, "compute.name"])
+    schedule = _wanted_schedule(settings, pipelines, name)
+    data = _data(project.root, settings, pipeline.data, folders or {})
+    with connection.azure(config) as say:
+        session = _Session(Workspace.connect(config), settings, say, dry_run)
+        workspace, endpoint = session.workspace, f"{settings.name}-{name}"
+        published = workspace.published(endpoint)
+        before = published.version if published else "none"
+        built = None
+        if dry_run:
+            session.upload(data)
+            new = f"{endpoint}, a new default (now: {before})"
+            session.tell("published", new)
+        else:
+            found, changing = session.prepare(data)
+            built = workspace.build(pipeline, settings, found, changing)
+            description = f"{name}, {settings.name}"
+            published = workspace.publish(endpoint, published, built, description)
+            now = f"{published.version}, now the default (before: {before})"
+            session.tell("published", f"{endpoint}, {now}")
+            say(published.url)
+        done = workspace.schedule(endpoint, published, schedule, built, settings.name)
+        for what, words in done:
+            session.tell(what, words if what == "scheduled" else f"schedule {words}")
+
+
+def _data(
+    root: Path,
+    settings: ProjectSettings,
+    keys: Mapping[str, str],
+    folders: Mapping[str, str],
+) -> DataFiles:
+    """By name, the one of `folders`, or else the files that a key of `data` names.
+
+    Their folder is named after what they hold: as Azure ML does not look into files,
+    steps would use their old results again if files changed in their place.
+    """
+    data: DataFiles = {}
+    for name, key in keys.items():
+        if folders.get(name):
+            data[name] = folders[name], {}
+            continue
+        path = getattr(settings.data, key)
+        source = root / path
+        top = source.parent if source.is_file() else source
+        found = sorted(source.rglob("*")) or [source]
+        files = [one for one in found if one.is_file() and one.name[0] != "."]
+        if not files:
+            where = f"settings.yml: data.{key} is {path}, where no file is"
+            raise AzureError(f"{where}: put the data there, or write where it is.")
+        names = [file.relative_to(top).as_posix() for file in files]
+        digest = hashlib.sha256()
+        for relative, file in zip(names, files):
+            digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as content:
+                while chunk := content.read(1 << 20):
+                    digest.update(chunk)
+        folder = f"{settings.name}/{key}-{digest.hexdigest()[:16]}"
+        paths = [f"{folder}/{relative}" for relative in names]
+        data[name] = folder, dict(zip(paths, files))
+    return data
+
+
+def _wanted_schedule(
+    settings: ProjectSettings, pipelines: Pipelines, name: str
+) -> Schedule | None:
+    """A pipeline's schedule, if the settings have one."""
+    schedules = settings.schedules
+    unknown = schedules.keys() - pipelines.keys()
+    if unknown:
+        where = f"settings.yml: schedules.{min(unknown)} is not of a pipeline"
+        raise AzureError(f"{where}: write one of {', '.join(pipelines)}.")
+    wanted = schedules.get(name)
+    if wanted and wanted.time_zone not in TIME_ZONES:
+        close = difflib.get_close_matches(wanted.time_zone, TIME_ZONES)
+        near = " or ".join(close) or "UTC"
+        where = f"settings.yml: schedules.{name}.time_zone is {wanted.time_zone}"
+        raise AzureError(f"{where}, which is not a Windows time zone: write {near}.")
+    return wanted
+
+
+@dataclass
+class _Session:
+    """Work in the workspace; a dry run only tells what it would do."""
+
+    workspace: Workspace
+    settings: ProjectSettings
+    say: Say
+    dry_run: bool = False
+
+    def tell(self, done: str, what: str) -> None:
+        would = "would be " if self.dry_run and done != "unchanged" else ""
+        self.say(f"{would}{done:10} {what}")
+
+    def provide_cluster(self) -> None:
+        wanted = self.settings.compute
+        cluster = self.workspace.cluster(wanted.name)
+        done = "unchanged" if cluster else "created"
+        cluster = cluster or self.workspace.create_cluster(wanted)
+        nodes, size = cluster.max_nodes, cluster.vm_size
+        self.tell(done, f"cluster {wanted.name}, up to {nodes} nodes of {size}")
+        if (nodes, size.lower()) != (wanted.max_nodes, wanted.vm_size.lower()):
+            see = f"see `{checks.COMMAND} check --online`"
+            self.tell("", f"not as in settings.yml: {see}")
+
+    def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
+        """Upload data; gives its folders by name, and the names of those that change."""
+        name, workspace = self.settings.compute.name, self.workspace
+        if workspace.cluster(name) is None:
+            text = f"compute.name is {name}, which is not in {workspace.name}"
+            fix = f"`{checks.COMMAND} provision` creates it"
+            raise AzureError(f"settings.yml: {text}: {fix}.")
+        self.upload(data)
+        changing = [key for key, (_, files) in data.items() if not files]
+        return {key: folder for key, (folder, _) in data.items()}, changing
+
+    def upload(self, data: DataFiles) -> None:
+        """Upload the files that are not there yet."""
+        store, container = self.workspace.default_datastore()
+        for folder, files in data.values():
+            if not files:
+                continue
+            # Not by the SDK's own upload, which goes on when one file fails.
+            blobs = container.list_blobs(name_starts_with=f"{folder}/")
+            missing = files.keys() - {blob.name for blob in blobs}
+            for path in [] if self.dry_run else sorted(missing):
+                with files[path].open("rb") as file:
+                    container.upload_blob(path, file, overwrite=True, max_concurrency=4)
+            done = "uploaded" if missing else "unchanged"
+            some = f"{len(missing)} of " if missing else ""
+            self.tell(done, f"{some}{len(files)} data files: {folder} of {store}")
+
+    def follow(self, run: Run) -> bool:
+        """Tell how a run's steps get on until it has ended; whether it ended well."""
+        told: dict[str, str] = {}
+        run_state, failures = "", 0
+        try:
+            while run_state not in ENDED:
+                time.sleep(POLL_SECONDS)
+                try:
+                    latest = run.state()
+                    for id, name, state in run.steps():
+                        if told.get(id) != state:
+                            told[id] = state
+                            self.tell(state, name)
+                    run_state, failures = latest, 0
+                except Exception:
+                    failures += 1
+                    if failures == PATIENCE:
+                        raise
+        except BaseException:  # Ctrl-C too
+            self.say(f"The run goes on. Follow it at {run.url}")
+            raise
+        self.tell(run_state, f"run {run.id}")
+        if run_state == "failed":
+            for failure in run.failures():
+                _show(failure, self.say)
+        return run_state in FINISHED
+
+
+def _show(failure: Failure, say: Say) -> None:
+    """Show why a step has failed: its error, and the end of the log that tells most."""
+    reason = failure.reason or "Azure ML gives no reason."
+    if not failure.step:
+        return say(reason)
+    say(f"{failure.step} has failed: {reason}")
+    logs = sorted(failure.logs)
+    log = next((name for part in LOGS for name in logs if part in name), None)
+    if log:
+        lines = failure.read(log).splitlines()
+        say("\n    ".join([f"Its {log} ends:", *lines[-LOG_END:]]))
+    say(f"All its logs: {failure.url}")
+    if failure.is_parallel:
+        say("logs/user/ there holds what the entry script printed and raised.")
