@@ -18,7 +18,13 @@ from pytest_cookies.plugin import Cookies
 TEMPLATE = Path(__file__).parents[1]
 # Some tests import the steps from the template, which is to hold only what is its own.
 sys.dont_write_bytecode = True
-KEYS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")).keys()
+QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+SDKS: list[str] = QUESTIONS["azureml_sdk"]
+#: The Python that projects of an SDK run with: the two do not go into one environment.
+PYTHONS = {
+    "azureml-sdk": sys.executable,
+    "azure-ai-ml": str(TEMPLATE / "build" / "azure-ai-ml" / "bin" / "python"),
+}
 
 
 @dataclass
@@ -41,11 +47,16 @@ class Project:
 
     path: Path
     package: str
+    sdk: str = SDKS[0]
+
+    @property
+    def interpreter(self) -> str:
+        return PYTHONS[self.sdk]
 
     def python(self, *arguments: str, **environment: str) -> Result:
         """Run Python in the project, which is as good as installed."""
         done = subprocess.run(
-            [sys.executable, *arguments],
+            [self.interpreter, *arguments],
             cwd=self.path,
             env={**os.environ, "PYTHONPATH": str(self.path), **environment},
             capture_output=True,
@@ -83,9 +94,10 @@ def bake(cookies_session: Cookies) -> Bake:
 
     def generate(**answers: str) -> Project:
         # cookiecutter takes no notice of an answer to a question that is not asked
-        assert answers.keys() <= KEYS
+        assert answers.keys() <= QUESTIONS.keys()
         result = cookies_session.bake(extra_context=answers)
         assert result.exit_code == 0, result.exception
-        return Project(result.project_path, result.context["package_name"])
+        names = ("package_name", "azureml_sdk")
+        return Project(result.project_path, *(result.context[name] for name in names))
 
     return generate

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
-from conftest import TEMPLATE, Bake, Project
+from conftest import SDKS, TEMPLATE, Bake, Project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +25,7 @@ data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
 data/sample/training/PAL0809.csv
 data/sample/training/PAL0910.csv
+environment/driver.in
 environment/project.in
 environment/project.txt
 environment/steps.in
@@ -45,6 +46,7 @@ penguins/runtime/parallel_run.py
 penguins/runtime/project.py
 penguins/runtime/rules.py
 penguins/runtime/sdk_steps.py
+penguins/runtime/sdk_workspace.py
 penguins/runtime/step_process.py
 penguins/runtime/tracking.py
 penguins/runtime/workspace.py
@@ -65,7 +67,6 @@ steps/score/score.py
 steps/train/.amlignore
 steps/train/split.py
 steps/train/train.py
-tests/conftest.py
 tests/test_local_run.py
 tests/test_model.py
 tests/test_pipelines.py
@@ -97,16 +98,18 @@ NAMES = {
 }
 
 
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_exactly_these_files(bake: Bake, task: str) -> None:
-    project = bake(task=task)
+def test_exactly_these_files(bake: Bake, task: str, sdk: str) -> None:
+    project = bake(task=task, azureml_sdk=sdk)
     files = {p.relative_to(project.path).as_posix() for p in all_files(project)}
     assert files == set(FILES.split())
 
 
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("answers", NAMES.values(), ids=NAMES)
-def test_fresh_output_is_clean(bake: Bake, answers: dict[str, str]) -> None:
-    project = bake(**answers)
+def test_fresh_output_is_clean(bake: Bake, answers: dict[str, str], sdk: str) -> None:
+    project = bake(**answers, azureml_sdk=sdk)
     for path in all_files(project):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"cookiecutter\.|\{%", text), path
@@ -133,18 +136,23 @@ def test_runs_are_not_linted_where_there_is_no_git(bake: Bake) -> None:
         assert checked.code == 0, checked.out + checked.err
 
 
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("name", ["one letter", "sixty letters"])
-def test_fresh_output_is_typed(bake: Bake, name: str) -> None:
-    project = bake(**NAMES[name])
+def test_fresh_output_is_typed(bake: Bake, name: str, sdk: str) -> None:
+    project = bake(**NAMES[name], azureml_sdk=sdk)
     checked = project.python(
-        *("-m", "mypy", "--cache-dir", str(TEMPLATE / "build" / "mypy"))
+        *("-m", "mypy", "--cache-dir", str(TEMPLATE / "build" / "mypy" / sdk))
     )
     assert checked.code == 0, checked.out
 
 
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("name", ["accents", "a digit first", "quotes"])
-def test_a_project_of_any_name_builds_its_pipelines(bake: Bake, name: str) -> None:
-    tests = bake(**NAMES[name]).python("-m", "pytest", "-q", "tests/test_pipelines.py")
+def test_a_project_of_any_name_builds_its_pipelines(
+    bake: Bake, name: str, sdk: str
+) -> None:
+    project = bake(**NAMES[name], azureml_sdk=sdk)
+    tests = project.python("-m", "pytest", "-q", "tests/test_pipelines.py")
     assert tests.code == 0, tests.out
 
 
@@ -164,12 +172,13 @@ def test_every_character_comes_through_toml() -> None:
 def test_steps_pipelines_and_runtime_hold_no_jinja() -> None:
     project = TEMPLATE / "{{cookiecutter.project_slug}}"
     runtime = project / "{{cookiecutter.package_name}}" / "runtime"
-    sdk = TEMPLATE / "templates" / "azureml-sdk"
     shared = [path for path in runtime.glob("*.py") if not is_include(path)]
     assert len(shared) > 8
-    for path in [*project.glob("steps/*/*.py"), *shared, *sdk.glob("*.py")]:
-        assert not re.search(r"\{\{|\{%|\{#", path.read_text(encoding="utf-8")), path
-    for path in sdk.glob("runtime/*.py"):
+    files = [*project.glob("steps/*/*.py"), *shared]
+    for sdk in SDKS:
+        folder = TEMPLATE / "templates" / sdk
+        files += [*folder.glob("*.py"), *folder.glob("runtime/*.py")]
+    for path in files:
         assert not re.search(r"\{\{|\{%|\{#", path.read_text(encoding="utf-8")), path
 
 
@@ -178,8 +187,26 @@ def is_include(path: Path) -> bool:
     return path.read_text(encoding="utf-8").startswith("{% include")
 
 
-def test_what_runs_a_project_is_the_same_in_every_project(bake: Bake) -> None:
-    one, other = bake(), bake(**NAMES["quotes"], task="regression", vm_size="")
+def test_sdks_differ_in_their_own_files_alone(bake: Bake) -> None:
+    one, other = (bake(azureml_sdk=sdk) for sdk in SDKS)
+    differing = {
+        path.relative_to(one.path).as_posix()
+        for path in all_files(one)
+        if path.read_bytes() != (other.path / path.relative_to(one.path)).read_bytes()
+    }
+    assert differing == {
+        *(f"penguins/runtime/sdk_{name}.py" for name in ("steps", "workspace")),
+        *("penguins/pipelines.py", "tests/test_pipelines.py", "README.md"),
+        *("environment/project.in", "environment/project.txt", "pyproject.toml"),
+    }
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_what_runs_a_project_is_the_same_in_every_project(
+    bake: Bake, sdk: str
+) -> None:
+    one = bake(azureml_sdk=sdk)
+    other = bake(**NAMES["quotes"], task="regression", vm_size="", azureml_sdk=sdk)
     runtime = one.path / one.package / "runtime"
     files = sorted(path.name for path in runtime.glob("*.py"))
     assert "local_run.py" in files
@@ -190,14 +217,22 @@ def test_what_runs_a_project_is_the_same_in_every_project(bake: Bake) -> None:
         assert not re.search(r"from \.\.|import_module", text), name
 
 
-def test_steps_on_azure_have_the_pins_of_this_machine() -> None:
-    pins = TEMPLATE / "{{cookiecutter.project_slug}}" / "environment"
-    here = set((pins / "project.txt").read_text().splitlines())
-    assert set((pins / "steps.txt").read_text().splitlines()) <= here
+@pytest.mark.parametrize("sdk", SDKS)
+def test_steps_on_azure_have_the_pins_of_this_machine(bake: Bake, sdk: str) -> None:
+    """But for the driver's packages, and what azure-ai-ml brings for its telemetry."""
+    pins = bake(azureml_sdk=sdk).path / "environment"
+    here, there = (
+        dict(line.split("==") for line in (pins / file).read_text().splitlines())
+        for file in ("project.txt", "steps.txt")
+    )
+    differing = {name for name in there if there[name] != here.get(name, there[name])}
+    own = "azure-|opentelemetry-" if sdk == "azure-ai-ml" else "nothing"
+    assert [name for name in differing if not re.match(own, name)] == []
+    assert sdk == "azure-ai-ml" or there.keys() <= here.keys()
 
 
 def test_no_lock_names_a_registry() -> None:
-    for path in TEMPLATE.rglob("requirements*.txt"):
+    for path in [*TEMPLATE.glob("tests/*.txt"), *TEMPLATE.glob("templates/*/*/*.txt")]:
         assert "://" not in path.read_text()
 
 

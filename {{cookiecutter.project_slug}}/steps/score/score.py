@@ -1,4 +1,4 @@
-"""Predict prepared Parquet parts: the entry script of the ParallelRunStep.
+"""Predict prepared Parquet parts: the entry script of the parallel step.
 
 Each part's predictions are a Parquet file of the same name, with the key columns (or
 `row`), `prediction`, and for a classification one `probability_<class>` a class.
@@ -66,7 +66,7 @@ def init() -> None:
     parser.add_argument("--predictions", type=Path, required=True)
     # Quoted, as Azure ML splits the arguments of a parallel job at each space.
     parser.add_argument("--keys", nargs="*", type=unquote, default=[])
-    args, _ = parser.parse_known_args()  # the rest is for the ParallelRunStep itself
+    args, _ = parser.parse_known_args()  # the rest is for the driver of the parallel step
     global scorer
     folder = download(args.model_name, args.model_version)
     # A copy in a plain place, since MLflow takes a %20 in a path for a blank.

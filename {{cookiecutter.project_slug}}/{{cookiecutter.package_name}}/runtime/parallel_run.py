@@ -1,4 +1,4 @@
-"""The driver of a ParallelRunStep on this machine.
+"""The driver of a parallel step on this machine.
 
 Takes the command line that Azure ML's own driver gets and keeps the same contract with
 the entry script: `init()` once in each worker process, `run(mini_batch)` with a list of
@@ -63,7 +63,7 @@ def main() -> None:
             size = args.mini_batch_size
             batches += [items[i : i + size] for i in range(0, len(items), size)]
     if not batches:
-        sys.exit("ParallelRunStep: the input holds no files.")
+        sys.exit("Parallel step: the input holds no files.")
     rows = run(batches, args)
     if args.output and args.output_action == "append_row":
         unfinished = args.output / f".{args.append_row_file_name}"
@@ -102,7 +102,7 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
                 batch, error = tries[future], future.exception()
                 names = [Path(item).name for item in batch]
                 if isinstance(error, BrokenProcessPool):
-                    sys.exit("ParallelRunStep: init() failed, as said above.")
+                    sys.exit("Parallel step: init() failed, as said above.")
                 if error is None:
                     done += 1
                     returned = future.result()
@@ -128,7 +128,7 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
                 ):
                     limit = f"(error_threshold {args.error_threshold})"
                     text = f"more failed than the settings allow {limit}"
-                    sys.exit(f"ParallelRunStep: {text}: {', '.join(failed)}.")
+                    sys.exit(f"Parallel step: {text}: {', '.join(failed)}.")
         pool.close()
         pool.join()
     finally:
