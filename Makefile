@@ -8,6 +8,7 @@ export UV_SYSTEM_CERTS := 1
 TOOLS := build/tools/bin
 BIN := .venv/bin
 PROJECT := build/demo/penguins
+SDK ?= azureml-sdk
 PINS := {{cookiecutter.project_slug}}/environment
 # The other SDK, which does not go into one environment with the first.
 OTHER_SDK := build/azure-ai-ml
@@ -24,9 +25,9 @@ COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.10 \
 .PHONY: demo test lock clean
 
 demo: build/tools/made  ## generate a project, and run both of its pipelines
-	@$(call VENV,build/demo/.venv)
+	@$(if $(filter azure-ai-ml,$(SDK)),UV_PYTHON='$(OTHER_PYTHON)';) $(call VENV,build/demo/.venv)
 	rm -rf $(PROJECT)
-	$(TOOLS)/cookiecutter --no-input --output-dir build/demo .
+	$(TOOLS)/cookiecutter --no-input --output-dir build/demo . azureml_sdk=$(SDK)
 	$(INSTALL) build/demo/.venv --editable $(PROJECT)
 	cd $(PROJECT) && ../.venv/bin/python -m penguins run training
 	cd $(PROJECT) && ../.venv/bin/python -m penguins run scoring

@@ -32,10 +32,12 @@ def main() -> None:
     name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
     lines = ["", f"The project is in {Path.cwd()}. What is next:", "", f"    cd {name}"]
     run = f"python -m {package} run training"
-    if sys.version_info < (3, 12):
+    newest = 11 if ANSWERS["azureml_sdk"] == "azureml-sdk" else 13
+    if sys.version_info < (3, newest + 1):
         lines += ["    pip install -e .", f"    {run}"]
     else:  # the SDK needs an older one, which uv finds or fetches
-        lines += ['    uv venv --python ">=3.10,<3.12"', "    uv pip install -e ."]
+        lines.append(f'    uv venv --python ">=3.10,<3.{newest + 1}"')
+        lines.append("    uv pip install -e .")
         lines += [f"    uv run --no-project {run}"]
     if empty:
         lines += ["", "Before anything goes to Azure, fill in:", ""]

@@ -19,6 +19,7 @@ else:
 
 FILES = """
 .azureml/config.json
+.cookiecutter.json
 .gitignore
 README.md
 data/sample/scoring/penguins.csv
@@ -198,13 +199,12 @@ def test_sdks_differ_in_their_own_files_alone(bake: Bake) -> None:
         *(f"penguins/runtime/sdk_{name}.py" for name in ("steps", "workspace")),
         *("penguins/pipelines.py", "tests/test_pipelines.py", "README.md"),
         *("environment/project.in", "environment/project.txt", "pyproject.toml"),
+        ".cookiecutter.json",
     }
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_what_runs_a_project_is_the_same_in_every_project(
-    bake: Bake, sdk: str
-) -> None:
+def test_what_runs_a_project_is_the_same_in_every_project(bake: Bake, sdk: str) -> None:
     one = bake(azureml_sdk=sdk)
     other = bake(**NAMES["quotes"], task="regression", vm_size="", azureml_sdk=sdk)
     runtime = one.path / one.package / "runtime"
@@ -222,7 +222,7 @@ def test_steps_on_azure_have_the_pins_of_this_machine(bake: Bake, sdk: str) -> N
     """But for the driver's packages, and what azure-ai-ml brings for its telemetry."""
     pins = bake(azureml_sdk=sdk).path / "environment"
     here, there = (
-        dict(line.split("==") for line in (pins / file).read_text().splitlines())
+        dict(line.split("==", 1) for line in (pins / file).read_text().splitlines())
         for file in ("project.txt", "steps.txt")
     )
     differing = {name for name in there if there[name] != here.get(name, there[name])}

@@ -66,7 +66,9 @@ def init() -> None:
     parser.add_argument("--predictions", type=Path, required=True)
     # Quoted, as Azure ML splits the arguments of a parallel job at each space.
     parser.add_argument("--keys", nargs="*", type=unquote, default=[])
-    args, _ = parser.parse_known_args()  # the rest is for the driver of the parallel step
+    args, _ = (
+        parser.parse_known_args()
+    )  # the rest is for the driver of the parallel step
     global scorer
     folder = download(args.model_name, args.model_version)
     # A copy in a plain place, since MLflow takes a %20 in a path for a blank.

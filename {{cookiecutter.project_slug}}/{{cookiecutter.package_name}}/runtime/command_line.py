@@ -152,5 +152,11 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
     except CommandError as error:
         print(error, file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        where = f"{error.name} is not installed for this Python {version}"
+        fix = "install the project, as README.md says"
+        print(f"{where} ({sys.executable}): {fix}.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
