@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Bake, Project
+from conftest import SDKS, Bake, Project
 from sklearn import datasets
 
 
@@ -312,11 +312,13 @@ def test_help_is_quick_and_needs_no_azure(
     project, _ = trained
     result = project.python("-X", "importtime", "-m", project.package, "--help")
     assert result.code == 0
-    assert "azureml" not in result.err
+    assert "azureml" not in result.err and "azure.ai" not in result.err
     assert "rich" not in result.err
 
 
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_the_projects_own_tests_pass(bake: Bake, task: str) -> None:
-    tests = bake(task=task).python("-m", "pytest", "-q", "-p", "no:cacheprovider")
+def test_the_projects_own_tests_pass(bake: Bake, task: str, sdk: str) -> None:
+    project = bake(task=task, azureml_sdk=sdk)
+    tests = project.python("-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert tests.code == 0, tests.out

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from azure_standin import Standin
-from conftest import TEMPLATE, Bake, Project
+from conftest import SDKS, TEMPLATE, Bake, Project
 from nbclient import NotebookClient
 
 FENCED = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
@@ -26,6 +28,12 @@ class Executed:
     def __init__(self, project: Project, name: str, **environment: str) -> None:
         path = project.path / "notebooks" / f"{name}.ipynb"
         self.notebook = nbformat.read(path, as_version=4)
+        start = [project.interpreter, "-m", "ipykernel_launcher", "-f"]
+        kernel = {"argv": [*start, "{connection_file}"], "language": "python"}
+        specification = project.path / ".jupyter/kernels/project/kernel.json"
+        specification.parent.mkdir(parents=True, exist_ok=True)
+        specification.write_text(json.dumps(kernel | {"display_name": "project"}))
+        os.environ["JUPYTER_PATH"] = str(project.path / ".jupyter")
         variables = {
             **os.environ,
             "PYTHONPATH": str(project.path),  # as good as installed
@@ -33,9 +41,9 @@ class Executed:
             **environment,
         }
         folder = {"metadata": {"path": str(path.parent)}}
-        NotebookClient(self.notebook, timeout=300, resources=folder).execute(
-            env=variables
-        )
+        NotebookClient(
+            self.notebook, timeout=300, resources=folder, kernel_name="project"
+        ).execute(env=variables)
 
     def outputs(self, code: str = "") -> Iterator[Any]:
         """What all cells have put out, or those that hold some code."""
@@ -69,10 +77,11 @@ class Executed:
         assert "\x1b" not in self.text()
 
 
-@pytest.fixture(scope="module", params=["classification", "regression"])
+@pytest.fixture(scope="module", params=product(SDKS, ["classification", "regression"]))
 def here(bake: Bake, request: pytest.FixtureRequest) -> tuple[Project, list[Executed]]:
     """A project with no workspace, whose notebooks have run in their order."""
-    project = bake(project_name="Explored", task=request.param)
+    sdk, task = request.param
+    project = bake(project_name="Explored", azureml_sdk=sdk, task=task)
     return project, [Executed(project, name) for name in NAMES]
 
 

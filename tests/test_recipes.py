@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from azure_standin import Standin
-from conftest import Bake, Project
+from conftest import SDKS, Bake, Project
 
 TABLE = "PIPELINES = {\n"
 
@@ -66,6 +66,11 @@ class Walk:
 @pytest.fixture
 def walk(bake: Bake) -> Walk:
     return Walk(bake())
+
+
+@pytest.fixture(params=SDKS)
+def walk_of_each_sdk(bake: Bake, request: pytest.FixtureRequest) -> Walk:
+    return Walk(bake(azureml_sdk=request.param))
 
 
 def test_a_feature_from_two_columns(walk: Walk) -> None:
@@ -136,21 +141,28 @@ def add_step(project: Project, name: str, script: str) -> None:
     (folder / ".amlignore").write_bytes(ignored)
 
 
-def test_a_step_between_two_others(walk: Walk) -> None:
+def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
+    walk = walk_of_each_sdk
     project = walk.project
-    (code,) = blocks(project, "A step between two others")
+    code, *body = blocks(project, "A step between two others")
     add_step(project, "validate", VALIDATE)
     pipelines = f"{project.package}/pipelines.py"
-    train = "    train = PythonScriptStep(\n"
-    project.edit(pipelines, train, f"{code}{train}")
-    old = 'name="train"'
-    path = project.path / pipelines
-    head, _, tail = path.read_text(encoding="utf-8").partition(old)
-    tail = tail.replace(
-        'prepared.as_input("prepared")', 'validated.as_input("prepared")', 1
-    )
-    tail = tail.replace("return [prep, train", "return [prep, validate, train", 1)
-    path.write_text(f"{head}{old}{tail}", encoding="utf-8")
+    if body:
+        train = "    train = command(\n"
+        project.edit(pipelines, train, f"{code}{train}")
+        old = "        trained = train(prepared=prepared, **hyperparameters).outputs\n"
+        project.edit(pipelines, old, body[0])
+    else:
+        train = "    train = PythonScriptStep(\n"
+        project.edit(pipelines, train, f"{code}{train}")
+        old = 'name="train"'
+        path = project.path / pipelines
+        head, _, tail = path.read_text(encoding="utf-8").partition(old)
+        tail = tail.replace(
+            'prepared.as_input("prepared")', 'validated.as_input("prepared")', 1
+        )
+        tail = tail.replace("return [prep, train", "return [prep, validate, train", 1)
+        path.write_text(f"{head}{old}{tail}", encoding="utf-8")
 
     run = project.run("training", "--set", "max_iterations=5")
     assert run.code == 0, run.err
@@ -188,7 +200,8 @@ def add_drift(project: Project) -> None:
     project.edit(pipelines, comment + TABLE, f"{function}\n\n{comment}{TABLE}{line}")
 
 
-def test_a_pipeline_of_its_own(walk: Walk) -> None:
+def test_a_pipeline_of_its_own(walk_of_each_sdk: Walk) -> None:
+    walk = walk_of_each_sdk
     project = walk.project
     add_drift(project)
     run = project.run("drift")
