@@ -154,6 +154,7 @@ def put_version(azure: Azure, request: Request) -> Reply:
     else:
         if kind == "components":
             id = component_id(id, given)
+            given["componentSpec"].setdefault("version", id.rpartition("/")[2])
             azure.components[id.lower()] = given["componentSpec"]
         else:
             is_new = id.lower() not in azure.resources
@@ -190,7 +191,9 @@ def code_files(azure: Azure, id: str) -> dict[str, str]:
 
 
 def complete_code(scope: str, given: Json) -> Json:
-    return given | {"isAnonymous": False, "provisioningState": "Succeeded"}
+    properties = texts(given.get("properties", {}))
+    done = {"isAnonymous": False, "provisioningState": "Succeeded"}
+    return given | done | {"properties": properties}
 
 
 def complete_environment(scope: str, given: Json) -> Json:

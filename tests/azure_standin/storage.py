@@ -70,7 +70,8 @@ def list_blobs(azure: Azure, request: Request) -> Reply:
     start = f"{request['container']}/{request.query.get('prefix', '')}"
     entries = [
         f"<Blob><Name>{escape(name.partition('/')[2])}</Name><Properties>"
-        f"<Content-Length>{len(content)}</Content-Length></Properties></Blob>"
+        f"<Content-Length>{len(content)}</Content-Length>"
+        "<BlobType>BlockBlob</BlobType></Properties></Blob>"
         for name, content in sorted(azure.blobs.items())
         if name.startswith(start)
     ]
