@@ -1,4 +1,4 @@
-"""Runs a pipeline from what was received: graph, modules, snapshots, datasets, values."""
+"""Runs a pipeline of v1 from what was received, and what running one of v2 shares with that."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
-import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -21,9 +22,9 @@ from .storage import dataset_folder
 from .wire import ML_HOST
 
 _logger = logging.getLogger(__name__)
-_DRIVER = Path(__file__).with_name("parallel.py")
+DRIVER = Path(__file__).with_name("parallel.py")
 #: What the service adds for its driver, and the entry script finds in its command line.
-_DRIVERS_OWN = (
+DRIVERS_OWN = (
     *("--model", "/mnt/azureml/model", "--aml_core_version", "1.61.0.post4"),
     *("--dataprep_version", "5.5.0", "--run_settings", '{"process_count": 1}'),
 )
@@ -43,10 +44,9 @@ class StepCanceled(Exception):
 
 
 @dataclass
-class PipelineJob:
-    """A graph to run, with the values that submission gave to its parameters.
+class Job:
+    """A pipeline to run.
 
-    `parameters` are texts by name, `datasets` are ids of saved datasets by name.
     `producers` gets, for each node that is done, the run whose outputs are the node's:
     its own, or an earlier one's that is used again.
     """
@@ -54,11 +54,7 @@ class PipelineJob:
     azure: Azure
     scope: str
     run: Run
-    graph_id: str
-    graph: Json
-    parameters: dict[str, str]
-    datasets: dict[str, str]
-    producers: dict[str, Run] = field(default_factory=dict)
+    producers: dict[str, Run] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
         """Run in the background; once only, also if a client submits again."""
@@ -66,16 +62,12 @@ class PipelineJob:
             self.run.begin()
             threading.Thread(target=self._execute, daemon=True).start()
 
+    def run_steps(self) -> None:
+        raise NotImplementedError
+
     def _execute(self) -> None:
-        nodes = {node["Id"]: node for node in self.graph["ModuleNodes"]}
-        order: TopologicalSorter[str] = TopologicalSorter({id: () for id in nodes})
-        for edge in self.graph["Edges"]:
-            source = edge["SourceOutputPort"]["NodeId"]
-            if source in nodes:
-                order.add(edge["DestinationInputPort"]["NodeId"], source)
         try:
-            for id in order.static_order():
-                self.producers[id] = Step(self, nodes[id]).execute()
+            self.run_steps()
         except StepFailed as failure:
             self.run.end("Failed", str(failure))
         except StepCanceled:
@@ -87,6 +79,29 @@ class PipelineJob:
         else:
             self.run.end("Completed")
 
+
+@dataclass
+class PipelineJob(Job):
+    """A graph of v1, with the values that submission gave to its parameters.
+
+    `parameters` are texts by name, `datasets` are ids of saved datasets by name.
+    """
+
+    graph_id: str
+    graph: Json
+    parameters: dict[str, str]
+    datasets: dict[str, str]
+
+    def run_steps(self) -> None:
+        nodes = {node["Id"]: node for node in self.graph["ModuleNodes"]}
+        order: TopologicalSorter[str] = TopologicalSorter({id: () for id in nodes})
+        for edge in self.graph["Edges"]:
+            source = edge["SourceOutputPort"]["NodeId"]
+            if source in nodes:
+                order.add(edge["DestinationInputPort"]["NodeId"], source)
+        for id in order.static_order():
+            self.producers[id] = GraphStep(self, nodes[id]).execute()
+
     def source(self, node: str, port: str) -> str:
         """The folder of blobs that an input port reads."""
         target = {"NodeId": node, "PortName": port}
@@ -97,7 +112,7 @@ class PipelineJob:
             if target.items() <= edge["DestinationInputPort"].items()
         )
         if producer := self.producers.get(source["NodeId"]):
-            return output_folder(producer, source["PortName"])
+            return producer.outputs[source["PortName"]]
         known = {one["Id"]: one for one in self.graph["DatasetNodes"]}
         definition = known[source["NodeId"]]["DataSetDefinition"]
         if name := definition.get("ParameterName"):
@@ -107,50 +122,65 @@ class PipelineJob:
         return dataset_folder(self.azure.datasets[id])
 
 
-def output_folder(run: Run, port: str) -> str:
-    """Where the default datastore keeps an output of a step, as a folder of blobs."""
-    return f"{CONTAINER}/dataset/{run.id}/{port}"
-
-
 class Step:
-    """One node of the graph, executed in a folder of its own."""
+    """One node of a pipeline, executed in a folder of its own.
 
-    def __init__(self, job: PipelineJob, node: Json):
-        self.job, self.node, self.azure = job, node, job.azure
-        self.module = job.azure.modules[node["ModuleId"]]
-        self.interface = self.module["StructuredInterface"]
-        self.is_parallel = self.module["StepType"] == "ParallelRunStep"
-        inputs = self.ports("Inputs")
-        self.sources = {name: job.source(node["Id"], name) for name in inputs}
+    `code` are the files that it runs with, `sources` the folder of blobs, or the blob,
+    behind each input, and `outputs` the folder of blobs of each output.
+    """
+
+    is_parallel: bool
+    #: Whether what it made may serve again.
+    is_deterministic: bool
+    code: dict[str, str]
+    sources: dict[str, str]
+
+    def __init__(self, job: Job, name: str, node_id: str, properties: dict[str, str]):
+        self.job, self.azure = job, job.azure
         self.run = job.azure.new_run(
             job.run.experiment,
-            name=self.module["Name"],
+            name=name,
             parent=job.run.id,
             type="azureml.StepRun",
-            properties={
+            properties=properties
+            | {
                 "azureml.runsource": "azureml.StepRun",
-                "StepType": self.module["StepType"],
                 "ComputeTargetType": "AmlCompute",
-                "ContentSnapshotId": self.module["StorageId"],
-                "azureml.moduleid": self.module["Id"],
-                "azureml.moduleName": self.module["Name"],
-                "azureml.nodeid": node["Id"],
+                "azureml.nodeid": node_id,
                 "azureml.pipeline": job.run.id,
                 "azureml.pipelinerunid": job.run.id,
             },
-            tags={"azureml.nodeid": node["Id"], "azureml.pipeline": job.run.id},
+            tags={"azureml.nodeid": node_id, "azureml.pipeline": job.run.id},
         )
-        if self.is_parallel:
-            self.run.properties["StepType"] = self.azure.parallel_step_type
-            self.run.properties["azureml.parallelrunstep"] = "true"
-        self.folder = job.azure.runs_folder / job.run.id / self.run.name
+        self.folder = job.azure.runs_folder / job.run.id / name
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where the script finds each input and output."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> str:
+        """What the outputs depend on: a step that has the same is not run again."""
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def own_variables(self) -> dict[str, str]:
+        """What the environment of the script has beside what every step's has."""
+        raise NotImplementedError
 
     def execute(self) -> Run:
         """Run the step, and give back the run that holds its outputs."""
         earlier = self.azure.reusable.get(self.fingerprint)
         if earlier:
             pipeline = earlier.tags["azureml.pipeline"]
-            self.run.data_of = earlier.id
+            self.run.data_of, self.run.outputs = earlier.id, earlier.outputs
             self.run.properties |= {
                 "azureml.isreused": "true",
                 "azureml.reusedrunid": earlier.id,
@@ -174,22 +204,24 @@ class Step:
         except StepFailed as failure:
             self.run.end("Failed", str(failure))
             raise
-        if self.module["IsDeterministic"] and not self.node.get("RegenerateOutput"):
+        if self.is_deterministic:
             self.azure.reusable[self.fingerprint] = self.run
+        self.run.outputs = self.outputs
         self.run.end("Completed")
         return self.run
 
     def run_script(self) -> None:
         """Bring what the script reads to disk, run it, and keep what it wrote."""
         code = self.folder / "code"
-        self.azure.restore(self.azure.snapshots[self.module["StorageId"]], code)
-        for path in self.paths.values():
-            path.mkdir(parents=True)
+        code.mkdir(parents=True)
+        self.azure.restore(self.code, code)
         for name, source in self.sources.items():
             files = self.azure.files(source)
             if not files:
                 raise StepFailed(f"Step {self.run.name} failed: {source} has no files.")
-            self.azure.restore(files, self.paths[name])
+            self.azure.restore(files, self.folder / "inputs" / name)
+        for name in self.outputs:
+            (self.folder / "outputs" / name).mkdir(parents=True)
         exit_code = self.run_process(code)
         # What a script leaves in `outputs` belongs to the run's artifacts.
         place = f"azureml/{self.run.container}/outputs"
@@ -197,66 +229,18 @@ class Step:
         if exit_code:
             message = f"Step {self.run.name} failed with exit code {exit_code}."
             raise StepFailed(message)
-        for name in self.ports("Outputs"):
-            self.azure.upload(self.paths[name], output_folder(self.run, name))
-
-    def ports(self, kind: str) -> list[str]:
-        """The names of the inputs or outputs, but for those that only order steps."""
-        ports = self.interface[kind]
-        return [port["Name"] for port in ports if not port["SkipProcessing"]]
-
-    @cached_property
-    def paths(self) -> dict[str, Path]:
-        """The folder of each input and output."""
-        inputs = {name: self.folder / "inputs" / name for name in self.ports("Inputs")}
-        outputs = self.ports("Outputs")
-        return inputs | {name: self.folder / "outputs" / name for name in outputs}
-
-    @cached_property
-    def values(self) -> dict[str, str]:
-        """The parameters: given in the graph or bound to the pipeline's, else defaults."""
-        parameters = self.interface["Parameters"]
-        values = {one["Name"]: one.get("DefaultValue") for one in parameters}
-        for one in self.node["ModuleParameters"]:
-            if "Value" in one:
-                value, is_bound = one["Value"], one["ValueType"] == "1"
-                values[one["Name"]] = self.job.parameters[value] if is_bound else value
-        return values
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """What the outputs depend on: a step that has the same is not run again."""
-        parts = [self.module["Id"], self.values, self.sources]
-        return json.dumps(parts, sort_keys=True)
-
-    def command(self) -> list[str]:
-        arguments = []
-        for one in self.interface["Arguments"]:
-            kind, value = one["ValueType"], one["Value"]
-            if kind == "Parameter":
-                value = self.values[value]
-            elif match := _PORT.fullmatch(value):
-                value = str(self.paths[match[1]])
-            arguments.append(value)
-        script = self.values["Script"]
-        if self.is_parallel:
-            script = str(_DRIVER)
-            arguments += _DRIVERS_OWN
-        return [sys.executable, script, *arguments]
+        for name, folder in self.outputs.items():
+            self.azure.upload(self.folder / "outputs" / name, folder)
 
     def variables(self) -> dict[str, str]:
         """The environment of the script, as the service fills it."""
-        configuration = json.loads(self.node["Runconfig"])
         variables = {
             name: os.environ[name] for name in _INHERITED if name in os.environ
         }
+        tools = (str(Path(self.azure.python).parent), variables.get("PATH", os.defpath))
+        variables["PATH"] = os.pathsep.join(tools)
         variables |= self.azure.environment(self.folder / "home")
-        variables |= configuration["environment"]["environmentVariables"] or {}
-        variables |= configuration["environmentVariables"] or {}
-        for one in self.interface["Parameters"]:
-            if one["SetEnvironmentVariable"]:
-                variables[one["EnvironmentVariableOverride"]] = self.values[one["Name"]]
-        variables |= {name: str(path) for name, path in self.paths.items()}
+        variables |= self.own_variables()
         experiment, access = self.run.experiment, token("https://ml.azure.com")
         _, _, subscription, _, group, *_, workspace = self.job.scope.split("/")
         return variables | {
@@ -285,11 +269,14 @@ class Step:
                 env=self.variables(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         while process.poll() is None or self.run.name in self.azure.endless_steps:
             self.publish_log(log.read_bytes())
             if self.job.run.cancel.wait(_POLL_SECONDS):
-                process.kill()
+                # What a shell has started ends with it.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 raise StepCanceled
         self.publish_log(log.read_bytes(), process.returncode)
@@ -311,3 +298,85 @@ class Step:
     def keep_logs(self, logs: dict[str, bytes]) -> None:
         for path, content in logs.items():
             self.azure.blobs[f"azureml/{self.run.container}/{path}"] = content
+
+
+class GraphStep(Step):
+    """A node of a v1 graph: PythonScriptStep or ParallelRunStep."""
+
+    def __init__(self, job: PipelineJob, node: Json):
+        self.graph_job, self.node = job, node
+        self.module = job.azure.modules[node["ModuleId"]]
+        self.interface = self.module["StructuredInterface"]
+        self.is_parallel = self.module["StepType"] == "ParallelRunStep"
+        is_wanted_anew = node.get("RegenerateOutput")
+        self.is_deterministic = self.module["IsDeterministic"] and not is_wanted_anew
+        self.code = job.azure.snapshots[self.module["StorageId"]]
+        inputs = self.ports("Inputs")
+        self.sources = {name: job.source(node["Id"], name) for name in inputs}
+        properties = {
+            "StepType": self.module["StepType"],
+            "ContentSnapshotId": self.module["StorageId"],
+            "azureml.moduleid": self.module["Id"],
+            "azureml.moduleName": self.module["Name"],
+        }
+        if self.is_parallel:
+            properties["StepType"] = job.azure.parallel_step_type
+            properties["azureml.parallelrunstep"] = "true"
+        super().__init__(job, self.module["Name"], node["Id"], properties)
+
+    def ports(self, kind: str) -> list[str]:
+        """The names of the inputs or outputs, but for those that only order steps."""
+        ports = self.interface[kind]
+        return [port["Name"] for port in ports if not port["SkipProcessing"]]
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        folder = f"{CONTAINER}/dataset/{self.run.id}"
+        return {name: f"{folder}/{name}" for name in self.ports("Outputs")}
+
+    @cached_property
+    def paths(self) -> dict[str, Path]:
+        inputs = {name: self.folder / "inputs" / name for name in self.sources}
+        return inputs | {name: self.folder / "outputs" / name for name in self.outputs}
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """The parameters: given in the graph or bound to the pipeline's, else defaults."""
+        parameters = self.interface["Parameters"]
+        values = {one["Name"]: one.get("DefaultValue") for one in parameters}
+        for one in self.node["ModuleParameters"]:
+            if "Value" in one:
+                value, is_bound = one["Value"], one["ValueType"] == "1"
+                values[one["Name"]] = (
+                    self.graph_job.parameters[value] if is_bound else value
+                )
+        return values
+
+    @cached_property
+    def fingerprint(self) -> str:
+        parts = [self.module["Id"], self.values, self.sources]
+        return json.dumps(parts, sort_keys=True)
+
+    def command(self) -> list[str]:
+        arguments = []
+        for one in self.interface["Arguments"]:
+            kind, value = one["ValueType"], one["Value"]
+            if kind == "Parameter":
+                value = self.values[value]
+            elif match := _PORT.fullmatch(value):
+                value = str(self.paths[match[1]])
+            arguments.append(value)
+        script = self.values["Script"]
+        if self.is_parallel:
+            script = str(DRIVER)
+            arguments += DRIVERS_OWN
+        return [self.azure.python, script, *arguments]
+
+    def own_variables(self) -> dict[str, str]:
+        configuration = json.loads(self.node["Runconfig"])
+        variables = dict(configuration["environment"]["environmentVariables"] or {})
+        variables |= configuration["environmentVariables"] or {}
+        for one in self.interface["Parameters"]:
+            if one["SetEnvironmentVariable"]:
+                variables[one["EnvironmentVariableOverride"]] = self.values[one["Name"]]
+        return variables | {name: str(path) for name, path in self.paths.items()}

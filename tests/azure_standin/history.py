@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from .resources import workspace_of
-from .state import Azure, Json, Run, new_id
-from .wire import BLOB_HOST, Refusal, Request, error_of, now, route
+from .state import ARTIFACTS, CONTAINER, Azure, Json, Run, new_id
+from .wire import BLOB_HOST, REGION, Refusal, Request, error_of, now, route
 
 _HISTORY = "ml/history/v1.0{scope}"
 # Clients name the experiment as long as they do not know its id.
@@ -57,7 +58,7 @@ def run_dto(azure: Azure, run: Run) -> Json:
         "createdUtc": run.created,
         "startTimeUtc": run.started,
         "endTimeUtc": run.ended,
-        "name": run.name,
+        "name": run.properties.get("azureml.moduleName", run.name),
         "displayName": run.name,
         "dataContainerId": f"dcid.{run.data_of or run.id}",
         "runType": run.type,
@@ -84,6 +85,50 @@ def get_run(azure: Azure, request: Request) -> Json:
     return run_dto(azure, find_run(azure, request))
 
 
+@route(f"POST {_HISTORY}/rundata")
+def get_run_data(azure: Azure, request: Request) -> Json:
+    """A run with its outputs, each of which has the name of a data asset."""
+    run = azure.runs.get(request.json()["runId"])
+    if run is None:
+        raise Refusal(404, f"Run {request.json()['runId']} was not found.")
+    workspace = workspace_of(azure, request["scope"])["properties"]["workspaceId"]
+    place = f"azureml://locations/{REGION}/workspaces/{workspace}/data"
+    outputs = {
+        name: {
+            "assetId": f"{place}/azureml_{run.id}_output_data_{name}/versions/1",
+            "type": "UriFolder",
+        }
+        for name in ("default", *run.outputs)
+    }
+    known = run_dto(azure, run) | {"inputs": {}, "outputs": outputs}
+    unset = dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))
+    return {"runMetadata": known} | unset
+
+
+@route("POST ml/data/v1.0{scope}/dataversion/batchGetResolvedUris")
+def resolve_outputs(azure: Azure, request: Request) -> Json:
+    """Where the outputs of runs are, by the names that run history has for them."""
+    _, _, subscription, _, group, *_, workspace = request["scope"].split("/")
+    place = (
+        f"/subscriptions/{subscription}/resourcegroups/{group}/workspaces/{workspace}"
+    )
+    found = {}
+    for asset in request.json()["values"]:
+        match = re.search("/azureml_(.+)_output_data_(.+)/versions/1$", asset)
+        assert match, asset
+        run = azure.runs[match[1]]
+        folder = run.outputs.get(match[2], f"{ARTIFACTS}/{run.container}")
+        store = {
+            CONTAINER: azure.default_datastore,
+            ARTIFACTS: "workspaceartifactstore",
+        }
+        container, _, path = folder.partition("/")
+        uri = f"azureml:/{place}/datastores/{store[container]}/paths/{path}/"
+        kind: Json = {"type": "UriFolder", "legacyDatasetType": None}
+        found[asset] = {"uri": uri} | kind
+    return {"values": found}
+
+
 @route(f"PATCH {_RUN}")
 def patch_run(azure: Azure, request: Request) -> Json:
     run, body = find_run(azure, request), request.json()
@@ -92,7 +137,7 @@ def patch_run(azure: Azure, request: Request) -> Json:
     return run_dto(azure, run)
 
 
-@route(f"GET {_RUN}/details")
+@route(f"GET {_RUN}/details", f"GET {_HISTORY}/runs/{{run}}/details")
 def get_run_details(azure: Azure, request: Request) -> Json:
     run = find_run(azure, request)
     logs = [
@@ -108,7 +153,7 @@ def get_run_details(azure: Azure, request: Request) -> Json:
     }
 
 
-@route(f"GET {_RUN}/children")
+@route(f"GET {_RUN}/children", f"GET {_HISTORY}/runs/{{run}}/children")
 def get_children(azure: Azure, request: Request) -> Json:
     return page([run_dto(azure, run) for run in azure.children(request["run"])])
 

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--output_action", default="append_row")
     parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
     parser.add_argument("--error_threshold", type=int, default=-1)
+    parser.add_argument("--allowed_failed_count", type=int, default=-1)
     parser.add_argument("--run_max_try", type=int, default=3)
     args, _ = parser.parse_known_args()
 
@@ -43,18 +44,18 @@ def main() -> int:
     if not files:
         print("No mini-batch: the input has no files.", file=sys.stderr)
         return 42
-    failed, rows = 0, []
+    failed, failed_batches, rows = 0, 0, []
     for start in range(0, len(files), args.mini_batch_size):
         batch = files[start : start + args.mini_batch_size]
         results = attempt(entry.run, batch, args.run_max_try)
+        failed_batches += len(results) < len(batch)
         failed += max(len(batch) - len(results), 0)
         rows += [str(result) for result in results]
-        if 0 <= args.error_threshold < failed:
-            print(
-                f"{failed} items failed, more than error_threshold={args.error_threshold}.",
-                file=sys.stderr,
-            )
-            return 42
+        allowed = {"error_threshold": failed, "allowed_failed_count": failed_batches}
+        for name, count in allowed.items():
+            if 0 <= getattr(args, name) < count:
+                print(f"{count} failed, more than {name} allows.", file=sys.stderr)
+                return 42
     if hasattr(entry, "shutdown"):
         entry.shutdown()
     if args.output_action == "append_row":

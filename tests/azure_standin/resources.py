@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.parse
 from pathlib import PurePosixPath
 
 import jwt
 
-from .state import CONTAINER, Azure, Json, new_id
+from .state import Azure, Json, new_id
 from .wire import (
     ARM_HOST,
     HISTORY_HOST,
@@ -34,7 +35,7 @@ SUBSCRIPTION_ID = "33333333-3333-3333-3333-333333333333"
 PROVIDER = "Microsoft.MachineLearningServices"
 _SUBSCRIPTION = "arm/subscriptions/{subscription}"
 _GROUP = f"{_SUBSCRIPTION}/resourcegroups/{{group}}"
-_LOCATION = f"{_SUBSCRIPTION}/providers/{PROVIDER}/locations/{{location}}"
+LOCATION = f"{_SUBSCRIPTION}/providers/{PROVIDER}/locations/{{location}}"
 _SUCCEEDED = {"provisioningState": "Succeeded"}
 _KEY = "stand-in" * 4
 
@@ -244,6 +245,26 @@ def workspace_of(azure: Azure, scope: str) -> Json:
     return resource_of(azure, scope)
 
 
+def arm(id: str, properties: Json) -> Json:
+    """A part of a workspace as ARM gives it: its type stands in its id."""
+    kinds = id.partition("/workspaces/")[2].split("/")[1::2]
+    who = {"By": CLIENT_ID, "ByType": "Application", "At": now()}
+    changes = ("created", "lastModified")
+    return {
+        "id": id,
+        "name": id.rpartition("/")[2],
+        "type": "/".join([PROVIDER, "workspaces", *kinds]),
+        "properties": properties,
+        "systemData": {f"{one}{key}": who[key] for one in changes for key in who},
+    }
+
+
+def location_of(request: Request) -> str:
+    """Where ARM says that what was put is to be found."""
+    version = request.query["api-version"]
+    return f"https://{ARM_HOST}{request.path}?api-version={version}"
+
+
 @route("GET arm/subscriptions")
 def list_subscriptions(azure: Azure, request: Request) -> Json:
     found = resource_of(azure, f"/subscriptions/{SUBSCRIPTION_ID}")
@@ -256,13 +277,13 @@ def list_subscriptions(azure: Azure, request: Request) -> Json:
     f"GET {_GROUP}",
     f"GET {_GROUP}/providers/Microsoft.Storage/storageAccounts/{{account}}",
     "GET arm{scope}",
-    f"GET {_LOCATION}/vmSizes",
+    f"GET {LOCATION}/vmSizes",
 )
 def get_resource(azure: Azure, request: Request) -> Json:
     return resource_of(azure, request.path)
 
 
-@route(f"GET {_LOCATION}/usages")
+@route(f"GET {LOCATION}/usages")
 def list_usages(azure: Azure, request: Request) -> Json:
     """The usages, page by page."""
     known = resource_of(azure, request.path)["value"]
@@ -271,44 +292,6 @@ def list_usages(azure: Azure, request: Request) -> Json:
     query = {"api-version": request.query["api-version"], "$skiptoken": end}
     link = f"https://{ARM_HOST}{request.path}?{urllib.parse.urlencode(query)}"
     return {"value": known[start:end]} | ({"nextLink": link} if known[end:] else {})
-
-
-@route("GET arm{scope}/datastores")
-def list_datastores(azure: Azure, request: Request) -> Json:
-    workspace = workspace_of(azure, request["scope"])
-    section = {
-        "datastoreType": "AzureBlob",
-        "accountName": STORAGE_ACCOUNT,
-        "containerName": CONTAINER,
-        "endpoint": "core.windows.net",
-        "protocol": "https",
-        "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
-        "credentials": {"credentialsType": "AccountKey"},
-    }
-    name = azure.default_datastore
-    id = f"{workspace['id']}/datastores/{name}"
-    store = {"id": id, "name": name, "type": f"{PROVIDER}/workspaces/datastores"}
-    return {
-        "value": [store | {"properties": section | {"isDefault": True}}] * bool(name)
-    }
-
-
-@route("GET arm{scope}/environments/{name}")
-def get_environment(azure: Azure, request: Request) -> Json:
-    count, name = len(azure.environments[request["name"]]), request["name"]
-    if not count:
-        raise Refusal(404, f"Could not find environment: {name}.", "UserError")
-    return {
-        "id": request.path,
-        "name": name,
-        "type": f"{PROVIDER}/workspaces/environments",
-        "properties": {
-            "isArchived": False,
-            "latestVersion": str(count),
-            "nextVersion": str(count + 1),
-            "provisioningState": "Succeeded",
-        },
-    }
 
 
 @route("GET arm{scope}/computes/{name}")
@@ -375,12 +358,20 @@ def create_workspace(azure: Azure, scope: str, location: str = REGION) -> None:
 
 @route(f"PUT {_GROUP}/providers/Microsoft.Resources/deployments/{{name}}")
 def put_deployment(azure: Azure, request: Request) -> Json:
-    """The way in which the SDK creates a workspace: no other resource of it is made."""
+    """The way in which the SDKs create a workspace: no other resource of it is made."""
     group = request.path.partition("/providers/")[0].replace("groups/", "Groups/")
-    for resource in request.json()["properties"]["template"]["resources"]:
+    resource_of(azure, group)
+    wanted = request.json()["properties"]
+    given = {key: one["value"] for key, one in (wanted["parameters"] or {}).items()}
+
+    def value(text: str) -> str:
+        parameter = re.fullmatch(r"\[parameters\('(\w+)'\)\]", text)
+        return str(given[parameter[1]]) if parameter else text
+
+    for resource in wanted["template"]["resources"]:
         if resource["type"] == f"{PROVIDER}/workspaces":
-            scope = f"{group}/providers/{resource['type']}/{resource['name']}"
-            create_workspace(azure, scope, resource["location"])
+            scope = f"{group}/providers/{resource['type']}/{value(resource['name'])}"
+            create_workspace(azure, scope, value(resource["location"]))
     return {"id": request.path, "name": request["name"], "properties": _SUCCEEDED}
 
 
@@ -397,9 +388,7 @@ def list_deployments(azure: Azure, request: Request) -> Json:
 
 @route("GET ml/rp/workspaces{scope}/computes")
 def list_computes(azure: Azure, request: Request) -> Json:
-    prefix = f"{request['scope']}/computes/".lower()
-    known = azure.resources.items()
-    return {"value": [compute for id, compute in known if id.startswith(prefix)]}
+    return {"value": azure.below(f"{request['scope']}/computes")}
 
 
 @route("GET ml/rp/workspaces{scope}/computes/{name}")
@@ -416,13 +405,16 @@ def put_compute(azure: Azure, request: Request) -> Reply:
     wanted = body["properties"]["properties"]
     compute = create_compute(azure, scope, request["name"], body["location"], wanted)
     place = f"{scope.partition('/resourceGroups/')[0]}/providers/{PROVIDER}/locations"
-    status = f"{place}/{REGION}/computeOperationsStatus/{new_id()}"
-    return Reply(compute, 201, {"Azure-AsyncOperation": f"https://{ARM_HOST}{status}"})
+    status = f"https://{ARM_HOST}{place}/{REGION}/computeOperationsStatus/{new_id()}"
+    query = f"api-version={request.query['api-version']}&service=new"
+    creating = compute["properties"] | {"provisioningState": "Creating"}
+    answer = compute | {"properties": creating}
+    return Reply(answer, 201, {"Azure-AsyncOperation": f"{status}?{query}"})
 
 
-@route(f"GET {_LOCATION}/computeOperationsStatus/{{id}}")
+@route(f"GET {LOCATION}/computeOperationsStatus/{{id}}")
 def get_compute_operation(azure: Azure, request: Request) -> Json:
-    return {"status": "Succeeded"}
+    return {"status": "Succeeded", "percentComplete": 100.0}
 
 
 def create_compute(

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import trustme
 
 # The routes register themselves when their modules are imported.
-from . import pipelines, resources, storage, tracking  # noqa: F401
+from . import assets, jobs, pipelines, resources, storage, tracking  # noqa: F401
 from .resources import CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION_ID, TENANT_ID
 from .state import Azure
 from .wire import (
@@ -33,6 +33,7 @@ from .wire import (
     Request,
     error_reply,
     find_route,
+    service_of,
 )
 
 _logger = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         standin, host = self.server.standin, self.path.rpartition(":")[0]
-        if host not in SERVICES:
+        if service_of(host) is None:
             standin.refused_hosts.append(host)
             self.send_error(403, "The stand-in does not play this host")
             return

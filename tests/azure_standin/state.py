@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import uuid
 from collections import defaultdict
@@ -14,10 +15,13 @@ from .wire import now
 
 if TYPE_CHECKING:
     from .execution import PipelineJob
+    from .job_execution import ComponentJob
 
 Json = dict[str, Any]
 #: The container of the default datastore.
 CONTAINER = "datastore"
+#: That of the runs' artifacts.
+ARTIFACTS = "azureml"
 
 
 def new_id() -> str:
@@ -44,6 +48,8 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
+    #: Name → the folder of blobs of an output.
+    outputs: dict[str, str] = field(default_factory=dict)
     metrics: list[Json] = field(default_factory=list)
     cancel: threading.Event = field(default_factory=threading.Event)
 
@@ -75,6 +81,8 @@ class Azure:
         self.resources: dict[str, Json] = {}
         #: "container/path" → content.
         self.blobs: dict[str, bytes] = {}
+        #: "container/path" → the metadata that was set for it.
+        self.blob_metadata: dict[str, dict[str, str]] = {}
         #: Blob and block id → content of a block that waits for its list.
         self.blocks: dict[tuple[str, str], bytes] = {}
         self.experiments: dict[str, Json] = {}
@@ -91,11 +99,17 @@ class Azure:
         self.jobs: dict[str, PipelineJob] = {}
         #: Fingerprint of an executed step → its run, whose outputs serve again.
         self.reusable: dict[str, Run] = {}
+        #: Id in lower case → the specification of a component, as it was sent.
+        self.components: dict[str, Json] = {}
+        #: Name → a pipeline job of v2.
+        self.component_jobs: dict[str, ComponentJob] = {}
         self.pipelines: dict[str, Json] = {}
         self.endpoints: dict[str, Json] = {}
         self.schedules: dict[str, Json] = {}
         #: Registered models: name → versions, oldest first.
         self.models: dict[str, list[Json]] = {}
+        #: Name and version → what ARM, other than MLflow, was told of a model.
+        self.model_details: dict[tuple[str, str], Json] = {}
         #: Names of steps that never end (until their run is cancelled): for a test to fill.
         self.endless_steps: set[str] = set()
         #: Name of a step that dies before its script runs → why: for a test to fill.
@@ -106,6 +120,8 @@ class Azure:
         self.parallel_step_type = "PythonScriptStep"
         #: A machine that has a managed identity.
         self.has_identity = False
+        #: The Python that steps run in.
+        self.python = sys.executable
         #: Empty for a workspace without one.
         self.default_datastore = "workspaceblobstore"
         #: How many items a page of a list has.
@@ -119,12 +135,20 @@ class Azure:
             self.runs[run.id] = run
         return run
 
+    def below(self, id: str) -> list[Json]:
+        """The resources whose ids begin with that of another, oldest first."""
+        start = f"{id}/".lower()
+        known = list(self.resources.items())
+        return [resource for name, resource in known if name.startswith(start)]
+
     def children(self, run_id: str) -> list[Run]:
         return [run for run in self.runs.values() if run.parent == run_id]
 
     def files(self, folder: str) -> dict[str, str]:
-        """The files in a folder of blobs: path in the folder → blob."""
+        """The files in a folder of blobs, or the one blob: path in the folder → blob."""
         with self.lock:
+            if folder in self.blobs:
+                return {folder.rpartition("/")[2]: folder}
             names = [name for name in self.blobs if name.startswith(f"{folder}/")]
         return {name.removeprefix(f"{folder}/"): name for name in sorted(names)}
 

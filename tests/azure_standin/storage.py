@@ -9,10 +9,11 @@ import uuid
 from email.utils import formatdate
 from xml.sax.saxutils import escape
 
-from .resources import workspace_of
-from .state import CONTAINER, Azure, Json, new_id
+from .resources import arm, workspace_of
+from .state import ARTIFACTS, CONTAINER, Azure, Json, new_id
 from .wire import STORAGE_ACCOUNT, Refusal, Reply, Request, route
 
+ACCOUNT_KEY = base64.b64encode(b"key of the stand-in").decode()
 _DATASET = "ml/dataset/v1.0{scope}"
 _ENVIRONMENT = "ml/environment/v1.0{scope}/environments/{name}"
 
@@ -27,6 +28,14 @@ def blob_headers() -> dict[str, str]:
 @route("PUT blob/{container}/{path:rest}")
 def put_blob(azure: Azure, request: Request) -> Reply:
     name, part = request.path.lstrip("/"), request.query.get("comp")
+    if part == "metadata":
+        start = "x-ms-meta-"
+        azure.blob_metadata[name] = {
+            key.removeprefix(start): value
+            for key, value in request.headers.items()
+            if key.startswith(start)
+        }
+        return Reply(b"", 200, blob_headers())
     if part == "block":
         azure.blocks[name, request.query["blockid"]] = request.body
     elif part == "blocklist":
@@ -43,6 +52,8 @@ def get_blob(azure: Azure, request: Request) -> Reply:
     if content is None:
         raise Refusal(404, "The specified blob does not exist.", "BlobNotFound")
     headers = blob_headers() | {"x-ms-blob-type": "BlockBlob"}
+    known = azure.blob_metadata.get(request.path.lstrip("/"), {})
+    headers |= {f"x-ms-meta-{key}": value for key, value in known.items()}
     wanted = request.headers.get("x-ms-range") or request.headers.get("range")
     if wanted is None or request.method == "HEAD":
         return Reply(content, 200, headers)
@@ -59,7 +70,8 @@ def list_blobs(azure: Azure, request: Request) -> Reply:
     start = f"{request['container']}/{request.query.get('prefix', '')}"
     entries = [
         f"<Blob><Name>{escape(name.partition('/')[2])}</Name><Properties>"
-        f"<Content-Length>{len(content)}</Content-Length></Properties></Blob>"
+        f"<Content-Length>{len(content)}</Content-Length>"
+        "<BlobType>BlockBlob</BlobType></Properties></Blob>"
         for name, content in sorted(azure.blobs.items())
         if name.startswith(start)
     ]
@@ -82,10 +94,68 @@ def get_datastore(azure: Azure, request: Request) -> Json:
         "containerName": CONTAINER,
         "endpoint": "core.windows.net",
         "protocol": "https",
-        "accountKey": base64.b64encode(b"key of the stand-in").decode(),
+        "accountKey": ACCOUNT_KEY,
     }
     names = {"name": "workspaceblobstore", "dataStoreType": "AzureBlob"}
     return names | {"azureStorageSection": section}
+
+
+_DATASTORES = "arm{scope}/datastores"
+
+
+def datastores(azure: Azure, scope: str) -> list[Json]:
+    """The default datastore, if there is one, and that of the runs' artifacts."""
+    default, access = azure.default_datastore, "WorkspaceSystemAssignedIdentity"
+    known = {"workspaceartifactstore": (ARTIFACTS, "None")}
+    known |= {default: (CONTAINER, access)} if default else {}
+    id = f"{workspace_of(azure, scope)['id']}/datastores"
+    section = {
+        "description": None,
+        "tags": None,
+        "properties": None,
+        "datastoreType": "AzureBlob",
+        "accountName": STORAGE_ACCOUNT,
+        "endpoint": "core.windows.net",
+        "protocol": "https",
+        "credentials": {"credentialsType": "AccountKey"},
+    }
+    return [
+        arm(
+            f"{id}/{name}",
+            section
+            | {
+                "isDefault": name == default,
+                "containerName": container,
+                "serviceDataAccessAuthIdentity": access,
+            },
+        )
+        for name, (container, access) in known.items()
+    ]
+
+
+@route(f"GET {_DATASTORES}")
+def list_datastores(azure: Azure, request: Request) -> Json:
+    wants_default = request.query.get("isdefault", "").lower() == "true"
+    known = datastores(azure, request["scope"])
+    return {
+        "value": [
+            one for one in known if one["properties"]["isDefault"] or not wants_default
+        ]
+    }
+
+
+@route(f"GET {_DATASTORES}/{{name}}")
+def get_datastore_of_arm(azure: Azure, request: Request) -> Json:
+    for one in datastores(azure, request["scope"]):
+        if one["name"] == request["name"]:
+            return one
+    raise Refusal(404, f"Could not find datastore: {request['name']}.", "UserError")
+
+
+@route(f"POST {_DATASTORES}/{{name}}/listSecrets")
+def list_secrets(azure: Azure, request: Request) -> Json:
+    get_datastore_of_arm(azure, request)
+    return {"secretsType": "AccountKey", "key": ACCOUNT_KEY}
 
 
 # Datasets

@@ -211,21 +211,45 @@ def get_latest_versions(azure: Azure, request: Request) -> Json:
 
 @mlflow("POST model-versions/create")
 def create_model_version(azure: Azure, request: Request) -> Json:
-    body, moment = request.json(), int(time.time() * 1000)
-    versions = find_versions(azure, body["name"])
-    version = {
-        "name": body["name"],
-        "version": str(len(versions) + 1),
-        "source": body["source"],
-        "run_id": body.get("run_id", ""),
-        "tags": body.get("tags", []),
+    body = request.json()
+    numbers = [one["version"] for one in find_versions(azure, body["name"])]
+    version = max((int(one) for one in numbers if one.isdigit()), default=0) + 1
+    tags, run_id = body.get("tags", []), body.get("run_id", "")
+    kept = keep_model(
+        azure, body["name"], str(version), body["source"], run_id, tags=tags
+    )
+    return {"model_version": kept}
+
+
+def keep_model(
+    azure: Azure,
+    name: str,
+    version: str,
+    source: str,
+    run_id: str = "",
+    tags: list[Json] | None = None,
+    details: Json | None = None,
+) -> Json:
+    """Register a version, or put it in the place of the same; gives it as MLflow has it.
+
+    `details` are what ARM has of it beside.
+    """
+    moment = int(time.time() * 1000)
+    model = {
+        "name": name,
+        "version": version,
+        "source": source,
+        "run_id": run_id,
+        "tags": tags or [],
         "status": "READY",
         "current_stage": "None",
         "creation_timestamp": moment,
         "last_updated_timestamp": moment,
     }
-    versions.append(version)
-    return {"model_version": version}
+    others = [one for one in azure.models.get(name, []) if one["version"] != version]
+    azure.models[name] = [*others, model]
+    azure.model_details[name, version] = details or {}
+    return model
 
 
 def find_version(azure: Azure, request: Request) -> Json:

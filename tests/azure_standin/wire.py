@@ -23,6 +23,8 @@ ML_HOST = f"{REGION}.api.azureml.ms"
 HISTORY_HOST = f"{REGION}.experiments.azureml.net"
 MODELS_HOST = f"{REGION}.modelmanagement.azureml.net"
 PIPELINES_HOST = f"{REGION}.aether.ms"
+#: Below it each batch endpoint has a host of its own.
+INFERENCE_DOMAIN = f"{REGION}.inference.ml.azure.com"
 #: Asked in plain HTTP for the managed identity of a machine.
 IDENTITY_HOST = "169.254.169.254"
 STORAGE_ACCOUNT = "standinstorage"
@@ -40,7 +42,14 @@ SERVICES = {
     PIPELINES_HOST: "ml",
     BLOB_HOST: "blob",
     IDENTITY_HOST: "identity",
+    f"*.{INFERENCE_DOMAIN}": "inference",
 }
+
+
+def service_of(host: str) -> str | None:
+    """The service that a host is, None if it is not played."""
+    return SERVICES.get(host) or SERVICES.get(f"*.{host.partition('.')[2]}")
+
 
 #: What `{scope}` stands for in a route: the resource id of a workspace.
 _SCOPE = (
@@ -71,17 +80,19 @@ class Request:
     @property
     def target(self) -> str:
         """Method, service and path as routes write them: `GET arm/subscriptions/…`."""
-        return f"{self.method} {SERVICES[self.host]}{self.path}"
+        return f"{self.method} {self.service}{self.path}"
 
     @property
     def service(self) -> str:
-        return SERVICES[self.host]
+        return service_of(self.host) or "unknown"
 
     @property
     def needs_token(self) -> bool:
         """Blobs are signed, a login gives the token, and where things are all may ask."""
         open_to_all = ("/discovery", "/metadata/endpoints")
-        return self.service in ("arm", "ml") and self.path not in open_to_all
+        return (
+            self.service in ("arm", "ml", "inference") and self.path not in open_to_all
+        )
 
     @property
     def token(self) -> str:
@@ -177,7 +188,7 @@ def error_reply(request: Request, status: int, message: str, code: str = "") -> 
         told = message if is_coded else f"AADSTS7000215: {message}"
         words = {"error": "invalid_request", "error_description": told}
         return Reply(words, status)
-    if request.service == "arm":
+    if request.service in ("arm", "inference"):
         return Reply({"error": {"code": code, "message": message}}, status)
     if request.path.startswith("/mlflow/"):
         return Reply({"error_code": code, "message": message}, status)
