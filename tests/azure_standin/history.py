@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
 from .resources import workspace_of
-from .state import ARTIFACTS, CONTAINER, Azure, Json, Run, new_id
+from .state import Azure, Json, Run, new_id
 from .wire import BLOB_HOST, REGION, Refusal, Request, error_of, now, route
 
 _HISTORY = "ml/history/v1.0{scope}"
@@ -103,30 +102,6 @@ def get_run_data(azure: Azure, request: Request) -> Json:
     known = run_dto(azure, run) | {"inputs": {}, "outputs": outputs}
     unset = dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))
     return {"runMetadata": known} | unset
-
-
-@route("POST ml/data/v1.0{scope}/dataversion/batchGetResolvedUris")
-def resolve_outputs(azure: Azure, request: Request) -> Json:
-    """Where the outputs of runs are, by the names that run history has for them."""
-    _, _, subscription, _, group, *_, workspace = request["scope"].split("/")
-    place = (
-        f"/subscriptions/{subscription}/resourcegroups/{group}/workspaces/{workspace}"
-    )
-    found = {}
-    for asset in request.json()["values"]:
-        match = re.search("/azureml_(.+)_output_data_(.+)/versions/1$", asset)
-        assert match, asset
-        run = azure.runs[match[1]]
-        folder = run.outputs.get(match[2], f"{ARTIFACTS}/{run.container}")
-        store = {
-            CONTAINER: azure.default_datastore,
-            ARTIFACTS: "workspaceartifactstore",
-        }
-        container, _, path = folder.partition("/")
-        uri = f"azureml:/{place}/datastores/{store[container]}/paths/{path}/"
-        kind: Json = {"type": "UriFolder", "legacyDatasetType": None}
-        found[asset] = {"uri": uri} | kind
-    return {"values": found}
 
 
 @route(f"PATCH {_RUN}")

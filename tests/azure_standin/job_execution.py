@@ -163,6 +163,7 @@ class NodeStep(Step):
         }
         for port, uri in self.chosen_places.items():
             own = uri.replace("${{name}}", self.run.id)
+            own = own.replace("${{output_name}}", port)
             places[port] = blobs_of(self.azure, self.job.scope, own)
         return places
 

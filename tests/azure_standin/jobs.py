@@ -139,6 +139,8 @@ def job_dto(job: ComponentJob) -> Json:
         "inputs": inputs,
         "outputs": outputs,
     }
+    if run.properties["runSource"] == "BatchDeployment":
+        answers |= dict.fromkeys(("settings", "jobs", "inputs", "outputs"))
     known = {key: definition[key] for key in told if key in definition}
     return arm(f"{job.scope}/jobs/{run.id}", told | known | answers)
 
