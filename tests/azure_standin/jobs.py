@@ -279,8 +279,8 @@ def put_deployment(azure: Azure, request: Request) -> Reply:
     find_endpoint(azure, request.path.partition("/deployments/")[0])
     sent = request.json()
     given = {key: one for key, one in sent["properties"].items() if one is not None}
-    component = component_of(given).lower()
-    if azure.components.get(component, {}).get("type") != "pipeline":
+    component = component_of(given)
+    if azure.components.get(component.lower(), {}).get("type") != "pipeline":
         raise Refusal(400, f"There is no pipeline component {component}.", "UserError")
     unset = ("description", "codeConfiguration", "environmentId", "model", "compute")
     properties = dict.fromkeys((*unset, "environmentVariables", "outputFileName")) | {

@@ -13,6 +13,7 @@ import pytest
 
 from . import Fault, Standin
 from .resources import arm
+from .truth import TRUTH, judge
 
 PYTHON = Path(__file__).resolve().parents[2] / "build/azure-ai-ml/bin/python"
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no azure-ai-ml beside it")
@@ -193,7 +194,7 @@ def train_and_score():
     got = client.models.get("mean", label="latest")
     client.jobs.stream(third["name"])
     return dict(
-        first=first, again=again, third=third, scored=scored, job_name=got.job_name,
+        first=first, again=again, third=third, scored=scored,
         fitted=pathlib.Path("here/named-outputs/model/mean.txt").read_text(),
         versions=[one.version for one in models], path=got.path, newest=got.version,
         names=[one.name for one in client.models.list()])
@@ -304,6 +305,7 @@ def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
     standin.azure.resources[id.lower()] = data
     yield project
     standin.verify()
+    assert TRUTH is None or judge(standin.requests)[1] == []
 
 
 def test_provision(tmp_path: Path, standin: Standin) -> None:
@@ -354,8 +356,8 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
 
     assert found["versions"] == ["1", "2", "3"]
     assert found["newest"] == "3"
-    assert found["job_name"] == third["steps"]["fitted"]["name"]
-    assert found["path"].endswith(f"/ExperimentRun/dcid.{found['job_name']}/model")
+    name = third["steps"]["fitted"]["name"]
+    assert found["path"].endswith(f"/ExperimentRun/dcid.{name}/model")
     assert set(found["names"]) == {"mean", "by-arm"}
     # Of three jobs and more, each folder was uploaded once.
     assert len(standin.received("PUT blob/.*/prep.py")) == 2
