@@ -45,9 +45,24 @@ def post_experiment(azure: Azure, request: Request) -> Json:
     return get_or_create_experiment(azure, request["name"])
 
 
+#: What run history has of a run beside, none of which is known here.
+_UNSAID = (
+    *("userId", "token", "warnings", "cancelationReason", "scheduleId", "description"),
+    *("scriptName", "target", "runDefinition", "jobSpecification", "primaryMetricName"),
+    *("createdFrom", "computeRequest", "compute", "retainForLifetimeOfWorkspace"),
+    *("queueingInfo", "inputs", "outputs", "runTypeV2"),
+)
+
+
 def run_dto(azure: Azure, run: Run) -> Json:
     """A run as run history gives it."""
-    return {
+    unnamed = None if run.type == "azureml.PipelineRun" else run.name
+    lists = ("inputDatasets", "outputDatasets", "uniqueChildRunComputeTargets")
+    return dict.fromkeys(_UNSAID) | {
+        **{key: {} for key in ("parameters", "settings", "services")},
+        **{key: [] for key in lists},
+        **dict.fromkeys(("revision", "statusRevision", "currentAttemptId"), 1),
+        "hidden": False,
         "runId": run.id,
         "runNumber": run.number,
         "rootRunId": run.parent or run.id,
@@ -57,7 +72,7 @@ def run_dto(azure: Azure, run: Run) -> Json:
         "createdUtc": run.created,
         "startTimeUtc": run.started,
         "endTimeUtc": run.ended,
-        "name": run.properties.get("azureml.moduleName", run.name),
+        "name": run.properties.get("azureml.moduleName", unnamed),
         "displayName": run.name,
         "dataContainerId": f"dcid.{run.data_of or run.id}",
         "runType": run.type,
@@ -118,10 +133,12 @@ def get_run_details(azure: Azure, request: Request) -> Json:
     logs = [
         path for path in azure.artifacts(run) if path.startswith(("logs/", "user_"))
     ]
-    not_told = ("createdUtc", "experimentId", "name", "displayName", "dataContainerId")
+    told = (
+        *("runId", "runNumber", "rootRunId", "parentRunId", "status"),
+        *("startTimeUtc", "endTimeUtc", "properties", "tags", "error"),
+    )
     known = run_dto(azure, run)
-    details = {key: known[key] for key in known if key not in (*not_told, "runType")}
-    return details | {
+    return {key: known[key] for key in told} | {
         "logFiles": {path: content_uri(run.container, path) for path in logs},
         "inputDatasets": [],
         "outputDatasets": [],

@@ -42,7 +42,7 @@ class ComponentJob(Job):
     def run_steps(self) -> None:
         nodes = self.definition["jobs"]
         parents = {name: self.parents(node) for name, node in nodes.items()}
-        goes_on = self.settings.get("continue_on_step_failure", True)
+        goes_on = str(self.settings.get("continue_on_step_failure", True)) == "True"
         lost: set[str] = set()
         for name in TopologicalSorter(parents).static_order():
             if parents[name] & lost or (lost and not goes_on):

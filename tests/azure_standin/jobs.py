@@ -386,8 +386,6 @@ def invoke(azure: Azure, request: Request) -> Reply:
 def inputs_of(component: Json, sent: Json) -> Json:
     """The inputs of an invoked pipeline: what was sent, else its component's defaults."""
     declared = component.get("inputs") or {}
-    if unknown := sent.keys() - declared.keys():
-        raise Refusal(400, f"The pipeline has no inputs {unknown}.", "UserError")
     inputs: Json = {
         name: {"jobInputType": "literal", "value": str(one["default"])}
         for name, one in declared.items()
