@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
 from .resources import workspace_of
-from .state import ARTIFACTS, CONTAINER, Azure, Json, Run, new_id
+from .state import Azure, Json, Run, new_id
 from .wire import BLOB_HOST, REGION, Refusal, Request, error_of, now, route
 
 _HISTORY = "ml/history/v1.0{scope}"
@@ -46,9 +45,24 @@ def post_experiment(azure: Azure, request: Request) -> Json:
     return get_or_create_experiment(azure, request["name"])
 
 
+#: What run history has of a run beside, none of which is known here.
+_UNSAID = (
+    *("userId", "token", "warnings", "cancelationReason", "scheduleId", "description"),
+    *("scriptName", "target", "runDefinition", "jobSpecification", "primaryMetricName"),
+    *("createdFrom", "computeRequest", "compute", "retainForLifetimeOfWorkspace"),
+    *("queueingInfo", "inputs", "outputs", "runTypeV2"),
+)
+
+
 def run_dto(azure: Azure, run: Run) -> Json:
     """A run as run history gives it."""
-    return {
+    unnamed = None if run.type == "azureml.PipelineRun" else run.name
+    lists = ("inputDatasets", "outputDatasets", "uniqueChildRunComputeTargets")
+    return dict.fromkeys(_UNSAID) | {
+        **{key: {} for key in ("parameters", "settings", "services")},
+        **{key: [] for key in lists},
+        **dict.fromkeys(("revision", "statusRevision", "currentAttemptId"), 1),
+        "hidden": False,
         "runId": run.id,
         "runNumber": run.number,
         "rootRunId": run.parent or run.id,
@@ -58,7 +72,7 @@ def run_dto(azure: Azure, run: Run) -> Json:
         "createdUtc": run.created,
         "startTimeUtc": run.started,
         "endTimeUtc": run.ended,
-        "name": run.properties.get("azureml.moduleName", run.name),
+        "name": run.properties.get("azureml.moduleName", unnamed),
         "displayName": run.name,
         "dataContainerId": f"dcid.{run.data_of or run.id}",
         "runType": run.type,
@@ -105,30 +119,6 @@ def get_run_data(azure: Azure, request: Request) -> Json:
     return {"runMetadata": known} | unset
 
 
-@route("POST ml/data/v1.0{scope}/dataversion/batchGetResolvedUris")
-def resolve_outputs(azure: Azure, request: Request) -> Json:
-    """Where the outputs of runs are, by the names that run history has for them."""
-    _, _, subscription, _, group, *_, workspace = request["scope"].split("/")
-    place = (
-        f"/subscriptions/{subscription}/resourcegroups/{group}/workspaces/{workspace}"
-    )
-    found = {}
-    for asset in request.json()["values"]:
-        match = re.search("/azureml_(.+)_output_data_(.+)/versions/1$", asset)
-        assert match, asset
-        run = azure.runs[match[1]]
-        folder = run.outputs.get(match[2], f"{ARTIFACTS}/{run.container}")
-        store = {
-            CONTAINER: azure.default_datastore,
-            ARTIFACTS: "workspaceartifactstore",
-        }
-        container, _, path = folder.partition("/")
-        uri = f"azureml:/{place}/datastores/{store[container]}/paths/{path}/"
-        kind: Json = {"type": "UriFolder", "legacyDatasetType": None}
-        found[asset] = {"uri": uri} | kind
-    return {"values": found}
-
-
 @route(f"PATCH {_RUN}")
 def patch_run(azure: Azure, request: Request) -> Json:
     run, body = find_run(azure, request), request.json()
@@ -143,10 +133,12 @@ def get_run_details(azure: Azure, request: Request) -> Json:
     logs = [
         path for path in azure.artifacts(run) if path.startswith(("logs/", "user_"))
     ]
-    not_told = ("createdUtc", "experimentId", "name", "displayName", "dataContainerId")
+    told = (
+        *("runId", "runNumber", "rootRunId", "parentRunId", "status"),
+        *("startTimeUtc", "endTimeUtc", "properties", "tags", "error"),
+    )
     known = run_dto(azure, run)
-    details = {key: known[key] for key in known if key not in (*not_told, "runType")}
-    return details | {
+    return {key: known[key] for key in told} | {
         "logFiles": {path: content_uri(run.container, path) for path in logs},
         "inputDatasets": [],
         "outputDatasets": [],

@@ -42,7 +42,7 @@ class ComponentJob(Job):
     def run_steps(self) -> None:
         nodes = self.definition["jobs"]
         parents = {name: self.parents(node) for name, node in nodes.items()}
-        goes_on = self.settings.get("continue_on_step_failure", True)
+        goes_on = str(self.settings.get("continue_on_step_failure", True)) == "True"
         lost: set[str] = set()
         for name in TopologicalSorter(parents).static_order():
             if parents[name] & lost or (lost and not goes_on):
@@ -163,6 +163,7 @@ class NodeStep(Step):
         }
         for port, uri in self.chosen_places.items():
             own = uri.replace("${{name}}", self.run.id)
+            own = own.replace("${{output_name}}", port)
             places[port] = blobs_of(self.azure, self.job.scope, own)
         return places
 

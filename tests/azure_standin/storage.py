@@ -67,15 +67,23 @@ def get_blob(azure: Azure, request: Request) -> Reply:
 
 @route("GET blob/{container}")
 def list_blobs(azure: Azure, request: Request) -> Reply:
+    """The blobs below a prefix; with a delimiter, what is in folders as folders."""
     start = f"{request['container']}/{request.query.get('prefix', '')}"
-    entries = [
-        f"<Blob><Name>{escape(name.partition('/')[2])}</Name><Properties>"
-        f"<Content-Length>{len(content)}</Content-Length>"
-        "<BlobType>BlockBlob</BlobType></Properties></Blob>"
-        for name, content in sorted(azure.blobs.items())
-        if name.startswith(start)
-    ]
-    body = f"<Blobs>{''.join(entries)}</Blobs><NextMarker/>"
+    delimiter = request.query.get("delimiter")
+    entries = {}
+    for name, content in sorted(azure.blobs.items()):
+        if not name.startswith(start):
+            continue
+        folder, found, _ = name[len(start) :].partition(delimiter or "\0")
+        path = escape((start + folder + found if found else name).partition("/")[2])
+        properties = f"<Content-Length>{len(content)}</Content-Length>"
+        properties += "<BlobType>BlockBlob</BlobType>"
+        entries[path] = (
+            f"<BlobPrefix><Name>{path}</Name></BlobPrefix>"
+            if found
+            else f"<Blob><Name>{path}</Name><Properties>{properties}</Properties></Blob>"
+        )
+    body = f"<Blobs>{''.join(entries.values())}</Blobs><NextMarker/>"
     xml = f"<EnumerationResults>{body}</EnumerationResults>".encode()
     return Reply(xml, 200, blob_headers() | {"Content-Type": "application/xml"})
 

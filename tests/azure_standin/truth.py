@@ -28,6 +28,9 @@ _SPECIFIED = {"arm": "resource-manager", "ml": "run-history"}
 #: What the services send all the same, as recordings show, though no spec names it.
 _SENT_ALL_THE_SAME = re.compile(
     r"\$\.properties: has creationTime, |credentials: lacks required secrets"
+    # Of the previews that azure-ai-ml asks for, and of a child of a job.
+    r"|has (secretsConfiguration|assetName|assetVersion|autoDeleteSetting), "
+    r"|has (intellectualProperty|systemSettings|scheduleId), |jobs/\{id\}: \$: lacks required prop"
 )
 
 

@@ -189,7 +189,10 @@ def error_reply(request: Request, status: int, message: str, code: str = "") -> 
         words = {"error": "invalid_request", "error_description": told}
         return Reply(words, status)
     if request.service in ("arm", "inference"):
-        return Reply({"error": {"code": code, "message": message}}, status)
+        error: dict[str, Any] = {"code": code, "message": message}
+        if code in ("UserError", "NotFound"):  # of the provider, and not of ARM itself
+            error |= {"details": [], "additionalInfo": []}
+        return Reply({"error": error}, status)
     if request.path.startswith("/mlflow/"):
         return Reply({"error_code": code, "message": message}, status)
     return Reply(error_of(code, message), status)
