@@ -233,13 +233,16 @@ def _takes(**inputs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        parameters = []
-        for name, given in inputs.items():
-            parameter = Parameter(name, Parameter.POSITIONAL_OR_KEYWORD)
-            is_data = isinstance(given, Input)
-            change = {"annotation" if is_data else "default": given}
-            parameters.append(parameter.replace(**change))
-        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        data = {name: one for name, one in inputs.items() if isinstance(one, Input)}
+        function.__annotations__ = data
+        function.__signature__ = Signature(  # type: ignore[attr-defined]
+            Parameter(
+                name,
+                Parameter.POSITIONAL_OR_KEYWORD,
+                default=Parameter.empty if name in data else value,
+            )
+            for name, value in inputs.items()
+        )
         return function
 
     return decorate

@@ -100,7 +100,8 @@ def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
     """Each environment that steps of the pipelines run in."""
     jobs = [build_steps(pipeline, settings) for pipeline in pipelines.values()]
     nodes = [node for job in jobs for node in job.jobs.values()]
-    found = [getattr(node, "task", node).environment for node in nodes]
+    owners = [node.task if node.type == "parallel" else node for node in nodes]
+    found = [owner.environment for owner in owners]
     return list({(one.name, one.version): one for one in found}.values())
 
 

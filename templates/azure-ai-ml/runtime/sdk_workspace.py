@@ -44,17 +44,17 @@ class Run:
         return str(self.job.studio_url)
 
     def state(self) -> str:
-        return str(self.client.jobs.get(self.id).status).lower()
+        return _state(self.client.jobs.get(self.id))
 
     def steps(self) -> Iterator[tuple[str, str, str]]:
         """The id, the name and the state of each step so far."""
         for job in self.client.jobs.list(parent_job_name=self.id):
             reused = job.properties.get("azureml.isreused") == "true"
-            yield job.name, job.display_name, "reused" if reused else job.status.lower()
+            yield job.name, job.display_name, "reused" if reused else _state(job)
 
     def failures(self) -> Iterator[Failure]:
         jobs = self.client.jobs.list(parent_job_name=self.id)
-        failed = [job for job in jobs if job.status == "Failed"]
+        failed = [job for job in jobs if _state(job) == "failed"]
         for one in failed or [self.job]:
             # What `jobs.stream` reads, which only prints it.
             details = self.client.jobs._runs_operations.get_run_details(one.name)
@@ -83,8 +83,12 @@ class Endpoint:
     sdk_endpoint: entities.BatchEndpoint
 
     @property
+    def deployment(self) -> str:
+        return getattr(self.sdk_endpoint.defaults, "deployment_name", None) or ""
+
+    @property
     def version(self) -> str:
-        return f"deployment {self.sdk_endpoint.defaults.deployment_name}"
+        return f"deployment {self.deployment}"
 
     @property
     def url(self) -> str:
@@ -204,6 +208,13 @@ class Workspace:
                 fix = f"look in the Studio for {where} before you submit again"
                 raise AzureError(f"{text}: {fix}.") from error
 
+    def endpoint_name(self, name: str) -> str:
+        """A name that no other workspace of the region has, nor another pipeline."""
+        whole = f"{self.sdk_workspace.id}/{name}".lower()
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
+        start = re.sub("^[^a-z]*", "", name.lower())[: LONGEST_NAME - 7] or "pipeline"
+        return f"{start.strip('-')}-{digest}"
+
     def published(self, name: str) -> Endpoint | None:
         try:
             found = self.client.batch_endpoints.get(self._endpoint_name(name))
@@ -226,11 +237,10 @@ class Workspace:
             self.client.batch_endpoints,
             self.client.batch_deployments,
         )
-        endpoint_name, stamp = self._endpoint_name(name), time.gmtime()
         if before is None:
-            new = entities.BatchEndpoint(name=endpoint_name, description=description)
+            new = entities.BatchEndpoint(name=name, description=description)
             endpoints.begin_create_or_update(new).result()
-        component, version = built.component, time.strftime("v%Y%m%d%H%M%S", stamp)
+        component, version = built.component, time.strftime("v%Y%m%d%H%M%S")
         # Of a name, only its letters, digits and underscores are allowed.
         component.name = re.sub(r"\W", "_", f"{built.display_name}_{name}".lower())
         component.version, component.description = version, description
@@ -239,19 +249,19 @@ class Workspace:
             settings["force_rerun"] = "true"
         deployment = entities.PipelineComponentBatchDeployment(
             name=version,
-            endpoint_name=endpoint_name,
+            endpoint_name=name,
             component=component,
             settings=settings,
         )
         deployments.begin_create_or_update(deployment).result()
-        endpoint = endpoints.get(endpoint_name)
+        endpoint = endpoints.get(name)
         endpoint.defaults = {"deployment_name": version}
         endpoints.begin_create_or_update(endpoint).result()
-        found = [one.name for one in deployments.list(endpoint_name)]
+        found = [one.name for one in deployments.list(name)]
         ours = sorted(one for one in found if re.fullmatch(r"v\d{14}", one))
         for old in ours[:-KEPT]:
-            deployments.begin_delete(old, endpoint_name).result()
-        return Endpoint(endpoints.get(endpoint_name))
+            deployments.begin_delete(old, name).result()
+        return Endpoint(endpoints.get(name))
 
     def schedule(
         self,
@@ -288,13 +298,6 @@ class Workspace:
             if built:
                 schedules.begin_disable(name).result()
             yield "disabled", found.description or name
-
-    def _endpoint_name(self, name: str) -> str:
-        """A name that no other workspace of the region has, nor another pipeline."""
-        whole = f"{self.sdk_workspace.id}/{name}".lower()
-        digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
-        start = re.sub("^[^a-z]*", "", name.lower())[: LONGEST_NAME - 7] or "pipeline"
-        return f"{start.strip('-')}-{digest}"
 
 
 def _client(config: WorkspaceConfig) -> MLClient:
@@ -339,6 +342,11 @@ def _trigger(wanted: Schedule) -> entities.RecurrenceTrigger:
         start_time=wanted.start_time,
         time_zone=wanted.time_zone,
     )
+
+
+def _state(job: Any) -> str:
+    """Of a job; the SDK gives some states as members of an enumeration."""
+    return str(getattr(job.status, "value", job.status)).lower()
 
 
 def _ready(name: str, cluster: entities.Compute) -> Cluster:

@@ -193,6 +193,9 @@ class Workspace:
                 raise
             return Run(run), True
 
+    def endpoint_name(self, name: str) -> str:
+        return name
+
     def published(self, name: str) -> Endpoint | None:
         found = sdk.PipelineEndpoint.list(self.sdk_workspace, max_results=1000)
         return next((Endpoint(one) for one in found if one.name == name), None)

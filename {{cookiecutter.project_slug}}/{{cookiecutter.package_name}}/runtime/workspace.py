@@ -105,7 +105,8 @@ def publish(
     data = _data(project.root, settings, pipeline.data, folders or {})
     with connection.azure(config) as say:
         session = _Session(Workspace.connect(config), settings, say, dry_run)
-        workspace, endpoint = session.workspace, f"{settings.name}-{name}"
+        workspace = session.workspace
+        endpoint = workspace.endpoint_name(f"{settings.name}-{name}")
         published = workspace.published(endpoint)
         before = published.version if published else "none"
         built = None
