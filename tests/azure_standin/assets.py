@@ -154,8 +154,12 @@ def put_version(azure: Azure, request: Request) -> Reply:
     else:
         if kind == "components":
             id = component_id(id, given)
-            given["componentSpec"].setdefault("version", id.rpartition("/")[2])
-            azure.components[id.lower()] = given["componentSpec"]
+            spec = given["componentSpec"]
+            check_environment(
+                azure, scope, spec.get("task", spec).get("environment", "")
+            )
+            spec.setdefault("version", id.rpartition("/")[2])
+            azure.components[id.lower()] = spec
         else:
             is_new = id.lower() not in azure.resources
         answer = arm(id, _PLAIN | _COMPLETE[kind](scope, given))
@@ -239,6 +243,12 @@ def component_id(id: str, given: Json) -> str:
         return id
     text = json.dumps(given["componentSpec"] | {"version": ""}, sort_keys=True)
     return f"{id.rpartition('/')[0]}/{uuid.uuid5(uuid.NAMESPACE_URL, text)}"
+
+
+def check_environment(azure: Azure, scope: str, uri: str) -> None:
+    """One of the workspace must be there: the SDK does not look."""
+    if found := re.search(r"/workspaces/.*/environments/([^/]+)/versions/(.+)", uri):
+        version_of(azure, scope, "environments", *found.groups())
 
 
 def complete_component(scope: str, given: Json) -> Json:

@@ -303,6 +303,8 @@ def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
     id = f"{scope}/data/numbers/versions/1"
     data = arm(id, {"dataUri": uri, "dataType": "uri_folder"})
     standin.azure.resources[id.lower()] = data
+    id = f"{scope}/environments/steps/versions/1"
+    standin.azure.resources[id.lower()] = arm(id, {"image": "image"})
     yield project
     standin.verify()
     if TRUTH:
