@@ -190,6 +190,11 @@ def train_and_score():
     scored = submit("scoring", raw=place("numbers@latest"), scale=10)
     fitting = first["steps"]["fitted"]["name"]
     client.jobs.download(fitting, output_name="model", download_path="here")
+    uri = f"azureml://jobs/{fitting}/outputs/artifacts/paths/model/"
+    client.models.create_or_update(Model(name="of-a-job", version="1", path=uri))
+    client.models.download("of-a-job", "1", download_path="downloaded")
+    assert pathlib.Path("downloaded/of-a-job/model/mean.txt").exists()
+    assert client.models.get("of-a-job", version="1").job_name == fitting
     models = client.models.list("mean")
     got = client.models.get("mean", label="latest")
     client.jobs.stream(third["name"])
@@ -363,7 +368,7 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     assert found["newest"] == "3"
     name = third["steps"]["fitted"]["name"]
     assert found["path"].endswith(f"/ExperimentRun/dcid.{name}/model")
-    assert set(found["names"]) == {"mean", "by-arm"}
+    assert set(found["names"]) == {"mean", "by-arm", "of-a-job"}
     # Of three jobs and more, each folder was uploaded once.
     assert len(standin.received("PUT blob/.*/prep.py")) == 2
     secret = standin.credentials["AZURE_CLIENT_SECRET"].encode()
