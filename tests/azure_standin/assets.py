@@ -146,16 +146,19 @@ def put_version(azure: Azure, request: Request) -> Reply:
     id, is_new = f"{scope}/{kind}/{name}/versions/{request['version']}", True
     if kind == "models":
         is_new = request["version"] not in known
-        job = given.get("jobName", "")
-        keep_model(
-            azure, name, request["version"], given["modelUri"], job, details=given
-        )
+        uri, job = of_a_job(azure, scope, given["modelUri"])
+        given["jobName"] = given.get("jobName") or job
+        keep_model(azure, name, request["version"], uri, job or "", details=given)
         answer = version_of(azure, scope, kind, name, request["version"])
     else:
         if kind == "components":
             id = component_id(id, given)
-            given["componentSpec"].setdefault("version", id.rpartition("/")[2])
-            azure.components[id.lower()] = given["componentSpec"]
+            spec = given["componentSpec"]
+            check_environment(
+                azure, scope, spec.get("task", spec).get("environment", "")
+            )
+            spec.setdefault("version", id.rpartition("/")[2])
+            azure.components[id.lower()] = spec
         else:
             is_new = id.lower() not in azure.resources
         answer = arm(id, _PLAIN | _COMPLETE[kind](scope, given))
@@ -241,6 +244,12 @@ def component_id(id: str, given: Json) -> str:
     return f"{id.rpartition('/')[0]}/{uuid.uuid5(uuid.NAMESPACE_URL, text)}"
 
 
+def check_environment(azure: Azure, scope: str, uri: str) -> None:
+    """One of the workspace must be there: the SDK does not look."""
+    if found := re.search(r"/workspaces/.*/environments/([^/]+)/versions/(.+)", uri):
+        version_of(azure, scope, "environments", *found.groups())
+
+
 def complete_component(scope: str, given: Json) -> Json:
     """The description goes with the specification, whose values become texts."""
     spec = dict(texts(given["componentSpec"]))
@@ -282,6 +291,21 @@ _COMPLETE = {
 
 
 # Models, which are MLflow's too
+
+
+def of_a_job(azure: Azure, scope: str, uri: str) -> tuple[str, str | None]:
+    """The place and the job of a URI that names an output of a job."""
+    found = re.match("azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths)?/?(.*)", uri)
+    if not found:
+        return uri, None
+    name, output, path = found.groups()
+    if name not in azure.runs:
+        raise Refusal(400, f"Run {name} was not found.", "UserError")
+    run = azure.runs[name]
+    folder = run.outputs.get(output, f"{ARTIFACTS}/{run.container}")
+    container, _, rest = f"{folder}/{path}".partition("/")
+    stores = {container: store for store, container in _STORES.items()}
+    return f"{long_uri(scope)}/datastores/{stores[container]}/paths/{rest}", name
 
 
 def model_dto(azure: Azure, scope: str, model: Json) -> Json:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .assets import blobs_of, code_files
 from .execution import DRIVER, DRIVERS_OWN, Job, Step, StepFailed
-from .state import CONTAINER, Json, new_id
+from .state import ARTIFACTS, CONTAINER, Json, new_id
 from .wire import now
 
 _BINDING = re.compile(
@@ -44,6 +44,7 @@ class ComponentJob(Job):
         parents = {name: self.parents(node) for name, node in nodes.items()}
         goes_on = str(self.settings.get("continue_on_step_failure", True)) == "True"
         lost: set[str] = set()
+        self.log("Starting the experiment.")
         for name in TopologicalSorter(parents).static_order():
             if parents[name] & lost or (lost and not goes_on):
                 lost.add(name)  # and is never started
@@ -54,9 +55,11 @@ class ComponentJob(Job):
             except StepFailed:
                 lost.add(name)
             else:
+                self.log(f"Completing processing run id {step.run.id}.")
                 bound = step.pipeline_outputs.items()
                 made = self.producers[name].outputs
                 self.run.outputs |= {name: made[port] for port, name in bound}
+        self.log("Finishing experiment: no runs left and nothing to schedule.")
         end = {"StartTime": self.run.started, "EndTime": now(), "Status": "Finished"}
         stages = json.dumps({"Initialization": None, "Execution": end})
         self.run.properties["azureml.pipelines.stages"] = stages
@@ -65,6 +68,15 @@ class ComponentJob(Job):
                 "Pipeline has failed child jobs. For more details and logs, please go to "
                 "the job detail page and check the child jobs."
             )
+
+    def log(self, line: str) -> None:
+        """Say a line in the log of the whole job, which a client streams."""
+        for name in ("executionlogs", "stderrlogs", "stdoutlogs"):
+            blob = f"{ARTIFACTS}/{self.run.container}/logs/azureml/{name}.txt"
+            known = self.azure.blobs.setdefault(blob, b"")
+            if name == "executionlogs":
+                moment = now()[:19].replace("T", " ")
+                self.azure.blobs[blob] = known + f"[{moment}Z] {line}\n".encode()
 
     @property
     def settings(self) -> Json:

@@ -73,11 +73,16 @@ def new_job(
     ]
     if unknown:
         raise Refusal(400, f"There are no components {unknown}.", "UserError")
+    settings = definition.get("settings") or {}
+    places = [definition.get("computeId"), settings.get("default_compute")]
+    places += [node.get("computeId") for node in definition["jobs"].values()]
+    for cluster in {place.rpartition("/")[2] for place in places if place}:
+        if f"{scope}/computes/{cluster}".lower() not in azure.resources:
+            raise Refusal(400, f"Compute {cluster} was not found.", "UserError")
     experiment = definition.get("experimentName") or "Default"
     get_or_create_experiment(azure, experiment)
     inputs = (definition.get("inputs") or {}).items()
     texts = {key: one["value"] for key, one in inputs if "value" in one}
-    settings = definition.get("settings") or {}
     told = {
         "azureml.DevPlatv2": "true",
         "azureml.DatasetAccessMode": "Asset",

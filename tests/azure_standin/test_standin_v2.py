@@ -190,6 +190,11 @@ def train_and_score():
     scored = submit("scoring", raw=place("numbers@latest"), scale=10)
     fitting = first["steps"]["fitted"]["name"]
     client.jobs.download(fitting, output_name="model", download_path="here")
+    uri = f"azureml://jobs/{fitting}/outputs/artifacts/paths/model/"
+    client.models.create_or_update(Model(name="of-a-job", version="1", path=uri))
+    client.models.download("of-a-job", "1", download_path="downloaded")
+    assert pathlib.Path("downloaded/of-a-job/model/mean.txt").exists()
+    assert client.models.get("of-a-job", version="1").job_name == fitting
     models = client.models.list("mean")
     got = client.models.get("mean", label="latest")
     client.jobs.stream(third["name"])
@@ -303,6 +308,8 @@ def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
     id = f"{scope}/data/numbers/versions/1"
     data = arm(id, {"dataUri": uri, "dataType": "uri_folder"})
     standin.azure.resources[id.lower()] = data
+    id = f"{scope}/environments/steps/versions/1"
+    standin.azure.resources[id.lower()] = arm(id, {"image": "image"})
     yield project
     standin.verify()
     if TRUTH:
@@ -361,7 +368,7 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     assert found["newest"] == "3"
     name = third["steps"]["fitted"]["name"]
     assert found["path"].endswith(f"/ExperimentRun/dcid.{name}/model")
-    assert set(found["names"]) == {"mean", "by-arm"}
+    assert set(found["names"]) == {"mean", "by-arm", "of-a-job"}
     # Of three jobs and more, each folder was uploaded once.
     assert len(standin.received("PUT blob/.*/prep.py")) == 2
     secret = standin.credentials["AZURE_CLIENT_SECRET"].encode()

@@ -30,7 +30,7 @@ _SENT_ALL_THE_SAME = re.compile(
     r"\$\.properties: has creationTime, |credentials: lacks required secrets"
     # Of the previews that azure-ai-ml asks for, and of a child of a job.
     r"|has (secretsConfiguration|assetName|assetVersion|autoDeleteSetting), "
-    r"|has (intellectualProperty|systemSettings|scheduleId), |jobs/\{id\}: \$: lacks required prop"
+    r"|has (intellectualProperty|systemSettings|scheduleId|currentAttemptId), |jobs/\{id\}: \$: lacks required prop"
 )
 
 

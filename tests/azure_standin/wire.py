@@ -135,7 +135,7 @@ class Refusal(Exception):
 
 
 Handler = Callable[["Azure", Request], Any]
-_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
+ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
 
 
 def route(*targets: str) -> Callable[[Handler], Handler]:
@@ -150,7 +150,7 @@ def route(*targets: str) -> Callable[[Handler], Handler]:
             pattern = target.replace(".", r"\.").replace("{scope}", _SCOPE)
             pattern = re.sub(r"\{(\w+):rest\}", r"(?P<\1>.+)", pattern)
             pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
-            _ROUTES.append((target, re.compile(pattern + "/?", re.IGNORECASE), handler))
+            ROUTES.append((target, re.compile(pattern + "/?", re.IGNORECASE), handler))
         return handler
 
     return register
@@ -158,7 +158,7 @@ def route(*targets: str) -> Callable[[Handler], Handler]:
 
 def find_route(request: Request) -> Handler | None:
     """The handler of a request, whose `route` and `values` are set from the match."""
-    for target, pattern, handler in _ROUTES:
+    for target, pattern, handler in ROUTES:
         if match := pattern.fullmatch(request.target):
             request.route, request.values = target, match.groupdict()
             return handler
