@@ -11,110 +11,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from azure_standin import Fault, Standin, resources
-from azure_standin.state import Run
 from azure_standin.truth import TRUTH, judge
-from conftest import Bake, Project, Result
+from azure_user import ANSWERS, SECRET, Shell, User, assert_one_sentence, words
+from conftest import Bake
 
-ANSWERS = {
-    "azure_subscription_id": Standin.subscription_id,
-    "azure_resource_group": "group",
-    "azure_workspace_name": "workspace",
-    "azure_region": "westeurope",
-    "compute_name": "cpu-cluster",
-    "vm_size": "STANDARD_DS3_V2",
-}
-SECRET = "secret-of-the-stand-in"
 #: No managed identity is found, neither the stand-in's nor that of the machine.
 NO_IDENTITY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
-#: Answers one command line after another, without the start of a process for each. What
-#: the SDK does between two tries takes no time.
-SHELL = """
-import contextlib, importlib, io, json, sys, time
-sleep = time.sleep
-time.sleep = lambda seconds: sleep(min(seconds, 0.01))
-command = importlib.import_module(sys.argv[1] + ".__main__")
-for line in sys.stdin:
-    sys.argv[1:] = json.loads(line)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = command.main(command.PROJECT, command.pipelines)
-        except SystemExit as exit:
-            code = exit.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-@dataclass
-class User:
-    """A project, with an Azure around it for whoever works on it."""
-
-    project: Project
-    standin: Standin
-    home: Path
-    results: dict[str, Result] = field(default_factory=dict)
-
-    def environment(self, login: bool = True, **variables: str) -> dict[str, str]:
-        """The variables of a process that knows no other Azure, and no other login."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AZURE_")}
-        played = self.standin.environment(self.home)
-        credentials = self.standin.credentials if login else {}
-        return {**inherited, **played, **credentials, **variables}
-
-    def start(
-        self, *command: str, login: bool = True, **variables: str
-    ) -> subprocess.Popen[str]:
-        """Start a command of the project, in a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", self.project.package, *command],
-            cwd=self.project.path,
-            env=self.environment(login, **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *command: str, login: bool = True, **variables: str) -> Result:
-        """Run a command to its end."""
-        process = self.start(*command, login=login, **variables)
-        out, err = process.communicate()
-        return Result(process.returncode, out, err)
-
-    def write(self, step: str, text: str) -> None:
-        path = self.project.path / "steps" / step / f"{step}.py"
-        path.write_text(text, encoding="utf-8")
-
-    def new_modules(self, since: int = 0) -> list[str]:
-        """The steps that were uploaded, from a request on."""
-        return [
-            request.json()["Name"]
-            for request in self.standin.requests[since:]
-            if re.search("POST ml/pipelines.*/Modules$", request.target)
-        ]
-
-    def newest_run(self) -> tuple[Run, dict[str, Run]]:
-        """The pipeline run that was submitted last, and its steps' runs by name."""
-        job = list(self.standin.azure.jobs.values())[-1]
-        steps = self.standin.azure.children(job.run.id)
-        return job.run, {step.name: step for step in steps}
-
-    def output(self, step: str, port: str, folder: Path) -> Path:
-        """What a step of the newest run has written to the datastore."""
-        run = self.newest_run()[1][step]
-        azure = self.standin.azure
-        azure.restore(azure.files(f"datastore/dataset/{run.id}/{port}"), folder)
-        return folder
 
 
 @pytest.fixture
@@ -142,11 +52,6 @@ def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Us
             user.results[command] = user.run(*command.split())
         yield user
         standin.verify()
-
-
-def words(text: str) -> list[tuple[str, ...]]:
-    """The first two words of each line."""
-    return [tuple(line.split()[:2]) for line in text.splitlines()]
 
 
 def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
@@ -374,42 +279,12 @@ def test_publish_twice_and_a_changed_schedule(user: User) -> None:
 # What goes wrong
 
 
-class Shell:
-    """Runs one command of a project after another, in one process."""
-
-    def __init__(self, user: User):
-        self.user = user
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHELL, user.project.package],
-            cwd=user.project.path,
-            env=user.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, command: str) -> Result:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(command.split()) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        assert answer, "the command has raised something else than an error of its own"
-        return Result(*json.loads(answer))
-
-
 @pytest.fixture
 def shell(user: User) -> Iterator[Shell]:
     shell = Shell(user)
     with shell.process:
         yield shell
         shell.process.kill()
-
-
-def assert_one_sentence(result: Result) -> None:
-    assert result.code == 1
-    assert re.fullmatch(r"([A-Z]|[.\w/]+: ).{20,300}\.\n", result.err), result
-    assert "Traceback" not in result.out + result.err
-    assert SECRET not in result.out + result.err
 
 
 def without_anything(user: User) -> None:

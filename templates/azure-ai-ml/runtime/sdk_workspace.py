@@ -69,7 +69,7 @@ class Run:
             yield Failure(
                 step=one.display_name if failed else "",
                 reason=told.message if told else "",
-                url=f"{self.url.partition('?')[0]}?runId={one.name}" if failed else "",
+                url=self.url.replace(f"/{self.id}?", f"/{one.name}?"),
                 logs=list(logs),
                 read=read,
                 is_parallel=one.properties.get("azureml.parallelrunstep") == "true",
@@ -217,13 +217,11 @@ class Workspace:
 
     def published(self, name: str) -> Endpoint | None:
         try:
-            found = self.client.batch_endpoints.get(self._endpoint_name(name))
+            found = Endpoint(self.client.batch_endpoints.get(name))
         except ResourceNotFoundError:
             return None
         # Without a deployment it has been left half-made, and nothing can call it.
-        return (
-            Endpoint(found) if (found.defaults or {}).get("deployment_name") else None
-        )
+        return found if found.deployment else None
 
     def publish(
         self,

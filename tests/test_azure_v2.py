@@ -1,0 +1,254 @@
+"""What differs on Azure for projects of azure-ai-ml, tried as in test_azure.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from azure_standin import Fault, Standin
+from azure_standin.truth import TRUTH, judge
+from azure_user import ANSWERS, Shell, User, assert_one_sentence, words
+from conftest import PYTHONS, Bake
+
+SDK = "azure-ai-ml"
+STEPS = ("prep", "train", "evaluate", "register", "score")
+
+
+@pytest.fixture(scope="module")
+def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A project as it is generated, provisioned, trained and scored with on Azure."""
+    folder = tmp_path_factory.mktemp("azure")
+    with Standin.running(folder / "standin") as standin:
+        standin.azure.python = PYTHONS[SDK]
+        project = bake(**ANSWERS, azureml_sdk=SDK)
+        user = User(project, standin, folder / "home")
+        for command in (
+            "provision --create-workspace",
+            "submit training --wait --set max_iterations=20",
+            "submit scoring --wait",
+        ):
+            user.results[command] = user.run(*command.split())
+        yield user
+        standin.verify()
+
+
+@pytest.fixture(scope="module")
+def user(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A project whose steps do nothing, in a workspace with a cluster."""
+    folder = tmp_path_factory.mktemp("azure")
+    with Standin.running(folder / "standin") as standin:
+        standin.azure.python = PYTHONS[SDK]
+        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        user = User(bake(**ANSWERS, azureml_sdk=SDK), standin, folder / "home")
+        for step in STEPS:
+            user.write(step, "print('done')")
+        yield user
+
+
+@pytest.fixture(scope="module")
+def shell(user: User) -> Iterator[Shell]:
+    shell = Shell(user)
+    yield shell
+    shell.process.kill()
+    shell.process.wait()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "user" in request.fixturenames:
+        request.getfixturevalue("user").standin.faults.clear()
+
+
+def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
+    for result in trained.results.values():
+        assert (result.code, result.err) == (0, ""), result.err
+    provision, training, scoring = trained.results.values()
+    assert [line[0] for line in words(provision.out)] == [
+        *("created", "created", "registered", "uploaded", "uploaded"),
+    ]
+    run = next(iter(trained.standin.azure.component_jobs))
+    submitted, link = training.out.splitlines()[1:3]
+    assert submitted.split() == ["submitted", "training,", "run", run]
+    assert link.startswith(f"https://ml.azure.com/runs/{run}?")
+    for text, steps in {
+        training.out: ["prep", "train", "evaluate", "register"],
+        scoring.out: ["prep", "score"],
+    }.items():
+        finished = [line[1] for line in words(text) if line[0] == "completed"]
+        assert finished == [*steps, "run"]
+
+
+def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
+    azure = trained.standin.azure
+    steps = {run.name: run for run in azure.runs.values() if run.parent}
+    assert steps["train"].parameters["max_iterations"] == "20"
+    metrics = {one["key"]: one["value"] for one in steps["evaluate"].metrics}
+    assert metrics["accuracy"] > 0.9
+    assert [one["version"] for one in azure.models["penguins"]] == ["1"]
+
+
+def test_predictions_are_those_of_azureml_sdk(
+    trained: User, bake: Bake, tmp_path: Path
+) -> None:
+    """Here and on Azure, row for row: of the same data, and the same settings."""
+    remote = trained.output("score", "predictions", tmp_path / "predictions")
+    rows = pd.read_parquet(remote)
+    assert len(rows) > 40
+    for sdk in PYTHONS:
+        project = bake(azureml_sdk=sdk)
+        training = project.run("training", "--set", "max_iterations=20")
+        assert training.code == 0, training.err
+        scoring = project.run("scoring")
+        assert scoring.code == 0, scoring.err
+        local = Path(scoring.json["steps"][-1]["outputs"]["predictions"])
+        pd.testing.assert_frame_equal(rows, pd.read_parquet(local), check_exact=True)
+
+
+def test_unchanged_steps_are_reused(trained: User) -> None:
+    again = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
+    assert (again.code, again.err) == (0, "")
+    lines = [line for line in words(again.out) if len(line) > 1]
+    states = {name: state for state, name in lines}
+    assert (states["prep"], states["train"]) == ("reused", "reused")
+    assert (states["evaluate"], states["register"]) == ("completed", "completed")
+
+
+def test_no_secret_leaves_the_project(trained: User) -> None:
+    secret = trained.standin.credentials["AZURE_CLIENT_SECRET"]
+    for result in trained.results.values():
+        assert secret not in result.out + result.err
+    for request in trained.standin.requests:
+        assert request.service == "login" or secret.encode() not in request.body
+
+
+@pytest.mark.skipif(TRUTH is None, reason="no specifications beside it")
+def test_every_answer_is_of_the_specified_form(trained: User) -> None:
+    assert trained.run("check", "--online").code == 0
+    judged, faults = judge(trained.standin.requests)
+    assert faults == []
+    assert judged > 60
+
+
+def test_provision_again_changes_nothing(trained: User) -> None:
+    before = len(trained.standin.requests)
+    again = trained.run("provision")
+    assert again.code == 0, again.err
+    assert {line[0] for line in words(again.out)} == {"unchanged"}
+    writes = [one for one in trained.standin.requests[before:] if one.method == "PUT"]
+    assert writes == []
+
+
+def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
+    azure, path = user.standin.azure, user.project.path / "settings.yml"
+    first = shell.run("publish scoring")
+    assert first.code == 0, first.err
+    name = re.search(r"penguins-scoring-\w+", first.out)[0]  # type: ignore[index]
+    assert f"https://{name}." in first.out
+    default = re.search(r"deployment (v\d+), now the default", first.out)
+
+    plain = path.read_text(encoding="utf-8")
+    weekly = re.sub(r"^# (schedules:| +\w+:)", r"\1", plain, flags=re.MULTILINE)
+    path.write_text(weekly, encoding="utf-8")
+    before = len(user.standin.requests)
+    dry = shell.run("publish scoring --dry-run")
+    assert f"would be published  {name}, a new default (now: deployment v" in dry.out
+    assert "would be scheduled  frequency Week, interval 1" in dry.out
+    new = user.standin.requests[before:]
+    writes = {one.route for one in new if one.method not in ("GET", "HEAD")}
+    assert {route for route in writes if route and "listSecrets" not in route} <= {
+        "POST login/{tenant}/oauth2/v2.0/token"
+    }
+
+    second = shell.run("publish scoring")
+    assert second.code == 0, second.err
+    assert default and f"(before: deployment {default[1]})" in second.out
+    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
+    assert schedule["properties"]["isEnabled"] is True
+    trigger = schedule["properties"]["trigger"]
+    assert (trigger["frequency"].lower(), trigger["interval"]) == ("week", 1)
+    assert trigger["timeZone"] == "W. Europe Standard Time"
+    assert "unchanged  schedule" in shell.run("publish scoring").out
+
+    path.write_text(plain, encoding="utf-8")
+    last = shell.run("publish scoring --data folder/of/tomorrow")
+    assert last.code == 0, last.err
+    assert "disabled   schedule" in last.out
+    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
+    assert schedule["properties"]["isEnabled"] is False
+    deployments = [id for id in azure.resources if "/deployments/" in id]
+    assert len(deployments) == 4
+    user.standin.verify()
+
+
+def test_a_step_that_fails(user: User, shell: Shell) -> None:
+    failing = "print('\\n'.join(map(str, range(50)))); raise SystemExit('no rows')"
+    user.write("prep", failing)
+    failed = shell.run("submit training --wait")
+    user.write("prep", "print('done')")
+    assert (failed.code, failed.err) == (1, "")
+    assert ("failed", "prep") in words(failed.out)
+    shown = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2].splitlines()
+    assert shown[:20] == [f"    {number}" for number in range(31, 50)] + ["    no rows"]
+    step = user.newest_run()[1]["prep"]
+    assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Fault("GET arm{scope}", 403), "no right to it: ask for a role"),
+        (Fault("GET arm{scope}", 429, retry_after=7), "wait 7 s: try again"),
+        (Fault("GET arm{scope}", cut=True), "cannot be reached"),
+        (Fault("PUT arm.*/jobs/", 400), "error 400: The stand-in was told to fail"),
+        (Fault("PUT arm.*/jobs/", 403), "no right to it: ask for a role"),
+        (Fault("PUT blob/datastore/", 403), "no right to it: ask for a role"),
+    ],
+    ids=lambda value: (
+        f"{value.pattern} {value.status}" if isinstance(value, Fault) else ""
+    ),
+)
+def test_a_sentence_says_what_is_wrong(
+    user: User, shell: Shell, fault: Fault, sentence: str
+) -> None:
+    fault.times = None
+    user.standin.faults.append(fault)
+    data = user.project.path / "data/sample/training/PAL0708.csv"
+    data.write_bytes(data.read_bytes() + b"\n")  # which is uploaded anew
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert sentence in failed.err
+
+
+def test_an_answer_to_a_submission_that_is_lost(user: User, shell: Shell) -> None:
+    before = set(user.standin.azure.component_jobs)
+    user.standin.faults.append(Fault("PUT arm.*/jobs/", lost=True))
+    done = shell.run("submit training")
+    assert done.code == 0, done.err
+    (run,) = set(user.standin.azure.component_jobs) - before
+    assert f"run {run}" in done.out
+
+
+def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:
+    user.project.set("compute", name="gpu-cluster")
+    failed = shell.run("submit training")
+    user.project.set("compute", name="cpu-cluster")
+    assert_one_sentence(failed)
+    assert "gpu-cluster, which is not in workspace" in failed.err
+    assert "provision` creates it" in failed.err
+
+
+def test_no_workspace_and_no_login(user: User) -> None:
+    path = user.project.path / ".azureml/config.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"workspace"', '"elsewhere"'), encoding="utf-8")
+    failed = user.run("submit", "training")
+    path.write_text(text, encoding="utf-8")
+    assert_one_sentence(failed)
+    assert "no workspace elsewhere in the resource group group" in failed.err
+    wrong = user.run("provision", AZURE_CLIENT_SECRET="wrong")
+    assert_one_sentence(wrong)
+    assert "AADSTS7000215" in wrong.err
