@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from . import Fault, Standin
+from . import Fault, Standin, parallel
 from .resources import arm
 from .truth import TRUTH, judge
 
@@ -413,9 +414,52 @@ def test_publish(standin: Standin, project: Project) -> None:
 
 
 def test_a_lost_answer_starts_no_second_job(standin: Standin, project: Project) -> None:
-    project.write("train/train.py", "print('trained')")
+    project.write("train/train.py", "import sys\nprint(sys.prefix)")
+    standin.azure.python = str(PYTHON)
     standin.faults.append(Fault("PUT arm{scope}/jobs/{name}", lost=True))
-    assert project.call("lose")["status"] == "Completed"
+    job = project.call("lose")
 
+    assert job["status"] == "Completed"
     assert len(standin.received("PUT arm.*/jobs/")) == 2
     assert len(standin.azure.component_jobs) == 1
+    log = job["steps"]["fitted"]["logs"]["user_logs/std_log.txt"]
+    assert log == f"{PYTHON.parent.parent}\n"
+
+
+def test_a_job_needs_its_environment_and_its_cluster(
+    standin: Standin, project: Project
+) -> None:
+    known = standin.azure.resources
+    for kind, message in (
+        ("environments", "environments/steps/versions/1"),
+        ("computes", "Compute cpu-cluster was not found"),
+    ):
+        kept = {id: known.pop(id) for id in list(known) if f"/{kind}/" in id}
+        with pytest.raises(AssertionError, match=message):
+            project.call("lose")
+        known.update(kept)
+
+
+@pytest.mark.parametrize(("allowed", "code"), [(-1, 0), (1, 0), (0, 42)])
+def test_mini_batches_that_may_fail(tmp_path: Path, allowed: int, code: int) -> None:
+    script = tmp_path / "entry.py"
+    script.write_text(
+        "def run(batch):\n    assert 'one' not in batch[0]\n    return batch\n"
+    )
+    options = {
+        "input_fds_0": "PLACE",
+        "mini_batch_size": 1,
+        "scoring_module_name": script,
+    }
+    options |= {"allowed_failed_count": allowed, "output_action": "summary_only"}
+    words = [str(word) for key in options for word in (f"--{key}", options[key])]
+    (tmp_path / "data").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).touch()
+    done = subprocess.run(
+        [sys.executable, parallel.__file__, *words],
+        check=False,
+        env={"PLACE": str(tmp_path / "data")},
+        capture_output=True,
+    )
+    assert done.returncode == code, done.stderr
