@@ -333,55 +333,28 @@ def invoke(azure: Azure, request: Request) -> Reply:
     wanted = request.headers.get("azureml-model-deployment") or default
     if not wanted:
         raise Refusal(400, "The endpoint has no default deployment.", "UserError")
-    id, scope = (
-        f"{endpoint['id']}/deployments/{wanted}",
-        endpoint["id"].split("/batch")[0],
-    )
+    id, given = f"{endpoint['id']}/deployments/{wanted}", request.json()["properties"]
     deployment = find_endpoint(azure, id)["properties"]
-    component_id, given = component_of(deployment), request.json()["properties"]
-    component, sent = (
-        azure.components[component_id.lower()],
-        given.get("inputData") or {},
-    )
+    component = azure.components[component_of(deployment).lower()]
     configuration = deployment.get("deploymentConfiguration") or {}
+    sent = given.get("inputData") or {}
     definition = {
         "description": f"Pipeline submission for endpoint: {name}, deployment: {wanted}.",
         "experimentName": (given.get("properties") or {}).get("experimentName") or name,
         "displayName": f"invoked_{new_id()[:8]}",
         "tags": {"azureml.deploymentname": wanted},
-        "settings": configuration.get("settings") or {},
+        "settings": configuration.get("settings"),
         "jobs": component["jobs"],
         "inputs": inputs_of(component, sent),
-        "outputs": {},
     }
     origin = {
         "azureml.runLineageType": "batchDeployment",
         "runSource": "BatchDeployment",
         "azureml.sourcepipelinerunid": new_id(),
     }
+    scope = endpoint["id"].partition("/batchEndpoints/")[0]
     job = new_job(azure, scope, new_id(), definition, origin)
-    unset = ("target", "instanceCount", "location", "instanceType", "properties")
-    unsaid = dict.fromkeys(("port", "properties"))
-    properties = {
-        "provisioningState": "Succeeded",
-        "inputData": {
-            key: {"description": None} | mode_of(one, "ReadOnlyMount") | one
-            for key, one in sent.items()
-        },
-        "compute": dict.fromkeys(unset) | {"isLocal": False},
-        "output": {"datastoreId": None, "path": None},
-        "status": "Preparing",
-        "interactionEndpoints": {
-            kind: unsaid | {"jobEndpointType": kind, "endpoint": one["endpoint"]}
-            for kind, one in services(scope, job.run).items()
-        },
-        "tags": dict(job.run.tags),
-        "properties": dict(job.run.properties),
-        "name": job.run.name,
-    }
-    answer = arm(f"{scope}/batchEndpoints/jobs/{job.run.id}", properties)
-    answer["id"] = f"{scope}/batchEndpoints//jobs/{job.run.id}"
-    answer["type"] = f"{PROVIDER}/workspaces/batchEndpoints/jobs"
+    answer = invoked_dto(job, sent)
     job.start()
     place = f"https://{ML_HOST}/mferp/managementfrontend{id}"
     location = {"Location": f"{place}?api-version=2020-09-01-dataplanepreview"}
@@ -397,6 +370,31 @@ def inputs_of(component: Json, sent: Json) -> Json:
         if one.get("default") is not None
     }
     return inputs | sent
+
+
+def invoked_dto(job: ComponentJob, sent: Json) -> Json:
+    """A job as the endpoint that it was begun by gives it: in words of its own."""
+    unset = ("target", "instanceCount", "location", "instanceType", "properties")
+    unsaid = dict.fromkeys(("port", "properties"))
+    properties = {
+        "provisioningState": "Succeeded",
+        "inputData": {
+            key: {"description": None} | mode_of(one, "ReadOnlyMount") | one
+            for key, one in sent.items()
+        },
+        "compute": dict.fromkeys(unset) | {"isLocal": False},
+        "output": {"datastoreId": None, "path": None},
+        "status": "Preparing",
+        "interactionEndpoints": {
+            kind: unsaid | {"jobEndpointType": kind, "endpoint": one["endpoint"]}
+            for kind, one in services(job.scope, job.run).items()
+        },
+        "tags": dict(job.run.tags),
+        "properties": dict(job.run.properties),
+        "name": job.run.name,
+    }
+    answer = arm(f"{job.scope}/batchEndpoints//jobs/{job.run.id}", properties)
+    return answer | {"type": f"{PROVIDER}/workspaces/batchEndpoints/jobs"}
 
 
 # Schedules, which are kept and never come due

@@ -327,32 +327,30 @@ def create_workspace(azure: Azure, scope: str, location: str = REGION) -> None:
         "sku": {"name": "Standard_LRS", "tier": "Standard"},
         "properties": _SUCCEEDED | keys,
     }
-    azure.resources[scope.lower()] = {
-        "id": scope,
-        "name": name,
-        "type": f"{PROVIDER}/workspaces",
+    properties = _SUCCEEDED | {
+        "friendlyName": name,
+        "description": "",
+        "storageAccount": storage,
+        "keyVault": f"{providers}/Microsoft.Keyvault/vaults/standin",
+        "applicationInsights": f"{providers}/Microsoft.insights/components/standin",
+        "containerRegistry": None,
+        "hbiWorkspace": False,
+        "tenantId": TENANT_ID,
+        "v1LegacyMode": False,
+        "publicNetworkAccess": "Enabled",
+        "privateLinkCount": 0,
+        "workspaceId": id,
+        "creationTime": now(),
+        "discoveryUrl": f"https://{ML_HOST}/discovery",
+        "mlFlowTrackingUri": f"azureml://{ML_HOST}/mlflow/v1.0{scope}",
+    }
+    who = {"principalId": new_id(), "tenantId": TENANT_ID}
+    azure.resources[scope.lower()] = arm(scope, properties) | {
         "location": location,
         "kind": "Default",
         "sku": {"name": "Basic", "tier": "Basic"},
+        "identity": {"type": "SystemAssigned"} | who,
         "tags": {},
-        "properties": _SUCCEEDED
-        | {
-            "friendlyName": name,
-            "description": "",
-            "storageAccount": storage,
-            "keyVault": f"{providers}/Microsoft.Keyvault/vaults/standin",
-            "applicationInsights": f"{providers}/Microsoft.insights/components/standin",
-            "containerRegistry": None,
-            "hbiWorkspace": False,
-            "tenantId": TENANT_ID,
-            "v1LegacyMode": False,
-            "publicNetworkAccess": "Enabled",
-            "privateLinkCount": 0,
-            "workspaceId": id,
-            "creationTime": now(),
-            "discoveryUrl": f"https://{ML_HOST}/discovery",
-            "mlFlowTrackingUri": f"azureml://{ML_HOST}/mlflow/v1.0{scope}",
-        },
     }
 
 
@@ -404,6 +402,7 @@ def put_compute(azure: Azure, request: Request) -> Reply:
     body, scope = request.json(), request["scope"]
     wanted = body["properties"]["properties"]
     compute = create_compute(azure, scope, request["name"], body["location"], wanted)
+    compute["properties"]["description"] = body["properties"].get("description")
     place = f"{scope.partition('/resourceGroups/')[0]}/providers/{PROVIDER}/locations"
     status = f"https://{ARM_HOST}{place}/{REGION}/computeOperationsStatus/{new_id()}"
     query = f"api-version={request.query['api-version']}&service=new"

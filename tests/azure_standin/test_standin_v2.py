@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from . import Fault, Standin
+from . import Fault, Standin, parallel
 from .resources import arm
 from .truth import TRUTH, judge
 
@@ -76,7 +77,7 @@ from azure.ai.ml.entities import AmlCompute, BatchEndpoint, Data, Environment, J
 from azure.ai.ml.entities import PipelineComponentBatchDeployment, RecurrencePattern
 from azure.ai.ml.entities import RecurrenceTrigger, Workspace
 from azure.ai.ml.parallel import RunFunction, parallel_run_function
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import EnvironmentCredential
 
 credential = EnvironmentCredential()
@@ -117,8 +118,8 @@ def provision():
 def provision_twice():
     return [provision(), provision()]
 
-def build(name):
-    common = dict(environment="azureml:steps:1")
+def build(name, version="1"):
+    common = dict(environment=f"azureml:steps:{version}")
     prep = command(
         name="prep", code="prep", environment_variables={"FLAVOUR": "plain"},
         command="python prep.py --raw ${{inputs.raw}} --scale ${{inputs.scale}} "
@@ -214,7 +215,15 @@ def fail_and_cancel():
     while not list(client.jobs.list(parent_job_name=sent.name)):
         time.sleep(0.1)
     client.jobs.begin_cancel(sent.name).result()
-    return [failed, outcome(sent.name)]
+    refused = []
+    for version, cluster in (("9", "cpu-cluster"), ("1", "nope")):
+        job = build("training", version)(raw_data=RAW)
+        job.settings.default_compute = cluster
+        try:
+            client.jobs.create_or_update(job)
+        except HttpResponseError as error:
+            refused.append(error.message)
+    return [failed, outcome(sent.name), refused]
 
 def publish(*versions):
     client.batch_endpoints.begin_create_or_update(BatchEndpoint(name="daily")).result()
@@ -383,7 +392,7 @@ def test_a_step_that_fails_and_a_job_that_is_cancelled(
         "import sys, time\nif sys.argv[4] == '1':\n    raise SystemExit('no rows')\n"
     )
     project.write("prep/prep.py", f"{fails}time.sleep(60)")
-    failed, cancelled = project.call("fail_and_cancel")
+    failed, cancelled, refused = project.call("fail_and_cancel")
 
     assert failed["status"] == "Failed"
     assert "Pipeline has failed child jobs" in failed["error"]
@@ -393,6 +402,8 @@ def test_a_step_that_fails_and_a_job_that_is_cancelled(
     assert failed["steps"]["ready"]["logs"]["user_logs/std_log.txt"] == "no rows\n"
     assert cancelled["status"] == "Canceled"
     assert cancelled["steps"]["ready"]["status"] == "Canceled"
+    assert "environments/steps/versions/9" in refused[0]
+    assert "Compute nope was not found" in refused[1]
 
 
 def test_publish(standin: Standin, project: Project) -> None:
@@ -413,9 +424,38 @@ def test_publish(standin: Standin, project: Project) -> None:
 
 
 def test_a_lost_answer_starts_no_second_job(standin: Standin, project: Project) -> None:
-    project.write("train/train.py", "print('trained')")
+    project.write("train/train.py", "import sys\nprint(sys.prefix)")
+    standin.azure.python = str(PYTHON)
     standin.faults.append(Fault("PUT arm{scope}/jobs/{name}", lost=True))
-    assert project.call("lose")["status"] == "Completed"
+    job = project.call("lose")
 
+    assert job["status"] == "Completed"
     assert len(standin.received("PUT arm.*/jobs/")) == 2
     assert len(standin.azure.component_jobs) == 1
+    log = job["steps"]["fitted"]["logs"]["user_logs/std_log.txt"]
+    assert log == f"{PYTHON.parent.parent}\n"
+
+
+@pytest.mark.parametrize(("allowed", "code"), [(-1, 0), (1, 0), (0, 42)])
+def test_mini_batches_that_may_fail(tmp_path: Path, allowed: int, code: int) -> None:
+    script = tmp_path / "entry.py"
+    script.write_text(
+        "def run(batch):\n    assert 'one' not in batch[0]\n    return batch\n"
+    )
+    options = {
+        "input_fds_0": "PLACE",
+        "mini_batch_size": 1,
+        "scoring_module_name": script,
+    }
+    options |= {"allowed_failed_count": allowed, "output_action": "summary_only"}
+    words = [str(word) for key in options for word in (f"--{key}", options[key])]
+    (tmp_path / "data").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).touch()
+    done = subprocess.run(
+        [sys.executable, parallel.__file__, *words],
+        check=False,
+        env={"PLACE": str(tmp_path / "data")},
+        capture_output=True,
+    )
+    assert done.returncode == code, done.stderr
