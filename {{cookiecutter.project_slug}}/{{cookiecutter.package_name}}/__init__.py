@@ -9,6 +9,7 @@ Yours, to read and change:
 """
 
 import os
+import warnings
 
 # The Azure ML SDK posts usage data unless this is set before it is imported, and MLflow
 # does too. To turn it on, set them to false in the environment.
@@ -16,3 +17,5 @@ os.environ.setdefault("HBI_WORKSPACE_JOB", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The SDK cannot be imported without a HOME; a service or a container may have none.
 os.environ.setdefault("HOME", os.path.expanduser("~"))
+# azure-ai-ml imports a progress bar, which warns in a notebook that cannot show it.
+warnings.filterwarnings("ignore", "IProgress not found")

@@ -307,7 +307,8 @@ def _client(config: WorkspaceConfig) -> MLClient:
     except Exception as error:  # of msal or of azure-identity
         raise connection.login_missing(error, config) from error
     scope = (config.subscription_id, config.resource_group, config.workspace_name)
-    return MLClient(credential, *scope, cloud=config.cloud, enable_telemetry=False)
+    quiet = {"enable_telemetry": False, "show_progress": False}
+    return MLClient(credential, *scope, cloud=config.cloud, **quiet)
 
 
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
