@@ -13,14 +13,28 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-from raw import FILE, NAMES, USUAL, DataError, Format, Roles, Source
-from raw import held, note_words, open_all, tally, unify, unite
+from raw import (
+    FILE,
+    NAMES,
+    USUAL,
+    DataError,
+    Format,
+    Roles,
+    Source,
+    held,
+    note_words,
+    open_all,
+    tally,
+    unify,
+    unite,
+)
 from report import describe, report_html
 
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
@@ -53,12 +67,14 @@ def prepare(
     roles = Roles(target, keys, ignore)
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
-        try:
+        sources: list[Source] = []
+        trusted: set[str] = set()
+        with suppress(pl.exceptions.PolarsError):
+            # In one pass, as most files are in all rows as in the first.
             sources = open_all(raw, scratch, form, roles)
-            types, seen = write(sources, prepared, rows_per_part, roles)
-            trusted = held(sources, seen)
-        except (DataError, pl.exceptions.PolarsError, OSError):
-            sources, trusted = [], set()
+            with suppress(DataError):  # of types that may not be those of all rows
+                types, seen = write(sources, prepared, rows_per_part, roles)
+                trusted = held(sources, seen)
         if not sources or len(trusted) < len(sources):
             for part in prepared.glob("part-*.parquet"):
                 part.unlink()
@@ -66,14 +82,14 @@ def prepare(
             types, seen = write(sources, prepared, rows_per_part, roles)
             held(sources, seen)
         note_words(sources, types, roles)
-    rows_of = dict(seen.select(FILE, "rows").iter_rows())
+    rows_of: dict[int, int] = dict(seen.select(FILE, "rows").iter_rows())
     files = {source.name: rows_of.get(i, 0) for i, source in enumerate(sources)}
     rows_in = sum(files.values())
     if not rows_in:
         raise DataError(f"{', '.join(files)}: there is no row of data.")
     dropped = {"no value in the target": 0}
     if target:
-        filled, infinite = seen["filled"].sum(), seen["infinite"].sum()
+        filled, infinite = map(int, seen.select("filled", "infinite").sum().row(0))
         if not filled:
             raise DataError(f"The target '{target}' has no value in any row.")
         dropped["no value in the target"] = rows_in - filled
@@ -113,12 +129,14 @@ def write(
     target, keys = roles.target, roles.keys
     types = unify(sources, roles)
     rows = unite(sources, types).cache()
-    table, figures = rows.select(cs.by_name(*types)), []
+    table, figures = rows.drop(cs.starts_with("\0")), []
     if target:
         values = cs.by_name(target)
         figures.append(values.count().alias("filled"))
         table = table.drop_nulls(values)
-        infinite = values.is_infinite() if types[target] == pl.Float64 else pl.lit(False)
+        infinite = (
+            values.is_infinite() if types[target] == pl.Float64 else pl.lit(False)
+        )
         figures.append(infinite.sum().alias("infinite"))
         table = table.remove(infinite)
     table = typed_features(table, [*keys, target] if target else keys)
@@ -135,7 +153,9 @@ def write(
         max_rows_per_file=rows_per_part,
     )
     written = table.sink_parquet(parts, compression_level=1, mkdir=True, lazy=True)
-    _, seen = pl.collect_all([written, tally(rows, len(sources) > 1, *figures)], engine="streaming")
+    _, seen = pl.collect_all(
+        [written, tally(rows, len(sources) > 1, *figures)], engine="streaming"
+    )
     return types, seen
 
 

@@ -20,7 +20,7 @@ import re
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, product
@@ -98,7 +98,7 @@ class Column:
     values: pl.Expr
     text: pl.Expr | None = None  # as it stands in a CSV file, but for blanks around it
     words: int = 0  # of its values are spellings of a missing one, such as NA
-    is_word: pl.Expr | None = None  # whether one is, where `words` are of the first rows
+    is_word: pl.Expr | None = None  # is one, where `words` are those of the first rows
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Source:
     frame: pl.LazyFrame
     columns: dict[str, Column]
     misfit: pl.Expr = pl.nth(0).is_null() & False  # of as many rows as the file
-    bytes: pl.Expr = pl.lit(0)
+    bytes: pl.Expr | None = None
     size: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -333,7 +333,7 @@ def _open_csv(
             if (frame := file.scan(bool(size))) is None:
                 copy = scratch / f"{len(list(scratch.iterdir())):05}.parquet"
                 file.copy(copy)
-                frame, size = pl.scan_parquet(copy, glob=False), 0
+                frame, size, trust = pl.scan_parquet(copy, glob=False), 0, False
             source = _csv_source(frame, file, form, roles, trust)
             if size:
                 source.size = size
@@ -412,14 +412,14 @@ class Test:
     values: pl.Expr
     all: pl.Expr
     with_words: pl.Expr  # all, and the spellings of missing ones, such as NA
-    is_odd: pl.Expr | None = None
+    is_odd: Callable[[pl.Expr], pl.Expr] | None = None
 
     @property
     def fitting(self) -> pl.Expr:
         """The values that are not odd."""
         if self.is_odd is None:
             return self.values
-        return pl.when(~self.is_odd).then(self.values)
+        return pl.when(~self.is_odd(self.values)).then(self.values)
 
 
 class CsvFile:
@@ -458,8 +458,8 @@ class CsvFile:
         return io.TextIOWrapper(_open_binary(self.path), self.encoding, newline="")
 
     def size(self) -> int:
-        """The bytes of all rows, CR not counted, a last LF added; 0 if quotes are among
-        them, or the file is packed, so that its values do not add up to it."""
+        """The bytes of all rows, each with one for its end; 0 if the values do not add
+        up to them, as there are quotes, or the file is packed."""
         size, block = 0, b""
         with _open_binary(self.path) as file:
             if not isinstance(file, io.BufferedReader) or b'"' in file.readline():
@@ -584,30 +584,30 @@ def _csv_source(
             tests[-1].append(Test(TEXT, written, written, written))
         else:
             filled, clean = _filled(bare[position]), _clean(bare[position], form)
+            as_text = filled if name == roles.target else clean
             tests.append([])
             for type in (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP):
                 tests[-1] += _plain_tests(text, type, form)
                 values = _parse(clean, type, form)
-                tests[-1].append(Test(type, values, clean, filled))
-            values = filled if name == roles.target else clean
-            tests[-1].append(Test(TEXT, values, values, filled))
+                tests[-1].append(Test(type, values, clean, as_text))
+            tests[-1].append(Test(TEXT, as_text, as_text, filled))
 
     # The first rows rule most types out, so that one or two are tried on the whole file.
     head = frame.head(FIRST_ROWS).collect(engine="streaming").lazy()
     for rows in (head.head(100), head):
-        flat = [e for column in tests for test in column for e in (test.fitting, test.all)]
+        flat = [e for column in tests for t in column for e in (t.fitting, t.all)]
         counts = iter(_count(rows, flat))
         tests = [[t for t in c if next(counts) == next(counts)] for c in tests]
-    rows, settled = head if trust else frame, {}
+    settled: dict[int, Column] = {}
     while open_ := [i for i in range(len(tests)) if i not in settled]:
-        firsts = [tests[i][0] for i in open_]
-        flat = [e for test in firsts for e in (test.fitting, test.all, test.with_words)]
-        counts = iter(_count(rows, flat))
-        for i, test in zip(open_, firsts):
+        first = [tests[i][0] for i in open_]
+        flat = [e for t in first for e in (t.fitting, t.all, t.with_words)]
+        counts = iter(_count(head if trust else frame, flat))
+        for i, test in zip(open_, first):
             count, every, with_words = next(counts), next(counts), next(counts)
             if count == every:
-                type, text = test.type if count else None, bare[file.names[i]]
-                settled[i] = Column(type, test.fitting, text, with_words - count)
+                found, text = test.type if count else None, bare[file.names[i]]
+                settled[i] = Column(found, test.fitting, text, with_words - count)
             else:
                 tests[i].pop(0)
     columns = {name or f"\0{i}": settled[i] for i, name in enumerate(file.header)}
@@ -624,17 +624,29 @@ def _plain_tests(text: pl.Expr, type: pl.DataType, form: Format) -> list[Test]:
     if type in (INTEGER, NUMBER):
         if form.decimal != "." or form.thousands:
             return []
-        is_odd = text.str.contains(r"^[+-]?(0[0-9]|[0-9]{19}|[nN])")
-        return [Test(type, text.cast(type, strict=False), text, text, is_odd)]
+        values = text.cast(type, strict=False)
+        return [Test(type, values, text, text, partial(_is_odd, text))]
     if type == TIMESTAMP:
         to_time = partial(text.str.to_datetime, time_unit="us", strict=False)
         return [Test(type, to_time(f, cache=False), text, text) for f in ISO_TIMES]
     return [Test(type, _parse(text, type, form), text, text)]
 
 
+def _is_odd(text: pl.Expr, number: pl.Expr) -> pl.Expr:
+    """Whether a number may be a code, is huge or NaN, or has a plus.
+
+    By the order of text, where : is behind 9, and + before -: faster than by patterns.
+    """
+    code = text.is_between(pl.lit("00"), pl.lit("0:"))
+    minus_code = text.is_between(pl.lit("-00"), pl.lit("-0:"))
+    is_usual = number.is_between(-(10**18), 10**18, closed="none")
+    return (text < "-") | code | minus_code | ~is_usual
+
+
 def _expect(source: Source, tests: list[Test]) -> None:
     """Have the columns found in the first rows checked in all rows."""
-    staged, misfits = {}, [source.misfit]
+    staged: dict[str, pl.Expr] = {}
+    misfits = [source.misfit]
     for column, test in zip(source.columns.values(), tests):
         name = f"{len(staged)} values"
         staged[name], column.values = test.values, pl.col(name)
@@ -644,7 +656,7 @@ def _expect(source: Source, tests: list[Test]) -> None:
         elif test.all is not test.values:
             misfits.append(is_null & test.all.is_not_null())
         if test.is_odd is not None:
-            misfits.append(test.is_odd)
+            misfits.append(test.is_odd(column.values))
         if test.with_words is not test.all:
             column.is_word = is_null & test.with_words.is_not_null()
     source.frame = source.frame.with_columns(**staged)
@@ -687,17 +699,20 @@ def _note_doubts(source: Source, file: CsvFile, form: Format, roles: Roles) -> N
         if like * 2 < len(values):
             continue
         codes = values["text"].str.contains(r"^[+-]?(0[0-9]+|[0-9]{19,})$").sum()
-        others = [form, *_others(form, values)]
-        fits = {other: _fitting(values, other) for other in others}
+        others = dict.fromkeys([form, *_others(form, values)])
+        fitting = [_is_quantity(pl.col("text"), other).sum() for other in others]
+        counts = values.select(f.alias(str(i)) for i, f in enumerate(fitting)).row(0)
+        fits = dict(zip(others, counts))
         most = max(fits.values())
         if codes * 20 > len(values) or most * 2 < len(values) or not most:
             continue
-        is_odd = ~_is_quantity(pl.col("text"), form)
-        odd = filled.filter(is_odd)
-        counted = filled.select(is_odd.sum(), count=pl.len())
-        count, of = counted.collect(engine="streaming").row(0)
+        odd = filled.filter(~_is_quantity(pl.col("text"), form))
+        count = odd.select(pl.len()).collect(engine="streaming").item()
+        if not count:
+            continue  # numbers and dates beside each other: none of them is the odd one
+        (of,) = _count(source.frame, [source.columns[name].values])
         row, value = odd.head(1).collect(engine="streaming").row(0)
-        line, _ = next(islice(file.rows(), row, None))
+        line, _ = next(islice(file.rows(), row, None), (row, []))
         where = f"'{value[:40]}' in line {line} of {source.name}"
         if fits[form] == most:
             source.notes.append(
@@ -720,10 +735,6 @@ def _is_quantity(text: pl.Expr, form: Format) -> pl.Expr:
     """Whether text is of a type that is narrower than text."""
     types = (NUMBER, BOOLEAN, DATE, TIMESTAMP)
     return pl.any_horizontal(_parse(text, type, form).is_not_null() for type in types)
-
-
-def _fitting(values: pl.DataFrame, form: Format) -> int:
-    return int(values.select(_is_quantity(pl.col("text"), form).sum()).item())
 
 
 def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
@@ -849,8 +860,9 @@ def note_words(
     sources: list[Source], types: dict[str, pl.DataType], roles: Roles
 ) -> None:
     """Say where words such as NA are read as missing in CSV, or are values."""
-    exempt = {*roles.keys, roles.target if types.get(roles.target) == TEXT else None}
-    for name, is_csv in product(types.keys() - exempt, (True, False)):
+    for name, is_csv in product(types, (True, False)):
+        if name in roles.keys or (name == roles.target and types[name] == TEXT):
+            continue
         having = [
             (source, column)
             for source in sources
@@ -950,23 +962,20 @@ def _all(sources: list[Source], name: str, type: pl.DataType, test: object) -> b
 
 def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
     """All rows of all files, in order: the columns of `types`, and those for `tally`."""
-    worded = [
-        name
-        for name in types
-        if any(name in s.columns and s.columns[name].is_word is not None for s in sources)
-    ]
-    nothing = Column(None, pl.lit(None))  # for a column that the file lacks
+    lacking, no = Column(None, pl.lit(None)), pl.lit(False)
+    columns = [[s.columns.get(name, lacking) for name in types] for s in sources]
+    worded = [any(c.is_word is not None for c in column) for column in zip(*columns)]
     frames = []
     for i, source in enumerate(sources):
+        size = pl.lit(0) if source.bytes is None else source.bytes
         seen = [pl.lit(i).alias(FILE), source.misfit.alias(MISFIT)]
-        seen.append(source.bytes.cast(pl.Int64).alias(BYTES))
-        for name in worded:
-            is_word = source.columns.get(name, nothing).is_word
-            seen.append((pl.lit(False) if is_word is None else is_word).alias(WORDS + name))
-        for name, type in types.items():
-            column = source.columns.get(name, nothing)
-            values = column.values if column.type is not None else nothing.values
+        seen.append(size.cast(pl.Int64).alias(BYTES))
+        for (name, type), column, has_words in zip(types.items(), columns[i], worded):
+            values = column.values if column.type is not None else lacking.values
             seen.append(values.cast(type).alias(name))
+            if has_words:
+                is_word = no if column.is_word is None else column.is_word
+                seen.append(is_word.alias(WORDS + name))
         frames.append(source.frame.select(seen))
     return pl.concat(frames)
 
@@ -974,18 +983,19 @@ def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
 def tally(rows: pl.LazyFrame, several: bool, *figures: pl.Expr) -> pl.LazyFrame:
     """Of each file in `unite`d rows: their number, sums for `held`, further figures."""
     sums = (cs.by_name(MISFIT, BYTES) | cs.starts_with(WORDS)).sum()
+    figures = (pl.len().alias("rows"), sums, *figures)
     if several:
-        return rows.group_by(FILE).agg(pl.len().alias("rows"), sums, *figures)
-    return rows.select(pl.first(FILE),pl.len().alias("rows"), sums, *figures)
+        return rows.group_by(FILE).agg(figures)
+    return rows.select(pl.first(FILE), *figures)
 
 
 def held(sources: list[Source], tallied: pl.DataFrame) -> set[str]:
-    """The files whose rows all were as their first rows; notes the words in them."""
+    """The files whose rows all were as their first rows; counts the words in all files."""
     found = {row[FILE]: row for row in tallied.to_dicts()}
     names = set()
     for i, source in enumerate(sources):
-        row = found.get(i, {})
-        if not row.get(MISFIT) and row.get(BYTES, 0) == source.size:
+        row = found.get(i, {MISFIT: 0, BYTES: 0})
+        if not row[MISFIT] and row[BYTES] == source.size:
             names.add(source.name)
         for name, column in source.columns.items():
             if column.is_word is not None:
