@@ -13,13 +13,28 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-from raw import NAMES, USUAL, DataError, Format, Roles, open_all, unify, unite
+from raw import (
+    FILE,
+    NAMES,
+    USUAL,
+    DataError,
+    Format,
+    Roles,
+    Source,
+    held,
+    note_words,
+    open_all,
+    tally,
+    unify,
+    unite,
+)
 from report import describe, report_html
 
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
@@ -50,41 +65,35 @@ def prepare(
     first column `row` numbers the rows. DataError if the data cannot be prepared.
     """
     roles = Roles(target, keys, ignore)
-    needed = [*keys, target] if target else keys
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        sources: list[Source] = []
+        trusted: set[str] = set()
+        with suppress(pl.exceptions.PolarsError):
+            # In one pass, as most files are in all rows as in the first.
+            sources = open_all(raw, scratch, form, roles)
+            with suppress(DataError):  # of types that may not be those of all rows
+                types, seen = write(sources, prepared, rows_per_part, roles)
+                trusted = held(sources, seen)
+        if not sources or len(trusted) < len(sources):
+            for part in prepared.glob("part-*.parquet"):
+                part.unlink()
+            sources = open_all(raw, scratch, form, roles, trusted)
+            types, seen = write(sources, prepared, rows_per_part, roles)
+            held(sources, seen)
+        note_words(sources, types, roles)
+    rows_of: dict[int, int] = dict(seen.select(FILE, "rows").iter_rows())
+    files = {source.name: rows_of.get(i, 0) for i, source in enumerate(sources)}
+    rows_in = sum(files.values())
+    if not rows_in:
+        raise DataError(f"{', '.join(files)}: there is no row of data.")
     dropped = {"no value in the target": 0}
-    with TemporaryDirectory() as scratch:
-        sources = open_all(raw, Path(scratch), form, roles)
-        types = unify(sources, roles)
-        files = {source.name: source.rows for source in sources}
-        rows_in = sum(files.values())
-        if not rows_in:
-            raise DataError(f"{', '.join(files)}: there is no row of data.")
-        table = unite(sources, types)
-        if target:
-            filled = sum(source.columns[target].count for source in sources)
-            if not filled:
-                raise DataError(f"The target '{target}' has no value in any row.")
-            dropped["no value in the target"] = rows_in - filled
-            table = table.drop_nulls(cs.by_name(target))
-            if types[target] == pl.Float64:
-                odd = cs.by_name(target).is_infinite()
-                infinite = table.select(odd.sum()).collect(engine="streaming").item()
-                dropped |= {"an infinite target": infinite} if infinite else {}
-                table = table.remove(odd)
-        table = typed_features(table, needed)
-        if not keys and ROW in table.collect_schema():
-            raise DataError(
-                f"The column '{ROW}' has the name of the row numbers in the predictions:"
-                " list it under data.keys or data.ignore in settings.yml, or rename it."
-            )
-        if not needed:
-            table = table.with_row_index(ROW).cast({ROW: pl.Int64})
-        parts = pl.PartitionBy(
-            prepared,
-            file_path_provider=lambda p: f"part-{p.index_in_partition:05}.parquet",
-            max_rows_per_file=rows_per_part,
-        )
-        table.sink_parquet(parts, mkdir=True, engine="streaming")
+    if target:
+        filled, infinite = map(int, seen.select("filled", "infinite").sum().row(0))
+        if not filled:
+            raise DataError(f"The target '{target}' has no value in any row.")
+        dropped["no value in the target"] = rows_in - filled
+        dropped |= {"an infinite target": infinite} if infinite else {}
     columns, rows_out = describe(prepared)
     rows = rows_in - sum(dropped.values())
     if rows_out != rows:
@@ -100,7 +109,7 @@ def prepare(
     notes += dict.fromkeys(note for source in sources for note in source.notes)
     for name, column in columns.items():
         values = rows - column["missing"]
-        if name in needed or any(f"'{name}'" in note for note in notes):
+        if name == target or name in keys or any(f"'{name}'" in note for note in notes):
             continue
         if not values:
             notes.append(f"column '{name}' holds no value.")
@@ -111,6 +120,43 @@ def prepare(
             )
     report = {"files": files, "rows_in": rows_in, "rows_out": rows, "dropped": dropped}
     return {**report, "notes": notes, "columns": columns}
+
+
+def write(
+    sources: list[Source], prepared: Path, rows_per_part: int, roles: Roles
+) -> tuple[dict[str, pl.DataType], pl.DataFrame]:
+    """Write the prepared parts; returns the raw types, and what was seen of each file."""
+    target, keys = roles.target, roles.keys
+    types = unify(sources, roles)
+    rows = unite(sources, types).cache()
+    table, figures = rows.drop(cs.starts_with("\0")), []
+    if target:
+        values = cs.by_name(target)
+        figures.append(values.count().alias("filled"))
+        table = table.drop_nulls(values)
+        infinite = (
+            values.is_infinite() if types[target] == pl.Float64 else pl.lit(False)
+        )
+        figures.append(infinite.sum().alias("infinite"))
+        table = table.remove(infinite)
+    table = typed_features(table, [*keys, target] if target else keys)
+    if not keys and ROW in table.collect_schema():
+        raise DataError(
+            f"The column '{ROW}' has the name of the row numbers in the predictions:"
+            " list it under data.keys or data.ignore in settings.yml, or rename it."
+        )
+    if not keys and not target:
+        table = table.with_row_index(ROW).cast({ROW: pl.Int64})
+    parts = pl.PartitionBy(
+        prepared,
+        file_path_provider=lambda p: f"part-{p.index_in_partition:05}.parquet",
+        max_rows_per_file=rows_per_part,
+    )
+    written = table.sink_parquet(parts, compression_level=1, mkdir=True, lazy=True)
+    _, seen = pl.collect_all(
+        [written, tally(rows, len(sources) > 1, *figures)], engine="streaming"
+    )
+    return types, seen
 
 
 def typed_features(table: pl.LazyFrame, needed: Sequence[str]) -> pl.LazyFrame:

@@ -3,6 +3,9 @@
 A CSV file of plain lines is read by polars as it is. Any other (compressed by zip, bz2 or
 xz, in another encoding, with odd quotes, line ends or blank lines) is first copied line by
 line into a Parquet file of text, by Python's csv module, which says what is wrong where.
+
+At first the first rows of a CSV file are trusted to tell its types; `tally` sums up, as
+all rows are read, whether they did. Files of which they did not are looked through.
 """
 
 from __future__ import annotations
@@ -17,16 +20,16 @@ import re
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars.selectors as cs
 
 PARQUET_ENDINGS = (".parquet", ".pq")
 CSV_ENDINGS = tuple(
@@ -35,6 +38,7 @@ CSV_ENDINGS = tuple(
 SPELLINGS = ["", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NaN", "-NaN", "NULL", "None"]
 MISSING = sorted({form for s in SPELLINGS for form in (s, s.lower(), s.upper())})
 FIRST_ROWS = 10_000  # of a CSV file: they rule out most types of a column
+FILE, MISFIT, BYTES, WORDS = "\0file", "\0misfit", "\0bytes", "\0words "  # see `unite`
 EXACT = 2**53  # up to here a float holds every integer
 
 NAMES: dict[pl.DataType, str] = {
@@ -48,6 +52,12 @@ NAMES: dict[pl.DataType, str] = {
 INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = NAMES
 DATE_FORMATS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Y")
 TIME_FORMATS = tuple(f"{day} %H:%M{s}" for day in DATE_FORMATS for s in ("", ":%S"))
+# What polars reads many times as fast as a fraction of any length, %.f.
+ISO_TIMES = [f"%Y-%m-%d{t}%H:%M:%S{f}" for t in " T" for f in ("", ".%6f")]
+TRUE, FALSE = (
+    ["".join(letters) for letters in product(*zip(word, word.upper()))]
+    for word in ("true", "false")
+)
 
 csv.field_size_limit(2**31 - 1)
 
@@ -86,19 +96,25 @@ class Column:
 
     type: pl.DataType | None
     values: pl.Expr
-    count: int
-    text: pl.Expr | None = None  # as it stands in a CSV file
+    text: pl.Expr | None = None  # as it stands in a CSV file, but for blanks around it
     words: int = 0  # of its values are spellings of a missing one, such as NA
+    is_word: pl.Expr | None = None  # is one, where `words` are those of the first rows
 
 
 @dataclass
 class Source:
-    """One raw file: its rows, and its columns by name."""
+    """One raw file: its columns by name, and what is to be seen of its rows.
+
+    Where the first rows are trusted, a row may be a misfit, of other types, and the values
+    of all rows, with what stands between, must add up to the bytes of the file, if known.
+    """
 
     name: str
     frame: pl.LazyFrame
-    rows: int
     columns: dict[str, Column]
+    misfit: pl.Expr = pl.nth(0).is_null() & False  # of as many rows as the file
+    bytes: pl.Expr | None = None
+    size: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -149,9 +165,14 @@ def find_files(raw: Path) -> list[Path]:
 
 
 def open_source(
-    path: Path, name: str, scratch: Path, form: Format = USUAL, roles: Roles = Roles()
+    path: Path,
+    name: str,
+    scratch: Path,
+    form: Format = USUAL,
+    roles: Roles = Roles(),
+    trust: bool = False,
 ) -> Source:
-    """Look through a whole file for its columns, their types and its number of rows."""
+    """Look through a file for its columns and their types; if of trust, its first rows."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -163,7 +184,7 @@ def open_source(
     if path.name.lower().endswith(PARQUET_ENDINGS):
         return _open_parquet(path, name, roles)
     try:
-        return _open_csv(path, name, scratch, form, roles)
+        return _open_csv(path, name, scratch, form, roles, trust)
     except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{name} is cut short or damaged: {error}.") from None
 
@@ -181,18 +202,18 @@ def _open_parquet(path: Path, name: str, roles: Roles) -> Source:
         for type, values in typed.values():
             words = pl.when(values.is_in(MISSING)).then(values)
             counted += [values, words if type == TEXT else pl.lit(None)]
-        rows, *counts = _count(frame, counted)
+        counts = _count(frame, counted)
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(
             f"{name} is not a whole Parquet file, though its name says so."
         ) from None
     columns = {
-        column: Column(type if count else None, values, count, words=words)
+        column: Column(type if count else None, values, words=words)
         for (column, (type, values)), count, words in zip(
             typed.items(), counts[::2], counts[1::2]
         )
     }
-    return Source(name, frame, rows, columns)
+    return Source(name, frame, columns)
 
 
 def _typed(
@@ -220,29 +241,26 @@ def _typed(
         return TIMESTAMP, utc.dt.replace_time_zone(None).cast(TIMESTAMP)
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         text = column.cast(pl.String)
-        return TEXT, text if is_key else _filled(text)
+        return TEXT, text if is_key else _filled(text.str.strip_chars())
     return dtype, column
 
 
 def _count(frame: pl.LazyFrame, columns: list[pl.Expr]) -> list[int]:
-    """The rows of a table, and the values of each column."""
+    """The number of values of each column."""
     once = {id(column): column for column in columns}
     counts = [column.count().alias(str(key)) for key, column in once.items()]
-    result = frame.select(pl.len().alias("rows"), *counts).collect(engine="streaming")
-    found = result.row(0, named=True)
-    return [found["rows"], *(found[str(id(column))] for column in columns)]
+    found = frame.select(counts).collect(engine="streaming").row(0, named=True)
+    return [found[str(id(column))] for column in columns]
 
 
-def _filled(text: pl.Expr) -> pl.Expr:
+def _filled(bare: pl.Expr) -> pl.Expr:
     """Text without blanks around it, missing where nothing is left."""
-    stripped = text.str.strip_chars()
-    return pl.when(stripped != "").then(stripped)
+    return pl.when(bare != "").then(bare)
 
 
-def _clean(text: pl.Expr, form: Format) -> pl.Expr:
+def _clean(bare: pl.Expr, form: Format) -> pl.Expr:
     """Text without blanks around it, missing where it spells a missing value."""
-    stripped = text.str.strip_chars()
-    return pl.when(~stripped.is_in([*MISSING, *form.missing])).then(stripped)
+    return pl.when(~bare.is_in([*MISSING, *form.missing])).then(bare)
 
 
 def _parse(text: pl.Expr, type: pl.DataType, form: Format) -> pl.Expr:
@@ -260,8 +278,7 @@ def _parse(text: pl.Expr, type: pl.DataType, form: Format) -> pl.Expr:
         is_code = digits.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
         return pl.when(~is_code).then(digits.cast(pl.Float64, strict=False))
     if type == BOOLEAN:
-        word = text.str.to_lowercase()
-        return pl.when(word.is_in(["true", "false"])).then(word == "true")
+        return pl.when(text.is_in(TRUE + FALSE)).then(text.is_in(TRUE))
     if type == DATE:
         iso = text.str.to_date("%Y-%m-%d", strict=False)
         if re.search("%[^a-zA-Z]*[HIklMSTRXrcs]", form.date_format or "%H"):
@@ -307,16 +324,22 @@ def _plain(text: pl.Expr, form: Format) -> pl.Expr:
 
 
 def _open_csv(
-    path: Path, name: str, scratch: Path, form: Format, roles: Roles
+    path: Path, name: str, scratch: Path, form: Format, roles: Roles, trust: bool
 ) -> Source:
     for encoding in filter(None, [_bom(path) or "utf-8-sig", form.encoding]):
         try:
             file = CsvFile(path, name, encoding)
-            if (frame := file.scan()) is None:
+            size = file.size() if trust else 0
+            if (frame := file.scan(bool(size))) is None:
                 copy = scratch / f"{len(list(scratch.iterdir())):05}.parquet"
                 file.copy(copy)
-                frame = pl.scan_parquet(copy, glob=False)
-            source = Source(name, frame, *_csv_columns(frame, file, form, roles))
+                frame, size, trust = pl.scan_parquet(copy, glob=False), 0, False
+            source = _csv_source(frame, file, form, roles, trust)
+            if size:
+                source.size = size
+                lengths = [pl.col(column).str.len_bytes() for column in file.names]
+                between = pl.lit(len(file.names), pl.UInt32)
+                source.bytes = pl.sum_horizontal(*lengths, between)
             _leave_out_nameless(source, file.header)
             _note_doubts(source, file, form, roles)
             return source
@@ -381,6 +404,24 @@ def _open_binary(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+@dataclass
+class Test:
+    """A column read as a type, which it is of if no value is lost, and none is odd."""
+
+    type: pl.DataType
+    values: pl.Expr
+    all: pl.Expr
+    with_words: pl.Expr  # all, and the spellings of missing ones, such as NA
+    is_odd: Callable[[pl.Expr], pl.Expr] | None = None
+
+    @property
+    def fitting(self) -> pl.Expr:
+        """The values that are not odd."""
+        if self.is_odd is None:
+            return self.values
+        return pl.when(~self.is_odd(self.values)).then(self.values)
+
+
 class CsvFile:
     """How a CSV file is written, and its rows.
 
@@ -416,7 +457,21 @@ class CsvFile:
         """The text of the file, unpacked."""
         return io.TextIOWrapper(_open_binary(self.path), self.encoding, newline="")
 
-    def scan(self) -> pl.LazyFrame | None:
+    def size(self) -> int:
+        """The bytes of all rows, each with one for its end; 0 if the values do not add
+        up to them, as there are quotes, or the file is packed."""
+        size, block = 0, b""
+        with _open_binary(self.path) as file:
+            if not isinstance(file, io.BufferedReader) or b'"' in file.readline():
+                return 0
+            for block in iter(partial(file.read, 2**20), b""):
+                if b'"' in block:
+                    return 0
+                returns = block.count(b"\r") if b"\r" in block else 0
+                size += len(block) - returns
+        return size + bool(block and not block.endswith(b"\n"))
+
+    def scan(self, trust: bool) -> pl.LazyFrame | None:
         """The rows as polars reads them; None if Python's csv module may read others."""
         packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
         if packed or self.skip or self.encoding != "utf-8-sig":
@@ -433,7 +488,7 @@ class CsvFile:
             infer_schema=False,
         )
         try:
-            if self._has_odd_lines():
+            if not trust and self._has_odd_lines():
                 return None
         except (pl.exceptions.PolarsError, OSError):
             return None  # the copy says what is wrong
@@ -493,6 +548,9 @@ class CsvFile:
 
     def copy(self, copy: Path) -> None:
         """Write the rows as a Parquet file of text."""
+        import pyarrow as pa  # which takes as long as polars, and few files need it
+        import pyarrow.parquet as pq
+
         schema = pa.schema([(column, pa.string()) for column in self.names])
         rows = self.rows()
         with pq.ParquetWriter(copy, schema) as writer:
@@ -501,49 +559,108 @@ class CsvFile:
                 writer.write_table(pa.table(columns, schema=schema))
 
 
-def _csv_columns(
-    frame: pl.LazyFrame, file: CsvFile, form: Format, roles: Roles
-) -> tuple[int, dict[str, Column]]:
-    """The rows of a CSV file, and the columns by the narrowest type of all values.
+def _csv_source(
+    frame: pl.LazyFrame, file: CsvFile, form: Format, roles: Roles, trust: bool
+) -> Source:
+    """A CSV file's columns by the narrowest type of all values, or of the first rows.
 
     A key is its text, unless all are plain integers. In a target that is text, words
     such as NA and none are classes.
     """
-    # For each column and type: values of the type, all values, and words like NA too.
-    tests: list[list[tuple[pl.DataType, pl.Expr, pl.Expr, pl.Expr]]] = []
+    tests: list[list[Test]] = []
+    bare = {position: pl.col(position).str.strip_chars() for position in file.names}
+    if trust:  # all rows are read by many expressions at once, which polars repeats
+        frame = frame.with_columns(text.name.suffix(" bare") for text in bare.values())
+        bare = {position: pl.col(f"{position} bare") for position in file.names}
     for position, name in zip(file.names, file.header):
         text = pl.col(position)
         if name in roles.ignore:
-            tests.append([(TEXT, text, text, text)])
+            tests.append([Test(TEXT, text, text, text)])
         elif name in roles.keys:
             written = pl.when(text != "").then(text)
             is_plain = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
             number = pl.when(is_plain).then(text.cast(pl.Int64, strict=False))
-            tests.append([(INTEGER, number, written, written)])
-            tests[-1].append((TEXT, written, written, written))
+            tests.append([Test(INTEGER, number, written, written)])
+            tests[-1].append(Test(TEXT, written, written, written))
         else:
-            filled, clean = _filled(text), _clean(text, form)
-            text = filled if name == roles.target else clean
-            tests.append([(t, _parse(clean, t, form), clean, text) for t in NAMES])
-            tests[-1][-1] = (TEXT, text, text, filled)
+            filled, clean = _filled(bare[position]), _clean(bare[position], form)
+            as_text = filled if name == roles.target else clean
+            tests.append([])
+            for type in (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP):
+                tests[-1] += _plain_tests(text, type, form)
+                values = _parse(clean, type, form)
+                tests[-1].append(Test(type, values, clean, as_text))
+            tests[-1].append(Test(TEXT, as_text, as_text, filled))
 
     # The first rows rule most types out, so that one or two are tried on the whole file.
-    flat = [expr for column in tests for _, *exprs in column for expr in exprs[:2]]
-    _, *counts = _count(frame.head(FIRST_ROWS), flat)
-    pairs = iter(zip(counts[::2], counts[1::2]))
-    tests = [
-        [test for test in column if len(set(next(pairs))) == 1] for column in tests
-    ]
+    head = frame.head(FIRST_ROWS).collect(engine="streaming").lazy()
+    for rows in (head.head(100), head):
+        flat = [e for column in tests for t in column for e in (t.fitting, t.all)]
+        counts = iter(_count(rows, flat))
+        tests = [[t for t in c if next(counts) == next(counts)] for c in tests]
     settled: dict[int, Column] = {}
     while open_ := [i for i in range(len(tests)) if i not in settled]:
-        total, *counts = _count(frame, [e for i in open_ for e in tests[i][0][1:]])
-        for n, i in enumerate(open_):
-            type, values, *_ = tests[i].pop(0)
-            count, all_values, with_words = counts[3 * n : 3 * n + 3]
-            if count == all_values:
-                found, text = type if count else None, pl.col(file.names[i])
-                settled[i] = Column(found, values, count, text, with_words - count)
-    return total, {name or f"\0{i}": settled[i] for i, name in enumerate(file.header)}
+        first = [tests[i][0] for i in open_]
+        flat = [e for t in first for e in (t.fitting, t.all, t.with_words)]
+        counts = iter(_count(head if trust else frame, flat))
+        for i, test in zip(open_, first):
+            count, every, with_words = next(counts), next(counts), next(counts)
+            if count == every:
+                found, text = test.type if count else None, bare[file.names[i]]
+                settled[i] = Column(found, test.fitting, text, with_words - count)
+            else:
+                tests[i].pop(0)
+    columns = {name or f"\0{i}": settled[i] for i, name in enumerate(file.header)}
+    source = Source(file.name, frame, columns)
+    if trust:
+        _expect(source, [column[0] for column in tests])
+    return source
+
+
+def _plain_tests(text: pl.Expr, type: pl.DataType, form: Format) -> list[Test]:
+    """Faster tests of text as it stands, which holds neither blanks nor words."""
+    if form.missing:
+        return []
+    if type in (INTEGER, NUMBER):
+        if form.decimal != "." or form.thousands:
+            return []
+        values = text.cast(type, strict=False)
+        return [Test(type, values, text, text, partial(_is_odd, text))]
+    if type == TIMESTAMP:
+        to_time = partial(text.str.to_datetime, time_unit="us", strict=False)
+        return [Test(type, to_time(f, cache=False), text, text) for f in ISO_TIMES]
+    return [Test(type, _parse(text, type, form), text, text)]
+
+
+def _is_odd(text: pl.Expr, number: pl.Expr) -> pl.Expr:
+    """Whether a number may be a code, is huge or NaN, or has a plus.
+
+    By the order of text, where : is behind 9, and + before -: faster than by patterns.
+    """
+    code = text.is_between(pl.lit("00"), pl.lit("0:"))
+    minus_code = text.is_between(pl.lit("-00"), pl.lit("-0:"))
+    is_usual = number.is_between(-(10**18), 10**18, closed="none")
+    return (text < "-") | code | minus_code | ~is_usual
+
+
+def _expect(source: Source, tests: list[Test]) -> None:
+    """Have the columns found in the first rows checked in all rows."""
+    staged: dict[str, pl.Expr] = {}
+    misfits = [source.misfit]
+    for column, test in zip(source.columns.values(), tests):
+        name = f"{len(staged)} values"
+        staged[name], column.values = test.values, pl.col(name)
+        is_null = column.values.is_null()
+        if column.type is None:
+            misfits.append(test.all.is_not_null())
+        elif test.all is not test.values:
+            misfits.append(is_null & test.all.is_not_null())
+        if test.is_odd is not None:
+            misfits.append(test.is_odd(column.values))
+        if test.with_words is not test.all:
+            column.is_word = is_null & test.with_words.is_not_null()
+    source.frame = source.frame.with_columns(**staged)
+    source.misfit = pl.any_horizontal(misfits)
 
 
 def _leave_out_nameless(source: Source, header: list[str]) -> None:
@@ -582,20 +699,24 @@ def _note_doubts(source: Source, file: CsvFile, form: Format, roles: Roles) -> N
         if like * 2 < len(values):
             continue
         codes = values["text"].str.contains(r"^[+-]?(0[0-9]+|[0-9]{19,})$").sum()
-        others = [form, *_others(form, values)]
-        fits = {other: _fitting(values, other) for other in others}
+        others = dict.fromkeys([form, *_others(form, values)])
+        fitting = [_is_quantity(pl.col("text"), other).sum() for other in others]
+        counts = values.select(f.alias(str(i)) for i, f in enumerate(fitting)).row(0)
+        fits = dict(zip(others, counts))
         most = max(fits.values())
         if codes * 20 > len(values) or most * 2 < len(values) or not most:
             continue
         odd = filled.filter(~_is_quantity(pl.col("text"), form))
         count = odd.select(pl.len()).collect(engine="streaming").item()
+        if not count:
+            continue  # numbers and dates beside each other: none of them is the odd one
+        (of,) = _count(source.frame, [source.columns[name].values])
         row, value = odd.head(1).collect(engine="streaming").row(0)
-        line, _ = next(islice(file.rows(), row, None))
+        line, _ = next(islice(file.rows(), row, None), (row, []))
         where = f"'{value[:40]}' in line {line} of {source.name}"
         if fits[form] == most:
             source.notes.append(
-                f"column '{name}' is text because of {count} of"
-                f" {source.columns[name].count} values:"
+                f"column '{name}' is text because of {count} of {of} values:"
                 f" {where}: correct it, or write it in data.missing in settings.yml."
             )
         else:
@@ -614,10 +735,6 @@ def _is_quantity(text: pl.Expr, form: Format) -> pl.Expr:
     """Whether text is of a type that is narrower than text."""
     types = (NUMBER, BOOLEAN, DATE, TIMESTAMP)
     return pl.any_horizontal(_parse(text, type, form).is_not_null() for type in types)
-
-
-def _fitting(values: pl.DataFrame, form: Format) -> int:
-    return int(values.select(_is_quantity(pl.col("text"), form).sum()).item())
 
 
 def _others(form: Format, values: pl.DataFrame) -> Iterator[Format]:
@@ -650,13 +767,22 @@ def _advice(form: Format, other: Format) -> list[str]:
 
 
 def open_all(
-    raw: Path, scratch: Path, form: Format = USUAL, roles: Roles = Roles()
+    raw: Path,
+    scratch: Path,
+    form: Format = USUAL,
+    roles: Roles = Roles(),
+    trusted: Container[str] | None = None,
 ) -> list[Source]:
-    """All files of a folder; `year=2026` in a path is a column of its files."""
+    """All files of a folder; `year=2026` in a path is a column of its files.
+
+    The first rows of the trusted files tell their types; of all files, if None is given.
+    """
     files = find_files(raw)
     names = [p.relative_to(raw).as_posix() if p != raw else p.name for p in files]
     sources = [
-        open_source(path, name, scratch, form, roles)
+        open_source(
+            path, name, scratch, form, roles, trusted is None or name in trusted
+        )
         for path, name in zip(files, names)
     ]
     partitions = [
@@ -676,9 +802,9 @@ def open_all(
                 )
             elif column in found and (text := unquote(found[column])) in texts:
                 values = pl.lit(int(text) if whole else text)
-                source.columns[column] = Column(type, values, source.rows)
+                source.columns[column] = Column(type, values)
             elif column in found:
-                source.columns[column] = Column(None, pl.lit(None), 0)
+                source.columns[column] = Column(None, pl.lit(None))
     unread = [p for p in walk(raw) if p not in files] if raw.is_dir() else []
     if unread:
         listed = ", ".join(p.relative_to(raw).as_posix() for p in unread[:5])
@@ -727,17 +853,16 @@ def unify(sources: list[Source], roles: Roles) -> dict[str, pl.DataType]:
             type = _common_type(sources, name, roles)
             if type is not None:
                 types[name] = type
-                _note_words(sources, name, type, roles)
     return types
 
 
-def _note_words(
-    sources: list[Source], name: str, type: pl.DataType, roles: Roles
+def note_words(
+    sources: list[Source], types: dict[str, pl.DataType], roles: Roles
 ) -> None:
     """Say where words such as NA are read as missing in CSV, or are values."""
-    if name in roles.keys or (name == roles.target and type == TEXT):
-        return
-    for is_csv in (True, False):
+    for name, is_csv in product(types, (True, False)):
+        if name in roles.keys or (name == roles.target and types[name] == TEXT):
+            continue
         having = [
             (source, column)
             for source in sources
@@ -750,8 +875,8 @@ def _note_words(
         source, column = having[0]
         text = column.values if column.text is None else _filled(column.text)
         lost = column.values.is_null() | text.is_in(MISSING)
-        words = source.frame.select(text.filter(text.is_not_null() & lost))
-        word = words.head(1).collect(engine="streaming").item()
+        words = source.frame.select(text=text, lost=lost).drop_nulls("text")
+        word = words.filter("lost").head(1).collect(engine="streaming").item(0, 0)
         count = sum(column.words for _, column in having)
         others = len(having) - 1
         more = f" and {others} more file{'s' * (others > 1)}" if others else ""
@@ -783,7 +908,6 @@ def _common_type(sources: list[Source], name: str, roles: Roles) -> pl.DataType 
             column = source.columns[name]
             if column.type is None and column.words and column.text is not None:
                 column.type, column.values = TEXT, _filled(column.text)
-                column.count = column.words
                 files.setdefault(TEXT, source)
     for type, source in files.items():
         if type.is_nested() or (type not in NAMES and not is_key):
@@ -837,18 +961,43 @@ def _all(sources: list[Source], name: str, type: pl.DataType, test: object) -> b
 
 
 def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """All rows of all files, in order, with the columns of `types`."""
-    return pl.concat([_select(source, types) for source in sources])
+    """All rows of all files, in order: the columns of `types`, and those for `tally`."""
+    lacking, no = Column(None, pl.lit(None)), pl.lit(False)
+    columns = [[s.columns.get(name, lacking) for name in types] for s in sources]
+    worded = [any(c.is_word is not None for c in column) for column in zip(*columns)]
+    frames = []
+    for i, source in enumerate(sources):
+        size = pl.lit(0) if source.bytes is None else source.bytes
+        seen = [pl.lit(i).alias(FILE), source.misfit.alias(MISFIT)]
+        seen.append(size.cast(pl.Int64).alias(BYTES))
+        for (name, type), column, has_words in zip(types.items(), columns[i], worded):
+            values = column.values if column.type is not None else lacking.values
+            seen.append(values.cast(type).alias(name))
+            if has_words:
+                is_word = no if column.is_word is None else column.is_word
+                seen.append(is_word.alias(WORDS + name))
+        frames.append(source.frame.select(seen))
+    return pl.concat(frames)
 
 
-def _select(source: Source, types: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """All columns of `types` from one file; missing values where it lacks a column."""
-    columns = []
-    for name, type in types.items():
-        column = source.columns.get(name)
-        empty = pl.lit(None)
-        values = column.values if column and column.type is not None else empty
-        columns.append(values.cast(type).alias(name))
-    # A column of the file's own gives the number of rows, where all else is constant.
-    own = pl.nth(0).is_null().alias("\0")
-    return source.frame.select(*columns, own).drop("\0")
+def tally(rows: pl.LazyFrame, several: bool, *figures: pl.Expr) -> pl.LazyFrame:
+    """Of each file in `unite`d rows: their number, sums for `held`, further figures."""
+    sums = (cs.by_name(MISFIT, BYTES) | cs.starts_with(WORDS)).sum()
+    figures = (pl.len().alias("rows"), sums, *figures)
+    if several:
+        return rows.group_by(FILE).agg(figures)
+    return rows.select(pl.first(FILE), *figures)
+
+
+def held(sources: list[Source], tallied: pl.DataFrame) -> set[str]:
+    """The files whose rows all were as their first rows; counts the words in all files."""
+    found = {row[FILE]: row for row in tallied.to_dicts()}
+    names = set()
+    for i, source in enumerate(sources):
+        row = found.get(i, {MISFIT: 0, BYTES: 0})
+        if not row[MISFIT] and row[BYTES] == source.size:
+            names.add(source.name)
+        for name, column in source.columns.items():
+            if column.is_word is not None:
+                column.words = row.get(WORDS + name, 0)
+    return names
