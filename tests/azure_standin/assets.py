@@ -21,6 +21,9 @@ _ASSET = f"{_KINDS}/{{name}}"
 _VERSION = f"{_ASSET}/versions/{{version}}"
 #: The containers of the datastores that data and models are in.
 _STORES = {"workspaceblobstore": CONTAINER, "workspaceartifactstore": ARTIFACTS}
+#: The names of all that have none, which are not listed.
+_ANONYMOUS = ("azureml_anonymous", "CliV2AnonymousEnvironment")
+_PATHS = ("codeUri", "dataUri", "modelUri")
 #: What every asset has, as far as nobody has said otherwise.
 _PLAIN: Json = {
     "description": None,
@@ -110,6 +113,7 @@ def list_containers(azure: Azure, request: Request) -> Json:
     place = f"{scope}/{kind}/"
     ids = [one["id"] for one in azure.below(f"{scope}/{kind}")]
     names = dict.fromkeys(id[len(place) :].partition("/")[0] for id in ids)
+    names = {name: None for name in names if name not in _ANONYMOUS}
     more = {"models": azure.models, "environments": azure.environments}
     names |= dict.fromkeys(more.get(kind, {}))
     known = {name: versions(azure, scope, kind, name) for name in names}
@@ -135,37 +139,65 @@ def container_dto(scope: str, kind: str, name: str, known: list[Json]) -> Json:
 # What is registered
 
 
-@route(f"PUT {_VERSION}")
-def put_version(azure: Azure, request: Request) -> Reply:
-    """Register a version: 201 and where it is; 200 if it was there."""
-    scope, kind, name = request["scope"], request["kind"], request["name"]
-    workspace_of(azure, scope)
+def given_of(azure: Azure, request: Request) -> Json:
+    """What is said of a version that is to be registered."""
+    workspace_of(azure, request["scope"])
     sent = request.json()["properties"]
-    given = {key: value for key, value in sent.items() if value is not None}
-    known = [one["name"] for one in versions(azure, scope, kind, name)]
-    id, is_new = f"{scope}/{kind}/{name}/versions/{request['version']}", True
-    if kind == "models":
-        is_new = request["version"] not in known
-        uri, job = of_a_job(azure, scope, given["modelUri"])
-        given["jobName"] = given.get("jobName") or job
-        keep_model(azure, name, request["version"], uri, job or "", details=given)
-        answer = version_of(azure, scope, kind, name, request["version"])
-    else:
-        if kind == "components":
-            id = component_id(id, given)
-            spec = given["componentSpec"]
-            check_environment(
-                azure, scope, spec.get("task", spec).get("environment", "")
-            )
-            spec.setdefault("version", id.rpartition("/")[2])
-            azure.components[id.lower()] = spec
-        else:
-            is_new = id.lower() not in azure.resources
-        answer = arm(id, _PLAIN | _COMPLETE[kind](scope, given))
-        azure.resources[id.lower()] = answer
-    if not is_new:
-        return Reply(answer, 200)
-    return Reply(answer, 201, {"Location": location_of(request)})
+    return {key: value for key, value in sent.items() if value is not None}
+
+
+def registered(request: Request, answer: Json, old: Json | None = None) -> Reply:
+    """201 and where a version is, 200 if it was there: then it must be in one place."""
+    if old is None:
+        return Reply(answer, 201, {"Location": location_of(request)})
+    paths = [
+        [str(one["properties"].get(key)).lower() for key in _PATHS]
+        for one in (old, answer)
+    ]
+    if paths[0] != paths[1]:
+        raise Refusal(400, "Asset paths cannot be updated.", "UserError")
+    return Reply(answer, 200)
+
+
+@route("PUT arm{scope}/(?P<kind>codes|environments|data)/{name}/versions/{version}")
+def put_version(azure: Azure, request: Request) -> Reply:
+    given, id = given_of(azure, request), request.path
+    complete = _COMPLETE[request["kind"]](request["scope"], given)
+    answer = arm(id, _PLAIN | complete)
+    reply = registered(request, answer, azure.resources.get(id.lower()))
+    azure.resources[id.lower()] = answer
+    return reply
+
+
+@route("PUT arm{scope}/components/{name}/versions/{version}")
+def put_component(azure: Azure, request: Request) -> Reply:
+    """Register a component, which is kept as it was sent too: that is what runs."""
+    given, scope = given_of(azure, request), request["scope"]
+    id, spec = component_id(request.path, given), given["componentSpec"]
+    environment = spec.get("task", spec).get("environment", "")
+    if found := re.search(
+        "/workspaces/.*/environments/([^/]+)/versions/(.+)", environment
+    ):
+        version_of(azure, scope, "environments", *found.groups())
+    spec.setdefault("version", id.rpartition("/")[2])
+    azure.components[id.lower()] = spec
+    answer = arm(id, _PLAIN | complete_component(given))
+    azure.resources[id.lower()] = answer
+    return registered(request, answer)
+
+
+@route("PUT arm{scope}/models/{name}/versions/{version}")
+def put_model(azure: Azure, request: Request) -> Reply:
+    given, scope, name = given_of(azure, request), request["scope"], request["name"]
+    uri, job = of_a_job(azure, scope, given["modelUri"])
+    given["jobName"] = given.get("jobName") or job
+    known = {one["name"]: one for one in versions(azure, scope, "models", name)}
+    old = known.get(request["version"])
+    answer = arm(request.path, _PLAIN | given | {"modelUri": uri})
+    reply = registered(request, answer, old)
+    keep_model(azure, name, request["version"], uri, job or "", details=given)
+    reply.body = version_of(azure, scope, "models", name, request["version"])
+    return reply
 
 
 @route(f"POST {_VERSION}/startPendingUpload")
@@ -233,6 +265,13 @@ def long_uri(scope: str) -> str:
     return f"azureml://{place}"
 
 
+_COMPLETE = {
+    "codes": complete_code,
+    "environments": complete_environment,
+    "data": complete_data,
+}
+
+
 # Components
 
 
@@ -244,13 +283,7 @@ def component_id(id: str, given: Json) -> str:
     return f"{id.rpartition('/')[0]}/{uuid.uuid5(uuid.NAMESPACE_URL, text)}"
 
 
-def check_environment(azure: Azure, scope: str, uri: str) -> None:
-    """One of the workspace must be there: the SDK does not look."""
-    if found := re.search(r"/workspaces/.*/environments/([^/]+)/versions/(.+)", uri):
-        version_of(azure, scope, "environments", *found.groups())
-
-
-def complete_component(scope: str, given: Json) -> Json:
+def complete_component(given: Json) -> Json:
     """The description goes with the specification, whose values become texts."""
     spec = dict(texts(given["componentSpec"]))
     for own in ("_source", "jobs", "sourceJobId"):
@@ -280,14 +313,6 @@ def texts(value: Any) -> Any:
     if isinstance(value, list):
         return [texts(one) for one in value]
     return value if value is None else str(value)
-
-
-_COMPLETE = {
-    "codes": complete_code,
-    "environments": complete_environment,
-    "data": complete_data,
-    "components": complete_component,
-}
 
 
 # Models, which are MLflow's too

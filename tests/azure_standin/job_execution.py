@@ -116,6 +116,8 @@ class NodeStep(Step):
         kind = self.spec["type"]
         if kind not in ("command", "parallel"):
             raise ValueError(f"{name} is of type {kind}, which is not played")
+        if node.get("partition_keys"):
+            raise ValueError(f"{name} has partition keys, which are not played")
         self.is_parallel = kind == "parallel"
         self.task = node.get("task") or self.spec.get("task") or self.spec
         is_deterministic = str(self.spec.get("is_deterministic", True)) == "True"

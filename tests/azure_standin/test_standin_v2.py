@@ -185,6 +185,12 @@ def submit(name, raw=RAW, **values):
 
 def train_and_score():
     client.models.create_or_update(Model(name="by-arm", version="7", path="data"))
+    try:
+        client.models.create_or_update(Model(name="by-arm", version="7", path="train"))
+    except HttpResponseError as error:
+        assert "Asset paths cannot be updated." in str(error)
+    else:
+        raise AssertionError("one version is in two places")
     first = submit("training", scale=10)
     again = submit("training", raw=place("azureml:numbers:1"), scale=10)
     third = submit("training", raw=place("azureml:numbers:1"), scale=10)
