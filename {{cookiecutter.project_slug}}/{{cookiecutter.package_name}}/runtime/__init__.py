@@ -8,6 +8,7 @@ files: it is handed them, as a `Project` and its `Pipelines`.
     command_line.py  the commands
     checks.py        `check`: the settings by their rules, and by what Azure says
     local_run.py     a pipeline on this machine
+    reuse.py         what need not be run again there
     parallel_run.py  the driver of a ParallelRunStep on this machine
     graph.py         pictures of pipelines
 
