@@ -149,7 +149,9 @@ class Toy:
         assert out, err
         return json.loads(out.splitlines()[-1])
 
-    def write(self, step: str, mark: str = "0", fault: str = "", pause: float = 0):
+    def write(
+        self, step: str, mark: str = "0", fault: str = "", pause: float = 0
+    ) -> None:
         text = SCORE if step == "score" else TOY
         text = text.format(mark=mark, fault=fault, step=step, pause=pause)
         self.project.path.joinpath("steps", step, f"{step}.py").write_text(text)
@@ -207,7 +209,7 @@ def toy(baked: Project, tmp_path: Path) -> Iterator[Toy]:
         text=True,
     ) as shell:
         toy = Toy(Project(path, baked.package), shell)
-        toy.project.edit("settings.yml", "\ndata:", "\nkeep_runs: 1000000\n\ndata:")
+        toy.project.edit("settings.yml", "keep_runs: 20 ", "keep_runs: 1000000 ")
         yield toy
 
 
@@ -338,7 +340,7 @@ def edit(world: World, chance: random.Random) -> str:
         world.pins = chance.choice([0, 1])
         pins = root / "environment" / "steps.txt"
         lines = [x for x in pins.read_text().splitlines() if not x.startswith("toy")]
-        pins.write_text("\n".join([*lines, f"toy=={world.pins}", ""]))
+        pins.write_text("\n".join([*lines, *["toy==1"] * world.pins, ""]))
 
     def set_variable() -> None:
         old, world.variable = world.variable, chance.choice(["PASSIVE", "ACTIVE"])
@@ -413,3 +415,144 @@ def test_exactly_what_has_changed_runs(toy: Toy) -> None:
     except AssertionError:
         print("\n".join(done[-40:]))
         raise
+
+
+# Killed ----------------------------------------------------------------------------------
+
+
+def assert_whole(result: Any, marks: dict[str, str]) -> None:
+    """Each output is complete, of the code as it is, and of the outputs before it."""
+    texts = {
+        Path(path).name: Path(path, "part.txt").read_text()
+        for step in result["steps"]
+        for path in step["outputs"].values()
+    }
+    of = {"prepared": "prep", "model": "train", "evaluation": "evaluate"}
+    for port, step in (of | {"holdout": "train", "registration": "register"}).items():
+        mark, _, *words = json.loads(texts[port])
+        assert mark == marks[step]
+        for option, word in zip(words, words[1:], strict=False):
+            if isinstance(word, list) and option != "--raw":
+                assert word == [["part.txt", texts[option.removeprefix("--")]]]
+
+
+def test_what_is_killed_is_never_used(toy: Toy) -> None:
+    marks = dict.fromkeys(STEPS["training"], "0")
+    for step in marks:
+        toy.write(step, pause=0.01)
+    chance, count = random.Random(), 0
+    while count < KILLS:
+        for _ in range(chance.choice([0, 1, 2])):
+            step = chance.choice(STEPS["training"])
+            marks[step] = chance.choice("012")
+            toy.write(step, marks[step], pause=0.01)
+        fresh = ["--fresh"] * (chance.random() < 0.5)
+        for _ in range(chance.choice([1, 2])):
+            count += toy.run("training", *fresh, kill_after=chance.random() * 2) is None
+        result = toy.run("training")
+        assert result["status"] == "completed"
+        assert_whole(result, marks)
+        for (source,) in toy.registry("SELECT source FROM model_versions"):
+            json.loads(Path(source.removeprefix("file://"), "part.txt").read_text())
+        assert set(statuses(toy.run("training"))) == {"reused"}
+
+
+def test_data_that_changes_while_it_is_read(toy: Toy) -> None:
+    data = "next(Path(sys.argv[sys.argv.index('--raw') + 1]).iterdir())"
+    toy.write("prep", fault=f"with {data}.open('a') as file: file.write('x')")
+    for _ in range(2):
+        assert statuses(toy.run("training"))[0] == "ran"
+
+
+def test_one_byte_of_large_data(toy: Toy) -> None:
+    """It is not read again while nothing says that it has changed."""
+    file = toy.project.path / "data" / "sample" / "training" / "large.csv"
+    file.write_bytes(bytes(10**6))
+    time.sleep(2.5)
+    about = file.stat()
+    assert statuses(toy.run("training"))[0] == "ran"
+    assert statuses(toy.run("training"))[0] == "reused"
+    with closing(sqlite3.connect(toy.project.path / "runs/.digests.db")) as kept:
+        (path,) = kept.execute("SELECT path FROM files").fetchone()
+    assert path == os.fsencode(file)
+    for content in (bytes(10**6 - 1) + b"1", bytes(10**6)):
+        file.write_bytes(content)
+        os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+        first = statuses(toy.run("training"))[0]
+        assert first == ("reused" if content[-1] == 0 else "ran")
+
+
+# Let go ----------------------------------------------------------------------------------
+
+
+def runs_of(toy: Toy) -> set[str]:
+    return {path.name for path in toy.project.path.glob("runs/[!.]*")}
+
+
+def keep(toy: Toy, number: int) -> None:
+    toy.project.edit("settings.yml", "keep_runs: 1000000", f"keep_runs: {number}")
+
+
+def test_runs_beyond_a_number_are_removed(toy: Toy) -> None:
+    """But none that another run uses, that the registry needs, or that was renamed."""
+    keep(toy, 2)
+    first = Path(toy.run("training")["folder"])
+    newest = []
+    for i in range(4):
+        toy.write("train", str(i + 1))
+        result = toy.run("training")
+        newest.append(Path(result["folder"]).name)
+        assert statuses(result) == ["reused", "ran", "ran", "ran"]
+    assert runs_of(toy) == {first.name, *newest[-2:]}  # the first one has the data
+
+    folder = first.rename(first.with_name("the best one"))
+    result = toy.run("training", "--fresh")
+    needed = Path(result["folder"])
+    toy.register("its files are in a run")
+    source = (needed / "train/outputs/model").as_uri()
+    toy.registry("UPDATE model_versions SET source = ? WHERE run_id IS NOT 0", source)
+    for _ in range(3):
+        result = toy.run("training", "--fresh")
+    assert folder.exists()
+    assert len(runs_of(toy)) == 4
+    assert needed.exists()
+
+
+def test_a_run_at_work_is_not_removed(toy: Toy) -> None:
+    keep(toy, 1)
+    toy.write("train", fault="import time; time.sleep(8)")
+    with subprocess.Popen(
+        [sys.executable, "-m", toy.project.package, "run", "training", "--json"],
+        cwd=toy.project.path,
+        env={**os.environ, "PYTHONPATH": str(toy.project.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not list(toy.project.path.glob("runs/*/train/code/train.py")):
+            time.sleep(0.1)
+        (at_work,) = runs_of(toy)
+        folder = str(toy.project.path / "runs" / at_work)
+        assert len({toy.run("scoring", "--fresh")["folder"] for _ in range(2)}) == 2
+        assert len(runs_of(toy)) == 2
+        out, err = process.communicate()
+    assert json.loads(out.splitlines()[-1])["folder"] == folder, err
+    assert process.returncode == 0
+    assert at_work not in runs_of(toy)  # as it is not the newest
+
+
+def test_a_step_alone_works_on_what_was_reused(toy: Toy) -> None:
+    first = toy.run("training")
+    toy.write("train", "1")
+    folder = toy.run("training")["folder"]
+    again = toy.run("training", "--step", "evaluate", "--folder", folder)
+    assert statuses(again) == ["ran"]
+    assert statuses(toy.run("training")) == [*["reused"] * 3, "ran"]
+    shutil.rmtree(Path(first["folder"]))
+    result = toy.project.run("training", "--step", "train", "--folder", folder)
+    assert result.code == 1
+    assert "what prep made is gone: run it first, with --step prep" in result.err
+    assert statuses(toy.run("training", "--step", "prep", "--folder", folder)) == [
+        "ran"
+    ]
+    assert statuses(toy.run("training"))[0] == "reused"

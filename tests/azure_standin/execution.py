@@ -225,8 +225,12 @@ class Step:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the outputs depend on: a step that has the same is not run again."""
-        parts = [self.module["Id"], self.values, self.sources]
+        """What the outputs depend on: a step that has the same is not run again.
+
+        The environment's definition is part of it, and so are the run's settings: see
+        learn.microsoft.com/azure/machine-learning/how-to-debug-pipeline-reuse-issues.
+        """
+        parts = [self.module["Id"], self.values, self.sources, self.node["Runconfig"]]
         return json.dumps(parts, sort_keys=True)
 
     def command(self) -> list[str]:
