@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from inspect import getsource
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +79,6 @@ SCORE = """
 def run(mini_batch):
     return mini_batch
 """
-REGISTRY = """
-import sqlite3, uuid
-from pathlib import Path
-
-def register(database, text, made_by=None, name="toy"):
-    id = uuid.uuid4().hex
-    folder = Path(database).parent / "artifacts" / id
-    folder.mkdir(parents=True)
-    (folder / "part.txt").write_text(text)
-    with sqlite3.connect(database, timeout=60) as registry:
-        registry.execute("BEGIN IMMEDIATE")
-        if made_by:
-            registry.execute("INSERT INTO runs (run_uuid, name) VALUES (?, '')", [id])
-            registry.execute("INSERT INTO tags VALUES ('run', ?, ?)", [made_by, id])
-        registry.execute(
-            "INSERT INTO model_versions (name, version, creation_time, current_stage,"
-            " source, run_id) SELECT ?, coalesce(max(version), 0) + 1, 0, 'None', ?, ?"
-            " FROM model_versions WHERE name = ?", [name, folder.as_uri(), id, name])
-"""
 # Answers one command after another, each in a process that is forked once the SDK is
 # there; the pipelines are read anew. A command may be killed after some seconds.
 SHELL = """
@@ -128,6 +110,31 @@ INPUTS = {"train": ["prep"], "evaluate": ["train"], "register": ["train", "evalu
 INPUTS["score"] = ["prep"]
 LOOK_UP = {"evaluate", "register", "score"}
 PARAMETERS = {"prep": [], "train": ["max_iterations"], "register": ["register"]}
+
+
+def register(
+    database: str, text: str, made_by: str | None = None, name: str = "toy"
+) -> None:
+    """Register a model that holds a text; also done by a toy step, from this source."""
+    import sqlite3
+    import uuid
+    from pathlib import Path
+
+    id = uuid.uuid4().hex
+    folder = Path(database).parent / "artifacts" / id
+    folder.mkdir(parents=True)
+    (folder / "part.txt").write_text(text)
+    with sqlite3.connect(database, timeout=60) as registry:
+        registry.execute("BEGIN IMMEDIATE")
+        if made_by:
+            registry.execute("INSERT INTO runs (run_uuid, name) VALUES (?, '')", [id])
+            registry.execute("INSERT INTO tags VALUES ('run', ?, ?)", [made_by, id])
+        registry.execute(
+            "INSERT INTO model_versions (name, version, creation_time, current_stage,"
+            " source, run_id) SELECT ?, coalesce(max(version), 0) + 1, 0, 'None', ?, ?"
+            " FROM model_versions WHERE name = ?",
+            [name, folder.as_uri(), id, name],
+        )
 
 
 @dataclass
@@ -163,9 +170,7 @@ class Toy:
 
     def register(self, text: str, name: str = "toy") -> None:
         """Somebody else registers a model."""
-        scope: dict[str, Any] = {}
-        exec(REGISTRY, scope)
-        scope["register"](self.project.path / "mlruns" / "mlflow.db", text, None, name)
+        register(str(self.project.path / "mlruns/mlflow.db"), text, None, name)
 
 
 NEWEST = "version, run_id, source FROM model_versions WHERE name = 'toy'"
@@ -188,7 +193,9 @@ def baked(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
     baked = bake(project_name="Toy")
     path = tmp_path_factory.mktemp("reuse") / "toy"
     project = Project(shutil.copytree(baked.path, path), baked.package)
-    (path / "registry.py").write_text(REGISTRY)
+    (path / "registry.py").write_text(
+        f"from __future__ import annotations\n\n{getsource(register)}"
+    )
     toy = Toy(project, None)  # type: ignore[arg-type]
     for step in (*STEPS["training"], "score"):
         toy.write(step)
@@ -256,12 +263,13 @@ class World:
         before = {step: self.newest(self.asked(step)) for step in LOOK_UP}
         result = self.toy.run(pipeline, *arguments, *["--fresh"] * fresh)
         after = {step: self.newest(self.asked(step)) for step in LOOK_UP}
-        expected, new = [], []
+        expected: list[str] = []
+        new: list[str] = []
         for step, told in zip(STEPS[pipeline], result["steps"], strict=True):
             if expected and expected[-1] in ("failed", "skipped"):
                 expected.append("skipped")
                 continue
-            inputs = [id(used[one]) for one in INPUTS.get(step, [])]
+            inputs: list[object] = [id(used[one]) for one in INPUTS.get(step, [])]
             if step == "prep":
                 inputs = [self.data[pipeline]]
             told_values = [self.set.get(name) for name in PARAMETERS.get(step, [])]
@@ -352,7 +360,7 @@ def edit(world: World, chance: random.Random) -> str:
         toy.project.set("scoring", model_version=version)
         world.version = str(version)
 
-    def register() -> None:
+    def register_another() -> None:
         toy.register(str(chance.random()))
 
     def register_elsewhere() -> None:
@@ -384,7 +392,13 @@ def edit(world: World, chance: random.Random) -> str:
 
     edits: list[Callable[[], None]] = [edit_code] * 4
     edits += [edit_data, rename_data, touch_data, set_parameter, set_parameter, pin]
-    edits += [set_variable, pin_model, register, register_elsewhere, delete_version]
+    edits += [
+        set_variable,
+        pin_model,
+        register_another,
+        register_elsewhere,
+        delete_version,
+    ]
     edits += [edit_registered, spoil_output]
     chosen = chance.choice(edits)
     chosen()
@@ -431,7 +445,7 @@ def assert_whole(result: Any, marks: dict[str, str]) -> None:
     for port, step in (of | {"holdout": "train", "registration": "register"}).items():
         mark, _, *words = json.loads(texts[port])
         assert mark == marks[step]
-        for option, word in zip(words, words[1:], strict=False):
+        for option, word in pairwise(words):
             if isinstance(word, list) and option != "--raw":
                 assert word == [["part.txt", texts[option.removeprefix("--")]]]
 
