@@ -290,14 +290,16 @@ class LocalRun:
         if key != self._key(step, folder / "code"):
             key = ""  # its data has changed while it ran
         now, run = self._looked_up(step)
-        if now != model and run == self.folder.name:
+        if now != model and run != self.folder.name:
+            key = ""  # somebody else has registered another one meanwhile
+        elif now != model:
             # The step has registered what the steps before it have made and judged.
             for name in self._before(step.name) & done.keys():
-                if done[name].model == model:
-                    done[name] = replace(done[name], model=now)
-            model = now
+                if model in done[name].models:
+                    models = [*done[name].models, now]
+                    done[name] = replace(done[name], models=models)
         files = reuse.listing(folder / "outputs")
-        done[step.name] = reuse.Made(self._words(step), key, model, files)
+        done[step.name] = reuse.Made(self._words(step), key, [now], files)
         self.state.write(self.folder)
 
     def _run_process(self, step: LocalStep, outputs: dict[str, str]) -> int:

@@ -39,7 +39,7 @@ class Made:
 
     words: list[str]  # what it was told, to say what has changed
     key: str  # a digest of all that it depends on; empty: it is not used again
-    model: str  # the registered model that it looked up; empty if it looks up none
+    models: list[str]  # that were registered: as it looked it up, and as came of it
     files: str  # its outputs, by `listing`
     run: str = ""  # the run in whose folder they are, if that is another one
     id: str = field(default_factory=lambda: uuid4().hex)  # of this execution
@@ -88,7 +88,7 @@ def find(runs: Path, step: str, key: str, model: str) -> Made | None:
     """What the newest run has made of a step, if it is whole and as it was."""
     for folder in _newest_first(runs):
         made = _done(folder).get(step)
-        if made and (made.key, made.model) == (key, model):
+        if made and made.key == key and model in made.models:
             made = replace(made, run=made.run or folder.name)
             with suppress(OSError):
                 if listing(runs / made.run / step / "outputs") == made.files:
