@@ -19,12 +19,13 @@ from .project import CommandError, Pipelines, Project
 def run(args: Namespace) -> int:
     from rich.console import Console
 
-    from . import sdk_steps
-
     if (args.step is None) != (args.folder is None):
         raise CommandError("--step and --folder go together: a step runs in a folder.")
-    pipelines, values = _pipelines(args), _parameters(args)
-    console = Console(stderr=args.json)
+    values, console = _parameters(args), Console(stderr=args.json)
+    with console.status("loading the SDK"):
+        from . import sdk_steps
+
+        pipelines = _pipelines(args)
     folder = args.folder and args.folder.resolve()
     result = sdk_steps.new_run(
         args.project, pipelines, args.pipeline, values, console, folder

@@ -242,16 +242,18 @@ class LocalRun:
         return True
 
     def _prune(self) -> None:
+        """Remove the runs beyond those that the settings keep, and say so."""
         try:
-            used = tracking.registered_files(self.project.root)
             keep = self.settings.keep_runs
-            removed = reuse.prune(
-                self.runs, keep, lambda run: any(f"/{run}/" in file for file in used)
-            )
+            files = tracking.registered_files(self.project.root)
+            with self._progress("removing old runs"):
+                removed = reuse.prune(
+                    self.runs, keep, lambda run: any(f"/{run}/" in one for one in files)
+                )
         except (OSError, sqlite3.Error):
             return  # the next run does it
         for name in removed:
-            self._print("[dim]removed[/] ", f"{name}, as keep_runs is {keep}")
+            self._print("[dim]removed[/] ", f"{name} (keep_runs: {keep})")
 
     def _run_step(self, step: LocalStep, result: StepResult) -> None:
         """Run a step anew; OSError if its files cannot be written."""
