@@ -375,7 +375,7 @@ class LocalRun:
         inputs = {}
         try:
             with self._progress(f"{step.name}: looking for what has changed"):
-                snapshot = {str(file): code / file for file in step.snapshot}
+                snapshot = {file.as_posix(): code / file for file in step.snapshot}
                 files = self.digests.of(snapshot)
                 for name, source in step.inputs.items():
                     if isinstance(source, Parameter):
