@@ -45,6 +45,7 @@ penguins/runtime/graph.py
 penguins/runtime/local_run.py
 penguins/runtime/parallel_run.py
 penguins/runtime/project.py
+penguins/runtime/reuse.py
 penguins/runtime/rules.py
 penguins/runtime/sdk_steps.py
 penguins/runtime/sdk_workspace.py

@@ -177,7 +177,7 @@ from penguins.runtime.graph import draw
 from penguins.runtime.local_run import LocalStep, Parameter
 
 def step(name, inputs, outputs, run_after=(), parallel=True):
-    rest = (outputs, run_after, {}, [], parallel)
+    rest = (outputs, run_after, {}, "", True, [], parallel)
     return LocalStep(name, Path(), [], "", [], inputs, *rest)
 
 first = 'a < b & "c"] #1;'

@@ -273,8 +273,9 @@ def test_runs_that_start_at_once(fresh: Project, tmp_path: Path) -> None:
     project = copy_of(fresh, tmp_path / "toy")
     toy(project, "train", TRACKED)
     database = project.path / "mlruns" / "mlflow.db"
+    command = ["run", "training", "--fresh", "--json"]
     for finished in (2, 4):
-        processes = [start(project, "run", "training", "--json") for _ in range(2)]
+        processes = [start(project, *command) for _ in range(2)]
         results = [end(process) for process in processes]
         assert [r.code for r in results] == [0, 0], [r.err for r in results]
         assert len({r.json["folder"] for r in results}) == 2

@@ -235,14 +235,15 @@ def _takes(**inputs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         data = {name: one for name, one in inputs.items() if isinstance(one, Input)}
         function.__annotations__ = data
-        function.__signature__ = Signature(  # type: ignore[attr-defined]
+        parameters = [
             Parameter(
                 name,
                 Parameter.POSITIONAL_OR_KEYWORD,
                 default=Parameter.empty if name in data else value,
             )
             for name, value in inputs.items()
-        )
+        ]
+        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return function
 
     return decorate

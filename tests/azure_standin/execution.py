@@ -354,7 +354,9 @@ class GraphStep(Step):
 
     @cached_property
     def fingerprint(self) -> str:
-        parts = [self.module["Id"], self.values, self.sources]
+        # The environment's definition is part of it, and so are the run's settings: see
+        # learn.microsoft.com/azure/machine-learning/how-to-debug-pipeline-reuse-issues.
+        parts = [self.module["Id"], self.values, self.sources, self.node["Runconfig"]]
         return json.dumps(parts, sort_keys=True)
 
     def command(self) -> list[str]:

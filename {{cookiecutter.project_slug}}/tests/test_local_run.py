@@ -57,6 +57,10 @@ def test_training_then_scoring(project: Path) -> None:
     registration = Path(training["steps"][-1]["outputs"]["registration"])
     assert json.loads((registration / "registration.json").read_text())["registered"]
 
+    code, again = run(project, "training")
+    assert (code, again["status"]) == (0, "completed")
+    assert {step["status"] for step in again["steps"]} == {"reused"}
+
     code, scoring = run(project, "scoring", "--set", "process_count_per_node=2")
     assert (code, scoring["status"]) == (0, "completed")
     outputs = {k: Path(v) for s in scoring["steps"] for k, v in s["outputs"].items()}

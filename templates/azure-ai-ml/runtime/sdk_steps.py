@@ -16,19 +16,17 @@ import yaml
 from azure.ai.ml import Input as SdkInput
 from azure.ai.ml._utils._asset_utils import get_ignore_file
 from azure.ai.ml.entities import Environment, PipelineJob
-from rich.console import Console
 
 from .local_run import (
     Argument,
     Input,
-    LocalRun,
     LocalRunError,
     LocalStep,
     Output,
     Parameter,
     Source,
 )
-from .project import PipelineDefinition, Pipelines, Project
+from .project import PipelineDefinition, Pipelines
 
 #: The settings of a parallel node that are parameters of its pipeline, here and for
 #: `submit`, though the SDK lets no input be put in their place: where each one is.
@@ -42,29 +40,6 @@ PARENT = r"\$\{\{\s*parent\.(?:inputs\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}
 
 # The SDK warns of its own classes that they are experimental.
 logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
-
-
-def new_run(
-    project: Project[Any],
-    pipelines: Pipelines,
-    name: str,
-    values: Mapping[str, str] | None = None,
-    console: Console | None = None,
-    folder: Path | None = None,
-) -> LocalRun:
-    """A local run of one of the project's pipelines.
-
-    `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
-    can be run again. Without a `console` plain lines are printed, as a notebook shows
-    them best. LocalRunError and SettingsError say what stands in the way.
-    """
-    settings, pipeline = project.settings(), pipelines[name]
-    experiment, steps = settings.name, read_steps(build_steps(pipeline, settings))
-    data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
-    console = console or Console(force_jupyter=False, force_terminal=False)
-    return LocalRun(
-        project, name, experiment, steps, values or {}, data, console, folder
-    )
 
 
 def build_steps(
@@ -189,6 +164,8 @@ class _Node:
             outputs=self.outputs,
             run_after=[],
             environment_variables=dict(self.node.get("environment_variables") or {}),
+            environment=str(task["environment"]),
+            allow_reuse=self.component.get("is_deterministic", True),
             unused_parameters=[self.work("node_count")] if self.is_parallel else [],
             is_parallel=self.is_parallel,
         )

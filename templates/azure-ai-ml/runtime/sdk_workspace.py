@@ -244,7 +244,7 @@ class Workspace:
         component.version, component.description = version, description
         settings = {"default_compute": built.settings.default_compute}
         if built.settings.force_rerun:
-            settings["force_rerun"] = "true"
+            settings["force_rerun"] = "True"
         deployment = entities.PipelineComponentBatchDeployment(
             name=version,
             endpoint_name=name,

@@ -6,6 +6,7 @@ its version 1.20.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,9 @@ from azureml.core import Dataset, Environment
 from azureml.data import FileDataset, OutputFileDatasetConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunStep
-from rich.console import Console
 
-from .local_run import Argument, Input, LocalRun, LocalStep, Output, Parameter
-from .project import PipelineDefinition, Pipelines, Project
-
-
-def new_run(
-    project: Project[Any],
-    pipelines: Pipelines,
-    name: str,
-    values: Mapping[str, str] | None = None,
-    console: Console | None = None,
-    folder: Path | None = None,
-) -> LocalRun:
-    """A local run of one of the project's pipelines.
-
-    `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
-    can be run again. Without a `console` plain lines are printed, as a notebook shows
-    them best. LocalRunError and SettingsError say what stands in the way.
-    """
-    settings, pipeline = project.settings(), pipelines[name]
-    experiment, steps = settings.name, read_steps(build_steps(pipeline, settings))
-    data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
-    console = console or Console(force_jupyter=False, force_terminal=False)
-    return LocalRun(
-        project, name, experiment, steps, values or {}, data, console, folder
-    )
+from .local_run import Argument, Input, LocalStep, Output, Parameter
+from .project import PipelineDefinition, Pipelines
 
 
 def build_steps(
@@ -84,6 +61,7 @@ def _read_step(step: Any) -> LocalStep:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     sent = [file for file in files if not ignored.is_file_excluded(str(file))]
     unused = (step._runconfig_pipeline_params or {}).values()
+    environment = Environment._serialize_to_dict(step._runconfig.environment)
     return LocalStep(
         name=step.name,
         source_directory=folder,
@@ -94,6 +72,8 @@ def _read_step(step: Any) -> LocalStep:
         outputs=list(dict.fromkeys(output.name for output in step._outputs)),
         run_after=[other.name for other in step.run_after_steps],
         environment_variables=dict(step._runconfig.environment_variables),
+        environment=json.dumps(environment),
+        allow_reuse=step._allow_reuse,
         unused_parameters=[Parameter(one.name, one.default_value) for one in unused],
         is_parallel=isinstance(step, ParallelRunStep),
     )

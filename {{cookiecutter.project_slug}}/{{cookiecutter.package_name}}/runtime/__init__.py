@@ -8,12 +8,14 @@ files: it is handed them, as a `Project` and its `Pipelines`.
     command_line.py  the commands
     checks.py        `check`: the settings by their rules, and by what Azure says
     local_run.py     a pipeline on this machine
+    reuse.py         what need not be run again there
     parallel_run.py  the driver of a parallel step on this machine
     graph.py         pictures of pipelines
+    workspace.py     provision, submit, publish
+    connection.py    what Azure's refusals mean
 
 and, for the SDK that the pipelines are written in:
 
-    sdk_steps.py     what the SDK's steps are made of
-    workspace.py     provision, submit, publish
-    connection.py    the way to the workspace
+    sdk_steps.py     what its steps are made of
+    sdk_workspace.py the workspace
 """

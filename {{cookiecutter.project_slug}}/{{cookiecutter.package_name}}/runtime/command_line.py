@@ -19,16 +19,17 @@ from .project import CommandError, Pipelines, Project
 def run(args: Namespace) -> int:
     from rich.console import Console
 
-    from . import sdk_steps
-
     if (args.step is None) != (args.folder is None):
         raise CommandError("--step and --folder go together: a step runs in a folder.")
-    pipelines, values = _pipelines(args), _parameters(args)
-    console = Console(stderr=args.json)
+    values, console = _parameters(args), Console(stderr=args.json)
+    with console.status("loading the SDK"):
+        from . import local_run
+
+        pipelines = _pipelines(args)
     folder = args.folder and args.folder.resolve()
-    result = sdk_steps.new_run(
+    result = local_run.new_run(
         args.project, pipelines, args.pipeline, values, console, folder
-    ).run(only=args.step)
+    ).run(args.step, args.fresh)
     if result.status == "completed":
         for step in result.steps:
             for port, path in step.outputs.items():
@@ -101,7 +102,10 @@ def _parameters(args: Namespace) -> dict[str, str]:
 
 
 COMMANDS: dict[Callable[[Namespace], int | None], tuple[str, str]] = {
-    run: ("pipeline --set --step --folder --json", "run a pipeline on this machine"),
+    run: (
+        "pipeline --set --fresh --step --folder --json",
+        "run a pipeline on this machine",
+    ),
     check: ("--online --json", "say what is wrong with the settings"),
     draw: ("", "print pictures of all pipelines, as Mermaid in Markdown"),
     provision: ("--create-workspace", "have on Azure what is needed"),
@@ -116,6 +120,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # Its names are known only once the SDK is imported, which takes a second.
     "pipeline": {"metavar": "PIPELINE", "help": "training or scoring"},
     "--set": {**REPEATED, "metavar": "NAME=VALUE", "help": SET},
+    "--fresh": {**SWITCH, "help": "run steps that have not changed too"},
     "--step": {"help": "run this step alone, in --folder"},
     "--folder": {"type": Path, "help": "the folder of an earlier run"},
     "--json": {**SWITCH, "help": "print the result as JSON"},

@@ -9,7 +9,8 @@ A run has its own folder below `runs/`, with a folder for each step:
     log.txt         what it prints
 
 `run.json` beside them says which pipeline it is, what was set on the command line, and
-with which arguments each step has ended well.
+what each step that has ended well has made. A step that would make the same again is not
+run: its results are used where they are (`reuse.py`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from graphlib import TopologicalSorter
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +37,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from . import parallel_run, step_process, tracking
-from .project import CommandError, Project
+from . import parallel_run, reuse, step_process, tracking
+from .project import CommandError, Pipelines, Project, ProjectSettings
 
-STATE = "run.json"  # of a run, in its folder
 LOG_END = 20  # lines of a failed step's log to show
 NOTE = "note: "  # begins the lines of a log that are shown on the screen too
 FULL = 2**16  # bytes left on a disk where nothing more can be written
@@ -78,6 +80,8 @@ class LocalStep:
     outputs: list[str]
     run_after: list[str]  # steps to wait for beside those that inputs come from
     environment_variables: dict[str, str]
+    environment: str  # what it runs in on Azure ML, with the pins, as some text
+    allow_reuse: bool
     unused_parameters: list[Parameter]  # without a meaning on one machine
     is_parallel: bool
 
@@ -92,7 +96,7 @@ class StepResult:
     """How a step ended."""
 
     name: str
-    status: str = "skipped"  # or ran, failed
+    status: str = "skipped"  # or ran, reused, failed
     seconds: float = 0.0
     outputs: dict[str, str] = field(default_factory=dict)
 
@@ -107,7 +111,7 @@ class RunResult:
     steps: list[StepResult]
 
     def output(self, port: str) -> Path:
-        """The folder of what a step that ran wrote there; KeyError if there is none."""
+        """The folder of what a step has written there; KeyError if there is none."""
         outputs = {k: v for step in self.steps for k, v in step.outputs.items()}
         return Path(outputs[port])
 
@@ -122,8 +126,8 @@ class LocalRun:
     def __init__(
         self,
         project: Project[Any],
+        settings: ProjectSettings,
         pipeline: str,
-        experiment: str,
         steps: list[LocalStep],
         values: Mapping[str, str],
         data: Mapping[str, Path],
@@ -136,38 +140,54 @@ class LocalRun:
         data parameter are. LocalRunError for a parameter that the pipeline does not
         have, and for a folder that cannot be worked in.
         """
-        self.project, self.pipeline, self.experiment = project, pipeline, experiment
-        self.console = console
+        self.project, self.settings, self.pipeline = project, settings, pipeline
+        self.console, self.runs = console, project.root / "runs"
         order = TopologicalSorter({step.name: step.dependencies() for step in steps})
         by_name = {step.name: step for step in steps}
         self.steps = {name: by_name[name] for name in order.static_order()}
-        self.set, self.done = _read_state(folder, pipeline) if folder else ({}, {})
-        self.set.update(values)
-        self.values = parameter_values(project, steps, data, self.set)
+        self.state = _read_state(folder, pipeline) if folder else reuse.State(pipeline)
+        self.state.set.update(values)
+        self.values = parameter_values(project, steps, data, self.state.set)
         try:
-            tracking.ensure_database(project.root, experiment)
-            self.folder = folder or _new_folder(project.root / "runs", pipeline)
-            self._write_state()
+            with self._progress("opening mlruns"):
+                tracking.ensure_database(project.root, settings.name)
+            self.folder = folder or _new_folder(self.runs, pipeline)
+            self.state.write(self.folder)
         except (OSError, sqlite3.Error) as error:
             raise LocalRunError(
                 f"Nothing can be run, as runs and mlruns in {project.root} cannot be"
                 f" written: {error}."
             ) from None
+        self.digests = reuse.Digests(self.runs / ".digests.db")
 
-    def run(self, only: str | None = None) -> RunResult:
-        """Run all steps in the order of their dependencies, or `only` one of them."""
+    def run(self, only: str | None = None, fresh: bool = False) -> RunResult:
+        """Run the steps in the order of their dependencies, or `only` one of them.
+
+        What an earlier run has made is used again, unless all is to be `fresh`.
+        """
         if only is not None:
             self._check_inputs(only)
+        try:
+            lock = ExitStack()
+            lock.enter_context(reuse.locked(self.folder, 0))
+        except OSError as error:
+            text = f"Another run is at work, or nothing can be written, in {error}."
+            raise LocalRunError(text) from None
         results = [StepResult(name) for name in self.steps if only in (None, name)]
-        for result in results:
-            result.status = "failed"  # until it has ended well
-            try:
-                self._run_step(self.steps[result.name], result)
-            except OSError as error:  # a full disk, or a folder that was removed
-                self._print(f"[red]failed[/] {result.name}: ", str(error))
-            if result.status == "failed":
-                break
-        is_complete = all(result.status == "ran" for result in results)
+        with lock:
+            for result in results:
+                step = self.steps[result.name]
+                result.status = "failed"  # until it has ended well
+                try:
+                    if only or fresh or not self._reuse(step, result):
+                        self._run_step(step, result)
+                except (OSError, sqlite3.Error) as error:  # such as a full disk
+                    self._print(f"[red]failed[/] {result.name}: ", str(error))
+                if result.status == "failed":
+                    break
+        if only is None:
+            self._prune()
+        is_complete = all(result.status in ("ran", "reused") for result in results)
         status = "completed" if is_complete else "failed"
         return RunResult(self.pipeline, status, str(self.folder), results)
 
@@ -179,27 +199,67 @@ class LocalRun:
         if only not in self.steps:
             names = ", ".join(self.steps)
             raise LocalRunError(f"No step is called {only!r}: there are {names}.")
-        needed = self.steps[only].dependencies()
-        for name in reversed(self.steps):
-            if name in needed:
-                needed |= self.steps[name].dependencies()
+        needed = self._before(only)
         for name, step in self.steps.items():
-            made, now = self.done.get(name), self._words(step)
-            if name not in needed or made == now:
+            done, now = self.state.done.get(name), self._words(step)
+            places = [Path(self._place((name, port))) for port in step.outputs]
+            is_there = all(place.exists() for place in places)
+            if name not in needed or (done and done.words == now and is_there):
                 continue
             why = f", as {name} has not ended well in {self.folder}"
-            if made is not None:
-                old = " ".join(word for word in made if word not in now) or "nothing"
-                new = " ".join(word for word in now if word not in made) or "nothing"
-                why = f" on what {name} made with other settings ({old} is {new} now)"
+            if done and is_there:
+                old = " ".join(word for word in done.words if word not in now)
+                new = " ".join(word for word in now if word not in done.words)
+                why = f" on what {name} made with other settings"
+                why += f" ({old or 'nothing'} is {new or 'nothing'} now)"
+            elif done:
+                why = f", as what {name} made is gone"
             again = f"run it first, with --step {name}"
             raise LocalRunError(f"{only} cannot run{why}: {again}.")
+
+    def _before(self, name: str) -> set[str]:
+        """All steps that must have ended before one."""
+        found = self.steps[name].dependencies()
+        for other in reversed(self.steps):
+            if other in found:
+                found |= self.steps[other].dependencies()
+        return found
+
+    def _reuse(self, step: LocalStep, result: StepResult) -> bool:
+        """Use what an earlier run has made of a step again, if it would be the same."""
+        if not step.allow_reuse and not self._model(step):
+            return False
+        key, (model, _) = self._key(step, step.source_directory), self._looked_up(step)
+        with reuse.locked(self.runs):  # no run is removed meanwhile
+            made = reuse.find(self.runs, step.name, key, model) if key else None
+            if made is None:
+                return False
+            self.state.done[step.name] = made
+            self.state.write(self.folder)
+        result.status = "reused"
+        result.outputs = {port: self._place((step.name, port)) for port in step.outputs}
+        self._print(f"[cyan]reused[/] {step.name:10}[dim]", f"({made.run})")
+        return True
+
+    def _prune(self) -> None:
+        """Remove the runs beyond those that the settings keep, and say so."""
+        try:
+            keep = self.settings.keep_runs
+            files = tracking.registered_files(self.project.root)
+            with self._progress("removing old runs"):
+                removed = reuse.prune(
+                    self.runs, keep, lambda run: any(f"/{run}/" in one for one in files)
+                )
+        except (OSError, sqlite3.Error):
+            return  # the next run does it
+        for name in removed:
+            self._print("[dim]removed[/] ", f"{name} (keep_runs: {keep})")
 
     def _run_step(self, step: LocalStep, result: StepResult) -> None:
         """Run a step anew; OSError if its files cannot be written."""
         folder = self.folder / step.name
-        self.done.pop(step.name, None)
-        self._write_state()  # before its outputs change: they are never taken for whole
+        self.state.done.pop(step.name, None)
+        self.state.write(self.folder)  # before its outputs change: they are not whole
         if folder.exists():
             shutil.rmtree(folder)  # of an earlier try
         for file in step.snapshot:
@@ -209,6 +269,7 @@ class LocalRun:
         result.outputs = {port: self._place((step.name, port)) for port in step.outputs}
         for output in result.outputs.values():
             Path(output).mkdir(parents=True)
+        key, (model, _) = self._key(step, folder / "code"), self._looked_up(step)
         started = time.monotonic()
         code = self._run_process(step, result.outputs)
         result.seconds = round(time.monotonic() - started, 2)
@@ -217,8 +278,7 @@ class LocalRun:
         if code:
             self._show_failure(step, lines, log)
             return
-        self.done[step.name] = self._words(step)
-        self._write_state()
+        self._keep(step, key, model)
         result.status = "ran"
         head = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s  [dim]"
         self._print(head, lines[-1] if lines else "")
@@ -226,9 +286,27 @@ class LocalRun:
         for line in dict.fromkeys(line for line in lines if line.startswith(NOTE)):
             self._print("    ", line)
 
+    def _keep(self, step: LocalStep, key: str, model: str) -> None:
+        """Write down what a step has made, and from what: `key` and `model`."""
+        folder, done = self.folder / step.name, self.state.done
+        if key != self._key(step, folder / "code"):
+            key = ""  # its data has changed while it ran
+        now, run = self._looked_up(step)
+        if now != model and run != self.folder.name:
+            key = ""  # somebody else has registered another one meanwhile
+        elif now != model:
+            # The step has registered what the steps before it have made and judged.
+            for name in self._before(step.name) & done.keys():
+                if model in done[name].models:
+                    models = [*done[name].models, now]
+                    done[name] = replace(done[name], models=models)
+        files = reuse.listing(folder / "outputs")
+        done[step.name] = reuse.Made(self._words(step), key, [now], files)
+        self.state.write(self.folder)
+
     def _run_process(self, step: LocalStep, outputs: dict[str, str]) -> int:
         """Run a step, with its progress on screen and all it prints in its log."""
-        folder, console = self.folder / step.name, self.console
+        folder = self.folder / step.name
         places = {name: self._place(source) for name, source in step.inputs.items()}
         places |= outputs
         # By their paths, as the package may be installed from another project.
@@ -242,16 +320,13 @@ class LocalRun:
         environment = {
             **tracking.environment(self.project.root),
             "PYTHONUNBUFFERED": "1",
-            "MLFLOW_EXPERIMENT_NAME": self.experiment,
+            "MLFLOW_EXPERIMENT_NAME": self.settings.name,
             "MLFLOW_RUN_CONTEXT": json.dumps(tags),
             **places,
             **step.environment_variables,
         }
-        columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
-        is_off = not console.is_terminal
-        progress = Progress(*columns, console=console, transient=True, disable=is_off)
         with (
-            progress,
+            self._progress(step.name) as show,
             (folder / "log.txt").open("w", encoding="utf-8") as log,
             subprocess.Popen(
                 command,
@@ -266,12 +341,11 @@ class LocalRun:
             ) as process,
         ):
             assert process.stdout
-            task = progress.add_task(step.name, total=None)
             for line in process.stdout:
                 log.write(line)
                 log.flush()
                 if line.startswith(parallel_run.PROGRESS):
-                    progress.update(task, description=f"{step.name}: {line.strip()}")
+                    show(f"{step.name}: {line.strip()}")
             return process.wait()
 
     def _place(self, source: Source) -> str:
@@ -279,7 +353,9 @@ class LocalRun:
         if isinstance(source, Parameter):
             return str(self.project.root / str(self.values[source.name]))
         step, port = source
-        return str(self.folder / step / "outputs" / port)
+        made = self.state.done.get(step)
+        folder = self.runs / made.run if made and made.run else self.folder
+        return str(folder / step / "outputs" / port)
 
     def _text(self, given: Argument | Source) -> str:
         return str(self.values[given.name] if isinstance(given, Parameter) else given)
@@ -291,11 +367,63 @@ class LocalRun:
         """
         return [self._text(given) for given in (*step.arguments, *step.inputs.values())]
 
-    def _write_state(self) -> None:
-        state = {"pipeline": self.pipeline, "set": self.set, "done": self.done}
-        unfinished = self.folder / f".{STATE}"
-        unfinished.write_text(json.dumps(state, indent=2), encoding="utf-8")
-        unfinished.replace(self.folder / STATE)
+    def _key(self, step: LocalStep, code: Path) -> str:
+        """A digest of all that decides what a step makes, with its files as in `code`.
+
+        Empty if they or its data cannot be read.
+        """
+        inputs = {}
+        try:
+            with self._progress(f"{step.name}: looking for what has changed"):
+                snapshot = {file.as_posix(): code / file for file in step.snapshot}
+                files = self.digests.of(snapshot)
+                for name, source in step.inputs.items():
+                    if isinstance(source, Parameter):
+                        data = reuse.files_of(Path(self._place(source)))
+                        inputs[name] = self.digests.of(data)
+                    else:
+                        producer, port = source
+                        inputs[name] = f"{self.state.done[producer].id} {port}"
+        except OSError:
+            return ""
+        given = [
+            [type(one).__name__, self._text(one)]  # as a text may read like an output
+            for one in (*step.arguments, *step.unused_parameters)
+        ]
+        variables, environment = step.environment_variables, step.environment
+        parts = [step.name, step.script, step.is_parallel, step.outputs, given, inputs]
+        parts += [files, environment, variables]
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _model(self, step: LocalStep) -> tuple[str, str] | None:
+        """The name and version of the registered model that a step looks up, if any."""
+        words = [self._text(given) for given in step.arguments]
+        found = dict(pairwise(words))
+        name = found.get("--model-name")
+        if step.allow_reuse or name is None:
+            return None
+        return name, found.get("--model-version", "latest")
+
+    def _looked_up(self, step: LocalStep) -> tuple[str, str]:
+        """The registered model that a step looks up, and the run that registered it."""
+        if (asked := self._model(step)) is None:
+            return "", ""
+        version = tracking.registered_version(self.project.root, *asked)
+        if version is None:
+            return "none", ""
+        files = reuse.files_of(version.files) if version.files else {}
+        return f"{version.about} {self.digests.of(files)}", version.run
+
+    @contextmanager
+    def _progress(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Show that something is under way, where there is a screen."""
+        columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
+        is_off = not self.console.is_terminal
+        with Progress(
+            *columns, console=self.console, transient=True, disable=is_off
+        ) as progress:
+            task = progress.add_task(text, total=None)
+            yield lambda text: progress.update(task, description=text)
 
     def _print(self, markup: str, text: str) -> None:
         self.console.print(markup + escape(text), highlight=False, soft_wrap=True)
@@ -314,18 +442,38 @@ class LocalRun:
         self._print("[red]failed[/] ", "\n".join(lines))
 
 
-def _read_state(
-    folder: Path, pipeline: str
-) -> tuple[dict[str, str], dict[str, list[str]]]:
+def new_run(
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
+    values: Mapping[str, str] | None = None,
+    console: Console | None = None,
+    folder: Path | None = None,
+) -> LocalRun:
+    """A local run of one of the project's pipelines.
+
+    `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
+    can be run again. Without a `console` plain lines are printed, as a notebook shows
+    them best. LocalRunError and SettingsError say what stands in the way.
+    """
+    from . import sdk_steps  # which imports this module
+
+    settings, pipeline = project.settings(), pipelines[name]
+    steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
+    data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
+    console = console or Console(force_jupyter=False, force_terminal=False)
+    return LocalRun(project, settings, name, steps, values or {}, data, console, folder)
+
+
+def _read_state(folder: Path, pipeline: str) -> reuse.State:
     """What `run.json` says; LocalRunError if it is not that of a run of the pipeline."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        of, found = state["pipeline"], (dict(state["set"]), dict(state["done"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        state = reuse.State.read(folder)
+    except (OSError, ValueError):
         raise LocalRunError(f"{folder} is not the folder of a run.") from None
-    if of != pipeline:
-        raise LocalRunError(f"{folder} is of the pipeline {of}.")
-    return found
+    if state.pipeline != pipeline:
+        raise LocalRunError(f"{folder} is of the pipeline {state.pipeline}.")
+    return state
 
 
 def _new_folder(runs: Path, pipeline: str) -> Path:

@@ -110,6 +110,7 @@ class ProjectSettings:
     workspace: Location
     compute: Compute
     schedules: dict[str, Schedule] = field(default_factory=dict)  # by pipeline
+    keep_runs: rules.Count = 20  # on this machine, the newest
 
 
 @dataclass(frozen=True)

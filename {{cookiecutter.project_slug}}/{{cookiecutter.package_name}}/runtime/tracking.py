@@ -6,13 +6,17 @@ project was before, or of the project that this one is a copy of, become its own
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 DATABASE = "mlruns/mlflow.db"  # below the project
 ARTIFACTS = "mlruns/artifacts"
@@ -73,6 +77,40 @@ def ensure_database(root: Path, experiment: str) -> None:
                 _relocate(connection, f"{old}/", f"{own}/")
     if experiment not in {name for name, _, _ in experiments}:
         _create(root, experiment, database)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model: what tells it from others, and who made it."""
+
+    about: str
+    files: Path | None  # if they are on this machine
+    run: str  # the local run that registered it, if one did
+
+
+def registered_version(root: Path, model: str, version: str) -> Version | None:
+    """A version of a registered model, or the "latest"; None if there is none."""
+    query = (
+        "SELECT version, creation_time, run_id, source, (SELECT value FROM tags"
+        " WHERE run_uuid = run_id AND key = 'run') FROM model_versions WHERE name = ?1"
+        " AND current_stage IS NOT 'Deleted_Internal'"
+        " AND (?2 = 'latest' OR version = ?2) ORDER BY version DESC"
+    )
+    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+        found = connection.execute(query, [model, version]).fetchone()
+    if found is None:
+        return None
+    *about, source, run = found
+    address = urlsplit(source or "")
+    files = Path(url2pathname(address.path)) if address.scheme == "file" else None
+    return Version(json.dumps(about), files, run or "")
+
+
+def registered_files(root: Path) -> list[str]:
+    """Where the files of all registered models are, as paths or addresses."""
+    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+        found = connection.execute("SELECT source FROM model_versions").fetchall()
+    return [source or "" for (source,) in found]
 
 
 def _create(root: Path, experiment: str, database: Path) -> None:
