@@ -164,7 +164,8 @@ def files_of(data: Path) -> dict[str, Path]:
             continue
         seen.add(real)
         for path in (Path(folder, name) for name in names if name[0] != "."):
-            found[path.relative_to(data).as_posix()] = path
+            if path.is_file():
+                found[path.relative_to(data).as_posix()] = path
     return found
 
 
