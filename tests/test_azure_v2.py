@@ -183,6 +183,18 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
     assert len(deployments) == 4
     user.standin.verify()
 
+    # Azure allows 20: the oldest go, but for those that others have made.
+    newest = azure.resources[deployments[-1]]
+    endpoint = deployments[-1].rpartition("/")[0]
+    old = [f"v{number}" for number in range(20200101000000, 20200101000010)]
+    for name in [*old, "by-hand"]:
+        id = f"{endpoint}/{name}"
+        azure.resources[id] = newest | {"id": id, "name": name}
+    assert shell.run("publish scoring").code == 0
+    left = {id.rpartition("/")[2] for id in azure.resources if "/deployments/" in id}
+    assert len(left) == 11 and "by-hand" in left and old[-1] in left
+    assert old[4] not in left
+
 
 def test_a_step_that_fails(user: User, shell: Shell) -> None:
     failing = "print('\\n'.join(map(str, range(50)))); raise SystemExit('no rows')"

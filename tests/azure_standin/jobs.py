@@ -30,19 +30,23 @@ _SCHEDULE = "arm{scope}/schedules/{name}"
 # Operations that take a while, of which all are done when somebody asks
 
 
-def accepted(azure: Azure, request: Request, answer: Json, kind: str) -> Reply:
-    """An answer that says where to ask whether what was begun is done."""
+def operation(azure: Azure, request: Request, kind: str) -> dict[str, str]:
+    """Headers that say where to ask whether what was begun is done."""
     workspace = workspace_of(azure, request["scope"])["properties"]["workspaceId"]
     place = f"{request['scope'].partition('/resourceGroups/')[0]}/providers/{PROVIDER}"
     status = (
         f"{place}/locations/{REGION}/mfeOperationsStatus/{kind}:{workspace}:{new_id()}"
     )
     version = request.query["api-version"]
-    headers = {
+    return {
         "Azure-AsyncOperation": f"https://{ARM_HOST}{status}?api-version={version}",
         "Location": location_of(request),
         "x-ms-async-operation-timeout": "PT30M",
     }
+
+
+def accepted(azure: Azure, request: Request, answer: Json, kind: str) -> Reply:
+    headers = operation(azure, request, kind)
     creating = answer["properties"] | {"provisioningState": "Creating"}
     return Reply(answer | {"properties": creating}, 201, headers)
 
@@ -277,6 +281,16 @@ def find_endpoint(azure: Azure, id: str) -> Json:
 def list_endpoints(azure: Azure, request: Request) -> Json:
     known = azure.below(f"{request['scope']}/batchEndpoints")
     return {"value": [one for one in known if one["type"].endswith("batchEndpoints")]}
+
+
+@route(f"DELETE {_DEPLOYMENT}")
+def delete_deployment(azure: Azure, request: Request) -> Reply:
+    """As the deletion of an endpoint was recorded."""
+    endpoint = find_endpoint(azure, request.path.partition("/deployments/")[0])
+    if endpoint["properties"]["defaults"]["deploymentName"] == request["deployment"]:
+        raise Refusal(400, "The deployment is the endpoint's default.", "UserError")
+    del azure.resources[request.path.lower()]
+    return Reply(None, 202, operation(azure, request, "bd"))
 
 
 @route(f"PUT {_DEPLOYMENT}")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(TRUTH is None, reason="no recordings beside it")
 RECORDINGS = sorted((TRUTH / "recordings").glob("*.json")) if TRUTH else []
 #: Requests that no client of ours sends, and why.
 NOT_PLAYED = {
-    r"^DELETE ": "nothing is deleted",
+    r"^DELETE ": "deployments alone are deleted",
     r"^PUT .*/datastores/": "no datastore is added",
     r"^(GET|POST) .*/datastores/test_": "the one that was added",
     r"batch-ept-11a|batch-ept-23f.*(/deployments|/jobs\b)": "deployments of a model, "
