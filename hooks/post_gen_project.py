@@ -1,34 +1,31 @@
 """Tells what is next. The answers were checked before: see pre_gen_project.py."""
 
-import importlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
 
-def project_module(name: str) -> Any:
-    """A module of the project's package, whatever that is called."""
-    sys.dont_write_bytecode = True  # the project is to hold only what was generated
-    package = ModuleType("project")
-    package.__path__ = [os.path.abspath(ANSWERS["package_name"])]
-    sys.modules["project"] = package
-    return importlib.import_module(f"project.{name}")
+def empty_settings() -> dict[str, list[str]]:
+    """What Azure needs and the files leave empty, by file."""
+    config, settings = (
+        (file, Path(file).read_text("utf-8", "replace"))
+        for file in (".azureml/config.json", "settings.yml")
+    )
+    sections = {"region": "workspace", "name": "compute", "vm_size": "compute"}
+    names = re.findall(r'^  (\w+): ""', settings[1], re.MULTILINE)
+    found = {
+        settings[0]: [f"{sections[name]}.{name}" for name in names if name in sections],
+        config[0]: re.findall(r'"(\w+)": ""', config[1]),
+    }
+    return {file: keys for file, keys in found.items() if keys}
 
 
 def main() -> None:
-    empty: dict[str, list[str]] = {}
-    notes: list[str] = []
-    for problem in project_module("settings").PROJECT.problems():
-        if problem.kind == "empty":
-            empty.setdefault(problem.file, []).append(problem.key)
-        else:
-            notes.append(str(problem))
     name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
     lines = ["", f"The project is in {Path.cwd()}. What is next:", "", f"    cd {name}"]
     run = f"python -m {package} run training"
@@ -39,11 +36,9 @@ def main() -> None:
         lines.append(f'    uv venv --python ">=3.10,<3.{newest + 1}"')
         lines.append("    uv pip install -e .")
         lines += [f"    uv run --no-project {run}"]
-    if empty:
+    if empty := empty_settings():
         lines += ["", "Before anything goes to Azure, fill in:", ""]
         lines += [f"    {', '.join(keys)} in {file}" for file, keys in empty.items()]
-    if notes:
-        lines += ["", "Worth a look:", "", *(f"    {note}" for note in notes)]
     # in ASCII, which no console fails on
     text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
     try:

@@ -8,18 +8,12 @@ import importlib
 import json
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
-
-import jinja2
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
@@ -71,25 +65,36 @@ def unprintable() -> dict[str, str]:
     return wrong
 
 
+def fill_in(text: str) -> str:
+    """A file of settings with the answers, whose places hold no other Jinja than these."""
+
+    def answer(place: re.Match[str]) -> str:
+        value = ANSWERS[place[1]]
+        return json.dumps(value) if place[2] else str(value)
+
+    return re.sub(r"{{ '{{' }} cookiecutter\.(\w+)(\|tojson)? }}", answer, text)
+
+
 def check(root: Path) -> tuple[dict[str, str], list[str]]:
     """What is wrong, by question, and what is worth a look, about the settings."""
     settings, module = project_module("settings"), project_module("runtime.project")
-    files = jinja2.FileSystemLoader(PROJECT)
-    jinja = jinja2.Environment(loader=files, **ANSWERS["_jinja2_env_vars"])
     for file in (module.SETTINGS, module.CONFIG):
         (root / file).parent.mkdir(exist_ok=True)
-        text = jinja.get_template(file).render(cookiecutter=ANSWERS)
+        text = fill_in((PROJECT / file).read_text(encoding="utf-8"))
         (root / file).write_bytes(text.encode("utf-8", "replace"))
-    wrong = {}
+    wrong, notes = {}, []
     project = module.Project(root / "package", settings.Settings)
     project.package = ANSWERS["package_name"]
     for problem in project.problems():
         if problem.kind == "wrong":
             key = QUESTIONS.get(problem.key, problem.key)
             wrong[key] = f"{key} {problem.text}: {problem.fix}."
+        elif problem.kind != "empty":
+            notes.append(str(problem))
     if ANSWERS["check_azure"] != "online" or wrong:
-        return wrong, []
-    notes = []
+        return wrong, notes
+    from importlib.util import find_spec
+
     checks = project_module("runtime.checks")
     checks.COMMAND = f"python -m {ANSWERS['package_name']}"
     has_library = find_spec("azure") and find_spec("azure.identity")
@@ -104,6 +109,9 @@ def check(root: Path) -> tuple[dict[str, str], list[str]]:
 
 def get_token(login: str, scope: str) -> str:
     """A token without azure-identity: by the variables, or from `az`."""
+    import shutil
+    import subprocess
+
     import requests
 
     timeout = project_module("runtime.checks").TIMEOUT
@@ -133,6 +141,9 @@ def get_token(login: str, scope: str) -> str:
 
 def quote(word: str) -> str:
     """A word of a command line, in ASCII."""
+    import shlex
+    import subprocess
+
     if os.name == "nt":
         return subprocess.list2cmdline([word])
     if word.isascii() and word.isprintable():
@@ -167,7 +178,7 @@ def again(wrong: set[str]) -> str:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         wrong, notes = check(Path(folder))
     wrong |= unprintable()
     lines = [*wrong.values()] or ["", "Worth a look:", "", *map("    {}".format, notes)]
