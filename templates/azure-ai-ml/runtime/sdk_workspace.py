@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 from azure.ai.ml import MLClient, constants, entities
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from . import checks, connection
@@ -108,11 +108,7 @@ class Workspace:
         client = _client(config)
         try:
             return cls(client, client.workspaces.get(config.workspace_name))
-        except HttpResponseError as error:
-            if error.status_code != 404:
-                raise
-            if "SubscriptionNotFound" in str(error):
-                raise connection.subscription_missing(config) from error
+        except ResourceNotFoundError as error:
             raise connection.workspace_missing(config) from error
 
     @classmethod

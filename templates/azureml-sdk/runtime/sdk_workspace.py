@@ -19,7 +19,7 @@ from azureml.pipeline import core as sdk
 
 from . import checks, connection
 from .connection import AzureError, Cluster, Failure
-from .project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
+from .project import CONFIG, Compute, PipelineDefinition, Schedule, WorkspaceConfig
 from .rules import CLOUDS
 from .sdk_steps import build_steps
 
@@ -107,7 +107,9 @@ class Workspace:
         try:
             return cls(SdkWorkspace.get(name, auth, subscription, group))
         except UserErrorException as error:  # its text lists all subscriptions
-            raise connection.subscription_missing(config) from error
+            text = f"{CONFIG}: the login sees no subscription {subscription}"
+            fix = "write one that `az account list --output table` shows"
+            raise AzureError(f"{text}: {fix}.") from error
         except Exception as error:
             if connection.status(error) != 404:
                 raise

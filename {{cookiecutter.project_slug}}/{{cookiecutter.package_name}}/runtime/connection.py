@@ -67,12 +67,6 @@ def workspace_missing(config: WorkspaceConfig) -> WorkspaceMissing:
     return WorkspaceMissing(f"{text}: {fix}.")
 
 
-def subscription_missing(config: WorkspaceConfig) -> AzureError:
-    text = f"{CONFIG}: the login sees no subscription {config.subscription_id}"
-    fix = "write one that `az account list --output table` shows"
-    return AzureError(f"{text}: {fix}.")
-
-
 def login_missing(error: Exception, config: WorkspaceConfig) -> AzureError:
     _, text, fix = checks.explain_login(str(error), config.cloud)
     return AzureError(_sentence(text, fix))
