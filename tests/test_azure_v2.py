@@ -209,6 +209,28 @@ def test_a_step_that_fails(user: User, shell: Shell) -> None:
     assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
 
 
+def test_a_mini_batch_that_fails(user: User, shell: Shell) -> None:
+    """With as many as may fail, and one more."""
+    prep = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
+(folder / "part.parquet").write_text("")
+"""
+    user.write("prep", prep)
+    user.write("score", "def run(batch):\n    raise ValueError('no model')")
+    failed = shell.run("submit scoring --wait")
+    user.project.set("scoring", error_threshold=1)
+    allowed = shell.run("submit scoring --wait")
+    user.project.set("scoring", error_threshold=0)
+    for step in ("prep", "score"):
+        user.write(step, "print('done')")
+    assert failed.code == 1
+    assert "Its logs/user/error.txt ends:" in failed.out
+    assert "ValueError: no model" in failed.out
+    assert "logs/user/ there holds what the entry script printed" in failed.out
+    assert allowed.code == 0, allowed.out
+
+
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

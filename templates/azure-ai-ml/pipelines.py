@@ -134,7 +134,6 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
                 predictions=_output("predictions"),
                 model_name=settings.name,
                 model_version=_input("model_version"),
-                error_threshold=options.error_threshold,
             ),
         ),
         inputs={"prepared": FOLDER, "model_version": str(options.model_version)},
@@ -148,6 +147,7 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
             "max_retries": options.run_max_try,
             "timeout": options.run_invocation_timeout,
         },
+        error_threshold=options.error_threshold,
         # The workers share the cores.
         environment_variables={"OMP_NUM_THREADS": "1"},
         is_deterministic=False,  # the registered model, which it looks up, can change
