@@ -185,11 +185,11 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
 
     # Azure allows 20: the oldest go, but for those that others have made.
     newest = azure.resources[deployments[-1]]
-    endpoint = deployments[-1].rpartition("/")[0]
+    endpoint = newest["id"].rpartition("/")[0]
     old = [f"v{number}" for number in range(20200101000000, 20200101000010)]
     for name in [*old, "by-hand"]:
         id = f"{endpoint}/{name}"
-        azure.resources[id] = newest | {"id": id, "name": name}
+        azure.resources[id.lower()] = newest | {"id": id, "name": name}
     assert shell.run("publish scoring").code == 0
     left = {id.rpartition("/")[2] for id in azure.resources if "/deployments/" in id}
     assert len(left) == 11 and "by-hand" in left and old[-1] in left

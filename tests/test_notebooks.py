@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 from azure_standin import Standin
-from conftest import SDKS, TEMPLATE, Bake, Project
+from conftest import PYTHONS, SDKS, TEMPLATE, Bake, Project
 from nbclient import NotebookClient
 
 FENCED = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
@@ -114,10 +114,22 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
     assert scoring.data("plt.legend", "image/png")
 
 
-def test_they_run_with_a_workspace(bake: Bake, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sdk", "task", "ended"),
+    [
+        ("azureml-sdk", "classification", "finished"),
+        ("azure-ai-ml", "regression", "completed"),
+    ],
+)
+def test_they_run_with_a_workspace(
+    bake: Bake, tmp_path: Path, sdk: str, task: str, ended: str
+) -> None:
     with Standin.running(tmp_path / "standin") as standin:
+        standin.azure.python = PYTHONS[sdk]
         standin.create_workspace("workspace", "group")
         project = bake(
+            azureml_sdk=sdk,
+            task=task,
             azure_subscription_id=standin.subscription_id,
             azure_resource_group="group",
             azure_workspace_name="workspace",
@@ -141,13 +153,13 @@ def test_they_run_with_a_workspace(bake: Bake, tmp_path: Path) -> None:
             scoring: ["prep", "score"],
         }.items():
             printed = notebook.text("workspace.submit")
-            finished = re.findall(r"^finished +(\w+)$", printed, re.MULTILINE)
+            finished = re.findall(rf"^{ended} +(\w+)$", printed, re.MULTILINE)
             assert sorted(finished) == sorted(steps)
-            assert re.search("^finished +run ", printed, re.MULTILINE)
+            assert re.search(f"^{ended} +run ", printed, re.MULTILINE)
         assert "scheduled  frequency Week" in scoring.text("workspace.publish")
 
-        (endpoint,) = standin.azure.endpoints.values()
-        assert endpoint["Name"] == f"{project.package}-scoring"
+        published = scoring.text("workspace.publish")
+        assert f"published  {project.package}-scoring" in published
         standin.verify()
 
 
