@@ -39,7 +39,7 @@ test: .venv/tests  ## run all tests
 	$(BIN)/black --quiet --check hooks tests benchmarks
 	$(BIN)/ruff check --quiet hooks tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 build/tools/made: requirements.txt
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \
