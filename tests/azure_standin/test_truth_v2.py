@@ -74,6 +74,7 @@ NOT_RECORDED = {
     *("GET {kind}", "GET {kind}/{name}", "GET mfeOperationResults/{id}"),
     *("GET batchEndpoints", "GET jobs", "GET schedules", "POST jobs/{name}/cancel"),
     "POST {kind}/{name}/versions/{version}/startPendingUpload",
+    "DELETE batchEndpoints/{name}/deployments/{deployment}",
 }
 MISSING = object()
 HEADERS = ("Location", "Azure-AsyncOperation", "x-ms-async-operation-timeout")
