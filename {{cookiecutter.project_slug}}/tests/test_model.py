@@ -283,8 +283,10 @@ def test_tables_predict_what_scikit_learn_does(
     x = train.feature_table(pl.from_pandas(frame), ["key", target])
     model = train.build_model(x, task, 1, **TRAINING["hyperparameters"] | more)
     model.fit(x, frame[target])
-    new = x.assign(word="unseen") if "word" in x else x.assign(size=np.inf)
-    rows = pd.concat([x, new, x.assign(size=np.nan, day=pd.NaT, is_new=np.nan)])
+    rows = pd.concat([x, x], ignore_index=True)
+    rows.loc[:600, ["size", "day", "is_new"]] = None
+    rows.loc[400:1000, "size"] = np.inf
+    rows.loc[800:1400, x.columns.intersection(["word"])] = "unseen"
     predict = "predict_proba" if task == "classification" else "predict"
     expected = getattr(model, predict)(rows)
     score.quicken(model)
