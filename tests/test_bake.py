@@ -66,6 +66,7 @@ steps/register/.amlignore
 steps/register/register.py
 steps/score/.amlignore
 steps/score/score.py
+steps/score/trees.py
 steps/train/.amlignore
 steps/train/split.py
 steps/train/train.py

@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import yaml
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import f1_score
 
 from steps.evaluate import comparison, evaluate
@@ -265,6 +266,36 @@ def test_each_row_is_predicted(scorer: score.Scorer) -> None:
     assert scored["key"].to_list() == list(rows.key)
     predicted = np.array(scored["prediction"].to_list())
     assert (predicted == table()["class"]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "more"),
+    [
+        ("classification", "class", {}),
+        ("classification", "word", {"max_leaf_nodes": 60}),  # of several classes
+        ("regression", "amount", {}),
+    ],
+)
+def test_tables_predict_what_scikit_learn_does(
+    task: str, target: str, more: dict[str, Any]
+) -> None:
+    frame = table(2000).fillna({target: "none"})
+    x = train.feature_table(pl.from_pandas(frame), ["key", target])
+    model = train.build_model(x, task, 1, **TRAINING["hyperparameters"] | more)
+    model.fit(x, frame[target])
+    rows = pd.concat([x, x], ignore_index=True)
+    rows.loc[:600, ["size", "day", "is_new"]] = None
+    rows.loc[400:1000, "size"] = np.inf
+    rows.loc[800:1400, x.columns.intersection(["word"])] = "unseen"
+    predict = "predict_proba" if task == "classification" else "predict"
+    expected = getattr(model, predict)(rows)
+    score.quicken(model)
+    assert np.array_equal(getattr(model, predict)(rows), expected)
+
+
+def test_a_model_without_tables_predicts_as_before() -> None:
+    with pytest.raises(score.UnknownModel, match="LinearRegression"):
+        score.quicken(LinearRegression())
 
 
 def test_scoring_a_part_again_replaces_it(scorer: score.Scorer) -> None:

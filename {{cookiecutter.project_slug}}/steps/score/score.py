@@ -23,6 +23,7 @@ import polars.selectors as cs
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
+from trees import UnknownModel, quicken
 
 ROW = "row"  # the column that prep numbers rows by where there is no key
 # To a model every column is one of these, named so in its signature.
@@ -76,6 +77,10 @@ def init() -> None:
         copy = shutil.copytree(folder, Path(plain) / "model")
         model = mlflow.sklearn.load_model(copy.as_uri())
         columns = model_columns(str(copy))
+    try:
+        quicken(model)
+    except UnknownModel as reason:
+        print(f"note: the model predicts at scikit-learn's own pace: {reason}.")
     scorer = Scorer(model, columns, args.keys or [ROW], args.predictions)
     try:
         args.predictions.mkdir(parents=True, exist_ok=True)
