@@ -281,7 +281,10 @@ def test_tables_predict_what_scikit_learn_does(
 ) -> None:
     frame = table(2000).fillna({target: "none"})
     x = train.feature_table(pl.from_pandas(frame), ["key", target])
-    model = train.build_model(x, task, 1, **TRAINING["hyperparameters"] | more)
+    model = train.build_model(x, task, 1, **TRAINING["hyperparameters"])
+    if not type(model[-1]).__name__.startswith("HistGradientBoosting"):
+        pytest.skip("build_model has another kind of model")
+    model[-1].set_params(**more)
     model.fit(x, frame[target])
     rows = pd.concat([x, x], ignore_index=True)
     rows.loc[:600, ["size", "day", "is_new"]] = None
