@@ -115,7 +115,7 @@ def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
 def prepared(raw: Path, keys: list[str]) -> pl.DataFrame:
     """The rows of a raw folder as the prep step gives them to train."""
     out = raw.parent / f"{raw.name}-prepared"
-    command = [sys.executable, str(STEPS / "prep" / "prep.py"), "--raw", str(raw)]
+    command = [sys.executable, "-B", str(STEPS / "prep" / "prep.py"), "--raw", str(raw)]
     command += ["--prepared", str(out), "--report", str(out) + "-report"]
     command += ["--target", "y", "--keys", *keys]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -466,7 +466,7 @@ def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
         "print(model.split.groups(pl.DataFrame({'id': ['1']}))[0])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-B", "-c", code],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -113,7 +113,7 @@ def test_a_random_forest(walk: Walk) -> None:
     run = walk.project.run("training", "--set", "n_estimators=30")
     assert run.code == 0, run.err
     assert walk.touched() == {"settings.yml", "steps/train/train.py"}
-    walk.assert_tests_pass()
+    walk.assert_tests_pass("tests/test_model.py")
     wrong = walk.project.run("training", "--set", "n_estimators=-3")
     assert wrong.code == 1
     assert "n_estimators" in wrong.err and "Traceback" not in wrong.err
