@@ -12,16 +12,15 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
 def empty_settings() -> dict[str, list[str]]:
     """What Azure needs and the files leave empty, by file."""
-    config, settings = (
-        (file, Path(file).read_text("utf-8", "replace"))
-        for file in (".azureml/config.json", "settings.yml")
-    )
-    sections = {"region": "workspace", "name": "compute", "vm_size": "compute"}
-    names = re.findall(r'^  (\w+): ""', settings[1], re.MULTILINE)
-    found = {
-        settings[0]: [f"{sections[name]}.{name}" for name in names if name in sections],
-        config[0]: re.findall(r'"(\w+)": ""', config[1]),
+    forms = {
+        "settings.yml": r'^  (region|name|vm_size): ""',
+        ".azureml/config.json": r'"(\w+)": ""',
     }
+    sections = {"region": "workspace.", "name": "compute.", "vm_size": "compute."}
+    found = {}
+    for file, form in forms.items():
+        keys = re.findall(form, Path(file).read_text("utf-8", "replace"), re.MULTILINE)
+        found[file] = [sections.get(key, "") + key for key in keys]
     return {file: keys for file, keys in found.items() if keys}
 
 

@@ -2,14 +2,14 @@
 
 import sys
 
+from .runtime import not_installed
+
 try:
     from .runtime.command_line import main
     from .runtime.project import Pipelines
     from .settings import PROJECT
 except ModuleNotFoundError as error:  # PyYAML, as nothing else is imported here
-    version = ".".join(map(str, sys.version_info[:2]))
-    where = f"{error.name} is not installed for this Python {version}"
-    sys.exit(f"{where} ({sys.executable}): install the project, as README.md says.")
+    sys.exit(not_installed(error))
 
 
 def pipelines() -> Pipelines:

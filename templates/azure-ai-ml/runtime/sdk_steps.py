@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from azure.ai.ml import Input as SdkInput
@@ -104,11 +104,17 @@ class _Node:
         self.component: dict[str, Any] = component
         self.is_parallel = node["type"] == "parallel"
         self.outputs = list(self.component.get("outputs") or {})
-        self.sources: dict[str, Source | str] = {
-            name: self.source(name) for name in self.component.get("inputs") or {}
-        }
+        self.folders: dict[str, Source] = {}  # of data, or that another step writes
+        self.values: dict[str, Parameter | str] = {}
+        for port in self.component.get("inputs") or {}:
+            source = self.source(port)
+            is_data = isinstance(source, Parameter) and source.default is None
+            if isinstance(source, tuple) or (is_data and not isinstance(source, str)):
+                self.folders[port] = source
+            else:
+                self.values[port] = source
 
-    def refuse(self, what: str, fix: str) -> None:
+    def refuse(self, what: str, fix: str) -> NoReturn:
         raise LocalRunError(f"pipelines.py: {self.name} {what}: {fix}.")
 
     def source(self, name: str) -> Source | str:
@@ -148,19 +154,13 @@ class _Node:
         script, arguments = self.driver() if self.is_parallel else self.command()
         if not (folder / script).is_file():
             self.refuse(f"runs {script}, which is not in {folder}", "correct the name")
-        is_bound = (Parameter, tuple)
         return LocalStep(
             name=self.name,
             source_directory=folder,
             snapshot=[file.relative_to(folder) for file in sent],
             script=script,
             arguments=arguments,
-            inputs={
-                name: source
-                for name, source in self.sources.items()
-                if isinstance(source, is_bound)
-                and not (isinstance(source, Parameter) and source.default is not None)
-            },
+            inputs=self.folders,
             outputs=self.outputs,
             run_after=[],
             environment_variables=dict(self.node.get("environment_variables") or {}),
@@ -173,15 +173,17 @@ class _Node:
     def command(self) -> tuple[str, list[Argument]]:
         """The script of a command node, and its arguments."""
         given = self.component["command"]
-        python, script, *words = [*shlex.split(self.optional(given)), "", ""]
-        if python != "python" or not script.endswith(".py"):
-            self.refuse(f"runs `{given}`", "let it begin with python and a script")
-        return script, [self.argument(word) for word in words[:-2]]
+        match shlex.split(self.optional(given)):
+            case ["python", script, *words] if script.endswith(".py"):
+                return script, [self.argument(word) for word in words]
+        self.refuse(f"runs `{given}`", "let it begin with python and a script")
 
     def driver(self) -> tuple[str, list[Argument]]:
         """The script of a parallel node, and what the driver of such nodes is given."""
         node, task = self.node, self.component["task"]
         retries, script = node.get("retry_settings") or {}, task["entry_script"]
+        if task.get("append_row_to"):
+            self.refuse("has append_row_to", "let the script write its files itself")
         given: dict[str, Any] = {
             "scoring_module_name": script,
             "mini_batch_size": self.work("mini_batch_size"),
@@ -190,9 +192,7 @@ class _Node:
             "run_invocation_timeout": retries.get("timeout"),
             "error_threshold": node.get("error_threshold"),
             "allowed_failed_count": node.get("mini_batch_error_threshold"),
-            "output_action": (
-                "append_row" if task.get("append_row_to") else "summary_only"
-            ),
+            "output_action": "summary_only",
         }
         arguments: list[Argument] = []
         for name, value in given.items():
@@ -202,8 +202,6 @@ class _Node:
         read = self.argument(str(node.get("input_data")))
         if not isinstance(read, Input):
             self.refuse(f"splits {read}, none of its inputs", "correct input_data")
-        if task.get("append_row_to"):
-            self.refuse("has append_row_to", "let the script write its files itself")
         arguments += ["--input_fds_0", str(read)]
         # The service splits them at each space, quoted or not.
         words = self.optional(task.get("program_arguments") or "").split()
@@ -219,8 +217,9 @@ class _Node:
         """A command without the parts whose optional inputs have not been given."""
 
         def keep(part: re.Match[str]) -> str:
-            names = [name for kind, name in re.findall(REFERENCE, part[1])]
-            return part[1] if all(self.sources.get(name) for name in names) else ""
+            given = self.folders | self.values
+            names = [name for _, name in re.findall(REFERENCE, part[1])]
+            return part[1] if all(given.get(name) for name in names) else ""
 
         return re.sub(r"\$\[\[(.*?)\]\]", keep, text)
 
@@ -231,11 +230,10 @@ class _Node:
                 self.refuse(f"has the word {word}", "let such a word stand alone")
             return word
         kind, name = found.groups()
-        if name not in (self.sources if kind == "inputs" else self.outputs):
-            self.refuse(f"names {kind}.{name}, which it has not", "correct the name")
-        if kind == "outputs":
+        if kind == "outputs" and name in self.outputs:
             return Output(name)
-        source = self.sources[name]
-        if isinstance(source, Parameter) and source.default is not None:
-            return source
-        return source if isinstance(source, str) else Input(name)
+        if kind == "inputs" and name in self.folders:
+            return Input(name)
+        if kind == "inputs" and name in self.values:
+            return self.values[name]
+        self.refuse(f"names {kind}.{name}, which it has not", "correct the name")

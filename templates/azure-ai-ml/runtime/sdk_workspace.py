@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import requests
@@ -16,7 +17,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from . import checks, connection
-from .connection import AzureError, Cluster, Failure
+from .connection import Cluster, Failure
 from .project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
 from .rules import CLOUDS
 from .sdk_steps import build_steps, set_parameters
@@ -121,8 +122,16 @@ class Workspace:
 
     def cluster(self, name: str) -> Cluster | None:
         """A cluster that is ready; AzureError if it has failed, or is of another kind."""
+        found = self._compute(name)
+        return _ready(name, found) if found else None
+
+    def has_compute(self, name: str) -> bool:
+        """Whether there is something of the name, be it a cluster or not."""
+        return self._compute(name) is not None
+
+    def _compute(self, name: str) -> entities.Compute | None:
         try:
-            return _ready(name, self.client.compute.get(name))
+            return self.client.compute.get(name)
         except ResourceNotFoundError:
             return None
 
@@ -148,9 +157,13 @@ class Workspace:
             done = "registered"
         return done, f"environment {name}, version {version}"
 
+    @cached_property
+    def _store(self) -> Any:
+        return self.client.datastores.get_default(include_secrets=True)
+
     def default_datastore(self) -> tuple[str, ContainerClient]:
         """Its name, and the client of its container of blobs."""
-        store = self.client.datastores.get_default(include_secrets=True)
+        store = self._store
         key = getattr(store.credentials, "account_key", None)
         key = key or getattr(store.credentials, "sas_token", None)
         place = f"https://{store.account_name}.blob.{store.endpoint}"
@@ -166,9 +179,8 @@ class Workspace:
         changing: Collection[str],
     ) -> entities.PipelineJob:
         """The pipeline in the workspace, on folders of the default datastore."""
-        store = self.client.datastores.get_default().name
         addresses = {
-            name: f"azureml://datastores/{store}/paths/{folder.strip('/')}/"
+            name: f"azureml://datastores/{self._store.name}/paths/{folder.strip('/')}/"
             for name, folder in folders.items()
         }
         job = build_steps(pipeline, settings, addresses)
@@ -199,10 +211,7 @@ class Workspace:
             except ResourceNotFoundError:
                 raise error from None
             except Exception:  # noqa: BLE001 (nothing is known, whatever it is)
-                text = "Azure does not answer whether the run has started"
-                where = f"run {built.name} of the experiment {experiment_name}"
-                fix = f"look in the Studio for {where} before you submit again"
-                raise AzureError(f"{text}: {fix}.") from error
+                raise connection.unknown_start(built.name, experiment_name) from error
 
     def endpoint_name(self, name: str) -> str:
         """A name that no other workspace of the region has, nor another pipeline."""

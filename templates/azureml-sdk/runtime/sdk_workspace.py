@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,10 @@ class Workspace:
         found = self.sdk_workspace.compute_targets.get(name)
         return _ready(name, found) if found else None
 
+    def has_compute(self, name: str) -> bool:
+        """Whether there is something of the name, be it a cluster or not."""
+        return name in self.sdk_workspace.compute_targets
+
     def create_cluster(self, wanted: Compute) -> Cluster:
         scaling = {**SCALING, "max_nodes": wanted.max_nodes}
         new = AmlCompute.provisioning_configuration(wanted.vm_size, **scaling)
@@ -147,9 +152,13 @@ class Workspace:
             found, done = wanted.register(self.sdk_workspace), "registered"
         return done, f"environment {wanted.name}, version {found.version}"
 
+    @cached_property
+    def _store(self) -> Any:
+        return self.sdk_workspace.get_default_datastore()
+
     def default_datastore(self) -> tuple[str, Any]:
         """Its name, and the client of its container of blobs."""
-        store = self.sdk_workspace.get_default_datastore()
+        store = self._store
         return store.name, store.blob_service.get_container_client(store.container_name)
 
     def build(
@@ -160,9 +169,8 @@ class Workspace:
         changing: Collection[str],
     ) -> sdk.Pipeline:
         """The pipeline in the workspace, on folders of the default datastore."""
-        store = self.sdk_workspace.get_default_datastore()
         datasets = {
-            name: Dataset.File.from_files((store, folder), validate=False)
+            name: Dataset.File.from_files((self._store, folder), validate=False)
             for name, folder in folders.items()
         }
         steps = build_steps(pipeline, settings, datasets, changing)
@@ -187,10 +195,7 @@ class Workspace:
                 run = sdk.PipelineRun(experiment, asked[1])
                 has_started = run.get_status() != "NotStarted"
             except Exception:  # noqa: BLE001 (nothing is known, whatever it is)
-                text = "Azure does not answer whether the run has started"
-                where = f"run {asked[1]} of the experiment {experiment.name}"
-                fix = f"look in the Studio for {where} before you submit again"
-                raise AzureError(f"{text}: {fix}.") from error
+                raise connection.unknown_start(asked[1], experiment_name) from error
             if not has_started:
                 raise
             return Run(run), True

@@ -19,3 +19,12 @@ and, for the SDK that the pipelines are written in:
     sdk_steps.py     what its steps are made of
     sdk_workspace.py the workspace
 """
+
+import sys
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """What to say when a package is missing; nothing but the standard library is here."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    where = f"{error.name} is not installed for this Python {version}"
+    return f"{where} ({sys.executable}): install the project, as README.md says."

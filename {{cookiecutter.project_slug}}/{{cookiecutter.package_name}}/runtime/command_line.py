@@ -13,6 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from . import not_installed
 from .project import CommandError, Pipelines, Project
 
 
@@ -158,10 +159,7 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
         print(error, file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        version = ".".join(map(str, sys.version_info[:2]))
-        where = f"{error.name} is not installed for this Python {version}"
-        fix = "install the project, as README.md says"
-        print(f"{where} ({sys.executable}): {fix}.", file=sys.stderr)
+        print(not_installed(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -72,6 +72,14 @@ def login_missing(error: Exception, config: WorkspaceConfig) -> AzureError:
     return AzureError(_sentence(text, fix))
 
 
+def unknown_start(run: str, experiment: str) -> AzureError:
+    text = "Azure does not answer whether the run has started"
+    where = f"run {run} of the experiment {experiment}"
+    return AzureError(
+        f"{text}: look in the Studio for {where} before you submit again."
+    )
+
+
 def not_a_cluster(name: str, kind: str) -> AzureError:
     where = f"settings.yml: compute.name is {name}, a {kind}"
     return AzureError(f"{where}, not a compute cluster: write another name.")

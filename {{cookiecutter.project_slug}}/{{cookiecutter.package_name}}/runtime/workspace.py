@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from . import checks, connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing
 from .local_run import LOG_END, parameter_values
 from .project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
+from .reuse import files_of
 from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
 
@@ -144,23 +146,18 @@ def _data(
             data[name] = folders[name], {}
             continue
         path = getattr(settings.data, key)
-        source = root / path
-        top = source.parent if source.is_file() else source
-        found = sorted(source.rglob("*")) or [source]
-        files = [one for one in found if one.is_file() and one.name[0] != "."]
+        files = sorted(files_of(root / path).items(), key=itemgetter(1))
         if not files:
             where = f"settings.yml: data.{key} is {path}, where no file is"
             raise AzureError(f"{where}: put the data there, or write where it is.")
-        names = [file.relative_to(top).as_posix() for file in files]
         digest = hashlib.sha256()
-        for relative, file in zip(names, files):
+        for relative, file in files:
             digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as content:
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
         folder = f"{settings.name}/{key}-{digest.hexdigest()[:16]}"
-        paths = [f"{folder}/{relative}" for relative in names]
-        data[name] = folder, dict(zip(paths, files))
+        data[name] = folder, {f"{folder}/{relative}": file for relative, file in files}
     return data
 
 
@@ -209,7 +206,7 @@ class _Session:
     def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
         """Upload data; gives its folders by name, and the names of those that change."""
         name, workspace = self.settings.compute.name, self.workspace
-        if workspace.cluster(name) is None:
+        if not workspace.has_compute(name):
             text = f"compute.name is {name}, which is not in {workspace.name}"
             fix = f"`{checks.COMMAND} provision` creates it"
             raise AzureError(f"settings.yml: {text}: {fix}.")
