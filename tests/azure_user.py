@@ -6,6 +6,8 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,6 +126,38 @@ class Shell:
         answer = self.process.stdout.readline()
         assert answer, "the command has raised something else than an error of its own"
         return Result(*json.loads(answer))
+
+
+@contextmanager
+def trained_on_azure(project: Project, folder: Path) -> Iterator[User]:
+    """A project as it is generated, provisioned, trained and scored with on Azure."""
+    with Standin.running(folder / "standin") as standin:
+        standin.azure.python = project.interpreter
+        user = User(project, standin, folder / "home")
+        for command in (
+            "provision --create-workspace",
+            "submit training --wait --set max_iterations=20",
+            "submit scoring --wait",
+        ):
+            user.results[command] = user.run(*command.split())
+        yield user
+        standin.verify()
+
+
+def assert_all_finished(user: User, run: str, word: str) -> None:
+    """All commands went well, and told of `run` and each step, in the SDK's own word."""
+    for result in user.results.values():
+        assert (result.code, result.err) == (0, ""), result.err
+    _, training, scoring = user.results.values()
+    submitted, link = training.out.splitlines()[1:3]
+    assert submitted.split() == ["submitted", "training,", "run", run]
+    assert link.startswith(f"https://ml.azure.com/runs/{run}?")
+    for text, steps in {
+        training.out: ["prep", "train", "evaluate", "register"],
+        scoring.out: ["prep", "score"],
+    }.items():
+        finished = [line[1] for line in words(text) if line[0] == word]
+        assert finished == [*steps, "run"]
 
 
 def words(text: str) -> list[tuple[str, ...]]:

@@ -20,7 +20,16 @@ import pandas as pd
 import pytest
 from azure_standin import Fault, Standin, resources
 from azure_standin.truth import TRUTH, judge
-from azure_user import ANSWERS, SECRET, Shell, User, assert_one_sentence, words
+from azure_user import (
+    ANSWERS,
+    SECRET,
+    Shell,
+    User,
+    assert_all_finished,
+    assert_one_sentence,
+    trained_on_azure,
+    words,
+)
 from conftest import Bake
 
 #: No managed identity is found, neither the stand-in's nor that of the machine.
@@ -40,34 +49,13 @@ def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
 
 @pytest.fixture(scope="module")
 def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    """A project as it is generated, provisioned, trained and scored with on Azure."""
-    folder = tmp_path_factory.mktemp("azure")
-    with Standin.running(folder / "standin") as standin:
-        user = User(bake(**ANSWERS), standin, folder / "home")
-        for command in (
-            "provision --create-workspace",
-            "submit training --wait --set max_iterations=20",
-            "submit scoring --wait",
-        ):
-            user.results[command] = user.run(*command.split())
+    project = bake(**ANSWERS)
+    with trained_on_azure(project, tmp_path_factory.mktemp("azure")) as user:
         yield user
-        standin.verify()
 
 
 def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
-    for result in trained.results.values():
-        assert (result.code, result.err) == (0, ""), result.err
-    _, training, scoring = trained.results.values()
-    run = next(iter(trained.standin.azure.jobs))
-    submitted, link = training.out.splitlines()[1:3]
-    assert submitted.split() == ["submitted", "training,", "run", run]
-    assert link.startswith(f"https://ml.azure.com/runs/{run}?")
-    for text, steps in {
-        training.out: ["prep", "train", "evaluate", "register"],
-        scoring.out: ["prep", "score"],
-    }.items():
-        finished = [line[1] for line in words(text) if line[0] == "finished"]
-        assert finished == [*steps, "run"]
+    assert_all_finished(trained, next(iter(trained.standin.azure.jobs)), "finished")
 
 
 def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
