@@ -175,7 +175,7 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
     # Azure allows 20: the oldest go, but for those that others have made.
     newest = azure.resources[deployments[-1]]
     endpoint = newest["id"].rpartition("/")[0]
-    old = [f"v{number}" for number in range(20200101000000, 20200101000010)]
+    old = [f"v{number}" for number in range(20200101000000000, 20200101000000010)]
     for name in [*old, "by-hand"]:
         id = f"{endpoint}/{name}"
         azure.resources[id.lower()] = newest | {"id": id, "name": name}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
@@ -243,7 +243,8 @@ class Workspace:
         if before is None:
             new = entities.BatchEndpoint(name=name, description=description)
             endpoints.begin_create_or_update(new).result()
-        component, version = built.component, time.strftime("v%Y%m%d%H%M%S")
+        now = datetime.now(timezone.utc)
+        component, version = built.component, f"v{now:%Y%m%d%H%M%S%f}"[:18]
         # Of a name, only its letters, digits and underscores are allowed.
         component.name = re.sub(r"\W", "_", f"{built.display_name}_{name}".lower())
         component.version, component.description = version, description
@@ -261,7 +262,7 @@ class Workspace:
         endpoint.defaults = {"deployment_name": version}
         endpoints.begin_create_or_update(endpoint).result()
         found = [one.name for one in deployments.list(name)]
-        ours = sorted(one for one in found if re.fullmatch(r"v\d{14}", one))
+        ours = sorted(one for one in found if re.fullmatch(r"v\d{17}", one))
         for old in ours[:-KEPT]:
             deployments.begin_delete(old, name).result()
         return Endpoint(endpoints.get(name))
