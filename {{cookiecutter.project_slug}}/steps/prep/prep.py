@@ -90,8 +90,9 @@ def prepare(
     dropped = {"no value in the target": 0}
     if target:
         filled, infinite = map(int, seen.select("filled", "infinite").sum().row(0))
-        if not filled:
-            raise DataError(f"The target '{target}' has no value in any row.")
+        if filled == infinite:
+            finite = "finite " if infinite else ""
+            raise DataError(f"The target '{target}' has no {finite}value in any row.")
         dropped["no value in the target"] = rows_in - filled
         dropped |= {"an infinite target": infinite} if infinite else {}
     columns, rows_out = describe(prepared)
