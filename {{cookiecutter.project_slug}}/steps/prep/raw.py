@@ -938,9 +938,10 @@ def _common_type(sources: list[Source], name: str, roles: Roles) -> pl.DataType 
         return NUMBER
     elif set(files) == {DATE, TIMESTAMP}:
         return TIMESTAMP
-    elif set(files) <= {BOOLEAN, INTEGER, NUMBER}:
-        if all(_all(sources, name, type, _is_bit) for type in (INTEGER, NUMBER)):
-            return INTEGER
+    elif set(files) <= {BOOLEAN, INTEGER, NUMBER} and all(
+        _all(sources, name, type, _is_bit) for type in (INTEGER, NUMBER)
+    ):
+        return INTEGER
     places = " and ".join(f"{name_of(t)} in {s.name}" for t, s in files.items())
     said = [note for source in sources for note in source.notes if f"'{name}'" in note]
     raise DataError(
@@ -975,7 +976,11 @@ def _all(
 
 
 def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """All rows of all files, in order: the columns of `types`, and those for `tally`."""
+    """All rows of all files, in order: the columns of `types`, and those for `tally`.
+
+    The text of CSV is parsed once for all that is made of it. Parquet is not kept for the
+    slowest of its readers, which would take memory: each reads what it needs.
+    """
     lacking, no = Column(None, pl.lit(None)), pl.lit(False)
     columns = [[s.columns.get(name, lacking) for name in types] for s in sources]
     worded = [any(c.is_word is not None for c in column) for column in zip(*columns)]
@@ -990,7 +995,9 @@ def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
             if has_words:
                 is_word = no if column.is_word is None else column.is_word
                 seen.append(is_word.alias(WORDS + name))
-        frames.append(source.frame.select(seen))
+        frame = source.frame.select(seen)
+        is_csv = any(column.text is not None for column in source.columns.values())
+        frames.append(frame.cache() if is_csv else frame)
     return pl.concat(frames)
 
 
