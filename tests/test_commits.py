@@ -85,10 +85,13 @@ def test_what_is_not_right_stops_the_commit_and_is_mended(
     assert notebook.read_text(encoding="utf-8") == clean
     assert script.read_text(encoding="utf-8") == tidy
 
-    script.write_text(f"{tidy}\n\nimport os\n\nNUMBER: int = 'one'\n", "utf-8")
+    script.write_text(f"{tidy}\n\nimport wave\n\nNUMBER: int = 'one'\n", "utf-8")
     done = repository.command("git", "commit", "--all", "-m", "Work")
     assert done.code != 0
-    for hook, said in {"ruff": "imported but unused", "mypy": "Incompatible types"}.items():
+    for hook, said in {
+        "ruff": "imported but unused",
+        "mypy": "Incompatible types",
+    }.items():
         assert re.search(rf"(?m)^{hook}\.+Failed$", done.err), done.err
         assert said in done.err
 

@@ -106,19 +106,17 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-Create = Callable[..., Project]
+Create = Callable[[], Project]
 
 
 @pytest.fixture
 def create(template: Path, tmp_path: Path) -> Create:
     """Makes a project by cruft from the older template, committed as generated."""
 
-    def create(checkout: str = "old", **answers: str) -> Project:
-        extra = json.dumps({"project_name": "Up to date", **answers})
-        said = shell(
-            tmp_path,
-            f"cruft create {template} -y --checkout {checkout} --extra-context '{extra}'",
-        )
+    def create() -> Project:
+        extra = '{"project_name": "Up to date"}'
+        call = f"cruft create {template} -y --checkout old --extra-context '{extra}'"
+        said = shell(tmp_path, call)
         assert "What is next" in said
         project = Project(tmp_path / "up-to-date", "up_to_date")
         commit(project.path, first=True)
@@ -243,3 +241,46 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
         f"Only in {project.path}: .cruft.json",
         f"Only in {project.path}: .git",
     ]
+
+
+def test_wrong_answers_are_told_with_the_command_of_cruft(
+    template: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my projects").mkdir()
+    answers = {"task": "regression", "description": "It's", "vm_size": "a b"}
+    given = json.dumps(answers).replace("'", "'\"'\"'")
+    call = f"cruft create {template} -y -c old --output-dir 'my projects' "
+    said = shell(tmp_path, f"{call} --extra-context '{given}'", code=1)
+    assert 'vm_size is "a b", but must be' in said
+    again = re.search("(?m)^cruft create .*$", said)
+    assert again
+    assert "What is next" in shell(tmp_path, f"{again[0]} -y")
+    (project,) = (tmp_path / "my projects").iterdir()
+    state = json.loads((project / ".cruft.json").read_text(encoding="utf-8"))
+    assert (state["checkout"], state["template"]) == ("old", str(template))
+    assert (
+        state["context"]["cookiecutter"].items()
+        >= {
+            **answers,
+            "vm_size": "Standard_DS3_v2",  # the default
+        }.items()
+    )
+
+    (project / "settings.yml").write_text("mine", encoding="utf-8")
+    said = shell(tmp_path, f"{call} -f", code=1)
+    assert "would be overwritten: choose another project_slug" in said
+    assert "project_slug" not in said.rpartition("\ncruft create ")[2]
+    assert (project / "settings.yml").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_update_asks_nothing_of_the_answers_again(create: Create) -> None:
+    """As when a rule has come since, or Azure cannot be asked: `check` says so."""
+    project = create()
+    for file in (".cruft.json", ".cookiecutter.json", "settings.yml"):
+        project.edit(file, '"cpu-cluster"', '"1"')
+    commit(project.path)
+    said = shell(project.path, "cruft update -y")
+    assert "compute" not in said and "What is next" not in said
+    assert "up to date" in shell(project.path, "cruft check")
+    checked = project.python("-m", "up_to_date", "check")
+    assert checked.code == 1 and "compute.name" in checked.out
