@@ -38,12 +38,11 @@ def shell(folder: Path, *lines: str, code: int = 0) -> str:
     return done.stdout
 
 
-def commands(project: Project, wanted: str) -> list[str]:
-    """The lines of the README's command that begins so."""
+def from_readme(project: Project, pattern: str) -> str:
+    """What the project's README has in its place."""
     readme = (project.path / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"(?m)^    ({wanted}(?:.*\\\n)*.*)$", readme)
-    assert found, wanted
-    return found[1].splitlines()
+    (found,) = re.findall(pattern, readme)
+    return str(found)
 
 
 def commit(folder: Path, *, first: bool = False) -> None:
@@ -191,10 +190,7 @@ def test_what_both_have_changed_is_marked_and_can_be_taken_back(create: Create) 
     ours, _, theirs = text.partition("<<<<<<<")[2].partition("=======")
     assert "import argparse as a" in ours
     assert "# New." in theirs.partition(">>>>>>>")[0]
-    readme = (project.path / "README.md").read_text(encoding="utf-8")
-    found = re.search("`(git reset --hard.*?)`", readme)
-    assert found
-    shell(project.path, found[1])
+    shell(project.path, from_readme(project, "`(git reset --hard.*?)`"))
     assert shell(project.path, "git status --porcelain") == ""
     assert not (project.path / "up_to_date/runtime/extra.py").exists()
 
@@ -223,12 +219,12 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
     project = Project(tmp_path / "project", baked.package)
     shutil.copytree(baked.path, project.path)
     commit(project.path, first=True)
-    link = "\n".join(commands(project, "cruft link"))
+    link = from_readme(project, r"(?m)^    (cruft link (?:.*\\\n)*.*)$")
     link = link.replace("TEMPLATE", str(template)).replace("COMMIT", "old")
     shell(project.path, link)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
-    (move,) = commands(project, "cruft update --var")
+    move = from_readme(project, "`(cruft update --var.*?)`")
     shell(project.path, f"{move} -y")
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
