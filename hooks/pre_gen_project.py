@@ -1,7 +1,7 @@
 """Checks the answers by the generated project's own rules, before anything is written.
 
-Exits with 1 when an answer is wrong, upon which cookiecutter generates nothing and
-leaves a project that is there already as it was; and when that would be overwritten.
+Exits with 1 when an answer is wrong or files would be overwritten, upon which
+cookiecutter generates nothing and leaves a project that is there already as it was.
 """
 
 import importlib
@@ -185,9 +185,8 @@ def options() -> dict[str, list[str]]:
     for option in command.params:
         value = given.params.get(option.name)
         if option.opts[0][0] == "-" and value and value != option.default:
-            name, values = max(option.opts, key=len), (
-                value if option.multiple else [value]
-            )
+            name = max(option.opts, key=len)
+            values = value if option.multiple else [value]
             pairs = [[name] if option.is_flag else [name, str(v)] for v in values]
             found[option.name] = [*chain(*pairs)]
     return found
