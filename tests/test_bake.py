@@ -21,6 +21,7 @@ FILES = """
 .azureml/config.json
 .cookiecutter.json
 .gitignore
+.pre-commit-config.yaml
 README.md
 data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
@@ -248,6 +249,16 @@ def test_steps_on_azure_have_the_pins_of_this_machine(bake: Bake, sdk: str) -> N
 def test_no_lock_names_a_registry() -> None:
     for path in [*TEMPLATE.glob("tests/*.txt"), *TEMPLATE.glob("templates/*/*/*.txt")]:
         assert "://" not in path.read_text()
+
+
+def test_the_version_is_the_newest_of_the_changelog(bake: Bake) -> None:
+    changelog = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    _, *versions = re.split(r"(?m)^## ", changelog)
+    for version in versions:
+        assert re.match(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)\n", version)
+        assert "An update asks of you" in version
+    said = bake().python("-m", "penguins", "--version")
+    assert said.out == f"version {versions[0].split()[0]} of the template\n", said.err
 
 
 def all_files(project: Project) -> list[Path]:
