@@ -264,11 +264,15 @@ def create_endpoint(azure: Azure, request: Request) -> Json:
     return endpoint
 
 
-@route(f"GET {_BASE}/PipelineEndpoints")
 def endpoints_of(azure: Azure, request: Request) -> list[Json]:
     """Those of the workspace, whose names another one may have too."""
     base = f"{request['scope']}/".lower()
     return [one for one in azure.endpoints.values() if base in one["Url"].lower()]
+
+
+@route(f"GET {_BASE}/PipelineEndpoints")
+def list_endpoints(azure: Azure, request: Request) -> list[Json]:
+    return endpoints_of(azure, request)
 
 
 @route(f"GET {_BASE}/PipelineEndpoints/Name")
