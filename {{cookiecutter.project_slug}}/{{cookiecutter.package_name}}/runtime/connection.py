@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import requests
@@ -23,7 +22,6 @@ from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 from . import checks
 from .project import CommandError, WorkspaceConfig
 
-Say = Callable[[str], None]
 UNREACHABLE = (
     requests.ConnectionError,
     requests.Timeout,
@@ -91,11 +89,20 @@ def cluster_failed(name: str, errors: object) -> AzureError:
     return AzureError(f"The cluster {name} has failed ({errors}): {fix}.")
 
 
+class Say:
+    """Prints on the screen, also where all else that is printed is noise."""
+
+    def __init__(self) -> None:
+        self.screen = sys.stdout
+
+    def __call__(self, text: str) -> None:
+        print(text, file=self.screen, flush=True)
+
+
 @contextmanager
 def azure(config: WorkspaceConfig) -> Iterator[Say]:
     """Around all that asks Azure; gives what to say things on the screen with."""
-    say = partial(print, file=sys.stdout, flush=True)
-    noise = io.StringIO()
+    say, noise = Say(), io.StringIO()
     with redirect_stdout(noise), redirect_stderr(noise), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable()

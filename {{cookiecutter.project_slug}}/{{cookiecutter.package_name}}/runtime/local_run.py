@@ -325,6 +325,7 @@ class LocalRun:
             **places,
             **step.environment_variables,
         }
+        started = time.monotonic()
         with (
             self._progress(step.name) as show,
             (folder / "log.txt").open("w", encoding="utf-8") as log,
@@ -345,7 +346,8 @@ class LocalRun:
                 log.write(line)
                 log.flush()
                 if line.startswith(parallel_run.PROGRESS):
-                    show(f"{step.name}: {line.strip()}")
+                    taken = time.monotonic() - started
+                    show(f"{step.name}: {_how_far(line, taken)}")
             return process.wait()
 
     def _place(self, source: Source) -> str:
@@ -463,6 +465,16 @@ def new_run(
     data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
     console = console or Console(force_jupyter=False, force_terminal=False)
     return LocalRun(project, settings, name, steps, values or {}, data, console, folder)
+
+
+def _how_far(line: str, seconds: float) -> str:
+    """How far a parallel step has come, by a line of its log and the time it has taken."""
+    done, total = map(int, line.removeprefix(parallel_run.PROGRESS).split("/"))
+    text = f"{done} of {total} mini-batches"
+    if done:
+        left = seconds * (total - done) / done
+        text += f", {done / seconds:.1f} a second, {left:.0f} s left"
+    return text
 
 
 def _read_state(folder: Path, pipeline: str) -> reuse.State:

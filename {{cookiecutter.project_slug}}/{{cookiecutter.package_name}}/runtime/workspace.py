@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from . import checks, connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing
@@ -225,12 +229,42 @@ class _Session:
             # Not by the SDK's own upload, which goes on when one file fails.
             blobs = container.list_blobs(name_starts_with=f"{folder}/")
             missing = files.keys() - {blob.name for blob in blobs}
-            for path in [] if self.dry_run else sorted(missing):
+            for path, advance in self._each({path: files[path] for path in missing}):
                 with files[path].open("rb") as file:
-                    container.upload_blob(path, file, overwrite=True, max_concurrency=4)
+                    container.upload_blob(
+                        path,
+                        file,
+                        overwrite=True,
+                        max_concurrency=4,
+                        progress_hook=advance,
+                    )
             done = "uploaded" if missing else "unchanged"
             some = f"{len(missing)} of " if missing else ""
             self.tell(done, f"{some}{len(files)} data files: {folder} of {store}")
+
+    def _each(
+        self, files: Mapping[str, Path]
+    ) -> Iterator[tuple[str, Callable[[int, int | None], None]]]:
+        """Each path to upload, and what to tell its bytes, which the screen shows."""
+        console = Console(file=self.say.screen)
+        columns = (
+            *Progress.get_default_columns(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+        )
+        sizes = {path: file.stat().st_size for path, file in files.items()}
+        done = 0
+        with Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as progress:
+            task = progress.add_task("uploading", total=sum(sizes.values()))
+
+            def tell(before: int, sent: int, _: int | None) -> None:
+                progress.update(task, completed=before + sent)
+
+            for path, size in [] if self.dry_run else sorted(sizes.items()):
+                yield path, partial(tell, done)
+                done += size
 
     def follow(self, run: Run) -> bool:
         """Tell how a run's steps get on until it has ended; whether it ended well."""
