@@ -75,7 +75,9 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ProjectSettings):
-    """All of `settings.yml`."""
+    """All of `settings.yml`; of that `settings.NAME.yml` may hold `may_differ`."""
+
+    may_differ = ProjectSettings.may_differ | {"scoring"}
 
     task: Annotated[str, one_of("classification", "regression")]
     data: Data

@@ -99,8 +99,13 @@ class Endpoint:
 class Workspace:
     """A workspace, as whoever is logged in."""
 
-    def __init__(self, client: MLClient, workspace: entities.Workspace) -> None:
-        self.client, self.sdk_workspace = client, workspace
+    def __init__(
+        self,
+        client: MLClient,
+        workspace: entities.Workspace,
+        config: WorkspaceConfig,
+    ) -> None:
+        self.client, self.sdk_workspace, self.config = client, workspace, config
         self.name, self.region = workspace.name, workspace.location
 
     @classmethod
@@ -108,7 +113,7 @@ class Workspace:
         """The workspace; WorkspaceMissing if there is none."""
         client = _client(config)
         try:
-            return cls(client, client.workspaces.get(config.workspace_name))
+            return cls(client, client.workspaces.get(config.workspace_name), config)
         except ResourceNotFoundError as error:
             raise connection.workspace_missing(config) from error
 
@@ -118,12 +123,12 @@ class Workspace:
         client = _client(config)
         _provide_resource_group(client, config)
         new = entities.Workspace(name=config.workspace_name, location=config.region)
-        return cls(client, client.workspaces.begin_create(new).result())
+        return cls(client, client.workspaces.begin_create(new).result(), config)
 
     def cluster(self, name: str) -> Cluster | None:
         """A cluster that is ready; AzureError if it has failed, or is of another kind."""
         found = self._compute(name)
-        return _ready(name, found) if found else None
+        return _ready(name, found, self.config) if found else None
 
     def has_compute(self, name: str) -> bool:
         """Whether there is something of the name, be it a cluster or not."""
@@ -144,7 +149,7 @@ class Workspace:
             **SCALING,
         )
         created = self.client.compute.begin_create_or_update(new).result()
-        return _ready(wanted.name, created)
+        return _ready(wanted.name, created, self.config)
 
     def register(self, wanted: entities.Environment) -> tuple[str, str]:
         """Have an environment; what was done, and which version there is."""
@@ -354,9 +359,9 @@ def _state(job: Any) -> str:
     return str(getattr(job.status, "value", job.status)).lower()
 
 
-def _ready(name: str, cluster: entities.Compute) -> Cluster:
+def _ready(name: str, cluster: entities.Compute, config: WorkspaceConfig) -> Cluster:
     if not isinstance(cluster, entities.AmlCompute):
-        raise connection.not_a_cluster(name, cluster.type)
+        raise connection.not_a_cluster(name, cluster.type, config)
     if cluster.provisioning_state != "Succeeded":
         errors = cluster.provisioning_errors or cluster.provisioning_state
         raise connection.cluster_failed(name, errors)

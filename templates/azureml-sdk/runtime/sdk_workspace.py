@@ -20,7 +20,7 @@ from azureml.pipeline import core as sdk
 
 from . import checks, connection
 from .connection import AzureError, Cluster, Failure
-from .project import CONFIG, Compute, PipelineDefinition, Schedule, WorkspaceConfig
+from .project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
 from .rules import CLOUDS
 from .sdk_steps import build_steps
 
@@ -96,8 +96,8 @@ class Endpoint:
 class Workspace:
     """A workspace, as whoever is logged in."""
 
-    def __init__(self, workspace: SdkWorkspace) -> None:
-        self.sdk_workspace = workspace
+    def __init__(self, workspace: SdkWorkspace, config: WorkspaceConfig) -> None:
+        self.sdk_workspace, self.config = workspace, config
         self.name, self.region = workspace.name, workspace.location
 
     @classmethod
@@ -106,11 +106,11 @@ class Workspace:
         name, group = config.workspace_name, config.resource_group
         auth, subscription = _authenticate(config), config.subscription_id
         try:
-            return cls(SdkWorkspace.get(name, auth, subscription, group))
+            return cls(SdkWorkspace.get(name, auth, subscription, group), config)
         except UserErrorException as error:  # its text lists all subscriptions
-            text = f"{CONFIG}: the login sees no subscription {subscription}"
+            text = f"the login sees no subscription {subscription}"
             fix = "write one that `az account list --output table` shows"
-            raise AzureError(f"{text}: {fix}.") from error
+            raise AzureError(f"{config.files.config}: {text}: {fix}.") from error
         except Exception as error:
             if connection.status(error) != 404:
                 raise
@@ -123,12 +123,12 @@ class Workspace:
         scope = (config.subscription_id, config.resource_group, config.region)
         options = {"exist_ok": True, "show_output": False}
         name = config.workspace_name
-        return cls(SdkWorkspace.create(name, auth, *scope, **options))
+        return cls(SdkWorkspace.create(name, auth, *scope, **options), config)
 
     def cluster(self, name: str) -> Cluster | None:
         """A cluster that is ready; AzureError if it has failed, or is of another kind."""
         found = self.sdk_workspace.compute_targets.get(name)
-        return _ready(name, found) if found else None
+        return _ready(name, found, self.config) if found else None
 
     def has_compute(self, name: str) -> bool:
         """Whether there is something of the name, be it a cluster or not."""
@@ -138,7 +138,7 @@ class Workspace:
         scaling = {**SCALING, "max_nodes": wanted.max_nodes}
         new = AmlCompute.provisioning_configuration(wanted.vm_size, **scaling)
         created = AmlCompute.create(self.sdk_workspace, wanted.name, new)
-        return _ready(wanted.name, created)
+        return _ready(wanted.name, created, self.config)
 
     def register(self, wanted: Environment) -> tuple[str, str]:
         """Have an environment; what was done, and which version there is."""
@@ -301,9 +301,9 @@ def _state(run: Any) -> str:
     return str(run.get_status()).lower()
 
 
-def _ready(name: str, cluster: Any) -> Cluster:
+def _ready(name: str, cluster: Any, config: WorkspaceConfig) -> Cluster:
     if not isinstance(cluster, AmlCompute):
-        raise connection.not_a_cluster(name, cluster.type)
+        raise connection.not_a_cluster(name, cluster.type, config)
     if cluster.provisioning_state != "Succeeded":
         cluster.wait_for_completion()
     if cluster.provisioning_state != "Succeeded":

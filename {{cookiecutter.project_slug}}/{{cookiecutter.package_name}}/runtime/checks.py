@@ -3,7 +3,7 @@
 Online it asks the cloud's resource manager (REST) as whoever is logged in: by the
 variables AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (or
 AZURE_FEDERATED_TOKEN_FILE), by a managed identity, or in `az`. It only reads, never
-prompts, and ends within LIMIT seconds. The template's hook uses this module too.
+prompts, and ends within LIMIT seconds a workspace. The template's hook uses this module too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from .project import CONFIG, SETTINGS, Project, SettingsError
 from .rules import CLOUDS
 
-LIMIT = 60.0  # seconds for everything online
+LIMIT = 60.0  # seconds for everything online, in each workspace
 TIMEOUT = 10.0  # seconds for one request
 OK, EMPTY, WRONG, UNASKED = "ok", "to fill in", "wrong", "could not ask"
 COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
@@ -63,8 +63,12 @@ class Stopped(Failed):
 
 
 def main(project: Project[Any], online: bool, as_json: bool) -> int:
-    """Print the checks; 1 when something is wrong, else 0."""
-    checks = offline(project) + (ask(project) if online else [])
+    """Print the checks, of all workspaces if none is named; 1 if something is wrong."""
+    projects = [project] if project.files.name else project.everywhere()
+    checks = offline(*projects)
+    for one in projects if online else []:
+        start = f"{one.files.name or 'config'}: " if projects[1:] else ""
+        checks += [replace(row, name=start + row.name) for row in ask(one)]
     if as_json:
         print(json.dumps({"checks": [vars(check) for check in checks]}))
     else:
@@ -91,24 +95,36 @@ def _show(checks: list[Check]) -> None:
     console.print("\n" + ", ".join(counts))
 
 
-def offline(project: Project[Any]) -> list[Check]:
+def offline(*projects: Project[Any]) -> list[Check]:
     """What the rules say about the settings, and whether the data is there."""
     statuses = {"wrong": WRONG, "empty": EMPTY, "unusual": OK}
+    # Of what is the same in several workspaces, each is told once.
+    found = dict.fromkeys(p for project in projects for p in project.problems())
     checks = [
-        Check(p.key or p.file, statuses[p.kind], p.text, p.fix, p.file, p.key)
-        for p in project.problems()
+        Check(_row(p.file, p.key), statuses[p.kind], p.text, p.fix, p.file, p.key)
+        for p in found
     ]
-    for file in (SETTINGS, CONFIG):
-        if file not in [check.file for check in checks]:
-            checks.append(Check(file, OK, "complete, and right by the rules"))
+    told = [check.file for check in checks]
     fix = "put the data there, or write where it is"
-    with suppress(SettingsError):
-        for key, path in project.data().items():
-            answer: Answer = (WRONG, f"{path} is missing", fix, SETTINGS, key)
-            if (project.root / path).exists():
-                answer = (OK, path)
-            checks.append(Check(key, *answer))
-    return checks
+    for project in projects:
+        for file in project.read:
+            if file not in told and (project.root / file).exists():
+                checks.append(Check(file, OK, "complete, and right by the rules"))
+        with suppress(SettingsError):
+            for key, path in project.data().items():
+                file = project.file_of(key)
+                answer: Answer = (WRONG, f"{path} is missing", fix, file, key)
+                if (project.root / path).exists():
+                    answer = (OK, path)
+                checks.append(Check(_row(file, key), *answer))
+    return [*dict.fromkeys(checks)]
+
+
+def _row(file: str, key: str) -> str:
+    """What a row is called: by the key, and in the files of a named workspace by both."""
+    if key and file in ("", SETTINGS, CONFIG):
+        return key
+    return f"{file}: {key}".strip(": ")
 
 
 def ask(project: Project[Any], get_token: GetToken | None = None) -> list[Check]:
@@ -137,6 +153,8 @@ class _Azure:
 
         settings, self.config = project.settings(), project.workspace_config(needs=())
         self.compute, self.get_token = settings.compute, get_token
+        self.provision = f"{COMMAND} provision{project.files.option}"
+        self.file = {SETTINGS: project.files.settings, CONFIG: project.files.config}
         name, size = self.compute.name, self.compute.vm_size
         self.known: dict[str, Any] = vars(self.config) | vars(self.compute)
         self.known |= {"compute_name": name, "VM_size": size}
@@ -161,7 +179,8 @@ class _Azure:
                     stopped = [f"as {answer[1]}"]
             except (AttributeError, LookupError, TypeError, ValueError):
                 answer = (UNASKED, "Azure's answer is not of the documented form")
-            self.checks.append(Check(row.replace("_", " "), *answer))
+            made = Check(row.replace("_", " "), *answer)
+            self.checks.append(replace(made, file=self.file.get(made.file, "")))
 
     def get(self, path: str, forbidden: str = UNASKED) -> Any:
         """What Azure answers, None for what is not there; Failed for other errors.
@@ -260,7 +279,7 @@ class _Azure:
         if not found:
             where = "--resource-group {resource_group} --location {region}"
             create = self.az("ml workspace create --name {workspace_name}", where)
-            fix = f"{COMMAND} provision, or {create}"
+            fix = f"{self.provision}, or {create}"
             return WRONG, f"there is no workspace {name} in the resource group", fix
         self.known["workspace"] = path
         self.known["storage_account"] = found["properties"].get("storageAccount")
@@ -297,7 +316,7 @@ class _Azure:
         name = self.environment
         if self.get(f"{workspace}/environments/{name}?{VERSION}"):
             return OK, name
-        return EMPTY, f"{name} is not in the workspace yet", f"{COMMAND} provision"
+        return EMPTY, f"{name} is not in the workspace yet", self.provision
 
     def check_compute(self, workspace: str, compute_name: str) -> Answer:
         name, wanted = compute_name, self.compute
@@ -305,7 +324,7 @@ class _Azure:
         if not found:
             create = "ml compute create --name {compute_name} --type AmlCompute"
             nodes = "--size {VM_size} --max-instances {max_nodes}"
-            fix = f"{COMMAND} provision, or {self.az(create, nodes, IN_WORKSPACE)}"
+            fix = f"{self.provision}, or {self.az(create, nodes, IN_WORKSPACE)}"
             return WRONG, f"there is no compute {name}", fix
         compute = found["properties"]
         kind, state = compute["computeType"], compute["provisioningState"]

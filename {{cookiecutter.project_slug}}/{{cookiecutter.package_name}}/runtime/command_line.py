@@ -107,19 +107,24 @@ COMMANDS: dict[Callable[[Namespace], int | None], tuple[str, str]] = {
         "pipeline --set --fresh --step --folder --json",
         "run a pipeline on this machine",
     ),
-    check: ("--online --json", "say what is wrong with the settings"),
+    check: ("--workspace --online --json", "say what is wrong with the settings"),
     draw: ("", "print pictures of all pipelines, as Mermaid in Markdown"),
-    provision: ("--create-workspace", "have on Azure what is needed"),
-    submit: ("pipeline --set --wait", "run a pipeline on Azure ML"),
-    publish: ("pipeline --data --dry-run", "publish a pipeline on Azure ML"),
+    provision: ("--workspace --create-workspace", "have on Azure what is needed"),
+    submit: ("pipeline --workspace --set --wait", "run a pipeline on Azure ML"),
+    publish: (
+        "pipeline --workspace --data --dry-run",
+        "publish a pipeline on Azure ML",
+    ),
 }
 SWITCH = {"action": "store_true"}
 REPEATED = {"action": "append", "default": []}
+WORKSPACE = "the one of .azureml/NAME.json, in place of config.json"
 SET = "set a pipeline parameter (may be repeated)"
 ANEW = "read this folder of the default datastore anew in each run"
 OPTIONS: dict[str, dict[str, Any]] = {
     # Its names are known only once the SDK is imported, which takes a second.
     "pipeline": {"metavar": "PIPELINE", "help": "training or scoring"},
+    "--workspace": {"metavar": "NAME", "help": WORKSPACE},
     "--set": {**REPEATED, "metavar": "NAME=VALUE", "help": SET},
     "--fresh": {**SWITCH, "help": "run steps that have not changed too"},
     "--step": {"help": "run this step alone, in --folder"},
@@ -154,6 +159,8 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
     # To be stopped is to be interrupted: what was started is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        if getattr(args, "workspace", None) is not None:
+            args.project = project.at(args.workspace)
         return args.function(args) or 0
     except CommandError as error:
         print(error, file=sys.stderr)

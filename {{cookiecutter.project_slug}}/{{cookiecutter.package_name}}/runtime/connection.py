@@ -21,7 +21,7 @@ import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 
 from . import checks
-from .project import CONFIG, CommandError, WorkspaceConfig
+from .project import CommandError, WorkspaceConfig
 
 Say = Callable[[str], None]
 UNREACHABLE = (
@@ -61,9 +61,10 @@ class Failure:
 
 
 def workspace_missing(config: WorkspaceConfig) -> WorkspaceMissing:
-    name, group = config.workspace_name, config.resource_group
+    name, group, files = config.workspace_name, config.resource_group, config.files
     text = f"There is no workspace {name} in the resource group {group}"
-    fix = f"`{checks.COMMAND} provision --create-workspace` creates it, or correct {CONFIG}"
+    command = f"{checks.COMMAND} provision --create-workspace{files.option}"
+    fix = f"`{command}` creates it, or correct {files.config}"
     return WorkspaceMissing(f"{text}: {fix}.")
 
 
@@ -80,8 +81,8 @@ def unknown_start(run: str, experiment: str) -> AzureError:
     )
 
 
-def not_a_cluster(name: str, kind: str) -> AzureError:
-    where = f"settings.yml: compute.name is {name}, a {kind}"
+def not_a_cluster(name: str, kind: str, config: WorkspaceConfig) -> AzureError:
+    where = f"{config.files.settings}: compute.name is {name}, a {kind}"
     return AzureError(f"{where}, not a compute cluster: write another name.")
 
 

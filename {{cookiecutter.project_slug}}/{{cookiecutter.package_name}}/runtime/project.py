@@ -1,7 +1,9 @@
 """A project: where its files are, its settings, read and checked, and its pipelines.
 
-`settings.yml` says what is done, `.azureml/config.json` in which workspace. Every wrong
-value is named at once. Nothing is needed but the standard library and PyYAML.
+`settings.yml` says what is done, `.azureml/config.json` in which workspace. A further
+workspace has a name, a file `.azureml/NAME.json`, and perhaps a `settings.NAME.yml` of
+what differs there. Every wrong value is named at once, with its file. Nothing is needed
+but the standard library and PyYAML.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 
 #: Key, text and fix of each value that is right by itself, but not beside the others.
 Conflicts = Iterable[tuple[str, str, str]]
+#: By file, what each holds of a setting: the last one counts.
+Layers = dict[str, Any]
 _hints = partial(get_type_hints, include_extras=True)
 
 
@@ -97,8 +101,31 @@ class Config:
 
 
 @dataclass(frozen=True)
+class WorkspaceFiles:
+    """What a workspace is read from, by its name here; that of `config.json` has none."""
+
+    name: str = ""
+
+    @property
+    def config(self) -> str:
+        return f".azureml/{self.name}.json" if self.name else CONFIG
+
+    @property
+    def settings(self) -> str:
+        """Where the workspace's own settings are written."""
+        return f"settings.{self.name}.yml" if self.name else SETTINGS
+
+    @property
+    def option(self) -> str:
+        """What goes behind a command that is to be run in the workspace."""
+        return f" --workspace {self.name}" if self.name else ""
+
+
+@dataclass(frozen=True)
 class WorkspaceConfig(Config, Location):
-    """The Azure ML workspace, from both files."""
+    """The Azure ML workspace, and the files that it is from."""
+
+    files: WorkspaceFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +136,11 @@ class ProjectSettings:
     data: Any  # a dataclass of the project's own, with the paths of its data
     workspace: Location
     compute: Compute
-    schedules: dict[str, Schedule] = field(default_factory=dict)  # by pipeline
+    schedules: dict[str, Schedule | None] = field(default_factory=dict)  # by pipeline
     keep_runs: rules.Count = 20  # on this machine, the newest
+
+    #: What `settings.NAME.yml` may hold; all else is the same in every workspace.
+    may_differ = frozenset({"data", "workspace", "compute", "schedules"})
 
 
 @dataclass(frozen=True)
@@ -129,26 +159,81 @@ S = TypeVar("S", bound=ProjectSettings)
 class Project(Generic[S]):
     """A project, by its package's folder and the dataclass of its settings.
 
-    What is read raises SettingsError, which names every wrong value.
+    What is read raises SettingsError, which names every wrong value. It is read for the
+    workspace of `config.json`, or for the one that is named.
     """
 
-    def __init__(self, package: Path, kind: type[S]) -> None:
+    def __init__(self, package: Path, kind: type[S], workspace: str = "") -> None:
         self.package, self.root = package.name, package.parent
         self.command = f"python -m {self.package}"
-        self.kind = kind
+        self.kind, self.files = kind, WorkspaceFiles(workspace)
+
+    def at(self, workspace: str) -> Project[S]:
+        """The project for a workspace by its name, of which there must be a file."""
+        there = self._for(workspace)
+        wrong = rules.NAME.check("", "--workspace", workspace)
+        _refuse([wrong] if wrong else there._nowhere())
+        return there
+
+    def everywhere(self) -> list[Project[S]]:
+        """The project for each workspace of which there is a file, `config.json`'s first."""
+        settings = {file.name[9:-4] for file in self.root.glob("settings.*.yml")}
+        names = {*self._names()} - {"config"} | settings
+        return [self._for(name) for name in ["", *sorted(names)]]
+
+    def _for(self, workspace: str) -> Project[S]:
+        return Project(self.root / self.package, self.kind, workspace)
+
+    def _names(self) -> list[str]:
+        return sorted(file.stem for file in self.root.glob(".azureml/*.json"))
+
+    def _nowhere(self) -> list[Problem]:
+        """What to say of a name that has no workspace's file."""
+        name, config, settings = self.files.name, self.files.config, self.files.settings
+        if not name or (self.root / config).exists():
+            return []
+        names, missing = self._names(), f"there is no {config}"
+        close = difflib.get_close_matches(name, names, 1)
+        if (self.root / settings).exists():
+            fix = f"rename it to settings.{close[0]}.yml, or " if close else ""
+            text, fix = f"is of no workspace, as {missing}", f"{fix}write that one too"
+            return [Problem(settings, "", text, fix)]
+        which, known = close[0] if close else "another", ", ".join(names)
+        fix = f"write {which}, of those there are ({known})" if names else "write that"
+        return [Problem("", "--workspace", f"is {name}, but {missing}", fix)]
 
     def settings(self) -> S:
         """What `settings.yml` says; a value that only Azure needs may be empty."""
-        settings, said = _read(self.kind, self.root, SETTINGS)
+        settings, said = self._read_settings()
         _refuse(said)
         return settings  # type: ignore[no-any-return]
 
+    @property
+    def read(self) -> list[str]:
+        """The files that are read: `settings.yml`, what differs, and the workspace's."""
+        own, config = self.files.settings, self.files.config
+        has_own = own != SETTINGS and (self.root / own).exists()
+        return [SETTINGS, *([own] if has_own else []), config]
+
+    def _read_settings(self) -> tuple[Any, list[Problem]]:
+        return _read(self.kind, self.root, *self.read[:-1])
+
     def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
         """The workspace; none of `needs`, such as region or compute.name, may be empty."""
-        config, said = _read(Config, self.root, CONFIG)
-        settings, more = _read(self.kind, self.root, SETTINGS)
+        config, said = _read(Config, self.root, self.files.config)
+        settings, more = self._read_settings()
         _refuse(said + more, [*needs])
-        return WorkspaceConfig(**vars(settings.workspace), **vars(config))
+        where = vars(settings.workspace) | vars(config)
+        return WorkspaceConfig(**where, files=self.files)
+
+    def file_of(self, key: str) -> str:
+        """The file that a setting is from."""
+        values = _load(self.kind, self.root, self.files.settings, [])
+        for name in key.split("."):
+            if not isinstance(values, dict) or name not in values:
+                return SETTINGS
+            values = values[name]
+        return self.files.settings
 
     def data(self) -> dict[str, str]:
         """The paths of data that the settings name, by key, such as `data.training`."""
@@ -166,16 +251,16 @@ class Project(Generic[S]):
                 with suppress(ValueError, yaml.YAMLError):
                     value = yaml.safe_load(text)
                 said: list[Problem] = []
-                value = _value(_hints(section)[setting], value, "--set", name, said)
+                value = _value(_hints(section)[setting], {"--set": value}, name, said)
                 _refuse(said)
                 return value
         return text
 
     def problems(self) -> list[Problem]:
-        """All that is wrong, empty or unusual in both files, and the package's name."""
+        """All that is wrong, empty or unusual in the files, and the package's name."""
         package = rules.PACKAGE.check("", "package_name", self.package)
-        _, settings = _read(self.kind, self.root, SETTINGS)
-        _, config = _read(Config, self.root, CONFIG)
+        _, settings = self._read_settings()
+        config = self._nowhere() or _read(Config, self.root, self.files.config)[1]
         return [*filter(None, [package]), *settings, *config]
 
 
@@ -201,19 +286,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
-    """The dataclass `kind` that a file holds, or None; and what there is to say of it."""
-    values, text, form = None, "", "JSON" if file == CONFIG else "YAML"
+def _load(kind: Any, root: Path, file: str, said: list[Problem]) -> Any:
+    """What a file holds; None, and a problem more, if that cannot be read."""
+    form = "JSON" if file.endswith(".json") else "YAML"
     fix = "correct it, or restore it from version control"
     try:
         content = (root / file).read_text(encoding="utf-8-sig")
-        if not content.strip():
-            text = "is empty"
-        elif file == CONFIG:
+        if content.strip():
+            if form == "YAML":
+                return yaml.load(content, _Loader)
             values = json.loads(content)
             yaml.load(content.replace("\t", " "), _Loader)  # refuses a name twice
-        else:
-            values = yaml.load(content, _Loader)
+            return values
+        text = "is empty"
     except FileNotFoundError:
         text, fix = "is missing", f"write it, with {', '.join(_hints(kind))}"
     except json.JSONDecodeError as error:
@@ -224,59 +309,108 @@ def _read(kind: Any, root: Path, file: str) -> tuple[Any, list[Problem]]:
         text = f"is not {form} at {where} ({error.problem})"
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         text = f"cannot be read ({' '.join(str(error).split())})"
-    said = [Problem(file, "", text, fix)] if text else []
-    return (None if text else _section(kind, values, file, "", said)), said
+    said.append(Problem(file, "", text, fix))
+    return None
 
 
-def _section(kind: Any, values: Any, file: str, key: str, said: list[Problem]) -> Any:
+def _read(kind: Any, root: Path, *files: str) -> tuple[Any, list[Problem]]:
+    """The dataclass `kind` that a file holds, or None; and what there is to say of it.
+
+    A second file holds what differs of what may differ.
+    """
+    said: list[Problem] = []
+    layers: Layers = {}
+    for file in files:
+        before = len(said)
+        values = _load(kind, root, file, said)
+        if len(said) == before:
+            layers[file] = values
+    first, *others = files
+    if first not in layers:
+        return None, said
+    for file in others:
+        values = layers.get(file)
+        differs = [name for name in _hints(kind) if name in kind.may_differ]
+        for name in _hints(kind):
+            if name not in differs and isinstance(values, dict) and name in values:
+                text, fix = "is the same in every workspace", f"write it in {first}"
+                fix += f" ({', '.join(differs)} may differ)"
+                said.append(Problem(file, name, text, fix))
+                del values[name]
+    return _section(kind, layers, "", said), said
+
+
+def _section(kind: Any, layers: Layers, key: str, said: list[Problem]) -> Any:
     """The dataclass `kind` of names with values, or None where something is wrong."""
     hints, dot, before, found = _hints(kind), f"{key}." if key else "", len(said), {}
     names = ", ".join(hints)
-    if not isinstance(values, dict):
-        text = f"is {shown(values)}, but must hold names with values"
-        said.append(Problem(file, key, text, f"write {names} there"))
-        return None
-    for name, value in values.items():
+    for file, values in layers.items():
+        if not isinstance(values, dict):
+            text = f"is {shown(values)}, but must hold names with values"
+            said.append(Problem(file, key, text, f"write {names} there"))
+            return None
+    for name, own in _by_name(layers).items():
         at = f"{dot}{name}"
         if name in hints:
-            found[name] = _value(hints[name], value, file, at, said)
-        else:
-            absent = hints.keys() - values.keys()
+            found[name] = _value(hints[name], own, at, said)
+            continue
+        for file in own:
+            absent = hints.keys() - layers[file].keys()
             close = difflib.get_close_matches(str(name), absent, 1)
             found.update(dict.fromkeys(close))  # or it would be missing too
             fix = f"write {close[0]}" if close else f"delete it ({names} are)"
             said.append(Problem(file, at, "is not a setting", fix))
+    first, *others = layers
     for name, setting in signature(kind).parameters.items():
         if name not in found and setting.default is setting.empty:
-            said.append(Problem(file, f"{dot}{name}", "is missing", "add it"))
+            said.append(Problem(first, f"{dot}{name}", "is missing", "add it"))
     if any(problem.kind == "wrong" for problem in said[before:]):
         return None
     made = kind(**found)
     if hasattr(made, "conflicts"):
-        said += [Problem(file, dot + name, *rest) for name, *rest in made.conflicts()]
+        alone = others and _section(kind, {first: layers[first]}, key, [])
+        known = [*alone.conflicts()] if alone else []
+        for conflict in made.conflicts():
+            name, *rest = conflict
+            file = first if conflict in known else [*layers][-1]
+            said.append(Problem(file, dot + name, *rest))
     return made
 
 
-def _value(hint: Any, value: Any, file: str, key: str, said: list[Problem]) -> Any:
-    """`value` as the annotation `hint` says; what there is to say of it goes to `said`."""
-    inner = get_args(hint)
+def _by_name(layers: Layers) -> dict[Any, Layers]:
+    """What each name of a section has for values, by file."""
+    found: dict[Any, Layers] = {}
+    for file, values in layers.items():
+        for name, value in values.items():
+            found.setdefault(name, {})[file] = value
+    return found
+
+
+def _value(hint: Any, layers: Layers, key: str, said: list[Problem]) -> Any:
+    """The last value as the annotation `hint` says; what is to be said goes to `said`.
+
+    Only sections are put together from more than one file, and a `dict` by its names.
+    """
+    inner, (file, value) = get_args(hint), [*layers.items()][-1]
+    if not all(isinstance(one, dict) for one in layers.values()):
+        layers = {file: value}
     if is_dataclass(hint):
-        return _section(hint, value, file, key, said)
+        return _section(hint, layers, key, said)
     if type(None) in inner:
-        return None if value is None else _value(inner[0], value, file, key, said)
+        return None if value is None else _value(inner[0], layers, key, said)
     kind = hint.__origin__  # list, dict, or the type that a rule is for
-    if kind in (list, dict) and value is None:
+    if kind in (list, dict) and value in (None, kind()):
         return kind()
     if kind is list and isinstance(value, list):
-        return [_value(inner[0], item, file, key, said) for item in value]
+        return [_value(inner[0], {file: item}, key, said) for item in value]
     if kind is dict and isinstance(value, dict):
         found = {}
-        for name, item in value.items():
-            at = f"{key}.{name}"
+        for name, own in _by_name(layers).items():
+            at, (file, item) = f"{key}.{name}", [*own.items()][-1]
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)):
                 text = "is not a name of letters, digits and underscores"
                 said.append(Problem(file, at, text, "choose another name"))
-            found[name] = _value(inner[1], item, file, at, said)
+            found[name] = _value(inner[1], {file: item}, at, said)
         return found
     if kind in (list, dict):
         must, fix = "hold names with values", "write NAME: VALUE there"
@@ -284,7 +418,8 @@ def _value(hint: Any, value: Any, file: str, key: str, said: list[Problem]) -> A
             must, fix = "be a list", f"write [{value}]"
         said.append(Problem(file, key, f"is {shown(value)}, but must {must}", fix))
         return None
-    if kind is str and file != CONFIG:  # what YAML makes of nothing, and of a time
+    # What YAML makes of nothing, and of a time:
+    if kind is str and not file.endswith(".json"):
         value = "" if value is None else value
         value = value.isoformat() if isinstance(value, date) else value
     value = float(value) if kind is float and type(value) is int else value

@@ -37,11 +37,11 @@ def provision(
     project: Project[Any], pipelines: Pipelines, create_workspace: bool = False
 ) -> None:
     """Have on Azure what the pipelines need; what is there already stays as it is."""
-    settings = project.settings()
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
     config = project.workspace_config([*needs, "region"] if create_workspace else needs)
+    settings = project.settings()
     keys = [key for pipeline in pipelines.values() for key in pipeline.data.values()]
-    data = _data(project.root, settings, dict(zip(keys, keys)), {})
+    data = _data(project, settings, dict(zip(keys, keys)), {})
     with connection.azure(config) as say:
         done = "unchanged"
         try:
@@ -70,13 +70,13 @@ def submit(
     `values` are pipeline parameters as texts; those of data are folders of the default
     datastore, to be read in place of the project's data.
     """
-    settings, pipeline = project.settings(), pipelines[name]
     config = project.workspace_config([*NEEDED, "compute.name"])
+    settings, pipeline = project.settings(), pipelines[name]
     steps = read_steps(build_steps(pipeline, settings))
     nowhere = dict.fromkeys(pipeline.data, "")
     parameters = parameter_values(project, steps, nowhere, values)
     given = {key: parameters[key] for key in values if key not in pipeline.data}
-    data = _data(project.root, settings, pipeline.data, values)
+    data = _data(project, settings, pipeline.data, values)
     with connection.azure(config) as say:
         session = _Session(Workspace.connect(config), settings, say)
         folders, changing = session.prepare(data)
@@ -101,10 +101,10 @@ def publish(
     It reads the project's data as it is now, or whenever it runs what is in `folders` of
     the default datastore, by pipeline parameter. A dry run says what would be changed.
     """
-    settings, pipeline = project.settings(), pipelines[name]
     config = project.workspace_config([*NEEDED, "compute.name"])
-    schedule = _wanted_schedule(settings, pipelines, name)
-    data = _data(project.root, settings, pipeline.data, folders or {})
+    settings, pipeline = project.settings(), pipelines[name]
+    schedule = _wanted_schedule(project, pipelines, name)
+    data = _data(project, settings, pipeline.data, folders or {})
     with connection.azure(config) as say:
         session = _Session(Workspace.connect(config), settings, say, dry_run)
         workspace = session.workspace
@@ -130,7 +130,7 @@ def publish(
 
 
 def _data(
-    root: Path,
+    project: Project[Any],
     settings: ProjectSettings,
     keys: Mapping[str, str],
     folders: Mapping[str, str],
@@ -146,10 +146,11 @@ def _data(
             data[name] = folders[name], {}
             continue
         path = getattr(settings.data, key)
-        files = sorted(files_of(root / path).items(), key=itemgetter(1))
+        files = sorted(files_of(project.root / path).items(), key=itemgetter(1))
         if not files:
-            where = f"settings.yml: data.{key} is {path}, where no file is"
-            raise AzureError(f"{where}: put the data there, or write where it is.")
+            where = f"{project.file_of(f'data.{key}')}: data.{key} is {path}"
+            fix = "put the data there, or write where it is"
+            raise AzureError(f"{where}, where no file is: {fix}.")
         digest = hashlib.sha256()
         for relative, file in files:
             digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
@@ -162,19 +163,21 @@ def _data(
 
 
 def _wanted_schedule(
-    settings: ProjectSettings, pipelines: Pipelines, name: str
+    project: Project[Any], pipelines: Pipelines, name: str
 ) -> Schedule | None:
     """A pipeline's schedule, if the settings have one."""
-    schedules = settings.schedules
+    schedules: dict[str, Schedule | None] = project.settings().schedules
     unknown = schedules.keys() - pipelines.keys()
     if unknown:
-        where = f"settings.yml: schedules.{min(unknown)} is not of a pipeline"
+        key = f"schedules.{min(unknown)}"
+        where = f"{project.file_of(key)}: {key} is not of a pipeline"
         raise AzureError(f"{where}: write one of {', '.join(pipelines)}.")
     wanted = schedules.get(name)
     if wanted and wanted.time_zone not in TIME_ZONES:
         close = difflib.get_close_matches(wanted.time_zone, TIME_ZONES)
         near = " or ".join(close) or "UTC"
-        where = f"settings.yml: schedules.{name}.time_zone is {wanted.time_zone}"
+        key = f"schedules.{name}.time_zone"
+        where = f"{project.file_of(key)}: {key} is {wanted.time_zone}"
         raise AzureError(f"{where}, which is not a Windows time zone: write {near}.")
     return wanted
 
@@ -193,23 +196,24 @@ class _Session:
         self.say(f"{would}{done:10} {what}")
 
     def provide_cluster(self) -> None:
-        wanted = self.settings.compute
+        wanted, files = self.settings.compute, self.workspace.config.files
         cluster = self.workspace.cluster(wanted.name)
         done = "unchanged" if cluster else "created"
         cluster = cluster or self.workspace.create_cluster(wanted)
         nodes, size = cluster.max_nodes, cluster.vm_size
         self.tell(done, f"cluster {wanted.name}, up to {nodes} nodes of {size}")
         if (nodes, size.lower()) != (wanted.max_nodes, wanted.vm_size.lower()):
-            see = f"see `{checks.COMMAND} check --online`"
-            self.tell("", f"not as in settings.yml: {see}")
+            see = f"see `{checks.COMMAND} check --online{files.option}`"
+            self.tell("", f"not as in {files.settings}: {see}")
 
     def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
         """Upload data; gives its folders by name, and the names of those that change."""
         name, workspace = self.settings.compute.name, self.workspace
+        files = workspace.config.files
         if not workspace.has_compute(name):
             text = f"compute.name is {name}, which is not in {workspace.name}"
-            fix = f"`{checks.COMMAND} provision` creates it"
-            raise AzureError(f"settings.yml: {text}: {fix}.")
+            fix = f"`{checks.COMMAND} provision{files.option}` creates it"
+            raise AzureError(f"{files.settings}: {text}: {fix}.")
         self.upload(data)
         changing = [key for key, (_, files) in data.items() if not files]
         return {key: folder for key, (folder, _) in data.items()}, changing
