@@ -296,3 +296,38 @@ def test_every_action_is_pinned_with_its_version(bake: Bake) -> None:
     assert len(uses) > 3
     for action in uses:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action)
+
+
+@pytest.fixture(scope="module", params=FILES)
+def platform(
+    request: pytest.FixtureRequest,
+    bake: Bake,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Platform]:
+    """A repository with the workspaces `test` and `prod`, each on another cluster."""
+    name, folder = request.param, tmp_path_factory.mktemp("platform")
+    project = bake(**ANSWERS, ci_platform=name, azureml_sdk=SDKS[name])
+    project.edit("settings.yml", "max_iterations: 200", "max_iterations: 20")
+    config = json.loads((project.path / ".azureml/config.json").read_text())
+    with Standin.running(folder / "standin") as standin:
+        standin.azure.python = project.interpreter
+        for where in ("test", "prod"):
+            standin.create_workspace(where, "group", compute=f"{where}-cluster")
+            file = project.path / ".azureml" / f"{where}.json"
+            file.write_text(json.dumps(config | {"workspace_name": where}))
+            own = project.path / f"settings.{where}.yml"
+            own.write_text(f"compute:\n  name: {where}-cluster\n")
+        yield Platform(name, User(project, standin, folder / "home"), folder)
+        standin.verify()
+
+
+@pytest.fixture(scope="module")
+def first(platform: Platform) -> dict[str, Ran]:
+    """The first push to main."""
+    return platform.push()
+
+
+def test_a_push_to_main_goes_to_the_end(first: dict[str, Ran]) -> None:
+    assert [*first] == ["checks", "test", "prod"]
+    for ran in first.values():
+        assert ran.went_well, ran.output
