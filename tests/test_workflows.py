@@ -15,17 +15,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from azure_standin import Fault, Standin, resources
+from azure_standin.wire import Request
 from azure_user import ANSWERS, User
-from conftest import TEMPLATE, Bake, Project
+from conftest import TEMPLATE, Bake
 
-FILES = {"github": ".github/workflows/pipelines.yml", "azure-devops": "azure-pipelines.yml"}
+FILES = {
+    "github": ".github/workflows/pipelines.yml",
+    "azure-devops": "azure-pipelines.yml",
+}
 SDKS = {"github": "azureml-sdk", "azure-devops": "azure-ai-ml"}
 TOOLS = Path(sys.executable).parent
 VARIABLES = {
@@ -76,6 +80,27 @@ print(json.dumps({{
 """
 
 
+#: A step that leaves what the next one reads, and an entry script that scores nothing.
+STEP = '''"""Leaves a report."""
+
+from pathlib import Path
+
+for folder in Path("../outputs").iterdir():
+    folder.joinpath("report.html").write_text("made")
+'''
+SCORE = '''"""Scores nothing."""
+
+
+def init() -> None:
+    """There is no model."""
+
+
+def run(files: list[str]) -> list[str]:
+    return files
+'''
+WORKSPACE = re.compile("/workspaces/([a-z]+)", re.IGNORECASE)
+
+
 @dataclass
 class Step:
     """A command, a login (as whom, in which tenant), or the files of an artifact."""
@@ -121,7 +146,7 @@ def github(path: Path) -> tuple[list[str], list[Job]]:
         where = job.get("environment", "")
         jobs.append(Job(name, job.get("needs", ""), steps, on_push, where))
     # As GitHub documents it for `shell: bash`.
-    return "bash --noprofile --norc -eo pipefail -c".split(), jobs
+    return ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"], jobs
 
 
 def variable(text: str) -> str:
@@ -162,7 +187,7 @@ def azure_devops(path: Path) -> tuple[list[str], list[Job]]:
         needs = jobs[-1].name if jobs else ""
         where = job.get("environment", "")
         jobs.append(Job(stage["stage"], needs, steps, on_push, where))
-    return "bash --noprofile --norc -c".split(), jobs
+    return ["bash", "--noprofile", "--norc", "-c"], jobs
 
 
 READ = {"github": github, "azure-devops": azure_devops}
@@ -170,12 +195,14 @@ READ = {"github": github, "azure-devops": azure_devops}
 
 @dataclass
 class Ran:
-    """How a job ended, what it printed, and what it leaves on the platform."""
+    """How a job ended, what it printed and asked Azure, and what it leaves behind."""
 
     went_well: bool = True
     output: str = ""
     summary: str = ""
     artifacts: list[str] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
 
 
 class Platform:
@@ -200,46 +227,43 @@ class Platform:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "A change")
 
+    def undo(self) -> None:
+        self.git("reset", "--quiet", "--hard", "HEAD~1")
+
+    def jobs(self) -> list[Job]:
+        self.shell, jobs = READ[self.name](self.repository / FILES[self.name])
+        return jobs
+
     def push(self, *names: str) -> dict[str, Ran]:
         """What comes of a push to main; of `names` alone, as if others had gone well."""
-        self.shell, jobs = READ[self.name](self.repository / FILES[self.name])
         results: dict[str, Ran] = {}
-        for job in jobs:
+        for job in self.jobs():
             is_due = job.name in names if names else True
-            before = results.get(job.needs, Ran(went_well=bool(names) or not job.needs))
-            if is_due and before.went_well:
+            if names or not job.needs:
+                results.setdefault(job.needs, Ran())
+            if is_due and results.get(job.needs, Ran(went_well=False)).went_well:
                 results[job.name] = self.run(job)
-        return results
+        return {name: ran for name, ran in results.items() if ran.output}
 
     def run(self, job: Job) -> Ran:
         self.clones += 1
         clone = self.folder / f"{job.name}-{self.clones}"
         self.git("clone", "--quiet", ".", str(clone))
-        python = Path(self.user.project.interpreter).parent
-        path = [self.folder / "bin", python, TOOLS, os.environ["PATH"]]
-        summary, azure = clone / "step-summary.md", clone / ".azure"
-        environment = self.user.environment(
-            login=False,
-            PATH=os.pathsep.join(map(str, path)),
-            GITHUB_STEP_SUMMARY=str(summary),
-            AZURE_CONFIG_DIR=str(azure),
-            MYPY_CACHE_DIR=str(TEMPLATE / "build" / "mypy" / self.user.project.sdk),
-            **NO_IDENTITY,
-        )
-        environment["SSL_CERT_FILE"] = environment["REQUESTS_CA_BUNDLE"]
-        ran = Ran()
+        summary, login = clone / "step-summary.md", clone / ".azure" / "login.json"
+        login.parent.mkdir()
+        environment = self.environment(clone, summary)
+        ran, before = Ran(), len(self.user.standin.requests)
         for step in job.steps:
             if not (ran.went_well or step.always):
                 continue
             if step.login:
-                azure.mkdir(exist_ok=True)
                 client, tenant = step.login
-                login = {"client": client, "tenant": tenant, "tokens": {}}
-                login["assertion"] = resources.CLIENT_ASSERTION
-                (azure / "login.json").write_text(json.dumps(login))
+                known = {"client": client, "tenant": tenant, "tokens": {}}
+                known["assertion"] = resources.CLIENT_ASSERTION
+                login.write_text(json.dumps(known))
             for pattern in step.files:
-                found = [p.relative_to(clone).as_posix() for p in clone.glob(pattern)]
-                ran.artifacts += found
+                found = [path.relative_to(clone) for path in clone.glob(pattern)]
+                ran.artifacts += [path.as_posix() for path in found]
             if step.command:
                 done = subprocess.run(
                     [*self.shell, step.command],
@@ -254,12 +278,27 @@ class Platform:
                 ran.went_well &= done.returncode == 0
         uploaded = re.findall(r"##vso\[task\.uploadsummary\](.*)", ran.output)
         for file in [Path(one) for one in uploaded] + [summary]:
-            ran.summary += file.read_text() if file.exists() else ""
+            ran.summary += file.read_text(encoding="utf-8") if file.exists() else ""
+        ran.requests = self.user.standin.requests[before:]
+        if login.exists():
+            ran.tokens = [*json.loads(login.read_text())["tokens"].values()]
         return ran
 
-
-#: No managed identity is found, neither the stand-in's nor that of the machine.
-NO_IDENTITY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    def environment(self, clone: Path, summary: Path) -> dict[str, str]:
+        python = Path(self.user.project.interpreter).parent
+        path = [self.folder / "bin", python, TOOLS, os.environ["PATH"]]
+        # Neither the stand-in's managed identity nor that of the machine is found.
+        no_identity = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+        return self.user.environment(
+            login=False,
+            PATH=os.pathsep.join(map(str, path)),
+            GITHUB_STEP_SUMMARY=str(summary),
+            AZURE_CONFIG_DIR=str(clone / ".azure"),
+            MYPY_CACHE_DIR=str(TEMPLATE / "build" / "mypy" / self.user.project.sdk),
+            # The others take a minute, and are run by test_local_run.py.
+            PYTEST_ADDOPTS="tests/test_settings.py",
+            **no_identity,
+        )
 
 
 def tool(*words: str) -> None:
@@ -298,14 +337,9 @@ def test_every_action_is_pinned_with_its_version(bake: Bake) -> None:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action)
 
 
-@pytest.fixture(scope="module", params=FILES)
-def platform(
-    request: pytest.FixtureRequest,
-    bake: Bake,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Platform]:
-    """A repository with the workspaces `test` and `prod`, each on another cluster."""
-    name, folder = request.param, tmp_path_factory.mktemp("platform")
+@contextmanager
+def repository(name: str, bake: Bake, folder: Path) -> Iterator[Platform]:
+    """A repository with the workspaces `test` and `prod`, each with its own cluster."""
     project = bake(**ANSWERS, ci_platform=name, azureml_sdk=SDKS[name])
     project.edit("settings.yml", "max_iterations: 200", "max_iterations: 20")
     config = json.loads((project.path / ".azureml/config.json").read_text())
@@ -317,17 +351,157 @@ def platform(
             file.write_text(json.dumps(config | {"workspace_name": where}))
             own = project.path / f"settings.{where}.yml"
             own.write_text(f"compute:\n  name: {where}-cluster\n")
-        yield Platform(name, User(project, standin, folder / "home"), folder)
+        user = User(project, standin, folder / "home")
+        if name == "azure-devops":  # The real steps run on the other platform.
+            for step in ("prep", "train", "evaluate", "register"):
+                user.write(step, STEP)
+            user.write("score", SCORE)
+        yield Platform(name, user, folder)
         standin.verify()
 
 
 @pytest.fixture(scope="module")
-def first(platform: Platform) -> dict[str, Ran]:
-    """The first push to main."""
-    return platform.push()
+def on_github(
+    bake: Bake, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    with repository("github", bake, tmp_path_factory.mktemp("github")) as platform:
+        yield platform
 
 
-def test_a_push_to_main_goes_to_the_end(first: dict[str, Ran]) -> None:
-    assert [*first] == ["checks", "test", "prod"]
-    for ran in first.values():
+@pytest.fixture(scope="module")
+def on_azure_devops(
+    bake: Bake, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("devops")
+    with repository("azure-devops", bake, folder) as platform:
+        yield platform
+
+
+def assert_it_goes_to_the_end(platform: Platform, pushed: dict[str, Ran]) -> None:
+    assert [*pushed] == ["checks", "test", "prod"]
+    for name, ran in pushed.items():
         assert ran.went_well, ran.output
+        assert ran.summary.startswith("```\n"), ran.summary
+        places = {
+            match for one in ran.requests for match in WORKSPACE.findall(one.path)
+        }
+        assert places == ({name} if name != "checks" else set())
+        for secret in (resources.CLIENT_ASSERTION, *ran.tokens):
+            assert secret not in ran.output
+    assert not pushed["checks"].requests
+    assert pushed["test"].tokens
+    assert pushed["prod"].tokens
+    for pipeline in ("training", "scoring"):
+        assert f"submitted  {pipeline}, run" in pushed["test"].summary
+        assert f"published  penguins-{pipeline}" in pushed["prod"].summary
+
+
+def test_a_push_goes_to_the_end_on_github(on_github: Platform) -> None:
+    pushed = on_github.push()
+    assert_it_goes_to_the_end(on_github, pushed)
+    checks = pushed["checks"]
+    assert re.search("held-out rows: accuracy 0.9.*f1_macro", checks.summary)
+    assert "registered as version 1" in checks.summary
+    reports = [Path(path).parts[2:] for path in checks.artifacts]
+    assert reports == [
+        ("evaluate", "outputs", "evaluation", "report.html"),
+        ("prep", "outputs", "data_report", "report.html"),
+    ]
+    assert len(on_github.user.standin.azure.models["penguins"]) == 1
+
+
+def test_a_model_that_is_refused_stops_nothing(on_github: Platform) -> None:
+    on_github.user.project.edit(
+        "settings.yml", "max_iterations: 20", "max_iterations: 1"
+    )
+    on_github.user.project.edit("settings.yml", "rate: 0.1", "rate: 0.0001")
+    on_github.commit()
+    test = on_github.push("test")["test"]
+    on_github.undo()
+    assert test.went_well, test.output
+    assert len(on_github.user.standin.azure.models["penguins"]) == 1
+    assert test.summary.count("finished   run") == 2  # scoring goes on by the other one
+
+
+def test_the_end_of_a_failed_steps_log_is_in_the_summary(on_github: Platform) -> None:
+    on_github.user.write("prep", 'raise SystemExit("The data is odd.")\n')
+    on_github.commit()
+    test = on_github.push("test")["test"]
+    on_github.undo()
+    assert not test.went_well
+    assert "    The data is odd." in test.summary.splitlines()
+    assert "submitted  scoring" not in test.output
+
+
+def test_an_azure_that_is_down_ends_it_at_once(on_github: Platform) -> None:
+    fault = Fault("GET arm/subscriptions", 503, times=None)
+    on_github.user.standin.faults.append(fault)
+    prod = on_github.push("prod")["prod"]
+    on_github.user.standin.faults.remove(fault)
+    assert not prod.went_well
+    assert "Azure answers with error 503" in prod.summary
+    assert "try again later" in prod.summary
+    kinds = {(one.method, one.service) for one in prod.requests}
+    assert kinds == {("POST", "login"), ("GET", "arm")}
+
+
+def test_a_push_goes_to_the_end_on_azure_devops(on_azure_devops: Platform) -> None:
+    pushed = on_azure_devops.push()
+    assert_it_goes_to_the_end(on_azure_devops, pushed)
+    assert "ran evaluate" in pushed["checks"].summary
+    names = sorted(pushed["checks"].artifacts)
+    assert names == ["reports/data.html", "reports/evaluation.html"]
+
+
+def test_a_failing_test_ends_it_before_azure(on_azure_devops: Platform) -> None:
+    test = on_azure_devops.repository / "tests/test_settings.py"
+    fails = (
+        "\n\ndef test_that_fails() -> None:\n    assert PROJECT.package == 'pelicans'\n"
+    )
+    test.write_text(test.read_text(encoding="utf-8") + fails.replace("'", '"'))
+    on_azure_devops.commit()
+    pushed = on_azure_devops.push()
+    on_azure_devops.undo()
+    assert [*pushed] == ["checks"]
+    assert not pushed["checks"].went_well
+    assert "assert 'penguins' == 'pelicans'" in pushed["checks"].summary
+    assert not pushed["checks"].requests
+    assert not pushed["checks"].artifacts
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pull_request_is_checked_alone(bake: Bake, name: str) -> None:
+    _, jobs = READ[name](bake(ci_platform=name).path / FILES[name])
+    checks, test, prod = jobs
+    assert (checks.name, checks.needs, checks.on_push_alone) == ("checks", "", False)
+    assert (test.name, test.needs, test.on_push_alone) == ("test", "checks", True)
+    assert (prod.name, prod.needs, prod.environment) == ("prod", "test", "prod")
+    assert not [step for step in checks.steps if step.login]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_two_pushes_are_never_in_a_workspace_at_once(bake: Bake, name: str) -> None:
+    whole = yaml.safe_load((bake(ci_platform=name).path / FILES[name]).read_text())
+    if name == "github":
+        groups = [whole["jobs"][job]["concurrency"] for job in ("test", "prod")]
+        assert groups == ["azure-ml-test", "azure-ml-prod"]
+    else:
+        locks = [stage.get("lockBehavior") for stage in whole["stages"]]
+        assert locks == [None, "runLatest", "runLatest"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_page_names_the_project_and_what_the_workflow_uses(
+    bake: Bake, name: str
+) -> None:
+    project = bake(**ANSWERS, ci_platform=name)
+    workflow = project.path / FILES[name]
+    page = {"github": "README.md", "azure-devops": "azure-pipelines.md"}[name]
+    text = workflow.with_name(page).read_text(encoding="utf-8")
+    for answer in ("azure_subscription_id", "azure_resource_group"):
+        assert f"='{ANSWERS[answer]}'" in text
+    assert "WORKSPACE='workspace'" in text
+    assert "--name penguins-$NAME" in text
+    used = re.findall(r"vars\.(\w+)|Subscription: ([\w-]+)-", workflow.read_text())
+    for one in filter(None, sum(used, ())):
+        assert one in text, one
