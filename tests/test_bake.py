@@ -11,6 +11,7 @@ import jinja2
 import pytest
 import yaml
 from conftest import SDKS, TEMPLATE, Bake, Project
+from cookiecutter.main import cookiecutter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,6 +77,16 @@ tests/test_pipelines.py
 tests/test_prep.py
 tests/test_settings.py
 """
+#: What a platform adds, folders too.
+PLATFORMS = {
+    "github": {
+        ".github",
+        ".github/workflows",
+        ".github/workflows/README.md",
+        ".github/workflows/pipelines.yml",
+    },
+    "azure-devops": {"azure-pipelines.md", "azure-pipelines.yml"},
+}
 NAMES = {
     "one letter": {"project_name": "x"},
     "sixty letters": {"project_name": "Abcdefghi " * 6},
@@ -92,6 +103,8 @@ NAMES = {
         "author_name": "\u2066 'Ünï' \\",
     },
     "regression": {"task": "regression", "author_name": "Zoë"},
+    "github": {"ci_platform": "github"},
+    "azure-devops": {"ci_platform": "azure-devops"},
     "azure": {
         "azure_subscription_id": "12345678-9abc-def0-1234-56789abcdef0",
         "azure_resource_group": "rg-(données).x_1",
@@ -107,6 +120,40 @@ def test_exactly_these_files(bake: Bake, task: str, sdk: str) -> None:
     project = bake(task=task, azureml_sdk=sdk)
     files = {p.relative_to(project.path).as_posix() for p in all_files(project)}
     assert files == set(FILES.split())
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_exactly_these_files_of_a_platform(bake: Bake, platform: str) -> None:
+    plain, project = bake(), bake(ci_platform=platform)
+    files, more = (
+        {path.relative_to(one.path).as_posix() for path in one.path.rglob("*")}
+        for one in (plain, project)
+    )
+    assert more - files == PLATFORMS[platform]
+    assert files <= more  # and no folder is empty
+
+
+def test_a_workflow_is_added_later_and_nobody_elses_taken_away(
+    bake: Bake, tmp_path: Path
+) -> None:
+    project = bake()
+    own = project.path / ".github" / "workflows" / "own.yml"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    readme, config = project.path / "README.md", project.path / ".cookiecutter.json"
+    readme.write_text("mine")
+    for before, after in (("none", "github"), ("github", "none")):
+        answers = config.read_text(encoding="utf-8")
+        (tmp_path / "answers.json").write_text(answers.replace(before, after))
+        cookiecutter(
+            str(TEMPLATE),
+            replay=str(tmp_path / "answers.json"),
+            overwrite_if_exists=True,
+            skip_if_file_exists=True,
+            output_dir=str(project.path.parent),
+        )
+        assert (own.read_text(), readme.read_text()) == ("mine", "mine")
+        assert own.with_name("pipelines.yml").exists()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def init() -> None:
 def run(files: list[str]) -> list[str]:
     return files
 '''
-WORKSPACE = re.compile("/workspaces/([a-z]+)", re.IGNORECASE)
+WORKSPACE = re.compile("/workspaces/(test|prod)", re.IGNORECASE)
 
 
 @dataclass
@@ -171,9 +171,8 @@ def azure_devops(path: Path) -> tuple[list[str], list[Job]]:
             always = {None: False, "succeededOrFailed()": True}[step.get("condition")]
             task, given = step.get("task"), step.get("inputs", {})
             if task == "AzureCLI@2":
-                assert (given["scriptType"], given["scriptLocation"]) == (
-                    *("bash", "inlineScript"),
-                )
+                assert given["scriptType"] == "bash"
+                assert given["scriptLocation"] == "inlineScript"
                 assert given["azureSubscription"] == f"penguins-{stage['stage']}"
                 steps.append(Step(login=(resources.CLIENT_ID, resources.TENANT_ID)))
                 steps.append(Step(given["inlineScript"]))
@@ -308,22 +307,16 @@ def tool(*words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["", "sixty letters"])
-def test_a_workflow_of_github_is_linted(bake: Bake, name: str) -> None:
-    answers = {"project_name": "Abcdefghi " * 6} if name else {}
-    project = bake(ci_platform="github", **answers)
-    file = str(project.path / FILES["github"])
+def test_a_workflow_of_github_is_linted(bake: Bake) -> None:
+    file = str(bake(ci_platform="github").path / FILES["github"])
     tool("actionlint", file)
     tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", file)
     # Pinned actions, least permissions, no secret that stays behind, nothing injected.
     tool("zizmor", "--offline", "--no-progress", file)
 
 
-@pytest.mark.parametrize("name", ["", "sixty letters"])
-def test_a_pipeline_of_azure_devops_fits_its_schema(bake: Bake, name: str) -> None:
-    answers = {"project_name": "Abcdefghi " * 6} if name else {}
-    project = bake(ci_platform="azure-devops", **answers)
-    file = str(project.path / FILES["azure-devops"])
+def test_a_pipeline_of_azure_devops_fits_its_schema(bake: Bake) -> None:
+    file = str(bake(ci_platform="azure-devops").path / FILES["azure-devops"])
     azure = ("--builtin-schema", "vendor.azure-pipelines")
     known = ("--data-transform", "azure-pipelines", "--regex-variant", "nonunicode")
     tool("check-jsonschema", *azure, *known, file)
