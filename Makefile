@@ -14,6 +14,7 @@ PINS := {{cookiecutter.project_slug}}/environment
 OTHER_SDK := build/azure-ai-ml
 OTHER_PYTHON ?= >=3.10,<3.14
 LOCK := build/lock
+BENCHMARKS := build/benchmarks
 # An environment of that Python; its folder is to follow.
 VENV = $(TOOLS)/uv venv --quiet --allow-existing $(1) || { echo 'azureml-sdk needs Python \
   3.10 or 3.11, and uv could neither find nor fetch one: install it, or tell where it is, as \
@@ -22,7 +23,7 @@ INSTALL := $(TOOLS)/uv pip install --quiet --compile-bytecode --python
 COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.10 \
   --fork-strategy fewest --no-strip-extras --no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test lock clean
+.PHONY: demo test bench lock clean
 
 demo: build/tools/made  ## generate a project, and run both of its pipelines
 	@$(if $(filter azure-ai-ml,$(SDK)),UV_PYTHON='$(OTHER_PYTHON)';) $(call VENV,build/demo/.venv)
@@ -40,6 +41,11 @@ test: .venv/tests  ## run all tests
 	$(BIN)/ruff check --quiet hooks tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+bench: .venv/tests  ## measure everything side by side; ARGS='--only prep --rounds 5'
+	@$(call VENV,$(BENCHMARKS))
+	$(INSTALL) $(BENCHMARKS) --requirement benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks --json $(BENCHMARKS)/figures.json $(ARGS)
 
 build/tools/made: requirements.txt
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \

@@ -1,45 +1,82 @@
-"""How fast prep is beside bare polars and pandas, and that its memory does not grow.
+"""How fast prep is beside bare polars and pandas, and how its memory grows.
 
-    .venv/bin/python benchmarks/prep.py [--rows N] [--rounds N] [--gigabytes N] [--json FILE]
-
-Reads one CSV file of mixed types and writes Parquet, in turns: by prep, by nothing but
-polars' scan_csv and sink_parquet, and by pandas; each in a process of its own. Then prep's
-peak memory for a file of the given size (default: that file) and for ten times it, for
-which the folder of temporary files must have room. Needs Linux.
+CSV of mixed types is read and Parquet written, in turns: by prep, by nothing but polars'
+scan_csv and sink_parquet, and by pandas. Then prep's peak memory for a file of
+BENCHMARK_GB gigabytes (default: 0.3) and for ten times it, for which the folder of
+temporary files must have room; and for Parquet of 2 and of 10 million rows.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import re
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
-PREP = (
-    Path(__file__).parents[1] / "{{cookiecutter.project_slug}}" / "steps/prep/prep.py"
-)
+from .measure import STEPS, Figures, Measured, measure, ratios
+
+ROWS = 3_000_000
+CHUNK = 250_000
 # What each process runs, on a table and a folder to write to.
-SCRIPTS = {
+COMMANDS = {
     # -B, as the template's steps are copied as they are, and are to hold no __pycache__.
-    "prep": ["-B", str(PREP), "--target", "class", "--raw", "TABLE"]
+    "prep": ["-B", f"{STEPS}/prep/prep.py", "--target", "class", "--raw", "TABLE"]
     + ["--prepared", "OUT/prepared", "--report", "OUT/report"],
     "polars": ["-c", "import polars; polars.scan_csv('TABLE').sink_parquet('OUT/out')"],
     "pandas": ["-c", "import pandas; pandas.read_csv('TABLE').to_parquet('OUT/out')"],
 }
-CHUNK = 250_000
 
 
-def write_table(path: Path, rows: int) -> None:
+def figures(rounds: int) -> Figures:
+    """Megabytes a second, times as fast, and peak megabytes."""
+    found: Figures = {f"{name}, MB/s": [] for name in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        table, larger = Path(folder) / "table.csv", Path(folder) / "larger.csv"
+        _write_table(table, ROWS)
+        size = table.stat().st_size
+        for name in COMMANDS:  # byte-compile, and read the file once
+            _run(name, table)
+        for _ in range(rounds):
+            for name in COMMANDS:
+                seconds = _run(name, table).seconds
+                found[f"{name}, MB/s"].append(size / 1e6 / seconds)
+        for name in ("polars", "pandas"):
+            pair = found["prep, MB/s"], found[f"{name}, MB/s"]
+            found[f"prep / {name}, speed"] = ratios(*pair)
+        for times in (1, 10):
+            gigabytes = times * float(os.environ.get("BENCHMARK_GB", "0.3"))
+            _repeat(table, larger, gigabytes * 1e9)
+            peak = _run("prep", larger).megabytes
+            found[f"prep, MB of memory for {gigabytes:g} GB of CSV"] = [peak]
+        larger.unlink()
+        for times in (2, 10):
+            parquet = Path(folder) / "parquet"
+            parquet.mkdir()
+            part = pl.read_csv(table, n_rows=1_000_000)
+            for number in range(times):
+                part.write_parquet(
+                    parquet / f"{number}.parquet", row_group_size=125_000
+                )
+            peak = _run("prep", parquet).megabytes
+            found[f"prep, MB of memory for {times} million rows of Parquet"] = [peak]
+            shutil.rmtree(parquet)
+    return found
+
+
+def _run(name: str, table: Path) -> Measured:
+    with tempfile.TemporaryDirectory(dir=table.parent) as out:
+        words = [
+            part.replace("TABLE", str(table)).replace("OUT", out)
+            for part in COMMANDS[name]
+        ]
+        return measure(table.parent, *words)
+
+
+def _write_table(path: Path, rows: int) -> None:
     """Numbers, categories, dates and times, some of them missing."""
     random = np.random.default_rng(0)
     for start in range(0, rows, CHUNK):
@@ -60,81 +97,10 @@ def write_table(path: Path, rows: int) -> None:
         chunk.to_csv(path, mode="a", header=start == 0, index=False)
 
 
-def repeat(table: Path, path: Path, size: float) -> None:
+def _repeat(table: Path, path: Path, size: float) -> None:
     """Write the rows of a table again and again, up to about `size` bytes."""
     with table.open("rb") as rows, path.open("wb") as file:
         file.write(header := rows.readline())
         while file.tell() < size:
             rows.seek(len(header))
             shutil.copyfileobj(rows, file, 2**20)
-
-
-def measure(name: str, table: Path) -> tuple[float, float]:
-    """Seconds and peak megabytes of a process.
-
-    Of its own memory: the pages of the file that it maps are the system's to take back.
-    """
-    with tempfile.TemporaryDirectory(dir=table.parent) as out:
-        command = [sys.executable]
-        for part in SCRIPTS[name]:
-            command.append(part.replace("TABLE", str(table)).replace("OUT", out))
-        environment = {k: v for k, v in os.environ.items() if k[:10] != "PYTHONDONT"}
-        started, peak = time.perf_counter(), 0
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, env=environment
-        ) as process:
-            while process.poll() is None:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                found = re.search(r"RssAnon:\s+(\d+) kB", status)
-                peak = max(peak, int(found[1]) if found else 0)
-                time.sleep(0.01)
-        seconds = time.perf_counter() - started
-    assert process.returncode == 0
-    return seconds, peak / 1024
-
-
-def main() -> None:
-    """Measure in turns, then the memory, and print both."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=3_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gigabytes", type=float, default=0.0)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "table.csv"
-        write_table(table, args.rows)
-        size = table.stat().st_size
-        for name in SCRIPTS:  # byte-compile, and read the file once
-            measure(name, table)
-        seconds: dict[str, list[float]] = {name: [] for name in SCRIPTS}
-        for _ in range(args.rounds):
-            for name, found in seconds.items():
-                found.append(measure(name, table)[0])
-        print(f"{args.rows:,} rows, {size / 1e6:.0f} MB, {args.rounds} rounds")
-        print(f"{'':26} minimum  median maximum")
-        figures: dict[str, list[float]] = {
-            f"{name}, MB/s": [size / 1e6 / s for s in found]
-            for name, found in seconds.items()
-        }
-        for name in ("polars", "pandas"):
-            pairs = zip(seconds[name], seconds["prep"], strict=True)
-            figures[f"prep / {name}, speed"] = [other / own for other, own in pairs]
-        for title, values in figures.items():
-            shown = min(values), statistics.median(values), max(values)
-            print(f"{title:26}" + "".join(f"{value:8.2f}" for value in shown))
-        peaks = {}
-        for times in (1, 10):
-            larger = Path(folder) / "larger.csv"
-            repeat(table, larger, times * (args.gigabytes * 1e9 or size))
-            _, peaks[larger.stat().st_size] = measure("prep", larger)
-        for larger_size, peak in peaks.items():
-            print(f"peak memory of prep for {larger_size / 1e9:5.2f} GB: {peak:.0f} MB")
-    if args.json:
-        result = {"rows": args.rows, "bytes": size, "seconds": seconds}
-        result |= {"figures": figures, "peak_megabytes": peaks}
-        args.json.write_text(json.dumps(result, indent=2))
-
-
-if __name__ == "__main__":
-    main()

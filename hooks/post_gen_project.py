@@ -9,6 +9,8 @@ from pathlib import Path
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+# The command that generates, which a hook is not told; a global function of Jinja knows it.
+CALL = json.loads(r"""{{ lipsum.__globals__.os.sys.argv|tojson }}""")
 
 
 def empty_settings() -> dict[str, list[str]]:
@@ -49,4 +51,6 @@ def main() -> None:
 
 with suppress(OSError):  # which cookiecutter makes for the other platforms too
     os.removedirs(".github/workflows")  # unless a file is in it
-main()
+# `cruft update` and `cruft diff` generate for themselves, where nobody goes on.
+if CALL[1:2] == ["create"] or not re.search(r"cruft(\.exe|.__main__\.py)?$", CALL[0]):
+    main()

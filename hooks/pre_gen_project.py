@@ -1,7 +1,7 @@
 """Checks the answers by the generated project's own rules, before anything is written.
 
-Exits with 1 when an answer is wrong, upon which cookiecutter generates nothing and
-leaves a project that is there already as it was.
+Exits with 1 when an answer is wrong or files would be overwritten, upon which
+cookiecutter generates nothing and leaves a project that is there already as it was.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -22,6 +23,8 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 HERE, *CALL = json.loads(
     r"""{{ ([lipsum.__globals__.os.getcwd()] + lipsum.__globals__.os.sys.argv)|tojson }}"""
 )
+# "cookiecutter", "cruft", or "" where another program calls their functions.
+PROGRAM = "".join(re.findall(r"(cookiecutter|cruft)(?:\.exe|.__main__\.py)?$", CALL[0]))
 PROJECT = Path(HERE) / "{% raw %}{{cookiecutter.project_slug}}{% endraw %}"
 PACKAGE = PROJECT / "{% raw %}{{cookiecutter.package_name}}{% endraw %}"
 AGAIN = """
@@ -63,6 +66,19 @@ def unprintable() -> dict[str, str]:
             fix = "set LC_ALL=C.UTF-8, or write it in ASCII"
             wrong[key] = f"{key} is not text in this terminal's encoding: {fix}."
     return wrong
+
+
+def overwritten() -> dict[str, str]:
+    """What to say where the folder holds files, and the call does not keep them."""
+    if not {*os.listdir()} - {".git"} or "skip_if_file_exists" in options():
+        return {}
+    text = f"{Path.cwd()} holds files, which would be overwritten"
+    fix = "choose another project_slug"
+    if PROGRAM != "cruft":
+        fix = f"add --skip-if-file-exists, which keeps them, or {fix}"
+    update = "its README says how a project is updated"
+    key = "project_slug" if PROGRAM == "cruft" else ""
+    return {key: f"{text}: {fix} ({update})."}
 
 
 def fill_in(text: str) -> str:
@@ -153,34 +169,58 @@ def quote(word: str) -> str:
     return f"$'{escaped}'"
 
 
+def options() -> dict[str, list[str]]:
+    """The options that the command was called with, by name, as they are written."""
+    if PROGRAM == "cookiecutter":
+        from cookiecutter.cli import main as command
+    elif PROGRAM == "cruft":
+        from cruft._cli import app
+        from typer.main import get_command
+
+        command = get_command(app).commands["create"]
+    else:
+        return {}
+    words = CALL[1:] if PROGRAM == "cookiecutter" else CALL[2:]
+    given, found = command.make_context(None, words, resilient_parsing=True), {}
+    for option in command.params:
+        value = given.params.get(option.name)
+        if option.opts[0][0] == "-" and value and value != option.default:
+            name = max(option.opts, key=len)
+            values = value if option.multiple else [value]
+            pairs = [[name] if option.is_flag else [name, str(v)] for v in values]
+            found[option.name] = [*chain(*pairs)]
+    return found
+
+
 def again(wrong: set[str]) -> str:
     """The same command with the good answers, which asks for the others; in ASCII."""
-    from cookiecutter.cli import main
-
-    words = ["cookiecutter"]
-    if re.search(r"cookiecutter(\.exe|.__main__\.py)?$", CALL[0]):
-        given = main.make_context(None, CALL[1:], resilient_parsing=True)
-        # --no-input would not ask, and --replay goes with no other answers
-        left_out = ("no_input", "replay", "replay_file")
-        for option in main.params:
-            value = given.params.get(option.name)
-            is_wanted = option.opts[0][0] == "-" and option.name not in left_out
-            if is_wanted and value and value != option.default:
-                words += option.opts[-1:] + ([] if option.is_flag else [str(value)])
-    words.append(ANSWERS["_template"])
+    answers = {}
     for key, answer in ANSWERS.items():
         if key[0] != "_" and key not in wrong and (os.name != "nt" or answer.isascii()):
             if "{" in answer:  # which cookiecutter would take for Jinja
                 text = json.dumps(answer, ensure_ascii=False)
                 answer = f"{'{' * 2} {text} {'}' * 2}"
-            words.append(f"{key}={answer}")
+            answers[key] = answer
+    kept = options()
+    # --no-input would not ask, and --replay goes with no other answers
+    for name in ("no_input", "replay", "replay_file", "extra_context"):
+        kept.pop(name, None)
+    if "overwrite_if_exists" in kept and PROGRAM == "cookiecutter":
+        kept["skip_if_file_exists"] = ["--skip-if-file-exists"]
+    words = [*chain(*kept.values()), ANSWERS["_template"]]
+    if PROGRAM == "cruft":
+        words = ["cruft", "create", *words, "--extra-context", json.dumps(answers)]
+    else:
+        words = ["cookiecutter", *words, *map("=".join, answers.items())]
     return " ".join(map(quote, words))
 
 
 def main() -> None:
+    if PROGRAM == "cruft" and CALL[1:2] != ["create"]:
+        return  # `cruft update` makes what was checked once, in a folder of its own
     with TemporaryDirectory() as folder:
         wrong, notes = check(Path(folder))
-    wrong |= unprintable()
+    wrong = overwritten() | wrong | unprintable()
     lines = [*wrong.values()] or ["", "Worth a look:", "", *map("    {}".format, notes)]
     if wrong:
         folder = ANSWERS["project_slug"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import jinja2
 import pytest
 import yaml
 from conftest import SDKS, TEMPLATE, Bake, Project
-from cookiecutter.main import cookiecutter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +22,7 @@ FILES = """
 .azureml/config.json
 .cookiecutter.json
 .gitignore
+.pre-commit-config.yaml
 README.md
 data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
@@ -145,13 +146,16 @@ def test_a_workflow_is_added_later_and_nobody_elses_taken_away(
     for before, after in (("none", "github"), ("github", "none")):
         answers = config.read_text(encoding="utf-8")
         (tmp_path / "answers.json").write_text(answers.replace(before, after))
-        cookiecutter(
-            str(TEMPLATE),
-            replay=str(tmp_path / "answers.json"),
-            overwrite_if_exists=True,
-            skip_if_file_exists=True,
-            output_dir=str(project.path.parent),
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "cookiecutter", str(TEMPLATE)),
+                *("--overwrite-if-exists", "--skip-if-file-exists"),
+                *("--output-dir", str(project.path.parent)),
+                *("--replay-file", str(tmp_path / "answers.json")),
+            ],
+            check=False,
         )
+        assert done.returncode == 0
         assert (own.read_text(), readme.read_text()) == ("mine", "mine")
         assert own.with_name("pipelines.yml").exists()
 
@@ -295,6 +299,16 @@ def test_steps_on_azure_have_the_pins_of_this_machine(bake: Bake, sdk: str) -> N
 def test_no_lock_names_a_registry() -> None:
     for path in [*TEMPLATE.glob("tests/*.txt"), *TEMPLATE.glob("templates/*/*/*.txt")]:
         assert "://" not in path.read_text()
+
+
+def test_the_version_is_the_newest_of_the_changelog(bake: Bake) -> None:
+    changelog = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    _, *versions = re.split(r"(?m)^## ", changelog)
+    for version in versions:
+        assert re.match(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)\n", version)
+        assert "An update asks of you" in version
+    said = bake().python("-m", "penguins", "--version")
+    assert said.out == f"version {versions[0].split()[0]} of the template\n", said.err
 
 
 def all_files(project: Project) -> list[Path]:

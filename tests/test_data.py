@@ -97,6 +97,11 @@ READ: dict[
         {"keys": ["id"]},
         [(BIG,), (5,)],
     ),
+    "keys of bytes": (
+        {"a.parquet": pl.DataFrame({"id": [b"a"]})},
+        {"keys": ["id"]},
+        [(b"a",)],
+    ),
     # Targets and missing values
     "classes none and -": (
         "x,y\n1,none\n2,-\n",
@@ -112,6 +117,11 @@ READ: dict[
         {"a.parquet": pl.DataFrame({"x": [1, 2], "y": ["none", ""]})},
         {"target": "y"},
         [(1, "none")],
+    ),
+    "a class n/a below more missing values than the first rows": (
+        {"a.csv": "y\n" + '""\n' * 10_000 + "n/a\n", "b.csv": "y\nyes\n"},
+        {"target": "y", "form": Format(thousands=",")},
+        [("n/a",), ("yes",)],
     ),
     "a number target that is NA throughout one file": (
         {"a.csv": "x,y\n1,2.5\n", "b.csv": "x,y\n2,NA\n"},
@@ -207,6 +217,20 @@ READ: dict[
         {"a.csv": "a\ntrue\n", "b.csv": "a\n0\n"},
         {},
         [(0, 1), (1, 0)],
+    ),
+    "booleans, 0/1 and 0.0/1.0": (
+        {
+            "a.csv": "a\ntrue\n",
+            "b.csv": "a\n0\n",
+            "c.parquet": pl.DataFrame({"a": [1.0, float("nan")]}),
+        },
+        {},
+        [(0, 1), (1, 0), (2, 1), (3, None)],
+    ),
+    "unsigned integers of 128 bits": (
+        {"a.parquet": pl.DataFrame({"a": [2**127]}, {"a": pl.UInt128})},
+        {},
+        [(0, float(2**127))],
     ),
     "large unsigned integers": (
         {"a.parquet": pl.DataFrame({"a": [2**64 - 1]}, {"a": pl.UInt64})},
@@ -416,11 +440,29 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
         {},
         "a.csv is not a CSV file, though its name says so",
     ),
+    "blank lines alone": ("\n\n", {}, "a.csv is empty"),
+    "a mark of UTF-8 alone": (b"\xef\xbb\xbf", {}, "a.csv is empty"),
+    "no columns": ({"a.parquet": pl.DataFrame()}, {}, "a.parquet has no columns"),
+    "a target that is infinite throughout": (
+        "x,y\n1,inf\n2,\n",
+        {"target": "y"},
+        "target 'y' has no finite value in any row",
+    ),
     "a last column without a name": ("a,b,\n1,2,3\n", {}, "column 3 has no name"),
     "keys that are other floats": (
         {"a.csv": "id\n1\n", "b.parquet": pl.DataFrame({"id": [2.0**53 + 2]})},
         {"keys": ["id"]},
         "'id' changes its type: integer in a.csv and number in b.parquet",
+    ),
+    "keys of bytes and numbers": (
+        {"a.csv": "id\n1\n", "b.parquet": pl.DataFrame({"id": [b"\xff"]})},
+        {"keys": ["id"]},
+        "'id' changes its type: integer in a.csv and Binary in b.parquet",
+    ),
+    "keys that are durations": (
+        {"a.parquet": pl.DataFrame({"id": [datetime.timedelta(1)]})},
+        {"keys": ["id"]},
+        "'id' is of type Duration.*convert it",
     ),
     "booleans and 2": (
         {"a.csv": "a\ntrue\n", "b.csv": "a\n2\n"},

@@ -283,15 +283,46 @@ def test_wrong_answer_over_a_project_leaves_it_as_it_was(tmp_path: Path) -> None
     assert generate(tmp_path).returncode == 0
     settings = tmp_path / "penguins" / "settings.yml"
     settings.write_text("mine", encoding="utf-8")
-    for options in (["-f"], ["-f", "-s"]):
+    for options in (["-f"], ["-f", "-s"]):  # the pasted command keeps files, either way
         before = contents(tmp_path)
         done = generate(tmp_path, *options, max_nodes="two")
         assert done.returncode != 0
         assert contents(tmp_path) == before
         again = paste(ours(done)[-1], tmp_path)
         assert again.returncode == 0, again.stderr
-        assert (settings.read_text(encoding="utf-8") == "mine") == ("-s" in options)
-        settings.write_text("mine", encoding="utf-8")
+        assert settings.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")
+def test_files_that_are_there_are_kept_or_nothing_is_generated(tmp_path: Path) -> None:
+    folder = tmp_path / "penguins"
+    (folder / ".git").mkdir(parents=True)  # as of a new repository: nothing to be lost
+    assert generate(tmp_path, "-f").returncode == 0
+    (folder / "settings.yml").write_text("mine", encoding="utf-8")
+    (folder / "README.md").unlink()
+    before = contents(tmp_path)
+    done = generate(tmp_path, "-f")
+    assert done.returncode != 0
+    assert contents(tmp_path) == before
+    line, _, command = ours(done)
+    assert line.startswith(
+        f"{folder} holds files, which would be overwritten: add --skip"
+    )
+    assert paste(command, tmp_path).returncode == 0
+    after = contents(tmp_path)
+    assert after.keys() - before.keys() == {folder / "README.md"}
+    assert all(after[path] == before[path] for path in before)
+
+
+def test_a_program_that_calls_cookiecutter_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "penguins").mkdir()
+    (tmp_path / "penguins" / "README.md").write_text("mine", encoding="utf-8")
+    code = "from cookiecutter.main import cookiecutter as c; import sys; "
+    code += "c(sys.argv[1], no_input=True, overwrite_if_exists=True)"
+    done = run([sys.executable, "-c", code, str(TEMPLATE)], tmp_path)
+    assert done.returncode != 0
+    assert "holds files, which would be overwritten: add" in done.stderr
+    assert [path.name for path in (tmp_path / "penguins").iterdir()] == ["README.md"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the command is pasted into bash")

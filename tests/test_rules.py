@@ -25,6 +25,7 @@ with pytest.MonkeyPatch.context() as patch:  # or each project would get a __pyc
     settings: Any = importlib.import_module("template.settings")
     project: Any = importlib.import_module("template.runtime.project")
     rules: Any = importlib.import_module("template.runtime.rules")
+    checks: Any = importlib.import_module("template.runtime.checks")
 
 ID = "12345678-9abc-def0-1234-56789abcdef0"
 ZERO = "00000000-0000-0000-0000-000000000000"
@@ -717,3 +718,163 @@ def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
         with pytest.raises(project.SettingsError) as error:
             at(root).workspace_config(needs=needs)
         assert [needs[0] in line for line in str(error.value).splitlines()] == [True]
+
+
+# More workspaces
+
+PROD = ".azureml/prod.json"
+MAY_DIFFER = "data, workspace, compute, schedules, scoring may differ"
+
+
+@pytest.fixture
+def three(root: Path) -> Path:
+    """The workspaces of config.json, test and prod; of prod more than that differs."""
+    for name in ("test", "prod"):
+        (root / f".azureml/{name}.json").write_text(config(workspace_name=f"ml-{name}"))
+    write_prod(root, "compute: {max_nodes: 8}")
+    return root
+
+
+def write_prod(root: Path, text: str) -> None:
+    (root / "settings.prod.yml").write_text(text, encoding="utf-8")
+
+
+def said_of(one: Any) -> list[str]:
+    return [str(problem) for problem in one.problems() if problem.file]
+
+
+def test_only_what_differs_is_another(three: Path) -> None:
+    scheduled = {"frequency": "Day", "interval": 1, "hours": [6]}
+    change(three, "schedules.scoring", scheduled | {"frequency": "Week"})
+    change(three, "schedules.training", scheduled)
+    write_prod(
+        three,
+        """
+compute: {max_nodes: 8}
+data: {keys: [studyName], training: data/sample/scoring}
+scoring: {model_version: 3}
+workspace: {region: northeurope}
+schedules: {scoring: {frequency: Hour, interval: 2}, training: }
+""",
+    )
+    here, prod = at(three), at(three).at("prod")
+    assert [one.files.name for one in here.everywhere()] == ["", "prod", "test"]
+    assert said_of(prod) == []
+    a, b = here.settings(), prod.settings()
+    assert (a.compute.max_nodes, b.compute.max_nodes) == (2, 8)
+    assert (a.compute.name, b.compute.name) == ("cpu-cluster", "cpu-cluster")
+    assert (a.data.keys, b.data.keys) == (["studyName", "Individual ID"], ["studyName"])
+    assert a.data.target == b.data.target
+    assert prod.data()["data.training"] == "data/sample/scoring"
+    assert b.scoring.model_version == 3
+    # A schedule is one value: prod's has not the hours of the other.
+    assert (b.schedules["scoring"].hours, b.schedules["training"]) == (None, None)
+    where = prod.workspace_config()
+    assert (where.workspace_name, where.region) == ("ml-prod", "northeurope")
+    assert here.at("test").settings() == a
+    assert here.at("config").workspace_config().workspace_name == "mlw"
+    write_prod(three, "schedules:")
+    assert prod.settings().schedules == {}
+    assert [prod.file_of(key) for key in ("schedules.scoring", "data.keys")] == [
+        *("settings.yml", "settings.yml")
+    ]
+
+
+ONE_FILE = [
+    ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {ONE}: correct it."),
+    ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
+    ("computes: {max_nodes: 3}", "computes is not a setting: write compute."),
+    ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes there."),
+    ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be a region\'s short name, in lower-case letters and digits: write westeurope.'),
+    ("data: {target: studyName}", "data.keys names the target, studyName: take it out there."),
+    ("data: {keys: studyName}", 'data.keys is "studyName", but must be a list: write [studyName].'),
+    ("schedules: {scoring: {frequency: Day}}", "schedules.scoring.interval is missing: add it."),
+    ("schedules: {scoring: {frequency: Hour, interval: 1, hours: [6]}}", "schedules.scoring.hours does not go with frequency: Hour: delete it, or write frequency: Day."),
+    ("name: other", f"name is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
+    ("training: {seed: -1}", f"training is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
+    ("keep_runs: 3", f"keep_runs is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "text"), ONE_FILE)
+def test_wrong_value_in_the_settings_of_a_workspace(
+    three: Path, content: str, text: str
+) -> None:
+    write_prod(three, content)
+    prod = at(three).at("prod")
+    said = f"settings.prod.yml: {text}"
+    assert refusal(prod.settings) == said
+    assert refusal(prod.workspace_config) == said
+    assert said_of(prod) == [said]
+    at(three).settings()
+    at(three).at("test").workspace_config()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("a: [", "settings.prod.yml is not YAML at line 1, column 5"),
+        ("", "settings.prod.yml is empty: correct it"),
+        ("# compute:", "settings.prod.yml is null, but must hold names with values"),
+    ],
+)
+def test_settings_file_of_a_workspace_that_is_none(
+    three: Path, content: str, text: str
+) -> None:
+    write_prod(three, content)
+    change(three, "training.seed", -1)
+    first, *rest = refusal(at(three).at("prod").settings).splitlines()
+    assert first.startswith(text)
+    assert all(line.startswith("settings.yml: training.seed") for line in rest)
+    assert refusal(at(three).settings).startswith("settings.yml: training.seed")
+
+
+def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
+    change(three, "training.seed", -1)
+    change(three, "data.ignore", ["Species"])
+    change(three, "data.encoding", "utf-8")
+    change(three, "compute.name", "")
+    write_prod(three, "compute: {name: cpu-1, max_nodes: 2.5}\ndata: {decimal: ','}")
+    (three / PROD).write_text(config(workspace_name="p", resource_group=""))
+    lines = refusal(at(three).at("prod").workspace_config).splitlines()
+    assert [line.split(" is ")[0] for line in lines] == [
+        f"{PROD}: resource_group",
+        f"{PROD}: workspace_name",
+        "settings.yml: data.ignore names the target, Species: take it out there.",
+        "settings.yml: training.seed",
+        "settings.prod.yml: compute.name",
+        "settings.prod.yml: compute.max_nodes",
+    ]
+    rows = checks.offline(*at(three).everywhere())
+    wrong = [row.name for row in rows if row.status == checks.WRONG]
+    assert wrong == [
+        *("data.ignore", "training.seed"),
+        *("settings.prod.yml: compute.name", "settings.prod.yml: compute.max_nodes"),
+        f"{PROD}: workspace_name",
+    ]
+    others = [row.name for row in rows if row.status == checks.OK]
+    assert others == [CONFIG, ".azureml/test.json"]
+
+
+NAMELESS = [
+    ("prd", "is prd, but there is no .azureml/prd.json: write prod, of those there are (config, prod, test)."),
+    ("live", "is live, but there is no .azureml/live.json: write another, of those there are (config, prod, test)."),
+    ("../prod", 'is "../prod", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: write prod.'),
+    ("", 'is "", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: correct it.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), NAMELESS)
+def test_a_workspace_that_is_not_there(three: Path, name: str, text: str) -> None:
+    assert refusal(lambda: at(three).at(name)) == f"--workspace {text}"
+
+
+def test_settings_of_no_workspace(three: Path) -> None:
+    (three / "settings.prd.yml").write_text("compute: {max_nodes: 8}")
+    said = (
+        "settings.prd.yml is of no workspace, as there is no .azureml/prd.json: "
+        "rename it to settings.prod.yml, or write that one too."
+    )
+    assert refusal(lambda: at(three).at("prd")) == said
+    everywhere = at(three).everywhere()
+    assert [line for one in everywhere for line in said_of(one)] == [said]

@@ -254,7 +254,7 @@ def get_pipeline(azure: Azure, request: Request) -> Json:
 @route(f"POST {_BASE}/PipelineEndpoints/Create")
 def create_endpoint(azure: Azure, request: Request) -> Json:
     body = request.json()
-    if any(one["Name"] == body["Name"] for one in azure.endpoints.values()):
+    if any(one["Name"] == body["Name"] for one in endpoints_of(azure, request)):
         raise Refusal(409, f"There is a pipeline endpoint {body['Name']} already.")
     first = {"Version": "0", "PipelineId": body["PipelineId"]}
     endpoint = entity(body | {"DefaultVersion": "0", "PipelineVersionList": [first]})
@@ -264,14 +264,20 @@ def create_endpoint(azure: Azure, request: Request) -> Json:
     return endpoint
 
 
+def endpoints_of(azure: Azure, request: Request) -> list[Json]:
+    """Those of the workspace, whose names another one may have too."""
+    base = f"{request['scope']}/".lower()
+    return [one for one in azure.endpoints.values() if base in one["Url"].lower()]
+
+
 @route(f"GET {_BASE}/PipelineEndpoints")
 def list_endpoints(azure: Azure, request: Request) -> list[Json]:
-    return list(azure.endpoints.values())
+    return endpoints_of(azure, request)
 
 
 @route(f"GET {_BASE}/PipelineEndpoints/Name")
 def get_endpoint_by_name(azure: Azure, request: Request) -> Json:
-    for endpoint in azure.endpoints.values():
+    for endpoint in endpoints_of(azure, request):
         if endpoint["Name"] == request.query["name"]:
             return endpoint
     raise Refusal(404, f"There is no pipeline endpoint {request.query['name']}.")

@@ -33,10 +33,11 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def test_settings_of_this_project_are_right() -> None:
-    wrong = [str(p) for p in PROJECT.problems() if p.kind == "wrong"]
-    assert wrong == []
-    assert (PROJECT.root / PROJECT.settings().data.training).exists()
-    assert (PROJECT.root / PROJECT.settings().data.scoring).exists()
+    for project in PROJECT.everywhere():  # in each workspace
+        wrong = [str(p) for p in project.problems() if p.kind == "wrong"]
+        assert wrong == []
+        assert (project.root / project.settings().data.training).exists()
+        assert (project.root / project.settings().data.scoring).exists()
 
 
 def test_every_wrong_value_is_named(project: Project[Settings]) -> None:

@@ -38,6 +38,7 @@ from raw import (
 from report import describe, report_html
 
 ROW = "row"  # numbers the rows to score, from 0, where no key column names them
+CHUNK = 20_000  # rows at a time, of which many are under way: less memory than usual
 SHOWN = 20  # notes on the screen; all are in the report
 
 
@@ -90,8 +91,9 @@ def prepare(
     dropped = {"no value in the target": 0}
     if target:
         filled, infinite = map(int, seen.select("filled", "infinite").sum().row(0))
-        if not filled:
-            raise DataError(f"The target '{target}' has no value in any row.")
+        if filled == infinite:
+            finite = "finite " if infinite else ""
+            raise DataError(f"The target '{target}' has no {finite}value in any row.")
         dropped["no value in the target"] = rows_in - filled
         dropped |= {"an infinite target": infinite} if infinite else {}
     columns, rows_out = describe(prepared)
@@ -128,7 +130,7 @@ def write(
     """Write the prepared parts; returns the raw types, and what was seen of each file."""
     target, keys = roles.target, roles.keys
     types = unify(sources, roles)
-    rows = unite(sources, types).cache()
+    rows = unite(sources, types)
     table, figures = rows.drop(cs.starts_with("\0")), []
     if target:
         values = cs.by_name(target)
@@ -153,9 +155,12 @@ def write(
         max_rows_per_file=rows_per_part,
     )
     written = table.sink_parquet(parts, compression_level=1, mkdir=True, lazy=True)
-    _, seen = pl.collect_all(
-        [written, tally(rows, len(sources) > 1, *figures)], engine="streaming"
-    )
+    with pl.Config(streaming_chunk_size=CHUNK):
+        _, seen = pl.collect_all(
+            [written, tally(rows, len(sources) > 1, *figures)],
+            optimizations=pl.QueryOptFlags(comm_subplan_elim=False),  # see `unite`
+            engine="streaming",
+        )
     return types, seen
 
 

@@ -198,6 +198,8 @@ def _open_parquet(path: Path, name: str, roles: Roles) -> Source:
             # pandas keeps the index of a table under such a name; it is not data.
             if not column.startswith("__index_level_")
         }
+        if not typed:
+            raise DataError(f"{name} has no columns.")
         counted = []
         for type, values in typed.values():
             words = pl.when(values.is_in(MISSING)).then(values)
@@ -226,12 +228,12 @@ def _typed(
     column = pl.nth(i)
     whole = dtype.is_integer() or (isinstance(dtype, pl.Decimal) and not dtype.scale)
     if whole:
-        big = pl.lit(2**63 - 1, pl.Int128)
-        fits = column.cast(pl.Int128).is_between(-big - 1, big).all()
+        integer = column.cast(pl.Int64, strict=False)
+        fits = integer.null_count() == column.null_count()
         if frame.select(fits).collect(engine="streaming").item():
-            return INTEGER, column.cast(pl.Int64)
+            return INTEGER, integer
         if is_key:
-            return TEXT, column.cast(pl.Int128).cast(pl.String)
+            return TEXT, column.cast(pl.String)
     if is_key and not isinstance(dtype, (pl.Categorical, pl.Enum)):
         return dtype, column.fill_nan(None) if dtype.is_float() else column
     if dtype.is_numeric():
@@ -445,6 +447,8 @@ class CsvFile:
                 headers[delimiter] = next(filter(None, reader), [])
         self.skip = int(declared is not None)
         self.delimiter, header = max(headers.items(), key=lambda found: len(found[1]))
+        if not header:
+            raise DataError(f"{name} is empty.")
         self.header = [column.strip() for column in header]
         self.names = [str(i) for i in range(len(header))]
         for i, column in enumerate(self.header):
@@ -651,8 +655,9 @@ def _expect(source: Source, tests: list[Test]) -> None:
         name = f"{len(staged)} values"
         staged[name], column.values = test.values, pl.col(name)
         is_null = column.values.is_null()
-        if column.type is None:
-            misfits.append(test.all.is_not_null())
+        if column.type is None:  # nor a word, if there is none in the first rows
+            none = test.all if column.words else test.with_words
+            misfits.append(none.is_not_null())
         elif test.all is not test.values:
             misfits.append(is_null & test.all.is_not_null())
         if test.is_odd is not None:
@@ -910,7 +915,8 @@ def _common_type(sources: list[Source], name: str, roles: Roles) -> pl.DataType 
                 column.type, column.values = TEXT, _filled(column.text)
                 files.setdefault(TEXT, source)
     for type, source in files.items():
-        if type.is_nested() or (type not in NAMES and not is_key):
+        no_key = type.is_nested() or type == pl.Duration
+        if no_key if is_key else type not in NAMES:
             if is_key or is_target:
                 raise DataError(
                     f"{source.name}: the column '{name}' is of type {type}, which is"
@@ -926,16 +932,16 @@ def _common_type(sources: list[Source], name: str, roles: Roles) -> pl.DataType 
     if is_key:
         if set(files) == {INTEGER, NUMBER} and _all(sources, name, NUMBER, _is_whole):
             return INTEGER
-        if not any(type.is_float() for type in files):
+        if not any(type.is_float() or type == pl.Binary for type in files):
             return TEXT
     elif set(files) == {INTEGER, NUMBER}:
         return NUMBER
     elif set(files) == {DATE, TIMESTAMP}:
         return TIMESTAMP
-    elif set(files) in ({BOOLEAN, INTEGER}, {BOOLEAN, NUMBER}):
-        numbers = INTEGER if INTEGER in files else NUMBER
-        if _all(sources, name, numbers, lambda values: values.is_in([0, 1])):
-            return INTEGER
+    elif set(files) <= {BOOLEAN, INTEGER, NUMBER} and all(
+        _all(sources, name, type, _is_bit) for type in (INTEGER, NUMBER)
+    ):
+        return INTEGER
     places = " and ".join(f"{name_of(t)} in {s.name}" for t, s in files.items())
     said = [note for source in sources for note in source.notes if f"'{name}'" in note]
     raise DataError(
@@ -949,19 +955,32 @@ def _is_whole(values: pl.Expr) -> pl.Expr:
     return (values == values.round()) & (values.abs() <= EXACT)
 
 
-def _all(sources: list[Source], name: str, type: pl.DataType, test: object) -> bool:
+def _is_bit(values: pl.Expr) -> pl.Expr:
+    return (values == 0) | (values == 1)
+
+
+def _all(
+    sources: list[Source],
+    name: str,
+    type: pl.DataType,
+    test: Callable[[pl.Expr], pl.Expr],
+) -> bool:
     """Whether a test holds for all values of a column in the files of a type."""
     for source in sources:
         column = source.columns.get(name)
         if column and column.type == type:
-            passed = source.frame.select(test(column.values).all())  # type: ignore[operator]
+            passed = source.frame.select(test(column.values).all())
             if not passed.collect(engine="streaming").item():
                 return False
     return True
 
 
 def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """All rows of all files, in order: the columns of `types`, and those for `tally`."""
+    """All rows of all files, in order: the columns of `types`, and those for `tally`.
+
+    The text of CSV is parsed once for all that is made of it. Parquet is not kept for the
+    slowest of its readers, which would take memory: each reads what it needs.
+    """
     lacking, no = Column(None, pl.lit(None)), pl.lit(False)
     columns = [[s.columns.get(name, lacking) for name in types] for s in sources]
     worded = [any(c.is_word is not None for c in column) for column in zip(*columns)]
@@ -976,7 +995,9 @@ def unite(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
             if has_words:
                 is_word = no if column.is_word is None else column.is_word
                 seen.append(is_word.alias(WORDS + name))
-        frames.append(source.frame.select(seen))
+        frame = source.frame.select(seen)
+        is_csv = any(column.text is not None for column in source.columns.values())
+        frames.append(frame.cache() if is_csv else frame)
     return pl.concat(frames)
 
 

@@ -22,6 +22,9 @@ and, for the SDK that the pipelines are written in:
 
 import sys
 
+#: Of the template that this is from: its CHANGELOG.md says what each asks of a project.
+VERSION = "1.0.0"
+
 
 def not_installed(error: ModuleNotFoundError) -> str:
     """What to say when a package is missing; nothing but the standard library is here."""

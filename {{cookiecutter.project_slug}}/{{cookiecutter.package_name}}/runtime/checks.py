@@ -3,7 +3,8 @@
 Online it asks the cloud's resource manager (REST) as whoever is logged in: by the
 variables AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (or
 AZURE_FEDERATED_TOKEN_FILE), by a managed identity, or in `az`. It only reads, never
-prompts, and ends within LIMIT seconds a workspace. The template's hook uses this module too.
+prompts, and ends within LIMIT seconds, of each workspace. The template's hook uses this
+module too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from urllib.parse import urlsplit
 from .project import CONFIG, SETTINGS, Project, SettingsError
 from .rules import CLOUDS
 
-LIMIT = 60.0  # seconds for everything online, in each workspace
+LIMIT = 60.0  # seconds for everything online, of one workspace
 TIMEOUT = 10.0  # seconds for one request
 OK, EMPTY, WRONG, UNASKED = "ok", "to fill in", "wrong", "could not ask"
 COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
@@ -115,7 +116,7 @@ def offline(*projects: Project[Any]) -> list[Check]:
     told = [check.file for check in checks]
     fix = "put the data there, or write where it is"
     for project in projects:
-        for file in project.read:
+        for file in project.sources:
             if file not in told and (project.root / file).exists():
                 checks.append(Check(file, OK, "complete, and right by the rules"))
         with suppress(SettingsError):

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from . import not_installed
+from . import VERSION, not_installed
 from .project import CommandError, Pipelines, Project
 
 
@@ -148,6 +148,8 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
             stream.reconfigure(errors="backslashreplace")
     description = "Pipelines here and on Azure ML."
     parser = ArgumentParser(prog=project.command, description=description)
+    version = f"version {VERSION} of the template"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for function, (options, text) in COMMANDS.items():
         command = commands.add_parser(function.__name__, help=text)

@@ -209,14 +209,14 @@ class Project(Generic[S]):
         return settings  # type: ignore[no-any-return]
 
     @property
-    def read(self) -> list[str]:
+    def sources(self) -> list[str]:
         """The files that are read: `settings.yml`, what differs, and the workspace's."""
         own, config = self.files.settings, self.files.config
         has_own = own != SETTINGS and (self.root / own).exists()
         return [SETTINGS, *([own] if has_own else []), config]
 
     def _read_settings(self) -> tuple[Any, list[Problem]]:
-        return _read(self.kind, self.root, *self.read[:-1])
+        return _read(self.kind, self.root, *self.sources[:-1])
 
     def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
         """The workspace; none of `needs`, such as region or compute.name, may be empty."""
@@ -329,14 +329,14 @@ def _read(kind: Any, root: Path, *files: str) -> tuple[Any, list[Problem]]:
     if first not in layers:
         return None, said
     for file in others:
-        values = layers.get(file)
-        differs = [name for name in _hints(kind) if name in kind.may_differ]
-        for name in _hints(kind):
-            if name not in differs and isinstance(values, dict) and name in values:
+        own: Any = layers.get(file)
+        differ = [name for name in _hints(kind) if name in kind.may_differ]
+        for name in _hints(kind) if isinstance(own, dict) else ():
+            if name in own and name not in differ:
+                del own[name]
                 text, fix = "is the same in every workspace", f"write it in {first}"
-                fix += f" ({', '.join(differs)} may differ)"
+                fix += f" ({', '.join(differ)} may differ)"
                 said.append(Problem(file, name, text, fix))
-                del values[name]
     return _section(kind, layers, "", said), said
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from . import checks, connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing
 from .local_run import LOG_END, parameter_values
-from .project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
+from .project import NEEDED, Compute, Pipelines, Project, Schedule
 from .reuse import files_of
 from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
@@ -41,7 +41,7 @@ def provision(
     config = project.workspace_config([*needs, "region"] if create_workspace else needs)
     settings = project.settings()
     keys = [key for pipeline in pipelines.values() for key in pipeline.data.values()]
-    data = _data(project, settings, dict(zip(keys, keys)), {})
+    data = _data(project, dict(zip(keys, keys)), {})
     with connection.azure(config) as say:
         done = "unchanged"
         try:
@@ -50,7 +50,7 @@ def provision(
             if not create_workspace:
                 raise
             workspace, done = Workspace.create(config), "created"
-        session = _Session(workspace, settings, say)
+        session = _Session(workspace, project, say)
         session.tell(done, f"workspace {workspace.name}, in {workspace.region}")
         session.provide_cluster()
         for environment in environments(pipelines, settings):
@@ -76,9 +76,9 @@ def submit(
     nowhere = dict.fromkeys(pipeline.data, "")
     parameters = parameter_values(project, steps, nowhere, values)
     given = {key: parameters[key] for key in values if key not in pipeline.data}
-    data = _data(project, settings, pipeline.data, values)
+    data = _data(project, pipeline.data, values)
     with connection.azure(config) as say:
-        session = _Session(Workspace.connect(config), settings, say)
+        session = _Session(Workspace.connect(config), project, say)
         folders, changing = session.prepare(data)
         built = session.workspace.build(pipeline, settings, folders, changing)
         run, is_recovered = session.workspace.start(built, settings.name, given)
@@ -104,9 +104,9 @@ def publish(
     config = project.workspace_config([*NEEDED, "compute.name"])
     settings, pipeline = project.settings(), pipelines[name]
     schedule = _wanted_schedule(project, pipelines, name)
-    data = _data(project, settings, pipeline.data, folders or {})
+    data = _data(project, pipeline.data, folders or {})
     with connection.azure(config) as say:
-        session = _Session(Workspace.connect(config), settings, say, dry_run)
+        session = _Session(Workspace.connect(config), project, say, dry_run)
         workspace = session.workspace
         endpoint = workspace.endpoint_name(f"{settings.name}-{name}")
         published = workspace.published(endpoint)
@@ -130,16 +130,14 @@ def publish(
 
 
 def _data(
-    project: Project[Any],
-    settings: ProjectSettings,
-    keys: Mapping[str, str],
-    folders: Mapping[str, str],
+    project: Project[Any], keys: Mapping[str, str], folders: Mapping[str, str]
 ) -> DataFiles:
     """By name, the one of `folders`, or else the files that a key of `data` names.
 
     Their folder is named after what they hold: as Azure ML does not look into files,
     steps would use their old results again if files changed in their place.
     """
+    settings = project.settings()
     data: DataFiles = {}
     for name, key in keys.items():
         if folders.get(name):
@@ -187,7 +185,7 @@ class _Session:
     """Work in the workspace; a dry run only tells what it would do."""
 
     workspace: Workspace
-    settings: ProjectSettings
+    project: Project[Any]
     say: Say
     dry_run: bool = False
 
@@ -196,24 +194,24 @@ class _Session:
         self.say(f"{would}{done:10} {what}")
 
     def provide_cluster(self) -> None:
-        wanted, files = self.settings.compute, self.workspace.config.files
+        wanted: Compute = self.project.settings().compute
         cluster = self.workspace.cluster(wanted.name)
         done = "unchanged" if cluster else "created"
         cluster = cluster or self.workspace.create_cluster(wanted)
         nodes, size = cluster.max_nodes, cluster.vm_size
         self.tell(done, f"cluster {wanted.name}, up to {nodes} nodes of {size}")
         if (nodes, size.lower()) != (wanted.max_nodes, wanted.vm_size.lower()):
-            see = f"see `{checks.COMMAND} check --online{files.option}`"
-            self.tell("", f"not as in {files.settings}: {see}")
+            command = f"{checks.COMMAND} check --online{self.project.files.option}"
+            self.tell("", f"not as in the settings: see `{command}`")
 
     def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
         """Upload data; gives its folders by name, and the names of those that change."""
-        name, workspace = self.settings.compute.name, self.workspace
-        files = workspace.config.files
+        project, workspace = self.project, self.workspace
+        name = project.settings().compute.name
         if not workspace.has_compute(name):
             text = f"compute.name is {name}, which is not in {workspace.name}"
-            fix = f"`{checks.COMMAND} provision{files.option}` creates it"
-            raise AzureError(f"{files.settings}: {text}: {fix}.")
+            fix = f"`{checks.COMMAND} provision{project.files.option}` creates it"
+            raise AzureError(f"{project.file_of('compute.name')}: {text}: {fix}.")
         self.upload(data)
         changing = [key for key, (_, files) in data.items() if not files]
         return {key: folder for key, (folder, _) in data.items()}, changing

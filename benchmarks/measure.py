@@ -1,0 +1,100 @@
+"""What the benchmarks share: a process is measured, and figures become a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = Path(__file__).resolve().parents[1]
+STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
+
+#: By what was measured: its value in each round.
+Figures = dict[str, list[float]]
+
+
+@dataclass
+class Measured:
+    """A process that has ended well."""
+
+    seconds: float
+    megabytes: float  # the most that it and all that it started held at a time
+    result: Any  # its last line, if that is JSON
+
+
+def measure(
+    folder: Path, *command: object, variables: Mapping[str, str] | None = None
+) -> Measured:
+    """Run a command in a folder; memory is looked at a hundred times a second, on Linux.
+
+    Python's arguments are enough of a command. Pages of files are left out of the memory,
+    as the system may take them back. AssertionError, with all it printed, if it fails.
+    """
+    words = [str(word) for word in command]
+    if words[0].startswith("-") or words[0].endswith(".py"):
+        words.insert(0, sys.executable)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "DO_NOT_TRACK": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment |= variables or {}
+    with tempfile.TemporaryFile("w+") as output:
+        started, peak = time.perf_counter(), 0.0
+        with subprocess.Popen(
+            words,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=folder,
+        ) as process:
+            while process.poll() is None:
+                peak = max(peak, _memory(process.pid))
+                time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        output.seek(0)
+        text = output.read()
+    assert process.returncode == 0, text
+    last = text.rstrip().rpartition("\n")[2]
+    return Measured(seconds, peak, json.loads(last) if last[:1] == "{" else None)
+
+
+def _memory(process: int) -> float:
+    """Megabytes that a process, and all that it has started, hold of their own now."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+        children = Path(f"/proc/{process}/task").glob("*/children")
+        below = [int(child) for one in children for child in one.read_text().split()]
+    except OSError:  # it has ended
+        return 0.0
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return (int(found[1]) / 1024 if found else 0.0) + sum(map(_memory, below))
+
+
+def generate(folder: Path, *answers: str) -> Path:
+    """A project `benchmark` in a folder, from the template."""
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(folder)]
+    answers = ("project_name=Benchmark", *answers)
+    subprocess.run(
+        [*command, str(TEMPLATE), *answers], check=True, stdout=subprocess.DEVNULL
+    )
+    return folder / "benchmark"
+
+
+def ratios(first: list[float], second: list[float]) -> list[float]:
+    """The ratio of the two in each round."""
+    return [a / b for a, b in zip(first, second, strict=True)]
+
+
+def show(figures: Figures) -> None:
+    """Print a table of the figures."""
+    print(f"{'':58} minimum    median   maximum")
+    for title, values in figures.items():
+        shown = min(values), statistics.median(values), max(values)
+        print(f"{title:58}" + "".join(f"{value:10.2f}" for value in shown))

@@ -1,0 +1,106 @@
+"""What is looked at before a commit, by the real pre-commit, with no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE, Bake, Project, Result
+
+
+class Repository(Project):
+    """A generated project under git, with the tools of its extra `dev` on the path."""
+
+    home: Path
+
+    def command(self, *words: str) -> Result:
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {
+            "PATH": tools,
+            "HOME": str(self.home),
+            "PRE_COMMIT_HOME": str(self.home),
+            "MYPY_CACHE_DIR": str(TEMPLATE / "build" / "mypy" / self.sdk),
+            **{f"GIT_{who}_NAME": "Ann" for who in ("AUTHOR", "COMMITTER")},
+            **{
+                f"GIT_{who}_EMAIL": "ann@example.com" for who in ("AUTHOR", "COMMITTER")
+            },
+        }
+        done = subprocess.run(
+            words,
+            cwd=self.path,
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def repository(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    project = bake(project_name="Commits")
+    repository = Repository(project.path, project.package, project.sdk)
+    repository.home = tmp_path_factory.mktemp("home")
+    for words in ("git init -q", "pre-commit install", "git add -A"):
+        done = repository.command(*words.split())
+        assert done.code == 0, done.err
+    return repository
+
+
+def test_a_fresh_project_passes(repository: Repository) -> None:
+    valid = repository.command("pre-commit", "validate-config")
+    assert valid.code == 0, valid.out + valid.err
+    done = repository.command("git", "commit", "-m", "As it was generated")
+    assert done.code == 0, done.out + done.err
+    assert re.findall(r"(?m)^(.*?)\.{3,}(\w+)$", done.err) == [
+        (name, "Passed")
+        for name in ("notebooks without outputs", "black", "ruff", "mypy")
+    ]
+
+
+def test_what_is_not_right_stops_the_commit_and_is_mended(
+    repository: Repository,
+) -> None:
+    notebook = repository.path / "notebooks" / "01_workspace.ipynb"
+    clean = notebook.read_text(encoding="utf-8")
+    ran = json.loads(clean)
+    cell = next(cell for cell in ran["cells"] if cell["cell_type"] == "code")
+    cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["secret"]}]
+    notebook.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    script = repository.path / "steps" / "prep" / "prep.py"
+    tidy = script.read_text(encoding="utf-8")
+    script.write_text(tidy.replace("import polars as pl", "import   polars as pl"))
+    assert script.read_text(encoding="utf-8") != tidy
+
+    done = repository.command("git", "commit", "--all", "-m", "Work")
+    assert done.code != 0
+    for hook in ("notebooks without outputs", "black"):
+        assert re.search(rf"(?m)^{hook}\.+Failed$", done.err), done.err
+    assert notebook.read_text(encoding="utf-8") == clean
+    assert script.read_text(encoding="utf-8") == tidy
+
+    script.write_text(f"{tidy}\n\nimport wave\n\nNUMBER: int = 'one'\n", "utf-8")
+    done = repository.command("git", "commit", "--all", "-m", "Work")
+    assert done.code != 0
+    for hook, said in {
+        "ruff": "imported but unused",
+        "mypy": "Incompatible types",
+    }.items():
+        assert re.search(rf"(?m)^{hook}\.+Failed$", done.err), done.err
+        assert said in done.err
+
+
+def test_the_tools_are_those_of_the_tests(repository: Repository) -> None:
+    """As those in a project's pyproject.toml are pinned by hand."""
+    text = (repository.path / "pyproject.toml").read_text(encoding="utf-8")
+    dev = text.partition("\ndev = [\n")[2].partition("\n]")[0]
+    pins = re.findall(r'"(.+)"', dev)
+    tested = (TEMPLATE / "tests" / "requirements.txt").read_text().split()
+    assert {pin.split("==")[0] for pin in pins} >= {"pre-commit", "nbstripout"}
+    assert [pin for pin in pins if pin.lower() not in tested] == []

@@ -1,0 +1,282 @@
+"""A project takes over what is new in its template, by the real cruft and git."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SDKS, TEMPLATE, Bake, Project
+
+PROJECT = "{{cookiecutter.project_slug}}"
+RUNTIME = f"{PROJECT}/{{{{cookiecutter.package_name}}}}/runtime"
+
+
+def shell(folder: Path, *lines: str, code: int = 0) -> str:
+    """What commands print, as a person types them who has cruft and git."""
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    who = {f"GIT_{who}_NAME": "Ann" for who in ("AUTHOR", "COMMITTER")}
+    mail = {f"GIT_{who}_EMAIL": "ann@example.com" for who in ("AUTHOR", "COMMITTER")}
+    done = subprocess.run(
+        ["sh", "-ec", "\n".join(lines)],
+        cwd=folder,
+        env=os.environ | who | mail | {"PATH": tools, "HOME": str(folder.parent)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def from_readme(project: Project, pattern: str) -> str:
+    """What the project's README has in its place."""
+    readme = (project.path / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(pattern, readme)
+    return str(found)
+
+
+def commit(folder: Path, *, first: bool = False) -> None:
+    start = ["git init -q -b main"] if first else []
+    shell(folder, *start, "git add --all", "git commit -qm Work")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of this template; its tag `old` is the template as it is."""
+    folder = tmp_path_factory.mktemp("template")
+    for part in ("cookiecutter.json", "hooks", "templates", PROJECT):
+        source, copy = TEMPLATE / part, folder / part
+        if source.is_dir():
+            hidden = shutil.ignore_patterns("__pycache__", ".*_cache")
+            shutil.copytree(source, copy, ignore=hidden)
+        else:
+            shutil.copy(source, copy)
+    commit(folder, first=True)
+    shell(folder, "git tag old")
+
+    # What runs a project, a pin of the steps and of `dev`, a new file of each kind; and,
+    # beside what its user changes, the files that are the user's.
+    edit(folder / RUNTIME / "__init__.py", "\nVERSION = ", '\nNEW = "new"\nVERSION = ')
+    edit(
+        *(folder / RUNTIME / "command_line.py", 'f"version {VERSION}'),
+        'f"{NEW} version {VERSION}',
+    )
+    edit(
+        folder / RUNTIME / "command_line.py", "import VERSION,", "import NEW, VERSION,"
+    )
+    (folder / RUNTIME / "extra.py").write_text('"""New."""\n')
+    (folder / PROJECT / "tests" / "test_extra.py").write_text(
+        "from {{ cookiecutter.package_name }}.runtime import (\n    extra,\n)\n\n\n"
+        'def test_extra() -> None:\n    assert extra.__doc__ == "New."\n'
+    )
+    for pins in (
+        f"{PROJECT}/environment/steps.txt",
+        "templates/azureml-sdk/environment/project.txt",
+    ):
+        text = (folder / pins).read_text(encoding="utf-8")
+        (folder / pins).write_text(re.sub("(?m)^pyyaml==.*", "pyyaml==6.0.2", text))
+    edit(folder / PROJECT / "pyproject.toml", '"mypy==', '"mypy>=')
+    steps = folder / PROJECT / "steps"
+    edit(
+        steps / "prep" / "prep.py", "\nimport argparse\n", "\n# New.\nimport argparse\n"
+    )
+    head = "\nfrom __future__ import annotations\n"
+    pipelines = folder / "templates/azureml-sdk/pipelines.py"
+    edit(pipelines, head, f"\n# New.{head}")
+    with (folder / PROJECT / "settings.yml").open("a") as settings:
+        settings.write("# New.\n")
+    commit(folder)
+    return folder
+
+
+Create = Callable[[], Project]
+
+
+@pytest.fixture
+def create(template: Path, tmp_path: Path) -> Create:
+    """Makes a project by cruft from the older template, committed as generated."""
+
+    def create() -> Project:
+        extra = '{"project_name": "Up to date"}'
+        call = f"cruft create {template} -y --checkout old --extra-context '{extra}'"
+        said = shell(tmp_path, call)
+        assert "What is next" in said
+        project = Project(tmp_path / "up-to-date", "up_to_date")
+        commit(project.path, first=True)
+        return project
+
+    return create
+
+
+def test_the_users_work_is_whole_after_an_update(
+    create: Create, template: Path
+) -> None:
+    project = create()
+    assert "out of date" in shell(project.path, "cruft check", code=1)
+    prep, mine = "steps/prep/prep.py", '    print("note: this step is ours")\n'
+    main = "def main() -> None:\n"
+    project.edit(prep, main, main + mine)
+    project.edit("up_to_date/pipelines.py", 'name="evaluate"', 'name="judge"')
+    project.edit("tests/test_pipelines.py", "evaluate.", "judge.")
+    project.edit("settings.yml", "data/sample/", "data/ours/")
+    project.edit("settings.yml", "seed: 42", "seed: 43")
+    (project.path / "data" / "sample").rename(project.path / "data" / "ours")
+    rows = project.path / "data/ours/training/PAL0708.csv"
+    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows.write_text("".join(lines[:-20]), encoding="utf-8")
+    commit(project.path)
+    ours = shell(project.path, "git diff HEAD~ HEAD -- data")
+
+    said = shell(project.path, "cruft update -y")
+    assert "What is next" not in said
+    assert not list(project.path.rglob("*.rej"))
+    assert "UU" not in shell(project.path, "git status --porcelain")
+    commit(project.path)
+    state = json.loads((project.path / ".cruft.json").read_text(encoding="utf-8"))
+    assert state["commit"] == shell(template, "git rev-parse HEAD").strip()
+    assert "up to date" in shell(project.path, "cruft check")
+
+    assert shell(project.path, "git diff HEAD~2 HEAD -- data") == ours
+    for file, texts in {
+        prep: (mine, "# New."),
+        "up_to_date/pipelines.py": ('name="judge"', "# New."),
+        "settings.yml": ("seed: 43", "data/ours/training", "# New."),
+        "environment/steps.txt": ("pyyaml==6.0.2",),
+        "environment/project.txt": ("pyyaml==6.0.2",),
+        "pyproject.toml": ('"mypy>=',),
+        "up_to_date/runtime/extra.py": ("New",),
+    }.items():
+        text = (project.path / file).read_text(encoding="utf-8")
+        assert all(part in text for part in texts), file
+    version = project.python("-m", "up_to_date", "--version")
+    assert version.out.startswith("new version"), version.err
+
+    tests = project.python("-m", "pytest", "-q", "-k", "not local_run and not model")
+    assert tests.code == 0, tests.out
+    for pipeline in (["training", "--set", "max_iterations=5"], ["scoring"]):
+        result = project.run(*pipeline)
+        assert result.code == 0, result.err
+        assert "this step is ours" in result.err
+    # What was made meanwhile is no change of the project's.
+    assert shell(project.path, "git status --porcelain") == ""
+    assert "already up to date" in shell(project.path, "cruft update -y")
+
+
+def test_what_both_have_changed_is_marked_and_can_be_taken_back(create: Create) -> None:
+    project = create()
+    project.edit(
+        "steps/prep/prep.py", "\nimport argparse\n", "\nimport argparse as a\n"
+    )
+    commit(project.path)
+    shell(project.path, "cruft update -y")
+    assert "UU steps/prep/prep.py" in shell(project.path, "git status --porcelain")
+    text = (project.path / "steps/prep/prep.py").read_text(encoding="utf-8")
+    ours, _, theirs = text.partition("<<<<<<<")[2].partition("=======")
+    assert "import argparse as a" in ours
+    assert "# New." in theirs.partition(">>>>>>>")[0]
+    shell(project.path, from_readme(project, "`(git reset --hard.*?)`"))
+    assert shell(project.path, "git status --porcelain") == ""
+    assert not (project.path / "up_to_date/runtime/extra.py").exists()
+
+
+def test_a_project_that_was_committed_late_gets_a_rej(
+    create: Create,
+) -> None:
+    project = create()
+    project.edit(
+        "steps/prep/prep.py", "\nimport argparse\n", "\nimport argparse as a\n"
+    )
+    shutil.rmtree(project.path / ".git")
+    commit(project.path, first=True)
+    shell(project.path, "cruft update -y")
+    (rejected,) = project.path.rglob("*.rej")
+    assert rejected.name == "prep.py.rej"
+    assert "# New." in rejected.read_text(encoding="utf-8")
+    assert (project.path / "up_to_date/runtime/extra.py").exists()
+
+
+def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
+    bake: Bake, template: Path, tmp_path: Path
+) -> None:
+    answers = {"project_name": 'Ann "best"', "task": "regression"}
+    baked = bake(**answers)
+    project = Project(tmp_path / "project", baked.package)
+    shutil.copytree(baked.path, project.path)
+    commit(project.path, first=True)
+    link = from_readme(project, r"(?m)^    (cruft link (?:.*\\\n)*.*)$")
+    link = link.replace("TEMPLATE", str(template)).replace("COMMIT", "old")
+    shell(project.path, link)
+    commit(project.path)
+    assert shell(project.path, "cruft diff") == ""
+    move = from_readme(project, "`(cruft update --var.*?)`")
+    shell(project.path, f"{move} -y")
+    commit(project.path)
+    assert shell(project.path, "cruft diff") == ""
+    fresh = " ".join(f"{key}='{value}'" for key, value in answers.items())
+    fresh = f"cookiecutter --no-input -o new {template} {fresh} azureml_sdk={SDKS[1]}"
+    shell(tmp_path, "mkdir new", fresh)
+    (made,) = (tmp_path / "new").iterdir()
+    said = shell(tmp_path, f"diff -r {made} {project.path} || true")
+    assert said.splitlines() == [
+        f"Only in {project.path}: .cruft.json",
+        f"Only in {project.path}: .git",
+    ]
+
+
+def test_wrong_answers_are_told_with_the_command_of_cruft(
+    template: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my projects").mkdir()
+    answers = {"task": "regression", "description": "It's", "vm_size": "a b"}
+    given = json.dumps(answers).replace("'", "'\"'\"'")
+    call = f"cruft create {template} -y -c old --output-dir 'my projects' "
+    said = shell(tmp_path, f"{call} --extra-context '{given}'", code=1)
+    assert 'vm_size is "a b", but must be' in said
+    again = re.search("(?m)^cruft create .*$", said)
+    assert again
+    assert "What is next" in shell(tmp_path, f"{again[0]} -y")
+    (project,) = (tmp_path / "my projects").iterdir()
+    state = json.loads((project / ".cruft.json").read_text(encoding="utf-8"))
+    assert (state["checkout"], state["template"]) == ("old", str(template))
+    assert (
+        state["context"]["cookiecutter"].items()
+        >= {
+            **answers,
+            "vm_size": "Standard_DS3_v2",  # the default
+        }.items()
+    )
+
+    (project / "settings.yml").write_text("mine", encoding="utf-8")
+    said = shell(tmp_path, f"{call} -f", code=1)
+    assert "would be overwritten: choose another project_slug" in said
+    assert "project_slug" not in said.rpartition("\ncruft create ")[2]
+    assert (project / "settings.yml").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_update_asks_nothing_of_the_answers_again(create: Create) -> None:
+    """As when a rule has come since, or Azure cannot be asked: `check` says so."""
+    project = create()
+    for file in (".cruft.json", ".cookiecutter.json", "settings.yml"):
+        project.edit(file, '"cpu-cluster"', '"1"')
+    commit(project.path)
+    said = shell(project.path, "cruft update -y")
+    assert "compute" not in said and "What is next" not in said
+    assert "up to date" in shell(project.path, "cruft check")
+    checked = project.python("-m", "up_to_date", "check")
+    assert checked.code == 1 and "compute.name" in checked.out
