@@ -403,7 +403,9 @@ def test_a_push_goes_to_the_end_on_github(on_github: Platform) -> None:
     assert len(on_github.user.standin.azure.models["penguins"]) == 1
 
 
-def test_a_model_that_is_refused_stops_nothing(on_github: Platform) -> None:
+def test_a_model_that_is_refused_stops_nothing(
+    on_github: Platform, tmp_path: Path
+) -> None:
     on_github.user.project.edit(
         "settings.yml", "max_iterations: 20", "max_iterations: 1"
     )
@@ -412,7 +414,12 @@ def test_a_model_that_is_refused_stops_nothing(on_github: Platform) -> None:
     test = on_github.push("test")["test"]
     on_github.undo()
     assert test.went_well, test.output
-    assert len(on_github.user.standin.azure.models["penguins"]) == 1
+    azure = on_github.user.standin.azure
+    last = [run for run in azure.runs.values() if run.name == "register"][-1]
+    azure.restore(azure.files(last.outputs["registration"]), tmp_path)
+    registration = json.loads((tmp_path / "registration.json").read_text())
+    assert not registration["registered"], registration
+    assert len(azure.models["penguins"]) == 1
     assert test.summary.count("finished   run") == 2  # scoring goes on by the other one
 
 
