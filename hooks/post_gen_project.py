@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
@@ -48,6 +49,8 @@ def main() -> None:
         os._exit(0)
 
 
+with suppress(OSError):  # which cookiecutter makes for the other platforms too
+    os.removedirs(".github/workflows")  # unless a file is in it
 # `cruft update` and `cruft diff` generate for themselves, where nobody goes on.
 if CALL[1:2] == ["create"] or not re.search(r"cruft(\.exe|.__main__\.py)?$", CALL[0]):
     main()

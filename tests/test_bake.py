@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,6 +78,16 @@ tests/test_pipelines.py
 tests/test_prep.py
 tests/test_settings.py
 """
+#: What a platform adds, folders too.
+PLATFORMS = {
+    "github": {
+        ".github",
+        ".github/workflows",
+        ".github/workflows/README.md",
+        ".github/workflows/pipelines.yml",
+    },
+    "azure-devops": {"azure-pipelines.md", "azure-pipelines.yml"},
+}
 NAMES = {
     "one letter": {"project_name": "x"},
     "sixty letters": {"project_name": "Abcdefghi " * 6},
@@ -93,6 +104,8 @@ NAMES = {
         "author_name": "\u2066 'Ünï' \\",
     },
     "regression": {"task": "regression", "author_name": "Zoë"},
+    "github": {"ci_platform": "github"},
+    "azure-devops": {"ci_platform": "azure-devops"},
     "azure": {
         "azure_subscription_id": "12345678-9abc-def0-1234-56789abcdef0",
         "azure_resource_group": "rg-(données).x_1",
@@ -108,6 +121,43 @@ def test_exactly_these_files(bake: Bake, task: str, sdk: str) -> None:
     project = bake(task=task, azureml_sdk=sdk)
     files = {p.relative_to(project.path).as_posix() for p in all_files(project)}
     assert files == set(FILES.split())
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_exactly_these_files_of_a_platform(bake: Bake, platform: str) -> None:
+    plain, project = bake(), bake(ci_platform=platform)
+    files, more = (
+        {path.relative_to(one.path).as_posix() for path in one.path.rglob("*")}
+        for one in (plain, project)
+    )
+    assert more - files == PLATFORMS[platform]
+    assert files <= more  # and no folder is empty
+
+
+def test_a_workflow_is_added_later_and_nobody_elses_taken_away(
+    bake: Bake, tmp_path: Path
+) -> None:
+    project = bake()
+    own = project.path / ".github" / "workflows" / "own.yml"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    readme, config = project.path / "README.md", project.path / ".cookiecutter.json"
+    readme.write_text("mine")
+    for before, after in (("none", "github"), ("github", "none")):
+        answers = config.read_text(encoding="utf-8")
+        (tmp_path / "answers.json").write_text(answers.replace(before, after))
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "cookiecutter", str(TEMPLATE)),
+                *("--overwrite-if-exists", "--skip-if-file-exists"),
+                *("--output-dir", str(project.path.parent)),
+                *("--replay-file", str(tmp_path / "answers.json")),
+            ],
+            check=False,
+        )
+        assert done.returncode == 0
+        assert (own.read_text(), readme.read_text()) == ("mine", "mine")
+        assert own.with_name("pipelines.yml").exists()
 
 
 @pytest.mark.parametrize(

@@ -64,17 +64,25 @@ class Stopped(Failed):
 
 
 def main(project: Project[Any], online: bool, as_json: bool) -> int:
-    """Print the checks, of all workspaces if none is named; 1 if something is wrong."""
+    """Print the checks, of all workspaces if none is named.
+
+    Returns 1 if something is wrong, or Azure could not be asked about a workspace.
+    """
     projects = [project] if project.files.name else project.everywhere()
-    checks = offline(*projects)
+    checks, is_asked = offline(*projects), True
     for one in projects if online else []:
         start = f"{one.files.name or 'config'}: " if projects[1:] else ""
-        checks += [replace(row, name=start + row.name) for row in ask(one)]
+        rows = ask(one)
+        checks += [replace(row, name=start + row.name) for row in rows]
+        is_asked &= any(
+            row.name == "workspace" and (row.status != UNASKED or "without" in row.text)
+            for row in rows  # without a name of it, there is nothing to ask
+        )
     if as_json:
         print(json.dumps({"checks": [vars(check) for check in checks]}))
     else:
         _show(checks)
-    return int(any(check.status == WRONG for check in checks))
+    return int(not is_asked or any(check.status == WRONG for check in checks))
 
 
 def _show(checks: list[Check]) -> None:
