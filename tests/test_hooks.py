@@ -213,7 +213,9 @@ def test_package_name_of_a_folder_or_file_of_the_project(tmp_path: Path) -> None
     inside = "{{cookiecutter.project_slug}}"
     names = {path.name for path in (TEMPLATE / inside).iterdir()}
     assert "steps" in names
-    for name in names - {"{{cookiecutter.package_name}}", "__pycache__"}:
+    for name in names - {"__pycache__"}:
+        if "{" in name:  # the package itself, and files of one platform
+            continue
         done = generate(tmp_path, package_name=name.upper())
         assert done.returncode != 0
         line, *_ = ours(done)
