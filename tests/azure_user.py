@@ -74,9 +74,8 @@ class User:
 
     def run(self, *command: str, login: bool = True, **variables: str) -> Result:
         """Run a command to its end."""
-        process = self.start(*command, login=login, **variables)
-        out, err = process.communicate()
-        return Result(process.returncode, out, err)
+        environment = self.environment(login, **variables)
+        return self.project.run_command(command, environment)
 
     def write(self, step: str, text: str) -> None:
         path = self.project.path / "steps" / step / f"{step}.py"

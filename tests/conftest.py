@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 from pytest_cookies.plugin import Cookies
 
@@ -56,10 +57,25 @@ class Project:
 
     def python(self, *arguments: str, **environment: str) -> Result:
         """Run Python in the project, which is as good as installed."""
+        variables = {**os.environ, "PYTHONPATH": str(self.path), **environment}
+        if arguments[:2] == ("-m", self.package) and not environment:
+            return self.run_command(arguments[2:], variables)
+        return self._python(arguments, variables)
+
+    def run_command(self, words: Sequence[str], variables: Mapping[str, str]) -> Result:
+        """Run a command of the project, where it can be with the SDK imported before."""
+        module = self.package, *words
+        if sys.platform != "linux":
+            return self._python(["-m", *module], variables)
+        return Result(
+            *warm.run(self.sdk, self.interpreter, module, self.path, variables)
+        )
+
+    def _python(self, arguments: Sequence[str], variables: Mapping[str, str]) -> Result:
         done = subprocess.run(
             [self.interpreter, *arguments],
             cwd=self.path,
-            env={**os.environ, "PYTHONPATH": str(self.path), **environment},
+            env=variables,
             capture_output=True,
             text=True,
             encoding="utf-8",

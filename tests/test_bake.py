@@ -28,6 +28,7 @@ data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
 data/sample/training/PAL0809.csv
 data/sample/training/PAL0910.csv
+docs/many-rows.md
 environment/driver.in
 environment/project.in
 environment/project.txt

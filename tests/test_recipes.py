@@ -83,7 +83,7 @@ def test_a_feature_from_two_columns(walk: Walk) -> None:
     scored = walk.project.run("scoring")
     assert scored.code == 0, scored.err
     assert walk.touched() == {"steps/prep/prep.py"}
-    walk.assert_tests_pass("tests/test_prep.py", "tests/test_local_run.py")
+    walk.assert_tests_pass("tests/test_prep.py")
 
 
 FOREST = '''
