@@ -34,7 +34,18 @@ IN_A_CLIENT = {
     "ParallelRunStep": "azureml.pipeline.steps",
 }
 #: Not of Azure's answers; `failed` is its Failed in lower case.
-OWN = {"", ".", "unchanged", "scheduled", "failed", "AzureCloud", "/jobs/", "AADSTS"}
+OWN = {
+    "",
+    ".",
+    "empty",
+    "workspace",
+    "unchanged",
+    "scheduled",
+    "failed",
+    "AzureCloud",
+    "/jobs/",
+    "AADSTS",
+}
 
 
 def test_all_answers_are_of_the_specified_form(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .project import CONFIG, SETTINGS, Project, SettingsError
+from .project import CONFIG, NEEDED, SETTINGS, Project, SettingsError
 from .rules import CLOUDS
 
 LIMIT = 60.0  # seconds for everything online, of one workspace
@@ -74,10 +74,10 @@ def main(project: Project[Any], online: bool, as_json: bool) -> int:
         start = f"{one.files.name or 'config'}: " if projects[1:] else ""
         rows = ask(one)
         checks += [replace(row, name=start + row.name) for row in rows]
-        is_asked &= any(
-            row.name == "workspace" and (row.status != UNASKED or "without" in row.text)
-            for row in rows  # without a name of it, there is nothing to ask
-        )
+        answered = {row.name for row in rows if row.status != UNASKED}
+        empty = {problem.key for problem in one.problems() if problem.kind == "empty"}
+        # Without a name of the workspace, there is nothing to ask.
+        is_asked &= "workspace" in answered or not empty.isdisjoint(NEEDED)
     if as_json:
         print(json.dumps({"checks": [vars(check) for check in checks]}))
     else:
