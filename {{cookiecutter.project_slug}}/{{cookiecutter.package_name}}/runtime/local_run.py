@@ -34,8 +34,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+from rich.progress import (
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TimeElapsedColumn,
+)
+from rich.text import Text
 
 from . import parallel_run, reuse, step_process, tracking
 from .project import CommandError, Pipelines, Project, ProjectSettings
@@ -325,9 +333,9 @@ class LocalRun:
             **places,
             **step.environment_variables,
         }
-        started = time.monotonic()
+        first = 0.0  # when the first mini-batch was done
         with (
-            self._progress(step.name) as show,
+            self._progress(step.name, folder / "outputs") as show,
             (folder / "log.txt").open("w", encoding="utf-8") as log,
             subprocess.Popen(
                 command,
@@ -346,8 +354,8 @@ class LocalRun:
                 log.write(line)
                 log.flush()
                 if line.startswith(parallel_run.PROGRESS):
-                    taken = time.monotonic() - started
-                    show(f"{step.name}: {_how_far(line, taken)}")
+                    first = first or time.monotonic()
+                    show(f"{step.name}: {_how_far(line, time.monotonic() - first)}")
             return process.wait()
 
     def _place(self, source: Source) -> str:
@@ -417,14 +425,24 @@ class LocalRun:
         return f"{version.about} {self.digests.of(files)}", version.run
 
     @contextmanager
-    def _progress(self, text: str) -> Iterator[Callable[[str], None]]:
-        """Show that something is under way, where there is a screen."""
-        columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
+    def _progress(
+        self, text: str, folder: Path | None = None
+    ) -> Iterator[Callable[[str], None]]:
+        """Show that something is under way, where there is a screen.
+
+        And how much there is in a `folder` that it writes to.
+        """
+        columns = (
+            SpinnerColumn(),
+            "{task.description}",
+            TimeElapsedColumn(),
+            _Written(),
+        )
         is_off = not self.console.is_terminal
         with Progress(
             *columns, console=self.console, transient=True, disable=is_off
         ) as progress:
-            task = progress.add_task(text, total=None)
+            task = progress.add_task(text, total=None, folder=folder)
             yield lambda text: progress.update(task, description=text)
 
     def _print(self, markup: str, text: str) -> None:
@@ -442,6 +460,22 @@ class LocalRun:
         again += f" --folder {shlex.quote(str(folder))}"
         lines += [f"The whole log: {log}", f"To run this step again alone: {again}"]
         self._print("[red]failed[/] ", "\n".join(lines))
+
+
+class _Written(ProgressColumn):
+    """How much a step has written so far, and how quickly."""
+
+    max_refresh = 1.0  # seconds
+
+    def render(self, task: Task) -> Text:
+        size, folder = 0, task.fields["folder"]
+        with suppress(OSError):  # a file is gone by now
+            for file in folder.rglob("*") if folder else ():
+                size += file.stat().st_size if file.is_file() else 0
+        if not size or not task.elapsed:
+            return Text()
+        rate = decimal(int(size / task.elapsed))
+        return Text(f"{decimal(size)} written, {rate}/s", "dim")
 
 
 def new_run(
@@ -468,12 +502,15 @@ def new_run(
 
 
 def _how_far(line: str, seconds: float) -> str:
-    """How far a parallel step has come, by a line of its log and the time it has taken."""
+    """How far a parallel step has come, and how fast.
+
+    By a line of its log, so many seconds after the first one.
+    """
     done, total = map(int, line.removeprefix(parallel_run.PROGRESS).split("/"))
     text = f"{done} of {total} mini-batches"
-    if done:
-        left = seconds * (total - done) / done
-        text += f", {done / seconds:.1f} a second, {left:.0f} s left"
+    if done > 1:  # the first one has waited for its worker
+        left = seconds * (total - done) / (done - 1)
+        text += f", {(done - 1) / seconds:.1f} a second, {left:.0f} s left"
     return text
 
 
