@@ -508,7 +508,7 @@ def _how_far(line: str, seconds: float) -> str:
     """
     done, total = map(int, line.removeprefix(parallel_run.PROGRESS).split("/"))
     text = f"{done} of {total} mini-batches"
-    if done > 1:  # the first one has waited for its worker
+    if done > 1 and seconds:  # the first one has waited for its worker
         left = seconds * (total - done) / (done - 1)
         text += f", {(done - 1) / seconds:.1f} a second, {left:.0f} s left"
     return text
