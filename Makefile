@@ -40,7 +40,7 @@ test: .venv/tests  ## run all tests
 	$(BIN)/black --quiet --check hooks tests benchmarks
 	$(BIN)/ruff check --quiet hooks tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/tests  ## measure everything side by side; ARGS='--only prep --rounds 5'
 	@$(call VENV,$(BENCHMARKS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,7 +210,8 @@ def test_the_error_threshold_decides(
 ) -> None:
     project, _ = trained
     project.set("data", rows_per_part=15)
-    project.set("scoring", error_threshold=threshold, run_max_try=2)
+    options = {"run_max_try": 2, "process_count_per_node": 1}
+    project.set("scoring", error_threshold=threshold, **options)
     head = "def run(mini_batch: list[str]) -> list[str]:\n"
     script = project.path / "steps" / "score" / "score.py"
     original = script.read_text(encoding="utf-8")
@@ -220,6 +222,7 @@ def test_the_error_threshold_decides(
     finally:
         script.write_text(original, encoding="utf-8")
         project.set("scoring", error_threshold=0, run_max_try=3)
+        project.set("scoring", process_count_per_node=2)
     assert result.code == code, result.err
     log = Path(result.json["folder"]) / "score" / "log.txt"
     assert "failed" in log.read_text(encoding="utf-8").splitlines()[-1]
@@ -242,17 +245,24 @@ BAD = {
 }
 
 
+@pytest.fixture(scope="module")
+def owned(bake: Bake) -> Project:
+    """A project for data of one's own."""
+    project = bake()
+    project.set("data", training="own", keys=[], ignore=[])
+    return project
+
+
 @pytest.mark.parametrize(("files", "message"), BAD.values(), ids=BAD)
 def test_bad_data_is_one_clear_sentence(
-    bake: Bake, files: dict[str, str], message: str
+    owned: Project, files: dict[str, str], message: str
 ) -> None:
-    project = bake()
-    folder = project.path / "own"
+    folder = owned.path / "own"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    project.set("data", training="own", keys=[], ignore=[])
-    result = project.run("training")
+    result = owned.run("training")
     assert result.code == 1
     assert message in result.err
     assert "Traceback" not in result.err
