@@ -63,11 +63,13 @@ def figures(rounds: int) -> Figures:
         kedro = _kedro(Path(name))
         for sdk, python in PYTHONS.items():
             project = generate(Path(name) / sdk, f"azureml_sdk={sdk}")
-            measure(project, python, "-c", RECORD)
+            measure(project, python, *run)
+            script = generate(Path(name) / f"{sdk}-script", f"azureml_sdk={sdk}")
+            measure(script, python, "-c", RECORD)
             for _ in range(rounds):
                 again = measure(project, python, *run).seconds
                 fresh = measure(project, python, *run, "--fresh").seconds
-                chain = measure(project, python, "-c", CHAIN).seconds
+                chain = measure(script, python, "-c", CHAIN).seconds
                 nothing = measure(kedro, OTHERS / "kedro", "run").seconds
                 for what, value in {
                     "unchanged, s": again,
