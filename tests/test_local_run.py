@@ -60,6 +60,10 @@ def test_the_sample_is_trained_on_and_scored(
     assert "http" not in report.replace("http://www.w3.org", "")
 
     scoring = project.run("scoring").json
+    again = project.run(
+        "scoring"
+    ).json  # though MLflow wrote beside the model, to load it
+    assert [step["status"] for step in again["steps"]] == ["reused", "reused"]
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
     scored = predictions(scoring)
     keys = ["studyName", "Individual ID"]

@@ -422,6 +422,7 @@ class LocalRun:
         if version is None:
             return "none", ""
         files = reuse.files_of(version.files) if version.files else {}
+        files.pop(tracking.LOADED, None)
         return f"{version.about} {self.digests.of(files)}", version.run
 
     @contextmanager

@@ -20,6 +20,7 @@ from urllib.request import url2pathname
 
 DATABASE = "mlruns/mlflow.db"  # below the project
 ARTIFACTS = "mlruns/artifacts"
+LOADED = "registered_model_meta"  # written beside a model when it is loaded first
 LOCATIONS = [  # the columns that hold paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
