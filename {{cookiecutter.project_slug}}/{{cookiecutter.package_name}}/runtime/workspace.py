@@ -18,7 +18,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from . import checks, connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing
 from .local_run import LOG_END, parameter_values
-from .project import NEEDED, Compute, Pipelines, Project, Schedule
+from .project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
 from .reuse import files_of
 from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
@@ -45,7 +45,7 @@ def provision(
     config = project.workspace_config([*needs, "region"] if create_workspace else needs)
     settings = project.settings()
     keys = [key for pipeline in pipelines.values() for key in pipeline.data.values()]
-    data = _data(project, dict(zip(keys, keys)), {})
+    data = _data(project, settings, dict(zip(keys, keys)), {})
     with connection.azure(config) as say:
         done = "unchanged"
         try:
@@ -54,7 +54,7 @@ def provision(
             if not create_workspace:
                 raise
             workspace, done = Workspace.create(config), "created"
-        session = _Session(workspace, project, say)
+        session = _Session(workspace, project, settings, say)
         session.tell(done, f"workspace {workspace.name}, in {workspace.region}")
         session.provide_cluster()
         for environment in environments(pipelines, settings):
@@ -80,9 +80,9 @@ def submit(
     nowhere = dict.fromkeys(pipeline.data, "")
     parameters = parameter_values(project, steps, nowhere, values)
     given = {key: parameters[key] for key in values if key not in pipeline.data}
-    data = _data(project, pipeline.data, values)
+    data = _data(project, settings, pipeline.data, values)
     with connection.azure(config) as say:
-        session = _Session(Workspace.connect(config), project, say)
+        session = _Session(Workspace.connect(config), project, settings, say)
         folders, changing = session.prepare(data)
         built = session.workspace.build(pipeline, settings, folders, changing)
         run, is_recovered = session.workspace.start(built, settings.name, given)
@@ -107,10 +107,10 @@ def publish(
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
     settings, pipeline = project.settings(), pipelines[name]
-    schedule = _wanted_schedule(project, pipelines, name)
-    data = _data(project, pipeline.data, folders or {})
+    schedule = _wanted_schedule(project, settings, pipelines, name)
+    data = _data(project, settings, pipeline.data, folders or {})
     with connection.azure(config) as say:
-        session = _Session(Workspace.connect(config), project, say, dry_run)
+        session = _Session(Workspace.connect(config), project, settings, say, dry_run)
         workspace = session.workspace
         endpoint = workspace.endpoint_name(f"{settings.name}-{name}")
         published = workspace.published(endpoint)
@@ -134,14 +134,16 @@ def publish(
 
 
 def _data(
-    project: Project[Any], keys: Mapping[str, str], folders: Mapping[str, str]
+    project: Project[Any],
+    settings: ProjectSettings,
+    keys: Mapping[str, str],
+    folders: Mapping[str, str],
 ) -> DataFiles:
     """By name, the one of `folders`, or else the files that a key of `data` names.
 
     Their folder is named after what they hold: as Azure ML does not look into files,
     steps would use their old results again if files changed in their place.
     """
-    settings = project.settings()
     data: DataFiles = {}
     for name, key in keys.items():
         if folders.get(name):
@@ -165,10 +167,10 @@ def _data(
 
 
 def _wanted_schedule(
-    project: Project[Any], pipelines: Pipelines, name: str
+    project: Project[Any], settings: ProjectSettings, pipelines: Pipelines, name: str
 ) -> Schedule | None:
     """A pipeline's schedule, if the settings have one."""
-    schedules: dict[str, Schedule | None] = project.settings().schedules
+    schedules = settings.schedules
     unknown = schedules.keys() - pipelines.keys()
     if unknown:
         key = f"schedules.{min(unknown)}"
@@ -190,6 +192,7 @@ class _Session:
 
     workspace: Workspace
     project: Project[Any]
+    settings: ProjectSettings
     say: Say
     dry_run: bool = False
 
@@ -198,7 +201,7 @@ class _Session:
         self.say(f"{would}{done:10} {what}")
 
     def provide_cluster(self) -> None:
-        wanted: Compute = self.project.settings().compute
+        wanted = self.settings.compute
         cluster = self.workspace.cluster(wanted.name)
         done = "unchanged" if cluster else "created"
         cluster = cluster or self.workspace.create_cluster(wanted)
@@ -211,7 +214,7 @@ class _Session:
     def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
         """Upload data; gives its folders by name, and the names of those that change."""
         project, workspace = self.project, self.workspace
-        name = project.settings().compute.name
+        name = self.settings.compute.name
         if not workspace.has_compute(name):
             text = f"compute.name is {name}, which is not in {workspace.name}"
             fix = f"`{checks.COMMAND} provision{project.files.option}` creates it"
