@@ -8,7 +8,16 @@ from pathlib import Path
 
 from .measure import TEMPLATE, Figures, measure, ratios
 
-OTHERS = TEMPLATE / "build" / "benchmarks" / "bin"  # where others are installed
+KEDRO = TEMPLATE / "build" / "benchmarks" / "bin" / "kedro"
+# Makes a project in a folder `nodes`, of nothing but what kedro needs.
+KEDRO_NEW = (
+    KEDRO,
+    "new",
+    "--name=Nodes",
+    "--tools=none",
+    "--example=n",
+    "--telemetry=no",
+)
 
 
 def figures(rounds: int) -> Figures:
@@ -28,8 +37,7 @@ def figures(rounds: int) -> Figures:
             name: ["-m", "cookiecutter", template, "--no-input", "-o", "output"]
             for name, template in {"ours": ours, "two empty hooks": empty}.items()
         }
-        kedro = ["new", "--name=Nodes", "--tools=none", "--example=n", "--telemetry=no"]
-        commands["kedro new"] = [OTHERS / "kedro", *kedro]
+        commands["kedro new"] = [*KEDRO_NEW]
         found: Figures = {f"{name}, s": [] for name in commands}
         for round_ in range(5 * rounds + 1):
             for name, command in commands.items():

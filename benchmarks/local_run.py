@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .generation import OTHERS
+from .generation import KEDRO, KEDRO_NEW
 from .measure import TEMPLATE, Figures, generate, measure
 
 PYTHONS = {
@@ -70,7 +70,7 @@ def figures(rounds: int) -> Figures:
                 again = measure(project, python, *run).seconds
                 fresh = measure(project, python, *run, "--fresh").seconds
                 chain = measure(script, python, "-c", CHAIN).seconds
-                nothing = measure(kedro, OTHERS / "kedro", "run").seconds
+                nothing = measure(kedro, KEDRO, "run").seconds
                 for what, value in {
                     "unchanged, s": again,
                     "fresh, s": fresh,
@@ -84,8 +84,7 @@ def figures(rounds: int) -> Figures:
 
 
 def _kedro(folder: Path) -> Path:
-    new = ("new", "--name=Nodes", "--tools=none", "--example=n", "--telemetry=no")
-    measure(folder, OTHERS / "kedro", *new)
+    measure(folder, *KEDRO_NEW)
     project = folder / "nodes"
     (project / "src/nodes/pipeline_registry.py").write_text(NODES)
     (project / "conf/base/parameters.yml").write_text(json.dumps({"first": 1}))
