@@ -29,6 +29,18 @@ PYTHONS = {
 }
 
 
+def committer(home: Path) -> dict[str, str]:
+    """The variables of a person who commits, and has the tools of the tests on the path."""
+    roles, tools = ("AUTHOR", "COMMITTER"), Path(sys.executable).parent
+    return {
+        **os.environ,
+        **{f"GIT_{role}_NAME": "Ann" for role in roles},
+        **{f"GIT_{role}_EMAIL": "ann@example.com" for role in roles},
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+    }
+
+
 @dataclass
 class Result:
     """How a command ended, and what it printed."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, Bake, Project, Result
+from conftest import TEMPLATE, Bake, Project, Result, committer
 
 
 class Repository(Project):
@@ -19,21 +17,14 @@ class Repository(Project):
     home: Path
 
     def command(self, *words: str) -> Result:
-        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {
-            "PATH": tools,
-            "HOME": str(self.home),
             "PRE_COMMIT_HOME": str(self.home),
             "MYPY_CACHE_DIR": str(TEMPLATE / "build" / "mypy" / self.sdk),
-            **{f"GIT_{who}_NAME": "Ann" for who in ("AUTHOR", "COMMITTER")},
-            **{
-                f"GIT_{who}_EMAIL": "ann@example.com" for who in ("AUTHOR", "COMMITTER")
-            },
         }
         done = subprocess.run(
             words,
             cwd=self.path,
-            env=os.environ | own,
+            env=committer(self.home) | own,
             capture_output=True,
             text=True,
             encoding="utf-8",

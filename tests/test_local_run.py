@@ -60,9 +60,8 @@ def test_the_sample_is_trained_on_and_scored(
     assert "http" not in report.replace("http://www.w3.org", "")
 
     scoring = project.run("scoring").json
-    again = project.run(
-        "scoring"
-    ).json  # though MLflow wrote beside the model, to load it
+    # Though MLflow has written a file beside the model when it was loaded:
+    again = project.run("scoring").json
     assert [step["status"] for step in again["steps"]] == ["reused", "reused"]
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
     scored = predictions(scoring)
@@ -225,8 +224,8 @@ def test_the_error_threshold_decides(
         result = project.run("scoring")
     finally:
         script.write_text(original, encoding="utf-8")
-        project.set("scoring", error_threshold=0, run_max_try=3)
-        project.set("scoring", process_count_per_node=2)
+        options = {"run_max_try": 3, "process_count_per_node": 2}
+        project.set("scoring", error_threshold=0, **options)
     assert result.code == code, result.err
     log = Path(result.json["folder"]) / "score" / "log.txt"
     assert "failed" in log.read_text(encoding="utf-8").splitlines()[-1]

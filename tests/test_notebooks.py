@@ -76,7 +76,7 @@ class Executed:
         assert "\x1b" not in self.text()
 
 
-# The other half of each with a workspace, below.
+# Each SDK once, and each task.
 @pytest.fixture(scope="module", params=zip(SDKS, ["classification", "regression"]))
 def here(bake: Bake, request: pytest.FixtureRequest) -> tuple[Project, list[Executed]]:
     """A project with no workspace, whose notebooks have run in their order."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SDKS, TEMPLATE, Bake, Project
+from conftest import SDKS, TEMPLATE, Bake, Project, committer
 
 PROJECT = "{{cookiecutter.project_slug}}"
 RUNTIME = f"{PROJECT}/{{{{cookiecutter.package_name}}}}/runtime"
@@ -20,13 +18,10 @@ RUNTIME = f"{PROJECT}/{{{{cookiecutter.package_name}}}}/runtime"
 
 def shell(folder: Path, *lines: str, code: int = 0) -> str:
     """What commands print, as a person types them who has cruft and git."""
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    who = {f"GIT_{who}_NAME": "Ann" for who in ("AUTHOR", "COMMITTER")}
-    mail = {f"GIT_{who}_EMAIL": "ann@example.com" for who in ("AUTHOR", "COMMITTER")}
     done = subprocess.run(
         ["sh", "-ec", "\n".join(lines)],
         cwd=folder,
-        env=os.environ | who | mail | {"PATH": tools, "HOME": str(folder.parent)},
+        env=committer(folder.parent),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
