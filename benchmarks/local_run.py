@@ -21,17 +21,14 @@ PYTHONS = {
 }
 # Runs the pipeline, and writes down the command, folder and variables of each step.
 RECORD = """
-import json, subprocess, sys
+import json, sys
 from benchmark.__main__ import PROJECT, pipelines
-from benchmark.runtime import command_line, local_run
-found = []
-class Popen(subprocess.Popen):
-    def __init__(self, command, **options):
-        if sys.executable in command[1:]:
-            step = command[command.index(sys.executable, 1):]
-            found.append([step, str(options["cwd"]), options["env"]])
-        super().__init__(command, **options)
-local_run.subprocess.Popen = Popen
+from benchmark.runtime import command_line, processes
+found, start = [], processes.Processes.start
+def record(self, step, folder, command, environment):
+    found.append([[sys.executable, *command], str(folder), environment])
+    return start(self, step, folder, command, environment)
+processes.Processes.start = record
 sys.argv = ["benchmark", "run", "training", "--fresh"]
 assert not command_line.main(PROJECT, pipelines)
 json.dump(found, open("commands.json", "w"))

@@ -8,6 +8,7 @@ files: it is handed them, as a `Project` and its `Pipelines`.
     command_line.py  the commands
     checks.py        `check`: the settings by their rules, and by what Azure says
     local_run.py     a pipeline on this machine
+    processes.py     what its steps run in, by step_process.py
     reuse.py         what need not be run again there
     parallel_run.py  the driver of a parallel step on this machine
     graph.py         pictures of pipelines

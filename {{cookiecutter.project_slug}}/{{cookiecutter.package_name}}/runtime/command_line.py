@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -86,6 +87,15 @@ def publish(args: Namespace) -> None:
     workspace.publish(args.project, pipelines, args.pipeline, folders, args.dry_run)
 
 
+def _loaded(pipelines: Callable[[], Pipelines]) -> Pipelines:
+    """Import the SDK, in which there is no garbage to look for, now or at the end."""
+    gc.disable()
+    found = pipelines()
+    gc.freeze()
+    gc.enable()
+    return found
+
+
 def _pipelines(args: Namespace) -> Pipelines:
     """The project's pipelines, among which is the one that the command line names."""
     pipelines: Pipelines = args.load_pipelines()
@@ -157,7 +167,7 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
         for option in options.split():
             command.add_argument(option, **OPTIONS[option])
     args = parser.parse_args()
-    args.project, args.load_pipelines = project, pipelines
+    args.project, args.load_pipelines = project, lambda: _loaded(pipelines)
     # To be stopped is to be interrupted: what was started is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

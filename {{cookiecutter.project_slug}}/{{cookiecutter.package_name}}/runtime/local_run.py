@@ -20,11 +20,9 @@ import json
 import shlex
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from graphlib import TopologicalSorter
@@ -45,7 +43,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from . import parallel_run, reuse, step_process, tracking
+from . import parallel_run, reuse, tracking
+from .processes import Processes, imports
 from .project import CommandError, Pipelines, Project, ProjectSettings
 
 LOG_END = 20  # lines of a failed step's log to show
@@ -167,6 +166,7 @@ class LocalRun:
                 f" written: {error}."
             ) from None
         self.digests = reuse.Digests(self.runs / ".digests.db")
+        self.processes = Processes()
 
     def run(self, only: str | None = None, fresh: bool = False) -> RunResult:
         """Run the steps in the order of their dependencies, or `only` one of them.
@@ -182,12 +182,13 @@ class LocalRun:
             text = f"Another run is at work, or nothing can be written, in {error}."
             raise LocalRunError(text) from None
         results = [StepResult(name) for name in self.steps if only in (None, name)]
-        with lock:
-            for result in results:
+        with lock, closing(self.processes):
+            for number, result in enumerate(results):
                 step = self.steps[result.name]
                 result.status = "failed"  # until it has ended well
                 try:
                     if only or fresh or not self._reuse(step, result):
+                        self._start_early(results[number:])
                         self._run_step(step, result)
                 except (OSError, sqlite3.Error) as error:  # such as a full disk
                     self._print(f"[red]failed[/] {result.name}: ", str(error))
@@ -317,18 +318,14 @@ class LocalRun:
         folder = self.folder / step.name
         places = {name: self._place(source) for name, source in step.inputs.items()}
         places |= outputs
-        # By their paths, as the package may be installed from another project.
-        command = [sys.executable, "-I", "-S", step_process.__file__, sys.executable]
-        command.append(parallel_run.__file__ if step.is_parallel else step.script)
+        command = [parallel_run.__file__ if step.is_parallel else step.script]
         command += [
             places[given] if isinstance(given, (Input, Output)) else self._text(given)
             for given in step.arguments
         ]
         tags = {"mlflow.runName": step.name, "run": self.folder.name}
         environment = {
-            **tracking.environment(self.project.root),
-            "PYTHONUNBUFFERED": "1",
-            "MLFLOW_EXPERIMENT_NAME": self.settings.name,
+            **self._environment,
             "MLFLOW_RUN_CONTEXT": json.dumps(tags),
             **places,
             **step.environment_variables,
@@ -337,26 +334,44 @@ class LocalRun:
         with (
             self._progress(step.name, folder / "outputs") as show,
             (folder / "log.txt").open("w", encoding="utf-8") as log,
-            subprocess.Popen(
-                command,
-                cwd=folder / "code",
-                env=environment,
-                stdin=subprocess.PIPE,  # closed when this block ends, which ends the step
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
+            self.processes.start(
+                step.name, folder / "code", command, environment
             ) as process,
         ):
-            assert process.stdout
-            for line in process.stdout:
+            for line in process.output:
                 log.write(line)
                 log.flush()
                 if line.startswith(parallel_run.PROGRESS):
                     first = first or time.monotonic()
                     show(f"{step.name}: {_how_far(line, time.monotonic() - first)}")
             return process.wait()
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """The environment variables that all steps are given."""
+        return {
+            **tracking.environment(self.project.root),
+            "PYTHONUNBUFFERED": "1",
+            "MLFLOW_EXPERIMENT_NAME": self.settings.name,
+        }
+
+    def _start_early(self, results: list[StepResult]) -> None:
+        """Have the processes of steps to come import what they need: those with MLflow.
+
+        Its import is what takes longest, and they share it.
+        """
+        steps = [self.steps[result.name] for result in results]
+        steps = [step for step in steps if not step.is_parallel]
+        # The same for all of them, as a package may look at them when it is imported.
+        variables = steps[-1].environment_variables if steps else {}
+        statements = {
+            step.name: [*found, *tracking.IMPORTS]
+            for step in steps
+            if "import mlflow"
+            in (found := imports(step.source_directory / step.script))
+            and step.environment_variables == variables
+        }
+        self.processes.start_early(statements, {**self._environment, **variables})
 
     def _place(self, source: Source) -> str:
         """The folder or file of data, or the folder that a step writes an output to."""

@@ -12,6 +12,7 @@ A file that is run by its path, in the folder of the entry script.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import logging
 import multiprocessing
@@ -143,6 +144,7 @@ def _start_worker(entry_script: str, arguments: list[str]) -> None:
     """Load the entry script into this process, as Azure ML does, and call `init`."""
     global script
     sys.argv = [entry_script, *arguments, *ADDED]
+    gc.disable()  # what is imported is no garbage, and looking for it takes long
     try:
         # As on Azure ML it may not be, it is not registered in sys.modules.
         spec = importlib.util.spec_from_file_location(MODULE, entry_script)
@@ -155,6 +157,9 @@ def _start_worker(entry_script: str, arguments: list[str]) -> None:
         print(_in_words(error), flush=True)
         logging.disable()  # the pool would tell it once more
         raise
+    finally:
+        gc.freeze()
+        gc.enable()
     if hasattr(script, "shutdown"):
         Finalize(None, script.shutdown, exitpriority=1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
