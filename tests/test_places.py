@@ -23,6 +23,7 @@ import pytest
 from conftest import Bake, Project, Result
 
 TOY = """
+{imports}
 import sys
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def run(mini_batch):
     return mini_batch
 """
 STEPS = ["prep", "train", "evaluate", "register"]
+CAN = 'sys.platform == "linux"'
 ODD = "a b%20c #1 ü🐧 'q' \"r\" ?mark=1&x"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -101,9 +103,9 @@ def statuses(result: Result) -> list[str]:
     return [step["status"] for step in result.json["steps"]]
 
 
-def toy(project: Project, step: str, more: str = "") -> None:
+def toy(project: Project, step: str, more: str = "", imports: str = "") -> None:
     """Make a step one that only prints its arguments, does `more` and writes a file."""
-    text = TOY_SCORE if step == "score" else TOY.format(more=more)
+    text = TOY_SCORE if step == "score" else TOY.format(more=more, imports=imports)
     script = project.path / "steps" / step / f"{step}.py"
     script.write_text(text, encoding="utf-8")
 
@@ -376,15 +378,21 @@ Path("started").touch()
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
+# With MLflow a step is started early, and so are those after it.
+either = pytest.mark.parametrize("imports", ["", "import mlflow"])
+
+
 @linux
+@either
 @pytest.mark.parametrize(
     ("sent", "code"),
     [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
 )
 def test_a_run_that_is_ended_leaves_no_process(
-    project: Project, sent: signal.Signals, code: int
+    project: Project, sent: signal.Signals, code: int, imports: str
 ) -> None:
-    toy(project, "train", LONG.format(own=False, end="child.wait()"))
+    toy(project, "train", LONG.format(own=False, end="child.wait()"), imports)
+    toy(project, "evaluate", imports=imports)
     process = start(project, "run", "training", "--json")
     wait_until(lambda: bool([*project.path.glob("runs/*/train/code/started")]))
     assert any("sleep 600" in command for command in running(project))
@@ -399,18 +407,109 @@ def test_a_run_that_is_ended_leaves_no_process(
 
 
 @linux
-def test_a_step_that_leaves_a_process_is_not_waited_for(project: Project) -> None:
-    toy(project, "train", LONG.format(own=False, end=""))
+@either
+def test_a_step_that_leaves_a_process_is_not_waited_for(
+    project: Project, imports: str
+) -> None:
+    toy(project, "train", LONG.format(own=False, end=""), imports)
     result = run(project, "training")
     assert result.code == 0, result.err
     wait_until(lambda: not running(project), seconds=10)
 
 
-def test_a_step_that_is_killed_says_so(project: Project) -> None:
-    toy(project, "train", "import os\nos.kill(os.getpid(), 9)")
+@either
+def test_a_step_that_is_killed_says_so(project: Project, imports: str) -> None:
+    toy(project, "train", "import os\nos.kill(os.getpid(), 9)", imports)
     result = run(project, "training")
     assert result.code == 1
     assert "ended by signal 9" in result.err
+
+
+# What is started early -----------------------------------------------------------------
+
+FACTS = """
+facts = {
+    "name": __name__,
+    "file": __file__,
+    "arguments": sys.argv,
+    "folder": os.getcwd(),
+    "path": sys.path,
+    "variables": sorted(os.environ.items()),
+    "input": sys.stdin.read(),
+    "files": sorted(os.listdir("/proc/self/fd")),
+    "session": os.getsid(0) == os.getpid(),
+    "threads": [one.name for one in threading.enumerate()],
+    "main": vars(sys.modules["__main__"]) is globals(),
+    "garbage": gc.isenabled(),
+    "flags": str(sys.flags),
+    "filters": len(warnings.filters),
+    "signals": [str(signal.getsignal(one)) for one in signal.valid_signals()],
+    "streams": [str(stream) for stream in (sys.stdout, sys.stderr)],
+}
+for name, fact in facts.items():
+    print(name, fact)
+with open("is_early", "w") as file:
+    file.write(str("early" in sys.orig_argv))
+raise RuntimeError("with a traceback")
+"""
+FACTS_OF = "import mlflow.types\nimport gc, os, signal, sys, threading, warnings"
+OWN = """
+import threading
+import time
+threading.Thread(target=time.sleep, args=[600], daemon=True, name="own").start()
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("imports", "more", "is_early"),
+    [
+        pytest.param(FACTS_OF, "", True, id="facts"),
+        pytest.param(f"{FACTS_OF}, thread_of_its_own", "", False, id="a thread"),
+        pytest.param(f"{FACTS_OF}, no_such_module", "", None, id="an import fails"),
+        pytest.param(f"{FACTS_OF}, yaml", "", None, id="a name of its own"),
+        pytest.param(FACTS_OF, "def (\n", None, id="a mistake"),
+    ],
+)
+def test_a_step_that_is_started_early_is_as_any_other(
+    project: Project, imports: str, more: str, is_early: bool | None
+) -> None:
+    (project.path / "thread_of_its_own.py").write_text(OWN, encoding="utf-8")
+    steps, logs = project.path / "steps", list[str]()
+    script = f"import argparse\n{imports}\n{more}{FACTS}"
+    (steps / "train" / "train.py").write_text(script, encoding="utf-8")
+    if "yaml" in imports:  # which MLflow imports too: it finds the step's
+        (steps / "train" / "yaml.py").write_text("what = 'is not YAML'")
+    toy(project, "evaluate", imports="import argparse\nimport mlflow")
+    for can in ("True", "False"):
+        project.edit(f"{project.package}/runtime/processes.py", CAN, f"{can}  #")
+        result = run(project, "training", "--fresh")
+        assert statuses(result) == ["ran", "failed", "skipped", "skipped"]
+        project.edit(f"{project.package}/runtime/processes.py", f"{can}  #", CAN)
+        folder = Path(result.json["folder"])
+        text = (folder / "train" / "log.txt").read_text(encoding="utf-8")
+        logs.append(text.replace(folder.name, "RUN"))
+        if is_early is not None:
+            found = (folder / "train" / "code" / "is_early").read_text()
+            assert found == str(is_early and can == "True")
+    assert logs[0] == logs[1]
+    assert "Error" in logs[0]
+
+
+@linux
+def test_steps_that_are_started_early_have_no_chance_in_common(
+    project: Project,
+) -> None:
+    imports = "import mlflow\nimport random\nimport uuid\nimport numpy"
+    draw = "print(random.random(), uuid.uuid4(), numpy.random.random())"
+    for step in ("train", "evaluate"):
+        toy(project, step, draw, imports)
+    folder = Path(run(project, "training").json["folder"])
+    drawn = [
+        (folder / step / "log.txt").read_text().splitlines()[1].split()
+        for step in ("train", "evaluate")
+    ]
+    assert len({*drawn[0], *drawn[1]}) == 6
 
 
 # What is on the screen -----------------------------------------------------------------

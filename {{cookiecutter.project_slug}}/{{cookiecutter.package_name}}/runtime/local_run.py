@@ -364,14 +364,13 @@ class LocalRun:
         steps = [step for step in steps if not step.is_parallel]
         # The same for all of them, as a package may look at them when it is imported.
         variables = steps[-1].environment_variables if steps else {}
-        statements = {
-            step.name: [*found, *tracking.IMPORTS]
-            for step in steps
-            if "import mlflow"
-            in (found := imports(step.source_directory / step.script))
-            and step.environment_variables == variables
-        }
-        self.processes.start_early(statements, {**self._environment, **variables})
+        statements = {}
+        for step in steps:
+            found = imports(step.source_directory / step.script)
+            if tracking.is_imported(found) and step.environment_variables == variables:
+                statements[step.name] = [*found, *tracking.IMPORTS]
+        environment = {**self._environment, **variables}
+        self.processes.start_early(statements, self.folder, environment)
 
     def _place(self, source: Source) -> str:
         """The folder or file of data, or the folder that a step writes an output to."""

@@ -41,11 +41,15 @@ class Processes:
         self.waiting: dict[str, tuple[IO[str], IO[str]]] = {}
 
     def start_early(
-        self, statements: Mapping[str, list[str]], environment: Mapping[str, str]
+        self,
+        statements: Mapping[str, list[str]],
+        folder: Path,
+        environment: Mapping[str, str],
     ) -> None:
         """Start processes that wait for their steps, once, and where that can be done.
 
-        `statements` are each step's imports, which are to be run in an `environment`.
+        `statements` are each step's imports, to be run in a `folder` that has no modules,
+        with the variables of an `environment` that is part of what each step is given.
         """
         if self.early or not statements or not CAN_START_EARLY:
             return
@@ -60,6 +64,7 @@ class Processes:
             )
         self.early = subprocess.Popen(
             [sys.executable, step_process.__file__, "early", json.dumps(steps)],
+            cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,  # whose end is the end of all of them
             stdout=subprocess.PIPE,
@@ -144,25 +149,26 @@ def imports(script: Path) -> list[str]:
 def _find_imports(script: Path, seen: set[Path], found: dict[str, None]) -> bool:
     """Add the statements of a file to those found; whether all of it has been read."""
     seen.add(script)
+    imported: dict[ast.Import | ast.ImportFrom, str]
     for statement in ast.parse(script.read_bytes()).body:
         match statement:
             case ast.Import(names=aliases):
-                modules = [alias.name for alias in aliases]
-            case ast.ImportFrom(module=str(module), level=0):
-                modules = [module]
+                imported = {ast.Import([one]): one.name for one in aliases}
+            case ast.ImportFrom(module=str(name), level=0):
+                imported = {statement: name}
             case ast.FunctionDef() | ast.ClassDef() | ast.Expr(value=ast.Constant()):
                 continue
             case ast.Assign(targets=[ast.Name()]) | ast.AnnAssign(target=ast.Name()):
                 continue
             case _:
                 return False
-        own = [script.parent / name.partition(".")[0] for name in modules]
-        if any(folder.exists() for folder in own):
-            return False  # a package of the step's own
-        files = [file for name in own if (file := name.with_suffix(".py")).exists()]
-        if not files:
-            found[ast.unparse(statement)] = None
-        for file in files:
-            if file not in seen and not _find_imports(file, seen, found):
+        for one, name in imported.items():
+            own = script.parent / name.partition(".")[0]
+            file = own.with_suffix(".py")
+            if own.exists():
+                return False  # a package of the step's own
+            if not file.exists():
+                found[ast.unparse(one)] = None
+            elif file not in seen and not _find_imports(file, seen, found):
                 return False
     return True

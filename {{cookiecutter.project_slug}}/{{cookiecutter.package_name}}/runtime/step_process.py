@@ -23,7 +23,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 Steps = dict[str, tuple[list[str], int, int]]
 
@@ -89,12 +88,14 @@ def early(steps: Steps) -> None:
         os._exit(0)
 
     at_end_of_input(kill_all)
+    given = dict(os.environ)
     sys.argv = [""]
     del sys.path[0]  # the folder of this file
-    print_to(printed := os.memfd_create("printed"))
+    print_to(memory := os.memfd_create("printed"))
     gc.disable()  # what is imported is no garbage, and looking for it takes long
     is_sure = imported(common)
-    text = os.pread(printed, 2**20, 0)
+    printed = os.pread(memory, 2**20, 0)
+    os.close(memory)
     for name, (statements, told, out) in steps.items():
         with warnings.catch_warnings():
             # It warns of threads: of Python's, one waits here and no other is left out.
@@ -106,22 +107,22 @@ def early(steps: Steps) -> None:
             continue
         os.setsid()
         print_to(out)
-        os.write(1, text)
+        os.write(1, printed)
         for end in ends - {told}:
             with suppress(OSError):  # it is closed
                 os.close(end)
         is_sure &= imported([one for one in statements if one not in common])
         gc.freeze()
         gc.enable()
-        return run_when_told(told, is_sure)
+        return run_when_told(told, given, is_sure)
 
     while processes:
         process, status = os.wait()
         name, out = processes.pop(process)
         kill(process)  # what it may have left running would go on alone
-        code, end_text = exit_code(os.waitstatus_to_exitcode(status))
+        code, text = exit_code(os.waitstatus_to_exitcode(status))
         with suppress(OSError):
-            os.write(out, end_text.encode())
+            os.write(out, text.encode())
         os.close(out)
         os.write(answers, f"{name} {code}\n".encode())
     os._exit(0)
@@ -143,36 +144,42 @@ def imported(statements: list[str]) -> bool:
     return threading.active_count() == threads  # as a fork would not have the others
 
 
-def run_when_told(told: int, is_sure: bool) -> None:
-    """Run the script that this process is told to, as Python runs one by its path."""
-    with os.fdopen(told) as given:
-        text = given.read()
+def run_when_told(told: int, given: dict[str, str], is_sure: bool) -> None:
+    """Run the script that this process is told to, as Python runs one by its path.
+
+    `given` are the environment variables that the imports were run with.
+    """
+    with os.fdopen(told) as file:
+        text = file.read()
     if not text:
         os._exit(0)  # its turn never came
     folder, command, environment = json.loads(text)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(folder)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     # A file of the step's own may have the name of a module that a package imports.
     own = {name.partition(".")[0] for name in os.listdir()}
     if not is_sure or own & sys.modules.keys():
         os.execve(sys.executable, [sys.executable, *command], environment)
-    os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment.items() - given.items())  # packages set some too
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # else chance would be the same in all steps
-    script = os.path.join(folder, command[0])
     sys.argv = command
     sys.path.insert(0, folder)
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__file__ = os.path.join(folder, command[0])
 
     def show(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        while trace and trace.tb_frame.f_code.co_filename != script:
+        while trace and trace.tb_frame.f_code.co_filename != main.__file__:
             trace = trace.tb_next  # what is not the step's own
         sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
     sys.excepthook = show
-    runpy.run_path(script, run_name="__main__")
+    with open(main.__file__, "rb") as script:
+        code = compile(script.read(), main.__file__, "exec", dont_inherit=True)
+    exec(code, vars(main))  # noqa: S102 (it is what Python does)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -58,6 +59,11 @@ def environment(root: Path, database: Path | None = None) -> dict[str, str]:
         # Else files of a run would land in the copy of the code that made it.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / ARTIFACTS).as_uri(),
     }
+
+
+def is_imported(statements: list[str]) -> bool:
+    """Whether import statements are of MLflow too."""
+    return any(re.match(r"(import|from) mlflow\b", one) for one in statements)
 
 
 def ensure_database(root: Path, experiment: str) -> None:
