@@ -47,6 +47,7 @@ penguins/runtime/connection.py
 penguins/runtime/graph.py
 penguins/runtime/local_run.py
 penguins/runtime/parallel_run.py
+penguins/runtime/processes.py
 penguins/runtime/project.py
 penguins/runtime/reuse.py
 penguins/runtime/rules.py
