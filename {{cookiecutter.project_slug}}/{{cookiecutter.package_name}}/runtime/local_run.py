@@ -287,7 +287,7 @@ class LocalRun:
         if code:
             self._show_failure(step, lines, log)
             return
-        self._keep(step, key, model)
+        self._keep(step, key, model, result.seconds)
         result.status = "ran"
         head = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s  [dim]"
         self._print(head, lines[-1] if lines else "")
@@ -295,7 +295,7 @@ class LocalRun:
         for line in dict.fromkeys(line for line in lines if line.startswith(NOTE)):
             self._print("    ", line)
 
-    def _keep(self, step: LocalStep, key: str, model: str) -> None:
+    def _keep(self, step: LocalStep, key: str, model: str, seconds: float) -> None:
         """Write down what a step has made, and from what: `key` and `model`."""
         folder, done = self.folder / step.name, self.state.done
         if key != self._key(step, folder / "code"):
@@ -310,7 +310,7 @@ class LocalRun:
                     models = [*done[name].models, now]
                     done[name] = replace(done[name], models=models)
         files = reuse.listing(folder / "outputs")
-        done[step.name] = reuse.Made(self._words(step), key, [now], files)
+        done[step.name] = reuse.Made(self._words(step), key, [now], files, seconds)
         self.state.write(self.folder)
 
     def _run_process(self, step: LocalStep, outputs: dict[str, str]) -> int:
@@ -330,9 +330,12 @@ class LocalRun:
             **places,
             **step.environment_variables,
         }
+        before = 0.0  # seconds that it took; of mini-batches more can be said
+        if self.console.is_terminal and not step.is_parallel:
+            before = reuse.seconds(self.runs, self.pipeline, step.name)
         first = 0.0  # when the first mini-batch was done
         with (
-            self._progress(step.name, folder / "outputs") as show,
+            self._progress(step.name, folder / "outputs", before) as show,
             (folder / "log.txt").open("w", encoding="utf-8") as log,
             self.processes.start(
                 step.name, folder / "code", command, environment
@@ -441,23 +444,24 @@ class LocalRun:
 
     @contextmanager
     def _progress(
-        self, text: str, folder: Path | None = None
+        self, text: str, folder: Path | None = None, before: float = 0.0
     ) -> Iterator[Callable[[str], None]]:
         """Show that something is under way, where there is a screen.
 
-        And how much there is in a `folder` that it writes to.
+        And how much there is in a `folder` that it writes to, and how long it will take
+        if it takes as many seconds as `before`.
         """
         columns = (
             SpinnerColumn(),
             "{task.description}",
             TimeElapsedColumn(),
-            _Written(),
+            _HowFar(),
         )
         is_off = not self.console.is_terminal
         with Progress(
             *columns, console=self.console, transient=True, disable=is_off
         ) as progress:
-            task = progress.add_task(text, total=None, folder=folder)
+            task = progress.add_task(text, total=None, folder=folder, before=before)
             yield lambda text: progress.update(task, description=text)
 
     def _print(self, markup: str, text: str) -> None:
@@ -477,20 +481,23 @@ class LocalRun:
         self._print("[red]failed[/] ", "\n".join(lines))
 
 
-class _Written(ProgressColumn):
-    """How much a step has written so far, and how quickly."""
+class _HowFar(ProgressColumn):
+    """How much a step has written so far, how quickly, and how long it may still take."""
 
     max_refresh = 1.0  # seconds
 
     def render(self, task: Task) -> Text:
-        size, folder = 0, task.fields["folder"]
+        size, folder, elapsed = 0, task.fields["folder"], task.elapsed or 0.0
         with suppress(OSError):  # a file is gone by now
             for file in folder.rglob("*") if folder else ():
                 size += file.stat().st_size if file.is_file() else 0
-        if not size or not task.elapsed:
-            return Text()
-        rate = decimal(int(size / task.elapsed))
-        return Text(f"{decimal(size)} written, {rate}/s", "dim")
+        words = []
+        if size and elapsed:
+            words += [f"{decimal(size)} written, {decimal(int(size / elapsed))}/s"]
+        before = task.fields["before"]
+        if before > elapsed:
+            words += [f"about {before - elapsed:.0f} s left"]
+        return Text(", ".join(words), "dim")
 
 
 def new_run(

@@ -41,6 +41,7 @@ class Made:
     key: str  # a digest of all that it depends on; empty: it is not used again
     models: list[str]  # that were registered: as it looked it up, and as came of it
     files: str  # its outputs, by `listing`
+    seconds: float = 0.0  # that it took
     run: str = ""  # the run in whose folder they are, if that is another one
     id: str = field(default_factory=lambda: uuid4().hex)  # of this execution
 
@@ -94,6 +95,16 @@ def find(runs: Path, step: str, key: str, model: str) -> Made | None:
                 if listing(runs / made.run / step / "outputs") == made.files:
                     return made
     return None
+
+
+def seconds(runs: Path, pipeline: str, step: str) -> float:
+    """How long a step took in the newest run of a pipeline in which it ended well; or 0."""
+    for folder in _newest_first(runs):
+        with suppress(OSError, ValueError):
+            state = State.read(folder)
+            if state.pipeline == pipeline and step in state.done:
+                return state.done[step].seconds
+    return 0.0
 
 
 def prune(runs: Path, keep: int, is_needed: Callable[[str], bool]) -> list[str]:
