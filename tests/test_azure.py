@@ -27,6 +27,7 @@ from azure_user import (
     User,
     assert_all_finished,
     assert_one_sentence,
+    reuse_is_the_same_here_and_there,
     trained_on_azure,
     words,
 )
@@ -122,42 +123,8 @@ def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
     assert len(trained.standin.azure.models["penguins"]) == 1  # it is that one again
 
 
-WRITES = """
-from pathlib import Path
-
-for folder in Path("../outputs").iterdir():
-    folder.joinpath("part.txt").write_text("made")
-print("done")
-"""
-
-
 def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
-    """All but those that look up the registry, which Azure knows nothing of."""
-    project = user.project
-    pipelines, pins = f"{project.package}/pipelines.py", "environment/steps.txt"
-    table, pin = "data/sample/training/PAL0708.csv", "polars=="
-    rate = "learning_rate: 0.1"
-    changes: list[tuple[Callable[[], None], list[str]]] = [
-        (lambda: None, []),
-        (lambda: user.write("train", f"{WRITES}# 1"), ["train"]),
-        (lambda: project.edit(table, "PAL0708,1,", "PAL0708,2,"), ["prep", "train"]),
-        (lambda: project.edit("settings.yml", rate, f"{rate}1"), ["train"]),
-        (lambda: project.edit(pins, pin, f"{pin}0"), ["prep", "train"]),
-        (lambda: project.edit(pipelines, "PASSIVE", "ACTIVE"), ["prep", "train"]),
-        (lambda: user.write("train", WRITES), ["train"]),
-    ]
-    for step in ("prep", "train", "evaluate", "register"):
-        user.write(step, WRITES)
-    here, there = project.run("training"), user.run("submit", "training", "--wait")
-    assert (here.code, there.code) == (0, 0), here.err + there.err
-    for number, (change, runs) in enumerate(changes):
-        change()
-        here, there = project.run("training"), user.run("submit", "training", "--wait")
-        assert (here.code, there.code) == (0, 0), here.err + there.err
-        states = {line[1]: line[0] for line in words(there.out) if line[1:]}
-        remote = [one for one in ("prep", "train") if states[one] != "reused"]
-        local = [s["name"] for s in here.json["steps"][:2] if s["status"] != "reused"]
-        assert (number, local, remote) == (number, runs, runs)
+    reuse_is_the_same_here_and_there(user)
 
 
 def test_scoring_with_a_pinned_model(trained: User) -> None:

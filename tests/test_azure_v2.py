@@ -16,6 +16,7 @@ from azure_user import (
     User,
     assert_all_finished,
     assert_one_sentence,
+    reuse_is_the_same_here_and_there,
     trained_on_azure,
     words,
 )
@@ -104,6 +105,10 @@ def test_unchanged_steps_are_reused(trained: User) -> None:
     states = {name: state for state, name in lines}
     assert (states["prep"], states["train"]) == ("reused", "reused")
     assert (states["evaluate"], states["register"]) == ("completed", "completed")
+
+
+def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
+    reuse_is_the_same_here_and_there(user)
 
 
 def test_no_secret_leaves_the_project(trained: User) -> None:
