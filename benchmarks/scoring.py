@@ -25,7 +25,7 @@ from .measure import Figures, Measured, generate, measure
 ROWS = int(os.environ.get("BENCHMARK_ROWS", "10_000_000"))
 TREES = 200
 CHUNK = 250_000
-RUN = ("run", "--json")
+RUN = ("-m", "benchmark", "run", "--json")
 PANDAS = """
 import sys, mlflow, pandas
 table = pandas.read_parquet(sys.argv[1])
@@ -100,7 +100,7 @@ def training(rounds: int) -> Figures:
             shutil.rmtree(project / "m", ignore_errors=True)
             last = ("--hyperparameters", "max_iterations", TREES)
             run = _measure(project, steps / "train/train.py", *step, *role, *last)
-            whole = _measure(project, "-m", "benchmark", *RUN, "training", "--fresh")
+            whole = _measure(project, *RUN, "training", "--fresh")
             seconds = _step(whole, "train")["seconds"]
             for what, value in {
                 "train alone, s": run.seconds,
@@ -144,14 +144,13 @@ def _score(project: Path, rows: int, rounds: int, workers: tuple[int, ...]) -> F
     found: Figures = {}
     table, out = project.parent / "scoring.parquet", project.parent / "out.parquet"
     _write_table(table, rows, 2, False)
-    trained = _measure(project, "-m", "benchmark", *RUN, "training")
+    trained = _measure(project, *RUN, "training")
     model = _step(trained, "train")["outputs"]["model"]
     for _ in range(rounds):
         pandas = _measure(project, "-c", PANDAS, table, model, out)
         values = {"pandas, s": pandas.seconds, "pandas, MB": pandas.megabytes}
         for count in workers:
-            run = ["-m", "benchmark", *RUN, "scoring"]
-            run += ["--set", f"process_count_per_node={count}"]
+            run = (*RUN, "scoring", "--set", f"process_count_per_node={count}")
             whole = _measure(project, *run, "--fresh")
             # Once more, without prep, whose memory is another's figure.
             again = ("--step", "score", "--folder", whole.result["folder"])

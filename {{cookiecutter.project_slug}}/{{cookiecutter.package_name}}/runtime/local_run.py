@@ -188,7 +188,8 @@ class LocalRun:
                 result.status = "failed"  # until it has ended well
                 try:
                     if only or fresh or not self._reuse(step, result):
-                        self._start_early(results[number:])
+                        if all(one.status != "ran" for one in results):  # the first
+                            self._start_early(results[number:])
                         self._run_step(step, result)
                 except (OSError, sqlite3.Error) as error:  # such as a full disk
                     self._print(f"[red]failed[/] {result.name}: ", str(error))

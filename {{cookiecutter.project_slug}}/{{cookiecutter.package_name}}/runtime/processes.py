@@ -46,12 +46,12 @@ class Processes:
         folder: Path,
         environment: Mapping[str, str],
     ) -> None:
-        """Start processes that wait for their steps, once, and where that can be done.
+        """Start processes that wait for their steps, where that can be done.
 
         `statements` are each step's imports, to be run in a `folder` that has no modules,
         with the variables of an `environment` that is part of what each step is given.
         """
-        if self.early or not statements or not CAN_START_EARLY:
+        if not statements or not CAN_START_EARLY:
             return
         steps, theirs = {}, list[int]()
         for name in statements:
@@ -130,8 +130,10 @@ class Processes:
         for pipes in self.waiting.values():
             for pipe in pipes:
                 pipe.close()
+        self.waiting.clear()
         if self.early:
             self.early.communicate()
+            self.early = None
 
 
 def imports(script: Path) -> list[str]:

@@ -40,9 +40,14 @@ def main(what: str, *words: str) -> None:
         early(json.loads(words[0]))
         return
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
-    at_end_of_input(lambda: kill(process.pid))
+
+    def end() -> None:
+        process.kill()  # which does nothing where it has ended
+        kill(process.pid)
+
+    at_end_of_input(end)
     code, text = exit_code(process.wait())
-    kill(process.pid)  # what it may have left running would go on alone
+    end()  # what it may have left running would go on alone
     print(text, end="", flush=True)
     # Without the usual end, which would wait for the thread.
     os._exit(code)
@@ -59,11 +64,9 @@ def at_end_of_input(act: Callable[[], None]) -> None:
 
 
 def kill(process: int) -> None:
-    """Kill a process that leads a session, and all that it has started in it."""
-    with suppress(ProcessLookupError):  # all of it has ended
-        if sys.platform == "win32":
-            os.kill(process, signal.SIGTERM)
-        else:
+    """Kill all that runs in the session of a process, where there are sessions."""
+    if sys.platform != "win32":
+        with suppress(ProcessLookupError):  # all of it has ended
             os.killpg(process, signal.SIGKILL)
 
 
@@ -76,7 +79,8 @@ def exit_code(code: int) -> tuple[int, str]:
 
 def early(steps: Steps) -> None:
     """Import, fork, and print the exit code of each process that has ended."""
-    assert sys.platform == "linux"
+    if sys.platform != "linux":
+        raise NotImplementedError
     first, *others = (statements for statements, _, _ in steps.values())
     common = [one for one in first if all(one in other for other in others)]
     ends = {end for _, *both in steps.values() for end in both} | {answers := os.dup(1)}
