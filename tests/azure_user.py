@@ -107,12 +107,12 @@ class User:
 class Shell:
     """Runs one command of a project after another, in one process."""
 
-    def __init__(self, user: User):
+    def __init__(self, user: User, **variables: str):
         self.user = user
         self.process = subprocess.Popen(
             [user.project.interpreter, "-c", SHELL, user.project.package],
             cwd=user.project.path,
-            env=user.environment(),
+            env=user.environment() | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

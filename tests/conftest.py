@@ -25,11 +25,20 @@ sys.dont_write_bytecode = True
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 SDKS: list[str] = QUESTIONS["azureml_sdk"]
-#: The Python that projects of an SDK run with: the two do not go into one environment.
-PYTHONS = {
+#: The Python of each SDK: the two do not go into one environment.
+COLD = {
     "azureml-sdk": sys.executable,
     "azure-ai-ml": str(TEMPLATE / "build" / "azure-ai-ml" / "bin" / "python"),
 }
+#: What projects run with: those, with all packages imported. All tests share them.
+PYTHONS = dict(COLD)
+OWN = warm.Pythons() if sys.platform == "linux" and "WARM" not in os.environ else None
+if OWN:
+    os.environ["WARM"] = OWN.folder
+    for sdk, python in COLD.items():
+        OWN.make(sdk, python)
+if "WARM" in os.environ:
+    PYTHONS = {sdk: f"{os.environ['WARM']}/{sdk}/python" for sdk in SDKS}
 
 
 def committer(home: Path) -> dict[str, str]:
@@ -73,18 +82,11 @@ class Project:
     def python(self, *arguments: str, **environment: str) -> Result:
         """Run Python in the project, which is as good as installed."""
         variables = {**os.environ, "PYTHONPATH": str(self.path), **environment}
-        if arguments[:2] == ("-m", self.package) and not environment:
-            return self.run_command(arguments[2:], variables)
         return self._python(arguments, variables)
 
     def run_command(self, words: Sequence[str], variables: Mapping[str, str]) -> Result:
-        """Run a command of the project, where it can be with the SDK imported before."""
-        module = self.package, *words
-        if sys.platform != "linux":
-            return self._python(["-m", *module], variables)
-        return Result(
-            *warm.run(self.sdk, self.interpreter, module, self.path, variables)
-        )
+        """Run a command of the project."""
+        return self._python(["-m", self.package, *words], variables)
 
     def _python(self, arguments: Sequence[str], variables: Mapping[str, str]) -> Result:
         done = subprocess.run(
@@ -115,6 +117,11 @@ class Project:
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def pytest_unconfigure() -> None:
+    if OWN:
+        OWN.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -274,7 +274,17 @@ def test_publish_twice_and_a_changed_schedule(user: User) -> None:
 
 @pytest.fixture
 def shell(user: User) -> Iterator[Shell]:
-    shell = Shell(user)
+    yield from a_shell(user)
+
+
+@pytest.fixture
+def cold_shell(user: User) -> Iterator[Shell]:
+    """Whose SDK keeps its notes in the user's home, as it looks for that when imported."""
+    yield from a_shell(user, COLD="1")
+
+
+def a_shell(user: User, **variables: str) -> Iterator[Shell]:
+    shell = Shell(user, **variables)
     with shell.process:
         yield shell
         shell.process.kill()
@@ -329,11 +339,12 @@ NOT_NEEDED = {"GET ml/pipelines/v1.0{scope}/PipelineEndpoints/Name"}
 )
 def test_every_route_failing_in_turn(
     user: User,
-    shell: Shell,
+    cold_shell: Shell,
     command: str,
     prepare: Callable[[User], None],
     which: str,
 ) -> None:
+    shell = cold_shell
     if prepare is with_another_schedule:
         without_an_endpoint(user)
         assert shell.run(command).code == 0
@@ -691,7 +702,7 @@ try:
 except SystemExit:
     print(*sorted({{"azureml", "rich", "azure"}} & sys.modules.keys()))
 """
-    shown = user.project.python("-c", code)
+    shown = user.project.python("-c", code, COLD="1")
     assert shown.out.splitlines()[-1] == ""
     for command in ("provision", "submit", "publish"):
         assert command in shown.out

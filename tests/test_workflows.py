@@ -24,7 +24,7 @@ import yaml
 from azure_standin import Fault, Standin, resources
 from azure_standin.wire import Request
 from azure_user import ANSWERS, User
-from conftest import TEMPLATE, Bake
+from conftest import COLD, TEMPLATE, Bake
 
 FILES = {
     "github": ".github/workflows/pipelines.yml",
@@ -284,8 +284,9 @@ class Platform:
         return ran
 
     def environment(self, clone: Path, summary: Path) -> dict[str, str]:
-        python = Path(self.user.project.interpreter).parent
-        path = [self.folder / "bin", python, TOOLS, os.environ["PATH"]]
+        project = self.user.project
+        own = [Path(one).parent for one in (project.interpreter, COLD[project.sdk])]
+        path = [self.folder / "bin", *own, TOOLS, os.environ["PATH"]]
         # Neither the stand-in's managed identity nor that of the machine is found.
         no_identity = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
         return self.user.environment(
@@ -293,7 +294,7 @@ class Platform:
             PATH=os.pathsep.join(map(str, path)),
             GITHUB_STEP_SUMMARY=str(summary),
             AZURE_CONFIG_DIR=str(clone / ".azure"),
-            MYPY_CACHE_DIR=str(TEMPLATE / "build" / "mypy" / self.user.project.sdk),
+            MYPY_CACHE_DIR=str(TEMPLATE / "build" / "mypy" / project.sdk),
             # The others take a minute, and are run by test_local_run.py.
             PYTEST_ADDOPTS="tests/test_settings.py",
             **no_identity,

@@ -1,80 +1,276 @@
-"""Runs commands of projects in processes that need not import the SDK anew.
+"""A `python` for the tests, which need not import anew what takes seconds.
 
-A server imports what takes them more than a second, and forks for each. It holds no thread
-and nothing of a project; the process that it forks is as any other from there on.
+    warm.py SOCKET PYTHON [ARGUMENT...]
+
+As a program it stands for PYTHON: a server that has imported the packages forks a process,
+which gets the arguments, the variables, the folder and the open files of this one, and ends
+as it does. Where that process would not be as one of PYTHON itself (options, another
+encoding, a file with the name of a package, `COLD` among the variables), PYTHON is run.
 """
 
 from __future__ import annotations
 
-import json
+import atexit
+import marshal
 import os
-import socket
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryFile
+import signal
+import sys
+from contextlib import suppress
+from typing import Any
 
-SERVER = """
-import importlib, json, os, runpy, socket, sys
-number, *modules = sys.argv[1:]
-for name in modules:
-    importlib.import_module(name)
-assert len(os.listdir("/proc/self/task")) == 1
-calls = socket.socket(fileno=int(number))
-while True:
-    message, streams, _, _ = socket.recv_fds(calls, 2**20, 2)
-    if not message:
-        sys.exit()
-    if not (process := os.fork()):
-        break
-    for stream in streams:
-        os.close(stream)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    calls.send(str(code).encode())
-calls.close()
-folder, arguments, variables = json.loads(message)
-for target, stream in enumerate(streams, 1):
-    os.dup2(stream, target)
-    os.close(stream)
-os.environ.clear()
-os.environ.update(variables)
-os.chdir(folder)
-sys.path[0] = folder
-sys.argv[1:] = arguments[1:]
-runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+MODULES = """
+azureml.core azureml.pipeline.core azureml.pipeline.steps azure.ai.ml azure.ai.ml.dsl
+azure.identity azure.storage.blob requests rich.progress yaml pebble pytest
+mlflow mlflow.sklearn mlflow.store.tracking.sqlalchemy_store
+mlflow.store.model_registry.sqlalchemy_store
+polars pandas pyarrow.parquet scipy.stats sklearn.compose sklearn.ensemble
+sklearn.inspection sklearn.metrics sklearn.pipeline sklearn.preprocessing
 """
-MODULES = {
-    "azureml-sdk": ["azureml.core", "azureml.pipeline.steps"],
-    "azure-ai-ml": ["azure.ai.ml", "azure.ai.ml.dsl"],
+# The first two are what a project's package sets before it imports an SDK.
+VARIABLES = {
+    "HBI_WORKSPACE_JOB": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONUTF8": "1",
 }
-COMMON = ["azure.identity", "azure.storage.blob", "requests", "rich.progress", "yaml"]
-# What a project's package sets before it imports an SDK.
-NO_TELEMETRY = {"HBI_WORKSPACE_JOB": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-_servers: dict[str, socket.socket] = {}
+# Variables that Python reads when it starts; these are taken over, or are as here.
+READ_AT_START = ("PYTHON", "LC_ALL", "LD_")
+TAKEN_OVER = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+status = 0  # the exit code of what has run in this process
+MOST_FILES, MOST_BYTES, MOVED = 200, 2**20, 500
+
+
+class Pythons:
+    """Makes a `python` for some real ones, in folders of its own; `close` ends them."""
+
+    def __init__(self) -> None:
+        import tempfile
+
+        self.folder, self.servers = tempfile.mkdtemp(), list[Any]()
+
+    def make(self, name: str, python: str) -> str:
+        import shlex
+        import socket
+        import subprocess
+
+        folder = os.path.join(self.folder, name)
+        os.mkdir(folder)
+        address, made = os.path.join(folder, "socket"), os.path.join(folder, "python")
+        program = shlex.join([python, "-IS", __file__, address, python])
+        with open(made, "w", encoding="utf-8") as script:
+            script.write(f'#!/bin/sh\nexec {program} "$@"\n')
+        os.chmod(made, 0o755)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(address)
+        listener.listen(100)
+        with listener:
+            server = subprocess.Popen(
+                [python, __file__, made, str(listener.fileno())],
+                env={**os.environ, **VARIABLES, "HOME": folder},
+                stdin=subprocess.PIPE,  # whose end is the server's
+                pass_fds=[listener.fileno()],
+            )
+        self.servers.append(server)
+        return made
+
+    def close(self) -> None:
+        import shutil
+
+        for server in self.servers:
+            server.communicate()
+        shutil.rmtree(self.folder)
+
+
+# What stands for a Python -----------------------------------------------------------------
+
+
+def stand_for(address: str, python: str, *words: str) -> None:
+    import socket
+
+    files = [int(name) for name in os.listdir("/proc/self/fd")]
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    files = [one for one in files if is_open(one) and one != connection.fileno()]
+    plain = words[words[:1] == ("-B",) :]
+    call = marshal.dumps(([*plain], files, dict(os.environ), os.getcwd()))
+    try:
+        assert plain and (plain[0] in ("-m", "-c") or plain[0][0] != "-")
+        assert "COLD" not in os.environ and len(files) < MOST_FILES
+        connection.connect(address)
+        socket.send_fds(connection, [call], files)
+        answer = connection.recv(1)
+        assert answer == b"y"
+    except (AssertionError, OSError):
+        os.execv(python, [python, *words])
+    for file in files:  # which end when that process closes them
+        os.close(file)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: connection.send(bytes([number])))
+    code = int(connection.recv(100) or 1)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def is_open(file: int) -> bool:
+    try:
+        os.fstat(file)
+    except OSError:
+        return False
+    return True
+
+
+# The server -------------------------------------------------------------------------------
+
+
+def serve(file: int) -> Any:
+    """Fork a process for each call; gives in that one what it is to run."""
+    import gc
+    import importlib
+    import select
+    import socket
+    import threading
+
+    listener = socket.socket(fileno=file)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    is_warm = False
+    while select.select([listener, 0], [], [])[0] == [listener]:
+        connection, _ = listener.accept()
+        for name in [] if is_warm else MODULES.split():
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError:  # it is the other SDK's
+                continue
+        gc.freeze()  # what is imported stays as it is, in memory that all share
+        assert threading.active_count() == 1
+        is_warm = True
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            return answer(connection)
+        connection.close()
+    sys.exit()
+
+
+def answer(connection: Any) -> Any:
+    """Fork, and see to the process: it is killed as soon as nobody waits for it."""
+    import select
+    import socket
+
+    message, files, _, _ = socket.recv_fds(connection, MOST_BYTES, MOST_FILES)
+    words, numbers, variables, folder = marshal.loads(message)
+    if not is_the_same(words, variables, folder):
+        os._exit(0)
+    connection.send(b"y")
+    if not (process := os.fork()):
+        os.setsid()
+        os.close(connection.detach())
+        for file, number in zip(files, numbers, strict=True):
+            os.dup2(file, MOVED + number)
+        os.closerange(0, MOVED)
+        for number in numbers:
+            os.dup2(MOVED + number, number)
+        os.closerange(MOVED, 2 * MOVED)
+        return words, variables, folder
+    for file in files:
+        os.close(file)
+    ended = os.pidfd_open(process)
+    while ended not in (ready := select.select([ended, connection], [], [])[0]):
+        assert ready == [connection]
+        if number := connection.recv(1):
+            os.kill(process, number[0])
+            continue
+        for kill in (os.kill, os.killpg):
+            with suppress(ProcessLookupError):
+                kill(process, signal.SIGKILL)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with suppress(OSError):  # nobody waits
+        connection.send(str(code).encode())
+    os._exit(0)
+
+
+def is_the_same(words: list[str], variables: dict[str, str], folder: str) -> bool:
+    """Whether a process that is forked here is as one of its own."""
+    mine, theirs = (
+        {k: v for k, v in one.items() if k.startswith(READ_AT_START)}
+        for one in (os.environ, {"PYTHONUTF8": "1", **variables})
+    )
+    others = mine.items() ^ theirs.items()
+    own = folder
+    if words[0][0] != "-":
+        own = os.path.dirname(os.path.join(folder, words[0]))
+    names = {name.partition(".")[0] for name in os.listdir(own)}
+    return {name for name, _ in others} <= TAKEN_OVER and not names & sys.modules.keys()
 
 
 def run(
-    sdk: str,
-    interpreter: str,
-    module: Sequence[str],
-    folder: Path,
-    variables: Mapping[str, str],
-) -> tuple[int, str, str]:
-    """Run `python -m` with a module and its arguments: exit code, output, errors."""
-    if sdk not in _servers:
-        _servers[sdk], theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        number = str(theirs.fileno())
-        subprocess.Popen(
-            [interpreter, "-c", SERVER, number, *MODULES[sdk], *COMMON],
-            env={**os.environ, **NO_TELEMETRY},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
-    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-        call = json.dumps([str(folder), module, dict(variables)]).encode()
-        socket.send_fds(_servers[sdk], [call], [out.fileno(), err.fileno()])
-        code = int(_servers[sdk].recv(100))
-        out.seek(0)
-        err.seek(0)
-        return code, out.read(), err.read()
+    executable: str, words: list[str], variables: dict[str, str], folder: str
+) -> None:
+    """Run what the words say, as Python does."""
+    import multiprocessing
+    import runpy
+    import time
+    from types import ModuleType
+
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    time.tzset()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    sys.executable = executable
+    multiprocessing.set_executable(sys.executable)
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
+    # Anew, as they know what kind of file theirs is.
+    lines = 1 if os.isatty(1) else -1
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", lines, "utf-8", closefd=False)
+    sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in variables)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    path = variables.get("PYTHONPATH", "")
+    sys.path[:1] = [folder, *filter(None, path.split(os.pathsep))]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        return
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    if words[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *words[2:]], ""
+        code = compile(words[1], "<string>", "exec", dont_inherit=True)
+    else:
+        sys.argv = words
+        main.__file__ = os.path.abspath(words[0])
+        sys.path[0] = os.path.dirname(main.__file__)
+        with open(main.__file__, "rb") as script:
+            code = compile(script.read(), main.__file__, "exec", dont_inherit=True)
+    exec(code, vars(main))  # noqa: S102
+
+
+def main(place: str, what: str, *words: str) -> None:
+    if not what.isdecimal():
+        stand_for(place, what, *words)
+    atexit.register(leave)  # before all others: it is called after them
+    call = serve(int(what))
+    global status
+    try:
+        run(place, *call)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    except BaseException as error:
+        status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        raise
+
+
+def leave() -> None:
+    """End, but leave what is imported as it is: to take it apart takes a fifth of a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # it is closed
+            stream.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

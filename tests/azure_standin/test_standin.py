@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from conftest import PYTHONS
 
 from . import Fault, Standin, parallel
 
@@ -218,10 +219,7 @@ class Project:
             if name in os.environ
         }
         self.variables |= standin.environment(folder / "home") | standin.credentials
-        self.variables |= {
-            "SUBSCRIPTION": standin.subscription_id,
-            "PYTHONWARNINGS": "ignore",
-        }
+        self.variables["SUBSCRIPTION"] = standin.subscription_id
 
     def write(self, path: str, text: str) -> None:
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +228,7 @@ class Project:
     def run(
         self, command: str, *arguments: object, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        call = [sys.executable, "client.py", json.dumps([command, arguments])]
+        call = [PYTHONS["azureml-sdk"], "client.py", json.dumps([command, arguments])]
         return subprocess.run(
             call,
             check=False,
@@ -250,6 +248,7 @@ class Project:
 @pytest.fixture
 def standin(tmp_path: Path) -> Iterator[Standin]:
     with Standin.running(tmp_path / "standin") as running:
+        running.azure.python = PYTHONS["azureml-sdk"]
         yield running
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PYTHONS
 
 from . import Fault, Standin, parallel
 from .resources import arm
@@ -285,7 +286,7 @@ class Project:
         self.write("conda.yml", "dependencies:\n- python=3.11\n")
         self.write("data/one.csv", "1\n2\n")
         self.write("data/two.csv", "6\n")
-        self.variables = {"PATH": os.environ["PATH"], "PYTHONWARNINGS": "ignore"}
+        self.variables = {"PATH": os.environ["PATH"]}
         self.variables |= standin.environment(folder / "home") | standin.credentials
         self.variables["SUBSCRIPTION"] = standin.subscription_id
 
@@ -295,7 +296,7 @@ class Project:
 
     def call(self, command: str, *arguments: object) -> Any:
         done = subprocess.run(
-            [PYTHON, "client.py", json.dumps([command, arguments])],
+            [PYTHONS["azure-ai-ml"], "client.py", json.dumps([command, arguments])],
             check=False,
             cwd=self.folder,
             env=self.variables,
@@ -310,6 +311,7 @@ class Project:
 @pytest.fixture
 def standin(tmp_path: Path) -> Iterator[Standin]:
     with Standin.running(tmp_path / "standin") as running:
+        running.azure.python = PYTHONS["azureml-sdk"]
         yield running
 
 
