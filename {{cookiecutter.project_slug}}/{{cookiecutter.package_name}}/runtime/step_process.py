@@ -20,6 +20,7 @@ A file that is run by its path, as it starts quickly then.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -33,6 +34,8 @@ from contextlib import suppress
 from types import ModuleType, TracebackType
 
 Steps = dict[str, tuple[list[str], int, int]]
+
+status = 0  # the exit code of the script that has run in this process
 
 
 def main(what: str, *words: str) -> None:
@@ -92,6 +95,7 @@ def early(steps: Steps) -> None:
         os._exit(0)
 
     at_end_of_input(kill_all)
+    atexit.register(leave)  # before all others: it is called after them
     given = dict(os.environ)
     sys.argv = [""]
     del sys.path[0]  # the folder of this file
@@ -183,7 +187,23 @@ def run_when_told(told: int, given: dict[str, str], is_sure: bool) -> None:
     sys.excepthook = show
     with open(main.__file__, "rb") as script:
         code = compile(script.read(), main.__file__, "exec", dont_inherit=True)
-    exec(code, vars(main))  # noqa: S102 (it is what Python does)
+    global status
+    try:
+        exec(code, vars(main))  # noqa: S102 (it is what Python does)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    except BaseException:
+        status = 1
+        raise
+
+
+def leave() -> None:
+    """End, but leave what is imported as it is: to take it apart takes long."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # it is closed
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
