@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 # JSON, in which no answer can end the string: its quotes and backslashes are escaped.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
@@ -22,14 +21,20 @@ def empty_settings() -> dict[str, list[str]]:
     sections = {"region": "workspace.", "name": "compute.", "vm_size": "compute."}
     found = {}
     for file, form in forms.items():
-        keys = re.findall(form, Path(file).read_text("utf-8", "replace"), re.MULTILINE)
+        with open(file, encoding="utf-8", errors="replace") as text:
+            keys = re.findall(form, text.read(), re.MULTILINE)
         found[file] = [sections.get(key, "") + key for key in keys]
     return {file: keys for file, keys in found.items() if keys}
 
 
 def main() -> None:
     name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
-    lines = ["", f"The project is in {Path.cwd()}. What is next:", "", f"    cd {name}"]
+    lines = [
+        "",
+        f"The project is in {os.getcwd()}. What is next:",
+        "",
+        f"    cd {name}",
+    ]
     run = f"python -m {package} run training"
     newest = 11 if ANSWERS["azureml_sdk"] == "azureml-sdk" else 13
     if sys.version_info < (3, newest + 1):
@@ -43,10 +48,8 @@ def main() -> None:
         lines += [f"    {', '.join(keys)} in {file}" for file, keys in empty.items()]
     # in ASCII, which no console fails on
     text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
-    try:
+    with suppress(OSError):  # where nobody reads, as after `| head -1`
         print(text, flush=True)
-    except OSError:  # nobody reads, as after `| head -1`: no reason to lose the project
-        os._exit(0)
 
 
 with suppress(OSError):  # which cookiecutter makes for the other platforms too
@@ -54,3 +57,4 @@ with suppress(OSError):  # which cookiecutter makes for the other platforms too
 # `cruft update` and `cruft diff` generate for themselves, where nobody goes on.
 if CALL[1:2] == ["create"] or not re.search(r"cruft(\.exe|.__main__\.py)?$", CALL[0]):
     main()
+os._exit(0)  # with nothing more to print, whatever became of that
