@@ -156,15 +156,10 @@ class LocalRun:
         self.state.set.update(values)
         self.values = parameter_values(project, steps, data, self.state.set)
         try:
-            with self._progress("opening mlruns"):
-                tracking.ensure_database(project.root, settings.name)
             self.folder = folder or _new_folder(self.runs, pipeline)
             self.state.write(self.folder)
-        except (OSError, sqlite3.Error) as error:
-            raise LocalRunError(
-                f"Nothing can be run, as runs and mlruns in {project.root} cannot be"
-                f" written: {error}."
-            ) from None
+        except OSError as error:
+            raise self._no_place(error) from None
         self.digests = reuse.Digests(self.runs / ".digests.db")
         self.processes = Processes()
 
@@ -183,13 +178,13 @@ class LocalRun:
             raise LocalRunError(text) from None
         results = [StepResult(name) for name in self.steps if only in (None, name)]
         with lock, closing(self.processes):
+            self._open_database(results)
             for number, result in enumerate(results):
                 step = self.steps[result.name]
                 result.status = "failed"  # until it has ended well
                 try:
                     if only or fresh or not self._reuse(step, result):
-                        if all(one.status != "ran" for one in results):  # the first
-                            self._start_early(results[number:])
+                        self._start_early(results[number:])
                         self._run_step(step, result)
                 except (OSError, sqlite3.Error) as error:  # such as a full disk
                     self._print(f"[red]failed[/] {result.name}: ", str(error))
@@ -200,6 +195,22 @@ class LocalRun:
         is_complete = all(result.status in ("ran", "reused") for result in results)
         status = "completed" if is_complete else "failed"
         return RunResult(self.pipeline, status, str(self.folder), results)
+
+    def _no_place(self, error: Exception) -> LocalRunError:
+        places = f"runs and mlruns in {self.project.root}"
+        text = f"Nothing can be run, as {places} cannot be written: {error}."
+        return LocalRunError(text)
+
+    def _open_database(self, results: list[StepResult]) -> None:
+        """Have MLflow's database; LocalRunError if there can be none."""
+        root = self.project.root
+        if not (root / tracking.DATABASE).exists():  # which takes as long as the imports
+            self._start_early(results)
+        try:
+            with self._progress("opening mlruns"):
+                tracking.ensure_database(root, self.settings.name)
+        except (OSError, sqlite3.Error) as error:
+            raise self._no_place(error) from None
 
     def _check_inputs(self, only: str) -> None:
         """LocalRunError unless a step is there and what it needs has been made.
@@ -362,8 +373,10 @@ class LocalRun:
     def _start_early(self, results: list[StepResult]) -> None:
         """Have the processes of steps to come import what they need: those with MLflow.
 
-        Its import is what takes longest, and they share it.
+        Its import is what takes longest, and they share it. Once in a run.
         """
+        if self.processes.early:
+            return
         steps = [self.steps[result.name] for result in results]
         steps = [step for step in steps if not step.is_parallel]
         # The same for all of them, as a package may look at them when it is imported.
