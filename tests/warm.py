@@ -45,7 +45,7 @@ class Pythons:
     def __init__(self) -> None:
         import tempfile
 
-        self.folder, self.servers = tempfile.mkdtemp(), list[Any]()
+        self.folder, self.servers = tempfile.mkdtemp(dir="/tmp"), list[Any]()
 
     def make(self, name: str, python: str) -> str:
         import shlex

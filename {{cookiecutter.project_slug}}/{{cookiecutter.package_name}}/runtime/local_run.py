@@ -204,7 +204,9 @@ class LocalRun:
     def _open_database(self, results: list[StepResult]) -> None:
         """Have MLflow's database; LocalRunError if there can be none."""
         root = self.project.root
-        if not (root / tracking.DATABASE).exists():  # which takes as long as the imports
+        if not (
+            root / tracking.DATABASE
+        ).exists():  # which takes as long as the imports
             self._start_early(results)
         try:
             with self._progress("opening mlruns"):
