@@ -204,10 +204,8 @@ class LocalRun:
     def _open_database(self, results: list[StepResult]) -> None:
         """Have MLflow's database; LocalRunError if there can be none."""
         root = self.project.root
-        if not (
-            root / tracking.DATABASE
-        ).exists():  # which takes as long as the imports
-            self._start_early(results)
+        if not (root / tracking.DATABASE).exists():
+            self._start_early(results)  # as making one takes as long as the imports
         try:
             with self._progress("opening mlruns"):
                 tracking.ensure_database(root, self.settings.name)
