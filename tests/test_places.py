@@ -449,9 +449,12 @@ for name, fact in facts.items():
     print(name, fact)
 with open("is_early", "w") as file:
     file.write(str("early" in sys.orig_argv))
+atexit.register(print, "at its end")
+threading.Thread(target=lambda: time.sleep(0.1) or print("by a thread")).start()
 raise RuntimeError("with a traceback")
 """
-FACTS_OF = "import mlflow.types\nimport gc, os, signal, sys, threading, warnings"
+FACTS_OF = """import mlflow.types
+import atexit, gc, os, signal, sys, threading, time, warnings"""
 OWN = """
 import threading
 import time
@@ -492,6 +495,7 @@ def test_a_step_that_is_started_early_is_as_any_other(
         if is_early is not None:
             found = (folder / "train" / "code" / "is_early").read_text()
             assert found == str(is_early and can)
+            assert text.endswith("by a thread\nat its end\n")
     assert logs[0] == logs[1]
     assert "Error" in logs[0]
 

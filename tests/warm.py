@@ -35,7 +35,7 @@ VARIABLES = {
 # Variables that Python reads when it starts; these are taken over, or are as here.
 READ_AT_START = ("PYTHON", "LC_ALL", "LD_")
 TAKEN_OVER = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
-status = 0  # the exit code of what has run in this process
+status = 1  # the exit code of this process, unless what it runs has ended otherwise
 MOST_FILES, MOST_BYTES, MOVED = 200, 2**20, 500
 
 
@@ -256,11 +256,12 @@ def main(place: str, what: str, *words: str) -> None:
     global status
     try:
         run(place, *call)
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
-    except BaseException as error:
-        status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
         raise
 
 

@@ -35,7 +35,7 @@ from types import ModuleType, TracebackType
 
 Steps = dict[str, tuple[list[str], int, int]]
 
-status = 0  # the exit code of the script that has run in this process
+status = 1  # the exit code of this process, unless its script has ended otherwise
 
 
 def main(what: str, *words: str) -> None:
@@ -190,11 +190,9 @@ def run_when_told(told: int, given: dict[str, str], is_sure: bool) -> None:
     global status
     try:
         exec(code, vars(main))  # noqa: S102 (it is what Python does)
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        raise
-    except BaseException:
-        status = 1
         raise
 
 
