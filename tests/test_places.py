@@ -471,6 +471,9 @@ threading.Thread(target=time.sleep, args=[600], daemon=True, name="own").start()
         pytest.param(f"{FACTS_OF}, no_such_module", "", None, id="an import fails"),
         pytest.param(f"{FACTS_OF}, yaml", "", None, id="a name of its own"),
         pytest.param(FACTS_OF, "def (\n", None, id="a mistake"),
+        pytest.param(
+            FACTS_OF, "raise KeyboardInterrupt('Error')\n", None, id="an interrupt"
+        ),
     ],
 )
 def test_a_step_that_is_started_early_is_as_any_other(

@@ -375,7 +375,7 @@ class LocalRun:
 
         Its import is what takes longest, and they share it. Once in a run.
         """
-        if self.processes.early:
+        if not self.processes.may_start_early:
             return
         steps = [self.steps[result.name] for result in results]
         steps = [step for step in steps if not step.is_parallel]

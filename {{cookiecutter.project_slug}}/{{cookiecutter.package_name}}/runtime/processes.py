@@ -40,18 +40,23 @@ class Processes:
         # By a step's name: where to tell it to start, and what it prints.
         self.waiting: dict[str, tuple[IO[str], IO[str]]] = {}
 
+    @property
+    def may_start_early(self) -> bool:
+        """Whether processes can be started early here, and have not been yet."""
+        return CAN_START_EARLY and self.early is None
+
     def start_early(
         self,
         statements: Mapping[str, list[str]],
         folder: Path,
         environment: Mapping[str, str],
     ) -> None:
-        """Start processes that wait for their steps, where that can be done.
+        """Start processes that wait for their steps, if they `may_start_early`.
 
         `statements` are each step's imports, to be run in a `folder` that has no modules,
         with the variables of an `environment` that is part of what each step is given.
         """
-        if not statements or not CAN_START_EARLY:
+        if not statements:
             return
         steps, theirs = {}, list[int]()
         for name in statements:

@@ -125,10 +125,10 @@ def early(steps: Steps) -> None:
         return run_when_told(told, given, is_sure)
 
     while processes:
-        process, status = os.wait()
+        process, ended = os.wait()
         name, out = processes.pop(process)
         kill(process)  # what it may have left running would go on alone
-        code, text = exit_code(os.waitstatus_to_exitcode(status))
+        code, text = exit_code(os.waitstatus_to_exitcode(ended))
         with suppress(OSError):
             os.write(out, text.encode())
         os.close(out)
@@ -193,6 +193,9 @@ def run_when_told(told: int, given: dict[str, str], is_sure: bool) -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    except KeyboardInterrupt:
+        atexit.unregister(leave)  # as Python itself ends by that signal
         raise
 
 
