@@ -75,7 +75,8 @@ class User:
     def run(self, *command: str, login: bool = True, **variables: str) -> Result:
         """Run a command to its end."""
         environment = self.environment(login, **variables)
-        return self.project.run_command(command, environment)
+        module = "-m", self.project.package
+        return self.project.python_with(environment, *module, *command)
 
     def write(self, step: str, text: str) -> None:
         path = self.project.path / "steps" / step / f"{step}.py"

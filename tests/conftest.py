@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,11 @@ COLD = {
     "azure-ai-ml": str(TEMPLATE / "build" / "azure-ai-ml" / "bin" / "python"),
 }
 #: What projects run with: those, with all packages imported. All tests share them.
-PYTHONS = dict(COLD)
-OWN = warm.Pythons() if sys.platform == "linux" and "WARM" not in os.environ else None
-if OWN:
-    os.environ["WARM"] = OWN.folder
-    for sdk, python in COLD.items():
-        OWN.make(sdk, python)
-if "WARM" in os.environ:
+PYTHONS, OWN = COLD, None
+if sys.platform == "linux":
+    if "WARM" not in os.environ:
+        OWN = warm.Pythons(COLD)
+        os.environ["WARM"] = OWN.folder
     PYTHONS = {sdk: f"{os.environ['WARM']}/{sdk}/python" for sdk in SDKS}
 
 
@@ -82,13 +80,10 @@ class Project:
     def python(self, *arguments: str, **environment: str) -> Result:
         """Run Python in the project, which is as good as installed."""
         variables = {**os.environ, "PYTHONPATH": str(self.path), **environment}
-        return self._python(arguments, variables)
+        return self.python_with(variables, *arguments)
 
-    def run_command(self, words: Sequence[str], variables: Mapping[str, str]) -> Result:
-        """Run a command of the project."""
-        return self._python(["-m", self.package, *words], variables)
-
-    def _python(self, arguments: Sequence[str], variables: Mapping[str, str]) -> Result:
+    def python_with(self, variables: Mapping[str, str], *arguments: str) -> Result:
+        """Run Python in the project with these variables, and no others."""
         done = subprocess.run(
             [self.interpreter, *arguments],
             cwd=self.path,

@@ -344,13 +344,12 @@ def test_every_route_failing_in_turn(
     prepare: Callable[[User], None],
     which: str,
 ) -> None:
-    shell = cold_shell
     if prepare is with_another_schedule:
         without_an_endpoint(user)
-        assert shell.run(command).code == 0
+        assert cold_shell.run(command).code == 0
     prepare(user)
     before = len(user.standin.requests)
-    assert shell.run(command).code == 0
+    assert cold_shell.run(command).code == 0
     found = {request.route or "" for request in user.standin.requests[before:]}
     routes = sorted(route for route in found if re.search(which, route))
     assert len(routes) >= 5
@@ -358,13 +357,13 @@ def test_every_route_failing_in_turn(
         prepare(user)
         fault = Fault(route, 500, times=None)
         user.standin.faults.append(fault)
-        failed = shell.run(command)
+        failed = cold_shell.run(command)
         user.standin.faults.clear()
         assert fault.seen, route
         if route not in NOT_NEEDED:
             assert_one_sentence(failed)
 
-        again = shell.run(command)
+        again = cold_shell.run(command)
 
         assert (again.code, again.err) == (0, ""), route
         if "publish" in command:

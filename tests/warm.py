@@ -40,14 +40,16 @@ MOST_FILES, MOST_BYTES, MOVED = 200, 2**20, 500
 
 
 class Pythons:
-    """Makes a `python` for some real ones, in folders of its own; `close` ends them."""
+    """A `python` for each of some real ones, as NAME/python in a folder; `close` ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, real: dict[str, str]) -> None:
         import tempfile
 
         self.folder, self.servers = tempfile.mkdtemp(dir="/tmp"), list[Any]()
+        for name, python in real.items():
+            self._make(name, python)
 
-    def make(self, name: str, python: str) -> str:
+    def _make(self, name: str, python: str) -> None:
         import shlex
         import socket
         import subprocess
@@ -70,7 +72,6 @@ class Pythons:
                 pass_fds=[listener.fileno()],
             )
         self.servers.append(server)
-        return made
 
     def close(self) -> None:
         import shutil
@@ -136,14 +137,13 @@ def serve(file: int) -> Any:
     is_warm = False
     while select.select([listener, 0], [], [])[0] == [listener]:
         connection, _ = listener.accept()
-        for name in [] if is_warm else MODULES.split():
-            try:
-                importlib.import_module(name)
-            except ModuleNotFoundError:  # it is the other SDK's
-                continue
-        gc.freeze()  # what is imported stays as it is, in memory that all share
-        assert threading.active_count() == 1
-        is_warm = True
+        if not is_warm:
+            for name in MODULES.split():
+                with suppress(ModuleNotFoundError):  # it is the other SDK's
+                    importlib.import_module(name)
+            gc.freeze()  # what is imported stays as it is, in memory that all share
+            assert threading.active_count() == 1
+            is_warm = True
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
@@ -261,7 +261,7 @@ def main(place: str, what: str, *words: str) -> None:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
+        atexit.unregister(leave)  # as Python itself ends by that signal
         raise
 
 

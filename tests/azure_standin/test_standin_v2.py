@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PYTHONS
+from conftest import COLD, PYTHONS
 
 from . import Fault, Standin, parallel
 from .resources import arm
 from .truth import TRUTH, judge
 
-PYTHON = Path(__file__).resolve().parents[2] / "build/azure-ai-ml/bin/python"
+PYTHON = Path(COLD["azure-ai-ml"])
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no azure-ai-ml beside it")
 
 PREP = """
