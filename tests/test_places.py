@@ -441,7 +441,8 @@ facts = {
     "main": vars(sys.modules["__main__"]) is globals(),
     "garbage": gc.isenabled(),
     "flags": str(sys.flags),
-    "filters": len(warnings.filters),
+    # But those that IPython has for its own warnings.
+    "filters": sum("IPython" not in str(one) for one in warnings.filters),
     "signals": [str(signal.getsignal(one)) for one in signal.valid_signals()],
     "streams": [str(stream) for stream in (sys.stdout, sys.stderr)],
 }
@@ -501,6 +502,48 @@ def test_a_step_that_is_started_early_is_as_any_other(
             assert text.endswith("by a thread\nat its end\n")
     assert logs[0] == logs[1]
     assert "Error" in logs[0]
+
+
+LOOK = """
+import os
+from pathlib import Path
+children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+found = [Path("/proc", child, "cmdline").read_bytes() for child in children]
+Path("children").write_bytes(b"".join(found))
+"""
+
+
+@linux
+def test_processes_are_started_as_in_the_last_run_while_the_sdk_is_imported(
+    project: Project,
+) -> None:
+    """If something was edited since; and others, if others are needed by now."""
+    is_early = 'Path("is_early").write_text(str("early" in sys.orig_argv))'
+    toy(project, "train", is_early, "import mlflow")
+    pipelines = project.path / project.package / "pipelines.py"
+    code = pipelines.read_text(encoding="utf-8")
+    pipelines.write_text(code + LOOK, encoding="utf-8")
+
+    def early(*options: str) -> tuple[bool, list[str]]:
+        """Whether one was there when the SDK was imported, and how the steps ended."""
+        result = run(project, "training", *options)
+        assert result.code == 0, result.err
+        step = Path(result.json["folder"], "train", "code", "is_early")
+        assert not step.exists() or step.read_text() == "True"
+        assert not running(project)
+        there = (project.path / "children").read_text().replace("\0", " ")
+        return "step_process.py early" in there, statuses(result)
+
+    whole = ["ran"] * len(STEPS)
+    assert early() == (False, whole)
+    assert early() == (False, ["reused"] * len(STEPS))
+    assert early("--fresh") == (True, whole)
+    toy(project, "train", is_early + "; decimal.Decimal(1)", "import mlflow, decimal")
+    toy(project, "evaluate", imports="import mlflow")
+    assert early() == (True, ["reused", *whole[1:]])
+    pipelines.write_text(code + LOOK + "raise KeyboardInterrupt", encoding="utf-8")
+    assert run(project, "training").code == 130
+    assert not running(project)
 
 
 @linux

@@ -45,7 +45,7 @@ from rich.text import Text
 
 from . import parallel_run, reuse, tracking
 from .processes import Processes, imports
-from .project import CommandError, Pipelines, Project, ProjectSettings
+from .project import SETTINGS, CommandError, Pipelines, Project, ProjectSettings
 
 LOG_END = 20  # lines of a failed step's log to show
 NOTE = "note: "  # begins the lines of a log that are shown on the screen too
@@ -140,6 +140,7 @@ class LocalRun:
         data: Mapping[str, Path],
         console: Console,
         folder: Path | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Prepare a run, or go on in the `folder` of an earlier one.
 
@@ -154,6 +155,7 @@ class LocalRun:
         self.steps = {name: by_name[name] for name in order.static_order()}
         self.state = _read_state(folder, pipeline) if folder else reuse.State(pipeline)
         self.state.set.update(values)
+        self.state.imports, self.state.variables = self._imports()
         self.values = parameter_values(project, steps, data, self.state.set)
         try:
             self.folder = folder or _new_folder(self.runs, pipeline)
@@ -161,7 +163,7 @@ class LocalRun:
         except OSError as error:
             raise self._no_place(error) from None
         self.digests = reuse.Digests(self.runs / ".digests.db")
-        self.processes = Processes()
+        self.processes = processes or Processes()
 
     def run(self, only: str | None = None, fresh: bool = False) -> RunResult:
         """Run the steps in the order of their dependencies, or `only` one of them.
@@ -337,7 +339,7 @@ class LocalRun:
         ]
         tags = {"mlflow.runName": step.name, "run": self.folder.name}
         environment = {
-            **self._environment,
+            **_environment(self.project, self.settings),
             "MLFLOW_RUN_CONTEXT": json.dumps(tags),
             **places,
             **step.environment_variables,
@@ -361,33 +363,30 @@ class LocalRun:
                     show(f"{step.name}: {_how_far(line, time.monotonic() - first)}")
             return process.wait()
 
-    @property
-    def _environment(self) -> dict[str, str]:
-        """The environment variables that all steps are given."""
-        return {
-            **tracking.environment(self.project.root),
-            "PYTHONUNBUFFERED": "1",
-            "MLFLOW_EXPERIMENT_NAME": self.settings.name,
-        }
+    def _imports(self) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """The imports of each step with MLflow, and the variables that these steps have.
 
-    def _start_early(self, results: list[StepResult]) -> None:
-        """Have the processes of steps to come import what they need: those with MLflow.
-
-        Its import is what takes longest, and they share it. Once in a run.
+        MLflow's import is what takes longest, and they share it.
         """
-        if not self.processes.may_start_early:
-            return
-        steps = [self.steps[result.name] for result in results]
-        steps = [step for step in steps if not step.is_parallel]
+        steps = [step for step in self.steps.values() if not step.is_parallel]
         # The same for all of them, as a package may look at them when it is imported.
         variables = steps[-1].environment_variables if steps else {}
         statements = {}
         for step in steps:
             found = imports(step.source_directory / step.script)
             if tracking.is_imported(found) and step.environment_variables == variables:
-                statements[step.name] = [*found, *tracking.IMPORTS]
-        environment = {**self._environment, **variables}
-        self.processes.start_early(statements, self.folder, environment)
+                statements[step.name] = [*found, *tracking.imports()]
+        return statements, variables
+
+    def _start_early(self, results: list[StepResult]) -> None:
+        """Have the processes of steps to come import what they need."""
+        found, variables = self.state.imports, self.state.variables
+        names = [result.name for result in results if result.name in found]
+        self.processes.start_early(
+            {name: found[name] for name in names},
+            self.runs,
+            _environment(self.project, self.settings) | variables,
+        )
 
     def _place(self, source: Source) -> str:
         """The folder or file of data, or the folder that a step writes an output to."""
@@ -514,6 +513,38 @@ class _HowFar(ProgressColumn):
         return Text(", ".join(words), "dim")
 
 
+def start_early(project: Project[Any], pipeline: str, must_run: bool) -> Processes:
+    """The processes for a run that is to come, while the SDK is still to be imported.
+
+    They import what those of the last run did, if steps must run, or may have to as the
+    project was edited since. A run that needs others starts others. SettingsError for
+    settings that are wrong.
+    """
+    processes, settings = Processes(), project.settings()
+    with suppress(OSError, StopIteration):  # there is no such run
+        folder, last = next(reuse.earlier(project.root / "runs", pipeline))
+        if must_run or _is_edited(project, (folder / reuse.STATE).stat().st_mtime):
+            variables = _environment(project, settings) | last.variables
+            processes.start_early(last.imports, folder.parent, variables)
+    return processes
+
+
+def _is_edited(project: Project[Any], since: float) -> bool:
+    """Whether code or settings were edited since: a guess, as data is not looked at."""
+    root, places = project.root, ("steps", "environment", project.package)
+    files = [path for place in places for path in (root / place).rglob("*")]
+    return any(path.stat().st_mtime > since for path in [*files, root / SETTINGS])
+
+
+def _environment(project: Project[Any], settings: ProjectSettings) -> dict[str, str]:
+    """The environment variables that all steps are given."""
+    return {
+        **tracking.environment(project.root),
+        "PYTHONUNBUFFERED": "1",
+        "MLFLOW_EXPERIMENT_NAME": settings.name,
+    }
+
+
 def new_run(
     project: Project[Any],
     pipelines: Pipelines,
@@ -521,6 +552,7 @@ def new_run(
     values: Mapping[str, str] | None = None,
     console: Console | None = None,
     folder: Path | None = None,
+    processes: Processes | None = None,
 ) -> LocalRun:
     """A local run of one of the project's pipelines.
 
@@ -534,7 +566,8 @@ def new_run(
     steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
     data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
     console = console or Console(force_jupyter=False, force_terminal=False)
-    return LocalRun(project, settings, name, steps, values or {}, data, console, folder)
+    run = project, settings, name, steps, values or {}, data, console, folder
+    return LocalRun(*run, processes)
 
 
 def _how_far(line: str, seconds: float) -> str:

@@ -28,8 +28,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pebble import ProcessPool
-
 PROGRESS = "mini-batches done: "  # begins the lines of the log that tell of progress
 
 MODULE = "score_module"  # what Azure ML's driver loads an entry script as
@@ -83,6 +81,8 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
 
     Exits as soon as more has failed than the command line allows.
     """
+    from pebble import ProcessPool  # here, as the local run looks at this file too
+
     rows: list[str] = []
     failed: list[str] = []  # files
     done = failed_batches = 0

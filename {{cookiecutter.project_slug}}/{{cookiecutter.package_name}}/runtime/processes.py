@@ -1,7 +1,8 @@
 """The processes that steps run in, on this machine: one for each, started early if it can be.
 
-What a script imports takes longer than what it does. So while a step runs, the processes
-of those after it import what they will need, in `step_process.py`.
+What a script imports takes longer than what it does. So while the SDK is imported, and
+while a step runs, the processes of those after it import what they will need, in
+`step_process.py`.
 """
 
 from __future__ import annotations
@@ -37,13 +38,10 @@ class Processes:
 
     def __init__(self) -> None:
         self.early: subprocess.Popen[str] | None = None
+        # What was started early: each step's imports, and the variables.
+        self.started: tuple[Mapping[str, list[str]], Mapping[str, str]] = {}, {}
         # By a step's name: where to tell it to start, and what it prints.
         self.waiting: dict[str, tuple[IO[str], IO[str]]] = {}
-
-    @property
-    def may_start_early(self) -> bool:
-        """Whether processes can be started early here, and have not been yet."""
-        return CAN_START_EARLY and self.early is None
 
     def start_early(
         self,
@@ -51,13 +49,17 @@ class Processes:
         folder: Path,
         environment: Mapping[str, str],
     ) -> None:
-        """Start processes that wait for their steps, if they `may_start_early`.
+        """Start processes that wait for their steps, unless those that wait are the same.
 
         `statements` are each step's imports, to be run in a `folder` that has no modules,
         with the variables of an `environment` that is part of what each step is given.
         """
-        if not statements:
+        started, variables = self.started
+        is_same = statements.items() <= started.items() and environment == variables
+        if is_same or not statements or not CAN_START_EARLY:
             return
+        self.close()
+        self.started = statements, environment
         steps, theirs = {}, list[int]()
         for name in statements:
             (told, tell), (output, out) = os.pipe(), os.pipe()
@@ -138,7 +140,7 @@ class Processes:
         self.waiting.clear()
         if self.early:
             self.early.communicate()
-            self.early = None
+            self.early, self.started = None, ({}, {})
 
 
 def imports(script: Path) -> list[str]:

@@ -48,11 +48,16 @@ class Made:
 
 @dataclass
 class State:
-    """`run.json`: the pipeline, what was set on the command line, and what is made."""
+    """`run.json`: the pipeline, what was set on the command line, and what is made.
+
+    And what a next run can have imported early.
+    """
 
     pipeline: str
     set: dict[str, str] = field(default_factory=dict)
     done: dict[str, Made] = field(default_factory=dict)  # by step
+    imports: dict[str, list[str]] = field(default_factory=dict)  # by step
+    variables: dict[str, str] = field(default_factory=dict)  # of these steps
 
     @classmethod
     def read(cls, folder: Path) -> State:
@@ -60,7 +65,8 @@ class State:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         try:
             done = {name: Made(**made) for name, made in state["done"].items()}
-            return cls(state["pipeline"], dict(state["set"]), done)
+            early = [dict(state.get(name, {})) for name in ("imports", "variables")]
+            return cls(state["pipeline"], dict(state["set"]), done, *early)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / STATE} is not of a run") from error
 
@@ -97,13 +103,20 @@ def find(runs: Path, step: str, key: str, model: str) -> Made | None:
     return None
 
 
-def seconds(runs: Path, pipeline: str, step: str) -> float:
-    """How long a step took in the newest run of a pipeline in which it ended well; or 0."""
+def earlier(runs: Path, pipeline: str) -> Iterator[tuple[Path, State]]:
+    """The runs of a pipeline that there are, newest first: their folders and states."""
     for folder in _newest_first(runs):
         with suppress(OSError, ValueError):
             state = State.read(folder)
-            if state.pipeline == pipeline and step in state.done:
-                return state.done[step].seconds
+            if state.pipeline == pipeline:
+                yield folder, state
+
+
+def seconds(runs: Path, pipeline: str, step: str) -> float:
+    """How long a step took in the newest run of a pipeline in which it ended well; or 0."""
+    for _, state in earlier(runs, pipeline):
+        if step in state.done:
+            return state.done[step].seconds
     return 0.0
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -28,11 +29,6 @@ LOCATIONS = [  # the columns that hold paths
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
-]
-# What MLflow imports as soon as it uses the database.
-IMPORTS = [
-    "import mlflow.store.tracking.sqlalchemy_store",
-    "import mlflow.store.model_registry.sqlalchemy_store",
 ]
 CREATE = """
 import gc, sys
@@ -59,6 +55,13 @@ def environment(root: Path, database: Path | None = None) -> dict[str, str]:
         # Else files of a run would land in the copy of the code that made it.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / ARTIFACTS).as_uri(),
     }
+
+
+def imports() -> list[str]:
+    """What MLflow imports as soon as it uses the database, or begins a run."""
+    stores = "tracking.sqlalchemy_store", "model_registry.sqlalchemy_store"
+    notebook = ["import IPython"] if find_spec("IPython") else []
+    return [*(f"import mlflow.store.{name}" for name in stores), *notebook]
 
 
 def is_imported(statements: list[str]) -> bool:
