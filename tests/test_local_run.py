@@ -176,12 +176,16 @@ FAILS_ONCE = """
 
 
 @pytest.mark.parametrize(
-    "fault",
-    ["raise OSError('once')", "os._exit(9)", "import time; time.sleep(60)"],
+    ("fault", "why"),
+    [
+        ("raise OSError('once')", "OSError: once"),
+        ("os._exit(9)", "Abnormal termination"),
+        ("import time; time.sleep(60)", "Task timeout"),
+    ],
     ids=["raises", "dies", "hangs"],
 )
 def test_a_mini_batch_that_fails_once_is_tried_again(
-    trained: tuple[Project, dict[str, Any]], fault: str
+    trained: tuple[Project, dict[str, Any]], fault: str, why: str
 ) -> None:
     project, _ = trained
     project.set("data", rows_per_part=15)
@@ -200,8 +204,9 @@ def test_a_mini_batch_that_fails_once_is_tried_again(
     scored = predictions(result.json)
     assert len(scored) == 43
     assert not scored.duplicated(["studyName", "Individual ID"]).any()
-    log = Path(result.json["folder"]) / "score" / "log.txt"
-    assert log.read_text(encoding="utf-8").count("Try 1 of 3 failed") == 3
+    path = Path(result.json["folder"]) / "score" / "log.txt"
+    log = path.read_text(encoding="utf-8")
+    assert (log.count("Try 1 of 3 failed"), log.count(why)) == (3, 3)
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(0, 1), (1, 0), (-1, 0)])

@@ -208,9 +208,9 @@ def run(
     executable: str, words: list[str], variables: dict[str, str], folder: str
 ) -> None:
     """Run what the words say, as Python does."""
-    import multiprocessing
     import runpy
     import time
+    from multiprocessing import util
     from types import ModuleType
 
     os.environ.clear()
@@ -221,7 +221,7 @@ def run(
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     sys.executable = executable
-    multiprocessing.set_executable(sys.executable)
+    util.spawnv_passfds = run_in_a_fork  # type: ignore[assignment]
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
     # Anew, as they know what kind of file theirs is.
     lines = 1 if os.isatty(1) else -1
@@ -246,6 +246,31 @@ def run(
         with open(main.__file__, "rb") as script:
             code = compile(script.read(), main.__file__, "exec", dont_inherit=True)
     exec(code, vars(main))  # noqa: S102
+
+
+def run_in_a_fork(_: bytes, words: list[str], files: list[int]) -> int:
+    """What multiprocessing has a new Python do, whose parent waits for it by its number."""
+    from types import ModuleType
+
+    sys.stdout.flush()
+    if process := os.fork():
+        return process
+    global status
+    status = 1
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) not in {0, 1, 2, *files}:
+                with suppress(OSError):
+                    os.close(int(name))
+        sys.argv = words[words.index("-c") :]
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(sys.argv.pop(1), vars(main))  # noqa: S102
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        leave()
+    raise AssertionError
 
 
 def main(place: str, what: str, *words: str) -> None:
