@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -274,20 +275,15 @@ def test_publish_twice_and_a_changed_schedule(user: User) -> None:
 
 @pytest.fixture
 def shell(user: User) -> Iterator[Shell]:
-    yield from a_shell(user)
+    with closing(Shell(user)) as shell:
+        yield shell
 
 
 @pytest.fixture
 def cold_shell(user: User) -> Iterator[Shell]:
     """Whose SDK keeps its notes in the user's home, as it looks for that when imported."""
-    yield from a_shell(user, COLD="1")
-
-
-def a_shell(user: User, **variables: str) -> Iterator[Shell]:
-    shell = Shell(user, **variables)
-    with shell.process:
+    with closing(Shell(user, COLD="1")) as shell:
         yield shell
-        shell.process.kill()
 
 
 def without_anything(user: User) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -48,10 +49,8 @@ def user(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]
 
 @pytest.fixture(scope="module")
 def shell(user: User) -> Iterator[Shell]:
-    shell = Shell(user)
-    yield shell
-    shell.process.kill()
-    shell.process.wait()
+    with closing(Shell(user)) as shell:
+        yield shell
 
 
 @pytest.fixture(autouse=True)
