@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,7 +87,14 @@ def read_steps(job: PipelineJob) -> list[LocalStep]:
     LocalRunError for what cannot be run here, and for what the SDK lets pass though the
     service would refuse it: a name that is nowhere, a script that is not there.
     """
-    text: dict[str, Any] = yaml.safe_load(str(job))
+    modules: dict[str, Any] = sys.modules
+    # To see whether this is a notebook the SDK would import it, which takes long.
+    is_hidden = modules.setdefault("IPython", None) is None
+    try:
+        text: dict[str, Any] = yaml.safe_load(str(job))
+    finally:
+        if is_hidden:
+            del modules["IPython"]
     return [_Node(name, node, text).step() for name, node in text["jobs"].items()]
 
 
