@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from azure_standin import Fault, Standin, resources
 from azure_standin.state import Azure, Json
+from conftest import PYTHONS, TEMPLATE
 
-TEMPLATE = Path(__file__).parents[1]
 ANSWERS = {
     "azure_subscription_id": Standin.subscription_id,
     "azure_resource_group": "rg-ml",
@@ -101,7 +101,7 @@ class Checker:
         script += "sys.exit(checks.main(PROJECT, online=True, as_json=True))"
         start = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", script],
+            [PYTHONS["azureml-sdk"], "-c", script],
             cwd=self.project,
             env=self.env,
             text=True,
@@ -590,7 +590,7 @@ def test_table_for_people(check: Checker) -> None:
         "sys.exit(checks.main(PROJECT, True, False))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [PYTHONS["azureml-sdk"], "-c", script],
         cwd=check.project,
         env=check.env | {"COLUMNS": "60"},
         text=True,
