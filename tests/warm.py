@@ -21,9 +21,11 @@ from typing import Any
 MODULES = """
 azureml.core azureml.pipeline.core azureml.pipeline.steps azure.ai.ml azure.ai.ml.dsl
 azure.identity azure.storage.blob requests rich.progress yaml pebble pytest
-mlflow mlflow.sklearn mlflow.store.tracking.sqlalchemy_store
+IPython git mlflow mlflow.pyfunc mlflow.sklearn mlflow.store.tracking.sqlalchemy_store
 mlflow.store.model_registry.sqlalchemy_store
-polars pandas pyarrow.parquet scipy.stats sklearn.compose sklearn.ensemble
+matplotlib.backends.backend_svg polars pandas pyarrow.parquet scipy.stats
+sqlalchemy.dialects.mssql sqlalchemy.dialects.mysql sqlalchemy.dialects.sqlite
+sklearn.compose sklearn.ensemble
 sklearn.inspection sklearn.metrics sklearn.pipeline sklearn.preprocessing
 """
 # The first two are what a project's package sets before it imports an SDK.
