@@ -23,7 +23,7 @@ azureml.core azureml.pipeline.core azureml.pipeline.steps azure.ai.ml azure.ai.m
 azure.identity azure.storage.blob requests rich.progress yaml pebble pytest
 IPython git mlflow mlflow.pyfunc mlflow.sklearn mlflow.store.tracking.sqlalchemy_store
 mlflow.store.model_registry.sqlalchemy_store
-matplotlib.backends.backend_svg polars pandas pyarrow.parquet scipy.stats
+polars pandas pyarrow.parquet scipy.stats
 sqlalchemy.dialects.mssql sqlalchemy.dialects.mysql sqlalchemy.dialects.sqlite
 sklearn.compose sklearn.ensemble
 sklearn.inspection sklearn.metrics sklearn.pipeline sklearn.preprocessing
