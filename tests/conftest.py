@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 import warm
 import yaml
 from pytest_cookies.plugin import Cookies
+from pytest_cookies.plugin import Result as Generated
 
 TEMPLATE = Path(__file__).parents[1]
 # Some tests import the steps from the template, which is to hold only what is its own.
@@ -131,14 +135,24 @@ Bake = Callable[..., Project]
 
 @pytest.fixture(scope="session")
 def bake(cookies_session: Cookies) -> Bake:
-    """Generates a project with some answers; all others are the defaults."""
+    """Generates a project with some answers; all others are the defaults.
 
-    def generate(**answers: str) -> Project:
+    With the same answers it is generated once, and copied.
+    """
+
+    @cache
+    def generate(answers: frozenset[tuple[str, str]]) -> Generated:
+        result = cookies_session.bake(extra_context=dict(answers))
+        assert result.exit_code == 0, result.exception
+        return result
+
+    def copy(**answers: str) -> Project:
         # cookiecutter takes no notice of an answer to a question that is not asked
         assert answers.keys() <= QUESTIONS.keys()
-        result = cookies_session.bake(extra_context=answers)
-        assert result.exit_code == 0, result.exception
+        made = generate(frozenset(answers.items()))
+        folder = Path(mkdtemp(dir=made.project_path.parents[1]))
         names = ("package_name", "azureml_sdk")
-        return Project(result.project_path, *(result.context[name] for name in names))
+        path = shutil.copytree(made.project_path, folder / made.project_path.name)
+        return Project(path, *(made.context[name] for name in names))
 
-    return generate
+    return copy
