@@ -65,16 +65,22 @@ def measure(
     return Measured(seconds, peak, json.loads(last) if last[:1] == "{" else None)
 
 
-def _memory(process: int) -> float:
-    """Megabytes that a process, and all that it has started, hold of their own now."""
+def _memory(process: int, parent: list[str] | None = None) -> float:
+    """Megabytes that a process, and all that it has started, hold of their own now.
+
+    A process that is just being started shares its `parent`'s memory (vfork), and counts
+    nothing: their figures are the same.
+    """
     try:
         status = Path(f"/proc/{process}/status").read_text()
         children = Path(f"/proc/{process}/task").glob("*/children")
         below = [int(child) for one in children for child in one.read_text().split()]
     except OSError:  # it has ended
         return 0.0
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
-    return (int(found[1]) / 1024 if found else 0.0) + sum(map(_memory, below))
+    held = re.findall(r"(?:VmPeak|VmSize|RssAnon):\s+(\d+) kB", status)
+    if not held or held == parent:
+        return 0.0
+    return int(held[-1]) / 1024 + sum(_memory(child, held) for child in below)
 
 
 def generate(folder: Path, *answers: str) -> Path:
