@@ -589,6 +589,21 @@ def test_notes_are_on_the_screen(project: Project, environment: dict[str, str]) 
     assert "note: not one" in log(result, "prep")
 
 
+def test_output_that_nobody_reads_any_more_ends_the_command(project: Project) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [project.interpreter, "-m", project.package, "draw"],
+        cwd=project.path,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 # A step alone --------------------------------------------------------------------------
 
 
@@ -829,7 +844,7 @@ def test_an_entry_script_is_loaded_as_in_the_service(
     result = drive(fresh, tmp_path, AS_IN_THE_SERVICE, "--model-name", "mine")
     assert result.code == 0, result.out + result.err
     assert "shut down" in result.out
-    assert "3 files handled in 2 mini-batches" in result.out
+    assert "files handled: 3, mini-batches: 2" in result.out
 
 
 def test_the_driver_is_not_kinder_than_the_service(

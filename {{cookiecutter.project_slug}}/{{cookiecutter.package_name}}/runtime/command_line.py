@@ -177,7 +177,12 @@ def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
     try:
         if getattr(args, "workspace", None) is not None:
             args.project = project.at(args.workspace)
-        return args.function(args) or 0
+        code = args.function(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads what is printed, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except CommandError as error:
         print(error, file=sys.stderr)
         return 1

@@ -136,7 +136,7 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
         pool.stop()
     handled = sum(map(len, batches)) - len(failed)
     problem = f"; failed: {', '.join(failed)}" if failed else ""
-    print(f"{handled} files handled in {len(batches)} mini-batches{problem}")
+    print(f"files handled: {handled}, mini-batches: {len(batches)}{problem}")
     return rows
 
 
