@@ -39,6 +39,8 @@ def run(mini_batch):
 """
 STEPS = ["prep", "train", "evaluate", "register"]
 ODD = "a b%20c #1 ü🐧 'q' \"r\" ?mark=1&x"
+#: For tests of the processes themselves, which are to be what they are elsewhere.
+COLD = {"COLD": "1"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -52,7 +54,7 @@ def start(
     """Start the command line of a project, from any folder and in any environment."""
     inherited = {k: v for k, v in os.environ.items() if home or k != "HOME"}
     return subprocess.Popen(
-        [sys.executable, "-m", project.package, *arguments],
+        [project.interpreter, "-m", project.package, *arguments],
         cwd=cwd or project.path,
         env={**inherited, "PYTHONPATH": str(project.path), **environment},
         stdout=subprocess.PIPE,
@@ -317,7 +319,7 @@ def test_a_full_disk_is_a_sentence(
 ) -> None:
     there = copy_of(project, mounted("size=20m") / "toy")
     toy(there, "prep", FILL)
-    result = run(there, "training")
+    result = run(there, "training", **COLD)
     assert result.code == 1
     assert "is on is full." in result.err
     assert "Traceback" not in result.err
@@ -325,7 +327,7 @@ def test_a_full_disk_is_a_sentence(
     assert "prep" not in json.loads(state.read_text(encoding="utf-8"))["done"]
     kept = files(there.path / "mlruns")
 
-    result = run(there, "training")
+    result = run(there, "training", **COLD)
     assert result.code == 1
     assert "No space left on device" in result.err or "full" in result.err
     assert "Traceback" not in result.err
@@ -333,7 +335,7 @@ def test_a_full_disk_is_a_sentence(
 
     (state.parent / "prep" / "outputs" / "prepared" / "big").unlink()
     toy(there, "prep")
-    assert run(there, "training").code == 0
+    assert run(there, "training", **COLD).code == 0
 
 
 def test_the_folder_of_a_run_that_is_removed_meanwhile(project: Project) -> None:
@@ -392,7 +394,7 @@ def test_a_run_that_is_ended_leaves_no_process(
 ) -> None:
     toy(project, "train", LONG.format(own=False, end="child.wait()"), imports)
     toy(project, "evaluate", imports=imports)
-    process = start(project, "run", "training", "--json")
+    process = start(project, "run", "training", "--json", COLD="1")
     wait_until(lambda: bool([*project.path.glob("runs/*/train/code/started")]))
     assert any("sleep 600" in command for command in running(project))
     process.send_signal(sent)
@@ -411,7 +413,7 @@ def test_a_step_that_leaves_a_process_is_not_waited_for(
     project: Project, imports: str
 ) -> None:
     toy(project, "train", LONG.format(own=False, end=""), imports)
-    result = run(project, "training")
+    result = run(project, "training", **COLD)
     assert result.code == 0, result.err
     wait_until(lambda: not running(project), seconds=10)
 
@@ -419,7 +421,7 @@ def test_a_step_that_leaves_a_process_is_not_waited_for(
 @either
 def test_a_step_that_is_killed_says_so(project: Project, imports: str) -> None:
     toy(project, "train", "import os\nos.kill(os.getpid(), 9)", imports)
-    result = run(project, "training")
+    result = run(project, "training", **COLD)
     assert result.code == 1
     assert "ended by signal 9" in result.err
 
@@ -491,7 +493,7 @@ def test_a_step_that_is_started_early_is_as_any_other(
         if not can:
             switch = f"{project.package}/runtime/processes.py"
             project.edit(switch, 'sys.platform == "linux"', "False")
-        result = run(project, "training", "--fresh")
+        result = run(project, "training", "--fresh", **COLD)
         assert statuses(result) == ["ran", "failed", "skipped", "skipped"]
         folder = Path(result.json["folder"])
         text = (folder / "train" / "log.txt").read_text(encoding="utf-8")
@@ -526,7 +528,7 @@ def test_processes_are_started_as_in_the_last_run_while_the_sdk_is_imported(
 
     def early(*options: str) -> tuple[bool, list[str]]:
         """Whether one was there when the SDK was imported, and how the steps ended."""
-        result = run(project, "training", *options)
+        result = run(project, "training", *options, **COLD)
         assert result.code == 0, result.err
         step = Path(result.json["folder"], "train", "code", "is_early")
         assert not step.exists() or step.read_text() == "True"
@@ -542,7 +544,7 @@ def test_processes_are_started_as_in_the_last_run_while_the_sdk_is_imported(
     toy(project, "evaluate", imports="import mlflow")
     assert early() == (True, ["reused", *whole[1:]])
     pipelines.write_text(code + LOOK + "raise KeyboardInterrupt", encoding="utf-8")
-    assert run(project, "training").code == 130
+    assert run(project, "training", **COLD).code == 130
     assert not running(project)
 
 
@@ -554,12 +556,77 @@ def test_steps_that_are_started_early_have_no_chance_in_common(
     draw = "print(random.random(), uuid.uuid4(), numpy.random.random())"
     for step in ("train", "evaluate"):
         toy(project, step, draw, imports)
-    folder = Path(run(project, "training").json["folder"])
+    folder = Path(run(project, "training", **COLD).json["folder"])
     drawn = [
         (folder / step / "log.txt").read_text().splitlines()[1].split()
         for step in ("train", "evaluate")
     ]
     assert len({*drawn[0], *drawn[1]}) == 6
+
+
+WORKERS = """
+import mlflow
+import gc, glob, json, os, random, signal, sys, threading, uuid, warnings
+import numpy
+
+def init():
+    drawn = [random.random(), str(uuid.uuid4()), numpy.random.random()]
+    facts = {
+        "name": __name__,
+        "file": __file__,
+        "arguments": sys.argv,
+        "folder": os.getcwd(),
+        "path": sys.path,
+        # But what polars adds to, for its own memory, each time that it is imported.
+        "variables": sorted(os.environ.keys() - {"_RJEM_MALLOC_CONF"}),
+        "values": [os.environ[name] for name in sorted(os.environ) if name[0] != "_"],
+        "input": sys.stdin.read(),
+        "session": os.getsid(0) == os.getpid(),
+        "threads": [one.name for one in threading.enumerate()],
+        "main": __name__ in sys.modules,
+        "garbage": gc.isenabled(),
+        "flags": str(sys.flags),
+        "filters": sum("IPython" not in str(one) for one in warnings.filters),
+        "interrupt": str(signal.getsignal(signal.SIGINT)),
+        "streams": [str(stream) for stream in (sys.stdout, sys.stderr)],
+    }
+    with open(f"worker-{os.getpid()}.json", "w") as file:
+        json.dump([drawn, facts], file)
+
+def run(mini_batch):
+    if len(glob.glob("worker-*")) < 3:
+        os._exit(1)
+    return mini_batch
+"""
+
+
+@linux
+def test_workers_that_are_forked_are_as_those_that_begin_anew(
+    project: Project,
+) -> None:
+    another = "    (folder / 'another.txt').write_text('made')"
+    toy(project, "prep", f"for folder in Path().glob('../outputs/*'):\n{another}")
+    script = project.path / "steps" / "score" / "score.py"
+    script.write_text(WORKERS, encoding="utf-8")
+    found = set[str]()
+    for can in (True, False):
+        if not can:
+            runtime = f"{project.package}/runtime"
+            for file in ("processes", "parallel_run"):
+                project.edit(f"{runtime}/{file}.py", 'sys.platform == "linux"', "False")
+        result = run(project, "scoring", "--fresh", **COLD)
+        assert result.code == 0, result.err
+        folder = Path(result.json["folder"])
+        workers = [
+            json.loads(file.read_text().replace(folder.name, "RUN"))
+            for file in (folder / "score" / "code").glob("worker-*.json")
+        ]
+        # Two that died, and at least one that took their place.
+        assert len(workers) >= 3
+        numbers = {number for drawn, _ in workers for number in drawn}
+        assert len(numbers) == 3 * len(workers)
+        found.update(json.dumps(facts) for _, facts in workers)
+    assert len(found) == 1
 
 
 # What is on the screen -----------------------------------------------------------------

@@ -368,13 +368,15 @@ class LocalRun:
 
         MLflow's import is what takes longest, and they share it.
         """
-        steps = [step for step in self.steps.values() if not step.is_parallel]
-        # The same for all of them, as a package may look at them when it is imported.
-        variables = steps[-1].environment_variables if steps else {}
-        statements = {}
-        for step in steps:
+        statements: dict[str, list[str]] = {}
+        variables: dict[str, str] = {}
+        for step in self.steps.values():
             found = imports(step.source_directory / step.script)
-            if tracking.is_imported(found) and step.environment_variables == variables:
+            if not tracking.is_imported(found):
+                continue
+            # The same for all of them, as a package may look at them when it is imported.
+            variables = variables if statements else step.environment_variables
+            if step.environment_variables == variables:
                 statements[step.name] = [*found, *tracking.imports()]
         return statements, variables
 

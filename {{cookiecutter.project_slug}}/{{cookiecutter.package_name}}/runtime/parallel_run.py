@@ -19,10 +19,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
@@ -87,17 +91,20 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
     failed: list[str] = []  # files
     done = failed_batches = 0
     timeout, to_try = args.run_invocation_timeout, batches
+    context = _Context()
+    is_ready = context.Event()  # the pool, of which no worker may end before
     pool = ProcessPool(
         min(args.process_count_per_node, len(batches)),
         initializer=_start_worker,
-        initargs=(args.scoring_module_name, sys.argv[1:]),
-        context=multiprocessing.get_context("spawn"),
+        initargs=(is_ready, args.scoring_module_name, sys.argv[1:]),
+        context=context,
     )
     try:
         for count in range(1, args.run_max_try + 1):
             tries: dict[Future[list[str]], list[str]] = {}
             for batch in to_try:
                 tries[pool.schedule(_run, [batch], timeout=timeout)] = batch
+            is_ready.set()
             to_try = []
             for future in as_completed(tries):
                 batch, error = tries[future], future.exception()
@@ -130,21 +137,36 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
                     limit = f"(error_threshold {args.error_threshold})"
                     text = f"more failed than the settings allow {limit}"
                     sys.exit(f"Parallel step: {text}: {', '.join(failed)}.")
-        pool.close()
-        pool.join()
     finally:
         pool.stop()
+        pool.join()  # which has the workers end by themselves, in `shutdown()`
     handled = sum(map(len, batches)) - len(failed)
     problem = f"; failed: {', '.join(failed)}" if failed else ""
     print(f"files handled: {handled}, mini-batches: {len(batches)}{problem}")
     return rows
 
 
-def _start_worker(entry_script: str, arguments: list[str]) -> None:
+class _Context(SpawnContext):
+    """How worker processes begin: forked, where that is safe, and else anew.
+
+    Those that are forked share what this process has imported. A worker that takes the
+    place of another begins anew, as the pool has threads by then.
+    """
+
+    def Process(self, *args: Any, **more: Any) -> BaseProcess:  # type: ignore[override]
+        if sys.platform == "linux" and threading.active_count() == 1:
+            return multiprocessing.get_context("fork").Process(*args, **more)
+        return super().Process(*args, **more)
+
+
+def _start_worker(is_ready: Event, entry_script: str, arguments: list[str]) -> None:
     """Load the entry script into this process, as Azure ML does, and call `init`."""
     global script
+    is_ready.wait()
     sys.argv = [entry_script, *arguments, *ADDED]
     gc.disable()  # what is imported is no garbage, and looking for it takes long
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # else chance would be the same in all workers
     try:
         # As on Azure ML it may not be, it is not registered in sys.modules.
         spec = importlib.util.spec_from_file_location(MODULE, entry_script)
