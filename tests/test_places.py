@@ -39,8 +39,6 @@ def run(mini_batch):
 """
 STEPS = ["prep", "train", "evaluate", "register"]
 ODD = "a b%20c #1 ü🐧 'q' \"r\" ?mark=1&x"
-#: For tests of the processes themselves, which are to be what they are elsewhere.
-COLD = {"COLD": "1"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -51,7 +49,10 @@ def start(
     home: bool = True,
     **environment: str,
 ) -> subprocess.Popen[str]:
-    """Start the command line of a project, from any folder and in any environment."""
+    """Start the command line of a project, from any folder and in any environment.
+
+    With `COLD` its processes are what they are elsewhere (warm.py).
+    """
     inherited = {k: v for k, v in os.environ.items() if home or k != "HOME"}
     return subprocess.Popen(
         [project.interpreter, "-m", project.package, *arguments],
@@ -319,7 +320,7 @@ def test_a_full_disk_is_a_sentence(
 ) -> None:
     there = copy_of(project, mounted("size=20m") / "toy")
     toy(there, "prep", FILL)
-    result = run(there, "training", **COLD)
+    result = run(there, "training", COLD="1")
     assert result.code == 1
     assert "is on is full." in result.err
     assert "Traceback" not in result.err
@@ -327,7 +328,7 @@ def test_a_full_disk_is_a_sentence(
     assert "prep" not in json.loads(state.read_text(encoding="utf-8"))["done"]
     kept = files(there.path / "mlruns")
 
-    result = run(there, "training", **COLD)
+    result = run(there, "training", COLD="1")
     assert result.code == 1
     assert "No space left on device" in result.err or "full" in result.err
     assert "Traceback" not in result.err
@@ -335,7 +336,7 @@ def test_a_full_disk_is_a_sentence(
 
     (state.parent / "prep" / "outputs" / "prepared" / "big").unlink()
     toy(there, "prep")
-    assert run(there, "training", **COLD).code == 0
+    assert run(there, "training", COLD="1").code == 0
 
 
 def test_the_folder_of_a_run_that_is_removed_meanwhile(project: Project) -> None:
@@ -413,7 +414,7 @@ def test_a_step_that_leaves_a_process_is_not_waited_for(
     project: Project, imports: str
 ) -> None:
     toy(project, "train", LONG.format(own=False, end=""), imports)
-    result = run(project, "training", **COLD)
+    result = run(project, "training", COLD="1")
     assert result.code == 0, result.err
     wait_until(lambda: not running(project), seconds=10)
 
@@ -421,7 +422,7 @@ def test_a_step_that_leaves_a_process_is_not_waited_for(
 @either
 def test_a_step_that_is_killed_says_so(project: Project, imports: str) -> None:
     toy(project, "train", "import os\nos.kill(os.getpid(), 9)", imports)
-    result = run(project, "training", **COLD)
+    result = run(project, "training", COLD="1")
     assert result.code == 1
     assert "ended by signal 9" in result.err
 
@@ -493,7 +494,7 @@ def test_a_step_that_is_started_early_is_as_any_other(
         if not can:
             switch = f"{project.package}/runtime/processes.py"
             project.edit(switch, 'sys.platform == "linux"', "False")
-        result = run(project, "training", "--fresh", **COLD)
+        result = run(project, "training", "--fresh", COLD="1")
         assert statuses(result) == ["ran", "failed", "skipped", "skipped"]
         folder = Path(result.json["folder"])
         text = (folder / "train" / "log.txt").read_text(encoding="utf-8")
@@ -528,7 +529,7 @@ def test_processes_are_started_as_in_the_last_run_while_the_sdk_is_imported(
 
     def early(*options: str) -> tuple[bool, list[str]]:
         """Whether one was there when the SDK was imported, and how the steps ended."""
-        result = run(project, "training", *options, **COLD)
+        result = run(project, "training", *options, COLD="1")
         assert result.code == 0, result.err
         step = Path(result.json["folder"], "train", "code", "is_early")
         assert not step.exists() or step.read_text() == "True"
@@ -544,7 +545,7 @@ def test_processes_are_started_as_in_the_last_run_while_the_sdk_is_imported(
     toy(project, "evaluate", imports="import mlflow")
     assert early() == (True, ["reused", *whole[1:]])
     pipelines.write_text(code + LOOK + "raise KeyboardInterrupt", encoding="utf-8")
-    assert run(project, "training", **COLD).code == 130
+    assert run(project, "training", COLD="1").code == 130
     assert not running(project)
 
 
@@ -556,7 +557,7 @@ def test_steps_that_are_started_early_have_no_chance_in_common(
     draw = "print(random.random(), uuid.uuid4(), numpy.random.random())"
     for step in ("train", "evaluate"):
         toy(project, step, draw, imports)
-    folder = Path(run(project, "training", **COLD).json["folder"])
+    folder = Path(run(project, "training", COLD="1").json["folder"])
     drawn = [
         (folder / step / "log.txt").read_text().splitlines()[1].split()
         for step in ("train", "evaluate")
@@ -578,8 +579,7 @@ def init():
         "folder": os.getcwd(),
         "path": sys.path,
         # But what polars adds to, for its own memory, each time that it is imported.
-        "variables": sorted(os.environ.keys() - {"_RJEM_MALLOC_CONF"}),
-        "values": [os.environ[name] for name in sorted(os.environ) if name[0] != "_"],
+        "variables": sorted(i for i in os.environ.items() if "_RJEM_" not in i[0]),
         "input": sys.stdin.read(),
         "session": os.getsid(0) == os.getpid(),
         "threads": [one.name for one in threading.enumerate()],
@@ -614,7 +614,7 @@ def test_workers_that_are_forked_are_as_those_that_begin_anew(
             runtime = f"{project.package}/runtime"
             for file in ("processes", "parallel_run"):
                 project.edit(f"{runtime}/{file}.py", 'sys.platform == "linux"', "False")
-        result = run(project, "scoring", "--fresh", **COLD)
+        result = run(project, "scoring", "--fresh", COLD="1")
         assert result.code == 0, result.err
         folder = Path(result.json["folder"])
         workers = [
