@@ -92,7 +92,7 @@ def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
     done = failed_batches = 0
     timeout, to_try = args.run_invocation_timeout, batches
     context = _Context()
-    is_ready = context.Event()  # the pool, of which no worker may end before
+    is_ready = context.Event()  # the pool: it hears of no worker that ended before
     pool = ProcessPool(
         min(args.process_count_per_node, len(batches)),
         initializer=_start_worker,
