@@ -82,9 +82,10 @@ def run(mini_batch):
 # Answers one command after another, each in a process that is forked once the SDK is
 # there; the pipelines are read anew. A command may be killed after some seconds.
 SHELL = """
-import contextlib, importlib, io, json, os, signal, sys, time
+import contextlib, importlib, inspect, io, json, os, signal, sys, time
 main = importlib.import_module(sys.argv[1] + ".__main__")
 importlib.import_module(sys.argv[1] + ".pipelines")
+inspect.stack()  # looks up the files of all modules, as the SDK has it do
 for line in sys.stdin:
     seconds, *sys.argv[1:] = json.loads(line)
     del sys.modules[main.PROJECT.package + ".pipelines"]

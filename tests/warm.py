@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 MODULES = """
-azureml.core azureml.pipeline.core azureml.pipeline.steps azure.ai.ml azure.ai.ml.dsl
+azureml.core azureml.pipeline.core azureml.pipeline.steps azure.ai.ml azure.ai.ml.dsl azure.ai.ml.parallel
 azure.identity azure.storage.blob requests rich.progress yaml pebble pytest
 IPython git mlflow mlflow.pyfunc mlflow.sklearn mlflow.store.tracking.sqlalchemy_store
 mlflow.store.model_registry.sqlalchemy_store
@@ -129,6 +129,7 @@ def serve(file: int) -> Any:
     """Fork a process for each call; gives in that one what it is to run."""
     import gc
     import importlib
+    import inspect
     import select
     import socket
     import threading
@@ -143,6 +144,7 @@ def serve(file: int) -> Any:
             for name in MODULES.split():
                 with suppress(ModuleNotFoundError):  # it is the other SDK's
                     importlib.import_module(name)
+            inspect.stack()  # looks up the files of all modules, as the SDKs have it do
             gc.freeze()  # what is imported stays as it is, in memory that all share
             assert threading.active_count() == 1
             is_warm = True
