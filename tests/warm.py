@@ -19,7 +19,8 @@ from contextlib import suppress
 from typing import Any
 
 MODULES = """
-azureml.core azureml.pipeline.core azureml.pipeline.steps azure.ai.ml azure.ai.ml.dsl azure.ai.ml.parallel
+azureml.core azureml.pipeline.core azureml.pipeline.steps
+azure.ai.ml azure.ai.ml.dsl azure.ai.ml.parallel
 azure.identity azure.storage.blob requests rich.progress yaml pebble pytest
 IPython git mlflow mlflow.pyfunc mlflow.sklearn mlflow.store.tracking.sqlalchemy_store
 mlflow.store.model_registry.sqlalchemy_store
