@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 TEMPLATE = Path(__file__).resolve().parents[1]
@@ -46,8 +47,17 @@ def measure(
     environment = {**os.environ, "PYTHONPATH": str(folder), "DO_NOT_TRACK": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment |= variables or {}
+    ended, peaks = Event(), [0.0]
+
+    def watch(process: int) -> None:
+        pause = 0.01
+        while not ended.wait(pause):
+            before = time.perf_counter()
+            peaks.append(_memory(process))
+            pause = max(0.01, 20 * (time.perf_counter() - before))
+
     with tempfile.TemporaryFile("w+") as output:
-        started, peak = time.perf_counter(), 0.0
+        started = time.perf_counter()
         with subprocess.Popen(
             words,
             stdout=output,
@@ -55,17 +65,17 @@ def measure(
             env=environment,
             cwd=folder,
         ) as process:
-            while process.poll() is None:
-                before = time.perf_counter()
-                peak = max(peak, _memory(process.pid))
-                took = time.perf_counter() - before
-                time.sleep(max(0.01, 20 * took))
-        seconds = time.perf_counter() - started
+            Thread(target=watch, args=[process.pid]).start()
+            try:
+                process.wait()
+            finally:
+                ended.set()
+            seconds = time.perf_counter() - started
         output.seek(0)
         text = output.read()
     assert process.returncode == 0, text
     last = text.rstrip().rpartition("\n")[2]
-    return Measured(seconds, peak, json.loads(last) if last[:1] == "{" else None)
+    return Measured(seconds, max(peaks), json.loads(last) if last[:1] == "{" else None)
 
 
 def _memory(process: int, parent: list[str] | None = None) -> float:
