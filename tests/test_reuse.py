@@ -552,6 +552,7 @@ def test_a_run_at_work_is_not_removed(toy: Toy) -> None:
         while not list(toy.project.path.glob("runs/*/train/code/train.py")):
             time.sleep(0.1)
         (at_work,) = runs_of(toy)
+        time.sleep(1)  # of one second's runs, those of another pipeline may be newer
         folder = str(toy.project.path / "runs" / at_work)
         assert len({toy.run("scoring", "--fresh")["folder"] for _ in range(2)}) == 2
         assert len(runs_of(toy)) == 2
