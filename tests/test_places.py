@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from conftest import Bake, Project, Result
@@ -429,7 +430,7 @@ def test_a_step_that_is_killed_says_so(project: Project, imports: str) -> None:
 
 # What is started early -----------------------------------------------------------------
 
-FACTS = """
+ABOUT = """
 facts = {
     "name": __name__,
     "file": __file__,
@@ -438,7 +439,6 @@ facts = {
     "path": sys.path,
     "variables": sorted(os.environ.items()),
     "input": sys.stdin.read(),
-    "files": sorted(os.listdir("/proc/self/fd")),
     "session": os.getsid(0) == os.getpid(),
     "threads": [one.name for one in threading.enumerate()],
     "main": vars(sys.modules["__main__"]) is globals(),
@@ -446,9 +446,12 @@ facts = {
     "flags": str(sys.flags),
     # But those that IPython has for its own warnings.
     "filters": sum("IPython" not in str(one) for one in warnings.filters),
-    "signals": [str(signal.getsignal(one)) for one in signal.valid_signals()],
     "streams": [str(stream) for stream in (sys.stdout, sys.stderr)],
 }
+"""
+FACTS = f"""{ABOUT}
+facts["files"] = sorted(os.listdir("/proc/self/fd"))
+facts["signals"] = [str(signal.getsignal(one)) for one in signal.valid_signals()]
 for name, fact in facts.items():
     print(name, fact)
 with open("is_early", "w") as file:
@@ -565,32 +568,19 @@ def test_steps_that_are_started_early_have_no_chance_in_common(
     assert len({*drawn[0], *drawn[1]}) == 6
 
 
-WORKERS = """
+WORKERS = f"""
 import mlflow
 import gc, glob, json, os, random, signal, sys, threading, uuid, warnings
 import numpy
 
 def init():
     drawn = [random.random(), str(uuid.uuid4()), numpy.random.random()]
-    facts = {
-        "name": __name__,
-        "file": __file__,
-        "arguments": sys.argv,
-        "folder": os.getcwd(),
-        "path": sys.path,
-        # But what polars adds to, for its own memory, each time that it is imported.
-        "variables": sorted(i for i in os.environ.items() if "_RJEM_" not in i[0]),
-        "input": sys.stdin.read(),
-        "session": os.getsid(0) == os.getpid(),
-        "threads": [one.name for one in threading.enumerate()],
-        "main": __name__ in sys.modules,
-        "garbage": gc.isenabled(),
-        "flags": str(sys.flags),
-        "filters": sum("IPython" not in str(one) for one in warnings.filters),
-        "interrupt": str(signal.getsignal(signal.SIGINT)),
-        "streams": [str(stream) for stream in (sys.stdout, sys.stderr)],
-    }
-    with open(f"worker-{os.getpid()}.json", "w") as file:
+{indent(ABOUT, "    ")}
+    # polars adds to it, for its own memory, each time that it is imported.
+    facts["variables"] = [v for v in facts["variables"] if "_RJEM_" not in v[0]]
+    facts["registered"] = __name__ in sys.modules
+    facts["interrupt"] = str(signal.getsignal(signal.SIGINT))
+    with open(f"worker-{{os.getpid()}}.json", "w") as file:
         json.dump([drawn, facts], file)
 
 def run(mini_batch):
@@ -657,18 +647,11 @@ def test_notes_are_on_the_screen(project: Project, environment: dict[str, str]) 
 
 
 def test_output_that_nobody_reads_any_more_ends_the_command(project: Project) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [project.interpreter, "-m", project.package, "draw"],
-        cwd=project.path,
-        stdout=write,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (1, "")
+    process = start(project, "draw")
+    assert process.stdout
+    process.stdout.close()
+    result = end(process)
+    assert (result.code, result.err) == (1, "")
 
 
 # A step alone --------------------------------------------------------------------------

@@ -368,16 +368,23 @@ class LocalRun:
 
         MLflow's import is what takes longest, and they share it.
         """
-        statements: dict[str, list[str]] = {}
-        variables: dict[str, str] = {}
-        for step in self.steps.values():
-            found = imports(step.source_directory / step.script)
-            if not tracking.is_imported(found):
-                continue
-            # The same for all of them, as a package may look at them when it is imported.
-            variables = variables if statements else step.environment_variables
-            if step.environment_variables == variables:
-                statements[step.name] = [*found, *tracking.imports()]
+        found = {
+            name: imports(step.source_directory / step.script)
+            for name, step in self.steps.items()
+        }
+        early = [
+            step
+            for name, step in self.steps.items()
+            if tracking.is_imported(found[name])
+        ]
+        # The same for all of them, as a package may look at them when it is imported.
+        variables = early[0].environment_variables if early else {}
+        more = tracking.imports()
+        statements = {
+            step.name: [*found[step.name], *more]
+            for step in early
+            if step.environment_variables == variables
+        }
         return statements, variables
 
     def _start_early(self, results: list[StepResult]) -> None:
