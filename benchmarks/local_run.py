@@ -23,7 +23,8 @@ PYTHONS = {
 RECORD = """
 import json, sys
 from benchmark.__main__ import PROJECT, pipelines
-from benchmark.runtime import command_line, processes
+from benchmark.runtime import command_line
+from benchmark.runtime.local import processes
 found, start = [], processes.Processes.start
 def record(self, step, folder, command, environment):
     found.append([[sys.executable, *command], str(folder), environment])

@@ -111,7 +111,7 @@ def check(root: Path) -> tuple[dict[str, str], list[str]]:
         return wrong, notes
     from importlib.util import find_spec
 
-    checks = project_module("runtime.checks")
+    checks = project_module("runtime.azure.checks")
     checks.COMMAND = f"python -m {ANSWERS['package_name']}"
     has_library = find_spec("azure") and find_spec("azure.identity")
     for row in checks.ask(project, None if has_library else get_token):
@@ -130,7 +130,7 @@ def get_token(login: str, scope: str) -> str:
 
     import requests
 
-    timeout = project_module("runtime.checks").TIMEOUT
+    timeout = project_module("runtime.azure.login").TIMEOUT
     names = ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE")
     tenant, client, secret, file = (os.environ.get(f"AZURE_{name}") for name in names)
     if tenant and client and (secret or file):

@@ -96,7 +96,7 @@ class Checker:
 
     def __call__(self, before: str = "pass") -> dict[str, dict[str, str]]:
         """The rows by their names; `before` runs first in the process."""
-        script = "import sys; from penguins.runtime import checks; "
+        script = "import sys; from penguins.runtime.azure import checks; "
         script += f"from penguins.settings import PROJECT; {before};"
         script += "sys.exit(checks.main(PROJECT, online=True, as_json=True))"
         start = time.monotonic()
@@ -585,7 +585,7 @@ def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
 def test_table_for_people(check: Checker) -> None:
     check.answer("compute", reply(404))
     script = (
-        "import sys; from penguins.runtime import checks; "
+        "import sys; from penguins.runtime.azure import checks; "
         "from penguins.settings import PROJECT; "
         "sys.exit(checks.main(PROJECT, True, False))"
     )

@@ -178,11 +178,11 @@ def test_a_picture_shows_all_of_a_pipeline(bake: Bake) -> None:
     code = """
 from pathlib import Path
 from penguins.runtime.graph import draw
-from penguins.runtime.local_run import LocalStep, Parameter
+from penguins.runtime.steps import Parameter, Step
 
 def step(name, inputs, outputs, run_after=(), parallel=True):
     rest = (outputs, run_after, {}, "", True, [], parallel)
-    return LocalStep(name, Path(), [], "", [], inputs, *rest)
+    return Step(name, Path(), [], "", [], inputs, *rest)
 
 first = 'a < b & "c"] #1;'
 print(draw([

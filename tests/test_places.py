@@ -495,7 +495,7 @@ def test_a_step_that_is_started_early_is_as_any_other(
     toy(project, "evaluate", imports="import argparse\nimport mlflow")
     for can in (True, False):
         if not can:
-            switch = f"{project.package}/runtime/processes.py"
+            switch = f"{project.package}/runtime/local/processes.py"
             project.edit(switch, 'sys.platform == "linux"', "False")
         result = run(project, "training", "--fresh", COLD="1")
         assert statuses(result) == ["ran", "failed", "skipped", "skipped"]
@@ -601,8 +601,8 @@ def test_workers_that_are_forked_are_as_those_that_begin_anew(
     found = set[str]()
     for can in (True, False):
         if not can:
-            runtime = f"{project.package}/runtime"
-            for file in ("processes", "parallel_run"):
+            runtime = f"{project.package}/runtime/local"
+            for file in ("processes", "parallel_driver"):
                 project.edit(f"{runtime}/{file}.py", 'sys.platform == "linux"', "False")
         result = run(project, "scoring", "--fresh", COLD="1")
         assert result.code == 0, result.err

@@ -25,7 +25,7 @@ with pytest.MonkeyPatch.context() as patch:  # or each project would get a __pyc
     settings: Any = importlib.import_module("template.settings")
     project: Any = importlib.import_module("template.runtime.project")
     rules: Any = importlib.import_module("template.runtime.rules")
-    checks: Any = importlib.import_module("template.runtime.checks")
+    checks: Any = importlib.import_module("template.runtime.azure.checks")
 
 ID = "12345678-9abc-def0-1234-56789abcdef0"
 ZERO = "00000000-0000-0000-0000-000000000000"

@@ -15,7 +15,7 @@ from azure.ai.ml.entities import PipelineJob
 from {{ cookiecutter.package_name }}.pipelines import (
     PIPELINES,
 )
-from {{ cookiecutter.package_name }}.runtime.sdk_steps import (
+from {{ cookiecutter.package_name }}.runtime.azure.sdk_steps import (
     build_steps,
     read_steps,
 )

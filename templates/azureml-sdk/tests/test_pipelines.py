@@ -20,7 +20,7 @@ from azureml.pipeline.core._restclients.aeva.dryrun_service_caller import (
 from {{ cookiecutter.package_name }}.pipelines import (
     PIPELINES,
 )
-from {{ cookiecutter.package_name }}.runtime.sdk_steps import (
+from {{ cookiecutter.package_name }}.runtime.azure.sdk_steps import (
     build_steps,
     read_steps,
 )

@@ -22,7 +22,7 @@ from .project import CommandError, Pipelines, Project
 def run(args: Namespace) -> int:
     from rich.console import Console
 
-    from . import local_run
+    from .local import run as local_run
 
     if (args.step is None) != (args.folder is None):
         raise CommandError("--step and --folder go together: a step runs in a folder.")
@@ -46,13 +46,14 @@ def run(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
-    from . import checks
+    from .azure import checks
 
     return checks.main(args.project, online=args.online, as_json=args.json)
 
 
 def draw(args: Namespace) -> None:
-    from . import graph, sdk_steps
+    from . import graph
+    from .azure import sdk_steps
 
     settings = args.project.settings()
     for name, pipeline in args.load_pipelines().items():
@@ -61,13 +62,13 @@ def draw(args: Namespace) -> None:
 
 
 def provision(args: Namespace) -> None:
-    from . import workspace
+    from .azure import workspace
 
     workspace.provision(args.project, args.load_pipelines(), args.create_workspace)
 
 
 def submit(args: Namespace) -> int:
-    from . import workspace
+    from .azure import workspace
 
     pipelines, values = _pipelines(args), _parameters(args)
     went_well = workspace.submit(
@@ -77,7 +78,7 @@ def submit(args: Namespace) -> int:
 
 
 def publish(args: Namespace) -> None:
-    from . import workspace
+    from .azure import workspace
 
     pipelines, folders = _pipelines(args), {}
     data = list(pipelines[args.pipeline].data)

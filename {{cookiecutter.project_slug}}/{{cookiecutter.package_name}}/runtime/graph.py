@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .local_run import LocalStep, Parameter
+from .steps import Parameter, Step
 
 
-def draw(steps: Iterable[LocalStep]) -> str:
+def draw(steps: Iterable[Step]) -> str:
     """Steps are boxes (double where they run in parallel), what they read is round."""
     steps, numbers = list(steps), dict[tuple[str, str], int]()
     boxes = {step.name: "[[{}]]" if step.is_parallel else "[{}]" for step in steps}

@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from . import checks, connection
+from .. import COMMAND
+from ..files import list_files
+from ..project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
+from ..steps import LOG_END, parameter_values
+from . import connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing
-from .local_run import LOG_END, parameter_values
-from .project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
-from .reuse import files_of
 from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
 
@@ -150,7 +151,7 @@ def _data(
             data[name] = folders[name], {}
             continue
         path = getattr(settings.data, key)
-        files = sorted(files_of(project.root / path).items(), key=itemgetter(1))
+        files = sorted(list_files(project.root / path).items(), key=itemgetter(1))
         if not files:
             where = f"{project.file_of(f'data.{key}')}: data.{key} is {path}"
             fix = "put the data there, or write where it is"
@@ -208,7 +209,7 @@ class _Session:
         nodes, size = cluster.max_nodes, cluster.vm_size
         self.tell(done, f"cluster {wanted.name}, up to {nodes} nodes of {size}")
         if (nodes, size.lower()) != (wanted.max_nodes, wanted.vm_size.lower()):
-            command = f"{checks.COMMAND} check --online{self.project.files.option}"
+            command = f"{COMMAND} check --online{self.project.files.option}"
             self.tell("", f"not as in the settings: see `{command}`")
 
     def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
@@ -217,7 +218,7 @@ class _Session:
         name = self.settings.compute.name
         if not workspace.has_compute(name):
             text = f"compute.name is {name}, which is not in {workspace.name}"
-            fix = f"`{checks.COMMAND} provision{project.files.option}` creates it"
+            fix = f"`{COMMAND} provision{project.files.option}` creates it"
             raise AzureError(f"{project.file_of('compute.name')}: {text}: {fix}.")
         self.upload(data)
         changing = [key for key, (_, files) in data.items() if not files]

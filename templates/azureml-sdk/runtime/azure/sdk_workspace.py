@@ -18,10 +18,10 @@ from azureml.core.compute import AmlCompute
 from azureml.exceptions import UserErrorException
 from azureml.pipeline import core as sdk
 
-from . import checks, connection
+from ..project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
+from ..rules import CLOUDS
+from . import connection, login
 from .connection import AzureError, Cluster, Failure
-from .project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
-from .rules import CLOUDS
 from .sdk_steps import build_steps
 
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
@@ -285,7 +285,7 @@ def _authenticate(config: WorkspaceConfig) -> authentication.AbstractAuthenticat
 
 def _token_source(cloud: str) -> Callable[[str], str]:
     """Gives a token for an audience; a function, as the SDK copies what it is given."""
-    credential = checks.credential(CLOUDS[cloud][0])
+    credential = login.credential(CLOUDS[cloud][0])
     tokens: dict[str, Any] = {}  # as `az` is slow, and asked anew each time
 
     def get_token(audience: str) -> str:

@@ -19,8 +19,9 @@ from typing import Any
 import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 
-from . import checks
-from .project import CommandError, WorkspaceConfig
+from .. import COMMAND
+from ..project import CommandError, WorkspaceConfig
+from . import login
 
 UNREACHABLE = (
     requests.ConnectionError,
@@ -61,13 +62,13 @@ class Failure:
 def workspace_missing(config: WorkspaceConfig) -> WorkspaceMissing:
     name, group, files = config.workspace_name, config.resource_group, config.files
     text = f"There is no workspace {name} in the resource group {group}"
-    command = f"{checks.COMMAND} provision --create-workspace{files.option}"
+    command = f"{COMMAND} provision --create-workspace{files.option}"
     fix = f"`{command}` creates it, or correct {files.config}"
     return WorkspaceMissing(f"{text}: {fix}.")
 
 
 def login_missing(error: Exception, config: WorkspaceConfig) -> AzureError:
-    _, text, fix = checks.explain_login(str(error), config.cloud)
+    _, text, fix = login.explain_login(str(error), config.cloud)
     return AzureError(_sentence(text, fix))
 
 
@@ -139,11 +140,11 @@ def _explain(error: BaseException, config: WorkspaceConfig) -> tuple[str, str]:
     if code in (401, 403, 429) or (code and code >= 500):
         headers: Any = next(_found(error, "headers"), {})
         where = f"the workspace {config.workspace_name}"
-        text, fix = checks.explain(code, headers, where, config.cloud)
+        text, fix = login.explain(code, headers, where, config.cloud)
         return text + (f" ({told})" if code >= 500 and told else ""), fix
     if any(isinstance(cause, UNREACHABLE) for cause in causes):
         kind = type(causes[-1]).__name__
-        return f"Azure cannot be reached ({kind})", checks.CONNECTION_FIX
+        return f"Azure cannot be reached ({kind})", login.CONNECTION_FIX
     text = f"Azure refuses it with error {code}" if code else "the SDK gives up"
     return text, told or (texts[0].splitlines() or [type(error).__name__])[0]
 

@@ -173,26 +173,6 @@ def listing(folder: Path) -> str:
     return sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
 
-def files_of(data: Path) -> dict[str, Path]:
-    """A file, or all files below a folder, by name; none of those that are hidden.
-
-    Azure ML is not sent those either. Folders behind links are looked into, once.
-    """
-    if data.is_file():
-        return {data.name: data}
-    found, seen = {}, set()
-    for folder, folders, names in os.walk(data, followlinks=True):
-        folders.sort()
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        for path in (Path(folder, name) for name in names if name[0] != "."):
-            if path.is_file():
-                found[path.relative_to(data).as_posix()] = path
-    return found
-
-
 class Digests:
     """Digests of what files hold.
 

@@ -17,8 +17,8 @@ from azureml.data import FileDataset, OutputFileDatasetConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunStep
 
-from .local_run import Argument, Input, LocalStep, Output, Parameter
-from .project import PipelineDefinition, Pipelines
+from ..project import PipelineDefinition, Pipelines
+from ..steps import Argument, Input, Output, Parameter, Step
 
 
 def build_steps(
@@ -50,19 +50,19 @@ def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
     return list({environment.name: environment for environment in found}.values())
 
 
-def read_steps(steps: Iterable[PipelineStep]) -> list[LocalStep]:
+def read_steps(steps: Iterable[PipelineStep]) -> list[Step]:
     """The steps of a pipeline as the local run takes them."""
     return [_read_step(step) for step in steps]
 
 
-def _read_step(step: Any) -> LocalStep:
+def _read_step(step: Any) -> Step:
     folder = Path(step._source_directory).resolve()
     ignored = get_project_ignore_file(str(folder))
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     sent = [file for file in files if not ignored.is_file_excluded(str(file))]
     unused = (step._runconfig_pipeline_params or {}).values()
     environment = Environment._serialize_to_dict(step._runconfig.environment)
-    return LocalStep(
+    return Step(
         name=step.name,
         source_directory=folder,
         snapshot=[file.relative_to(folder) for file in sent],

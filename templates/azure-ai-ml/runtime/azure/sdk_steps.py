@@ -18,16 +18,8 @@ from azure.ai.ml import Input as SdkInput
 from azure.ai.ml._utils._asset_utils import get_ignore_file
 from azure.ai.ml.entities import Environment, PipelineJob
 
-from .local_run import (
-    Argument,
-    Input,
-    LocalRunError,
-    LocalStep,
-    Output,
-    Parameter,
-    Source,
-)
-from .project import PipelineDefinition, Pipelines
+from ..project import PipelineDefinition, Pipelines
+from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
 #: The settings of a parallel node that are parameters of its pipeline, here and for
 #: `submit`, though the SDK lets no input be put in their place: where each one is.
@@ -81,10 +73,10 @@ def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
     return list({(one.name, one.version): one for one in found}.values())
 
 
-def read_steps(job: PipelineJob) -> list[LocalStep]:
+def read_steps(job: PipelineJob) -> list[Step]:
     """The nodes of a pipeline job as the local run takes them.
 
-    LocalRunError for what cannot be run here, and for what the SDK lets pass though the
+    PipelineError for what cannot be run here, and for what the SDK lets pass though the
     service would refuse it: a name that is nowhere, a script that is not there.
     """
     modules: dict[str, Any] = sys.modules
@@ -123,7 +115,7 @@ class _Node:
                 self.values[port] = source
 
     def refuse(self, what: str, fix: str) -> NoReturn:
-        raise LocalRunError(f"pipelines.py: {self.name} {what}: {fix}.")
+        raise PipelineError(f"pipelines.py: {self.name} {what}: {fix}.")
 
     def source(self, name: str) -> Source | str:
         """Where an input comes from: data, a step's output port, a parameter, a text."""
@@ -153,7 +145,7 @@ class _Node:
             )
         return str(given)
 
-    def step(self) -> LocalStep:
+    def step(self) -> Step:
         task = self.component["task"] if self.is_parallel else self.component
         folder = Path(task["code"]).resolve()
         ignored = get_ignore_file(folder)
@@ -162,7 +154,7 @@ class _Node:
         script, arguments = self.driver() if self.is_parallel else self.command()
         if not (folder / script).is_file():
             self.refuse(f"runs {script}, which is not in {folder}", "correct the name")
-        return LocalStep(
+        return Step(
             name=self.name,
             source_directory=folder,
             snapshot=[file.relative_to(folder) for file in sent],

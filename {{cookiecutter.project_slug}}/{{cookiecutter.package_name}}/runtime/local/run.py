@@ -15,7 +15,6 @@ run: its results are used where they are (`reuse.py`).
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 import shutil
@@ -43,59 +42,24 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from . import parallel_run, reuse, tracking
+from ..azure import sdk_steps
+from ..files import list_files
+from ..project import SETTINGS, CommandError, Pipelines, Project, ProjectSettings
+from ..steps import (
+    LOG_END,
+    Argument,
+    Input,
+    Output,
+    Parameter,
+    Source,
+    Step,
+    parameter_values,
+)
+from . import parallel_driver, reuse, tracking
 from .processes import Processes, imports
-from .project import SETTINGS, CommandError, Pipelines, Project, ProjectSettings
 
-LOG_END = 20  # lines of a failed step's log to show
 NOTE = "note: "  # begins the lines of a log that are shown on the screen too
 FULL = 2**16  # bytes left on a disk where nothing more can be written
-
-Value = str | int | float | bool | Path
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A pipeline parameter; one without a default stands for data."""
-
-    name: str
-    default: Value | None
-
-
-class Input(str):
-    """In an argument's place: the name of an input, whose folder is meant."""
-
-
-class Output(str):
-    """In an argument's place: the name of an output, whose folder is meant."""
-
-
-Argument = str | Input | Output | Parameter
-Source = Parameter | tuple[str, str]  # data, or a step and its output port
-
-
-@dataclass(frozen=True)
-class LocalStep:
-    """What a step of either SDK comes to on this machine."""
-
-    name: str
-    source_directory: Path
-    snapshot: list[Path]
-    script: str
-    arguments: list[Argument]
-    inputs: dict[str, Source]
-    outputs: list[str]
-    run_after: list[str]  # steps to wait for beside those that inputs come from
-    environment_variables: dict[str, str]
-    environment: str  # what it runs in on Azure ML, with the pins, as some text
-    allow_reuse: bool
-    unused_parameters: list[Parameter]  # without a meaning on one machine
-    is_parallel: bool
-
-    def dependencies(self) -> set[str]:
-        """The steps that must have ended before this one."""
-        producers = {s[0] for s in self.inputs.values() if isinstance(s, tuple)}
-        return producers | set(self.run_after)
 
 
 @dataclass
@@ -135,7 +99,7 @@ class LocalRun:
         project: Project[Any],
         settings: ProjectSettings,
         pipeline: str,
-        steps: list[LocalStep],
+        steps: list[Step],
         values: Mapping[str, str],
         data: Mapping[str, Path],
         console: Console,
@@ -248,7 +212,7 @@ class LocalRun:
                 found |= self.steps[other].dependencies()
         return found
 
-    def _reuse(self, step: LocalStep, result: StepResult) -> bool:
+    def _reuse(self, step: Step, result: StepResult) -> bool:
         """Use what an earlier run has made of a step again, if it would be the same."""
         if not step.allow_reuse and not self._model(step):
             return False
@@ -278,7 +242,7 @@ class LocalRun:
         for name in removed:
             self._print("[dim]removed[/] ", f"{name} (keep_runs: {keep})")
 
-    def _run_step(self, step: LocalStep, result: StepResult) -> None:
+    def _run_step(self, step: Step, result: StepResult) -> None:
         """Run a step anew; OSError if its files cannot be written."""
         folder = self.folder / step.name
         self.state.done.pop(step.name, None)
@@ -309,7 +273,7 @@ class LocalRun:
         for line in dict.fromkeys(line for line in lines if line.startswith(NOTE)):
             self._print("    ", line)
 
-    def _keep(self, step: LocalStep, key: str, model: str, seconds: float) -> None:
+    def _keep(self, step: Step, key: str, model: str, seconds: float) -> None:
         """Write down what a step has made, and from what: `key` and `model`."""
         folder, done = self.folder / step.name, self.state.done
         if key != self._key(step, folder / "code"):
@@ -327,12 +291,12 @@ class LocalRun:
         done[step.name] = reuse.Made(self._words(step), key, [now], files, seconds)
         self.state.write(self.folder)
 
-    def _run_process(self, step: LocalStep, outputs: dict[str, str]) -> int:
+    def _run_process(self, step: Step, outputs: dict[str, str]) -> int:
         """Run a step, with its progress on screen and all it prints in its log."""
         folder = self.folder / step.name
         places = {name: self._place(source) for name, source in step.inputs.items()}
         places |= outputs
-        command = [parallel_run.__file__ if step.is_parallel else step.script]
+        command = [parallel_driver.__file__ if step.is_parallel else step.script]
         command += [
             places[given] if isinstance(given, (Input, Output)) else self._text(given)
             for given in step.arguments
@@ -358,7 +322,7 @@ class LocalRun:
             for line in process.output:
                 log.write(line)
                 log.flush()
-                if line.startswith(parallel_run.PROGRESS):
+                if line.startswith(parallel_driver.PROGRESS):
                     first = first or time.monotonic()
                     show(f"{step.name}: {_how_far(line, time.monotonic() - first)}")
             return process.wait()
@@ -409,14 +373,14 @@ class LocalRun:
     def _text(self, given: Argument | Source) -> str:
         return str(self.values[given.name] if isinstance(given, Parameter) else given)
 
-    def _words(self, step: LocalStep) -> list[str]:
+    def _words(self, step: Step) -> list[str]:
         """What decides what a step makes beside its files and its inputs' content.
 
         Without the project's own path: it may be moved.
         """
         return [self._text(given) for given in (*step.arguments, *step.inputs.values())]
 
-    def _key(self, step: LocalStep, code: Path) -> str:
+    def _key(self, step: Step, code: Path) -> str:
         """A digest of all that decides what a step makes, with its files as in `code`.
 
         Empty if they or its data cannot be read.
@@ -428,7 +392,7 @@ class LocalRun:
                 files = self.digests.of(snapshot)
                 for name, source in step.inputs.items():
                     if isinstance(source, Parameter):
-                        data = reuse.files_of(Path(self._place(source)))
+                        data = list_files(Path(self._place(source)))
                         inputs[name] = self.digests.of(data)
                     else:
                         producer, port = source
@@ -444,7 +408,7 @@ class LocalRun:
         parts += [files, environment, variables]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _model(self, step: LocalStep) -> tuple[str, str] | None:
+    def _model(self, step: Step) -> tuple[str, str] | None:
         """The name and version of the registered model that a step looks up, if any."""
         words = [self._text(given) for given in step.arguments]
         found = dict(pairwise(words))
@@ -453,14 +417,14 @@ class LocalRun:
             return None
         return name, found.get("--model-version", "latest")
 
-    def _looked_up(self, step: LocalStep) -> tuple[str, str]:
+    def _looked_up(self, step: Step) -> tuple[str, str]:
         """The registered model that a step looks up, and the run that registered it."""
         if (asked := self._model(step)) is None:
             return "", ""
         version = tracking.registered_version(self.project.root, *asked)
         if version is None:
             return "none", ""
-        files = reuse.files_of(version.files) if version.files else {}
+        files = list_files(version.files) if version.files else {}
         files.pop(tracking.LOADED, None)
         return f"{version.about} {self.digests.of(files)}", version.run
 
@@ -489,7 +453,7 @@ class LocalRun:
     def _print(self, markup: str, text: str) -> None:
         self.console.print(markup + escape(text), highlight=False, soft_wrap=True)
 
-    def _show_failure(self, step: LocalStep, log_lines: list[str], log: Path) -> None:
+    def _show_failure(self, step: Step, log_lines: list[str], log: Path) -> None:
         """Show why a step failed, and how to go on."""
         lines = [f"{step.name}; its log ends:"]
         lines += [f"    {line}" for line in log_lines[-LOG_END:]]
@@ -569,8 +533,6 @@ def new_run(
     can be run again. Without a `console` plain lines are printed, as a notebook shows
     them best. LocalRunError and SettingsError say what stands in the way.
     """
-    from . import sdk_steps  # which imports this module
-
     settings, pipeline = project.settings(), pipelines[name]
     steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
     data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
@@ -584,7 +546,7 @@ def _how_far(line: str, seconds: float) -> str:
 
     By a line of its log, so many seconds after the first one.
     """
-    done, total = map(int, line.removeprefix(parallel_run.PROGRESS).split("/"))
+    done, total = map(int, line.removeprefix(parallel_driver.PROGRESS).split("/"))
     text = f"{done} of {total} mini-batches"
     if done > 1 and seconds:  # the first one has waited for its worker
         left = seconds * (total - done) / (done - 1)
@@ -611,34 +573,3 @@ def _new_folder(runs: Path, pipeline: str) -> Path:
             (runs / f"{name}{suffix}").mkdir(parents=True)
             return runs / f"{name}{suffix}"
     raise LocalRunError(f"{runs / name} and 999 more exist: remove old runs.")
-
-
-def parameter_values(
-    project: Project[Any],
-    steps: list[LocalStep],
-    data: Mapping[str, Value],
-    values: Mapping[str, Any],
-) -> dict[str, Value]:
-    """The value of each pipeline parameter; LocalRunError for one that is wrong."""
-    root, found = project.root, dict[str, Value]()
-    for step in steps:
-        for p in (*step.arguments, *step.inputs.values(), *step.unused_parameters):
-            if isinstance(p, Parameter):
-                found[p.name] = data[p.name] if p.default is None else p.default
-    for name, value in values.items():
-        if name not in found:
-            close = difflib.get_close_matches(name, found, 1)
-            meant = f" Did you mean {close[0]}?" if close else ""
-            text = f"The pipeline has no parameter {name!r}.{meant}"
-            raise LocalRunError(f"{text} It has: {', '.join(sorted(found))}.")
-        default, value = found[name], project.parameter_value(name, value)
-        # A path of nothing is the project's folder, which holds more than data.
-        is_all = isinstance(default, Path) and root.is_relative_to(root / str(value))
-        try:
-            if value == "" or is_all:
-                raise ValueError
-            found[name] = type(default)(value)
-        except ValueError:
-            text = f"{name} is {value!r}, but must be like {default}."
-            raise LocalRunError(text) from None
-    return found

@@ -16,10 +16,10 @@ from azure.ai.ml import MLClient, constants, entities
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
-from . import checks, connection
+from ..project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
+from ..rules import CLOUDS
+from . import connection, login
 from .connection import Cluster, Failure
-from .project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
-from .rules import CLOUDS
 from .sdk_steps import build_steps, set_parameters
 
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
@@ -63,7 +63,7 @@ class Run:
             logs: dict[str, str] = details.log_files or {}
 
             def read(log: str, addresses: dict[str, str] = logs) -> str:
-                answer = requests.get(addresses[log], timeout=checks.TIMEOUT)
+                answer = requests.get(addresses[log], timeout=login.TIMEOUT)
                 answer.raise_for_status()
                 return answer.content.decode("utf-8", "replace")
 
@@ -311,8 +311,8 @@ class Workspace:
 
 def _client(config: WorkspaceConfig) -> MLClient:
     """Of whoever is logged in, as `check --online` asks; nobody is prompted."""
-    login, manager = CLOUDS[config.cloud]
-    credential = checks.credential(login)
+    authority, manager = CLOUDS[config.cloud]
+    credential = login.credential(authority)
     try:
         credential.get_token(f"https://{manager}/.default")
     except Exception as error:  # of msal or of azure-identity
@@ -330,10 +330,10 @@ def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
     token = client._credential.get_token(f"https://{manager}/.default").token
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {token}"
-        answer = session.get(url, timeout=checks.TIMEOUT)
+        answer = session.get(url, timeout=login.TIMEOUT)
         if answer.status_code == 404:
             body = {"location": config.region}
-            answer = session.put(url, json=body, timeout=checks.TIMEOUT)
+            answer = session.put(url, json=body, timeout=login.TIMEOUT)
     answer.raise_for_status()
 
 

@@ -1,0 +1,1 @@
+"""Work with Azure: log in, check, provision, submit and publish."""

@@ -1,0 +1,1 @@
+{% include cookiecutter.azureml_sdk ~ "/runtime/azure/sdk_workspace.py" %}

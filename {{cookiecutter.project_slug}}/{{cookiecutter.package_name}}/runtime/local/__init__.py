@@ -1,0 +1,1 @@
+"""Run pipelines on this machine, as Azure ML would."""

@@ -1,1 +1,0 @@
-{% include cookiecutter.azureml_sdk ~ "/runtime/sdk_steps.py" %}
