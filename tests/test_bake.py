@@ -69,9 +69,16 @@ steps/evaluate/.amlignore
 steps/evaluate/comparison.py
 steps/evaluate/evaluate.py
 steps/prep/.amlignore
+steps/prep/advice.py
+steps/prep/combine.py
+steps/prep/csv_dialect.py
 steps/prep/prep.py
-steps/prep/raw.py
+steps/prep/read_files.py
 steps/prep/report.py
+steps/prep/sources.py
+steps/prep/text_values.py
+steps/prep/type_inference.py
+steps/prep/write_parts.py
 steps/register/.amlignore
 steps/register/register.py
 steps/score/.amlignore

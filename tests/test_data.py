@@ -9,7 +9,13 @@ import gzip
 import html
 import io
 import lzma
+import os
 import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -20,8 +26,9 @@ import polars as pl
 import prep
 import pytest
 from prep import prepare
-from raw import DataError, Format
-from report import report_html
+from report import render_report
+from sources import DataError
+from text_values import TextFormat
 
 File = str | bytes | pl.DataFrame
 UMLAUT = "a,b\n1,Müller\n"
@@ -120,7 +127,7 @@ READ: dict[
     ),
     "a class n/a below more missing values than the first rows": (
         {"a.csv": "y\n" + '""\n' * 10_000 + "n/a\n", "b.csv": "y\nyes\n"},
-        {"target": "y", "form": Format(thousands=",")},
+        {"target": "y", "text_format": TextFormat(thousands=",")},
         [("n/a",), ("yes",)],
     ),
     "a number target that is NA throughout one file": (
@@ -136,7 +143,7 @@ READ: dict[
     "blank lines at the end": ("a,b\n1,2\n\n\n", {}, [(0, 1, 2)]),
     "a spelling of one's own": (
         "a,b\n1.5,n.v.\nn.v.,2\n",
-        {"form": Format(missing=("n.v.",))},
+        {"text_format": TextFormat(missing=("n.v.",))},
         [(0, 1.5, None), (1, None, 2)],
     ),
     # Names
@@ -160,22 +167,22 @@ READ: dict[
     # Numbers, dates, types
     "decimal commas": (
         "a;b\n1.234,5;x\n0,5;x\n",
-        {"form": Format(decimal=",", thousands=".")},
+        {"text_format": TextFormat(decimal=",", thousands=".")},
         [(0, 1234.5, "x"), (1, 0.5, "x")],
     ),
     "units": (
         "a,b,c\n5%,$-3,1 EUR\n6.5 %,$4,-2EUR\n",
-        {"form": Format(units=("%", "$", "EUR"))},
+        {"text_format": TextFormat(units=("%", "$", "EUR"))},
         [(0, 5.0, -3, 1), (1, 6.5, 4, -2)],
     ),
     "dates of Germany": (
         "a\n31.01.2026\n2026-01-31\n",
-        {"form": Format(date_format="%d.%m.%Y")},
+        {"text_format": TextFormat(date_format="%d.%m.%Y")},
         [(0, DAY), (1, DAY)],
     ),
     "dates and times of Germany": (
         "a,b\n31.01.2026 00:00,1\n2026-01-31 10:30,2\n",
-        {"form": Format(date_format="%d.%m.%Y %H:%M")},
+        {"text_format": TextFormat(date_format="%d.%m.%Y %H:%M")},
         [
             (0, datetime.datetime(2026, 1, 31), 1),
             (1, datetime.datetime(2026, 1, 31, 10, 30), 2),
@@ -183,7 +190,7 @@ READ: dict[
     ),
     "dates of Germany beside times": (
         "a\n31.01.2026\n2026-01-31 10:30\n",
-        {"form": Format(date_format="%d.%m.%Y")},
+        {"text_format": TextFormat(date_format="%d.%m.%Y")},
         [
             (0, datetime.datetime(2026, 1, 31)),
             (1, datetime.datetime(2026, 1, 31, 10, 30)),
@@ -191,7 +198,7 @@ READ: dict[
     ),
     "thousands of France": (
         "a;b\n1\u00a0234,5;1\u202f000\n1 234;2 000\n",
-        {"form": Format(decimal=",", thousands=" ")},
+        {"text_format": TextFormat(decimal=",", thousands=" ")},
         [(0, 1234.5, 1000), (1, 1234, 2000)],
     ),
     "time zones": (
@@ -246,12 +253,12 @@ READ: dict[
     "UTF-16": (UMLAUT.encode("utf-16"), {}, [(0, 1, "Müller")]),
     "UTF-16 without a mark": (
         UMLAUT.encode("utf-16-le"),
-        {"form": Format(encoding="utf-16-le")},
+        {"text_format": TextFormat(encoding="utf-16-le")},
         [(0, 1, "Müller")],
     ),
     "Windows-1252": (
         UMLAUT.encode("cp1252"),
-        {"form": Format(encoding="cp1252")},
+        {"text_format": TextFormat(encoding="cp1252")},
         [(0, 1, "Müller")],
     ),
     "CR": ("a,b\r1,2\r3,4\r", {}, [(0, 1, 2), (1, 3, 4)]),
@@ -383,7 +390,7 @@ def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None
     assert len(notes) == 1
     with pytest.raises(DataError, match=note):
         raise DataError(notes[0])
-    assert html.escape(notes[0]) in report_html(report)
+    assert html.escape(notes[0]) in render_report(report)
 
 
 def test_plain_tables_and_ignored_columns_need_no_note(tmp_path: Path) -> None:
@@ -410,7 +417,7 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "UTF-16 without a mark": (UMLAUT.encode("utf-16-le"), {}, "encoding: utf-16-le"),
     "no encoding": (
         UMLAUT.encode("cp1252"),
-        {"form": Format(encoding="cp9999")},
+        {"text_format": TextFormat(encoding="cp9999")},
         "data.encoding in settings.yml: Python knows no 'cp9999'",
     ),
     "a cut gzip": (
@@ -539,6 +546,95 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert read(tmp_path / "out") == [(0, 1), (1, 2)]
 
 
+def run_prep(
+    raw: Path, out: Path, *before: str, most_bytes: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run prep as the pipeline does, by a command `before` it and with smaller files."""
+
+    def limit_files() -> None:
+        if most_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    command = [*before, sys.executable, "-B", str(Path(prep.__file__)), "--raw", raw]
+    return subprocess.run(
+        [*command, "--prepared", out / "prepared", "--report", out / "report"],
+        preexec_fn=limit_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def without_privileges() -> list[str]:
+    """Return a command by which root, too, may only read what its permissions allow."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root may read every file, and setpriv is not there")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.csv.gz", "a.zip", "a.parquet", "folder/a.csv", "folder"]
+)
+def test_what_may_not_be_read_is_named(name: str, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"readable.csv": "a\n1\n", "folder/b.csv": "a\n1\n"})
+    if name != "folder":
+        (raw / name).write_bytes(b"a\n1\n")
+    (raw / name).chmod(0)
+    done = run_prep(raw, tmp_path, *without_privileges())
+    (raw / name).chmod(0o700)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"prep: (.*/)?{name} cannot be read: Permission denied\.\n", done.stderr
+    )
+
+
+@pytest.mark.parametrize("name", ["a.csv", "folder", ""])
+def test_a_link_that_leads_to_itself_is_named(name: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    if name:
+        write(raw, {"b.csv": "a\n1\n"})
+    (raw / name).symlink_to("other")
+    (raw / name).with_name("other").symlink_to(raw / name)
+    done = run_prep(raw, tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"prep: \S+ cannot be read: Too many levels of symbolic links\.\n", done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            "a.csv.bz2",
+            r"a.csv.bz2 cannot be copied into the temporary folder \S+: File",
+        ),
+        ("a.csv", r"The prepared data cannot be written to \S+/prepared: File"),
+    ],
+)
+def test_a_full_folder_is_not_damaged_data(
+    file: str, message: str, tmp_path: Path
+) -> None:
+    """A limit on files is as near to a full folder as an ordinary process may come."""
+    text = "a\n" + "".join(f"{random.random()}\n" for _ in range(20_000))
+    content = bz2.compress(text.encode()) if file.endswith("bz2") else text.encode()
+    raw = write(tmp_path / "raw", {file: content})
+    done = run_prep(raw, tmp_path, most_bytes=50_000)
+    assert done.returncode == 1
+    assert re.match(f"prep: {message} too large", done.stderr), done.stderr
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", "a\n1\n")
+    (tmp_path / "report").write_text("This is no folder.")
+    done = run_prep(raw, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("prep: a file cannot be read or written: ")
+    assert str(tmp_path / "report") in done.stderr
+
+
 def test_types_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     texts: list[File] = ["a,b\n1,\n", "a,b\n1.5,true\n", "a,b\n,0\n"]
     for i, order in enumerate((texts, texts[::-1])):
@@ -637,8 +733,8 @@ def test_what_pandas_writes_comes_back(seed: int, tmp_path: Path) -> None:
         na_rep=chance.choice(["", "NA", "nan"]),
     )
     unmarked = "utf-16-le" if encoding == "utf-16" else "cp1252"
-    form = Format(encoding=unmarked, decimal=decimal)
-    prepare(path, tmp_path / "out", keys=["key"], form=form)
+    text_format = TextFormat(encoding=unmarked, decimal=decimal)
+    prepare(path, tmp_path / "out", keys=["key"], text_format=text_format)
     back = pd.read_parquet(tmp_path / "out")
     back["day"] = pd.to_datetime(back["day"])
     if table["float"].isna().all():

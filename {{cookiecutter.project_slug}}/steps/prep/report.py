@@ -9,8 +9,15 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-from raw import name_of
+from combine import FILE
+from sources import ColumnRoles, DataError, type_name
+from write_parts import WrittenParts
 
+# A text column with so many values, of which so large a share differ, names its rows.
+MANY_VALUES = 50
+NEARLY_ALL = 0.9
+# The figures of a column, by the heads of the report's table.
+FIGURES = ("type", "missing", "distinct", "smallest", "largest")
 STYLE = """
 body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
 table { border-collapse: collapse; }
@@ -18,8 +25,93 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; 
 """
 
 
-def describe(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """The columns of the prepared parts, for the report, and their number of rows."""
+def build_report(
+    written: WrittenParts, prepared: Path, roles: ColumnRoles
+) -> dict[str, Any]:
+    """Return the figures of files, rows and columns, and the notes, for `report.json`.
+
+    Raises DataError if there is no row, or no target in any row, or if `features` has
+    changed the number of rows.
+    """
+    files = _count_rows_by_file(written)
+    rows_in = sum(files.values())
+    if not rows_in:
+        raise DataError(f"{', '.join(files)}: there is no row of data.")
+    dropped = _count_dropped_rows(written, rows_in, roles.target)
+    rows_out = rows_in - sum(dropped.values())
+    columns, rows_written = describe_columns(prepared)
+    if rows_written != rows_out:
+        raise DataError(
+            f"features() in prep.py made {rows_written} rows of {rows_out}: it may add"
+            " columns, but must keep each row."
+        )
+    notes = [
+        f"{count} of {rows_in} rows are left out: {reason} '{roles.target}'."
+        for reason, count in dropped.items()
+        if count
+    ]
+    notes += dict.fromkeys(note for source in written.sources for note in source.notes)
+    notes += _note_useless_columns(columns, rows_out, notes, roles)
+    return {
+        "files": files,
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "dropped": dropped,
+        "notes": notes,
+        "columns": columns,
+    }
+
+
+def _count_rows_by_file(written: WrittenParts) -> dict[str, int]:
+    """Return the number of rows in each raw file."""
+    rows_by_position = dict(written.summary.select(FILE, "rows").iter_rows())
+    return {
+        source.name: rows_by_position.get(position, 0)
+        for position, source in enumerate(written.sources)
+    }
+
+
+def _count_dropped_rows(
+    written: WrittenParts, rows_in: int, target: str | None
+) -> dict[str, int]:
+    """Return how many rows are left out, by the reason. Raises DataError if all are."""
+    if not target:
+        return {"no value in the target": 0}
+    filled = int(written.summary["filled"].sum())
+    infinite = int(written.summary["infinite"].sum())
+    if not filled:
+        raise DataError(f"The target '{target}' has no value in any row.")
+    if filled == infinite:
+        raise DataError(f"The target '{target}' has no finite value in any row.")
+    dropped = {"no value in the target": rows_in - filled}
+    if infinite:
+        dropped["an infinite target"] = infinite
+    return dropped
+
+
+def _note_useless_columns(
+    columns: dict[str, dict[str, Any]], rows: int, notes: list[str], roles: ColumnRoles
+) -> list[str]:
+    """Return notes on features of which little can be learned, unless one is noted."""
+    new_notes: list[str] = []
+    for name, column in columns.items():
+        has_note = any(f"'{name}'" in note for note in notes + new_notes)
+        if name == roles.target or name in roles.keys or has_note:
+            continue
+        values = rows - column["missing"]
+        distinct = column.get("distinct", 0)
+        if not values:
+            new_notes.append(f"column '{name}' holds no value.")
+        elif values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
+            new_notes.append(
+                f"column '{name}' is text with a value of its own in nearly every row,"
+                " of which little can be learned: list it under data.ignore."
+            )
+    return new_notes
+
+
+def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the figures of each column of the prepared parts, and the number of rows."""
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
     ordered = cs.numeric() | cs.temporal()
     figures = table.select(
@@ -29,22 +121,26 @@ def describe(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
         ordered.max().cast(pl.String).name.prefix("largest "),
         pl.len().alias("rows"),
     )
-    found = figures.collect(engine="streaming").row(0, named=True)
-    rows = found.pop("rows")
-    columns = {name: {"type": name_of(t)} for name, t in table.collect_schema().items()}
-    for key, value in found.items():
+    values = figures.collect(engine="streaming").row(0, named=True)
+    rows = values.pop("rows")
+    columns = {
+        name: {"type": type_name(dtype)}
+        for name, dtype in table.collect_schema().items()
+    }
+    for key, value in values.items():
         figure, name = key.split(" ", 1)
         columns[name][figure] = value
     return columns, rows
 
 
-def report_html(report: dict[str, Any]) -> str:
-    """The report as one HTML page that needs no other file."""
-    dropped = ", ".join(f"{n} dropped ({why})" for why, n in report["dropped"].items())
+def render_report(report: dict[str, Any]) -> str:
+    """Return the report as one HTML page that needs no other file."""
+    dropped = ", ".join(
+        f"{count} dropped ({reason})" for reason, count in report["dropped"].items()
+    )
     notes = "".join(f"<li>{html.escape(note)}" for note in report["notes"])
-    figures = ("type", "missing", "distinct", "smallest", "largest")
     columns = [
-        [name, *(column.get(figure, "") for figure in figures)]
+        [name, *(column.get(figure, "") for figure in FIGURES)]
         for name, column in report["columns"].items()
     ]
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
@@ -55,14 +151,14 @@ def report_html(report: dict[str, Any]) -> str:
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>
 <h2>Columns</h2>
-{table_html("column", *figures, rows=columns)}
+{render_table(["column", *FIGURES], columns)}
 <h2>Files</h2>
-{table_html("file", "rows", rows=report["files"].items())}
+{render_table(["file", "rows"], report["files"].items())}
 </html>
 """
 
 
-def table_html(*head: str, rows: Iterable[Iterable[Any]]) -> str:
-    """Rows of any texts and numbers as a table, below its head."""
+def render_table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows of texts and numbers as an HTML table below its heads."""
     lines = ["".join(f"<td>{html.escape(str(cell))}" for cell in row) for row in rows]
-    return f"<table><tr><th>{'<th>'.join(head)}<tr>{'<tr>'.join(lines)}</table>"
+    return f"<table><tr><th>{'<th>'.join(heads)}<tr>{'<tr>'.join(lines)}</table>"

@@ -1,0 +1,113 @@
+"""What the modules of this step share: the types of columns, and an opened raw file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+# The types that a feature can have, with their names in messages and in the report.
+TYPE_NAMES: dict[pl.DataType, str] = {
+    pl.Int64(): "integer",
+    pl.Float64(): "number",
+    pl.Boolean(): "boolean",
+    pl.Date(): "date",
+    pl.Datetime("us"): "timestamp",
+    pl.String(): "text",
+}
+INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES
+
+FIRST_ROWS = 10_000  # of a CSV file, from which the types of its columns are guessed
+# Up to this number, a float holds every integer exactly.
+LARGEST_EXACT_INTEGER = 2**53
+
+
+class DataError(Exception):
+    """The data cannot be prepared; the message names the file or column and the reason."""
+
+
+@dataclass(frozen=True)
+class ColumnRoles:
+    """The columns that `data` in settings.yml names: target, keys and those to ignore."""
+
+    target: str | None = None
+    keys: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+
+
+NO_ROLES = ColumnRoles()
+
+
+@dataclass
+class Column:
+    """A column of one raw file.
+
+    `type` is None if the column holds no value. `text` is the column as the CSV file
+    spells it, without blanks around it; it is None for Parquet files. `missing_words`
+    counts the spellings of a missing value, such as NA, and `is_missing_word` tells
+    for each row whether it holds one, if only the first rows have been counted so far.
+    """
+
+    type: pl.DataType | None
+    values: pl.Expr
+    text: pl.Expr | None = None
+    missing_words: int = 0
+    is_missing_word: pl.Expr | None = None
+
+
+def false_in_each_row() -> pl.Expr:
+    """Return an expression that is False once for each row, unlike a single literal."""
+    return pl.first().is_null() & pl.lit(False)
+
+
+@dataclass
+class Source:
+    """A raw file: its rows, its columns by name, and how to verify guessed types.
+
+    If the types were guessed from the first rows, `is_misfit` tells for each row whether
+    it contradicts them. `row_bytes` is the length of each row in the file, which must add
+    up to `expected_bytes` if polars has split the lines into values as it should.
+    """
+
+    name: str
+    frame: pl.LazyFrame
+    columns: dict[str, Column]
+    is_misfit: pl.Expr = field(default_factory=false_in_each_row)
+    row_bytes: pl.Expr | None = None
+    expected_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def type_name(dtype: pl.DataType) -> str:
+    """Return the name of a type for messages."""
+    return TYPE_NAMES.get(dtype, str(dtype))
+
+
+def count_values(frame: pl.LazyFrame, expressions: Iterable[pl.Expr]) -> list[int]:
+    """Count the values of each expression that are not null, in one pass over the rows."""
+    expressions = list(expressions)
+    # Many candidates share an expression, which is counted once.
+    distinct = {id(expression): expression for expression in expressions}
+    counts = frame.select(
+        expression.count().alias(str(key)) for key, expression in distinct.items()
+    )
+    row = counts.collect(engine="streaming").row(0, named=True)
+    return [row[str(id(expression))] for expression in expressions]
+
+
+def find_system_error(error: Exception) -> str | None:
+    """Return why the operating system refused to read or write a file, if it did.
+
+    Returns None if the error is about what the file holds. Python's errors bring the
+    reason as a number, those of polars in their text: "... (os error 13): /the/path".
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    polars_reason = re.search(r"([^:]+) \(os error \d+\)(: .*)?", str(error))
+    if polars_reason is None:
+        return None
+    reason, path = polars_reason.groups(default="")
+    return f"{reason.strip()}{path}"
