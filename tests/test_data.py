@@ -555,7 +555,7 @@ def run_prep(
         if most_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    command = [*before, sys.executable, "-B", str(Path(prep.__file__)), "--raw", raw]
+    command = [*before, sys.executable, "-B", prep.__file__, "--raw", str(raw)]
     return subprocess.run(
         [*command, "--prepared", out / "prepared", "--report", out / "report"],
         preexec_fn=limit_files,

@@ -237,11 +237,11 @@ def _note_missing_words(
     source, column = columns_with_words[0]
     word = _find_missing_word(source, column)
     file_names = source.name
-    others = len(columns_with_words) - 1
-    if others == 1:
+    other_files = len(columns_with_words) - 1
+    if other_files == 1:
         file_names += " and 1 more file"
-    elif others:
-        file_names += f" and {others} more files"
+    elif other_files:
+        file_names += f" and {other_files} more files"
     count = sum(column.missing_words for _, column in columns_with_words)
     rows = "1 row" if count == 1 else f"{count} rows"
     if is_csv:
@@ -260,6 +260,6 @@ def _find_missing_word(source: Source, column: Column) -> str:
     """Return the first word such as NA in a column that holds one."""
     text = column.values if column.text is None else null_if_empty(column.text)
     is_word = column.values.is_null() | text.is_in(MISSING_WORDS)
-    words = source.frame.select(text=text, is_word=is_word).drop_nulls("text")
-    first_word = words.filter("is_word").head(1).collect(engine="streaming")
+    filled = source.frame.select(text=text, is_word=is_word).drop_nulls("text")
+    first_word = filled.filter("is_word").head(1).collect(engine="streaming")
     return str(first_word.item(0, 0))

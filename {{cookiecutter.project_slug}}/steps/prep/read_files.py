@@ -54,8 +54,8 @@ def find_files(raw: Path) -> list[Path]:
     status = _stat(raw)
     if status is None:
         raise DataError(f"There is no data at {raw}: {_suggest_path(raw)}.")
-    is_folder = stat.S_ISDIR(status.st_mode)
-    files = [path for path in (walk(raw) if is_folder else [raw]) if _is_table(path)]
+    files = walk(raw) if stat.S_ISDIR(status.st_mode) else [raw]
+    files = [path for path in files if _is_table(path)]
     if not files:
         raise DataError(f"{raw} holds no file that ends in {', '.join(ENDINGS)}.")
     return files

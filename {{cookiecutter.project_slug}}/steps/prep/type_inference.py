@@ -294,8 +294,8 @@ def infer_parquet_columns(frame: pl.LazyFrame, roles: ColumnRoles) -> dict[str, 
     if not columns:
         return {}
     filled = [column.values for column in columns.values()]
-    words = [_missing_words(column) for column in columns.values()]
-    counts = count_values(frame, [*filled, *words])
+    missing_words = [_missing_words(column) for column in columns.values()]
+    counts = count_values(frame, [*filled, *missing_words])
     size = len(columns)
     for column, values, missing in zip(columns.values(), counts[:size], counts[size:]):
         column.missing_words = missing
