@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -248,6 +249,32 @@ def test_a_sentence_says_what_is_wrong(
     failed = shell.run("submit training")
     assert_one_sentence(failed)
     assert sentence in failed.err
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        pytest.param(403, "no right to it: ask for a role", id="403"),
+        pytest.param(500, "Azure answers with error 500", id="500 that does not go away"),
+    ],
+)
+def test_code_that_cannot_be_uploaded_ends_the_submission(
+    user: User, shell: Shell, status: int, sentence: str
+) -> None:
+    # One file of several: the SDK used to wait for it without an end.
+    user.write("train", f"print({time.time_ns()})")
+    fault = Fault("PUT blob/.*train.py", status, times=None)
+    user.standin.faults.append(fault)
+    started = time.monotonic()
+
+    failed = shell.run("submit training")
+
+    assert time.monotonic() - started < 60
+    assert fault.seen
+    assert_one_sentence(failed)
+    assert sentence in failed.err
+    user.standin.faults.clear()
+    assert shell.run("submit training").code == 0
 
 
 def test_an_answer_to_a_submission_that_is_lost(user: User, shell: Shell) -> None:

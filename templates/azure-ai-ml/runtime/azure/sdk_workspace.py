@@ -318,8 +318,15 @@ def _client(config: WorkspaceConfig) -> MLClient:
     except Exception as error:  # of msal or of azure-identity
         raise connection.login_missing(error, config) from error
     scope = (config.subscription_id, config.resource_group, config.workspace_name)
-    quiet = {"enable_telemetry": False, "show_progress": False}
-    return MLClient(credential, *scope, cloud=config.cloud, **quiet)
+    return MLClient(
+        credential,
+        *scope,
+        cloud=config.cloud,
+        enable_telemetry=False,
+        # The SDK looks for errors of its uploads only where it shows their progress.
+        # Otherwise it waits forever for files that could not be uploaded.
+        show_progress=True,
+    )
 
 
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
