@@ -12,13 +12,14 @@ from typing import Any
 import nbformat
 import pytest
 from azure_standin import Standin
+from azure_user import ANSWERS
 from conftest import SDKS, TEMPLATE, Bake, Project
 from nbclient import NotebookClient
 
 FENCED = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
 NAMES = ["01_workspace", "02_training_pipeline", "03_batch_scoring_pipeline"]
 GENERATED = TEMPLATE / "{{cookiecutter.project_slug}}"
-SKIPPED = "Skipped, as AZURE is False: no workspace is configured.\n"
+SKIPPED = "Skipped, as USE_AZURE is False in the first cell.\n"
 
 
 class Executed:
@@ -76,23 +77,40 @@ class Executed:
         assert "\x1b" not in self.text()
 
 
-# Each SDK once, and each task.
-@pytest.fixture(scope="module", params=zip(SDKS, ["classification", "regression"]))
-def here(bake: Bake, request: pytest.FixtureRequest) -> tuple[Project, list[Executed]]:
-    """A project with no workspace, whose notebooks have run in their order."""
-    sdk, task = request.param
-    project = bake(project_name="Explored", azureml_sdk=sdk, task=task)
-    return project, [Executed(project, name) for name in NAMES]
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((SDKS[0], "classification", ANSWERS), id="with Azure answers"),
+        pytest.param((SDKS[1], "regression", {}), id="without Azure answers"),
+    ],
+)
+def here(
+    bake: Bake, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Project, list[Executed]]]:
+    """Run the notebooks of a new project in their order, where nobody is logged in.
+
+    Both SDKs and both tasks are tried. No request may reach Azure.
+    """
+    sdk, task, answers = request.param
+    project = bake(project_name="Explored", azureml_sdk=sdk, task=task, **answers)
+    folder = tmp_path_factory.mktemp("azure")
+    with Standin.running(folder / "standin") as standin:
+        variables = standin.environment(folder / "home")
+        notebooks = [Executed(project, name, **variables) for name in NAMES]
+        assert standin.requests == []
+        standin.verify()
+    yield project, notebooks
 
 
 def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) -> None:
-    _, notebooks = here
+    project, notebooks = here
     workspace, training, scoring = notebooks
     for notebook in notebooks:
         notebook.assert_no_noise()
     assert [notebook.text().count(SKIPPED) for notebook in notebooks] == [2, 1, 2]
     settings = workspace.data("checks.offline(PROJECT)", "text/html")
-    assert "az account show --query id" in settings
+    has_answers = project.sdk == SDKS[0]
+    assert ("az account show --query id" in settings) == (not has_answers)
 
     for cell in ("counts.plot", "plt.subplots"):
         assert training.data(cell, "image/png")
@@ -129,6 +147,10 @@ def test_they_run_with_a_workspace(
         project.set("workspace", region="westeurope")
         with (project.path / "settings.yml").open("a", encoding="utf-8") as settings:
             settings.write("schedules: {scoring: {frequency: Week, interval: 1}}\n")
+        for name in NAMES:
+            project.edit(
+                f"notebooks/{name}.ipynb", "USE_AZURE = False", "USE_AZURE = True"
+            )
         variables = standin.environment(tmp_path / "home") | standin.credentials
         notebooks = [Executed(project, name, **variables) for name in NAMES]
         workspace, training, scoring = notebooks
