@@ -151,8 +151,9 @@ def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     if separator == " ":
         # French numbers use a no-break space, a narrow one, or a thin one.
         text = text.str.replace_all(r"\p{Zs}", " ")
+    first_group = r"\d{1,3}"
     group = re.escape(separator) + r"\d{3}"
     fraction = re.escape(text_format.decimal) + r"\d*"
-    is_grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({group})+({fraction})?$")
+    is_grouped = text.str.contains(rf"^[+-]?{first_group}({group})+({fraction})?$")
     without = text.str.replace_all(separator, "", literal=True)
     return pl.when(is_grouped).then(without).otherwise(text)
