@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 
 #: Of the template that this is from: its CHANGELOG.md says what each asks of a project.
-VERSION = "1.0.0"
+VERSION = "2.0.0"
 #: What every command of the project begins with.
 COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
 
