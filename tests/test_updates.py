@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,37 @@ def test_the_users_work_is_whole_after_an_update(
     assert "already up to date" in shell(project.path, "cruft update -y")
 
 
+def newest_cruft(folder: Path) -> Path:
+    """Install cruft as a person does today, with the newest typer; return its folder."""
+    uv = TEMPLATE / "build" / "tools" / "bin" / "uv"
+    if not uv.exists():
+        pytest.skip("`make test` installs uv into build/tools")
+    shell(folder, f"{uv} venv --quiet --python {sys.executable} newest")
+    install = f"{uv} pip install --quiet --python newest/bin/python cruft"
+    done = subprocess.run(install.split(), cwd=folder, capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("the package index cannot be reached")
+    return folder / "newest" / "bin"
+
+
+def test_the_commands_of_the_readme_update_a_project_by_the_newest_cruft(
+    create: Create, tmp_path: Path
+) -> None:
+    project = create()
+    block = from_readme(project, r"(?m)^(    cruft check .*\n(?:    .*\n)*)")
+    lines = [line.partition("#")[0].strip() for line in block.splitlines()]
+    check, update, show = lines[:3]
+    assert (update, show) == ("cruft update -y", "git diff --staged")
+    use_newest = f"PATH={newest_cruft(tmp_path)}:$PATH"
+
+    assert "out of date" in shell(project.path, use_newest, check, code=1)
+    shell(project.path, use_newest, update)
+
+    assert "+# New." in shell(project.path, show)
+    shell(project.path, *lines[-2:])
+    assert "up to date" in shell(project.path, use_newest, check)
+
+
 def test_what_both_have_changed_is_marked_and_can_be_taken_back(create: Create) -> None:
     project = create()
     project.edit(
@@ -219,8 +251,8 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
     shell(project.path, link)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
-    move = from_readme(project, "`(cruft update --var[^`]*azureml_sdk[^`]*)`")
-    shell(project.path, f"{move} -y")
+    move = from_readme(project, "`(cruft update -y --var[^`]*azureml_sdk[^`]*)`")
+    shell(project.path, move)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
     fresh = " ".join(f"{key}='{value}'" for key, value in answers.items())
