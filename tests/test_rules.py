@@ -256,6 +256,42 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
             "企鵝": "correct it",
         },
     ),
+    "NEW_PACKAGE": (
+        (
+            "1 to 40 lower-case letters, digits and underscores, a letter first, and "
+            "neither a word of Python nor a module or folder that the project uses"
+        ),
+        ["a", "penguins", "p9_lives", "a" * 40, "match", "classes"],
+        {
+            "": "correct it",
+            "Penguins": "write penguins",
+            "My-Package": "write my_package",
+            "None": "write none",
+            "Steps": "write steps_project",
+            "a" * 41: f"write {'a' * 40}",
+            f"{'a' * 39}_b": f"write {'a' * 39}",
+            "企鵝": "correct it",
+        },
+    ),
+    "SLUG": (
+        (
+            "1 to 100 letters, digits, hyphens and underscores, a letter or digit first, "
+            "and neither begin with AzureML or Microsoft, which Azure ML reserves, nor be "
+            "the name of a device of Windows, such as con"
+        ),
+        ["a", "9-lives", "penguins-", "azureml-penguins", "a" * 100, "console"],
+        {
+            "": "correct it",
+            "_a": "write a",
+            "v1.2": "write v1-2",
+            "a" * 101: f"write {'a' * 100}",
+            "AzureML-penguins": "write azureml-penguins",
+            "Microsoft": "write microsoft",
+            "con": "write con-project",
+            "LPT1": "write LPT1-project",
+            "企鵝": "correct it",
+        },
+    ),
     "Column": (
         "a column's name, and not begin with a hyphen, as options of the steps do",
         ["Species", "Body Mass (g)", "a-b", "größe", " ", "<x>", "7"],

@@ -44,7 +44,7 @@ REGIONS = frozenset(_REGIONS.split())
 
 # A package of such a name would hide a folder of the project, or a module that it or a
 # dependency imports; then come modules of Python 3.10 and 3.11 that newer Pythons, which
-# may run the generation, have no more, and last the names that Windows keeps to itself.
+# may run the generation, have no more.
 _TAKEN = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
 train evaluate register score adal alembic azure azureml click cloudpickle comm
@@ -54,10 +54,14 @@ numpy packaging pandas parso pip polars psutil pyarrow pydantic pygments pytest 
 referencing requests rich scipy setuptools six sklearn skops sqlalchemy starlette
 tabulate tornado traitlets urllib3 werkzeug wheel yaml zmq aifc asynchat asyncore
 audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis
-nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib aux com1 com2 com3
-com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9 nul prn
+nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
 """
-TAKEN = sys.stdlib_module_names.union(_TAKEN.split())
+# Windows opens a device where a file or folder has one of these names.
+_WINDOWS_DEVICES = frozenset(
+    "aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 "
+    "lpt7 lpt8 lpt9 nul prn".split()
+)
+TAKEN = sys.stdlib_module_names.union(_TAKEN.split(), _WINDOWS_DEVICES)
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,21 @@ def _mend_package(value: str) -> str:
     return f"{name}_project" if _is_taken(name) else name
 
 
+def _mend_new_package(value: str) -> str:
+    return _mend_package(value.lower())[:40].rstrip("_")
+
+
+def _may_name_a_folder(name: str) -> bool:
+    return name.lower() not in _WINDOWS_DEVICES
+
+
+def _mend_slug(value: str) -> str:
+    name = _hyphens(value)[:100].rstrip("-_")
+    if name.startswith(("AzureML", "Microsoft")):
+        return name.lower()
+    return name if _may_name_a_folder(name) else f"{name}-project"
+
+
 def _doubt_region(value: str) -> str:
     close = difflib.get_close_matches(value, REGIONS, 1)
     meant = f"unless it is new, write {close[0]}" if close else "check its spelling"
@@ -179,6 +198,23 @@ PACKAGE = Rule(
     "Python nor a module or folder that the project uses",
     lambda name: re.fullmatch(r"(?ai)[a-z]\w{0,79}", name) and not _is_taken(name),
     _mend_package,
+)
+# The generation allows less than PACKAGE and NAME do, by which projects that exist are
+# checked: their names cannot be changed any more.
+NEW_PACKAGE = Rule(
+    "1 to 40 lower-case letters, digits and underscores, a letter first, and neither a "
+    "word of Python nor a module or folder that the project uses",
+    lambda name: re.fullmatch("[a-z][a-z0-9_]{0,39}", name) and not _is_taken(name),
+    _mend_new_package,
+)
+SLUG = Rule(  # of a folder, and of the environment SLUG-steps on Azure ML
+    f"1 to 100 {_NAME}, and neither begin with AzureML or Microsoft, which Azure ML "
+    "reserves, nor be the name of a device of Windows, such as con",
+    lambda name: (
+        re.fullmatch("(?!AzureML|Microsoft)[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name)
+        and _may_name_a_folder(name)
+    ),
+    _mend_slug,
 )
 SUBSCRIPTION = Rule(
     "an id such as 12345678-9abc-def0-1234-56789abcdef0",
