@@ -8,6 +8,7 @@ import datetime
 import gzip
 import html
 import io
+import json
 import lzma
 import os
 import random
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import pandas as pd
 import polars as pl
 import prep
 import pytest
+from conftest import SDKS, Bake
 from prep import prepare
 from report import render_report
 from sources import DataError
@@ -547,9 +550,16 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 def run_prep(
-    raw: Path, out: Path, *before: str, most_bytes: int | None = None
+    raw: Path,
+    out: Path,
+    *before: str,
+    after: Sequence[str] = (),
+    most_bytes: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run prep as the pipeline does, by a command `before` it and with smaller files."""
+    """Run prep as the pipeline does, with words before and after its command line.
+
+    Files that grow beyond `most_bytes` cannot be written.
+    """
 
     def limit_files() -> None:
         if most_bytes:
@@ -557,7 +567,7 @@ def run_prep(
 
     command = [*before, sys.executable, "-B", prep.__file__, "--raw", str(raw)]
     return subprocess.run(
-        [*command, "--prepared", out / "prepared", "--report", out / "report"],
+        [*command, "--prepared", out / "prepared", "--report", out / "report", *after],
         preexec_fn=limit_files,
         capture_output=True,
         text=True,
@@ -694,6 +704,49 @@ def test_features_come_as_the_usual_types(
     report = prepare(write(tmp_path / "raw", "x\n1\n"), tmp_path / "out", keys=["x"])
     types = {name: column["type"] for name, column in report["columns"].items()}
     assert types == {"x": "integer", "n": "integer", "f": "number", "c": "text"}
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_all_settings_of_the_text_format_reach_prep(bake: Bake, sdk: str) -> None:
+    """They hold what a shell, JSON or a command line may take for its own."""
+    project = bake(azureml_sdk=sdk)
+    row = 'Größe;1\'234,5 €;31.01.2026;"n.v." $x\nklein;7,25 €;01.02.2026;3\n'
+    table = "Wort;Preis;Tag;z\n" + 30 * row
+    (project.path / "data" / "table.csv").write_bytes(table.encode("cp1252"))
+    project.set(
+        "data",
+        training="data/table.csv",
+        target="Wort",
+        keys=[],
+        ignore=[],
+        encoding="cp1252",
+        decimal=",",
+        thousands="'",
+        units=["€", "%"],
+        date_format="%d.%m.%Y",
+        missing=['"n.v." $x'],
+    )
+    run = project.run("training", "--set", "max_iterations=1")
+    assert run.code == 0, run.err
+    report = Path(run.json["steps"][0]["outputs"]["data_report"], "report.json")
+    columns = json.loads(report.read_text(encoding="utf-8"))["columns"]
+    assert {name: column["type"] for name, column in columns.items()} == {
+        "Wort": "text",
+        "Preis": "number",
+        "Tag": "date",
+        "z": "integer",
+    }
+    assert columns["Preis"]["largest"] == "1234.5"
+    assert columns["z"]["missing"] == 30
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"decimals": ","}'])
+def test_a_text_format_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", "a\n1\n")
+    done = run_prep(raw, tmp_path, after=["--text-format", text])
+    assert done.returncode == 2
+    assert "argument --text-format: invalid" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -6,7 +6,8 @@ project has (`name`, `workspace`, `compute`, `schedules`) come with `ProjectSett
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from .runtime.rules import Column, Count, Files, Rule, Text, one_of, whole
 
 
 @dataclass(frozen=True)
-class Data:
+class Tables:
     """What is read: paths, from the project's folder on, and the roles of columns."""
 
     training: Files
@@ -25,12 +26,29 @@ class Data:
     keys: list[Column]
     ignore: list[Column]
     rows_per_part: Count
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How the text of CSV files is written, where it differs from the usual."""
+
     encoding: Text | None = None
     decimal: Annotated[str, one_of(".", ",")] | None = None
     thousands: Annotated[str, one_of(".", ",", " ", "'")] | None = None
     units: list[Text] | None = None
     date_format: Text | None = None
     missing: list[Text] | None = None
+
+    def text_format(self) -> str | None:
+        """Return those of these settings that are set, as JSON for prep; None without."""
+        values = {field.name: getattr(self, field.name) for field in fields(TextFormat)}
+        values = {name: value for name, value in values.items() if value is not None}
+        return json.dumps(values) if values else None
+
+
+@dataclass(frozen=True)
+class Data(TextFormat, Tables):
+    """All settings below `data`; the fields of `Tables` come first in messages."""
 
     def conflicts(self) -> Conflicts:
         for key, columns in {"keys": self.keys, "ignore": self.ignore}.items():

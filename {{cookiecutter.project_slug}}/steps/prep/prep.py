@@ -92,22 +92,10 @@ def main() -> None:
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
     parser.add_argument("--rows-per-part", type=int, default=100_000)
-    for field, default in vars(USUAL_FORMAT).items():
-        is_list = isinstance(default, tuple)
-        parser.add_argument(
-            f"--{field.replace('_', '-')}",
-            nargs="*" if is_list else None,
-            default=default,
-        )
-    args = parser.parse_args()
-    text_format = TextFormat(
-        encoding=args.encoding,
-        decimal=args.decimal,
-        thousands=args.thousands,
-        units=tuple(args.units),
-        date_format=args.date_format,
-        missing=tuple(args.missing),
+    parser.add_argument(
+        "--text-format", type=TextFormat.from_json, default=USUAL_FORMAT
     )
+    args = parser.parse_args()
     try:
         report = prepare(
             raw=args.raw,
@@ -116,7 +104,7 @@ def main() -> None:
             keys=args.keys,
             ignore=args.ignore,
             rows_per_part=args.rows_per_part,
-            text_format=text_format,
+            text_format=args.text_format,
         )
         write_report(report, args.report)
     except DataError as error:

@@ -50,6 +50,8 @@ class TextFormat:
     def from_json(cls, text: str) -> TextFormat:
         """Read a JSON object with some of the fields. Raises ValueError on other text."""
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"{text} is not a JSON object.")
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
