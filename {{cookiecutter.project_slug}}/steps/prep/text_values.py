@@ -48,10 +48,13 @@ class TextFormat:
 
     @classmethod
     def from_json(cls, text: str) -> TextFormat:
-        """Read a JSON object with some of the fields. Raises ValueError on other text."""
+        """Read a JSON object with some of the fields.
+
+        Raises ValueError if the text is not JSON, TypeError if it holds anything else.
+        """
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError(f"{text} is not a JSON object.")
+            raise TypeError(f"{text} is not a JSON object.")
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
