@@ -25,11 +25,12 @@ import json, sys
 from benchmark.__main__ import PROJECT, pipelines
 from benchmark.runtime import command_line
 from benchmark.runtime.local import processes
-found, start = [], processes.Processes.start
-def record(self, step, folder, command, environment):
-    found.append([[sys.executable, *command], str(folder), environment])
-    return start(self, step, folder, command, environment)
-processes.Processes.start = record
+found, run = [], processes.StepProcesses.run
+def record(self, command, *variables):
+    arguments = [sys.executable, *command.arguments]
+    found.append([arguments, command.folder, command.environment])
+    return run(self, command, *variables)
+processes.StepProcesses.run = record
 sys.argv = ["benchmark", "run", "training", "--fresh"]
 assert not command_line.main(PROJECT, pipelines)
 json.dump(found, open("commands.json", "w"))

@@ -52,11 +52,12 @@ penguins/runtime/command_line.py
 penguins/runtime/files.py
 penguins/runtime/graph.py
 penguins/runtime/local/__init__.py
+penguins/runtime/local/fork_server.py
 penguins/runtime/local/parallel_driver.py
 penguins/runtime/local/processes.py
 penguins/runtime/local/reuse.py
 penguins/runtime/local/run.py
-penguins/runtime/local/step_process.py
+penguins/runtime/local/supervisor.py
 penguins/runtime/local/tracking.py
 penguins/runtime/project.py
 penguins/runtime/py.typed

@@ -10,7 +10,7 @@ files: it is handed them, as a `Project` and its `Pipelines`.
     graph.py              pictures of pipelines
     command_line.py       the commands
     local/run.py          a pipeline on this machine
-    local/processes.py    what its steps run in, by step_process.py
+    local/processes.py    the processes of its steps, by supervisor.py and fork_server.py
     local/reuse.py        what need not be run again there
     local/tracking.py     MLflow's database there
     local/parallel_driver.py  the driver of a parallel step there

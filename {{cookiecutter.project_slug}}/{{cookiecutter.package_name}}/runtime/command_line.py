@@ -9,7 +9,6 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,15 +26,12 @@ def run(args: Namespace) -> int:
     if (args.step is None) != (args.folder is None):
         raise CommandError("--step and --folder go together: a step runs in a folder.")
     values, console = _parameters(args), Console(stderr=args.json)
-    folder, must_run = args.folder and args.folder.resolve(), args.fresh or args.step
-    with closing(
-        local_run.start_early(args.project, args.pipeline, must_run)
-    ) as processes:
-        with console.status("loading the SDK"):
-            pipelines = _pipelines(args)
-        result = local_run.new_run(
-            args.project, pipelines, args.pipeline, values, console, folder, processes
-        ).run(args.step, args.fresh)
+    folder = args.folder and args.folder.resolve()
+    with console.status("loading the SDK"):
+        pipelines = _pipelines(args)
+    result = local_run.new_run(
+        args.project, pipelines, args.pipeline, values, console, folder
+    ).run(args.step, args.fresh)
     if result.status == "completed":
         for step in result.steps:
             for port, path in step.outputs.items():

@@ -1,183 +1,141 @@
-"""The processes that steps run in, on this machine: one for each, started early if it can be.
+"""The processes that steps run in, each of which ends when the local run ends.
 
-What a script imports takes longer than what it does. So while the SDK is imported, and
-while a step runs, the processes of those after it import what they will need, in
-`step_process.py`.
+The first step of a run is a plain process. On Linux, the packages that steps import are
+loaded meanwhile by `fork_server.py`, and the steps after it are forked from there. A
+forked step behaves like a plain process; it only starts sooner.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
 
-from . import step_process
+# Set to False if a package of yours does not work in a forked process.
+CAN_FORK = sys.platform == "linux"
+#: Packages that most steps import, in versions that environment/steps.txt pins.
+PRELOADED = (
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "sklearn.ensemble",
+    "pandas",
+    "polars",
+    "matplotlib",
+)
+KILLED = 9  # the number of the signal that kills a process
+LOCAL = Path(__file__).parent
+# Isolated, as these programs need nothing but the standard library.
+SUPERVISOR = (sys.executable, "-I", "-S", str(LOCAL / "supervisor.py"))
+FORK_SERVER = (sys.executable, str(LOCAL / "fork_server.py"), *PRELOADED)
 
-# Elsewhere a process cannot fork, or not safely once it has imported such packages.
-# False if a package of yours does not work in a process that was forked.
-CAN_START_EARLY = sys.platform == "linux"
+
+@dataclass(frozen=True)
+class StepCommand:
+    """What a step's process runs, where, with which variables, and its log."""
+
+    arguments: list[str]  # the script, and what follows it on the command line
+    folder: str
+    environment: dict[str, str]
+    log: str
 
 
-@dataclass
-class Process:
-    """A step's process: what it prints, and what waits for its exit code."""
-
-    output: IO[str]
-    wait: Callable[[], int]
-
-
-class Processes:
-    """The processes of a run's steps; all are ended by `close`."""
+class StepProcesses:
+    """Run the steps of one run, one after another; `close` ends what is left."""
 
     def __init__(self) -> None:
-        self.early: subprocess.Popen[str] | None = None
-        # What was started early: each step's imports, and the variables.
-        self.started: tuple[Mapping[str, list[str]], Mapping[str, str]] = {}, {}
-        # By a step's name: where to tell it to start, and what it prints.
-        self.waiting: dict[str, tuple[IO[str], IO[str]]] = {}
+        self._fork_server: _StepRunner | None = None
+        self._fork_variables: Mapping[str, str] = {}
 
-    def start_early(
-        self,
-        statements: Mapping[str, list[str]],
-        folder: Path,
-        environment: Mapping[str, str],
+    def load_packages(
+        self, environment: Mapping[str, str], variables: Mapping[str, str]
     ) -> None:
-        """Start processes that wait for their steps, unless those that wait are the same.
+        """Start to import packages for the steps that declare these `variables`.
 
-        `statements` are each step's imports, to be run in a `folder` that has no modules,
-        with the variables of an `environment` that is part of what each step is given.
+        Packages read such variables when they are imported. `environment` is what all
+        steps have in common.
         """
-        started, variables = self.started
-        is_same = statements.items() <= started.items() and environment == variables
-        if is_same or not statements or not CAN_START_EARLY:
-            return
-        self.close()
-        self.started = statements, environment
-        steps, theirs = {}, list[int]()
-        for name in statements:
-            (told, tell), (output, out) = os.pipe(), os.pipe()
-            steps[name] = statements[name], told, out
-            theirs += [told, out]
-            self.waiting[name] = (
-                os.fdopen(tell, "w", encoding="utf-8"),
-                os.fdopen(output, encoding="utf-8", errors="replace"),
-            )
-        self.early = subprocess.Popen(
-            [sys.executable, step_process.__file__, "early", json.dumps(steps)],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,  # whose end is the end of all of them
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            pass_fds=theirs,
-            start_new_session=True,
-        )
-        for end in theirs:
-            os.close(end)
+        if CAN_FORK and self._fork_server is None:
+            self._fork_server = _StepRunner(FORK_SERVER, {**environment, **variables})
+            self._fork_variables = dict(variables)
 
-    @contextmanager
-    def start(
+    def run(
         self,
-        step: str,
-        folder: Path,
-        command: list[str],
-        environment: Mapping[str, str],
-    ) -> Iterator[Process]:
-        """Have a step's process run `command`, a script and its arguments, in a folder."""
-        if output := self._tell(step, [str(folder), command, dict(environment)]):
-            with output:
-                yield Process(output, lambda: self._wait(step))
-            return
-        # By its path, as the package may be installed from another project.
-        supervisor = [sys.executable, "-I", "-S", step_process.__file__, "run"]
-        with subprocess.Popen(
-            [*supervisor, sys.executable, *command],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,  # closed when this block ends, which ends the step
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        ) as process:
-            assert process.stdout
-            yield Process(process.stdout, process.wait)
+        command: StepCommand,
+        variables: Mapping[str, str],
+        following: Mapping[str, str] | None = None,
+    ) -> int:
+        """Run a step and return its exit code, negative if a signal ended it.
 
-    def _tell(self, step: str, what: list[Any]) -> IO[str] | None:
-        """Tell a step's process what to run, if one waits; gives what it prints."""
-        if step not in self.waiting:
-            return None
-        tell, output = self.waiting.pop(step)
+        `variables` are those that the step declares, `following` those of the step after
+        it, for which packages are loaded meanwhile.
+        """
+        # The server that this step itself causes to start is not ready for it.
+        server = self._fork_server
+        if following is not None:
+            self.load_packages(command.environment, following)
+        if server is not None and dict(variables) == self._fork_variables:
+            code = server.run(command)
+            if code is not None:
+                return code
+        supervisor = _StepRunner(SUPERVISOR, os.environ)
         try:
-            with tell:
-                json.dump(what, tell)
-        except BrokenPipeError:  # it is gone
-            output.close()
-            return None
-        return output
-
-    def _wait(self, step: str) -> int:
-        assert self.early and self.early.stdout
-        for line in self.early.stdout:
-            name, _, code = line.rpartition(" ")
-            if name == step:
-                return int(code)
-        return 1  # all of them were killed
+            code = supervisor.run(command)
+        finally:
+            supervisor.close()
+        return -KILLED if code is None else code
 
     def close(self) -> None:
-        """End what is left: steps that run, and those whose turn never came."""
-        for pipes in self.waiting.values():
-            for pipe in pipes:
-                pipe.close()
-        self.waiting.clear()
-        if self.early:
-            self.early.communicate()
-            self.early, self.started = None, ({}, {})
+        """End the step that runs, if one does, and the fork server."""
+        if self._fork_server is not None:
+            self._fork_server.close()
+            self._fork_server = None
 
 
-def imports(script: Path) -> list[str]:
-    """The statements with which a script, and the files beside it, import packages.
+class _StepRunner:
+    """The supervisor or the fork server, and the lines that are exchanged with it."""
 
-    Only those before anything but definitions, as it could change what a package does
-    when it is imported.
-    """
-    found: dict[str, None] = {}
-    with suppress(OSError, ValueError, SyntaxError):  # the step itself will say so
-        _find_imports(script, set(), found)
-    return list(found)
+    def __init__(self, program: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            program,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            start_new_session=True,
+        )
 
+    def run(self, command: StepCommand) -> int | None:
+        """Run a step and return its exit code, or None if it could not be started.
 
-def _find_imports(script: Path, seen: set[Path], found: dict[str, None]) -> bool:
-    """Add the statements of a file to those found; whether all of it has been read."""
-    seen.add(script)
-    imported: dict[ast.Import | ast.ImportFrom, str]
-    for statement in ast.parse(script.read_bytes()).body:
-        match statement:
-            case ast.Import(names=aliases):
-                imported = {ast.Import([one]): one.name for one in aliases}
-            case ast.ImportFrom(module=str(name), level=0):
-                imported = {statement: name}
-            case ast.FunctionDef() | ast.ClassDef() | ast.Expr(value=ast.Constant()):
-                continue
-            case ast.Assign(targets=[ast.Name()]) | ast.AnnAssign(target=ast.Name()):
-                continue
-            case _:
-                return False
-        for one, name in imported.items():
-            own = script.parent / name.partition(".")[0]
-            file = own.with_suffix(".py")
-            if own.exists():
-                return False  # a package of the step's own
-            if not file.exists():
-                found[ast.unparse(one)] = None
-            elif file not in seen and not _find_imports(file, seen, found):
-                return False
-    return True
+        If this program is killed, the step is killed too.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        with suppress(BrokenPipeError):
+            print(json.dumps(asdict(command)), file=self._process.stdin, flush=True)
+        step = self._process.stdout.readline()
+        if not step:
+            return None
+        code = self._process.stdout.readline()
+        if code:
+            return int(code)
+        if sys.platform != "win32":
+            with suppress(ProcessLookupError):
+                os.killpg(int(step), signal.SIGKILL)
+        return -KILLED
+
+    def close(self) -> None:
+        """End the program, and with it the step that it runs."""
+        assert self._process.stdin
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        assert self._process.stdout
+        self._process.stdout.close()
+        self._process.wait()

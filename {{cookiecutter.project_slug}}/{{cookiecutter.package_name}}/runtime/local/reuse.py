@@ -48,16 +48,11 @@ class Made:
 
 @dataclass
 class State:
-    """`run.json`: the pipeline, what was set on the command line, and what is made.
-
-    And what a next run can have imported early.
-    """
+    """`run.json`: the pipeline, what was set on the command line, and what is made."""
 
     pipeline: str
     set: dict[str, str] = field(default_factory=dict)
     done: dict[str, Made] = field(default_factory=dict)  # by step
-    imports: dict[str, list[str]] = field(default_factory=dict)  # by step
-    variables: dict[str, str] = field(default_factory=dict)  # of these steps
 
     @classmethod
     def read(cls, folder: Path) -> State:
@@ -65,8 +60,7 @@ class State:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         try:
             done = {name: Made(**made) for name, made in state["done"].items()}
-            early = [dict(state.get(name, {})) for name in ("imports", "variables")]
-            return cls(state["pipeline"], dict(state["set"]), done, *early)
+            return cls(state["pipeline"], dict(state["set"]), done)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / STATE} is not of a run") from error
 

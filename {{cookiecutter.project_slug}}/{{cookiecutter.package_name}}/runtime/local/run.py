@@ -20,7 +20,7 @@ import shlex
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -44,7 +44,7 @@ from rich.text import Text
 
 from ..azure import sdk_steps
 from ..files import list_files
-from ..project import SETTINGS, CommandError, Pipelines, Project, ProjectSettings
+from ..project import CommandError, Pipelines, Project, ProjectSettings
 from ..steps import (
     LOG_END,
     Argument,
@@ -56,7 +56,7 @@ from ..steps import (
     parameter_values,
 )
 from . import parallel_driver, reuse, tracking
-from .processes import Processes, imports
+from .processes import StepCommand, StepProcesses
 
 NOTE = "note: "  # begins the lines of a log that are shown on the screen too
 FULL = 2**16  # bytes left on a disk where nothing more can be written
@@ -104,7 +104,6 @@ class LocalRun:
         data: Mapping[str, Path],
         console: Console,
         folder: Path | None = None,
-        processes: Processes | None = None,
     ) -> None:
         """Prepare a run, or go on in the `folder` of an earlier one.
 
@@ -119,7 +118,6 @@ class LocalRun:
         self.steps = {name: by_name[name] for name in order.static_order()}
         self.state = _read_state(folder, pipeline) if folder else reuse.State(pipeline)
         self.state.set.update(values)
-        self.state.imports, self.state.variables = self._imports()
         self.values = parameter_values(project, steps, data, self.state.set)
         try:
             self.folder = folder or _new_folder(self.runs, pipeline)
@@ -127,7 +125,7 @@ class LocalRun:
         except OSError as error:
             raise self._no_place(error) from None
         self.digests = reuse.Digests(self.runs / ".digests.db")
-        self.processes = processes or Processes()
+        self.processes = StepProcesses()
 
     def run(self, only: str | None = None, fresh: bool = False) -> RunResult:
         """Run the steps in the order of their dependencies, or `only` one of them.
@@ -150,8 +148,8 @@ class LocalRun:
                 result.status = "failed"  # until it has ended well
                 try:
                     if only or fresh or not self._reuse(step, result):
-                        self._start_early(results[number:])
-                        self._run_step(step, result)
+                        following = results[number + 1 :]
+                        self._run_step(step, result, following)
                 except (OSError, sqlite3.Error) as error:  # such as a full disk
                     self._print(f"[red]failed[/] {result.name}: ", str(error))
                 if result.status == "failed":
@@ -171,7 +169,11 @@ class LocalRun:
         """Have MLflow's database; LocalRunError if there can be none."""
         root = self.project.root
         if not (root / tracking.DATABASE).exists():
-            self._start_early(results)  # as making one takes as long as the imports
+            # Making one takes as long as the imports of packages.
+            self.processes.load_packages(
+                _environment(self.project, self.settings),
+                self.steps[results[-1].name].environment_variables,
+            )
         try:
             with self._progress("opening mlruns"):
                 tracking.ensure_database(root, self.settings.name)
@@ -242,7 +244,9 @@ class LocalRun:
         for name in removed:
             self._print("[dim]removed[/] ", f"{name} (keep_runs: {keep})")
 
-    def _run_step(self, step: Step, result: StepResult) -> None:
+    def _run_step(
+        self, step: Step, result: StepResult, following: list[StepResult]
+    ) -> None:
         """Run a step anew; OSError if its files cannot be written."""
         folder = self.folder / step.name
         self.state.done.pop(step.name, None)
@@ -258,7 +262,7 @@ class LocalRun:
             Path(output).mkdir(parents=True)
         key, (model, _) = self._key(step, folder / "code"), self._looked_up(step)
         started = time.monotonic()
-        code = self._run_process(step, result.outputs)
+        code = self._run_process(step, result.outputs, following)
         result.seconds = round(time.monotonic() - started, 2)
         log = folder / "log.txt"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -291,13 +295,15 @@ class LocalRun:
         done[step.name] = reuse.Made(self._words(step), key, [now], files, seconds)
         self.state.write(self.folder)
 
-    def _run_process(self, step: Step, outputs: dict[str, str]) -> int:
-        """Run a step, with its progress on screen and all it prints in its log."""
+    def _run_process(
+        self, step: Step, outputs: dict[str, str], following: list[StepResult]
+    ) -> int:
+        """Run a step with all it prints in its log; return its exit code."""
         folder = self.folder / step.name
         places = {name: self._place(source) for name, source in step.inputs.items()}
         places |= outputs
-        command = [parallel_driver.__file__ if step.is_parallel else step.script]
-        command += [
+        arguments = [parallel_driver.__file__ if step.is_parallel else step.script]
+        arguments += [
             places[given] if isinstance(given, (Input, Output)) else self._text(given)
             for given in step.arguments
         ]
@@ -311,55 +317,20 @@ class LocalRun:
         before = 0.0  # seconds that it took; of mini-batches more can be said
         if self.console.is_terminal and not step.is_parallel:
             before = reuse.seconds(self.runs, self.pipeline, step.name)
-        first = 0.0  # when the first mini-batch was done
-        with (
-            self._progress(step.name, folder / "outputs", before) as show,
-            (folder / "log.txt").open("w", encoding="utf-8") as log,
-            self.processes.start(
-                step.name, folder / "code", command, environment
-            ) as process,
-        ):
-            for line in process.output:
-                log.write(line)
-                log.flush()
-                if line.startswith(parallel_driver.PROGRESS):
-                    first = first or time.monotonic()
-                    show(f"{step.name}: {_how_far(line, time.monotonic() - first)}")
-            return process.wait()
-
-    def _imports(self) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """The imports of each step with MLflow, and the variables that these steps have.
-
-        MLflow's import is what takes longest, and they share it.
-        """
-        found = {
-            name: imports(step.source_directory / step.script)
-            for name, step in self.steps.items()
-        }
-        early = [
-            step
-            for name, step in self.steps.items()
-            if tracking.is_imported(found[name])
-        ]
-        # The same for all of them, as a package may look at them when it is imported.
-        variables = early[0].environment_variables if early else {}
-        more = tracking.imports()
-        statements = {
-            step.name: [*found[step.name], *more]
-            for step in early
-            if step.environment_variables == variables
-        }
-        return statements, variables
-
-    def _start_early(self, results: list[StepResult]) -> None:
-        """Have the processes of steps to come import what they need."""
-        found, variables = self.state.imports, self.state.variables
-        names = [result.name for result in results if result.name in found]
-        self.processes.start_early(
-            {name: found[name] for name in names},
-            self.runs,
-            _environment(self.project, self.settings) | variables,
-        )
+        next_variables = None
+        if following:
+            next_variables = self.steps[following[0].name].environment_variables
+        log = folder / "log.txt"
+        with self._progress(step.name, folder, before):
+            code = self.processes.run(
+                StepCommand(arguments, str(folder / "code"), environment, str(log)),
+                step.environment_variables,
+                next_variables,
+            )
+        if code < 0:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"\nThe process was ended by signal {-code}.\n")
+        return code
 
     def _place(self, source: Source) -> str:
         """The folder or file of data, or the folder that a step writes an output to."""
@@ -431,11 +402,11 @@ class LocalRun:
     @contextmanager
     def _progress(
         self, text: str, folder: Path | None = None, before: float = 0.0
-    ) -> Iterator[Callable[[str], None]]:
+    ) -> Iterator[None]:
         """Show that something is under way, where there is a screen.
 
-        And how much there is in a `folder` that it writes to, and how long it will take
-        if it takes as many seconds as `before`.
+        And how much there is in the outputs in a step's `folder`, how far its log says it
+        has come, and how long it will take if it takes as many seconds as `before`.
         """
         columns = (
             SpinnerColumn(),
@@ -447,8 +418,8 @@ class LocalRun:
         with Progress(
             *columns, console=self.console, transient=True, disable=is_off
         ) as progress:
-            task = progress.add_task(text, total=None, folder=folder, before=before)
-            yield lambda text: progress.update(task, description=text)
+            progress.add_task(text, total=None, folder=folder, before=before)
+            yield
 
     def _print(self, markup: str, text: str) -> None:
         self.console.print(markup + escape(text), highlight=False, soft_wrap=True)
@@ -468,16 +439,27 @@ class LocalRun:
 
 
 class _HowFar(ProgressColumn):
-    """How much a step has written so far, how quickly, and how long it may still take."""
+    """How far a step has come, how much it has written, and how long it may still take."""
 
     max_refresh = 1.0  # seconds
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_batch = 0.0  # seconds after which the first mini-batch was done
+
     def render(self, task: Task) -> Text:
-        size, folder, elapsed = 0, task.fields["folder"], task.elapsed or 0.0
-        with suppress(OSError):  # a file is gone by now
-            for file in folder.rglob("*") if folder else ():
-                size += file.stat().st_size if file.is_file() else 0
+        folder, elapsed = task.fields["folder"], task.elapsed or 0.0
+        if folder is None:
+            return Text("")
         words = []
+        line = _last_progress(folder / "log.txt")
+        if line:
+            self.first_batch = self.first_batch or elapsed
+            words += [_how_far(line, elapsed - self.first_batch)]
+        size = 0
+        with suppress(OSError):  # a file is gone by now
+            for file in (folder / "outputs").rglob("*"):
+                size += file.stat().st_size if file.is_file() else 0
         if size and elapsed:
             words += [f"{decimal(size)} written, {decimal(int(size / elapsed))}/s"]
         before = task.fields["before"]
@@ -486,27 +468,16 @@ class _HowFar(ProgressColumn):
         return Text(", ".join(words), "dim")
 
 
-def start_early(project: Project[Any], pipeline: str, must_run: bool) -> Processes:
-    """The processes for a run that is to come, while the SDK is still to be imported.
-
-    They import what those of the last run did, if steps must run, or may have to as the
-    project was edited since. A run that needs others starts others. SettingsError for
-    settings that are wrong.
-    """
-    processes, settings = Processes(), project.settings()
-    with suppress(OSError, StopIteration):  # there is no such run
-        folder, last = next(reuse.earlier(project.root / "runs", pipeline))
-        if must_run or _is_edited(project, (folder / reuse.STATE).stat().st_mtime):
-            variables = _environment(project, settings) | last.variables
-            processes.start_early(last.imports, folder.parent, variables)
-    return processes
-
-
-def _is_edited(project: Project[Any], since: float) -> bool:
-    """Whether code or settings were edited since: a guess, as data is not looked at."""
-    root, places = project.root, ("steps", "environment", project.package)
-    files = [path for place in places for path in (root / place).rglob("*")]
-    return any(path.stat().st_mtime > since for path in [*files, root / SETTINGS])
+def _last_progress(log: Path) -> str:
+    """Return the last line of a log that tells of mini-batches, or an empty text."""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        text = file.read().decode("utf-8", "replace")
+        # What follows the last line break is not complete yet.
+        for line in reversed(text.split("\n")[:-1]):
+            if line.startswith(parallel_driver.PROGRESS):
+                return line
+    return ""
 
 
 def _environment(project: Project[Any], settings: ProjectSettings) -> dict[str, str]:
@@ -525,7 +496,6 @@ def new_run(
     values: Mapping[str, str] | None = None,
     console: Console | None = None,
     folder: Path | None = None,
-    processes: Processes | None = None,
 ) -> LocalRun:
     """A local run of one of the project's pipelines.
 
@@ -538,7 +508,7 @@ def new_run(
     data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
     console = console or Console(force_jupyter=False, force_terminal=False)
     run = project, settings, name, steps, values or {}, data, console, folder
-    return LocalRun(*run, processes)
+    return LocalRun(*run)
 
 
 def _how_far(line: str, seconds: float) -> str:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -55,18 +53,6 @@ def environment(root: Path, database: Path | None = None) -> dict[str, str]:
         # Else files of a run would land in the copy of the code that made it.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / ARTIFACTS).as_uri(),
     }
-
-
-def imports() -> list[str]:
-    """What MLflow imports as soon as it uses the database, or begins a run."""
-    stores = "tracking.sqlalchemy_store", "model_registry.sqlalchemy_store"
-    notebook = ["import IPython"] if find_spec("IPython") else []
-    return [*(f"import mlflow.store.{name}" for name in stores), *notebook]
-
-
-def is_imported(statements: list[str]) -> bool:
-    """Whether import statements are of MLflow too."""
-    return any(re.match(r"(import|from) mlflow\b", one) for one in statements)
 
 
 def ensure_database(root: Path, experiment: str) -> None:

@@ -1,0 +1,428 @@
+"""Steps behave like plain Python processes, also those that are forked.
+
+Each script of `SCRIPTS` runs three times: by Python itself, by the supervisor and by the
+fork server. Exit code, output and files must be the same. The programs of the template
+are run as they are: no project is generated.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conftest import TEMPLATE
+
+LOCAL = (
+    TEMPLATE
+    / "{{cookiecutter.project_slug}}/{{cookiecutter.package_name}}/runtime/local"
+)
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="forks, and reads /proc"
+)
+
+
+def load_processes() -> ModuleType:
+    """Import `processes.py` from the template."""
+    spec = importlib.util.spec_from_file_location("processes", LOCAL / "processes.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["processes"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+processes = load_processes()
+
+
+@dataclass
+class Outcome:
+    """What is left of a step's process: its exit code, its output and its files."""
+
+    code: int
+    output: str
+    files: dict[str, str]
+
+
+SCRIPTS = {
+    "ends well": "print('done')",
+    "exits with a number": "import sys; sys.exit(3)",
+    "exits with a large number": "import sys; sys.exit(259)",
+    "exits with a text": "import sys; sys.exit('nothing to train on')",
+    "exits with None": "import sys; sys.exit(None)",
+    "exits with True": "import sys; sys.exit(True)",
+    "exits by os._exit": "import os; print('lost', end=''); os._exit(7)",
+    "raises": "def train():\n    raise ValueError('no rows')\ntrain()",
+    "raises from another error": (
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n"
+        "    raise RuntimeError('stop') from error"
+    ),
+    "raises a group of errors": "raise ExceptionGroup('two', [OSError(1), KeyError(2)])",
+    "has a mistake in its syntax": "print('never')\ndef (\n",
+    "imports what is not there": "import no_such_module",
+    "interrupts itself": "raise KeyboardInterrupt",
+    "has its own excepthook": (
+        "import sys\nsys.excepthook = lambda *error: print('hook', error[1])\n"
+        "raise OSError('mine')"
+    ),
+    "recurses for ever": "def f():\n    f()\ntry:\n    f()\nexcept RecursionError:\n    print('deep')",
+    "is killed": "import os\nos.kill(os.getpid(), 9)",
+    "is terminated": "import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(9)",
+    "aborts": "import os; os.abort()",
+    "reads a null pointer": "import ctypes; ctypes.string_at(0)",
+    "reads its input": "import sys; print(repr(sys.stdin.read()))",
+    "asks a question": "input('how many? ')",
+    "stops at a breakpoint": "breakpoint()\nprint('after')",
+    "writes without a newline": "print('a', end='')",
+    "writes to both streams": (
+        "import sys\nfor i in range(3):\n    print('out', i)\n"
+        "    print('err', i, file=sys.stderr)"
+    ),
+    "writes bytes": r"import sys; sys.stdout.buffer.write(b'\xff\xfe\x00\r\n')",
+    "writes umlauts": "print('ü 🐧')",
+    "writes ten megabytes": "print('x' * 10_000_000)",
+    "writes much while it imports": (
+        "import sys\nfor _ in range(100_000):\n    print('0123456789')\nimport json"
+    ),
+    "closes its output": "import sys; sys.stdout.close()",
+    "closes file descriptor 1": "import os; os.close(1); os.open('x.txt', 65)",
+    "leaves a file open": "file = open('open.txt', 'w'); file.write('whole')",
+    "leaves a file open and fails": (
+        "file = open('open.txt', 'w'); file.write('whole')\nraise OSError('late')"
+    ),
+    "leaves a file open in a function": (
+        "def f():\n    f.file = open('open.txt', 'w')\n    f.file.write('whole')\nf()"
+    ),
+    "registers functions for its end": (
+        "import atexit\natexit.register(print, 'first')\natexit.register(print, 'second')"
+    ),
+    "fails at its end": "import atexit\natexit.register(lambda: 1 / 0)",
+    "deletes an object at its end": (
+        "class Kept:\n    def __del__(self):\n        print('deleted')\nkept = Kept()"
+    ),
+    "has a thread that outlasts it": (
+        "import threading, time\n"
+        "def late():\n    time.sleep(0.3)\n    open('late.txt', 'w').write('late')\n"
+        "threading.Thread(target=late).start()"
+    ),
+    "has a daemon thread": (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=[600], daemon=True).start()"
+    ),
+    "forks with unwritten output": (
+        "import os, sys\nsys.stdout.write('once ')\nsys.stdout.flush()\n"
+        "pid = os.fork()\nif pid == 0:\n    print('child')\n    os._exit(0)\n"
+        "os.waitpid(pid, 0)\nprint('parent')"
+    ),
+    "waits for its children": (
+        "import signal, subprocess\n"
+        "print(signal.getsignal(signal.SIGCHLD))\n"
+        "print(subprocess.run(['sh', '-c', 'exit 5']).returncode)"
+    ),
+    "leaves a child running": (
+        "import subprocess\nsubprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL)"
+    ),
+    "leaves a child with its output": (
+        "import subprocess\nsubprocess.Popen(['sleep', '600'])\nprint('left')"
+    ),
+    "imports a module beside it": "import helper; print(helper.VALUE)",
+    "has a module with the name of a package": (
+        "import mlflow, yaml; print(yaml.VALUE)"
+    ),
+    "prints where it is": (
+        "import os, sys\nprint(__name__, __file__, os.getcwd(), sys.argv, sys.path[0])\n"
+        "print(vars(sys.modules['__main__']) is globals())"
+    ),
+    "prints its variables": (
+        "import os\nprint(os.environ['GIVEN'], os.environ.get('REMOVED'))\n"
+        "import subprocess\nsubprocess.run(['sh', '-c', 'echo $GIVEN $REMOVED'])"
+    ),
+    "prints its state": (
+        "import gc, os, signal, sys, threading\n"
+        "print(gc.isenabled(), gc.get_threshold(), sys.flags.utf8_mode, sys.flags)\n"
+        "print([thread.name for thread in threading.enumerate()])\n"
+        "print(sorted(os.listdir('/proc/self/fd')))\n"
+        "print([str(signal.getsignal(one)) for one in signal.valid_signals()])\n"
+        "print(os.getsid(0) == os.getpid() or 'of the caller')\n"
+        "print(sys.stdin, sys.stdout, sys.stderr, os.umask(0))"
+    ),
+    "warns": "import warnings; warnings.warn('old', DeprecationWarning)",
+    "logs": "import logging; logging.warning('%s rows', 3)",
+    "uses a pool of processes": (
+        "from multiprocessing import Pool\ndef double(x):\n    return 2 * x\n"
+        "if __name__ == '__main__':\n    print(Pool(2).map(double, [1, 2]))"
+    ),
+    "spawns processes": (
+        "import multiprocessing\ndef double(x):\n    return 2 * x\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(2) as pool:\n"
+        "        print(pool.map(double, [1, 2]))"
+    ),
+    "asks multiprocessing who it is": (
+        "import multiprocessing\nprint(multiprocessing.current_process())\n"
+        "print(multiprocessing.parent_process(), multiprocessing.get_start_method())"
+    ),
+    "uses an executor": (
+        "from concurrent.futures import ProcessPoolExecutor\ndef double(x):\n"
+        "    return 2 * x\nif __name__ == '__main__':\n"
+        "    with ProcessPoolExecutor(2) as pool:\n        print(list(pool.map(double, [1])))"
+    ),
+    "pickles its own classes": (
+        "import pickle\nfrom dataclasses import dataclass\n@dataclass\nclass Row:\n"
+        "    value: int\nprint(pickle.loads(pickle.dumps(Row(1))))"
+    ),
+    "inspects its source": "import inspect\ndef f():\n    pass\nprint(inspect.getsource(f))",
+    "multiplies matrices while it imports": "import numpy; a = numpy.ones((900, 900)); print((a @ a).sum())",
+    "queries a table": (
+        "import polars as pl\nframe = pl.DataFrame({'a': range(100_000)})\n"
+        "print(frame.lazy().group_by(pl.col('a') % 7).agg(pl.len()).collect()['len'].sum())"
+    ),
+    "fits on all cores": (
+        "import numpy\nfrom sklearn.ensemble import HistGradientBoostingClassifier\n"
+        "x = numpy.arange(4000.0).reshape(-1, 2)\n"
+        "print(HistGradientBoostingClassifier(max_iter=5).fit(x, x[:, 0] > 9).score(x, x[:, 0] > 9))"
+    ),
+    "fits in worker processes": (
+        "import numpy\nfrom sklearn.ensemble import RandomForestClassifier\n"
+        "from joblib import parallel_backend\nx = numpy.arange(40.0).reshape(-1, 1)\n"
+        "with parallel_backend('multiprocessing', n_jobs=2):\n"
+        "    print(RandomForestClassifier(4, random_state=0).fit(x, x[:, 0] > 9).score(x, x[:, 0] > 9))"
+    ),
+    "reads Parquet": (
+        "import pandas\npandas.DataFrame({'a': [1, 2]}).to_parquet('a.parquet')\n"
+        "import os\nprint(pandas.read_parquet('a.parquet')['a'].sum()); os.unlink('a.parquet')"
+    ),
+    "draws a figure": (
+        "from matplotlib.figure import Figure\nfigure = Figure()\n"
+        "figure.subplots().plot([1, 2])\nprint(figure.get_size_inches())"
+    ),
+}
+
+
+def prepare(folder: Path, script: str) -> None:
+    """Write a script, and modules that some scripts import, into a step's folder."""
+    folder.mkdir()
+    (folder / "step.py").write_text(script, encoding="utf-8")
+    (folder / "helper.py").write_text("VALUE = 'beside'", encoding="utf-8")
+    if "yaml" in script:
+        (folder / "yaml.py").write_text("VALUE = 'beside'\nSafeLoader = object\n")
+
+
+def outcome(folder: Path, code: int, log: Path) -> Outcome:
+    """Collect what a process has left, with FOLDER in place of the folder's path."""
+    output = log.read_bytes().decode("utf-8", "replace")
+    files = {
+        path.name: path.read_text(encoding="utf-8", errors="replace")
+        for path in folder.glob("*.txt")
+    }
+    output = re.sub(r"0x[0-9a-f]+", "ADDRESS", output.replace(str(folder), "FOLDER"))
+    return Outcome(code, output, files)
+
+
+def running_in(folder: Path) -> list[int]:
+    """Return the numbers of the processes that work in a folder, but not zombies."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            where = Path(os.readlink(process / "cwd"))
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if where == folder and state != "Z":
+            found.append(int(process.name))
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+VARIABLES = {"GIVEN": "a value", "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of a step."""
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return {**inherited, **VARIABLES}
+
+
+def run_plainly(folder: Path, log: Path) -> int:
+    """Run a step by Python itself, in a session that is killed afterwards."""
+    with log.open("wb") as file:
+        step = subprocess.Popen(
+            [sys.executable, "step.py", "--target", "a b"],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        code = step.wait(60)
+    try:
+        os.killpg(step.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    return code
+
+
+def command(folder: Path, log: Path) -> Any:
+    """Return the command that runs the step in a folder."""
+    arguments = ["step.py", "--target", "a b"]
+    return processes.StepCommand(arguments, str(folder), environment(), str(log))
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Any]:
+    """Step processes whose fork server is ready, with a variable that steps lack."""
+    runner = processes.StepProcesses()
+    runner.load_packages({**environment(), "GIVEN": "another", "REMOVED": "x"}, {})
+    yield runner
+    runner.close()
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_a_step_is_like_a_plain_process(
+    tmp_path: Path, forked: Any, script: str
+) -> None:
+    log = tmp_path / "log.txt"
+    ways: dict[str, Callable[[Path], int]] = {
+        "python": lambda folder: run_plainly(folder, log),
+        "supervisor": lambda folder: processes.StepProcesses().run(
+            command(folder, log), {}
+        ),
+        "forked": lambda folder: forked.run(command(folder, log), {}),
+    }
+    outcomes = {}
+    for name, run in ways.items():
+        folder = tmp_path / name
+        prepare(folder, script)
+        started = time.monotonic()
+        outcomes[name] = outcome(folder, run(folder), log)
+        assert time.monotonic() - started < 60, name
+        wait_until(lambda folder=folder: not running_in(folder), seconds=5)
+    assert outcomes["supervisor"] == outcomes["python"]
+    assert outcomes["forked"] == outcomes["python"]
+
+
+#: Starts a step by a fork server (`True`) or by a supervisor, as a run does.
+RUN = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("processes", sys.argv[1])
+processes = sys.modules["processes"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+processes.FORK_SERVER = processes.FORK_SERVER[:2]  # Without packages it is quick.
+runner = processes.StepProcesses()
+command = processes.StepCommand(**json.loads(sys.argv[2]))
+if sys.argv[3] == "True":
+    runner.load_packages(command.environment, {})
+print(runner.run(command, {}), flush=True)
+runner.close()
+"""
+CHILD = "import subprocess, time\nsubprocess.Popen(['sleep', '600'])\ntime.sleep(600)"
+
+fork_or_not = pytest.mark.parametrize(
+    "in_fork", [True, False], ids=["forked", "supervised"]
+)
+
+
+def start_run(folder: Path, log: Path, in_fork: bool) -> subprocess.Popen[str]:
+    """Start a process that runs the step in a folder, as the local run would."""
+    call = json.dumps(vars(command(folder, log)))
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, LOCAL / "processes.py", call, str(in_fork)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(process: int) -> list[int]:
+    """Return the numbers of the processes that a process has started."""
+    tasks = Path(f"/proc/{process}/task/{process}/children")
+    return [int(number) for number in tasks.read_text().split()]
+
+
+@fork_or_not
+def test_a_step_dies_with_a_run_that_is_killed(tmp_path: Path, in_fork: bool) -> None:
+    prepare(tmp_path / "step", CHILD)
+    run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
+    wait_until(lambda: len(running_in(tmp_path / "step")) == 2)
+    run.kill()
+    wait_until(lambda: not running_in(tmp_path / "step"), seconds=5)
+
+
+@fork_or_not
+def test_a_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
+    """The run reports it, and does not run the step again."""
+    prepare(tmp_path / "step", f"open('starts.txt', 'a').write('x')\n{CHILD}")
+    run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
+    wait_until(lambda: len(running_in(tmp_path / "step")) == 2)
+    (supervisor,) = children(run.pid)
+    os.kill(supervisor, signal.SIGKILL)
+    output, _ = run.communicate(timeout=30)
+    assert output == "-9\n"
+    assert (tmp_path / "step" / "starts.txt").read_text() == "x"
+    wait_until(lambda: not running_in(tmp_path / "step"), seconds=5)
+
+
+@fork_or_not
+def test_a_caller_that_ignores_its_children_sees_the_exit_code(
+    tmp_path: Path, in_fork: bool
+) -> None:
+    prepare(tmp_path / "step", "raise SystemExit(3)")
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    output, _ = run.communicate(timeout=30)
+    assert output == "3\n"
+
+
+def test_a_step_runs_though_the_fork_server_is_gone(tmp_path: Path) -> None:
+    prepare(tmp_path / "step", "print('done')")
+    runner = processes.StepProcesses()
+    runner.load_packages(environment(), {})
+    os.kill(runner._fork_server._process.pid, signal.SIGKILL)
+    code = runner.run(command(tmp_path / "step", tmp_path / "log.txt"), {})
+    runner.close()
+    assert code == 0
+    assert (tmp_path / "log.txt").read_text() == "done\n"
+
+
+def test_steps_draw_different_random_numbers(tmp_path: Path, forked: Any) -> None:
+    draw = "import random, uuid, numpy\nprint(random.random(), uuid.uuid4(), numpy.random.random())"
+    prepare(tmp_path / "step", draw)
+    drawn = set[str]()
+    for number in range(3):
+        log = tmp_path / f"{number}.txt"
+        assert forked.run(command(tmp_path / "step", log), {}) == 0
+        drawn.update(log.read_text().split())
+    assert len(drawn) == 9
+
+
+def test_a_step_with_variables_of_its_own_is_not_forked(
+    tmp_path: Path, forked: Any
+) -> None:
+    """Packages may read such variables while they are imported."""
+    prepare(tmp_path / "step", "print(open('/proc/self/cmdline').read())")
+    log = tmp_path / "log.txt"
+    forked.run(command(tmp_path / "step", log), {})
+    assert "fork_server.py" in log.read_text()
+    forked.run(command(tmp_path / "step", log), {"OMP_NUM_THREADS": "1"})
+    assert "fork_server.py" not in log.read_text()
