@@ -255,7 +255,9 @@ def test_a_sentence_says_what_is_wrong(
     ("status", "sentence"),
     [
         pytest.param(403, "no right to it: ask for a role", id="403"),
-        pytest.param(500, "Azure answers with error 500", id="500 that does not go away"),
+        pytest.param(
+            500, "Azure answers with error 500", id="500 that does not go away"
+        ),
     ],
 )
 def test_code_that_cannot_be_uploaded_ends_the_submission(

@@ -252,6 +252,11 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def wait_until_ended(folder: Path) -> None:
+    """Wait until no process works in a folder; AssertionError after five seconds."""
+    wait_until(lambda: not running_in(folder), seconds=5)
+
+
 VARIABLES = {"GIVEN": "a value", "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -315,7 +320,7 @@ def test_a_step_is_like_a_plain_process(
         started = time.monotonic()
         outcomes[name] = outcome(folder, run(folder), log)
         assert time.monotonic() - started < 60, name
-        wait_until(lambda folder=folder: not running_in(folder), seconds=5)
+        wait_until_ended(folder)
     assert outcomes["supervisor"] == outcomes["python"]
     assert outcomes["forked"] == outcomes["python"]
 
@@ -363,7 +368,7 @@ def test_a_step_dies_with_a_run_that_is_killed(tmp_path: Path, in_fork: bool) ->
     run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
     wait_until(lambda: len(running_in(tmp_path / "step")) == 2)
     run.kill()
-    wait_until(lambda: not running_in(tmp_path / "step"), seconds=5)
+    wait_until_ended(tmp_path / "step")
 
 
 @fork_or_not
@@ -377,7 +382,7 @@ def test_a_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
     output, _ = run.communicate(timeout=30)
     assert output == "-9\n"
     assert (tmp_path / "step" / "starts.txt").read_text() == "x"
-    wait_until(lambda: not running_in(tmp_path / "step"), seconds=5)
+    wait_until_ended(tmp_path / "step")
 
 
 @fork_or_not
