@@ -101,7 +101,9 @@ class StepProcesses:
 class _StepRunner:
     """The supervisor or the fork server, and the lines that are exchanged with it."""
 
-    def __init__(self, program: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, program: tuple[str, ...], environment: Mapping[str, str]
+    ) -> None:
         self._process = subprocess.Popen(
             program,
             env=environment,
