@@ -28,7 +28,16 @@ data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
 data/sample/training/PAL0809.csv
 data/sample/training/PAL0910.csv
+docs/azure.md
+docs/change.md
+docs/ci.md
+docs/data.md
+docs/debug.md
 docs/many-rows.md
+docs/models.md
+docs/troubleshooting.md
+docs/updating.md
+docs/workspaces.md
 environment/driver.in
 environment/project.in
 environment/project.txt
@@ -40,6 +49,7 @@ notebooks/03_batch_scoring_pipeline.ipynb
 penguins/__init__.py
 penguins/__main__.py
 penguins/pipelines.py
+penguins/runtime/README.md
 penguins/runtime/__init__.py
 penguins/runtime/azure/__init__.py
 penguins/runtime/azure/checks.py
@@ -289,6 +299,7 @@ def test_sdks_differ_in_their_own_files_alone(bake: Bake) -> None:
     assert differing == {
         *(f"penguins/runtime/azure/sdk_{name}.py" for name in ("steps", "workspace")),
         *("penguins/pipelines.py", "tests/test_pipelines.py", "README.md"),
+        *("docs/azure.md", "docs/change.md", "docs/updating.md"),
         *("environment/project.in", "environment/project.txt", "pyproject.toml"),
         ".cookiecutter.json",
     }

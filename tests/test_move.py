@@ -1,4 +1,4 @@
-"""A project of azureml-sdk becomes one of azure-ai-ml, as its README says."""
+"""A project of azureml-sdk becomes one of azure-ai-ml, as docs/updating.md says."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ NOTE = 'print("note: this step is ours")\n'
 
 
 def commands(project: Project) -> str:
-    """The commands of the README's way, with this template's place in them."""
-    readme = (project.path / "README.md").read_text(encoding="utf-8")
-    way = readme.partition("## Move to azure-ai-ml\n")[2]
-    lines = re.findall(r"^    (.*\n)", way, re.MULTILINE)
+    """Return the commands of the page, with this template's place in them."""
+    page = (project.path / "docs" / "updating.md").read_text(encoding="utf-8")
+    section = page.partition("## Move to azure-ai-ml\n")[2]
+    lines = re.findall(r"^    (.*\n)", section, re.MULTILINE)
     assert [line.split()[0] for line in lines] == [
+        "rm",
         "rm",
         "rm",
         "cookiecutter",

@@ -1,4 +1,4 @@
-"""The README's recipes, followed word for word: what each touches, and that it works."""
+"""The recipes of docs/change.md, followed word for word: what each changes, and that it works."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from azure_standin import Standin
 from conftest import SDKS, Bake, Project
 
 TABLE = "PIPELINES = {\n"
 
 
-def blocks(project: Project, heading: str) -> list[str]:
-    """The code blocks of a recipe."""
-    readme = (project.path / "README.md").read_text(encoding="utf-8")
-    recipe = readme.partition(f"### {heading}\n")[2].partition("\n## ")[0]
-    recipe = recipe.partition("\n### ")[0]
-    return re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+def blocks(project: Project, heading: str, language: str = "python") -> list[str]:
+    """Return the code blocks of a recipe."""
+    page = (project.path / "docs" / "change.md").read_text(encoding="utf-8")
+    recipe = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    assert recipe
+    return re.findall(rf"```{language}\n(.*?)```", recipe, re.DOTALL)
 
 
 class Walk:
@@ -86,30 +87,12 @@ def test_a_feature_from_two_columns(walk: Walk) -> None:
     walk.assert_tests_pass("tests/test_prep.py")
 
 
-FOREST = '''
-def build_model(
-    features: pd.DataFrame, task: str, seed: int, **hyperparameters: Any
-) -> Pipeline:
-    """An untrained random forest."""
-    forests = {
-        "classification": ensemble.RandomForestClassifier,
-        "regression": ensemble.RandomForestRegressor,
-    }
-    texts = list(features.select_dtypes("object").columns)
-    others = list(features.select_dtypes("number").columns)
-    encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-    columns = ColumnTransformer(
-        [("texts", encode, texts), ("others", "passthrough", others)]
-    )
-    model = forests[task](random_state=seed, **hyperparameters)
-    return Pipeline([("encode", columns), ("model", model)])
-'''
-
-
 def test_a_random_forest(walk: Walk) -> None:
-    walk.replace("steps/train/train.py", "build_model", FOREST)
-    forest = {"n_estimators": 20, "max_features": "sqrt", "bootstrap": True}
-    walk.project.set("training", hyperparameters=forest)
+    (code,) = blocks(walk.project, "Use another model")
+    walk.replace("steps/train/train.py", "build_model", code)
+    (values,) = blocks(walk.project, "Use another model", "yaml")
+    forest = yaml.safe_load(values)["hyperparameters"]
+    walk.project.set("training", hyperparameters={**forest, "bootstrap": True})
     run = walk.project.run("training", "--set", "n_estimators=30")
     assert run.code == 0, run.err
     assert walk.touched() == {"settings.yml", "steps/train/train.py"}
@@ -117,20 +100,6 @@ def test_a_random_forest(walk: Walk) -> None:
     wrong = walk.project.run("training", "--set", "n_estimators=-3")
     assert wrong.code == 1
     assert "n_estimators" in wrong.err and "Traceback" not in wrong.err
-
-
-VALIDATE = """
-import argparse, shutil
-from pathlib import Path
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--prepared", type=Path)
-parser.add_argument("--validated", type=Path)
-args = parser.parse_args()
-for part in args.prepared.iterdir():
-    shutil.copy(part, args.validated)
-print("all is well")
-"""
 
 
 def add_step(project: Project, name: str, script: str) -> None:
@@ -144,8 +113,8 @@ def add_step(project: Project, name: str, script: str) -> None:
 def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
     walk = walk_of_each_sdk
     project = walk.project
-    code, *body = blocks(project, "A step between two others")
-    add_step(project, "validate", VALIDATE)
+    script, code, *body = blocks(project, "A step between two others")
+    add_step(project, "validate", script)
     pipelines = f"{project.package}/pipelines.py"
     if body:
         train = "    train = command(\n"
@@ -173,24 +142,9 @@ def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
     walk.assert_tests_pass("tests/test_pipelines.py", "-k", "not training_graph")
 
 
-COMPARE = """
-import argparse
-from pathlib import Path
-
-parser = argparse.ArgumentParser()
-for name in ("--before", "--now", "--drift"):
-    parser.add_argument(name, type=Path)
-args = parser.parse_args()
-before, now = (len(list(path.iterdir())) for path in (args.before, args.now))
-args.drift.mkdir(exist_ok=True)
-(args.drift / "drift.txt").write_text(f"{before} {now}")
-print(before, "files before,", now, "now")
-"""
-
-
 def add_drift(project: Project) -> None:
-    function, line = blocks(project, "A pipeline of its own")
-    add_step(project, "compare", COMPARE)
+    script, function, line = blocks(project, "A pipeline of its own")
+    add_step(project, "compare", script)
     pipelines = f"{project.package}/pipelines.py"
     text = (project.path / pipelines).read_text(encoding="utf-8")
     comment = text[: text.index(TABLE)].rpartition("\n\n\n")[2]

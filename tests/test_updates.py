@@ -34,10 +34,10 @@ def shell(folder: Path, *lines: str, code: int = 0) -> str:
     return done.stdout
 
 
-def from_readme(project: Project, pattern: str) -> str:
-    """What the project's README has in its place."""
-    readme = (project.path / "README.md").read_text(encoding="utf-8")
-    (found,) = re.findall(pattern, readme)
+def from_page(project: Project, pattern: str) -> str:
+    """Return what docs/updating.md has at a pattern, which must be there once."""
+    page = (project.path / "docs" / "updating.md").read_text(encoding="utf-8")
+    (found,) = re.findall(pattern, page)
     return str(found)
 
 
@@ -187,11 +187,11 @@ def newest_cruft(folder: Path) -> Path:
     return folder / "newest" / "bin"
 
 
-def test_the_commands_of_the_readme_update_a_project_by_the_newest_cruft(
+def test_the_commands_of_the_page_update_a_project_by_the_newest_cruft(
     create: Create, tmp_path: Path
 ) -> None:
     project = create()
-    block = from_readme(project, r"(?m)^(    cruft check .*\n(?:    .*\n)*)")
+    block = from_page(project, r"(?m)^(    cruft check .*\n(?:    .*\n)*)")
     lines = [line.partition("#")[0].strip() for line in block.splitlines()]
     check, update, show = lines[:3]
     assert (update, show) == ("cruft update -y", "git diff --staged")
@@ -217,7 +217,7 @@ def test_what_both_have_changed_is_marked_and_can_be_taken_back(create: Create) 
     ours, _, theirs = text.partition("<<<<<<<")[2].partition("=======")
     assert "import argparse as a" in ours
     assert "# New." in theirs.partition(">>>>>>>")[0]
-    shell(project.path, from_readme(project, "`(git reset --hard.*?)`"))
+    shell(project.path, from_page(project, "`(git reset --hard.*?)`"))
     assert shell(project.path, "git status --porcelain") == ""
     assert not (project.path / "up_to_date/runtime/extra.py").exists()
 
@@ -246,12 +246,12 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
     project = Project(tmp_path / "project", baked.package)
     shutil.copytree(baked.path, project.path)
     commit(project.path, first=True)
-    link = from_readme(project, r"(?m)^    (cruft link (?:.*\\\n)*.*)$")
+    link = from_page(project, r"(?m)^    (cruft link (?:.*\\\n)*.*)$")
     link = link.replace("TEMPLATE", str(template)).replace("COMMIT", "old")
     shell(project.path, link)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
-    move = from_readme(project, "`(cruft update -y --var[^`]*azureml_sdk[^`]*)`")
+    move = from_page(project, "`(cruft update -y --var[^`]*azureml_sdk[^`]*)`")
     shell(project.path, move)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
