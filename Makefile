@@ -23,7 +23,7 @@ INSTALL := $(TOOLS)/uv pip install --quiet --compile-bytecode --python
 COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.10 \
   --fork-strategy fewest --no-strip-extras --no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test bench lock clean
+.PHONY: demo pictures test bench lock clean
 
 demo: build/tools/made  ## generate a project, and run both of its pipelines
 	@$(if $(filter azure-ai-ml,$(SDK)),UV_PYTHON='$(OTHER_PYTHON)';) $(call VENV,build/demo/.venv)
@@ -36,9 +36,12 @@ demo: build/tools/made  ## generate a project, and run both of its pipelines
 	@echo "The predictions: $$(ls -d $(PROJECT)/runs/*/score/outputs/predictions)"
 	@echo "The report:      $$(ls $(PROJECT)/runs/*/evaluate/outputs/evaluation/report.html)"
 
+pictures: demo  ## make the pictures of README.md anew
+	build/demo/.venv/bin/python docs/pictures/make.py $(PROJECT)
+
 test: .venv/tests  ## run all tests
-	$(BIN)/black --quiet --check hooks tests benchmarks
-	$(BIN)/ruff check --quiet hooks tests benchmarks
+	$(BIN)/black --quiet --check hooks tests benchmarks docs
+	$(BIN)/ruff check --quiet hooks tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 

@@ -1,0 +1,80 @@
+"""The pages of the template and of its projects: links, pictures and what they name."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from conftest import SDKS, TEMPLATE, Bake
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+LARGEST_PICTURE = 200_000  # bytes
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+def broken_links(pages: list[Path]) -> list[str]:
+    """Return the links of some pages that lead to no file or heading, with their page."""
+    broken = []
+    for page in pages:
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            if re.match("https?:", link):
+                continue
+            path, _, anchor = unquote(link).partition("#")
+            target = page.parent / path if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{page.name}: {link}")
+    return broken
+
+
+@pytest.mark.parametrize("platform", ["none", "github", "azure-devops"])
+@pytest.mark.parametrize("sdk", SDKS)
+def test_links_of_a_project_lead_somewhere(bake: Bake, sdk: str, platform: str) -> None:
+    project = bake(azureml_sdk=sdk, ci_platform=platform)
+    pages = list(project.path.rglob("*.md"))
+    assert len(pages) > 10
+    assert broken_links(pages) == []
+
+
+def test_links_of_the_template_lead_somewhere() -> None:
+    assert (
+        broken_links([*TEMPLATE.glob("*.md"), *TEMPLATE.glob("benchmarks/*.md")]) == []
+    )
+
+
+def test_every_page_of_a_project_is_linked_from_its_readme(bake: Bake) -> None:
+    project = bake()
+    readme = (project.path / "README.md").read_text(encoding="utf-8")
+    for page in project.path.glob("docs/*.md"):
+        assert f"(docs/{page.name}" in readme
+
+
+@pytest.mark.parametrize("name", ["report.png", "terminal.svg"])
+def test_pictures_are_small_and_name_no_folder_of_a_machine(name: str) -> None:
+    assert f"docs/pictures/{name}" in (TEMPLATE / "README.md").read_text()
+    content = (TEMPLATE / "docs" / "pictures" / name).read_bytes()
+    assert len(content) < LARGEST_PICTURE
+    if name.endswith(".svg"):
+        shown = "".join(xml.etree.ElementTree.fromstring(content).itertext())
+        paths = re.findall(r"(?<!\S)/\S+", shown)
+        assert paths
+        assert all(path.startswith("/home/ann/penguins") for path in paths)
+
+
+@pytest.mark.parametrize("name", ["bug", "idea"])
+def test_issue_forms_ask_for_something(name: str) -> None:
+    """GitHub shows no form that lacks one of these keys."""
+    file = TEMPLATE / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml"
+    form = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert form.keys() >= {"name", "description", "body"}
+    for field in form["body"]:
+        assert field["attributes"]["label"]
+        assert field["type"] in {"textarea", "input", "dropdown", "markdown"}
