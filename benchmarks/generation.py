@@ -27,7 +27,7 @@ def figures(rounds: int) -> Figures:
         empty, ours = folder / "empty", folder / "ours"
         for template in (empty, ours):
             template.mkdir()
-            for part in ("cookiecutter.json", "hooks", "templates", "{{*"):
+            for part in ("cookiecutter.json", "this_*.py", "hooks", "templates", "{{*"):
                 (path,) = TEMPLATE.glob(part)
                 copy = shutil.copytree if path.is_dir() else shutil.copy
                 copy(path, template / path.name)

@@ -1,60 +1,94 @@
-"""Tells what is next. The answers were checked before: see pre_gen_project.py."""
+"""Say what to do next. The answers were checked before: see pre_gen_project.py."""
 
 import json
 import os
+import platform
 import re
+import shlex
+import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 
-# JSON, in which no answer can end the string: its quotes and backslashes are escaped.
+# In JSON the quotes and backslashes of an answer are escaped, so no answer ends the string.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
-# The command that generates, which a hook is not told; a global function of Jinja knows it.
-CALL = json.loads(r"""{{ lipsum.__globals__.os.sys.argv|tojson }}""")
+GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
+IS_WINDOWS = os.name == "nt"
+
+# Where to write what only Azure needs, if the answer was left empty.
+PLACES = {
+    "azure_subscription_id": "subscription_id in .azureml/config.json",
+    "azure_resource_group": "resource_group in .azureml/config.json",
+    "azure_workspace_name": "workspace_name in .azureml/config.json",
+    "azure_region": "workspace.region in settings.yml",
+    "compute_name": "compute.name in settings.yml",
+    "vm_size": "compute.vm_size in settings.yml",
+}
 
 
-def empty_settings() -> dict[str, list[str]]:
-    """What Azure needs and the files leave empty, by file."""
-    forms = {
-        "settings.yml": r'^  (region|name|vm_size): ""',
-        ".azureml/config.json": r'"(\w+)": ""',
-    }
-    sections = {"region": "workspace.", "name": "compute.", "vm_size": "compute."}
-    found = {}
-    for file, form in forms.items():
-        with open(file, encoding="utf-8", errors="replace") as text:
-            keys = re.findall(form, text.read(), re.MULTILINE)
-        found[file] = [sections.get(key, "") + key for key in keys]
-    return {file: keys for file, keys in found.items() if keys}
+def first_commit() -> list[str]:
+    """Return the commands that commit the project as it was generated."""
+    init = [] if Path(".git").exists() else ["git init"]
+    return [*init, "git add --all", 'git commit --message "Project as generated"']
 
 
-def main() -> None:
-    name, package = ANSWERS["project_slug"], ANSWERS["package_name"]
-    lines = [
-        "",
-        f"The project is in {os.getcwd()}. What is next:",
-        "",
-        f"    cd {name}",
+def install() -> list[str]:
+    """Return the commands that install the project, with a Python that it supports."""
+    text = Path("pyproject.toml").read_text(encoding="utf-8")
+    versions, oldest, too_new = re.search(
+        r'requires-python = "(>=3\.(\d+),<3\.(\d+))"', text
+    ).groups()
+    supported = range(int(oldest), int(too_new))
+    activate = r".venv\Scripts\activate" if IS_WINDOWS else ". .venv/bin/activate"
+
+    needs_rosetta = ANSWERS["azureml_sdk"] == "azureml-sdk" and (
+        platform.system() == "Darwin" and platform.machine() == "arm64"
+    )
+    if needs_rosetta:  # Packages of azureml-sdk exist for macOS on Intel's chips only.
+        return [
+            "uv venv --python cpython-3.11-macos-x86_64",
+            activate,
+            "uv pip install -e .",
+        ]
+    if IS_WINDOWS:
+        pythons = ["python"] if sys.version_info[1] in supported else []
+    else:
+        names = [f"python3.{minor}" for minor in reversed(supported)]
+        pythons = [name for name in names if shutil.which(name)]
+    if pythons:
+        return [f"{pythons[0]} -m venv .venv", activate, "pip install -e ."]
+
+    # uv finds or fetches a Python that is supported.
+    return [f'uv venv --python "{versions}"', activate, "uv pip install -e ."]
+
+
+def explain_next_steps() -> str:
+    """Return the commands to run next, and what to fill in before they go to Azure."""
+    folder = os.getcwd()
+    commands = [
+        f'cd "{folder}"' if IS_WINDOWS else f"cd {shlex.quote(folder)}",
+        *first_commit(),
+        *install(),
+        f"python -m {ANSWERS['package_name']} run training",
     ]
-    run = f"python -m {package} run training"
-    newest = 11 if ANSWERS["azureml_sdk"] == "azureml-sdk" else 13
-    if sys.version_info < (3, newest + 1):
-        lines += ["    pip install -e .", f"    {run}"]
-    else:  # the SDK needs an older one, which uv finds or fetches
-        lines.append(f'    uv venv --python ">=3.10,<3.{newest + 1}"')
-        lines.append("    uv pip install -e .")
-        lines += [f"    uv run --no-project {run}"]
-    if empty := empty_settings():
-        lines += ["", "Before anything goes to Azure, fill in:", ""]
-        lines += [f"    {', '.join(keys)} in {file}" for file, keys in empty.items()]
-    # in ASCII, which no console fails on
-    text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
-    with suppress(OSError):  # where nobody reads, as after `| head -1`
-        print(text, flush=True)
+    lines = ["", "The project is generated. What is next:", ""]
+    lines += [f"    {command}" for command in commands]
+
+    empty = [place for question, place in PLACES.items() if not ANSWERS[question]]
+    if empty:
+        lines += ["", "Before you send anything to Azure, fill in:", ""]
+        lines += [f"    {place}" for place in empty]
+    return "\n".join(lines)
 
 
-with suppress(OSError):  # which cookiecutter makes for the other platforms too
-    os.removedirs(".github/workflows")  # unless a file is in it
-# `cruft update` and `cruft diff` generate for themselves, where nobody goes on.
-if CALL[1:2] == ["create"] or not re.search(r"cruft(\.exe|.__main__\.py)?$", CALL[0]):
-    main()
-os._exit(0)  # with nothing more to print, whatever became of that
+# cookiecutter makes this folder for the other CI platforms too. It stays if a file is in it.
+with suppress(OSError):
+    os.removedirs(".github/workflows")
+
+# `cruft update` and `cruft diff` generate for themselves: there is nothing to do next.
+if GENERATION["program"] != "cruft" or GENERATION["arguments"][:1] == ["create"]:
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(explain_next_steps(), flush=True)
+    except OSError:  # Nobody reads, as after `| head -1`. The project is complete.
+        os._exit(0)

@@ -1,240 +1,297 @@
-"""Checks the answers by the generated project's own rules, before anything is written.
+"""Check the answers by the rules of the generated project, before anything is written.
 
-Exits with 1 when an answer is wrong or files would be overwritten, upon which
-cookiecutter generates nothing and leaves a project that is there already as it was.
+Exits with 1 if an answer is wrong or files would be overwritten. cookiecutter then writes
+nothing, and leaves a project that exists as it was.
 """
 
-import importlib
 import json
 import os
 import re
+import shlex
+import subprocess
 import sys
-from contextlib import suppress
-from itertools import chain
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import Any
 
-# JSON, in which no answer can end the string: its quotes and backslashes are escaped.
+# In JSON the quotes and backslashes of an answer are escaped, so no answer ends the string.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
-# The template's folder, where cookiecutter renders this hook, and the command that it was
-# called by. It names neither to a hook; a global function of Jinja knows `os`.
-HERE, *CALL = json.loads(
-    r"""{{ ([lipsum.__globals__.os.getcwd()] + lipsum.__globals__.os.sys.argv)|tojson }}"""
-)
-# "cookiecutter", "cruft", or "" where another program calls their functions.
-PROGRAM = "".join(re.findall(r"(cookiecutter|cruft)(?:\.exe|.__main__\.py)?$", CALL[0]))
-PROJECT = Path(HERE) / "{% raw %}{{cookiecutter.project_slug}}{% endraw %}"
-PACKAGE = PROJECT / "{% raw %}{{cookiecutter.package_name}}{% endraw %}"
-AGAIN = """
-Nothing was generated, no file was changed. To go on with the good answers:
-
-{}
-
-What cookiecutter adds below says no more than this."""
-QUESTIONS = {  # of the settings that are asked for
-    "package_name": "package_name",
-    "name": "project_slug",
-    "task": "task",
-    "subscription_id": "azure_subscription_id",
-    "resource_group": "azure_resource_group",
-    "workspace_name": "azure_workspace_name",
-    "workspace.region": "azure_region",
-    "compute.name": "compute_name",
-    "compute.vm_size": "vm_size",
-    "compute.max_nodes": "max_nodes",
+GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
+PROGRAM = GENERATION["program"]
+ARGUMENTS = GENERATION["arguments"]
+TEMPLATE = Path(GENERATION["template"])
+QUESTIONS = {
+    question: default
+    for question, default in json.loads(
+        (TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")
+    ).items()
+    if question[0] != "_"
 }
 
+# The runtime of the generated package holds no Jinja, so it can be imported from here.
+sys.dont_write_bytecode = True
+sys.path.insert(0, GENERATION["package"])
+from runtime import rules
 
-def project_module(name: str) -> Any:
-    """A module of the package that is to be generated, which holds no Jinja."""
-    sys.dont_write_bytecode = True  # in the template
-    package = sys.modules.setdefault("project", ModuleType("project"))
-    package.__path__ = [str(PACKAGE)]
-    return importlib.import_module(f"project.{name}")
+RULES = {
+    "project_slug": rules.SLUG,
+    "package_name": rules.NEW_PACKAGE,
+    "azure_subscription_id": rules.SUBSCRIPTION,
+    "azure_resource_group": rules.RESOURCE_GROUP,
+    "azure_workspace_name": rules.WORKSPACE,
+    "azure_region": rules.REGION,
+    "compute_name": rules.CLUSTER,
+    "vm_size": rules.VM_SIZE,
+    "max_nodes": rules.Rule("a whole number, 1 or more", "|[1-9][0-9]*"),
+}
+for question, default in QUESTIONS.items():
+    if isinstance(default, list):
+        RULES[question] = rules.one_of(*default)
 
 
-def unprintable() -> dict[str, str]:
-    """What to say of text that no file could hold as it is."""
-    wrong = {}
-    for key in ("project_name", "description", "author_name"):
-        odd = re.search(r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]", ANSWERS[key])
-        if odd and odd[0] < "\ud800":
-            wrong[key] = f"{key} holds the character {odd[0]!a}: take it out."
-        elif odd:
-            fix = "set LC_ALL=C.UTF-8, or write it in ASCII"
-            wrong[key] = f"{key} is not text in this terminal's encoding: {fix}."
-    return wrong
+@dataclass(frozen=True)
+class Remark:
+    """What is wrong with an answer, or worth a look, and the right answer if it is known."""
+
+    question: str
+    message: str
+    correction: str | None = None
+    is_wrong: bool = True
 
 
-def overwritten() -> dict[str, str]:
-    """What to say where the folder holds files, and the call does not keep them."""
-    if not {*os.listdir()} - {".git"} or "skip_if_file_exists" in options():
-        return {}
-    text = f"{Path.cwd()} holds files, which would be overwritten"
+def check_answers() -> Iterator[Remark]:
+    """Yield a remark on each answer that is wrong or worth a look."""
+    for question in QUESTIONS:
+        answer = ANSWERS[question]
+        if not isinstance(answer, str):
+            yield refuse_other_types(question, answer)
+        elif question in RULES:
+            yield from apply_rule(question, answer)
+        else:
+            yield from find_control_characters(question, answer)
+
+
+def refuse_other_types(question: str, answer: object) -> Remark:
+    """Return the remark on an answer of a replay file or a program that is not text."""
+    problem = f"{question} is {json.dumps(answer)}, but must be text"
+    if isinstance(answer, (list, dict)):
+        return Remark(question, f"{problem}: correct it.")
+
+    text = "" if answer is None else str(answer)
+    fix = f'write "{text}"'
+    if isinstance(answer, bool):  # cookiecutter takes no text in place of a truth value
+        fix += ", with the quotes, in your configuration file"
+    return Remark(question, f"{problem}: {fix}.", correction=text)
+
+
+def apply_rule(question: str, answer: str) -> Iterator[Remark]:
+    """Yield a remark if the answer does not fit its rule, or fits and is unusual."""
+    rule = RULES[question]
+    problem = rule.check("", question, answer)
+    if not problem or problem.kind == "empty":  # what is empty can be filled in later
+        return
+
+    corrected = rule.mend(answer.strip())
+    yield Remark(
+        question,
+        message=str(problem),
+        correction=corrected if rule.fits(corrected) else None,
+        is_wrong=problem.kind == "wrong",
+    )
+
+
+def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
+    """Yield a remark if the answer holds a character that TOML, YAML or UTF-8 cannot hold."""
+    unprintable = r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
+    character = re.search(unprintable, answer)
+    if not character:
+        return
+
+    if (
+        character[0] >= "\ud800"
+    ):  # what Python makes of a byte that is not in the encoding
+        yield Remark(
+            question,
+            f"{question} is not text in this terminal's encoding: set LC_ALL=C.UTF-8, or "
+            "write it in ASCII.",
+        )
+    else:
+        yield Remark(
+            question,
+            f"{question} holds the character {character[0]!a}: take it out.",
+            correction=re.sub(unprintable, "", answer),
+        )
+
+
+def check_folder() -> Iterator[Remark]:
+    """Yield a remark if the project's folder holds files, and the command does not keep them."""
+    is_empty = not {*os.listdir()} - {".git"}
+    keeps_files = {"-s", "--skip-if-file-exists"} & {*ARGUMENTS}
+    if is_empty or (PROGRAM == "cookiecutter" and keeps_files):
+        return
+
     fix = "choose another project_slug"
     if PROGRAM != "cruft":
         fix = f"add --skip-if-file-exists, which keeps them, or {fix}"
-    update = "its README says how a project is updated"
-    key = "project_slug" if PROGRAM == "cruft" else ""
-    return {key: f"{text}: {fix} ({update})."}
+    yield Remark(
+        "project_slug",
+        f"{Path.cwd()} holds files, which would be overwritten: {fix} (its README says "
+        "how a project is updated).",
+        correction=None if PROGRAM == "cruft" else ANSWERS["project_slug"],
+    )
 
 
-def fill_in(text: str) -> str:
-    """A file of settings with the answers, whose places hold no other Jinja than these."""
-
-    def answer(place: re.Match[str]) -> str:
-        value = ANSWERS[place[1]]
-        return json.dumps(value) if place[2] else str(value)
-
-    return re.sub(r"{{ '{{' }} cookiecutter\.(\w+)(\|tojson)? }}", answer, text)
-
-
-def check(root: Path) -> tuple[dict[str, str], list[str]]:
-    """What is wrong, by question, and what is worth a look, about the settings."""
-    settings, module = project_module("settings"), project_module("runtime.project")
-    for file in (module.SETTINGS, module.CONFIG):
-        (root / file).parent.mkdir(exist_ok=True)
-        text = fill_in((PROJECT / file).read_text(encoding="utf-8"))
-        (root / file).write_bytes(text.encode("utf-8", "replace"))
-    wrong, notes = {}, []
-    project = module.Project(root / "package", settings.Settings)
-    project.package = ANSWERS["package_name"]
-    for problem in project.problems():
-        if problem.kind == "wrong":
-            key = QUESTIONS.get(problem.key, problem.key)
-            wrong[key] = f"{key} {problem.text}: {problem.fix}."
-        elif problem.kind != "empty":
-            notes.append(str(problem))
-    if ANSWERS["check_azure"] != "online" or wrong:
-        return wrong, notes
+def ask_azure() -> Iterator[Remark]:
+    """Yield a remark on each answer that Azure contradicts, and on what it could not tell."""
     from importlib.util import find_spec
+    from types import SimpleNamespace
 
-    checks = project_module("runtime.azure.checks")
+    from runtime.azure import checks
+    from runtime.project import Compute, WorkspaceFiles
+
+    compute = Compute(
+        ANSWERS["compute_name"], ANSWERS["vm_size"], int(ANSWERS["max_nodes"] or 2)
+    )
+    config = {
+        "subscription_id": ANSWERS["azure_subscription_id"],
+        "resource_group": ANSWERS["azure_resource_group"],
+        "workspace_name": ANSWERS["azure_workspace_name"],
+        "region": ANSWERS["azure_region"],
+        "cloud": "AzureCloud",
+    }
+    project = SimpleNamespace(
+        settings=lambda: SimpleNamespace(name=ANSWERS["project_slug"], compute=compute),
+        workspace_config=lambda needs: SimpleNamespace(**config),
+        files=WorkspaceFiles(),
+    )
+    questions = {
+        "subscription_id": "azure_subscription_id",
+        "workspace.region": "azure_region",
+        "compute.name": "compute_name",
+        "compute.vm_size": "vm_size",
+        "compute.max_nodes": "max_nodes",
+    }
     checks.COMMAND = f"python -m {ANSWERS['package_name']}"
     has_library = find_spec("azure") and find_spec("azure.identity")
-    for row in checks.ask(project, None if has_library else get_token):
-        if row.status == checks.WRONG and row.key:
-            key = QUESTIONS[row.key]
-            wrong[key] = f"{key}: {row.text}: {row.fix}."
-        elif row.fix:
-            notes.append(f"{row.name}: {row.text}: {row.fix}")
-    return wrong, notes
+    for row in checks.ask(project, None if has_library else get_token_from_az):
+        is_wrong = row.status == checks.WRONG and bool(row.key)
+        question = questions.get(row.key, row.name)
+        message = f"{question}: {row.text}: {row.fix}."
+        if row.name == "login" and not has_library:
+            message += " Only az was asked, as azure-identity is not installed here."
+        if row.fix:
+            yield Remark(question, message, is_wrong=is_wrong)
 
 
-def get_token(login: str, scope: str) -> str:
-    """A token without azure-identity: by the variables, or from `az`."""
+def get_token_from_az(login: str, scope: str) -> str:
+    """Return a token for `scope` of whoever is logged in to `az`; raises ValueError."""
     import shutil
-    import subprocess
 
-    import requests
+    resource = scope.removesuffix(".default")
+    done = subprocess.run(
+        [shutil.which("az") or "az", "account", "get-access-token"]
+        + ["--resource", resource, "--output", "json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ValueError(done.stderr)
+    return json.loads(done.stdout)["accessToken"]
 
-    timeout = project_module("runtime.azure.login").TIMEOUT
-    names = ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE")
-    tenant, client, secret, file = (os.environ.get(f"AZURE_{name}") for name in names)
-    if tenant and client and (secret or file):
-        form = {"grant_type": "client_credentials", "client_id": client, "scope": scope}
-        if secret:
-            form["client_secret"] = secret
-        else:
-            jwt = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-            form["client_assertion_type"] = jwt
-            form["client_assertion"] = Path(file).read_text(encoding="utf-8")
-        url = f"https://{login}/{tenant}/oauth2/v2.0/token"
-        answer = requests.post(url, form, timeout=timeout).text
-    else:
-        az = [shutil.which("az") or "az", "account", "get-access-token"]
-        az += ["--output", "json", "--resource", scope.removesuffix(".default")]
-        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-        done = subprocess.run(az, check=False, timeout=2 * timeout, **quiet)
-        answer = done.stdout or done.stderr
-    token = re.search(r'"access_?token"\s*:\s*"([^"]+)"', answer, re.IGNORECASE)
-    if not token:
-        raise ValueError(answer)
-    return token[1]
+
+def explain_refusal(wrong: list[Remark]) -> str:
+    """Return all that is wrong, and the command that generates with the right answers."""
+    answers = {question: ANSWERS[question] for question in QUESTIONS}
+    answers |= {remark.question: remark.correction for remark in wrong}
+    to_fill_in = [question for question, answer in answers.items() if answer is None]
+    answers |= {question: f"<{question}>" for question in to_fill_in}
+
+    step = "run this command, with the corrections made"
+    if to_fill_in:
+        places = " and ".join(f"<{question}>" for question in to_fill_in)
+        step = f"put your answers in place of {places} in this command, and run it"
+    lines = [
+        *(remark.message for remark in wrong),
+        f"\nNothing was generated, and no file was changed. To continue, {step}:\n",
+        " ".join(quote(word) for word in build_command(answers)),
+        "\nWhat cookiecutter prints below says no more than this.",
+    ]
+    return "\n".join(lines)
+
+
+def build_command(answers: dict[str, str]) -> list[str]:
+    """Return the words of the command that generates the same project with `answers`."""
+    for question, answer in answers.items():
+        if "{" in answer:  # In double braces, cookiecutter takes it for this very text.
+            text = json.dumps(answer, ensure_ascii=False)
+            answers[question] = "{" * 2 + f" {text} " + "}" * 2
+
+    options = keep_options(ARGUMENTS) if PROGRAM else [ANSWERS["_template"]]
+    if PROGRAM == "cruft":
+        answers_as_json = json.dumps(answers, ensure_ascii=False)
+        return ["cruft", *options, "--no-input", "--extra-context", answers_as_json]
+
+    if os.listdir() and "--skip-if-file-exists" not in options:
+        options.append("--skip-if-file-exists")
+    pairs = [f"{question}={answer}" for question, answer in answers.items()]
+    return ["cookiecutter", "--no-input", *options, *pairs]
+
+
+def keep_options(arguments: list[str]) -> list[str]:
+    """Return the arguments of the command without answers and without sources of answers."""
+    flags = ("--no-input", "-y", "--replay")
+    with_value = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
+    kept = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, equals, _ = argument.partition("=")
+        if name in with_value and not equals:
+            next(remaining, None)
+        elif name not in (*flags, *with_value, *QUESTIONS):
+            kept.append(argument)
+    return kept
 
 
 def quote(word: str) -> str:
-    """A word of a command line, in ASCII."""
-    import shlex
-    import subprocess
-
+    """Return a word as it is written in a command line of this system."""
     if os.name == "nt":
-        return subprocess.list2cmdline([word])
-    if word.isascii() and word.isprintable():
+        quoted = subprocess.list2cmdline([word])
+        return f'"{quoted}"' if re.search("[<>&|^]", quoted) else quoted
+    if can_show(word):
         return shlex.quote(word)
+
     octets = word.encode("utf-8", "surrogateescape").decode("latin-1")
     escaped = octets.encode("unicode_escape").decode().replace("'", "\\'")
     return f"$'{escaped}'"
 
 
-def options() -> dict[str, list[str]]:
-    """The options that the command was called with, by name, as they are written."""
-    if PROGRAM == "cookiecutter":
-        from cookiecutter.cli import main as command
-    elif PROGRAM == "cruft":
-        from cruft._cli import app
-        from typer.main import get_command
-
-        command = get_command(app).commands["create"]
-    else:
-        return {}
-    words = CALL[1:] if PROGRAM == "cookiecutter" else CALL[2:]
-    given, found = command.make_context(None, words, resilient_parsing=True), {}
-    for option in command.params:
-        value = given.params.get(option.name)
-        if option.opts[0][0] == "-" and value and value != option.default:
-            name = max(option.opts, key=len)
-            values = value if option.multiple else [value]
-            pairs = [[name] if option.is_flag else [name, str(v)] for v in values]
-            found[option.name] = [*chain(*pairs)]
-    return found
+def can_show(word: str) -> bool:
+    """Return whether the terminal shows a word as it is."""
+    try:
+        word.encode(sys.stderr.encoding)
+    except UnicodeEncodeError:
+        return False
+    return word.isprintable()
 
 
-def again(wrong: set[str]) -> str:
-    """The same command with the good answers, which asks for the others; in ASCII."""
-    answers = {}
-    for key, answer in ANSWERS.items():
-        if key[0] != "_" and key not in wrong and (os.name != "nt" or answer.isascii()):
-            if "{" in answer:  # which cookiecutter would take for Jinja
-                text = json.dumps(answer, ensure_ascii=False)
-                answer = f"{'{' * 2} {text} {'}' * 2}"
-            answers[key] = answer
-    kept = options()
-    # --no-input would not ask, and --replay goes with no other answers
-    for name in ("no_input", "replay", "replay_file", "extra_context"):
-        kept.pop(name, None)
-    if "overwrite_if_exists" in kept and PROGRAM == "cookiecutter":
-        kept["skip_if_file_exists"] = ["--skip-if-file-exists"]
-    words = [*chain(*kept.values()), ANSWERS["_template"]]
-    if PROGRAM == "cruft":
-        words = ["cruft", "create", *words, "--extra-context", json.dumps(answers)]
-    else:
-        words = ["cookiecutter", *words, *map("=".join, answers.items())]
-    return " ".join(map(quote, words))
+def main() -> None:
+    if PROGRAM == "cruft" and ARGUMENTS[:1] != ["create"]:
+        return  # `cruft update` and `cruft diff` repeat answers that were checked before.
 
+    remarks = [*check_folder(), *check_answers()]
+    if ANSWERS["check_azure"] == "online" and not any(r.is_wrong for r in remarks):
+        remarks += ask_azure()
 
-def main() -> int:
-    if PROGRAM == "cruft" and CALL[1:2] != ["create"]:
-        return 0  # `cruft update` makes what was checked once, in a folder of its own
-    with TemporaryDirectory() as folder:
-        wrong, notes = check(Path(folder))
-    wrong = overwritten() | wrong | unprintable()
-    lines = [*wrong.values()] or ["", "Worth a look:", "", *map("    {}".format, notes)]
+    wrong = [remark for remark in remarks if remark.is_wrong]
     if wrong:
-        folder = ANSWERS["project_slug"]
-        if "_output_dir" in ANSWERS and len(Path(folder).parts) > 1:
-            os.chdir(ANSWERS["_output_dir"])
-            with suppress(OSError):
-                os.removedirs(folder)  # of a/b, cookiecutter would leave a
-        lines.append(AGAIN.format(again({*wrong})))
-    elif not notes:
-        return 0
-    # in ASCII, which no console fails on
-    text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
-    print(text, file=sys.stderr if wrong else sys.stdout, flush=True)
-    return int(bool(wrong))
+        sys.exit(explain_refusal(wrong))
+    if remarks:
+        print("\nWorth a look, before anything is written:\n", file=sys.stderr)
+        for remark in remarks:
+            print(f"    {remark.message}", file=sys.stderr)
 
 
-os._exit(main())  # to take apart what was imported takes a tenth of the time
+main()

@@ -22,6 +22,14 @@ from pytest_cookies.plugin import Cookies
 from pytest_cookies.plugin import Result as Generated
 
 TEMPLATE = Path(__file__).parents[1]
+#: What cookiecutter needs of the repository.
+TEMPLATE_PARTS = (
+    "cookiecutter.json",
+    "this_template_needs_cookiecutter_2_2_3_or_newer.py",
+    "hooks",
+    "templates",
+    "{{cookiecutter.project_slug}}",
+)
 # Some tests import the steps from the template, which is to hold only what is its own.
 sys.dont_write_bytecode = True
 # Where several tests run at once, threads that wait for each other spin: small fits took

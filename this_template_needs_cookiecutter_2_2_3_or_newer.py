@@ -1,0 +1,91 @@
+"""What the hooks need to know and cookiecutter does not tell them.
+
+cookiecutter.json names this module, so cookiecutter imports it before its first question,
+and this is the place to refuse a cookiecutter that is too old. Version 1.7.3 cannot even
+import it. "No module named ..." and the name of this file is all that it prints, so the
+name says what is needed.
+
+`cruft update` generates from two commits of the template in one process, and imports this
+module once: rename the class if the hooks are to get anything else from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import cookiecutter
+from jinja2 import Environment
+from jinja2.ext import Extension
+
+PACKAGE = "{{cookiecutter.project_slug}}/{{cookiecutter.package_name}}"
+
+
+class TemplateExtension(Extension):
+    """Adds a function and a filter to Jinja, for the hooks and for cookiecutter.json."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        environment.globals["describe_generation"] = describe_generation
+        environment.filters["refuse_impossible_folder"] = refuse_impossible_folder
+
+
+def refuse_old_cookiecutter() -> None:
+    """Exit if cookiecutter is older than the name of this module says.
+
+    2.2 was the first to find the folder `templates`, and 2.2.3 the first to show the
+    questions that have choices as text. 2.2.2 calls itself 2.1.2.dev0.
+    """
+    version = cookiecutter.__version__
+    numbers = [int(number) for number in version.split(".")[:3] if number.isdecimal()]
+    if numbers < [2, 2, 3]:
+        sys.exit(
+            f"This template needs cookiecutter 2.2.3 or newer, and this is {version}: "
+            "install a newer one, for example with `pipx install cookiecutter`."
+        )
+
+
+def describe_generation() -> dict[str, Any]:
+    """Return the template's folder, the package in it, and the command that generates.
+
+    `program` is cookiecutter or cruft, or empty if another program calls their functions.
+    """
+    template = Path.cwd()  # cookiecutter renders hooks in the template's folder
+    command = Path(sys.argv[0])
+    program = command.parent.name if command.name == "__main__.py" else command.stem
+    return {
+        "template": str(template),
+        "package": str(template / PACKAGE),
+        "program": program if program in ("cookiecutter", "cruft") else "",
+        "arguments": sys.argv[1:],
+    }
+
+
+def refuse_impossible_folder(slug: object) -> str:
+    """Return the project's slug as text; exit if it cannot be the name of one folder.
+
+    cookiecutter makes the folder before the hook can check the answers, ends in a
+    traceback if it cannot, and leaves `a` behind if it made `a/b` in vain.
+    """
+    name = str(slug)
+    is_too_long = len(name.encode("utf-8", "replace")) > 255
+    if is_too_long or any(character in name for character in "/\\\0"):
+        sys.path.insert(0, os.path.join(os.path.dirname(__file__), PACKAGE))
+        from runtime.rules import SLUG
+
+        problem = SLUG.check("", "project_slug", name)
+        sys.exit(str(problem))
+    return name
+
+
+def omit_traceback(record: logging.LogRecord) -> bool:
+    """Have cookiecutter log a hook's refusal without the traceback of its own functions."""
+    record.exc_info = None
+    return True
+
+
+refuse_old_cookiecutter()
+logging.getLogger("cookiecutter.hooks").addFilter(omit_traceback)
