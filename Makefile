@@ -40,8 +40,8 @@ pictures: demo  ## make the pictures of README.md anew
 	build/demo/.venv/bin/python docs/pictures/make.py $(PROJECT)
 
 test: .venv/tests  ## run all tests
-	$(BIN)/black --quiet --check hooks tests benchmarks docs
-	$(BIN)/ruff check --quiet hooks tests benchmarks docs
+	$(BIN)/black --quiet --check *.py hooks tests benchmarks docs
+	$(BIN)/ruff check --quiet *.py hooks tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 

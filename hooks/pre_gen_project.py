@@ -107,9 +107,8 @@ def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
     if not character:
         return
 
-    if (
-        character[0] >= "\ud800"
-    ):  # what Python makes of a byte that is not in the encoding
+    # Python makes such a surrogate of a byte that is not text in the encoding.
+    if character[0] >= "\ud800":
         yield Remark(
             question,
             f"{question} is not text in this terminal's encoding: set LC_ALL=C.UTF-8, or "
@@ -147,10 +146,11 @@ def ask_azure() -> Iterator[Remark]:
     from types import SimpleNamespace
 
     from runtime.azure import checks
-    from runtime.project import Compute, WorkspaceFiles
 
-    compute = Compute(
-        ANSWERS["compute_name"], ANSWERS["vm_size"], int(ANSWERS["max_nodes"] or 2)
+    compute = SimpleNamespace(
+        name=ANSWERS["compute_name"],
+        vm_size=ANSWERS["vm_size"],
+        max_nodes=int(ANSWERS["max_nodes"] or 2),
     )
     config = {
         "subscription_id": ANSWERS["azure_subscription_id"],
@@ -162,7 +162,7 @@ def ask_azure() -> Iterator[Remark]:
     project = SimpleNamespace(
         settings=lambda: SimpleNamespace(name=ANSWERS["project_slug"], compute=compute),
         workspace_config=lambda needs: SimpleNamespace(**config),
-        files=WorkspaceFiles(),
+        files=SimpleNamespace(option="", settings="settings.yml", config=""),
     )
     questions = {
         "subscription_id": "azure_subscription_id",
@@ -214,7 +214,7 @@ def explain_refusal(wrong: list[Remark]) -> str:
         places = " and ".join(f"<{question}>" for question in to_fill_in)
         step = f"put your answers in place of {places} in this command, and run it"
     lines = [
-        *(remark.message for remark in wrong),
+        *(escape(remark.message) for remark in wrong),
         f"\nNothing was generated, and no file was changed. To continue, {step}:\n",
         " ".join(quote(word) for word in build_command(answers)),
         "\nWhat cookiecutter prints below says no more than this.",
@@ -255,11 +255,17 @@ def keep_options(arguments: list[str]) -> list[str]:
     return kept
 
 
+def escape(text: str) -> str:
+    """Return the text with escapes for what would move the cursor or hide other text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def quote(word: str) -> str:
     """Return a word as it is written in a command line of this system."""
     if os.name == "nt":
         quoted = subprocess.list2cmdline([word])
-        return f'"{quoted}"' if re.search("[<>&|^]", quoted) else quoted
+        is_open = not quoted.startswith('"') and re.search("[<>&|^]", quoted)
+        return f'"{quoted}"' if is_open else quoted
     if can_show(word):
         return shlex.quote(word)
 
@@ -278,6 +284,7 @@ def can_show(word: str) -> bool:
 
 
 def main() -> None:
+    """Exit with all that is wrong; otherwise print what is worth a look."""
     if PROGRAM == "cruft" and ARGUMENTS[:1] != ["create"]:
         return  # `cruft update` and `cruft diff` repeat answers that were checked before.
 
@@ -291,7 +298,7 @@ def main() -> None:
     if remarks:
         print("\nWorth a look, before anything is written:\n", file=sys.stderr)
         for remark in remarks:
-            print(f"    {remark.message}", file=sys.stderr)
+            print(f"    {escape(remark.message)}", file=sys.stderr)
 
 
 main()

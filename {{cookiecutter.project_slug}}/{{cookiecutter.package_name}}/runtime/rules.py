@@ -57,11 +57,11 @@ audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib
 nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
 """
 # Windows opens a device where a file or folder has one of these names.
-_WINDOWS_DEVICES = frozenset(
-    "aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 "
-    "lpt7 lpt8 lpt9 nul prn".split()
-)
-TAKEN = sys.stdlib_module_names.union(_TAKEN.split(), _WINDOWS_DEVICES)
+_WINDOWS_DEVICES = """
+aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
+lpt8 lpt9 nul prn
+"""
+TAKEN = sys.stdlib_module_names.union(_TAKEN.split(), _WINDOWS_DEVICES.split())
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _mend_new_package(value: str) -> str:
 
 
 def _may_name_a_folder(name: str) -> bool:
-    return name.lower() not in _WINDOWS_DEVICES
+    return name.lower() not in _WINDOWS_DEVICES.split()
 
 
 def _mend_slug(value: str) -> str:
