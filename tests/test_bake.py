@@ -23,6 +23,7 @@ FILES = """
 .cookiecutter.json
 .gitignore
 .pre-commit-config.yaml
+.vscode/launch.json
 README.md
 data/sample/scoring/penguins.csv
 data/sample/training/PAL0708.csv
@@ -62,11 +63,14 @@ penguins/runtime/command_line.py
 penguins/runtime/files.py
 penguins/runtime/graph.py
 penguins/runtime/local/__init__.py
+penguins/runtime/local/fingerprints.py
 penguins/runtime/local/fork_server.py
 penguins/runtime/local/parallel_driver.py
 penguins/runtime/local/processes.py
 penguins/runtime/local/reuse.py
 penguins/runtime/local/run.py
+penguins/runtime/local/run_folder.py
+penguins/runtime/local/screen.py
 penguins/runtime/local/supervisor.py
 penguins/runtime/local/tracking.py
 penguins/runtime/project.py

@@ -162,11 +162,21 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     return pipeline(**data)
 
 
-#: A pipeline is a line here: what builds its job, and the settings of `data` that it
-#: reads, each under the name of its input.
+#: A pipeline is an entry here: what builds its job; the settings of `data` that it reads,
+#: each under the name of its input; the steps that look up the registered model; and
+#: the input that names its version, if it is not always the newest.
 PIPELINES = {
-    "training": PipelineDefinition(training, data={"raw_data": "training"}),
-    "scoring": PipelineDefinition(scoring, data={"raw_data": "scoring"}),
+    "training": PipelineDefinition(
+        training,
+        data={"raw_data": "training"},
+        reads_model=["evaluate", "register"],
+    ),
+    "scoring": PipelineDefinition(
+        scoring,
+        data={"raw_data": "scoring"},
+        reads_model=["score"],
+        model_version="model_version",
+    ),
 }
 
 

@@ -144,11 +144,21 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     return [prep, score]
 
 
-#: A pipeline is a line here: what builds its steps, and the settings of `data` that it
-#: reads, each under the name of its pipeline parameter.
+#: A pipeline is an entry here: what builds its steps; the settings of `data` that it reads,
+#: each under the name of its pipeline parameter; the steps that look up the registered model; and
+#: the parameter that names its version, if it is not always the newest.
 PIPELINES = {
-    "training": PipelineDefinition(training, data={"raw_data": "training"}),
-    "scoring": PipelineDefinition(scoring, data={"raw_data": "scoring"}),
+    "training": PipelineDefinition(
+        training,
+        data={"raw_data": "training"},
+        reads_model=["evaluate", "register"],
+    ),
+    "scoring": PipelineDefinition(
+        scoring,
+        data={"raw_data": "scoring"},
+        reads_model=["score"],
+        model_version="model_version",
+    ),
 }
 
 

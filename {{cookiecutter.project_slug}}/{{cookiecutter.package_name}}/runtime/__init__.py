@@ -1,7 +1,7 @@
-"""What runs the project, here and on Azure ML: nobody needs to open it.
+"""Run the project's pipelines, here and on Azure ML; nobody needs to change this package.
 
-The same in every project, whatever its answers. It imports none of the project's own
-files: it is handed them, as a `Project` and its `Pipelines`.
+It is the same in every project, whatever its answers are. It imports none of the
+project's own files: it is handed them, as a `Project` and its `Pipelines`.
 
     project.py            what it is handed; settings.yml and config.json, read and checked
     rules.py              what a setting must be
@@ -9,33 +9,46 @@ files: it is handed them, as a `Project` and its `Pipelines`.
     files.py              the files of a folder of data
     graph.py              pictures of pipelines
     command_line.py       the commands
-    local/run.py          a pipeline on this machine
-    local/processes.py    the processes of its steps, by supervisor.py and fork_server.py
-    local/reuse.py        what need not be run again there
-    local/tracking.py     MLflow's database there
-    local/parallel_driver.py  the driver of a parallel step there
+
+On this machine:
+
+    local/run.py              runs the steps of a pipeline
+    local/run_folder.py       the folder of a run, and how long it is kept
+    local/reuse.py            decides which steps need not run again
+    local/fingerprints.py     fingerprints of files
+    local/processes.py        the processes of steps
+    local/supervisor.py       runs one step, and ends it with the run
+    local/fork_server.py      forks the processes of steps, with their packages loaded
+    local/parallel_driver.py  the driver of a parallel step
+    local/tracking.py         MLflow's database
+    local/screen.py           messages and progress
+
+On Azure ML:
+
     azure/login.py        the login, and what refusals of it mean
     azure/checks.py       `check`: the settings by their rules, and by what Azure says
     azure/connection.py   what Azure's other refusals mean
     azure/workspace.py    provision, submit, publish
-
-and, for the SDK that the pipelines are written in:
-
-    azure/sdk_steps.py    what its steps are made of
-    azure/sdk_workspace.py  the workspace
+    azure/sdk_steps.py    the steps of the SDK that the pipelines are written in
+    azure/sdk_workspace.py  the workspace of that SDK
 """
 
 import sys
 from pathlib import Path
 
-#: Of the template that this is from: its CHANGELOG.md says what each asks of a project.
+#: The version of the template; its CHANGELOG.md says what each asks of a project.
 VERSION = "2.0.0"
-#: What every command of the project begins with.
+#: The beginning of every command of the project.
 COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
 
 
 def not_installed(error: ModuleNotFoundError) -> str:
-    """What to say when a package is missing; nothing but the standard library is here."""
+    """Return what to say when a package is missing.
+
+    Here, as this file needs nothing but the standard library.
+    """
     version = ".".join(map(str, sys.version_info[:2]))
-    where = f"{error.name} is not installed for this Python {version}"
-    return f"{where} ({sys.executable}): install the project, as README.md says."
+    return (
+        f"{error.name} is not installed for this Python {version} ({sys.executable}):"
+        " install the project, as README.md says."
+    )

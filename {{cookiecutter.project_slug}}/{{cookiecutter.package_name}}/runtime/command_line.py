@@ -2,36 +2,96 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import gc
 import json
 import os
+import shlex
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import VERSION, not_installed
 from .project import CommandError, Pipelines, Project
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .local.run import RunResult
+
+PipelineLoader = Callable[[], Pipelines]
+
+
+def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
+    """Run the command that the command line names, and return its exit code."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # The locale has no umlauts: Python starts again with an encoding that has.
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(sys.executable, command)
+    for stream in (sys.stdout, sys.stderr):
+        # Whatever their encoding is, everything can be printed.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # A run that is stopped ends its steps, as one that is interrupted does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        args = _make_parser(project, load_pipelines).parse_args()
+        args.project = project
+        args.load_pipelines = lambda: _load(load_pipelines)
+        if getattr(args, "workspace", None) is not None:
+            args.project = project.at(args.workspace)
+        code = args.function(args) or 0
+        sys.stdout.flush()
+        return code
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(not_installed(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:
+        return _end_without_output(error)
+
+
+def _end_without_output(error: OSError) -> int:
+    """End a command whose output cannot be written; raise any other error again."""
+    is_disk_full = error.errno in (errno.ENOSPC, errno.EIO) and not error.filename
+    # With a closed pipe, whoever reads the output, such as `head`, has enough.
+    if not is_disk_full and not isinstance(error, BrokenPipeError):
+        raise error
+    # Python flushes the output once more at its end, and would fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if is_disk_full:
+        print(f"The output cannot be written: {error.strerror}.", file=sys.stderr)
+    return 1
+
+
+# The commands ---------------------------------------------------------------------------
 
 
 def run(args: Namespace) -> int:
     from rich.console import Console
 
-    from .local import run as local_run
-
-    if (args.step is None) != (args.folder is None):
-        raise CommandError("--step and --folder go together: a step runs in a folder.")
-    values, console = _parameters(args), Console(stderr=args.json)
-    folder = args.folder and args.folder.resolve()
-    with console.status("loading the SDK"):
-        pipelines = _pipelines(args)
-    result = local_run.new_run(
-        args.project, pipelines, args.pipeline, values, console, folder
-    ).run(args.step, args.fresh)
+    _check_step_options(args)
+    parameters = _read_parameters(args)
+    console = Console(stderr=args.json)
+    try:
+        result = _run_on_this_machine(args, parameters, console)
+    except (KeyboardInterrupt, SystemExit):
+        # Continued without --fresh, which would run again what has ended well.
+        words = [word for word in sys.argv[1:] if word != "--fresh"]
+        again = f"{args.project.command} {shlex.join(words)}"
+        text = f"The run was stopped. What has ended well is kept. To continue: {again}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        raise
     if result.status == "completed":
         for step in result.steps:
             for port, path in step.outputs.items():
@@ -39,6 +99,25 @@ def run(args: Namespace) -> int:
     if args.json:
         print(json.dumps(asdict(result)))
     return 0 if result.status == "completed" else 1
+
+
+def _run_on_this_machine(
+    args: Namespace, parameters: dict[str, str], console: Console
+) -> RunResult:
+    """Run a pipeline, or a step of an earlier run, and return how it ended."""
+    from .local import run as local_run
+
+    with console.status("loading the SDK"):
+        pipelines = _find_pipelines(args)
+    folder = args.folder and args.folder.resolve()
+    if args.step and folder is None:
+        folder = local_run.find_newest_run(args.project, args.pipeline)
+        text = f"In the newest run: {folder}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    new_run = local_run.new_run(
+        args.project, pipelines, args.pipeline, parameters, console, folder
+    )
+    return new_run.run(args.step, args.fresh, args.debug)
 
 
 def check(args: Namespace) -> int:
@@ -66,9 +145,10 @@ def provision(args: Namespace) -> None:
 def submit(args: Namespace) -> int:
     from .azure import workspace
 
-    pipelines, values = _pipelines(args), _parameters(args)
+    pipelines = _find_pipelines(args)
+    parameters = _read_parameters(args)
     went_well = workspace.submit(
-        args.project, pipelines, args.pipeline, values, args.wait
+        args.project, pipelines, args.pipeline, parameters, args.wait
     )
     return 0 if went_well else 1
 
@@ -76,115 +156,200 @@ def submit(args: Namespace) -> int:
 def publish(args: Namespace) -> None:
     from .azure import workspace
 
-    pipelines, folders = _pipelines(args), {}
-    data = list(pipelines[args.pipeline].data)
-    for word in args.data:
-        name, _, folder = word.rpartition("=")
-        name = name or (data[0] if len(data) == 1 else "")
-        if name not in data:
-            names = " or ".join(f"{name}={folder or 'FOLDER'}" for name in data)
-            raise CommandError(f"--data {word}: write {names}.")
-        folders[name] = folder
+    pipelines = _find_pipelines(args)
+    folders = _read_folders(args.data, list(pipelines[args.pipeline].data))
     workspace.publish(args.project, pipelines, args.pipeline, folders, args.dry_run)
 
 
-def _loaded(pipelines: Callable[[], Pipelines]) -> Pipelines:
-    """Import the SDK, in which there is no garbage to look for, now or at the end."""
+# What the commands read of the command line ---------------------------------------------
+
+
+def _check_step_options(args: Namespace) -> None:
+    """Raise CommandError for options of `run` that do not go together."""
+    if args.step is None and args.folder is not None:
+        raise CommandError(
+            "--folder needs --step NAME: a step runs in the folder of an earlier run."
+        )
+    if args.step is None and args.debug:
+        raise CommandError("--debug needs --step NAME: one step is debugged at a time.")
+    if args.debug and args.json:
+        raise CommandError(
+            "--debug and --json do not go together, as the step has the terminal."
+        )
+
+
+def _load(load_pipelines: PipelineLoader) -> Pipelines:
+    """Load the pipelines, and with them the SDK of Azure ML."""
+    # Imports leave no garbage behind, and looking for it takes long.
     gc.disable()
-    found = pipelines()
+    pipelines = load_pipelines()
     gc.freeze()
     gc.enable()
-    return found
-
-
-def _pipelines(args: Namespace) -> Pipelines:
-    """The project's pipelines, among which is the one that the command line names."""
-    pipelines: Pipelines = args.load_pipelines()
-    if args.pipeline not in pipelines:
-        there = f"there are {', '.join(pipelines)}"
-        raise CommandError(f"No pipeline is called {args.pipeline!r}: {there}.")
     return pipelines
 
 
-def _parameters(args: Namespace) -> dict[str, str]:
+def _find_pipelines(args: Namespace) -> Pipelines:
+    """Load the pipelines; raise CommandError if the one that is named is not there."""
+    pipelines: Pipelines = args.load_pipelines()
+    if args.pipeline not in pipelines:
+        raise CommandError(
+            f"No pipeline is called {args.pipeline!r}: there are {', '.join(pipelines)}."
+        )
+    return pipelines
+
+
+def _read_parameters(args: Namespace) -> dict[str, str]:
+    """Return the pipeline parameters that `--set` names, with their values."""
     for assignment in args.set:
         if "=" not in assignment:
             raise CommandError(f"--set {assignment}: write --set NAME=VALUE.")
     return dict(assignment.split("=", 1) for assignment in args.set)
 
 
-COMMANDS: dict[Callable[[Namespace], int | None], tuple[str, str]] = {
-    run: (
-        "pipeline --set --fresh --step --folder --json",
+def _read_folders(assignments: list[str], data: list[str]) -> dict[str, str]:
+    """Return the folders that `--data` names, by the data parameter that reads them.
+
+    The name may be left out where the pipeline has one data parameter only.
+    """
+    folders: dict[str, str] = {}
+    for assignment in assignments:
+        name, _, folder = assignment.rpartition("=")
+        if not name and len(data) == 1:
+            name = data[0]
+        if name not in data:
+            examples = " or ".join(f"{each}={folder or 'FOLDER'}" for each in data)
+            raise CommandError(f"--data {assignment}: write {examples}.")
+        folders[name] = folder
+    return folders
+
+
+# The parser -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its function, the names of its options, and a line of help."""
+
+    function: Callable[[Namespace], int | None]
+    options: str
+    help: str
+
+
+COMMANDS = [
+    Command(
+        run,
+        "PIPELINE --set --fresh --step --folder --debug --json",
         "run a pipeline on this machine",
     ),
-    check: ("--workspace --online --json", "say what is wrong with the settings"),
-    draw: ("", "print pictures of all pipelines, as Mermaid in Markdown"),
-    provision: ("--workspace --create-workspace", "have on Azure what is needed"),
-    submit: ("pipeline --workspace --set --wait", "run a pipeline on Azure ML"),
-    publish: (
-        "pipeline --workspace --data --dry-run",
+    Command(check, "--workspace --online --json", "check the settings"),
+    Command(draw, "", "print pictures of all pipelines, as Mermaid in Markdown"),
+    Command(
+        provision,
+        "--workspace --create-workspace",
+        "create on Azure what the pipelines need",
+    ),
+    Command(submit, "PIPELINE --workspace --set --wait", "run a pipeline on Azure ML"),
+    Command(
+        publish,
+        "PIPELINE --workspace --data --dry-run",
         "publish a pipeline on Azure ML",
     ),
-}
-SWITCH = {"action": "store_true"}
-REPEATED = {"action": "append", "default": []}
-WORKSPACE = "the one of .azureml/NAME.json, in place of config.json"
-SET = "set a pipeline parameter (may be repeated)"
-ANEW = "read this folder of the default datastore anew in each run"
+]
+SWITCH: dict[str, Any] = {"action": "store_true"}
+REPEATED: dict[str, Any] = {"action": "append", "default": []}
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Its names are known only once the SDK is imported, which takes a second.
-    "pipeline": {"metavar": "PIPELINE", "help": "training or scoring"},
-    "--workspace": {"metavar": "NAME", "help": WORKSPACE},
-    "--set": {**REPEATED, "metavar": "NAME=VALUE", "help": SET},
-    "--fresh": {**SWITCH, "help": "run steps that have not changed too"},
-    "--step": {"help": "run this step alone, in --folder"},
-    "--folder": {"type": Path, "help": "the folder of an earlier run"},
+    "PIPELINE": {"help": "the name of a pipeline"},
+    "--workspace": {
+        "metavar": "NAME",
+        "help": "use the workspace of .azureml/NAME.json, not of config.json",
+    },
+    "--set": {
+        **REPEATED,
+        "metavar": "NAME=VALUE",
+        "help": "set a pipeline parameter (may be repeated)",
+    },
+    "--fresh": {**SWITCH, "help": "run all steps, also those that have not changed"},
+    "--step": {"metavar": "NAME", "help": "run this step alone, in an earlier run"},
+    "--folder": {
+        "type": Path,
+        "help": "the folder of that run (without it, the newest run)",
+    },
+    "--debug": {
+        **SWITCH,
+        "help": "run the step from steps/ in this terminal, so that breakpoint() works",
+    },
     "--json": {**SWITCH, "help": "print the result as JSON"},
     "--online": {**SWITCH, "help": "ask Azure too"},
-    "--create-workspace": {**SWITCH, "help": "if there is none yet"},
-    "--wait": {**SWITCH, "help": "follow it to its end"},
-    "--data": {**REPEATED, "metavar": "[NAME=]FOLDER", "help": ANEW},
-    "--dry-run": {**SWITCH, "help": "only say what changes"},
+    "--create-workspace": {**SWITCH, "help": "create the workspace if there is none"},
+    "--wait": {**SWITCH, "help": "follow the run to its end"},
+    "--data": {
+        **REPEATED,
+        "metavar": "[NAME=]FOLDER",
+        "help": "read this folder of the default datastore anew in each run",
+    },
+    "--dry-run": {**SWITCH, "help": "only show what would change"},
 }
 
 
-def main(project: Project[Any], pipelines: Callable[[], Pipelines]) -> int:
-    """Run the command that the command line names; returns its exit code."""
-    if sys.getfilesystemencoding() != "utf-8":  # a locale without umlauts
-        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
-        os.execv(sys.executable, again)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # whatever its encoding, it is printed
-            stream.reconfigure(errors="backslashreplace")
-    description = "Pipelines here and on Azure ML."
-    parser = ArgumentParser(prog=project.command, description=description)
-    version = f"version {VERSION} of the template"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for function, (options, text) in COMMANDS.items():
-        command = commands.add_parser(function.__name__, help=text)
-        command.set_defaults(function=function)
-        for option in options.split():
-            command.add_argument(option, **OPTIONS[option])
-    args = parser.parse_args()
-    args.project, args.load_pipelines = project, lambda: _loaded(pipelines)
-    # To be stopped is to be interrupted: what was started is stopped too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _make_parser(
+    project: Project[Any], load_pipelines: PipelineLoader
+) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=project.command, description="Pipelines on this machine and on Azure ML."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"version {VERSION} of the template"
+    )
+    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        names = command.options.split()
+        takes_pipeline = "PIPELINE" in names
+        subparser = parsers.add_parser(
+            command.function.__name__, help=command.help, add_help=not takes_pipeline
+        )
+        subparser.set_defaults(function=command.function)
+        if takes_pipeline:
+            subparser.add_argument(
+                "-h",
+                "--help",
+                action=_HelpWithPipelines,
+                const=load_pipelines,
+                help="show this help message and exit",
+            )
+        for name in names:
+            if name == "PIPELINE":
+                subparser.add_argument("pipeline", metavar=name, **OPTIONS[name])
+            else:
+                subparser.add_argument(name, **OPTIONS[name])
+    return parser
+
+
+class _HelpWithPipelines(argparse.Action):
+    """Prints the help of a command with the pipelines that there are.
+
+    Their names are known only once the SDK is imported, which takes a second.
+    """
+
+    def __init__(self, option_strings: Sequence[str], const: Any, **more: Any) -> None:
+        more["dest"] = argparse.SUPPRESS
+        super().__init__(option_strings, nargs=0, const=const, **more)
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = _list_pipelines(self.const)
+        parser.print_help()
+        parser.exit()
+
+
+def _list_pipelines(load_pipelines: PipelineLoader) -> str:
+    """Return a line for each pipeline, with the first line of its docstring."""
     try:
-        if getattr(args, "workspace", None) is not None:
-            args.project = project.at(args.workspace)
-        code = args.function(args) or 0
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # whoever reads what is printed, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except CommandError as error:
-        print(error, file=sys.stderr)
-        return 1
+        pipelines = load_pipelines()
     except ModuleNotFoundError as error:
-        print(not_installed(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return f"The pipelines cannot be listed. {not_installed(error)}"
+    width = max(map(len, pipelines), default=0)
+    lines = ["pipelines:"]
+    for name, pipeline in pipelines.items():
+        summary = (pipeline.build.__doc__ or "").strip().partition("\n")[0]
+        lines.append(f"  {name:{width}}  {summary}".rstrip())
+    return "\n".join(lines)

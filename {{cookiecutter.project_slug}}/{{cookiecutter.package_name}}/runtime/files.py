@@ -1,4 +1,4 @@
-"""The files below a folder that are data, here and on Azure ML."""
+"""List the files of a folder of data, here and on Azure ML."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from pathlib import Path
 
 
 def list_files(data: Path) -> dict[str, Path]:
-    """A file, or all files below a folder, by name; none of those that are hidden.
+    """Return a file, or all files below a folder, by their names from there on.
 
-    Azure ML is not sent those either. Folders behind links are looked into, once.
+    Hidden files are left out, as Azure ML is not sent them either. Folders behind links
+    are looked into, each once.
     """
     if data.is_file():
         return {data.name: data}
-    found, seen = {}, set()
-    for folder, folders, names in os.walk(data, followlinks=True):
-        folders.sort()
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
+    files: dict[str, Path] = {}
+    visited: set[str] = set()
+    for folder, subfolders, names in os.walk(data, followlinks=True):
+        subfolders.sort()
+        real_folder = os.path.realpath(folder)
+        if real_folder in visited:
+            subfolders.clear()
             continue
-        seen.add(real)
-        for path in (Path(folder, name) for name in names if name[0] != "."):
-            if path.is_file():
-                found[path.relative_to(data).as_posix()] = path
-    return found
+        visited.add(real_folder)
+        for name in names:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                files[path.relative_to(data).as_posix()] = path
+    return files

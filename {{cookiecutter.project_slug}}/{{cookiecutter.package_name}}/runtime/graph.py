@@ -1,36 +1,60 @@
-"""Pictures of pipelines: Mermaid in Markdown, which code hosts and notebooks draw."""
+"""Draw pipelines as Mermaid in Markdown, which code hosts and notebooks show."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from .steps import Parameter, Step
+from .steps import Parameter, Source, Step
 
 
 def draw(steps: Iterable[Step]) -> str:
-    """Steps are boxes (double where they run in parallel), what they read is round."""
-    steps, numbers = list(steps), dict[tuple[str, str], int]()
-    boxes = {step.name: "[[{}]]" if step.is_parallel else "[{}]" for step in steps}
+    """Return a picture of the steps of a pipeline.
 
-    def node(step: str, port: str = "") -> str:
-        """A step, what it writes to a port, or a pipeline parameter (of no step)."""
-        number = numbers.setdefault((step, port), len(numbers) + 1)
-        # Of a name, what Mermaid could take for its own syntax is given by its code.
-        name = re.sub(r"[^\w .-]", lambda found: f"#{ord(found[0])};", port or step)
-        shape = "({})" if port else boxes[step]
-        return f"n{number}" + shape.format(f'"{name}"')
-
+    Steps are boxes, double ones where they run in parallel. Data, the outputs of steps
+    and parameters are round.
+    """
+    steps = list(steps)
+    nodes = _Nodes(steps)
     lines: list[str] = []
     for step in steps:
-        before = [node(name) for name in step.run_after]
-        for source in step.inputs.values():
-            if isinstance(source, Parameter):
-                before.append(node("", source.name))
-            else:
-                before.append(node(*source))
-        here = node(step.name)
-        edges = [f"{other} --> {here}" for other in before]
-        edges += [f"{here} --> {node(step.name, port)}" for port in step.outputs]
-        lines += edges or [here]
-    return "\n    ".join(["```mermaid\nflowchart LR", *dict.fromkeys(lines)]) + "\n```"
+        box = nodes.name_step(step.name)
+        before = [nodes.name_step(name) for name in step.run_after]
+        before += [nodes.name_source(source) for source in step.inputs.values()]
+        after = [nodes.name_source((step.name, port)) for port in step.outputs]
+
+        edges = [f"{node} --> {box}" for node in before]
+        edges += [f"{box} --> {node}" for node in after]
+        lines += edges or [box]
+    # Two steps may name the same edge.
+    unique_lines = list(dict.fromkeys(lines))
+    return "\n    ".join(["```mermaid\nflowchart LR", *unique_lines]) + "\n```"
+
+
+class _Nodes:
+    """Numbers the nodes of a picture, and writes each as Mermaid does."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._parallel = {step.name for step in steps if step.is_parallel}
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def name_step(self, name: str) -> str:
+        """Return the node of a step."""
+        text = _quote(name)
+        shape = f"[[{text}]]" if name in self._parallel else f"[{text}]"
+        return self._number((name, "")) + shape
+
+    def name_source(self, source: Source) -> str:
+        """Return the node of data, or of the port that a step writes."""
+        step_and_port = ("", source.name) if isinstance(source, Parameter) else source
+        return self._number(step_and_port) + f"({_quote(step_and_port[1])})"
+
+    def _number(self, key: tuple[str, str]) -> str:
+        number = self._numbers.setdefault(key, len(self._numbers) + 1)
+        return f"n{number}"
+
+
+def _quote(name: str) -> str:
+    """Quote a name, with the codes of characters that Mermaid takes for its syntax."""
+    escaped = re.sub(r"[^\w .-]", lambda match: f"#{ord(match[0])};", name)
+    return f'"{escaped}"'

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from datetime import date
@@ -150,6 +150,10 @@ class PipelineDefinition:
     #: given the settings and, by name, a parameter for each of `data`; as the SDK has it
     build: Callable[[Any, Mapping[str, Any]], Any]
     data: Mapping[str, str]  # to names of settings below `data`
+    #: The steps that look up the registered model, and so depend on it.
+    reads_model: Sequence[str] = ()
+    #: The pipeline parameter that names its version; without one, the newest is meant.
+    model_version: str | None = None
 
 
 Pipelines = Mapping[str, PipelineDefinition]

@@ -6,14 +6,14 @@ The local run and the commands for Azure work on these, so neither needs the oth
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .project import CommandError, Project
 
-LOG_END = 20  # lines of a failed step's log to show
+LOG_END = 20  # lines of a failed step's log that are shown
 
 Value = str | int | float | bool | Path
 
@@ -40,7 +40,7 @@ Source = Parameter | tuple[str, str]  # data, or a step and its output port
 
 @dataclass(frozen=True)
 class Step:
-    """Describe a step of either SDK: what it runs, with what, and where that comes from."""
+    """A step of either SDK: what it runs, with what, and where that comes from."""
 
     name: str
     source_directory: Path
@@ -57,9 +57,16 @@ class Step:
     is_parallel: bool
 
     def dependencies(self) -> set[str]:
-        """The steps that must have ended before this one."""
-        producers = {s[0] for s in self.inputs.values() if isinstance(s, tuple)}
+        """Return the steps that must have ended before this one."""
+        producers = {
+            source[0] for source in self.inputs.values() if isinstance(source, tuple)
+        }
         return producers | set(self.run_after)
+
+    def parameters(self) -> list[Parameter]:
+        """Return the pipeline parameters that this step names."""
+        named = (*self.arguments, *self.inputs.values(), *self.unused_parameters)
+        return [value for value in named if isinstance(value, Parameter)]
 
 
 class PipelineError(CommandError):
@@ -68,30 +75,52 @@ class PipelineError(CommandError):
 
 def parameter_values(
     project: Project[Any],
-    steps: list[Step],
+    steps: Iterable[Step],
     data: Mapping[str, Value],
-    values: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> dict[str, Value]:
-    """The value of each pipeline parameter; PipelineError for one that is wrong."""
-    root, found = project.root, dict[str, Value]()
+    """Return the value of each pipeline parameter.
+
+    `data` says where the files of data parameters are, `overrides` are the values from
+    the command line. Raises PipelineError for an override that is wrong.
+    """
+    values: dict[str, Value] = {}
     for step in steps:
-        for p in (*step.arguments, *step.inputs.values(), *step.unused_parameters):
-            if isinstance(p, Parameter):
-                found[p.name] = data[p.name] if p.default is None else p.default
-    for name, value in values.items():
-        if name not in found:
-            close = difflib.get_close_matches(name, found, 1)
-            meant = f" Did you mean {close[0]}?" if close else ""
-            text = f"The pipeline has no parameter {name!r}.{meant}"
-            raise PipelineError(f"{text} It has: {', '.join(sorted(found))}.")
-        default, value = found[name], project.parameter_value(name, value)
-        # A path of nothing is the project's folder, which holds more than data.
-        is_all = isinstance(default, Path) and root.is_relative_to(root / str(value))
-        try:
-            if value == "" or is_all:
-                raise ValueError
-            found[name] = type(default)(value)
-        except ValueError:
-            text = f"{name} is {value!r}, but must be like {default}."
-            raise PipelineError(text) from None
-    return found
+        for parameter in step.parameters():
+            if parameter.default is None:
+                values[parameter.name] = data[parameter.name]
+            else:
+                values[parameter.name] = parameter.default
+    for name, override in overrides.items():
+        if name not in values:
+            raise _unknown_parameter(name, values)
+        value = project.parameter_value(name, override)
+        values[name] = _convert(project.root, name, value, values[name])
+    return values
+
+
+def _convert(root: Path, name: str, value: Any, default: Value) -> Value:
+    """Convert the value of a parameter to the type of its default.
+
+    Raises PipelineError if it cannot be converted.
+    """
+    # An empty path is the project's own folder, which holds more than data.
+    is_whole_project = isinstance(default, Path) and root.is_relative_to(
+        root / str(value)
+    )
+    try:
+        if value != "" and not is_whole_project:
+            return type(default)(value)
+    except ValueError:
+        pass
+    raise PipelineError(f"{name} is {value!r}, but must be like {default}.")
+
+
+def _unknown_parameter(name: str, values: Mapping[str, Value]) -> PipelineError:
+    """Return an error that names the parameters there are, and the nearest one."""
+    close = difflib.get_close_matches(name, values, 1)
+    suggestion = f" Did you mean {close[0]}?" if close else ""
+    return PipelineError(
+        f"The pipeline has no parameter {name!r}.{suggestion} It has:"
+        f" {', '.join(sorted(values))}."
+    )

@@ -1,12 +1,12 @@
 """The driver of a parallel step on this machine.
 
-Takes the command line that Azure ML's own driver gets and keeps the same contract with
-the entry script: `init()` once in each worker process, `run(mini_batch)` with a list of
-file paths for each mini-batch, and `shutdown()` at the end, if there is one. A
-mini-batch that raises, takes too long or loses its worker is tried again. Items that
-fail for good, or that `run` returned nothing for, count against the error threshold.
+It takes the command line of Azure ML's own driver and keeps the same contract with the
+entry script: `init()` once in each worker process, `run(mini_batch)` with a list of file
+paths for each mini-batch, and `shutdown()` at the end, if there is one. A mini-batch that
+raises, takes too long or loses its worker is tried again. Items that fail for good, or
+that `run` returned nothing for, count against the error threshold.
 
-A file that is run by its path, in the folder of the entry script.
+A program that is run by its path, in the folder of the entry script.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
@@ -32,13 +35,83 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PROGRESS = "mini-batches done: "  # begins the lines of the log that tell of progress
+#: Begins the lines of the log that say how many mini-batches are done.
+PROGRESS = "mini-batches done: "
+#: An option with which all mini-batches run in this process, for a debugger.
+IN_ONE_PROCESS = "--in_one_process"
+#: The name under which Azure ML's driver loads an entry script.
+MODULE = "score_module"
+#: Some of what that driver adds to the script's command line for its own use.
+ADDED_ARGUMENTS = [
+    "--aml_core_version=1.61.0",
+    "--dataprep_version=5.5.0",
+    "--model",
+    "model",
+]
 
-MODULE = "score_module"  # what Azure ML's driver loads an entry script as
-# Of what that driver adds to the command line, or may add, for its own use.
-ADDED = ["--aml_core_version=1.61.0", "--dataprep_version=5.5.0", "--model", "model"]
+Batch = list[str]  # the paths of files
 
 script: ModuleType  # the entry script, in a worker
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often a mini-batch is tried, for how long, and how much may fail."""
+
+    tries: int
+    seconds: int  # of one try
+    failed_items: int  # -1 for any number
+    failed_batches: int  # -1 for any number
+    failed_percent: float  # of the mini-batches
+
+    def are_exceeded(
+        self, failed_items: int, failed_batches: int, batches: int
+    ) -> bool:
+        """Tell whether more items or mini-batches have failed than is allowed."""
+        return (
+            0 <= self.failed_items < failed_items
+            or 0 <= self.failed_batches < failed_batches
+            or self.failed_percent < 100 * failed_batches / batches
+        )
+
+
+@dataclass
+class Progress:
+    """What has become of the mini-batches so far."""
+
+    batches: int
+    rows: list[str] = field(default_factory=list)  # that run() has returned
+    batches_done: int = 0
+    failed_batches: int = 0
+    failed_items: list[str] = field(default_factory=list)
+
+    def add_returned(self, batch: Batch, returned: list[str]) -> None:
+        """Count a mini-batch as done, and items without a row as failed."""
+        self.batches_done += 1
+        self.rows += returned
+        missing = len(batch) - len(returned)
+        if missing > 0:
+            print(
+                f"run() returned {len(returned)} items for {len(batch)} files, and must"
+                " return one for each."
+            )
+            self.failed_items += [f"one of {', '.join(_names(batch))}"] * missing
+
+    def add_failed(self, batch: Batch) -> None:
+        """Count a mini-batch as failed for good."""
+        self.failed_batches += 1
+        self.failed_items += _names(batch)
+
+    def check(self, limits: Limits) -> None:
+        """Print how far the step has come, and exit if too much has failed."""
+        print(f"{PROGRESS}{self.batches_done}/{self.batches}", flush=True)
+        if limits.are_exceeded(
+            len(self.failed_items), self.failed_batches, self.batches
+        ):
+            sys.exit(
+                "Parallel step: more failed than the settings allow (error_threshold"
+                f" {limits.failed_items}): {', '.join(self.failed_items)}."
+            )
 
 
 def main() -> None:
@@ -56,21 +129,33 @@ def main() -> None:
     parser.add_argument("--output_action", default="append_row")
     parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
     parser.add_argument("--output", type=Path)
+    parser.add_argument(IN_ONE_PROCESS, action="store_true")
     args, others = parser.parse_known_args()
-    batches: list[list[str]] = []
-    for option, name in pairwise(others):
-        if option.startswith("--input_fds_"):
-            # An input's folder is in the environment variable of its name.
-            paths = Path(os.environ[name]).rglob("*")
-            items = sorted(str(path) for path in paths if path.is_file())
-            size = args.mini_batch_size
-            batches += [items[i : i + size] for i in range(0, len(items), size)]
+
+    batches = list(split_inputs(others, args.mini_batch_size))
     if not batches:
         sys.exit("Parallel step: the input holds no files.")
-    rows = run(batches, args)
+    limits = Limits(
+        tries=args.run_max_try,
+        seconds=args.run_invocation_timeout,
+        failed_items=args.error_threshold,
+        failed_batches=args.allowed_failed_count,
+        failed_percent=args.allowed_failed_percent,
+    )
+    if args.in_one_process:
+        progress = run_in_this_process(batches, args.scoring_module_name, limits)
+    else:
+        workers = min(args.process_count_per_node, len(batches))
+        progress = run_in_workers(batches, args.scoring_module_name, workers, limits)
+
+    handled = sum(map(len, batches)) - len(progress.failed_items)
+    failed = ", ".join(progress.failed_items)
+    problem = f"; failed: {failed}" if failed else ""
+    print(f"files handled: {handled}, mini-batches: {len(batches)}{problem}")
     if args.output and args.output_action == "append_row":
         unfinished = args.output / f".{args.append_row_file_name}"
-        unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        text = "".join(f"{row}\n" for row in progress.rows)
+        unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(args.output / args.append_row_file_name)
 
 
@@ -80,77 +165,124 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def run(batches: list[list[str]], args: argparse.Namespace) -> list[str]:
-    """Have worker processes run all mini-batches; returns the rows that they returned.
+def split_inputs(arguments: list[str], mini_batch_size: int) -> Iterator[Batch]:
+    """Split the files of all inputs that the command line names into mini-batches."""
+    for option, name in pairwise(arguments):
+        if option.startswith("--input_fds_"):
+            # The folder of an input is in the environment variable of its name.
+            paths = Path(os.environ[name]).rglob("*")
+            files = sorted(str(path) for path in paths if path.is_file())
+            for start in range(0, len(files), mini_batch_size):
+                yield files[start : start + mini_batch_size]
 
-    Exits as soon as more has failed than the command line allows.
+
+def run_in_workers(
+    batches: list[Batch], entry_script: str, workers: int, limits: Limits
+) -> Progress:
+    """Run all mini-batches in worker processes.
+
+    Exits as soon as more has failed than the limits allow.
     """
-    from pebble import ProcessPool  # here, as the local run looks at this file too
+    # Imported here, as the local run imports this file for its names.
+    from pebble import ProcessPool
 
-    rows: list[str] = []
-    failed: list[str] = []  # files
-    done = failed_batches = 0
-    timeout, to_try = args.run_invocation_timeout, batches
-    context = _Context()
-    is_ready = context.Event()  # the pool: it hears of no worker that ended before
-    pool = ProcessPool(
-        min(args.process_count_per_node, len(batches)),
-        initializer=_start_worker,
-        initargs=(is_ready, args.scoring_module_name, sys.argv[1:]),
-        context=context,
-    )
+    context = _WorkerContext()
     try:
-        for count in range(1, args.run_max_try + 1):
-            tries: dict[Future[list[str]], list[str]] = {}
+        is_ready = context.Event()
+        pool = ProcessPool(
+            workers,
+            initializer=_start_worker,
+            initargs=(is_ready, entry_script, sys.argv[1:]),
+            context=context,
+        )
+    except OSError as error:
+        sys.exit(
+            "Parallel step: worker processes cannot be started, as they cannot share"
+            f" memory here ({error}). Mount /dev/shm so that it can be written to."
+        )
+    progress = Progress(len(batches))
+    to_try = batches
+    try:
+        for attempt in range(1, limits.tries + 1):
+            tries: dict[Future[list[str]], Batch] = {}
             for batch in to_try:
-                tries[pool.schedule(_run, [batch], timeout=timeout)] = batch
+                future = pool.schedule(_run_batch, [batch], timeout=limits.seconds)
+                tries[future] = batch
+            # The pool does not hear of workers that end before the first batch is there.
             is_ready.set()
             to_try = []
-            for future in as_completed(tries):
-                batch, error = tries[future], future.exception()
-                names = [Path(item).name for item in batch]
-                if isinstance(error, BrokenProcessPool):
-                    sys.exit("Parallel step: init() failed, as said above.")
-                if error is None:
-                    done += 1
-                    returned = future.result()
-                    rows += returned
-                    missing = len(batch) - len(returned)
-                    if missing > 0:
-                        of = f"{len(returned)} items for {len(batch)} files"
-                        print(f"run() returned {of}, and must return one for each.")
-                    failed += [f"one of {', '.join(names)}"] * missing
+            for ended in as_completed(tries):
+                failure = _find_error(ended)
+                batch = tries[ended]
+                if failure is None:
+                    progress.add_returned(batch, ended.result())
+                elif _may_try_again(batch, failure, attempt, limits.tries):
+                    to_try.append(batch)
+                    continue
                 else:
-                    where = "" if names[0] in str(error) else f"{', '.join(names)}: "
-                    print(f"Try {count} of {args.run_max_try} failed: {where}{error}")
-                    if count < args.run_max_try:
-                        to_try.append(batch)
-                        continue
-                    failed_batches += 1
-                    failed += names
-                print(f"{PROGRESS}{done}/{len(batches)}", flush=True)
-                if (
-                    0 <= args.error_threshold < len(failed)
-                    or 0 <= args.allowed_failed_count < failed_batches
-                    or args.allowed_failed_percent < 100 * failed_batches / len(batches)
-                ):
-                    limit = f"(error_threshold {args.error_threshold})"
-                    text = f"more failed than the settings allow {limit}"
-                    sys.exit(f"Parallel step: {text}: {', '.join(failed)}.")
+                    progress.add_failed(batch)
+                progress.check(limits)
     finally:
+        # Workers end by themselves, after `shutdown()`.
         pool.stop()
-        pool.join()  # which has the workers end by themselves, in `shutdown()`
-    handled = sum(map(len, batches)) - len(failed)
-    problem = f"; failed: {', '.join(failed)}" if failed else ""
-    print(f"files handled: {handled}, mini-batches: {len(batches)}{problem}")
-    return rows
+        pool.join()
+    return progress
 
 
-class _Context(SpawnContext):
-    """How worker processes begin: forked, where that is safe, and else anew.
+def run_in_this_process(
+    batches: list[Batch], entry_script: str, limits: Limits
+) -> Progress:
+    """Run all mini-batches here, one after another and without a time limit."""
+    load_script(entry_script, sys.argv[1:])
+    progress = Progress(len(batches))
+    with closing(_Shutdown()):
+        for batch in batches:
+            for attempt in range(1, limits.tries + 1):
+                try:
+                    progress.add_returned(batch, call_run(batch))
+                    break
+                except Exception as error:  # noqa: BLE001 (whatever the script raises)
+                    if not _may_try_again(batch, error, attempt, limits.tries):
+                        progress.add_failed(batch)
+            progress.check(limits)
+    return progress
 
-    Those that are forked share what this process has imported. A worker that takes the
-    place of another begins anew, as the pool has threads by then.
+
+class _Shutdown:
+    """Calls `shutdown()` of the entry script, if there is one."""
+
+    def close(self) -> None:
+        if hasattr(script, "shutdown"):
+            script.shutdown()
+
+
+def _find_error(future: Future[list[str]]) -> BaseException | None:
+    """Return why a mini-batch failed, or None; exit if workers cannot start."""
+    error = future.exception()
+    if isinstance(error, BrokenProcessPool):
+        sys.exit("Parallel step: init() failed, as said above.")
+    return error
+
+
+def _may_try_again(
+    batch: Batch, error: BaseException, attempt: int, tries: int
+) -> bool:
+    """Print why a try of a mini-batch failed; tell whether there is another one."""
+    names = _names(batch)
+    text = str(error) if names[0] in str(error) else f"{', '.join(names)}: {error}"
+    print(f"Try {attempt} of {tries} failed: {text}")
+    return attempt < tries
+
+
+def _names(batch: Batch) -> list[str]:
+    return [Path(item).name for item in batch]
+
+
+class _WorkerContext(SpawnContext):
+    """Forks worker processes where that is safe, and starts them anew elsewhere.
+
+    Forked workers share what this process has imported. A worker that takes the place of
+    another starts anew, as the pool has threads by then.
     """
 
     def Process(self, *args: Any, **more: Any) -> BaseProcess:  # type: ignore[override]
@@ -159,57 +291,82 @@ class _Context(SpawnContext):
         return super().Process(*args, **more)
 
 
+# In a worker ------------------------------------------------------------------------
+
+
 def _start_worker(is_ready: Event, entry_script: str, arguments: list[str]) -> None:
-    """Load the entry script into this process, as Azure ML does, and call `init`."""
-    global script
+    """Load the entry script into a worker process, and call its `init()`."""
     is_ready.wait()
-    sys.argv = [entry_script, *arguments, *ADDED]
-    gc.disable()  # what is imported is no garbage, and looking for it takes long
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # else chance would be the same in all workers
     try:
-        # As on Azure ML it may not be, it is not registered in sys.modules.
+        load_script(entry_script, arguments)
+    except Exception as error:
+        print(_describe(error), flush=True)
+        logging.disable()  # The pool would print it once more.
+        raise
+    if hasattr(script, "shutdown"):
+        Finalize(None, script.shutdown, exitpriority=1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def load_script(entry_script: str, arguments: list[str]) -> None:
+    """Load the entry script into this process as Azure ML does, and call `init()`."""
+    global script
+    sys.argv = [entry_script, *arguments, *ADDED_ARGUMENTS]
+    gc.disable()  # Imports leave no garbage behind, and looking for it takes long.
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # Else all workers would draw the same numbers.
+    try:
+        # Not registered in sys.modules, as it may not be on Azure ML.
         spec = importlib.util.spec_from_file_location(MODULE, entry_script)
         assert spec and spec.loader
         script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
         if hasattr(script, "init"):
             script.init()
-    except Exception as error:
-        print(_in_words(error), flush=True)
-        logging.disable()  # the pool would tell it once more
-        raise
     finally:
         gc.freeze()
         gc.enable()
-    if hasattr(script, "shutdown"):
-        Finalize(None, script.shutdown, exitpriority=1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _run(batch: list[str]) -> list[str]:
-    """The rows that the entry script returns for a mini-batch, as text."""
-    # The pool ends a worker by this signal: at once when it takes too long, but not
-    # where it ends by itself, in `shutdown()`.
+def _run_batch(batch: Batch) -> list[str]:
+    """Run a mini-batch in a worker; raise RuntimeError with whatever the script raises."""
+    # The pool ends a worker by this signal: at once when a mini-batch takes too long,
+    # but not while the worker ends by itself, in `shutdown()`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        result: Any = script.run(batch)
-        pandas = sys.modules.get("pandas")
-        if pandas and isinstance(result, pandas.DataFrame):
-            result = result.to_csv(sep=" ", header=False, index=False).splitlines()
-        if isinstance(result, (list, tuple)):
-            return [str(row) for row in result]
+        return call_run(batch)
+    except WrongReturnError:
+        raise
     except Exception as error:  # noqa: BLE001 (whatever the script raises)
-        # In words alone, as its class may be known in this process only.
-        raise RuntimeError(_in_words(error)) from None
+        # As text, because only this process may know the error's class.
+        raise RuntimeError(_describe(error)) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    kinds = "a list, a tuple or a pandas.DataFrame"
-    raise TypeError(f"run() returned {type(result).__name__}, not {kinds}.")
 
 
-def _in_words(error: Exception) -> str:
-    """What to tell of an error: the script's own classes speak for themselves."""
+class WrongReturnError(TypeError):
+    """Report that `run()` has returned something of the wrong type."""
+
+
+def call_run(batch: Batch) -> list[str]:
+    """Return the rows that the script's `run()` returns for a mini-batch, as text.
+
+    Raises WrongReturnError if it returns no list, tuple or pandas.DataFrame.
+    """
+    returned: Any = script.run(batch)
+    pandas = sys.modules.get("pandas")
+    if pandas and isinstance(returned, pandas.DataFrame):
+        returned = returned.to_csv(sep=" ", header=False, index=False).splitlines()
+    if not isinstance(returned, (list, tuple)):
+        raise WrongReturnError(
+            f"run() returned {type(returned).__name__}, not a list, a tuple or a"
+            " pandas.DataFrame."
+        )
+    return [str(row) for row in returned]
+
+
+def _describe(error: Exception) -> str:
+    """Describe an error by its traceback, or by its own text if the script defines it."""
     if type(error).__module__ == MODULE:
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

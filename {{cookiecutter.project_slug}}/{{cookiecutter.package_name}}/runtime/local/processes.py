@@ -43,7 +43,7 @@ class StepCommand:
     arguments: list[str]  # the script, and what follows it on the command line
     folder: str
     environment: dict[str, str]
-    log: str
+    log: str = os.devnull
 
 
 class StepProcesses:
@@ -141,3 +141,21 @@ class _StepRunner:
         assert self._process.stdout
         self._process.stdout.close()
         self._process.wait()
+
+
+def run_in_terminal(command: StepCommand) -> int:
+    """Run a step with this terminal as its input and output; return its exit code.
+
+    Ctrl-C is left to the step, whose debugger may take it.
+    """
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        process = subprocess.run(
+            [sys.executable, *command.arguments],
+            cwd=command.folder,
+            env=command.environment,
+            check=False,
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return process.returncode

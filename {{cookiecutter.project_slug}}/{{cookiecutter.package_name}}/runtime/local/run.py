@@ -1,65 +1,49 @@
 """Run a pipeline's steps on this machine, as Azure ML would run them.
 
 Each step is a process of its own, in a copy of exactly the files that Azure ML would be
-sent, with the arguments, folders, parameters and environment variables it would give.
-A run has its own folder below `runs/`, with a folder for each step:
-
-    code/           the copy of the step's files, where it runs
-    outputs/PORT/   what it writes
-    log.txt         what it prints
-
-`run.json` beside them says which pipeline it is, what was set on the command line, and
-what each step that has ended well has made. A step that would make the same again is not
-run: its results are used where they are (`reuse.py`).
+sent, with the arguments, folders, parameters and environment variables that it would
+give. A step that would make the same again is not run: what an earlier run has made is
+used where it is (`reuse.py`). The folder of a run is described in `run_folder.py`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
-from rich.filesize import decimal
-from rich.markup import escape
-from rich.progress import (
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TimeElapsedColumn,
-)
-from rich.text import Text
 
 from ..azure import sdk_steps
 from ..files import list_files
 from ..project import CommandError, Pipelines, Project, ProjectSettings
 from ..steps import (
-    LOG_END,
-    Argument,
     Input,
     Output,
     Parameter,
+    PipelineError,
     Source,
     Step,
+    Value,
     parameter_values,
 )
-from . import parallel_driver, reuse, tracking
-from .processes import StepCommand, StepProcesses
+from . import parallel_driver, reuse, run_folder, tracking
+from .fingerprints import Fingerprints, hash_listing
+from .processes import StepCommand, StepProcesses, run_in_terminal
+from .run_folder import RunRecord, StepRecord
+from .screen import LogSummary, Screen, summarize_log
 
-NOTE = "note: "  # begins the lines of a log that are shown on the screen too
-FULL = 2**16  # bytes left on a disk where nothing more can be written
+FULL_DISK = 2**16  # bytes left on a disk that count as none
 
 
 @dataclass
@@ -69,7 +53,7 @@ class StepResult:
     name: str
     status: str = "skipped"  # or ran, reused, failed
     seconds: float = 0.0
-    outputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)  # folders by port
 
 
 @dataclass
@@ -82,411 +66,450 @@ class RunResult:
     steps: list[StepResult]
 
     def output(self, port: str) -> Path:
-        """The folder of what a step has written there; KeyError if there is none."""
-        outputs = {k: v for step in self.steps for k, v in step.outputs.items()}
-        return Path(outputs[port])
+        """Return the folder that a step has written to a port.
+
+        Raises KeyError if no step has such a port.
+        """
+        folders = {}
+        for step in self.steps:
+            folders.update(step.outputs)
+        return Path(folders[port])
 
 
 class LocalRunError(CommandError):
-    """The run cannot be started; the message says why and how to mend it."""
+    """Report that a run cannot be started; the message says why, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is to run: the steps in their order, and the parameters' values."""
+
+    pipeline: str
+    steps: Mapping[str, Step]
+    values: Mapping[str, Value]
+    reads_model: frozenset[str]  # the steps that look up the registered model
+    model_version: str  # the version that they look up: a number, or "latest"
+
+    def steps_before(self, name: str) -> set[str]:
+        """Return the names of all steps that must have ended before a step."""
+        before = set(self.steps[name].dependencies())
+        for other in reversed(list(self.steps)):
+            if other in before:
+                before |= self.steps[other].dependencies()
+        return before
 
 
 class LocalRun:
-    """One run of a pipeline in its own folder."""
+    """One run of a pipeline, in a folder of its own."""
 
     def __init__(
         self,
         project: Project[Any],
         settings: ProjectSettings,
-        pipeline: str,
-        steps: list[Step],
-        values: Mapping[str, str],
-        data: Mapping[str, Path],
-        console: Console,
-        folder: Path | None = None,
+        plan: RunPlan,
+        record: RunRecord,
+        screen: Screen,
+        folder: Path | None,
     ) -> None:
-        """Prepare a run, or go on in the `folder` of an earlier one.
+        """Prepare a run; with the `folder` of an earlier run, go on in that one.
 
-        `values` are those set on the command line, `data` is where the files of each
-        data parameter are. LocalRunError for a parameter that the pipeline does not
-        have, and for a folder that cannot be worked in.
+        Raises LocalRunError if nothing can be written where the run works.
         """
-        self.project, self.settings, self.pipeline = project, settings, pipeline
-        self.console, self.runs = console, project.root / "runs"
-        order = TopologicalSorter({step.name: step.dependencies() for step in steps})
-        by_name = {step.name: step for step in steps}
-        self.steps = {name: by_name[name] for name in order.static_order()}
-        self.state = _read_state(folder, pipeline) if folder else reuse.State(pipeline)
-        self.state.set.update(values)
-        self.values = parameter_values(project, steps, data, self.state.set)
-        try:
-            self.folder = folder or _new_folder(self.runs, pipeline)
-            self.state.write(self.folder)
-        except OSError as error:
-            raise self._no_place(error) from None
-        self.digests = reuse.Digests(self.runs / ".digests.db")
+        self.project = project
+        self.settings = settings
+        self.plan = plan
+        self.record = record
+        self.screen = screen
+        self.runs = project.root / "runs"
+        self.folder = self._prepare_folder(folder)
         self.processes = StepProcesses()
+        self.fingerprints = Fingerprints(self.runs / ".digests.db")
+        self.models = reuse.ModelReader(
+            root=project.root,
+            model=settings.name,
+            version=plan.model_version,
+            steps=plan.reads_model,
+            fingerprints=self.fingerprints,
+        )
 
-    def run(self, only: str | None = None, fresh: bool = False) -> RunResult:
+    def run(
+        self, only: str | None = None, fresh: bool = False, debug: bool = False
+    ) -> RunResult:
         """Run the steps in the order of their dependencies, or `only` one of them.
 
-        What an earlier run has made is used again, unless all is to be `fresh`.
+        What an earlier run has made is used again, unless everything is to be `fresh`.
+        To `debug` a step is to run it from `steps/`, in this terminal. Raises
+        LocalRunError and TrackingError for what stands in the way.
         """
         if only is not None:
             self._check_inputs(only)
-        try:
-            lock = ExitStack()
-            lock.enter_context(reuse.locked(self.folder, 0))
-        except OSError as error:
-            text = f"Another run is at work, or nothing can be written, in {error}."
-            raise LocalRunError(text) from None
-        results = [StepResult(name) for name in self.steps if only in (None, name)]
-        with lock, closing(self.processes):
-            self._open_database(results)
-            for number, result in enumerate(results):
-                step = self.steps[result.name]
-                result.status = "failed"  # until it has ended well
-                try:
-                    if only or fresh or not self._reuse(step, result):
-                        following = results[number + 1 :]
-                        self._run_step(step, result, following)
-                except (OSError, sqlite3.Error) as error:  # such as a full disk
-                    self._print(f"[red]failed[/] {result.name}: ", str(error))
-                if result.status == "failed":
-                    break
+        names = [only] if only is not None else list(self.plan.steps)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(run_folder.lock_folder(self.folder, 0))
+            except OSError as error:
+                raise LocalRunError(
+                    f"Another run is at work, or nothing can be written, in {error}."
+                ) from None
+            stack.enter_context(closing(self.processes))
+            self._open_database(names)
+            if debug and only is not None:
+                results = [self._debug_step(self.plan.steps[only])]
+            else:
+                results = self._run_steps(names, must_run=fresh or only is not None)
         if only is None:
-            self._prune()
+            self._remove_old_runs()
         is_complete = all(result.status in ("ran", "reused") for result in results)
         status = "completed" if is_complete else "failed"
-        return RunResult(self.pipeline, status, str(self.folder), results)
+        return RunResult(self.plan.pipeline, status, str(self.folder), results)
 
-    def _no_place(self, error: Exception) -> LocalRunError:
-        places = f"runs and mlruns in {self.project.root}"
-        text = f"Nothing can be run, as {places} cannot be written: {error}."
-        return LocalRunError(text)
+    # Before the first step ----------------------------------------------------------
 
-    def _open_database(self, results: list[StepResult]) -> None:
-        """Have MLflow's database; LocalRunError if there can be none."""
+    def _prepare_folder(self, folder: Path | None) -> Path:
+        """Return the run's folder, with its record in it."""
+        database = self.project.root / tracking.DATABASE
+        try:
+            # Python looks for a folder in which it can write.
+            tempfile.gettempdir()
+        except OSError as error:
+            raise LocalRunError(
+                "Temporary files cannot be written, as no folder for them has space, or"
+                f" may be written to ({error.strerror}). Free some space, or set the"
+                " variable TMPDIR to another folder."
+            ) from None
+        tracking.check_path_length(database)
+        try:
+            if folder is None:
+                self.runs.mkdir(exist_ok=True)
+                with run_folder.lock_folder(self.runs):
+                    folder = run_folder.make_run_folder(self.runs, self.record)
+            else:
+                self.record.write(folder)
+        except OSError as error:
+            raise self._cannot_write(error) from None
+        tracking.check_path_length(folder / ".lock")
+        return folder
+
+    def _open_database(self, names: Sequence[str]) -> None:
+        """Make MLflow's database if there is none, and check that it can be used."""
         root = self.project.root
         if not (root / tracking.DATABASE).exists():
-            # Making one takes as long as the imports of packages.
+            # Making the database takes as long as loading the packages.
+            last_step = self.plan.steps[names[-1]]
             self.processes.load_packages(
-                _environment(self.project, self.settings),
-                self.steps[results[-1].name].environment_variables,
+                self._common_environment(), last_step.environment_variables
             )
         try:
-            with self._progress("opening mlruns"):
+            with (
+                self.screen.show_progress("opening mlruns"),
+                run_folder.lock_folder(self.runs),
+            ):
                 tracking.ensure_database(root, self.settings.name)
         except (OSError, sqlite3.Error) as error:
-            raise self._no_place(error) from None
+            raise self._cannot_write(error) from None
+
+    def _cannot_write(self, error: Exception) -> LocalRunError:
+        return LocalRunError(
+            f"Nothing can be run, as runs and mlruns in {self.project.root} cannot be"
+            f" written: {error}.{_explain_full_disks(self.project.root)}"
+        )
 
     def _check_inputs(self, only: str) -> None:
-        """LocalRunError unless a step is there and what it needs has been made.
+        """Raise LocalRunError unless a step exists and all that it needs was made.
 
-        What it needs is what the steps before it make with the settings as they are.
+        What it needs is what the steps before it make with the settings as they are now.
         """
-        if only not in self.steps:
-            names = ", ".join(self.steps)
-            raise LocalRunError(f"No step is called {only!r}: there are {names}.")
-        needed = self._before(only)
-        for name, step in self.steps.items():
-            done, now = self.state.done.get(name), self._words(step)
-            places = [Path(self._place((name, port))) for port in step.outputs]
-            is_there = all(place.exists() for place in places)
-            if name not in needed or (done and done.words == now and is_there):
+        if only not in self.plan.steps:
+            raise LocalRunError(
+                f"No step is called {only!r}: there are {', '.join(self.plan.steps)}."
+            )
+        needed = self.plan.steps_before(only)
+        for name, step in self.plan.steps.items():
+            if name not in needed:
                 continue
-            why = f", as {name} has not ended well in {self.folder}"
-            if done and is_there:
-                old = " ".join(word for word in done.words if word not in now)
-                new = " ".join(word for word in now if word not in done.words)
-                why = f" on what {name} made with other settings"
-                why += f" ({old or 'nothing'} is {new or 'nothing'} now)"
-            elif done:
-                why = f", as what {name} made is gone"
-            again = f"run it first, with --step {name}"
-            raise LocalRunError(f"{only} cannot run{why}: {again}.")
+            made = self.record.done.get(name)
+            outputs = [Path(self._place((name, port))) for port in step.outputs]
+            words = reuse.describe_step(step, self.plan.values)
+            if made is None:
+                reason = f"as {name} has not ended well in {self.folder}"
+            elif not all(output.exists() for output in outputs):
+                reason = f"as what {name} made is gone"
+            elif made.words != words:
+                old = " ".join(word for word in made.words if word not in words)
+                new = " ".join(word for word in words if word not in made.words)
+                reason = (
+                    f"on what {name} made with other settings"
+                    f" ({old or 'nothing'} is {new or 'nothing'} now)"
+                )
+            else:
+                continue
+            raise LocalRunError(
+                f"{only} cannot run, {reason}: run it first, with --step {name}."
+            )
 
-    def _before(self, name: str) -> set[str]:
-        """All steps that must have ended before one."""
-        found = self.steps[name].dependencies()
-        for other in reversed(self.steps):
-            if other in found:
-                found |= self.steps[other].dependencies()
-        return found
+    # The steps ----------------------------------------------------------------------
 
-    def _reuse(self, step: Step, result: StepResult) -> bool:
-        """Use what an earlier run has made of a step again, if it would be the same."""
-        if not step.allow_reuse and not self._model(step):
+    def _run_steps(self, names: Sequence[str], must_run: bool) -> list[StepResult]:
+        """Run steps, or use earlier results, until one fails."""
+        results = [StepResult(name) for name in names]
+        for number, result in enumerate(results):
+            step = self.plan.steps[result.name]
+            following = None
+            if number + 1 < len(names):
+                following = self.plan.steps[names[number + 1]]
+            result.status = "failed"  # until it has ended well
+            try:
+                if must_run or not self._reuse_step(step, result):
+                    self._run_step(step, result, following)
+            except (OSError, sqlite3.Error) as error:
+                text = f"{step.name}: {error}.{_explain_full_disks(self.project.root)}"
+                self.screen.print(text, "[red]failed[/] ")
+            if result.status == "failed":
+                break
+        return results
+
+    def _reuse_step(self, step: Step, result: StepResult) -> bool:
+        """Use what an earlier run has made of a step; return False if it must run."""
+        if not step.allow_reuse and step.name not in self.plan.reads_model:
             return False
-        key, (model, _) = self._key(step, step.source_directory), self._looked_up(step)
-        with reuse.locked(self.runs):  # no run is removed meanwhile
-            made = reuse.find(self.runs, step.name, key, model) if key else None
+        key = self._compute_key(step, step.source_directory)
+        model = self.models.find(step.name)
+        if not key:
+            return False
+        # No run is removed while this one takes over its results.
+        with run_folder.lock_folder(self.runs):
+            made = reuse.find_results(self.runs, step.name, key, model.fingerprint)
             if made is None:
                 return False
-            self.state.done[step.name] = made
-            self.state.write(self.folder)
+            self.record.done[step.name] = made
+            self.record.write(self.folder)
         result.status = "reused"
-        result.outputs = {port: self._place((step.name, port)) for port in step.outputs}
-        self._print(f"[cyan]reused[/] {step.name:10}[dim]", f"({made.run})")
+        result.outputs = self._outputs(step)
+        self.screen.print(f"({made.run})", f"[cyan]reused[/] {step.name:10}[dim]")
         return True
 
-    def _prune(self) -> None:
-        """Remove the runs beyond those that the settings keep, and say so."""
-        try:
-            keep = self.settings.keep_runs
-            files = tracking.registered_files(self.project.root)
-            with self._progress("removing old runs"):
-                removed = reuse.prune(
-                    self.runs, keep, lambda run: any(f"/{run}/" in one for one in files)
-                )
-        except (OSError, sqlite3.Error):
-            return  # the next run does it
-        for name in removed:
-            self._print("[dim]removed[/] ", f"{name} (keep_runs: {keep})")
+    def _run_step(self, step: Step, result: StepResult, following: Step | None) -> None:
+        """Run a step anew, and record what it has made.
 
-    def _run_step(
-        self, step: Step, result: StepResult, following: list[StepResult]
-    ) -> None:
-        """Run a step anew; OSError if its files cannot be written."""
+        Raises OSError if its files cannot be written.
+        """
         folder = self.folder / step.name
-        self.state.done.pop(step.name, None)
-        self.state.write(self.folder)  # before its outputs change: they are not whole
-        if folder.exists():
-            shutil.rmtree(folder)  # of an earlier try
-        for file in step.snapshot:
-            copy = folder / "code" / file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(step.source_directory / file, copy)
-        result.outputs = {port: self._place((step.name, port)) for port in step.outputs}
-        for output in result.outputs.values():
-            Path(output).mkdir(parents=True)
-        key, (model, _) = self._key(step, folder / "code"), self._looked_up(step)
-        started = time.monotonic()
-        code = self._run_process(step, result.outputs, following)
-        result.seconds = round(time.monotonic() - started, 2)
-        log = folder / "log.txt"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        self._clear_step(step)
+        _copy_code(step, folder / "code")
+        result.outputs = self._make_outputs(step)
+        key = self._compute_key(step, folder / "code")
+        model = self.models.find(step.name)
+
+        started = monotonic()
+        code = self._run_process(step, following)
+        result.seconds = round(monotonic() - started, 2)
+        log = summarize_log(folder / "log.txt")
         if code:
-            self._show_failure(step, lines, log)
+            self._show_failure(step, log)
             return
-        self._keep(step, key, model, result.seconds)
+
+        if key != self._compute_key(step, folder / "code"):
+            key = ""  # Its data has changed while it ran.
+        self._record_step(step, key, model, result.seconds)
         result.status = "ran"
         head = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s  [dim]"
-        self._print(head, lines[-1] if lines else "")
-        # Each worker of a parallel step may say the same.
-        for line in dict.fromkeys(line for line in lines if line.startswith(NOTE)):
-            self._print("    ", line)
+        self.screen.print(log.last_lines[-1] if log.last_lines else "", head)
+        for note in log.notes:
+            self.screen.print(f"    {note}")
 
-    def _keep(self, step: Step, key: str, model: str, seconds: float) -> None:
-        """Write down what a step has made, and from what: `key` and `model`."""
-        folder, done = self.folder / step.name, self.state.done
-        if key != self._key(step, folder / "code"):
-            key = ""  # its data has changed while it ran
-        now, run = self._looked_up(step)
-        if now != model and run != self.folder.name:
-            key = ""  # somebody else has registered another one meanwhile
-        elif now != model:
-            # The step has registered what the steps before it have made and judged.
-            for name in self._before(step.name) & done.keys():
-                if model in done[name].models:
-                    models = [*done[name].models, now]
-                    done[name] = replace(done[name], models=models)
-        files = reuse.listing(folder / "outputs")
-        done[step.name] = reuse.Made(self._words(step), key, [now], files, seconds)
-        self.state.write(self.folder)
+    def _debug_step(self, step: Step) -> StepResult:
+        """Run a step from `steps/` itself, with this terminal as its input and output.
 
-    def _run_process(
-        self, step: Step, outputs: dict[str, str], following: list[StepResult]
-    ) -> int:
-        """Run a step with all it prints in its log; return its exit code."""
-        folder = self.folder / step.name
-        places = {name: self._place(source) for name, source in step.inputs.items()}
-        places |= outputs
-        arguments = [parallel_driver.__file__ if step.is_parallel else step.script]
-        arguments += [
-            places[given] if isinstance(given, (Input, Output)) else self._text(given)
-            for given in step.arguments
-        ]
-        tags = {"mlflow.runName": step.name, "run": self.folder.name}
+        Its results are there for the steps after it, but no other run uses them.
+        """
+        self._clear_step(step)
+        result = StepResult(step.name, "failed", outputs=self._make_outputs(step))
+        model = self.models.find(step.name)
+        arguments = [*self._arguments(step)]
+        if step.is_parallel:
+            arguments.insert(1, parallel_driver.IN_ONE_PROCESS)
         environment = {
-            **_environment(self.project, self.settings),
-            "MLFLOW_RUN_CONTEXT": json.dumps(tags),
-            **places,
-            **step.environment_variables,
+            **self._environment(step),
+            # What Python compiles would be uploaded with the step.
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
-        before = 0.0  # seconds that it took; of mini-batches more can be said
-        if self.console.is_terminal and not step.is_parallel:
-            before = reuse.seconds(self.runs, self.pipeline, step.name)
-        next_variables = None
-        if following:
-            next_variables = self.steps[following[0].name].environment_variables
+        started = monotonic()
+        code = run_in_terminal(
+            StepCommand(arguments, str(step.source_directory), environment)
+        )
+        result.seconds = round(monotonic() - started, 2)
+        if code == 0:
+            result.status = "ran"
+            self._record_step(step, "", model, result.seconds)
+        head = "[green]ran[/] " if code == 0 else "[red]failed[/] "
+        self.screen.print(f"{step.name} from {step.source_directory}", head)
+        return result
+
+    def _clear_step(self, step: Step) -> None:
+        """Remove what an earlier try of a step has left in this run."""
+        # Recorded first, as its outputs are not whole from now on.
+        self.record.done.pop(step.name, None)
+        self.record.write(self.folder)
+        if (self.folder / step.name).exists():
+            shutil.rmtree(self.folder / step.name)
+
+    def _record_step(
+        self, step: Step, key: str, before: reuse.RegisteredModel, seconds: float
+    ) -> None:
+        """Record what a step has made, and for which registered model it holds."""
+        made = StepRecord(
+            words=reuse.describe_step(step, self.plan.values),
+            key=key,
+            models=[],
+            files=hash_listing(self.folder / step.name / "outputs"),
+            seconds=seconds,
+        )
+        reuse.record_results(
+            self.record,
+            step.name,
+            made,
+            before,
+            after=self.models.find(step.name),
+            steps_before=self.plan.steps_before(step.name),
+            run=self.folder.name,
+        )
+        self.record.write(self.folder)
+
+    def _run_process(self, step: Step, following: Step | None) -> int:
+        """Run a step's process with all that it prints in its log; return its exit code."""
+        folder = self.folder / step.name
+        last_duration = 0.0
+        # How far a parallel step has come is known better by its mini-batches.
+        if self.screen.console.is_terminal and not step.is_parallel:
+            last_duration = run_folder.last_duration(
+                self.runs, self.plan.pipeline, step.name
+            )
         log = folder / "log.txt"
-        with self._progress(step.name, folder, before):
+        command = StepCommand(
+            self._arguments(step),
+            str(folder / "code"),
+            self._environment(step),
+            str(log),
+        )
+        with self.screen.show_progress(step.name, folder, last_duration):
             code = self.processes.run(
-                StepCommand(arguments, str(folder / "code"), environment, str(log)),
+                command,
                 step.environment_variables,
-                next_variables,
+                following.environment_variables if following else None,
             )
         if code < 0:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"\nThe process was ended by signal {-code}.\n")
         return code
 
+    # What a step is given -----------------------------------------------------------
+
     def _place(self, source: Source) -> str:
-        """The folder or file of data, or the folder that a step writes an output to."""
+        """Return where data is, or the folder that a step writes a port to."""
         if isinstance(source, Parameter):
-            return str(self.project.root / str(self.values[source.name]))
+            return str(self.project.root / str(self.plan.values[source.name]))
         step, port = source
-        made = self.state.done.get(step)
+        made = self.record.done.get(step)
         folder = self.runs / made.run if made and made.run else self.folder
         return str(folder / step / "outputs" / port)
 
-    def _text(self, given: Argument | Source) -> str:
-        return str(self.values[given.name] if isinstance(given, Parameter) else given)
+    def _outputs(self, step: Step) -> dict[str, str]:
+        return {port: self._place((step.name, port)) for port in step.outputs}
 
-    def _words(self, step: Step) -> list[str]:
-        """What decides what a step makes beside its files and its inputs' content.
+    def _make_outputs(self, step: Step) -> dict[str, str]:
+        outputs = self._outputs(step)
+        for output in outputs.values():
+            Path(output).mkdir(parents=True)
+        return outputs
 
-        Without the project's own path: it may be moved.
-        """
-        return [self._text(given) for given in (*step.arguments, *step.inputs.values())]
+    def _folders(self, step: Step) -> dict[str, str]:
+        """Return the folders of a step's inputs and outputs, by their names."""
+        inputs = {name: self._place(source) for name, source in step.inputs.items()}
+        return {**inputs, **self._outputs(step)}
 
-    def _key(self, step: Step, code: Path) -> str:
-        """A digest of all that decides what a step makes, with its files as in `code`.
+    def _arguments(self, step: Step) -> list[str]:
+        """Return a step's script, or the driver of a parallel step, and its arguments."""
+        folders = self._folders(step)
+        arguments = [parallel_driver.__file__ if step.is_parallel else step.script]
+        for argument in step.arguments:
+            if isinstance(argument, (Input, Output)):
+                arguments.append(folders[argument])
+            else:
+                arguments.append(reuse.describe_value(argument, self.plan.values))
+        return arguments
 
-        Empty if they or its data cannot be read.
-        """
+    def _common_environment(self) -> dict[str, str]:
+        """Return the variables that all steps have."""
+        return {
+            **tracking.step_environment(self.project.root),
+            "PYTHONUNBUFFERED": "1",
+            "MLFLOW_EXPERIMENT_NAME": self.settings.name,
+        }
+
+    def _environment(self, step: Step) -> dict[str, str]:
+        tags = {"mlflow.runName": step.name, "run": self.folder.name}
+        return {
+            **self._common_environment(),
+            "MLFLOW_RUN_CONTEXT": json.dumps(tags),
+            **self._folders(step),
+            **step.environment_variables,
+        }
+
+    def _compute_key(self, step: Step, code: Path) -> str:
+        """Return the reuse key of a step, or an empty text if its data cannot be read."""
         inputs = {}
-        try:
-            with self._progress(f"{step.name}: looking for what has changed"):
-                snapshot = {file.as_posix(): code / file for file in step.snapshot}
-                files = self.digests.of(snapshot)
+        with self.screen.show_progress(f"{step.name}: looking for what has changed"):
+            try:
                 for name, source in step.inputs.items():
                     if isinstance(source, Parameter):
                         data = list_files(Path(self._place(source)))
-                        inputs[name] = self.digests.of(data)
+                        inputs[name] = self.fingerprints.hash_files(data)
                     else:
                         producer, port = source
-                        inputs[name] = f"{self.state.done[producer].id} {port}"
-        except OSError:
-            return ""
-        given = [
-            [type(one).__name__, self._text(one)]  # as a text may read like an output
-            for one in (*step.arguments, *step.unused_parameters)
-        ]
-        variables, environment = step.environment_variables, step.environment
-        parts = [step.name, step.script, step.is_parallel, step.outputs, given, inputs]
-        parts += [files, environment, variables]
-        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+                        inputs[name] = f"{self.record.done[producer].id} {port}"
+                return reuse.compute_key(
+                    step, code, self.plan.values, inputs, self.fingerprints
+                )
+            except OSError:
+                return ""
 
-    def _model(self, step: Step) -> tuple[str, str] | None:
-        """The name and version of the registered model that a step looks up, if any."""
-        words = [self._text(given) for given in step.arguments]
-        found = dict(pairwise(words))
-        name = found.get("--model-name")
-        if step.allow_reuse or name is None:
-            return None
-        return name, found.get("--model-version", "latest")
+    # What is said -------------------------------------------------------------------
 
-    def _looked_up(self, step: Step) -> tuple[str, str]:
-        """The registered model that a step looks up, and the run that registered it."""
-        if (asked := self._model(step)) is None:
-            return "", ""
-        version = tracking.registered_version(self.project.root, *asked)
-        if version is None:
-            return "none", ""
-        files = list_files(version.files) if version.files else {}
-        files.pop(tracking.LOADED, None)
-        return f"{version.about} {self.digests.of(files)}", version.run
-
-    @contextmanager
-    def _progress(
-        self, text: str, folder: Path | None = None, before: float = 0.0
-    ) -> Iterator[None]:
-        """Show that something is under way, where there is a screen.
-
-        And how much there is in the outputs in a step's `folder`, how far its log says it
-        has come, and how long it will take if it takes as many seconds as `before`.
-        """
-        columns = (
-            SpinnerColumn(),
-            "{task.description}",
-            TimeElapsedColumn(),
-            _HowFar(),
-        )
-        is_off = not self.console.is_terminal
-        with Progress(
-            *columns, console=self.console, transient=True, disable=is_off
-        ) as progress:
-            progress.add_task(text, total=None, folder=folder, before=before)
-            yield
-
-    def _print(self, markup: str, text: str) -> None:
-        self.console.print(markup + escape(text), highlight=False, soft_wrap=True)
-
-    def _show_failure(self, step: Step, log_lines: list[str], log: Path) -> None:
-        """Show why a step failed, and how to go on."""
+    def _show_failure(self, step: Step, log: LogSummary) -> None:
+        """Show why a step failed, with its files in `steps/`, and how to go on."""
+        folder = self.folder / step.name
+        copy = f"{folder / 'code'}{os.sep}"
+        original = f"{_shorten(step.source_directory)}{os.sep}"
         lines = [f"{step.name}; its log ends:"]
-        lines += [f"    {line}" for line in log_lines[-LOG_END:]]
-        if shutil.disk_usage(self.folder).free < FULL:
-            lines.append(f"The disk that {self.folder} is on is full.")
-        here, folder = Path.cwd(), self.folder
-        folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
-        again = f"{self.project.command} run {self.pipeline} --step {step.name}"
-        again += f" --folder {shlex.quote(str(folder))}"
-        lines += [f"The whole log: {log}", f"To run this step again alone: {again}"]
-        self._print("[red]failed[/] ", "\n".join(lines))
+        lines += [f"    {line.replace(copy, original)}" for line in log.last_lines]
+        full_disks = _explain_full_disks(self.folder)
+        if full_disks:
+            lines.append(full_disks.strip())
+        lines.append(f"The whole log: {folder / 'log.txt'}")
+        again = (
+            f"{self.project.command} run {self.plan.pipeline} --step {step.name}"
+            f" --folder {shlex.quote(str(_shorten(self.folder)))}"
+        )
+        lines.append(f"To run this step again alone: {again}")
+        lines.append(f"To stop in it at breakpoint(): {again} --debug")
+        self.screen.print("\n".join(lines), "[red]failed[/] ")
 
-
-class _HowFar(ProgressColumn):
-    """How far a step has come, how much it has written, and how long it may still take."""
-
-    max_refresh = 1.0  # seconds
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first_batch = 0.0  # seconds after which the first mini-batch was done
-
-    def render(self, task: Task) -> Text:
-        folder, elapsed = task.fields["folder"], task.elapsed or 0.0
-        if folder is None:
-            return Text("")
-        words = []
-        line = _last_progress(folder / "log.txt")
-        if line:
-            self.first_batch = self.first_batch or elapsed
-            words += [_how_far(line, elapsed - self.first_batch)]
-        size = 0
-        with suppress(OSError):  # a file is gone by now
-            for file in (folder / "outputs").rglob("*"):
-                size += file.stat().st_size if file.is_file() else 0
-        if size and elapsed:
-            words += [f"{decimal(size)} written, {decimal(int(size / elapsed))}/s"]
-        before = task.fields["before"]
-        if before > elapsed:
-            words += [f"about {before - elapsed:.0f} s left"]
-        return Text(", ".join(words), "dim")
-
-
-def _last_progress(log: Path) -> str:
-    """Return the last line of a log that tells of mini-batches, or an empty text."""
-    with suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        text = file.read().decode("utf-8", "replace")
-        # What follows the last line break is not complete yet.
-        for line in reversed(text.split("\n")[:-1]):
-            if line.startswith(parallel_driver.PROGRESS):
-                return line
-    return ""
-
-
-def _environment(project: Project[Any], settings: ProjectSettings) -> dict[str, str]:
-    """The environment variables that all steps are given."""
-    return {
-        **tracking.environment(project.root),
-        "PYTHONUNBUFFERED": "1",
-        "MLFLOW_EXPERIMENT_NAME": settings.name,
-    }
+    def _remove_old_runs(self) -> None:
+        """Remove the runs beyond those that the settings keep, and say so."""
+        keep = self.settings.keep_runs
+        try:
+            sources = tracking.list_model_sources(self.project.root)
+            with self.screen.show_progress("removing old runs"):
+                removed = run_folder.remove_old_runs(
+                    self.runs,
+                    keep,
+                    self.folder,
+                    lambda run: any(f"/{run}/" in source for source in sources),
+                )
+        except (OSError, sqlite3.Error):
+            return  # The next run does it.
+        for name in removed:
+            self.screen.print(f"{name} (keep_runs: {keep})", "[dim]removed[/] ")
 
 
 def new_run(
@@ -497,49 +520,98 @@ def new_run(
     console: Console | None = None,
     folder: Path | None = None,
 ) -> LocalRun:
-    """A local run of one of the project's pipelines.
+    """Prepare a local run of one of the project's pipelines.
 
     `values` sets pipeline parameters; with the `folder` of an earlier run, a step of it
     can be run again. Without a `console` plain lines are printed, as a notebook shows
-    them best. LocalRunError and SettingsError say what stands in the way.
+    them best. Raises LocalRunError, PipelineError and SettingsError for what stands in
+    the way.
     """
-    settings, pipeline = project.settings(), pipelines[name]
+    settings = project.settings()
+    pipeline = pipelines[name]
     steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
-    data = {key: Path(getattr(settings.data, of)) for key, of in pipeline.data.items()}
+    record = RunRecord(name) if folder is None else read_record(folder, name)
+    record.set.update(values or {})
+    data = {
+        parameter: Path(getattr(settings.data, setting))
+        for parameter, setting in pipeline.data.items()
+    }
+    parameters = parameter_values(project, steps, data, record.set)
+
+    step_names = {step.name for step in steps}
+    for reader in pipeline.reads_model:
+        if reader not in step_names:
+            raise PipelineError(
+                f"pipelines.py: reads_model of {name} names {reader!r}, but its steps are"
+                f" {', '.join(sorted(step_names))}."
+            )
+    version = "latest"
+    if pipeline.model_version is not None:
+        version = str(parameters[pipeline.model_version])
+
+    plan = RunPlan(
+        name, order_steps(steps), parameters, frozenset(pipeline.reads_model), version
+    )
     console = console or Console(force_jupyter=False, force_terminal=False)
-    run = project, settings, name, steps, values or {}, data, console, folder
-    return LocalRun(*run)
+    return LocalRun(project, settings, plan, record, Screen(console), folder)
 
 
-def _how_far(line: str, seconds: float) -> str:
-    """How far a parallel step has come, and how fast.
-
-    By a line of its log, so many seconds after the first one.
-    """
-    done, total = map(int, line.removeprefix(parallel_driver.PROGRESS).split("/"))
-    text = f"{done} of {total} mini-batches"
-    if done > 1 and seconds:  # the first one has waited for its worker
-        left = seconds * (total - done) / (done - 1)
-        text += f", {(done - 1) / seconds:.1f} a second, {left:.0f} s left"
-    return text
+def order_steps(steps: Sequence[Step]) -> dict[str, Step]:
+    """Return steps by their names, in an order in which each follows what it needs."""
+    by_name = {step.name: step for step in steps}
+    order = TopologicalSorter({step.name: step.dependencies() for step in steps})
+    return {name: by_name[name] for name in order.static_order()}
 
 
-def _read_state(folder: Path, pipeline: str) -> reuse.State:
-    """What `run.json` says; LocalRunError if it is not that of a run of the pipeline."""
+def read_record(folder: Path, pipeline: str) -> RunRecord:
+    """Read the record of a run of a pipeline; raise LocalRunError if it is not one."""
     try:
-        state = reuse.State.read(folder)
+        record = RunRecord.read(folder)
     except (OSError, ValueError):
         raise LocalRunError(f"{folder} is not the folder of a run.") from None
-    if state.pipeline != pipeline:
-        raise LocalRunError(f"{folder} is of the pipeline {state.pipeline}.")
-    return state
+    if record.pipeline != pipeline:
+        raise LocalRunError(
+            f"{folder} is the folder of a run of the pipeline {record.pipeline}."
+        )
+    return record
 
 
-def _new_folder(runs: Path, pipeline: str) -> Path:
-    """A folder that no other run has, even one started in the same second."""
-    name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{pipeline}"
-    for suffix in ["", *(f"-{number}" for number in range(2, 1000))]:
-        with suppress(FileExistsError):
-            (runs / f"{name}{suffix}").mkdir(parents=True)
-            return runs / f"{name}{suffix}"
-    raise LocalRunError(f"{runs / name} and 999 more exist: remove old runs.")
+def find_newest_run(project: Project[Any], pipeline: str) -> Path:
+    """Return the folder of the newest run of a pipeline.
+
+    Raises LocalRunError if there is none.
+    """
+    runs = run_folder.list_runs(project.root / "runs", pipeline)
+    if not runs:
+        raise LocalRunError(
+            f"There is no run of {pipeline} in which a step could be run: run all of it"
+            f" first, with {project.command} run {pipeline}."
+        )
+    return runs[0].folder
+
+
+def _copy_code(step: Step, copy: Path) -> None:
+    """Copy exactly the files of a step that Azure ML would be sent."""
+    for file in step.snapshot:
+        target = copy / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(step.source_directory / file, target)
+
+
+def _shorten(path: Path) -> Path:
+    """Return a path from the current folder on, if it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _explain_full_disks(folder: Path) -> str:
+    """Name the full disks among those of a folder and of temporary files, if any."""
+    text = ""
+    for place in (folder, Path(tempfile.gettempdir())):
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError:
+            continue
+        if free < FULL_DISK:
+            text += f" The disk that {place} is on is full."
+    return text
