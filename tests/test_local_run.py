@@ -306,7 +306,9 @@ def test_a_killed_run_leaves_the_next_one_alone(
         (["--set", "raw_data=/"], "raw_data is '/', but must be like data/sample"),
         (["--set", "nothing"], "write --set NAME=VALUE"),
         (["--set", "raw_data=nowhere"], "There is no data at"),
-        (["--step", "train"], "--step and --folder go together"),
+        (["--folder", "nowhere"], "--folder needs --step NAME"),
+        (["--debug"], "--debug needs --step NAME"),
+        (["--step", "train", "--debug"], "--debug and --json do not go together"),
         (["--step", "train", "--folder", "nowhere"], "is not the folder of a run"),
     ],
 )

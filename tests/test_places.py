@@ -40,6 +40,7 @@ def run(mini_batch):
     return mini_batch
 """
 STEPS = ["prep", "train", "evaluate", "register"]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ODD = "a b%20c #1 ü🐧 'q' \"r\" ?mark=1&x"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -349,6 +350,145 @@ def test_the_folder_of_a_run_that_is_removed_meanwhile(project: Project) -> None
     assert "Traceback" not in result.err.replace("    Traceback", "")
 
 
+# What stands in the way ----------------------------------------------------------------
+
+
+def refused(result: Result) -> str:
+    """Return the one line with which a run is refused."""
+    assert result.code == 1
+    assert result.err.count("\n") == 1, result.err
+    assert not result.out
+    return result.err
+
+
+def change_database(project: Project, query: str, *values: object) -> None:
+    database = project.path / "mlruns" / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(query, values)
+
+
+def test_an_experiment_that_was_deleted_can_be_restored(project: Project) -> None:
+    change_database(project, "UPDATE experiments SET lifecycle_stage = 'deleted'")
+    message = refused(run(project, "scoring"))
+    assert "The MLflow experiment 'toy' was deleted" in message
+    command = message.partition("Restore it: ")[2]
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True)
+    assert run(project, "scoring").code == 0
+
+
+SCHEMAS = {
+    "newer": ("ffffffffffff", "was written by a newer MLflow than the one"),
+    "older": ("0584bdc529eb", "-m mlflow db upgrade sqlite:///"),
+}
+
+
+@pytest.mark.parametrize(("schema", "message"), SCHEMAS.values(), ids=SCHEMAS)
+def test_a_database_of_another_release_of_mlflow(
+    project: Project, schema: str, message: str
+) -> None:
+    change_database(project, "UPDATE alembic_version SET version_num = ?", schema)
+    error = refused(run(project, "scoring"))
+    assert message in error
+    assert str(project.path / "mlruns" / "mlflow.db") in error
+
+
+@pytest.mark.parametrize("content", ["", "no database"], ids=["empty", "text"])
+def test_a_file_in_place_of_the_database(project: Project, content: str) -> None:
+    (project.path / "mlruns" / "mlflow.db").write_text(content)
+    assert "is not a database of MLflow" in refused(run(project, "scoring"))
+
+
+def test_a_path_that_is_too_long_for_sqlite(project: Project, tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["long" * 25] * 5)
+    there = copy_of(project, folder / "toy")
+    assert "The project's path is too long" in refused(run(there, "scoring"))
+
+
+def test_steps_import_the_modules_beside_them(project: Project) -> None:
+    """Also where Python is told not to look beside a script."""
+    for step in ("prep", "train"):
+        toy(project, step, imports="import helper_of_the_step")
+        (project.path / "steps" / step / "helper_of_the_step.py").touch()
+    result = run(project, "training", PYTHONSAFEPATH="1", COLD="1")
+    assert result.code == 0, result.err
+
+
+@linux
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
+def test_output_on_a_full_disk_is_a_sentence(
+    project: Project, options: list[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [project.interpreter, "-m", project.package, "run", "scoring", *options],
+            cwd=project.path,
+            env={**os.environ, "PYTHONPATH": str(project.path), "COLD": "1"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "The output cannot be written: No space left on device."
+    assert "Traceback" not in done.stderr
+
+
+@linux
+def test_temporary_files_that_cannot_be_written(
+    project: Project, mounted: Callable[[str], Path]
+) -> None:
+    disk = mounted("ro")
+    script = "import tempfile; tempfile._candidate_tempdir_list = lambda: [{!r}]"
+    (project.path / "sitecustomize.py").write_text(script.format(str(disk)))
+    message = refused(run(project, "scoring", COLD="1"))
+    assert "Temporary files cannot be written" in message
+    assert "TMPDIR" in message
+
+
+MOUNT = 'mount -t tmpfs -o ro none /dev/shm && exec "$@"'
+
+
+@linux
+def test_a_machine_without_shared_memory(project: Project) -> None:
+    unshared = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        MOUNT,
+        "-",
+    ]
+    if subprocess.run([*unshared, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("/dev/shm cannot be taken away here")
+    command = [project.interpreter, "-m", project.package, "run", "scoring", "--json"]
+    done = subprocess.run(
+        [*unshared, *command, "--fresh"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path), "COLD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Mount /dev/shm so that it can be written to." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_name_in_reads_model(project: Project) -> None:
+    pipelines = f"{project.package}/pipelines.py"
+    project.edit(pipelines, 'reads_model=["score"]', 'reads_model=["scores"]')
+    message = refused(run(project, "scoring"))
+    assert "reads_model of scoring names 'scores'" in message
+
+
+def test_help_lists_the_pipelines(project: Project) -> None:
+    result = project.python("-m", project.package, "run", "--help")
+    assert result.code == 0
+    assert "training  prep -> train -> evaluate -> register" in result.out
+    assert "scoring   prep -> score" in result.out
+
+
 # What is left running ------------------------------------------------------------------
 
 
@@ -379,9 +519,6 @@ child = subprocess.Popen(["sleep", "600"], start_new_session={own})
 Path("started").touch()
 {end}
 """
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
 # The first step of a run is a plain process, and the one after it is forked.
 either = pytest.mark.parametrize("step", ["prep", "train"], ids=["plain", "forked"])
 
@@ -403,7 +540,10 @@ def test_a_run_that_is_ended_leaves_no_process(
     result = end(process)
     assert result.code == code
     assert "Traceback" not in result.err
-    wait_until(lambda: not running(project), seconds=10)
+    if sent != signal.SIGKILL:
+        assert "The run was stopped. What has ended well is kept." in result.err
+        assert f"To continue: python -m {project.package} run training" in result.err
+    wait_until(lambda: not running(project))
     (folder,) = project.path.glob("runs/*-training")
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert list(state["done"]) == ([] if step == "prep" else ["prep"])
@@ -502,6 +642,22 @@ def test_workers_that_are_forked_are_as_those_that_begin_anew(
 
 # What is on the screen -----------------------------------------------------------------
 
+HARMFUL = r"""
+print("note: \x1b[31mred\x1b[0m ##vso[task.complete] text")
+print("::set-output name=a::b")
+raise SystemExit(1)
+"""
+
+
+def test_text_of_a_step_is_no_command_for_a_terminal(project: Project) -> None:
+    toy(project, "prep", HARMFUL)
+    result = run(project, "training")
+    assert result.code == 1
+    for command in ("\x1b", "##vso[", "::set-output"):
+        assert command not in result.err
+    assert r"\x1b[31mred" in result.err
+
+
 SAYS = r"""
 print("note: ü🐧 [red]first[/] 'x'")
 print("  note: not one")
@@ -536,6 +692,87 @@ def test_output_that_nobody_reads_any_more_ends_the_command(project: Project) ->
 
 
 # A step alone --------------------------------------------------------------------------
+
+
+FAULTY = """
+def check(rows):
+    raise ValueError(f"{rows} rows")
+"""
+
+
+def test_a_failing_step_is_named_by_its_file_in_steps(project: Project) -> None:
+    toy(project, "train", "import faulty\nfaulty.check(0)")
+    faulty = project.path / "steps" / "train" / "faulty.py"
+    faulty.write_text(FAULTY, encoding="utf-8")
+    result = run(project, "training")
+    assert f'File "{Path("steps/train/faulty.py")}", line 3' in result.err
+    assert "ValueError: 0 rows" in result.err
+    assert "/code/" not in result.err.partition("The whole log")[0]
+
+
+STOPS = """
+import sys
+from pathlib import Path
+value = 41
+breakpoint()
+Path(sys.argv[sys.argv.index("--model") + 1], "part.txt").write_text("made")
+"""
+
+
+@linux
+def test_a_step_is_debugged_in_the_terminal_from_its_own_folder(
+    project: Project,
+) -> None:
+    """In the newest run, with breakpoint(); and no other run takes what it makes."""
+    first = run(project, "training")
+    script = project.path / "steps" / "train" / "train.py"
+    script.write_text(STOPS, encoding="utf-8")
+    before = files(project.path / "steps")
+    done = subprocess.run(
+        [project.interpreter, "-m", project.package]
+        + ["run", "training", "--step", "train", "--debug"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path), "COLD": "1"},
+        input="p value + 1\ncontinue\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = first.json["folder"]
+    assert f"In the newest run: {folder}" in done.stdout
+    assert "(Pdb) 42" in done.stdout
+    assert str(script) in done.stdout
+    assert files(project.path / "steps") == before
+    assert Path(folder, "train", "outputs", "model", "part.txt").exists()
+    alone = ["--step", "evaluate", "--folder", folder]
+    assert run(project, "training", *alone).code == 0
+    # Without a terminal it cannot pass the breakpoint, so it is not reused.
+    assert statuses(run(project, "training"))[:2] == ["reused", "failed"]
+
+
+@linux
+def test_a_parallel_step_is_debugged_in_one_process(project: Project) -> None:
+    script = "def run(mini_batch):\n    breakpoint()\n    return mini_batch\n"
+    (project.path / "steps" / "score" / "score.py").write_text(script)
+    done = subprocess.run(
+        [project.interpreter, "-m", project.package]
+        + ["run", "scoring", "--step", "score", "--debug"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path), "COLD": "1"},
+        input="p len(mini_batch)\ncontinue\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(Pdb) 1" in done.stdout
+    assert "files handled: 1, mini-batches: 1" in done.stdout
+
+
+def test_a_step_of_a_pipeline_that_never_ran(project: Project) -> None:
+    result = run(project, "training", "--step", "train")
+    assert "There is no run of training" in refused(result)
 
 
 def test_a_step_alone_takes_the_project_as_it_is_now(project: Project) -> None:
@@ -599,7 +836,7 @@ def test_a_folder_that_is_not_of_such_a_run(project: Project, tmp_path: Path) ->
         ],
     )
     assert results[0].code == 0, results[0].err
-    assert "is of the pipeline scoring" in results[1].err
+    assert "a run of the pipeline scoring" in results[1].err
     assert "No step is called 'other'" in results[2].err
     assert all("is not the folder of a run" in result.err for result in results[3:])
     assert {(r.code, r.err.count("\n")) for r in results[1:]} == {(1, 1)}

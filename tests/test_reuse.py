@@ -538,6 +538,34 @@ def test_runs_beyond_a_number_are_removed(toy: Toy) -> None:
     assert needed.exists()
 
 
+def test_a_run_never_removes_itself(toy: Toy) -> None:
+    """Though other runs seem to be newer, as where the clock was set back."""
+    keep(toy, 1)
+    first = Path(toy.run("training")["folder"])
+    record = json.loads((first / "run.json").read_text())
+    record["started"] += 10**18
+    (first / "run.json").write_text(json.dumps(record))
+    folder = first.rename(first.with_name("2100-01-01-000000-training"))
+    second = Path(toy.run("training", "--fresh")["folder"])
+    assert second.exists()
+    assert not folder.exists()
+    # It counts as the newest, so that the next run uses what it has made.
+    third = toy.run("training")
+    assert set(statuses(third)) == {"reused"}
+    assert str(second) in third["steps"][0]["outputs"]["prepared"]
+
+
+def test_a_record_that_leads_out_of_the_runs_is_not_followed(toy: Toy) -> None:
+    folder = Path(toy.run("training")["folder"])
+    record = json.loads((folder / "run.json").read_text())
+    for bad in ("../elsewhere", "/tmp", 7):
+        record["done"]["prep"]["run"] = bad
+        (folder / "run.json").write_text(json.dumps(record))
+        result = toy.project.run("training", "--step", "train", "--folder", str(folder))
+        assert result.code == 1
+        assert "is not the folder of a run" in result.err
+
+
 def test_a_run_at_work_is_not_removed(toy: Toy) -> None:
     keep(toy, 1)
     toy.write("train", fault="import time; time.sleep(8)")

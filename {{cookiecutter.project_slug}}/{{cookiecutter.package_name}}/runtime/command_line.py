@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -81,6 +82,7 @@ def run(args: Namespace) -> int:
     from rich.console import Console
 
     _check_step_options(args)
+    _check_temporary_folder()
     parameters = _read_parameters(args)
     console = Console(stderr=args.json)
     try:
@@ -176,6 +178,18 @@ def _check_step_options(args: Namespace) -> None:
         raise CommandError(
             "--debug and --json do not go together, as the step has the terminal."
         )
+
+
+def _check_temporary_folder() -> None:
+    """Raise CommandError if no temporary file can be written; the SDK needs some too."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise CommandError(
+            "Temporary files cannot be written, as no folder for them has space, or may"
+            f" be written to ({error.strerror}). Free some space, or set the variable"
+            " TMPDIR to another folder."
+        ) from None
 
 
 def _load(load_pipelines: PipelineLoader) -> Pipelines:

@@ -58,7 +58,7 @@ def serve(packages: list[str]) -> Call:
     calls = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     redirect_streams(os.devnull)
-    preload(packages)
+    preload(packages, calls.fileno())
 
     while line := calls.readline():
         step = os.fork()
@@ -83,11 +83,18 @@ def redirect_streams(log: str) -> None:
     os.close(output)
 
 
-def preload(packages: list[str]) -> None:
-    """Import packages, and leave out those that cannot be imported."""
+def preload(packages: list[str], calls: int) -> None:
+    """Import packages, and leave out those that cannot be imported.
+
+    Ends this program if the local run ends meanwhile.
+    """
     del sys.path[0]  # The folder of this file, which no step has on its path.
+    end_of_run = select.poll()
+    end_of_run.register(calls, select.POLLHUP)
     gc.disable()  # Imports leave no garbage behind, and looking for it takes long.
     for package in packages:
+        if end_of_run.poll(0):
+            os._exit(0)
         # The step that needs the package will tell why it cannot be imported.
         with suppress(Exception):
             __import__(package)

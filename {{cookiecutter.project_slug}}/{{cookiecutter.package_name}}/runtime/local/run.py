@@ -168,15 +168,6 @@ class LocalRun:
     def _prepare_folder(self, folder: Path | None) -> Path:
         """Return the run's folder, with its record in it."""
         database = self.project.root / tracking.DATABASE
-        try:
-            # Python looks for a folder in which it can write.
-            tempfile.gettempdir()
-        except OSError as error:
-            raise LocalRunError(
-                "Temporary files cannot be written, as no folder for them has space, or"
-                f" may be written to ({error.strerror}). Free some space, or set the"
-                " variable TMPDIR to another folder."
-            ) from None
         tracking.check_path_length(database)
         try:
             if folder is None:
