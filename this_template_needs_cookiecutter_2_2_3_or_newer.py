@@ -15,9 +15,11 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import cookiecutter
+from cookiecutter.exceptions import FailedHookException
 from jinja2 import Environment
 from jinja2.ext import Extension
 
@@ -48,18 +50,20 @@ def refuse_old_cookiecutter() -> None:
         )
 
 
-def describe_generation() -> dict[str, Any]:
-    """Return the template's folder, the package in it, and the command that generates.
-
-    `program` is cookiecutter or cruft, or empty if another program calls their functions.
-    """
-    template = Path.cwd()  # cookiecutter renders hooks in the template's folder
+def find_program() -> str:
+    """Return cookiecutter or cruft, or "" if another program calls their functions."""
     command = Path(sys.argv[0])
     program = command.parent.name if command.name == "__main__.py" else command.stem
+    return program if program in ("cookiecutter", "cruft") else ""
+
+
+def describe_generation() -> dict[str, Any]:
+    """Return the template's folder, the package in it, and the command that generates."""
+    template = Path.cwd()  # cookiecutter renders hooks in the template's folder
     return {
         "template": str(template),
         "package": str(template / PACKAGE),
-        "program": program if program in ("cookiecutter", "cruft") else "",
+        "program": find_program(),
         "arguments": sys.argv[1:],
     }
 
@@ -87,5 +91,18 @@ def omit_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+def print_exception(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print a hook's refusal without the traceback in which cruft ends."""
+    if issubclass(kind, FailedHookException):
+        print(error, file=sys.stderr)
+    else:
+        print_other_exception(kind, error, traceback)
+
+
 refuse_old_cookiecutter()
 logging.getLogger("cookiecutter.hooks").addFilter(omit_traceback)
+print_other_exception = sys.excepthook
+if find_program() == "cruft":
+    sys.excepthook = print_exception

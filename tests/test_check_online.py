@@ -647,9 +647,10 @@ def test_generation_is_not_lost_where_azure_has_no_answer(
 def generate_without_azure_identity(
     check: Checker, tmp_path: Path
 ) -> subprocess.CompletedProcess[str]:
-    """As where cookiecutter is alone: an empty package hides the real one."""
+    """As where cookiecutter is alone: other modules hide azure-identity and pydantic."""
     (tmp_path / "hidden" / "azure").mkdir(parents=True)
     (tmp_path / "hidden" / "azure" / "__init__.py").touch()
+    (tmp_path / "hidden" / "pydantic.py").write_text("raise ImportError")
     check.env["PYTHONPATH"] = str(tmp_path / "hidden")
     start = time.monotonic()
     done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)

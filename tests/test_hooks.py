@@ -433,7 +433,9 @@ def test_wrong_answer_over_a_project_leaves_it_as_it_was(tmp_path: Path) -> None
 def test_files_that_are_there_are_kept_or_nothing_is_generated(tmp_path: Path) -> None:
     folder = tmp_path / "penguins"
     (folder / ".git").mkdir(parents=True)  # as of a new repository: nothing to be lost
-    assert generate(tmp_path, "-f").returncode == 0
+    first = generate(tmp_path, "-f")
+    assert first.returncode == 0
+    assert "git init" not in first.stdout
     (folder / "settings.yml").write_text("mine", encoding="utf-8")
     (folder / "README.md").unlink()
     before = contents(tmp_path)
