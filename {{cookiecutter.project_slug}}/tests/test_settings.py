@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from {{ cookiecutter.package_name }}.runtime.project import (
-    CONFIG,
-    SETTINGS,
     Project,
     SettingsError,
+)
+from {{ cookiecutter.package_name }}.runtime.workspaces import (
+    CONFIG,
+    SETTINGS,
 )
 from {{ cookiecutter.package_name }}.settings import (
     PROJECT,

@@ -1,103 +1,144 @@
-"""What `settings.yml` holds: a setting is a field here, with the rule that it keeps.
+"""What `settings.yml` may hold: each setting is a field here, with its type and its rule.
 
-To add one, write it in `settings.yml` and as a field below. Those that every
-project has (`name`, `workspace`, `compute`, `schedules`) come with `ProjectSettings`.
+To add a setting, write it in `settings.yml` and as a field below. These are pydantic models,
+so `field_validator` can check a field by code. The settings that every project has (`name`,
+`workspace`, `compute`, `schedules`, `keep_runs`) come with `ProjectSettings`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import ValidationInfo, field_validator
+
 from .runtime import rules
-from .runtime.project import Conflicts, Project, ProjectSettings
-from .runtime.rules import Column, Count, Files, Rule, Text, one_of, whole
+from .runtime.project import Project
+from .runtime.rules import Rule, one_of, whole
+from .runtime.settings_models import (
+    ByName,
+    Column,
+    Count,
+    DataPath,
+    Follows,
+    ListOf,
+    ProjectSettings,
+    Section,
+    Text,
+    refuse,
+)
+
+DecimalMark = Annotated[str, Follows(one_of(".", ","))]
+ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
+Fraction = Annotated[float, Follows(Rule("above 0, below 1", lambda f: 0 < f < 1))]
+Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETER)]
 
 
-@dataclass(frozen=True)
-class Tables:
-    """What is read: paths, from the project's folder on, and the roles of columns."""
+class Tables(Section):
+    """The data that is read: paths, relative to the project's folder, and roles of columns."""
 
-    training: Files
-    scoring: Files
+    training: DataPath
+    scoring: DataPath
     target: Column
-    keys: list[Column]
-    ignore: list[Column]
+    keys: ListOf[Column]
+    ignore: ListOf[Column]
     rows_per_part: Count
 
+    @field_validator("keys", "ignore")
+    @classmethod
+    def _do_not_name_the_target(
+        cls, columns: list[str], info: ValidationInfo
+    ) -> list[str]:
+        target = info.data.get("target")
+        if target in columns:
+            raise refuse(f"names the target, {target}", fix="take it out there")
+        return columns
 
-@dataclass(frozen=True)
-class TextFormat:
+    @field_validator("keys", "ignore")
+    @classmethod
+    def _name_each_column_once(
+        cls, columns: list[str], info: ValidationInfo
+    ) -> list[str]:
+        columns_before = info.data.get("keys", [])  # Empty while `keys` is checked.
+        for position, column in enumerate(columns):
+            if column in columns_before or column in columns[:position]:
+                raise refuse(
+                    f"names {column} again", fix="name it once, in keys or in ignore"
+                )
+        return columns
+
+
+class TextFormat(Section):
     """How the text of CSV files is written, where it differs from the usual."""
 
     encoding: Text | None = None
-    decimal: Annotated[str, one_of(".", ",")] | None = None
-    thousands: Annotated[str, one_of(".", ",", " ", "'")] | None = None
+    decimal: DecimalMark | None = None
+    thousands: ThousandsMark | None = None
     units: list[Text] | None = None
     date_format: Text | None = None
     missing: list[Text] | None = None
 
+    @field_validator("thousands")
+    @classmethod
+    def _differ_from_the_decimal_mark(
+        cls, thousands: str | None, info: ValidationInfo
+    ) -> str | None:
+        decimal = info.data.get("decimal") or "."
+        if thousands == decimal:
+            raise refuse("is the decimal mark too", fix="write both as they differ")
+        return thousands
+
     def text_format(self) -> str | None:
         """Return those of these settings that are set, as JSON for prep; None without."""
-        values = {field.name: getattr(self, field.name) for field in fields(TextFormat)}
-        values = {name: value for name, value in values.items() if value is not None}
+        names = set(TextFormat.model_fields)
+        values = self.model_dump(include=names, exclude_none=True)
         return json.dumps(values) if values else None
 
 
-@dataclass(frozen=True)
 class Data(TextFormat, Tables):
-    """All settings below `data`; the fields of `Tables` come first in messages."""
-
-    def conflicts(self) -> Conflicts:
-        for key, columns in {"keys": self.keys, "ignore": self.ignore}.items():
-            if self.target in columns:
-                yield key, f"names the target, {self.target}", "take it out there"
-        for column in dict.fromkeys(self.keys + self.ignore):
-            if (self.keys + self.ignore).count(column) > 1:
-                key = "ignore" if column in self.ignore else "keys"
-                yield key, f"names {column} again", "name it once, in keys or in ignore"
-        if self.thousands == (self.decimal or "."):
-            yield "thousands", "is the decimal mark too", "write both as they differ"
+    """All settings below `data`."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained and held to account."""
+class Training(Section):
+    """How a model is trained, and when it is registered."""
 
-    test_fraction: Annotated[float, Rule("above 0, below 1", lambda f: 0 < f < 1)]
-    seed: Annotated[int, whole(0, 2**32 - 1)]
-    register: Annotated[str, one_of("unless_worse", "always")]
-    hyperparameters: dict[
-        str, Annotated[str | int | float | bool, rules.HYPERPARAMETER]
-    ]
+    test_fraction: Fraction
+    seed: Annotated[int, Follows(whole(0, 2**32 - 1))]
+    register: Annotated[str, Follows(one_of("unless_worse", "always"))]
+    hyperparameters: ByName[Hyperparameter]
 
-    def conflicts(self) -> Conflicts:
-        text = "is a parameter of the pipeline already"
-        for name in self.hyperparameters.keys() & {"raw_data", "register"}:
-            yield f"hyperparameters.{name}", text, "choose another name"
+    @field_validator("hyperparameters")
+    @classmethod
+    def _leave_names_to_the_pipeline(
+        cls, hyperparameters: dict[str, str | int | float | bool]
+    ) -> dict[str, str | int | float | bool]:
+        for name in ("raw_data", "register"):
+            if name in hyperparameters:
+                raise refuse(
+                    f"names {name}, which is a parameter of the pipeline already",
+                    fix="choose another name",
+                )
+        return hyperparameters
 
 
-@dataclass(frozen=True)
-class Scoring:
+class Scoring(Section):
     """Which model scores, and how the work is cut into mini-batches."""
 
-    model_version: Annotated[str | int, rules.MODEL_VERSION]
+    model_version: Annotated[str | int, Follows(rules.MODEL_VERSION)]
     mini_batch_size: Count
     process_count_per_node: Count
     run_max_try: Count
     run_invocation_timeout: Count
-    error_threshold: Annotated[int, whole(-1)]
+    error_threshold: Annotated[int, Follows(whole(-1))]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(ProjectSettings):
-    """All of `settings.yml`; of that `settings.NAME.yml` may hold `may_differ`."""
+    """All of `settings.yml`. `settings.NAME.yml` may hold the sections in `may_differ`."""
 
     may_differ = ProjectSettings.may_differ | {"scoring"}
 
-    task: Annotated[str, one_of("classification", "regression")]
+    task: Annotated[str, Follows(one_of("classification", "regression"))]
     data: Data
     training: Training
     scoring: Scoring

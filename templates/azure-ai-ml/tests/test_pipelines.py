@@ -6,7 +6,6 @@ does not.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,8 @@ from {{ cookiecutter.package_name }}.settings import (
 )
 
 SETTINGS = PROJECT.settings()
-SETTINGS = replace(SETTINGS, compute=replace(SETTINGS.compute, name="cpu-cluster"))
+COMPUTE = SETTINGS.compute.model_copy(update={"name": "cpu-cluster"})
+SETTINGS = SETTINGS.model_copy(update={"compute": COMPUTE})
 
 
 def build_pipeline(name: str, settings: Settings) -> PipelineJob:
@@ -93,8 +93,9 @@ def test_inputs_and_outputs_fit(name: str) -> None:
 @pytest.mark.parametrize("name", PIPELINES)
 def test_words_of_a_parallel_step_hold_no_space(name: str) -> None:
     """The service splits them at each space, quoted or not."""
-    keys = replace(SETTINGS.data, keys=["two words", 'a "quote"'])
-    for node in build_pipeline(name, replace(SETTINGS, data=keys)).jobs.values():
+    data = SETTINGS.data.model_copy(update={"keys": ["two words", 'a "quote"']})
+    settings = SETTINGS.model_copy(update={"data": data})
+    for node in build_pipeline(name, settings).jobs.values():
         if node.type == "parallel":
             words = node.task.program_arguments.split()
             assert "two%20words" in words

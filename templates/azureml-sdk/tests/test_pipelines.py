@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -30,7 +29,8 @@ from {{ cookiecutter.package_name }}.settings import (
 )
 
 SETTINGS = PROJECT.settings()
-SETTINGS = replace(SETTINGS, compute=replace(SETTINGS.compute, name="cpu-cluster"))
+COMPUTE = SETTINGS.compute.model_copy(update={"name": "cpu-cluster"})
+SETTINGS = SETTINGS.model_copy(update={"compute": COMPUTE})
 NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -90,7 +90,8 @@ def test_steps_run_on_the_cluster(name: str) -> None:
 
 
 def test_an_unknown_cluster_is_refused() -> None:
-    elsewhere = replace(SETTINGS, compute=replace(SETTINGS.compute, name="another"))
+    another = SETTINGS.compute.model_copy(update={"name": "another"})
+    elsewhere = SETTINGS.model_copy(update={"compute": another})
     with pytest.raises(ValueError, match="another does not exist"):
         build_pipeline("training", elsewhere)
 

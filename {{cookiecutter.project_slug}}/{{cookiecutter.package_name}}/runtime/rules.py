@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 CLOUDS = {  # login, resource manager
     "AzureCloud": ("login.microsoftonline.com", "management.azure.com"),
@@ -257,6 +257,9 @@ VM_SIZE = Rule(
     "a VM size, such as Standard_DS3_v2",
     lambda value: "" if re.match(r"(?i)standard_[a-z]+\d", value) else _SIZES,
 )
+FILES = Rule("a path, from the project's folder on", r"(?s).*\S.*")
+COLUMN = Rule(f"a column's name, {_NO_OPTION}", "(?s)[^-].*")
+TEXT = Rule(f"some text, {_NO_OPTION}", "(?s)[^-].*")
 HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
 MODEL_VERSION = Rule(
     "latest, or a version's number",
@@ -270,9 +273,3 @@ START_TIME = Rule(
     "a time such as 2027-01-31T06:00:00, with no zone behind it",
     lambda value: datetime.strptime(value, "%Y-%m-%dT%H:%M:%S"),
 )
-
-# The kinds of settings that occur often.
-Files = Annotated[str, Rule("a path, from the project's folder on", r"(?s).*\S.*")]
-Column = Annotated[str, Rule(f"a column's name, {_NO_OPTION}", "(?s)[^-].*")]
-Text = Annotated[str, Rule(f"some text, {_NO_OPTION}", "(?s)[^-].*")]
-Count = Annotated[int, whole(1)]

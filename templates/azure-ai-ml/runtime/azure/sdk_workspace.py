@@ -16,8 +16,10 @@ from azure.ai.ml import MLClient, constants, entities
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
-from ..project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
+from ..project import PipelineDefinition
 from ..rules import CLOUDS
+from ..settings_models import Compute, Schedule
+from ..workspaces import WorkspaceConfig
 from . import connection, login
 from .connection import Cluster, Failure
 from .sdk_steps import build_steps, set_parameters

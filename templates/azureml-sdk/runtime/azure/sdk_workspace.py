@@ -18,8 +18,10 @@ from azureml.core.compute import AmlCompute
 from azureml.exceptions import UserErrorException
 from azureml.pipeline import core as sdk
 
-from ..project import Compute, PipelineDefinition, Schedule, WorkspaceConfig
+from ..project import PipelineDefinition
 from ..rules import CLOUDS
+from ..settings_models import Compute, Schedule
+from ..workspaces import WorkspaceConfig
 from . import connection, login
 from .connection import AzureError, Cluster, Failure
 from .sdk_steps import build_steps

@@ -23,8 +23,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import COMMAND
-from ..project import CONFIG, NEEDED, SETTINGS, Project, SettingsError
+from ..project import NEEDED, Project, SettingsError
 from ..rules import CLOUDS
+from ..workspaces import CONFIG, SETTINGS
 from .login import (
     CONNECTION_FIX,
     TIMEOUT,

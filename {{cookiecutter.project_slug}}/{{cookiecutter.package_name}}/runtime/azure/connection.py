@@ -20,7 +20,8 @@ import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 
 from .. import COMMAND
-from ..project import CommandError, WorkspaceConfig
+from ..project import CommandError
+from ..workspaces import WorkspaceConfig
 from . import login
 
 UNREACHABLE = (

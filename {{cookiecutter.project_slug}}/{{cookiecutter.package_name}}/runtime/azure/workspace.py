@@ -17,7 +17,8 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from .. import COMMAND
 from ..files import list_files
-from ..project import NEEDED, Pipelines, Project, ProjectSettings, Schedule
+from ..project import NEEDED, Pipelines, Project
+from ..settings_models import ProjectSettings, Schedule
 from ..steps import LOG_END, parameter_values
 from . import connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing

@@ -26,7 +26,8 @@ from rich.console import Console
 
 from ..azure import sdk_steps
 from ..files import list_files
-from ..project import CommandError, Pipelines, Project, ProjectSettings
+from ..project import CommandError, Pipelines, Project
+from ..settings_models import ProjectSettings
 from ..steps import (
     Input,
     Output,

@@ -1,0 +1,341 @@
+"""Read settings files into pydantic models, and name every problem with its file and key.
+
+A workspace may have a second file, which replaces some settings of `settings.yml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from .rules import Problem, shown
+from .settings_models import REPORT_EVERYTHING, Section
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[M]):
+    """What was read: the model, unless something is wrong, and all problems."""
+
+    model: M | None
+    problems: list[Problem]
+
+
+# Files
+
+
+class UnreadableFile(Exception):
+    """Report a file that is missing, or that is not valid YAML or JSON."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class WrongValue(Exception):
+    """Report all that is wrong with one value."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class DuplicateName(ValueError):
+    """Report a name that is written twice in a mapping."""
+
+    def __init__(self, name: str, place: str = "") -> None:
+        super().__init__(name)
+        self.name = name
+        self.place = place
+
+
+class _Loader(yaml.SafeLoader):
+    """Load YAML, but keep times as text, and refuse a name that is written twice.
+
+    YAML itself would take the last of two values without a word.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        names = set()
+        for name, _ in node.value:
+            if name.value in names:
+                line = name.start_mark.line + 1
+                raise DuplicateName(name.value, f" (again in line {line})")
+            names.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first_character: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")
+    ]
+    for first_character, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text. Raises YAMLError, DuplicateName or ValueError."""
+    return yaml.load(text, _Loader)
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises JSONDecodeError or DuplicateName."""
+    return json.loads(text, object_pairs_hook=_to_dict)
+
+
+def _to_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise DuplicateName(name)
+        values[name] = value
+    return values
+
+
+def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
+    """Return what a YAML or JSON file of the project holds.
+
+    `names` are what the file should hold, for the message if it is missing. Raises
+    UnreadableFile.
+    """
+    fix = "correct it, or restore it from version control"
+    try:
+        text = (root / file).read_text(encoding="utf-8-sig")
+        if text.strip():
+            return parse_json(text) if file.endswith(".json") else parse_yaml(text)
+        problem = Problem(file, "", "is empty", fix)
+    except FileNotFoundError:
+        fix = f"write it, with {', '.join(names)}"
+        problem = Problem(file, "", "is missing", fix)
+    except DuplicateName as error:
+        fix = "delete one of the two"
+        problem = Problem(file, error.name, f"is written twice{error.place}", fix)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        problem = Problem(file, "", f"is not JSON at {place} ({error.msg})", fix)
+    except yaml.MarkedYAMLError as error:
+        mark: Any = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}"
+        problem = Problem(file, "", f"is not YAML at {place} ({error.problem})", fix)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        problem = Problem(file, "", f"cannot be read ({reason})", fix)
+    raise UnreadableFile(problem)
+
+
+# Models
+
+
+def read_model(root: Path, model: type[M], file: str) -> Reading[M]:
+    """Read a model from a file."""
+    try:
+        values = load_file(root, file, model.model_fields)
+    except UnreadableFile as error:
+        return Reading(None, [error.problem])
+
+    return _validate(model, values, find_problems(model, values, file))
+
+
+def read_model_with_overrides(
+    root: Path,
+    model: type[M],
+    file: str,
+    overrides_file: str,
+    may_differ: Iterable[str],
+) -> Reading[M]:
+    """Read a model from a file, and from a second file that replaces settings of it.
+
+    Only the sections that are named by `may_differ` may be in the second file. A problem
+    that the first file has by itself is reported for the first, any other for the second.
+    """
+    sections = [name for name in model.model_fields if name in may_differ]
+    base = read_model(root, model, file)
+    try:
+        overrides = load_file(root, overrides_file, sections)
+        values = load_file(root, file, model.model_fields)
+    except UnreadableFile as error:
+        # The problem is that of `file` itself if that is the one that cannot be read.
+        return Reading(None, [*dict.fromkeys([error.problem, *base.problems])])
+
+    if not isinstance(overrides, dict):
+        names = ", ".join(sections)
+        text = f"is {shown(overrides)}, but must hold names with values"
+        fix = f"write some of {names} there, or delete the file"
+        return Reading(None, [Problem(overrides_file, "", text, fix), *base.problems])
+    if not isinstance(values, dict):
+        return base
+
+    problems = []
+    for name in model.model_fields:
+        if name in overrides and name not in sections:
+            del overrides[name]
+            text = "is the same in every workspace"
+            fix = f"write it in {file} ({', '.join(sections)} may differ)"
+            problems.append(Problem(overrides_file, name, text, fix))
+
+    merged = merge_overrides(values, overrides)
+    problems_of_base = {(p.key, p.text): p for p in base.problems}
+    for problem in find_problems(model, merged, overrides_file, written=overrides):
+        known_problem = problems_of_base.get((problem.key, problem.text))
+        problems.append(known_problem or problem)
+    return _validate(model, merged, problems)
+
+
+def merge_overrides(
+    values: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return settings in which each value that `overrides` names is replaced.
+
+    Of a section, only the values that are named are replaced. A value below a section, such
+    as a schedule, is replaced as a whole.
+    """
+    merged = dict(values)
+    for name, override in overrides.items():
+        value = values.get(name)
+        if isinstance(value, dict) and isinstance(override, dict):
+            merged[name] = {**value, **override}
+        else:
+            merged[name] = override
+    return merged
+
+
+def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
+    """Return a value, checked as the setting of a model's field. Raises WrongValue."""
+    fields: dict[str, Any] = {"value": (field.annotation, field)}
+    model: Any = create_model("OneValue", __base__=Section, **fields)
+    try:
+        return model(value=value).value
+    except ValidationError as error:
+        problems = [_describe(detail, file, key) for detail in error.errors()]
+        raise WrongValue(problems) from None
+
+
+def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M]:
+    """Return the model of the values, unless one of their problems is that one is wrong."""
+    if any(problem.kind == "wrong" for problem in problems):
+        return Reading(None, problems)
+    return Reading(model.model_validate(values), problems)
+
+
+# Problems
+
+
+def find_problems(
+    model: type[BaseModel], values: Any, file: str, written: Any = None
+) -> list[Problem]:
+    """Return all that is wrong, empty or unusual in the values, in the file's order.
+
+    `written` is what the file itself holds, if the values come from more than one file.
+    """
+    if written is None:
+        written = values
+    try:
+        model.model_validate(values, context=REPORT_EVERYTHING)
+    except ValidationError as error:
+        problems = _describe_all(error, model, written, file)
+    else:
+        return []
+
+    order = [*values] if isinstance(values, dict) else []
+
+    def position(problem: Problem) -> int:
+        section = problem.key.partition(".")[0]
+        return order.index(section) if section in order else len(order)
+
+    return sorted(problems, key=position)
+
+
+def _describe_all(
+    error: ValidationError, model: type[BaseModel], written: Any, file: str
+) -> list[Problem]:
+    """Return the problems that pydantic reports of a file."""
+    problems = []
+    misspelt = set()
+    for detail in error.errors():
+        path = _to_path(detail)
+        key = ".".join(path)
+        if detail["type"] in ("extra_forbidden", "invalid_key"):
+            *parents, name = path
+            fields = _find_section(model, parents).model_fields
+            absent = fields.keys() - _find_names(written, parents)
+            close = next(iter(difflib.get_close_matches(name, absent, 1)), "")
+            fix = f"write {close}" if close else f"delete it ({', '.join(fields)} are)"
+            problems.append(Problem(file, key, "is not a setting", fix))
+            misspelt.add(".".join([*parents, close]))
+        elif detail["type"] == "model_type":
+            names = ", ".join(_find_section(model, path).model_fields)
+            text = f"is {shown(detail['input'])}, but must hold names with values"
+            problems.append(Problem(file, key, text, f"write {names} there"))
+        else:
+            problems.append(_describe(detail, file, key))
+
+    # A setting whose name is misspelt is not missing too.
+    return [
+        problem
+        for problem in problems
+        if problem.key not in misspelt or problem.text != "is missing"
+    ]
+
+
+def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
+    """Return the problem that an error of pydantic's reports of one setting."""
+    value = detail["input"]
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "wrong" | "empty" | "unusual" as kind:  # By settings_models.refuse.
+            return Problem(file, key, context["text"], context["fix"], kind)
+        case "missing":
+            return Problem(file, key, "is missing", "add it")
+        case "list_type":
+            text = f"is {shown(value)}, but must be a list"
+            return Problem(file, key, text, f"write [{value}]")
+        case "dict_type":
+            text = f"is {shown(value)}, but must hold names with values"
+            return Problem(file, key, text, "write NAME: VALUE there")
+        case _:  # An error of a validator or a type that the project itself has added.
+            reason = detail["msg"].removeprefix("Value error, ")
+            return Problem(file, key, f"is {shown(value)} ({reason})", "correct it")
+
+
+def _to_path(detail: ErrorDetails) -> list[str]:
+    """Return the names that lead to the setting of an error, without positions in lists."""
+    location = detail["loc"]
+    if location[-1:] == ("[key]",):  # The name itself is wrong, which may be a number.
+        return [str(part) for part in location[:-1]]
+    if detail["type"] == "invalid_key":
+        return [str(part) for part in location]
+    return [part for part in location if isinstance(part, str)]
+
+
+def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
+    """Return the model of the section at a path; names of a dict do not count."""
+    section = model
+    for name in path:
+        if name in section.model_fields:
+            models = _list_models(section.model_fields[name].annotation)
+            section = models[0] if models else section
+    return section
+
+
+def _list_models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models in an annotation such as `dict[str, Schedule | None]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _list_models(part)]
+
+
+def _find_names(values: Any, path: Iterable[str]) -> set[Any]:
+    """Return the names that the section at a path holds."""
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    return {*values} if isinstance(values, dict) else set()
