@@ -76,7 +76,10 @@ penguins/runtime/local/tracking.py
 penguins/runtime/project.py
 penguins/runtime/py.typed
 penguins/runtime/rules.py
+penguins/runtime/settings_models.py
+penguins/runtime/settings_reader.py
 penguins/runtime/steps.py
+penguins/runtime/workspaces.py
 penguins/settings.py
 pyproject.toml
 settings.yml

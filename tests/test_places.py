@@ -914,8 +914,9 @@ def test_a_key_that_stands_twice_is_refused(
     result = project.python("-m", project.package, "check")
     assert result.code == 1
     name = "task" if text.count("task") > 1 else "seed"
-    said = " ".join(result.out.split())  # a table, whose lines are broken
-    assert f"({name} stands there a second time)" in said
+    text_of_table = " ".join(result.out.split())  # The lines of a table are broken.
+    assert f"{name} wrong is written twice" in text_of_table
+    assert "delete one of the two" in text_of_table
     assert "Traceback" not in result.err
 
 

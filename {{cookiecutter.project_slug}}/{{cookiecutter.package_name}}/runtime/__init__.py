@@ -3,7 +3,10 @@
 It is the same in every project, whatever its answers are. It imports none of the
 project's own files: it is handed them, as a `Project` and its `Pipelines`.
 
-    project.py            what it is handed; settings.yml and config.json, read and checked
+    project.py            what it is handed: a project, its settings and pipelines
+    settings_models.py    sections of settings, and types of values that follow a rule
+    settings_reader.py    settings files, read into those sections, and their problems
+    workspaces.py         the workspaces of a project, and the files of each
     rules.py              what a setting must be
     steps.py              the steps of a pipeline, and the values of its parameters
     files.py              the files of a folder of data
