@@ -60,6 +60,7 @@ penguins/runtime/azure/sdk_steps.py
 penguins/runtime/azure/sdk_workspace.py
 penguins/runtime/azure/workspace.py
 penguins/runtime/command_line.py
+penguins/runtime/errors.py
 penguins/runtime/files.py
 penguins/runtime/graph.py
 penguins/runtime/local/__init__.py

@@ -24,6 +24,7 @@ with pytest.MonkeyPatch.context() as patch:  # or each project would get a __pyc
     patch.setattr(sys, "dont_write_bytecode", True)
     settings: Any = importlib.import_module("template.settings")
     project: Any = importlib.import_module("template.runtime.project")
+    errors: Any = importlib.import_module("template.runtime.errors")
     rules: Any = importlib.import_module("template.runtime.rules")
     checks: Any = importlib.import_module("template.runtime.azure.checks")
 
@@ -463,7 +464,7 @@ def at(root: Path) -> Any:
 
 
 def refusal(read: Callable[[], Any]) -> str:
-    with pytest.raises(project.SettingsError) as error:
+    with pytest.raises(errors.SettingsError) as error:
         read()
     return str(error.value)
 
@@ -739,7 +740,7 @@ def test_parameter_that_a_setting_is_called_as(
 ) -> None:
     try:
         assert at(root).parameter_value(name, text) == value
-    except project.SettingsError as error:
+    except errors.SettingsError as error:
         assert value in str(error)
 
 
@@ -749,7 +750,7 @@ def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
     (root / CONFIG).write_text(config(workspace_name=""))
     at(root).workspace_config(needs=())
     for needs in (["region"], ["compute.name"], ["workspace_name"]):
-        with pytest.raises(project.SettingsError) as error:
+        with pytest.raises(errors.SettingsError) as error:
             at(root).workspace_config(needs=needs)
         assert [needs[0] in line for line in str(error.value).splitlines()] == [True]
 

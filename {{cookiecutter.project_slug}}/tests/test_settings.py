@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from {{ cookiecutter.package_name }}.runtime.errors import (
+    SettingsError,
+)
 from {{ cookiecutter.package_name }}.runtime.project import (
     Project,
-    SettingsError,
 )
 from {{ cookiecutter.package_name }}.runtime.workspaces import (
     CONFIG,

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import VERSION, not_installed
-from .project import CommandError, Pipelines, Project
+from .errors import CommandError
+from .project import Pipelines, Project
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from . import rules
+from .errors import SettingsError
 from .rules import Problem
 from .settings_models import Config, Follows, ProjectSettings
 from .settings_reader import (
@@ -29,26 +30,13 @@ from .settings_reader import (
     read_value,
 )
 from .workspaces import (
+    NEEDED,
     SETTINGS,
     WorkspaceConfig,
     WorkspaceFiles,
     find_missing_config,
     list_workspaces,
 )
-
-NEEDED = ("subscription_id", "resource_group", "workspace_name")
-
-
-class CommandError(Exception):
-    """A command cannot do what is asked; the message says why, and how to fix it."""
-
-
-class SettingsError(CommandError):
-    """Settings are wrong or missing: `problems`, and as text one line for each."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
 
 
 @dataclass(frozen=True)

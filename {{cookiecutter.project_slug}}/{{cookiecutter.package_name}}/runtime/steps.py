@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .project import CommandError, Project
+from .errors import CommandError
+from .project import Project
 
 LOG_END = 20  # lines of a failed step's log that are shown
 

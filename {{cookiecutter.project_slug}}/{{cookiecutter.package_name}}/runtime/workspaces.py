@@ -14,6 +14,8 @@ from .rules import Problem
 
 SETTINGS = "settings.yml"
 CONFIG = ".azureml/config.json"
+#: The settings without which no workspace can be found.
+NEEDED = ("subscription_id", "resource_group", "workspace_name")
 
 
 @dataclass(frozen=True)

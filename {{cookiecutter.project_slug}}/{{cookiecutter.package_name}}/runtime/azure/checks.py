@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .. import COMMAND
-from ..project import NEEDED, Project, SettingsError
+from ..errors import SettingsError
 from ..rules import CLOUDS
-from ..workspaces import CONFIG, SETTINGS
+from ..workspaces import CONFIG, NEEDED, SETTINGS
 from .login import (
     CONNECTION_FIX,
     TIMEOUT,
@@ -37,6 +37,9 @@ from .login import (
     log_in_command,
     seconds_to_wait,
 )
+
+if TYPE_CHECKING:  # The template's hook has no pydantic, which settings need.
+    from ..project import Project
 
 LIMIT = 60.0  # seconds for everything online, of one workspace
 OK, EMPTY = "ok", "to fill in"

@@ -20,7 +20,7 @@ import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 
 from .. import COMMAND
-from ..project import CommandError
+from ..errors import CommandError
 from ..workspaces import WorkspaceConfig
 from . import login
 

@@ -17,9 +17,10 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from .. import COMMAND
 from ..files import list_files
-from ..project import NEEDED, Pipelines, Project
+from ..project import Pipelines, Project
 from ..settings_models import ProjectSettings, Schedule
 from ..steps import LOG_END, parameter_values
+from ..workspaces import NEEDED
 from . import connection
 from .connection import AzureError, Failure, Say, WorkspaceMissing
 from .sdk_steps import build_steps, environments, read_steps

@@ -25,8 +25,9 @@ from typing import Any
 from rich.console import Console
 
 from ..azure import sdk_steps
+from ..errors import CommandError
 from ..files import list_files
-from ..project import CommandError, Pipelines, Project
+from ..project import Pipelines, Project
 from ..settings_models import ProjectSettings
 from ..steps import (
     Input,

@@ -1,0 +1,17 @@
+"""The errors that end a command with a message instead of a traceback."""
+
+from __future__ import annotations
+
+from .rules import Problem
+
+
+class CommandError(Exception):
+    """A command cannot do what is asked; the message says why, and how to fix it."""
+
+
+class SettingsError(CommandError):
+    """Settings are wrong or missing: `problems`, and as text one line for each."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
