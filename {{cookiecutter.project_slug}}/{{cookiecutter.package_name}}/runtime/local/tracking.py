@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..project import CommandError
+from ..errors import CommandError
 
 DATABASE = "mlruns/mlflow.db"  # below the project's folder
 ARTIFACTS = "mlruns/artifacts"
