@@ -132,7 +132,7 @@ def share_refused(draw: Callable[[Any], Round], rounds: int) -> float:
     for _ in range(rounds):
         target, new, current, groups = draw(random)
         task = "classification" if target.dtype.kind == "i" else "regression"
-        found = comparison.compare(
+        found = comparison.compare_predictions(
             pd.Series(target), new, current, groups.astype(np.uint64), task
         )
         refused += found["verdict"] == "worse"
@@ -148,7 +148,7 @@ def main(rounds: int) -> None:
         names = [pd.Series(column).astype(str) for column in columns]
         groups = random.integers(2**63, size=2_000_000).astype(np.uint64)
         start = time.perf_counter()
-        comparison.compare(*names, groups, "classification")
+        comparison.compare_predictions(*names, groups, "classification")
         taken = time.perf_counter() - start
         print(f"2 million rows, {count} classes: {taken:.1f} s", flush=True)
 

@@ -38,10 +38,12 @@ found.to_parquet(sys.argv[3])
 """
 FIT = """
 import json, pathlib, sys, time, train
-table = train.read(pathlib.Path(sys.argv[1]), "y", ["id"], "classification")
+table = train.read_training_table(
+    pathlib.Path(sys.argv[1]), target="y", keys=["id"], task="classification"
+)
 split = train.Split(["id"], 42, 0.2)
-rows = train.divide(table, split, "y", ["id"])[0]
-x, y = train.feature_table(rows, ["y", "id"]), rows["y"].to_pandas()
+rows = train.divide_rows(table, split, "y", ["id"]).training
+x, y = train.select_features(rows, ["y", "id"]), rows["y"].to_pandas()
 size = rows.to_pandas().memory_usage(deep=True).sum() / 1e6
 model = train.build_model(x, "classification", 42, int(sys.argv[2]))
 started = time.perf_counter()
@@ -64,7 +66,7 @@ def build_model(
     return Pipeline([("encode", columns), ("model", model)])
 
 
-def date_parts'''
+def encode_dates'''
 
 
 def figures(rounds: int) -> Figures:
@@ -79,7 +81,7 @@ def own_model(rounds: int) -> Figures:
     with tempfile.TemporaryDirectory() as name:
         project = _project(Path(name), 100_000)
         script = project / "steps/train/train.py"
-        code = script.read_text().replace("\ndef date_parts", FOREST, 1)
+        code = script.read_text().replace("\ndef encode_dates", FOREST, 1)
         script.write_text(code)
         return _score(project, 2 * ROWS // 5, rounds, (2,))
 

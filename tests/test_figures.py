@@ -6,16 +6,16 @@ generated project.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import datetime
 import importlib.util
 import json
 import re
 import subprocess
 import sys
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -44,6 +44,7 @@ train, evaluate, register, score = (
     for name in ("train", "evaluate", "register", "score")
 )
 comparison = load(STEPS / "evaluate" / "comparison.py")
+saved_model = load(STEPS / "evaluate" / "saved_model.py")
 gate = load(TEMPLATE / "benchmarks" / "gate.py")
 
 
@@ -60,34 +61,42 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def learn(
-    rows: pd.DataFrame | pl.DataFrame, target: str, folder: Path, **options: Any
+    rows: pd.DataFrame | pl.DataFrame,
+    target: str,
+    folder: Path,
+    *,
+    task: str = "classification",
+    keys: Sequence[str] = (),
+    test_fraction: float = 0.25,
+    seed: int = 42,
+    hyperparameters: Mapping[str, Any] = MappingProxyType({"max_iterations": 20}),
+    model_name: str = "figures",
 ) -> tuple[Any, dict[str, float]]:
-    """Train and evaluate on these rows; returns the model and its metrics."""
+    """Train and evaluate on these rows; returns the saved model and its metrics."""
     if isinstance(rows, pd.DataFrame):
         rows = pl.from_pandas(rows)
     (folder / "prepared").mkdir(parents=True, exist_ok=True)
     rows.write_parquet(folder / "prepared" / "part-00000.parquet")
-    args = {
-        "prepared": folder / "prepared",
-        "model": folder / "model",
-        "holdout": folder / "holdout",
-        "evaluation": folder / "evaluation",
-        "registration": folder / "registration",
-        "task": "classification",
-        "target": target,
-        "keys": [],
-        "test_fraction": 0.25,
-        "seed": 42,
-        "hyperparameters": ["max_iterations", "20"],
-        "model_name": "figures",
-        "register": "unless_worse",
-    }
-    arguments = Namespace(**{**args, **options})
-    train.train(arguments)
-    evaluate.evaluate(arguments)
-    model, _ = comparison.load(folder / "model")
+    train.train(
+        folder / "prepared",
+        folder / "model",
+        folder / "holdout",
+        task=task,
+        target=target,
+        keys=keys,
+        test_fraction=test_fraction,
+        seed=seed,
+        hyperparameters=hyperparameters,
+    )
+    evaluate.evaluate(
+        folder / "model",
+        folder / "holdout",
+        folder / "evaluation",
+        model_name=model_name,
+    )
     text = (folder / "evaluation" / "metrics.json").read_text()
-    return model, json.loads(text, parse_constant=pytest.fail)["metrics"]
+    metrics = json.loads(text, parse_constant=pytest.fail)["metrics"]
+    return saved_model.load_model(folder / "model"), metrics
 
 
 # The hold-out
@@ -120,7 +129,9 @@ def prepared(raw: Path, keys: list[str]) -> pl.DataFrame:
     command += ["--target", "y", "--keys", *keys]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    table: pl.DataFrame = train.read(out, "y", keys, "classification")
+    table: pl.DataFrame = train.read_training_table(
+        out, target="y", keys=keys, task="classification"
+    )
     return table
 
 
@@ -206,10 +217,13 @@ def test_what_is_a_coin_scores_as_one(tmp_path: Path) -> None:
     customers = pd.DataFrame(random.normal(size=(800, 3)), columns=list("abc"))
     customers = customers.assign(y=random.choice(["x", "y"], 800))
     visits = customers.assign(id=range(800)).loc[np.repeat(range(800), 5)]
-    options = {"hyperparameters": ["max_iterations", "100"]}
-    _, metrics = learn(visits, "y", tmp_path / "1", keys=["id"], **options)
+    many_trees = {"max_iterations": 100}
+    _, metrics = learn(
+        visits, "y", tmp_path / "1", keys=["id"], hyperparameters=many_trees
+    )
     assert 0.4 < metrics["accuracy"] < 0.6
-    _, metrics = learn(pd.concat([customers] * 3), "y", tmp_path / "2", **options)
+    thrice = pd.concat([customers] * 3)
+    _, metrics = learn(thrice, "y", tmp_path / "2", hyperparameters=many_trees)
     assert 0.4 < metrics["accuracy"] < 0.6
 
 
@@ -231,22 +245,30 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
         for rows in (data[:2000], data.sample(frac=1, random_state=seed)):
             table = pl.from_pandas(rows)
             split = train.Split(["id"], 42, 0.25)
-            training, holdout, _ = train.divide(table, split, "target", ["id"])
-            x = train.feature_table(training, ["target", "id"])
-            model = train.build_model(x, "classification", 42, max_iterations=20)
-            model.fit(x, training["target"].to_pandas())
-            about = {"task": "classification", "target": "target", "split": split}
-            vars(model).update(about)
-            models.append(model)
-        columns = {name: pl.Float64() for name in "uvwxyz"}
-        common, groups = comparison.held_out_from_both(*models[::-1], columns, holdout)
+            divided = train.divide_rows(table, split, "target", ["id"])
+            holdout = divided.holdout
+            x = train.select_features(divided.training, ["target", "id"])
+            pipeline = train.build_model(x, "classification", 42, max_iterations=20)
+            pipeline.fit(x, divided.training["target"].to_pandas())
+            models.append(
+                saved_model.SavedModel(
+                    pipeline=pipeline,
+                    columns={name: pl.Float64() for name in "uvwxyz"},
+                    task="classification",
+                    target="target",
+                    split=split,
+                )
+            )
+        common, groups = comparison.find_shared_rows(*models[::-1], holdout)
         assert len(common) == len(holdout) > 400
 
         def difference(rows: pl.DataFrame, groups: Any, models: Any = models) -> Any:
-            features = comparison.columns_of(rows, {n: pl.Float64() for n in "uvwxyz"})
+            features = saved_model.select_columns(rows, models[0].columns)
             target = rows["target"].to_pandas()
-            old, new = (model.predict(features) for model in models)
-            return comparison.compare(target, new, old, groups, "classification")
+            old, new = (model.pipeline.predict(features) for model in models)
+            return comparison.compare_predictions(
+                target, new, old, groups, "classification"
+            )
 
         refused += difference(common, groups)["verdict"] == "worse"
         found = difference(fresh, np.arange(1000, dtype=np.uint64))
@@ -269,8 +291,10 @@ def test_a_key_of_few_values_is_no_ground_to_compare(tmp_path: Path) -> None:
     model, _ = learn(frame.drop(columns="id"), "y", tmp_path, keys=["store"])
     holdout = pl.read_parquet(tmp_path / "holdout")
     assert len(holdout) > 300
-    with pytest.raises(comparison.NotComparable, match="only . groups of rows"):
-        comparison.held_out_from_both(model, model, {}, holdout)
+    with pytest.raises(
+        comparison.NotComparable, match="too few groups of rows.*: ., and"
+    ):
+        comparison.find_shared_rows(model, model, holdout)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +302,10 @@ def test_a_key_of_few_values_is_no_ground_to_compare(tmp_path: Path) -> None:
     [
         ({"target": "flag"}, "it is a classification of 'y', not a classification of"),
         ({"target": "part", "task": "regression"}, "not a regression of 'part'"),
-        ({"seed": 7, "test_fraction": 0.04}, r"only \d+ groups of rows"),
+        (
+            {"seed": 7, "test_fraction": 0.04},
+            r"too few groups of rows .*: \d+, and 30 are",
+        ),
         ({"drop": "word"}, "it needs columns that are gone: word"),
         ({"gone": True}, "its files are gone"),
         ({"seed": 7}, ""),
@@ -310,6 +337,44 @@ def test_only_what_can_be_compared_is(
     assert re.search(problem, reason)
 
 
+@pytest.mark.parametrize("says_its_rows", [True, False])
+def test_a_model_of_version_1_is_still_compared_and_scored(
+    says_its_rows: bool, tmp_path: Path
+) -> None:
+    """Its split was an attribute of the pipeline, and its metadata held no keys."""
+    name = f"model-{tmp_path.name}"
+    rows = rows_of(1200)
+    learn(rows, "y", tmp_path / "new", keys=["id"])
+    current = saved_model.load_model(tmp_path / "new" / "model")
+    expected = current.pipeline.predict_proba
+    if says_its_rows:
+        current.pipeline.split = current.split
+    mlflow.sklearn.save_model(
+        current.pipeline,
+        tmp_path / "version-1",
+        serialization_format="cloudpickle",
+        signature=mlflow.models.Model.load(str(tmp_path / "new/model")).signature,
+        metadata={"task": "classification", "target": "y"} if says_its_rows else None,
+    )
+    register.register(tmp_path / "version-1", name)
+
+    scorer = score.load_scorer(name, "1", keys=["id"], predictions=tmp_path / "out")
+    score.score_part(scorer, tmp_path / "new" / "prepared" / "part-00000.parquet")
+    scored = pl.read_parquet(tmp_path / "out" / "part-00000.parquet")
+    features = saved_model.select_columns(pl.from_pandas(rows), current.columns)
+    assert scored["probability_b"].to_list() == expected(features)[:, 1].tolist()
+
+    learn(rows, "y", tmp_path / "next", keys=["id"], seed=7, model_name=name)
+    text = (tmp_path / "next" / "evaluation" / "metrics.json").read_text()
+    registered = json.loads(text)["registered"]
+    if says_its_rows:
+        assert registered["comparison"]["rows"] >= 30
+    else:
+        why = "it does not say which rows it was trained on"
+        assert registered["reason"].endswith(why)
+        assert registered["verdict"] == "not comparable"
+
+
 def test_a_model_whose_split_fails_is_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,20 +382,19 @@ def test_a_model_whose_split_fails_is_not_compared(
     name = f"model-{tmp_path.name}"
     model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
     register.register(tmp_path / "model", name)
-    columns = comparison.load(tmp_path / "model")[1]
-    old = copy.copy(model)
-    old.split = Namespace(by=["id"], held_out=lambda table: table.column_names)
-    monkeypatch.setattr(comparison, "load", lambda folder: (old, columns))
-    holdout = pl.read_parquet(tmp_path / "holdout")
-    found = comparison.compare_registered(
-        name, model, columns, holdout, evaluate.measure
+    foreign_split = SimpleNamespace(
+        by=["id"], held_out=lambda table: table.column_names
     )
+    current = dataclasses.replace(model, split=foreign_split)
+    monkeypatch.setattr(comparison, "load_model", lambda folder: current)
+    holdout = pl.read_parquet(tmp_path / "holdout")
+    found = comparison.compare_with_registered(name, model, holdout, evaluate.measure)
     why = "it cannot say which rows it was trained on ('DataFrame' object has no"
     assert f"not comparable with the registered version 1: {why}" in found["reason"]
 
 
 def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
-    number, day, text = (comparison.TYPES[n] for n in ("double", "datetime", "string"))
+    number, day, text = (saved_model.TYPES[n] for n in ("double", "datetime", "string"))
     table = pl.DataFrame(
         {
             "^n$": [1, None],
@@ -340,27 +404,27 @@ def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
         }
     ).with_columns(none=pl.lit(None, pl.String))
     wanted = {"^n$": number, "*": number, "t": text, "d": day, "none": day}
-    found = comparison.columns_of(table, wanted)
+    found = saved_model.select_columns(table, wanted)
     assert [dtype.kind for dtype in found.dtypes] == list("ffOMM")
     assert found["none"].isna().all()
-    assert comparison.columns_of(table, {"^n$": text})["^n$"][0] == "1"
+    assert saved_model.select_columns(table, {"^n$": text})["^n$"][0] == "1"
     for name, dtype in {"d": number, "^n$": day, "t": number, "gone": number}.items():
         with pytest.raises((TypeError, pl.exceptions.PolarsError)):
-            comparison.columns_of(table, {name: dtype})
+            saved_model.select_columns(table, {name: dtype})
 
 
 def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
     with pytest.raises(score.ScoringError, match="run the training pipeline first"):
-        score.download("nobody's", "latest")
+        score.download_model("nobody's", "latest")
     (tmp_path / "a").write_text("")
     register.register(tmp_path, "lost")
-    assert Path(score.download("lost", "latest"), "a").exists()
+    assert (score.download_model("lost", "latest") / "a").exists()
     with pytest.raises(score.ScoringError, match="pin a registered version"):
-        score.download("lost", "9")
+        score.download_model("lost", "9")
     source = mlflow.MlflowClient().get_model_version("lost", "1").source
     Path(source.removeprefix("file://")).rename(tmp_path / "moved")
     with pytest.raises(score.ScoringError, match="files are gone: train again"):
-        score.download("lost", "latest")
+        score.download_model("lost", "latest")
 
 
 # Tables of every kind
@@ -424,11 +488,11 @@ AB = np.where(X > 0, "a", "b")
         ),
         (
             {"x": X, "y": AB},
-            {"hyperparameters": ["learning_rate", "-1"]},
+            {"hyperparameters": {"learning_rate": -1}},
             "learning_rate",
         ),
-        ({"x": X, "y": AB}, {"hyperparameters": ["lerning_rate", "1"]}, "lerning_rate"),
-        ({"x": X, "y": AB}, {"hyperparameters": ["max_iterations", "0"]}, "max_iter"),
+        ({"x": X, "y": AB}, {"hyperparameters": {"lerning_rate": 1}}, "lerning_rate"),
+        ({"x": X, "y": AB}, {"hyperparameters": {"max_iterations": 0}}, "max_iter"),
         ({"id": range(COUNT), "y": AB}, {"keys": ["id"]}, "No column is left"),
     ],
 )
@@ -449,8 +513,8 @@ def test_a_table_is_learned_or_refused_in_a_sentence(
     assert "<b>" not in report
     # The predictions, which a worker of the scoring pipeline makes, are read by anyone.
     scorer = score.Scorer(
-        model,
-        score.model_columns(str(tmp_path / "model")),
+        model.pipeline,
+        score.read_model_columns(tmp_path / "model"),
         options.get("keys", []),
         tmp_path,
     )
@@ -460,16 +524,19 @@ def test_a_table_is_learned_or_refused_in_a_sentence(
 
 def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
     learn(rows_of(200), "y", tmp_path, keys=["id"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").rename(tmp_path / "elsewhere" / "model")
     code = (
-        "import mlflow, polars as pl, sys\n"
-        f"model = mlflow.sklearn.load_model({(tmp_path / 'model').as_uri()!r})\n"
-        "print(model.split.groups(pl.DataFrame({'id': ['1']}))[0])"
+        "import cloudpickle, mlflow, pathlib, polars as pl\n"
+        "mlflow.sklearn.load_model('model')\n"
+        "split = cloudpickle.loads(pathlib.Path('model/split.pkl').read_bytes())\n"
+        "print(split.groups(pl.DataFrame({'id': ['1']}))[0])"
     )
     done = subprocess.run(
         [sys.executable, "-B", "-c", code],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=tmp_path / "elsewhere",
         check=False,
     )
     expected = train.Split(["id"], 42, 0.25).groups(pl.DataFrame({"id": ["1"]}))[0]

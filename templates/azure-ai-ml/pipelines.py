@@ -78,8 +78,6 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
             model=_input("model"),
             holdout=_input("holdout"),
             evaluation=_output("evaluation"),
-            task=settings.task,
-            target=target,
             model_name=settings.name,
         ),
         inputs={"model": FOLDER, "holdout": FOLDER},

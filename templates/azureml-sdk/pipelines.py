@@ -77,8 +77,6 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
             model=model.as_input("model"),
             holdout=holdout.as_input("holdout"),
             evaluation=evaluation,
-            task=settings.task,
-            target=target,
             model_name=settings.name,
         ),
         runconfig=_runconfig(settings),

@@ -14,7 +14,7 @@ import yaml
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import f1_score
 
-from steps.evaluate import comparison, evaluate
+from steps.evaluate import comparison, evaluate, saved_model
 from steps.register import register
 from steps.score import score
 from steps.train import train
@@ -40,22 +40,22 @@ def table(rows: int = 200) -> pd.DataFrame:
     return frame
 
 
-def fitted(
+def train_model(
     frame: pd.DataFrame, target: str, task: str, keys: list[str], folder: Path
-) -> tuple[Any, Any, Any]:
-    """A model as the step saves it, with the rows held out; and the folder's model."""
+) -> tuple[pl.DataFrame, Path]:
+    """Save a model as the train step does; return the rows held out and its folder."""
     folder.mkdir(exist_ok=True)
     frame.to_parquet(folder / "part-00000.parquet", index=False)
-    table = train.read(folder, target, keys, task)
+    table = train.read_training_table(folder, target=target, keys=keys, task=task)
     others = [name for name in table.columns if name != target]
     split = train.Split(keys or others, seed=1, fraction=0.25)
-    training, holdout, _ = train.divide(table, split, target, keys)
-    x = train.feature_table(training, [target, *keys])
-    model = train.build_model(x, task, 1, **TRAINING["hyperparameters"])
-    model.fit(x, training[target].to_pandas())
-    about = {"task": task, "target": target, "split": split}
-    train.save(model, x, about, folder / "model")
-    return model, holdout, folder / "model"
+    rows = train.divide_rows(table, split, target, keys)
+    features = train.select_features(rows.training, [target, *keys])
+    pipeline = train.build_model(features, task, 1, **TRAINING["hyperparameters"])
+    pipeline.fit(features, rows.training[target].to_pandas())
+    description = train.ModelDescription(task, target, keys, split)
+    train.save_model(pipeline, features, description, folder / "model")
+    return rows.holdout, folder / "model"
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,19 @@ def test_a_model_learns(
     task: str, target: str, other: str, metric: str, tmp_path: Path
 ) -> None:
     frame = table().drop(columns=other)
-    _, holdout, folder = fitted(frame, target, task, ["key"], tmp_path)
-    model, columns = comparison.load(folder)
-    features = comparison.columns_of(holdout, columns)
+    holdout, folder = train_model(frame, target, task, ["key"], tmp_path)
+    model = saved_model.load_model(folder)
+    features = saved_model.select_columns(holdout, model.columns)
     actual = holdout[target].to_pandas()
 
     assert 30 < len(holdout) < 70
     assert "key" in holdout.columns  # so that a person can look rows up
-    assert evaluate.measure(model, features, actual, task)[metric] > 0.8
-    assert evaluate.importance(model, features, actual, task).index[0] == "size"
-    assert (model.task, model.target, model.split.by) == (task, target, ["key"])
+    pipeline = model.pipeline
+    assert evaluate.measure(pipeline, features, actual, task)[metric] > 0.8
+    ranked = evaluate.rank_features(pipeline, features, actual, task)
+    assert ranked.index[0] == "size"
+    assert (model.task, model.target) == (task, target)
+    assert model.split and model.split.by == ["key"]
 
 
 def held_out(frame: pd.DataFrame, by: list[str], seed: int = 1) -> Any:
@@ -126,10 +129,10 @@ def test_sides_are_evenly_drawn() -> None:
 def test_repeats_are_dropped_only_where_that_is_certain() -> None:
     rows = pl.from_pandas(table(10))
     twice = pl.concat([rows, rows])
-    once, notes = train.drop_repeats(twice, ["key"])
+    once, notes = train.drop_repeated_rows(twice, ["key"])
     assert (len(once), notes[0][:16]) == (10, "10 of 20 rows re")
-    assert train.drop_repeats(twice, []) == (twice, [])
-    kept, notes = train.drop_repeats(twice, ["word"])
+    assert train.drop_repeated_rows(twice, []) == (twice, [])
+    kept, notes = train.drop_repeated_rows(twice, ["word"])
     assert len(kept) == 20
     assert "20 rows have 3 different keys" in notes[0]
 
@@ -148,12 +151,12 @@ def test_a_target_that_cannot_be_learned(
     column: list[Any], task: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(train.DataError, match=message):
-        fitted(table().assign(y=column), "y", task, ["key"], tmp_path)
+        train_model(table().assign(y=column), "y", task, ["key"], tmp_path)
 
 
 def test_nothing_is_held_out_of_one_key(tmp_path: Path) -> None:
     with pytest.raises(train.DataError, match="raise training.test_fraction|lower"):
-        fitted(table().assign(key=1), "class", "classification", ["key"], tmp_path)
+        train_model(table().assign(key=1), "class", "classification", ["key"], tmp_path)
 
 
 def test_customers_whose_label_is_a_coin_are_not_learned(tmp_path: Path) -> None:
@@ -161,27 +164,32 @@ def test_customers_whose_label_is_a_coin_are_not_learned(tmp_path: Path) -> None
     customers = pd.DataFrame(random.normal(size=(400, 3)), columns=list("abc"))
     customers = customers.assign(id=range(400), y=random.choice(["x", "y"], 400))
     visits = customers.loc[np.repeat(range(400), 5)].reset_index(drop=True)
-    model, holdout, folder = fitted(visits, "y", "classification", ["id"], tmp_path)
-    features = comparison.columns_of(holdout, comparison.load(folder)[1])
-    actual = holdout["y"].to_pandas()
-    found = evaluate.measure(model, features, actual, "classification")
-    assert 0.35 < found["accuracy"] < 0.65
+    holdout, folder = train_model(visits, "y", "classification", ["id"], tmp_path)
+    assert 0.35 < measure_accuracy(holdout, folder) < 0.65
 
     thrice = pd.concat([customers.drop(columns="id")] * 3, ignore_index=True)
-    model, holdout, folder = fitted(
+    holdout, folder = train_model(
         thrice, "y", "classification", [], tmp_path / "thrice"
     )
-    features = comparison.columns_of(holdout, comparison.load(folder)[1])
+    assert 0.35 < measure_accuracy(holdout, folder) < 0.65
+
+
+def measure_accuracy(holdout: pl.DataFrame, folder: Path) -> float:
+    """Return the accuracy of a saved model on its held-out rows."""
+    model = saved_model.load_model(folder)
+    features = saved_model.select_columns(holdout, model.columns)
     actual = holdout["y"].to_pandas()
-    found = evaluate.measure(model, features, actual, "classification")
-    assert 0.35 < found["accuracy"] < 0.65
+    metrics = evaluate.measure(model.pipeline, features, actual, "classification")
+    return metrics["accuracy"]
 
 
 def test_the_comparison_is_scikit_learns_metric() -> None:
     random = np.random.default_rng(0)
     actual, *both = (random.choice(["a", "b", "c"], 300) for _ in range(3))
     groups = np.arange(300, dtype=np.uint64)
-    found = comparison.compare(pd.Series(actual), *both, groups, "classification")
+    found = comparison.compare_predictions(
+        pd.Series(actual), *both, groups, "classification"
+    )
     expected = [f1_score(actual, one, average="macro") for one in both]
     assert [found["new"], found["current"]] == pytest.approx(expected)
     assert found["interval"][0] < found["difference"] < found["interval"][1]
@@ -200,7 +208,7 @@ def test_equal_models_pass_and_a_worse_one_is_caught() -> None:
                 np.where(random.random(200) < right, actual, other)
                 for right in (new_accuracy, 0.8)
             ]
-            found = comparison.compare(
+            found = comparison.compare_predictions(
                 pd.Series(actual), *both, groups, "classification"
             )
             refused += found["verdict"] == "worse"
@@ -235,11 +243,11 @@ def test_a_model_is_registered_unless_it_is_worse(
 @pytest.fixture
 def scorer(tmp_path: Path) -> score.Scorer:
     frame = table().drop(columns="amount")
-    fitted(frame, "class", "classification", ["key"], tmp_path)
+    train_model(frame, "class", "classification", ["key"], tmp_path)
     (tmp_path / "predictions").mkdir()
     return score.Scorer(
         model=mlflow.sklearn.load_model(str(tmp_path / "model")),
-        columns=score.model_columns(str(tmp_path / "model")),
+        columns=score.read_model_columns(tmp_path / "model"),
         keys=["key"],
         predictions=tmp_path / "predictions",
     )
@@ -280,7 +288,7 @@ def test_tables_predict_what_scikit_learn_does(
     task: str, target: str, more: dict[str, Any]
 ) -> None:
     frame = table(2000).fillna({target: "none"})
-    x = train.feature_table(pl.from_pandas(frame), ["key", target])
+    x = train.select_features(pl.from_pandas(frame), ["key", target])
     model = train.build_model(x, task, 1, **TRAINING["hyperparameters"])
     if not type(model[-1]).__name__.startswith("HistGradientBoosting"):
         pytest.skip("build_model has another kind of model")
@@ -292,13 +300,13 @@ def test_tables_predict_what_scikit_learn_does(
     rows.loc[800:1400, x.columns.intersection(["word"])] = "unseen"
     predict = "predict_proba" if task == "classification" else "predict"
     expected = getattr(model, predict)(rows)
-    score.quicken(model)
+    score.use_lookup_tables(model)
     assert np.array_equal(getattr(model, predict)(rows), expected)
 
 
 def test_a_model_without_tables_predicts_as_before() -> None:
-    with pytest.raises(score.UnknownModel, match="LinearRegression"):
-        score.quicken(LinearRegression())
+    with pytest.raises(score.UnsupportedModel, match="LinearRegression"):
+        score.use_lookup_tables(LinearRegression())
 
 
 def test_scoring_a_part_again_replaces_it(scorer: score.Scorer) -> None:

@@ -6,10 +6,10 @@ chance. Nobody needs to change this.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -18,19 +18,31 @@ import numpy.typing as npt
 import pandas as pd
 import polars as pl
 from mlflow.exceptions import MlflowException
+from saved_model import SavedModel, load_model, select_columns
 from sklearn.pipeline import Pipeline
 
-# The metric by which models are compared, and whether more of it is better.
-COMPARED_BY = {"classification": ("f1_macro", True), "regression": ("rmse", False)}
-FEW = 30  # groups of rows held out from both models: with fewer, they are not compared
-RESAMPLES = 2_000
-MOST_BLOCKS = 2_000  # that the bootstrap draws from; rows are summed up to them
-MOST_SUMS = 2_000_000  # numbers in these blocks
-# The types of a model's signature as polars has them.
-TYPES = {"double": pl.Float64(), "datetime": pl.Datetime("us"), "string": pl.String()}
 
-Columns = dict[str, pl.DataType]  # that a model asks for
-Values = npt.NDArray[Any]
+@dataclass(frozen=True)
+class Metric:
+    """A metric by which models are compared."""
+
+    name: str
+    higher_is_better: bool
+
+
+METRICS = {
+    "classification": Metric("f1_macro", higher_is_better=True),
+    "regression": Metric("rmse", higher_is_better=False),
+}
+# With fewer groups of rows held out from both models, they are not compared.
+FEWEST_GROUPS = 30
+RESAMPLES = 2_000  # of the bootstrap
+# The bootstrap draws blocks of rows: at most so many, with at most so many sums in them.
+MOST_BLOCKS = 2_000
+MOST_SUMS = 2_000_000
+SHOWN_CLASSES = 5  # in a message
+
+Array = npt.NDArray[Any]
 Measure = Callable[[Pipeline, pd.DataFrame, pd.Series, str], dict[str, float]]
 
 
@@ -38,168 +50,273 @@ class NotComparable(Exception):
     """The registered model cannot be compared with the new one; the message says why."""
 
 
-def compare_registered(
-    name: str, new: Pipeline, columns: Columns, table: pl.DataFrame, measure: Measure
+def compare_with_registered(
+    name: str, new: SavedModel, holdout: pl.DataFrame, measure: Measure
 ) -> dict[str, Any] | None:
-    """The new model beside the registered one, on the rows that both have held out.
+    """Compare a new model with the registered one, on the rows that both have held out.
 
-    None if no model is registered. Else its `version`, the `verdict` (better, no worse,
-    worse, the same, not comparable), the `reason` in words and, unless they are not
-    comparable, the `comparison` and the registered model's `metrics` on these rows, as
-    `measure` gives them.
+    Returns None if no model is registered, else its `version`, the `verdict` (better, no
+    worse, worse, the same, not comparable) and the `reason` in words. Unless they are
+    not comparable, the `comparison` and the registered model's `metrics` on these rows
+    come with them.
     """
-    newest = newest_version(name)
-    if newest is None:
+    version = find_newest_version(name)
+    if version is None:
         return None
-    version = f"the registered version {newest}"
-    why = "its files are gone"
+    label = f"the registered version {version}"
     try:
-        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{newest}")
-        why = "it cannot be loaded"
-        old, old_columns = load(Path(folder))
-        why = "it cannot say which rows it was trained on"
-        common, groups = held_out_from_both(new, old, old_columns, table)
-        why = "it cannot predict these rows"
-        target = common[new.target].to_pandas()
-        features = columns_of(common, old_columns)
-        predicted = new.predict(columns_of(common, columns)), old.predict(features)
-        metrics_of_old = measure(old, features, target, new.task)
-    except Exception as error:  # noqa: BLE001 (whatever a foreign model raises)
-        why = f"{error}" if isinstance(error, NotComparable) else f"{why} ({error})"
-        reason = f"not comparable with {version}: {why}"
-        return {"version": newest, "verdict": "not comparable", "reason": reason}
-    found = compare(target, *predicted, groups, new.task) | {"rows": len(common)}
-    verdict, (low, high) = found["verdict"], found["interval"]
-    reason = (
-        f"{verdict} than {version}: {found['metric']} {found['new']:.4g}, not"
-        f" {found['current']:.4g}, on {len(common)} rows held out from both; difference"
-        f" {found['difference']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})"
+        current = _load_registered(name, version)
+        judged = _predict_shared_rows(new, current, holdout, measure)
+    except NotComparable as error:
+        return {
+            "version": version,
+            "verdict": "not comparable",
+            "reason": f"not comparable with {label}: {error}",
+        }
+    comparison = compare_predictions(
+        judged.target, judged.new, judged.current, judged.groups, new.task
     )
-    if (vars(new.split), columns) == (vars(old.split), old_columns):
-        scores = "predict" if new.task == "regression" else "predict_proba"
-        if np.array_equal(*(getattr(one, scores)(features) for one in (new, old))):
-            verdict, reason = "the same", f"it is {version} again"
-    found = {"verdict": verdict, "reason": reason, "comparison": found}
-    return {"version": newest, **found, "metrics": metrics_of_old}
+    comparison["rows"] = len(judged.target)
+    verdict = comparison["verdict"]
+    low, high = comparison["interval"]
+    reason = (
+        f"{verdict} than {label}: {comparison['metric']} {comparison['new']:.4g}, not"
+        f" {comparison['current']:.4g}, on {comparison['rows']} rows held out from both;"
+        f" difference {comparison['difference']:+.4g} (95 % interval {low:+.4g} to"
+        f" {high:+.4g})"
+    )
+    if _is_the_same(new, current, judged.features):
+        verdict = "the same"
+        reason = f"it is {label} again"
+    return {
+        "version": version,
+        "verdict": verdict,
+        "reason": reason,
+        "comparison": comparison,
+        "metrics": judged.metrics_of_current,
+    }
 
 
-def held_out_from_both(
-    new: Pipeline, old: Pipeline, old_columns: Columns, table: pl.DataFrame
-) -> tuple[pl.DataFrame, Values]:
-    """The rows of the hold-out that the registered model has not seen either.
-
-    With them the group of each, as rows of one key do not count for themselves.
-    NotComparable if there are too few of them, or another question was asked.
-    """
-    if not hasattr(old, "split"):
-        raise NotComparable("it does not say which rows it was trained on")
-    asked, now = (f"a {one.task} of '{one.target}'" for one in (old, new))
-    if asked != now:
-        raise NotComparable(f"it is {asked}, not {now}")
-    if new.task == "classification":
-        classes = sorted(map(str, old.classes_))
-        if set(classes).isdisjoint(map(str, new.classes_)):
-            raise NotComparable(f"it knows other classes ({', '.join(classes[:5])})")
-    needed = dict.fromkeys([*old.split.by, *old_columns])
-    if missing := [name for name in needed if name not in table.columns]:
-        raise NotComparable(f"it needs columns that are gone: {', '.join(missing)}")
-    common = table.filter(old.split.held_out(table))
-    # Whichever holds more rows together: what was trained on is not known of others.
-    both = [one.split.groups(common) for one in (new, old)]
-    groups = min(both, key=lambda found: len(np.unique(found)))
-    if (count := len(np.unique(groups))) < FEW:
-        s, are = ("", "is") if count == 1 else ("s", "are")
-        raise NotComparable(
-            f"only {count} group{s} of rows (equal ones, or of one key) {are} held out"
-            f" from both, and {FEW} are needed"
-        )
-    return common, groups
-
-
-def compare(
-    target: pd.Series, new: Values, current: Values, groups: Values, task: str
-) -> dict[str, Any]:
-    """How two models' predictions of the same rows differ, and what is chance in it.
-
-    `difference` is the new metric less the current one; `interval` holds it with 95 %
-    probability: a paired bootstrap, which draws rows of one group together, as they are
-    not independent. `verdict` is worse or better only if all of the interval is.
-    """
-    if task == "regression":  # as if of one class, which is hit by its squared errors
-        coded = np.zeros((3, len(target)), int)
-        hits = (np.array([new, current]) - np.asarray(target)) ** 2
-    else:  # classes by name, as their type may have changed between the models
-        known = [pd.Categorical(one) for one in (target, new, current)]
-        named = [one.rename_categories(str) for one in known]
-        coded = pd.api.types.union_categoricals(named).codes.astype(int).reshape(3, -1)
-        hits = coded[1:] == coded[0]
-    # Rows are summed up to blocks of whole groups, which are drawn instead of them.
-    classes = 1 + coded.max()
-    different, rank = np.unique(groups, return_inverse=True)
-    blocks = max(1, min(len(different), MOST_BLOCKS, MOST_SUMS // (4 * classes)))
-
-    def total(code: Values, weight: Values | None = None) -> Values:
-        cells = rank % blocks * classes + code
-        return np.bincount(cells, weight, blocks * classes).reshape(blocks, classes)
-
-    actual, *predicted = coded
-    twice_hit = [2 * total(actual, hit) for hit in hits]
-    there = [total(actual) + total(one) for one in predicted]
-    sums = np.array([twice_hit, there])
-    drawn = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
-    times = np.array([np.bincount(one, minlength=blocks) for one in drawn])
-    samples = _metrics(np.tensordot(times, sums, (1, 2)), task)
-    low, high = np.percentile(samples[:, 0] - samples[:, 1], [2.5, 97.5]).tolist()
-    ours, theirs = _metrics(sums.sum(axis=2), task).tolist()
-    metric, higher_is_better = COMPARED_BY[task]
-    least, most = (low, high) if higher_is_better else (-high, -low)
-    verdict = "worse" if most < 0 else "better" if least > 0 else "no worse"
-    change = ours - theirs
-    found = {"metric": metric, "new": ours, "current": theirs, "difference": change}
-    return found | {"interval": [low, high], "verdict": verdict}
-
-
-def _metrics(sums: Values, task: str) -> Values:
-    """The metric of the new and of the current model, for each draw of blocks.
-
-    F1 is twice the hits of a class by its rows and its predictions; the mean is taken
-    over the classes that are there. In a regression that is the mean squared error.
-    """
-    twice_hit, there = sums[..., 0, :, :], sums[..., 1, :, :]
-    each = twice_hit / np.maximum(there, 1)
-    mean: Values = each.sum(axis=-1) / (there > 0).sum(axis=-1)
-    return np.sqrt(mean) if task == "regression" else mean
-
-
-def newest_version(name: str) -> str | None:
-    """The newest version of a registered model; None if there is none."""
+def find_newest_version(name: str) -> str | None:
+    """Return the newest version of a registered model, or None if there is none."""
     try:
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
-    return max((str(v.version) for v in versions), key=int, default=None)
+    numbers = [str(version.version) for version in versions]
+    return max(numbers, key=int, default=None)
 
 
-def load(folder: Path) -> tuple[Pipeline, Columns]:
-    """A saved model, and the columns that it asks for with their types."""
-    # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
-    with TemporaryDirectory() as plain:
-        copy = shutil.copytree(folder, Path(plain) / "model")
-        model = mlflow.sklearn.load_model(copy.as_uri())
-        inputs = mlflow.models.Model.load(str(copy)).signature.inputs.to_dict()
-    return model, {column["name"]: TYPES[column["type"]] for column in inputs}
+@contextmanager
+def _not_comparable_if_it_fails(reason: str) -> Iterator[None]:
+    """Turn whatever a registered model raises into NotComparable, for a reason."""
+    try:
+        yield
+    except NotComparable:
+        raise
+    except Exception as error:  # noqa: BLE001 (a foreign model raises anything)
+        raise NotComparable(f"{reason} ({error})") from None
 
 
-def columns_of(table: pl.DataFrame, columns: Columns) -> pd.DataFrame:
-    """The columns that a model asks for, in its types; an error if that cannot be."""
-    found = {}
-    for name, dtype in columns.items():
-        values, had = table[name], table[name].dtype
-        if values.null_count() == len(values):
-            values = pl.repeat(None, len(values), dtype=dtype, eager=True)
-        elif pl.String not in (had, dtype) and had.is_temporal() != dtype.is_temporal():
-            raise TypeError(f"'{name}' is {had}, not {dtype}")
-        found[name] = values.cast(dtype)
-    return pl.DataFrame(found).to_pandas()
+def _load_registered(name: str, version: str) -> SavedModel:
+    """Load a registered model. Raises NotComparable if that fails."""
+    with _not_comparable_if_it_fails("its files are gone"):
+        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
+    with _not_comparable_if_it_fails("it cannot be loaded"):
+        return load_model(Path(folder))
+
+
+@dataclass(frozen=True)
+class JudgedRows:
+    """The rows by which two models are judged, with what each of them predicts.
+
+    `features` are those of the current model. Rows of one group are not independent.
+    """
+
+    target: pd.Series
+    features: pd.DataFrame
+    groups: Array
+    new: Array
+    current: Array
+    metrics_of_current: dict[str, float]
+
+
+def _predict_shared_rows(
+    new: SavedModel, current: SavedModel, holdout: pl.DataFrame, measure: Measure
+) -> JudgedRows:
+    """Let both models predict the rows that both have held out.
+
+    Raises NotComparable if the current model cannot be asked.
+    """
+    with _not_comparable_if_it_fails("it cannot say which rows it was trained on"):
+        rows, groups = find_shared_rows(new, current, holdout)
+    with _not_comparable_if_it_fails("it cannot predict these rows"):
+        target = rows[new.target].to_pandas()
+        features = select_columns(rows, current.columns)
+        return JudgedRows(
+            target=target,
+            features=features,
+            groups=groups,
+            new=new.pipeline.predict(select_columns(rows, new.columns)),
+            current=current.pipeline.predict(features),
+            metrics_of_current=measure(current.pipeline, features, target, new.task),
+        )
+
+
+def find_shared_rows(
+    new: SavedModel, current: SavedModel, holdout: pl.DataFrame
+) -> tuple[pl.DataFrame, Array]:
+    """Return the held-out rows that the current model has not seen either.
+
+    With them comes the group of each row, as rows of one key are not independent. Raises
+    NotComparable if there are too few groups, or the models answer different questions.
+    """
+    if new.split is None or current.split is None:
+        raise NotComparable("it does not say which rows it was trained on")
+    _check_question(new, current)
+    needed = dict.fromkeys([*current.split.by, *current.columns])
+    missing = [name for name in needed if name not in holdout.columns]
+    if missing:
+        raise NotComparable(f"it needs columns that are gone: {', '.join(missing)}")
+    rows = holdout.filter(current.split.held_out(holdout))
+    # By the split that holds more rows together, as it cannot be known of the others
+    # whether the current model has been trained on their like.
+    groups = min(
+        (split.groups(rows) for split in (new.split, current.split)),
+        key=lambda groups: len(np.unique(groups)),
+    )
+    count = len(np.unique(groups))
+    if count < FEWEST_GROUPS:
+        raise NotComparable(
+            "too few groups of rows (equal ones, or of one key) are held out from both:"
+            f" {count}, and {FEWEST_GROUPS} are needed"
+        )
+    return rows, groups
+
+
+def _check_question(new: SavedModel, current: SavedModel) -> None:
+    """Raise NotComparable if the models have another task, target or other classes."""
+    if not current.task:
+        raise NotComparable("it does not say which task it was trained for")
+    if (current.task, current.target) != (new.task, new.target):
+        raise NotComparable(
+            f"it is a {current.task} of '{current.target}', not a {new.task} of"
+            f" '{new.target}'"
+        )
+    if new.task != "classification":
+        return
+    # By name, as their type may have changed between the models.
+    new_classes = {str(name) for name in new.pipeline.classes_}
+    current_classes = sorted(str(name) for name in current.pipeline.classes_)
+    if new_classes.isdisjoint(current_classes):
+        listed = ", ".join(current_classes[:SHOWN_CLASSES])
+        raise NotComparable(f"it knows other classes ({listed})")
+
+
+def _is_the_same(new: SavedModel, current: SavedModel, features: pd.DataFrame) -> bool:
+    """Return whether both models were trained alike and predict exactly the same."""
+    if vars(new.split) != vars(current.split) or new.columns != current.columns:
+        return False
+    if new.task == "regression":
+        predictions = [m.pipeline.predict(features) for m in (new, current)]
+    else:
+        predictions = [m.pipeline.predict_proba(features) for m in (new, current)]
+    return np.array_equal(*predictions)
+
+
+def compare_predictions(
+    target: pd.Series, new: Array, current: Array, groups: Array, task: str
+) -> dict[str, Any]:
+    """Return how two models' predictions of the same rows differ, and what is chance.
+
+    `difference` is the new metric less the current one. `interval` holds it with a
+    probability of 95 %, by a paired bootstrap, which draws the rows of one group
+    together, as they are not independent. `verdict` is worse or better only if all of
+    the interval is.
+    """
+    sums = _sum_up_blocks(target, [new, current], groups, task)
+    blocks = sums.shape[2]
+    drawn = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
+    times_drawn = np.array([np.bincount(draw, minlength=blocks) for draw in drawn])
+    samples = _compute_metric(np.tensordot(times_drawn, sums, (1, 2)), task)
+    differences = samples[:, 0] - samples[:, 1]
+    low, high = np.percentile(differences, [2.5, 97.5]).tolist()
+
+    metric = METRICS[task]
+    new_value, current_value = _compute_metric(sums.sum(axis=2), task).tolist()
+    least_gain, most_gain = low, high
+    if not metric.higher_is_better:
+        least_gain, most_gain = -high, -low
+    verdict = "no worse"
+    if most_gain < 0:
+        verdict = "worse"
+    elif least_gain > 0:
+        verdict = "better"
+    return {
+        "metric": metric.name,
+        "new": new_value,
+        "current": current_value,
+        "difference": new_value - current_value,
+        "interval": [low, high],
+        "verdict": verdict,
+    }
+
+
+def _sum_up_blocks(
+    target: pd.Series, predictions: list[Array], groups: Array, task: str
+) -> Array:
+    """Return the sums by which the metric is computed, for blocks of whole groups.
+
+    The array has four axes: the kind of sum, the model, the block and the class. The
+    kinds are twice the hits, and the rows of a class plus its predictions. A regression
+    is treated as if of one class, which is hit by its squared errors.
+    """
+    actual: Array
+    predicted: list[Array]
+    if task == "regression":
+        actual = np.zeros(len(target), int)
+        predicted = [actual for _ in predictions]
+        hits = list((np.array(predictions) - np.asarray(target)) ** 2)
+    else:
+        actual, *predicted = _encode_classes([target, *predictions])
+        hits = [codes == actual for codes in predicted]
+    classes = 1 + max(codes.max() for codes in (actual, *predicted))
+    distinct, positions = np.unique(groups, return_inverse=True)
+    blocks = max(1, min(len(distinct), MOST_BLOCKS, MOST_SUMS // (4 * classes)))
+    block_of_row = positions % blocks
+
+    def sum_up(codes: Array, weights: Array | None = None) -> Array:
+        """Sum up the rows, or their weights, of each class in each block."""
+        cells = block_of_row * classes + codes
+        sums = np.bincount(cells, weights, blocks * classes)
+        return sums.reshape(blocks, classes)
+
+    twice_hit = [2 * sum_up(actual, hit) for hit in hits]
+    occurrences = [sum_up(actual) + sum_up(codes) for codes in predicted]
+    return np.array([twice_hit, occurrences])
+
+
+def _encode_classes(columns: list[Any]) -> list[Array]:
+    """Return columns of classes as integers: the same for classes of the same name.
+
+    By name, as their type may have changed between the models.
+    """
+    categories = [pd.Categorical(column).rename_categories(str) for column in columns]
+    codes = pd.api.types.union_categoricals(categories).codes.astype(int)
+    return list(codes.reshape(len(columns), -1))
+
+
+def _compute_metric(sums: Array, task: str) -> Array:
+    """Return the metric of each model from sums whose last axis is the class.
+
+    The F1 of a class is twice its hits divided by its rows and its predictions; the mean
+    is taken over the classes that occur. In a regression, with its one class, that is
+    the mean squared error, of which the root is taken.
+    """
+    twice_hit = sums[..., 0, :, :]
+    occurrences = sums[..., 1, :, :]
+    scores = twice_hit / np.maximum(occurrences, 1)
+    mean: Array = scores.sum(axis=-1) / (occurrences > 0).sum(axis=-1)
+    return np.sqrt(mean) if task == "regression" else mean

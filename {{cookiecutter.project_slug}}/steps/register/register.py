@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 
 def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
-    """Whether to register the model of an evaluation (its `metrics.json`), and why.
+    """Decide by the `metrics.json` of an evaluation; return the decision and the reason.
 
     By the rule `unless_worse` a model is refused if it is worse than the registered one
     by more than chance, if it is that one again, and if the two cannot be compared, so
@@ -26,7 +26,8 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
     registered = evaluation["registered"]
     if registered is None:
         return True, "no model is registered yet"
-    verdict, reason = registered["verdict"], registered["reason"]
+    verdict = registered["verdict"]
+    reason = registered["reason"]
     if rule == "always":
         return True, f"{reason}; register is 'always'"
     if verdict == "not comparable":
@@ -35,14 +36,14 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
 
 
 def register(model: Path, name: str) -> str:
-    """Register the model in a folder; returns its version.
+    """Register the model in a folder under a name, and return its version.
 
     The files are complete in the run's artifacts before the registry names them.
     """
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")
         source = mlflow.get_artifact_uri("model")
-    # What mlflow.register_model("runs:/...") would do, but that with azureml-mlflow it
+    # mlflow.register_model("runs:/...") would do the same. But with azureml-mlflow it
     # takes the model for one of MLflow's logged models, which Azure ML does not have.
     client = MlflowClient()
     try:
@@ -50,38 +51,54 @@ def register(model: Path, name: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return str(client.create_model_version(name, source, run.info.run_id).version)
+    version = client.create_model_version(name, source, run.info.run_id)
+    return str(version.version)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Register as the command line says, and write down what was done and why."""
-    evaluation = json.loads((args.evaluation / "metrics.json").read_text())
-    is_registered, reason = decide(evaluation, args.register)
-    version = register(args.model, args.model_name) if is_registered else None
-    written = {
-        "model": args.model_name,
+def register_if_allowed(
+    model: Path, evaluation: Path, registration: Path, *, model_name: str, rule: str
+) -> None:
+    """Register the model if the rule allows it; write what was decided, and why."""
+    text = (evaluation / "metrics.json").read_text(encoding="utf-8")
+    metrics = json.loads(text)
+    is_registered, reason = decide(metrics, rule)
+    version = register(model, model_name) if is_registered else None
+    decision = {
+        "model": model_name,
         "registered": is_registered,
         "version": version,
         "reason": reason,
-        "comparison": (evaluation["registered"] or {}).get("comparison"),
+        "comparison": (metrics["registered"] or {}).get("comparison"),
     }
-    args.registration.mkdir(parents=True, exist_ok=True)
-    (args.registration / "registration.json").write_text(json.dumps(written, indent=2))
-    done = f"registered as version {version}" if is_registered else "not registered"
-    print(f"{args.model_name}: {done}: {reason}")
+    registration.mkdir(parents=True, exist_ok=True)
+    (registration / "registration.json").write_text(
+        json.dumps(decision, indent=2), encoding="utf-8"
+    )
+    if is_registered:
+        print(f"{model_name}: registered as version {version}: {reason}")
+    else:
+        print(f"{model_name}: not registered: {reason}")
 
 
 def main() -> None:
-    """Read the command line, and end with one sentence where a file cannot be written."""
+    """Register as the command line says; end with one sentence if a file is in the way."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for folder in ("--model", "--evaluation", "--registration"):
-        parser.add_argument(folder, type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--registration", type=Path, required=True)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--register", choices=["unless_worse", "always"], required=True)
+    args = parser.parse_args()
     try:
-        run(parser.parse_args())
+        register_if_allowed(
+            args.model,
+            args.evaluation,
+            args.registration,
+            model_name=args.model_name,
+            rule=args.register,
+        )
     except OSError as error:
-        sys.exit(f"register: {error}")
+        sys.exit(f"register: a file cannot be read or written: {error}")
 
 
 if __name__ == "__main__":

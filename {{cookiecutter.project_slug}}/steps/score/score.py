@@ -1,7 +1,7 @@
 """Predict prepared Parquet parts: the entry script of the parallel step.
 
 Each part's predictions are a Parquet file of the same name, with the key columns (or
-`row`), `prediction`, and for a classification one `probability_<class>` a class.
+`row`), `prediction`, and for a classification one `probability_<class>` for each class.
 """
 
 # Without `from __future__ import annotations`: where the module is not registered in
@@ -11,9 +11,11 @@ import argparse
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import unquote
 
 import mlflow
@@ -23,19 +25,25 @@ import polars.selectors as cs
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
-from trees import UnknownModel, quicken
+from trees import UnsupportedModel, use_lookup_tables
 
-ROW = "row"  # the column that prep numbers rows by where there is no key
-# To a model every column is one of these, named so in its signature.
-TYPES = {"double": pl.Float64(), "datetime": pl.Datetime("us"), "string": pl.String()}
+ROW = "row"  # the column by which prep numbers rows where there is no key
+# To a model, every column is of one of these types, by their names in its signature.
+TYPES: dict[str, pl.DataType] = {
+    "double": pl.Float64(),
+    "datetime": pl.Datetime("us"),
+    "string": pl.String(),
+}
 NUMBER, DATE, TEXT = TYPES.values()
-WORDS = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
-TAKEN = {
+TYPE_NAMES = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
+# The types of prepared data that a model takes for each of its own.
+ACCEPTED_TYPES = {
     NUMBER: cs.numeric() | cs.boolean(),
     DATE: cs.date() | cs.datetime(),
-    TEXT: cs.string() | cs.integer(),  # which reads the same
+    TEXT: cs.string() | cs.integer(),  # an integer as text reads the same
 }
-FORMS = {  # of a text that reads as one
+# A text that reads as one of a model's types.
+PATTERNS = {
     NUMBER: r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$",
     DATE: r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$",
 }
@@ -59,64 +67,101 @@ scorer: Scorer
 
 
 def init() -> None:
-    """Load the registered model, once in each worker."""
-    # The driver adds options of its own, such as --model: no abbreviation of ours.
+    """Load the registered model; the driver calls this once in each worker."""
+    # The driver adds options of its own, such as --model, which is no abbreviation of
+    # --model-name.
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     # Quoted, as Azure ML splits the arguments of a parallel job at each space.
     parser.add_argument("--keys", nargs="*", type=unquote, default=[])
-    args, _ = (
-        parser.parse_known_args()
-    )  # the rest is for the driver of the parallel step
+    args, _ = parser.parse_known_args()
     global scorer
-    folder = download(args.model_name, args.model_version)
-    # A copy in a plain place, since MLflow takes a %20 in a path for a blank.
-    with TemporaryDirectory() as plain:
-        copy = shutil.copytree(folder, Path(plain) / "model")
-        model = mlflow.sklearn.load_model(copy.as_uri())
-        columns = model_columns(str(copy))
-    try:
-        quicken(model)
-    except UnknownModel as reason:
-        print(f"note: the model predicts at scikit-learn's own pace: {reason}.")
-    scorer = Scorer(model, columns, args.keys or [ROW], args.predictions)
-    try:
-        args.predictions.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScoringError(f"The predictions cannot be written: {error}") from None
-
-
-def download(name: str, version: str) -> str:
-    """The folder with the files of a registered model; `version` may be "latest"."""
-    try:
-        return str(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
-    except (MlflowException, OSError) as error:
-        way = "run the training pipeline first, or pin a registered version"
-        if isinstance(error, OSError) or "No such artifact" in str(error):
-            way = "its files are gone: train again with --set register=always, or pin"
-            way += " another version by scoring.model_version"
-        what = f"The model {name}, version {version}, cannot be had"
-        raise ScoringError(f"{what}: {way}. ({error})") from None
-
-
-def model_columns(folder: str) -> dict[str, pl.DataType]:
-    """The columns that a saved model was trained with, from its signature."""
-    inputs = Model.load(folder).signature.inputs.to_dict()
-    return {column["name"]: TYPES[column["type"]] for column in inputs}
+    scorer = load_scorer(
+        args.model_name,
+        args.model_version,
+        keys=args.keys,
+        predictions=args.predictions,
+    )
 
 
 def run(mini_batch: list[str]) -> list[str]:
-    """Predict each part of a mini-batch; returns the parts' names, one for each."""
+    """Predict each part of a mini-batch, and return the names of the parts."""
     return [score_part(scorer, Path(part)) for part in mini_batch]
 
 
-def score_part(scorer: Scorer, part: Path) -> str:
-    """Write the predictions for one part, whole or not at all; returns its name."""
-    table = pl.read_parquet(part, glob=False)
+def load_scorer(
+    model_name: str, model_version: str, *, keys: Sequence[str], predictions: Path
+) -> Scorer:
+    """Load a registered model, and make the folder for its predictions.
+
+    Raises ScoringError if there is no such model, or the folder cannot be made.
+    """
+    folder = download_model(model_name, model_version)
+    # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
+    with TemporaryDirectory() as plain:
+        copy = shutil.copytree(folder, Path(plain) / "model")
+        model = mlflow.sklearn.load_model(copy.as_uri())
+        columns = read_model_columns(copy)
     try:
-        features = align(table, scorer.columns)
+        use_lookup_tables(model)
+    except UnsupportedModel as reason:
+        print(f"note: the model predicts at scikit-learn's own pace: {reason}.")
+    try:
+        predictions.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScoringError(f"The predictions cannot be written: {error}") from None
+    return Scorer(model, columns, list(keys) or [ROW], predictions)
+
+
+def download_model(name: str, version: str) -> Path:
+    """Return the folder with the files of a registered model.
+
+    `version` may be "latest". Raises ScoringError if the model or its files are missing.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
+    except (MlflowException, OSError) as error:
+        if isinstance(error, OSError) or "No such artifact" in str(error):
+            raise ScoringError(
+                f"The model {name}, version {version}, cannot be loaded: its files are"
+                " gone: train again with --set register=always, or pin another version"
+                f" by scoring.model_version. ({error})"
+            ) from None
+        raise ScoringError(
+            f"The model {name}, version {version}, cannot be loaded: run the training"
+            f" pipeline first, or pin a registered version. ({error})"
+        ) from None
+
+
+def read_model_columns(folder: Path) -> dict[str, pl.DataType]:
+    """Return the columns that a saved model was trained with, from its signature.
+
+    Raises ScoringError if it has none.
+    """
+    signature = Model.load(str(folder)).signature
+    if signature is None:
+        raise ScoringError(
+            "The model was saved without a signature, which names its columns: save it"
+            " with save_model() of steps/train/train.py."
+        )
+    return {
+        column["name"]: TYPES[column["type"]] for column in signature.inputs.to_dict()
+    }
+
+
+def score_part(scorer: Scorer, part: Path) -> str:
+    """Write the predictions for one part, whole or not at all, and return its name.
+
+    Raises ScoringError if the part cannot be scored, or a file not be read or written.
+    """
+    try:
+        table = pl.read_parquet(part, glob=False)
+    except OSError as error:
+        raise ScoringError(f"{part.name}: cannot be read: {error}") from None
+    try:
+        features = select_features(table, scorer.columns)
     except ScoringError as error:
         raise ScoringError(f"{part.name}: {error}") from None
     keys = pl.DataFrame([table[name] for name in scorer.keys])
@@ -126,53 +171,72 @@ def score_part(scorer: Scorer, part: Path) -> str:
     try:
         scored.write_parquet(unfinished)
         os.replace(unfinished, scorer.predictions / part.name)
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         unfinished.unlink(missing_ok=True)
         raise ScoringError(f"{part.name}: cannot be written: {error}") from None
     return part.name
 
 
-def align(table: pl.DataFrame, columns: dict[str, pl.DataType]) -> pd.DataFrame:
-    """The columns that the model was trained with, in its types; others are left out."""
-    aligned = {}
-    for name, wanted in columns.items():
+def select_features(
+    table: pl.DataFrame, columns: dict[str, pl.DataType]
+) -> pd.DataFrame:
+    """Return the columns that the model was trained with, in its types.
+
+    Raises ScoringError if one is missing or holds values of another kind.
+    """
+    features = {}
+    for name, dtype in columns.items():
         if name not in table.columns:
             raise ScoringError(f"the column '{name}' is missing; the model needs it.")
-        # Without its name, as polars would take one like `^a$` for a pattern.
+        # Without its name, because polars takes one like `^a$` for a pattern.
         values = table[name].alias("")
-        filled = values.drop_nulls()  # a column without a value fits every type
-        if len(filled) and not filled.to_frame().select(TAKEN[wanted]).width:
-            what = f"the column '{name}' holds {odd_value(filled, wanted)}, where the"
-            way = f"model needs {WORDS[wanted]}: mend the data, or train again."
-            raise ScoringError(f"{what} {way}")
-        aligned[name] = values.cast(wanted)
-    return pl.DataFrame(aligned).to_pandas()
+        filled = values.drop_nulls()
+        is_accepted = filled.to_frame().select(ACCEPTED_TYPES[dtype]).width > 0
+        # A column without a value fits every type.
+        if len(filled) and not is_accepted:
+            raise ScoringError(
+                f"the column '{name}' holds {describe_odd_value(filled, dtype)}, where"
+                f" the model needs {TYPE_NAMES[dtype]}: mend the data, or train again."
+            )
+        features[name] = values.cast(dtype)
+    return pl.DataFrame(features).to_pandas()
 
 
-def odd_value(values: pl.Series, wanted: pl.DataType) -> str:
-    """The first value that is not of the wanted type, in words."""
+def describe_odd_value(values: pl.Series, dtype: pl.DataType) -> str:
+    """Return the first value that is not of the type that the model needs, in words."""
     if values.dtype == TEXT:
-        # One such value makes a whole column text: it is to be named, not its neighbour.
-        odd = values.filter(~values.str.contains(FORMS[wanted]))
-        return f"the text {(odd if len(odd) else values)[0]!r}"
-    words = {pl.Boolean: "truth value", pl.Date: "date", pl.Datetime: "date"}
-    other = "number" if values.dtype.is_numeric() else "value"
-    return f"the {words.get(values.dtype.base_type(), other)} {values[0]}"
+        # A single such value makes a whole column text, so it is that one which counts.
+        odd_values = values.filter(~values.str.contains(PATTERNS[dtype]))
+        first = odd_values[0] if len(odd_values) else values[0]
+        return f"the text {first!r}"
+    if values.dtype == pl.Boolean:
+        return f"the truth value {values[0]}"
+    if values.dtype in (pl.Date, pl.Datetime):
+        return f"the date {values[0]}"
+    if values.dtype.is_numeric():
+        return f"the number {values[0]}"
+    return f"the value {values[0]}"
 
 
 def predict(
     model: Pipeline, features: pd.DataFrame, keys: pl.DataFrame
 ) -> pl.DataFrame:
-    """The keys of each row with its prediction and its probabilities, if any."""
+    """Return the keys of each row with its prediction, and its probabilities if any.
+
+    Raises ScoringError if a key has the name of one of these columns.
+    """
+    columns: dict[str, Any] = {}
     if hasattr(model, "predict_proba"):
-        shares = model.predict_proba(features)
-        found = {"prediction": model.classes_[shares.argmax(axis=1)]}
-        for name, column in zip(model.classes_, shares.T, strict=True):
-            found[f"probability_{name}"] = column
+        probabilities = model.predict_proba(features)
+        columns["prediction"] = model.classes_[probabilities.argmax(axis=1)]
+        for name, column in zip(model.classes_, probabilities.T, strict=True):
+            columns[f"probability_{name}"] = column
     else:
-        found = {"prediction": model.predict(features)}
-    for name in found:
+        columns["prediction"] = model.predict(features)
+    for name in columns:
         if name in keys.columns:
-            what = f"the key '{name}' has the name of a column of the predictions"
-            raise ScoringError(f"{what}: rename it in the data and in data.keys.")
-    return pl.DataFrame(keys.to_dict() | found)
+            raise ScoringError(
+                f"the key '{name}' has the name of a column of the predictions: rename"
+                " it in the data and in data.keys."
+            )
+    return pl.DataFrame(keys.to_dict() | columns)

@@ -1,184 +1,272 @@
-"""Gradient-boosted trees, a few thousand rows at a time: the same sums, sooner.
+"""Predictions of scikit-learn's gradient-boosted trees by table lookup, bit for bit.
 
-scikit-learn walks each row down each tree, and a processor cannot guess the way. Here a
-tree's leaves are the bits of a word. What a row holds in one feature rules leaves out,
-which a table tells at once; the bit that all its features leave is its leaf. Several
-trees, whose words stand side by side, are looked up together.
-(After QuickScorer: Lucchese et al., 2015.)
+scikit-learn walks each row down each tree, and a processor cannot guess the way. Here the
+leaves of a tree are the bits of a word, from left to right. The value of a row in one
+feature rules some leaves out: a table tells which are left. The one bit that all features
+leave is the row's leaf. Several trees, whose words stand side by side, are
+looked up together. (After QuickScorer: Lucchese et al., 2015.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import HistGradientBoostingClassifier as Classifier
-from sklearn.ensemble import HistGradientBoostingRegressor as Regressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
 from sklearn.pipeline import Pipeline
 
-ROWS = 4096  # at once: what is known of them stays in the processor's cache
-WIDTH = 32  # bytes of the words that are looked up together
-MOST = 2**26  # bytes of tables: beyond, looking up takes longer than walking
+# Rows that are looked up at once: their codes stay in the processor's cache.
+ROWS_AT_ONCE = 4096
+BYTES_AT_ONCE = 32  # of the words of trees that are looked up together
+MOST_LEAVES = 64  # as many as a word has bits
+# With larger tables, looking up takes longer than walking.
+MOST_TABLE_BYTES = 2**26
+TRIAL_ROWS = 1000
 
 Array = npt.NDArray[Any]
+# Either of the models above; scikit-learn has no types.
+Trees = Any
 
 
-class UnknownModel(Exception):
-    """A model is not of the kind that is known here; the message says why."""
+class UnsupportedModel(Exception):
+    """The trees of a model cannot be looked up in tables; the message says why."""
 
 
-def quicken(model: Any) -> None:
-    """Have a model that ends in such trees predict by tables, bit for bit the same.
+def use_lookup_tables(model: Any) -> None:
+    """Replace the tree traversal of a model by an equivalent table lookup.
 
-    UnknownModel if that cannot be: then it predicts as before.
+    Raises UnsupportedModel if the model is of another kind; then it is left as it is.
     """
     trees = model[-1] if isinstance(model, Pipeline) else model
-    if not isinstance(trees, (Classifier, Regressor)):
-        raise UnknownModel(f"{type(trees).__name__} is not one of the trees known here")
-    walk = trees._predict_iterations
+    if not isinstance(
+        trees, (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
+    ):
+        raise UnsupportedModel(
+            f"{type(trees).__name__} is not one of the trees known here"
+        )
     try:
-        tables = Tables(trees)
-        # Its inner parts may be others in another scikit-learn: a trial tells.
-        rows = tables.trial()
-        sums = np.zeros((2, len(rows), trees.n_trees_per_iteration_))
-        walk(rows, trees._predictors, sums[0], False, 1)
-        tables.add(rows, trees._predictors, sums[1])
+        tables = LookupTables(trees)
+        is_equivalent = _agrees_on_trial_rows(tables, trees)
     except (AttributeError, IndexError, TypeError) as error:
-        raise UnknownModel(f"this scikit-learn is not known here: {error}") from None
-    if not np.array_equal(*sums):
-        raise UnknownModel("its trees are not what is known here")
-    trees._predict_iterations = tables.add
+        # The inner parts of the trees may be others in another scikit-learn.
+        raise UnsupportedModel(
+            f"this scikit-learn is not known here: {error}"
+        ) from None
+    if not is_equivalent:
+        raise UnsupportedModel("its trees are not what is known here")
+    trees._predict_iterations = tables.add_predictions
 
 
-class Tables:
-    """For each group of trees and each feature, the leaves that each value leaves."""
+def _agrees_on_trial_rows(tables: LookupTables, trees: Trees) -> bool:
+    """Return whether the lookup gives exactly what scikit-learn gives for trial rows."""
+    rows = tables.make_trial_rows()
+    by_walking = np.zeros((len(rows), trees.n_trees_per_iteration_))
+    by_lookup = np.zeros_like(by_walking)
+    trees._predict_iterations(rows, trees._predictors, by_walking, False, 1)
+    tables.add_predictions(rows, trees._predictors, by_lookup)
+    return np.array_equal(by_walking, by_lookup)
 
-    def __init__(self, trees: Classifier | Regressor) -> None:
+
+class TreeGroup(NamedTuple):
+    """Several trees that are looked up together.
+
+    `all_leaves` has the word of each tree with a bit for each leaf. `leaves_left` has,
+    for each feature, a row of words for each code of its values. `leaf_values` has the
+    values of the leaves for each tree.
+    """
+
+    all_leaves: Array
+    leaves_left: dict[int, Array]
+    leaf_values: Array
+
+
+class LookupTables:
+    """The tables of a model: which leaves each value of each feature leaves.
+
+    The values of a feature are coded. Those of a category are their own codes. Those of
+    a number are alike between two thresholds of the trees, so the code is the position
+    between these. The last code of a feature is that of a missing value.
+    """
+
+    def __init__(self, trees: Trees) -> None:
         flat = [tree for iteration in trees._predictors for tree in iteration]
-        most = max(tree.get_n_leaf_nodes() for tree in flat)
-        if most > 64:
-            raise UnknownModel(f"a tree has {most} leaves, and the most are 64")
-        self.word = np.dtype(np.uint32 if most <= 32 else np.uint64)
-        known, place = trees._bin_mapper.make_known_categories_bitsets()
-        nodes = np.concatenate([tree.nodes for tree in flat])
-        nodes = nodes[nodes["is_leaf"] == 0]
-        # Of each feature either the categories or the thresholds, between which all
-        # values are alike. The last code is that of a missing value.
-        self.categories, self.cuts = {}, {}
-        for feature in np.unique(nodes["feature_idx"]):
-            own = nodes[nodes["feature_idx"] == feature]
-            if own["is_categorical"].any():
-                self.categories[feature] = set_bits(known[place[feature]])
-            else:
-                self.cuts[feature] = np.unique(own["num_threshold"])
-        size = WIDTH // self.word.itemsize
-        self.groups, taken = [], 0
-        for start in range(0, len(flat), size):
-            self.groups.append(self.group(flat[start : start + size]))
-            taken += sum(table.nbytes for table in self.groups[-1][1].values())
-            if taken > MOST:
-                raise UnknownModel("its trees are too many, or its features")
+        most_leaves = max(tree.get_n_leaf_nodes() for tree in flat)
+        if most_leaves > MOST_LEAVES:
+            raise UnsupportedModel(
+                f"a tree has {most_leaves} leaves, and the most are {MOST_LEAVES}"
+            )
         self.outputs = trees.n_trees_per_iteration_
+        self.word = np.dtype(np.uint32 if most_leaves <= 32 else np.uint64)
+        self.known_categories: dict[int, Array] = {}
+        self.thresholds: dict[int, Array] = {}
+        self._collect_codes(trees, flat)
+        self.groups = self._build_groups(flat)
 
-    def group(self, trees: list[Any]) -> tuple[Array, dict[int, Array], Array]:
-        """All leaves of each tree, what each feature's codes leave, the leaves' values."""
-        leaves = np.ones(len(trees), self.word)
-        values = np.zeros((len(trees), 8 * self.word.itemsize))
+    def _collect_codes(self, trees: Trees, flat: list[Any]) -> None:
+        """Find the known categories or the thresholds of each feature that is used."""
+        bitsets, bitset_of_feature = trees._bin_mapper.make_known_categories_bitsets()
+        nodes = np.concatenate([tree.nodes for tree in flat])
+        branches = nodes[nodes["is_leaf"] == 0]
+        for feature in np.unique(branches["feature_idx"]):
+            of_feature = branches[branches["feature_idx"] == feature]
+            if of_feature["is_categorical"].any():
+                known = unpack_bits(bitsets[bitset_of_feature[feature]])
+                self.known_categories[feature] = known
+            else:
+                self.thresholds[feature] = np.unique(of_feature["num_threshold"])
+
+    def _build_groups(self, flat: list[Any]) -> list[TreeGroup]:
+        """Return the tables of all trees. Raises UnsupportedModel if they are too large."""
+        trees_at_once = BYTES_AT_ONCE // self.word.itemsize
+        groups = []
+        table_bytes = 0
+        for start in range(0, len(flat), trees_at_once):
+            group = self._build_group(flat[start : start + trees_at_once])
+            groups.append(group)
+            table_bytes += sum(table.nbytes for table in group.leaves_left.values())
+            if table_bytes > MOST_TABLE_BYTES:
+                raise UnsupportedModel("its trees are too many, or its features")
+        return groups
+
+    def _build_group(self, trees: list[Any]) -> TreeGroup:
+        """Return the tables of some trees that are looked up together."""
+        all_leaves = np.ones(len(trees), self.word)
+        leaf_values = np.zeros((len(trees), 8 * self.word.itemsize))
         ruled_out: dict[int, Array] = {}
         for i, tree in enumerate(trees):
-            order: list[float] = []
-            for node, left, right in branches(tree.nodes, 0, order):
-                feature = node["feature_idx"]
-                is_left = self.goes_left(node, tree.raw_left_cat_bitsets)
+            values: list[float] = []
+            for branch in list_branches(tree.nodes, 0, values):
+                feature = branch.node["feature_idx"]
+                goes_left = self._goes_left(branch.node, tree.raw_left_cat_bitsets)
                 if feature not in ruled_out:
-                    ruled_out[feature] = np.zeros((len(is_left), len(trees)), self.word)
-                ruled_out[feature][:, i] |= np.where(is_left, right, left)
-            leaves[i] = bits(0, len(order))
-            values[i, : len(order)] = order
-        return leaves, {f: leaves & ~table for f, table in ruled_out.items()}, values
+                    shape = (len(goes_left), len(trees))
+                    ruled_out[feature] = np.zeros(shape, self.word)
+                # A row that goes left cannot end in a leaf on the right.
+                other_side = np.where(goes_left, branch.right, branch.left)
+                ruled_out[feature][:, i] |= other_side
+            all_leaves[i] = set_bits(0, len(values))
+            leaf_values[i, : len(values)] = values
+        leaves_left = {
+            feature: all_leaves & ~leaves for feature, leaves in ruled_out.items()
+        }
+        return TreeGroup(all_leaves, leaves_left, leaf_values)
 
-    def goes_left(self, node: Any, left_sets: Array) -> Array:
-        """Whether each code of the node's feature goes left, the missing value last."""
-        feature, missing = node["feature_idx"], bool(node["missing_go_to_left"])
+    def _goes_left(self, node: Any, left_bitsets: Array) -> Array:
+        """Return whether each code of the node's feature goes left."""
+        feature = node["feature_idx"]
+        missing_goes_left = bool(node["missing_go_to_left"])
         if node["is_categorical"]:
-            unknown = ~self.categories[feature]
-            codes = set_bits(left_sets[node["bitset_idx"]]) | (unknown & missing)
+            # An unknown category counts as a missing value.
+            is_unknown = ~self.known_categories[feature]
+            is_left = unpack_bits(left_bitsets[node["bitset_idx"]])
+            goes_left = is_left | (is_unknown & missing_goes_left)
         else:
-            cuts = self.cuts[feature]
-            cut = np.searchsorted(cuts, node["num_threshold"])
-            codes = np.arange(len(cuts) + 1) <= cut
-        return np.append(codes, missing)
+            thresholds = self.thresholds[feature]
+            position = np.searchsorted(thresholds, node["num_threshold"])
+            goes_left = np.arange(len(thresholds) + 1) <= position
+        return np.append(goes_left, missing_goes_left)
 
-    def codes(self, rows: Array) -> dict[int, Array]:
-        """The code of each row's value in each feature that a tree asks for."""
-        found = {}
-        for feature, cuts in self.cuts.items():
+    def encode(self, rows: Array) -> dict[int, Array]:
+        """Return the code of each row's value, for each feature that a tree asks for."""
+        codes = {}
+        for feature, thresholds in self.thresholds.items():
             values = rows[:, feature]
-            found[feature] = np.searchsorted(cuts, values)
-            found[feature][np.isnan(values)] = len(cuts) + 1
-        for feature, known in self.categories.items():
+            codes[feature] = np.searchsorted(thresholds, values)
+            codes[feature][np.isnan(values)] = len(thresholds) + 1
+        for feature, known in self.known_categories.items():
             values = rows[:, feature]
-            found[feature] = np.where(values >= 0, values, len(known)).astype(np.intp)
-        return found
+            # A missing value is NaN, which is not >= 0.
+            codes[feature] = np.where(values >= 0, values, len(known)).astype(np.intp)
+        return codes
 
-    def add(self, rows: Array, _: Any, sums: Array, *more: Any) -> None:
-        """Add to each row's sums its leaf of each tree, in the order of the trees.
+    def add_predictions(self, rows: Array, _: Any, sums: Array, *more: Any) -> None:
+        """Add to each row's sums the values of its leaves, in the order of the trees.
 
-        Called as scikit-learn's own method, whose further arguments are not needed.
+        It is called in place of scikit-learn's method, whose further arguments (the
+        trees, and how many threads to use) are not needed.
         """
-        for start in range(0, len(rows), ROWS):
-            here = slice(start, start + ROWS)
-            codes, total = self.codes(rows[here]), np.ascontiguousarray(sums[here].T)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            batch = slice(start, start + ROWS_AT_ONCE)
+            codes = self.encode(rows[batch])
+            totals = np.ascontiguousarray(sums[batch].T)
             tree = 0
-            for leaves, tables, values in self.groups:
-                found = np.broadcast_to(leaves, (total.shape[1], len(leaves))).copy()
-                for feature, table in tables.items():
-                    found &= table.take(codes[feature], axis=0, mode="clip")
-                places = np.bitwise_count(found - self.word.type(1))
-                for value, place in zip(values, places.T):
-                    total[tree % self.outputs] += value.take(place, mode="clip")
+            for group in self.groups:
+                for leaf_values, leaves in zip(
+                    group.leaf_values, _find_leaves(group, codes, totals.shape[1])
+                ):
+                    totals[tree % self.outputs] += leaf_values.take(leaves, mode="clip")
                     tree += 1
-            sums[here] = total.T
+            sums[batch] = totals.T
 
-    def trial(self) -> Array:
-        """Rows with values at and beside the thresholds, categories and missing ones."""
+    def make_trial_rows(self) -> Array:
+        """Return rows with values at and beside thresholds, categories and missing ones."""
         random = np.random.default_rng(0)
-        features = max([*self.cuts, *self.categories], default=0) + 1
-        rows = np.full((1000, features), np.nan)
-        for feature, cuts in self.cuts.items():
-            near = [np.nextafter(cuts, side) for side in (-np.inf, cuts, np.inf)]
-            rows[:, feature] = random.choice([np.nan, *np.ravel(near)], len(rows))
-        for feature in self.categories:
+        features = max([*self.thresholds, *self.known_categories], default=0) + 1
+        rows = np.full((TRIAL_ROWS, features), np.nan)
+        for feature, thresholds in self.thresholds.items():
+            below = np.nextafter(thresholds, -np.inf)
+            above = np.nextafter(thresholds, np.inf)
+            values = [np.nan, *below, *thresholds, *above]
+            rows[:, feature] = random.choice(values, len(rows))
+        for feature in self.known_categories:
             rows[:, feature] = random.choice([np.nan, *range(255)], len(rows))
         return rows
 
 
-def branches(
-    nodes: Array, at: int, leaves: list[float]
-) -> Iterator[tuple[Any, np.uint64, np.uint64]]:
-    """The branches below a node, each with the bits of its leaves on either side.
+def _find_leaves(group: TreeGroup, codes: dict[int, Array], rows: int) -> Array:
+    """Return the number of the leaf in which each row ends, for each tree of a group."""
+    leaves_left = np.broadcast_to(
+        group.all_leaves, (rows, len(group.all_leaves))
+    ).copy()
+    for feature, table in group.leaves_left.items():
+        leaves_left &= table.take(codes[feature], axis=0, mode="clip")
+    # One bit of each word is left. One less than the word has all bits below it set, so
+    # their number is the position of that bit.
+    bits_below = leaves_left - leaves_left.dtype.type(1)
+    leaves: Array = np.bitwise_count(bits_below).T
+    return leaves
 
-    Adds the values of the leaves to `leaves`, from left to right.
+
+class Branch(NamedTuple):
+    """A node of a tree that is no leaf, with the bits of the leaves on either side."""
+
+    node: Any
+    left: np.uint64
+    right: np.uint64
+
+
+def list_branches(nodes: Array, start: int, values: list[float]) -> Iterator[Branch]:
+    """Yield the branches at and below a node, and append the values of its leaves.
+
+    The leaves are appended to `values` from left to right, so that the position of a
+    leaf in the whole tree is its bit.
     """
-    node = nodes[at]
+    node = nodes[start]
     if node["is_leaf"]:
-        leaves.append(node["value"])
+        values.append(node["value"])
         return
-    start = len(leaves)
-    yield from branches(nodes, node["left"], leaves)
-    middle = len(leaves)
-    yield from branches(nodes, node["right"], leaves)
-    yield node, bits(start, middle), bits(middle, len(leaves))
+    first_leaf = len(values)
+    yield from list_branches(nodes, node["left"], values)
+    middle = len(values)
+    yield from list_branches(nodes, node["right"], values)
+    yield Branch(
+        node,
+        left=set_bits(first_leaf, middle),
+        right=set_bits(middle, len(values)),
+    )
 
 
-def set_bits(words: Array) -> npt.NDArray[np.bool_]:
-    """Whether each bit of some words is set, from the lowest on."""
+def unpack_bits(words: Array) -> npt.NDArray[np.bool_]:
+    """Return whether each bit of some words of 32 bits is set, from the lowest on."""
     octets = words.astype("<u4").view(np.uint8)
     return np.unpackbits(octets, bitorder="little").astype(bool)
 
 
-def bits(start: int, end: int) -> np.uint64:
-    """A word in which these bits are set."""
+def set_bits(start: int, end: int) -> np.uint64:
+    """Return a word in which the bits from `start` to before `end` are set."""
     return np.uint64(2**end - 2**start)

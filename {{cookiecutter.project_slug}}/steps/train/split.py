@@ -1,7 +1,7 @@
-"""Which rows are held out: told by what a row holds, and by nothing else.
+"""Which rows are held out: decided by what a row holds, and by nothing else.
 
-The same on every machine, in every version and whatever form its file has. Nobody needs
-to change this: models that are compared must agree on it.
+The decision is the same on every machine, in every version and whatever format the data
+has. Nobody needs to change this: models that are compared must agree on it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,25 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-# To a model, every column is one of these; a boolean is a number.
-NUMBER, DATE, TEXT = pl.Float64(), pl.Datetime("us"), pl.String()
+# To a model, every column is of one of these types; a boolean is a number.
+NUMBER = pl.Float64()
+DATE = pl.Datetime("us")
+TEXT = pl.String()
+
+NUMBER_PATTERN = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+INTEGER_PATTERN = r"[+-]?[0-9]{1,19}"
+DATE_PATTERN = r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows a model is judged on, and never sees: decided by each row alone.
+    """The rule by which rows are held out from training, to judge the model on.
 
-    A row is told by its values in the columns `by`, of which a missing one adds nothing.
-    As a column can change its type when data is added, 1, 1.0, true and the text "1" are
-    the same. So rows that are equal in `by` are on one side, for good.
+    It looks at a row's values in the columns `by` alone, so rows that are equal there are
+    on the same side, for good. A missing value counts as if there were no such column.
+    The type of a column may change when data is added, so 1, 1.0, true and the text "1"
+    count as the same value. About the share `fraction` of all different rows is held out,
+    others for another `seed`.
     """
 
     by: list[str]
@@ -33,69 +41,78 @@ class Split:
     fraction: float
 
     def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
-        """A number for each row, evenly distributed, and the same on every machine."""
+        """Return an evenly distributed number for each row, the same for equal rows."""
         total = np.zeros(len(table), np.uint64)
         for name in self.by:
-            values = column(table, name)
+            values = get_column(table, name)
             if values.dtype.is_float():
                 values = values.fill_nan(None)
-            numbers = mix(bits(values) + np.uint64(digest(name)))
+            numbers = scatter_bits(value_bits(values) + np.uint64(hash_text(name)))
             total += np.where(values.is_null(), np.uint64(0), numbers)
-        return mix(total + np.uint64(digest(f"seed {self.seed}")))
+        return scatter_bits(total + np.uint64(hash_text(f"seed {self.seed}")))
 
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
-        """Whether each row is held out: about `fraction` of all different ones."""
-        groups = self.groups(table) >> np.uint64(11)  # 53 bits, which a float holds
-        return np.asarray(groups * 2.0**-53 < self.fraction)
+        """Return whether each row is held out."""
+        # A float holds 53 bits, so the lowest 11 of 64 are left out.
+        numbers = self.groups(table) >> np.uint64(11)
+        return np.asarray(numbers * 2.0**-53 < self.fraction)
 
 
-def bits(values: pl.Series) -> npt.NDArray[np.uint64]:
-    """64 bits for each value of a column, whatever they are where one is missing."""
+def value_bits(values: pl.Series) -> npt.NDArray[np.uint64]:
+    """Return 64 bits for each value of a column; those of missing values mean nothing."""
     if values.dtype == TEXT:
         values = values.fill_null("")
         texts = values.unique()
-        known = pl.Series([text_bits(text) for text in texts], dtype=pl.UInt64)
-        return values.replace_strict(texts, known).cast(pl.UInt64).to_numpy()
+        bits_of_texts = pl.Series([text_bits(text) for text in texts], dtype=pl.UInt64)
+        return values.replace_strict(texts, bits_of_texts).cast(pl.UInt64).to_numpy()
     if values.dtype.is_temporal():
         values = values.cast(DATE).to_physical()
     values = values.fill_null(0)
-    numbers = values.cast(NUMBER)
-    found = (numbers.to_numpy() + 0.0).view(np.uint64)  # + 0.0, as -0.0 equals 0.0
+    floats = values.cast(NUMBER)
+    # Adding 0.0 makes -0.0 the same as 0.0.
+    bits = (floats.to_numpy() + 0.0).view(np.uint64)
     if values.dtype.is_integer():
         # Beyond 2^53, floats are too coarse: what they leave of the integer counts too.
-        rest = values.cast(pl.Int128) - numbers.cast(pl.Int128)
-        found += rest.cast(pl.Int64).to_numpy().astype(np.uint64)
-    return found
+        rest = values.cast(pl.Int128) - floats.cast(pl.Int128)
+        bits += rest.cast(pl.Int64).to_numpy().astype(np.uint64)
+    return bits
 
 
 def text_bits(text: str) -> int:
-    """The bits of a text: those of the number, boolean or date that it reads as."""
+    """Return 64 bits for a text: those of the number, boolean or date it reads as."""
     text = {"true": "1", "false": "0"}.get(text.lower(), text)
-    number, rest = None, 0
-    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+    number = None
+    rest = 0
+    if re.fullmatch(NUMBER_PATTERN, text):
         number = float(text) + 0.0
-        if re.fullmatch(r"[+-]?[0-9]{1,19}", text):
-            rest = int(text) - int(number)  # beyond 2^53, as above
-    elif re.fullmatch(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text):
-        with suppress(ValueError):  # the 31st of February
+        if re.fullmatch(INTEGER_PATTERN, text):
+            # As in `value_bits`: beyond 2^53, floats are too coarse.
+            rest = int(text) - int(number)
+    elif re.fullmatch(DATE_PATTERN, text):
+        # The 31st of February is no date, but stays text.
+        with suppress(ValueError):
             number = float(np.datetime64(text, "us").astype(np.int64))
     if number is None:
-        return digest(text)
+        return hash_text(text)
     return (int(np.float64(number).view(np.uint64)) + rest) % 2**64
 
 
-def digest(text: str) -> int:
+def hash_text(text: str) -> int:
+    """Return a hash of 64 bits, the same on every machine."""
     eight_bytes = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(eight_bytes, "little")
 
 
-def mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scatter numbers: the finaliser of SplitMix64, in which every bit sways all."""
+def scatter_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return numbers in which every bit depends on all bits of the given ones.
+
+    This is the finaliser of SplitMix64.
+    """
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
 
 
-def column(table: pl.DataFrame, name: str) -> pl.Series:
-    """A column without its name, as polars would take one like `^a$` for a pattern."""
+def get_column(table: pl.DataFrame, name: str) -> pl.Series:
+    """Return a column without its name, because polars takes one like `^a$` for a pattern."""
     return table[name].alias("")

@@ -10,10 +10,12 @@ import argparse
 import ast
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -27,22 +29,25 @@ from sklearn import ensemble
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
-from split import DATE, NUMBER, TEXT, Split, column
+from split import Split
+from training_rows import (
+    DataError,
+    divide_rows,
+    drop_repeated_rows,
+    read_training_table,
+    select_features,
+)
 
-SCORED = 10_000  # rows, about, that the score on the training rows is taken from
-FEW = 30  # held-out rows: with fewer, evaluate compares no models
-ROW = "row"  # numbers the rows to score where there are no keys
+SCORED_ROWS = 10_000  # about so many give the score on the training rows
 REQUIREMENTS = ("cloudpickle", "mlflow", "numpy", "pandas", "polars", "scikit-learn")
-
-
-class DataError(Exception):
-    """No model can be trained on this data; the message says why."""
+# The types of a model's signature by the kinds of NumPy's types.
+SIGNATURE_TYPES = {"f": "double", "M": "datetime", "O": "string"}
 
 
 def build_model(
     features: pd.DataFrame, task: str, seed: int, max_iterations: int = 200, **more: Any
 ) -> Pipeline:
-    """An untrained pipeline for features that are numbers, dates and texts.
+    """Return an untrained pipeline for features that are numbers, dates and texts.
 
     `max_iterations` and all other hyperparameters are what `training.hyperparameters`
     in settings.yml names: those of scikit-learn's HistGradientBoosting models.
@@ -59,7 +64,7 @@ def build_model(
     columns = [
         ("categories", categories, texts),  # first: the trees know them by position
         ("numbers", "passthrough", numbers),
-        ("dates", FunctionTransformer(date_parts), dates),
+        ("dates", FunctionTransformer(encode_dates), dates),
     ]
     trees = {
         "classification": ensemble.HistGradientBoostingClassifier,
@@ -73,233 +78,204 @@ def build_model(
     return Pipeline([("encode", ColumnTransformer(columns)), ("model", model)])
 
 
-def date_parts(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Day since 1970 (with its fraction), month and day of the week, for each column."""
-    parts = []
+def encode_dates(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return three numbers for each column of dates.
+
+    They are the days since 1970 with their fraction, the month and the day of the week.
+    """
+    numbers = []
     for name in dates:
         column = dates[name]
         # In microseconds, as nanoseconds end in the year 2262.
         times = column.to_numpy("datetime64[us]").astype("timedelta64[us]")
         days = times / np.timedelta64(1, "D")
-        parts += [days, column.dt.month, column.dt.dayofweek]
-    return np.column_stack(parts)
+        numbers += [days, column.dt.month, column.dt.dayofweek]
+    return np.column_stack(numbers)
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train as the command line says; parameters and metrics go to MLflow."""
-    table = read(args.prepared, args.target, args.keys, args.task)
-    table, notes = drop_repeats(table, args.keys)
-    others = [name for name in table.columns if name != args.target]
-    split = Split(args.keys or others, args.seed, args.test_fraction)
-    training, holdout, more = divide(table, split, args.target, args.keys)
-    for note in notes + more:
-        print("note:", note)
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a saved model says about itself, beside the columns in its signature."""
 
-    x = feature_table(training, [args.target, *args.keys])
-    y = training[args.target].to_pandas()
-    rows, features = x.shape
-    del table, training  # whose memory the fit needs
-    hyperparameters = options(args.hyperparameters)
-    try:
-        model = build_model(x, args.task, args.seed, **hyperparameters)
-        every = slice(None, None, -(-rows // SCORED))
-        score = model.fit(x, y).score(x[every], y[every])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{error}") from None  # scikit-learn's and Python's words
-    with mlflow.start_run():
-        names = ("task", "target", "test_fraction", "seed")
-        mlflow.log_params({name: getattr(args, name) for name in names})
-        mlflow.log_params(hyperparameters)
-        mlflow.log_metrics({"features": features, "training_rows": rows})
-        mlflow.log_metrics({"holdout_rows": len(holdout), "training_score": score})
-    about = {"task": args.task, "target": args.target, "split": split}
-    save(model, x, about, args.model)
-    args.holdout.mkdir(parents=True, exist_ok=True)
-    holdout.write_parquet(args.holdout / "holdout.parquet")
-    print(f"{rows} rows with {features} features trained on, {len(holdout)} held out")
+    task: str
+    target: str
+    keys: list[str]
+    split: Split
 
 
-def read(prepared: Path, target: str, keys: list[str], task: str) -> pl.DataFrame:
-    """The prepared rows, with the target as classes or numbers.
-
-    DataError if it cannot be learned, or a name is that of a column of the predictions.
-    """
-    table = pl.read_parquet(sorted(prepared.glob("*.parquet")), glob=False)
-    try:
-        learned = learnable(column(table, target), task)
-    except DataError as error:
-        raise DataError(f"The target '{target}' {error}") from None
-    taken = {"prediction"}
-    if task == "classification":
-        taken |= {f"probability_{name}" for name in learned.unique()}
-    for name in taken.intersection(keys):
-        what = f"The key '{name}' has the name of a column of the predictions"
-        raise DataError(f"{what}: rename it in the data and in data.keys.")
-    if not keys and ROW in table.columns:
-        what = f"The column '{ROW}' has the name of the row numbers in the predictions"
-        way = "list it under data.keys or data.ignore in settings.yml."
-        raise DataError(f"{what}: {way}")
-    return table.with_columns(learned.alias(target))
-
-
-def learnable(target: pl.Series, task: str) -> pl.Series:
-    """The target as text, integers or booleans (classes), or as floats (regression).
-
-    DataError if it cannot be learned: what is wrong with it, to be read after its name.
-    """
-    is_number = target.dtype.is_numeric() or target.dtype == pl.Boolean
-    way = "name another, or set task to regression in settings.yml."
-    if task == "regression" and not is_number:
-        way = f"make it numbers, {way.replace('regression', 'classification')}"
-        raise DataError(f"holds {str(target[0])!r}, not numbers: {way}")
-    if task == "regression":
-        target = target.cast(NUMBER)
-        if not target.is_finite().all():
-            raise DataError("holds infinite values: no model can learn them.")
-    elif not is_number:
-        target = target.cast(TEXT)  # dates too, as they are written
-    elif target.dtype.is_float():
-        odd = target.filter(target % 1 != 0)  # which infinity is, too
-        if len(odd):
-            raise DataError(f"holds fractions such as {odd[0]}, not classes: {way}")
-        target = target.cast(pl.Int64)
-    rows, different = len(target), target.n_unique()
-    if different < 2:
-        what = "class" if task == "classification" else "value"
-        what = f"has one {what}, {target[0]!r}, in all {rows} rows"
-        raise DataError(f"{what}: there is nothing to learn.")
-    if task == "classification" and different > rows / 2:
-        what = f"has {different} classes in {rows} rows, hardly two rows of one"
-        raise DataError(f"{what}: {way}")
-    return target
-
-
-def drop_repeats(
-    table: pl.DataFrame, keys: list[str]
-) -> tuple[pl.DataFrame, list[str]]:
-    """The table without records delivered twice, and notes on repeated rows and keys.
-
-    Rows equal in every column are certainly one record only if the keys tell all others
-    apart, and no more than half are lost. Without keys nothing is dropped.
-    """
-    rows, different = len(table), table[keys].n_unique() if keys else 0
-    if not keys or different == rows:
-        return table, []
-    once = table.unique(maintain_order=True)
-    if different < len(once) or len(once) < rows / 2:
-        note = f"the keys ({', '.join(keys)}) do not tell rows apart: {rows} rows have"
-        note += f" {different} different keys. Rows of one key are trained on or held"
-        return table, [f"{note} out together."]
-    note = f"{rows - len(once)} of {rows} rows repeat another in every column, keys"
-    note += " included, and are left out as records delivered twice."
-    return once, [note] if len(once) < rows else []
-
-
-def divide(
-    table: pl.DataFrame, split: Split, target: str, keys: list[str]
-) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """The rows to train on, those to hold out, and notes on what is odd about them.
-
-    DataError if there is nothing to learn in the first, or no row in the others.
-    """
-    is_held_out = split.held_out(table)
-    training, holdout = table.filter(~is_held_out), table.filter(is_held_out)
-    learned, asked = (column(one, target).unique() for one in (training, holdout))
-    different = len(np.unique(split.groups(table)))
-    some = f"{len(holdout) or 'None'} of the {len(table)} rows"
-    some += f", with {different} keys," if keys else ""
-    way = f"training.test_fraction (it is {split.fraction:g}), or choose another"
-    way += " training.seed in settings.yml."
-    if not len(holdout):
-        raise DataError(f"{some} is held out for the evaluation: raise {way}")
-    if len(learned) < 2:
-        left = f"only {learned[0]}" if len(learned) else "nothing"
-        what = f"{some} are held out, and {left} is left to learn in '{target}'"
-        raise DataError(f"{what}: lower {way}")
-    notes = []
-    share = len(holdout) / len(table)
-    if len(holdout) < FEW:
-        note = f"fewer than {FEW} rows are held out ({len(holdout)}): the figures say"
-        why = "little, and later models cannot be compared with this one."
-        notes.append(f"{note} {why}")
-    elif abs(share - split.fraction) > split.fraction / 4:
-        count = f"{different} different ones" if keys else f"{len(table)}"
-        note = f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as"
-        notes.append(f"{note} there are only {count} and equal rows stay together.")
-    new = [] if learned.dtype == NUMBER else sorted(set(asked) - set(learned))
-    if new:
-        names = ", ".join(map(str, new[:5])) + (", …" if len(new) > 5 else "")
-        note = "classes only in held-out rows, which the model does not know"
-        notes.append(f"{note}: {len(new)} ({names}).")
-    return training, holdout, notes
-
-
-def feature_table(table: pl.DataFrame, but: list[str]) -> pd.DataFrame:
-    """The columns to learn from: all with a value, `but` the target and the keys."""
-    found = {}
-    for name in table.columns:
-        values = column(table, name)
-        other = DATE if values.dtype.is_temporal() else NUMBER
-        if name not in but and values.null_count() < len(values):
-            found[name] = values.cast(TEXT if values.dtype == TEXT else other)
-    if not found:
-        raise DataError("No column is left to learn from: see data.* in settings.yml.")
-    return pl.DataFrame(found).to_pandas()
-
-
-def save(
-    model: Pipeline, features: pd.DataFrame, about: dict[str, Any], folder: Path
+def train(
+    prepared: Path,
+    model: Path,
+    holdout: Path,
+    *,
+    task: str,
+    target: str,
+    keys: Sequence[str] = (),
+    test_fraction: float = 0.2,
+    seed: int = 42,
+    hyperparameters: Mapping[str, Any],
 ) -> None:
-    """Save a trained pipeline as an MLflow model, whose signature names the features.
+    """Train on the Parquet parts in `prepared`; write the model and the held-out rows.
 
-    `about` it: `task`, `target` and `split`, by which evaluate knows what it may ask.
+    Parameters and metrics go to MLflow. Raises DataError if no model can be trained on
+    this data.
     """
-    vars(model).update(about)
-    words = {"f": "double", "M": "datetime", "O": "string"}  # for NumPy's kinds
-    kinds = {name: words[dtype.kind] for name, dtype in features.dtypes.items()}
-    schema = Schema([ColSpec(kinds[name], name, required=False) for name in kinds])
-    # Saved with this code, and the split's, so that it needs no file of this project.
-    for module in (__name__, Split.__module__):
-        cloudpickle.register_pickle_by_value(sys.modules[module])
-    # cloudpickle is chosen with open eyes: its models load on Azure ML, whatever they hold.
+    table = read_training_table(prepared, target=target, keys=keys, task=task)
+    table, notes = drop_repeated_rows(table, keys)
+    by = list(keys) or [name for name in table.columns if name != target]
+    split = Split(by, seed, test_fraction)
+    divided = divide_rows(table, split, target, keys)
+    for note in notes + divided.notes:
+        print(f"note: {note}")
+
+    features = select_features(divided.training, [target, *keys])
+    answers = divided.training[target].to_pandas()
+    held_out = divided.holdout
+    # The fit needs the memory of these.
+    del table, divided
+    pipeline, training_score = fit_model(features, answers, task, seed, hyperparameters)
+
+    rows, columns = features.shape
+    with mlflow.start_run():
+        mlflow.log_params(
+            {
+                "task": task,
+                "target": target,
+                "test_fraction": test_fraction,
+                "seed": seed,
+                **hyperparameters,
+            }
+        )
+        mlflow.log_metrics(
+            {
+                "features": columns,
+                "training_rows": rows,
+                "holdout_rows": len(held_out),
+                "training_score": training_score,
+            }
+        )
+    description = ModelDescription(task, target, list(keys), split)
+    save_model(pipeline, features, description, model)
+    write_holdout(held_out, holdout)
+    print(f"{rows} rows with {columns} features trained on, {len(held_out)} held out")
+
+
+def fit_model(
+    features: pd.DataFrame,
+    answers: pd.Series,
+    task: str,
+    seed: int,
+    hyperparameters: Mapping[str, Any],
+) -> tuple[Pipeline, float]:
+    """Return a trained pipeline, and its score on some of the rows it was trained on.
+
+    Raises DataError, with the words of scikit-learn, if it refuses a hyperparameter.
+    """
+    # Every so many rows, as to score all of them may take as long as the fit.
+    sample = slice(None, None, -(-len(features) // SCORED_ROWS))
+    try:
+        pipeline = build_model(features, task, seed, **hyperparameters)
+        pipeline.fit(features, answers)
+        score = pipeline.score(features[sample], answers[sample])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The model cannot be trained: {error}") from None
+    return pipeline, float(score)
+
+
+def save_model(
+    pipeline: Pipeline,
+    features: pd.DataFrame,
+    description: ModelDescription,
+    folder: Path,
+) -> None:
+    """Save a trained pipeline as an MLflow model that describes itself.
+
+    Its signature names the columns of the features and their types, and its metadata is
+    the description. The file `split.pkl` is the rule by which rows were held out, with
+    its code, so that a later change of that code leaves this model's rule as it is.
+    """
+    columns = [
+        ColSpec(SIGNATURE_TYPES[dtype.kind], name, required=False)
+        for name, dtype in features.dtypes.items()
+    ]
+    # Saved with the code of this step, so that the model needs no file of this project.
+    for module in find_modules_of_this_step():
+        cloudpickle.register_pickle_by_value(module)
+    # MLflow warns of cloudpickle, which is chosen on purpose: it saves any pipeline.
     logger = logging.getLogger("mlflow.sklearn")
     logger.addFilter(lambda record: "cloudpickle" not in record.getMessage())
     mlflow.sklearn.save_model(
-        model,
+        pipeline,
         folder,
         serialization_format="cloudpickle",
         pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        signature=mlflow.models.ModelSignature(schema),
-        metadata={**about, "split": asdict(about["split"])},
+        signature=mlflow.models.ModelSignature(Schema(columns)),
+        metadata=asdict(description),
     )
+    (folder / "split.pkl").write_bytes(cloudpickle.dumps(description.split))
 
 
-def options(pairs: list[str]) -> dict[str, Any]:
-    """Hyperparameters of `NAME VALUE NAME VALUE ...`: a value as Python reads it, or text."""
-    found: dict[str, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    for name, text in found.items():
+def find_modules_of_this_step() -> list[ModuleType]:
+    """Return this module and the imported ones whose files lie beside it."""
+    names = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    names.add(__name__)
+    return [sys.modules[name] for name in sorted(names) if name in sys.modules]
+
+
+def write_holdout(rows: pl.DataFrame, folder: Path) -> None:
+    """Write the held-out rows as a Parquet file. Raises OSError if that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        rows.write_parquet(folder / "holdout.parquet")
+    except pl.exceptions.PolarsError as error:  # so it calls a full disk
+        raise OSError(f"{folder / 'holdout.parquet'}: {error}") from None
+
+
+def parse_hyperparameters(words: Sequence[str]) -> dict[str, Any]:
+    """Return the hyperparameters of a command line, `NAME VALUE NAME VALUE ...`.
+
+    A value is what Python reads it as, else text.
+    """
+    hyperparameters: dict[str, Any] = {}
+    for name, text in zip(words[::2], words[1::2], strict=True):
+        hyperparameters[name] = text
         with suppress(SyntaxError, ValueError):
-            found[name] = ast.literal_eval(text)
-    return found
+            hyperparameters[name] = ast.literal_eval(text)
+    return hyperparameters
 
 
 def main() -> None:
-    """Read the command line, and end with one sentence where no model can be trained."""
+    """Train as the command line says; end with one sentence if that cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    for folder in ("--prepared", "--model", "--holdout"):
-        add(folder, type=Path, required=True)
-    add("--task", choices=["classification", "regression"], required=True)
-    add("--target", required=True)
-    add("--keys", nargs="*", default=[])
-    add("--test-fraction", type=float, default=0.2)
-    add("--seed", type=int, default=42)
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--holdout", type=Path, required=True)
+    parser.add_argument(
+        "--task", choices=["classification", "regression"], required=True
+    )
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--keys", nargs="*", default=[])
+    parser.add_argument("--test-fraction", type=float, default=0.2)
+    parser.add_argument("--seed", type=int, default=42)
     # The last one, as it takes all that follows: a value may begin with a hyphen.
-    add("--hyperparameters", nargs=argparse.REMAINDER, default=[])
+    parser.add_argument("--hyperparameters", nargs=argparse.REMAINDER, default=[])
+    args = parser.parse_args()
     try:
-        train(parser.parse_args())
-    except (DataError, OSError) as error:
+        train(
+            args.prepared,
+            args.model,
+            args.holdout,
+            task=args.task,
+            target=args.target,
+            keys=args.keys,
+            test_fraction=args.test_fraction,
+            seed=args.seed,
+            hyperparameters=parse_hyperparameters(args.hyperparameters),
+        )
+    except DataError as error:
         sys.exit(f"train: {error}")
+    except OSError as error:
+        sys.exit(f"train: a file cannot be read or written: {error}")
 
 
 if __name__ == "__main__":

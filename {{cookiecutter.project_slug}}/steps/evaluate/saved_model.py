@@ -1,0 +1,106 @@
+"""Loading a model that train saved, with what it says about itself."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import cloudpickle
+import mlflow
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import polars as pl
+from sklearn.pipeline import Pipeline
+
+# The types of a model's signature as polars has them.
+TYPES: dict[str, pl.DataType] = {
+    "double": pl.Float64(),
+    "datetime": pl.Datetime("us"),
+    "string": pl.String(),
+}
+
+
+class RowSplit(Protocol):
+    """The rule by which a model's training held rows out, see steps/train/split.py."""
+
+    by: list[str]
+
+    def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
+        """Return a number for each row, the same for rows that stay together."""
+
+    def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
+        """Return whether each row is held out."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A trained pipeline, the columns that it asks for, and what it was trained for.
+
+    `task` and `target` are empty, and `split` is None, if the model does not say, because
+    it was not saved by this project's train step.
+    """
+
+    pipeline: Pipeline
+    columns: dict[str, pl.DataType]
+    task: str
+    target: str
+    split: RowSplit | None
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Load the model in a folder. Raises an error of any kind if there is none."""
+    # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
+    with TemporaryDirectory() as plain:
+        copy = shutil.copytree(folder, Path(plain) / "model")
+        pipeline = mlflow.sklearn.load_model(copy.as_uri())
+        description = mlflow.models.Model.load(str(copy))
+        split = _load_split(copy, pipeline)
+    if description.signature is None:
+        raise ValueError("it was saved without a signature, which names its columns")
+    metadata = description.metadata or {}
+    return SavedModel(
+        pipeline=pipeline,
+        columns={
+            column["name"]: TYPES[column["type"]]
+            for column in description.signature.inputs.to_dict()
+        },
+        task=metadata.get("task", ""),
+        target=metadata.get("target", ""),
+        split=split,
+    )
+
+
+def _load_split(folder: Path, pipeline: Pipeline) -> Any:
+    """Return the rule by which rows were held out, or None if the model has none.
+
+    Version 1 of the project kept it as an attribute of the pipeline, not in a file.
+    """
+    file = folder / "split.pkl"
+    if file.exists():
+        return cloudpickle.loads(file.read_bytes())
+    return getattr(pipeline, "split", None)
+
+
+def select_columns(
+    table: pl.DataFrame, columns: dict[str, pl.DataType]
+) -> pd.DataFrame:
+    """Return the columns that a model asks for, in its types.
+
+    Raises TypeError or a PolarsError if a column is missing or of another kind.
+    """
+    selected = {}
+    for name, dtype in columns.items():
+        values = table[name]
+        if values.null_count() == len(values):
+            # A column without a value fits every type.
+            selected[name] = pl.repeat(None, len(values), dtype=dtype, eager=True)
+            continue
+        is_text = pl.String in (values.dtype, dtype)
+        if not is_text and values.dtype.is_temporal() != dtype.is_temporal():
+            raise TypeError(f"'{name}' is {values.dtype}, not {dtype}")
+        selected[name] = values.cast(dtype)
+    return pl.DataFrame(selected).to_pandas()
