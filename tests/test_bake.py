@@ -87,6 +87,8 @@ settings.yml
 steps/evaluate/.amlignore
 steps/evaluate/comparison.py
 steps/evaluate/evaluate.py
+steps/evaluate/evaluation_report.py
+steps/evaluate/saved_model.py
 steps/prep/.amlignore
 steps/prep/advice.py
 steps/prep/combine.py
@@ -106,6 +108,7 @@ steps/score/trees.py
 steps/train/.amlignore
 steps/train/split.py
 steps/train/train.py
+steps/train/training_rows.py
 tests/test_local_run.py
 tests/test_model.py
 tests/test_pipelines.py
