@@ -90,8 +90,8 @@ def run(args: Namespace) -> int:
         result = _run_on_this_machine(args, parameters, console)
     except (KeyboardInterrupt, SystemExit):
         # Continued without --fresh, which would run again what has ended well.
-        words = [word for word in sys.argv[1:] if word != "--fresh"]
-        again = f"{args.project.command} {shlex.join(words)}"
+        arguments = [word for word in sys.argv[1:] if word != "--fresh"]
+        again = f"{args.project.command} {shlex.join(arguments)}"
         text = f"The run was stopped. What has ended well is kept. To continue: {again}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         raise

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-SMALLEST_KEPT = 2**16  # bytes; reading a smaller file again costs less than a look-up
+SMALLEST_CACHED = 2**16  # bytes; reading a smaller file again costs less than a look-up
 CLOCK_TICK = 2 * 10**9  # nanoseconds by which the times of a file system may be coarse
 
 
@@ -39,7 +39,7 @@ def hash_listing(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _KeptHash:
+class _CachedHash:
     """The hash of a file, and the size, number and times that the file had then."""
 
     status: str
@@ -56,32 +56,32 @@ class Fingerprints:
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._kept: dict[bytes, _KeptHash] = {}  # by path
+        self._cached: dict[bytes, _CachedHash] = {}  # by path
         with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path PRIMARY KEY, about, digest)"
             )
             for path, status, content in connection.execute("SELECT * FROM files"):
-                self._kept[path] = _KeptHash(status, content)
+                self._cached[path] = _CachedHash(status, content)
 
     def hash_files(self, files: Mapping[str, Path]) -> str:
         """Return a fingerprint of the names and contents of files.
 
         Raises OSError if one of them cannot be read.
         """
-        kept_before = dict(self._kept)
+        cached_before = dict(self._cached)
         hashes = {name: self._hash_file(path) for name, path in files.items()}
         new = {
-            path: kept
-            for path, kept in self._kept.items()
-            if kept_before.get(path) != kept
+            path: cached
+            for path, cached in self._cached.items()
+            if cached_before.get(path) != cached
         }
         if new:
             self._write(new)
         return hash_json(hashes)
 
-    def _write(self, kept: Mapping[bytes, _KeptHash]) -> None:
-        rows = [(path, hash.status, hash.content) for path, hash in kept.items()]
+    def _write(self, cached: Mapping[bytes, _CachedHash]) -> None:
+        rows = [(path, hash.status, hash.content) for path, hash in cached.items()]
         # If the database cannot be written, the hashes are computed again next time.
         with (
             suppress(sqlite3.Error),
@@ -96,15 +96,15 @@ class Fingerprints:
         times = [status.st_mtime_ns, status.st_ctime_ns]
         status_text = json.dumps([status.st_size, status.st_ino, *times])
 
-        kept = self._kept.get(os.fsencode(path))
-        if kept and kept.status == status_text:
-            return kept.content
+        cached = self._cached.get(os.fsencode(path))
+        if cached and cached.status == status_text:
+            return cached.content
 
         digest = sha256()
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 digest.update(chunk)
         content = digest.hexdigest()
-        if status.st_size >= SMALLEST_KEPT and max(times) < now - CLOCK_TICK:
-            self._kept[os.fsencode(path)] = _KeptHash(status_text, content)
+        if status.st_size >= SMALLEST_CACHED and max(times) < now - CLOCK_TICK:
+            self._cached[os.fsencode(path)] = _CachedHash(status_text, content)
         return content

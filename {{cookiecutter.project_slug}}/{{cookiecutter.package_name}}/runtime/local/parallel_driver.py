@@ -130,9 +130,9 @@ def main() -> None:
     parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
     parser.add_argument("--output", type=Path)
     parser.add_argument(IN_ONE_PROCESS, action="store_true")
-    args, others = parser.parse_known_args()
+    args, other_arguments = parser.parse_known_args()
 
-    batches = list(split_inputs(others, args.mini_batch_size))
+    batches = list(split_inputs(other_arguments, args.mini_batch_size))
     if not batches:
         sys.exit("Parallel step: the input holds no files.")
     limits = Limits(

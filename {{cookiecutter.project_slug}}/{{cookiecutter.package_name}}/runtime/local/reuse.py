@@ -119,20 +119,20 @@ def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | No
     `model` is the fingerprint of the registered model that the step looks up.
     """
     for run in list_runs(runs):
-        made = run.record.done.get(step)
-        if made is None or made.key != key or model not in made.models:
+        results = run.record.done.get(step)
+        if results is None or results.key != key or model not in results.models:
             continue
-        made = replace(made, run=made.run or run.folder.name)
+        results = replace(results, run=results.run or run.folder.name)
         with suppress(OSError):
-            if hash_listing(runs / made.run / step / "outputs") == made.files:
-                return made
+            if hash_listing(runs / results.run / step / "outputs") == results.files:
+                return results
     return None
 
 
 def record_results(
     record: RunRecord,
     step: str,
-    made: StepRecord,
+    results: StepRecord,
     before: RegisteredModel,
     after: RegisteredModel,
     steps_before: set[str],
@@ -146,11 +146,11 @@ def record_results(
     not used again.
     """
     if after.fingerprint != before.fingerprint and after.run != run:
-        made = replace(made, key="")
+        results = replace(results, key="")
     elif after.fingerprint != before.fingerprint:
         for name in steps_before & record.done.keys():
             earlier = record.done[name]
             if before.fingerprint in earlier.models:
                 models = [*earlier.models, after.fingerprint]
                 record.done[name] = replace(earlier, models=models)
-    record.done[step] = replace(made, models=[after.fingerprint])
+    record.done[step] = replace(results, models=[after.fingerprint])

@@ -220,16 +220,16 @@ class LocalRun:
         for name, step in self.plan.steps.items():
             if name not in needed:
                 continue
-            made = self.record.done.get(name)
+            earlier = self.record.done.get(name)
             outputs = [Path(self._place((name, port))) for port in step.outputs]
-            words = reuse.describe_step(step, self.plan.values)
-            if made is None:
+            now = reuse.describe_step(step, self.plan.values)
+            if earlier is None:
                 reason = f"as {name} has not ended well in {self.folder}"
             elif not all(output.exists() for output in outputs):
                 reason = f"as what {name} made is gone"
-            elif made.words != words:
-                old = " ".join(word for word in made.words if word not in words)
-                new = " ".join(word for word in words if word not in made.words)
+            elif earlier.words != now:
+                old = " ".join(word for word in earlier.words if word not in now)
+                new = " ".join(word for word in now if word not in earlier.words)
                 reason = (
                     f"on what {name} made with other settings"
                     f" ({old or 'nothing'} is {new or 'nothing'} now)"
@@ -271,14 +271,14 @@ class LocalRun:
             return False
         # No run is removed while this one takes over its results.
         with run_folder.lock_folder(self.runs):
-            made = reuse.find_results(self.runs, step.name, key, model.fingerprint)
-            if made is None:
+            results = reuse.find_results(self.runs, step.name, key, model.fingerprint)
+            if results is None:
                 return False
-            self.record.done[step.name] = made
+            self.record.done[step.name] = results
             self.record.write(self.folder)
         result.status = "reused"
         result.outputs = self._outputs(step)
-        self.screen.print(f"({made.run})", f"[cyan]reused[/] {step.name:10}[dim]")
+        self.screen.print(f"({results.run})", f"[cyan]reused[/] {step.name:10}[dim]")
         return True
 
     def _run_step(self, step: Step, result: StepResult, following: Step | None) -> None:
@@ -350,7 +350,7 @@ class LocalRun:
         self, step: Step, key: str, before: reuse.RegisteredModel, seconds: float
     ) -> None:
         """Record what a step has made, and for which registered model it holds."""
-        made = StepRecord(
+        results = StepRecord(
             words=reuse.describe_step(step, self.plan.values),
             key=key,
             models=[],
@@ -360,7 +360,7 @@ class LocalRun:
         reuse.record_results(
             self.record,
             step.name,
-            made,
+            results,
             before,
             after=self.models.find(step.name),
             steps_before=self.plan.steps_before(step.name),
@@ -402,8 +402,8 @@ class LocalRun:
         if isinstance(source, Parameter):
             return str(self.project.root / str(self.plan.values[source.name]))
         step, port = source
-        made = self.record.done.get(step)
-        folder = self.runs / made.run if made and made.run else self.folder
+        results = self.record.done.get(step)
+        folder = self.runs / results.run if results and results.run else self.folder
         return str(folder / step / "outputs" / port)
 
     def _outputs(self, step: Step) -> dict[str, str]:
