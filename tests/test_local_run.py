@@ -21,8 +21,8 @@ from sklearn import datasets
 
 
 def output(result: dict[str, Any], step: str, port: str) -> Path:
-    found = next(s for s in result["steps"] if s["name"] == step)
-    return Path(found["outputs"][port])
+    result_of_step = next(s for s in result["steps"] if s["name"] == step)
+    return Path(result_of_step["outputs"][port])
 
 
 def registration(result: dict[str, Any]) -> Any:
@@ -144,8 +144,8 @@ def test_a_worse_model_is_not_registered(
 def versions(project: Project) -> list[int]:
     """All registered versions of a project's model."""
     with closing(sqlite3.connect(project.path / "mlruns/mlflow.db")) as registry:
-        found = registry.execute("SELECT version FROM model_versions").fetchall()
-    return [version for (version,) in found]
+        rows = registry.execute("SELECT version FROM model_versions").fetchall()
+    return [version for (version,) in rows]
 
 
 def test_a_step_that_raises_ends_the_run(bake: Bake) -> None:

@@ -120,7 +120,7 @@ def copy_of(project: Project, path: Path) -> Project:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """What each file below a folder holds, as a hash; Python's own files left out."""
+    """Return a hash of each file below a folder, but not of those that Python writes."""
     return {
         str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -228,13 +228,13 @@ def test_a_copy_leaves_its_original_alone(
     assert result.code == 0, result.err
     assert "registered as version 2" in log(result, "register")
     assert files(original.path) == before
-    own = (copy.path / "mlruns" / "artifacts").as_uri()
+    artifacts = (copy.path / "mlruns" / "artifacts").as_uri()
     database = copy.path / "mlruns" / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:
-        found = connection.execute("SELECT source FROM model_versions")
-        sources = [source for (source,) in found]
+        rows = connection.execute("SELECT source FROM model_versions")
+        sources = [source for (source,) in rows]
     assert len(sources) == 2
-    assert all(source.startswith(f"{own}/") for source in sources)
+    assert all(source.startswith(f"{artifacts}/") for source in sources)
 
 
 def test_a_clone_that_has_mlruns_scores(
@@ -276,7 +276,7 @@ TRACKED = "import mlflow\nwith mlflow.start_run(): pass"
 
 
 def test_runs_that_start_at_once(fresh: Project, tmp_path: Path) -> None:
-    """In a fresh project, where MLflow's database is made, and once it is there."""
+    """Two runs work in a fresh project, where MLflow's database is made, and once it is there."""
     project = copy_of(fresh, tmp_path / "toy")
     toy(project, "train", TRACKED)
     database = project.path / "mlruns" / "mlflow.db"
@@ -287,8 +287,8 @@ def test_runs_that_start_at_once(fresh: Project, tmp_path: Path) -> None:
         assert [r.code for r in results] == [0, 0], [r.err for r in results]
         assert len({r.json["folder"] for r in results}) == 2
         with closing(sqlite3.connect(database)) as connection:
-            found = connection.execute("SELECT status, experiment_id FROM runs")
-            runs = found.fetchall()
+            rows = connection.execute("SELECT status, experiment_id FROM runs")
+            runs = rows.fetchall()
         assert len(runs) == finished
         assert {status for status, _ in runs} == {"FINISHED"}
         assert len({experiment for _, experiment in runs}) == 1
@@ -299,9 +299,9 @@ def test_a_read_only_project_is_a_sentence(
     project: Project, mounted: Callable[[str], Path]
 ) -> None:
     disk = mounted("size=50m")
-    there = copy_of(project, disk / "toy")
+    moved = copy_of(project, disk / "toy")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    result = run(there, "scoring")
+    result = run(moved, "scoring")
     assert result.code == 1
     assert "cannot be written" in result.err
     assert result.err.count("\n") == 1
@@ -321,25 +321,25 @@ except OSError as error:
 def test_a_full_disk_is_a_sentence(
     project: Project, mounted: Callable[[str], Path]
 ) -> None:
-    there = copy_of(project, mounted("size=20m") / "toy")
-    toy(there, "prep", FILL)
-    result = run(there, "training", COLD="1")
+    moved = copy_of(project, mounted("size=20m") / "toy")
+    toy(moved, "prep", FILL)
+    result = run(moved, "training", COLD="1")
     assert result.code == 1
     assert "is on is full." in result.err
     assert "Traceback" not in result.err
     state = Path(result.json["folder"]) / "run.json"
     assert "prep" not in json.loads(state.read_text(encoding="utf-8"))["done"]
-    kept = files(there.path / "mlruns")
+    files_before = files(moved.path / "mlruns")
 
-    result = run(there, "training", COLD="1")
+    result = run(moved, "training", COLD="1")
     assert result.code == 1
     assert "No space left on device" in result.err or "full" in result.err
     assert "Traceback" not in result.err
-    assert files(there.path / "mlruns") == kept
+    assert files(moved.path / "mlruns") == files_before
 
     (state.parent / "prep" / "outputs" / "prepared" / "big").unlink()
-    toy(there, "prep")
-    assert run(there, "training", COLD="1").code == 0
+    toy(moved, "prep")
+    assert run(moved, "training", COLD="1").code == 0
 
 
 def test_the_folder_of_a_run_that_is_removed_meanwhile(project: Project) -> None:
@@ -400,8 +400,8 @@ def test_a_file_in_place_of_the_database(project: Project, content: str) -> None
 
 def test_a_path_that_is_too_long_for_sqlite(project: Project, tmp_path: Path) -> None:
     folder = tmp_path.joinpath(*["long" * 25] * 5)
-    there = copy_of(project, folder / "toy")
-    assert "The project's path is too long" in refused(run(there, "scoring"))
+    moved = copy_of(project, folder / "toy")
+    assert "The project's path is too long" in refused(run(moved, "scoring"))
 
 
 def test_steps_import_the_modules_beside_them(project: Project) -> None:
@@ -723,7 +723,7 @@ Path(sys.argv[sys.argv.index("--model") + 1], "part.txt").write_text("made")
 def test_a_step_is_debugged_in_the_terminal_from_its_own_folder(
     project: Project,
 ) -> None:
-    """In the newest run, with breakpoint(); and no other run takes what it makes."""
+    """It runs in the newest run and stops at breakpoint(); no other run takes its results."""
     first = run(project, "training")
     script = project.path / "steps" / "train" / "train.py"
     script.write_text(STOPS, encoding="utf-8")
@@ -1020,7 +1020,7 @@ def test_an_entry_script_is_loaded_as_in_the_service(
 def test_the_driver_is_not_kinder_than_the_service(
     fresh: Project, tmp_path: Path
 ) -> None:
-    """What fails where the module is not registered fails here too."""
+    """A script that needs its module to be registered fails here too."""
     future = f"from __future__ import annotations\n{AS_IN_THE_SERVICE}"
     result = drive(fresh, tmp_path, future, "--model-name", "mine")
     assert result.code != 0

@@ -149,7 +149,7 @@ class Toy:
     shell: subprocess.Popen[str]
 
     def run(self, *command: str, kill_after: float | None = None) -> Any:
-        """What `run … --json` printed; None where it was killed before its end."""
+        """Run a command and return its JSON, or None if it was killed before its end."""
         assert self.shell.stdin and self.shell.stdout
         line = json.dumps([kill_after, "run", *command, "--json"])
         print(line, file=self.shell.stdin, flush=True)
@@ -183,12 +183,6 @@ NEWEST = f"SELECT {NEWEST} AND current_stage = 'None' ORDER BY version DESC"
 
 def statuses(result: Any) -> list[str]:
     return [step["status"] for step in result["steps"]]
-
-
-def made(result: Any) -> list[str]:
-    """All that the steps of a run have made."""
-    folders = [path for step in result["steps"] for path in step["outputs"].values()]
-    return [Path(folder, "part.txt").read_text() for folder in folders]
 
 
 @pytest.fixture(scope="module")
@@ -264,9 +258,9 @@ class World:
         arguments = [w for k, v in self.set.items() for w in ("--set", f"{k}={v}")]
         if pipeline == "scoring":
             arguments = []
-        before = {step: self.newest(self.asked(step)) for step in LOOK_UP}
+        before = {step: self.newest(self.version_read_by(step)) for step in LOOK_UP}
         result = self.toy.run(pipeline, *arguments, *["--fresh"] * fresh)
-        after = {step: self.newest(self.asked(step)) for step in LOOK_UP}
+        after = {step: self.newest(self.version_read_by(step)) for step in LOOK_UP}
         expected: list[str] = []
         new: list[str] = []
         for step, told in zip(STEPS[pipeline], result["steps"], strict=True):
@@ -279,7 +273,9 @@ class World:
             told_values = [
                 self.set.get(name, DEFAULT) for name in PARAMETERS.get(step, [])
             ]
-            told_values = told_values if pipeline == "training" else [self.asked(step)]
+            told_values = (
+                told_values if pipeline == "training" else [self.version_read_by(step)]
+            )
             code = self.code.get(step, "0")
             signature = repr([pipeline, step, code, self.pins, inputs, told_values])
             if step != "score":  # which has a variable of its own
@@ -313,7 +309,7 @@ class World:
                 used[step].seen.add(after[step])
         return result
 
-    def asked(self, step: str) -> str:
+    def version_read_by(self, step: str) -> str:
         return self.version if step == "score" else "latest"
 
 
@@ -587,7 +583,7 @@ def test_a_run_at_work_is_not_removed(toy: Toy) -> None:
         out, err = process.communicate()
     assert json.loads(out.splitlines()[-1])["folder"] == folder, err
     assert process.returncode == 0
-    assert at_work not in runs_of(toy)  # as it is not the newest
+    assert at_work in runs_of(toy)  # A run never removes its own results.
 
 
 def test_a_step_alone_works_on_what_was_reused(toy: Toy) -> None:

@@ -233,7 +233,7 @@ def outcome(folder: Path, code: int, log: Path) -> Outcome:
 
 def running_in(folder: Path) -> list[int]:
     """Return the numbers of the processes that work in a folder, but not zombies."""
-    found = []
+    numbers = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             where = Path(os.readlink(process / "cwd"))
@@ -241,8 +241,8 @@ def running_in(folder: Path) -> list[int]:
         except OSError:
             continue
         if where == folder and state != "Z":
-            found.append(int(process.name))
-    return found
+            numbers.append(int(process.name))
+    return numbers
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:

@@ -196,7 +196,7 @@ def answer(connection: Any) -> Any:
 
 
 def is_the_same(words: list[str], variables: dict[str, str], folder: str) -> bool:
-    """Whether a process that is forked here is as one of its own."""
+    """Tell whether a process that is forked here behaves like one of its own."""
     mine, theirs = (
         {k: v for k, v in one.items() if k.startswith(READ_AT_START)}
         for one in (os.environ, {"PYTHONUTF8": "1", **variables})
