@@ -142,64 +142,29 @@ def check_folder() -> Iterator[Remark]:
 
 def ask_azure() -> Iterator[Remark]:
     """Yield a remark on each answer that Azure contradicts, and on what it could not tell."""
-    from importlib.util import find_spec
-    from types import SimpleNamespace
+    from runtime.azure import online_checks
 
-    from runtime.azure import checks
-
-    compute = SimpleNamespace(
-        name=ANSWERS["compute_name"],
+    names = online_checks.AzureNames(
+        subscription_id=ANSWERS["azure_subscription_id"],
+        resource_group=ANSWERS["azure_resource_group"],
+        workspace_name=ANSWERS["azure_workspace_name"],
+        region=ANSWERS["azure_region"],
+        compute_name=ANSWERS["compute_name"],
         vm_size=ANSWERS["vm_size"],
         max_nodes=int(ANSWERS["max_nodes"] or 2),
-    )
-    config = {
-        "subscription_id": ANSWERS["azure_subscription_id"],
-        "resource_group": ANSWERS["azure_resource_group"],
-        "workspace_name": ANSWERS["azure_workspace_name"],
-        "region": ANSWERS["azure_region"],
-        "cloud": "AzureCloud",
-    }
-    project = SimpleNamespace(
-        settings=lambda: SimpleNamespace(name=ANSWERS["project_slug"], compute=compute),
-        workspace_config=lambda needs: SimpleNamespace(**config),
-        files=SimpleNamespace(option="", settings="settings.yml", config=""),
+        environment_name=f"{ANSWERS['project_slug']}-steps",
+        provision_command=f"python -m {ANSWERS['package_name']} provision",
     )
     questions = {
         "subscription_id": "azure_subscription_id",
-        "workspace.region": "azure_region",
-        "compute.name": "compute_name",
-        "compute.vm_size": "vm_size",
-        "compute.max_nodes": "max_nodes",
+        "region": "azure_region",
     }
-    checks.COMMAND = f"python -m {ANSWERS['package_name']}"
-    has_library = find_spec("azure") and find_spec("azure.identity")
-    for row in checks.ask(project, None if has_library else get_token_from_az):
-        is_wrong = row.status == checks.WRONG and bool(row.key)
-        question = questions.get(row.key, row.name)
-        message = f"{question}: {row.text}: {row.fix}."
-        if row.name == "login" and not has_library:
-            message += " Only az was asked, as azure-identity is not installed here."
+    for row in online_checks.ask_azure(names):
+        is_wrong = row.status == online_checks.WRONG and row.setting != ""
+        question = questions.get(row.setting, row.setting) or row.name
         if row.fix:
+            message = f"{question}: {row.text.rstrip('.')}: {row.fix}."
             yield Remark(question, message, is_wrong=is_wrong)
-
-
-def get_token_from_az(login: str, scope: str) -> str:
-    """Return a token for `scope` of whoever is logged in to `az`; raises ValueError."""
-    import shutil
-
-    resource = scope.removesuffix(".default")
-    done = subprocess.run(
-        [shutil.which("az") or "az", "account", "get-access-token"]
-        + ["--resource", resource, "--output", "json"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ValueError(done.stderr)
-    return json.loads(done.stdout)["accessToken"]
 
 
 def explain_refusal(wrong: list[Remark]) -> str:

@@ -56,6 +56,7 @@ penguins/runtime/azure/__init__.py
 penguins/runtime/azure/checks.py
 penguins/runtime/azure/connection.py
 penguins/runtime/azure/login.py
+penguins/runtime/azure/online_checks.py
 penguins/runtime/azure/sdk_steps.py
 penguins/runtime/azure/sdk_workspace.py
 penguins/runtime/azure/workspace.py
@@ -76,6 +77,7 @@ penguins/runtime/local/supervisor.py
 penguins/runtime/local/tracking.py
 penguins/runtime/project.py
 penguins/runtime/py.typed
+penguins/runtime/regions.py
 penguins/runtime/rules.py
 penguins/runtime/settings_models.py
 penguins/runtime/settings_reader.py

@@ -388,20 +388,22 @@ def test_a_quota_that_is_not_named_is_no_fault(check: Checker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Hub", "Project"])
-def test_a_workspace_of_another_kind_is_said(check: Checker, kind: str) -> None:
+def test_a_workspace_of_another_kind_is_to_review(check: Checker, kind: str) -> None:
     check.answer("workspace", body("workspace", kind=kind))
     row = check()["workspace"]
-    assert row["status"] == "ok"
+    assert row["status"] == "to review"
+    assert check.code == 0
     assert row["text"].endswith(f"is of the kind {kind}")
     assert "of the kind Default" in row["fix"]
 
 
-def test_storage_without_keys_takes_roles(check: Checker) -> None:
+def test_storage_without_keys_needs_roles(check: Checker) -> None:
     id = f"{GROUP}/providers/Microsoft.Storage/storageAccounts/standinstorage".lower()
     storage = check.standin.azure.resources[id]
     storage["properties"]["allowSharedKeyAccess"] = False
     row = check()["storage"]
-    assert row["status"] == "ok"
+    assert row["status"] == "to review"
+    assert check.code == 0
     for kind in ("Blob", "Table", "Queue"):
         assert f"Storage {kind} Data Contributor" in row["fix"]
 
@@ -463,12 +465,13 @@ def test_retry_after_is_honoured(check: Checker) -> None:
 
 def test_a_connection_that_stalls_ends_in_time(check: Checker) -> None:
     check.answer("workspace", reply(stall=60))
-    rows = check("checks.TIMEOUT = 1")
+    rows = check("from penguins.runtime.azure import login; login.TIMEOUT = 1")
     assert rows["resource group"]["status"] == "ok"
     assert rows["workspace"]["text"].startswith(
         "management.azure.com cannot be reached"
     )
-    assert all(rows[name]["status"] == "could not ask" for name in ROWS[4:])
+    assert rows["workspace"]["status"] == "could not ask"
+    assert skipped(rows) == ROWS[5:]
     assert check.code == 1
     assert check.seconds < 15
 
@@ -478,24 +481,39 @@ def test_a_connection_that_stalls_ends_in_time(check: Checker) -> None:
 )
 def test_everything_ends_within_the_limit(check: Checker, other: Fault) -> None:
     check.answer("compute", other)
-    rows = check("checks.LIMIT = 4")
+    rows = check(
+        "from penguins.runtime.azure import online_checks; online_checks.LIMIT = 4"
+    )
     assert rows["workspace"]["status"] == "ok"
     assert list(rows.values())[-1]["status"] == "could not ask"
     assert check.code == 0
     assert check.seconds < 15
 
 
+def skipped(rows: dict[str, dict[str, str]]) -> list[str]:
+    """The checks that were not made, which one row lists, before the reason."""
+    row = rows["not asked"]
+    assert row["status"] == "could not ask"
+    return row["text"].partition(": ")[0].split(", ")
+
+
 def test_no_network(check: Checker) -> None:
     check.env |= NO_NETWORK
     rows = check()
-    assert set(statuses(rows).values()) == {"could not ask"}
+    assert rows["login"]["status"] == "could not ask"
+    assert rows["login"]["text"] == "login.microsoftonline.com cannot be reached."
+    assert "HTTPS_PROXY" in rows["login"]["fix"]
+    assert skipped(rows) == ROWS[1:]
     assert check.code == 1
     assert check.seconds < 30
 
 
 def test_a_certificate_that_is_not_trusted(check: Checker) -> None:
     del check.env["REQUESTS_CA_BUNDLE"]
-    assert set(statuses(check()).values()) == {"could not ask"}
+    rows = check()
+    assert rows["login"]["text"] == "login.microsoftonline.com cannot be reached."
+    assert "REQUESTS_CA_BUNDLE" in rows["login"]["fix"]
+    assert skipped(rows) == ROWS[1:]
 
 
 def test_wrong_secret(check: Checker) -> None:
@@ -513,16 +531,52 @@ def test_tenant_that_is_none(check: Checker) -> None:
     rows = check()
     assert rows["login"]["status"] in ("could not ask", "wrong")
     assert "AZURE_TENANT_ID" in rows["login"]["fix"]
-    assert {rows[name]["status"] for name in ROWS[1:]} == {"could not ask"}
+    assert skipped(rows) == ROWS[1:]
 
 
-def test_no_login_is_an_answer_and_not_a_wait(check: Checker) -> None:
+def test_without_az_and_a_login_both_are_said(check: Checker) -> None:
     for name in SERVICE_PRINCIPAL:
         del check.env[name]
     rows = check()
-    assert set(statuses(rows).values()) == {"could not ask"}
-    assert "az login" in rows["login"]["fix"]
+    assert rows["login"]["status"] == "could not ask"
+    assert rows["login"]["text"] == "You are not logged in. Run `az login`."
+    assert "install the Azure CLI (https://" in rows["login"]["fix"]
+    assert "`az extension add --name ml`" in rows["login"]["fix"]
+    assert rows["not asked"]["text"].endswith(", quota: without a login")
+    assert skipped(rows) == ROWS[1:]
+    assert check.code == 1
     assert check.seconds < 15
+
+
+NOT_LOGGED_IN = "ERROR: Please run 'az login' to setup account."
+EXPIRED = (
+    "ERROR: AADSTS700082: The refresh token has expired due to inactivity. "
+    "To re-authenticate, please run: az login"
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
+@pytest.mark.parametrize(
+    ("stderr", "status", "text"),
+    [
+        (NOT_LOGGED_IN, "could not ask", "You are not logged in. Run `az login`."),
+        (
+            EXPIRED,
+            "wrong",
+            "Your login has expired (AADSTS700082). Run `az login`.",
+        ),
+    ],
+    ids=["not logged in", "expired"],
+)
+def test_az_without_a_token(
+    check: Checker, stderr: str, status: str, text: str
+) -> None:
+    put_az(check, f"echo {shlex.quote(stderr)} >&2; exit 1")
+    rows = check()
+    assert (rows["login"]["status"], rows["login"]["text"]) == (status, text)
+    assert "install" not in rows["login"]["fix"]
+    assert skipped(rows) == ROWS[1:]
+    assert check.code == 1
 
 
 def test_federated_token(check: Checker, tmp_path: Path) -> None:
@@ -563,7 +617,8 @@ def test_az(check: Checker) -> None:
 def test_az_that_hangs(check: Checker) -> None:
     put_az(check, "exec /bin/sleep 100")
     rows = check("from penguins.runtime.azure import login; login.TIMEOUT = 1")
-    assert set(statuses(rows).values()) == {"could not ask"}
+    assert rows["login"]["text"] == "`az` did not answer within 2 s."
+    assert skipped(rows) == ROWS[1:]
     assert check.seconds < 15
 
 
@@ -578,8 +633,8 @@ def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
     assert set(statuses(check()).values()) == {"ok"}
     assert check.hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
     del check.env["AZURE_CLIENT_SECRET"]
-    fix = check()["login"]["fix"]
-    assert fix.startswith("az cloud set --name AzureUSGovernment && az login")
+    text = check()["login"]["text"]
+    assert "Run `az cloud set --name AzureUSGovernment && az login`." in text
 
 
 def test_table_for_people(check: Checker) -> None:

@@ -108,7 +108,7 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
     for notebook in notebooks:
         notebook.assert_no_noise()
     assert [notebook.text().count(SKIPPED) for notebook in notebooks] == [2, 1, 2]
-    settings = workspace.data("checks.offline(PROJECT)", "text/html")
+    settings = workspace.data("checks.check_settings(PROJECT)", "text/html")
     has_answers = project.sdk == SDKS[0]
     assert ("az account show --query id" in settings) == (not has_answers)
 
@@ -157,7 +157,7 @@ def test_they_run_with_a_workspace(
         for notebook in notebooks:
             notebook.assert_no_noise()
             assert SKIPPED not in notebook.text()
-        login = workspace.data("checks.ask(PROJECT)", "text/html")
+        login = workspace.data("checks.check_azure(PROJECT)", "text/html")
         assert f"of tenant {standin.credentials['AZURE_TENANT_ID']}" in login
         assert "created    cluster cpu-cluster" in workspace.text(
             "provision(PROJECT, PIPELINES)"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +39,6 @@ FIND_GROUP = (
 )
 FIND_WORKSPACE = (
     "a workspace's name (`az ml workspace list --output table` shows those there are)"
-)
-FIND_REGION = (
-    "the workspace's region (`az account list-locations --output table` shows them)"
 )
 FIND_ID = "what `az account show --query id --output tsv` prints"
 FIND_CLUSTER = "a compute cluster's name, such as cpu-cluster"
@@ -104,7 +102,7 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
         },
     ),
     "REGION": (
-        "a region's short name, in lower-case letters and digits",
+        "the short name of a region, in lower-case letters and digits",
         [
             "westeurope",
             "eastus2",
@@ -120,10 +118,33 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
             "west-europe": "write westeurope",
             "westeurope\n": "write westeurope",
             "East US 2": "write eastus2",
-            "(Europe) West Europe": "write europewesteurope",
-            "2": f"write {FIND_REGION}",
-            "-": f"write {FIND_REGION}",
-            " ": f"write {FIND_REGION}",
+            "(Europe) West Europe": "write westeurope",
+            "West Europe (Netherlands)": "write westeurope",
+            "EU West": "write westeurope",
+            "euwest": "write westeurope",
+            "Western Europe": "write westeurope",
+            "Amsterdam": "write westeurope",
+            "Frankfurt": "write germanywestcentral",
+            "frankfurt": "write germanywestcentral",
+            "Frankfurt, Germany": "write germanywestcentral",
+            "germanywest": "write germanywestcentral",
+            "Germany": "write germanywestcentral",
+            "Berlin": "write germanynorth",
+            "Zurich": "write switzerlandnorth",
+            "Zürich": "write switzerlandnorth",
+            "Ireland": "write northeurope",
+            "Dublin": "write northeurope",
+            "London": "write uksouth",
+            "Paris": "write francecentral",
+            "US East": "write eastus",
+            "uswest": "write westus",
+            "US West 2": "write westus2",
+            "Virginia": "write eastus or eastus2",
+            "us gov": "write one of usgovarizona, usgovtexas, usgovvirginia",
+            "Narnia Land": f"write one of {', '.join(rules.REGIONS)}",
+            "us-east-1": f"write one of {', '.join(rules.REGIONS)}",
+            "2": f"write one of {', '.join(rules.REGIONS)}",
+            " ": f"write one of {', '.join(rules.REGIONS)}",
         },
     ),
     "CLUSTER": (
@@ -309,7 +330,7 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
         {"Europe/Berlin": "correct it", "": "correct it", "utc": "correct it"},
     ),
     "START_TIME": (
-        "a time such as 2027-01-31T06:00:00, with no zone behind it",
+        "a time such as 2027-01-31T06:00:00, without a time zone",
         ["2027-01-31T06:00:00", "2024-02-29T23:59:59"],
         {
             "2027-02-29T06:00:00": "correct it",
@@ -344,13 +365,21 @@ BAD += [
     for value in values
 ]
 UNUSUAL = [
-    ("REGION", "narnia", "no region of this name is known here, check its spelling"),
-    ("REGION", "westeurop", "unless it is new, write westeurope"),
-    ("REGION", "ww", "no region of this name"),
+    (
+        "REGION",
+        "westeurop",
+        "no region of this name is known; unless it is new, write westeurope",
+    ),
+    ("REGION", "wseteurope", "unless it is new, write westeurope"),
+    ("REGION", "narnia", f"write one of {', '.join(rules.REGIONS)}"),
+    ("REGION", "westasia", "write one of australiacentral, "),  # not eastasia
+    ("REGION", "eastus4", "write one of australiacentral, "),  # not eastus2
+    ("REGION", "francfurt", "unless it is new, write germanywestcentral"),
+    ("REGION", "ww", "write one of australiacentral, "),
     ("VM_SIZE", "Basic_A1", "sizes look like Standard_DS3_v2"),
     ("VM_SIZE", "DS3_v2", "sizes look like Standard_DS3_v2"),
-    ("CLUSTER", "a" * 17, "longer than the 16 that are safe"),
-    ("CLUSTER", "a" * 24, "longer than the 16 that are safe"),
+    ("CLUSTER", "a" * 17, "shorten it to 16 characters"),
+    ("CLUSTER", "a" * 24, "shorten it to 16 characters"),
 ]
 
 
@@ -390,8 +419,9 @@ def test_unusual_value_warns(rule: str, value: str, text: str) -> None:
 def test_what_is_suggested_is_right(rule: str, value: str, text: str) -> None:
     del text
     fix = check(rule, value).fix
-    if fix != "correct it" and fix != f"write {rule_of(rule).find}":
-        better = check(rule, fix.removeprefix("write "))
+    if fix != "correct it" and fix != f"write {rule_of(rule).what_to_write}":
+        choices = fix.removeprefix("write ").removeprefix("one of ")
+        better = check(rule, re.split(", | or ", choices)[0])
         assert better is None or better.kind == "unusual"
 
 
@@ -412,8 +442,11 @@ def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
     assert at(root).settings().schedules["scoring"].week_days == ["Monday"]
 
 
-def test_suggested_regions_are_those_that_are_known() -> None:
-    assert all(check("REGION", region) is None for region in rules.REGIONS)
+def test_a_region_is_known_by_each_of_its_names() -> None:
+    for name, region in rules.REGIONS.items():
+        assert check("REGION", name) is None
+        if region.display_name != name:
+            assert check("REGION", region.display_name).fix == f"write {name}"
 
 
 # The files
@@ -820,7 +853,7 @@ ONE_FILE = [
     ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
     ("computes: {max_nodes: 3}", "computes is not a setting: write compute."),
     ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes there."),
-    ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be a region\'s short name, in lower-case letters and digits: write westeurope.'),
+    ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be the short name of a region, in lower-case letters and digits: write westeurope.'),
     ("data: {target: studyName}", "data.keys names the target, studyName: take it out there."),
     ("data: {keys: studyName}", 'data.keys is "studyName", but must be a list: write [studyName].'),
     ("schedules: {scoring: {frequency: Day}}", "schedules.scoring.interval is missing: add it."),
@@ -880,7 +913,7 @@ def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
         "settings.prod.yml: compute.name",
         "settings.prod.yml: compute.max_nodes",
     ]
-    rows = checks.offline(*at(three).everywhere())
+    rows = checks.check_settings(*at(three).everywhere())
     wrong = [row.name for row in rows if row.status == checks.WRONG]
     assert wrong == [
         *("data.ignore", "training.seed"),

@@ -1,7 +1,8 @@
-"""The rules of the settings: what a value must be, and how a wrong one is mended.
+"""The rules of names and settings: what a value must be, and how a wrong one is corrected.
 
-The generation (the template's hook imports the settings), `check`, and all that is sent
-to Azure go by them. Nothing is needed but the standard library.
+The template's hook checks the answers by these rules, and `check` and every command that
+needs Azure check the settings files by them. Only the standard library is imported, as
+the hook runs in the environment of cookiecutter.
 """
 
 from __future__ import annotations
@@ -13,207 +14,344 @@ import math
 import re
 import sys
 import unicodedata
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-CLOUDS = {  # login, resource manager
-    "AzureCloud": ("login.microsoftonline.com", "management.azure.com"),
-    "AzureUSGovernment": ("login.microsoftonline.us", "management.usgovcloudapi.net"),
-    "AzureChinaCloud": ("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
+from .regions import REGIONS, find_misspelt_region, find_regions
+
+
+class Cloud(NamedTuple):
+    """The hosts of an Azure cloud."""
+
+    login: str
+    resource_manager: str
+
+
+CLOUDS = {
+    "AzureCloud": Cloud("login.microsoftonline.com", "management.azure.com"),
+    "AzureUSGovernment": Cloud("login.microsoftonline.us", "management.usgovcloudapi.net"),
+    "AzureChinaCloud": Cloud("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
-# Azure opens new regions: one that is not here is unusual, not wrong.
-_REGIONS = """
-australiacentral australiacentral2 australiaeast australiasoutheast austriaeast
-belgiumcentral brazilsouth brazilsoutheast canadacentral canadaeast centralindia
-centralus centraluseuap chilecentral chinaeast chinaeast2 chinaeast3 chinanorth
-chinanorth2 chinanorth3 denmarkeast eastasia eastus eastus2 eastus2euap francecentral
-francesouth germanynorth germanywestcentral indonesiacentral israelcentral italynorth
-japaneast japanwest jioindiacentral jioindiawest koreacentral koreasouth malaysiawest
-mexicocentral newzealandnorth northcentralus northeurope norwayeast norwaywest
-polandcentral qatarcentral southafricanorth southafricawest southcentralus southeastasia
-southindia spaincentral swedencentral swedensouth switzerlandnorth switzerlandwest
-taiwannorth uaecentral uaenorth uksouth ukwest usdodcentral usdodeast usgovarizona
-usgovtexas usgovvirginia westcentralus westeurope westindia westus westus2 westus3
-"""
-REGIONS = frozenset(_REGIONS.split())
-
-# A package of such a name would hide a folder of the project, or a module that it or a
-# dependency imports; then come modules of Python 3.10 and 3.11 that newer Pythons, which
-# may run the generation, have no more.
-_TAKEN = """
+# A package of such a name would hide a folder of the project, or a module that the project
+# or one of its dependencies imports.
+_MODULES_AND_FOLDERS = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
 train evaluate register score adal alembic azure azureml click cloudpickle comm
 cryptography debugpy docker duckdb fastapi flask git google graphql ipykernel ipython
 jedi jinja2 joblib jupyter jupyterlab jwt mako matplotlib mlflow msal msrest nbformat
 numpy packaging pandas parso pip polars psutil pyarrow pydantic pygments pytest pytz
 referencing requests rich scipy setuptools six sklearn skops sqlalchemy starlette
-tabulate tornado traitlets urllib3 werkzeug wheel yaml zmq aifc asynchat asyncore
-audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis
-nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
+tabulate tornado traitlets urllib3 werkzeug wheel yaml zmq
+"""
+# Modules of the standard library of Python 3.10 to 3.12 that newer Pythons no longer have.
+# A newer Python may run the generation.
+_REMOVED_MODULES = """
+aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
+mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
 """
 # Windows opens a device where a file or folder has one of these names.
-_WINDOWS_DEVICES = """
+_DEVICES = """
 aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
 lpt8 lpt9 nul prn
 """
-TAKEN = sys.stdlib_module_names.union(_TAKEN.split(), _WINDOWS_DEVICES.split())
+_WINDOWS_DEVICES = frozenset(_DEVICES.split())
+RESERVED_PACKAGE_NAMES = sys.stdlib_module_names.union(
+    _MODULES_AND_FOLDERS.split(), _REMOVED_MODULES.split(), _WINDOWS_DEVICES
+)
+
+_PLACEHOLDER = r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to say about one value; `str()` of it is a sentence."""
+    """A value that is wrong, empty or unusual. `str()` of it is one sentence."""
 
     file: str
-    key: str  # empty where the whole file is meant
-    text: str  # goes on after the key
+    key: str  # Empty if the whole file is meant.
+    text: str  # Continues the sentence after the key.
     fix: str
-    kind: str = "wrong"  # or "empty": to fill in, or "unusual": allowed, worth a look
+    kind: str = "wrong"  # Or "empty": to be filled in. Or "unusual": allowed, but doubtful.
 
     def __str__(self) -> str:
-        where = ": ".join(filter(None, [self.file, self.key]))
-        return f"{where} {self.text}: {self.fix}."
+        place = ": ".join(part for part in (self.file, self.key) if part)
+        return f"{place} {self.text}: {self.fix}."
+
+
+def _keep(value: Any) -> Any:
+    """Return a value as it is, for rules that know no correction."""
+    return value
+
+
+def _doubt_nothing(_: str) -> str:
+    """Return no doubt, for rules under which no value is unusual."""
+    return ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words and as a test, and how a wrong one is mended."""
+    """A rule: what a value must be, in words and as a test, and how to correct a value."""
 
-    words: str
-    test: str | Callable[[Any], object]  # a pattern of the whole text, or a function
-    mend: Callable[[Any], Any] = lambda value: value
-    find: str = ""  # where to find a value; without it a value must not be empty
-    doubt: Callable[[str], str] = lambda value: ""  # about a value that fits
+    #: Continues the sentence "The value must be ...".
+    requirement: str
+    #: A regular expression that the whole text must match, or a function.
+    test: str | Callable[[Any], object]
+    #: Returns what a wrong value was meant to be. It is proposed only if it passes the test.
+    mend: Callable[[Any], Any] = _keep
+    #: Says what to write. A value whose rule says so may be empty until Azure needs it.
+    what_to_write: str = ""
+    #: Returns why a value that passes the test is unusual, or "".
+    doubt: Callable[[str], str] = _doubt_nothing
 
     def fits(self, value: Any) -> bool:
-        with suppress(ValueError):
+        """Return whether a value passes the test."""
+        try:
             if isinstance(self.test, str):
-                return bool(re.fullmatch(self.test, value))
+                return re.fullmatch(self.test, value) is not None
             return bool(self.test(value))
-        return False
+        except ValueError:
+            return False
 
-    def check(self, file: str, key: str, value: Any, kind: Any = str) -> Problem | None:
-        """What there is to say about a value that should be a `kind`."""
-        kinds = get_args(kind) or (kind,)
-        text = f"is {shown(value)}"
-        fix = f"write {self.find}" if self.find else "correct it"
-        if self.find and value == "":
-            return Problem(file, key, "is empty", fix, "empty")
-        if type(value) in kinds and self.fits(value):
+    def check(
+        self, file: str, key: str, value: Any, value_type: Any = str
+    ) -> Problem | None:
+        """Return the problem with a value that should have a type, or None.
+
+        `file` and `key` say where the value is written. The type may be a union, whose
+        first type a correction has.
+        """
+        if self.what_to_write and value == "":
+            return Problem(file, key, "is empty", self._advise(), kind="empty")
+
+        types = get_args(value_type) or (value_type,)
+        if type(value) in types and self.fits(value):
             doubt = self.doubt(value)
-            return Problem(file, key, text, doubt, "unusual") if doubt else None
-        if re.fullmatch(r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*", str(value)):
-            return Problem(file, key, f"{text}, a placeholder", fix)
-        if isinstance(value, (str, int, float)):
-            with suppress(ValueError):
-                mended = self.mend(kinds[0](str(value).strip()))
-                if self.fits(mended):  # text in place of a number is mended by quotes
-                    fix = f"write {mended if isinstance(value, str) else repr(mended)}"
-                    if kinds[0] is str and isinstance(value, (bool, float)):
-                        fix = "put it in quotes"  # may be written as yes, or as 1.10
-        return Problem(file, key, f"{text}, but must be {self.words}", fix)
+            if not doubt:
+                return None
+            return Problem(file, key, f"is {to_text(value)}", doubt, kind="unusual")
+
+        if re.fullmatch(_PLACEHOLDER, str(value)):
+            text = f"is {to_text(value)}, a placeholder"
+            return Problem(file, key, text, self._advise())
+
+        text = f"is {to_text(value)}, but must be {self.requirement}"
+        fix = self._describe_correction(value, types[0])
+        return Problem(file, key, text, fix or self._advise())
+
+    def _advise(self) -> str:
+        """Return what to do about a value for which no correction is known."""
+        return f"write {self.what_to_write}" if self.what_to_write else "correct it"
+
+    def _describe_correction(self, value: Any, value_type: type) -> str:
+        """Return how to correct a value, or "" if no correction is known."""
+        if not isinstance(value, (str, int, float)):
+            return ""
+        try:
+            mended = self.mend(value_type(str(value).strip()))
+        except ValueError:
+            return ""
+        if not self.fits(mended):
+            return ""
+        if value_type is str and isinstance(value, (bool, float)):
+            # YAML reads `yes` as true and `1.10` as 1.1, so what was written is lost.
+            return "put it in quotes"
+        if isinstance(value, str):
+            return f"write {mended}"
+        return f"write {mended!r}"  # YAML reads 7 as a number, and '7' as a text.
 
 
-def shown(value: Any) -> str:
+class RegionRule(Rule):
+    """The rule of regions: it knows their cities, and lists them if a name is unknown."""
+
+    def _describe_correction(self, value: Any, value_type: type) -> str:
+        if not isinstance(value, str):
+            return ""
+        names = find_regions(value) or REGIONS
+        return f"write {_list_choices(names)}"
+
+
+def to_text(value: Any) -> str:
+    """Return a value as messages show it: as JSON, if JSON can hold it."""
     try:
         return json.dumps(value, default=str, ensure_ascii=False)
-    except (TypeError, ValueError):  # what YAML can hold, and JSON cannot
+    except (TypeError, ValueError):
         return repr(value)
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
-    to = "or more" if high == math.inf else f"to {high}"
-    return Rule(f"a whole number, {low} {to}", lambda number: low <= number <= high)
+    """Return the rule of whole numbers from `low` to `high`."""
+    limits = f"{low} or more" if high == math.inf else f"{low} to {high}"
+    return Rule(f"a whole number, {limits}", lambda number: low <= number <= high)
 
 
 def one_of(*choices: str) -> Rule:
-    def mend(value: str) -> str:
-        same = [choice for choice in choices if choice.lower() == value.lower()]
-        return (same or difflib.get_close_matches(value, choices, 1) or [""])[0]
+    """Return the rule of a few choices; the nearest one is the correction."""
 
-    return Rule(f"one of {', '.join(choices)}", choices.__contains__, mend)
+    def find_nearest(value: str) -> str:
+        for choice in choices:
+            if choice.lower() == value.lower():
+                return choice
+        nearest = difflib.get_close_matches(value, choices, n=1)
+        return nearest[0] if nearest else ""
+
+    return Rule(f"one of {', '.join(choices)}", choices.__contains__, find_nearest)
 
 
-def _tidy(other: str, instead: str, value: str) -> str:
+def _list_choices(choices: Iterable[str]) -> str:
+    """Return "a or b" for two choices, and "one of a, b, c" for more."""
+    names = list(choices)
+    if len(names) <= 2:
+        return " or ".join(names)
+    return f"one of {', '.join(names)}"
+
+
+# Corrections
+
+
+def _replace_characters(allowed: str, replacement: str, value: str) -> str:
+    """Return a text without accents, each run of other characters replaced.
+
+    `allowed` is what a regular expression writes in square brackets. Hyphens, underscores,
+    periods and spaces at both ends are removed.
+    """
     plain = unicodedata.normalize("NFKD", value)
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return re.sub(f"{other}+", instead, plain).strip("-_. ")
+    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    return re.sub(f"[^{allowed}]+", replacement, plain).strip("-_. ")
+
+
+def _mend_name(value: str) -> str:
+    return _replace_characters("a-zA-Z0-9_-", "-", value)
 
 
 def _mend_subscription(value: str) -> str:
-    digits = re.sub("[^0-9a-f]", "", value.lower())  # braces off, hyphens put right
+    """Return an id without braces or spaces, its hyphens in the usual places."""
+    digits = re.sub("[^0-9a-f]", "", value.lower())
     return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
 
 
+def _mend_resource_group(value: str) -> str:
+    return _replace_characters(r"\w.()-", "-", value)
+
+
+def _mend_region(value: str) -> str:
+    """Return the region that a name or a place means, or "" if it is none or several."""
+    names = find_regions(value)
+    return names[0] if len(names) == 1 else ""
+
+
 def _mend_cluster(value: str) -> str:
-    name, hyphen, end = _tidy("[^a-zA-Z0-9-]", "-", value).rpartition("-")
-    if name and end.isdecimal():  # cpu-cluster-1 becomes cpu-cluster-a
-        end = chr(96 + int(end)) if int(end) <= 26 else f"n{int(end)}"
-    return name + hyphen + end
-
-
-def _is_taken(name: str) -> bool:
-    return keyword.iskeyword(name) or name.lower() in TAKEN
+    """Return a name whose last part is not only digits: cpu-cluster-a for cpu-cluster-1."""
+    name = _replace_characters("a-zA-Z0-9-", "-", value)
+    start, hyphen, end = name.rpartition("-")
+    if start and end.isdecimal():
+        number = int(end)
+        end = chr(ord("a") - 1 + number) if number <= 26 else f"n{number}"
+    return start + hyphen + end
 
 
 def _mend_package(value: str) -> str:
-    name = re.sub("^(?=[0-9])", "p", _tidy("[^a-zA-Z0-9_]", "_", value))
-    return f"{name}_project" if _is_taken(name) else name
+    name = _replace_characters("a-zA-Z0-9_", "_", value)
+    if name[:1].isdigit():
+        name = f"p{name}"
+    return f"{name}_project" if _is_reserved(name) else name
 
 
 def _mend_new_package(value: str) -> str:
     return _mend_package(value.lower())[:40].rstrip("_")
 
 
-def _may_name_a_folder(name: str) -> bool:
-    return name.lower() not in _WINDOWS_DEVICES.split()
-
-
 def _mend_slug(value: str) -> str:
-    name = _hyphens(value)[:100].rstrip("-_")
+    name = _mend_name(value)[:100].rstrip("-_")
     if name.startswith(("AzureML", "Microsoft")):
         return name.lower()
-    return name if _may_name_a_folder(name) else f"{name}-project"
+    return f"{name}-project" if name.lower() in _WINDOWS_DEVICES else name
 
 
-def _doubt_region(value: str) -> str:
-    close = difflib.get_close_matches(value, REGIONS, 1)
-    meant = f"unless it is new, write {close[0]}" if close else "check its spelling"
-    return "" if value in REGIONS else f"no region of this name is known here, {meant}"
+# Tests
 
 
-# Sources of the names' rules: Microsoft's page of resource name rules, the ARM types of
+def _is_reserved(name: str) -> bool:
+    """Return whether a package must not have this name."""
+    return keyword.iskeyword(name) or name.lower() in RESERVED_PACKAGE_NAMES
+
+
+def _may_name_package(name: str) -> bool:
+    return bool(re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name)) and not _is_reserved(name)
+
+
+def _may_name_new_package(name: str) -> bool:
+    return bool(re.fullmatch("[a-z][a-z0-9_]{0,39}", name)) and not _is_reserved(name)
+
+
+def _may_name_project(name: str) -> bool:
+    if name.startswith(("AzureML", "Microsoft")) or name.lower() in _WINDOWS_DEVICES:
+        return False
+    return re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name) is not None
+
+
+def _may_name_region(name: str) -> bool:
+    """Return whether a text is a region, or may be one that is not in the table yet."""
+    if name in REGIONS:
+        return True
+    is_city_or_spelling = bool(find_regions(name))
+    return re.fullmatch("[a-z][a-z0-9]+", name) is not None and not is_city_or_spelling
+
+
+def _is_model_version(value: Any) -> bool:
+    return value == "latest" or (isinstance(value, int) and value >= 1)
+
+
+# Doubts
+
+
+def _doubt_region(name: str) -> str:
+    if name in REGIONS:
+        return ""
+    misspelt = find_misspelt_region(name)
+    choices = misspelt or _list_choices(REGIONS)
+    return f"no region of this name is known; unless it is new, write {choices}"
+
+
+def _doubt_cluster(name: str) -> str:
+    if len(name) <= 16:
+        return ""
+    return "shorten it to 16 characters, which every part of Azure ML accepts"
+
+
+def _doubt_vm_size(name: str) -> str:
+    if re.match(r"standard_[a-z]+\d", name, re.IGNORECASE):
+        return ""
+    return "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
+
+
+# The rules. Their sources are Microsoft's page of resource name rules, the ARM types of
 # Microsoft.MachineLearningServices, azureml-core (experiment) and the Studio (cluster).
+
 _NAME = "letters, digits, hyphens and underscores, a letter or digit first"
 _NO_OPTION = "and not begin with a hyphen, as options of the steps do"
-_SIZES = "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
-_hyphens = partial(_tidy, "[^a-zA-Z0-9_-]", "-")
-NAME = Rule(f"1 to 255 {_NAME}", "[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}", _hyphens)
+
+NAME = Rule(f"1 to 255 {_NAME}", "[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}", _mend_name)
 PACKAGE = Rule(
     "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
     "Python nor a module or folder that the project uses",
-    lambda name: re.fullmatch(r"(?ai)[a-z]\w{0,79}", name) and not _is_taken(name),
+    _may_name_package,
     _mend_package,
 )
-# The generation allows less than PACKAGE and NAME do, by which projects that exist are
-# checked: their names cannot be changed any more.
+# New projects get names by the next two rules, which are stricter than PACKAGE and NAME.
+# The names of existing projects cannot be changed any more.
 NEW_PACKAGE = Rule(
     "1 to 40 lower-case letters, digits and underscores, a letter first, and neither a "
     "word of Python nor a module or folder that the project uses",
-    lambda name: re.fullmatch("[a-z][a-z0-9_]{0,39}", name) and not _is_taken(name),
+    _may_name_new_package,
     _mend_new_package,
 )
-SLUG = Rule(  # of a folder, and of the environment SLUG-steps on Azure ML
+# The slug names a folder, and the environment SLUG-steps on Azure ML.
+SLUG = Rule(
     f"1 to 100 {_NAME}, and neither begin with AzureML or Microsoft, which Azure ML "
     "reserves, nor be the name of a device of Windows, such as con",
-    lambda name: (
-        re.fullmatch("(?!AzureML|Microsoft)[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name)
-        and _may_name_a_folder(name)
-    ),
+    _may_name_project,
     _mend_slug,
 )
 SUBSCRIPTION = Rule(
@@ -226,19 +364,19 @@ RESOURCE_GROUP = Rule(
     "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
     "not end with a period",
     r"[\w.()-]{0,89}[\w()-]",
-    partial(_tidy, r"[^\w.()-]", "-"),
+    _mend_resource_group,
     "a resource group's name (`az group list --output table` shows those there are)",
 )
 WORKSPACE = Rule(
     f"3 to 33 {_NAME}",
     "[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}",
-    _hyphens,
+    _mend_name,
     "a workspace's name (`az ml workspace list --output table` shows those there are)",
 )
-REGION = Rule(
-    "a region's short name, in lower-case letters and digits",
-    "[a-z][a-z0-9]+",
-    lambda value: re.sub("[^a-z0-9]", "", value.lower()),
+REGION = RegionRule(
+    "the short name of a region, in lower-case letters and digits",
+    _may_name_region,
+    _mend_region,
     "the workspace's region (`az account list-locations --output table` shows them)",
     _doubt_region,
 )
@@ -248,14 +386,14 @@ CLUSTER = Rule(
     "[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}",
     _mend_cluster,
     "a compute cluster's name, such as cpu-cluster",
-    lambda value: "longer than the 16 that are safe" if len(value) > 16 else "",
+    _doubt_cluster,
 )
 VM_SIZE = Rule(
     "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
     "[a-zA-Z0-9_-]+",
     lambda value: re.sub(r"\s+", "_", value),
     "a VM size, such as Standard_DS3_v2",
-    lambda value: "" if re.match(r"(?i)standard_[a-z]+\d", value) else _SIZES,
+    _doubt_vm_size,
 )
 FILES = Rule("a path, from the project's folder on", r"(?s).*\S.*")
 COLUMN = Rule(f"a column's name, {_NO_OPTION}", "(?s)[^-].*")
@@ -263,13 +401,14 @@ TEXT = Rule(f"some text, {_NO_OPTION}", "(?s)[^-].*")
 HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
 MODEL_VERSION = Rule(
     "latest, or a version's number",
-    lambda value: value == "latest" or (isinstance(value, int) and value >= 1),
+    _is_model_version,
     lambda value: int(value) if value.isdecimal() else "latest",
 )
 TIME_ZONE = Rule(
     "a time zone of Windows, such as UTC or W. Europe Standard Time", "[A-Z][^/]+"
 )
 START_TIME = Rule(
-    "a time such as 2027-01-31T06:00:00, with no zone behind it",
+    "a time such as 2027-01-31T06:00:00, without a time zone",
     lambda value: datetime.strptime(value, "%Y-%m-%dT%H:%M:%S"),
+    lambda value: value.replace(" ", "T"),
 )

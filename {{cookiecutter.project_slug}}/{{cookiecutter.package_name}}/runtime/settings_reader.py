@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .rules import Problem, shown
+from .rules import Problem, to_text
 from .settings_models import REPORT_EVERYTHING, Section
 
 M = TypeVar("M", bound=BaseModel)
@@ -169,7 +169,7 @@ def read_model_with_overrides(
 
     if not isinstance(overrides, dict):
         names = ", ".join(sections)
-        text = f"is {shown(overrides)}, but must hold names with values"
+        text = f"is {to_text(overrides)}, but must hold names with values"
         fix = f"write some of {names} there, or delete the file"
         return Reading(None, [Problem(overrides_file, "", text, fix), *base.problems])
     if not isinstance(values, dict):
@@ -274,7 +274,7 @@ def _describe_all(
             misspelt.add(".".join([*parents, close]))
         elif detail["type"] == "model_type":
             names = ", ".join(_find_section(model, path).model_fields)
-            text = f"is {shown(detail['input'])}, but must hold names with values"
+            text = f"is {to_text(detail['input'])}, but must hold names with values"
             problems.append(Problem(file, key, text, f"write {names} there"))
         else:
             problems.append(_describe(detail, file, key))
@@ -297,14 +297,14 @@ def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
         case "missing":
             return Problem(file, key, "is missing", "add it")
         case "list_type":
-            text = f"is {shown(value)}, but must be a list"
+            text = f"is {to_text(value)}, but must be a list"
             return Problem(file, key, text, f"write [{value}]")
         case "dict_type":
-            text = f"is {shown(value)}, but must hold names with values"
+            text = f"is {to_text(value)}, but must hold names with values"
             return Problem(file, key, text, "write NAME: VALUE there")
         case _:  # An error of a validator or a type that the project itself has added.
             reason = detail["msg"].removeprefix("Value error, ")
-            return Problem(file, key, f"is {shown(value)} ({reason})", "correct it")
+            return Problem(file, key, f"is {to_text(value)} ({reason})", "correct it")
 
 
 def _to_path(detail: ErrorDetails) -> list[str]:

@@ -69,8 +69,9 @@ def workspace_missing(config: WorkspaceConfig) -> WorkspaceMissing:
 
 
 def login_missing(error: Exception, config: WorkspaceConfig) -> AzureError:
-    _, text, fix = login.explain_login(str(error), config.cloud)
-    return AzureError(_sentence(text, fix))
+    problem = login.explain_login(str(error), config.cloud)
+    advice = problem.advice[0].upper() + problem.advice[1:]
+    return AzureError(f"{problem.message} {advice}.")
 
 
 def unknown_start(run: str, experiment: str) -> AzureError:

@@ -1,71 +1,203 @@
-"""The login to Azure, without a prompt, and what refusals mean.
+"""The login to Azure, which never prompts, and what it means if Azure refuses a request.
 
-It needs nothing but the standard library, and azure-identity once a token is asked for:
-the template's hook uses it too.
+The template's hook asks Azure by this module in the environment of cookiecutter. Only the
+standard library is imported there; azure-identity is used if it is installed.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 from ..rules import CLOUDS
 
-TIMEOUT = 10.0  # seconds for one request
-WRONG, UNASKED = "wrong", "could not ask"
+TIMEOUT = 10.0  # Seconds for one request. `az` is slow, and gets twice as much.
 CONNECTION_FIX = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
+VARIABLES = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+INSTALL_AZ = (
+    "install the Azure CLI (https://learn.microsoft.com/cli/azure/install-azure-cli) and "
+    "its extension for Azure ML (`az extension add --name ml`)"
+)
+
+# Error codes of Microsoft Entra ID by which a login that was good must be renewed: the
+# session or the refresh token is too old, the password has changed, or a second factor is
+# asked for again.
+_EXPIRED_CODES = frozenset(
+    "50076 50078 50079 50089 50132 50133 50173 70008 70043 700081 700082 700084".split()
+)
+# What requests, msal and azure-identity say if the host of the login cannot be reached.
+_CONNECTION_ERRORS = re.compile(
+    "Max retries exceeded|Failed to establish|Connection(Error| aborted| refused)"
+    "|ConnectTimeout|ReadTimeout|CERTIFICATE_VERIFY_FAILED|SSLError|ProxyError"
+    "|Failed to resolve|Temporary failure in name resolution"
+)
 
 Headers = Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class LoginProblem:
+    """Why there is no token: a message of whole sentences, and what else may help."""
+
+    message: str
+    advice: str
+    is_refused: bool = False  # Azure refuses the login, rather than that there is none.
+
+
+class LoginError(Exception):
+    """There is no token. The text is what azure-identity, Azure or `az` says about it."""
+
+
+class Explanation(NamedTuple):
+    """What an error of Azure means, and how to fix it."""
+
+    text: str
+    fix: str
+
+
 def log_in_command(cloud: str, tenant: str = "") -> str:
-    """How a person logs in."""
-    switch = "" if cloud == "AzureCloud" else f"az cloud set --name {cloud} && "
-    return f"{switch}az login" + (f" --tenant {tenant}" if tenant else "")
+    """Return the command by which a person logs in to a cloud, and to a tenant if given."""
+    command = f"az login --tenant {tenant}" if tenant else "az login"
+    if cloud == "AzureCloud":
+        return command
+    return f"az cloud set --name {cloud} && {command}"
 
 
-def explain(code: int, headers: Headers, what: str, cloud: str) -> tuple[str, str]:
-    """What an error of Azure's means, for a request about `what`, and how to mend it."""
-    named, wait = headers.get("WWW-Authenticate", ""), seconds_to_wait(headers)
-    tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
-    log_in = log_in_command(cloud, tenant[1] if tenant else "")
-    role = f"ask for a role on {what}, such as AzureML Data Scientist"
-    later = "try again later"
-    return {
-        401: ("Azure does not accept the login", log_in),
-        403: ("the login has no right to it", role),
-        429: (f"Azure is busy, and asks to wait {wait} s", later),
-    }.get(code, (f"Azure answers with error {code}", later))
+def get_token(cloud: str) -> str:
+    """Return a token for the resource manager of a cloud, or raise LoginError.
+
+    azure-identity is asked if it is installed, and otherwise `az`.
+    """
+    hosts = CLOUDS[cloud]
+    scope = f"https://{hosts.resource_manager}/.default"
+    try:
+        if has_azure_identity():
+            return str(credential(hosts.login).get_token(scope).token)
+        return _ask_az_for_token(scope)
+    except LoginError:
+        raise
+    except Exception as error:  # azure-identity and msal raise errors of many kinds.
+        raise LoginError(f"{type(error).__name__}: {error}") from error
 
 
-def seconds_to_wait(headers: Headers) -> int:
-    after = headers.get("Retry-After", "")
-    return max(1, int(after)) if after.isdecimal() else 5
+def has_azure_identity() -> bool:
+    """Return whether azure-identity is installed; beside cookiecutter it often is not."""
+    return bool(find_spec("azure") and find_spec("azure.identity"))
 
 
 def credential(login: str) -> Any:
-    """Whoever is logged in, asked without a prompt; needs azure-identity."""
+    """Return azure-identity's credential of whoever is logged in, which never prompts."""
     from azure.identity import DefaultAzureCredential
 
-    logging.getLogger("azure").setLevel(logging.CRITICAL)  # explain_login says it all
-    os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # federated tokens need it
-    others = ("shared_token_cache", "powershell", "developer_cli")
-    excluded = {f"exclude_{name}_credential": True for name in others}
-    patience = {"connection_timeout": 5, "read_timeout": TIMEOUT, "retry_total": 1}
-    patience["process_timeout"] = int(2 * TIMEOUT)
-    return DefaultAzureCredential(authority=login, **patience, **excluded)
+    logger = logging.getLogger("azure.identity")
+    if logger.level == logging.NOTSET:  # A log of the SDK may have asked for its messages.
+        logger.setLevel(logging.CRITICAL)  # explain_login says what the user needs to know.
+    os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # Federated tokens need it.
+    return DefaultAzureCredential(
+        authority=login,
+        connection_timeout=5,
+        read_timeout=TIMEOUT,
+        retry_total=1,
+        process_timeout=int(2 * TIMEOUT),
+        exclude_shared_token_cache_credential=True,
+        exclude_powershell_credential=True,
+        exclude_developer_cli_credential=True,
+    )
 
 
-def explain_login(answer: str, cloud: str) -> tuple[str, str, str]:
-    """What it means that no token was given, from the text of an error about it."""
-    code, log_in = re.search(r"AADSTS(\d+)", answer), log_in_command(cloud)
-    variables = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+def _ask_az_for_token(scope: str) -> str:
+    """Return the token of whoever is logged in to `az`, or raise LoginError."""
+    az = shutil.which("az")
+    if az is None:
+        raise LoginError("Azure CLI not found on path")
+
+    resource = scope.removesuffix(".default")
+    command = [az, "account", "get-access-token", "--resource", resource]
+    done = subprocess.run(
+        [*command, "--output", "json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT,
+        check=False,
+    )
+    try:
+        return str(json.loads(done.stdout)["accessToken"])
+    except (ValueError, LookupError, TypeError):
+        raise LoginError(done.stdout or done.stderr) from None
+
+
+def explain_login(error: str, cloud: str) -> LoginProblem:
+    """Return why there is no token, from the text of the error about it."""
+    log_in = log_in_command(cloud)
+    set_variables = f"set {VARIABLES}"
+    if not has_azure_identity():
+        set_variables = f"install azure-identity and set {VARIABLES}"
+
+    code = re.search(r"AADSTS(\d+)", error)
+    if code and code[1] in _EXPIRED_CODES:
+        return LoginProblem(
+            message=f"Your login has expired ({code[0]}). Run `{log_in}`.",
+            advice=f"or {set_variables}",
+            is_refused=True,
+        )
     if code:
-        why = f"https://{CLOUDS[cloud][0]}/error?code={code[1]} tells why"
-        fix = f"{log_in}, or correct {variables} ({why})"
-        return WRONG, f"Azure refuses it with {code[0]}", fix
-    text = "there is no login, or no answer to it"
-    return UNASKED, text, f"{log_in}, or set {variables}"
+        page = f"https://{CLOUDS[cloud].login}/error?code={code[1]}"
+        return LoginProblem(
+            message=f"Azure refuses the login ({code[0]}). {page} explains why.",
+            advice=f"run `{log_in}`, or correct {VARIABLES}",
+            is_refused=True,
+        )
+    if _CONNECTION_ERRORS.search(error):
+        return LoginProblem(
+            message=f"{CLOUDS[cloud].login} cannot be reached.",
+            advice=CONNECTION_FIX,
+        )
+    if re.search("Failed to invoke the Azure CLI|TimeoutExpired", error):
+        return LoginProblem(
+            message=f"`az` did not answer within {2 * TIMEOUT:.0f} s.",
+            advice=f"run `az account get-access-token` to see why, or {set_variables}",
+        )
+    if shutil.which("az") is None:
+        return LoginProblem(
+            message=f"You are not logged in. Run `{log_in}`.",
+            advice=f"{INSTALL_AZ} first, as `az` was not found, or {set_variables}",
+        )
+    return LoginProblem(
+        message=f"You are not logged in. Run `{log_in}`.",
+        advice=(
+            f"or {set_variables}; commands that begin with `az ml` also need "
+            "`az extension add --name ml`"
+        ),
+    )
+
+
+def explain(code: int, headers: Headers, scope: str, cloud: str) -> Explanation:
+    """Return what an error code of Azure means for a request about `scope`."""
+    if code == 401:
+        named = headers.get("WWW-Authenticate", "")
+        tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
+        log_in = log_in_command(cloud, tenant[1] if tenant else "")
+        return Explanation("Azure does not accept the login", log_in)
+    if code == 403:
+        role = f"ask for a role on {scope}, such as AzureML Data Scientist"
+        return Explanation("the login has no right to it", role)
+    if code == 429:
+        seconds = seconds_to_wait(headers)
+        text = f"Azure is busy, and asks to wait {seconds} s"
+        return Explanation(text, "try again later")
+    return Explanation(f"Azure answers with error {code}", "try again later")
+
+
+def seconds_to_wait(headers: Headers) -> int:
+    """Return the seconds that a reply asks to wait; 5 if it does not say."""
+    seconds = headers.get("Retry-After", "")
+    return max(1, int(seconds)) if seconds.isdecimal() else 5

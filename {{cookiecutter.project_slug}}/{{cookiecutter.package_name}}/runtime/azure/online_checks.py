@@ -1,0 +1,533 @@
+"""`check --online`: does Azure agree with the settings?
+
+It asks the resource manager of the cloud (its REST API) with the login that `login.py`
+finds. It only reads, never prompts, and ends within LIMIT seconds.
+
+Only the standard library and requests are imported, and all that is checked is handed over
+as plain values, so that the template's hook can ask Azure before a project is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from ..rules import CLOUDS
+from . import login
+
+LIMIT = 60.0  # Seconds for all checks together.
+ML = "Microsoft.MachineLearningServices"
+ML_VERSION = "api-version=2024-04-01"  # Of the REST API of Azure ML.
+
+_IN_WORKSPACE = (
+    "--resource-group {resource_group} --workspace-name {workspace_name}"
+)
+
+# The status of a row.
+OK = "ok"
+EMPTY = "to fill in"
+UNUSUAL = "to review"  # Allowed, but it may not be meant.
+WRONG = "wrong"
+UNASKED = "could not ask"
+
+
+@dataclass(frozen=True)
+class AzureNames:
+    """What the settings, or the answers to the template's questions, say about Azure.
+
+    Every value but the cloud may be empty. What it is needed for is then not asked.
+    """
+
+    subscription_id: str
+    resource_group: str
+    workspace_name: str
+    region: str
+    compute_name: str
+    vm_size: str
+    max_nodes: int
+    environment_name: str
+    cloud: str = "AzureCloud"
+    #: The command that creates what is missing, such as `python -m penguins provision`.
+    provision_command: str = "provision"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: what was checked, how it went, and how to fix it."""
+
+    name: str
+    status: str
+    text: str
+    fix: str = ""
+    setting: str = ""  # The field of AzureNames that the fix is for, if it is for one.
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of one check, and the facts that it found for the checks after it."""
+
+    status: str
+    text: str
+    fix: str = ""
+    setting: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckFailed(Exception):
+    """A check ends early, with an answer. If `stops_all`, the checks after it do too."""
+
+    def __init__(self, answer: Answer, stops_all: bool = False) -> None:
+        super().__init__(answer.text)
+        self.answer = answer
+        self.stops_all = stops_all
+
+
+@dataclass(frozen=True)
+class Facts(AzureNames):
+    """The names, and what Azure has said about them so far."""
+
+    tenant_id: str = ""  # Of the login; a token may not say.
+    workspace: str = ""  # The path of an existing workspace.
+    storage_account: str = ""  # The path of the workspace's storage account.
+    size_in_region: Mapping[str, Any] | None = None  # What Azure says about the VM size.
+
+    @property
+    def subscription(self) -> str:
+        """The path of the subscription."""
+        return f"/subscriptions/{self.subscription_id}"
+
+    @property
+    def location(self) -> str:
+        """The path of the region in the subscription."""
+        return f"{self.subscription}/providers/{ML}/locations/{self.region}"
+
+    def az(self, command: str) -> str:
+        """Return an `az` command, ready to paste, with facts in place of {their names}."""
+        values = {name: shlex.quote(str(value)) for name, value in asdict(self).items()}
+        values["region"] = self.region or "REGION"
+        values["vm_size"] = self.vm_size or "SIZE"
+        command = f"az {command} --subscription " + "{subscription_id}"
+        return command.format_map(values)
+
+
+class ResourceManager:
+    """The REST API of Azure's resource manager, asked with a token."""
+
+    def __init__(self, cloud: str, token: str, deadline: float) -> None:
+        self.cloud = cloud
+        self.host = CLOUDS[cloud].resource_manager
+        self.deadline = deadline
+        self.session = requests.Session()
+        self.session.headers["Authorization"] = f"Bearer {token}"
+
+    def get(
+        self,
+        path: str,
+        query: str,
+        none_if: tuple[int, ...] = (404,),
+        status_if_forbidden: str = UNASKED,
+    ) -> Any:
+        """Return the JSON at a path, or None if the reply has a status code of `none_if`.
+
+        Raises CheckFailed on any other error.
+        """
+        reply = self._wait_for_reply(f"{path}?{query}")
+        code = reply.status_code
+        if code == 200:
+            return reply.json()
+        if code in none_if:
+            return None
+
+        status = {401: WRONG, 403: status_if_forbidden}.get(code, UNASKED)
+        explanation = login.explain(code, reply.headers, path, self.cloud)
+        answer = Answer(status, explanation.text, explanation.fix)
+        raise CheckFailed(answer, stops_all=code in (401, 429))
+
+    def list_items(self, path: str, query: str = ML_VERSION) -> Iterator[dict[str, Any]]:
+        """Yield the items of a list of Azure ML, of all its pages."""
+        while query:
+            page = self.get(path, query) or {"value": []}
+            yield from page["value"]
+            query = urlsplit(page.get("nextLink") or "").query
+
+    def _wait_for_reply(self, path: str) -> requests.Response:
+        """Return the reply to a GET, asking again while Azure is busy and time is left."""
+        while True:
+            try:
+                reply = self.session.get(
+                    f"https://{self.host}{path}",
+                    timeout=login.TIMEOUT,
+                    allow_redirects=False,  # The token is for this host alone.
+                )
+            except OSError as error:  # The base class of all errors of requests.
+                text = f"{self.host} cannot be reached ({type(error).__name__})"
+                answer = Answer(UNASKED, text, login.CONNECTION_FIX)
+                raise CheckFailed(answer, stops_all=True) from None
+
+            seconds = login.seconds_to_wait(reply.headers)
+            if reply.status_code != 429 or time.monotonic() + seconds > self.deadline:
+                return reply
+            time.sleep(seconds)
+
+
+# The checks. Each is a function that asks the resource manager with the facts it needs.
+
+
+def check_subscription(azure: ResourceManager, facts: Facts) -> Answer:
+    subscription = azure.get(facts.subscription, "api-version=2022-12-01")
+    if subscription is None:
+        answer = Answer(
+            WRONG,
+            f"the login sees no subscription {facts.subscription_id}",
+            "write one that `az account list --output table` shows",
+            setting="subscription_id",
+        )
+        raise CheckFailed(answer, stops_all=True)
+
+    tenant = subscription["tenantId"]
+    managing = subscription.get("managedByTenants") or []
+    tenants = [tenant, *(other["tenantId"] for other in managing)]
+    if facts.tenant_id and facts.tenant_id not in tenants:
+        text = f"it is of tenant {tenant}, the login of {facts.tenant_id}"
+        return Answer(WRONG, text, login.log_in_command(facts.cloud, tenant))
+
+    if subscription["state"] in ("Disabled", "Deleted"):
+        text = f"it is {subscription['state']}"
+        return Answer(WRONG, text, "have its owner enable it")
+    return Answer(OK, subscription.get("displayName", ""))
+
+
+def check_provider(azure: ResourceManager, facts: Facts) -> Answer:
+    path = f"{facts.subscription}/providers/{ML}"
+    state = azure.get(path, "api-version=2021-04-01")["registrationState"]
+    text = f"Azure ML is {state} in the subscription"
+    if state in ("Registered", "Registering"):
+        return Answer(OK, text)
+    return Answer(WRONG, text, facts.az(f"provider register --namespace {ML}"))
+
+
+def check_resource_group(azure: ResourceManager, facts: Facts) -> Answer:
+    path = f"{facts.subscription}/resourcegroups/{facts.resource_group}"
+    if azure.get(path, "api-version=2021-04-01") is not None:
+        return Answer(OK, facts.resource_group)
+    return Answer(
+        WRONG,
+        f"there is no resource group {facts.resource_group}",
+        facts.az("group create --name {resource_group} --location {region}"),
+    )
+
+
+def check_workspace(azure: ResourceManager, facts: Facts) -> Answer:
+    name = facts.workspace_name
+    group = f"{facts.subscription}/resourcegroups/{facts.resource_group}"
+    path = f"{group}/providers/{ML}/workspaces/{name}"
+    workspace = azure.get(path, ML_VERSION, status_if_forbidden=WRONG)
+    if workspace is None:
+        create = facts.az(
+            "ml workspace create --name {workspace_name} "
+            "--resource-group {resource_group} --location {region}"
+        )
+        return Answer(
+            WRONG,
+            f"there is no workspace {name} in the resource group",
+            f"{facts.provision_command}, or {create}",
+        )
+
+    region = workspace["location"].replace(" ", "").lower()
+    new_facts = {
+        "workspace": path,
+        "storage_account": workspace["properties"].get("storageAccount") or "",
+        "region": region,
+    }
+    if facts.region not in ("", region):
+        return Answer(
+            WRONG,
+            f"the workspace is in {region}, not in {facts.region}",
+            f"write {region}",
+            setting="region",
+            facts=new_facts,
+        )
+    kind = workspace.get("kind") or "Default"
+    if kind != "Default":
+        return Answer(
+            UNUSUAL,
+            f"{name}, in {region}, is of the kind {kind}",
+            "use a workspace of the kind Default, as pipelines belong there",
+            facts=new_facts,
+        )
+    return Answer(OK, f"{name}, in {region}", facts=new_facts)
+
+
+def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
+    name = facts.storage_account.rpartition("/")[2]
+    path = facts.storage_account
+    storage = azure.get(path, "api-version=2022-05-01", none_if=(403, 404))
+    if storage is None:
+        return Answer(UNASKED, f"the login may not see whether {name} accepts keys")
+    if storage["properties"].get("allowSharedKeyAccess") is not False:
+        return Answer(OK, f"{name} accepts keys")
+    return Answer(
+        UNUSUAL,
+        f"{name} accepts no keys, so steps need roles on it",
+        "give the cluster's identity and yours these roles on it: Storage Blob Data "
+        "Contributor, Storage Table Data Contributor, Storage Queue Data Contributor",
+    )
+
+
+def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
+    query = f"{ML_VERSION}&isDefault=true"
+    for datastore in azure.list_items(f"{facts.workspace}/datastores", query):
+        return Answer(OK, datastore["name"])
+    show = facts.az("ml datastore list " + _IN_WORKSPACE)
+    return Answer(
+        WRONG,
+        "the workspace has no default datastore",
+        f"make one the default in the Studio, of those that this shows: {show}",
+    )
+
+
+def check_environment(azure: ResourceManager, facts: Facts) -> Answer:
+    name = facts.environment_name
+    if azure.get(f"{facts.workspace}/environments/{name}", ML_VERSION):
+        return Answer(OK, name)
+    text = f"{name} is not in the workspace yet"
+    return Answer(EMPTY, text, facts.provision_command)
+
+
+def check_compute(azure: ResourceManager, facts: Facts) -> Answer:
+    name = facts.compute_name
+    compute = azure.get(f"{facts.workspace}/computes/{name}", ML_VERSION)
+    if not compute:
+        create = facts.az(
+            "ml compute create --name {compute_name} --type AmlCompute "
+            "--size {vm_size} --max-instances {max_nodes} " + _IN_WORKSPACE
+        )
+        fix = f"{facts.provision_command}, or {create}"
+        return Answer(WRONG, f"there is no compute {name}", fix)
+
+    properties = compute["properties"]
+    kind = properties["computeType"]
+    if kind != "AmlCompute":
+        text = f"{name} is a {kind}, not a compute cluster (AmlCompute)"
+        return Answer(WRONG, text, "write another's name", setting="compute_name")
+    state = properties["provisioningState"]
+    if state in ("Failed", "Canceled", "Deleting"):
+        show = facts.az("ml compute show --name {compute_name} " + _IN_WORKSPACE)
+        return Answer(WRONG, f"{name} is {state}", show)
+    return _check_cluster(properties["properties"], facts)
+
+
+def _check_cluster(cluster: Mapping[str, Any], facts: Facts) -> Answer:
+    """Compare a compute cluster, as Azure describes it, with the settings."""
+    name = facts.compute_name
+    size = cluster["vmSize"]
+    if facts.vm_size and size.lower() != facts.vm_size.lower():
+        text = f"the nodes of {name} are {size}, not {facts.vm_size}"
+        return Answer(WRONG, text, f"write {size}", setting="vm_size")
+
+    max_nodes = cluster["scaleSettings"]["maxNodeCount"]
+    if max_nodes < facts.max_nodes:
+        update = facts.az(
+            "ml compute update --name {compute_name} --max-instances {max_nodes} "
+            + _IN_WORKSPACE
+        )
+        return Answer(
+            WRONG,
+            f"{name} has {max_nodes} nodes at the most, not {facts.max_nodes}",
+            f"write {max_nodes}, or {update}",
+            setting="max_nodes",
+        )
+    return Answer(OK, f"{name}, up to {max_nodes} nodes")
+
+
+def check_vm_size(azure: ResourceManager, facts: Facts) -> Answer:
+    sizes = {
+        size["name"].lower(): size
+        for size in azure.list_items(f"{facts.location}/vmSizes")
+    }
+    sizes_of_clusters = [
+        name
+        for name, size in sizes.items()
+        if "AmlCompute" in size["supportedComputeTypes"]
+    ]
+    wanted = facts.vm_size.lower()
+    if wanted in sizes_of_clusters:
+        size = sizes[wanted]
+        text = f"{facts.vm_size}, {size['vCPUs']} vCPUs"
+        return Answer(OK, text, facts={"size_in_region": size})
+
+    purpose = " for clusters" if wanted in sizes else ""
+    text = f"Azure ML has no {facts.vm_size}{purpose} in {facts.region}"
+    nearest = difflib.get_close_matches(wanted, sizes_of_clusters, n=3)
+    choices = ", ".join(sizes[name]["name"] for name in nearest) or "another"
+    return Answer(WRONG, text, f"write {choices}", setting="vm_size")
+
+
+def check_quota(azure: ResourceManager, facts: Facts) -> Answer:
+    size = facts.size_in_region or {}
+    cores = size["vCPUs"]
+    family = size["family"]
+    quotas = list(_list_quotas(azure, facts.location, family))
+    if not quotas:
+        return Answer(UNASKED, f"Azure names no quota of {family}")
+
+    needed = facts.max_nodes * cores
+    need = f"{facts.max_nodes} nodes need {needed} vCPUs"
+    limited = [quota for quota in quotas if quota["limit"] >= 0]
+    if not limited:
+        return Answer(OK, f"{need}, without a limit")
+
+    smallest = min(limited, key=lambda quota: quota["limit"])
+    limit = smallest["limit"]
+    in_use = smallest["currentValue"]
+    quota_name = smallest["name"]["localizedValue"]
+    text = f"{need}, of {limit} allowed, {in_use} in use ({quota_name})"
+    if needed <= limit:
+        return Answer(OK, text)
+    ask = "ask for more quota in the Studio"
+    if limit >= cores:
+        fix = f"write {limit // cores}, or {ask}"
+        return Answer(WRONG, text, fix, setting="max_nodes")
+    fix = f"write a smaller one, or {ask}"
+    return Answer(WRONG, text, fix, setting="vm_size")
+
+
+def _list_quotas(
+    azure: ResourceManager, location: str, family: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the quotas of dedicated cores: of all VM sizes together, and of a family."""
+    for usage in azure.list_items(f"{location}/usages"):
+        kind = usage["type"].removeprefix(f"{ML}/")
+        if kind == "totalDedicatedCores/usages":
+            yield usage
+        if kind == "vmFamily/dedicatedCores/usages":
+            if usage["name"]["value"].lower() == family.lower():
+                yield usage
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check, and the fields of Facts without which it cannot be made."""
+
+    name: str
+    make: Callable[[ResourceManager, Facts], Answer]
+    needs: tuple[str, ...]
+
+
+#: The checks that follow the login, in this order.
+CHECKS = [
+    Check("subscription", check_subscription, needs=("subscription_id",)),
+    Check("provider", check_provider, needs=("subscription_id",)),
+    Check(
+        "resource group",
+        check_resource_group,
+        needs=("subscription_id", "resource_group"),
+    ),
+    Check(
+        "workspace",
+        check_workspace,
+        needs=("subscription_id", "resource_group", "workspace_name"),
+    ),
+    Check("storage", check_storage, needs=("workspace", "storage_account")),
+    Check("default datastore", check_default_datastore, needs=("workspace",)),
+    Check("environment", check_environment, needs=("workspace",)),
+    Check("compute", check_compute, needs=("workspace", "compute_name")),
+    Check("VM size", check_vm_size, needs=("subscription_id", "region", "vm_size")),
+    Check("quota", check_quota, needs=("size_in_region",)),
+]
+#: The needs as messages call them, where they are not called as their fields.
+_NEEDS = {"vm_size": "VM size", "size_in_region": "a VM size that Azure knows"}
+
+
+def ask_azure(names: AzureNames) -> list[Row]:
+    """Return what Azure says about the names, with one row for what it was not asked."""
+    rows: list[Row] = []
+    # No time-out of requests covers the look-up of a host, or a reply that trickles in.
+    # So the checks run in a thread, and after LIMIT seconds it is no longer waited for.
+    thread = threading.Thread(target=_make_checks, args=(names, rows), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    if not thread.is_alive():
+        return rows
+    late = Row("Azure", UNASKED, f"no answer within {LIMIT:.0f} s", "try again later")
+    return [*rows, late]
+
+
+def _make_checks(names: AzureNames, rows: list[Row]) -> None:
+    """Make all checks in turn, and append a row to `rows` as soon as each is made."""
+    deadline = time.monotonic() + LIMIT
+    try:
+        token = login.get_token(names.cloud)
+    except login.LoginError as error:
+        rows.append(_describe_missing_login(str(error), names.cloud))
+        skipped = [check.name for check in CHECKS]
+        rows.append(_describe_skipped("without a login", skipped))
+        return
+
+    tenant_id = _read_tenant(token)
+    text = f"of tenant {tenant_id}" if tenant_id else "you are logged in"
+    rows.append(Row("login", OK, text))
+    azure = ResourceManager(names.cloud, token, deadline)
+    facts = Facts(**asdict(names), tenant_id=tenant_id)
+    skipped_by_reason: dict[str, list[str]] = {}
+    stop_reason = ""
+    for check in CHECKS:
+        reason = stop_reason or _find_missing_need(check, facts)
+        if reason:
+            skipped_by_reason.setdefault(reason, []).append(check.name)
+            continue
+        try:
+            answer = check.make(azure, facts)
+        except CheckFailed as failed:
+            answer = failed.answer
+            if failed.stops_all:
+                stop_reason = f"as {answer.text}"
+        except (AttributeError, LookupError, TypeError, ValueError):
+            answer = Answer(UNASKED, "Azure's answer is not of the documented form")
+        facts = replace(facts, **answer.facts)
+        rows.append(
+            Row(check.name, answer.status, answer.text, answer.fix, answer.setting)
+        )
+    for reason, skipped in skipped_by_reason.items():
+        rows.append(_describe_skipped(reason, skipped))
+
+
+def _describe_missing_login(error: str, cloud: str) -> Row:
+    """Return the row that says why there is no token."""
+    problem = login.explain_login(error, cloud)
+    status = WRONG if problem.is_refused else UNASKED
+    return Row("login", status, problem.message, problem.advice)
+
+
+def _describe_skipped(reason: str, skipped: list[str]) -> Row:
+    """Return the one row for all checks that were not made for the same reason."""
+    if len(skipped) == 1:
+        return Row(skipped[0], UNASKED, f"not asked, {reason}")
+    return Row("not asked", UNASKED, f"{', '.join(skipped)}: {reason}")
+
+
+def _find_missing_need(check: Check, facts: Facts) -> str:
+    """Return why a check cannot be made, as "without workspace name", or ""."""
+    for need in check.needs:
+        if not getattr(facts, need):
+            return f"without {_NEEDS.get(need, need.replace('_', ' '))}"
+    return ""
+
+
+def _read_tenant(token: str) -> str:
+    """Return the tenant that a token is of, or "" if it does not say."""
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+        return str(claims.get("tid", ""))
+    except (ValueError, IndexError, AttributeError):
+        return ""

@@ -1,0 +1,189 @@
+"""The regions of Azure, and the region that a person means by a display name or a city.
+
+Nothing is imported but the standard library, as the template's hook uses these names too.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from itertools import permutations
+
+
+# Short name, display name, and places. A country stands with the region that is open to
+# everybody there, and with several regions where people must choose.
+_TABLE = """
+australiacentral   | Australia Central    | Canberra
+australiacentral2  | Australia Central 2  | Canberra
+australiaeast      | Australia East       | Sydney, New South Wales, Australia
+australiasoutheast | Australia Southeast  | Melbourne, Victoria, Australia
+austriaeast        | Austria East         | Vienna, Wien, Austria
+belgiumcentral     | Belgium Central      | Brussels, Bruxelles, Brussel, Belgium
+brazilsouth        | Brazil South         | Sao Paulo, Brazil
+brazilsoutheast    | Brazil Southeast     | Rio de Janeiro, Rio
+canadacentral      | Canada Central       | Toronto, Ontario, Canada
+canadaeast         | Canada East          | Quebec, Quebec City, Canada
+centralindia       | Central India        | Pune, India
+centralus          | Central US           | Iowa, Des Moines
+centraluseuap      | Central US EUAP      |
+chilecentral       | Chile Central        | Santiago, Santiago de Chile, Chile
+chinaeast          | China East           | Shanghai, China
+chinaeast2         | China East 2         | Shanghai, China
+chinaeast3         | China East 3         | Jiangsu
+chinanorth         | China North          | Beijing, China
+chinanorth2        | China North 2        | Beijing, China
+chinanorth3        | China North 3        | Hebei, China
+denmarkeast        | Denmark East         | Copenhagen, Kobenhavn, Denmark
+eastasia           | East Asia            | Hong Kong
+eastus             | East US              | Virginia, Richmond
+eastus2            | East US 2            | Virginia, Boydton
+eastus2euap        | East US 2 EUAP       |
+francecentral      | France Central       | Paris, France
+francesouth        | France South         | Marseille
+germanynorth       | Germany North        | Berlin
+germanywestcentral | Germany West Central | Frankfurt, Frankfurt am Main, Germany
+indonesiacentral   | Indonesia Central    | Jakarta, Indonesia
+israelcentral      | Israel Central       | Tel Aviv, Israel
+italynorth         | Italy North          | Milan, Milano, Italy
+japaneast          | Japan East           | Tokyo, Saitama, Japan
+japanwest          | Japan West           | Osaka, Japan
+jioindiacentral    | Jio India Central    | Nagpur
+jioindiawest       | Jio India West       | Jamnagar
+koreacentral       | Korea Central        | Seoul, Korea, South Korea
+koreasouth         | Korea South          | Busan
+malaysiawest       | Malaysia West        | Kuala Lumpur, Malaysia
+mexicocentral      | Mexico Central       | Queretaro, Mexico
+newzealandnorth    | New Zealand North    | Auckland, New Zealand
+northcentralus     | North Central US     | Chicago, Illinois
+northeurope        | North Europe         | Dublin, Ireland
+norwayeast         | Norway East          | Oslo, Norway
+norwaywest         | Norway West          | Stavanger
+polandcentral      | Poland Central       | Warsaw, Warszawa, Poland
+qatarcentral       | Qatar Central        | Doha, Qatar
+southafricanorth   | South Africa North   | Johannesburg, South Africa
+southafricawest    | South Africa West    | Cape Town
+southcentralus     | South Central US     | San Antonio, Texas
+southeastasia      | Southeast Asia       | Singapore
+southindia         | South India          | Chennai, Madras
+spaincentral       | Spain Central        | Madrid, Spain
+swedencentral      | Sweden Central       | Gavle, Stockholm, Sweden
+swedensouth        | Sweden South         | Malmo
+switzerlandnorth   | Switzerland North    | Zurich, Switzerland
+switzerlandwest    | Switzerland West     | Geneva, Geneve, Genf
+taiwannorth        | Taiwan North         | Taipei, Taiwan
+uaecentral         | UAE Central          | Abu Dhabi
+uaenorth           | UAE North            | Dubai, United Arab Emirates
+uksouth            | UK South             | London, England, UK, United Kingdom
+ukwest             | UK West              | Cardiff, Wales
+usdodcentral       | US DoD Central       |
+usdodeast          | US DoD East          |
+usgovarizona       | US Gov Arizona       |
+usgovtexas         | US Gov Texas         |
+usgovvirginia      | US Gov Virginia      |
+westcentralus      | West Central US      | Wyoming, Cheyenne
+westeurope         | West Europe          | Amsterdam, Netherlands, Holland
+westindia          | West India           | Mumbai, Bombay
+westus             | West US              | California, San Francisco
+westus2            | West US 2            | Washington, Seattle, Quincy
+westus3            | West US 3            | Phoenix, Arizona
+"""
+# What people write in place of a word of a display name.
+_SYNONYMS = {
+    "america": "us",
+    "britain": "uk",
+    "eastern": "east",
+    "eu": "europe",
+    "northern": "north",
+    "southern": "south",
+    "usa": "us",
+    "western": "west",
+}
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of Azure, with all that people write when they mean it."""
+
+    name: str
+    display_name: str
+    spellings: frozenset[str]  # In lower-case letters and digits, without spaces.
+
+
+def find_regions(text: str) -> list[str]:
+    """Return the short names of the regions that a text means; empty if it means none.
+
+    The text is a short name, a display name with its words in any order, or a place: a
+    city, a state or a country. What stands in brackets or after a comma does not count:
+    `az account list-locations` shows "(Europe) West Europe".
+    """
+    without_brackets = re.sub(r"\(.*?\)", " ", text)
+    spelling = "".join(_split_words(without_brackets.partition(",")[0]))
+    if spelling in REGIONS:
+        return [spelling]
+    return [name for name, region in REGIONS.items() if spelling in region.spellings]
+
+
+def find_misspelt_region(text: str) -> str | None:
+    """Return the region that a text means but for one typing error, or None.
+
+    Short spellings are left out: `ok` is not a misspelt `uk`.
+    """
+    typed = "".join(_split_words(text))
+    names = set()
+    for name, region in REGIONS.items():
+        for spelling in (name, *region.spellings):
+            if len(spelling) >= 6 and _differ_by_a_typing_error(typed, spelling):
+                names.add(name)
+    return names.pop() if len(names) == 1 else None
+
+
+def _read_table(table: str) -> dict[str, Region]:
+    """Return the regions of a table by their short names."""
+    regions = {}
+    for line in table.strip().splitlines():
+        name, display_name, places = [cell.strip() for cell in line.split("|")]
+        spellings = {"".join(_split_words(place)) for place in places.split(", ")}
+        spellings |= _spell_display_name(display_name)
+        spellings.discard("")
+        regions[name] = Region(name, display_name, frozenset(spellings))
+    return regions
+
+
+def _spell_display_name(display_name: str) -> set[str]:
+    """Return the spellings of a display name: words in any order, or the first ones."""
+    words = _split_words(display_name)
+    spellings = {"".join(order) for order in permutations(words)}
+    spellings |= {"".join(words[:count]) for count in range(2, len(words))}
+    abbreviated = {spelling.replace("europe", "eu") for spelling in spellings}
+    return spellings | abbreviated
+
+
+def _split_words(text: str) -> list[str]:
+    """Return the words of a text in lower case, without accents, synonyms replaced."""
+    plain = unicodedata.normalize("NFKD", text.lower().replace("ø", "o"))
+    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    words = re.findall("[a-z]+|[0-9]+", plain)
+    return [_SYNONYMS.get(word, word) for word in words]
+
+
+def _differ_by_a_typing_error(a: str, b: str) -> bool:
+    """Return whether one letter is missing, added or another, or two are exchanged.
+
+    A digit is no typing error: eastus4 is not eastus2.
+    """
+    while a and b and a[0] == b[0]:
+        a = a[1:]
+        b = b[1:]
+    while a and b and a[-1] == b[-1]:
+        a = a[:-1]
+        b = b[:-1]
+    if re.search("[0-9]", a + b):
+        return False
+    is_one_letter = max(len(a), len(b)) == 1
+    are_exchanged = len(a) == 2 and a == b[::-1]
+    return is_one_letter or are_exchanged
+
+
+#: The regions by short name. Azure opens new ones: another name is unusual, not wrong.
+REGIONS = _read_table(_TABLE)
