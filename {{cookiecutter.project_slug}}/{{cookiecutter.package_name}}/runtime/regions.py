@@ -10,7 +10,6 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import permutations
 
-
 # Short name, display name, and places. A country stands with the region that is open to
 # everybody there, and with several regions where people must choose.
 _TABLE = """

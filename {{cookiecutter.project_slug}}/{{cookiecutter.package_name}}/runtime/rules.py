@@ -31,7 +31,9 @@ class Cloud(NamedTuple):
 
 CLOUDS = {
     "AzureCloud": Cloud("login.microsoftonline.com", "management.azure.com"),
-    "AzureUSGovernment": Cloud("login.microsoftonline.us", "management.usgovcloudapi.net"),
+    "AzureUSGovernment": Cloud(
+        "login.microsoftonline.us", "management.usgovcloudapi.net"
+    ),
     "AzureChinaCloud": Cloud("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
@@ -53,13 +55,13 @@ aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp
 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
 """
 # Windows opens a device where a file or folder has one of these names.
-_DEVICES = """
+_WINDOWS_DEVICES = """
 aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
 lpt8 lpt9 nul prn
 """
-_WINDOWS_DEVICES = frozenset(_DEVICES.split())
+WINDOWS_DEVICES = frozenset(_WINDOWS_DEVICES.split())
 RESERVED_PACKAGE_NAMES = sys.stdlib_module_names.union(
-    _MODULES_AND_FOLDERS.split(), _REMOVED_MODULES.split(), _WINDOWS_DEVICES
+    _MODULES_AND_FOLDERS.split(), _REMOVED_MODULES.split(), WINDOWS_DEVICES
 )
 
 _PLACEHOLDER = r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*"
@@ -73,7 +75,9 @@ class Problem:
     key: str  # Empty if the whole file is meant.
     text: str  # Continues the sentence after the key.
     fix: str
-    kind: str = "wrong"  # Or "empty": to be filled in. Or "unusual": allowed, but doubtful.
+    kind: str = (
+        "wrong"  # Or "empty": to be filled in. Or "unusual": allowed, but doubtful.
+    )
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.file, self.key) if part)
@@ -266,7 +270,7 @@ def _mend_slug(value: str) -> str:
     name = _mend_name(value)[:100].rstrip("-_")
     if name.startswith(("AzureML", "Microsoft")):
         return name.lower()
-    return f"{name}-project" if name.lower() in _WINDOWS_DEVICES else name
+    return f"{name}-project" if name.lower() in WINDOWS_DEVICES else name
 
 
 # Tests
@@ -278,7 +282,9 @@ def _is_reserved(name: str) -> bool:
 
 
 def _may_name_package(name: str) -> bool:
-    return bool(re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name)) and not _is_reserved(name)
+    return bool(re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name)) and not _is_reserved(
+        name
+    )
 
 
 def _may_name_new_package(name: str) -> bool:
@@ -286,7 +292,7 @@ def _may_name_new_package(name: str) -> bool:
 
 
 def _may_name_project(name: str) -> bool:
-    if name.startswith(("AzureML", "Microsoft")) or name.lower() in _WINDOWS_DEVICES:
+    if name.startswith(("AzureML", "Microsoft")) or name.lower() in WINDOWS_DEVICES:
         return False
     return re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name) is not None
 

@@ -195,8 +195,8 @@ def _print_table(checks: list[Check]) -> None:
     console = Console(highlight=False)
     table = Table(box=None, show_header=False)
     for check in checks:
-        status = Text(check.status, COLORS[check.status])
-        table.add_row(check.name, status, Text(check.text))
+        colored = Text(check.status, COLORS[check.status])
+        table.add_row(check.name, colored, Text(check.text))
     console.print(table)
 
     # Fixes stand below the table, whose columns would break a command into pieces.

@@ -30,9 +30,9 @@ INSTALL_AZ = (
 # Error codes of Microsoft Entra ID by which a login that was good must be renewed: the
 # session or the refresh token is too old, the password has changed, or a second factor is
 # asked for again.
-_EXPIRED_CODES = frozenset(
-    "50076 50078 50079 50089 50132 50133 50173 70008 70043 700081 700082 700084".split()
-)
+_EXPIRED_CODES = """
+50076 50078 50079 50089 50132 50133 50173 70008 70043 700081 700082 700084
+"""
 # What requests, msal and azure-identity say if the host of the login cannot be reached.
 _CONNECTION_ERRORS = re.compile(
     "Max retries exceeded|Failed to establish|Connection(Error| aborted| refused)"
@@ -97,9 +97,11 @@ def credential(login: str) -> Any:
     """Return azure-identity's credential of whoever is logged in, which never prompts."""
     from azure.identity import DefaultAzureCredential
 
+    # explain_login says what the user needs to know. A log of the SDK that has set a level
+    # wants to have these messages all the same.
     logger = logging.getLogger("azure.identity")
-    if logger.level == logging.NOTSET:  # A log of the SDK may have asked for its messages.
-        logger.setLevel(logging.CRITICAL)  # explain_login says what the user needs to know.
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
     os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # Federated tokens need it.
     return DefaultAzureCredential(
         authority=login,
@@ -143,7 +145,7 @@ def explain_login(error: str, cloud: str) -> LoginProblem:
         set_variables = f"install azure-identity and set {VARIABLES}"
 
     code = re.search(r"AADSTS(\d+)", error)
-    if code and code[1] in _EXPIRED_CODES:
+    if code and code[1] in _EXPIRED_CODES.split():
         return LoginProblem(
             message=f"Your login has expired ({code[0]}). Run `{log_in}`.",
             advice=f"or {set_variables}",

@@ -29,9 +29,7 @@ LIMIT = 60.0  # Seconds for all checks together.
 ML = "Microsoft.MachineLearningServices"
 ML_VERSION = "api-version=2024-04-01"  # Of the REST API of Azure ML.
 
-_IN_WORKSPACE = (
-    "--resource-group {resource_group} --workspace-name {workspace_name}"
-)
+_IN_WORKSPACE = "--resource-group {resource_group} --workspace-name {workspace_name}"
 
 # The status of a row.
 OK = "ok"
@@ -99,7 +97,8 @@ class Facts(AzureNames):
     tenant_id: str = ""  # Of the login; a token may not say.
     workspace: str = ""  # The path of an existing workspace.
     storage_account: str = ""  # The path of the workspace's storage account.
-    size_in_region: Mapping[str, Any] | None = None  # What Azure says about the VM size.
+    #: What Azure says about the VM size in the region of the workspace.
+    size_in_region: Mapping[str, Any] | None = None
 
     @property
     def subscription(self) -> str:
@@ -153,7 +152,9 @@ class ResourceManager:
         answer = Answer(status, explanation.text, explanation.fix)
         raise CheckFailed(answer, stops_all=code in (401, 429))
 
-    def list_items(self, path: str, query: str = ML_VERSION) -> Iterator[dict[str, Any]]:
+    def list_items(
+        self, path: str, query: str = ML_VERSION
+    ) -> Iterator[dict[str, Any]]:
         """Yield the items of a list of Azure ML, of all its pages."""
         while query:
             page = self.get(path, query) or {"value": []}
@@ -408,11 +409,13 @@ def _list_quotas(
     """Yield the quotas of dedicated cores: of all VM sizes together, and of a family."""
     for usage in azure.list_items(f"{location}/usages"):
         kind = usage["type"].removeprefix(f"{ML}/")
-        if kind == "totalDedicatedCores/usages":
+        is_total = kind == "totalDedicatedCores/usages"
+        is_of_family = (
+            kind == "vmFamily/dedicatedCores/usages"
+            and usage["name"]["value"].lower() == family.lower()
+        )
+        if is_total or is_of_family:
             yield usage
-        if kind == "vmFamily/dedicatedCores/usages":
-            if usage["name"]["value"].lower() == family.lower():
-                yield usage
 
 
 @dataclass(frozen=True)
