@@ -452,7 +452,7 @@ def test_a_short_trouble_is_no_error(user: User, shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (Fault("POST login/.*/token", 401), "refuses it with AADSTS7000215: az login"),
+        (Fault("POST login/.*/token", 401), "Azure refuses the login (AADSTS7000215)."),
         (Fault("GET arm{scope}", 401), "does not accept the login: az login"),
         (
             Fault("GET arm{scope}", 403),
@@ -535,9 +535,7 @@ def test_without_a_login(user: User) -> None:
     failed = user.run("submit", "training", login=False, **NO_IDENTITY)
     assert time.monotonic() - started < 30
     assert_one_sentence(failed)
-    assert (
-        "There is no login, or no answer to it: az login, or set AZURE_" in failed.err
-    )
+    assert "You are not logged in. Run `az login`. " in failed.err
     assert not user.standin.requests
 
 
