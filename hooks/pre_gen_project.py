@@ -163,8 +163,7 @@ def ask_azure() -> Iterator[Remark]:
         is_wrong = row.status == online_checks.WRONG and row.setting != ""
         question = questions.get(row.setting, row.setting) or row.name
         if row.fix:
-            message = f"{question}: {row.text.rstrip('.')}: {row.fix}."
-            yield Remark(question, message, is_wrong=is_wrong)
+            yield Remark(question, f"{question}: {row}", is_wrong=is_wrong)
 
 
 def explain_refusal(wrong: list[Remark]) -> str:

@@ -70,8 +70,7 @@ def workspace_missing(config: WorkspaceConfig) -> WorkspaceMissing:
 
 def login_missing(error: Exception, config: WorkspaceConfig) -> AzureError:
     problem = login.explain_login(str(error), config.cloud)
-    advice = problem.advice[0].upper() + problem.advice[1:]
-    return AzureError(f"{problem.message} {advice}.")
+    return AzureError(f"{problem.message} {problem.advice}")
 
 
 def unknown_start(run: str, experiment: str) -> AzureError:

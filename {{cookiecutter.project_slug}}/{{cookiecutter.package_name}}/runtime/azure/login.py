@@ -45,7 +45,7 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True)
 class LoginProblem:
-    """Why there is no token: a message of whole sentences, and what else may help."""
+    """Why there is no token, and what else may help, both in whole sentences."""
 
     message: str
     advice: str
@@ -140,44 +140,44 @@ def _ask_az_for_token(scope: str) -> str:
 def explain_login(error: str, cloud: str) -> LoginProblem:
     """Return why there is no token, from the text of the error about it."""
     log_in = log_in_command(cloud)
-    set_variables = f"set {VARIABLES}"
+    use_variables = f"You can also set {VARIABLES}."
     if not has_azure_identity():
-        set_variables = f"install azure-identity and set {VARIABLES}"
+        use_variables = f"You can also install azure-identity and set {VARIABLES}."
 
     code = re.search(r"AADSTS(\d+)", error)
     if code and code[1] in _EXPIRED_CODES.split():
         return LoginProblem(
             message=f"Your login has expired ({code[0]}). Run `{log_in}`.",
-            advice=f"or {set_variables}",
+            advice=use_variables,
             is_refused=True,
         )
     if code:
         page = f"https://{CLOUDS[cloud].login}/error?code={code[1]}"
         return LoginProblem(
             message=f"Azure refuses the login ({code[0]}). {page} explains why.",
-            advice=f"run `{log_in}`, or correct {VARIABLES}",
+            advice=f"Run `{log_in}`, or correct {VARIABLES}.",
             is_refused=True,
         )
     if _CONNECTION_ERRORS.search(error):
         return LoginProblem(
             message=f"{CLOUDS[cloud].login} cannot be reached.",
-            advice=CONNECTION_FIX,
+            advice="Check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE.",
         )
     if re.search("Failed to invoke the Azure CLI|TimeoutExpired", error):
         return LoginProblem(
             message=f"`az` did not answer within {2 * TIMEOUT:.0f} s.",
-            advice=f"run `az account get-access-token` to see why, or {set_variables}",
+            advice=f"Run `az account get-access-token` to see why. {use_variables}",
         )
     if shutil.which("az") is None:
         return LoginProblem(
             message=f"You are not logged in. Run `{log_in}`.",
-            advice=f"{INSTALL_AZ} first, as `az` was not found, or {set_variables}",
+            advice=f"`az` was not found: {INSTALL_AZ} first. {use_variables}",
         )
     return LoginProblem(
         message=f"You are not logged in. Run `{log_in}`.",
         advice=(
-            f"or {set_variables}; commands that begin with `az ml` also need "
-            "`az extension add --name ml`"
+            f"{use_variables} Commands that begin with `az ml` also need the extension: "
+            "`az extension add --name ml`."
         ),
     )
 

@@ -69,6 +69,12 @@ class Row:
     fix: str = ""
     setting: str = ""  # The field of AzureNames that the fix is for, if it is for one.
 
+    def __str__(self) -> str:
+        """Return the text and the fix as whole sentences."""
+        if self.text.endswith("."):
+            return f"{self.text} {self.fix}"
+        return f"{self.text}: {self.fix}."
+
 
 @dataclass(frozen=True)
 class Answer:
