@@ -24,7 +24,7 @@ MOST_BYTES = 50_000_000  # of data: with more, tests would take their time
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, whose runs and models are its own."""
     folder = tmp_path_factory.mktemp("project")
-    data = PROJECT.data().values()
+    data = PROJECT.list_data_paths().values()
     for name in (PROJECT.package, "steps", "environment", "settings.yml", *data):
         source, copy = PROJECT.root / name, folder / name
         files = [path for path in (source, *source.rglob("*")) if path.is_file()]

@@ -37,8 +37,8 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def test_settings_of_this_project_are_right() -> None:
-    for project in PROJECT.everywhere():  # in each workspace
-        wrong = [str(p) for p in project.problems() if p.kind == "wrong"]
+    for project in PROJECT.for_all_workspaces():  # in each workspace
+        wrong = [str(p) for p in project.find_problems() if p.kind == "wrong"]
         assert wrong == []
         assert (project.root / project.settings().data.training).exists()
         assert (project.root / project.settings().data.scoring).exists()

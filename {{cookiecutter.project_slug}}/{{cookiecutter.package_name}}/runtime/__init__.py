@@ -7,7 +7,8 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
     settings_models.py    sections of settings, and types of values that follow a rule
     settings_reader.py    settings files, read into those sections, and their problems
     workspaces.py         the workspaces of a project, and the files of each
-    rules.py              what a setting must be
+    rules.py              what a setting must be, and how a wrong one is corrected
+    regions.py            the regions of Azure, and what people call them
     steps.py              the steps of a pipeline, and the values of its parameters
     errors.py             the errors that end a command with a message
     files.py              the files of a folder of data
@@ -30,7 +31,8 @@ On this machine:
 On Azure ML:
 
     azure/login.py        the login, and what refusals of it mean
-    azure/checks.py       `check`: the settings by their rules, and by what Azure says
+    azure/checks.py       the table of `check`
+    azure/online_checks.py  what Azure says about the settings
     azure/connection.py   what Azure's other refusals mean
     azure/workspace.py    provision, submit, publish
     azure/sdk_steps.py    the steps of the SDK that the pipelines are written in

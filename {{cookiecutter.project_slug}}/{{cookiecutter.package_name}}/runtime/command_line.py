@@ -47,7 +47,7 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
         args.project = project
         args.load_pipelines = lambda: _load(load_pipelines)
         if getattr(args, "workspace", None) is not None:
-            args.project = project.at(args.workspace)
+            args.project = project.for_workspace(args.workspace)
         code = args.function(args) or 0
         sys.stdout.flush()
         return code

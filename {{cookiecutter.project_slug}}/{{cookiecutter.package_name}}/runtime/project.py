@@ -73,7 +73,7 @@ class Project(Generic[S]):
 
     # Workspaces
 
-    def at(self, workspace: str) -> Project[S]:
+    def for_workspace(self, workspace: str) -> Project[S]:
         """Return the project for the workspace of a name.
 
         Raises SettingsError if the project has no file for a workspace of this name.
@@ -88,7 +88,7 @@ class Project(Generic[S]):
             raise SettingsError(missing)
         return project
 
-    def everywhere(self) -> list[Project[S]]:
+    def for_all_workspaces(self) -> list[Project[S]]:
         """Return the project for each workspace that has a file, `config.json`'s first."""
         package = self.root / self.package
         return [
@@ -135,7 +135,7 @@ class Project(Generic[S]):
             files=self.files,
         )
 
-    def problems(self) -> list[Problem]:
+    def find_problems(self) -> list[Problem]:
         """Return all that is wrong, empty or unusual in the files, and the package's name."""
         package = rules.PACKAGE.check("", "package_name", self.package)
         config = find_missing_config(self.root, self.files)
@@ -148,7 +148,7 @@ class Project(Generic[S]):
         ]
 
     @property
-    def sources(self) -> list[str]:
+    def settings_files(self) -> list[str]:
         """The files that are read: `settings.yml`, what differs, and the workspace's."""
         if self._has_own_settings:
             return [SETTINGS, self.files.settings, self.files.config]
@@ -167,7 +167,7 @@ class Project(Generic[S]):
                 values = values[name]
         return self.files.settings
 
-    def data(self) -> dict[str, str]:
+    def list_data_paths(self) -> dict[str, str]:
         """Return the paths of data in the settings, by key, such as `data.training`."""
         data = self.settings().data
         return {
@@ -176,7 +176,7 @@ class Project(Generic[S]):
             if Follows(rules.FILES) in field.metadata
         }
 
-    def parameter_value(self, name: str, text: str) -> Any:
+    def read_parameter(self, name: str, text: str) -> Any:
         """Return the value of a pipeline parameter, given as text.
 
         It is read and checked as the setting of that name. The text is returned as it is if

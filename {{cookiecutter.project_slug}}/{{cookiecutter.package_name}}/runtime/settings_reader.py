@@ -304,7 +304,10 @@ def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
             return Problem(file, key, text, "write NAME: VALUE there")
         case _:  # An error of a validator or a type that the project itself has added.
             reason = detail["msg"].removeprefix("Value error, ")
-            return Problem(file, key, f"is {to_text(value)} ({reason})", "correct it")
+            text = f"is {to_text(value)} ({reason})"
+            if reason.startswith("Input should "):
+                text = f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
+            return Problem(file, key, text, "correct it")
 
 
 def _to_path(detail: ErrorDetails) -> list[str]:

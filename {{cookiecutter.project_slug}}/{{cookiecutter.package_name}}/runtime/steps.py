@@ -95,7 +95,7 @@ def parameter_values(
     for name, override in overrides.items():
         if name not in values:
             raise _unknown_parameter(name, values)
-        value = project.parameter_value(name, override)
+        value = project.read_parameter(name, override)
         values[name] = _convert(project.root, name, value, values[name])
     return values
 

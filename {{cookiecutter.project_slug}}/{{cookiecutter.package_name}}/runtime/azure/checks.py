@@ -65,7 +65,7 @@ def main(project: Project[Any], online: bool, as_json: bool) -> int:
     It is 1 if something is wrong, or if Azure could not be asked about a workspace. What
     is to be filled in or to be reviewed may be meant, and does not change it.
     """
-    projects = [project] if project.files.name else project.everywhere()
+    projects = [project] if project.files.name else project.for_all_workspaces()
     checks = check_settings(*projects)
     was_asked = True
     if online:
@@ -88,12 +88,12 @@ def check_settings(*projects: Project[Any]) -> list[Check]:
     """Return what the rules say about the settings, and whether the data exists."""
     # A problem of settings.yml is a problem of each workspace, but is shown once.
     problems = dict.fromkeys(
-        problem for project in projects for problem in project.problems()
+        problem for project in projects for problem in project.find_problems()
     )
     checks = [_describe_problem(problem) for problem in problems]
     files_with_problems = {problem.file for problem in problems}
     for project in projects:
-        for file in project.sources:
+        for file in project.settings_files:
             if file not in files_with_problems and (project.root / file).exists():
                 checks.append(Check(file, OK, "complete, and right by the rules"))
         checks += _check_data(project)
@@ -123,7 +123,7 @@ def _describe_problem(problem: Problem) -> Check:
 def _check_data(project: Project[Any]) -> list[Check]:
     """Return whether the data exists; nothing if the settings cannot be read."""
     try:
-        paths = project.data()
+        paths = project.list_data_paths()
     except SettingsError:
         return []
     checks = []
@@ -175,7 +175,9 @@ def _place_row(row: Row, project: Project[Any]) -> Check:
 
 def _knows_workspace(project: Project[Any], answers: list[Check]) -> bool:
     """Return whether Azure was asked about the workspace, if the settings name one."""
-    empty = {problem.key for problem in project.problems() if problem.kind == "empty"}
+    empty = {
+        problem.key for problem in project.find_problems() if problem.kind == "empty"
+    }
     if not empty.isdisjoint(NEEDED):
         return True  # There is no workspace to ask about yet.
     return any(

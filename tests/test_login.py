@@ -1,0 +1,92 @@
+"""Test what is said if there is no login to Azure, from the texts of the errors about it."""
+
+from __future__ import annotations
+
+import pytest
+from template_package import login
+
+AZ = "/usr/bin/az"
+#: The texts of azure-identity and `az`, shortened, with what is said about each.
+ERRORS = {
+    "not logged in": (
+        "Please run 'az login' to set up an account",
+        "You are not logged in. Run `az login`.",
+    ),
+    "expired": (
+        "AADSTS700082: The refresh token has expired due to inactivity.",
+        "Your login has expired (AADSTS700082). Run `az login`.",
+    ),
+    "wrong secret": (
+        "AADSTS7000215: Invalid client secret provided.",
+        (
+            "Azure refuses the login (AADSTS7000215). "
+            "https://login.microsoftonline.com/error?code=7000215 explains why."
+        ),
+    ),
+    "no network": (
+        "HTTPSConnectionPool: Max retries exceeded with url",
+        "login.microsoftonline.com cannot be reached.",
+    ),
+    "az hangs": (
+        "AzureCliCredential: Failed to invoke the Azure CLI",
+        "`az` did not answer within 20 s.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_each_cause_has_its_own_message(
+    monkeypatch: pytest.MonkeyPatch, error: str, message: str
+) -> None:
+    monkeypatch.setattr(login.shutil, "which", lambda _: AZ)
+    problem = login.explain_login(error, "AzureCloud")
+    assert problem.message == message
+    assert problem.is_refused == ("AADSTS" in error)
+    assert problem.advice.endswith(".")
+
+
+def test_how_to_install_az_is_said_if_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(login.shutil, "which", lambda _: None)
+    problem = login.explain_login("Azure CLI not found on path", "AzureCloud")
+    assert problem.message == "You are not logged in. Run `az login`."
+    assert "https://learn.microsoft.com/cli/azure/install-azure-cli" in problem.advice
+    assert "`az extension add --name ml`" in problem.advice
+
+
+@pytest.mark.parametrize(
+    ("is_installed", "advice"),
+    [
+        (True, "You can also set AZURE_TENANT_ID, "),
+        (False, "You can also install azure-identity and set AZURE_TENANT_ID, "),
+    ],
+    ids=["azure-identity", "az alone"],
+)
+def test_variables_need_azure_identity(
+    monkeypatch: pytest.MonkeyPatch, is_installed: bool, advice: str
+) -> None:
+    monkeypatch.setattr(login, "has_azure_identity", lambda: is_installed)
+    assert advice in login.explain_login("", "AzureCloud").advice
+
+
+def test_another_cloud_is_set_before_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login.shutil, "which", lambda _: AZ)
+    message = login.explain_login("", "AzureChinaCloud").message
+    assert "Run `az cloud set --name AzureChinaCloud && az login`." in message
+
+
+def test_az_that_is_missing_gives_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "has_azure_identity", lambda: False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(login.LoginError, match="Azure CLI not found"):
+        login.get_token("AzureCloud")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({}, 5), ({"Retry-After": "7"}, 7), ({"Retry-After": "0"}, 1), ({"Retry-After": "soon"}, 5)],
+    ids=["no header", "seconds", "none", "a word"],
+)  # fmt: skip
+def test_how_long_azure_asks_to_wait(headers: dict[str, str], seconds: int) -> None:
+    assert login.seconds_to_wait(headers) == seconds

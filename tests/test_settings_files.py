@@ -1,0 +1,597 @@
+"""Test how settings files are read: each way to break them, with its message.
+
+The template's own files are read, with answers in place of Jinja: settings.py and runtime/
+hold none, so no project is generated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import Field, field_validator
+from template_package import (
+    PROJECT,
+    checks,
+    errors,
+    project,
+    settings,
+    settings_models,
+)
+
+ID = "12345678-9abc-def0-1234-56789abcdef0"
+ZERO = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project's two settings files, complete and right."""
+    text = (PROJECT / "settings.yml").read_text(encoding="utf-8")
+    answers = {
+        "project_slug|tojson": "penguins",
+        "task": "classification",
+        "azure_region|tojson": "westeurope",
+        "compute_name|tojson": "cpu-cluster",
+        "vm_size|tojson": "Standard_DS3_v2",
+        "__target": "Species",
+        "__max_nodes": "2",
+    }
+    for name, answer in answers.items():
+        text = text.replace("{{ cookiecutter." + name + " }}", answer)
+    assert "{{" not in text
+    (tmp_path / "settings.yml").write_text(text, encoding="utf-8")
+    (tmp_path / ".azureml").mkdir()
+    config = {"subscription_id": ID, "resource_group": "rg", "workspace_name": "mlw"}
+    (tmp_path / ".azureml" / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def change(root: Path, key: str, value: Any) -> None:
+    """Another value in settings.yml, or none (...)."""
+    values = yaml.safe_load((root / "settings.yml").read_text(encoding="utf-8"))
+    *path, last = key.split(".")
+    section = values
+    for name in path:
+        section = section.setdefault(name, {})
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    (root / "settings.yml").write_text(
+        yaml.safe_dump(values, sort_keys=False), encoding="utf-8"
+    )
+
+
+def at(root: Path) -> Any:
+    """The project in a folder."""
+    return project.Project(root / "penguins", settings.Settings)
+
+
+def refusal(read: Callable[[], Any]) -> str:
+    with pytest.raises(errors.SettingsError) as error:
+        read()
+    return str(error.value)
+
+
+def test_a_complete_project(root: Path) -> None:
+    assert at(root).settings().compute.max_nodes == 2
+    assert at(root).settings().schedules == {}
+    workspace = at(root).workspace_config()
+    assert (workspace.workspace_name, workspace.region) == ("mlw", "westeurope")
+    assert [p for p in at(root).find_problems() if p.file] == []
+
+
+ONE = "a whole number, 1 or more"
+VALUES = [
+    ("task", "clasification", '"clasification", but must be one of classification, regression: write classification'),
+    ("task", "Regression", "write regression"),
+    ("task", "clustering", "correct it"),
+    ("data.rows_per_part", 0, f"0, but must be {ONE}: correct it"),
+    ("data.rows_per_part", "many", f'"many", but must be {ONE}: correct it'),
+    ("data.keys", "Individual ID", 'but must be a list: write [Individual ID]'),
+    ("data.keys", [7], "write '7'"),
+    ("data.keys", [["a"]], "correct it"),
+    ("data.keys", ["-a"], "not begin with a hyphen"),
+    ("data.target", 7, "write '7'"),
+    ("data.target", None, "must be a column's name"),
+    ("data.training", None, "must be a path"),
+    ("data", None, "but must hold names with values: write training, scoring, target"),
+    ("data", [1], "but must hold names with values"),
+    ("training.test_fraction", 0, "0.0, but must be above 0, below 1"),
+    ("training.test_fraction", 1, "1.0, but must be above 0, below 1"),
+    ("training.test_fraction", "0.2", "write 0.2"),
+    ("training.test_fraction", float("nan"), "must be above 0, below 1"),
+    ("training.register", "never", "must be one of unless_worse, always"),
+    ("training.hyperparameters", [1], "must hold names with values"),
+    ("training.hyperparameters", {"raw_data": 1}, "is a parameter of the pipeline already"),
+    ("training.hyperparameters", {"a b": 1}, "is not a name of letters"),
+    ("training.hyperparameters", {"a": [1]}, "must be a number, a text, true or false"),
+    ("training.seed", -1, "must be a whole number, 0 to 4294967295"),
+    ("training.seed", 2**32, "must be a whole number, 0 to 4294967295"),
+    ("training.seed", 1.5, "must be a whole number"),
+    ("training.seed", True, "true, but must be a whole number"),
+    ("scoring.model_version", 0, "must be latest, or a version's number"),
+    ("scoring.model_version", "3", "write 3"),
+    ("scoring.model_version", "Latest", "write latest"),
+    ("scoring.model_version", 1.5, "must be latest"),
+    ("scoring.mini_batch_size", 0, ONE),
+    ("scoring.process_count_per_node", 0, ONE),
+    ("scoring.run_max_try", 0, ONE),
+    ("scoring.run_invocation_timeout", 0, ONE),
+    ("scoring.error_threshold", -2, "must be a whole number, -1 or more"),
+    ("workspace.cloud", "AzureCLoud", "write AzureCloud"),
+    ("workspace.cloud", "AzureGermanCloud", "must be one of AzureCloud"),
+    ("compute.max_nodes", "2", "write 2"),
+    ("compute.max_nodes", 0, ONE),
+    ("schedules.scoring", {"frequency": "day", "interval": 1}, "write Day"),
+    ("schedules.scoring", {"frequency": "Day", "interval": 0}, ONE),
+    ("schedules.scoring", {"frequency": "Day", "interval": 1, "hours": [24]}, "0 to 23"),
+    ("schedules.scoring", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours does not go with frequency: Hour: delete it, or write frequency: Day"),
+    ("schedules.scoring", {"frequency": "Day", "interval": 1, "week_days": ["Monday"]}, "write frequency: Week"),
+    ("schedules.scoring", {"frequency": "Week", "interval": 1, "week_days": ["monday"]}, "write Monday"),
+    ("schedules.scoring", {"frequency": "Day"}, "schedules.scoring.interval is missing"),
+    ("schedules.scoring", {"cron": "0 6 * * *"}, "schedules.scoring.cron is not a setting"),
+    ("name", ..., "name is missing: add it"),
+    ("data.target", ..., "data.target is missing: add it"),
+    ("colour", "blue", "colour is not a setting: delete it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "text"), VALUES)
+def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) -> None:
+    change(root, key, value)
+    said = refusal(at(root).settings)
+    assert said.startswith(f"settings.yml: {key}")
+    assert text in said
+    assert said.endswith(".")
+    assert refusal(at(root).workspace_config) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.keys", []),
+        ("data.keys", None),
+        ("training.test_fraction", 0.001),
+        ("training.test_fraction", 0.999),
+        ("training.hyperparameters", {"depth": 1, "loss": "log_loss", "fast": True}),
+        ("training.hyperparameters", None),
+        ("training.hyperparameters", {}),
+        ("training.seed", 2**32 - 1),
+        ("scoring.model_version", 1),
+        ("scoring.error_threshold", -1),
+        ("workspace.region", None),
+        ("compute.name", ""),
+        ("schedules", None),
+        ("schedules.scoring", {"frequency": "Minute", "interval": 15}),
+        (
+            "schedules.scoring",
+            {"frequency": "Week", "interval": 2, "week_days": ["Monday", "Friday"]},
+        ),
+        (
+            "schedules.scoring",
+            {"frequency": "Day", "interval": 1, "hours": [0, 23], "minutes": [59]},
+        ),
+    ],
+)
+def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
+    change(root, key, value)
+    at(root).settings()
+
+
+def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
+    file = root / "settings.yml"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("# schedules:"))
+    shown = [line.removeprefix("# ") for line in lines[start:] if line.startswith("# ")]
+    file.write_text("\n".join([*lines, *shown]), encoding="utf-8")
+    assert at(root).settings().schedules["scoring"].week_days == ["Monday"]
+
+
+def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
+    with (root / "settings.yml").open("a") as file:
+        file.write(
+            "schedules: {scoring: {frequency: Day, interval: 1, "
+            "start_time: 2027-01-31T06:00:00}}\n"
+        )
+    schedule = at(root).settings().schedules["scoring"]
+    assert (schedule.start_time, schedule.time_zone) == ("2027-01-31T06:00:00", "UTC")
+
+
+def test_all_problems_at_once(root: Path) -> None:
+    change(root, "task", "clustering")
+    change(root, "training.seed", -1)
+    change(root, "compute.name", "cpu-cluster-1")
+    lines = refusal(at(root).settings).splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "task",
+        "training.seed",
+        "compute.name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("  target:", "  tagret:", "data.tagret is not a setting: write target."),
+        ("compute:", "computer:", "computer is not a setting: write compute."),
+    ],
+)
+def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -> None:
+    file = root / "settings.yml"
+    file.write_text(file.read_text().replace(old, new))
+    assert refusal(at(root).settings) == f"settings.yml: {text}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"data.keys": ["Species"]},
+            "data.keys names the target, Species: take it out",
+        ),
+        ({"data.ignore": ["Species"]}, "data.ignore names the target, Species"),
+        ({"data.keys": ["a"], "data.ignore": ["a"]}, "data.ignore names a again"),
+        ({"data.keys": ["a", "a"]}, "data.keys names a again"),
+    ],
+)
+def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) -> None:
+    for key, value in changes.items():
+        change(root, key, value)
+    assert text in refusal(at(root).settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"name: [a\nb: c\n", "settings.yml is not YAML at line 2, column 2"),
+        (b"name: a\n\tb: c\n", "settings.yml is not YAML at line 2, column 1"),
+        (b"", "settings.yml is empty"),
+        (b" \n", "settings.yml is empty"),
+        (b"just words", 'settings.yml is "just words", but must hold names'),
+        (b"- a\n- b\n", "but must hold names with values"),
+        (b"name: [\x07]\n", "settings.yml cannot be read"),
+        (b"name: \xff\n", "settings.yml cannot be read"),
+        (b"name: &a [*a]\n", "settings.yml: name is "),
+    ],
+)
+def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> None:
+    (root / "settings.yml").write_bytes(content)
+    said = refusal(at(root).settings)
+    assert text in said
+    assert refusal(at(root).workspace_config) == said
+
+
+def test_settings_file_that_is_missing(root: Path) -> None:
+    (root / "settings.yml").unlink()
+    assert refusal(at(root).settings).startswith("settings.yml is missing: write it")
+
+
+def config(**changes: Any) -> str:
+    good = {"subscription_id": ID, "resource_group": "rg", "workspace_name": "mlw"}
+    return json.dumps({k: v for k, v in (good | changes).items() if v is not ...})
+
+
+CONFIG = ".azureml/config.json"
+BROKEN_CONFIG = [
+    (None, f"{CONFIG} is missing: write it, with subscription_id, resource_group, workspace_name."),
+    ("", f"{CONFIG} is empty: correct it, or restore it"),
+    ("\n", f"{CONFIG} is empty: correct it"),
+    ("{", f"{CONFIG} is not JSON at line 1, column 2"),
+    ("{'subscription_id': ''}", f"{CONFIG} is not JSON at line 1, column 2"),
+    (config() + "}", f"{CONFIG} is not JSON at line 1"),
+    ("subscription_id: x", f"{CONFIG} is not JSON"),
+    ("[]", f"{CONFIG} is [], but must hold names with values: write subscription_id"),
+    ("null", f"{CONFIG} is null, but must hold names with values"),
+    ('"text"', f'{CONFIG} is "text", but must hold names with values'),
+    (config(subscription_id=None), f"{CONFIG}: subscription_id is empty: write what"),
+    (config(resource_group=None), f"{CONFIG}: resource_group is empty"),
+    (config(workspace_name=7), f"{CONFIG}: workspace_name is 7"),
+    (config(workspace_name=["mlw"]), f'{CONFIG}: workspace_name is ["mlw"]'),
+    (config(workspace_name=...), f"{CONFIG}: workspace_name is missing: add it."),
+    (config(workspace="mlw"), f"{CONFIG}: workspace is not a setting: delete it"),
+    (
+        config(workspace_name=..., workspacename="mlw"),
+        f"{CONFIG}: workspacename is not a setting: write workspace_name.",
+    ),
+    (config(subscription_id="<id>"), f'{CONFIG}: subscription_id is "<id>", a placeholder: write'),
+    (config(subscription_id=ZERO), f"{CONFIG}: subscription_id is \"{ZERO}\", a placeholder"),
+    (config(resource_group="<rg>"), f'{CONFIG}: resource_group is "<rg>", a placeholder'),
+    (config(workspace_name="mlw\n"), f'{CONFIG}: workspace_name is "mlw\\n", but must be 3 to 33'),
+    (config(subscription_id=""), f"{CONFIG}: subscription_id is empty: write what `az account"),
+    (config(resource_group=""), f"{CONFIG}: resource_group is empty: write a resource group"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "text"), BROKEN_CONFIG)
+def test_broken_config(root: Path, content: str | None, text: str) -> None:
+    file = root / CONFIG
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    said = refusal(at(root).workspace_config)
+    assert said.startswith(text)
+    assert len(said.splitlines()) == 1
+    at(root).settings()  # which a local run needs, and which does not need config.json
+
+
+def test_config_with_a_byte_order_mark(root: Path) -> None:
+    (root / CONFIG).write_text("\ufeff" + config(), encoding="utf-8")
+    assert at(root).workspace_config().resource_group == "rg"
+
+
+def test_config_in_any_form_of_json(root: Path) -> None:
+    text = json.dumps(json.loads(config()), indent="\t").replace(
+        '"rg"', r'"\ud840\udc0b"'
+    )
+    (root / CONFIG).write_text(text)
+    assert at(root).workspace_config().resource_group == "\U0002000b"
+    (root / CONFIG).write_text('{"workspace_name": "mlw",\n\t"workspace_name": "mlw"}')
+    assert refusal(at(root).workspace_config).startswith(
+        f"{CONFIG}: workspace_name is written twice: delete one of the two."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("node_count", "3", 3),
+        ("test_fraction", "1e-3", "write 0.001"),
+        ("test_fraction", "0.5", 0.5),
+        ("register", "allways", '--set: register is "allways", but must be one of'),
+        ("node_count", "0", f"--set: node_count is 0, but must be {ONE}: correct it."),
+        ("target", "2027-01-31", "2027-01-31"),
+        ("target", "2027-02-31", "2027-02-31"),
+        ("target", "", 'target is "", but must be a column'),
+        ("learning_rate", "1e-3", "1e-3"),
+    ],
+)
+def test_parameter_that_a_setting_is_called_as(
+    root: Path, name: str, text: str, value: Any
+) -> None:
+    try:
+        assert at(root).read_parameter(name, text) == value
+    except errors.SettingsError as error:
+        assert value in str(error)
+
+
+def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
+    change(root, "workspace.region", "")
+    change(root, "compute.name", "")
+    (root / CONFIG).write_text(config(workspace_name=""))
+    at(root).workspace_config(needs=())
+    for needs in (["region"], ["compute.name"], ["workspace_name"]):
+        with pytest.raises(errors.SettingsError) as error:
+            at(root).workspace_config(needs=needs)
+        assert [needs[0] in line for line in str(error.value).splitlines()] == [True]
+
+
+# More workspaces
+
+PROD = ".azureml/prod.json"
+MAY_DIFFER = "data, workspace, compute, schedules, scoring may differ"
+
+
+@pytest.fixture
+def three(root: Path) -> Path:
+    """The workspaces of config.json, test and prod; of prod more than that differs."""
+    for name in ("test", "prod"):
+        (root / f".azureml/{name}.json").write_text(config(workspace_name=f"ml-{name}"))
+    write_prod(root, "compute: {max_nodes: 8}")
+    return root
+
+
+def write_prod(root: Path, text: str) -> None:
+    (root / "settings.prod.yml").write_text(text, encoding="utf-8")
+
+
+def said_of(one: Any) -> list[str]:
+    return [str(problem) for problem in one.find_problems() if problem.file]
+
+
+def test_only_what_differs_is_another(three: Path) -> None:
+    scheduled = {"frequency": "Day", "interval": 1, "hours": [6]}
+    change(three, "schedules.scoring", scheduled | {"frequency": "Week"})
+    change(three, "schedules.training", scheduled)
+    write_prod(
+        three,
+        """
+compute: {max_nodes: 8}
+data: {keys: [studyName], training: data/sample/scoring}
+scoring: {model_version: 3}
+workspace: {region: northeurope}
+schedules: {scoring: {frequency: Hour, interval: 2}, training: }
+""",
+    )
+    here, prod = at(three), at(three).for_workspace("prod")
+    assert [one.files.name for one in here.for_all_workspaces()] == ["", "prod", "test"]
+    assert said_of(prod) == []
+    a, b = here.settings(), prod.settings()
+    assert (a.compute.max_nodes, b.compute.max_nodes) == (2, 8)
+    assert (a.compute.name, b.compute.name) == ("cpu-cluster", "cpu-cluster")
+    assert (a.data.keys, b.data.keys) == (["studyName", "Individual ID"], ["studyName"])
+    assert a.data.target == b.data.target
+    assert prod.list_data_paths()["data.training"] == "data/sample/scoring"
+    assert b.scoring.model_version == 3
+    # A schedule is one value: prod's has not the hours of the other.
+    assert (b.schedules["scoring"].hours, b.schedules["training"]) == (None, None)
+    where = prod.workspace_config()
+    assert (where.workspace_name, where.region) == ("ml-prod", "northeurope")
+    assert here.for_workspace("test").settings() == a
+    assert here.for_workspace("config").workspace_config().workspace_name == "mlw"
+    write_prod(three, "schedules:")
+    assert prod.settings().schedules == {}
+    assert [prod.file_of(key) for key in ("schedules.scoring", "data.keys")] == [
+        *("settings.yml", "settings.yml")
+    ]
+
+
+ONE_FILE = [
+    ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {ONE}: correct it."),
+    ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
+    ("computes: {max_nodes: 3}", "computes is not a setting: write compute."),
+    ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes there."),
+    ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be the short name of a region, in lower-case letters and digits: write westeurope.'),
+    ("data: {target: studyName}", "data.keys names the target, studyName: take it out there."),
+    ("data: {keys: studyName}", 'data.keys is "studyName", but must be a list: write [studyName].'),
+    ("schedules: {scoring: {frequency: Day}}", "schedules.scoring.interval is missing: add it."),
+    ("schedules: {scoring: {frequency: Hour, interval: 1, hours: [6]}}", "schedules.scoring.hours does not go with frequency: Hour: delete it, or write frequency: Day."),
+    ("name: other", f"name is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
+    ("training: {seed: -1}", f"training is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
+    ("keep_runs: 3", f"keep_runs is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "text"), ONE_FILE)
+def test_wrong_value_in_the_settings_of_a_workspace(
+    three: Path, content: str, text: str
+) -> None:
+    write_prod(three, content)
+    prod = at(three).for_workspace("prod")
+    said = f"settings.prod.yml: {text}"
+    assert refusal(prod.settings) == said
+    assert refusal(prod.workspace_config) == said
+    assert said_of(prod) == [said]
+    at(three).settings()
+    at(three).for_workspace("test").workspace_config()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("a: [", "settings.prod.yml is not YAML at line 1, column 5"),
+        ("", "settings.prod.yml is empty: correct it"),
+        ("# compute:", "settings.prod.yml is null, but must hold names with values"),
+    ],
+)
+def test_settings_file_of_a_workspace_that_is_none(
+    three: Path, content: str, text: str
+) -> None:
+    write_prod(three, content)
+    change(three, "training.seed", -1)
+    first, *rest = refusal(at(three).for_workspace("prod").settings).splitlines()
+    assert first.startswith(text)
+    assert all(line.startswith("settings.yml: training.seed") for line in rest)
+    assert refusal(at(three).settings).startswith("settings.yml: training.seed")
+
+
+def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
+    change(three, "training.seed", -1)
+    change(three, "data.ignore", ["Species"])
+    change(three, "data.encoding", "utf-8")
+    change(three, "compute.name", "")
+    write_prod(three, "compute: {name: cpu-1, max_nodes: 2.5}\ndata: {decimal: ','}")
+    (three / PROD).write_text(config(workspace_name="p", resource_group=""))
+    lines = refusal(at(three).for_workspace("prod").workspace_config).splitlines()
+    assert [line.split(" is ")[0] for line in lines] == [
+        f"{PROD}: resource_group",
+        f"{PROD}: workspace_name",
+        "settings.yml: data.ignore names the target, Species: take it out there.",
+        "settings.yml: training.seed",
+        "settings.prod.yml: compute.name",
+        "settings.prod.yml: compute.max_nodes",
+    ]
+    rows = checks.check_settings(*at(three).for_all_workspaces())
+    wrong = [row.name for row in rows if row.status == checks.WRONG]
+    assert wrong == [
+        *("data.ignore", "training.seed"),
+        *("settings.prod.yml: compute.name", "settings.prod.yml: compute.max_nodes"),
+        f"{PROD}: workspace_name",
+    ]
+    others = [row.name for row in rows if row.status == checks.OK]
+    assert others == [CONFIG, ".azureml/test.json"]
+
+
+NAMELESS = [
+    ("prd", "is prd, but there is no .azureml/prd.json: write prod, or, to add this workspace, copy .azureml/config.json to .azureml/prd.json, and write the names of the workspace there."),
+    ("live", "is live, but there is no .azureml/live.json: write one that there is (config, prod, test), or, to add this workspace, copy .azureml/config.json to .azureml/live.json, and write the names of the workspace there."),
+    ("../prod", 'is "../prod", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: write prod.'),
+    ("", 'is "", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: correct it.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), NAMELESS)
+def test_a_workspace_that_is_not_there(three: Path, name: str, text: str) -> None:
+    assert refusal(lambda: at(three).for_workspace(name)) == f"--workspace {text}"
+
+
+def test_settings_of_no_workspace(three: Path) -> None:
+    (three / "settings.prd.yml").write_text("compute: {max_nodes: 8}")
+    said = (
+        "settings.prd.yml is of no workspace, as there is no .azureml/prd.json: "
+        "rename it to settings.prod.yml, or copy .azureml/config.json to "
+        ".azureml/prd.json, and write the names of the workspace there."
+    )
+    assert refusal(lambda: at(three).for_workspace("prd")) == said
+    everywhere = at(three).for_all_workspaces()
+    assert [line for one in everywhere for line in said_of(one)] == [said]
+
+
+# Settings that a project adds
+
+
+class Extra(settings_models.Section):  # type: ignore[misc]
+    """A section that a project adds, with types and validators of pydantic alone."""
+
+    depth: int = Field(gt=0)
+    folder: str = "extra"
+    layers: list[int] | None = None
+
+    @field_validator("folder")
+    @classmethod
+    def _is_relative(cls, folder: str) -> str:
+        if folder.startswith("/"):
+            raise ValueError("write a relative path")
+        return folder
+
+
+class MoreSettings(settings.Settings):  # type: ignore[misc]
+    """The settings of a project that has added a section."""
+
+    extra: Extra
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"depth": 0}, "extra.depth is 0, but should be greater than 0: correct it."),
+        ({"depth": "3"}, 'extra.depth is "3", but should be a valid integer: correct it.'),
+        (
+            {"depth": 3, "folder": "/data"},
+            'extra.folder is "/data" (write a relative path): correct it.',
+        ),
+        ({"depth": 3, "layers": 4}, "extra.layers is 4, but must be a list: write [4]."),
+        ({"depth": 3, "layer": [4]}, "extra.layer is not a setting: write layers."),
+        ({"folder": "data"}, "extra.depth is missing: add it."),
+        (None, "extra is null, but must hold names with values: write depth, folder, layers there."),
+    ],
+    ids=["limit", "type", "validator", "list", "misspelt", "missing", "nothing"],
+)  # fmt: skip
+def test_settings_that_a_project_adds_with_pydantic_alone(
+    root: Path, values: Any, text: str
+) -> None:
+    change(root, "extra", values)
+    added = project.Project(root / "penguins", MoreSettings)
+    assert refusal(added.settings) == f"settings.yml: {text}"
+
+
+def test_right_settings_that_a_project_adds(root: Path) -> None:
+    change(root, "extra", {"depth": 3, "layers": [4, 5]})
+    extra = project.Project(root / "penguins", MoreSettings).settings().extra
+    assert (extra.depth, extra.folder, extra.layers) == (3, "extra", [4, 5])
+
+
+def test_a_name_that_is_written_twice(root: Path) -> None:
+    file = root / "settings.yml"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([*lines, "task: regression"]), encoding="utf-8")
+    assert refusal(at(root).settings) == (
+        f"settings.yml: task is written twice (again in line {len(lines) + 1}): "
+        "delete one of the two."
+    )
