@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -373,6 +374,54 @@ def test_a_model_of_version_1_is_still_compared_and_scored(
         why = "it does not say which rows it was trained on"
         assert registered["reason"].endswith(why)
         assert registered["verdict"] == "not comparable"
+
+
+def run_step(name: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a step as the pipeline does."""
+    command = [sys.executable, "-B", str(STEPS / name / f"{name}.py")]
+    for option, value in options.items():
+        command += [f"--{option.replace('_', '-')}", str(value)]
+    variables = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    return subprocess.run(
+        command, env=variables, capture_output=True, text=True, check=False
+    )
+
+
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
+    learn(rows_of(200), "y", tmp_path, keys=["id"])
+    no_folder = tmp_path / "file" / "output"
+    no_folder.parent.write_text(
+        "This is no folder, so nothing can be written below it."
+    )
+    is_a_target = {"task": "classification", "target": "y"}
+    prepared = {"prepared": tmp_path / "prepared", "holdout": no_folder}
+    judged = {"model": tmp_path / "model", "holdout": tmp_path / "holdout"}
+    failing = {
+        "train": run_step("train", model=tmp_path / "m", **prepared, **is_a_target),
+        "evaluate": run_step(
+            "evaluate", evaluation=no_folder, model_name="n", **judged
+        ),
+        "register": run_step(
+            "register",
+            model=tmp_path / "model",
+            evaluation=tmp_path / "evaluation",
+            registration=no_folder,
+            model_name="n",
+            register="unless_worse",
+        ),
+    }
+    for name, done in failing.items():
+        last_line = done.stderr.splitlines()[-1]
+        assert done.returncode == 1, name
+        assert last_line.startswith(f"{name}: a file cannot be read or written: ")
+        assert str(no_folder) in last_line
+        assert "Traceback" not in done.stderr
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(train.DataError, match="There is no Parquet file in .*/empty"):
+        train.read_training_table(
+            tmp_path / "empty", target="y", keys=[], task="regression"
+        )
 
 
 def test_a_model_whose_split_fails_is_not_compared(

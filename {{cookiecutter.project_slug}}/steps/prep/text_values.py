@@ -54,7 +54,7 @@ class TextFormat:
         """
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise TypeError(f"{text} is not a JSON object.")
+            raise TypeError(f"The text format is not a JSON object: {text}")
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)

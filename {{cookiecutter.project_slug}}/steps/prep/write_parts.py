@@ -69,7 +69,8 @@ class PartWriter:
 
     def _select_columns(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Return the table with the user's features, and with row numbers if needed."""
-        keys, target = self.roles.keys, self.roles.target
+        keys = self.roles.keys
+        target = self.roles.target
         required = [*keys, target] if target else keys
         table = apply_features(table, self.add_features, required)
         if keys:

@@ -115,8 +115,8 @@ class LookupTables:
         for feature in np.unique(branches["feature_idx"]):
             of_feature = branches[branches["feature_idx"] == feature]
             if of_feature["is_categorical"].any():
-                known = unpack_bits(bitsets[bitset_of_feature[feature]])
-                self.known_categories[feature] = known
+                bitset = bitsets[bitset_of_feature[feature]]
+                self.known_categories[feature] = unpack_bits(bitset)
             else:
                 self.thresholds[feature] = np.unique(of_feature["num_threshold"])
 

@@ -26,10 +26,15 @@ def read_training_table(
 ) -> pl.DataFrame:
     """Return the prepared rows, with the target as classes or as numbers.
 
-    Raises DataError if the target cannot be learned, or if a key or a feature has the
-    name of a column of the predictions.
+    Raises DataError if there are no rows, if the target cannot be learned, or if a key or
+    a feature has the name of a column of the predictions.
     """
-    table = pl.read_parquet(sorted(prepared.glob("*.parquet")), glob=False)
+    parts = sorted(prepared.glob("*.parquet"))
+    if not parts:
+        raise DataError(
+            f"There is no Parquet file in {prepared}, so no row to learn from."
+        )
+    table = pl.read_parquet(parts, glob=False)
     prepared_target = prepare_target(get_column(table, target), target, task)
     taken_names = {"prediction"}
     if task == "classification":
