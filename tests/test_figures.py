@@ -476,6 +476,26 @@ def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
         score.download_model("lost", "latest")
 
 
+def test_a_model_of_another_python_is_refused_before_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    """Its bytecode would end the process by a signal, without a word."""
+    name = f"model-{tmp_path.name}"
+    model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
+    description = tmp_path / "model" / "MLmodel"
+    running = f"python_version: {sys.version_info.major}.{sys.version_info.minor}."
+    text = description.read_text()
+    assert running in text
+    description.write_text(text.replace(running, "python_version: 3.99."))
+    register.register(tmp_path / "model", name)
+
+    with pytest.raises(score.ScoringError, match="was trained with Python 3.99, and"):
+        score.load_scorer(name, "latest", keys=["id"], predictions=tmp_path / "out")
+    holdout = pl.read_parquet(tmp_path / "holdout")
+    judged = comparison.compare_with_registered(name, model, holdout, evaluate.measure)
+    assert "it was trained with Python 3.99" in judged["reason"]
+
+
 # Tables of every kind
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,8 +57,9 @@ def load_model(folder: Path) -> SavedModel:
     # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
-        pipeline = mlflow.sklearn.load_model(copy.as_uri())
         description = mlflow.models.Model.load(str(copy))
+        _check_python(description)
+        pipeline = mlflow.sklearn.load_model(copy.as_uri())
         split = _load_split(copy, pipeline)
     if description.signature is None:
         raise ValueError("it was saved without a signature, which names its columns")
@@ -72,6 +74,19 @@ def load_model(folder: Path) -> SavedModel:
         target=metadata.get("target", ""),
         split=split,
     )
+
+
+def _check_python(description: mlflow.models.Model) -> None:
+    """Raise ValueError if a model was saved by another minor version of Python.
+
+    It holds the functions of its train step as bytecode, on which another version may
+    crash without an error.
+    """
+    saved_by = description.flavors.get("python_function", {}).get("python_version", "")
+    version = ".".join(saved_by.split(".")[:2])
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version and version != running:
+        raise ValueError(f"it was trained with Python {version}, and this is {running}")
 
 
 def _load_split(folder: Path, pipeline: Pipeline) -> Any:

@@ -10,6 +10,7 @@ Each part's predictions are a Parquet file of the same name, with the key column
 import argparse
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,9 +97,11 @@ def load_scorer(
 ) -> Scorer:
     """Load a registered model, and make the folder for its predictions.
 
-    Raises ScoringError if there is no such model, or the folder cannot be made.
+    Raises ScoringError if there is no such model, if it was trained with another Python,
+    or if the folder cannot be made.
     """
     folder = download_model(model_name, model_version)
+    check_python(folder)
     # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
@@ -133,6 +136,22 @@ def download_model(name: str, version: str) -> Path:
             f"The model {name}, version {version}, cannot be loaded: run the training"
             f" pipeline first, or pin a registered version. ({error})"
         ) from None
+
+
+def check_python(folder: Path) -> None:
+    """Raise ScoringError if a model was saved by another minor version of Python.
+
+    It holds the functions of its train step as bytecode, on which another version may
+    crash without an error.
+    """
+    flavor = Model.load(str(folder)).flavors.get("python_function", {})
+    version = ".".join(flavor.get("python_version", "").split(".")[:2])
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version and version != running:
+        raise ScoringError(
+            f"The model was trained with Python {version}, and this is Python {running}:"
+            f" train again with --set register=always, or score with Python {version}."
+        )
 
 
 def read_model_columns(folder: Path) -> dict[str, pl.DataType]:
