@@ -13,6 +13,8 @@ from pathlib import Path
 
 from azure_standin import Standin
 from azure_standin.state import Run
+from azure_standin.storage import ACCOUNT_KEY
+from azure_standin.wire import SIGNATURE
 from conftest import Project, Result
 
 ANSWERS = {
@@ -27,10 +29,13 @@ SECRET = "secret-of-the-stand-in"
 #: Answers one command line after another, without the start of a process for each. What
 #: the SDK does between two tries takes no time.
 SHELL = """
-import contextlib, importlib, io, json, sys, time
+import contextlib, importlib, io, json, os, sys, time
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.01))
 command = importlib.import_module(sys.argv[1] + ".__main__")
+if "LONGEST_CALL" in os.environ:  # seconds, in place of half an hour
+    connection = importlib.import_module(sys.argv[1] + ".runtime.azure.connection")
+    connection.LONGEST_CALL = float(os.environ["LONGEST_CALL"])
 for line in sys.stdin:
     sys.argv[1:] = json.loads(line)
     out, err = io.StringIO(), io.StringIO()
@@ -171,9 +176,18 @@ def words(text: str) -> list[tuple[str, ...]]:
 
 def assert_one_sentence(result: Result) -> None:
     assert result.code == 1
-    assert re.fullmatch(r"([A-Z]|[.\w/]+: ).{20,300}\.\n", result.err), result
+    assert re.fullmatch(r"([A-Z]|[.\w/]+: ).{20,400}\.\n", result.err), result
     assert "Traceback" not in result.out + result.err
     assert SECRET not in result.out + result.err
+
+
+def assert_no_secret(user: User, text: str) -> None:
+    """Neither the login's secret, nor a token, key or signature of Azure is in a text."""
+    headers = [one.headers.get("authorization", "") for one in user.standin.requests]
+    tokens = {header.partition("Bearer ")[2] for header in headers} - {""}
+    assert tokens
+    for secret in (SECRET, SIGNATURE, ACCOUNT_KEY, *tokens):
+        assert secret not in text
 
 
 WRITES = """

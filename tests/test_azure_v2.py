@@ -17,6 +17,7 @@ from azure_user import (
     Shell,
     User,
     assert_all_finished,
+    assert_no_secret,
     assert_one_sentence,
     reuse_is_the_same_here_and_there,
     trained_on_azure,
@@ -286,6 +287,45 @@ def test_an_answer_to_a_submission_that_is_lost(user: User, shell: Shell) -> Non
     assert done.code == 0, done.err
     (run,) = set(user.standin.azure.component_jobs) - before
     assert f"run {run}" in done.out
+
+
+def test_a_server_that_never_answers_ends_the_command(user: User) -> None:
+    user.standin.faults.append(Fault("GET arm{scope}", stall=120, times=None))
+    started = time.monotonic()
+    with closing(Shell(user, LONGEST_CALL="3")) as shell:
+        failed = shell.run("submit training")
+    user.standin.faults.clear()
+    assert time.monotonic() - started < 30
+    assert_one_sentence(failed)
+    assert "more than 0.05 minutes to connect to the workspace" in failed.err
+
+
+def test_what_the_sdk_prints_is_kept_without_secrets(user: User, shell: Shell) -> None:
+    log = user.project.path / "runs/azure.log"
+    log.unlink(missing_ok=True)
+    user.standin.faults.append(Fault("PUT arm.*/jobs/", 400, times=None))
+    failed = shell.run("submit training")
+    user.standin.faults.clear()
+    assert_one_sentence(failed)
+    assert failed.err.endswith(" Details are in runs/azure.log.\n")
+    text = log.read_text(encoding="utf-8")
+    assert "Traceback (most recent call last):" in text
+    assert "sdk_workspace.py" in text
+    assert_no_secret(user, text)
+
+
+def test_debug_shows_it_on_the_screen(user: User, shell: Shell) -> None:
+    user.standin.faults.append(Fault("PUT arm.*/jobs/", 400, times=None))
+    failed = shell.run("submit training --debug")
+    user.standin.faults.clear()
+    assert failed.code == 1
+    assert "Traceback (most recent call last):" in failed.err
+    assert "Details are in" not in failed.err
+    assert_no_secret(user, failed.err)
+
+    checked = shell.run("check --online --debug")
+    assert "DEBUG" in checked.err
+    assert_no_secret(user, checked.err + checked.out)
 
 
 def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:

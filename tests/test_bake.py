@@ -55,6 +55,8 @@ penguins/runtime/__init__.py
 penguins/runtime/azure/__init__.py
 penguins/runtime/azure/checks.py
 penguins/runtime/azure/connection.py
+penguins/runtime/azure/resources.py
+penguins/runtime/azure/sdk_log.py
 penguins/runtime/azure/login.py
 penguins/runtime/azure/online_checks.py
 penguins/runtime/azure/sdk_steps.py

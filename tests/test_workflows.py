@@ -222,9 +222,13 @@ class Platform:
         script.write_text(text.format(python=sys.executable))
         script.chmod(0o755)
 
-    def git(self, *words: str) -> None:
+    def git(self, *words: str) -> str:
+        """Run git in the repository; return what it prints."""
         who = ["-c", "user.name=Ann", "-c", "user.email=ann@example.org"]
-        subprocess.run(["git", *who, *words], cwd=self.repository, check=True)
+        command = ["git", *who, *words]
+        return subprocess.run(
+            command, cwd=self.repository, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     def commit(self) -> None:
         self.git("add", "--all")
@@ -473,6 +477,39 @@ def test_a_failing_test_ends_it_before_azure(on_azure_devops: Platform) -> None:
     assert "assert 'penguins' == 'pelicans'" in pushed["checks"].summary
     assert not pushed["checks"].requests
     assert not pushed["checks"].artifacts
+
+
+def test_private_data_stays_out_of_git_and_the_workflow_goes_by_the_page(
+    on_azure_devops: Platform,
+) -> None:
+    """As the page says: the sample in `test`, a folder of the datastore in `prod`."""
+    project = on_azure_devops.user.project
+    private = project.path / "data/customers/ann.csv"
+    private.parent.mkdir()
+    private.write_text("name,churned\nAnn,yes\n")
+    project.edit(
+        "settings.yml", "training: data/sample/training", "training: data/customers"
+    )
+    with (project.path / "settings.test.yml").open("a", encoding="utf-8") as settings:
+        settings.write("data: {training: data/sample/training}\n")
+    project.edit(
+        FILES["azure-devops"],
+        "publish training --workspace prod",
+        "publish training --workspace prod --data customers/all",
+    )
+    on_azure_devops.commit()
+    pushed = on_azure_devops.push()
+    committed = on_azure_devops.git("ls-files", "data")
+    on_azure_devops.undo()
+
+    folders = {Path(file).parts[1] for file in committed.splitlines()}
+    assert folders == {"sample"}
+    assert [*pushed] == ["checks", "test", "prod"]
+    for ran in pushed.values():
+        assert ran.went_well, ran.output
+    assert "missing    data.training" in pushed["prod"].output
+    requests = [one for ran in pushed.values() for one in ran.requests]
+    assert not [one for one in requests if b"Ann,yes" in one.body]
 
 
 @pytest.mark.parametrize("name", FILES)

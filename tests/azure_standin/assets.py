@@ -13,7 +13,7 @@ import yaml
 from .resources import arm, location_of, resource_of, workspace_of
 from .state import ARTIFACTS, CONTAINER, Azure, Json, new_id
 from .tracking import keep_model
-from .wire import BLOB_HOST, Refusal, Reply, Request, route
+from .wire import BLOB_HOST, SIGNATURE, Refusal, Reply, Request, route
 
 _KIND = "(?P<kind>codes|environments|data|models|components)"
 _KINDS = f"arm{{scope}}/{_KIND}"
@@ -206,7 +206,7 @@ def start_upload(azure: Azure, request: Request) -> Json:
     workspace = workspace_of(azure, request["scope"])
     name = f"{workspace['properties']['workspaceId'][:10]}-{new_id()}"
     uri = f"https://{BLOB_HOST}:443/{name}"
-    credential = {"credentialType": "SAS", "sasUri": f"{uri}?sig=stand-in"}
+    credential = {"credentialType": "SAS", "sasUri": f"{uri}?sig={SIGNATURE}"}
     reference = {
         "blobUri": uri,
         "storageAccountArmId": workspace["properties"]["storageAccount"],

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from .resources import workspace_of
 from .state import Azure, Json, Run, new_id
-from .wire import BLOB_HOST, REGION, Refusal, Request, error_of, now, route
+from .wire import BLOB_HOST, REGION, SIGNATURE, Refusal, Request, error_of, now, route
 
 _HISTORY = "ml/history/v1.0{scope}"
 # Clients name the experiment as long as they do not know its id.
@@ -155,7 +155,7 @@ def get_children(azure: Azure, request: Request) -> Json:
 
 def content_uri(place: str, path: str) -> str:
     """Where an artifact is read and written, signed as the service does it."""
-    return f"https://{BLOB_HOST}/azureml/{place}/{quote(path)}?sig=stand-in"
+    return f"https://{BLOB_HOST}/azureml/{place}/{quote(path)}?sig={SIGNATURE}"
 
 
 def artifact_dto(place: str, path: str) -> Json:

@@ -10,7 +10,7 @@ from .execution import PipelineJob
 from .history import get_or_create_experiment
 from .resources import workspace_of
 from .state import Azure, Json, Run, new_id
-from .wire import BLOB_HOST, ML_HOST, Refusal, Reply, Request, now, route
+from .wire import BLOB_HOST, ML_HOST, SIGNATURE, Refusal, Reply, Request, now, route
 
 _BASE = "ml/pipelines/v1.0{scope}"
 _T = TypeVar("_T")
@@ -41,7 +41,9 @@ def get_latest_snapshot(azure: Azure, request: Request) -> Json:
 def get_snapshot_blobs(azure: Azure, request: Request) -> Json:
     """A place to write to for each file."""
     folder = f"https://{BLOB_HOST}/snapshots/{new_id()}"
-    places = {name: f"{folder}/{name}?sig=s" for name in request.json()["FileNames"]}
+    places = {
+        name: f"{folder}/{name}?sig={SIGNATURE}" for name in request.json()["FileNames"]
+    }
     nodes = [{"fullName": name, "blobUri": uri} for name, uri in places.items()]
     return {"fileNodes": nodes}
 

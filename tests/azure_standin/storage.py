@@ -13,7 +13,9 @@ from .resources import arm, workspace_of
 from .state import ARTIFACTS, CONTAINER, Azure, Json, new_id
 from .wire import STORAGE_ACCOUNT, Refusal, Reply, Request, route
 
-ACCOUNT_KEY = base64.b64encode(b"key of the stand-in").decode()
+ACCOUNT_KEY = base64.b64encode(
+    b"the secret key of the storage account of the stand-in, of 64 bytes"[:64]
+).decode()
 _DATASET = "ml/dataset/v1.0{scope}"
 _ENVIRONMENT = "ml/environment/v1.0{scope}/environments/{name}"
 

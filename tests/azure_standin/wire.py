@@ -29,6 +29,8 @@ INFERENCE_DOMAIN = f"{REGION}.inference.ml.azure.com"
 IDENTITY_HOST = "169.254.169.254"
 STORAGE_ACCOUNT = "standinstorage"
 BLOB_HOST = f"{STORAGE_ACCOUNT}.blob.core.windows.net"
+#: Of every address of a blob that needs no login (SAS).
+SIGNATURE = "signature-of-the-stand-in"
 
 #: The hosts that are played, and the service that each is. Any other host is refused.
 SERVICES = {

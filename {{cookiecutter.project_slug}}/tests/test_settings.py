@@ -40,8 +40,6 @@ def test_settings_of_this_project_are_right() -> None:
     for project in PROJECT.for_all_workspaces():  # in each workspace
         wrong = [str(p) for p in project.find_problems() if p.kind == "wrong"]
         assert wrong == []
-        assert (project.root / project.settings().data.training).exists()
-        assert (project.root / project.settings().data.scoring).exists()
 
 
 def test_every_wrong_value_is_named(project: Project[Settings]) -> None:

@@ -33,7 +33,9 @@ On Azure ML:
     azure/login.py        the login, and what refusals of it mean
     azure/checks.py       the table of `check`
     azure/online_checks.py  what Azure says about the settings
-    azure/connection.py   what Azure's other refusals mean
+    azure/connection.py   calls of the SDK: silent, limited in time, errors as sentences
+    azure/sdk_log.py      where what the SDK prints and logs is kept
+    azure/resources.py    what a workspace has, described the same way for both SDKs
     azure/workspace.py    provision, submit, publish
     azure/sdk_steps.py    the steps of the SDK that the pipelines are written in
     azure/sdk_workspace.py  the workspace of that SDK

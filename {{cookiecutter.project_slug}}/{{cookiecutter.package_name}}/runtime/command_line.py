@@ -13,6 +13,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -124,9 +125,10 @@ def _run_on_this_machine(
 
 
 def check(args: Namespace) -> int:
-    from .azure import checks
+    from .azure import checks, sdk_log
 
-    return checks.main(args.project, online=args.online, as_json=args.json)
+    with sdk_log.show_log() if args.debug else nullcontext():
+        return checks.main(args.project, online=args.online, as_json=args.json)
 
 
 def draw(args: Namespace) -> None:
@@ -142,7 +144,9 @@ def draw(args: Namespace) -> None:
 def provision(args: Namespace) -> None:
     from .azure import workspace
 
-    workspace.provision(args.project, args.load_pipelines(), args.create_workspace)
+    workspace.provision(
+        args.project, args.load_pipelines(), args.create_workspace, args.debug
+    )
 
 
 def submit(args: Namespace) -> int:
@@ -151,7 +155,7 @@ def submit(args: Namespace) -> int:
     pipelines = _find_pipelines(args)
     parameters = _read_parameters(args)
     went_well = workspace.submit(
-        args.project, pipelines, args.pipeline, parameters, args.wait
+        args.project, pipelines, args.pipeline, parameters, args.wait, args.debug
     )
     return 0 if went_well else 1
 
@@ -161,7 +165,9 @@ def publish(args: Namespace) -> None:
 
     pipelines = _find_pipelines(args)
     folders = _read_folders(args.data, list(pipelines[args.pipeline].data))
-    workspace.publish(args.project, pipelines, args.pipeline, folders, args.dry_run)
+    workspace.publish(
+        args.project, pipelines, args.pipeline, folders, args.dry_run, args.debug
+    )
 
 
 # What the commands read of the command line ---------------------------------------------
@@ -256,17 +262,21 @@ COMMANDS = [
         "PIPELINE --set --fresh --step --folder --debug --json",
         "run a pipeline on this machine",
     ),
-    Command(check, "--workspace --online --json", "check the settings"),
+    Command(check, "--workspace --online --json SDK-DEBUG", "check the settings"),
     Command(draw, "", "print pictures of all pipelines, as Mermaid in Markdown"),
     Command(
         provision,
-        "--workspace --create-workspace",
+        "--workspace --create-workspace SDK-DEBUG",
         "create on Azure what the pipelines need",
     ),
-    Command(submit, "PIPELINE --workspace --set --wait", "run a pipeline on Azure ML"),
+    Command(
+        submit,
+        "PIPELINE --workspace --set --wait SDK-DEBUG",
+        "run a pipeline on Azure ML",
+    ),
     Command(
         publish,
-        "PIPELINE --workspace --data --dry-run",
+        "PIPELINE --workspace --data --dry-run SDK-DEBUG",
         "publish a pipeline on Azure ML",
     ),
 ]
@@ -293,6 +303,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **SWITCH,
         "help": "run the step from steps/ in this terminal, so that breakpoint() works",
     },
+    # The option --debug of the commands that talk to Azure.
+    "SDK-DEBUG": {**SWITCH, "help": "show what the SDK of Azure ML prints and logs"},
     "--json": {**SWITCH, "help": "print the result as JSON"},
     "--online": {**SWITCH, "help": "ask Azure too"},
     "--create-workspace": {**SWITCH, "help": "create the workspace if there is none"},
@@ -334,6 +346,8 @@ def _make_parser(
         for name in names:
             if name == "PIPELINE":
                 subparser.add_argument("pipeline", metavar=name, **OPTIONS[name])
+            elif name == "SDK-DEBUG":
+                subparser.add_argument("--debug", **OPTIONS[name])
             else:
                 subparser.add_argument(name, **OPTIONS[name])
     return parser

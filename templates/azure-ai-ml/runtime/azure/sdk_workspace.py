@@ -1,11 +1,14 @@
-"""The workspace, by azure-ai-ml."""
+"""The workspace, by azure-ai-ml.
+
+`sdk_workspace.py` of the other SDK has the same classes and methods.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -21,19 +24,27 @@ from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
 from . import connection, login
-from .connection import Cluster, Failure
+from .resources import (
+    Cluster,
+    Failure,
+    RegisteredEnvironment,
+    ScheduleChange,
+    StartedRun,
+    StepStatus,
+)
 from .sdk_steps import build_steps, set_parameters
 
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
-#: Of the cluster, which gives an idle node back, down to the last one.
+#: A new cluster gives each idle node back, down to the last one.
 SCALING = {"min_instances": 0, "idle_time_before_scale_down": 1200}
-LONGEST_NAME = 32  # of an endpoint, which no other in the region may have
-KEPT = 10  # deployments of an endpoint, of which Azure allows 20
+MAX_ENDPOINT_NAME = 32  # characters
+DIGEST_CHARACTERS = 6  # at the end of an endpoint's name
+KEPT_DEPLOYMENTS = 10  # of an endpoint; Azure allows 20
 
 
 @dataclass(frozen=True)
 class Run:
-    """A job of a pipeline."""
+    """A pipeline job."""
 
     client: MLClient
     job: Any
@@ -47,36 +58,45 @@ class Run:
         return str(self.job.studio_url)
 
     def state(self) -> str:
+        """Ask Azure for the state of the job, in lower case."""
         return _state(self.client.jobs.get(self.id))
 
-    def steps(self) -> Iterator[tuple[str, str, str]]:
-        """The id, the name and the state of each step so far."""
+    def steps(self) -> list[StepStatus]:
+        """Ask Azure for the steps that have been created so far."""
+        statuses = []
         for job in self.client.jobs.list(parent_job_name=self.id):
-            reused = job.properties.get("azureml.isreused") == "true"
-            yield job.name, job.display_name, "reused" if reused else _state(job)
+            is_reused = job.properties.get("azureml.isreused") == "true"
+            state = "reused" if is_reused else _state(job)
+            statuses.append(StepStatus(job.name, job.display_name, state))
+        return statuses
 
-    def failures(self) -> Iterator[Failure]:
+    def failures(self) -> list[Failure]:
+        """Ask Azure for the steps that have failed; if none has, for the job itself."""
         jobs = self.client.jobs.list(parent_job_name=self.id)
-        failed = [job for job in jobs if _state(job) == "failed"]
-        for one in failed or [self.job]:
-            # What `jobs.stream` reads, which only prints it.
-            details = self.client.jobs._runs_operations.get_run_details(one.name)
-            told = details.error.error if details.error else None
-            logs: dict[str, str] = details.log_files or {}
+        failed_steps = [job for job in jobs if _state(job) == "failed"]
+        if not failed_steps:
+            return [self._failure(self.job, step="")]
+        return [self._failure(job, step=job.display_name) for job in failed_steps]
 
-            def read(log: str, addresses: dict[str, str] = logs) -> str:
-                answer = requests.get(addresses[log], timeout=login.TIMEOUT)
-                answer.raise_for_status()
-                return answer.content.decode("utf-8", "replace")
+    def _failure(self, job: Any, step: str) -> Failure:
+        # `jobs.stream` reads these details too, but only prints them.
+        details = self.client.jobs._runs_operations.get_run_details(job.name)
+        error = details.error.error if details.error else None
+        log_addresses: dict[str, str] = details.log_files or {}
 
-            yield Failure(
-                step=one.display_name if failed else "",
-                reason=told.message if told else "",
-                url=self.url.replace(f"/{self.id}?", f"/{one.name}?"),
-                logs=list(logs),
-                read=read,
-                is_parallel=one.properties.get("azureml.parallelrunstep") == "true",
-            )
+        def read_log(log: str) -> str:
+            reply = requests.get(log_addresses[log], timeout=login.TIMEOUT)
+            reply.raise_for_status()
+            return reply.content.decode("utf-8", "replace")
+
+        return Failure(
+            step=step,
+            reason=error.message if error else "",
+            url=self.url.replace(f"/{self.id}?", f"/{job.name}?"),
+            logs=list(log_addresses),
+            read_log=read_log,
+            is_parallel=job.properties.get("azureml.parallelrunstep") == "true",
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,7 @@ class Endpoint:
 
 
 class Workspace:
-    """A workspace, as whoever is logged in."""
+    """A workspace, for whoever is logged in."""
 
     def __init__(
         self,
@@ -107,76 +127,87 @@ class Workspace:
         workspace: entities.Workspace,
         config: WorkspaceConfig,
     ) -> None:
-        self.client, self.sdk_workspace, self.config = client, workspace, config
-        self.name, self.region = workspace.name, workspace.location
+        self.client = client
+        self.sdk_workspace = workspace
+        self.config = config
+        self.name = workspace.name
+        self.region = workspace.location
 
     @classmethod
     def connect(cls, config: WorkspaceConfig) -> Workspace:
-        """The workspace; WorkspaceMissing if there is none."""
-        client = _client(config)
+        """Return the workspace; raise WorkspaceMissing or LoginMissing."""
+        client = _log_in(config)
         try:
-            return cls(client, client.workspaces.get(config.workspace_name), config)
-        except ResourceNotFoundError as error:
-            raise connection.workspace_missing(config) from error
+            workspace = client.workspaces.get(config.workspace_name)
+        except ResourceNotFoundError:
+            raise connection.WorkspaceMissing(config) from None
+        return cls(client, workspace, config)
 
     @classmethod
     def create(cls, config: WorkspaceConfig) -> Workspace:
-        """A new workspace, in a resource group that may be new too."""
-        client = _client(config)
+        """Create the workspace, and its resource group if there is none."""
+        client = _log_in(config)
         _provide_resource_group(client, config)
         new = entities.Workspace(name=config.workspace_name, location=config.region)
         return cls(client, client.workspaces.begin_create(new).result(), config)
 
-    def cluster(self, name: str) -> Cluster | None:
-        """A cluster that is ready; AzureError if it has failed, or is of another kind."""
-        found = self._compute(name)
-        return _ready(name, found, self.config) if found else None
+    def find_cluster(self, name: str) -> Cluster | None:
+        """Return a cluster, or None; raise NotACluster or ClusterFailed."""
+        compute = self._find_compute(name)
+        if compute is None:
+            return None
+        return _require_ready(name, compute, self.config)
 
     def has_compute(self, name: str) -> bool:
-        """Whether there is something of the name, be it a cluster or not."""
-        return self._compute(name) is not None
+        """Return whether there is a compute of this name, of any kind."""
+        return self._find_compute(name) is not None
 
-    def _compute(self, name: str) -> entities.Compute | None:
+    def _find_compute(self, name: str) -> entities.Compute | None:
         try:
             return self.client.compute.get(name)
         except ResourceNotFoundError:
             return None
 
-    def create_cluster(self, wanted: Compute) -> Cluster:
+    def create_cluster(self, setting: Compute) -> Cluster:
+        """Create the cluster of the settings; raise ClusterFailed."""
         new = entities.AmlCompute(
-            name=wanted.name,
-            size=wanted.vm_size,
-            max_instances=wanted.max_nodes,
+            name=setting.name,
+            size=setting.vm_size,
+            max_instances=setting.max_nodes,
             location=self.region,
             **SCALING,
         )
-        created = self.client.compute.begin_create_or_update(new).result()
-        return _ready(wanted.name, created, self.config)
+        compute = self.client.compute.begin_create_or_update(new).result()
+        return _require_ready(setting.name, compute, self.config)
 
-    def register(self, wanted: entities.Environment) -> tuple[str, str]:
-        """Have an environment; what was done, and which version there is."""
-        name, version = wanted.name, wanted.version
+    def register(self, environment: entities.Environment) -> RegisteredEnvironment:
+        """Register an environment, unless there is this version of it."""
+        name = environment.name
+        version = environment.version
+        is_new = False
         try:
             self.client.environments.get(name, version)
-            done = "unchanged"
         except ResourceNotFoundError:
-            self.client.environments.create_or_update(wanted)
-            done = "registered"
-        return done, f"environment {name}, version {version}"
+            self.client.environments.create_or_update(environment)
+            is_new = True
+        return RegisteredEnvironment(name, version, is_new)
 
     @cached_property
-    def _store(self) -> Any:
+    def _default_store(self) -> Any:
         return self.client.datastores.get_default(include_secrets=True)
 
     def default_datastore(self) -> tuple[str, ContainerClient]:
-        """Its name, and the client of its container of blobs."""
-        store = self._store
+        """Return the default datastore's name, and a client of its container of blobs."""
+        store = self._default_store
+        # A workspace whose storage accepts no keys has neither of them.
         key = getattr(store.credentials, "account_key", None)
-        key = key or getattr(store.credentials, "sas_token", None)
-        place = f"https://{store.account_name}.blob.{store.endpoint}"
-        credential = key or self.client._credential
-        name = store.container_name
-        return store.name, ContainerClient(place, name, credential=credential)
+        sas_token = getattr(store.credentials, "sas_token", None)
+        container = ContainerClient(
+            f"https://{store.account_name}.blob.{store.endpoint}",
+            store.container_name,
+            credential=key or sas_token or self.client._credential,
+        )
+        return store.name, container
 
     def build(
         self,
@@ -185,144 +216,150 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> entities.PipelineJob:
-        """The pipeline in the workspace, on folders of the default datastore."""
+        """Return the pipeline's job, on folders of the default datastore.
+
+        Steps that read data named in `changing` are run each time.
+        """
         addresses = {
-            name: f"azureml://datastores/{self._store.name}/paths/{folder.strip('/')}/"
+            name: f"azureml://datastores/{self._default_store.name}/paths/"
+            f"{folder.strip('/')}/"
             for name, folder in folders.items()
         }
         job = build_steps(pipeline, settings, addresses)
-        # Azure ML does not look into data: what changes in its place is read anew.
+        # Azure ML does not look into data. It would not see that files have changed.
         job.settings.force_rerun = bool(changing) or None
         return job
 
     def start(
         self,
         built: entities.PipelineJob,
-        experiment_name: str,
+        experiment: str,
         parameters: dict[str, Any],
-    ) -> tuple[Run, bool]:
-        """Run a pipeline, once even where Azure has started it and its answer is lost.
+    ) -> StartedRun[Run]:
+        """Run a pipeline, once, even if Azure starts it and its answer is lost.
 
-        Whether it was lost is told too.
+        Raises StartUnknown if Azure does not say whether it has started.
         """
         set_parameters(built, parameters)
         built.name = f"{built.display_name}-{uuid.uuid4().hex[:12]}"
-        built.experiment_name = experiment_name
+        built.experiment_name = experiment
         try:
-            return Run(self.client, self.client.jobs.create_or_update(built)), False
-        except Exception as error:  # of the SDK's many
-            if "/jobs/" not in connection.request_address(error):
+            job = self.client.jobs.create_or_update(built)
+        except Exception as error:  # The SDK raises errors of many classes.
+            is_submission = "/jobs/" in connection.request_address(error)
+            if not is_submission:
                 raise
             try:
-                return Run(self.client, self.client.jobs.get(built.name)), True
+                job = self.client.jobs.get(built.name)
             except ResourceNotFoundError:
                 raise error from None
-            except Exception:  # noqa: BLE001 (nothing is known, whatever it is)
-                raise connection.unknown_start(built.name, experiment_name) from error
+            except Exception:  # noqa: BLE001 (whatever it is, nothing is known)
+                raise connection.StartUnknown(built.name, experiment) from error
+            return StartedRun(Run(self.client, job), answer_was_lost=True)
+        return StartedRun(Run(self.client, job))
 
     def endpoint_name(self, name: str) -> str:
-        """A name that no other workspace of the region has, nor another pipeline."""
-        whole = f"{self.sdk_workspace.id}/{name}".lower()
-        digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
-        start = re.sub("^[^a-z]*", "", name.lower())[: LONGEST_NAME - 7] or "pipeline"
-        return f"{start.strip('-')}-{digest}"
+        """Return a name that no other endpoint of the region has."""
+        identity = f"{self.sdk_workspace.id}/{name}".lower()
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_CHARACTERS]
+        starts_with_letter = re.sub("^[^a-z]*", "", name.lower())
+        start = starts_with_letter[: MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - 1]
+        return f"{(start or 'pipeline').strip('-')}-{digest}"
 
-    def published(self, name: str) -> Endpoint | None:
+    def find_endpoint(self, name: str) -> Endpoint | None:
+        """Return an endpoint that can be called, or None."""
         try:
-            found = Endpoint(self.client.batch_endpoints.get(name))
+            endpoint = Endpoint(self.client.batch_endpoints.get(name))
         except ResourceNotFoundError:
             return None
-        # Without a deployment it has been left half-made, and nothing can call it.
-        return found if found.deployment else None
+        # An endpoint without a deployment is the rest of a publication that failed.
+        return endpoint if endpoint.deployment else None
 
     def publish(
         self,
         name: str,
-        before: Endpoint | None,
+        endpoint: Endpoint | None,
         built: entities.PipelineJob,
         description: str,
     ) -> Endpoint:
-        """Publish behind an endpoint, which may be new, as its default."""
-        endpoints, deployments = (
-            self.client.batch_endpoints,
-            self.client.batch_deployments,
-        )
-        if before is None:
+        """Publish a job as the default deployment of an endpoint, which may be new."""
+        endpoints = self.client.batch_endpoints
+        if endpoint is None:
             new = entities.BatchEndpoint(name=name, description=description)
             endpoints.begin_create_or_update(new).result()
-        now = datetime.now(timezone.utc)
-        component, version = built.component, f"v{now:%Y%m%d%H%M%S%f}"[:18]
-        # Of a name, only its letters, digits and underscores are allowed.
-        component.name = re.sub(r"\W", "_", f"{built.display_name}_{name}".lower())
-        component.version, component.description = version, description
-        settings = {"default_compute": built.settings.default_compute}
-        if built.settings.force_rerun:
-            settings["force_rerun"] = "True"
-        deployment = entities.PipelineComponentBatchDeployment(
-            name=version,
-            endpoint_name=name,
-            component=component,
-            settings=settings,
-        )
+
+        deployment = _deployment(name, built, description)
+        deployments = self.client.batch_deployments
         deployments.begin_create_or_update(deployment).result()
-        endpoint = endpoints.get(name)
-        endpoint.defaults = {"deployment_name": version}
-        endpoints.begin_create_or_update(endpoint).result()
-        found = [one.name for one in deployments.list(name)]
-        ours = sorted(one for one in found if re.fullmatch(r"v\d{17}", one))
-        for old in ours[:-KEPT]:
-            deployments.begin_delete(old, name).result()
+
+        sdk_endpoint = endpoints.get(name)
+        sdk_endpoint.defaults = {"deployment_name": deployment.name}
+        endpoints.begin_create_or_update(sdk_endpoint).result()
+        self._delete_old_deployments(name)
         return Endpoint(endpoints.get(name))
+
+    def _delete_old_deployments(self, endpoint_name: str) -> None:
+        """Keep the newest deployments of this project, and all that others have made."""
+        deployments = self.client.batch_deployments
+        names = [deployment.name for deployment in deployments.list(endpoint_name)]
+        ours = sorted(name for name in names if re.fullmatch(r"v\d{17}", name))
+        for name in ours[:-KEPT_DEPLOYMENTS]:
+            deployments.begin_delete(name, endpoint_name).result()
 
     def schedule(
         self,
         name: str,
-        published: Endpoint | None,
-        wanted: Schedule | None,
+        endpoint: Endpoint | None,
+        setting: Schedule | None,
         built: entities.PipelineJob | None,
-        experiment_name: str,
-    ) -> Iterator[tuple[str, str]]:
-        """Have a pipeline's schedule as wanted, or else none.
+        experiment: str,
+    ) -> list[ScheduleChange]:
+        """Let the pipeline have the schedule of the settings, or none.
 
-        Tells what is done, or where nothing is built would be, to which schedule.
+        Without `built` nothing is changed. Returns what was, or would be, changed.
         """
         schedules = self.client.schedules
         try:
-            found = schedules.get(name)
+            existing = schedules.get(name)
         except ResourceNotFoundError:
-            found = None
-        is_on = found is not None and found.is_enabled
-        if wanted:
-            words = wanted.words()
-            if built:
-                built.experiment_name = experiment_name
-                new = entities.JobSchedule(
-                    name=name,
-                    description=words,
-                    trigger=_trigger(wanted),
-                    create_job=built,
-                )
-                schedules.begin_create_or_update(new).result()
-            same = is_on and found.description == words
-            yield "unchanged" if same else "scheduled", words
-        elif is_on:
+            existing = None
+        is_enabled = existing is not None and existing.is_enabled
+
+        if setting is None:
+            if not is_enabled:
+                return []
             if built:
                 schedules.begin_disable(name).result()
-            yield "disabled", found.description or name
+            return [ScheduleChange("disabled", existing.description or name)]
+
+        description = setting.words()
+        if built:
+            built.experiment_name = experiment
+            new = entities.JobSchedule(
+                name=name,
+                description=description,
+                trigger=_trigger(setting),
+                create_job=built,
+            )
+            schedules.begin_create_or_update(new).result()
+        if is_enabled and existing.description == description:
+            return [ScheduleChange("unchanged", description)]
+        return [ScheduleChange("scheduled", description)]
 
 
-def _client(config: WorkspaceConfig) -> MLClient:
-    """Of whoever is logged in, as `check --online` asks; nobody is prompted."""
+def _log_in(config: WorkspaceConfig) -> MLClient:
+    """Return a client for whoever is logged in, or raise LoginMissing; never prompt."""
     authority, manager = CLOUDS[config.cloud]
     credential = login.credential(authority)
     try:
         credential.get_token(f"https://{manager}/.default")
-    except Exception as error:  # of msal or of azure-identity
-        raise connection.login_missing(error, config) from error
-    scope = (config.subscription_id, config.resource_group, config.workspace_name)
+    except Exception as error:  # Of msal or of azure-identity.
+        raise connection.LoginMissing(error, config) from error
     return MLClient(
         credential,
-        *scope,
+        config.subscription_id,
+        config.resource_group,
+        config.workspace_name,
         cloud=config.cloud,
         enable_telemetry=False,
         # The SDK looks for errors of its uploads only where it shows their progress.
@@ -332,46 +369,78 @@ def _client(config: WorkspaceConfig) -> MLClient:
 
 
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
-    """Have the workspace's resource group, of which the SDK knows nothing."""
+    """Create the workspace's resource group if there is none; the SDK cannot."""
     manager = CLOUDS[config.cloud][1]
-    place = f"/subscriptions/{config.subscription_id}/resourceGroups"
-    url = f"https://{manager}{place}/{config.resource_group}?api-version=2021-04-01"
+    url = (
+        f"https://{manager}/subscriptions/{config.subscription_id}/resourceGroups/"
+        f"{config.resource_group}?api-version=2021-04-01"
+    )
     token = client._credential.get_token(f"https://{manager}/.default").token
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {token}"
-        answer = session.get(url, timeout=login.TIMEOUT)
-        if answer.status_code == 404:
+        reply = session.get(url, timeout=login.TIMEOUT)
+        if reply.status_code == 404:
             body = {"location": config.region}
-            answer = session.put(url, json=body, timeout=login.TIMEOUT)
-    answer.raise_for_status()
+            reply = session.put(url, json=body, timeout=login.TIMEOUT)
+    reply.raise_for_status()
 
 
-def _trigger(wanted: Schedule) -> entities.RecurrenceTrigger:
+def _deployment(
+    endpoint_name: str, built: entities.PipelineJob, description: str
+) -> entities.PipelineComponentBatchDeployment:
+    """Return a new deployment of a job, named by the time, such as v20260131063000123."""
+    now = datetime.now(timezone.utc)
+    version = f"v{now:%Y%m%d%H%M%S%f}"[:18]  # down to milliseconds
+
+    component = built.component
+    # The name of a component may only have letters, digits and underscores.
+    component.name = re.sub(r"\W", "_", f"{built.display_name}_{endpoint_name}".lower())
+    component.version = version
+    component.description = description
+
+    settings = {"default_compute": built.settings.default_compute}
+    if built.settings.force_rerun:
+        settings["force_rerun"] = "True"
+    return entities.PipelineComponentBatchDeployment(
+        name=version,
+        endpoint_name=endpoint_name,
+        component=component,
+        settings=settings,
+    )
+
+
+def _trigger(setting: Schedule) -> entities.RecurrenceTrigger:
+    """Return a schedule of the settings in the SDK's classes."""
     pattern = None
-    if wanted.hours or wanted.minutes or wanted.week_days:
-        days = [day.lower() for day in wanted.week_days or []]
-        hours, minutes = wanted.hours or [0], wanted.minutes or [0]
+    if setting.hours or setting.minutes or setting.week_days:
+        week_days = [day.lower() for day in setting.week_days or []]
         pattern = entities.RecurrencePattern(
-            hours=hours, minutes=minutes, week_days=days or None
+            hours=setting.hours or [0],
+            minutes=setting.minutes or [0],
+            week_days=week_days or None,
         )
     return entities.RecurrenceTrigger(
-        frequency=wanted.frequency.lower(),
-        interval=wanted.interval,
+        frequency=setting.frequency.lower(),
+        interval=setting.interval,
         schedule=pattern,
-        start_time=wanted.start_time,
-        time_zone=wanted.time_zone,
+        start_time=setting.start_time,
+        time_zone=setting.time_zone,
     )
 
 
 def _state(job: Any) -> str:
-    """Of a job; the SDK gives some states as members of an enumeration."""
+    """Return the state of a job, in lower case."""
+    # The SDK gives some states as members of an enumeration, and others as texts.
     return str(getattr(job.status, "value", job.status)).lower()
 
 
-def _ready(name: str, cluster: entities.Compute, config: WorkspaceConfig) -> Cluster:
-    if not isinstance(cluster, entities.AmlCompute):
-        raise connection.not_a_cluster(name, cluster.type, config)
-    if cluster.provisioning_state != "Succeeded":
-        errors = cluster.provisioning_errors or cluster.provisioning_state
-        raise connection.cluster_failed(name, errors)
-    return Cluster(cluster.size, cluster.max_instances)
+def _require_ready(
+    name: str, compute: entities.Compute, config: WorkspaceConfig
+) -> Cluster:
+    """Return a compute as a cluster; raise NotACluster or ClusterFailed."""
+    if not isinstance(compute, entities.AmlCompute):
+        raise connection.NotACluster(name, compute.type, config)
+    if compute.provisioning_state != "Succeeded":
+        errors = compute.provisioning_errors or compute.provisioning_state
+        raise connection.ClusterFailed(name, errors)
+    return Cluster(compute.size, compute.max_instances)

@@ -1,4 +1,7 @@
-"""The workspace, by azureml-sdk."""
+"""The workspace, by azureml-sdk.
+
+`sdk_workspace.py` of the other SDK has the same classes and methods.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,18 +26,30 @@ from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
 from . import connection, login
-from .connection import AzureError, Cluster, Failure
+from .connection import AzureError
+from .resources import (
+    Cluster,
+    Failure,
+    RegisteredEnvironment,
+    ScheduleChange,
+    StartedRun,
+    StepStatus,
+)
 from .sdk_steps import build_steps
 
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+TOKEN_MARGIN = (
+    300  # seconds before a token expires, from which on a new one is asked for
+)
 TIME_ZONES = {zone.value: zone for zone in sdk.TimeZone}
-#: Of the cluster, which gives an idle node back, down to the last one.
+#: A new cluster gives each idle node back, down to the last one.
 SCALING = {"min_nodes": 0, "idle_seconds_before_scaledown": 1200}
+MAX_ENDPOINTS = 1000  # that are looked through for a name
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a pipeline."""
+    """A pipeline run."""
 
     sdk_run: sdk.PipelineRun
 
@@ -47,37 +62,48 @@ class Run:
         return str(self.sdk_run.get_portal_url())
 
     def state(self) -> str:
+        """Ask Azure for the state of the run, in lower case."""
         return _state(self.sdk_run)
 
-    def steps(self) -> Iterator[tuple[str, str, str]]:
-        """The id, the name and the state of each step so far."""
+    def steps(self) -> list[StepStatus]:
+        """Ask Azure for the steps that have been created so far."""
+        statuses = []
         for step in self.sdk_run.get_steps():
-            reused = step.get_properties().get("azureml.isreused") == "true"
-            yield step.id, step.name, "reused" if reused else _state(step)
+            is_reused = step.get_properties().get("azureml.isreused") == "true"
+            state = "reused" if is_reused else _state(step)
+            statuses.append(StepStatus(step.id, step.name, state))
+        return statuses
 
-    def failures(self) -> Iterator[Failure]:
+    def failures(self) -> list[Failure]:
+        """Ask Azure for the steps that have failed; if none has, for the run itself."""
         steps = self.sdk_run.get_steps()
-        failed = [step for step in steps if step.get_status() == "Failed"]
-        for one in failed or [self.sdk_run]:
-            details, properties = one.get_details(), one.get_properties()
-            error = (details.get("error") or {}).get("error") or {}
+        failed_steps = [step for step in steps if step.get_status() == "Failed"]
+        if not failed_steps:
+            return [_failure(self.sdk_run, step="")]
+        return [_failure(step, step=step.name) for step in failed_steps]
 
-            def read(log: str, run: Any = one) -> str:
-                with tempfile.TemporaryDirectory() as folder:
-                    file = Path(folder) / "log.txt"
-                    run.download_file(log, str(file))
-                    return file.read_text("utf-8", "replace")
 
-            yield Failure(
-                step=one.name if failed else "",
-                reason=error.get("message") or "",
-                url=one.get_portal_url(),
-                logs=list(details.get("logFiles") or {}),
-                read=read,
-                # Of the two, run history has recorded the latter.
-                is_parallel=properties.get("StepType") == "ParallelRunStep"
-                or properties.get("azureml.parallelrunstep") == "true",
-            )
+def _failure(run: Any, step: str) -> Failure:
+    details = run.get_details()
+    properties = run.get_properties()
+    error = (details.get("error") or {}).get("error") or {}
+
+    def read_log(log: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "log.txt"
+            run.download_file(log, str(file))
+            return file.read_text("utf-8", "replace")
+
+    return Failure(
+        step=step,
+        reason=error.get("message") or "",
+        url=run.get_portal_url(),
+        logs=list(details.get("logFiles") or {}),
+        read_log=read_log,
+        # The SDK sends the first of the two; run history has recorded the second.
+        is_parallel=properties.get("StepType") == "ParallelRunStep"
+        or properties.get("azureml.parallelrunstep") == "true",
+    )
 
 
 @dataclass(frozen=True)
@@ -96,72 +122,94 @@ class Endpoint:
 
 
 class Workspace:
-    """A workspace, as whoever is logged in."""
+    """A workspace, for whoever is logged in."""
 
     def __init__(self, workspace: SdkWorkspace, config: WorkspaceConfig) -> None:
-        self.sdk_workspace, self.config = workspace, config
-        self.name, self.region = workspace.name, workspace.location
+        self.sdk_workspace = workspace
+        self.config = config
+        self.name = workspace.name
+        self.region = workspace.location
 
     @classmethod
     def connect(cls, config: WorkspaceConfig) -> Workspace:
-        """The workspace; WorkspaceMissing if there is none."""
-        name, group = config.workspace_name, config.resource_group
-        auth, subscription = _authenticate(config), config.subscription_id
+        """Return the workspace; raise WorkspaceMissing, LoginMissing or AzureError."""
+        auth = _log_in(config)
         try:
-            return cls(SdkWorkspace.get(name, auth, subscription, group), config)
-        except UserErrorException as error:  # its text lists all subscriptions
-            text = f"the login sees no subscription {subscription}"
-            fix = "write one that `az account list --output table` shows"
-            raise AzureError(f"{config.files.config}: {text}: {fix}.") from error
+            workspace = SdkWorkspace.get(
+                config.workspace_name,
+                auth,
+                config.subscription_id,
+                config.resource_group,
+            )
+        except UserErrorException:
+            # The SDK's text would list all subscriptions.
+            raise AzureError(
+                f"{config.files.config}: the login sees no subscription "
+                f"{config.subscription_id}: write one that `az account list --output "
+                "table` shows."
+            ) from None
         except Exception as error:
-            if connection.status(error) != 404:
-                raise
-            raise connection.workspace_missing(config) from error
+            if connection.status_code(error) == 404:
+                raise connection.WorkspaceMissing(config) from None
+            raise
+        return cls(workspace, config)
 
     @classmethod
     def create(cls, config: WorkspaceConfig) -> Workspace:
-        """A new workspace, in a resource group that may be new too."""
-        auth = _authenticate(config)
-        scope = (config.subscription_id, config.resource_group, config.region)
-        options = {"exist_ok": True, "show_output": False}
-        name = config.workspace_name
-        return cls(SdkWorkspace.create(name, auth, *scope, **options), config)
+        """Create the workspace, and its resource group if there is none."""
+        workspace = SdkWorkspace.create(
+            config.workspace_name,
+            _log_in(config),
+            config.subscription_id,
+            config.resource_group,
+            config.region,
+            exist_ok=True,
+            show_output=False,
+        )
+        return cls(workspace, config)
 
-    def cluster(self, name: str) -> Cluster | None:
-        """A cluster that is ready; AzureError if it has failed, or is of another kind."""
-        found = self.sdk_workspace.compute_targets.get(name)
-        return _ready(name, found, self.config) if found else None
+    def find_cluster(self, name: str) -> Cluster | None:
+        """Return a cluster that is ready, or None; raise NotACluster or ClusterFailed."""
+        compute = self.sdk_workspace.compute_targets.get(name)
+        if compute is None:
+            return None
+        return _wait_until_ready(name, compute, self.config)
 
     def has_compute(self, name: str) -> bool:
-        """Whether there is something of the name, be it a cluster or not."""
+        """Return whether there is a compute of this name, of any kind."""
         return name in self.sdk_workspace.compute_targets
 
-    def create_cluster(self, wanted: Compute) -> Cluster:
-        scaling = {**SCALING, "max_nodes": wanted.max_nodes}
-        new = AmlCompute.provisioning_configuration(wanted.vm_size, **scaling)
-        created = AmlCompute.create(self.sdk_workspace, wanted.name, new)
-        return _ready(wanted.name, created, self.config)
+    def create_cluster(self, setting: Compute) -> Cluster:
+        """Create the cluster of the settings; raise ClusterFailed."""
+        new = AmlCompute.provisioning_configuration(
+            setting.vm_size, max_nodes=setting.max_nodes, **SCALING
+        )
+        compute = AmlCompute.create(self.sdk_workspace, setting.name, new)
+        return _wait_until_ready(setting.name, compute, self.config)
 
-    def register(self, wanted: Environment) -> tuple[str, str]:
-        """Have an environment; what was done, and which version there is."""
-        found, done = None, "unchanged"
+    def register(self, environment: Environment) -> RegisteredEnvironment:
+        """Register an environment, unless the newest version has the same contents."""
+        name = environment.name
+        existing = None
         try:
-            found = Environment.get(self.sdk_workspace, wanted.name)
-        except Exception as error:  # the SDK's own is as bare as that
-            if connection.status(error) != 404:
+            existing = Environment.get(self.sdk_workspace, name)
+        except Exception as error:  # The SDK raises no class of its own here.
+            if connection.status_code(error) != 404:
                 raise
-        if found is None or _contents(found) != _contents(wanted):
-            found, done = wanted.register(self.sdk_workspace), "registered"
-        return done, f"environment {wanted.name}, version {found.version}"
+        if existing and _contents(existing) == _contents(environment):
+            return RegisteredEnvironment(name, existing.version, is_new=False)
+        registered = environment.register(self.sdk_workspace)
+        return RegisteredEnvironment(name, registered.version, is_new=True)
 
     @cached_property
-    def _store(self) -> Any:
+    def _default_store(self) -> Any:
         return self.sdk_workspace.get_default_datastore()
 
     def default_datastore(self) -> tuple[str, Any]:
-        """Its name, and the client of its container of blobs."""
-        store = self._store
-        return store.name, store.blob_service.get_container_client(store.container_name)
+        """Return the default datastore's name, and a client of its container of blobs."""
+        store = self._default_store
+        container = store.blob_service.get_container_client(store.container_name)
+        return store.name, container
 
     def build(
         self,
@@ -170,130 +218,173 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> sdk.Pipeline:
-        """The pipeline in the workspace, on folders of the default datastore."""
+        """Return the pipeline, on folders of the default datastore.
+
+        Steps that read data named in `changing` are run each time.
+        """
         datasets = {
-            name: Dataset.File.from_files((self._store, folder), validate=False)
+            name: Dataset.File.from_files((self._default_store, folder), validate=False)
             for name, folder in folders.items()
         }
         steps = build_steps(pipeline, settings, datasets, changing)
         return sdk.Pipeline(self.sdk_workspace, steps)
 
     def start(
-        self, built: sdk.Pipeline, experiment_name: str, parameters: dict[str, Any]
-    ) -> tuple[Run, bool]:
-        """Run a pipeline, once even where Azure has started it and its answer is lost.
+        self, built: sdk.Pipeline, experiment: str, parameters: dict[str, Any]
+    ) -> StartedRun[Run]:
+        """Run a pipeline, once, even if Azure starts it and its answer is lost.
 
-        Whether it was lost is told too.
+        Raises StartUnknown if Azure does not say whether it has started.
         """
-        experiment = Experiment(self.sdk_workspace, experiment_name)
+        sdk_experiment = Experiment(self.sdk_workspace, experiment)
         try:
-            return Run(experiment.submit(built, pipeline_parameters=parameters)), False
-        except Exception as error:  # of requests, msrest or the service
+            run = sdk_experiment.submit(built, pipeline_parameters=parameters)
+        except Exception as error:  # Of requests, of msrest or of the service.
             address = connection.request_address(error)
-            asked = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
-            if asked is None:
+            submission = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
+            if submission is None:
                 raise
+            run_id = submission[1]
             try:
-                run = sdk.PipelineRun(experiment, asked[1])
+                run = sdk.PipelineRun(sdk_experiment, run_id)
                 has_started = run.get_status() != "NotStarted"
-            except Exception:  # noqa: BLE001 (nothing is known, whatever it is)
-                raise connection.unknown_start(asked[1], experiment_name) from error
+            except Exception:  # noqa: BLE001 (whatever it is, nothing is known)
+                raise connection.StartUnknown(run_id, experiment) from error
             if not has_started:
                 raise
-            return Run(run), True
+            return StartedRun(Run(run), answer_was_lost=True)
+        return StartedRun(Run(run))
 
     def endpoint_name(self, name: str) -> str:
+        """Return the name of the endpoint; each workspace has its own ones."""
         return name
 
-    def published(self, name: str) -> Endpoint | None:
-        found = sdk.PipelineEndpoint.list(self.sdk_workspace, max_results=1000)
-        return next((Endpoint(one) for one in found if one.name == name), None)
+    def find_endpoint(self, name: str) -> Endpoint | None:
+        """Return an endpoint, or None."""
+        endpoints = sdk.PipelineEndpoint.list(
+            self.sdk_workspace, max_results=MAX_ENDPOINTS
+        )
+        for endpoint in endpoints:
+            if endpoint.name == name:
+                return Endpoint(endpoint)
+        return None
 
     def publish(
-        self, name: str, before: Endpoint | None, built: sdk.Pipeline, description: str
+        self,
+        name: str,
+        endpoint: Endpoint | None,
+        built: sdk.Pipeline,
+        description: str,
     ) -> Endpoint:
-        """Publish behind an endpoint, which may be new, as its default."""
-        new = built.publish(name, description=description)
-        if before:
-            before.sdk_endpoint.add_default(new)
-            return before
-        create = sdk.PipelineEndpoint.publish
-        return Endpoint(create(self.sdk_workspace, name, "", new))
+        """Publish a pipeline as the default of an endpoint, which may be new."""
+        published = built.publish(name, description=description)
+        if endpoint:
+            endpoint.sdk_endpoint.add_default(published)
+            return endpoint
+        return Endpoint(
+            sdk.PipelineEndpoint.publish(self.sdk_workspace, name, "", published)
+        )
 
     def schedule(
         self,
         name: str,
-        published: Endpoint | None,
-        wanted: Schedule | None,
+        endpoint: Endpoint | None,
+        setting: Schedule | None,
         built: sdk.Pipeline | None,
-        experiment_name: str,
-    ) -> Iterator[tuple[str, str]]:
-        """Have one schedule on an endpoint, the wanted one, or else none.
+        experiment: str,
+    ) -> list[ScheduleChange]:
+        """Let the endpoint have one schedule, that of the settings, or none.
 
-        Tells what is done, or where nothing is built would be, to which schedule.
+        Without `built` nothing is changed. Returns what was, or would be, changed.
         """
-        # The service words a recurrence in its own way: descriptions are compared.
-        words = wanted.words() if wanted else ""
-        endpoint = published.sdk_endpoint if published else None
-        found = self._active_schedules(endpoint)
-        kept = next((one for one in found if words and one.description == words), None)
-        if kept:
-            yield "unchanged", words
-        elif wanted:
-            if endpoint and built:
-                zone = TIME_ZONES[wanted.time_zone]
-                when = sdk.ScheduleRecurrence(**{**vars(wanted), "time_zone": zone})
-                kept = sdk.Schedule.create_for_pipeline_endpoint(
-                    self.sdk_workspace,
-                    endpoint.name,
-                    endpoint.id,
-                    experiment_name,
-                    recurrence=when,
-                    description=words,
-                    wait_for_provisioning=True,
-                )
-                # Anew: if an answer is lost, the SDK asks again, and there are two.
-                found = self._active_schedules(endpoint)
-            yield "scheduled", words
-        # Last, as one too many is mended by the next publish, and one lost is not.
-        for one in found:
-            if kept is None or one.id != kept.id:
-                if built:
-                    one.disable(wait_for_provisioning=True)
-                yield "disabled", one.description or one.id
+        changes = []
+        description = setting.words() if setting else ""
+        active = self._active_schedules(endpoint)
+        kept = None
+        if setting:
+            # The service words a recurrence in its own way, so descriptions are compared.
+            for schedule in active:
+                if schedule.description == description:
+                    kept = schedule
+                    break
+            changes.append(
+                ScheduleChange("unchanged" if kept else "scheduled", description)
+            )
+            if endpoint and built and not kept:
+                kept = self._create_schedule(endpoint, setting, experiment)
+                # If an answer is lost, the SDK asks again, and there are two new ones.
+                active = self._active_schedules(endpoint)
 
-    def _active_schedules(self, endpoint: Any) -> list[sdk.Schedule]:
+        # The others are disabled last: if this fails, the next `publish` disables them,
+        # while a schedule that is missing would not be noticed.
+        for schedule in active:
+            if kept and schedule.id == kept.id:
+                continue
+            if built:
+                schedule.disable(wait_for_provisioning=True)
+            changes.append(
+                ScheduleChange("disabled", schedule.description or schedule.id)
+            )
+        return changes
+
+    def _create_schedule(
+        self, endpoint: Endpoint, setting: Schedule, experiment: str
+    ) -> sdk.Schedule:
+        zone = TIME_ZONES[setting.time_zone]
+        return sdk.Schedule.create_for_pipeline_endpoint(
+            self.sdk_workspace,
+            endpoint.sdk_endpoint.name,
+            endpoint.sdk_endpoint.id,
+            experiment,
+            recurrence=sdk.ScheduleRecurrence(**{**vars(setting), "time_zone": zone}),
+            description=setting.words(),
+            wait_for_provisioning=True,
+        )
+
+    def _active_schedules(self, endpoint: Endpoint | None) -> list[sdk.Schedule]:
         if endpoint is None:
             return []
-        found = sdk.Schedule.list(self.sdk_workspace, pipeline_endpoint_id=endpoint.id)
-        return [schedule for schedule in found if schedule.status == "Active"]
+        schedules = sdk.Schedule.list(
+            self.sdk_workspace, pipeline_endpoint_id=endpoint.sdk_endpoint.id
+        )
+        return [schedule for schedule in schedules if schedule.status == "Active"]
 
 
-def _authenticate(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
-    """Whoever is logged in, in the order of `check --online`; nobody is prompted."""
-    cloud, principal = config.cloud, [os.environ.get(name) for name in PRINCIPAL]
+def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
+    """Return the login, or raise LoginMissing; never prompt.
+
+    It is looked for in the same order as by `check --online`.
+    """
+    cloud = config.cloud
+    principal = [os.environ.get(name) for name in PRINCIPAL]
     try:
         if all(principal):
             auth = authentication.ServicePrincipalAuthentication(*principal, cloud)
         else:
             auth = authentication.TokenAuthentication(_token_source(cloud), cloud)
         auth.get_authentication_header()
-    except Exception as error:  # of the SDK, of msal or of azure-identity
-        if all(principal) and "AADSTS" not in str(error):
-            raise  # no answer about the login at all
-        raise connection.login_missing(error, config) from error
+    except Exception as error:  # Of the SDK, of msal or of azure-identity.
+        is_refusal = "AADSTS" in str(error)
+        if all(principal) and not is_refusal:
+            raise  # The login was not judged: Azure could not be reached.
+        raise connection.LoginMissing(error, config) from error
     return auth
 
 
 def _token_source(cloud: str) -> Callable[[str], str]:
-    """Gives a token for an audience; a function, as the SDK copies what it is given."""
+    """Return a function that returns a token for an audience.
+
+    It is a function, and no object, as the SDK copies what it is given.
+    """
     credential = login.credential(CLOUDS[cloud][0])
-    tokens: dict[str, Any] = {}  # as `az` is slow, and asked anew each time
+    # The SDK asks at each request, and `az` takes a second for an answer.
+    tokens: dict[str, Any] = {}
 
     def get_token(audience: str) -> str:
         token = tokens.get(audience)
-        if token is None or token.expires_on < time.time() + 300:
-            token = tokens[audience] = credential.get_token(f"{audience}/.default")
+        if token is None or token.expires_on < time.time() + TOKEN_MARGIN:
+            token = credential.get_token(f"{audience}/.default")
+            tokens[audience] = token
         return str(token.token)
 
     return get_token
@@ -303,18 +394,19 @@ def _state(run: Any) -> str:
     return str(run.get_status()).lower()
 
 
-def _ready(name: str, cluster: Any, config: WorkspaceConfig) -> Cluster:
-    if not isinstance(cluster, AmlCompute):
-        raise connection.not_a_cluster(name, cluster.type, config)
-    if cluster.provisioning_state != "Succeeded":
-        cluster.wait_for_completion()
-    if cluster.provisioning_state != "Succeeded":
-        errors = cluster.provisioning_errors or cluster.provisioning_state
-        raise connection.cluster_failed(name, errors)
-    return Cluster(cluster.vm_size, cluster.scale_settings.maximum_node_count)
+def _wait_until_ready(name: str, compute: Any, config: WorkspaceConfig) -> Cluster:
+    """Return a compute as a cluster that is ready; raise NotACluster or ClusterFailed."""
+    if not isinstance(compute, AmlCompute):
+        raise connection.NotACluster(name, compute.type, config)
+    if compute.provisioning_state != "Succeeded":
+        compute.wait_for_completion()
+    if compute.provisioning_state != "Succeeded":
+        errors = compute.provisioning_errors or compute.provisioning_state
+        raise connection.ClusterFailed(name, errors)
+    return Cluster(compute.vm_size, compute.scale_settings.maximum_node_count)
 
 
 def _contents(environment: Environment) -> tuple[str, dict[str, Any]]:
-    """What an environment is built from: its image and its packages."""
+    """Return what an environment is built from: its image and its packages."""
     packages = environment.python.conda_dependencies.as_dict()
     return environment.docker.base_image, packages

@@ -1,4 +1,7 @@
-"""The project on Azure ML: provision its needs, submit and publish its pipelines."""
+"""The project on Azure ML: `provision`, `submit` and `publish`.
+
+What differs between the two SDKs is in `sdk_steps.py` and `sdk_workspace.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import difflib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -21,48 +24,92 @@ from ..project import Pipelines, Project
 from ..settings_models import ProjectSettings, Schedule
 from ..steps import LOG_END, parameter_values
 from ..workspaces import NEEDED
-from . import connection
-from .connection import AzureError, Failure, Say, WorkspaceMissing
+from .connection import (
+    AzureError,
+    Printer,
+    WorkspaceMissing,
+    call_with_limit,
+    quiet_azure_calls,
+)
+from .resources import Failure
 from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
 
 POLL_SECONDS = 3
-PATIENCE = 3  # polls in a row that may fail before --wait gives up
-FINISHED = ("finished", "completed")  # azureml-sdk's word, and run history's
-ENDED = (*FINISHED, "failed", "canceled")  # and any other state can still change
-#: What the names of logs hold, those first that tell most of a failed step: what the
-#: entry script of a parallel step raised, where its own log says SystemExit: 42; what
-#: the script printed; what became of a step that has died before its script ran; any.
-LOGS = ("logs/user/error.txt", "user_logs/std_log", "executionlogs.txt", "")
+MAX_FAILED_POLLS = 3  # in a row, before `--wait` gives up
+SUCCESS_STATES = ("finished", "completed")  # azureml-sdk's word, and azure-ai-ml's
+FINAL_STATES = (*SUCCESS_STATES, "failed", "canceled")
+CHUNK_BYTES = 1 << 20
 
-#: By name: a folder of the default datastore, and the project's files by their paths
-#: there; no files if the user has named the folder, where they can change.
-DataFiles = dict[str, tuple[str, dict[str, Path]]]
+#: Parts of the names of a failed step's logs, the most telling log first.
+TELLING_LOGS = (
+    # What the entry script of a parallel step raised; the step's own log only says
+    # "SystemExit: 42".
+    "logs/user/error.txt",
+    # What the script printed.
+    "user_logs/std_log",
+    # What happened to a step that died before its script ran.
+    "executionlogs.txt",
+)
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder of the default datastore, and the files that belong into it.
+
+    Without files, the user has named the folder, and what is in it can change.
+    """
+
+    path: str
+    files: dict[str, Path] = field(default_factory=dict)  # by their path on the store
 
 
 def provision(
-    project: Project[Any], pipelines: Pipelines, create_workspace: bool = False
+    project: Project[Any],
+    pipelines: Pipelines,
+    create_workspace: bool = False,
+    debug: bool = False,
 ) -> None:
-    """Have on Azure what the pipelines need; what is there already stays as it is."""
+    """Create what the pipelines need on Azure; leave what exists as it is.
+
+    Data that is not on this machine is reported, and no error: on a build server, git
+    may hold the sample alone.
+    """
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
-    config = project.workspace_config([*needs, "region"] if create_workspace else needs)
+    if create_workspace:
+        needs.append("region")
+    config = project.workspace_config(needs)
     settings = project.settings()
-    keys = [key for pipeline in pipelines.values() for key in pipeline.data.values()]
-    data = _data(project, settings, dict(zip(keys, keys)), {})
-    with connection.azure(config) as say:
-        done = "unchanged"
+    # Each key once, in the order of the pipelines.
+    data_keys = dict.fromkeys(
+        key for pipeline in pipelines.values() for key in pipeline.data.values()
+    )
+
+    with quiet_azure_calls(config, project.root, debug) as printer:
+        status = "unchanged"
         try:
-            workspace = Workspace.connect(config)
+            workspace = call_with_limit(
+                "to connect to the workspace", Workspace.connect, config
+            )
         except WorkspaceMissing:
             if not create_workspace:
                 raise
-            workspace, done = Workspace.create(config), "created"
-        session = _Session(workspace, project, settings, say)
-        session.tell(done, f"workspace {workspace.name}, in {workspace.region}")
+            workspace = call_with_limit(
+                "to create the workspace", Workspace.create, config
+            )
+            status = "created"
+
+        session = _Session(workspace, project, settings, printer)
+        session.report(status, f"workspace {workspace.name}, in {workspace.region}")
         session.provide_cluster()
         for environment in environments(pipelines, settings):
-            session.tell(*workspace.register(environment))
-        session.upload(data)
+            session.provide_environment(environment)
+        for key in data_keys:
+            if _data_files(project, settings, key):
+                session.upload(_project_data(project, settings, key))
+            else:
+                path = getattr(settings.data, key)
+                session.report("missing", f"data.{key}: there is no file in {path}")
 
 
 def submit(
@@ -71,29 +118,45 @@ def submit(
     name: str,
     values: Mapping[str, str],
     wait: bool = False,
+    debug: bool = False,
 ) -> bool:
-    """Run a pipeline on Azure ML; with `wait`, returns whether it ended well.
+    """Run a pipeline on Azure ML; return False if it was waited for and has failed.
 
-    `values` are pipeline parameters as texts; those of data are folders of the default
-    datastore, to be read in place of the project's data.
+    `values` are pipeline parameters as texts. The value of a parameter for data is a
+    folder of the default datastore, which is read in place of the project's data.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
-    settings, pipeline = project.settings(), pipelines[name]
+    settings = project.settings()
+    pipeline = pipelines[name]
     steps = read_steps(build_steps(pipeline, settings))
-    nowhere = dict.fromkeys(pipeline.data, "")
-    parameters = parameter_values(project, steps, nowhere, values)
-    given = {key: parameters[key] for key in values if key not in pipeline.data}
-    data = _data(project, settings, pipeline.data, values)
-    with connection.azure(config) as say:
-        session = _Session(Workspace.connect(config), project, settings, say)
-        folders, changing = session.prepare(data)
-        built = session.workspace.build(pipeline, settings, folders, changing)
-        run, is_recovered = session.workspace.start(built, settings.name, given)
-        if is_recovered:
-            where = f"run {run.id} of the experiment {settings.name}"
-            session.tell("started", f"{where}, though the answer to that was lost")
-        session.tell("submitted", f"{name}, run {run.id}\n{run.url}")
-        return not wait or session.follow(run)
+    no_data = dict.fromkeys(pipeline.data, "")
+    all_values = parameter_values(project, steps, no_data, values)
+    overrides = {key: all_values[key] for key in values if key not in pipeline.data}
+    data = _pipeline_data(project, settings, pipeline.data, values)
+
+    with quiet_azure_calls(config, project.root, debug) as printer:
+        workspace = call_with_limit(
+            "to connect to the workspace", Workspace.connect, config
+        )
+        session = _Session(workspace, project, settings, printer)
+        session.require_compute()
+        session.upload_all(data)
+        built = session.build(pipeline, data)
+        started = call_with_limit(
+            "to submit the pipeline", workspace.start, built, settings.name, overrides
+        )
+
+        run = started.run
+        if started.answer_was_lost:
+            session.report(
+                "started",
+                f"run {run.id} of the experiment {settings.name}, though the answer to "
+                "that was lost",
+            )
+        session.report("submitted", f"{name}, run {run.id}\n{run.url}")
+        if not wait:
+            return True
+        return session.follow(run)
 
 
 def publish(
@@ -102,215 +165,346 @@ def publish(
     name: str,
     folders: Mapping[str, str] | None = None,
     dry_run: bool = False,
+    debug: bool = False,
 ) -> None:
     """Publish a pipeline behind its endpoint, and schedule it as the settings say.
 
-    It reads the project's data as it is now, or whenever it runs what is in `folders` of
-    the default datastore, by pipeline parameter. A dry run says what would be changed.
+    It reads the project's data as it is now. For the pipeline parameters in `folders`, it
+    reads what is in that folder of the default datastore whenever it runs. A dry run
+    reports what would change, and changes nothing.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
-    settings, pipeline = project.settings(), pipelines[name]
-    schedule = _wanted_schedule(project, settings, pipelines, name)
-    data = _data(project, settings, pipeline.data, folders or {})
-    with connection.azure(config) as say:
-        session = _Session(Workspace.connect(config), project, settings, say, dry_run)
-        workspace = session.workspace
-        endpoint = workspace.endpoint_name(f"{settings.name}-{name}")
-        published = workspace.published(endpoint)
-        before = published.version if published else "none"
+    settings = project.settings()
+    pipeline = pipelines[name]
+    schedule = _schedule_setting(project, settings, pipelines, name)
+    data = _pipeline_data(project, settings, pipeline.data, folders or {})
+
+    with quiet_azure_calls(config, project.root, debug) as printer:
+        workspace = call_with_limit(
+            "to connect to the workspace", Workspace.connect, config
+        )
+        session = _Session(workspace, project, settings, printer, dry_run)
+        endpoint_name = workspace.endpoint_name(f"{settings.name}-{name}")
+        endpoint = call_with_limit(
+            "to look up the endpoint", workspace.find_endpoint, endpoint_name
+        )
+        earlier_version = endpoint.version if endpoint else "none"
+
         built = None
         if dry_run:
-            session.upload(data)
-            new = f"{endpoint}, a new default (now: {before})"
-            session.tell("published", new)
+            session.upload_all(data)
+            session.report(
+                "published", f"{endpoint_name}, a new default (now: {earlier_version})"
+            )
         else:
-            found, changing = session.prepare(data)
-            built = workspace.build(pipeline, settings, found, changing)
-            description = f"{name}, {settings.name}"
-            published = workspace.publish(endpoint, published, built, description)
-            now = f"{published.version}, now the default (before: {before})"
-            session.tell("published", f"{endpoint}, {now}")
-            say(published.url)
-        done = workspace.schedule(endpoint, published, schedule, built, settings.name)
-        for what, words in done:
-            session.tell(what, words if what == "scheduled" else f"schedule {words}")
+            session.require_compute()
+            session.upload_all(data)
+            built = session.build(pipeline, data)
+            endpoint = call_with_limit(
+                "to publish the pipeline",
+                workspace.publish,
+                endpoint_name,
+                endpoint,
+                built,
+                f"{name}, {settings.name}",
+            )
+            session.report(
+                "published",
+                f"{endpoint_name}, {endpoint.version}, now the default "
+                f"(before: {earlier_version})",
+            )
+            printer(endpoint.url)
+
+        changes = call_with_limit(
+            "to schedule the pipeline",
+            workspace.schedule,
+            endpoint_name,
+            endpoint,
+            schedule,
+            built,
+            settings.name,
+        )
+        for change in changes:
+            if change.status == "scheduled":
+                session.report(change.status, change.description)
+            else:
+                session.report(change.status, f"schedule {change.description}")
 
 
-def _data(
+def _pipeline_data(
     project: Project[Any],
     settings: ProjectSettings,
-    keys: Mapping[str, str],
+    data_keys: Mapping[str, str],
     folders: Mapping[str, str],
-) -> DataFiles:
-    """By name, the one of `folders`, or else the files that a key of `data` names.
+) -> dict[str, DataFolder]:
+    """Return the folder that each data parameter of a pipeline reads.
 
-    Their folder is named after what they hold: as Azure ML does not look into files,
-    steps would use their old results again if files changed in their place.
+    `data_keys` maps the parameters to names of settings below `data`. `folders` are named
+    by the user, and take the place of the project's data.
     """
-    data: DataFiles = {}
-    for name, key in keys.items():
-        if folders.get(name):
-            data[name] = folders[name], {}
-            continue
-        path = getattr(settings.data, key)
-        files = sorted(list_files(project.root / path).items(), key=itemgetter(1))
-        if not files:
-            where = f"{project.file_of(f'data.{key}')}: data.{key} is {path}"
-            fix = "put the data there, or write where it is"
-            raise AzureError(f"{where}, where no file is: {fix}.")
-        digest = hashlib.sha256()
-        for relative, file in files:
-            digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as content:
-                while chunk := content.read(1 << 20):
-                    digest.update(chunk)
-        folder = f"{settings.name}/{key}-{digest.hexdigest()[:16]}"
-        data[name] = folder, {f"{folder}/{relative}": file for relative, file in files}
+    data = {}
+    for parameter, key in data_keys.items():
+        if folders.get(parameter):
+            data[parameter] = DataFolder(folders[parameter])
+        else:
+            data[parameter] = _project_data(project, settings, key)
     return data
 
 
-def _wanted_schedule(
+def _data_files(
+    project: Project[Any], settings: ProjectSettings, key: str
+) -> list[tuple[str, Path]]:
+    """Return the files that `data.KEY` of the settings names, sorted by their path."""
+    files = list_files(project.root / getattr(settings.data, key))
+    return sorted(files.items(), key=itemgetter(1))
+
+
+def _project_data(
+    project: Project[Any], settings: ProjectSettings, key: str
+) -> DataFolder:
+    """Return the files of `data.KEY`, and the folder of the datastore for them.
+
+    The folder is named by a digest of the files. Azure ML does not look into data, so
+    steps would use their old results again if files changed in the same folder.
+    """
+    files = _data_files(project, settings, key)
+    if not files:
+        setting = f"data.{key}"
+        raise AzureError(
+            f"{project.file_of(setting)}: {setting} is {getattr(settings.data, key)}, "
+            "where no file is: put the data there, or write where it is."
+        )
+
+    digest = hashlib.sha256()
+    for relative, file in files:
+        digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as content:
+            while chunk := content.read(CHUNK_BYTES):
+                digest.update(chunk)
+
+    folder = f"{settings.name}/{key}-{digest.hexdigest()[:16]}"
+    return DataFolder(
+        folder, {f"{folder}/{relative}": file for relative, file in files}
+    )
+
+
+def _schedule_setting(
     project: Project[Any], settings: ProjectSettings, pipelines: Pipelines, name: str
 ) -> Schedule | None:
-    """A pipeline's schedule, if the settings have one."""
-    schedules = settings.schedules
-    unknown = schedules.keys() - pipelines.keys()
-    if unknown:
-        key = f"schedules.{min(unknown)}"
-        where = f"{project.file_of(key)}: {key} is not of a pipeline"
-        raise AzureError(f"{where}: write one of {', '.join(pipelines)}.")
-    wanted = schedules.get(name)
-    if wanted and wanted.time_zone not in TIME_ZONES:
-        close = difflib.get_close_matches(wanted.time_zone, TIME_ZONES)
-        near = " or ".join(close) or "UTC"
+    """Return the schedule that the settings have for a pipeline, or None.
+
+    Raises AzureError for a schedule of no pipeline, and for an unknown time zone.
+    """
+    unknown_names = settings.schedules.keys() - pipelines.keys()
+    if unknown_names:
+        key = f"schedules.{min(unknown_names)}"
+        raise AzureError(
+            f"{project.file_of(key)}: {key} is not of a pipeline: write one of "
+            f"{', '.join(pipelines)}."
+        )
+
+    schedule = settings.schedules.get(name)
+    if schedule and schedule.time_zone not in TIME_ZONES:
         key = f"schedules.{name}.time_zone"
-        where = f"{project.file_of(key)}: {key} is {wanted.time_zone}"
-        raise AzureError(f"{where}, which is not a Windows time zone: write {near}.")
-    return wanted
+        close = difflib.get_close_matches(schedule.time_zone, TIME_ZONES)
+        suggestion = " or ".join(close) or "UTC"
+        raise AzureError(
+            f"{project.file_of(key)}: {key} is {schedule.time_zone}, which is not a "
+            f"Windows time zone: write {suggestion}."
+        )
+    return schedule
 
 
 @dataclass
 class _Session:
-    """Work in the workspace; a dry run only tells what it would do."""
+    """The work of one command in the workspace; a dry run only reports it."""
 
     workspace: Workspace
     project: Project[Any]
     settings: ProjectSettings
-    say: Say
+    printer: Printer
     dry_run: bool = False
 
-    def tell(self, done: str, what: str) -> None:
-        would = "would be " if self.dry_run and done != "unchanged" else ""
-        self.say(f"{would}{done:10} {what}")
+    def report(self, status: str, text: str) -> None:
+        """Print what was done, or in a dry run what would be done."""
+        if self.dry_run and status != "unchanged":
+            status = f"would be {status:10}"
+        self.printer(f"{status:10} {text}")
 
     def provide_cluster(self) -> None:
-        wanted = self.settings.compute
-        cluster = self.workspace.cluster(wanted.name)
-        done = "unchanged" if cluster else "created"
-        cluster = cluster or self.workspace.create_cluster(wanted)
-        nodes, size = cluster.max_nodes, cluster.vm_size
-        self.tell(done, f"cluster {wanted.name}, up to {nodes} nodes of {size}")
-        if (nodes, size.lower()) != (wanted.max_nodes, wanted.vm_size.lower()):
+        """Create the cluster of the settings, unless the workspace has it."""
+        setting = self.settings.compute
+        status = "unchanged"
+        cluster = call_with_limit(
+            "to look up the cluster", self.workspace.find_cluster, setting.name
+        )
+        if cluster is None:
+            status = "created"
+            cluster = call_with_limit(
+                "to create the cluster", self.workspace.create_cluster, setting
+            )
+
+        nodes = cluster.max_nodes
+        size = cluster.vm_size
+        self.report(status, f"cluster {setting.name}, up to {nodes} nodes of {size}")
+        if nodes != setting.max_nodes or size.lower() != setting.vm_size.lower():
             command = f"{COMMAND} check --online{self.project.files.option}"
-            self.tell("", f"not as in the settings: see `{command}`")
+            self.report("", f"not as in the settings: see `{command}`")
 
-    def prepare(self, data: DataFiles) -> tuple[dict[str, str], list[str]]:
-        """Upload data; gives its folders by name, and the names of those that change."""
-        project, workspace = self.project, self.workspace
+    def provide_environment(self, environment: Any) -> None:
+        """Register an environment, unless the workspace has the same one."""
+        registered = call_with_limit(
+            "to register the environment", self.workspace.register, environment
+        )
+        status = "registered" if registered.is_new else "unchanged"
+        self.report(
+            status, f"environment {registered.name}, version {registered.version}"
+        )
+
+    def require_compute(self) -> None:
+        """Raise AzureError if the workspace has no compute of the name in the settings."""
         name = self.settings.compute.name
-        if not workspace.has_compute(name):
-            text = f"compute.name is {name}, which is not in {workspace.name}"
-            fix = f"`{COMMAND} provision{project.files.option}` creates it"
-            raise AzureError(f"{project.file_of('compute.name')}: {text}: {fix}.")
-        self.upload(data)
-        changing = [key for key, (_, files) in data.items() if not files]
-        return {key: folder for key, (folder, _) in data.items()}, changing
+        if not call_with_limit(
+            "to look up the compute", self.workspace.has_compute, name
+        ):
+            raise AzureError(
+                f"{self.project.file_of('compute.name')}: compute.name is {name}, which "
+                f"is not in {self.workspace.name}: `{COMMAND} "
+                f"provision{self.project.files.option}` creates it."
+            )
 
-    def upload(self, data: DataFiles) -> None:
-        """Upload the files that are not there yet."""
-        store, container = self.workspace.default_datastore()
-        for folder, files in data.values():
-            if not files:
-                continue
-            # Not by the SDK's own upload, which goes on when one file fails.
-            blobs = container.list_blobs(name_starts_with=f"{folder}/")
-            missing = files.keys() - {blob.name for blob in blobs}
-            for path, advance in self._each({path: files[path] for path in missing}):
+    def build(self, pipeline: Any, data: Mapping[str, DataFolder]) -> Any:
+        """Return the SDK's pipeline, on folders of the default datastore."""
+        folders = {name: folder.path for name, folder in data.items()}
+        changing = [name for name, folder in data.items() if not folder.files]
+        return call_with_limit(
+            "to prepare the pipeline",
+            self.workspace.build,
+            pipeline,
+            self.settings,
+            folders,
+            changing,
+        )
+
+    def upload_all(self, data: Mapping[str, DataFolder]) -> None:
+        """Upload the project's data; folders that the user has named hold theirs."""
+        for folder in data.values():
+            if folder.files:
+                self.upload(folder)
+
+    def upload(self, folder: DataFolder) -> None:
+        """Upload the files of a folder that are not on the datastore yet."""
+        store, container = call_with_limit(
+            "to look up the default datastore", self.workspace.default_datastore
+        )
+        blobs = container.list_blobs(name_starts_with=f"{folder.path}/")
+        missing = folder.files.keys() - {blob.name for blob in blobs}
+        total = len(folder.files)
+
+        if missing and not self.dry_run:
+            files = {path: folder.files[path] for path in sorted(missing)}
+            # The SDK's own upload goes on when one file fails, so it is not used here.
+            for path, report_bytes in self._show_progress(files):
                 with files[path].open("rb") as file:
                     container.upload_blob(
                         path,
                         file,
                         overwrite=True,
                         max_concurrency=4,
-                        progress_hook=advance,
+                        progress_hook=report_bytes,
                     )
-            done = "uploaded" if missing else "unchanged"
-            some = f"{len(missing)} of " if missing else ""
-            self.tell(done, f"{some}{len(files)} data files: {folder} of {store}")
 
-    def _each(
+        if missing:
+            count = f"{len(missing)} of {total}"
+            self.report("uploaded", f"{count} data files: {folder.path} of {store}")
+        else:
+            self.report("unchanged", f"{total} data files: {folder.path} of {store}")
+
+    def _show_progress(
         self, files: Mapping[str, Path]
     ) -> Iterator[tuple[str, Callable[[int, int | None], None]]]:
-        """Each path to upload, and what to tell its bytes, which the screen shows."""
-        console = Console(file=self.say.screen)
+        """Yield each path with a callback for the bytes sent, under a progress bar."""
+        console = Console(file=self.printer.screen)
         columns = (
             *Progress.get_default_columns(),
             DownloadColumn(),
             TransferSpeedColumn(),
         )
         sizes = {path: file.stat().st_size for path, file in files.items()}
-        done = 0
+        sent_before = 0
         with Progress(
             *columns, console=console, transient=True, disable=not console.is_terminal
         ) as progress:
             task = progress.add_task("uploading", total=sum(sizes.values()))
 
-            def tell(before: int, sent: int, _: int | None) -> None:
-                progress.update(task, completed=before + sent)
+            def report_bytes(sent_before: int, sent: int, _: int | None) -> None:
+                progress.update(task, completed=sent_before + sent)
 
-            for path, size in [] if self.dry_run else sorted(sizes.items()):
-                yield path, partial(tell, done)
-                done += size
+            for path, size in sizes.items():
+                yield path, partial(report_bytes, sent_before)
+                sent_before += size
 
     def follow(self, run: Run) -> bool:
-        """Tell how a run's steps get on until it has ended; whether it ended well."""
-        told: dict[str, str] = {}
-        run_state, failures = "", 0
+        """Report the states of a run's steps until it ends; return whether it went well.
+
+        A few failed polls are forgiven. The run goes on if this is interrupted.
+        """
+        reported: dict[str, str] = {}
+        run_state = ""
+        failed_polls = 0
         try:
-            while run_state not in ENDED:
+            while run_state not in FINAL_STATES:
                 time.sleep(POLL_SECONDS)
                 try:
-                    latest = run.state()
-                    for id, name, state in run.steps():
-                        if told.get(id) != state:
-                            told[id] = state
-                            self.tell(state, name)
-                    run_state, failures = latest, 0
+                    run_state = self._poll(run, reported)
+                    failed_polls = 0
                 except Exception:
-                    failures += 1
-                    if failures == PATIENCE:
+                    failed_polls += 1
+                    if failed_polls == MAX_FAILED_POLLS:
                         raise
-        except BaseException:  # Ctrl-C too
-            self.say(f"The run goes on. Follow it at {run.url}")
+        except BaseException:  # Ctrl-C, too.
+            self.printer(f"The run goes on. Follow it at {run.url}")
             raise
-        self.tell(run_state, f"run {run.id}")
+
+        self.report(run_state, f"run {run.id}")
         if run_state == "failed":
-            for failure in run.failures():
-                _show(failure, self.say)
-        return run_state in FINISHED
+            for failure in call_with_limit("to read the logs", run.failures):
+                _show_failure(failure, self.printer)
+        return run_state in SUCCESS_STATES
+
+    def _poll(self, run: Run, reported: dict[str, str]) -> str:
+        """Report the steps whose state is not yet in `reported`; return the run's state."""
+        # The run is asked first: once it has ended, its steps have, and all are reported.
+        run_state = call_with_limit("to say how the run gets on", run.state)
+        for step in call_with_limit("to say how the steps get on", run.steps):
+            if reported.get(step.run_id) != step.state:
+                reported[step.run_id] = step.state
+                self.report(step.state, step.name)
+        return run_state
 
 
-def _show(failure: Failure, say: Say) -> None:
-    """Show why a step has failed: its error, and the end of the log that tells most."""
+def _show_failure(failure: Failure, printer: Printer) -> None:
+    """Print why a step has failed: its error, and the end of its most telling log."""
     reason = failure.reason or "Azure ML gives no reason."
     if not failure.step:
-        return say(reason)
-    say(f"{failure.step} has failed: {reason}")
-    logs = sorted(failure.logs)
-    log = next((name for part in LOGS for name in logs if part in name), None)
+        printer(reason)
+        return
+
+    printer(f"{failure.step} has failed: {reason}")
+    log = _most_telling_log(failure.logs)
     if log:
-        lines = failure.read(log).splitlines()
-        say("\n    ".join([f"Its {log} ends:", *lines[-LOG_END:]]))
-    say(f"All its logs: {failure.url}")
+        text = call_with_limit("to send a log", failure.read_log, log)
+        last_lines = text.splitlines()[-LOG_END:]
+        printer("\n    ".join([f"Its {log} ends:", *last_lines]))
+    printer(f"All its logs: {failure.url}")
     if failure.is_parallel:
-        say("logs/user/ there holds what the entry script printed and raised.")
+        printer("logs/user/ there holds what the entry script printed and raised.")
+
+
+def _most_telling_log(logs: list[str]) -> str:
+    """Return the name of the log to show first, or an empty text if there is none."""
+    for part in TELLING_LOGS:
+        for log in sorted(logs):
+            if part in log:
+                return log
+    return min(logs, default="")

@@ -1,0 +1,67 @@
+"""What a workspace has and does, described the same way for both SDKs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+RunType = TypeVar("RunType")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A compute cluster, as it is on Azure."""
+
+    vm_size: str
+    max_nodes: int
+
+
+@dataclass(frozen=True)
+class RegisteredEnvironment:
+    """An environment of the workspace, and whether this command has registered it."""
+
+    name: str
+    version: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """How far a step of a run has got, such as "running" or "reused"."""
+
+    run_id: str
+    name: str
+    state: str
+
+
+@dataclass(frozen=True)
+class StartedRun(Generic[RunType]):
+    """A run that Azure has started.
+
+    If `answer_was_lost`, Azure's answer to the submission never arrived, and the run was
+    found by its id.
+    """
+
+    run: RunType
+    answer_was_lost: bool = False
+
+
+@dataclass(frozen=True)
+class ScheduleChange:
+    """What was done to a schedule: "scheduled", "unchanged" or "disabled"."""
+
+    status: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step of a run that has failed, or the run itself, which has no logs."""
+
+    step: str  # empty for the run itself
+    reason: str  # empty if Azure gives none
+    url: str
+    logs: list[str]
+    read_log: Callable[[str], str]  # takes a name of `logs`
+    is_parallel: bool
