@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ else:
 FILES = """
 .azureml/config.json
 .cookiecutter.json
+.devcontainer/devcontainer.json
+.editorconfig
+.gitattributes
 .gitignore
 .pre-commit-config.yaml
 .vscode/launch.json
@@ -119,10 +123,12 @@ tests/test_pipelines.py
 tests/test_prep.py
 tests/test_settings.py
 """
+BAKED = "{{cookiecutter.project_slug}}"
 #: What a platform adds, folders too.
 PLATFORMS = {
     "github": {
         ".github",
+        ".github/dependabot.yml",
         ".github/workflows",
         ".github/workflows/README.md",
         ".github/workflows/pipelines.yml",
@@ -231,7 +237,10 @@ def test_fresh_output_is_clean(bake: Bake, name: str, sdk: str) -> None:
         if (content := path.read_bytes()) not in TIDY
     }
     black = ["black", "--check", "--quiet", *new.values()]
-    for tool in ([black] if new else []) + [["ruff", "check", "."]]:
+    # A project's own ruff leaves runtime/ out, so here it is checked without settings;
+    # for Python 3.10, as the hooks import it too.
+    ruff = ["ruff", "check", "--isolated", "--target-version", "py310", "."]
+    for tool in ([black] if new else []) + [ruff, ["ruff", "check", "."]]:
         checked = project.python("-m", *tool)
         assert checked.code == 0, checked.out + checked.err
     TIDY.update(new)
@@ -257,10 +266,73 @@ def test_runs_are_not_linted_where_there_is_no_git(bake: Bake) -> None:
 )
 def test_fresh_output_is_typed(bake: Bake, name: str, sdk: str) -> None:
     project = bake(**NAMES[name], azureml_sdk=sdk)
+    # A project's own mypy leaves runtime/ out; here it is checked as strictly as the rest.
+    settings = (project.path / "pyproject.toml").read_text(encoding="utf-8")
+    assert settings.count("ignore_errors = true") == 1
+    strict = project.path / "strict.toml"
+    strict.write_text(settings.replace("ignore_errors = true", ""), encoding="utf-8")
+    cache = str(TEMPLATE / "build" / "mypy" / sdk)
     checked = project.python(
-        *("-m", "mypy", "--cache-dir", str(TEMPLATE / "build" / "mypy" / sdk))
+        *("-m", "mypy", "--config-file", "strict.toml", "--cache-dir", cache)
     )
     assert checked.code == 0, checked.out
+
+
+def test_runtime_is_left_to_the_template(bake: Bake) -> None:
+    """A project's black, ruff and mypy say nothing about runtime/, whatever is in it."""
+    project = bake()
+    untidy = project.path / "penguins" / "runtime" / "files.py"
+    with untidy.open("a", encoding="utf-8") as file:
+        file.write("import json\nx : int =  'text'\n")
+    cache = str(TEMPLATE / "build" / "mypy" / "left-out")
+    for tool in (
+        ["black", "--check", "."],
+        ["ruff", "check", "."],
+        ["mypy", "--cache-dir", cache],
+    ):
+        checked = project.python("-m", *tool)
+        assert checked.code == 0, checked.out + checked.err
+    same_rules = project.python("-m", "ruff", "check", "--isolated", str(untidy))
+    assert same_rules.code == 1
+
+
+def test_files_have_unix_line_ends_whatever_the_template_has(
+    bake: Bake, tmp_path: Path
+) -> None:
+    """As when git has checked the template out on Windows: steps are reused by bytes."""
+    copy = tmp_path / "template"
+    copy.mkdir()
+    for part in ("cookiecutter.json", "hooks", "templates", BAKED):
+        source = TEMPLATE / part
+        if source.is_dir():
+            hidden = shutil.ignore_patterns("__pycache__", ".*_cache")
+            shutil.copytree(source, copy / part, ignore=hidden)
+        else:
+            shutil.copy(source, copy / part)
+    for path in copy.rglob("*"):
+        if path.is_file() and "data" not in path.parts:
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    done = subprocess.run(
+        [sys.executable, "-m", "cookiecutter", str(copy), "--no-input"],
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0
+    plain = bake().path
+    for path in (tmp_path / "penguins").rglob("*"):
+        if path.is_file():
+            same = plain / path.relative_to(tmp_path / "penguins")
+            assert path.read_bytes() == same.read_bytes(), path
+            assert b"\r" not in path.read_bytes(), path
+
+
+def test_the_dev_container_installs_what_the_project_has(bake: Bake) -> None:
+    project = bake()
+    file = project.path / ".devcontainer" / "devcontainer.json"
+    command = json.loads(file.read_text(encoding="utf-8"))["postCreateCommand"]
+    toml = tomllib.loads((project.path / "pyproject.toml").read_text(encoding="utf-8"))
+    (extras,) = re.findall(r"\[(.*)\]", command)
+    assert set(extras.split(",")) == toml["project"]["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize("sdk", SDKS)
