@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree
 from pathlib import Path
 from urllib.parse import unquote
@@ -78,3 +80,37 @@ def test_issue_forms_ask_for_something(name: str) -> None:
     for field in form["body"]:
         assert field["attributes"]["label"]
         assert field["type"] in {"textarea", "input", "dropdown", "markdown"}
+
+
+def release_notes(tag: str) -> subprocess.CompletedProcess[str]:
+    """Run what the workflow `release` runs for a tag."""
+    script = TEMPLATE / ".github" / "release_notes.py"
+    return subprocess.run(
+        [sys.executable, script, tag],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def test_a_release_has_the_newest_section_of_the_changelog() -> None:
+    changelog = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest, older, *_ = re.findall(r"(?m)^## (\S+) ", changelog)
+    notes = release_notes(newest)
+    assert notes.returncode == 0, notes.stderr
+    assert "An update asks of you" in notes.stdout
+    assert f"## {older}" not in notes.stdout
+    refused = release_notes(older)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"The tag is {older}, but runtime/__init__.py has {newest}.\n"
+    )
+
+
+def test_actions_of_the_template_are_pinned_by_commit() -> None:
+    for workflow in TEMPLATE.glob(".github/workflows/*.yml"):
+        used = re.findall(r"uses: (\S+)", workflow.read_text(encoding="utf-8"))
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
