@@ -1,7 +1,7 @@
-"""`check --online` and a generation with check_azure=online, against a played Azure.
+"""Test `check --online`, and a generation with check_azure=online, against a stand-in.
 
-The real credential classes and the real requests, over TLS, in processes of their own.
-No test needs a network, and none is disturbed by one: see azure_standin/.
+The real credential classes and the real requests are used, over TLS, in processes of their
+own. No test needs a network, and none is disturbed by one: see azure_standin/.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ ROWS = [
 def generate(
     folder: Path, answers: dict[str, str], env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    known = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
-    assert answers.keys() <= known.keys()
+    text = (TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")
+    assert answers.keys() <= json.loads(text).keys()
     command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
     command += [f"{key}={answer}" for key, answer in answers.items()]
     return subprocess.run(
@@ -119,7 +119,7 @@ class Checker:
         return {row["name"]: row for row in json.loads(done.stdout)["checks"]}
 
     def answer(self, asked: str, reply: Fault) -> None:
-        """Have something answered otherwise."""
+        """Let the stand-in answer a request in another way."""
         reply.pattern = ASKED[asked][0]
         self.standin.faults.append(reply)
 
@@ -156,17 +156,17 @@ def test_all_is_well(check: Checker) -> None:
     assert set(statuses(check()).values()) == {"ok"}
     assert check.code == 0
     assert check.hosts == {"login.microsoftonline.com", "management.azure.com"}
-    asked = check.standin.received(" arm/")
-    assert {request.method for request in asked} == {"GET"}
+    requests = check.standin.received(" arm/")
+    assert {request.method for request in requests} == {"GET"}
 
 
 def reply(status: int = 200, body: Any = None, **options: Any) -> Fault:
-    """Another answer than the healthy one, for good."""
+    """Return an answer other than the healthy one; it stays the same for each request."""
     return Fault("", status, body=body, **{"times": None, **options})
 
 
 def healthy(asked: str) -> Json:
-    """What is answered where everything is as the settings say."""
+    """Return the answer of an Azure in which everything is as the settings say."""
     azure = Azure(Path(), lambda home: {})
     resources.fill(azure)
     resources.create_workspace(azure, WORKSPACE)
@@ -361,11 +361,11 @@ def test_what_is_wrong_is_said_with_what_mends_it(
     check: Checker, asked: str, other: Fault, row: str, text: str, fix: str
 ) -> None:
     check.answer(asked, other)
-    found = check()[row]
-    assert found["status"] == "wrong"
-    assert text in found["text"]
-    assert fix in found["fix"]
-    assert found["fix"]
+    checked = check()[row]
+    assert checked["status"] == "wrong"
+    assert text in checked["text"]
+    assert fix in checked["fix"]
+    assert checked["fix"]
     assert check.code == 1
 
 
@@ -702,7 +702,7 @@ def test_generation_is_not_lost_where_azure_has_no_answer(
 def generate_without_azure_identity(
     check: Checker, tmp_path: Path
 ) -> subprocess.CompletedProcess[str]:
-    """As where cookiecutter is alone: other modules hide azure-identity and pydantic."""
+    """Generate as if cookiecutter were alone: azure-identity and pydantic are hidden."""
     (tmp_path / "hidden" / "azure").mkdir(parents=True)
     (tmp_path / "hidden" / "azure" / "__init__.py").touch()
     (tmp_path / "hidden" / "pydantic.py").write_text("raise ImportError")

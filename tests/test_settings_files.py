@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from template_package import (
     PROJECT,
     checks,
@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def change(root: Path, key: str, value: Any) -> None:
-    """Another value in settings.yml, or none (...)."""
+    """Write another value into settings.yml, or remove it (...)."""
     values = yaml.safe_load((root / "settings.yml").read_text(encoding="utf-8"))
     *path, last = key.split(".")
     section = values
@@ -66,8 +66,8 @@ def change(root: Path, key: str, value: Any) -> None:
     )
 
 
-def at(root: Path) -> Any:
-    """The project in a folder."""
+def open_project(root: Path) -> Any:
+    """Return the project in a folder."""
     return project.Project(root / "penguins", settings.Settings)
 
 
@@ -78,11 +78,11 @@ def refusal(read: Callable[[], Any]) -> str:
 
 
 def test_a_complete_project(root: Path) -> None:
-    assert at(root).settings().compute.max_nodes == 2
-    assert at(root).settings().schedules == {}
-    workspace = at(root).workspace_config()
+    assert open_project(root).settings().compute.max_nodes == 2
+    assert open_project(root).settings().schedules == {}
+    workspace = open_project(root).workspace_config()
     assert (workspace.workspace_name, workspace.region) == ("mlw", "westeurope")
-    assert [p for p in at(root).find_problems() if p.file] == []
+    assert [p for p in open_project(root).find_problems() if p.file] == []
 
 
 ONE = "a whole number, 1 or more"
@@ -144,11 +144,11 @@ VALUES = [
 @pytest.mark.parametrize(("key", "value", "text"), VALUES)
 def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) -> None:
     change(root, key, value)
-    said = refusal(at(root).settings)
-    assert said.startswith(f"settings.yml: {key}")
-    assert text in said
-    assert said.endswith(".")
-    assert refusal(at(root).workspace_config) == said
+    message = refusal(open_project(root).settings)
+    assert message.startswith(f"settings.yml: {key}")
+    assert text in message
+    assert message.endswith(".")
+    assert refusal(open_project(root).workspace_config) == message
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
 )
 def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
     change(root, key, value)
-    at(root).settings()
+    open_project(root).settings()
 
 
 def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
     start = next(i for i, line in enumerate(lines) if line.startswith("# schedules:"))
     shown = [line.removeprefix("# ") for line in lines[start:] if line.startswith("# ")]
     file.write_text("\n".join([*lines, *shown]), encoding="utf-8")
-    assert at(root).settings().schedules["scoring"].week_days == ["Monday"]
+    assert open_project(root).settings().schedules["scoring"].week_days == ["Monday"]
 
 
 def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
             "schedules: {scoring: {frequency: Day, interval: 1, "
             "start_time: 2027-01-31T06:00:00}}\n"
         )
-    schedule = at(root).settings().schedules["scoring"]
+    schedule = open_project(root).settings().schedules["scoring"]
     assert (schedule.start_time, schedule.time_zone) == ("2027-01-31T06:00:00", "UTC")
 
 
@@ -206,7 +206,7 @@ def test_all_problems_at_once(root: Path) -> None:
     change(root, "task", "clustering")
     change(root, "training.seed", -1)
     change(root, "compute.name", "cpu-cluster-1")
-    lines = refusal(at(root).settings).splitlines()
+    lines = refusal(open_project(root).settings).splitlines()
     assert [line.split()[1] for line in lines] == [
         "task",
         "training.seed",
@@ -224,7 +224,7 @@ def test_all_problems_at_once(root: Path) -> None:
 def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -> None:
     file = root / "settings.yml"
     file.write_text(file.read_text().replace(old, new))
-    assert refusal(at(root).settings) == f"settings.yml: {text}"
+    assert refusal(open_project(root).settings) == f"settings.yml: {text}"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -
 def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) -> None:
     for key, value in changes.items():
         change(root, key, value)
-    assert text in refusal(at(root).settings)
+    assert text in refusal(open_project(root).settings)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +261,16 @@ def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) 
 )
 def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> None:
     (root / "settings.yml").write_bytes(content)
-    said = refusal(at(root).settings)
-    assert text in said
-    assert refusal(at(root).workspace_config) == said
+    message = refusal(open_project(root).settings)
+    assert text in message
+    assert refusal(open_project(root).workspace_config) == message
 
 
 def test_settings_file_that_is_missing(root: Path) -> None:
     (root / "settings.yml").unlink()
-    assert refusal(at(root).settings).startswith("settings.yml is missing: write it")
+    assert refusal(open_project(root).settings).startswith(
+        "settings.yml is missing: write it"
+    )
 
 
 def config(**changes: Any) -> str:
@@ -314,15 +316,17 @@ def test_broken_config(root: Path, content: str | None, text: str) -> None:
         file.unlink()
     else:
         file.write_text(content)
-    said = refusal(at(root).workspace_config)
-    assert said.startswith(text)
-    assert len(said.splitlines()) == 1
-    at(root).settings()  # which a local run needs, and which does not need config.json
+    message = refusal(open_project(root).workspace_config)
+    assert message.startswith(text)
+    assert len(message.splitlines()) == 1
+    open_project(
+        root
+    ).settings()  # which a local run needs, and which does not need config.json
 
 
 def test_config_with_a_byte_order_mark(root: Path) -> None:
     (root / CONFIG).write_text("\ufeff" + config(), encoding="utf-8")
-    assert at(root).workspace_config().resource_group == "rg"
+    assert open_project(root).workspace_config().resource_group == "rg"
 
 
 def test_config_in_any_form_of_json(root: Path) -> None:
@@ -330,9 +334,9 @@ def test_config_in_any_form_of_json(root: Path) -> None:
         '"rg"', r'"\ud840\udc0b"'
     )
     (root / CONFIG).write_text(text)
-    assert at(root).workspace_config().resource_group == "\U0002000b"
+    assert open_project(root).workspace_config().resource_group == "\U0002000b"
     (root / CONFIG).write_text('{"workspace_name": "mlw",\n\t"workspace_name": "mlw"}')
-    assert refusal(at(root).workspace_config).startswith(
+    assert refusal(open_project(root).workspace_config).startswith(
         f"{CONFIG}: workspace_name is written twice: delete one of the two."
     )
 
@@ -356,7 +360,7 @@ def test_parameter_that_a_setting_is_called_as(
     root: Path, name: str, text: str, value: Any
 ) -> None:
     try:
-        assert at(root).read_parameter(name, text) == value
+        assert open_project(root).read_parameter(name, text) == value
     except errors.SettingsError as error:
         assert value in str(error)
 
@@ -365,10 +369,10 @@ def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
     change(root, "workspace.region", "")
     change(root, "compute.name", "")
     (root / CONFIG).write_text(config(workspace_name=""))
-    at(root).workspace_config(needs=())
+    open_project(root).workspace_config(needs=())
     for needs in (["region"], ["compute.name"], ["workspace_name"]):
         with pytest.raises(errors.SettingsError) as error:
-            at(root).workspace_config(needs=needs)
+            open_project(root).workspace_config(needs=needs)
         assert [needs[0] in line for line in str(error.value).splitlines()] == [True]
 
 
@@ -391,7 +395,8 @@ def write_prod(root: Path, text: str) -> None:
     (root / "settings.prod.yml").write_text(text, encoding="utf-8")
 
 
-def said_of(one: Any) -> list[str]:
+def list_messages(one: Any) -> list[str]:
+    """Return all that is said about the files of a project."""
     return [str(problem) for problem in one.find_problems() if problem.file]
 
 
@@ -409,10 +414,12 @@ workspace: {region: northeurope}
 schedules: {scoring: {frequency: Hour, interval: 2}, training: }
 """,
     )
-    here, prod = at(three), at(three).for_workspace("prod")
+    here = open_project(three)
+    prod = here.for_workspace("prod")
     assert [one.files.name for one in here.for_all_workspaces()] == ["", "prod", "test"]
-    assert said_of(prod) == []
-    a, b = here.settings(), prod.settings()
+    assert list_messages(prod) == []
+    a = here.settings()
+    b = prod.settings()
     assert (a.compute.max_nodes, b.compute.max_nodes) == (2, 8)
     assert (a.compute.name, b.compute.name) == ("cpu-cluster", "cpu-cluster")
     assert (a.data.keys, b.data.keys) == (["studyName", "Individual ID"], ["studyName"])
@@ -453,13 +460,13 @@ def test_wrong_value_in_the_settings_of_a_workspace(
     three: Path, content: str, text: str
 ) -> None:
     write_prod(three, content)
-    prod = at(three).for_workspace("prod")
-    said = f"settings.prod.yml: {text}"
-    assert refusal(prod.settings) == said
-    assert refusal(prod.workspace_config) == said
-    assert said_of(prod) == [said]
-    at(three).settings()
-    at(three).for_workspace("test").workspace_config()
+    prod = open_project(three).for_workspace("prod")
+    message = f"settings.prod.yml: {text}"
+    assert refusal(prod.settings) == message
+    assert refusal(prod.workspace_config) == message
+    assert list_messages(prod) == [message]
+    open_project(three).settings()
+    open_project(three).for_workspace("test").workspace_config()
 
 
 @pytest.mark.parametrize(
@@ -475,10 +482,14 @@ def test_settings_file_of_a_workspace_that_is_none(
 ) -> None:
     write_prod(three, content)
     change(three, "training.seed", -1)
-    first, *rest = refusal(at(three).for_workspace("prod").settings).splitlines()
+    first, *rest = refusal(
+        open_project(three).for_workspace("prod").settings
+    ).splitlines()
     assert first.startswith(text)
     assert all(line.startswith("settings.yml: training.seed") for line in rest)
-    assert refusal(at(three).settings).startswith("settings.yml: training.seed")
+    assert refusal(open_project(three).settings).startswith(
+        "settings.yml: training.seed"
+    )
 
 
 def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
@@ -488,7 +499,9 @@ def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
     change(three, "compute.name", "")
     write_prod(three, "compute: {name: cpu-1, max_nodes: 2.5}\ndata: {decimal: ','}")
     (three / PROD).write_text(config(workspace_name="p", resource_group=""))
-    lines = refusal(at(three).for_workspace("prod").workspace_config).splitlines()
+    lines = refusal(
+        open_project(three).for_workspace("prod").workspace_config
+    ).splitlines()
     assert [line.split(" is ")[0] for line in lines] == [
         f"{PROD}: resource_group",
         f"{PROD}: workspace_name",
@@ -497,20 +510,20 @@ def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
         "settings.prod.yml: compute.name",
         "settings.prod.yml: compute.max_nodes",
     ]
-    rows = checks.check_settings(*at(three).for_all_workspaces())
+    rows = checks.check_settings(*open_project(three).for_all_workspaces())
     wrong = [row.name for row in rows if row.status == checks.WRONG]
     assert wrong == [
         *("data.ignore", "training.seed"),
         *("settings.prod.yml: compute.name", "settings.prod.yml: compute.max_nodes"),
         f"{PROD}: workspace_name",
     ]
-    others = [row.name for row in rows if row.status == checks.OK]
-    assert others == [CONFIG, ".azureml/test.json"]
+    right_files = [row.name for row in rows if row.status == checks.OK]
+    assert right_files == [CONFIG, ".azureml/test.json"]
 
 
 NAMELESS = [
-    ("prd", "is prd, but there is no .azureml/prd.json: write prod, or, to add this workspace, copy .azureml/config.json to .azureml/prd.json, and write the names of the workspace there."),
-    ("live", "is live, but there is no .azureml/live.json: write one that there is (config, prod, test), or, to add this workspace, copy .azureml/config.json to .azureml/live.json, and write the names of the workspace there."),
+    ("prd", "is prd, but there is no .azureml/prd.json: write prod, or, to add this workspace, copy .azureml/config.json to .azureml/prd.json and write the names of the workspace there."),
+    ("live", "is live, but there is no .azureml/live.json: to add this workspace, copy .azureml/config.json to .azureml/live.json and write the names of the workspace there, or name one that exists (config, prod, test)."),
     ("../prod", 'is "../prod", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: write prod.'),
     ("", 'is "", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: correct it.'),
 ]  # fmt: skip
@@ -518,19 +531,22 @@ NAMELESS = [
 
 @pytest.mark.parametrize(("name", "text"), NAMELESS)
 def test_a_workspace_that_is_not_there(three: Path, name: str, text: str) -> None:
-    assert refusal(lambda: at(three).for_workspace(name)) == f"--workspace {text}"
+    assert (
+        refusal(lambda: open_project(three).for_workspace(name))
+        == f"--workspace {text}"
+    )
 
 
 def test_settings_of_no_workspace(three: Path) -> None:
     (three / "settings.prd.yml").write_text("compute: {max_nodes: 8}")
-    said = (
+    message = (
         "settings.prd.yml is of no workspace, as there is no .azureml/prd.json: "
         "rename it to settings.prod.yml, or copy .azureml/config.json to "
-        ".azureml/prd.json, and write the names of the workspace there."
+        ".azureml/prd.json and write the names of the workspace there."
     )
-    assert refusal(lambda: at(three).for_workspace("prd")) == said
-    everywhere = at(three).for_all_workspaces()
-    assert [line for one in everywhere for line in said_of(one)] == [said]
+    assert refusal(lambda: open_project(three).for_workspace("prd")) == message
+    projects = open_project(three).for_all_workspaces()
+    assert [line for one in projects for line in list_messages(one)] == [message]
 
 
 # Settings that a project adds
@@ -551,10 +567,24 @@ class Extra(settings_models.Section):  # type: ignore[misc]
         return folder
 
 
+class Pair(settings_models.Section):  # type: ignore[misc]
+    """A section whose values are checked together."""
+
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _are_in_order(self) -> Pair:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+
 class MoreSettings(settings.Settings):  # type: ignore[misc]
     """The settings of a project that has added a section."""
 
     extra: Extra
+    pair: Pair | None = None
 
 
 @pytest.mark.parametrize(
@@ -581,6 +611,15 @@ def test_settings_that_a_project_adds_with_pydantic_alone(
     assert refusal(added.settings) == f"settings.yml: {text}"
 
 
+def test_values_of_a_section_that_do_not_go_together(root: Path) -> None:
+    change(root, "extra", {"depth": 3})
+    change(root, "pair", {"low": 2, "high": 1})
+    added = project.Project(root / "penguins", MoreSettings)
+    assert refusal(added.settings) == (
+        "settings.yml: pair cannot be used (low is above high): correct it."
+    )
+
+
 def test_right_settings_that_a_project_adds(root: Path) -> None:
     change(root, "extra", {"depth": 3, "layers": [4, 5]})
     extra = project.Project(root / "penguins", MoreSettings).settings().extra
@@ -591,7 +630,7 @@ def test_a_name_that_is_written_twice(root: Path) -> None:
     file = root / "settings.yml"
     lines = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join([*lines, "task: regression"]), encoding="utf-8")
-    assert refusal(at(root).settings) == (
+    assert refusal(open_project(root).settings) == (
         f"settings.yml: task is written twice (again in line {len(lines) + 1}): "
         "delete one of the two."
     )

@@ -1,4 +1,4 @@
-"""One project in several workspaces on Azure, as in test_azure.py, by both SDKs."""
+"""Test one project in several workspaces on Azure, with both SDKs."""
 
 from __future__ import annotations
 
@@ -52,15 +52,17 @@ def shell(user: User) -> Iterator[Shell]:
     shell.process.wait()
 
 
-def held(standin: Standin, workspace: str) -> Any:
-    """All that a workspace holds: by ARM, and of published pipelines."""
+def copy_contents(standin: Standin, workspace: str) -> Any:
+    """Return all that a workspace holds: resources, published pipelines, schedules."""
     azure = standin.azure
-    known = {id: one for id, one in azure.resources.items() if f"/{workspace}" in id}
+    resources = {
+        id: one for id, one in azure.resources.items() if f"/{workspace}" in id
+    }
     endpoints = [one for one in azure.endpoints.values() if workspace in one["Url"]]
     ids = [one["Id"] for one in endpoints]
     schedules = azure.schedules.values()
     due = [one for one in schedules if one["PipelineEndpointId"] in ids]
-    return copy.deepcopy((known, endpoints, due))
+    return copy.deepcopy((resources, endpoints, due))
 
 
 def test_a_publish_in_prod_leaves_test_as_it_was(user: User, shell: Shell) -> None:
@@ -73,32 +75,34 @@ def test_a_publish_in_prod_leaves_test_as_it_was(user: User, shell: Shell) -> No
     assert "no workspace ml-prod in the resource group group-of-prod: " in lost.err
     assert "provision --create-workspace --workspace prod` creates it" in lost.err
     assert "or correct .azureml/prod.json" in lost.err
-    before, since = held(standin, "ml-test"), len(standin.requests)
+    before = copy_contents(standin, "ml-test")
+    requests_before = len(standin.requests)
     assert before[0]
 
-    made = shell.run("provision --create-workspace --workspace prod")
-    second = shell.run("publish scoring --workspace prod")
+    provisioned = shell.run("provision --create-workspace --workspace prod")
+    published = shell.run("publish scoring --workspace prod")
 
-    assert (made.code, made.err, second.code, second.err) == (0, "", 0, "")
-    assert made.out.splitlines()[:2] == [
+    assert (provisioned.code, provisioned.err) == (0, "")
+    assert (published.code, published.err) == (0, "")
+    assert provisioned.out.splitlines()[:2] == [
         "created    workspace ml-prod, in westeurope",
         "created    cluster prod-cluster, up to 2 nodes of STANDARD_DS3_V2",
     ]
-    assert "frequency Day, interval 1, hours [6]" in second.out
-    assert "(before: none)" in second.out
-    assert held(standin, "ml-test") == before
-    sent = standin.requests[since:]
-    said = [f"{one.target} {one.query}".encode() + one.body for one in sent]
-    assert not [text for text in said if b"ml-test" in text or b"cpu-cluster" in text]
-    assert [text for text in said if b"prod-cluster" in text]
+    assert "frequency Day, interval 1, hours [6]" in published.out
+    assert "(before: none)" in published.out
+    assert copy_contents(standin, "ml-test") == before
+    sent = standin.requests[requests_before:]
+    texts = [f"{one.target} {one.query}".encode() + one.body for one in sent]
+    assert not [text for text in texts if b"ml-test" in text or b"cpu-cluster" in text]
+    assert [text for text in texts if b"prod-cluster" in text]
 
     # What Azure says is told of each workspace, with the file to mend it in.
     (user.project.path / "settings.prod.yml").write_text(
         PROD.replace("westeurope", "northeurope")
     )
-    asked = shell.run("check --online --json")
-    assert asked.code == 1
-    rows = {row["name"]: row for row in asked.json["checks"]}
+    checked = shell.run("check --online --json")
+    assert checked.code == 1
+    rows = {row["name"]: row for row in checked.json["checks"]}
     assert rows["config: workspace"]["status"] == "wrong"
     assert rows["test: workspace"]["status"] == "ok"
     assert rows["test: compute"]["text"] == "cpu-cluster, up to 2 nodes"

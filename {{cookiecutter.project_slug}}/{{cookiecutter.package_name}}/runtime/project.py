@@ -105,7 +105,8 @@ class Project(Generic[S]):
         """
         reading = self._read_settings()
         if reading.model is None:
-            raise SettingsError(_select_wrong(reading.problems))
+            wrong = [p for p in reading.problems if p.kind == "wrong"]
+            raise SettingsError(wrong)
         return reading.model
 
     def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
@@ -115,15 +116,15 @@ class Project(Generic[S]):
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()
-        problems = config.problems + settings.problems
-        needed = [
+        needed_keys = set(needs)
+        stopping = [
             problem
-            for problem in problems
-            if problem.kind == "empty"
-            and problem.key.removeprefix("workspace.") in [*needs]
+            for problem in config.problems + settings.problems
+            if problem.kind == "wrong"
+            or problem.kind == "empty"
+            and problem.key.removeprefix("workspace.") in needed_keys
         ]
-        if config.model is None or settings.model is None or needed:
-            stopping = [p for p in problems if p.kind == "wrong" or p in needed]
+        if config.model is None or settings.model is None or stopping:
             raise SettingsError(stopping)
 
         return WorkspaceConfig(
@@ -199,7 +200,7 @@ class Project(Generic[S]):
 
     @property
     def _has_own_settings(self) -> bool:
-        """Whether the workspace has a file of settings that differ."""
+        """Tell whether the workspace has a file of settings that differ."""
         return self.files.name != "" and (self.root / self.files.settings).exists()
 
     def _read_settings(self) -> Reading[S]:
@@ -212,7 +213,3 @@ class Project(Generic[S]):
                 may_differ=self.model.may_differ,
             )
         return read_model(self.root, self.model, SETTINGS)
-
-
-def _select_wrong(problems: list[Problem]) -> list[Problem]:
-    return [problem for problem in problems if problem.kind == "wrong"]

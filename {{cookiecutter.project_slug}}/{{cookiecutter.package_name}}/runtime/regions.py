@@ -17,8 +17,8 @@ australiacentral   | Australia Central    | Canberra
 australiacentral2  | Australia Central 2  | Canberra
 australiaeast      | Australia East       | Sydney, New South Wales, Australia
 australiasoutheast | Australia Southeast  | Melbourne, Victoria, Australia
-austriaeast        | Austria East         | Vienna, Wien, Austria
-belgiumcentral     | Belgium Central      | Brussels, Bruxelles, Brussel, Belgium
+austriaeast        | Austria East         | Vienna, Wien, Austria, Oesterreich, Österreich
+belgiumcentral     | Belgium Central      | Brussels, Bruxelles, Brussel, Belgium, Belgien
 brazilsouth        | Brazil South         | Sao Paulo, Brazil
 brazilsoutheast    | Brazil Southeast     | Rio de Janeiro, Rio
 canadacentral      | Canada Central       | Toronto, Ontario, Canada
@@ -38,10 +38,10 @@ eastasia           | East Asia            | Hong Kong
 eastus             | East US              | Virginia, Richmond
 eastus2            | East US 2            | Virginia, Boydton
 eastus2euap        | East US 2 EUAP       |
-francecentral      | France Central       | Paris, France
+francecentral      | France Central       | Paris, France, Frankreich
 francesouth        | France South         | Marseille
 germanynorth       | Germany North        | Berlin
-germanywestcentral | Germany West Central | Frankfurt, Frankfurt am Main, Germany
+germanywestcentral | Germany West Central | Frankfurt, Frankfurt am Main, Germany, Deutschland
 indonesiacentral   | Indonesia Central    | Jakarta, Indonesia
 israelcentral      | Israel Central       | Tel Aviv, Israel
 italynorth         | Italy North          | Milan, Milano, Italy
@@ -55,7 +55,7 @@ malaysiawest       | Malaysia West        | Kuala Lumpur, Malaysia
 mexicocentral      | Mexico Central       | Queretaro, Mexico
 newzealandnorth    | New Zealand North    | Auckland, New Zealand
 northcentralus     | North Central US     | Chicago, Illinois
-northeurope        | North Europe         | Dublin, Ireland
+northeurope        | North Europe         | Dublin, Ireland, Irland, Nordeuropa
 norwayeast         | Norway East          | Oslo, Norway
 norwaywest         | Norway West          | Stavanger
 polandcentral      | Poland Central       | Warsaw, Warszawa, Poland
@@ -68,7 +68,7 @@ southindia         | South India          | Chennai, Madras
 spaincentral       | Spain Central        | Madrid, Spain
 swedencentral      | Sweden Central       | Gavle, Stockholm, Sweden
 swedensouth        | Sweden South         | Malmo
-switzerlandnorth   | Switzerland North    | Zurich, Switzerland
+switzerlandnorth   | Switzerland North    | Zurich, Switzerland, Schweiz, Suisse
 switzerlandwest    | Switzerland West     | Geneva, Geneve, Genf
 taiwannorth        | Taiwan North         | Taipei, Taiwan
 uaecentral         | UAE Central          | Abu Dhabi
@@ -81,7 +81,7 @@ usgovarizona       | US Gov Arizona       |
 usgovtexas         | US Gov Texas         |
 usgovvirginia      | US Gov Virginia      |
 westcentralus      | West Central US      | Wyoming, Cheyenne
-westeurope         | West Europe          | Amsterdam, Netherlands, Holland
+westeurope         | West Europe          | Amsterdam, Netherlands, Holland, Niederlande, Westeuropa
 westindia          | West India           | Mumbai, Bombay
 westus             | West US              | California, San Francisco
 westus2            | West US 2            | Washington, Seattle, Quincy
@@ -151,9 +151,9 @@ def _read_table(table: str) -> dict[str, Region]:
 
 def _spell_display_name(display_name: str) -> set[str]:
     """Return the spellings of a display name: words in any order, or the first ones."""
-    words = _split_words(display_name)
-    spellings = {"".join(order) for order in permutations(words)}
-    spellings |= {"".join(words[:count]) for count in range(2, len(words))}
+    parts = _split_words(display_name)
+    spellings = {"".join(order) for order in permutations(parts)}
+    spellings |= {"".join(parts[:count]) for count in range(2, len(parts))}
     abbreviated = {spelling.replace("europe", "eu") for spelling in spellings}
     return spellings | abbreviated
 
@@ -162,8 +162,7 @@ def _split_words(text: str) -> list[str]:
     """Return the words of a text in lower case, without accents, synonyms replaced."""
     plain = unicodedata.normalize("NFKD", text.lower().replace("ø", "o"))
     plain = "".join(char for char in plain if not unicodedata.combining(char))
-    words = re.findall("[a-z]+|[0-9]+", plain)
-    return [_SYNONYMS.get(word, word) for word in words]
+    return [_SYNONYMS.get(word, word) for word in re.findall("[a-z]+|[0-9]+", plain)]
 
 
 def _differ_by_a_typing_error(a: str, b: str) -> bool:

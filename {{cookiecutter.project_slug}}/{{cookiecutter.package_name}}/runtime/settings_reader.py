@@ -164,7 +164,7 @@ def read_model_with_overrides(
         overrides = load_file(root, overrides_file, sections)
         values = load_file(root, file, model.model_fields)
     except UnreadableFile as error:
-        # The problem is that of `file` itself if that is the one that cannot be read.
+        # If `file` itself cannot be read, `base` has the same problem.
         return Reading(None, [*dict.fromkeys([error.problem, *base.problems])])
 
     if not isinstance(overrides, dict):
@@ -175,19 +175,24 @@ def read_model_with_overrides(
     if not isinstance(values, dict):
         return base
 
-    problems = []
-    for name in model.model_fields:
-        if name in overrides and name not in sections:
-            del overrides[name]
-            text = "is the same in every workspace"
-            fix = f"write it in {file} ({', '.join(sections)} may differ)"
-            problems.append(Problem(overrides_file, name, text, fix))
+    shared = [name for name in model.model_fields if name not in sections]
+    problems = [
+        Problem(
+            overrides_file,
+            name,
+            text="is the same in every workspace",
+            fix=f"write it in {file} ({', '.join(sections)} may differ)",
+        )
+        for name in shared
+        if name in overrides
+    ]
+    overrides = {name: value for name, value in overrides.items() if name not in shared}
 
     merged = merge_overrides(values, overrides)
     problems_of_base = {(p.key, p.text): p for p in base.problems}
     for problem in find_problems(model, merged, overrides_file, written=overrides):
-        known_problem = problems_of_base.get((problem.key, problem.text))
-        problems.append(known_problem or problem)
+        same_problem_of_base = problems_of_base.get((problem.key, problem.text))
+        problems.append(same_problem_of_base or problem)
     return _validate(model, merged, problems)
 
 
@@ -268,10 +273,11 @@ def _describe_all(
             *parents, name = path
             fields = _find_section(model, parents).model_fields
             absent = fields.keys() - _find_names(written, parents)
-            close = next(iter(difflib.get_close_matches(name, absent, 1)), "")
-            fix = f"write {close}" if close else f"delete it ({', '.join(fields)} are)"
+            fix = f"delete it ({', '.join(fields)} are)"
+            for close_name in difflib.get_close_matches(name, absent, 1):
+                fix = f"write {close_name}"
+                misspelt.add(".".join([*parents, close_name]))
             problems.append(Problem(file, key, "is not a setting", fix))
-            misspelt.add(".".join([*parents, close]))
         elif detail["type"] == "model_type":
             names = ", ".join(_find_section(model, path).model_fields)
             text = f"is {to_text(detail['input'])}, but must hold names with values"
@@ -307,6 +313,8 @@ def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
             text = f"is {to_text(value)} ({reason})"
             if reason.startswith("Input should "):
                 text = f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
+            elif isinstance(value, dict):  # A whole section would fill the screen.
+                text = f"cannot be used ({reason})"
             return Problem(file, key, text, "correct it")
 
 

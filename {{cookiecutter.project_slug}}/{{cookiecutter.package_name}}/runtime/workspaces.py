@@ -67,20 +67,20 @@ def find_missing_config(root: Path, files: WorkspaceFiles) -> list[Problem]:
 
     names = sorted(file.stem for file in root.glob(".azureml/*.json"))
     close_names = difflib.get_close_matches(files.name, names, 1)
-    copy = (
-        f"copy {CONFIG} to {files.config}, and write the names of the workspace there"
+    add_it = (
+        f"copy {CONFIG} to {files.config} and write the names of the workspace there"
     )
     if (root / files.settings).exists():
         text = f"is of no workspace, as there is no {files.config}"
-        fix = copy
+        fix = add_it
         if close_names:
-            fix = f"rename it to settings.{close_names[0]}.yml, or {copy}"
+            fix = f"rename it to settings.{close_names[0]}.yml, or {add_it}"
         return [Problem(files.settings, "", text, fix)]
 
     text = f"is {files.name}, but there is no {files.config}"
-    fix = f"to add this workspace, {copy}"
+    fix = f"to add this workspace, {add_it}"
     if close_names:
         fix = f"write {close_names[0]}, or, {fix}"
     elif names:
-        fix = f"write one that there is ({', '.join(names)}), or, {fix}"
+        fix = f"{fix}, or name one that exists ({', '.join(names)})"
     return [Problem("", "--workspace", text, fix)]
