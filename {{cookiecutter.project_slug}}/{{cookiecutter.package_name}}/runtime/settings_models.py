@@ -155,7 +155,7 @@ class Schedule(Section):
             )
         return week_days
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return the schedule as text, such as "frequency Day, interval 1, hours [6]"."""
         return ", ".join(f"{name} {value}" for name, value in self if value)
 

@@ -332,7 +332,7 @@ class Workspace:
                 schedules.begin_disable(name).result()
             return [ScheduleChange("disabled", existing.description or name)]
 
-        description = setting.words()
+        description = setting.describe()
         if built:
             built.experiment_name = experiment
             new = entities.JobSchedule(

@@ -298,7 +298,7 @@ class Workspace:
         Without `built` nothing is changed. Returns what was, or would be, changed.
         """
         changes = []
-        description = setting.words() if setting else ""
+        description = setting.describe() if setting else ""
         active = self._active_schedules(endpoint)
         kept = None
         if setting:
@@ -337,7 +337,7 @@ class Workspace:
             endpoint.sdk_endpoint.id,
             experiment,
             recurrence=sdk.ScheduleRecurrence(**{**vars(setting), "time_zone": zone}),
-            description=setting.words(),
+            description=setting.describe(),
             wait_for_provisioning=True,
         )
 
