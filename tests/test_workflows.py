@@ -316,12 +316,40 @@ def tool(*words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_workflow_of_github_is_linted(bake: Bake) -> None:
-    file = str(bake(ci_platform="github").path / FILES["github"])
+def assert_linted(repository: Path, workflow: str) -> None:
+    """The workflow and the updates of its actions are valid, and safe by zizmor's audits.
+
+    Those want pinned actions, least permissions, no secret that stays behind, and no code
+    that a pull request can inject.
+    """
+    file = str(repository / workflow)
+    updates = str(repository / ".github/dependabot.yml")
     tool("actionlint", file)
     tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", file)
-    # Pinned actions, least permissions, no secret that stays behind, nothing injected.
-    tool("zizmor", "--offline", "--no-progress", file)
+    tool("check-jsonschema", "--builtin-schema", "vendor.dependabot", updates)
+    tool("zizmor", "--offline", "--no-progress", file, updates)
+
+
+def assert_pinned(workflow: Path) -> None:
+    uses = re.findall(r"uses: (.*)", workflow.read_text(encoding="utf-8"))
+    assert len(uses) > 3
+    for action in uses:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action)
+
+
+def test_the_workflow_of_a_project_on_github_is_linted_and_pinned(bake: Bake) -> None:
+    project = bake(ci_platform="github").path
+    assert_linted(project, FILES["github"])
+    assert_pinned(project / FILES["github"])
+
+
+def test_the_workflow_of_this_repository_is_linted_and_pinned() -> None:
+    workflow = TEMPLATE / ".github/workflows/test.yml"
+    assert_linted(TEMPLATE, ".github/workflows/test.yml")
+    assert_pinned(workflow)
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"]
+    for job in jobs.values():
+        assert job["timeout-minutes"] <= 90
 
 
 def test_a_pipeline_of_azure_devops_fits_its_schema(bake: Bake) -> None:
@@ -329,14 +357,6 @@ def test_a_pipeline_of_azure_devops_fits_its_schema(bake: Bake) -> None:
     azure = ("--builtin-schema", "vendor.azure-pipelines")
     known = ("--data-transform", "azure-pipelines", "--regex-variant", "nonunicode")
     tool("check-jsonschema", *azure, *known, file)
-
-
-def test_every_action_is_pinned_with_its_version(bake: Bake) -> None:
-    file = bake(ci_platform="github").path / FILES["github"]
-    uses = re.findall(r"uses: (.*)", file.read_text(encoding="utf-8"))
-    assert len(uses) > 3
-    for action in uses:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action)
 
 
 @contextmanager
