@@ -129,6 +129,9 @@ def test_the_users_work_is_whole_after_an_update(
     main = "def main() -> None:\n"
     project.edit(prep, main, main + mine)
     project.edit("up_to_date/pipelines.py", 'name="evaluate"', 'name="judge"')
+    project.edit(
+        "up_to_date/pipelines.py", 'reads_model=["evaluate"', 'reads_model=["judge"'
+    )
     project.edit("tests/test_pipelines.py", "evaluate.", "judge.")
     project.edit("settings.yml", "data/sample/", "data/ours/")
     project.edit("settings.yml", "seed: 42", "seed: 43")
