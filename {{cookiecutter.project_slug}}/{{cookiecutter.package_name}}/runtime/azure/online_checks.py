@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import requests
 
 from ..rules import CLOUDS
 from . import login
+
+if TYPE_CHECKING:
+    import requests
 
 LIMIT = 60.0  # Seconds for all checks together.
 ML = "Microsoft.MachineLearningServices"
@@ -129,6 +130,9 @@ class ResourceManager:
     """The REST API of Azure's resource manager, asked with a token."""
 
     def __init__(self, cloud: str, token: str, deadline: float) -> None:
+        # `check` without --online imports this module too, and requests takes a while.
+        import requests
+
         self.cloud = cloud
         self.host = CLOUDS[cloud].resource_manager
         self.deadline = deadline
