@@ -26,10 +26,9 @@ from .runtime.project import PipelineDefinition
 from .settings import PROJECT, Settings
 
 STEPS = PROJECT.root / "steps"
-# Of the steps' environment on Azure ML.
-PYTHON = "3.11"
+PYTHON = "3.11"  # of the steps, on Azure ML
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
-CHANNEL = "conda-forge"  # alone: Anaconda's own channel needs a licence
+CHANNEL = "conda-forge"  # the only one, as Anaconda's own channel needs a licence
 
 FOLDER = Input(type="uri_folder")
 NEW_FOLDER = Output(type="uri_folder")
@@ -42,7 +41,7 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
     """prep -> train -> evaluate -> register, on raw data with the target."""
     options, target = settings.training, settings.data.target
     hyperparameters = {
-        # As text, but for numbers: train reads it as Python would.
+        # Numbers stay numbers. Other values are text, which train reads as Python would.
         name: value if type(value) in (int, float) else str(value)
         for name, value in options.hyperparameters.items()
     }
@@ -61,7 +60,7 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
             keys=settings.data.keys,
             test_fraction=options.test_fraction,
             seed=options.seed,
-            # The last one, as the step takes all that follows.
+            # This option is the last one, as the step takes all words that follow it.
             hyperparameters=[
                 word for name in hyperparameters for word in (name, _input(name))
             ],
@@ -160,9 +159,9 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     return pipeline(**data)
 
 
-#: A pipeline is an entry here: what builds its job; the settings of `data` that it reads,
-#: each under the name of its input; the steps that look up the registered model; and
-#: the input that names its version, if it is not always the newest.
+#: Each pipeline by its name: the function that builds its job; the settings of `data` that it
+#: reads, by the name of the input; the steps that look up the registered model; and the
+#: input that names the model's version, if it is not always the newest.
 PIPELINES = {
     "training": PipelineDefinition(
         training,
@@ -179,7 +178,7 @@ PIPELINES = {
 
 
 def _prep(settings: Settings, target: str | None = None) -> Command:
-    """The first step of both pipelines."""
+    """Build the first step of both pipelines."""
     options = settings.data
     return command(
         name="prep",
@@ -202,16 +201,20 @@ def _prep(settings: Settings, target: str | None = None) -> Command:
 
 
 def _command_line(script: str, **options: Any) -> str:
-    """What the shell of a node is given to run a script."""
+    """Return the shell command of a node that runs a script."""
     return shlex.join(["python", script, *_arguments(**options)])
 
 
 def _program_arguments(**options: Any) -> str:
+    """Return the arguments of an entry script, which the service splits at spaces."""
     return " ".join(_arguments(**options))
 
 
 def _arguments(**options: Any) -> list[str]:
-    """Words of a command: `a_b=1` is `--a-b 1`, of a list each item, of None nothing."""
+    """Return the words of a command: `a_b=1` becomes `--a-b 1`.
+
+    Each item of a list becomes a word. Options that are None or an empty list are left out.
+    """
     arguments: list[str] = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
@@ -221,22 +224,25 @@ def _arguments(**options: Any) -> list[str]:
 
 
 def _input(name: str) -> str:
-    """In a command, where the service puts the value or the folder of an input."""
+    """Return a placeholder, which the service replaces by an input's value or folder."""
     return "$" + 2 * "{" + f"inputs.{name}" + 2 * "}"
 
 
 def _output(name: str) -> str:
+    """Return a placeholder, which the service replaces by the folder of an output."""
     return "$" + 2 * "{" + f"outputs.{name}" + 2 * "}"
 
 
 def _takes(**inputs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Name the inputs of a pipeline, which the SDK looks up in its function's signature.
+    """Declare the inputs of a pipeline. The SDK reads them from its function's signature.
 
-    By their names: data, or the value that an input has unless another is given.
+    Each is an `Input` for data, or else a value, which is the input's default.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        data = {name: one for name, one in inputs.items() if isinstance(one, Input)}
+        data = {
+            name: value for name, value in inputs.items() if isinstance(value, Input)
+        }
         function.__annotations__ = data
         parameters = [
             Parameter(
@@ -253,7 +259,7 @@ def _takes(**inputs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
 
 
 def environment(settings: Settings) -> Environment:
-    """The pinned packages that steps run with, here and on Azure ML."""
+    """Return the environment of the steps on Azure ML, with the pinned packages."""
     pins = (PROJECT.root / "environment" / "steps.txt").read_text(encoding="utf-8")
     lines = [line.partition("#")[0].strip() for line in pins.splitlines()]
     packages = [f"python={PYTHON}", "pip", {"pip": [line for line in lines if line]}]
@@ -264,10 +270,10 @@ def environment(settings: Settings) -> Environment:
 
 
 def _surroundings(settings: Settings) -> dict[str, Any]:
-    """What all steps but those that run in parallel have in common."""
+    """Return what all steps have in common that are not parallel."""
     return {
         "compute": settings.compute.name,
         "environment": environment(settings),
-        # Threads that wait for one another must not spin where others need the cores.
+        # Threads that wait must not spin, as other steps need the cores.
         "environment_variables": {"OMP_WAIT_POLICY": "PASSIVE"},
     }

@@ -25,10 +25,9 @@ from .runtime.project import PipelineDefinition
 from .settings import PROJECT, Settings
 
 STEPS = PROJECT.root / "steps"
-# Of the steps' environment on Azure ML.
-PYTHON = "3.11"
+PYTHON = "3.11"  # of the steps, on Azure ML
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
-CHANNEL = "conda-forge"  # alone: Anaconda's own channel needs a licence
+CHANNEL = "conda-forge"  # the only one, as Anaconda's own channel needs a licence
 
 # The data of a pipeline by name, each a pipeline parameter.
 DataParameters = Mapping[str, PipelineParameter]
@@ -42,7 +41,7 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     holdout = OutputFileDatasetConfig("holdout")
     evaluation = OutputFileDatasetConfig("evaluation")
     hyperparameters = {
-        # As text, but for numbers: train reads it as Python would.
+        # Numbers stay numbers. Other values are text, which train reads as Python would.
         name: PipelineParameter(
             name, value if type(value) in (int, float) else str(value)
         )
@@ -63,7 +62,7 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
             keys=settings.data.keys,
             test_fraction=options.test_fraction,
             seed=options.seed,
-            # The last one, as the step takes all that follows.
+            # This option is the last one, as the step takes all words that follow it.
             hyperparameters=[*chain.from_iterable(hyperparameters.items())],
         ),
         runconfig=_runconfig(settings),
@@ -142,9 +141,9 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     return [prep, score]
 
 
-#: A pipeline is an entry here: what builds its steps; the settings of `data` that it reads,
-#: each under the name of its pipeline parameter; the steps that look up the registered model; and
-#: the parameter that names its version, if it is not always the newest.
+#: Each pipeline by its name: the function that builds its steps; the settings of `data` that
+#: it reads, by the name of the pipeline parameter; the steps that look up the registered
+#: model; and the parameter that names the model's version, if it is not always the newest.
 PIPELINES = {
     "training": PipelineDefinition(
         training,
@@ -166,7 +165,7 @@ def _prep(
     prepared: OutputFileDatasetConfig,
     target: str | None = None,
 ) -> PythonScriptStep:
-    """The first step of both pipelines."""
+    """Build the first step of both pipelines."""
     options = settings.data
     return PythonScriptStep(
         name="prep",
@@ -189,7 +188,10 @@ def _prep(
 
 
 def _arguments(**options: Any) -> list[Any]:
-    """A command line: `a_b=1` is `--a-b 1`, of a list each item, of None nothing."""
+    """Return a command line: `a_b=1` becomes `--a-b 1`.
+
+    Each item of a list becomes a word. Options that are None or an empty list are left out.
+    """
     arguments: list[Any] = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
@@ -199,23 +201,24 @@ def _arguments(**options: Any) -> list[Any]:
 
 
 def environment(settings: Settings) -> Environment:
-    """The pinned packages that steps run with, here and on Azure ML."""
-    found = Environment.from_pip_requirements(
+    """Return the environment of the steps on Azure ML, with the pinned packages."""
+    steps_environment = Environment.from_pip_requirements(
         f"{settings.name}-steps", str(PROJECT.root / "environment" / "steps.txt")
     )
-    found.docker.base_image = IMAGE
-    conda = found.python.conda_dependencies
+    steps_environment.docker.base_image = IMAGE
+    conda = steps_environment.python.conda_dependencies
     conda.set_python_version(PYTHON)
     for channel in list(conda.conda_channels):
         conda.remove_channel(channel)
     conda.add_channel(CHANNEL)
-    return found
+    return steps_environment
 
 
 def _runconfig(settings: Settings) -> RunConfiguration:
+    """Return where and in which environment a step runs that is not parallel."""
     runconfig = RunConfiguration()
     runconfig.target = settings.compute.name
-    # Threads that wait for one another must not spin where others need the cores.
+    # Threads that wait must not spin, as other steps need the cores.
     runconfig.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}
     runconfig.environment = environment(settings)
     return runconfig

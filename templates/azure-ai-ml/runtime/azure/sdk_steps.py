@@ -1,6 +1,6 @@
-"""Read the pipeline jobs of the Azure ML SDK: what each node would run, with what.
+"""Build pipeline jobs by azure-ai-ml, and read what each node would run on Azure ML.
 
-It reads the YAML that azure-ai-ml itself writes of a job, whose form is documented.
+It reads the YAML that azure-ai-ml itself writes of a job. Its form is documented.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from azure.ai.ml.entities import Environment, PipelineJob
 from ..project import PipelineDefinition, Pipelines
 from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
-#: The settings of a parallel node that are parameters of its pipeline, here and for
-#: `submit`, though the SDK lets no input be put in their place: where each one is.
-WORK = {
+#: The path of each setting of a parallel node that is a parameter of its pipeline, here
+#: and for `submit`. The SDK lets no input of the pipeline be put in their place.
+PARALLEL_SETTINGS = {
     "mini_batch_size": ("mini_batch_size",),
     "process_count_per_node": ("max_concurrency_per_instance",),
     "node_count": ("resources", "instance_count"),
 }
+#: A placeholder for an input or output of a node, in a command.
 REFERENCE = r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}"
+#: A placeholder for an input of the pipeline, or an output of another node.
 PARENT = r"\$\{\{\s*parent\.(?:inputs\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}"
 
 # The SDK warns of its own classes that they are experimental.
@@ -38,63 +40,73 @@ logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
 def build_steps(
     pipeline: PipelineDefinition,
     settings: Any,
-    folders: Mapping[str, str] | None = None,
+    addresses: Mapping[str, str] | None = None,
 ) -> PipelineJob:
-    """The job of a pipeline, on folders of the workspace, by address, if there is one."""
-    # In a local run, folders of the project are read in the place of this.
-    found = folders or dict.fromkeys(pipeline.data, "https://localhost/data")
+    """Build the job of a pipeline, on data of the workspace by its address.
+
+    Without `addresses` it is for reading only: a local run has folders in their place.
+    """
+    if addresses is None:
+        addresses = dict.fromkeys(pipeline.data, "https://localhost/data")
     data = {
-        name: SdkInput(type="uri_folder", path=found[name]) for name in pipeline.data
+        name: SdkInput(type="uri_folder", path=addresses[name])
+        for name in pipeline.data
     }
     job: PipelineJob = pipeline.build(settings, data)
     return job
 
 
 def set_parameters(job: PipelineJob, values: Mapping[str, Any]) -> None:
-    """Give parameters of a pipeline other values than the settings'."""
+    """Replace the values of a pipeline's parameters, which were those of the settings."""
     for name, value in values.items():
         if name in job.inputs:
             setattr(job.inputs, name, value)
+        if name not in PARALLEL_SETTINGS:
+            continue
+        *path, attribute = PARALLEL_SETTINGS[name]
         for node in job.jobs.values():
-            if node.type == "parallel" and name in WORK:
-                *path, last = WORK[name]
+            if node.type == "parallel":
                 owner = node
-                for key in path:
-                    owner = getattr(owner, key)
-                setattr(owner, last, value)
+                for step in path:
+                    owner = getattr(owner, step)
+                setattr(owner, attribute, value)
 
 
 def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
-    """Each environment that steps of the pipelines run in."""
-    jobs = [build_steps(pipeline, settings) for pipeline in pipelines.values()]
-    nodes = [node for job in jobs for node in job.jobs.values()]
-    owners = [node.task if node.type == "parallel" else node for node in nodes]
-    found = [owner.environment for owner in owners]
-    return list({(one.name, one.version): one for one in found}.values())
+    """Return each environment that steps of the pipelines run in, once."""
+    by_version: dict[tuple[str, str], Environment] = {}
+    for pipeline in pipelines.values():
+        for node in build_steps(pipeline, settings).jobs.values():
+            owner = node.task if node.type == "parallel" else node
+            environment = owner.environment
+            by_version[environment.name, environment.version] = environment
+    return list(by_version.values())
 
 
 def read_steps(job: PipelineJob) -> list[Step]:
-    """The nodes of a pipeline job as the local run takes them.
+    """Describe the nodes of a pipeline job for the local run.
 
-    PipelineError for what cannot be run here, and for what the SDK lets pass though the
-    service would refuse it: a name that is nowhere, a script that is not there.
+    Raises PipelineError for what cannot be run here, and for what the SDK lets pass though
+    the service would refuse it: a name that does not exist, a script that is missing.
     """
     modules: dict[str, Any] = sys.modules
-    # To see whether this is a notebook the SDK would import it, which takes long.
+    # The SDK would import IPython, which takes long, to see whether this is a notebook.
     is_hidden = modules.setdefault("IPython", None) is None
     try:
         text: dict[str, Any] = yaml.safe_load(str(job))
     finally:
         if is_hidden:
             del modules["IPython"]
-    return [_Node(name, node, text).step() for name, node in text["jobs"].items()]
+    return [_Node(name, node, text).read_step() for name, node in text["jobs"].items()]
 
 
 class _Node:
     """A node of a pipeline job, as its YAML has it."""
 
     def __init__(self, name: str, node: dict[str, Any], job: dict[str, Any]) -> None:
-        self.name, self.node, self.job = name, node, job
+        self.name = name
+        self.node = node
+        self.job = job
         component: Any = node.get("component")
         if node["type"] not in ("command", "parallel") or isinstance(component, str):
             self.refuse(
@@ -103,61 +115,80 @@ class _Node:
             )
         self.component: dict[str, Any] = component
         self.is_parallel = node["type"] == "parallel"
-        self.outputs = list(self.component.get("outputs") or {})
-        self.folders: dict[str, Source] = {}  # of data, or that another step writes
+        self.outputs = list(component.get("outputs") or {})
+
+        # Inputs are folders, of data or of another step's output, or values.
+        self.folders: dict[str, Source] = {}
         self.values: dict[str, Parameter | str] = {}
-        for port in self.component.get("inputs") or {}:
-            source = self.source(port)
-            is_data = isinstance(source, Parameter) and source.default is None
-            if isinstance(source, tuple) or (is_data and not isinstance(source, str)):
+        for port in component.get("inputs") or {}:
+            source = self.find_source(port)
+            if isinstance(source, tuple):
+                self.folders[port] = source
+            elif isinstance(source, Parameter) and source.default is None:
                 self.folders[port] = source
             else:
                 self.values[port] = source
 
-    def refuse(self, what: str, fix: str) -> NoReturn:
-        raise PipelineError(f"pipelines.py: {self.name} {what}: {fix}.")
+    def refuse(self, text: str, fix: str) -> NoReturn:
+        raise PipelineError(f"pipelines.py: {self.name} {text}: {fix}.")
 
-    def source(self, name: str) -> Source | str:
-        """Where an input comes from: data, a step's output port, a parameter, a text."""
-        given = (self.node.get("inputs") or {}).get(name)
-        if given is None:
-            declared = self.component["inputs"][name]
-            return str(declared.get("default", ""))
-        if isinstance(given, dict) and (found := re.fullmatch(PARENT, given["path"])):
-            parameter, step, port = found.groups()
-            if step:
-                outputs = self.job["jobs"].get(step, {}).get("outputs", {})
-                if port not in outputs:
-                    self.refuse(
-                        f"reads {step}.{port}, which no step writes", "correct the name"
-                    )
-                return step, port
-            if parameter not in self.job["inputs"]:
-                self.refuse(
-                    f"reads {parameter}, no input of the pipeline", "correct the name"
-                )
-            value = self.job["inputs"][parameter]
-            return Parameter(parameter, None if isinstance(value, dict) else value)
-        if isinstance(given, dict):
+    def find_source(self, port: str) -> Source | str:
+        """Return the parameter, the step and its output, or the text that an input has."""
+        value = (self.node.get("inputs") or {}).get(port)
+        if value is None:
+            declaration = self.component["inputs"][port]
+            return str(declaration.get("default", ""))
+        if not isinstance(value, dict):
+            return str(value)
+
+        reference = re.fullmatch(PARENT, value["path"])
+        if reference is None:
             self.refuse(
-                f"reads {given['path']}, which has no files here",
-                f"make {name} an input of the pipeline, or an output of another step",
+                f"reads {value['path']}, which has no files here",
+                f"make {port} an input of the pipeline, or an output of another step",
             )
-        return str(given)
+        parameter, step, output = reference.groups()
+        if step:
+            outputs = self.job["jobs"].get(step, {}).get("outputs", {})
+            if output not in outputs:
+                self.refuse(
+                    f"reads {step}.{output}, which no step writes", "correct the name"
+                )
+            return step, output
 
-    def step(self) -> Step:
+        if parameter not in self.job["inputs"]:
+            self.refuse(
+                f"reads {parameter}, no input of the pipeline", "correct the name"
+            )
+        default = self.job["inputs"][parameter]
+        is_data = isinstance(default, dict)
+        return Parameter(parameter, None if is_data else default)
+
+    def read_step(self) -> Step:
+        """Describe the node."""
         task = self.component["task"] if self.is_parallel else self.component
         folder = Path(task["code"]).resolve()
-        ignored = get_ignore_file(folder)
+        ignore_file = get_ignore_file(folder)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        sent = [file for file in files if not ignored.is_file_excluded(file.as_posix())]
-        script, arguments = self.driver() if self.is_parallel else self.command()
+        snapshot = [
+            file.relative_to(folder)
+            for file in files
+            if not ignore_file.is_file_excluded(file.as_posix())
+        ]
+
+        if self.is_parallel:
+            script, arguments = self.read_driver()
+            unused_parameters = [self.parallel_parameter("node_count")]
+        else:
+            script, arguments = self.read_command()
+            unused_parameters = []
         if not (folder / script).is_file():
             self.refuse(f"runs {script}, which is not in {folder}", "correct the name")
+
         return Step(
             name=self.name,
             source_directory=folder,
-            snapshot=[file.relative_to(folder) for file in sent],
+            snapshot=snapshot,
             script=script,
             arguments=arguments,
             inputs=self.folders,
@@ -166,70 +197,82 @@ class _Node:
             environment_variables=dict(self.node.get("environment_variables") or {}),
             environment=str(task["environment"]),
             allow_reuse=self.component.get("is_deterministic", True),
-            unused_parameters=[self.work("node_count")] if self.is_parallel else [],
+            unused_parameters=unused_parameters,
             is_parallel=self.is_parallel,
         )
 
-    def command(self) -> tuple[str, list[Argument]]:
-        """The script of a command node, and its arguments."""
-        given = self.component["command"]
-        match shlex.split(self.optional(given)):
-            case ["python", script, *words] if script.endswith(".py"):
-                return script, [self.argument(word) for word in words]
-        self.refuse(f"runs `{given}`", "let it begin with python and a script")
+    def read_command(self) -> tuple[str, list[Argument]]:
+        """Return the script of a command node, and its arguments."""
+        command = self.component["command"]
+        match shlex.split(self.drop_empty_options(command)):
+            case ["python", script, *arguments] if script.endswith(".py"):
+                return script, [self.read_argument(text) for text in arguments]
+        self.refuse(f"runs `{command}`", "let it begin with python and a script")
 
-    def driver(self) -> tuple[str, list[Argument]]:
-        """The script of a parallel node, and what the driver of such nodes is given."""
-        node, task = self.node, self.component["task"]
-        retries, script = node.get("retry_settings") or {}, task["entry_script"]
+    def read_driver(self) -> tuple[str, list[Argument]]:
+        """Return the script of a parallel node, and the arguments of its driver."""
+        task = self.component["task"]
+        script = task["entry_script"]
+        retries = self.node.get("retry_settings") or {}
         if task.get("append_row_to"):
             self.refuse("has append_row_to", "let the script write its files itself")
-        given: dict[str, Any] = {
+
+        options: dict[str, Any] = {
             "scoring_module_name": script,
-            "mini_batch_size": self.work("mini_batch_size"),
-            "process_count_per_node": self.work("process_count_per_node"),
+            "mini_batch_size": self.parallel_parameter("mini_batch_size"),
+            "process_count_per_node": self.parallel_parameter("process_count_per_node"),
             "run_max_try": retries.get("max_retries"),
             "run_invocation_timeout": retries.get("timeout"),
-            "error_threshold": node.get("error_threshold"),
-            "allowed_failed_count": node.get("mini_batch_error_threshold"),
+            "error_threshold": self.node.get("error_threshold"),
+            "allowed_failed_count": self.node.get("mini_batch_error_threshold"),
             "output_action": "summary_only",
         }
         arguments: list[Argument] = []
-        for name, value in given.items():
-            if value is not None:
-                is_parameter = isinstance(value, Parameter)
-                arguments += [f"--{name}", value if is_parameter else str(value)]
-        read = self.argument(str(node.get("input_data")))
-        if not isinstance(read, Input):
-            self.refuse(f"splits {read}, none of its inputs", "correct input_data")
-        arguments += ["--input_fds_0", str(read)]
-        # The service splits them at each space, quoted or not.
-        words = self.optional(task.get("program_arguments") or "").split()
-        return script, arguments + [self.argument(word) for word in words]
+        for name, value in options.items():
+            if isinstance(value, Parameter):
+                arguments += [f"--{name}", value]
+            elif value is not None:
+                arguments += [f"--{name}", str(value)]
 
-    def work(self, name: str) -> Parameter:
+        split_input = self.read_argument(str(self.node.get("input_data")))
+        if not isinstance(split_input, Input):
+            self.refuse(
+                f"splits {split_input}, none of its inputs", "correct input_data"
+            )
+        arguments += ["--input_fds_0", str(split_input)]
+
+        # The service splits the script's arguments at each space, quoted or not.
+        program_arguments = self.drop_empty_options(task.get("program_arguments") or "")
+        for text in program_arguments.split():
+            arguments.append(self.read_argument(text))
+        return script, arguments
+
+    def parallel_parameter(self, name: str) -> Parameter:
+        """Return a setting of a parallel node as a parameter of the pipeline."""
         value: Any = self.node
-        for key in WORK[name]:
+        for key in PARALLEL_SETTINGS[name]:
             value = value.get(key) or {}
         return Parameter(name, value or 1)
 
-    def optional(self, text: str) -> str:
-        """A command without the parts whose optional inputs have not been given."""
+    def drop_empty_options(self, command: str) -> str:
+        """Return a command without the parts in `$[[ ]]` whose inputs have no value."""
 
-        def keep(part: re.Match[str]) -> str:
-            given = self.folders | self.values
+        def replace(part: re.Match[str]) -> str:
+            values = self.folders | self.values
             names = [name for _, name in re.findall(REFERENCE, part[1])]
-            return part[1] if all(given.get(name) for name in names) else ""
+            return part[1] if all(values.get(name) for name in names) else ""
 
-        return re.sub(r"\$\[\[(.*?)\]\]", keep, text)
+        return re.sub(r"\$\[\[(.*?)\]\]", replace, command)
 
-    def argument(self, word: str) -> Argument:
-        found = re.fullmatch(REFERENCE, word)
-        if found is None:
-            if re.search(REFERENCE, word):
-                self.refuse(f"has the word {word}", "let such a word stand alone")
-            return word
-        kind, name = found.groups()
+    def read_argument(self, text: str) -> Argument:
+        """Return an argument of a command, which may stand for an input or an output."""
+        reference = re.fullmatch(REFERENCE, text)
+        if reference is None:
+            if re.search(REFERENCE, text):
+                self.refuse(f"has the word {text}", "let such a word stand alone")
+            return text
+
+        kind, name = reference.groups()
         if kind == "outputs" and name in self.outputs:
             return Output(name)
         if kind == "inputs" and name in self.folders:
