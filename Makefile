@@ -1,8 +1,13 @@
 # `make demo` and `make test` need nothing before them but python3, 3.10 or newer.
 
 PYTHON ?= python3
-# What azureml-sdk supports. uv finds such a Python, or fetches one; a path is right too.
-export UV_PYTHON ?= >=3.10,<3.12
+# Two packages of azureml-sdk, azureml-dataprep-native and azureml-dataprep-rslex, have no
+# wheels for Macs with Apple chips. There uv fetches a Python for x86-64, which macOS runs
+# through Rosetta.
+MACHINE := $(shell uname -s)-$(shell uname -m)
+SDK_PYTHON := $(if $(filter Darwin-arm64,$(MACHINE)),cpython-3.11-macos-x86_64,3.11)
+# The Python that azureml-sdk runs with: uv finds it or fetches it; a path is right too.
+export UV_PYTHON ?= $(SDK_PYTHON)
 # As pip does: companies have certificate authorities of their own.
 export UV_SYSTEM_CERTS := 1
 TOOLS := build/tools/bin
@@ -12,15 +17,14 @@ SDK ?= azureml-sdk
 PINS := {{cookiecutter.project_slug}}/environment
 # The other SDK, which does not go into one environment with the first.
 OTHER_SDK := build/azure-ai-ml
-OTHER_PYTHON ?= >=3.10,<3.14
+OTHER_PYTHON ?= >=3.11,<3.15
 LOCK := build/lock
 BENCHMARKS := build/benchmarks
-# An environment of that Python; its folder is to follow.
-VENV = $(TOOLS)/uv venv --quiet --allow-existing $(1) || { echo 'azureml-sdk needs Python \
-  3.10 or 3.11, and uv could neither find nor fetch one: install it, or tell where it is, as \
-  in make $@ UV_PYTHON=/path/to/python3.11' >&2; exit 1; }
+# Create an environment, whose folder is the argument.
+VENV = $(TOOLS)/uv venv --quiet --allow-existing $(1) || { echo "uv could neither find nor fetch \
+  Python $$UV_PYTHON. Install it, or say where it is: make $@ UV_PYTHON=/path/to/python3.11" >&2; exit 1; }
 INSTALL := $(TOOLS)/uv pip install --quiet --compile-bytecode --python
-COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.10 \
+COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 \
   --fork-strategy fewest --no-strip-extras --no-emit-index-url --no-annotate --no-header
 
 .PHONY: demo pictures test bench lock clean
