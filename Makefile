@@ -24,8 +24,12 @@ BENCHMARKS := build/benchmarks
 VENV = $(TOOLS)/uv venv --quiet --allow-existing $(1) || { echo "uv could neither find nor fetch \
   Python $$UV_PYTHON. Install it, or say where it is: make $@ UV_PYTHON=/path/to/python3.11" >&2; exit 1; }
 INSTALL := $(TOOLS)/uv pip install --quiet --compile-bytecode --python
-COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 \
+COMPILE := $(TOOLS)/uv pip compile --quiet --universal \
   --fork-strategy fewest --no-strip-extras --no-emit-index-url --no-annotate --no-header
+# Pin a generated project, as its command `lock` does. That command itself would need the
+# packages that are to be pinned; its module needs none. The arguments: package, folder.
+LOCK_PROJECT = PATH="$(CURDIR)/$(TOOLS):$$PATH" PYTHONPATH=$(2) $(TOOLS)/python -c \
+  'import pathlib, $(1).runtime.lock as lock; lock.lock_packages(pathlib.Path("$(2)/environment"))'
 
 .PHONY: demo pictures test bench lock clean
 
@@ -72,23 +76,23 @@ lock: build/tools/made  ## pin the newest versions that go together, azureml-sdk
 	rm -rf $(LOCK)
 	for sdk in azureml-sdk azure-ai-ml; do $(TOOLS)/cookiecutter --no-input \
 	  --output-dir $(LOCK) . project_name=$$sdk azureml_sdk=$$sdk; done
-	cd $(LOCK)/azureml-sdk/environment && $(COMPILE) --upgrade project.in --output-file project.txt
-	cd $(LOCK)/azureml-sdk/environment && $(COMPILE) --upgrade steps.in driver.in \
-	  --constraint project.txt --output-file steps.txt
-	# The SDK's telemetry goes with an OpenTelemetry of its own.
-	grep --invert-match '^opentelemetry\|^azure' $(LOCK)/azureml-sdk/environment/steps.txt \
-	  > $(LOCK)/azure-ai-ml/environment/constraints.txt
-	cd $(LOCK)/azure-ai-ml/environment && $(COMPILE) --upgrade project.in \
-	  --constraint constraints.txt --output-file project.txt
+	rm $(LOCK)/*/environment/*.txt
+	$(call LOCK_PROJECT,azureml_sdk,$(LOCK)/azureml-sdk)
+	# The steps of both SDKs have the same pins, which the project of azure-ai-ml starts from.
+	cp $(LOCK)/azureml-sdk/environment/steps.txt $(LOCK)/azure-ai-ml/environment/steps.txt
+	$(call LOCK_PROJECT,azure_ai_ml,$(LOCK)/azure-ai-ml)
+	cmp $(LOCK)/*/environment/steps.txt
 	cp $(LOCK)/azureml-sdk/environment/steps.txt $(PINS)/steps.txt
 	for sdk in azureml-sdk azure-ai-ml; do \
 	  cp $(LOCK)/$$sdk/environment/project.txt templates/$$sdk/environment/project.txt; done
-	$(COMPILE) --upgrade tests/requirements.in \
+	$(COMPILE) --python-version 3.11 --upgrade tests/requirements.in \
 	  --constraint $(LOCK)/azureml-sdk/environment/project.txt --output-file tests/requirements.txt
 	grep '^black\|^mypy\|^pytest\|^ruff' tests/requirements.txt > $(LOCK)/checks.txt
-	$(COMPILE) --upgrade tests/azure-ai-ml.in --constraint $(LOCK)/checks.txt \
+	$(COMPILE) --python-version 3.11 --upgrade tests/azure-ai-ml.in --constraint $(LOCK)/checks.txt \
 	  --constraint $(LOCK)/azure-ai-ml/environment/project.txt --output-file tests/azure-ai-ml.txt
-	$(COMPILE) --upgrade requirements.in --constraint tests/requirements.txt --output-file requirements.txt
+	# The tools run with any python3 from 3.10 on.
+	$(COMPILE) --python-version 3.10 --upgrade requirements.in \
+	  --constraint tests/requirements.txt --output-file requirements.txt
 
 clean:  ## remove all that was made here
 	rm -rf .venv build

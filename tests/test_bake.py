@@ -7,17 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jinja2
 import pytest
 import yaml
 from conftest import SDKS, TEMPLATE, Bake, Project
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILES = """
 .azureml/config.json
@@ -81,6 +77,7 @@ penguins/runtime/local/run_folder.py
 penguins/runtime/local/screen.py
 penguins/runtime/local/supervisor.py
 penguins/runtime/local/tracking.py
+penguins/runtime/lock.py
 penguins/runtime/project.py
 penguins/runtime/py.typed
 penguins/runtime/regions.py

@@ -13,6 +13,7 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
     errors.py             the errors that end a command with a message
     files.py              the files of a folder of data
     graph.py              pictures of pipelines
+    lock.py               pins the packages of environment/
     command_line.py       the commands
 
 On this machine:

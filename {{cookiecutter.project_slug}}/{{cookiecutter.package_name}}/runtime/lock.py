@@ -1,7 +1,8 @@
-"""Pin the packages of a project anew: `environment/*.in` say which, `*.txt` which versions.
+"""Pin the packages of a project: `environment/*.in` name them, `*.txt` hold the versions.
 
 `project.txt` is what is installed on this machine, `steps.txt` what the steps run with on
-Azure ML. uv finds versions that go together, for every Python and platform at once.
+Azure ML. uv finds versions that go together, for every Python and platform at once. Only
+the standard library is needed here, and uv.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from pathlib import Path
 
 PROJECT_PINS = "project.txt"
 STEPS_PINS = "steps.txt"
-CONSTRAINTS = "constraints.txt"
+STEPS_SOURCES = ["steps.in", "driver.in"]
 OPTIONS = [
     "--quiet",
     "--universal",  # The pins hold on every platform, with markers where they differ.
     "--python-version=3.11",  # The oldest Python that a project supports.
-    "--fork-strategy=fewest",
+    "--fork-strategy=fewest",  # One version of a package for all Pythons, if there is one.
     "--no-strip-extras",  # azureml-dataset-runtime needs its extra `fuse` to mount data.
-    "--no-emit-index-url",  # A private registry's address does not belong into the pins.
+    "--no-emit-index-url",  # A private registry's address does not belong in the pins.
     "--no-annotate",
     "--no-header",
 ]
 
 
 class LockError(Exception):
-    """Report that no pins could be made; the files are as they were."""
+    """The packages could not be pinned; every file is as it was."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A package whose pin has changed; an empty version means that there is no pin."""
+    """A package whose pin has changed; an empty version means that it has no pin."""
 
     file: str
     package: str
@@ -46,120 +47,146 @@ class Change:
 
     def __str__(self) -> str:
         if not self.before:
-            return f"{self.file}: {self.package} {self.after} is new"
+            return f"{self.file}: {self.package} {self.after} was added"
         if not self.after:
-            return f"{self.file}: {self.package} {self.before} is gone"
+            return f"{self.file}: {self.package} {self.before} was removed"
         return f"{self.file}: {self.package} {self.before} -> {self.after}"
 
 
 def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
     """Write the pins of both files in the folder `environment`, and return what changed.
 
-    Versions that are pinned already stay, unless a package that is new needs another one
-    or `upgrade` asks for the newest of all. Raises LockError if uv is missing or finds no
-    versions that go together; the files are then as they were.
+    A version that is pinned already stays, unless another package needs a different one
+    or `upgrade` asks for the newest versions of all. Raises LockError if uv is missing or
+    finds no versions that go together; both files are then as they were.
     """
     uv = find_uv()
+    environment = environment.resolve()
+    files = [environment / PROJECT_PINS, environment / STEPS_PINS]
 
+    # Below `environment`, so that the new files can be renamed into their place.
     with tempfile.TemporaryDirectory(dir=environment, prefix=".lock-") as name:
-        copy = Path(name)
-        for file in environment.iterdir():
-            if file.suffix in (".in", ".txt"):
-                shutil.copy(file, copy)
+        folder = Path(name)
+        for file in files:
+            if file.exists() and not upgrade:
+                shutil.copy(file, folder)  # uv keeps the versions of the file it replaces.
 
-        includes_driver = "-r driver.in" in (copy / "project.in").read_text("utf-8")
-        if includes_driver:
-            # azureml-sdk limits the versions of the steps' packages, so it comes first.
-            compile_pins(uv, copy, PROJECT_PINS, ["project.in"], upgrade)
-            shutil.copy(copy / PROJECT_PINS, copy / CONSTRAINTS)
-            compile_pins(uv, copy, STEPS_PINS, ["steps.in", "driver.in"], upgrade)
+        if "-r driver.in" in (environment / "project.in").read_text("utf-8", "replace"):
+            lock_project_first(uv, environment, folder)
         else:
-            (copy / CONSTRAINTS).write_text("")
-            compile_pins(uv, copy, STEPS_PINS, ["steps.in", "driver.in"], upgrade)
-            shared = constrain_shared_packages((copy / STEPS_PINS).read_text("utf-8"))
-            (copy / CONSTRAINTS).write_text(shared, encoding="utf-8")
-            compile_pins(uv, copy, PROJECT_PINS, ["project.in"], upgrade)
+            lock_steps_first(uv, environment, folder)
 
         changes = []
-        for file_name in (PROJECT_PINS, STEPS_PINS):
-            before = read_pins(environment / file_name)
-            after = read_pins(copy / file_name)
-            changes += compare_pins(file_name, before, after)
-        for file_name in (PROJECT_PINS, STEPS_PINS):
-            os.replace(copy / file_name, environment / file_name)
+        for file in files:
+            changes += compare_pins(file, folder / file.name)
+        for file in files:
+            os.replace(folder / file.name, file)
+
     return changes
 
 
+def lock_project_first(uv: list[str], environment: Path, folder: Path) -> None:
+    """Pin a project of azureml-sdk, which limits the versions of the steps' packages."""
+    project_pins = folder / PROJECT_PINS
+    steps_pins = folder / STEPS_PINS
+    compile_pins(uv, environment, ["project.in"], project_pins)
+    compile_pins(uv, environment, STEPS_SOURCES, steps_pins, constraints=project_pins)
+
+
+def lock_steps_first(uv: list[str], environment: Path, folder: Path) -> None:
+    """Pin a project of azure-ai-ml, whose steps have packages of azureml-sdk on Azure.
+
+    The project takes the versions of the steps, except those of Azure's own packages and
+    of OpenTelemetry, of which the two SDKs need different versions.
+    """
+    steps_pins = folder / STEPS_PINS
+    compile_pins(uv, environment, STEPS_SOURCES, steps_pins)
+
+    shared = []
+    for line in steps_pins.read_text(encoding="utf-8").splitlines():
+        if not line.startswith(("azure", "opentelemetry")):
+            shared.append(line)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(shared) + "\n", encoding="utf-8")
+
+    compile_pins(
+        uv, environment, ["project.in"], folder / PROJECT_PINS, constraints=constraints
+    )
+
+
 def find_uv() -> list[str]:
-    """Return the command that runs uv. Raises LockError if it is not installed."""
+    """Return the command that runs uv. Raises LockError if uv is not installed."""
     program = shutil.which("uv")
     if program:
         return [program]
     if importlib.util.find_spec("uv"):
         return [sys.executable, "-m", "uv"]
-    raise LockError("`lock` needs uv, which is not installed: run `pip install uv`.")
+    raise LockError(
+        "`lock` needs uv, which is not installed: run `pip install uv`, then try again."
+    )
 
 
 def compile_pins(
-    uv: list[str], folder: Path, output: str, sources: list[str], upgrade: bool
+    uv: list[str],
+    environment: Path,
+    sources: list[str],
+    output: Path,
+    constraints: Path | None = None,
 ) -> None:
-    """Have uv write the pins of `sources` to `output`, all of them files in `folder`.
+    """Have uv write the pins of `sources`, files in the folder `environment`, to `output`.
 
-    Raises LockError with uv's own explanation if there are none that go together.
+    Versions that `output` holds already are kept where that is possible. Raises LockError
+    with uv's own explanation if there are no versions that go together.
     """
     command = [*uv, "pip", "compile", *OPTIONS, *sources, f"--output-file={output}"]
-    if (folder / CONSTRAINTS).exists():
-        command.append(f"--constraint={CONSTRAINTS}")
-    if upgrade:
-        command.append("--upgrade")
+    if constraints:
+        command.append(f"--constraint={constraints}")
+
     done = subprocess.run(
         command,
-        cwd=folder,
+        cwd=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,  # The pins, which are in the file too.
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
         check=False,
     )
-    if done.returncode:
+    if done.returncode != 0:
         raise LockError(
-            f"uv found no versions for environment/{' and environment/'.join(sources)}, "
-            f"so no file was changed. uv says:\n\n{done.stderr.strip()}"
+            f"uv could not pin the packages of {' and '.join(sources)} in the folder "
+            "environment/, so no file was changed. Correct what uv says, then try again:\n\n"
+            f"{done.stderr.strip()}"
         )
 
 
-def constrain_shared_packages(steps_pins: str) -> str:
-    """Return the pins of the steps that azure-ai-ml on this machine must share.
-
-    Azure's own packages are left out, as the two SDKs need different versions of them, and
-    so is OpenTelemetry, which azure-ai-ml needs in a version of its own.
-    """
-    lines = steps_pins.splitlines(keepends=True)
-    own = ("azure", "opentelemetry")
-    return "".join(line for line in lines if not line.startswith(own))
-
-
 def read_pins(file: Path) -> dict[str, str]:
-    """Return the versions in a file of pins by package; several are joined by commas."""
+    """Return what a file of pins says of each package: `1.2`, or a URL, with its markers.
+
+    A package that has several lines, for different Pythons, has them joined by commas.
+    """
     pins: dict[str, str] = {}
     if not file.exists():
         return pins
+
     for line in file.read_text(encoding="utf-8").splitlines():
-        pin = re.match(r"([\w.-]+)(?:\[.*?\])?==([^\s;]+)", line)
-        if pin:
-            package, version = pin.groups()
-            pins[package] = f"{pins[package]}, {version}" if package in pins else version
+        pin = re.match(r"([\w.-]+(?:\[.*?\])?)\s*(?:==|@)?\s*(.*)", line)
+        if not pin:
+            continue
+        package, version = pin.groups()
+        pins[package] = f"{pins[package]}, {version}" if package in pins else version
     return pins
 
 
-def compare_pins(
-    file: str, before: dict[str, str], after: dict[str, str]
-) -> list[Change]:
-    """Return the packages whose pins differ, in the order of their names."""
+def compare_pins(old: Path, new: Path) -> list[Change]:
+    """Return the packages whose pins differ between two files, sorted by their names."""
+    before = read_pins(old)
+    after = read_pins(new)
+
     changes = []
     for package in sorted(before.keys() | after.keys()):
-        old = before.get(package, "")
-        new = after.get(package, "")
-        if old != new:
-            changes.append(Change(file, package, old, new))
+        old_version = before.get(package, "")
+        new_version = after.get(package, "")
+        if old_version != new_version:
+            changes.append(Change(old.name, package, old_version, new_version))
     return changes
