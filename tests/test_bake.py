@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import jinja2
 import pytest
+import tomllib
 import yaml
 from conftest import SDKS, TEMPLATE, Bake, Project
 

@@ -68,8 +68,9 @@ def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
     with tempfile.TemporaryDirectory(dir=environment, prefix=".lock-") as name:
         folder = Path(name)
         for file in files:
+            # uv keeps the versions of a file that it replaces.
             if file.exists() and not upgrade:
-                shutil.copy(file, folder)  # uv keeps the versions of the file it replaces.
+                shutil.copy(file, folder)
 
         if "-r driver.in" in (environment / "project.in").read_text("utf-8", "replace"):
             lock_project_first(uv, environment, folder)
