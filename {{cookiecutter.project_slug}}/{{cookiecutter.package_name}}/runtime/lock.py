@@ -24,6 +24,7 @@ OPTIONS = [
     "--quiet",
     "--universal",  # The pins hold on every platform, with markers where they differ.
     "--python-version=3.11",  # The oldest Python that a project supports.
+    "--no-python-downloads",  # To pin packages, no Python of that version is needed.
     "--fork-strategy=fewest",  # One version of a package for all Pythons, if there is one.
     "--no-strip-extras",  # azureml-dataset-runtime needs its extra `fuse` to mount data.
     "--no-emit-index-url",  # A private registry's address does not belong in the pins.
