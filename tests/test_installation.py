@@ -231,10 +231,13 @@ def normalize(name: str) -> str:
 def test_a_project_can_have_any_slug(bake: Bake, slug: str) -> None:
     project = bake(project_slug=slug, package_name="penguins")
     pyproject = (project.path / "pyproject.toml").read_text(encoding="utf-8")
-    name = tomllib.loads(pyproject)["project"]["name"]
+    metadata = tomllib.loads(pyproject)["project"]
+    name = metadata["name"]
     # What the packaging standard allows as a name.
     assert re.fullmatch(r"(?i)[a-z0-9]|[a-z0-9][a-z0-9._-]*[a-z0-9]", name)
     assert normalize(name).endswith("-pipelines")
+    # A command that is called `python` or `mlflow` would replace theirs.
+    assert [normalize(script) for script in metadata["scripts"]] == [normalize(name)]
 
 
 def test_no_package_is_named_as_a_project_may_be() -> None:
@@ -280,8 +283,13 @@ def test_an_installed_copy_has_every_file_of_the_package(
     assert copied == code
     assert (installed / "runtime" / "py.typed").exists()
     # The project's tests, steps and folders are no packages of it.
-    others = {path.name for path in installed_copy.iterdir() if path.is_dir()}
-    assert {name for name in others if not name.endswith(".dist-info")} == {"penguins"}
+    top = {
+        path.parts[0]
+        for path in (
+            f.relative_to(installed_copy) for f in installed_copy.rglob("*.py")
+        )
+    }
+    assert top == {"penguins"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import VERSION, not_installed
 from .errors import CommandError
 from .project import Pipelines, Project
+from .workspaces import SETTINGS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,7 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     try:
         args = _make_parser(project, load_pipelines).parse_args()
         args.project = project
+        _check_project_folder(project)
         args.load_pipelines = lambda: _load(load_pipelines)
         if getattr(args, "workspace", None) is not None:
             args.project = project.for_workspace(args.workspace)
@@ -131,6 +133,33 @@ def check(args: Namespace) -> int:
         return checks.main(args.project, online=args.online, as_json=args.json)
 
 
+def lock(args: Namespace) -> None:
+    from .lock import STEPS_PINS, lock_packages
+
+    environment = args.project.root / "environment"
+    try:
+        changes = lock_packages(environment, args.upgrade)
+    except OSError as error:
+        raise CommandError(
+            f"The pins could not be read or written: {error}. Make sure that the folder "
+            f"{environment} and its files are yours to change, then try again."
+        ) from None
+
+    if not changes:
+        print("Nothing has changed: the pins agree with environment/*.in.")
+        return
+    for change in changes:
+        print(change)
+
+    print("\nInstall them with `pip install -e .`, then run the tests with `pytest`.")
+    if any(change.file == STEPS_PINS for change in changes):
+        print(
+            "The steps run with other packages now: call "
+            f"`{args.project.command} provision`, which registers their environment on "
+            "Azure ML again, before you submit or publish."
+        )
+
+
 def draw(args: Namespace) -> None:
     from . import graph
     from .azure import sdk_steps
@@ -171,6 +200,17 @@ def publish(args: Namespace) -> None:
 
 
 # What the commands read of the command line ---------------------------------------------
+
+
+def _check_project_folder(project: Project[Any]) -> None:
+    """Raise CommandError if the package was installed apart from its project."""
+    if (project.root / SETTINGS).exists() or (project.root / "steps").exists():
+        return
+    raise CommandError(
+        f"{project.root} holds the package {project.package}, but neither {SETTINGS} nor "
+        "steps/: the package was installed apart from its project. Run the command in "
+        "the project's folder, or call `pip install -e .` there."
+    )
 
 
 def _check_step_options(args: Namespace) -> None:
@@ -263,6 +303,7 @@ COMMANDS = [
         "run a pipeline on this machine",
     ),
     Command(check, "--workspace --online --json SDK-DEBUG", "check the settings"),
+    Command(lock, "--upgrade", "pin the packages that environment/*.in name"),
     Command(draw, "", "print pictures of all pipelines, as Mermaid in Markdown"),
     Command(
         provision,
@@ -293,6 +334,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME=VALUE",
         "help": "set a pipeline parameter (may be repeated)",
     },
+    "--upgrade": {**SWITCH, "help": "take the newest version of every package"},
     "--fresh": {**SWITCH, "help": "run all steps, also those that have not changed"},
     "--step": {"metavar": "NAME", "help": "run this step alone, in an earlier run"},
     "--folder": {

@@ -17,6 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import CommandError
+
 PROJECT_PINS = "project.txt"
 STEPS_PINS = "steps.txt"
 STEPS_SOURCES = ["steps.in", "driver.in"]
@@ -31,10 +33,6 @@ OPTIONS = [
     "--no-annotate",
     "--no-header",
 ]
-
-
-class LockError(Exception):
-    """The packages could not be pinned; every file is as it was."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
     """Write the pins of both files in the folder `environment`, and return what changed.
 
     A version that is pinned already stays, unless another package needs a different one
-    or `upgrade` asks for the newest versions of all. Raises LockError if uv is missing or
+    or `upgrade` asks for the newest versions of all. Raises CommandError if uv is missing or
     finds no versions that go together; both files are then as they were.
     """
     uv = find_uv()
@@ -117,13 +115,13 @@ def lock_steps_first(uv: list[str], environment: Path, folder: Path) -> None:
 
 
 def find_uv() -> list[str]:
-    """Return the command that runs uv. Raises LockError if uv is not installed."""
+    """Return the command that runs uv. Raises CommandError if uv is not installed."""
     program = shutil.which("uv")
     if program:
         return [program]
     if importlib.util.find_spec("uv"):
         return [sys.executable, "-m", "uv"]
-    raise LockError(
+    raise CommandError(
         "`lock` needs uv, which is not installed: run `pip install uv`, then try again."
     )
 
@@ -137,7 +135,7 @@ def compile_pins(
 ) -> None:
     """Have uv write the pins of `sources`, files in the folder `environment`, to `output`.
 
-    Versions that `output` holds already are kept where that is possible. Raises LockError
+    Versions that `output` holds already are kept where that is possible. Raises CommandError
     with uv's own explanation if there are no versions that go together.
     """
     command = [*uv, "pip", "compile", *OPTIONS, *sources, f"--output-file={output}"]
@@ -155,7 +153,7 @@ def compile_pins(
         check=False,
     )
     if done.returncode != 0:
-        raise LockError(
+        raise CommandError(
             f"uv could not pin the packages of {' and '.join(sources)} in the folder "
             "environment/, so no file was changed. Correct what uv says, then try again:\n\n"
             f"{done.stderr.strip()}"
