@@ -145,6 +145,8 @@ def compile_pins(
     done = subprocess.run(
         command,
         cwd=environment,
+        # As pip does, since companies have certificate authorities of their own.
+        env={"UV_SYSTEM_CERTS": "1", **os.environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # The pins, which are in the file too.
         stderr=subprocess.PIPE,
