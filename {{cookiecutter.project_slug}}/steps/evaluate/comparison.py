@@ -111,7 +111,7 @@ def find_newest_version(name: str) -> str | None:
 
 @contextmanager
 def _not_comparable_if_it_fails(reason: str) -> Iterator[None]:
-    """Turn whatever a registered model raises into NotComparable, for a reason."""
+    """Turn any error inside the `with` block into NotComparable with this reason."""
     try:
         yield
     except NotComparable:
@@ -181,8 +181,8 @@ def find_shared_rows(
     if missing:
         raise NotComparable(f"it needs columns that are gone: {', '.join(missing)}")
     rows = holdout.filter(current.split.held_out(holdout))
-    # By the split that holds more rows together, as it cannot be known of the others
-    # whether the current model has been trained on their like.
+    # Grouped by the split that keeps more rows together. Whether the current model was
+    # trained on rows similar to those that only the other split separates is unknown.
     groups = min(
         (split.groups(rows) for split in (new.split, current.split)),
         key=lambda groups: len(np.unique(groups)),
@@ -269,33 +269,37 @@ def _sum_up_blocks(
 ) -> Array:
     """Return the sums by which the metric is computed, for blocks of whole groups.
 
-    The array has four axes: the kind of sum, the model, the block and the class. The
-    kinds are twice the hits, and the rows of a class plus its predictions. A regression
-    is treated as if of one class, which is hit by its squared errors.
+    The array has four axes: the sum (0 for the numerator of the metric, 1 for its
+    denominator), the model, the block and the class.
+
+    The F1 of a class is twice the rows that are predicted correctly, divided by the rows
+    of that class plus the rows predicted as it. In a regression, all rows are of a single
+    class 0 and count with their squared errors instead of their correct predictions:
+    twice the squared errors divided by twice the rows is the mean squared error.
     """
     actual: Array
     predicted: list[Array]
     if task == "regression":
         actual = np.zeros(len(target), int)
         predicted = [actual for _ in predictions]
-        hits = list((np.array(predictions) - np.asarray(target)) ** 2)
+        weights = list((np.array(predictions) - np.asarray(target)) ** 2)
     else:
         actual, *predicted = _encode_classes([target, *predictions])
-        hits = [codes == actual for codes in predicted]
+        weights = [codes == actual for codes in predicted]
     classes = 1 + max(codes.max() for codes in (actual, *predicted))
     distinct, positions = np.unique(groups, return_inverse=True)
     blocks = max(1, min(len(distinct), MOST_BLOCKS, MOST_SUMS // (4 * classes)))
     block_of_row = positions % blocks
 
-    def sum_up(codes: Array, weights: Array | None = None) -> Array:
+    def sum_up(codes: Array, weights_of_rows: Array | None = None) -> Array:
         """Sum up the rows, or their weights, of each class in each block."""
         cells = block_of_row * classes + codes
-        sums = np.bincount(cells, weights, blocks * classes)
+        sums = np.bincount(cells, weights_of_rows, blocks * classes)
         return sums.reshape(blocks, classes)
 
-    twice_hit = [2 * sum_up(actual, hit) for hit in hits]
-    occurrences = [sum_up(actual) + sum_up(codes) for codes in predicted]
-    return np.array([twice_hit, occurrences])
+    numerators = [2 * sum_up(actual, weights_of_rows) for weights_of_rows in weights]
+    denominators = [sum_up(actual) + sum_up(codes) for codes in predicted]
+    return np.array([numerators, denominators])
 
 
 def _encode_classes(columns: list[Any]) -> list[Array]:
@@ -309,14 +313,20 @@ def _encode_classes(columns: list[Any]) -> list[Array]:
 
 
 def _compute_metric(sums: Array, task: str) -> Array:
-    """Return the metric of each model from sums whose last axis is the class.
+    """Return the metric of each model from the sums of `_sum_up_blocks`, added up.
 
-    The F1 of a class is twice its hits divided by its rows and its predictions; the mean
-    is taken over the classes that occur. In a regression, with its one class, that is
-    the mean squared error, of which the root is taken.
+    The last three axes of `sums` are the sum (0 for the numerator, 1 for the
+    denominator), the model and the class. Axes before them, such as that of the bootstrap
+    samples, are kept. In a classification the result is the mean F1 of the classes that
+    occur, in a regression the root of the mean squared error.
     """
-    twice_hit = sums[..., 0, :, :]
-    occurrences = sums[..., 1, :, :]
-    scores = twice_hit / np.maximum(occurrences, 1)
-    mean: Array = scores.sum(axis=-1) / (occurrences > 0).sum(axis=-1)
-    return np.sqrt(mean) if task == "regression" else mean
+    numerators = sums[..., 0, :, :]
+    denominators = sums[..., 1, :, :]
+    # A class that does not occur has 0 in both, and must not be divided by 0.
+    score_by_class = numerators / np.maximum(denominators, 1)
+    occurring_classes = (denominators > 0).sum(axis=-1)
+    mean_score: Array = score_by_class.sum(axis=-1) / occurring_classes
+    if task == "regression":
+        # The score of the single class is the mean squared error.
+        return np.sqrt(mean_score)
+    return mean_score

@@ -30,6 +30,10 @@ from text_values import (
 )
 
 SAMPLED_VALUES = 1_000
+# A sample that holds more than this share of codes, such as 007, is text on purpose.
+MOST_CODES = 1 / 20
+# Codes are digits behind a zero, or more digits than an integer of 64 bits can hold.
+CODE_PATTERN = r"^[+-]?(0[0-9]+|[0-9]{19,})$"
 SHOWN_CHARACTERS = 40  # of a value in a note
 DATE_FORMATS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Y")
 TIMESTAMP_FORMATS = tuple(
@@ -110,33 +114,43 @@ def note_doubtful_text(
 def _find_fitting_formats(
     sample: pl.DataFrame, text_format: TextFormat
 ) -> list[TextFormat]:
-    """Return the formats by which most values are no text; none if it is text anyway.
+    """Return the formats in which most of the sampled values are quantities.
 
-    The format of settings.yml comes first if it is among the best.
+    Quantities are numbers, booleans, dates and timestamps. Several formats are returned
+    if they read equally many values, that of settings.yml first if it is among them. The
+    list is empty if fewer than half of the values are quantities in any format, or if
+    the column holds codes, which are text on purpose.
     """
     values = sample["text"]
-    has_digit_or_boolean = values.str.contains(r"(?i)\d|^(true|false)$")
-    if has_digit_or_boolean.sum() * 2 < len(values):
+    half = len(values) / 2
+    # Most columns of text end here, before the formats are tried, which takes longer.
+    may_be_quantity = values.str.contains(r"(?i)\d|^(true|false)$")
+    if may_be_quantity.sum() < half:
         return []
-    is_code = values.str.contains(r"^[+-]?(0[0-9]+|[0-9]{19,})$")
-    if is_code.sum() * 20 > len(values):
+    is_code = values.str.contains(CODE_PATTERN)
+    if is_code.sum() > len(values) * MOST_CODES:
         return []
+
     formats = list(
         dict.fromkeys([text_format, *_list_other_formats(sample, text_format)])
     )
-    counts = sample.select(
-        _is_quantity(pl.col("text"), other).sum().alias(str(i))
-        for i, other in enumerate(formats)
+    quantities_by_format = sample.select(
+        _is_quantity(pl.col("text"), candidate).sum().alias(str(i))
+        for i, candidate in enumerate(formats)
     ).row(0)
-    most = max(counts)
-    if not most or most * 2 < len(values):
+    most_quantities = max(quantities_by_format)
+    if most_quantities == 0 or most_quantities < half:
         return []
-    return [other for other, count in zip(formats, counts) if count == most]
+    return [
+        candidate
+        for candidate, quantities in zip(formats, quantities_by_format)
+        if quantities == most_quantities
+    ]
 
 
 @dataclass(frozen=True)
 class OddValues:
-    """How many values of a column are plain text, and where the first one stands."""
+    """The values of a column that are no quantities: their number, and the first one."""
 
     count: int
     first_value: str
@@ -146,7 +160,10 @@ class OddValues:
 def _find_odd_values(
     filled: pl.LazyFrame, text_format: TextFormat, file: CsvFile
 ) -> OddValues | None:
-    """Return the values of a column that read as no other type, or None without any."""
+    """Count the values that are no quantities, and find the line of the first one.
+
+    `filled` has the columns `row` and `text`. Returns None if all are quantities.
+    """
     odd = filled.filter(~_is_quantity(pl.col("text"), text_format))
     count = odd.select(pl.len()).collect(engine="streaming").item()
     if not count:
@@ -160,8 +177,8 @@ def _find_odd_values(
 def _is_quantity(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     """Return whether text reads as a number, a boolean, a date or a timestamp."""
     return pl.any_horizontal(
-        parse_text(text, type, text_format).is_not_null()
-        for type in (NUMBER, BOOLEAN, DATE, TIMESTAMP)
+        parse_text(text, dtype, text_format).is_not_null()
+        for dtype in (NUMBER, BOOLEAN, DATE, TIMESTAMP)
     )
 
 
@@ -189,7 +206,10 @@ def _list_other_formats(
 
 
 def _name_settings(text_format: TextFormat, formats: list[TextFormat]) -> str:
-    """Return the settings that make one of the formats, of those that need fewest."""
+    """Return how settings.yml would have to change for one of the formats.
+
+    Only the formats that need the fewest settings are named, joined by "or".
+    """
     changes = [_list_changes(text_format, other) for other in formats]
     fewest = min(len(change) for change in changes)
     alternatives = [" and ".join(c) for c in changes if len(c) == fewest]
@@ -197,7 +217,7 @@ def _name_settings(text_format: TextFormat, formats: list[TextFormat]) -> str:
 
 
 def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
-    """Return the settings in which another format differs, as settings.yml has them."""
+    """Return the settings in which `other` differs from `text_format`."""
     changes = []
     for key, value in vars(other).items():
         if value != getattr(text_format, key):
@@ -209,31 +229,39 @@ def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
 def note_missing_words(
     sources: list[Source], types: dict[str, pl.DataType], roles: ColumnRoles
 ) -> None:
-    """Add notes on columns in which words such as NA are missing values, or are not.
+    """Add notes that tell how words such as NA are read, for columns that hold any.
 
     In CSV files they are missing values. In Parquet files, which have missing values of
     their own, they are text.
     """
-    for name, type in types.items():
+    for name, dtype in types.items():
         # The words of a key, or of a target that is text, are always values.
-        if name in roles.keys or (name == roles.target and type == TEXT):
+        if name in roles.keys or (name == roles.target and dtype == TEXT):
             continue
-        for is_csv in (True, False):
-            columns_with_words = [
-                (source, column)
-                for source in sources
-                if (column := source.columns.get(name))
-                and column.missing_words
-                and (column.text is not None) == is_csv
-            ]
-            if columns_with_words:
-                _note_missing_words(name, columns_with_words, is_csv=is_csv)
+        in_csv: list[tuple[Source, Column]] = []
+        in_parquet: list[tuple[Source, Column]] = []
+        for source in sources:
+            column = source.columns.get(name)
+            if column is None or not column.missing_words:
+                continue
+            # Only the columns of CSV files have a text.
+            if column.text is not None:
+                in_csv.append((source, column))
+            else:
+                in_parquet.append((source, column))
+        if in_csv:
+            _add_note_on_words(name, in_csv, is_csv=True)
+        if in_parquet:
+            _add_note_on_words(name, in_parquet, is_csv=False)
 
 
-def _note_missing_words(
+def _add_note_on_words(
     name: str, columns_with_words: list[tuple[Source, Column]], *, is_csv: bool
 ) -> None:
-    """Add a note to the first file that has such words in a column."""
+    """Add a note on words such as NA in the column `name` to the first file with any.
+
+    `columns_with_words` are the files that have them, all CSV or all Parquet.
+    """
     source, column = columns_with_words[0]
     word = _find_missing_word(source, column)
     file_names = source.name

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import polars.selectors as cs
 from combine import FILE
 from sources import ColumnRoles, DataError, type_name
 from write_parts import WrittenParts
@@ -111,24 +110,31 @@ def _note_useless_columns(
 
 
 def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the figures of each column of the prepared parts, and the number of rows."""
+    """Return the figures of each column of the prepared parts, and the number of rows.
+
+    Text has no smallest and largest value, and only text has a number of distinct ones.
+    """
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    ordered = cs.numeric() | cs.temporal()
+    columns: dict[str, dict[str, Any]] = {}
+    expressions: dict[tuple[str, str], pl.Expr] = {}  # by column and figure
+    for position, (name, dtype) in enumerate(table.collect_schema().items()):
+        columns[name] = {"type": type_name(dtype)}
+        # By its position, because polars takes a name like `^a$` for a pattern.
+        column = pl.nth(position)
+        expressions[name, "missing"] = column.null_count()
+        if dtype == pl.String:
+            expressions[name, "distinct"] = column.approx_n_unique()
+        elif dtype.is_numeric() or dtype.is_temporal():
+            expressions[name, "smallest"] = column.min().cast(pl.String)
+            expressions[name, "largest"] = column.max().cast(pl.String)
+
+    # All figures are computed in one pass over the rows.
     figures = table.select(
-        cs.all().null_count().name.prefix("missing "),
-        cs.string().approx_n_unique().name.prefix("distinct "),
-        ordered.min().cast(pl.String).name.prefix("smallest "),
-        ordered.max().cast(pl.String).name.prefix("largest "),
         pl.len().alias("rows"),
+        *(figure.alias(str(i)) for i, figure in enumerate(expressions.values())),
     )
-    values = figures.collect(engine="streaming").row(0, named=True)
-    rows = values.pop("rows")
-    columns = {
-        name: {"type": type_name(dtype)}
-        for name, dtype in table.collect_schema().items()
-    }
-    for key, value in values.items():
-        figure, name = key.split(" ", 1)
+    rows, *values = figures.collect(engine="streaming").row(0)
+    for (name, figure), value in zip(expressions, values, strict=True):
         columns[name][figure] = value
     return columns, rows
 

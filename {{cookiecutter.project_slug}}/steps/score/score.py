@@ -22,7 +22,6 @@ from urllib.parse import unquote
 import mlflow
 import pandas as pd
 import polars as pl
-import polars.selectors as cs
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
@@ -37,12 +36,6 @@ TYPES: dict[str, pl.DataType] = {
 }
 NUMBER, DATE, TEXT = TYPES.values()
 TYPE_NAMES = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
-# The types of prepared data that a model takes for each of its own.
-ACCEPTED_TYPES = {
-    NUMBER: cs.numeric() | cs.boolean(),
-    DATE: cs.date() | cs.datetime(),
-    TEXT: cs.string() | cs.integer(),  # an integer as text reads the same
-}
 # A text that reads as one of a model's types.
 PATTERNS = {
     NUMBER: r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$",
@@ -185,7 +178,8 @@ def score_part(scorer: Scorer, part: Path) -> str:
         raise ScoringError(f"{part.name}: {error}") from None
     keys = pl.DataFrame([table[name] for name in scorer.keys])
     scored = predict(scorer.model, features, keys)
-    # Written beside and renamed, so that a part tried again is replaced, never torn.
+    # Written to another name first, so that a part that is scored again replaces the
+    # file of the first try, and no file is ever half written.
     unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
     try:
         scored.write_parquet(unfinished)
@@ -207,12 +201,11 @@ def select_features(
     for name, dtype in columns.items():
         if name not in table.columns:
             raise ScoringError(f"the column '{name}' is missing; the model needs it.")
-        # Without its name, because polars takes one like `^a$` for a pattern.
+        # polars would take a name such as `^a$` for a pattern, so the column has none.
         values = table[name].alias("")
         filled = values.drop_nulls()
-        is_accepted = filled.to_frame().select(ACCEPTED_TYPES[dtype]).width > 0
         # A column without a value fits every type.
-        if len(filled) and not is_accepted:
+        if len(filled) and not accepts_type(dtype, filled.dtype):
             raise ScoringError(
                 f"the column '{name}' holds {describe_odd_value(filled, dtype)}, where"
                 f" the model needs {TYPE_NAMES[dtype]}: mend the data, or train again."
@@ -221,10 +214,20 @@ def select_features(
     return pl.DataFrame(features).to_pandas()
 
 
+def accepts_type(needed: pl.DataType, prepared: pl.DataType) -> bool:
+    """Return whether values of the prepared type can be cast to what the model needs."""
+    if needed == NUMBER:
+        return prepared.is_numeric() or prepared == pl.Boolean
+    if needed == DATE:
+        return prepared in (pl.Date, pl.Datetime)
+    # An integer reads the same as text.
+    return prepared == pl.String or prepared.is_integer()
+
+
 def describe_odd_value(values: pl.Series, dtype: pl.DataType) -> str:
     """Return the first value that is not of the type that the model needs, in words."""
     if values.dtype == TEXT:
-        # A single such value makes a whole column text, so it is that one which counts.
+        # A single value of another kind makes the whole column text, so it is named.
         odd_values = values.filter(~values.str.contains(PATTERNS[dtype]))
         first = odd_values[0] if len(odd_values) else values[0]
         return f"the text {first!r}"

@@ -59,7 +59,11 @@ class Split:
 
 
 def value_bits(values: pl.Series) -> npt.NDArray[np.uint64]:
-    """Return 64 bits for each value of a column; those of missing values mean nothing."""
+    """Return 64 bits for each value of a column, the same for values that count as equal.
+
+    The bits are the float that the value is, but a hash for text that is no number,
+    boolean or date. What is returned for missing values is not used.
+    """
     if values.dtype == TEXT:
         values = values.fill_null("")
         texts = values.unique()
@@ -72,29 +76,38 @@ def value_bits(values: pl.Series) -> npt.NDArray[np.uint64]:
     # Adding 0.0 makes -0.0 the same as 0.0.
     bits = (floats.to_numpy() + 0.0).view(np.uint64)
     if values.dtype.is_integer():
-        # Beyond 2^53, floats are too coarse: what they leave of the integer counts too.
-        rest = values.cast(pl.Int128) - floats.cast(pl.Int128)
-        bits += rest.cast(pl.Int64).to_numpy().astype(np.uint64)
+        # Beyond 2^53, several integers become the same float. Adding what was lost by
+        # rounding tells them apart. Negative numbers wrap around in 64 bits.
+        rounding = values.cast(pl.Int128) - floats.cast(pl.Int128)
+        bits += rounding.cast(pl.Int64).to_numpy().astype(np.uint64)
     return bits
 
 
 def text_bits(text: str) -> int:
-    """Return 64 bits for a text: those of the number, boolean or date it reads as."""
+    """Return the 64 bits by which a text is assigned to a group.
+
+    A text that reads as a number, a boolean or a date has the bits that `value_bits`
+    gives to that value in a column of its type, so that the type of a column does not
+    matter. Any other text has the bits of its hash.
+    """
     text = {"true": "1", "false": "0"}.get(text.lower(), text)
     number = None
-    rest = 0
+    rounding = 0
     if re.fullmatch(NUMBER_PATTERN, text):
+        # Adding 0.0 makes -0.0 the same as 0.0.
         number = float(text) + 0.0
         if re.fullmatch(INTEGER_PATTERN, text):
-            # As in `value_bits`: beyond 2^53, floats are too coarse.
-            rest = int(text) - int(number)
+            # As in `value_bits`, what was lost by rounding tells large integers apart.
+            rounding = int(text) - int(number)
     elif re.fullmatch(DATE_PATTERN, text):
         # The 31st of February is no date, but stays text.
         with suppress(ValueError):
             number = float(np.datetime64(text, "us").astype(np.int64))
     if number is None:
         return hash_text(text)
-    return (int(np.float64(number).view(np.uint64)) + rest) % 2**64
+    bits = int(np.float64(number).view(np.uint64))
+    # The sum stays within 64 bits, as it does in the arrays of `value_bits`.
+    return (bits + rounding) % 2**64
 
 
 def hash_text(text: str) -> int:
@@ -104,7 +117,7 @@ def hash_text(text: str) -> int:
 
 
 def scatter_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return numbers in which every bit depends on all bits of the given ones.
+    """Return numbers in which every bit depends on all bits of the input.
 
     This is the finaliser of SplitMix64.
     """
@@ -114,5 +127,8 @@ def scatter_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def get_column(table: pl.DataFrame, name: str) -> pl.Series:
-    """Return a column without its name, because polars takes one like `^a$` for a pattern."""
+    """Return a column with an empty name.
+
+    polars would take a name such as `^a$` for a pattern when the column is used again.
+    """
     return table[name].alias("")
