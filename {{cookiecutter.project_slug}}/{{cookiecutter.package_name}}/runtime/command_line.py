@@ -88,20 +88,26 @@ def run(args: Namespace) -> int:
     _check_step_options(args)
     _check_temporary_folder()
     parameters = _read_parameters(args)
+    # With --json, standard output is for the JSON alone.
     console = Console(stderr=args.json)
     try:
         result = _run_on_this_machine(args, parameters, console)
     except (KeyboardInterrupt, SystemExit):
-        # Continued without --fresh, which would run again what has ended well.
+        # The command leaves --fresh out, which would repeat the steps that have ended well.
         arguments = [word for word in sys.argv[1:] if word != "--fresh"]
-        again = f"{args.project.command} {shlex.join(arguments)}"
-        text = f"The run was stopped. What has ended well is kept. To continue: {again}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        continue_command = f"{args.project.command} {shlex.join(arguments)}"
+        console.print(
+            "The run was stopped. What has ended well is kept. To continue:"
+            f" {continue_command}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         raise
     if result.status == "completed":
         for step in result.steps:
-            for port, path in step.outputs.items():
-                console.print(f"{port:14}{path}", markup=False, soft_wrap=True)
+            for output, folder in step.outputs.items():
+                console.print(f"{output:14}{folder}", markup=False, soft_wrap=True)
     if args.json:
         print(json.dumps(asdict(result)))
     return 0 if result.status == "completed" else 1
@@ -118,12 +124,16 @@ def _run_on_this_machine(
     folder = args.folder and args.folder.resolve()
     if args.step and folder is None:
         folder = local_run.find_newest_run(args.project, args.pipeline)
-        text = f"In the newest run: {folder}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-    new_run = local_run.new_run(
+        console.print(
+            f"In the newest run: {folder}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    prepared_run = local_run.new_run(
         args.project, pipelines, args.pipeline, parameters, console, folder
     )
-    return new_run.run(args.step, args.fresh, args.debug)
+    return prepared_run.run(args.step, args.fresh, args.debug)
 
 
 def check(args: Namespace) -> int:

@@ -3,11 +3,13 @@
     fork_server.py PACKAGE...
 
 Imports take longer than most steps' work, and all steps import the same packages. This
-program imports them while an earlier step still runs. Then it reads one line of JSON from
-standard input for each step: its `arguments` (a script and what follows it), `folder`,
-`environment` and `log`. It forks a process, which runs the script from its first line, as
-Python itself would; it prints the number of that process, and its exit code as soon as it
-has ended. What the step prints goes to its log.
+program imports them while an earlier step still runs, and then forks a process for each
+step, which runs the step's script from its first line, as Python itself would.
+
+Protocol: for each step, the local run writes one line of JSON to standard input, the
+step's command, with `arguments` (a script and what follows it), `folder`, `environment`
+and `log`. This program prints two lines: the number of the step's process, and its exit
+code once it has ended. What the step prints goes to its log.
 
 The local run holds the other end of standard input. When that end is closed, whether the
 run has finished, was interrupted or was killed, the step and all that it has started are
@@ -34,10 +36,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 
+# The numbers of the standard streams, as the operating system has them.
+STANDARD_INPUT = 0
+STANDARD_OUTPUT = 1
+STANDARD_ERROR = 2
+
 
 @dataclass(frozen=True)
-class Call:
-    """A step to run, as a line of standard input describes it."""
+class StepCommand:
+    """The script, folder, environment and log of a step's process."""
 
     arguments: list[str]  # the script, and what follows it on the command line
     folder: str
@@ -45,30 +52,35 @@ class Call:
     log: str
 
 
-def serve(packages: list[str]) -> Call:
-    """Fork a process for each line of standard input, and return in that process only.
+def serve(packages: list[str]) -> StepCommand:
+    """Import packages, then fork a process for each step's command on standard input.
 
-    The server itself never returns: it ends with its standard input.
+    Two kinds of process leave this function in different ways. Each forked process
+    returns from it, with the command that it is to run. The fork server itself never
+    returns: it ends when its standard input is closed.
     """
     assert sys.platform == "linux"
     # A caller that ignores this signal would hide the steps' exit codes.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-    # The standard streams are for the steps, so the local run is spoken to by copies.
-    calls = os.fdopen(os.dup(0), encoding="utf-8")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Forked steps inherit standard input and output, and must neither read commands nor
+    # print among the replies. So the server uses duplicates of both, and redirects the
+    # streams themselves.
+    commands = os.fdopen(os.dup(STANDARD_INPUT), encoding="utf-8")
+    replies = os.fdopen(os.dup(STANDARD_OUTPUT), "w", encoding="utf-8")
     redirect_streams(os.devnull)
-    preload(packages, calls.fileno())
+    preload(packages, commands.fileno())
 
-    while line := calls.readline():
-        step = os.fork()
-        if step == 0:
-            calls.close()
-            answers.close()
-            return Call(**json.loads(line))
-        print(step, file=answers, flush=True)
-        code = wait_for(step, calls.fileno())
-        print(code, file=answers, flush=True)
+    while line := commands.readline():
+        step_pid = os.fork()
+        is_forked_process = step_pid == 0
+        if is_forked_process:
+            commands.close()
+            replies.close()
+            return StepCommand(**json.loads(line))
+        print(step_pid, file=replies, flush=True)
+        exit_code = wait_for_step(step_pid, commands.fileno())
+        print(exit_code, file=replies, flush=True)
     os._exit(0)
 
 
@@ -76,80 +88,86 @@ def redirect_streams(log: str) -> None:
     """Let standard output and errors go to a file, and standard input be empty."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    os.dup2(nothing, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(nothing, STANDARD_INPUT)
+    os.dup2(output, STANDARD_OUTPUT)
+    os.dup2(output, STANDARD_ERROR)
     os.close(nothing)
     os.close(output)
 
 
-def preload(packages: list[str], calls: int) -> None:
-    """Import packages, and leave out those that cannot be imported.
+def preload(packages: list[str], commands: int) -> None:
+    """Import packages into the fork server, but for those that cannot be imported.
 
-    Ends this program if the local run ends meanwhile.
+    Ends the fork server if the local run ends meanwhile, which closes the other end of
+    the file descriptor `commands`.
     """
     del sys.path[0]  # The folder of this file, which no step has on its path.
     end_of_run = select.poll()
-    end_of_run.register(calls, select.POLLHUP)
+    end_of_run.register(commands, select.POLLHUP)
     gc.disable()  # Imports leave no garbage behind, and looking for it takes long.
     for package in packages:
         if end_of_run.poll(0):
             os._exit(0)
-        # The step that needs the package will tell why it cannot be imported.
+        # The step that needs the package imports it again, and shows the error.
         with suppress(Exception):
             __import__(package)
     gc.freeze()
     gc.enable()
 
 
-def wait_for(step: int, calls: int) -> int:
+def wait_for_step(step_pid: int, commands: int) -> int:
     """Wait for a step to end, kill what it leaves running, and return its exit code.
 
-    If the local run ends first, the step is killed and this program ends.
+    If the local run ends first, the step is killed and the fork server ends.
     """
     assert sys.platform == "linux"
-    end_of_step = os.pidfd_open(step)
-    ready, _, _ = select.select([end_of_step, calls], [], [])
+    end_of_step = os.pidfd_open(step_pid)
+    # While a step runs, `commands` becomes readable only when the run closes it.
+    ready, _, _ = select.select([end_of_step, commands], [], [])
     os.close(end_of_step)
 
-    if end_of_step not in ready:
-        os.kill(step, signal.SIGKILL)  # It may not lead its own session yet.
+    step_has_ended = end_of_step in ready
+    if not step_has_ended:
+        # The step may not lead its own session yet, which is killed next.
+        os.kill(step_pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
-        os.killpg(step, signal.SIGKILL)
-    if end_of_step not in ready:
+        os.killpg(step_pid, signal.SIGKILL)
+    if not step_has_ended:
         os._exit(1)
-    _, status = os.waitpid(step, 0)
+    _, status = os.waitpid(step_pid, 0)
     return os.waitstatus_to_exitcode(status)
 
 
-def become_step(call: Call, inherited: dict[str, str]) -> None:
-    """Give this process the session, streams, folder and variables of a step.
+def become_step(command: StepCommand, server_variables: dict[str, str]) -> None:
+    """Give the forked process the session, streams, folder and variables of a step.
 
-    `inherited` are the variables that this program was started with.
+    `server_variables` are the variables that the fork server was started with.
     """
     os.setsid()
-    redirect_streams(call.log)
-    os.chdir(call.folder)
+    redirect_streams(command.log)
+    os.chdir(command.folder)
 
-    # A file of the step may have the name of a module that is imported already. Only
-    # a new Python finds the step's.
-    own_modules = {name.partition(".")[0] for name in os.listdir()}
-    if own_modules & sys.modules.keys():
-        command = [sys.executable, *call.arguments]
-        os.execve(sys.executable, command, call.environment)
+    # If a file of the step has the name of a module that is imported already, `import`
+    # would return that module. A new Python process imports the step's file instead.
+    step_modules = {name.partition(".")[0] for name in os.listdir()}
+    if step_modules & sys.modules.keys():
+        command_line = [sys.executable, *command.arguments]
+        os.execve(sys.executable, command_line, command.environment)
 
-    # Packages have set some variables while they were imported, and these stay.
-    for name in inherited.keys() - call.environment.keys():
+    # Packages set some variables when they are imported, as they would in the step. Such
+    # a variable stays, unless the step's command gives it another value than the server's.
+    for name in server_variables.keys() - command.environment.keys():
         os.environ.pop(name, None)
-    for name, value in call.environment.items():
-        if inherited.get(name) != value:
+    for name, value in command.environment.items():
+        if server_variables.get(name) != value:
             os.environ[name] = value
 
-    sys.argv = call.arguments
-    sys.orig_argv = [sys.executable, *call.arguments]
-    sys.path.insert(0, call.folder)
+    sys.argv = command.arguments
+    sys.orig_argv = [sys.executable, *command.arguments]
+    sys.path.insert(0, command.folder)
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # Else all steps would draw the same numbers.
+        # Otherwise all forked steps would draw the same random numbers.
+        numpy.random.seed()
 
 
 def run_script(path: str) -> None:
@@ -164,7 +182,8 @@ def run_script(path: str) -> None:
     except SystemExit:
         raise
     except BaseException as error:
-        # Shown here, without the lines of this file in its trace, and not again.
+        # The trace is shown without the lines of this file. The hook is replaced, as
+        # Python would otherwise show the error a second time.
         if error.__traceback__:
             error.__traceback__ = error.__traceback__.tb_next
         sys.excepthook(type(error), error, error.__traceback__)
@@ -173,7 +192,8 @@ def run_script(path: str) -> None:
 
 
 if __name__ == "__main__":
-    variables = dict(os.environ)
-    step_call = serve(sys.argv[1:])
-    become_step(step_call, variables)
-    run_script(os.path.join(step_call.folder, step_call.arguments[0]))
+    variables_at_start = dict(os.environ)
+    step_command = serve(sys.argv[1:])
+    # From here on, this is the forked process of a step.
+    become_step(step_command, variables_at_start)
+    run_script(os.path.join(step_command.folder, step_command.arguments[0]))

@@ -38,7 +38,7 @@ FORK_SERVER = (sys.executable, str(LOCAL / "fork_server.py"), *PRELOADED)
 
 @dataclass(frozen=True)
 class StepCommand:
-    """What a step's process runs, where, with which variables, and its log."""
+    """The script, folder, environment and log of a step's process."""
 
     arguments: list[str]  # the script, and what follows it on the command line
     folder: str
@@ -69,17 +69,18 @@ class StepProcesses:
         self,
         command: StepCommand,
         variables: Mapping[str, str],
-        following: Mapping[str, str] | None = None,
+        next_variables: Mapping[str, str] | None = None,
     ) -> int:
         """Run a step and return its exit code, negative if a signal ended it.
 
-        `variables` are those that the step declares, `following` those of the step after
-        it, for which packages are loaded meanwhile.
+        `variables` are those that the step declares, `next_variables` those of the step
+        after it, for which packages are loaded meanwhile.
         """
-        # The server that this step itself causes to start is not ready for it.
+        # A fork server that is started now still loads packages, so it is for the steps
+        # after this one.
         server = self._fork_server
-        if following is not None:
-            self.load_packages(command.environment, following)
+        if next_variables is not None:
+            self.load_packages(command.environment, next_variables)
         if server is not None and dict(variables) == self._fork_variables:
             code = server.run(command)
             if code is not None:
@@ -99,7 +100,11 @@ class StepProcesses:
 
 
 class _StepRunner:
-    """The supervisor or the fork server, and the lines that are exchanged with it."""
+    """A supervisor or a fork server that has been started, and can run steps.
+
+    It reads a step's command as a line of JSON. It answers with two lines: the number of
+    the step's process, and its exit code once it has ended.
+    """
 
     def __init__(
         self, program: tuple[str, ...], environment: Mapping[str, str]
@@ -122,15 +127,16 @@ class _StepRunner:
         assert self._process.stdout
         with suppress(BrokenPipeError):
             print(json.dumps(asdict(command)), file=self._process.stdin, flush=True)
-        step = self._process.stdout.readline()
-        if not step:
+        step_pid = self._process.stdout.readline()
+        if not step_pid:
             return None
-        code = self._process.stdout.readline()
-        if code:
-            return int(code)
+        exit_code = self._process.stdout.readline()
+        if exit_code:
+            return int(exit_code)
+        # The program was killed itself, and could not end the step.
         if sys.platform != "win32":
             with suppress(ProcessLookupError):
-                os.killpg(int(step), signal.SIGKILL)
+                os.killpg(int(step_pid), signal.SIGKILL)
         return -KILLED
 
     def close(self) -> None:

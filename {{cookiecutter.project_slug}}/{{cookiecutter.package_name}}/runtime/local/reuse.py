@@ -26,6 +26,8 @@ from . import tracking
 from .fingerprints import Fingerprints, hash_json, hash_listing
 from .run_folder import RunRecord, StepRecord, list_runs
 
+#: Stands in place of a reuse key: no other run uses these results.
+NOT_REUSABLE = ""
 #: Stands for the fingerprint of a registered model where none is registered.
 NO_MODEL = "none"
 
@@ -93,7 +95,7 @@ def compute_key(
     cannot be read.
     """
     files = {file.as_posix(): code / file for file in step.snapshot}
-    # With its type, as a text may read like the name of an output.
+    # The type of an argument is part of it, as a text may read like an output's name.
     arguments = [
         [type(argument).__name__, describe_value(argument, values)]
         for argument in (*step.arguments, *step.unused_parameters)
@@ -146,7 +148,7 @@ def record_results(
     not used again.
     """
     if after.fingerprint != before.fingerprint and after.run != run:
-        results = replace(results, key="")
+        results = replace(results, key=NOT_REUSABLE)
     elif after.fingerprint != before.fingerprint:
         for name in steps_before & record.done.keys():
             earlier = record.done[name]

@@ -46,6 +46,10 @@ from .run_folder import RunRecord, StepRecord
 from .screen import LogSummary, Screen, summarize_log
 
 FULL_DISK = 2**16  # bytes left on a disk that count as none
+#: The labels of the lines that say how a step ended, in rich's markup.
+RAN = "[green]ran[/] "
+REUSED = "[cyan]reused[/] "
+FAILED = "[red]failed[/] "
 
 
 @dataclass
@@ -139,9 +143,10 @@ class LocalRun:
     ) -> RunResult:
         """Run the steps in the order of their dependencies, or `only` one of them.
 
-        What an earlier run has made is used again, unless everything is to be `fresh`.
-        To `debug` a step is to run it from `steps/`, in this terminal. Raises
-        LocalRunError and TrackingError for what stands in the way.
+        Results of earlier runs are used again, unless the run is `fresh`. With `debug`,
+        the step runs from `steps/`, in this terminal. Raises LocalRunError if the run's
+        folder is in use or cannot be written, or if the step lacks its inputs, and
+        TrackingError if MLflow's database cannot be used.
         """
         if only is not None:
             self._check_inputs(only)
@@ -208,9 +213,9 @@ class LocalRun:
         )
 
     def _check_inputs(self, only: str) -> None:
-        """Raise LocalRunError unless a step exists and all that it needs was made.
+        """Raise LocalRunError unless a step exists and the steps before it have results.
 
-        What it needs is what the steps before it make with the settings as they are now.
+        The results must have been made with the settings as they are now.
         """
         if only not in self.plan.steps:
             raise LocalRunError(
@@ -247,16 +252,18 @@ class LocalRun:
         results = [StepResult(name) for name in names]
         for number, result in enumerate(results):
             step = self.plan.steps[result.name]
-            following = None
+            next_step = None
             if number + 1 < len(names):
-                following = self.plan.steps[names[number + 1]]
+                next_step = self.plan.steps[names[number + 1]]
             result.status = "failed"  # until it has ended well
             try:
                 if must_run or not self._reuse_step(step, result):
-                    self._run_step(step, result, following)
+                    self._run_step(step, result, next_step)
             except (OSError, sqlite3.Error) as error:
-                text = f"{step.name}: {error}.{_explain_full_disks(self.project.root)}"
-                self.screen.print(text, "[red]failed[/] ")
+                self.screen.print(
+                    f"{step.name}: {error}.{_explain_full_disks(self.project.root)}",
+                    label=FAILED,
+                )
             if result.status == "failed":
                 break
         return results
@@ -266,9 +273,9 @@ class LocalRun:
         if not step.allow_reuse and step.name not in self.plan.reads_model:
             return False
         key = self._compute_key(step, step.source_directory)
-        model = self.models.find(step.name)
-        if not key:
+        if key == reuse.NOT_REUSABLE:
             return False
+        model = self.models.find(step.name)
         # No run is removed while this one takes over its results.
         with run_folder.lock_folder(self.runs):
             results = reuse.find_results(self.runs, step.name, key, model.fingerprint)
@@ -278,35 +285,44 @@ class LocalRun:
             self.record.write(self.folder)
         result.status = "reused"
         result.outputs = self._outputs(step)
-        self.screen.print(f"({results.run})", f"[cyan]reused[/] {step.name:10}[dim]")
+        self.screen.print(
+            f"({results.run})", label=f"{REUSED}{step.name:10}", style="dim"
+        )
         return True
 
-    def _run_step(self, step: Step, result: StepResult, following: Step | None) -> None:
-        """Run a step anew, and record what it has made.
+    def _run_step(self, step: Step, result: StepResult, next_step: Step | None) -> None:
+        """Run a step anew, and record its results.
 
-        Raises OSError if its files cannot be written.
+        Packages for `next_step` are loaded meanwhile. Raises OSError if the step's files
+        cannot be written.
         """
-        folder = self.folder / step.name
+        step_folder = self.folder / step.name
+        code_folder = step_folder / "code"
         self._clear_step(step)
-        _copy_code(step, folder / "code")
+        _copy_code(step, code_folder)
         result.outputs = self._make_outputs(step)
-        key = self._compute_key(step, folder / "code")
-        model = self.models.find(step.name)
+        key = self._compute_key(step, code_folder)
+        # Looked up before the step runs, as the step may register a new version.
+        model_before = self.models.find(step.name)
 
         started = monotonic()
-        code = self._run_process(step, following)
+        exit_code = self._run_process(step, next_step)
         result.seconds = round(monotonic() - started, 2)
-        log = summarize_log(folder / "log.txt")
-        if code:
+        log = summarize_log(step_folder / "log.txt")
+        if exit_code != 0:
             self._show_failure(step, log)
             return
 
-        if key != self._compute_key(step, folder / "code"):
-            key = ""  # Its data has changed while it ran.
-        self._record_step(step, key, model, result.seconds)
+        if key != self._compute_key(step, code_folder):
+            # The step's data has changed while the step ran.
+            key = reuse.NOT_REUSABLE
+        self._record_step(step, key, model_before, result.seconds)
         result.status = "ran"
-        head = f"[green]ran[/] {step.name:10}{result.seconds:6.1f} s  [dim]"
-        self.screen.print(log.last_lines[-1] if log.last_lines else "", head)
+        self.screen.print(
+            log.last_lines[-1] if log.last_lines else "",
+            label=f"{RAN}{step.name:10}{result.seconds:6.1f} s  ",
+            style="dim",
+        )
         for note in log.notes:
             self.screen.print(f"    {note}")
 
@@ -317,25 +333,28 @@ class LocalRun:
         """
         self._clear_step(step)
         result = StepResult(step.name, "failed", outputs=self._make_outputs(step))
-        model = self.models.find(step.name)
+        # Looked up before the step runs, as the step may register a new version.
+        model_before = self.models.find(step.name)
         arguments = [*self._arguments(step)]
         if step.is_parallel:
             arguments.insert(1, parallel_driver.IN_ONE_PROCESS)
         environment = {
             **self._environment(step),
-            # What Python compiles would be uploaded with the step.
+            # Otherwise Python's __pycache__ in steps/ would be uploaded with the step.
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         started = monotonic()
-        code = run_in_terminal(
+        exit_code = run_in_terminal(
             StepCommand(arguments, str(step.source_directory), environment)
         )
         result.seconds = round(monotonic() - started, 2)
-        if code == 0:
+        if exit_code == 0:
             result.status = "ran"
-            self._record_step(step, "", model, result.seconds)
-        head = "[green]ran[/] " if code == 0 else "[red]failed[/] "
-        self.screen.print(f"{step.name} from {step.source_directory}", head)
+            self._record_step(step, reuse.NOT_REUSABLE, model_before, result.seconds)
+        self.screen.print(
+            f"{step.name} from {step.source_directory}",
+            label=RAN if exit_code == 0 else FAILED,
+        )
         return result
 
     def _clear_step(self, step: Step) -> None:
@@ -347,9 +366,12 @@ class LocalRun:
             shutil.rmtree(self.folder / step.name)
 
     def _record_step(
-        self, step: Step, key: str, before: reuse.RegisteredModel, seconds: float
+        self, step: Step, key: str, model_before: reuse.RegisteredModel, seconds: float
     ) -> None:
-        """Record what a step has made, and for which registered model it holds."""
+        """Record the results of a step, and the registered model that they hold for.
+
+        `model_before` is the registered model as it was before the step ran.
+        """
         results = StepRecord(
             words=reuse.describe_step(step, self.plan.values),
             key=key,
@@ -361,41 +383,47 @@ class LocalRun:
             self.record,
             step.name,
             results,
-            before,
+            model_before,
             after=self.models.find(step.name),
             steps_before=self.plan.steps_before(step.name),
             run=self.folder.name,
         )
         self.record.write(self.folder)
 
-    def _run_process(self, step: Step, following: Step | None) -> int:
-        """Run a step's process with all that it prints in its log; return its exit code."""
-        folder = self.folder / step.name
+    def _run_process(self, step: Step, next_step: Step | None) -> int:
+        """Run a step's process, which prints to the step's log; return its exit code.
+
+        The exit code is negative if a signal ended the process.
+        """
+        step_folder = self.folder / step.name
         last_duration = 0.0
-        # How far a parallel step has come is known better by its mini-batches.
+        # Shown as the time that is left. A parallel step does without: its finished
+        # mini-batches tell more exactly how long it still takes.
         if self.screen.console.is_terminal and not step.is_parallel:
-            last_duration = run_folder.last_duration(
+            last_duration = run_folder.find_last_duration(
                 self.runs, self.plan.pipeline, step.name
             )
-        log = folder / "log.txt"
+        next_variables = None
+        if next_step is not None:
+            # Packages are loaded with these variables while this step runs.
+            next_variables = next_step.environment_variables
+        log = step_folder / "log.txt"
         command = StepCommand(
-            self._arguments(step),
-            str(folder / "code"),
-            self._environment(step),
-            str(log),
+            arguments=self._arguments(step),
+            folder=str(step_folder / "code"),
+            environment=self._environment(step),
+            log=str(log),
         )
-        with self.screen.show_progress(step.name, folder, last_duration):
-            code = self.processes.run(
-                command,
-                step.environment_variables,
-                following.environment_variables if following else None,
+        with self.screen.show_progress(step.name, step_folder, last_duration):
+            exit_code = self.processes.run(
+                command, step.environment_variables, next_variables
             )
-        if code < 0:
+        if exit_code < 0:
             with log.open("a", encoding="utf-8") as file:
-                file.write(f"\nThe process was ended by signal {-code}.\n")
-        return code
+                file.write(f"\nThe process was ended by signal {-exit_code}.\n")
+        return exit_code
 
-    # What a step is given -----------------------------------------------------------
+    # Arguments, folders and variables of a step -------------------------------------
 
     def _place(self, source: Source) -> str:
         """Return where data is, or the folder that a step writes a port to."""
@@ -449,7 +477,7 @@ class LocalRun:
         }
 
     def _compute_key(self, step: Step, code: Path) -> str:
-        """Return the reuse key of a step, or an empty text if its data cannot be read."""
+        """Return the reuse key of a step, or NOT_REUSABLE if its data cannot be read."""
         inputs = {}
         with self.screen.show_progress(f"{step.name}: looking for what has changed"):
             try:
@@ -464,28 +492,30 @@ class LocalRun:
                     step, code, self.plan.values, inputs, self.fingerprints
                 )
             except OSError:
-                return ""
+                return reuse.NOT_REUSABLE
 
-    # What is said -------------------------------------------------------------------
+    # After a step, and after the run ------------------------------------------------
 
     def _show_failure(self, step: Step, log: LogSummary) -> None:
-        """Show why a step failed, with its files in `steps/`, and how to go on."""
-        folder = self.folder / step.name
-        copy = f"{folder / 'code'}{os.sep}"
-        original = f"{_shorten(step.source_directory)}{os.sep}"
+        """Show the end of a failed step's log, and the commands to run the step again."""
+        step_folder = self.folder / step.name
+        # The log names files of the copy that ran; the user edits those in `steps/`.
+        code_folder = f"{step_folder / 'code'}{os.sep}"
+        source_folder = f"{_shorten(step.source_directory)}{os.sep}"
         lines = [f"{step.name}; its log ends:"]
-        lines += [f"    {line.replace(copy, original)}" for line in log.last_lines]
+        for line in log.last_lines:
+            lines.append(f"    {line.replace(code_folder, source_folder)}")
         full_disks = _explain_full_disks(self.folder)
         if full_disks:
             lines.append(full_disks.strip())
-        lines.append(f"The whole log: {folder / 'log.txt'}")
-        again = (
+        lines.append(f"The whole log: {step_folder / 'log.txt'}")
+        rerun_command = (
             f"{self.project.command} run {self.plan.pipeline} --step {step.name}"
             f" --folder {shlex.quote(str(_shorten(self.folder)))}"
         )
-        lines.append(f"To run this step again alone: {again}")
-        lines.append(f"To stop in it at breakpoint(): {again} --debug")
-        self.screen.print("\n".join(lines), "[red]failed[/] ")
+        lines.append(f"To run this step again alone: {rerun_command}")
+        lines.append(f"To debug it at a breakpoint(): {rerun_command} --debug")
+        self.screen.print("\n".join(lines), label=FAILED)
 
     def _remove_old_runs(self) -> None:
         """Remove the runs beyond those that the settings keep, and say so."""
@@ -500,9 +530,9 @@ class LocalRun:
                     lambda run: any(f"/{run}/" in source for source in sources),
                 )
         except (OSError, sqlite3.Error):
-            return  # The next run does it.
+            return  # The next run tries again.
         for name in removed:
-            self.screen.print(f"{name} (keep_runs: {keep})", "[dim]removed[/] ")
+            self.screen.print(f"{name} (keep_runs: {keep})", label="[dim]removed[/] ")
 
 
 def new_run(
@@ -583,16 +613,16 @@ def find_newest_run(project: Project[Any], pipeline: str) -> Path:
     return runs[0].folder
 
 
-def _copy_code(step: Step, copy: Path) -> None:
-    """Copy exactly the files of a step that Azure ML would be sent."""
+def _copy_code(step: Step, code_folder: Path) -> None:
+    """Copy the files of a step's snapshot, those that would be uploaded to Azure ML."""
     for file in step.snapshot:
-        target = copy / file
+        target = code_folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(step.source_directory / file, target)
 
 
 def _shorten(path: Path) -> Path:
-    """Return a path from the current folder on, if it is below that."""
+    """Return a path relative to the current folder, if it is below that."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

@@ -117,7 +117,7 @@ def list_runs(runs: Path, pipeline: str | None = None) -> list[Run]:
     return [run for run in newest_first if pipeline in (None, run.record.pipeline)]
 
 
-def last_duration(runs: Path, pipeline: str, step: str) -> float:
+def find_last_duration(runs: Path, pipeline: str, step: str) -> float:
     """Return how many seconds a step took in the newest run in which it ended well.
 
     Returns 0 if there is no such run.

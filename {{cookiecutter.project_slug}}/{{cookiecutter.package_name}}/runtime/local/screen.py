@@ -80,9 +80,13 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def print(self, text: str, head: str = "") -> None:
-        """Print a text as it is, behind a `head` that may have rich's markup."""
-        self.console.print(head + escape(text), highlight=False, soft_wrap=True)
+    def print(self, text: str, *, label: str = "", style: str = "none") -> None:
+        """Print a text as it is, in a style of rich, behind a label.
+
+        The label may have rich's markup for colours; markup in the text is not read.
+        """
+        line = f"{label}[{style}]{escape(text)}[/]"
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     @contextmanager
     def show_progress(

@@ -83,17 +83,17 @@ def step_environment(root: Path, database: Path | None = None) -> dict[str, str]
         "PYTHONUTF8": "1",  # Umlauts come through, whatever the locale is.
         "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
         "MLFLOW_TRACKING_URI": database_uri(database or root / DATABASE),
-        # Else the files of a run would land in the copy of the code that made it.
+        # Otherwise the files of a run would be written below the step's own folder.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / ARTIFACTS).as_uri(),
     }
 
 
 def ensure_database(root: Path, experiment: str) -> None:
-    """Make the database and the experiment if needed, with all files in this project.
+    """Create the database and the experiment if needed, and let all paths be this project's.
 
-    To be called while no other run of the project does the same. Raises TrackingError
-    for a database that MLflow cannot use, and OSError and sqlite3.Error if it cannot be
-    written.
+    The caller holds the lock of `runs/`, so that no other run does the same. Raises
+    TrackingError if MLflow cannot use the database, and OSError or sqlite3.Error if it
+    cannot be written.
     """
     database = root / DATABASE
     database.parent.mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def ensure_database(root: Path, experiment: str) -> None:
         ).fetchall()
         for _, number, location in experiments:
             folder = location.removesuffix(f"/{number}")
-            # Any other folder was chosen by somebody for this experiment.
+            # A user has chosen any other folder for this experiment, so it stays.
             is_of_a_project = folder.startswith("file:") and folder.endswith(ARTIFACTS)
             if is_of_a_project and folder != artifacts:
                 _replace_paths(connection, f"{folder}/", f"{artifacts}/")
@@ -129,9 +129,12 @@ def check_path_length(database: Path) -> None:
 
 
 def _create_database(root: Path, experiment: str) -> None:
-    """Make the database elsewhere and put it in place whole."""
+    """Create the database in another folder, then move it into place.
+
+    So a run that is killed meanwhile leaves no half-made database.
+    """
     unfinished = root / UNFINISHED
-    # A run that was killed may have left it.
+    # A run that was killed may have left this folder.
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
@@ -142,10 +145,10 @@ def _create_database(root: Path, experiment: str) -> None:
 
 
 def _create_experiment(root: Path, experiment: str, database: Path) -> None:
-    """Make the experiment in a database, which is made too if there is none.
+    """Create the experiment in a database, and the database first if it is missing.
 
-    In a process of its own, as MLflow takes its settings from the environment. Raises
-    OSError with MLflow's reason.
+    A process of its own does this, as MLflow reads the database's address from the
+    environment. Raises OSError with MLflow's reason if it fails.
     """
     process = subprocess.run(
         [sys.executable, "-c", CREATE_EXPERIMENT, experiment],
@@ -219,7 +222,8 @@ def _check_experiment(database: Path, experiment: str) -> None:
 def _read_schemas() -> list[str]:
     """Return the versions of the database's schema that MLflow knows, the current last.
 
-    Read from its files, as importing MLflow takes seconds. Empty if there are none.
+    They are read from MLflow's files, as importing MLflow takes seconds. The list is
+    empty if the files do not have the expected form.
     """
     package = find_spec("mlflow")
     if package is None or package.origin is None:
@@ -232,7 +236,7 @@ def _read_schemas() -> list[str]:
         revisions.update(re.findall(r'^revision = "(\w+)"', text, re.MULTILINE))
         replaced.update(re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE))
     current = revisions - replaced
-    # Anything else would be a form of these files that is not known here.
+    # Only the newest schema is not replaced by another one.
     return [*replaced, *current] if len(current) == 1 else []
 
 
