@@ -93,7 +93,7 @@ def run(args: Namespace) -> int:
     try:
         result = _run_on_this_machine(args, parameters, console)
     except (KeyboardInterrupt, SystemExit):
-        # The command leaves --fresh out, which would repeat the steps that have ended well.
+        # The command leaves --fresh out, which would repeat the steps that ended well.
         arguments = [word for word in sys.argv[1:] if word != "--fresh"]
         continue_command = f"{args.project.command} {shlex.join(arguments)}"
         console.print(

@@ -154,8 +154,8 @@ def become_step(command: StepCommand, server_variables: dict[str, str]) -> None:
         command_line = [sys.executable, *command.arguments]
         os.execve(sys.executable, command_line, command.environment)
 
-    # Packages set some variables when they are imported, as they would in the step. Such
-    # a variable stays, unless the step's command gives it another value than the server's.
+    # Packages set some variables when they are imported, as they would in the step. They
+    # stay, unless the step's command has another value than the server was started with.
     for name in server_variables.keys() - command.environment.keys():
         os.environ.pop(name, None)
     for name, value in command.environment.items():

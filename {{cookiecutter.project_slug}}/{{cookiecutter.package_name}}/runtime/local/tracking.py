@@ -89,9 +89,10 @@ def step_environment(root: Path, database: Path | None = None) -> dict[str, str]
 
 
 def ensure_database(root: Path, experiment: str) -> None:
-    """Create the database and the experiment if needed, and let all paths be this project's.
+    """Create the database and the experiment if needed, and correct the paths in it.
 
-    The caller holds the lock of `runs/`, so that no other run does the same. Raises
+    Paths of a folder where the project was before are replaced by those of today. The
+    caller holds the lock of `runs/`, so that no other run does the same. Raises
     TrackingError if MLflow cannot use the database, and OSError or sqlite3.Error if it
     cannot be written.
     """
