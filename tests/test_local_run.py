@@ -151,7 +151,8 @@ def versions(project: Project) -> list[int]:
 def test_a_step_that_raises_ends_the_run(bake: Bake) -> None:
     project = bake()
     fault = "        raise RuntimeError('broken on purpose')\n"
-    head = "        train(parser.parse_args())\n"
+    head = "            hyperparameters=parse_hyperparameters(args.hyperparameters),\n"
+    head += "        )\n"
     project.edit("steps/train/train.py", head, head + fault)
     result = project.run("training")
     assert result.code == 1

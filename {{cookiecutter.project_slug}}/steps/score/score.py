@@ -94,10 +94,10 @@ def load_scorer(
     or if the folder cannot be made.
     """
     folder = download_model(model_name, model_version)
-    check_python(folder)
     # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
+        check_python(copy)
         model = mlflow.sklearn.load_model(copy.as_uri())
         columns = read_model_columns(copy)
     try:
