@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -114,3 +115,31 @@ def test_actions_of_the_template_are_pinned_by_commit() -> None:
         assert used
         for action in used:
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+
+
+def texts_in_code(project: Path) -> list[str]:
+    """Return all texts in the project's Python files, those in f-strings too."""
+    texts = []
+    for file in project.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_messages_of_the_troubleshooting_page_are_in_the_code(
+    bake: Bake, sdk: str
+) -> None:
+    project = bake(azureml_sdk=sdk).path
+    page = (project / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    first_cells = re.findall(r"(?m)^\| `([^`]+)`", page)
+    assert len(first_cells) > 100
+    code = texts_in_code(project)
+    missing = [
+        part
+        for message in first_cells
+        for part in re.split(r"\s*'?…'?\s*", message)  # a name may be in quotes
+        if len(part) > 5 and not any(part in text for text in code)
+    ]
+    assert missing == []
