@@ -143,3 +143,11 @@ def test_messages_of_the_troubleshooting_page_are_in_the_code(
         if len(part) > 5 and not any(part in text for text in code)
     ]
     assert missing == []
+
+
+def test_the_short_command_of_the_readme_is_installed(bake: Bake) -> None:
+    project = bake()
+    readme = (project.path / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`(\S+)` is a short form of `python -m penguins`", readme)
+    scripts = (project.path / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\n"{command}" = "penguins.__main__:run_command"\n' in scripts
