@@ -122,9 +122,9 @@ class _Node:
         self.values: dict[str, Parameter | str] = {}
         for port in component.get("inputs") or {}:
             source = self.find_source(port)
-            if isinstance(source, tuple):
-                self.folders[port] = source
-            elif isinstance(source, Parameter) and source.default is None:
+            if isinstance(source, tuple) or (
+                isinstance(source, Parameter) and source.default is None
+            ):
                 self.folders[port] = source
             else:
                 self.values[port] = source
