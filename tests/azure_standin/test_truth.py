@@ -86,7 +86,7 @@ def test_what_is_compared_is_what_microsoft_writes() -> None:
         assert word in Path(spec.origin).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["checks", "*workspace"])
+@pytest.mark.parametrize("name", ["*checks", "*workspace"])
 def test_nothing_else_is_compared(name: str) -> None:
     """Of the texts that the generated package compares with, those above are all."""
     root = Path(__file__).resolve().parents[2]
@@ -102,5 +102,7 @@ def test_nothing_else_is_compared(name: str) -> None:
         for node in ast.walk(one)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
+    # The version of an interface is sent with the question. It is not compared.
+    found = {text for text in found if not text.startswith("api-version=")}
     assert len(found) > 3
     assert found <= {*RECORDED, *SPECIFIED, *IN_A_CLIENT, *OWN}
