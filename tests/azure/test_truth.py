@@ -7,10 +7,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-
-from . import Standin
-from .test_standin import Project
-from .truth import TRUTH, judge
+from azure_standin import Standin
+from azure_standin.truth import TRUTH, judge
+from test_standin import Project
 
 pytestmark = pytest.mark.skipif(TRUTH is None, reason="no specifications beside it")
 #: Seen on the wire, or in a specification.

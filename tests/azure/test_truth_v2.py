@@ -15,13 +15,12 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
-
-from . import Standin, assets, jobs, resources
-from .job_execution import ComponentJob
-from .state import Json, Run
-from .tracking import keep_model
-from .truth import TRUTH, judge
-from .wire import INFERENCE_DOMAIN, ML_HOST, ROUTES, Request, service_of
+from azure_standin import Standin, assets, jobs, resources
+from azure_standin.job_execution import ComponentJob
+from azure_standin.state import Json, Run
+from azure_standin.tracking import keep_model
+from azure_standin.truth import TRUTH, judge
+from azure_standin.wire import INFERENCE_DOMAIN, ML_HOST, ROUTES, Request, service_of
 
 pytestmark = pytest.mark.skipif(TRUTH is None, reason="no recordings beside it")
 RECORDINGS = sorted((TRUTH / "recordings").glob("*.json")) if TRUTH else []

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import requests
+from azure_standin import Fault, Standin, parallel
 from conftest import PYTHONS
-
-from . import Fault, Standin, parallel
 
 PREP = """
 import argparse, os, pathlib

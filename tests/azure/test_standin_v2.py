@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure_standin import Fault, Standin, parallel
+from azure_standin.resources import arm
+from azure_standin.truth import TRUTH, judge
 from conftest import COLD, PYTHONS
-
-from . import Fault, Standin, parallel
-from .resources import arm
-from .truth import TRUTH, judge
 
 PYTHON = Path(COLD["azure-ai-ml"])
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no azure-ai-ml beside it")
