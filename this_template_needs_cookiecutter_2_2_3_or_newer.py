@@ -32,7 +32,15 @@ class TemplateExtension(Extension):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         environment.globals["describe_generation"] = describe_generation
+        environment.globals["read_unrendered"] = self.read_unrendered
         environment.filters["refuse_impossible_folder"] = refuse_impossible_folder
+
+    def read_unrendered(self, name: str) -> str:
+        """Return a file of the folder `templates` as it is, with braces like `${{inputs.raw}}`."""
+        loader = self.environment.loader
+        assert loader is not None  # cookiecutter always sets one.
+        text, _, _ = loader.get_source(self.environment, name)
+        return text.removesuffix("\n")
 
 
 def refuse_old_cookiecutter() -> None:

@@ -118,12 +118,12 @@ class Project:
         settings[section].update(values)
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
-    def edit(self, file: str, old: str, new: str) -> None:
-        """Replace a text, which must be there, in a file."""
+    def edit(self, file: str, old: str, new: str, count: int = -1) -> None:
+        """Replace a text, which must be there, in a file, at most `count` times."""
         path = self.path / file
         text = path.read_text(encoding="utf-8")
         assert old in text
-        path.write_text(text.replace(old, new), encoding="utf-8")
+        path.write_text(text.replace(old, new, count), encoding="utf-8")
 
 
 def pytest_unconfigure() -> None:

@@ -1,113 +1,66 @@
-"""The pipelines, as the jobs that Azure ML is given, and the table that lists them.
+"""The pipelines of this project, built with azure-ai-ml.
 
     training:  raw data -> prep -> train -> evaluate -> register
     scoring:   raw data -> prep -> score
 
-No pipeline needs a workspace to be built: the local run reads these very jobs. Azure ML
-uses the results of a step again while its files, its command and its inputs stay the
-same.
+The table PIPELINES lists them. Below it are the functions that build their steps.
+
+The same pipeline jobs are used for runs on this machine and for Azure ML. Neither needs a
+workspace to build them. In the command of a step, `${{inputs.NAME}}` and `${{outputs.NAME}}`
+stand for the folder or the value of an input or output. Azure ML reuses the results of an
+earlier run as long as the files, the command and the inputs of a step stay the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-from collections.abc import Callable, Mapping
-from inspect import Parameter, Signature
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from azure.ai.ml import Input, Output, command, dsl
-from azure.ai.ml.entities import Command, Environment, PipelineJob
+from azure.ai.ml.entities import Command, Environment, Parallel, PipelineJob
 from azure.ai.ml.parallel import RunFunction, parallel_run_function
 
+from .runtime.arguments import build_arguments
+from .runtime.azure.sdk_steps import build_command, declare_inputs
 from .runtime.project import PipelineDefinition
 from .settings import PROJECT, Settings
 
 STEPS = PROJECT.root / "steps"
-PYTHON = "3.11"  # of the steps, on Azure ML
-IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
-CHANNEL = "conda-forge"  # the only one, as Anaconda's own channel needs a licence
 
-FOLDER = Input(type="uri_folder")
-NEW_FOLDER = Output(type="uri_folder")
+# The environment of the steps on Azure ML. Packages come from conda-forge only, because
+# Anaconda's own channel needs a licence.
+PYTHON_VERSION = "3.11"
+BASE_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
+CONDA_CHANNEL = "conda-forge"
 
-# The data of a pipeline by name, each an input of the pipeline.
+# Idle threads of OpenMP sleep instead of spinning, which leaves the cores to others.
+ENVIRONMENT_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+# The data of a pipeline: each dataset is an input of the pipeline.
 DataInputs = Mapping[str, Input]
 
 
 def training(settings: Settings, data: DataInputs) -> PipelineJob:
-    """prep -> train -> evaluate -> register, on raw data with the target."""
-    options, target = settings.training, settings.data.target
-    hyperparameters = {
-        # Numbers stay numbers. Other values are text, which train reads as Python would.
-        name: value if type(value) in (int, float) else str(value)
-        for name, value in options.hyperparameters.items()
-    }
-
-    prep = _prep(settings, target)
-    train = command(
-        name="train",
-        code=str(STEPS / "train"),
-        command=_command_line(
-            "train.py",
-            prepared=_input("prepared"),
-            model=_output("model"),
-            holdout=_output("holdout"),
-            task=settings.task,
-            target=target,
-            keys=settings.data.keys,
-            test_fraction=options.test_fraction,
-            seed=options.seed,
-            # This option is the last one, as the step takes all words that follow it.
-            hyperparameters=[
-                word for name in hyperparameters for word in (name, _input(name))
-            ],
-        ),
-        inputs={"prepared": FOLDER, **hyperparameters},
-        outputs={"model": NEW_FOLDER, "holdout": NEW_FOLDER},
-        **_surroundings(settings),
-    )
-    evaluate = command(
-        name="evaluate",
-        code=str(STEPS / "evaluate"),
-        command=_command_line(
-            "evaluate.py",
-            model=_input("model"),
-            holdout=_input("holdout"),
-            evaluation=_output("evaluation"),
-            model_name=settings.name,
-        ),
-        inputs={"model": FOLDER, "holdout": FOLDER},
-        outputs={"evaluation": NEW_FOLDER},
-        is_deterministic=False,  # the registered model, which it looks up, can change
-        **_surroundings(settings),
-    )
-    registration = command(
-        name="register",
-        code=str(STEPS / "register"),
-        command=_command_line(
-            "register.py",
-            model=_input("model"),
-            evaluation=_input("evaluation"),
-            registration=_output("registration"),
-            model_name=settings.name,
-            register=_input("register"),
-        ),
-        inputs={"model": FOLDER, "evaluation": FOLDER, "register": options.register},
-        outputs={"registration": NEW_FOLDER},
-        is_deterministic=False,
-        **_surroundings(settings),
-    )
+    """Train and evaluate a model, and register it unless the registered one is better."""
+    prep = build_prep_step(settings, target=settings.data.target)
+    train = build_train_step(settings)
+    evaluate = build_evaluate_step(settings)
+    register_model = build_register_step(settings)
 
     @dsl.pipeline(name="training", experiment_name=settings.name)
-    @_takes(raw_data=FOLDER, register=options.register, **hyperparameters)
-    def pipeline(raw_data, register, **hyperparameters):  # type: ignore[no-untyped-def]
+    @declare_inputs(
+        raw_data=Input(type="uri_folder"),
+        register=settings.training.register,
+        **settings.training.parameter_values(),
+    )
+    def pipeline(raw_data: Input, register: str, **hyperparameters: Any) -> None:
         prepared = prep(raw=raw_data).outputs.prepared
         trained = train(prepared=prepared, **hyperparameters).outputs
         evaluated = evaluate(model=trained.model, holdout=trained.holdout).outputs
-        registration(
+        register_model(
             model=trained.model, evaluation=evaluated.evaluation, register=register
         )
 
@@ -115,61 +68,33 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
 
 
 def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
-    """prep -> score, on raw data that needs no target."""
-    options = settings.scoring
-
-    prep = _prep(settings)
-    score = parallel_run_function(
-        name="score",
-        task=RunFunction(
-            code=str(STEPS / "score"),
-            entry_script="score.py",
-            environment=environment(settings),
-            program_arguments=_program_arguments(
-                # The service splits them at each space, quoted or not.
-                keys=[quote(key) for key in settings.data.keys],
-                predictions=_output("predictions"),
-                model_name=settings.name,
-                model_version=_input("model_version"),
-            ),
-        ),
-        inputs={"prepared": FOLDER, "model_version": str(options.model_version)},
-        outputs={"predictions": NEW_FOLDER},
-        input_data=_input("prepared"),
-        compute=settings.compute.name,
-        instance_count=settings.compute.max_nodes,
-        max_concurrency_per_instance=options.process_count_per_node,
-        mini_batch_size=str(options.mini_batch_size),
-        retry_settings={
-            "max_retries": options.run_max_try,
-            "timeout": options.run_invocation_timeout,
-        },
-        error_threshold=options.error_threshold,
-        # The workers share the cores.
-        environment_variables={"OMP_NUM_THREADS": "1"},
-        is_deterministic=False,  # the registered model, which it looks up, can change
-    )
+    """Predict new data, which needs no target, with the registered model."""
+    prep = build_prep_step(settings)
+    score = build_score_step(settings)
 
     @dsl.pipeline(name="scoring", experiment_name=settings.name)
-    @_takes(raw_data=FOLDER, model_version=str(options.model_version))
-    def pipeline(raw_data, model_version):  # type: ignore[no-untyped-def]
+    @declare_inputs(
+        raw_data=Input(type="uri_folder"),
+        model_version=str(settings.scoring.model_version),
+    )
+    def pipeline(raw_data: Input, model_version: str) -> None:
         prepared = prep(raw=raw_data).outputs.prepared
         score(prepared=prepared, model_version=model_version)
 
     return pipeline(**data)
 
 
-#: Each pipeline by its name: the function that builds its job; the settings of `data` that it
-#: reads, by the name of the input; the steps that look up the registered model; and the
-#: input that names the model's version, if it is not always the newest.
+# For each pipeline: the function that builds its job; for each of its datasets, the setting
+# below `data` in settings.yml; the steps that look up the registered model; and the input
+# that selects the version of this model. Without one, it is the newest version.
 PIPELINES = {
     "training": PipelineDefinition(
-        training,
+        build=training,
         data={"raw_data": "training"},
         reads_model=["evaluate", "register"],
     ),
     "scoring": PipelineDefinition(
-        scoring,
+        build=scoring,
         data={"raw_data": "scoring"},
         reads_model=["score"],
         model_version="model_version",
@@ -177,103 +102,189 @@ PIPELINES = {
 }
 
 
-def _prep(settings: Settings, target: str | None = None) -> Command:
-    """Build the first step of both pipelines."""
-    options = settings.data
+def build_prep_step(settings: Settings, target: str | None = None) -> Command:
+    """Build the step that reads CSV or Parquet files and writes one typed table.
+
+    `target` is the column that must be there, and is to be predicted.
+    """
     return command(
         name="prep",
         code=str(STEPS / "prep"),
-        command=_command_line(
+        command=build_command(
             "prep.py",
-            raw=_input("raw"),
-            prepared=_output("prepared"),
-            report=_output("data_report"),
+            raw="${{inputs.raw}}",
+            prepared="${{outputs.prepared}}",
+            report="${{outputs.data_report}}",
             target=target,
-            keys=options.keys,
-            ignore=options.ignore,
-            rows_per_part=options.rows_per_part,
-            text_format=options.text_format(),
+            keys=settings.data.keys,
+            ignore=settings.data.ignore,
+            rows_per_part=settings.data.rows_per_part,
+            text_format=settings.data.text_format(),
         ),
-        inputs={"raw": FOLDER},
-        outputs={"prepared": NEW_FOLDER, "data_report": NEW_FOLDER},
-        **_surroundings(settings),
+        inputs={"raw": Input(type="uri_folder")},
+        outputs={
+            "prepared": Output(type="uri_folder"),
+            "data_report": Output(type="uri_folder"),
+        },
+        compute=settings.compute.name,
+        environment=build_environment(settings),
+        environment_variables=ENVIRONMENT_VARIABLES,
     )
 
 
-def _command_line(script: str, **options: Any) -> str:
-    """Return the shell command of a node that runs a script."""
-    return shlex.join(["python", script, *_arguments(**options)])
+def build_train_step(settings: Settings) -> Command:
+    """Build the step that holds out rows for evaluation and trains on all others.
 
-
-def _program_arguments(**options: Any) -> str:
-    """Return the arguments of an entry script, which the service splits at spaces."""
-    return " ".join(_arguments(**options))
-
-
-def _arguments(**options: Any) -> list[str]:
-    """Return the words of a command: `a_b=1` becomes `--a-b 1`.
-
-    Each item of a list becomes a word. Options that are None or an empty list are left out.
+    Each hyperparameter in settings.yml becomes an input.
     """
-    arguments: list[str] = []
-    for name, value in options.items():
-        values = value if isinstance(value, list) else [value]
-        if values and value is not None:
-            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return arguments
+    hyperparameters = settings.training.parameter_values()
+    return command(
+        name="train",
+        code=str(STEPS / "train"),
+        command=build_command(
+            "train.py",
+            prepared="${{inputs.prepared}}",
+            model="${{outputs.model}}",
+            holdout="${{outputs.holdout}}",
+            task=settings.task,
+            target=settings.data.target,
+            keys=settings.data.keys,
+            test_fraction=settings.training.test_fraction,
+            seed=settings.training.seed,
+            # This option must be the last one: train.py takes all that follows it.
+            hyperparameters={
+                name: "${{inputs." + name + "}}" for name in hyperparameters
+            },
+        ),
+        inputs={"prepared": Input(type="uri_folder"), **hyperparameters},
+        outputs={
+            "model": Output(type="uri_folder"),
+            "holdout": Output(type="uri_folder"),
+        },
+        compute=settings.compute.name,
+        environment=build_environment(settings),
+        environment_variables=ENVIRONMENT_VARIABLES,
+    )
 
 
-def _input(name: str) -> str:
-    """Return a placeholder, which the service replaces by an input's value or folder."""
-    return "$" + 2 * "{" + f"inputs.{name}" + 2 * "}"
+def build_evaluate_step(settings: Settings) -> Command:
+    """Build the step that compares the new model with the registered one."""
+    return command(
+        name="evaluate",
+        code=str(STEPS / "evaluate"),
+        command=build_command(
+            "evaluate.py",
+            model="${{inputs.model}}",
+            holdout="${{inputs.holdout}}",
+            evaluation="${{outputs.evaluation}}",
+            model_name=settings.name,
+        ),
+        inputs={
+            "model": Input(type="uri_folder"),
+            "holdout": Input(type="uri_folder"),
+        },
+        outputs={"evaluation": Output(type="uri_folder")},
+        compute=settings.compute.name,
+        environment=build_environment(settings),
+        environment_variables=ENVIRONMENT_VARIABLES,
+        # The step looks up the registered model, which may have changed since the last run.
+        is_deterministic=False,
+    )
 
 
-def _output(name: str) -> str:
-    """Return a placeholder, which the service replaces by the folder of an output."""
-    return "$" + 2 * "{" + f"outputs.{name}" + 2 * "}"
+def build_register_step(settings: Settings) -> Command:
+    """Build the step that registers the model if the evaluation allows it."""
+    return command(
+        name="register",
+        code=str(STEPS / "register"),
+        command=build_command(
+            "register.py",
+            model="${{inputs.model}}",
+            evaluation="${{inputs.evaluation}}",
+            registration="${{outputs.registration}}",
+            model_name=settings.name,
+            register="${{inputs.register}}",
+        ),
+        inputs={
+            "model": Input(type="uri_folder"),
+            "evaluation": Input(type="uri_folder"),
+            "register": settings.training.register,
+        },
+        outputs={"registration": Output(type="uri_folder")},
+        compute=settings.compute.name,
+        environment=build_environment(settings),
+        environment_variables=ENVIRONMENT_VARIABLES,
+        # The step looks up the registered model, which may have changed since the last run.
+        is_deterministic=False,
+    )
 
 
-def _takes(**inputs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declare the inputs of a pipeline. The SDK reads them from its function's signature.
+def build_score_step(settings: Settings) -> Parallel:
+    """Build the parallel step that predicts the prepared files with a registered model."""
+    arguments = build_arguments(
+        # Azure ML splits the arguments of a parallel step at spaces, so a column name such
+        # as "Individual ID" is sent as Individual%20ID. score.py decodes it.
+        keys=[quote(key) for key in settings.data.keys],
+        predictions="${{outputs.predictions}}",
+        model_name=settings.name,
+        model_version="${{inputs.model_version}}",
+    )
+    return parallel_run_function(
+        name="score",
+        task=RunFunction(
+            code=str(STEPS / "score"),
+            entry_script="score.py",
+            environment=build_environment(settings),
+            program_arguments=" ".join(arguments),
+        ),
+        inputs={
+            "prepared": Input(type="uri_folder"),
+            "model_version": str(settings.scoring.model_version),
+        },
+        outputs={"predictions": Output(type="uri_folder")},
+        input_data="${{inputs.prepared}}",
+        compute=settings.compute.name,
+        instance_count=settings.compute.max_nodes,
+        max_concurrency_per_instance=settings.scoring.process_count_per_node,
+        mini_batch_size=str(settings.scoring.mini_batch_size),
+        retry_settings={
+            "max_retries": settings.scoring.run_max_try,
+            "timeout": settings.scoring.run_invocation_timeout,
+        },
+        error_threshold=settings.scoring.error_threshold,
+        # The worker processes of a node share its cores, so each uses one thread.
+        environment_variables={"OMP_NUM_THREADS": "1"},
+        # The step looks up the registered model, which may have changed since the last run.
+        is_deterministic=False,
+    )
 
-    Each is an `Input` for data, or else a value, which is the input's default.
+
+def build_environment(settings: Settings) -> Environment:
+    """Build the environment of the steps on Azure ML from environment/steps.txt.
+
+    Its version is a hash of its content, so a new version is made only when it changes.
     """
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        data = {
-            name: value for name, value in inputs.items() if isinstance(value, Input)
-        }
-        function.__annotations__ = data
-        parameters = [
-            Parameter(
-                name,
-                Parameter.POSITIONAL_OR_KEYWORD,
-                default=Parameter.empty if name in data else value,
-            )
-            for name, value in inputs.items()
-        ]
-        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        return function
-
-    return decorate
-
-
-def environment(settings: Settings) -> Environment:
-    """Return the environment of the steps on Azure ML, with the pinned packages."""
-    pins = (PROJECT.root / "environment" / "steps.txt").read_text(encoding="utf-8")
-    lines = [line.partition("#")[0].strip() for line in pins.splitlines()]
-    packages = [f"python={PYTHON}", "pip", {"pip": [line for line in lines if line]}]
-    conda = {"name": "steps", "channels": [CHANNEL], "dependencies": packages}
-    content = hashlib.sha256(json.dumps([IMAGE, conda]).encode()).hexdigest()[:12]
-    name = f"{settings.name}-steps"
-    return Environment(name=name, version=content, image=IMAGE, conda_file=conda)
-
-
-def _surroundings(settings: Settings) -> dict[str, Any]:
-    """Return what all steps have in common that are not parallel."""
-    return {
-        "compute": settings.compute.name,
-        "environment": environment(settings),
-        # Threads that wait must not spin, as other steps need the cores.
-        "environment_variables": {"OMP_WAIT_POLICY": "PASSIVE"},
+    conda_file = {
+        "name": "steps",
+        "channels": [CONDA_CHANNEL],
+        "dependencies": [
+            f"python={PYTHON_VERSION}",
+            "pip",
+            {"pip": read_pinned_packages()},
+        ],
     }
+    content = json.dumps([BASE_IMAGE, conda_file]).encode()
+    return Environment(
+        name=f"{settings.name}-steps",
+        version=hashlib.sha256(content).hexdigest()[:12],
+        image=BASE_IMAGE,
+        conda_file=conda_file,
+    )
+
+
+def read_pinned_packages() -> list[str]:
+    """Return the lines of environment/steps.txt without comments and empty lines."""
+    path = PROJECT.root / "environment" / "steps.txt"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    packages = [line.partition("#")[0].strip() for line in lines]
+    return [package for package in packages if package]

@@ -1,18 +1,18 @@
-"""The pipelines, as the steps that Azure ML is given, and the table that lists them.
+"""The pipelines of this project, built with azureml-sdk.
 
     training:  raw data -> prep -> train -> evaluate -> register
     scoring:   raw data -> prep -> score
 
-No step needs a workspace to be built: the local run reads these very objects. Azure ML
-uses the results of a step again while its files, its arguments and its inputs stay the
-same.
+The table PIPELINES lists them. Below it are the functions that build their steps.
+
+The same step objects are used for runs on this machine and for Azure ML. Neither needs a
+workspace to build them. Azure ML reuses the results of an earlier run as long as the files,
+the arguments and the inputs of a step stay the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
-from typing import Any
 from urllib.parse import quote
 
 from azureml.core import Environment, RunConfiguration
@@ -21,137 +21,60 @@ from azureml.data.dataset_consumption_config import DatasetConsumptionConfig
 from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunConfig, ParallelRunStep, PythonScriptStep
 
+from .runtime.arguments import build_arguments
 from .runtime.project import PipelineDefinition
 from .settings import PROJECT, Settings
 
 STEPS = PROJECT.root / "steps"
-PYTHON = "3.11"  # of the steps, on Azure ML
-IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
-CHANNEL = "conda-forge"  # the only one, as Anaconda's own channel needs a licence
 
-# The data of a pipeline by name, each a pipeline parameter.
+# The environment of the steps on Azure ML. Packages come from conda-forge only, because
+# Anaconda's own channel needs a licence.
+PYTHON_VERSION = "3.11"
+BASE_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
+CONDA_CHANNEL = "conda-forge"
+
+# The data of a pipeline: each dataset is a pipeline parameter.
 DataParameters = Mapping[str, PipelineParameter]
 
 
 def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
-    """prep -> train -> evaluate -> register, on raw data with the target."""
-    options, target = settings.training, settings.data.target
+    """Train and evaluate a model, and register it unless the registered one is better."""
     prepared = OutputFileDatasetConfig("prepared")
     model = OutputFileDatasetConfig("model")
     holdout = OutputFileDatasetConfig("holdout")
     evaluation = OutputFileDatasetConfig("evaluation")
-    hyperparameters = {
-        # Numbers stay numbers. Other values are text, which train reads as Python would.
-        name: PipelineParameter(
-            name, value if type(value) in (int, float) else str(value)
-        )
-        for name, value in options.hyperparameters.items()
-    }
 
-    prep = _prep(settings, data["raw_data"], prepared, target)
-    train = PythonScriptStep(
-        name="train",
-        source_directory=str(STEPS / "train"),
-        script_name="train.py",
-        arguments=_arguments(
-            prepared=prepared.as_input("prepared"),
-            model=model,
-            holdout=holdout,
-            task=settings.task,
-            target=target,
-            keys=settings.data.keys,
-            test_fraction=options.test_fraction,
-            seed=options.seed,
-            # This option is the last one, as the step takes all words that follow it.
-            hyperparameters=[*chain.from_iterable(hyperparameters.items())],
+    return [
+        build_prep_step(
+            settings, data["raw_data"], prepared, target=settings.data.target
         ),
-        runconfig=_runconfig(settings),
-        allow_reuse=True,
-    )
-    evaluate = PythonScriptStep(
-        name="evaluate",
-        source_directory=str(STEPS / "evaluate"),
-        script_name="evaluate.py",
-        arguments=_arguments(
-            model=model.as_input("model"),
-            holdout=holdout.as_input("holdout"),
-            evaluation=evaluation,
-            model_name=settings.name,
-        ),
-        runconfig=_runconfig(settings),
-        allow_reuse=False,  # the registered model, which it looks up, can change
-    )
-    register = PythonScriptStep(
-        name="register",
-        source_directory=str(STEPS / "register"),
-        script_name="register.py",
-        arguments=_arguments(
-            model=model.as_input("model"),
-            evaluation=evaluation.as_input("evaluation"),
-            registration=OutputFileDatasetConfig("registration"),
-            model_name=settings.name,
-            register=PipelineParameter("register", options.register),
-        ),
-        runconfig=_runconfig(settings),
-        allow_reuse=False,
-    )
-    return [prep, train, evaluate, register]
+        build_train_step(settings, prepared, model, holdout),
+        build_evaluate_step(settings, model, holdout, evaluation),
+        build_register_step(settings, model, evaluation),
+    ]
 
 
 def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
-    """prep -> score, on raw data that needs no target."""
-    options = settings.scoring
+    """Predict new data, which needs no target, with the registered model."""
     prepared = OutputFileDatasetConfig("prepared")
-    predictions = OutputFileDatasetConfig("predictions")
 
-    prep = _prep(settings, data["raw_data"], prepared)
-    score = ParallelRunStep(
-        name="score",
-        parallel_run_config=ParallelRunConfig(
-            source_directory=str(STEPS / "score"),
-            entry_script="score.py",
-            environment=environment(settings),
-            compute_target=settings.compute.name,
-            node_count=PipelineParameter("node_count", settings.compute.max_nodes),
-            process_count_per_node=PipelineParameter(
-                "process_count_per_node", options.process_count_per_node
-            ),
-            mini_batch_size=PipelineParameter(
-                "mini_batch_size", str(options.mini_batch_size)
-            ),
-            run_max_try=options.run_max_try,
-            run_invocation_timeout=options.run_invocation_timeout,
-            error_threshold=options.error_threshold,
-            output_action="summary_only",  # the script writes its files itself
-            # The workers share the cores.
-            environment_variables={"OMP_NUM_THREADS": "1"},
-        ),
-        inputs=[prepared.as_input("prepared")],
-        output=predictions,
-        arguments=_arguments(
-            keys=[quote(key) for key in settings.data.keys],
-            predictions=predictions,
-            model_name=settings.name,
-            model_version=PipelineParameter(
-                "model_version", str(options.model_version)
-            ),
-        ),
-        allow_reuse=False,  # the registered model, which it looks up, can change
-    )
-    return [prep, score]
+    return [
+        build_prep_step(settings, data["raw_data"], prepared),
+        build_score_step(settings, prepared),
+    ]
 
 
-#: Each pipeline by its name: the function that builds its steps; the settings of `data` that
-#: it reads, by the name of the pipeline parameter; the steps that look up the registered
-#: model; and the parameter that names the model's version, if it is not always the newest.
+# For each pipeline: the function that builds its steps; for each of its datasets, the setting
+# below `data` in settings.yml; the steps that look up the registered model; and the pipeline
+# parameter that selects the version of this model. Without one, it is the newest version.
 PIPELINES = {
     "training": PipelineDefinition(
-        training,
+        build=training,
         data={"raw_data": "training"},
         reads_model=["evaluate", "register"],
     ),
     "scoring": PipelineDefinition(
-        scoring,
+        build=scoring,
         data={"raw_data": "scoring"},
         reads_model=["score"],
         model_version="model_version",
@@ -159,66 +82,189 @@ PIPELINES = {
 }
 
 
-def _prep(
+def build_prep_step(
     settings: Settings,
     raw_data: PipelineParameter,
     prepared: OutputFileDatasetConfig,
     target: str | None = None,
 ) -> PythonScriptStep:
-    """Build the first step of both pipelines."""
-    options = settings.data
+    """Build the step that reads CSV or Parquet files and writes one typed table.
+
+    `target` is the column that must be there, and is to be predicted.
+    """
     return PythonScriptStep(
         name="prep",
         source_directory=str(STEPS / "prep"),
         script_name="prep.py",
-        arguments=_arguments(
+        arguments=build_arguments(
             raw=DatasetConsumptionConfig("raw", raw_data).as_mount(),
             prepared=prepared,
             report=OutputFileDatasetConfig("data_report"),
             target=target,
-            keys=options.keys,
-            ignore=options.ignore,
-            rows_per_part=options.rows_per_part,
-            text_format=options.text_format(),
+            keys=settings.data.keys,
+            ignore=settings.data.ignore,
+            rows_per_part=settings.data.rows_per_part,
+            text_format=settings.data.text_format(),
         ),
         inputs=[],
-        runconfig=_runconfig(settings),
+        runconfig=build_run_configuration(settings),
         allow_reuse=True,
     )
 
 
-def _arguments(**options: Any) -> list[Any]:
-    """Return a command line: `a_b=1` becomes `--a-b 1`.
+def build_train_step(
+    settings: Settings,
+    prepared: OutputFileDatasetConfig,
+    model: OutputFileDatasetConfig,
+    holdout: OutputFileDatasetConfig,
+) -> PythonScriptStep:
+    """Build the step that holds out rows for evaluation and trains on all others.
 
-    Each item of a list becomes a word. Options that are None or an empty list are left out.
+    Each hyperparameter in settings.yml becomes a pipeline parameter.
     """
-    arguments: list[Any] = []
-    for name, value in options.items():
-        values = value if isinstance(value, list) else [value]
-        if values and value is not None:
-            arguments += [f"--{name.replace('_', '-')}", *values]
-    return arguments
-
-
-def environment(settings: Settings) -> Environment:
-    """Return the environment of the steps on Azure ML, with the pinned packages."""
-    steps_environment = Environment.from_pip_requirements(
-        f"{settings.name}-steps", str(PROJECT.root / "environment" / "steps.txt")
+    hyperparameters = {
+        name: PipelineParameter(name, value)
+        for name, value in settings.training.parameter_values().items()
+    }
+    return PythonScriptStep(
+        name="train",
+        source_directory=str(STEPS / "train"),
+        script_name="train.py",
+        arguments=build_arguments(
+            prepared=prepared.as_input("prepared"),
+            model=model,
+            holdout=holdout,
+            task=settings.task,
+            target=settings.data.target,
+            keys=settings.data.keys,
+            test_fraction=settings.training.test_fraction,
+            seed=settings.training.seed,
+            # This option must be the last one: train.py takes all that follows it.
+            hyperparameters=hyperparameters,
+        ),
+        runconfig=build_run_configuration(settings),
+        allow_reuse=True,
     )
-    steps_environment.docker.base_image = IMAGE
-    conda = steps_environment.python.conda_dependencies
-    conda.set_python_version(PYTHON)
+
+
+def build_evaluate_step(
+    settings: Settings,
+    model: OutputFileDatasetConfig,
+    holdout: OutputFileDatasetConfig,
+    evaluation: OutputFileDatasetConfig,
+) -> PythonScriptStep:
+    """Build the step that compares the new model with the registered one."""
+    return PythonScriptStep(
+        name="evaluate",
+        source_directory=str(STEPS / "evaluate"),
+        script_name="evaluate.py",
+        arguments=build_arguments(
+            model=model.as_input("model"),
+            holdout=holdout.as_input("holdout"),
+            evaluation=evaluation,
+            model_name=settings.name,
+        ),
+        runconfig=build_run_configuration(settings),
+        # The step looks up the registered model, which may have changed since the last run.
+        allow_reuse=False,
+    )
+
+
+def build_register_step(
+    settings: Settings,
+    model: OutputFileDatasetConfig,
+    evaluation: OutputFileDatasetConfig,
+) -> PythonScriptStep:
+    """Build the step that registers the model if the evaluation allows it."""
+    return PythonScriptStep(
+        name="register",
+        source_directory=str(STEPS / "register"),
+        script_name="register.py",
+        arguments=build_arguments(
+            model=model.as_input("model"),
+            evaluation=evaluation.as_input("evaluation"),
+            registration=OutputFileDatasetConfig("registration"),
+            model_name=settings.name,
+            register=PipelineParameter("register", settings.training.register),
+        ),
+        runconfig=build_run_configuration(settings),
+        # The step looks up the registered model, which may have changed since the last run.
+        allow_reuse=False,
+    )
+
+
+def build_score_step(
+    settings: Settings, prepared: OutputFileDatasetConfig
+) -> ParallelRunStep:
+    """Build the parallel step that predicts the prepared files with a registered model."""
+    predictions = OutputFileDatasetConfig("predictions")
+    model_version = PipelineParameter(
+        "model_version", str(settings.scoring.model_version)
+    )
+    return ParallelRunStep(
+        name="score",
+        parallel_run_config=build_parallel_run_config(settings),
+        inputs=[prepared.as_input("prepared")],
+        output=predictions,
+        arguments=build_arguments(
+            # Azure ML splits the arguments of a parallel step at spaces, so a column name
+            # such as "Individual ID" is sent as Individual%20ID. score.py decodes it.
+            keys=[quote(key) for key in settings.data.keys],
+            predictions=predictions,
+            model_name=settings.name,
+            model_version=model_version,
+        ),
+        # The step looks up the registered model, which may have changed since the last run.
+        allow_reuse=False,
+    )
+
+
+def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
+    """Build the configuration of the score step: how its work is divided and retried."""
+    scoring = settings.scoring
+    return ParallelRunConfig(
+        source_directory=str(STEPS / "score"),
+        entry_script="score.py",
+        environment=build_environment(settings),
+        compute_target=settings.compute.name,
+        node_count=PipelineParameter("node_count", settings.compute.max_nodes),
+        process_count_per_node=PipelineParameter(
+            "process_count_per_node", scoring.process_count_per_node
+        ),
+        mini_batch_size=PipelineParameter(
+            "mini_batch_size", str(scoring.mini_batch_size)
+        ),
+        run_max_try=scoring.run_max_try,
+        run_invocation_timeout=scoring.run_invocation_timeout,
+        error_threshold=scoring.error_threshold,
+        # score.py writes the predictions itself.
+        output_action="summary_only",
+        # The worker processes of a node share its cores, so each uses one thread.
+        environment_variables={"OMP_NUM_THREADS": "1"},
+    )
+
+
+def build_run_configuration(settings: Settings) -> RunConfiguration:
+    """Build the configuration of all other steps: cluster, environment and variables."""
+    run_configuration = RunConfiguration()
+    run_configuration.target = settings.compute.name
+    run_configuration.environment = build_environment(settings)
+    # Idle threads of OpenMP sleep instead of spinning, which leaves the cores to others.
+    run_configuration.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}
+    return run_configuration
+
+
+def build_environment(settings: Settings) -> Environment:
+    """Build the environment of the steps on Azure ML from environment/steps.txt."""
+    environment = Environment.from_pip_requirements(
+        name=f"{settings.name}-steps",
+        file_path=str(PROJECT.root / "environment" / "steps.txt"),
+    )
+    environment.docker.base_image = BASE_IMAGE
+
+    conda = environment.python.conda_dependencies
+    conda.set_python_version(PYTHON_VERSION)
     for channel in list(conda.conda_channels):
         conda.remove_channel(channel)
-    conda.add_channel(CHANNEL)
-    return steps_environment
-
-
-def _runconfig(settings: Settings) -> RunConfiguration:
-    """Return where and in which environment a step runs that is not parallel."""
-    runconfig = RunConfiguration()
-    runconfig.target = settings.compute.name
-    # Threads that wait must not spin, as other steps need the cores.
-    runconfig.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}
-    runconfig.environment = environment(settings)
-    return runconfig
+    conda.add_channel(CONDA_CHANNEL)
+    return environment

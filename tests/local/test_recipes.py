@@ -13,6 +13,17 @@ from azure_standin import Standin
 from conftest import SDKS, Bake, Project
 
 TABLE = "PIPELINES = {\n"
+#: What "A step between two others" replaces in `training`, and the line to insert another below.
+STEP_RECIPE = {
+    "azureml-sdk": (
+        "        build_train_step(settings, prepared, model, holdout),\n",
+        '    prepared = OutputFileDatasetConfig("prepared")\n',
+    ),
+    "azure-ai-ml": (
+        "        trained = train(prepared=prepared, **hyperparameters).outputs\n",
+        "    prep = build_prep_step(settings, target=settings.data.target)\n",
+    ),
+}
 
 
 def blocks(project: Project, heading: str, language: str = "python") -> list[str]:
@@ -113,25 +124,14 @@ def add_step(project: Project, name: str, script: str) -> None:
 def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
     walk = walk_of_each_sdk
     project = walk.project
-    script, code, *body = blocks(project, "A step between two others")
+    script, function, calls, definition = blocks(project, "A step between two others")
     add_step(project, "validate", script)
     pipelines = f"{project.package}/pipelines.py"
-    if body:
-        train = "    train = command(\n"
-        project.edit(pipelines, train, f"{code}{train}")
-        old = "        trained = train(prepared=prepared, **hyperparameters).outputs\n"
-        project.edit(pipelines, old, body[0])
-    else:
-        train = "    train = PythonScriptStep(\n"
-        project.edit(pipelines, train, f"{code}{train}")
-        old = 'name="train"'
-        path = project.path / pipelines
-        head, _, tail = path.read_text(encoding="utf-8").partition(old)
-        tail = tail.replace(
-            'prepared.as_input("prepared")', 'validated.as_input("prepared")', 1
-        )
-        tail = tail.replace("return [prep, train", "return [prep, validate, train", 1)
-        path.write_text(f"{head}{old}{tail}", encoding="utf-8")
+    train = "def build_train_step("
+    project.edit(pipelines, train, f"{function}\n\n{train}")
+    old_call, line_above = STEP_RECIPE[project.sdk]
+    project.edit(pipelines, old_call, calls)
+    project.edit(pipelines, line_above, line_above + definition, count=1)
 
     run = project.run("training", "--set", "max_iterations=5")
     assert run.code == 0, run.err
@@ -143,12 +143,12 @@ def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
 
 
 def add_drift(project: Project) -> None:
-    script, function, line = blocks(project, "A pipeline of its own")
+    script, function, entry = blocks(project, "A pipeline of its own")
     add_step(project, "compare", script)
     pipelines = f"{project.package}/pipelines.py"
     text = (project.path / pipelines).read_text(encoding="utf-8")
     comment = text[: text.index(TABLE)].rpartition("\n\n\n")[2]
-    project.edit(pipelines, comment + TABLE, f"{function}\n\n{comment}{TABLE}{line}")
+    project.edit(pipelines, comment + TABLE, f"{function}\n\n{comment}{TABLE}{entry}")
 
 
 def test_a_pipeline_of_its_own(walk_of_each_sdk: Walk) -> None:

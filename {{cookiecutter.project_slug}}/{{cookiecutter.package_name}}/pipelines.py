@@ -1,1 +1,1 @@
-{% include cookiecutter.azureml_sdk ~ "/pipelines.py" %}
+{{ read_unrendered(cookiecutter.azureml_sdk ~ "/pipelines.py") }}

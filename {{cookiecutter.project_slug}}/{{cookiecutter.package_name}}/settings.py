@@ -121,6 +121,17 @@ class Training(Section):
                 )
         return hyperparameters
 
+    def parameter_values(self) -> dict[str, str | int | float]:
+        """Return the hyperparameters as values of pipeline parameters.
+
+        Numbers stay numbers. True and False become text, which `train` reads as Python does.
+        """
+        values: dict[str, str | int | float] = {}
+        for name, value in self.hyperparameters.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            values[name] = value if is_number else str(value)
+        return values
+
 
 class Scoring(Section):
     """Which model scores, and how the work is cut into mini-batches."""

@@ -9,7 +9,9 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import Parameter as FunctionParameter
+from inspect import Signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +20,7 @@ from azure.ai.ml import Input as SdkInput
 from azure.ai.ml._utils._asset_utils import get_ignore_file
 from azure.ai.ml.entities import Environment, PipelineJob
 
+from ..arguments import build_arguments
 from ..project import PipelineDefinition, Pipelines
 from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
@@ -35,6 +38,44 @@ PARENT = r"\$\{\{\s*parent\.(?:inputs\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}
 
 # The SDK warns of its own classes that they are experimental.
 logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
+
+
+def build_command(script: str, **options: Any) -> str:
+    """Return the command of a step that runs a Python script with these options."""
+    arguments = [str(argument) for argument in build_arguments(**options)]
+    return shlex.join(["python", script, *arguments])
+
+
+def declare_inputs(
+    **inputs: Any,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare the inputs of a function that `dsl.pipeline` decorates.
+
+    The SDK reads the inputs of a pipeline from the signature of its function, which cannot
+    name the hyperparameters: they are in settings.yml. So this decorator replaces the
+    signature. An `Input` declares a folder or file; any other value is a default.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[FunctionParameter] = []
+        annotations: dict[str, Any] = {}
+        for name, value in inputs.items():
+            if isinstance(value, SdkInput):
+                annotations[name] = value
+                default = FunctionParameter.empty
+            else:
+                default = value
+            parameters.append(
+                FunctionParameter(
+                    name, FunctionParameter.POSITIONAL_OR_KEYWORD, default=default
+                )
+            )
+        # The SDK reads the types of data from the annotations, all else from the signature.
+        function.__annotations__ = annotations
+        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def build_steps(
