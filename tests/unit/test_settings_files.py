@@ -107,7 +107,7 @@ VALUES = [
     ("training.test_fraction", float("nan"), "must be above 0, below 1"),
     ("training.register", "never", "must be one of unless_worse, always"),
     ("training.hyperparameters", [1], "must hold names with values"),
-    ("training.hyperparameters", {"raw_data": 1}, "is a parameter of the pipeline already"),
+    ("training.hyperparameters", {"raw_data": 1}, "is already a parameter of the pipeline"),
     ("training.hyperparameters", {"a b": 1}, "is not a name of letters"),
     ("training.hyperparameters", {"a": [1]}, "must be a number, a text, true or false"),
     ("training.seed", -1, "must be a whole number, 0 to 4294967295"),
@@ -232,7 +232,7 @@ def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -
     [
         (
             {"data.keys": ["Species"]},
-            "data.keys names the target, Species: take it out",
+            "data.keys names the target, Species: remove it",
         ),
         ({"data.ignore": ["Species"]}, "data.ignore names the target, Species"),
         ({"data.keys": ["a"], "data.ignore": ["a"]}, "data.ignore names a again"),
@@ -445,7 +445,7 @@ ONE_FILE = [
     ("computes: {max_nodes: 3}", "computes is not a setting: write compute."),
     ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes there."),
     ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be the short name of a region, in lower-case letters and digits: write westeurope.'),
-    ("data: {target: studyName}", "data.keys names the target, studyName: take it out there."),
+    ("data: {target: studyName}", "data.keys names the target, studyName: remove it."),
     ("data: {keys: studyName}", 'data.keys is "studyName", but must be a list: write [studyName].'),
     ("schedules: {scoring: {frequency: Day}}", "schedules.scoring.interval is missing: add it."),
     ("schedules: {scoring: {frequency: Hour, interval: 1, hours: [6]}}", "schedules.scoring.hours does not go with frequency: Hour: delete it, or write frequency: Day."),
@@ -505,7 +505,7 @@ def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
     assert [line.split(" is ")[0] for line in lines] == [
         f"{PROD}: resource_group",
         f"{PROD}: workspace_name",
-        "settings.yml: data.ignore names the target, Species: take it out there.",
+        "settings.yml: data.ignore names the target, Species: remove it.",
         "settings.yml: training.seed",
         "settings.prod.yml: compute.name",
         "settings.prod.yml: compute.max_nodes",

@@ -1,21 +1,24 @@
 """Training and batch-scoring pipelines on Azure Machine Learning.
 
-Yours, to read and change:
+You read and change:
 
-    pipelines.py  the pipelines, step by step, and the one table that lists them
-    settings.py   what settings.yml holds
+    pipelines.py  the pipelines and their steps
+    settings.py   the settings that settings.yml may hold
 
-`runtime/` is what runs them, here and on Azure ML; `__main__.py` is its command line.
+You need not open `runtime/`, which runs the pipelines on this machine and on Azure ML, or
+`__main__.py`, its command line.
 """
 
 import os
 import warnings
 
-# The Azure ML SDK posts usage data unless this is set before it is imported, and MLflow
-# does too. To turn it on, set them to false in the environment.
+# The SDK and MLflow send usage data unless these variables are set before they are imported.
+# To allow it, set both to "false" in the environment.
 os.environ.setdefault("HBI_WORKSPACE_JOB", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The SDK cannot be imported without a HOME; a service or a container may have none.
+
+# The SDK cannot be imported without HOME, which some services and containers do not set.
 os.environ.setdefault("HOME", os.path.expanduser("~"))
-# azure-ai-ml imports a progress bar, which warns in a notebook that cannot show it.
+
+# In a notebook, azure-ai-ml imports a progress bar that warns if it cannot be shown.
 warnings.filterwarnings("ignore", "IProgress not found")

@@ -9,20 +9,20 @@ try:
     from .runtime.project import Pipelines
     from .settings import PROJECT
 except ModuleNotFoundError as error:
-    # A package that settings.yml is read with: nothing else is imported here.
+    # Say in one sentence which package is missing and how to install it.
     sys.exit(not_installed(error))
 
 
-def pipelines() -> Pipelines:
-    """Import the pipelines only when they are needed, as the SDK is imported with them."""
+def load_pipelines() -> Pipelines:
+    """Import the pipelines. This imports the SDK, which takes seconds, so it is done late."""
     from .pipelines import PIPELINES
 
     return PIPELINES
 
 
 def run_command() -> int:
-    """Run the command that the command line names, and return its exit code."""
-    return main(PROJECT, pipelines)
+    """Run the command in `sys.argv`, and return its exit code."""
+    return main(PROJECT, load_pipelines)
 
 
 if __name__ == "__main__":

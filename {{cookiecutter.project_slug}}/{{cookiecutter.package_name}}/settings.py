@@ -1,8 +1,8 @@
-"""What `settings.yml` may hold: each setting is a field here, with its type and its rule.
+"""The settings in `settings.yml`: each is a field here, with its type and its rule.
 
-To add a setting, write it in `settings.yml` and as a field below. These are pydantic models,
-so `field_validator` can check a field by code. The settings that every project has (`name`,
-`workspace`, `compute`, `schedules`, `keep_runs`) come with `ProjectSettings`.
+To add a setting, write it in `settings.yml` and as a field below. The classes are pydantic
+models, so a `field_validator` can check a field by code. `ProjectSettings` has the settings
+that every project needs: `name`, `workspace`, `compute`, `schedules` and `keep_runs`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETE
 
 
 class Tables(Section):
-    """The data that is read: paths, relative to the project's folder, and roles of columns."""
+    """Paths of the data, relative to the project's folder, and the roles of columns."""
 
     training: DataPath
     scoring: DataPath
@@ -52,7 +52,7 @@ class Tables(Section):
     ) -> list[str]:
         target = info.data.get("target")
         if target in columns:
-            raise refuse(f"names the target, {target}", fix="take it out there")
+            raise refuse(f"names the target, {target}", fix="remove it")
         return columns
 
     @field_validator("keys", "ignore")
@@ -60,7 +60,8 @@ class Tables(Section):
     def _name_each_column_once(
         cls, columns: list[str], info: ValidationInfo
     ) -> list[str]:
-        columns_before = info.data.get("keys", [])  # Empty while `keys` is checked.
+        # `keys` is checked before `ignore`, so here it is empty or complete.
+        columns_before = info.data.get("keys", [])
         for position, column in enumerate(columns):
             if column in columns_before or column in columns[:position]:
                 raise refuse(
@@ -70,7 +71,7 @@ class Tables(Section):
 
 
 class TextFormat(Section):
-    """How the text of CSV files is written, where it differs from the usual."""
+    """How the text in CSV files is written. Settings without a value use the default."""
 
     encoding: Text | None = None
     decimal: DecimalMark | None = None
@@ -86,14 +87,18 @@ class TextFormat(Section):
     ) -> str | None:
         decimal = info.data.get("decimal") or "."
         if thousands == decimal:
-            raise refuse("is the decimal mark too", fix="write both as they differ")
+            raise refuse(
+                "is the decimal mark too", fix="choose two different characters"
+            )
         return thousands
 
     def text_format(self) -> str | None:
-        """Return those of these settings that are set, as JSON for prep; None without."""
-        names = set(TextFormat.model_fields)
-        values = self.model_dump(include=names, exclude_none=True)
-        return json.dumps(values) if values else None
+        """Return the settings of this class that have a value, as JSON, or None."""
+        fields = set(TextFormat.model_fields)
+        values = self.model_dump(include=fields, exclude_none=True)
+        if not values:
+            return None
+        return json.dumps(values)
 
 
 class Data(TextFormat, Tables):
@@ -101,7 +106,7 @@ class Data(TextFormat, Tables):
 
 
 class Training(Section):
-    """How a model is trained, and when it is registered."""
+    """How the model is trained, and when it is registered."""
 
     test_fraction: Fraction
     seed: Annotated[int, Follows(whole(0, 2**32 - 1))]
@@ -116,7 +121,7 @@ class Training(Section):
         for name in ("raw_data", "register"):
             if name in hyperparameters:
                 raise refuse(
-                    f"names {name}, which is a parameter of the pipeline already",
+                    f"names {name}, which is already a parameter of the pipeline",
                     fix="choose another name",
                 )
         return hyperparameters
@@ -134,7 +139,7 @@ class Training(Section):
 
 
 class Scoring(Section):
-    """Which model scores, and how the work is cut into mini-batches."""
+    """Which version of the model scores, and how the work is split into mini-batches."""
 
     model_version: Annotated[str | int, Follows(rules.MODEL_VERSION)]
     mini_batch_size: Count
@@ -145,8 +150,9 @@ class Scoring(Section):
 
 
 class Settings(ProjectSettings):
-    """All of `settings.yml`. `settings.NAME.yml` may hold the sections in `may_differ`."""
+    """All settings of `settings.yml`."""
 
+    # The sections that a workspace may replace in its `settings.NAME.yml`.
     may_differ = ProjectSettings.may_differ | {"scoring"}
 
     task: Annotated[str, Follows(one_of("classification", "regression"))]

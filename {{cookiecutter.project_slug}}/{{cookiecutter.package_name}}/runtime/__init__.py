@@ -9,6 +9,7 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
     workspaces.py         the workspaces of a project, and the files of each
     rules.py              what a setting must be, and how a wrong one is corrected
     regions.py            the regions of Azure, and what people call them
+    arguments.py          the command lines of steps, for pipelines.py
     steps.py              the steps of a pipeline, and the values of its parameters
     errors.py             the errors that end a command with a message
     files.py              the files of a folder of data
