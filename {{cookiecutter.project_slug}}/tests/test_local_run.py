@@ -1,4 +1,7 @@
-"""Both pipelines on this machine, from start to end, on the data of settings.yml."""
+"""Both pipelines, run on this machine with the data of settings.yml.
+
+The runs take place in a copy of the project, so they leave your runs and models alone.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +20,41 @@ from {{ cookiecutter.package_name }}.settings import (
     PROJECT,
 )
 
-MOST_BYTES = 50_000_000  # of data: with more, tests would take their time
+MOST_BYTES = 50_000_000  # With more data, these tests would take minutes.
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, whose runs and models are its own."""
-    folder = tmp_path_factory.mktemp("project")
-    data = PROJECT.list_data_paths().values()
-    for name in (PROJECT.package, "steps", "environment", "settings.yml", *data):
-        source, copy = PROJECT.root / name, folder / name
-        files = [path for path in (source, *source.rglob("*")) if path.is_file()]
-        if not files or sum(file.stat().st_size for file in files) > MOST_BYTES:
-            pytest.skip(f"{name} is not here, or larger than {MOST_BYTES} bytes")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, copy, dirs_exist_ok=True)
-        else:
-            shutil.copy(source, copy)
-    return folder
+    """Copy the project; skip the test if data is missing or large."""
+    data = list(PROJECT.list_data_paths().values())
+    for path in data:
+        skip_missing_or_large_data(PROJECT.root / path)
+
+    copy = tmp_path_factory.mktemp("project")
+    for name in [PROJECT.package, "steps", "environment", "settings.yml", *data]:
+        copy_file_or_folder(PROJECT.root / name, copy / name)
+    return copy
 
 
-def run(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
+def skip_missing_or_large_data(path: Path) -> None:
+    files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+    if not files:
+        pytest.skip(f"{path} is missing")
+    if sum(file.stat().st_size for file in files) > MOST_BYTES:
+        pytest.skip(f"{path} has more than {MOST_BYTES} bytes")
+
+
+def copy_file_or_folder(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
+
+
+def run_pipeline(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit code of a run, and the JSON in its last line."""
+    process = subprocess.run(
         [sys.executable, "-m", PROJECT.package, "run", *arguments, "--json"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(project)},
@@ -47,38 +62,45 @@ def run(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
         text=True,
         check=False,
     )
-    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+    return process.returncode, json.loads(process.stdout.splitlines()[-1])
+
+
+def read_output(run: dict[str, Any], step: str, port: str) -> pl.DataFrame:
+    """Read the table that a step of a run wrote."""
+    outputs = {step["name"]: step["outputs"] for step in run["steps"]}
+    return pl.read_parquet(outputs[step][port])
 
 
 def test_training_then_scoring(project: Path) -> None:
-    code, training = run(project, "training")
-    assert (code, training["status"]) == (0, "completed")
+    exit_code, training = run_pipeline(project, "training")
+    assert (exit_code, training["status"]) == (0, "completed")
     assert {step["status"] for step in training["steps"]} == {"ran"}
-    registration = Path(training["steps"][-1]["outputs"]["registration"])
-    assert json.loads((registration / "registration.json").read_text())["registered"]
+    register = training["steps"][-1]
+    registration = Path(register["outputs"]["registration"], "registration.json")
+    assert json.loads(registration.read_text())["registered"]
 
-    code, again = run(project, "training")
-    assert (code, again["status"]) == (0, "completed")
-    assert {step["status"] for step in again["steps"]} == {"reused"}
+    exit_code, unchanged = run_pipeline(project, "training")
+    assert (exit_code, unchanged["status"]) == (0, "completed")
+    assert {step["status"] for step in unchanged["steps"]} == {"reused"}
 
-    code, scoring = run(project, "scoring", "--set", "process_count_per_node=2")
-    assert (code, scoring["status"]) == (0, "completed")
-    outputs = {k: Path(v) for s in scoring["steps"] for k, v in s["outputs"].items()}
-    prepared, scored = (
-        pl.read_parquet(outputs[port]) for port in ("prepared", "predictions")
-    )
-    assert len(scored) == len(prepared)
-    assert scored["prediction"].null_count() == 0
+    exit_code, scoring = run_pipeline(project, "scoring")
+    assert (exit_code, scoring["status"]) == (0, "completed")
+    prepared = read_output(scoring, "prep", "prepared")
+    predictions = read_output(scoring, "score", "predictions")
+    assert len(predictions) == len(prepared)
+    assert predictions["prediction"].null_count() == 0
     keys = PROJECT.settings().data.keys or ["row"]
-    assert scored.select(keys).sort(keys).equals(prepared.select(keys).sort(keys))
+    predicted_rows = predictions.select(keys).sort(keys)
+    assert predicted_rows.equals(prepared.select(keys).sort(keys))
 
 
-def test_a_failing_step_stops_the_run(project: Path) -> None:
+def test_a_failing_step_ends_the_run(project: Path) -> None:
     (project / "empty").mkdir()
-    code, result = run(project, "training", "--set", "raw_data=empty")
+    exit_code, run = run_pipeline(project, "training", "--set", "raw_data=empty")
 
-    assert (code, result["status"]) == (1, "failed")
-    first, *others = [step["status"] for step in result["steps"]]
-    assert (first, {*others}) == ("failed", {"skipped"})
-    log = Path(result["folder"]) / "prep" / "log.txt"
-    assert "holds no file that ends in .csv" in log.read_text(encoding="utf-8")
+    assert (exit_code, run["status"]) == (1, "failed")
+    prep, *later_steps = [step["status"] for step in run["steps"]]
+    assert prep == "failed"
+    assert set(later_steps) == {"skipped"}
+    log = Path(run["folder"], "prep", "log.txt").read_text(encoding="utf-8")
+    assert "holds no file that ends in .csv" in log

@@ -1,4 +1,4 @@
-"""The settings of this project, and what is said about wrong ones."""
+"""The settings of this project, and the messages about wrong settings."""
 
 import shutil
 from pathlib import Path
@@ -23,45 +23,53 @@ from {{ cookiecutter.package_name }}.settings import (
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project[Settings]:
-    """A project with copies of the two settings files."""
+    """A project with copies of settings.yml and .azureml/config.json."""
     (tmp_path / ".azureml").mkdir()
     for file in (SETTINGS, CONFIG):
         shutil.copy(PROJECT.root / file, tmp_path / file)
     return Project(tmp_path / PROJECT.package, Settings)
 
 
-def edit(file: Path, old: str, new: str) -> None:
+def replace_in_file(file: Path, old: str, new: str) -> None:
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def test_settings_of_this_project_are_right() -> None:
-    for project in PROJECT.for_all_workspaces():  # in each workspace
-        wrong = [str(p) for p in project.find_problems() if p.kind == "wrong"]
+def test_the_settings_of_each_workspace_are_right() -> None:
+    for project in PROJECT.for_all_workspaces():
+        problems = project.find_problems()
+        wrong = [str(problem) for problem in problems if problem.kind == "wrong"]
         assert wrong == []
 
 
-def test_every_wrong_value_is_named(project: Project[Settings]) -> None:
-    edit(project.root / SETTINGS, "seed:", "sede:")
-    edit(project.root / SETTINGS, "cloud: Azure", "cloud: Azur")
+def test_all_wrong_settings_are_reported_at_once(project: Project[Settings]) -> None:
+    replace_in_file(project.root / SETTINGS, "seed:", "sede:")
+    replace_in_file(project.root / SETTINGS, "cloud: Azure", "cloud: Azur")
+
     with pytest.raises(SettingsError) as error:
         project.settings()
-    first, second = str(error.value).splitlines()
-    assert first == "settings.yml: training.sede is not a setting: write seed."
-    assert second.startswith('settings.yml: workspace.cloud is "Azur')
+    misspelt_name, wrong_value = str(error.value).splitlines()
+    assert misspelt_name == (
+        "settings.yml: training.sede is not a setting: write seed."
+    )
+    assert wrong_value.startswith('settings.yml: workspace.cloud is "Azur')
 
 
-def test_config_json_is_only_needed_on_azure(project: Project[Settings]) -> None:
+def test_a_damaged_config_json_matters_only_on_azure(
+    project: Project[Settings],
+) -> None:
     (project.root / CONFIG).write_text("{", encoding="utf-8")
+
     project.settings()
     with pytest.raises(SettingsError, match="is not JSON at line 1, column 2"):
         project.workspace_config()
 
 
-def test_azure_needs_complete_settings(project: Project[Settings]) -> None:
-    config = '{"subscription_id": "", "resource_group": "", "workspace_name": ""}'
-    (project.root / CONFIG).write_text(config, encoding="utf-8")
+def test_azure_needs_all_values_of_config_json(project: Project[Settings]) -> None:
+    empty = '{"subscription_id": "", "resource_group": "", "workspace_name": ""}'
+    (project.root / CONFIG).write_text(empty, encoding="utf-8")
+
     project.workspace_config(needs=())
     with pytest.raises(SettingsError) as error:
         project.workspace_config()

@@ -1,7 +1,6 @@
-"""The jobs that Azure ML would be given, built and checked by the SDK itself, offline.
+"""The pipelines as Azure ML would receive them, built by the SDK without Azure.
 
-The SDK lets a name pass that is nowhere, and a script that is not there: `read_steps`
-does not.
+The SDK does not notice a name that does not exist, or a missing script. `read_steps` does.
 """
 
 from __future__ import annotations
@@ -23,28 +22,36 @@ from {{ cookiecutter.package_name }}.settings import (
     Settings,
 )
 
-SETTINGS = PROJECT.settings()
-COMPUTE = SETTINGS.compute.model_copy(update={"name": "cpu-cluster"})
-SETTINGS = SETTINGS.model_copy(update={"compute": COMPUTE})
+CLUSTER = "cpu-cluster"
 
 
-def build_pipeline(name: str, settings: Settings) -> PipelineJob:
+def choose_cluster(settings: Settings, name: str) -> Settings:
+    """Return the settings with another compute cluster."""
+    compute = settings.compute.model_copy(update={"name": name})
+    return settings.model_copy(update={"compute": compute})
+
+
+SETTINGS = choose_cluster(PROJECT.settings(), CLUSTER)
+
+
+def build_job(name: str, settings: Settings) -> PipelineJob:
     return build_steps(PIPELINES[name], settings)
 
 
-def edges(job: PipelineJob) -> set[str]:
-    found = set()
+def list_edges(job: PipelineJob) -> set[str]:
+    """Return the edges of the graph, such as "train.model -> evaluate.model"."""
+    edges = set()
     for step in read_steps(job):
         for port, source in step.inputs.items():
             start = ".".join(source) if isinstance(source, tuple) else source.name
-            found.add(f"{start} -> {step.name}.{port}")
-    return found
+            edges.add(f"{start} -> {step.name}.{port}")
+    return edges
 
 
 def test_training_graph() -> None:
-    job = build_pipeline("training", SETTINGS)
+    job = build_job("training", SETTINGS)
 
-    assert edges(job) == {
+    assert list_edges(job) == {
         "raw_data -> prep.raw",
         "prep.prepared -> train.prepared",
         "train.model -> evaluate.model",
@@ -57,67 +64,70 @@ def test_training_graph() -> None:
 
 
 def test_scoring_graph() -> None:
-    job = build_pipeline("scoring", SETTINGS)
+    job = build_job("scoring", SETTINGS)
 
-    assert edges(job) == {"raw_data -> prep.raw", "prep.prepared -> score.prepared"}
+    assert list_edges(job) == {
+        "raw_data -> prep.raw",
+        "prep.prepared -> score.prepared",
+    }
     assert set(job.inputs) == {"raw_data", "model_version"}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_jobs_are_valid(name: str) -> None:
-    result = build_pipeline(name, SETTINGS)._validate()
+    result = build_job(name, SETTINGS)._validate()
     assert result.passed, result.error_messages
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_steps_run_on_the_cluster(name: str) -> None:
-    for node in build_pipeline(name, SETTINGS).jobs.values():
-        assert node.compute == "cpu-cluster"
+    for node in build_job(name, SETTINGS).jobs.values():
+        assert node.compute == CLUSTER
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_inputs_and_outputs_fit(name: str) -> None:
-    """The SDK lets a folder be bound to a file, and a text to a number."""
-    nodes = build_pipeline(name, SETTINGS).jobs
-    kinds = {
-        port.type
-        for node in nodes.values()
-        for port in [
-            *node.component.outputs.values(),
-            *(one for one in node.component.inputs.values() if one.default is None),
-        ]
-    }
-    assert kinds == {"uri_folder"}
+def test_all_data_is_passed_as_folders(name: str) -> None:
+    """The SDK would also accept a folder where a file is expected, which Azure ML refuses."""
+    for node in build_job(name, SETTINGS).jobs.values():
+        inputs = node.component.inputs.values()
+        data = [port for port in inputs if port.default is None]
+        for port in [*data, *node.component.outputs.values()]:
+            assert port.type == "uri_folder"
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_words_of_a_parallel_step_hold_no_space(name: str) -> None:
-    """The service splits them at each space, quoted or not."""
+def test_arguments_of_a_parallel_step_hold_no_space(name: str) -> None:
+    """Azure ML splits these arguments at each space, even between quotes."""
     data = SETTINGS.data.model_copy(update={"keys": ["two words", 'a "quote"']})
     settings = SETTINGS.model_copy(update={"data": data})
-    for node in build_pipeline(name, settings).jobs.values():
+    for node in build_job(name, settings).jobs.values():
         if node.type == "parallel":
-            words = node.task.program_arguments.split()
-            assert "two%20words" in words
-            assert not any("'" in word or '"' in word for word in words)
+            arguments = node.task.program_arguments.split()
+            assert "two%20words" in arguments
+            assert not any("'" in text or '"' in text for text in arguments)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_building_twice_gives_the_same_steps(name: str) -> None:
-    """Else Azure ML would never use a step's results again."""
-    first = read_steps(build_steps(PIPELINES[name], SETTINGS))
-    assert first == read_steps(build_steps(PIPELINES[name], SETTINGS))
+def test_a_pipeline_built_twice_has_the_same_steps(name: str) -> None:
+    """If it had not, Azure ML would never reuse the results of a step."""
+    first = read_steps(build_job(name, SETTINGS))
+    second = read_steps(build_job(name, SETTINGS))
+    assert first == second
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_steps_are_sent_without_caches_and_hidden_files(name: str) -> None:
-    """A step's `.amlignore` sees to it; without one, nothing would be used again."""
-    for step in read_steps(build_steps(PIPELINES[name], SETTINGS)):
+def test_azure_ml_receives_only_code(name: str) -> None:
+    """The `.amlignore` of a step leaves out caches, which would prevent its reuse."""
+    for step in read_steps(build_job(name, SETTINGS)):
         cache = step.source_directory / "__pycache__" / "x.pyc"
         cache.parent.mkdir(exist_ok=True)
         cache.touch()
-        sent = read_steps(build_steps(PIPELINES[name], SETTINGS))
-        (files,) = (one.snapshot for one in sent if one.name == step.name)
-        cache.unlink()
+        try:
+            steps = read_steps(build_job(name, SETTINGS))
+        finally:
+            cache.unlink()
+
+        snapshots = {other.name: other.snapshot for other in steps}
+        files = snapshots[step.name]
         assert Path(step.script) in files
         assert all(file.suffix == ".py" for file in files), files

@@ -1,4 +1,4 @@
-"""The graphs that Azure ML would be given, built by the SDK itself, offline."""
+"""The pipelines as Azure ML would receive them, built by the SDK without Azure."""
 
 from __future__ import annotations
 
@@ -28,40 +28,56 @@ from {{ cookiecutter.package_name }}.settings import (
     Settings,
 )
 
-SETTINGS = PROJECT.settings()
-COMPUTE = SETTINGS.compute.model_copy(update={"name": "cpu-cluster"})
-SETTINGS = SETTINGS.model_copy(update={"compute": COMPUTE})
+CLUSTER = "cpu-cluster"
 NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
-def build_pipeline(name: str, settings: Settings) -> Pipeline:
-    """As `submit` does, in a workspace that is never asked."""
+def choose_cluster(settings: Settings, name: str) -> Settings:
+    """Return the settings with another compute cluster."""
+    compute = settings.compute.model_copy(update={"name": name})
+    return settings.model_copy(update={"compute": compute})
+
+
+SETTINGS = choose_cluster(PROJECT.settings(), CLUSTER)
+
+
+def create_workspace() -> Workspace:
+    """Return a workspace with one cluster, which sends no requests."""
     workspace = MagicMock(Workspace)
     store = AzureBlobDatastore(workspace, "workspaceblobstore", "blobs", "account")
     workspace.get_default_datastore.return_value = store
-    cluster = SimpleNamespace(name="cpu-cluster", type="AmlCompute")
-    workspace.compute_targets = {"cpu-cluster": cluster}
-    data = Dataset.File.from_files("https://localhost/data", validate=False)
-    data._registration = _DatasetRegistration(workspace, saved_id=NO_ID)
-    pipeline = PIPELINES[name]
-    steps = build_steps(pipeline, settings, dict.fromkeys(pipeline.data, data))
+    cluster = SimpleNamespace(name=CLUSTER, type="AmlCompute")
+    workspace.compute_targets = {CLUSTER: cluster}
+    return workspace
+
+
+def build_pipeline(name: str, settings: Settings) -> Pipeline:
+    """Build a pipeline as `submit` does."""
+    workspace = create_workspace()
+    dataset = Dataset.File.from_files("https://localhost/data", validate=False)
+    dataset._registration = _DatasetRegistration(workspace, saved_id=NO_ID)
+    datasets = dict.fromkeys(PIPELINES[name].data, dataset)
+    steps = build_steps(PIPELINES[name], settings, datasets)
     provider = _AevaWorkflowProvider(DryRunServiceCaller(), None, workspace)
     return Pipeline(workspace, steps, _workflow_provider=provider)
 
 
-def edges(pipeline: Pipeline) -> set[str]:
-    return {
-        f"{edge.source_port.node.name}.{edge.source_port.name}"
-        f" -> {edge.dest_port.node.name}.{edge.dest_port.name}"
-        for edge in pipeline.graph.edges
-    }
+def list_edges(pipeline: Pipeline) -> set[str]:
+    """Return the edges of the graph, such as "train.model -> evaluate.model"."""
+    edges = set()
+    for edge in pipeline.graph.edges:
+        source, target = edge.source_port, edge.dest_port
+        edges.add(
+            f"{source.node.name}.{source.name} -> {target.node.name}.{target.name}"
+        )
+    return edges
 
 
 def test_training_graph() -> None:
     pipeline = build_pipeline("training", SETTINGS)
 
     assert pipeline.validate() == []
-    assert edges(pipeline) == {
+    assert list_edges(pipeline) == {
         "raw.data -> prep.raw",
         "prep.prepared -> train.prepared",
         "train.model -> evaluate.model",
@@ -77,41 +93,52 @@ def test_scoring_graph() -> None:
     pipeline = build_pipeline("scoring", SETTINGS)
 
     assert pipeline.validate() == []
-    scored = "prep.prepared -> score.prepared"
-    assert edges(pipeline) == {"raw.data -> prep.raw", scored}
-    work = {"mini_batch_size", "node_count", "process_count_per_node"}
-    assert set(pipeline.graph.params) == {"raw_data", "model_version", *work}
+    assert list_edges(pipeline) == {
+        "raw.data -> prep.raw",
+        "prep.prepared -> score.prepared",
+    }
+    assert set(pipeline.graph.params) == {
+        "raw_data",
+        "model_version",
+        "mini_batch_size",
+        "node_count",
+        "process_count_per_node",
+    }
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_steps_run_on_the_cluster(name: str) -> None:
     for node in build_pipeline(name, SETTINGS).graph.module_nodes:
-        assert node.get_param("Target").get_value() == "cpu-cluster"
+        assert node.get_param("Target").get_value() == CLUSTER
 
 
-def test_an_unknown_cluster_is_refused() -> None:
-    another = SETTINGS.compute.model_copy(update={"name": "another"})
-    elsewhere = SETTINGS.model_copy(update={"compute": another})
-    with pytest.raises(ValueError, match="another does not exist"):
-        build_pipeline("training", elsewhere)
+def test_a_cluster_that_does_not_exist_is_refused() -> None:
+    settings = choose_cluster(SETTINGS, "another-cluster")
+    with pytest.raises(ValueError, match="another-cluster does not exist"):
+        build_pipeline("training", settings)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_building_twice_gives_the_same_steps(name: str) -> None:
-    """Else Azure ML would never use a step's results again."""
+def test_a_pipeline_built_twice_has_the_same_steps(name: str) -> None:
+    """If it had not, Azure ML would never reuse the results of a step."""
     first = read_steps(build_steps(PIPELINES[name], SETTINGS))
-    assert first == read_steps(build_steps(PIPELINES[name], SETTINGS))
+    second = read_steps(build_steps(PIPELINES[name], SETTINGS))
+    assert first == second
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_steps_are_sent_without_caches_and_hidden_files(name: str) -> None:
-    """A step's `.amlignore` sees to it; without one, nothing would be used again."""
+def test_azure_ml_receives_only_code(name: str) -> None:
+    """The `.amlignore` of a step leaves out caches, which would prevent its reuse."""
     for step in read_steps(build_steps(PIPELINES[name], SETTINGS)):
         cache = step.source_directory / "__pycache__" / "x.pyc"
         cache.parent.mkdir(exist_ok=True)
         cache.touch()
-        sent = read_steps(build_steps(PIPELINES[name], SETTINGS))
-        (files,) = (one.snapshot for one in sent if one.name == step.name)
-        cache.unlink()
+        try:
+            steps = read_steps(build_steps(PIPELINES[name], SETTINGS))
+        finally:
+            cache.unlink()
+
+        snapshots = {other.name: other.snapshot for other in steps}
+        files = snapshots[step.name]
         assert Path(step.script) in files or step.is_parallel
         assert all(file.suffix == ".py" for file in files), files

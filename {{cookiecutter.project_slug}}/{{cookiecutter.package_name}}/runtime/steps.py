@@ -1,6 +1,7 @@
-"""Steps of a pipeline, as both SDKs' steps are read, and the values of its parameters.
+"""The steps of a pipeline, described in the same way for both SDKs, and its parameters.
 
-The local run and the commands for Azure work on these, so neither needs the other.
+`azure/sdk_steps.py` makes these descriptions from the objects of the SDK. The local run and
+the commands for Azure read them.
 """
 
 from __future__ import annotations
@@ -14,64 +15,77 @@ from typing import Any
 from .errors import CommandError
 from .project import Project
 
-LOG_END = 20  # lines of a failed step's log that are shown
+#: How many lines of a failed step's log are printed, from its end.
+LOG_END = 20
 
 Value = str | int | float | bool | Path
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A pipeline parameter; one without a default stands for data."""
+    """A pipeline parameter. If it has no default, its value is the folder of a dataset."""
 
     name: str
     default: Value | None
 
 
 class Input(str):
-    """In an argument's place: the name of an input, whose folder is meant."""
+    """The name of an input. As an argument of a step, it stands for the input's folder."""
 
 
 class Output(str):
-    """In an argument's place: the name of an output, whose folder is meant."""
+    """The name of an output. As an argument of a step, it stands for the output's folder."""
 
 
 Argument = str | Input | Output | Parameter
-Source = Parameter | tuple[str, str]  # data, or a step and its output port
+
+#: Where an input comes from: a data parameter, or the names of a step and of its output.
+Source = Parameter | tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of either SDK: what it runs, with what, and where that comes from."""
+    """What a step runs, with which arguments, inputs and outputs."""
 
     name: str
+    #: The folder that Azure ML receives, and the files in it that are not ignored.
     source_directory: Path
     snapshot: list[Path]
     script: str
     arguments: list[Argument]
     inputs: dict[str, Source]
     outputs: list[str]
-    run_after: list[str]  # steps to wait for beside those that inputs come from
+    #: Steps to wait for, in addition to those that the inputs come from.
+    run_after: list[str]
     environment_variables: dict[str, str]
-    environment: str  # what it runs in on Azure ML, with the pins, as some text
+    #: The environment on Azure ML as text, which changes whenever a pinned package does.
+    environment: str
     allow_reuse: bool
-    unused_parameters: list[Parameter]  # without a meaning on one machine
+    #: Parameters that have no effect on one machine, such as the number of nodes.
+    unused_parameters: list[Parameter]
     is_parallel: bool
 
     def dependencies(self) -> set[str]:
-        """Return the steps that must have ended before this one."""
-        producers = {
-            source[0] for source in self.inputs.values() if isinstance(source, tuple)
-        }
-        return producers | set(self.run_after)
+        """Return the names of the steps that must end before this one starts."""
+        names = set(self.run_after)
+        for source in self.inputs.values():
+            if isinstance(source, tuple):
+                step, _ = source
+                names.add(step)
+        return names
 
     def parameters(self) -> list[Parameter]:
-        """Return the pipeline parameters that this step names."""
-        named = (*self.arguments, *self.inputs.values(), *self.unused_parameters)
-        return [value for value in named if isinstance(value, Parameter)]
+        """Return the pipeline parameters that this step uses."""
+        candidates = [
+            *self.arguments,
+            *self.inputs.values(),
+            *self.unused_parameters,
+        ]
+        return [value for value in candidates if isinstance(value, Parameter)]
 
 
 class PipelineError(CommandError):
-    """Report a pipeline, or a value of one of its parameters, that cannot be run."""
+    """A pipeline, or the value of a pipeline parameter, is wrong."""
 
 
 def parameter_values(
@@ -82,8 +96,9 @@ def parameter_values(
 ) -> dict[str, Value]:
     """Return the value of each pipeline parameter.
 
-    `data` says where the files of data parameters are, `overrides` are the values from
-    the command line. Raises PipelineError for an override that is wrong.
+    `data` has the folders of the data parameters, and `overrides` the values from the
+    command line. Raises PipelineError for an override with an unknown name or a wrong
+    value, and SettingsError for one that breaks the rule of the setting with its name.
     """
     values: dict[str, Value] = {}
     for step in steps:
@@ -103,25 +118,25 @@ def parameter_values(
 def _convert(root: Path, name: str, value: Any, default: Value) -> Value:
     """Convert the value of a parameter to the type of its default.
 
-    Raises PipelineError if it cannot be converted.
+    Raises PipelineError if the value cannot be converted, or if it is the path of a folder
+    that contains the whole project.
     """
-    # An empty path is the project's own folder, which holds more than data.
-    is_whole_project = isinstance(default, Path) and root.is_relative_to(
-        root / str(value)
-    )
+    error = PipelineError(f"{name} is {value!r}, but must be like {default}.")
+    if value == "":
+        raise error
+    if isinstance(default, Path) and root.is_relative_to(root / str(value)):
+        raise error
     try:
-        if value != "" and not is_whole_project:
-            return type(default)(value)
+        return type(default)(value)
     except ValueError:
-        pass
-    raise PipelineError(f"{name} is {value!r}, but must be like {default}.")
+        raise error from None
 
 
 def _unknown_parameter(name: str, values: Mapping[str, Value]) -> PipelineError:
-    """Return an error that names the parameters there are, and the nearest one."""
-    close = difflib.get_close_matches(name, values, 1)
-    suggestion = f" Did you mean {close[0]}?" if close else ""
+    """Return an error that lists the parameters, and suggests the most similar name."""
+    similar = difflib.get_close_matches(name, values, n=1)
+    suggestion = f" Did you mean {similar[0]}?" if similar else ""
+    parameters = ", ".join(sorted(values))
     return PipelineError(
-        f"The pipeline has no parameter {name!r}.{suggestion} It has:"
-        f" {', '.join(sorted(values))}."
+        f"The pipeline has no parameter {name!r}.{suggestion} It has: {parameters}."
     )
