@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 FENCED = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
 NAMES = ["01_workspace", "02_training_pipeline", "03_batch_scoring_pipeline"]
 GENERATED = TEMPLATE / "{{cookiecutter.project_slug}}"
-SKIPPED = "Skipped, as USE_AZURE is False in the first cell.\n"
+SKIPPED = "Skipped, because USE_AZURE is False in the first cell.\n"
 
 
 class Executed:
