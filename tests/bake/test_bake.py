@@ -97,6 +97,7 @@ steps/evaluate/evaluation_report.py
 steps/evaluate/saved_model.py
 steps/prep/.amlignore
 steps/prep/advice.py
+steps/prep/candidates.py
 steps/prep/combine.py
 steps/prep/csv_dialect.py
 steps/prep/prep.py

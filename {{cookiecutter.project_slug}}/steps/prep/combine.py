@@ -11,6 +11,7 @@ from advice import suggest_name
 from sources import (
     BOOLEAN,
     DATE,
+    FILE,
     INTEGER,
     LARGEST_EXACT_INTEGER,
     NUMBER,
@@ -26,7 +27,6 @@ from sources import (
 from text_values import null_if_empty
 
 # Columns of the combined rows that are no data: each begins with a NUL, as no name does.
-FILE = "\0file"  # the position of the row's file
 MISFIT = "\0misfit"  # whether the row contradicts the types that were guessed
 BYTES = "\0bytes"  # the length of the row in its CSV file
 MISSING_WORD = "\0missing word "  # before the name of a column that holds words like NA

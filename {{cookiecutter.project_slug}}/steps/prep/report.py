@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from combine import FILE
-from sources import ColumnRoles, DataError, type_name
+from sources import FILE, ColumnRoles, DataError, type_name
 from write_parts import WrittenParts
 
 # A text column with so many values, of which so large a share differ, names its rows.

@@ -20,6 +20,8 @@ TYPE_NAMES: dict[pl.DataType, str] = {
 }
 INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES
 
+# The column with the number of a row's file. It begins with a NUL, as no name does.
+FILE = "\0file"
 FIRST_ROWS = 10_000  # of a CSV file, from which the types of its columns are guessed
 # Up to this number, a float holds every integer exactly.
 LARGEST_EXACT_INTEGER = 2**53

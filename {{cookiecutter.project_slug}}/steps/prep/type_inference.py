@@ -8,15 +8,22 @@ checked instead: it is a misfit if it contradicts a type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import polars as pl
+from candidates import (
+    Candidate,
+    CandidateBuilder,
+    CandidateCounts,
+    Fit,
+    find_fits,
+)
 from csv_dialect import CsvFile
 from sources import (
     BOOLEAN,
     DATE,
+    FILE,
     FIRST_ROWS,
     INTEGER,
     NUMBER,
@@ -35,6 +42,9 @@ from text_values import (
     parse_text,
 )
 
+# The types of a file are guessed from so many values, of at least so many rows.
+FIRST_VALUES = 4_000_000
+FEWEST_FIRST_ROWS = 100
 # polars reads these many times as fast as a fraction of any length, %.f.
 ISO_TIMESTAMPS = (
     "%Y-%m-%d %H:%M:%S",
@@ -44,40 +54,25 @@ ISO_TIMESTAMPS = (
 )
 
 
-@dataclass
-class Candidate:
-    """A column of a CSV file read as one type.
+@dataclass(frozen=True)
+class ColumnKind:
+    """What decides which types a column may have.
 
-    The column is of that type if every value that is `filled` can be read, and none of
-    the `values` is odd. `filled_or_word` also counts the spellings of a missing value.
+    Words such as NA and none are values of some columns, and missing values of others.
     """
 
-    type: pl.DataType
-    values: pl.Expr
-    filled: pl.Expr
-    filled_or_word: pl.Expr
-    is_odd: Callable[[pl.Expr], pl.Expr] | None = None
-
-    @property
-    def fitting(self) -> pl.Expr:
-        """Return the values that are not odd."""
-        if self.is_odd is None:
-            return self.values
-        return pl.when(~self.is_odd(self.values)).then(self.values)
+    is_ignored: bool = False
+    is_key: bool = False
+    words_are_values: bool = False
 
 
-@dataclass(frozen=True)
-class CandidateCounts:
-    """How many values of a candidate fit its type, of how many that are filled."""
-
-    fitting: int
-    filled: int
-    filled_or_word: int
-
-    @property
-    def all_fit(self) -> bool:
-        """Return whether the type loses no value."""
-        return self.fitting == self.filled
+def find_kind(name: str, roles: ColumnRoles) -> ColumnKind:
+    """Return the kind of a column. In a target that is text, words are classes."""
+    return ColumnKind(
+        is_ignored=name in roles.ignore,
+        is_key=name in roles.keys,
+        words_are_values=name == roles.target,
+    )
 
 
 def infer_csv_columns(
@@ -93,6 +88,8 @@ def infer_csv_columns(
     If the first rows are trusted, the types are theirs, and the source tells which of
     its rows are misfits. A column without a name stands under "\\0" and its position.
     """
+    first_rows = frame.head(count_first_rows(file)).collect(engine="streaming")
+    fits = find_first_fits(first_rows, file.header, text_format, roles)
     stripped = {
         position: pl.col(position).str.strip_chars() for position in file.positions
     }
@@ -104,29 +101,59 @@ def infer_csv_columns(
         stripped = {
             position: pl.col(f"{position} stripped") for position in file.positions
         }
-    candidates = [
-        list_candidates(name, pl.col(position), stripped[position], text_format, roles)
-        for position, name in zip(file.positions, file.header)
-    ]
+        chosen = [column_fits[0] for column_fits in fits]
+    else:
+        chosen = _choose_fits(fits, frame, stripped)
 
-    first_rows = frame.head(FIRST_ROWS).collect(engine="streaming").lazy()
-    candidates = _rule_out(candidates, first_rows.head(100))
-    candidates = _rule_out(candidates, first_rows)
-    chosen = _choose_types(candidates, first_rows if trust_first_rows else frame)
-
-    columns: dict[str, Column] = {}
-    for position, (candidate, counts) in enumerate(chosen):
-        name = file.header[position] or nameless(position)
-        columns[name] = Column(
-            type=candidate.type if counts.filled else None,
-            values=candidate.fitting,
-            text=stripped[file.positions[position]],
-            missing_words=counts.filled_or_word - counts.filled,
-        )
+    columns, candidates = build_columns(file.header, chosen, stripped)
     source = Source(file.name, frame, columns)
     if trust_first_rows:
-        _check_all_rows(source, [candidate for candidate, _ in chosen])
+        _check_all_rows(source, candidates)
     return source
+
+
+def count_first_rows(file: CsvFile) -> int:
+    """Return how many rows of a file the types are guessed from: fewer if it is wide."""
+    return min(FIRST_ROWS, max(FEWEST_FIRST_ROWS, FIRST_VALUES // len(file.header)))
+
+
+def find_first_fits(
+    first_rows: pl.DataFrame,
+    header: list[str],
+    text_format: TextFormat,
+    roles: ColumnRoles,
+) -> list[list[Fit]]:
+    """Return the candidates of each column that hold all of the first rows of a file."""
+    builders = list_builders(header, text_format, roles)
+    if first_rows.is_empty():
+        # Every candidate holds a column without rows.
+        no_values = CandidateCounts(0, 0, 0)
+        return [[Fit(build, no_values) for build in column] for column in builders]
+    texts = first_rows.select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
+    return find_fits(texts, builders)[0]
+
+
+def build_columns(
+    header: list[str], fits: list[Fit], stripped: dict[str, pl.Expr]
+) -> tuple[dict[str, Column], list[Candidate]]:
+    """Return the columns of a file by their names, and the candidates that they are.
+
+    `fits` has the candidate of each column. `stripped` is the text of each column
+    without blanks around it, under the name by which polars reads the column.
+    """
+    columns: dict[str, Column] = {}
+    candidates: list[Candidate] = []
+    for index, (position, text) in enumerate(stripped.items()):
+        fit = fits[index]
+        candidate = fit.build(pl.col(position), text)
+        candidates.append(candidate)
+        columns[header[index] or nameless(index)] = Column(
+            type=candidate.type if fit.counts.filled else None,
+            values=candidate.fitting,
+            text=text,
+            missing_words=fit.counts.filled_or_word - fit.counts.filled,
+        )
+    return columns, candidates
 
 
 def nameless(position: int) -> str:
@@ -134,62 +161,131 @@ def nameless(position: int) -> str:
     return f"\0{position}"
 
 
-def list_candidates(
-    name: str,
-    text: pl.Expr,
-    stripped: pl.Expr,
-    text_format: TextFormat,
-    roles: ColumnRoles,
-) -> list[Candidate]:
+def list_builders(
+    header: list[str], text_format: TextFormat, roles: ColumnRoles
+) -> list[list[CandidateBuilder]]:
+    """Return the types that each column may have; columns of a kind share their list."""
+    builders_by_kind: dict[ColumnKind, list[CandidateBuilder]] = {}
+    builders = []
+    for name in header:
+        kind = find_kind(name, roles)
+        if kind not in builders_by_kind:
+            builders_by_kind[kind] = _list_builders_of_kind(kind, text_format)
+        builders.append(builders_by_kind[kind])
+    return builders
+
+
+def _list_builders_of_kind(
+    kind: ColumnKind, text_format: TextFormat
+) -> list[CandidateBuilder]:
     """Return the types that a column may have, the narrowest first and text last.
 
-    A key is its text, blanks included, unless all of its values are plain integers. In a
-    target that is text, words such as NA and none are classes.
+    A key is its text, blanks included, unless all of its values are plain integers.
     """
-    if name in roles.ignore:
-        return [Candidate(TEXT, text, text, text)]
-    if name in roles.keys:
-        written = pl.when(text != "").then(text)
-        is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
-        integers = pl.when(is_integer).then(text.cast(pl.Int64, strict=False))
-        return [
-            Candidate(INTEGER, integers, written, written),
-            Candidate(TEXT, written, written, written),
-        ]
-    not_empty = null_if_empty(stripped)
-    not_missing = null_if_missing(stripped, text_format)
-    as_text = not_empty if name == roles.target else not_missing
-    candidates: list[Candidate] = []
+    if kind.is_ignored:
+        return [_build_ignored]
+    if kind.is_key:
+        return [_build_integer_key, _build_text_key]
+    builders: list[CandidateBuilder] = []
     for type in (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP):
-        candidates += _list_fast_candidates(text, type, text_format)
-        values = parse_text(not_missing, type, text_format)
-        candidates.append(Candidate(type, values, not_missing, as_text))
-    candidates.append(Candidate(TEXT, as_text, as_text, not_empty))
-    return candidates
+        builders += _list_fast_builders(type, text_format)
+        builders.append(
+            partial(_build_typed, type=type, kind=kind, text_format=text_format)
+        )
+    builders.append(partial(_build_text, kind=kind, text_format=text_format))
+    return builders
 
 
-def _list_fast_candidates(
-    text: pl.Expr, type: pl.DataType, text_format: TextFormat
-) -> list[Candidate]:
+def _build_ignored(text: pl.Expr, stripped: pl.Expr) -> Candidate:
+    """Return a column that is not looked at as the text that it is."""
+    return Candidate(TEXT, text, text, text)
+
+
+def _build_integer_key(text: pl.Expr, stripped: pl.Expr) -> Candidate:
+    """Return a key whose values are plain integers."""
+    written = pl.when(text != "").then(text)
+    is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
+    integers = pl.when(is_integer).then(text.cast(pl.Int64, strict=False))
+    return Candidate(INTEGER, integers, written, written)
+
+
+def _build_text_key(text: pl.Expr, stripped: pl.Expr) -> Candidate:
+    """Return a key as its text, blanks included."""
+    written = pl.when(text != "").then(text)
+    return Candidate(TEXT, written, written, written)
+
+
+def _build_typed(
+    text: pl.Expr,
+    stripped: pl.Expr,
+    *,
+    type: pl.DataType,
+    kind: ColumnKind,
+    text_format: TextFormat,
+) -> Candidate:
+    """Return a column read as a type other than text, in all the spellings that it has."""
+    not_missing = null_if_missing(stripped, text_format)
+    values = parse_text(not_missing, type, text_format)
+    as_text = null_if_empty(stripped) if kind.words_are_values else not_missing
+    return Candidate(type, values, not_missing, as_text)
+
+
+def _build_text(
+    text: pl.Expr, stripped: pl.Expr, *, kind: ColumnKind, text_format: TextFormat
+) -> Candidate:
+    """Return a column as text without blanks around it."""
+    not_empty = null_if_empty(stripped)
+    if kind.words_are_values:
+        return Candidate(TEXT, not_empty, not_empty, not_empty)
+    not_missing = null_if_missing(stripped, text_format)
+    return Candidate(TEXT, not_missing, not_missing, not_empty)
+
+
+def _list_fast_builders(
+    type: pl.DataType, text_format: TextFormat
+) -> list[CandidateBuilder]:
     """Return quicker readings of text that holds neither blanks nor missing words."""
     if text_format.missing:
         return []
     if type in (INTEGER, NUMBER):
         if text_format.decimal != "." or text_format.thousands:
             return []
-        values = text.cast(type, strict=False)
-        return [Candidate(type, values, text, text, partial(_is_odd_number, text))]
+        return [partial(_build_plain_number, type=type)]
     if type == TIMESTAMP:
         return [
-            Candidate(type, _to_timestamp(text, iso), text, text)
-            for iso in ISO_TIMESTAMPS
+            partial(_build_timestamp, time_format=time_format)
+            for time_format in ISO_TIMESTAMPS
         ]
-    return [Candidate(type, parse_text(text, type, text_format), text, text)]
+    return [partial(_build_plain, type=type, text_format=text_format)]
 
 
-def _to_timestamp(text: pl.Expr, time_format: str) -> pl.Expr:
-    """Return text as timestamps, without the cache that is slow for different values."""
-    return text.str.to_datetime(time_format, time_unit="us", strict=False, cache=False)
+def _build_plain_number(
+    text: pl.Expr, stripped: pl.Expr, *, type: pl.DataType
+) -> Candidate:
+    """Return a column of numbers in the usual spelling."""
+    values = text.cast(type, strict=False)
+    return Candidate(type, values, text, text, partial(_is_odd_number, text))
+
+
+def _build_timestamp(
+    text: pl.Expr, stripped: pl.Expr, *, time_format: str
+) -> Candidate:
+    """Return a column of timestamps that are all written in one format."""
+    values = text.str.to_datetime(
+        # polars' cache makes different values slow.
+        time_format,
+        time_unit="us",
+        strict=False,
+        cache=False,
+    )
+    return Candidate(TIMESTAMP, values, text, text)
+
+
+def _build_plain(
+    text: pl.Expr, stripped: pl.Expr, *, type: pl.DataType, text_format: TextFormat
+) -> Candidate:
+    """Return a column of booleans or dates that has a value in each row."""
+    return Candidate(type, parse_text(text, type, text_format), text, text)
 
 
 def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
@@ -205,38 +301,27 @@ def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
     return (text < "-") | is_code | is_negative_code | ~is_usual
 
 
-def _rule_out(
-    candidates: list[list[Candidate]], rows: pl.LazyFrame
-) -> list[list[Candidate]]:
-    """Return the candidates of each column that fit all of its values in these rows."""
-    flat = [candidate for column in candidates for candidate in column]
-    lossy = {
-        id(candidate)
-        for candidate, counts in zip(flat, _count(flat, rows))
-        if not counts.all_fit
-    }
-    return [
-        [candidate for candidate in column if id(candidate) not in lossy]
-        for column in candidates
-    ]
-
-
-def _choose_types(
-    candidates: list[list[Candidate]], rows: pl.LazyFrame
-) -> list[tuple[Candidate, CandidateCounts]]:
-    """Return the first candidate of each column that fits all rows, with its counts.
+def _choose_fits(
+    fits: list[list[Fit]], frame: pl.LazyFrame, stripped: dict[str, pl.Expr]
+) -> list[Fit]:
+    """Return the first candidate of each column that holds all rows, with its counts.
 
     Text, the last candidate, always fits.
     """
-    chosen: dict[int, tuple[Candidate, CandidateCounts]] = {}
-    untried = [iter(column) for column in candidates]
-    while len(chosen) < len(candidates):
-        undecided = [i for i in range(len(candidates)) if i not in chosen]
-        tried = [next(untried[i]) for i in undecided]
-        for i, candidate, counts in zip(undecided, tried, _count(tried, rows)):
+    positions = list(stripped)
+    chosen: dict[int, Fit] = {}
+    untried = [iter(column_fits) for column_fits in fits]
+    while len(chosen) < len(fits):
+        undecided = [i for i in range(len(fits)) if i not in chosen]
+        tried = [next(untried[i]).build for i in undecided]
+        candidates = [
+            build(pl.col(positions[i]), stripped[positions[i]])
+            for i, build in zip(undecided, tried)
+        ]
+        for i, build, counts in zip(undecided, tried, _count(candidates, frame)):
             if counts.all_fit:
-                chosen[i] = (candidate, counts)
-    return [chosen[i] for i in range(len(candidates))]
+                chosen[i] = Fit(build, counts)
+    return [chosen[i] for i in range(len(fits))]
 
 
 def _count(candidates: list[Candidate], rows: pl.LazyFrame) -> list[CandidateCounts]:

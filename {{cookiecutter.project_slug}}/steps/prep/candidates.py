@@ -1,0 +1,162 @@
+"""Counting how many values of each column, of one or many files, fit each type.
+
+The types that a column may have are its candidates. All columns are counted together, as
+the groups of one long column of text: a plan of polars with several expressions for each
+of thousands of columns, or of thousands of files, would take minutes and gigabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from sources import FILE
+
+SAMPLED_ROWS = 30  # of each file, which rule most candidates out
+VALUES_AT_A_TIME = 2_000_000
+
+
+@dataclass
+class Candidate:
+    """A column of a CSV file read as one type.
+
+    The column is of that type if every value that is `filled` can be read, and none of
+    the `values` is odd. `filled_or_word` also counts the spellings of a missing value.
+    """
+
+    type: pl.DataType
+    values: pl.Expr
+    filled: pl.Expr
+    filled_or_word: pl.Expr
+    is_odd: Callable[[pl.Expr], pl.Expr] | None = None
+
+    @property
+    def fitting(self) -> pl.Expr:
+        """Return the values that are not odd."""
+        if self.is_odd is None:
+            return self.values
+        return pl.when(~self.is_odd(self.values)).then(self.values)
+
+
+# Makes a candidate of the text of a column, and of this text without blanks around it.
+CandidateBuilder = Callable[[pl.Expr, pl.Expr], Candidate]
+
+
+@dataclass(frozen=True)
+class CandidateCounts:
+    """How many values of a candidate fit its type, of how many that are filled."""
+
+    fitting: int
+    filled: int
+    filled_or_word: int
+
+    @property
+    def all_fit(self) -> bool:
+        """Return whether the type loses no value."""
+        return self.fitting == self.filled
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A candidate that holds all values of a column, with their counts."""
+
+    build: CandidateBuilder
+    counts: CandidateCounts
+
+
+def find_fits(
+    texts: pl.DataFrame, builders: Sequence[Sequence[CandidateBuilder]]
+) -> dict[int, list[list[Fit]]]:
+    """Return for each file the candidates that hold all values, for each of its columns.
+
+    `texts` has the column FILE and the columns "0", "1" and so on of text. `builders` are
+    the candidates of these columns, the narrowest first. Columns of one kind share them.
+    """
+    width = len(builders)
+    files = texts[FILE].unique(maintain_order=True).to_list()
+    fits: dict[int, list[list[Fit]]] = {
+        file: [[] for _ in range(width)] for file in files
+    }
+    for positions in _divide_columns(builders, len(texts)):
+        values = _stack_columns(texts, positions, width)
+        for group, group_fits in _find_group_fits(values, builders[positions[0]]):
+            file, position = divmod(group, width)
+            fits[file][position] = group_fits
+    return fits
+
+
+def _divide_columns(
+    builders: Sequence[Sequence[CandidateBuilder]], rows: int
+) -> Iterator[list[int]]:
+    """Yield the positions of columns that share their candidates, a few at a time."""
+    positions_by_kind: dict[int, list[int]] = {}
+    for position, column_builders in enumerate(builders):
+        positions_by_kind.setdefault(id(column_builders), []).append(position)
+    columns_at_a_time = max(1, VALUES_AT_A_TIME // max(1, rows))
+    for positions in positions_by_kind.values():
+        for start in range(0, len(positions), columns_at_a_time):
+            yield positions[start : start + columns_at_a_time]
+
+
+def _stack_columns(
+    texts: pl.DataFrame, positions: list[int], width: int
+) -> pl.DataFrame:
+    """Return the values of some columns below each other, with the columns
+
+    - `group`, a number for each file and column,
+    - `row`, which counts the rows of the file, and
+    - `text` and `stripped`, without blanks around it.
+    """
+    row = pl.int_range(pl.len(), dtype=pl.UInt32).over(FILE)
+    group = pl.col(FILE).cast(pl.Int64) * width + pl.col("position").cast(pl.Int64)
+    return (
+        texts.select(FILE, row.alias("row"), *map(str, positions))
+        .unpivot(index=[FILE, "row"], variable_name="position", value_name="text")
+        .select(
+            group.alias("group"),
+            "row",
+            "text",
+            pl.col("text").str.strip_chars().alias("stripped"),
+        )
+    )
+
+
+def _find_group_fits(
+    values: pl.DataFrame, builders: Sequence[CandidateBuilder]
+) -> Iterator[tuple[int, list[Fit]]]:
+    """Yield each group of values with the candidates that hold all of them."""
+    sample = values.filter(pl.col("row") < SAMPLED_ROWS)
+    fits: dict[int, list[Fit]] = {}
+    for build in builders:
+        counts_by_group = _count_groups(sample, build)
+        if len(sample) < len(values):
+            plausible = [
+                group for group, counts in counts_by_group.items() if counts.all_fit
+            ]
+            rows = values.filter(pl.col("group").is_in(plausible))
+            counts_by_group = _count_groups(rows, build)
+        for group, counts in counts_by_group.items():
+            if counts.all_fit:
+                fits.setdefault(group, []).append(Fit(build, counts))
+    yield from fits.items()
+
+
+def _count_groups(
+    values: pl.DataFrame, build: CandidateBuilder
+) -> dict[int, CandidateCounts]:
+    """Count the values of a candidate in each group."""
+    candidate = build(pl.col("text"), pl.col("stripped"))
+    counts = (
+        values.lazy()
+        .select(
+            "group",
+            fitting=candidate.fitting.is_not_null(),
+            filled=candidate.filled.is_not_null(),
+            filled_or_word=candidate.filled_or_word.is_not_null(),
+        )
+        .group_by("group")
+        .agg(pl.all().sum())
+        .collect()
+    )
+    return {group: CandidateCounts(*sums) for group, *sums in counts.iter_rows()}
