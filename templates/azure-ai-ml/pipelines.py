@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from azure.ai.ml import Input, Output, command, dsl
 from azure.ai.ml.entities import Command, Environment, Parallel, PipelineJob
@@ -69,16 +68,17 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
 
 def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     """Predict new data, which needs no target, with the registered model."""
-    prep = build_prep_step(settings)
+    model_version = str(settings.scoring.model_version)
+    prep = build_prep_step(settings, model_version=model_version)
     score = build_score_step(settings)
 
     @dsl.pipeline(name="scoring", experiment_name=settings.name)
     @declare_inputs(
         raw_data=Input(type="uri_folder"),
-        model_version=str(settings.scoring.model_version),
+        model_version=model_version,
     )
     def pipeline(raw_data: Input, model_version: str) -> None:
-        prepared = prep(raw=raw_data).outputs.prepared
+        prepared = prep(raw=raw_data, model_version=model_version).outputs.prepared
         score(prepared=prepared, model_version=model_version)
 
     return pipeline(**data)
@@ -96,17 +96,27 @@ PIPELINES = {
     "scoring": PipelineDefinition(
         build=scoring,
         data={"raw_data": "scoring"},
-        reads_model=["score"],
+        reads_model=["prep", "score"],
         model_version="model_version",
     ),
 }
 
 
-def build_prep_step(settings: Settings, target: str | None = None) -> Command:
+def build_prep_step(
+    settings: Settings, target: str | None = None, model_version: str | None = None
+) -> Command:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
-    `target` is the column that must be there, and is to be predicted.
+    Training names the `target`, the column that must be there and is to be predicted.
+    Scoring names the version of the registered model that will score the data. The data
+    is then read as the training data of this model was.
     """
+    model_options = {}
+    model_inputs = {}
+    if model_version is not None:
+        model_options["model_name"] = settings.name
+        model_options["model_version"] = "${{inputs.model_version}}"
+        model_inputs["model_version"] = model_version
     return command(
         name="prep",
         code=str(STEPS / "prep"),
@@ -120,8 +130,9 @@ def build_prep_step(settings: Settings, target: str | None = None) -> Command:
             ignore=settings.data.ignore,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
+            **model_options,
         ),
-        inputs={"raw": Input(type="uri_folder")},
+        inputs={"raw": Input(type="uri_folder"), **model_inputs},
         outputs={
             "prepared": Output(type="uri_folder"),
             "data_report": Output(type="uri_folder"),
@@ -129,6 +140,8 @@ def build_prep_step(settings: Settings, target: str | None = None) -> Command:
         compute=settings.compute.name,
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
+        # For scoring, the registered model may have changed since the last run.
+        is_deterministic=model_version is None,
     )
 
 
@@ -222,9 +235,6 @@ def build_register_step(settings: Settings) -> Command:
 def build_score_step(settings: Settings) -> Parallel:
     """Build the parallel step that predicts the prepared files with a registered model."""
     arguments = build_arguments(
-        # Azure ML splits the arguments of a parallel step at spaces, so a column name such
-        # as "Individual ID" is sent as Individual%20ID. score.py decodes it.
-        keys=[quote(key) for key in settings.data.keys],
         predictions="${{outputs.predictions}}",
         model_name=settings.name,
         model_version="${{inputs.model_version}}",

@@ -13,7 +13,6 @@ the arguments and the inputs of a step stay the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote
 
 from azureml.core import Environment, RunConfiguration
 from azureml.data import OutputFileDatasetConfig
@@ -57,10 +56,15 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
 def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """Predict new data, which needs no target, with the registered model."""
     prepared = OutputFileDatasetConfig("prepared")
+    model_version = PipelineParameter(
+        "model_version", str(settings.scoring.model_version)
+    )
 
     return [
-        build_prep_step(settings, data["raw_data"], prepared),
-        build_score_step(settings, prepared),
+        build_prep_step(
+            settings, data["raw_data"], prepared, model_version=model_version
+        ),
+        build_score_step(settings, prepared, model_version),
     ]
 
 
@@ -76,7 +80,7 @@ PIPELINES = {
     "scoring": PipelineDefinition(
         build=scoring,
         data={"raw_data": "scoring"},
-        reads_model=["score"],
+        reads_model=["prep", "score"],
         model_version="model_version",
     ),
 }
@@ -87,10 +91,13 @@ def build_prep_step(
     raw_data: PipelineParameter,
     prepared: OutputFileDatasetConfig,
     target: str | None = None,
+    model_version: PipelineParameter | None = None,
 ) -> PythonScriptStep:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
-    `target` is the column that must be there, and is to be predicted.
+    Training names the `target`, the column that must be there and is to be predicted.
+    Scoring names the version of the registered model that will score the data. The data
+    is then read as the training data of this model was.
     """
     return PythonScriptStep(
         name="prep",
@@ -105,10 +112,13 @@ def build_prep_step(
             ignore=settings.data.ignore,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
+            model_name=settings.name if model_version else None,
+            model_version=model_version,
         ),
         inputs=[],
         runconfig=build_run_configuration(settings),
-        allow_reuse=True,
+        # For scoring, the registered model may have changed since the last run.
+        allow_reuse=model_version is None,
     )
 
 
@@ -194,22 +204,18 @@ def build_register_step(
 
 
 def build_score_step(
-    settings: Settings, prepared: OutputFileDatasetConfig
+    settings: Settings,
+    prepared: OutputFileDatasetConfig,
+    model_version: PipelineParameter,
 ) -> ParallelRunStep:
     """Build the parallel step that predicts the prepared files with a registered model."""
     predictions = OutputFileDatasetConfig("predictions")
-    model_version = PipelineParameter(
-        "model_version", str(settings.scoring.model_version)
-    )
     return ParallelRunStep(
         name="score",
         parallel_run_config=build_parallel_run_config(settings),
         inputs=[prepared.as_input("prepared")],
         output=predictions,
         arguments=build_arguments(
-            # Azure ML splits the arguments of a parallel step at spaces, so a column name
-            # such as "Individual ID" is sent as Individual%20ID. score.py decodes it.
-            keys=[quote(key) for key in settings.data.keys],
             predictions=predictions,
             model_name=settings.name,
             model_version=model_version,

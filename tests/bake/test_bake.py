@@ -101,8 +101,11 @@ steps/prep/candidates.py
 steps/prep/combine.py
 steps/prep/csv_dialect.py
 steps/prep/prep.py
+steps/prep/read_by_schema.py
 steps/prep/read_files.py
+steps/prep/registered_model.py
 steps/prep/report.py
+steps/prep/schema.py
 steps/prep/sources.py
 steps/prep/text_values.py
 steps/prep/type_inference.py
@@ -116,6 +119,7 @@ steps/train/.amlignore
 steps/train/split.py
 steps/train/train.py
 steps/train/training_rows.py
+steps/train/training_schema.py
 tests/test_local_run.py
 tests/test_model.py
 tests/test_pipelines.py

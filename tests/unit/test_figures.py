@@ -77,7 +77,10 @@ def learn(
     if isinstance(rows, pd.DataFrame):
         rows = pl.from_pandas(rows)
     (folder / "prepared").mkdir(parents=True, exist_ok=True)
-    rows.write_parquet(folder / "prepared" / "part-00000.parquet")
+    rows.write_parquet(
+        folder / "prepared" / "part-00000.parquet",
+        metadata={"keys": json.dumps(list(keys))},
+    )
     train.train(
         folder / "prepared",
         folder / "model",
@@ -359,7 +362,7 @@ def test_a_model_of_version_1_is_still_compared_and_scored(
     )
     register.register(tmp_path / "version-1", name)
 
-    scorer = score.load_scorer(name, "1", keys=["id"], predictions=tmp_path / "out")
+    scorer = score.load_scorer(name, "1", predictions=tmp_path / "out")
     score.score_part(scorer, tmp_path / "new" / "prepared" / "part-00000.parquet")
     scored = pl.read_parquet(tmp_path / "out" / "part-00000.parquet")
     features = saved_model.select_columns(pl.from_pandas(rows), current.columns)
@@ -490,7 +493,7 @@ def test_a_model_of_another_python_is_refused_before_it_is_loaded(
     register.register(tmp_path / "model", name)
 
     with pytest.raises(score.ScoringError, match="was trained with Python 3.99, and"):
-        score.load_scorer(name, "latest", keys=["id"], predictions=tmp_path / "out")
+        score.load_scorer(name, "latest", predictions=tmp_path / "out")
     holdout = pl.read_parquet(tmp_path / "holdout")
     judged = comparison.compare_with_registered(name, model, holdout, evaluate.measure)
     assert "it was trained with Python 3.99" in judged["reason"]
@@ -582,12 +585,16 @@ def test_a_table_is_learned_or_refused_in_a_sentence(
     assert "<b>" not in report
     # The predictions, which a worker of the scoring pipeline makes, are read by anyone.
     scorer = score.Scorer(
-        model.pipeline,
-        score.read_model_columns(tmp_path / "model"),
-        options.get("keys", []),
-        tmp_path,
+        name="figures",
+        version="1",
+        model=model.pipeline,
+        columns=model.columns,
+        predictions=tmp_path,
     )
-    name = score.score_part(scorer, tmp_path / "prepared" / "part-00000.parquet")
+    part = tmp_path / "prepared" / "part-00000.parquet"
+    if not options.get("keys"):
+        table.with_row_index("row").write_parquet(part)
+    name = score.score_part(scorer, part)
     assert pl.read_parquet(tmp_path / name)["prediction"].null_count() == 0
 
 

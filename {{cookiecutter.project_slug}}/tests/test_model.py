@@ -245,17 +245,19 @@ def scorer(tmp_path: Path) -> score.Scorer:
     frame = table().drop(columns="amount")
     train_model(frame, "class", "classification", ["key"], tmp_path)
     (tmp_path / "predictions").mkdir()
+    description = mlflow.models.Model.load(str(tmp_path / "model"))
     return score.Scorer(
+        name="penguins",
+        version="1",
         model=mlflow.sklearn.load_model(str(tmp_path / "model")),
-        columns=score.read_model_columns(tmp_path / "model"),
-        keys=["key"],
+        columns=score.list_model_columns(description),
         predictions=tmp_path / "predictions",
     )
 
 
 def score_part(scorer: score.Scorer, frame: pd.DataFrame) -> pl.DataFrame:
     part = scorer.predictions.parent / "part-00007.parquet"
-    frame.to_parquet(part, index=False)
+    pl.from_pandas(frame).write_parquet(part, metadata={"keys": '["key"]'})
     assert score.score_part(scorer, part) == part.name
     assert [p.name for p in scorer.predictions.iterdir()] == [part.name]
     return pl.read_parquet(scorer.predictions / part.name)

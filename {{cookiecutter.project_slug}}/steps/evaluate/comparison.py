@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import polars as pl
 from mlflow.exceptions import MlflowException
-from saved_model import SavedModel, load_model, select_columns
+from saved_model import SavedModel, load_model, select_columns, select_features
 from sklearn.pipeline import Pipeline
 
 
@@ -154,7 +154,7 @@ def _predict_shared_rows(
         rows, groups = find_shared_rows(new, current, holdout)
     with _not_comparable_if_it_fails("it cannot predict these rows"):
         target = rows[new.target].to_pandas()
-        features = select_columns(rows, current.columns)
+        features = select_features(current, rows)
         return JudgedRows(
             target=target,
             features=features,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -41,12 +42,14 @@ class RowSplit(Protocol):
 class SavedModel:
     """A trained pipeline, the columns that it asks for, and what it was trained for.
 
-    `task` and `target` are empty, and `split` is None, if the model does not say, because
-    it was not saved by this project's train step.
+    `categories` are the texts in each column of text of its training data, as far as they
+    are known. `task` and `target` are empty, and `split` is None, if the model does not
+    say, because it was not saved by this project's train step.
     """
 
     pipeline: Pipeline
     columns: dict[str, pl.DataType]
+    categories: dict[str, set[str]]
     task: str
     target: str
     split: RowSplit | None
@@ -61,6 +64,7 @@ def load_model(folder: Path) -> SavedModel:
         _check_python(description)
         pipeline = mlflow.sklearn.load_model(copy.as_uri())
         split = _load_split(copy, pipeline)
+        categories = _read_categories(copy)
     if description.signature is None:
         raise ValueError("it was saved without a signature, which names its columns")
     metadata = description.metadata or {}
@@ -70,6 +74,7 @@ def load_model(folder: Path) -> SavedModel:
             column["name"]: TYPES[column["type"]]
             for column in description.signature.inputs.to_dict()
         },
+        categories=categories,
         task=metadata.get("task", ""),
         target=metadata.get("target", ""),
         split=split,
@@ -100,6 +105,55 @@ def _load_split(folder: Path, pipeline: Pipeline) -> Any:
     return getattr(pipeline, "split", None)
 
 
+def _read_categories(folder: Path) -> dict[str, set[str]]:
+    """Return the texts in each column of text, as the model's schema names them."""
+    file = folder / "schema.json"
+    if not file.exists():
+        return {}
+    columns = json.loads(file.read_text(encoding="utf-8"))["columns"]
+    return {
+        name: set(column["categories"])
+        for name, column in columns.items()
+        if "categories" in column
+    }
+
+
+def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
+    """Return the columns that a model asks for, as its own scoring would read them.
+
+    Raises ValueError, TypeError or a PolarsError if the prepared table does not tell,
+    because it was read by another schema than the model's training data.
+    """
+    for name, dtype in model.columns.items():
+        values = table[name].drop_nulls()
+        if len(values):
+            _check_spelling(name, values, dtype, model.categories.get(name, set()))
+    return select_columns(table, model.columns)
+
+
+def _check_spelling(
+    name: str, values: pl.Series, dtype: pl.DataType, categories: set[str]
+) -> None:
+    """Raise ValueError if values were text to a model, and their spelling is lost.
+
+    A column that was text and holds numbers now has lost the + of +1. Its spelling is
+    known only if all values are categories of the model as they stand.
+    """
+    if dtype == pl.String and values.dtype != pl.String:
+        texts = values.unique().cast(pl.String)
+        if not categories.issuperset(texts):
+            raise ValueError(
+                f"'{name}' was text to it and is {values.dtype} now, which does not tell"
+                " how the values were spelled"
+            )
+    if dtype == pl.Float64 and values.dtype == pl.String:
+        odd = values.filter(values.cast(pl.Float64, strict=False).is_null())
+        if len(odd):
+            raise ValueError(
+                f"'{name}' was numbers to it and is text now, such as '{odd[0]}'"
+            )
+
+
 def select_columns(
     table: pl.DataFrame, columns: dict[str, pl.DataType]
 ) -> pd.DataFrame:
@@ -114,8 +168,9 @@ def select_columns(
             # A column without a value fits every type.
             selected[name] = pl.repeat(None, len(values), dtype=dtype, eager=True)
             continue
-        is_text = pl.String in (values.dtype, dtype)
+        reads_as_text = values.dtype == pl.String and not dtype.is_temporal()
+        is_text = reads_as_text or dtype == pl.String
         if not is_text and values.dtype.is_temporal() != dtype.is_temporal():
-            raise TypeError(f"'{name}' is {values.dtype}, not {dtype}")
+            raise TypeError(f"'{name}' was {dtype} to it and is {values.dtype} now")
         selected[name] = values.cast(dtype)
     return pl.DataFrame(selected).to_pandas()

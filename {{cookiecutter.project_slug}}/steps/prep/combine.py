@@ -8,6 +8,7 @@ from collections.abc import Callable
 import polars as pl
 import polars.selectors as cs
 from advice import suggest_name
+from read_by_schema import check_schema, fit_type
 from sources import (
     BOOLEAN,
     DATE,
@@ -39,6 +40,8 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> dict[str, pl.Data
     key. Raises DataError if it does, or if no type holds a column.
     """
     names = list(dict.fromkeys(name for source in sources for name in source.columns))
+    if roles.schema is not None:
+        check_schema(sources, names, roles)
     _check_required_columns(sources, names, roles)
     if roles.target:
         # Data to score may lack a column that training data has.
@@ -46,9 +49,13 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> dict[str, pl.Data
     _note_similar_names(sources, names, roles)
     types = {}
     for name in names:
-        if name in roles.ignore:
+        if not roles.is_read(name):
             continue
-        type = _choose_type(sources, name, roles)
+        schema = roles.get_schema(name)
+        if schema is None:
+            type = _choose_type(sources, name, roles)
+        else:
+            type = fit_type(sources, name, schema, _holds_for_all)
         if type is not None:
             types[name] = type
     return types
@@ -85,11 +92,11 @@ def _note_similar_names(
 ) -> None:
     """Add notes on columns whose names differ only by case or by Unicode form."""
     similar: dict[str, list[str]] = {}
-    for name in names:
+    for name in filter(roles.is_read, names):
         folded = unicodedata.normalize("NFKC", name).casefold().strip()
         similar.setdefault(folded, []).append(name)
     for group in similar.values():
-        if len(group) > 1 and not set(group) <= set(roles.ignore):
+        if len(group) > 1:
             listed = " and ".join(repr(name) for name in group)
             sources[0].notes.append(
                 f"the columns {listed} differ only by case or Unicode form: they stay"

@@ -12,17 +12,24 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 from advice import note_missing_words
+from registered_model import (
+    RegisteredModel,
+    choose_roles,
+    choose_text_format,
+    find_registered_model,
+)
 from report import build_report, render_report
-from sources import ColumnRoles, DataError
+from schema import describe_schema
+from sources import ColumnRoles, DataError, Source
 from text_values import USUAL_FORMAT, TextFormat
-from write_parts import PartWriter, write_parts
+from write_parts import Describe, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report
 
@@ -51,7 +58,52 @@ def prepare(
     first column `row` numbers the rows. Raises DataError if the data cannot be prepared.
     """
     roles = ColumnRoles(target, keys, ignore)
-    writer = PartWriter(prepared, rows_per_part, roles, features)
+
+    def describe(
+        sources: list[Source], types: Mapping[str, pl.DataType]
+    ) -> dict[str, str]:
+        schema = describe_schema(sources, types, roles, text_format)
+        return {"schema": json.dumps(schema)}
+
+    return _prepare(raw, prepared, roles, rows_per_part, text_format, describe)
+
+
+def prepare_for_model(
+    raw: Path,
+    prepared: Path,
+    model: RegisteredModel,
+    keys: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    rows_per_part: int = 100_000,
+    text_settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Prepare new data for the registered model that will score it, and return a report.
+
+    The data is read by the model's schema. `keys`, `ignore` and `text_settings` are those
+    of settings.yml. Each part names the model's version and the keys, for the score step.
+    Raises DataError if the data cannot be prepared, or does not fit the model.
+    """
+    roles, notes = choose_roles(model, keys, ignore)
+    text_format, notes_on_text = choose_text_format(model, text_settings or {})
+
+    def describe(*_: Any) -> dict[str, str]:
+        return {"model_version": model.version, "keys": json.dumps(list(roles.keys))}
+
+    report = _prepare(raw, prepared, roles, rows_per_part, text_format, describe)
+    report["notes"] = notes + notes_on_text + report["notes"]
+    return report
+
+
+def _prepare(
+    raw: Path,
+    prepared: Path,
+    roles: ColumnRoles,
+    rows_per_part: int,
+    text_format: TextFormat,
+    describe: Describe,
+) -> dict[str, Any]:
+    """Write `raw` as Parquet parts, with the metadata that `describe` returns."""
+    writer = PartWriter(prepared, rows_per_part, roles, features, describe)
     with TemporaryDirectory() as scratch:
         written = write_parts(raw, Path(scratch), text_format, writer)
         note_missing_words(written.sources, written.types, roles)
@@ -82,6 +134,16 @@ def print_summary(report: dict[str, Any]) -> None:
     print(f"{report['rows_in']} rows read, {report['rows_out']} prepared")
 
 
+def parse_text_settings(text: str) -> dict[str, Any]:
+    """Return the settings on text that settings.yml holds, from JSON.
+
+    Raises ValueError or TypeError if they are none.
+    """
+    TextFormat.from_json(text)
+    settings: dict[str, Any] = json.loads(text)
+    return settings
+
+
 def main() -> None:
     """Prepare the data that the command line names, and write a report on it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,20 +154,27 @@ def main() -> None:
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
     parser.add_argument("--rows-per-part", type=int, default=100_000)
-    parser.add_argument(
-        "--text-format", type=TextFormat.from_json, default=USUAL_FORMAT
-    )
+    parser.add_argument("--text-format", type=parse_text_settings, default={})
+    # For scoring: the registered model by whose schema the data is read.
+    parser.add_argument("--model-name")
+    parser.add_argument("--model-version", default="latest")
     args = parser.parse_args()
+    options = {
+        "raw": args.raw,
+        "prepared": args.prepared,
+        "keys": args.keys,
+        "ignore": args.ignore,
+        "rows_per_part": args.rows_per_part,
+    }
     try:
-        report = prepare(
-            raw=args.raw,
-            prepared=args.prepared,
-            target=args.target,
-            keys=args.keys,
-            ignore=args.ignore,
-            rows_per_part=args.rows_per_part,
-            text_format=args.text_format,
-        )
+        if args.model_name:
+            model = find_registered_model(args.model_name, args.model_version)
+            report = prepare_for_model(
+                model=model, text_settings=args.text_format, **options
+            )
+        else:
+            text_format = TextFormat.from_json(json.dumps(args.text_format))
+            report = prepare(target=args.target, text_format=text_format, **options)
         write_report(report, args.report)
     except DataError as error:
         sys.exit(f"prep: {error}")

@@ -22,6 +22,7 @@ from csv_dialect import (
     detect_unicode,
     explain_undecodable,
 )
+from read_by_schema import find_csv_misfits, fit_parquet_columns
 from sources import (
     INTEGER,
     NO_ROLES,
@@ -179,7 +180,7 @@ def open_file(
     try:
         _check_start(path, name)
         if path.name.lower().endswith(PARQUET_ENDINGS):
-            return _open_parquet(path, name, roles)
+            return _open_parquet(path, name, text_format, roles)
         return _open_csv(
             path, name, scratch, text_format, roles, trust_first_rows=trust_first_rows
         )
@@ -201,7 +202,9 @@ def _check_start(path: Path, name: str) -> None:
         raise DataError(f"{name} is a web page, not a table: download the file itself.")
 
 
-def _open_parquet(path: Path, name: str, roles: ColumnRoles) -> Source:
+def _open_parquet(
+    path: Path, name: str, text_format: TextFormat, roles: ColumnRoles
+) -> Source:
     """Open a Parquet file. Raises DataError if it has no columns or is damaged."""
     try:
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
@@ -214,7 +217,9 @@ def _open_parquet(path: Path, name: str, roles: ColumnRoles) -> Source:
         ) from None
     if not columns:
         raise DataError(f"{name} has no columns.")
-    return Source(name, frame, columns)
+    source = Source(name, frame, columns)
+    fit_parquet_columns(source, text_format, roles)
+    return source
 
 
 def _open_csv(
@@ -240,8 +245,11 @@ def _open_csv(
             source = _open_csv_rows(
                 file, scratch, text_format, roles, trust_first_rows=trust_first_rows
             )
-            _drop_nameless_columns(source, file.header)
-            note_doubtful_text(source, file, text_format, roles)
+            _drop_nameless_columns(source, file.header, roles)
+            if roles.schema is None:
+                note_doubtful_text(source, file, text_format, roles)
+            else:
+                find_csv_misfits(source, file, text_format, roles)
             return source
         except UnicodeError:
             continue
@@ -313,16 +321,18 @@ def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
     return pl.scan_parquet(copy, glob=False)
 
 
-def _drop_nameless_columns(source: Source, header: list[str]) -> None:
+def _drop_nameless_columns(
+    source: Source, header: list[str], roles: ColumnRoles
+) -> None:
     """Leave out columns without a name: the index of pandas, or one without a value.
 
-    Raises DataError if another column has values but no name.
+    Raises DataError if another column of training data has values but no name.
     """
     for position, name in enumerate(header):
         if name:
             continue
         column = source.columns.pop(nameless(position))
-        if column.type is None:
+        if column.type is None or roles.schema is not None:
             continue
         if position > 0:
             raise DataError(

@@ -100,6 +100,9 @@ def _note_useless_columns(
         distinct = column.get("distinct", 0)
         if not values:
             new_notes.append(f"column '{name}' holds no value.")
+        elif roles.schema is not None:
+            # Its columns are those of the model, and not to be ignored.
+            continue
         elif values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
             new_notes.append(
                 f"column '{name}' is text with a value of its own in nearly every row,"

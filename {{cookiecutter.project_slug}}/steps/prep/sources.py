@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -22,6 +22,18 @@ INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES
 
 # The column with the number of a row's file. It begins with a NUL, as no name does.
 FILE = "\0file"
+
+# The types whose values can be read as a type of a model's schema, that type first. Text
+# reads as text alone, as its spelling would be lost otherwise.
+READABLE_TYPES: dict[pl.DataType, tuple[pl.DataType, ...]] = {
+    INTEGER: (INTEGER, NUMBER, BOOLEAN),
+    NUMBER: (NUMBER, INTEGER, BOOLEAN),
+    BOOLEAN: (BOOLEAN, INTEGER, NUMBER),
+    DATE: (DATE, TIMESTAMP),
+    TIMESTAMP: (TIMESTAMP, DATE),
+    TEXT: (),
+}
+
 FIRST_ROWS = 10_000  # of a CSV file, from which the types of its columns are guessed
 # Up to this number, a float holds every integer exactly.
 LARGEST_EXACT_INTEGER = 2**53
@@ -32,12 +44,44 @@ class DataError(Exception):
 
 
 @dataclass(frozen=True)
+class ColumnSchema:
+    """How a column of a model's training data was read, and so how new data is read.
+
+    In a column of text, `words_are_missing` says whether words such as NA count as missing
+    values. `categories` are the values of a column of text, or None if they are too many.
+    A model needs the columns that are features of it, others may be missing.
+    """
+
+    type: pl.DataType
+    words_are_missing: bool = True
+    categories: Sequence[str] | None = None
+    is_needed: bool = False
+
+
+@dataclass(frozen=True)
 class ColumnRoles:
-    """The columns that `data` in settings.yml names: target, keys and those to ignore."""
+    """Which columns are read, and what for: the target, keys, and columns to ignore.
+
+    They are what `data` in settings.yml names. With the `schema` of a registered model,
+    only its columns and the keys are read, for scoring.
+    """
 
     target: str | None = None
     keys: Sequence[str] = ()
     ignore: Sequence[str] = ()
+    schema: Mapping[str, ColumnSchema] | None = None
+
+    def is_read(self, name: str) -> bool:
+        """Return whether a column is read."""
+        if self.schema is None:
+            return name not in self.ignore
+        return name in self.schema or name in self.keys
+
+    def get_schema(self, name: str) -> ColumnSchema | None:
+        """Return how the model's schema reads a column; None if that is to be guessed."""
+        if self.schema is None or name in self.keys:
+            return None
+        return self.schema.get(name)
 
 
 NO_ROLES = ColumnRoles()
@@ -72,6 +116,7 @@ class Source:
     If the types were guessed from the first rows, `is_misfit` tells for each row whether
     it contradicts them. `row_bytes` is the length of each row in the file, which must add
     up to `expected_bytes` if polars has split the lines into values as it should.
+    `misfits` are sentences on values that do not fit the schema of a model.
     """
 
     name: str
@@ -81,6 +126,7 @@ class Source:
     row_bytes: pl.Expr | None = None
     expected_bytes: int = 0
     notes: list[str] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)
 
 
 def type_name(dtype: pl.DataType) -> str:

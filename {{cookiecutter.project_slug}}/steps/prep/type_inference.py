@@ -27,6 +27,7 @@ from sources import (
     FIRST_ROWS,
     INTEGER,
     NUMBER,
+    READABLE_TYPES,
     TEXT,
     TIMESTAMP,
     Column,
@@ -59,17 +60,28 @@ class ColumnKind:
     """What decides which types a column may have.
 
     Words such as NA and none are values of some columns, and missing values of others.
+    `types` are tried in their order, before text.
     """
 
     is_ignored: bool = False
     is_key: bool = False
     words_are_values: bool = False
+    types: tuple[pl.DataType, ...] = (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP)
 
 
 def find_kind(name: str, roles: ColumnRoles) -> ColumnKind:
-    """Return the kind of a column. In a target that is text, words are classes."""
+    """Return the kind of a column. In a target that is text, words are classes.
+
+    A column of a model's schema has only the types that can be read as the schema's.
+    """
+    schema = roles.get_schema(name)
+    if schema is not None:
+        return ColumnKind(
+            words_are_values=not schema.words_are_missing,
+            types=READABLE_TYPES[schema.type],
+        )
     return ColumnKind(
-        is_ignored=name in roles.ignore,
+        is_ignored=not roles.is_read(name),
         is_key=name in roles.keys,
         words_are_values=name == roles.target,
     )
@@ -187,7 +199,7 @@ def _list_builders_of_kind(
     if kind.is_key:
         return [_build_integer_key, _build_text_key]
     builders: list[CandidateBuilder] = []
-    for type in (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP):
+    for type in kind.types:
         builders += _list_fast_builders(type, text_format)
         builders.append(
             partial(_build_typed, type=type, kind=kind, text_format=text_format)

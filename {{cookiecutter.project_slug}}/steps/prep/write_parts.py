@@ -7,7 +7,7 @@ is looked through from its first row to its last, and the parts are written anew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ ROW = "row"  # numbers the rows to score, from 0, where no key column names them
 ROWS_IN_MEMORY = 20_000
 
 AddFeatures = Callable[[pl.LazyFrame], pl.LazyFrame]
+Describe = Callable[[list[Source], Mapping[str, pl.DataType]], dict[str, str]]
 
 
 @dataclass
@@ -41,12 +42,17 @@ class WrittenParts:
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Writes the rows of raw files as Parquet parts of at most `rows_per_part` rows."""
+    """Writes the rows of raw files as Parquet parts of at most `rows_per_part` rows.
+
+    Each part has metadata for the steps that follow: `describe` returns it, given the
+    files and the types of their columns.
+    """
 
     folder: Path
     rows_per_part: int
     roles: ColumnRoles
     add_features: AddFeatures
+    describe: Describe
 
     def write(self, sources: list[Source]) -> WrittenParts:
         """Write all rows, but those without a target. Raises DataError if it cannot."""
@@ -65,7 +71,8 @@ class PartWriter:
             table = table.drop_nulls(values).remove(is_infinite)
         table = self._select_columns(table)
         summary = summarise_files(rows, *figures, several=len(sources) > 1)
-        return WrittenParts(sources, types, self._sink(table, summary))
+        summarised = self._sink(table, summary, self.describe(sources, types))
+        return WrittenParts(sources, types, summarised)
 
     def _select_columns(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Return the table with the user's features, and with row numbers if needed."""
@@ -84,7 +91,9 @@ class PartWriter:
             return table
         return table.with_row_index(ROW).cast({ROW: pl.Int64})
 
-    def _sink(self, table: pl.LazyFrame, summary: pl.LazyFrame) -> pl.DataFrame:
+    def _sink(
+        self, table: pl.LazyFrame, summary: pl.LazyFrame, metadata: dict[str, str]
+    ) -> pl.DataFrame:
         """Write the table, and return the summary, in one pass over the raw files.
 
         Raises DataError if the system does not let a file be read or written.
@@ -94,7 +103,9 @@ class PartWriter:
             file_path_provider=lambda part: f"part-{part.index_in_partition:05}.parquet",
             max_rows_per_file=self.rows_per_part,
         )
-        written = table.sink_parquet(parts, compression_level=1, mkdir=True, lazy=True)
+        written = table.sink_parquet(
+            parts, compression_level=1, metadata=metadata, mkdir=True, lazy=True
+        )
         try:
             with pl.Config(streaming_chunk_size=ROWS_IN_MEMORY):
                 _, summarised = pl.collect_all(

@@ -1,6 +1,7 @@
 """Predict prepared Parquet parts: the entry script of the parallel step.
 
-Each part's predictions are a Parquet file of the same name, with the key columns (or
+The metadata of a part names its keys, and the version of the registered model by whose
+schema prep has read it. Each part's predictions are a Parquet file of the same name, with the key columns (or
 `row`), `prediction`, and for a classification one `probability_<class>` for each class.
 """
 
@@ -8,16 +9,15 @@ Each part's predictions are a Parquet file of the same name, with the key column
 # sys.modules, as may be in Azure ML's driver, a dataclass could not look its types up.
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import unquote
 
 import mlflow
 import pandas as pd
@@ -51,9 +51,10 @@ class ScoringError(Exception):
 class Scorer:
     """What a worker keeps from one mini-batch to the next."""
 
+    name: str
+    version: str
     model: Pipeline
     columns: dict[str, pl.DataType]
-    keys: list[str]
     predictions: Path
 
 
@@ -68,38 +69,45 @@ def init() -> None:
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
-    # Quoted, as Azure ML splits the arguments of a parallel job at each space.
-    parser.add_argument("--keys", nargs="*", type=unquote, default=[])
     args, _ = parser.parse_known_args()
     global scorer
     scorer = load_scorer(
-        args.model_name,
-        args.model_version,
-        keys=args.keys,
-        predictions=args.predictions,
+        args.model_name, args.model_version, predictions=args.predictions
     )
 
 
 def run(mini_batch: list[str]) -> list[str]:
     """Predict each part of a mini-batch, and return the names of the parts."""
-    return [score_part(scorer, Path(part)) for part in mini_batch]
+    return [score_part(choose_scorer(part), part) for part in map(Path, mini_batch)]
 
 
-def load_scorer(
-    model_name: str, model_version: str, *, keys: Sequence[str], predictions: Path
-) -> Scorer:
+def choose_scorer(part: Path) -> Scorer:
+    """Return the worker's scorer, with the version of the model that prep has used.
+
+    Another version is loaded if a model was registered after prep had read the data.
+    """
+    global scorer
+    version = read_part_metadata(part).get("model_version", scorer.version)
+    if version != scorer.version:
+        scorer = load_scorer(scorer.name, version, predictions=scorer.predictions)
+    return scorer
+
+
+def load_scorer(model_name: str, model_version: str, *, predictions: Path) -> Scorer:
     """Load a registered model, and make the folder for its predictions.
 
-    Raises ScoringError if there is no such model, if it was trained with another Python,
-    or if the folder cannot be made.
+    `model_version` may be "latest". Raises ScoringError if there is no such model, if it
+    was trained with another Python, or if the folder cannot be made.
     """
-    folder = download_model(model_name, model_version)
+    version = find_version(model_name, model_version)
+    folder = download_model(model_name, version)
     # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
-        check_python(copy)
+        description = Model.load(str(copy))
+        check_python(description)
         model = mlflow.sklearn.load_model(copy.as_uri())
-        columns = read_model_columns(copy)
+    columns = list_model_columns(description)
     try:
         use_lookup_tables(model)
     except UnsupportedModel as reason:
@@ -108,13 +116,25 @@ def load_scorer(
         predictions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScoringError(f"The predictions cannot be written: {error}") from None
-    return Scorer(model, columns, list(keys) or [ROW], predictions)
+    return Scorer(model_name, version, model, columns, predictions)
+
+
+def find_version(name: str, version: str) -> str:
+    """Return the number of a version of a registered model, which may be "latest".
+
+    Returns "latest" if no model of this name is registered.
+    """
+    if version != "latest":
+        return version
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    numbers = [str(version.version) for version in versions]
+    return max(numbers, key=int, default="latest")
 
 
 def download_model(name: str, version: str) -> Path:
     """Return the folder with the files of a registered model.
 
-    `version` may be "latest". Raises ScoringError if the model or its files are missing.
+    Raises ScoringError if the model or its files are missing.
     """
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
@@ -131,13 +151,13 @@ def download_model(name: str, version: str) -> Path:
         ) from None
 
 
-def check_python(folder: Path) -> None:
+def check_python(description: Model) -> None:
     """Raise ScoringError if a model was saved by another minor version of Python.
 
     It holds the functions of its train step as bytecode, on which another version may
     crash without an error.
     """
-    flavor = Model.load(str(folder)).flavors.get("python_function", {})
+    flavor = description.flavors.get("python_function", {})
     version = ".".join(flavor.get("python_version", "").split(".")[:2])
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version and version != running:
@@ -147,20 +167,31 @@ def check_python(folder: Path) -> None:
         )
 
 
-def read_model_columns(folder: Path) -> dict[str, pl.DataType]:
+def list_model_columns(description: Model) -> dict[str, pl.DataType]:
     """Return the columns that a saved model was trained with, from its signature.
 
     Raises ScoringError if it has none.
     """
-    signature = Model.load(str(folder)).signature
-    if signature is None:
+    if description.signature is None:
         raise ScoringError(
             "The model was saved without a signature, which names its columns: save it"
             " with save_model() of steps/train/train.py."
         )
     return {
-        column["name"]: TYPES[column["type"]] for column in signature.inputs.to_dict()
+        column["name"]: TYPES[column["type"]]
+        for column in description.signature.inputs.to_dict()
     }
+
+
+def read_part_metadata(part: Path) -> dict[str, str]:
+    """Return the metadata that prep has written into a part.
+
+    Raises ScoringError if the part cannot be read.
+    """
+    try:
+        return pl.read_parquet_metadata(part)
+    except OSError as error:
+        raise ScoringError(f"{part.name}: cannot be read: {error}") from None
 
 
 def score_part(scorer: Scorer, part: Path) -> str:
@@ -176,7 +207,8 @@ def score_part(scorer: Scorer, part: Path) -> str:
         features = select_features(table, scorer.columns)
     except ScoringError as error:
         raise ScoringError(f"{part.name}: {error}") from None
-    keys = pl.DataFrame([table[name] for name in scorer.keys])
+    names = json.loads(read_part_metadata(part).get("keys", "[]")) or [ROW]
+    keys = pl.DataFrame([table[name] for name in names])
     scored = predict(scorer.model, features, keys)
     # Written to another name first, so that a part that is scored again replaces the
     # file of the first try, and no file is ever half written.

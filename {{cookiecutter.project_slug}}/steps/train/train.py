@@ -37,6 +37,7 @@ from training_rows import (
     read_training_table,
     select_features,
 )
+from training_schema import complete_schema, read_schema, save_schema
 
 SCORED_ROWS = 10_000  # about so many give the score on the training rows
 REQUIREMENTS = ("cloudpickle", "mlflow", "numpy", "pandas", "polars", "scikit-learn")
@@ -131,6 +132,9 @@ def train(
     features = select_features(divided.training, [target, *keys])
     answers = divided.training[target].to_pandas()
     held_out = divided.holdout
+    schema = read_schema(prepared)
+    if schema is not None:
+        schema = complete_schema(schema, table, list(features))
     # The fit needs the memory of these.
     del table, divided
     pipeline, training_score = fit_model(features, answers, task, seed, hyperparameters)
@@ -156,6 +160,8 @@ def train(
         )
     description = ModelDescription(task, target, list(keys), split)
     save_model(pipeline, features, description, model)
+    if schema is not None:
+        save_schema(schema, model)
     write_holdout(held_out, holdout)
     print(f"{rows} rows with {columns} features trained on, {len(held_out)} held out")
 

@@ -1,0 +1,307 @@
+"""Reading new data by the schema of the model that will score it.
+
+A column of a type that can be read as the schema's is converted. Whatever does not fit is
+collected from all files, so that one message lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+import polars as pl
+from advice import suggest_name
+from csv_dialect import CsvFile
+from sources import (
+    BOOLEAN,
+    DATE,
+    INTEGER,
+    LARGEST_EXACT_INTEGER,
+    NUMBER,
+    READABLE_TYPES,
+    TEXT,
+    TIMESTAMP,
+    Column,
+    ColumnRoles,
+    ColumnSchema,
+    DataError,
+    Source,
+    count_values,
+)
+from text_values import TextFormat, null_if_missing, parse_text
+
+SHOWN_MISFITS = 20
+SHOWN_CHARACTERS = 40  # of a value in a message
+KINDS: dict[pl.DataType | None, str] = {
+    INTEGER: "a number",
+    NUMBER: "a number",
+    BOOLEAN: "true or false",
+    DATE: "a date",
+    TIMESTAMP: "a time",
+    TEXT: "text",
+}
+
+
+def find_csv_misfits(
+    source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
+) -> None:
+    """Note for each column of a CSV file the first value that does not fit the schema.
+
+    The notes go to the `misfits` of the source, or to its notes if no model needs them.
+    """
+    for name, column in list(source.columns.items()):
+        schema = roles.get_schema(name)
+        if schema is None or schema.type == TEXT or column.type != TEXT:
+            continue
+        assert column.text is not None
+        text = null_if_missing(column.text, text_format)
+        is_odd = parse_text(text, schema.type, text_format).is_null()
+        if schema.type == INTEGER:
+            is_odd = parse_text(text, NUMBER, text_format).is_null()
+        filled = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
+        filled = filled.drop_nulls("text")
+        first = filled.filter("is_odd").head(1).collect(engine="streaming")
+        if first.is_empty():
+            # Each value fits, but they are of several types, such as 1 and true.
+            first = filled.head(1).collect(engine="streaming")
+        row, value, _ = first.row(0)
+        # A row may span several lines, so its line is looked up in the file.
+        line, _ = next(islice(file.rows(), row, None), (row, []))
+        _add_misfit(
+            source,
+            name,
+            schema,
+            f"{source.name}, line {line}: '{value[:SHOWN_CHARACTERS]}' in the column"
+            f" '{name}' is not {KINDS[schema.type]}, as the model needs",
+        )
+
+
+def fit_parquet_columns(
+    source: Source, text_format: TextFormat, roles: ColumnRoles
+) -> None:
+    """Read the columns of a Parquet file by the schema, where it asks for another type.
+
+    Text is parsed as the text of a CSV file is. Numbers, dates and booleans become the
+    categories that they are in the training data, such as 1 the category +1.
+    """
+    for name, column in list(source.columns.items()):
+        schema = roles.get_schema(name)
+        if schema is None or column.type is None:
+            continue
+        if schema.type == TEXT and column.type == TEXT:
+            if schema.words_are_missing:
+                column.values = null_if_missing(column.values, text_format)
+        elif schema.type == TEXT:
+            _spell_as_categories(source, name, schema, text_format)
+        elif column.type == TEXT:
+            _parse_parquet_text(source, name, schema, text_format)
+        elif column.type not in READABLE_TYPES[schema.type]:
+            first = _get_first_value(source, column)
+            _add_misfit(
+                source,
+                name,
+                schema,
+                f"{source.name}: the column '{name}' holds {KINDS.get(column.type, column.type)}"
+                f" ({first}), where the model needs {KINDS[schema.type]}",
+            )
+
+
+def _parse_parquet_text(
+    source: Source, name: str, schema: ColumnSchema, text_format: TextFormat
+) -> None:
+    """Parse a column of text as the first type that reads all of its values."""
+    column = source.columns[name]
+    text = null_if_missing(column.values, text_format)
+    readings = [
+        parse_text(text, type, text_format) for type in READABLE_TYPES[schema.type]
+    ]
+    filled, *counts = count_values(source.frame, [text, *readings])
+    for type, values, count in zip(READABLE_TYPES[schema.type], readings, counts):
+        if count == filled:
+            source.columns[name] = Column(type if filled else None, values)
+            return
+    is_odd = text.is_not_null() & readings[0].is_null()
+    if schema.type == INTEGER:
+        is_odd &= readings[1].is_null()
+    odd = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
+    row, value, _ = odd.sort("is_odd", descending=True).head(1).collect().row(0)
+    _add_misfit(
+        source,
+        name,
+        schema,
+        f"{source.name}, row {row + 1}: '{value[:SHOWN_CHARACTERS]}' in the column '{name}'"
+        f" is not {KINDS[schema.type]}, as the model needs",
+    )
+
+
+def _spell_as_categories(
+    source: Source, name: str, schema: ColumnSchema, text_format: TextFormat
+) -> None:
+    """Read numbers, dates or booleans as the categories of the training data.
+
+    A value that is no category stays what it is, as text: to the model, it is unseen.
+    """
+    column = source.columns[name]
+    categories = pl.Series(schema.categories or [], dtype=pl.String)
+    spellings: dict[object, str] = {}
+    is_clear = schema.categories is not None
+    if column.type is not None and column.type in KINDS:
+        values = _read_categories(categories, column.type, text_format)
+        for value, category in zip(values, categories):
+            if value is None:
+                continue
+            if value in spellings:
+                is_clear = False
+            spellings[value] = category
+    if not is_clear or not spellings:
+        first = _get_first_value(source, column)
+        _add_misfit(
+            source,
+            name,
+            schema,
+            f"{source.name}: the column '{name}' holds {KINDS.get(column.type, column.type)}"
+            f" ({first}), where the training data holds text, which may be spelled in"
+            " several ways: save the column as text",
+        )
+        return
+    known = pl.Series(list(spellings), dtype=column.type)
+    is_unseen = pl.when(~column.values.is_in(known.implode())).then(column.values)
+    (unseen,) = count_values(source.frame, [is_unseen])
+    if unseen:
+        source.notes.append(
+            f"the column '{name}' of {source.name} holds values that the training data"
+            f" does not have as text ({unseen}): they count as missing."
+        )
+    source.columns[name] = Column(
+        TEXT,
+        column.values.replace_strict(
+            known,
+            pl.Series(list(spellings.values()), dtype=pl.String),
+            default=column.values.cast(pl.String),
+            return_dtype=pl.String,
+        ),
+    )
+
+
+def _read_categories(
+    categories: pl.Series, type: pl.DataType, text_format: TextFormat
+) -> pl.Series:
+    """Return categories as values of a type, null where they do not read as one."""
+    text = pl.col("text")
+    values = parse_text(text, type, text_format)
+    if type in (INTEGER, NUMBER):
+        # In a column of text, a code such as 007 is the number 7 in another program.
+        values = pl.coalesce(values, text.cast(type, strict=False))
+    return categories.to_frame("text").select(values).to_series()
+
+
+def _add_misfit(
+    source: Source, name: str, schema: ColumnSchema, sentence: str
+) -> None:
+    """Add a sentence to the misfits; a column that no model needs is left out instead."""
+    if schema.is_needed:
+        source.misfits.append(f"{sentence}.")
+    else:
+        source.notes.append(f"{sentence}. It is left out, as it is no feature.")
+        del source.columns[name]
+
+
+def _get_first_value(source: Source, column: Column) -> object:
+    """Return the first value of a column."""
+    values = source.frame.select(column.values.drop_nulls().head(1))
+    return values.collect(engine="streaming").item()
+
+
+def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) -> None:
+    """Raise DataError with all that does not fit the schema, if anything does not."""
+    problems = []
+    for name in _list_required_columns(roles):
+        lacking = [source for source in sources if name not in source.columns]
+        is_key = name in roles.keys
+        if len(lacking) == len(sources) or (lacking and is_key):
+            role = "a key of the model" if is_key else "which the model needs"
+            problems.append(
+                f"{lacking[0].name} has no column '{name}', {role}"
+                f"{suggest_name(name, names)}."
+            )
+        elif lacking:
+            lacking[0].notes.append(
+                f"{lacking[0].name} has no column '{name}': it is missing in its rows."
+            )
+    for source in sources:
+        _check_booleans(source, roles)
+        problems += source.misfits
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise DataError(problems[0])
+    listed = "\n".join(problems[:SHOWN_MISFITS])
+    more = len(problems) - SHOWN_MISFITS
+    if more > 0:
+        listed += f"\nand {more} more."
+    raise DataError(
+        f"The new data does not fit the model's training data:\n{listed}"
+    )
+
+
+def _check_booleans(source: Source, roles: ColumnRoles) -> None:
+    """Add misfits for numbers other than 0 and 1 where the schema asks for booleans."""
+    for name, column in list(source.columns.items()):
+        schema = roles.get_schema(name)
+        if schema is None or schema.type != BOOLEAN or column.type in (None, BOOLEAN):
+            continue
+        others = source.frame.select(values=column.values).filter(
+            ~pl.col("values").is_in([0, 1])
+        )
+        first = others.head(1).collect(engine="streaming")
+        if not first.is_empty():
+            _add_misfit(
+                source,
+                name,
+                schema,
+                f"{source.name}: {first.item()} in the column '{name}' is not true or"
+                " false, as the model needs",
+            )
+
+
+def _list_required_columns(roles: ColumnRoles) -> list[str]:
+    """Return the columns that new data must have: the keys, and features of the model."""
+    assert roles.schema is not None
+    needed = [name for name, schema in roles.schema.items() if schema.is_needed]
+    return [*roles.keys, *needed]
+
+
+def fit_type(
+    sources: list[Source],
+    name: str,
+    schema: ColumnSchema,
+    holds_for_all: Callable[..., bool],
+) -> pl.DataType:
+    """Return the type that a column gets: the schema's, or one that holds more values.
+
+    A column of integers may hold fractions in new data, and one of dates may hold times:
+    a note tells so.
+    """
+    tests: dict[pl.DataType, tuple[pl.DataType, Callable[[pl.Expr], pl.Expr], str]] = {
+        INTEGER: (NUMBER, _is_whole, "fractions, where the training data held integers"),
+        DATE: (TIMESTAMP, _is_midnight, "times, where the training data held dates"),
+    }
+    if schema.type not in tests:
+        return schema.type
+    wider_type, fits, holds = tests[schema.type]
+    if holds_for_all(fits, sources, name, wider_type):
+        return schema.type
+    sources[0].notes.append(
+        f"the column '{name}' holds {holds}: look whether features() in prep.py uses it."
+    )
+    return wider_type
+
+
+def _is_whole(values: pl.Expr) -> pl.Expr:
+    """Return whether each float is an integer that an Int64 holds exactly."""
+    return (values == values.round()) & (values.abs() <= LARGEST_EXACT_INTEGER)
+
+
+def _is_midnight(values: pl.Expr) -> pl.Expr:
+    """Return whether each time is the start of a day."""
+    return values == values.dt.truncate("1d")

@@ -1,0 +1,104 @@
+"""The schema of a model: how each raw column of its training data was read.
+
+Training's prep records it with the prepared data, in the metadata of each Parquet part,
+and train saves it with the model as `schema.json`. Scoring's prep reads new data by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+from sources import (
+    TEXT,
+    TYPE_NAMES,
+    ColumnRoles,
+    ColumnSchema,
+    DataError,
+    Source,
+    type_name,
+)
+from text_values import USUAL_FORMAT, TextFormat
+
+# The layout of `schema.json`. Raise it when older versions of prep would misread it.
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How the training data of a model was read: its keys, text format and columns."""
+
+    keys: Sequence[str]
+    text_format: TextFormat
+    columns: Mapping[str, ColumnSchema]
+
+
+def describe_schema(
+    sources: list[Source],
+    types: Mapping[str, pl.DataType],
+    roles: ColumnRoles,
+    text_format: TextFormat,
+) -> dict[str, Any]:
+    """Return the schema of training data as JSON, without what train adds to it.
+
+    Train adds the features of the model, and the categories of columns of text.
+    """
+    columns = {}
+    for name, dtype in types.items():
+        if name == roles.target or name in roles.keys:
+            continue
+        column: dict[str, Any] = {"type": type_name(dtype)}
+        if dtype == TEXT:
+            column["words_are_missing"] = _is_in_csv(sources, name)
+        columns[name] = column
+    changed_settings = {
+        name: value
+        for name, value in asdict(text_format).items()
+        if value != getattr(USUAL_FORMAT, name)
+    }
+    return {
+        "layout": LAYOUT,
+        "target": roles.target,
+        "keys": list(roles.keys),
+        "text_format": changed_settings,
+        "columns": columns,
+    }
+
+
+def _is_in_csv(sources: list[Source], name: str) -> bool:
+    """Return whether a CSV file has the column, where words such as NA are missing."""
+    for source in sources:
+        column = source.columns.get(name)
+        # Only the columns of CSV files have a text.
+        if column is not None and column.text is not None:
+            return True
+    return False
+
+
+def parse_schema(text: str) -> Schema:
+    """Read the `schema.json` of a model.
+
+    Raises DataError if it was written by a newer version of the project.
+    """
+    schema = json.loads(text)
+    if schema["layout"] > LAYOUT:
+        raise DataError(
+            "The model was trained by a newer version of this project, whose schema this"
+            " version cannot read: take over steps/prep of the newer version."
+        )
+    type_by_name = {type_name(dtype): dtype for dtype in TYPE_NAMES}
+    features = schema.get("features", [])
+    columns = {
+        name: ColumnSchema(
+            type=type_by_name[column["type"]],
+            words_are_missing=column.get("words_are_missing", True),
+            categories=column.get("categories"),
+            is_needed=name in features,
+        )
+        for name, column in schema["columns"].items()
+    }
+    text_format = TextFormat.from_json(json.dumps(schema["text_format"]))
+    return Schema(schema["keys"], text_format, columns)
