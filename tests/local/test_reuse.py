@@ -111,7 +111,7 @@ STEPS = {"training": ["prep", "train", "evaluate", "register"]}
 STEPS["scoring"] = ["prep", "score"]
 INPUTS = {"train": ["prep"], "evaluate": ["train"], "register": ["train", "evaluate"]}
 INPUTS["score"] = ["prep"]
-LOOK_UP = {"evaluate", "register", "score"}
+LOOK_UP = {"training": {"evaluate", "register"}, "scoring": {"prep", "score"}}
 DEFAULT = "unless_worse"  # of `register`, and no value of another parameter
 PARAMETERS = {"prep": [], "train": ["max_iterations"], "register": ["register"]}
 
@@ -258,9 +258,10 @@ class World:
         arguments = [w for k, v in self.set.items() for w in ("--set", f"{k}={v}")]
         if pipeline == "scoring":
             arguments = []
-        before = {step: self.newest(self.version_read_by(step)) for step in LOOK_UP}
+        look_up = LOOK_UP[pipeline]
+        before = {step: self.newest(self.version_read_by(step)) for step in look_up}
         result = self.toy.run(pipeline, *arguments, *["--fresh"] * fresh)
-        after = {step: self.newest(self.version_read_by(step)) for step in LOOK_UP}
+        after = {step: self.newest(self.version_read_by(step)) for step in look_up}
         expected: list[str] = []
         new: list[str] = []
         for step, told in zip(STEPS[pipeline], result["steps"], strict=True):
@@ -286,7 +287,7 @@ class World:
                 for one in known
                 if one.signature == signature
                 and one.is_whole
-                and (step not in LOOK_UP or before[step] in one.seen)
+                and (step not in look_up or before[step] in one.seen)
             ]
             if fits and not fresh:
                 used[step] = fits[-1]
@@ -302,7 +303,7 @@ class World:
                 known.append(used[step])
                 expected.append("ran")
         assert statuses(result) == expected
-        for step in LOOK_UP & used.keys():
+        for step in look_up & used.keys():
             if step in new:
                 used[step].seen.add(after[step] if step == "register" else before[step])
             if "register" in new:  # it has registered what was evaluated, if anything
@@ -310,7 +311,7 @@ class World:
         return result
 
     def version_read_by(self, step: str) -> str:
-        return self.version if step == "score" else "latest"
+        return self.version if step in LOOK_UP["scoring"] else "latest"
 
 
 def edit(world: World, chance: random.Random) -> str:

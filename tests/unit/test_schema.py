@@ -159,8 +159,16 @@ def test_a_batch_without_the_odd_value_is_read_as_in_training(
 
 
 CLEANED = {
-    "a sign that numbers lose": (["+1", "0", "-1", "DK"], ["+1", "0", "-1"], "was text"),
-    "zeros that numbers lose": (["0.10", "1.5", "x"], ["0.10", "1.5", "2.5"], "was text"),
+    "a sign that numbers lose": (
+        ["+1", "0", "-1", "DK"],
+        ["+1", "0", "-1"],
+        "was text",
+    ),
+    "zeros that numbers lose": (
+        ["0.10", "1.5", "x"],
+        ["0.10", "1.5", "2.5"],
+        "was text",
+    ),
     "numbers as they were": (["1", "0", "-1", "DK"], ["1", "0", "-1"], None),
     "a word among numbers": (["0.5", "1.5"], ["0.5", "1.5", "<0.1"], "was numbers"),
     "a word among dates": (

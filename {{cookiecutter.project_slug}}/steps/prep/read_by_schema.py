@@ -195,9 +195,7 @@ def _read_categories(
     return categories.to_frame("text").select(values).to_series()
 
 
-def _add_misfit(
-    source: Source, name: str, schema: ColumnSchema, sentence: str
-) -> None:
+def _add_misfit(source: Source, name: str, schema: ColumnSchema, sentence: str) -> None:
     """Add a sentence to the misfits; a column that no model needs is left out instead."""
     if schema.is_needed:
         source.misfits.append(f"{sentence}.")
@@ -239,9 +237,7 @@ def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) ->
     more = len(problems) - SHOWN_MISFITS
     if more > 0:
         listed += f"\nand {more} more."
-    raise DataError(
-        f"The new data does not fit the model's training data:\n{listed}"
-    )
+    raise DataError(f"The new data does not fit the model's training data:\n{listed}")
 
 
 def _check_booleans(source: Source, roles: ColumnRoles) -> None:
@@ -283,7 +279,11 @@ def fit_type(
     a note tells so.
     """
     tests: dict[pl.DataType, tuple[pl.DataType, Callable[[pl.Expr], pl.Expr], str]] = {
-        INTEGER: (NUMBER, _is_whole, "fractions, where the training data held integers"),
+        INTEGER: (
+            NUMBER,
+            _is_whole,
+            "fractions, where the training data held integers",
+        ),
         DATE: (TIMESTAMP, _is_midnight, "times, where the training data held dates"),
     }
     if schema.type not in tests:
