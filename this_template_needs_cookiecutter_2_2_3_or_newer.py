@@ -1,12 +1,12 @@
-"""What the hooks need to know and cookiecutter does not tell them.
+"""A Jinja extension with what cookiecutter does not offer to templates and hooks.
 
-cookiecutter.json names this module, so cookiecutter imports it before its first question,
-and this is the place to refuse a cookiecutter that is too old. Version 1.7.3 cannot even
-import it. "No module named ..." and the name of this file is all that it prints, so the
-name says what is needed.
+cookiecutter.json names this module, so cookiecutter imports it before its first question.
+So this is also the place to refuse a cookiecutter that is too old. Version 1.7.3 cannot
+import it: it prints only "No module named" and this file's name, which therefore says what
+is needed.
 
-`cruft update` generates from two commits of the template in one process, and imports this
-module once: rename the class if the hooks are to get anything else from it.
+`cruft update` generates from two commits of the template in one process, but imports this
+module once. If you change what the extension offers, rename its class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGE = "{{cookiecutter.project_slug}}/{{cookiecutter.package_name}}"
 
 
 class TemplateExtension(Extension):
-    """Adds a function and a filter to Jinja, for the hooks and for cookiecutter.json."""
+    """Offers two functions and a filter to the hooks, the templates and cookiecutter.json."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -44,10 +44,10 @@ class TemplateExtension(Extension):
 
 
 def refuse_old_cookiecutter() -> None:
-    """Exit if cookiecutter is older than the name of this module says.
+    """Exit if cookiecutter is older than 2.2.3.
 
-    2.2 was the first to find the folder `templates`, and 2.2.3 the first to show the
-    questions that have choices as text. 2.2.2 calls itself 2.1.2.dev0.
+    Older versions do not find the folder `templates`, or do not show the texts of choices.
+    Version 2.2.2 reports its version as 2.1.2.dev0.
     """
     version = cookiecutter.__version__
     numbers = [int(number) for number in version.split(".")[:3] if number.isdecimal()]
@@ -59,15 +59,16 @@ def refuse_old_cookiecutter() -> None:
 
 
 def find_program() -> str:
-    """Return cookiecutter or cruft, or "" if another program calls their functions."""
+    """Return "cookiecutter", "cruft", or "" if another program calls their functions."""
     command = Path(sys.argv[0])
     program = command.parent.name if command.name == "__main__.py" else command.stem
     return program if program in ("cookiecutter", "cruft") else ""
 
 
 def describe_generation() -> dict[str, Any]:
-    """Return the template's folder, the package in it, and the command that generates."""
-    template = Path.cwd()  # cookiecutter renders hooks in the template's folder
+    """Return the folders of the template and of its package, and the command that runs."""
+    # cookiecutter renders the hooks while it is in the template's folder.
+    template = Path.cwd()
     return {
         "template": str(template),
         "package": str(template / PACKAGE),
@@ -77,10 +78,10 @@ def describe_generation() -> dict[str, Any]:
 
 
 def refuse_impossible_folder(slug: object) -> str:
-    """Return the project's slug as text; exit if it cannot be the name of one folder.
+    """Return the project's slug as text; exit if it cannot be the name of a folder.
 
-    cookiecutter makes the folder before the hook can check the answers, ends in a
-    traceback if it cannot, and leaves `a` behind if it made `a/b` in vain.
+    cookiecutter creates the folder before the hook can check the answers. If that fails, it
+    ends in a traceback, and for the slug `a/b` it leaves the folder `a` behind.
     """
     name = str(slug)
     is_too_long = len(name.encode("utf-8", "replace")) > 255
@@ -94,7 +95,7 @@ def refuse_impossible_folder(slug: object) -> str:
 
 
 def omit_traceback(record: logging.LogRecord) -> bool:
-    """Have cookiecutter log a hook's refusal without the traceback of its own functions."""
+    """Remove the traceback of cookiecutter's own functions from a log of a hook's failure."""
     record.exc_info = None
     return True
 
@@ -102,7 +103,7 @@ def omit_traceback(record: logging.LogRecord) -> bool:
 def print_exception(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print a hook's refusal without the traceback in which cruft ends."""
+    """Print an error; if a hook failed, print its message without cruft's traceback."""
     if issubclass(kind, FailedHookException):
         print(error, file=sys.stderr)
     else:

@@ -1,22 +1,24 @@
-"""Say what to do next. The answers were checked before: see pre_gen_project.py."""
+"""Print the commands to run next, and the Azure settings that are still empty."""
 
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-# In JSON the quotes and backslashes of an answer are escaped, so no answer ends the string.
+# JSON escapes the quotes and backslashes of an answer, so no answer can end this string.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 IS_WINDOWS = os.name == "nt"
 
-# Where to write what only Azure needs, if the answer was left empty.
-PLACES = {
+# The newest Python 3 that each SDK supports. The oldest is 3.11.
+NEWEST_PYTHON = {"azureml-sdk": 11, "azure-ai-ml": 14}
+
+# Where to write an answer that was left empty and that Azure needs.
+AZURE_SETTINGS = {
     "azure_subscription_id": "subscription_id in .azureml/config.json",
     "azure_resource_group": "resource_group in .azureml/config.json",
     "azure_workspace_name": "workspace_name in .azureml/config.json",
@@ -26,69 +28,60 @@ PLACES = {
 }
 
 
-def first_commit() -> list[str]:
+def list_commit_commands() -> list[str]:
     """Return the commands that commit the project as it was generated."""
-    init = [] if Path(".git").exists() else ["git init"]
-    return [*init, "git add --all", 'git commit --message "Project as generated"']
+    commands = ["git add --all", 'git commit --message "Project as generated"']
+    if not Path(".git").exists():
+        commands.insert(0, "git init")
+    return commands
 
 
-def install() -> list[str]:
-    """Return the commands that install the project, with a Python that it supports."""
-    text = Path("pyproject.toml").read_text(encoding="utf-8")
-    versions, oldest, too_new = re.search(
-        r'requires-python = "(>=3\.(\d+),<3\.(\d+))"', text
-    ).groups()
-    supported = range(int(oldest), int(too_new))
+def list_install_commands() -> list[str]:
+    """Return the commands that create an environment and install the project into it."""
     activate = r".venv\Scripts\activate" if IS_WINDOWS else ". .venv/bin/activate"
+    is_apple_chip = (platform.system(), platform.machine()) == ("Darwin", "arm64")
+    if is_apple_chip and ANSWERS["azureml_sdk"] == "azureml-sdk":
+        # The packages of azureml-sdk exist only for Intel chips. macOS translates them.
+        python = "cpython-3.11-macos-x86_64"
+        return [f"uv venv --python {python}", activate, "uv pip install -e ."]
 
-    needs_rosetta = ANSWERS["azureml_sdk"] == "azureml-sdk" and (
-        platform.system() == "Darwin" and platform.machine() == "arm64"
-    )
-    if needs_rosetta:  # Packages of azureml-sdk exist for macOS on Intel's chips only.
-        return [
-            "uv venv --python cpython-3.11-macos-x86_64",
-            activate,
-            "uv pip install -e .",
-        ]
-    if IS_WINDOWS:
-        pythons = ["python"] if sys.version_info[1] in supported else []
-    else:
-        names = [f"python3.{minor}" for minor in reversed(supported)]
-        pythons = [name for name in names if shutil.which(name)]
-    if pythons:
-        return [f"{pythons[0]} -m venv .venv", activate, "pip install -e ."]
+    newest = NEWEST_PYTHON[ANSWERS["azureml_sdk"]]
+    for minor in range(newest, 10, -1):
+        if shutil.which(f"python3.{minor}"):
+            return [f"python3.{minor} -m venv .venv", activate, "pip install -e ."]
 
-    # uv finds or fetches a Python that is supported.
-    return [f'uv venv --python "{versions}"', activate, "uv pip install -e ."]
+    # uv finds Pythons in other places, and downloads one if there is none.
+    return ["uv venv --python 3.11", activate, "uv pip install -e ."]
 
 
 def explain_next_steps() -> str:
-    """Return the commands to run next, and what to fill in before they go to Azure."""
+    """Return the text that is printed at the end."""
     folder = os.getcwd()
     commands = [
         f'cd "{folder}"' if IS_WINDOWS else f"cd {shlex.quote(folder)}",
-        *first_commit(),
-        *install(),
+        *list_commit_commands(),
+        *list_install_commands(),
         f"python -m {ANSWERS['package_name']} run training",
     ]
     lines = ["", "The project is generated. What is next:", ""]
     lines += [f"    {command}" for command in commands]
 
-    empty = [place for question, place in PLACES.items() if not ANSWERS[question]]
+    empty = [place for key, place in AZURE_SETTINGS.items() if not ANSWERS[key]]
     if empty:
         lines += ["", "Before you send anything to Azure, fill in:", ""]
         lines += [f"    {place}" for place in empty]
     return "\n".join(lines)
 
 
-# cookiecutter makes this folder for the other CI platforms too. It stays if a file is in it.
+# cookiecutter also creates this folder for other CI platforms. If it is empty, remove it.
 with suppress(OSError):
     os.removedirs(".github/workflows")
 
-# `cruft update` and `cruft diff` generate for themselves: there is nothing to do next.
+# `cruft update` and `cruft diff` generate into a temporary folder, where nothing is to do.
 if GENERATION["program"] != "cruft" or GENERATION["arguments"][:1] == ["create"]:
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(explain_next_steps(), flush=True)
-    except OSError:  # Nobody reads, as after `| head -1`. The project is complete.
+    except OSError:
+        # Nobody reads the output, as with `| head -1`. The project is complete all the same.
         os._exit(0)

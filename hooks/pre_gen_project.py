@@ -1,7 +1,7 @@
-"""Check the answers by the rules of the generated project, before anything is written.
+"""Check the answers before anything is written, by the rules of the generated project.
 
-Exits with 1 if an answer is wrong or files would be overwritten. cookiecutter then writes
-nothing, and leaves a project that exists as it was.
+If an answer is wrong, or if files would be overwritten, the hook prints all problems and a
+command to continue with, and exits with 1. cookiecutter then writes nothing.
 """
 
 import json
@@ -14,21 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# In JSON the quotes and backslashes of an answer are escaped, so no answer ends the string.
+# JSON escapes the quotes and backslashes of an answer, so no answer can end this string.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 PROGRAM = GENERATION["program"]
 ARGUMENTS = GENERATION["arguments"]
 TEMPLATE = Path(GENERATION["template"])
-QUESTIONS = {
-    question: default
-    for question, default in json.loads(
-        (TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")
-    ).items()
-    if question[0] != "_"
-}
 
-# The runtime of the generated package holds no Jinja, so it can be imported from here.
+# The questions and their default answers. Other names in the file begin with an underscore.
+DEFAULTS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+QUESTIONS = {key: value for key, value in DEFAULTS.items() if not key.startswith("_")}
+
+# The rules are a module of the generated package. It holds no Jinja, so the hook imports it
+# from the template.
 sys.dont_write_bytecode = True
 sys.path.insert(0, GENERATION["package"])
 from runtime import rules
@@ -51,44 +49,50 @@ for question, default in QUESTIONS.items():
 
 @dataclass(frozen=True)
 class Remark:
-    """What is wrong with an answer, or worth a look, and the right answer if it is known."""
+    """A sentence about an answer that is wrong, or only unusual."""
 
     question: str
     message: str
+    #: The right answer, if it is known.
     correction: str | None = None
     is_wrong: bool = True
 
 
 def check_answers() -> Iterator[Remark]:
-    """Yield a remark on each answer that is wrong or worth a look."""
+    """Yield a remark on each answer that is wrong or unusual."""
     for question in QUESTIONS:
         answer = ANSWERS[question]
         if not isinstance(answer, str):
-            yield refuse_other_types(question, answer)
+            yield refuse_value(question, answer)
         elif question in RULES:
-            yield from apply_rule(question, answer)
+            yield from check_by_rule(question, answer)
         else:
             yield from find_control_characters(question, answer)
 
 
-def refuse_other_types(question: str, answer: object) -> Remark:
-    """Return the remark on an answer of a replay file or a program that is not text."""
+def refuse_value(question: str, answer: object) -> Remark:
+    """Return the remark on an answer that is not text.
+
+    Such an answer comes from a configuration file, a replay file or another program.
+    """
     problem = f"{question} is {json.dumps(answer)}, but must be text"
     if isinstance(answer, (list, dict)):
         return Remark(question, f"{problem}: correct it.")
 
     text = "" if answer is None else str(answer)
     fix = f'write "{text}"'
-    if isinstance(answer, bool):  # cookiecutter takes no text in place of a truth value
+    if isinstance(answer, bool):
+        # cookiecutter lets no text replace a boolean of the configuration file.
         fix += ", with the quotes, in your configuration file"
     return Remark(question, f"{problem}: {fix}.", correction=text)
 
 
-def apply_rule(question: str, answer: str) -> Iterator[Remark]:
-    """Yield a remark if the answer does not fit its rule, or fits and is unusual."""
+def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
+    """Yield a remark if the answer breaks its rule, or is unusual."""
     rule = RULES[question]
     problem = rule.check("", question, answer)
-    if not problem or problem.kind == "empty":  # what is empty can be filled in later
+    # An empty answer can be filled in later.
+    if problem is None or problem.kind == "empty":
         return
 
     corrected = rule.mend(answer.strip())
@@ -101,13 +105,13 @@ def apply_rule(question: str, answer: str) -> Iterator[Remark]:
 
 
 def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
-    """Yield a remark if the answer holds a character that TOML, YAML or UTF-8 cannot hold."""
-    unprintable = r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
-    character = re.search(unprintable, answer)
-    if not character:
+    """Yield a remark if a character of the answer cannot be written to TOML, YAML or UTF-8."""
+    control_characters = r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
+    character = re.search(control_characters, answer)
+    if character is None:
         return
 
-    # Python makes such a surrogate of a byte that is not text in the encoding.
+    # Python reads a byte that is invalid in the terminal's encoding as such a surrogate.
     if character[0] >= "\ud800":
         yield Remark(
             question,
@@ -118,15 +122,15 @@ def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
         yield Remark(
             question,
             f"{question} holds the character {character[0]!a}: take it out.",
-            correction=re.sub(unprintable, "", answer),
+            correction=re.sub(control_characters, "", answer),
         )
 
 
 def check_folder() -> Iterator[Remark]:
-    """Yield a remark if the project's folder holds files, and the command does not keep them."""
-    is_empty = not {*os.listdir()} - {".git"}
-    keeps_files = {"-s", "--skip-if-file-exists"} & {*ARGUMENTS}
-    if is_empty or (PROGRAM == "cookiecutter" and keeps_files):
+    """Yield a remark if generation would overwrite files in the project's folder."""
+    files = set(os.listdir()) - {".git"}
+    skips_files = "-s" in ARGUMENTS or "--skip-if-file-exists" in ARGUMENTS
+    if not files or (PROGRAM == "cookiecutter" and skips_files):
         return
 
     fix = "choose another project_slug"
@@ -141,7 +145,7 @@ def check_folder() -> Iterator[Remark]:
 
 
 def ask_azure() -> Iterator[Remark]:
-    """Yield a remark on each answer that Azure contradicts, and on what it could not tell."""
+    """Yield a remark on each answer that Azure contradicts or cannot confirm."""
     from runtime.azure import online_checks
 
     names = online_checks.AzureNames(
@@ -160,23 +164,28 @@ def ask_azure() -> Iterator[Remark]:
         "region": "azure_region",
     }
     for row in online_checks.ask_azure(names):
-        is_wrong = row.status == online_checks.WRONG and row.setting != ""
+        if not row.fix:
+            continue
         question = questions.get(row.setting, row.setting) or row.name
-        if row.fix:
-            yield Remark(question, f"{question}: {row}", is_wrong=is_wrong)
+        is_wrong = row.status == online_checks.WRONG and row.setting != ""
+        yield Remark(question, f"{question}: {row}", is_wrong=is_wrong)
 
 
 def explain_refusal(wrong: list[Remark]) -> str:
-    """Return all that is wrong, and the command that generates with the right answers."""
+    """Return all problems, and the command that generates the project with right answers."""
     answers = {question: ANSWERS[question] for question in QUESTIONS}
-    answers |= {remark.question: remark.correction for remark in wrong}
-    to_fill_in = [question for question, answer in answers.items() if answer is None]
-    answers |= {question: f"<{question}>" for question in to_fill_in}
+    for remark in wrong:
+        answers[remark.question] = remark.correction
 
+    gaps = [f"<{question}>" for question, answer in answers.items() if answer is None]
+    for gap in gaps:
+        answers[gap.strip("<>")] = gap
     step = "run this command, with the corrections made"
-    if to_fill_in:
-        places = " and ".join(f"<{question}>" for question in to_fill_in)
-        step = f"put your answers in place of {places} in this command, and run it"
+    if gaps:
+        step = (
+            f"put your answers in place of {' and '.join(gaps)} in this command, and "
+            "run it"
+        )
     lines = [
         *(escape(remark.message) for remark in wrong),
         f"\nNothing was generated, and no file was changed. To continue, {step}:\n",
@@ -187,9 +196,10 @@ def explain_refusal(wrong: list[Remark]) -> str:
 
 
 def build_command(answers: dict[str, str]) -> list[str]:
-    """Return the words of the command that generates the same project with `answers`."""
+    """Return the command that generates the same project with other answers, by arguments."""
     for question, answer in answers.items():
-        if "{" in answer:  # In double braces, cookiecutter takes it for this very text.
+        if "{" in answer:
+            # cookiecutter renders answers. A string in double braces renders to itself.
             text = json.dumps(answer, ensure_ascii=False)
             answers[question] = "{" * 2 + f" {text} " + "}" * 2
 
@@ -205,41 +215,43 @@ def build_command(answers: dict[str, str]) -> list[str]:
 
 
 def keep_options(arguments: list[str]) -> list[str]:
-    """Return the arguments of the command without answers and without sources of answers."""
+    """Return the arguments of the command except answers and options that supply answers."""
     flags = ("--no-input", "-y", "--replay")
-    with_value = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
+    options = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
     kept = []
     remaining = iter(arguments)
     for argument in remaining:
         name, equals, _ = argument.partition("=")
-        if name in with_value and not equals:
-            next(remaining, None)
-        elif name not in (*flags, *with_value, *QUESTIONS):
+        if name in options and not equals:
+            next(remaining, None)  # Skip the value of the option.
+        elif name not in (*flags, *options, *QUESTIONS):
             kept.append(argument)
     return kept
 
 
 def escape(text: str) -> str:
-    """Return the text with escapes for what would move the cursor or hide other text."""
+    """Escape characters that are not printable, such as those that move the cursor."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def quote(word: str) -> str:
-    """Return a word as it is written in a command line of this system."""
+    """Quote an argument for the command line of this system."""
     if os.name == "nt":
         quoted = subprocess.list2cmdline([word])
-        is_open = not quoted.startswith('"') and re.search("[<>&|^]", quoted)
-        return f'"{quoted}"' if is_open else quoted
+        if quoted.startswith('"') or not re.search("[<>&|^]", quoted):
+            return quoted
+        return f'"{quoted}"'
     if can_show(word):
         return shlex.quote(word)
 
-    octets = word.encode("utf-8", "surrogateescape").decode("latin-1")
-    escaped = octets.encode("unicode_escape").decode().replace("'", "\\'")
+    # Between $' and ', bash reads escapes such as \xc3 as bytes.
+    text = word.encode("utf-8", "surrogateescape").decode("latin-1")
+    escaped = text.encode("unicode_escape").decode().replace("'", "\\'")
     return f"$'{escaped}'"
 
 
 def can_show(word: str) -> bool:
-    """Return whether the terminal shows a word as it is."""
+    """Return whether the terminal can show each character of a word."""
     try:
         word.encode(sys.stderr.encoding)
     except UnicodeEncodeError:
@@ -248,9 +260,10 @@ def can_show(word: str) -> bool:
 
 
 def main() -> None:
-    """Exit with all that is wrong; otherwise print what is worth a look."""
+    """Exit with all problems, or print remarks on answers that are only unusual."""
     if PROGRAM == "cruft" and ARGUMENTS[:1] != ["create"]:
-        return  # `cruft update` and `cruft diff` repeat answers that were checked before.
+        # `cruft update` and `cruft diff` repeat answers that were checked before.
+        return
 
     remarks = [*check_folder(), *check_answers()]
     if ANSWERS["check_azure"] == "online" and not any(r.is_wrong for r in remarks):
