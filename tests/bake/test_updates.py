@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from conftest import SDKS, TEMPLATE, TEMPLATE_PARTS, Bake, Project, committer
 
 PROJECT = "{{cookiecutter.project_slug}}"
 RUNTIME = f"{PROJECT}/{{{{cookiecutter.package_name}}}}/runtime"
+#: The last commit of version 1.0.0 in this repository.
+VERSION_1 = "de42653d35d6de561c227ddf473614fe00d1c055"
 
 
 def shell(folder: Path, *lines: str, code: int = 0) -> str:
@@ -52,17 +56,22 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def copy_template(folder: Path) -> None:
+    """Copy the parts of this repository that cookiecutter reads."""
+    for part in TEMPLATE_PARTS:
+        source = TEMPLATE / part
+        if source.is_dir():
+            hidden = shutil.ignore_patterns("__pycache__", ".*_cache")
+            shutil.copytree(source, folder / part, ignore=hidden)
+        else:
+            shutil.copy(source, folder / part)
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of this template; its tag `old` is the template as it is."""
     folder = tmp_path_factory.mktemp("template")
-    for part in TEMPLATE_PARTS:
-        source, copy = TEMPLATE / part, folder / part
-        if source.is_dir():
-            hidden = shutil.ignore_patterns("__pycache__", ".*_cache")
-            shutil.copytree(source, copy, ignore=hidden)
-        else:
-            shutil.copy(source, copy)
+    copy_template(folder)
     commit(folder, first=True)
     shell(folder, "git tag old")
 
@@ -311,3 +320,97 @@ def test_an_update_asks_nothing_of_the_answers_again(create: Create) -> None:
     assert "up to date" in shell(project.path, "cruft check")
     checked = project.python("-m", "up_to_date", "check")
     assert checked.code == 1 and "compute.name" in checked.out
+
+
+@pytest.fixture
+def template_since_version_1(tmp_path: Path) -> Path:
+    """A repository of this template with the tag 1.0.0 and, newer, the template as it is."""
+    archive = subprocess.run(
+        [
+            "git",
+            "archive",
+            VERSION_1,
+            "cookiecutter.json",
+            "hooks",
+            "templates",
+            PROJECT,
+        ],
+        cwd=TEMPLATE,
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode != 0:
+        pytest.skip(f"git has no commit {VERSION_1} here, as in a shallow clone")
+
+    folder = tmp_path / "template"
+    folder.mkdir()
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    commit(folder, first=True)
+    shell(folder, "git tag 1.0.0", "git rm -q -r .")
+    copy_template(folder)
+    commit(folder)
+    return folder
+
+
+FEATURE = """    length, depth = pl.col("Culmen Length (mm)"), pl.col("Culmen Depth (mm)")
+    return table.with_columns(bill_shape=length / depth)
+"""
+#: Changes of a user, by file: a text of version 1.0.0, and what the user writes in its place.
+CHANGES_OF_A_USER = {
+    "steps/prep/prep.py": ("    return table\n", FEATURE),
+    "steps/train/train.py": ("min_frequency=5,", "min_frequency=9,"),
+    "settings.yml": ("  seed: 42\n", "  seed: 43\n  share: 0.5\n"),
+    "penguins/settings.py": (
+        "    register: Annotated[str,",
+        "    share: float\n    register: Annotated[str,",
+    ),
+    "penguins/pipelines.py": (":20260715.v1", ":20260801.v1"),
+}
+
+
+def test_a_project_of_version_1_is_updated_as_the_changelog_says(
+    template_since_version_1: Path, tmp_path: Path
+) -> None:
+    create = f"cruft create {template_since_version_1} -y --checkout 1.0.0"
+    shell(tmp_path, create)
+    project = Project(tmp_path / "penguins", "penguins")
+    commit(project.path, first=True)
+    for file, (old, new) in CHANGES_OF_A_USER.items():
+        edit(project.path / file, old, new)
+    commit(project.path)
+
+    shell(project.path, "cruft update -y")
+    assert not list(project.path.rglob("*.rej"))
+    status = shell(project.path, "git status --porcelain").splitlines()
+    conflicts = {line.split()[1] for line in status if line.startswith("UU")}
+    entry = find_changelog_entry("marks conflicts")
+    first_sentence = entry.partition(". ")[0]
+    assert {Path(file).name for file in conflicts} == {
+        name for name in re.findall("`([^`]+)`", first_sentence) if "." in name
+    }
+
+    keep_own = "git checkout --ours settings.yml"
+    take_new = "git checkout --theirs FILE"
+    assert f"`{keep_own}`" in entry and f"`{take_new}`" in entry
+    shell(project.path, keep_own)
+    for file in ("penguins/settings.py", "penguins/pipelines.py"):
+        shell(project.path, take_new.replace("FILE", file))
+        edit(project.path / file, *CHANGES_OF_A_USER[file])
+    commit(project.path)
+
+    assert "up to date" in shell(project.path, "cruft check")
+    for file, (_, new) in CHANGES_OF_A_USER.items():
+        assert new in (project.path / file).read_text(encoding="utf-8")
+    assert project.python("-m", "penguins", "check").code == 0
+    training = project.run("training", "--set", "max_iterations=5")
+    assert training.code == 0, training.err
+    report = Path(training.json["steps"][0]["outputs"]["data_report"], "report.json")
+    assert "bill_shape" in json.loads(report.read_text(encoding="utf-8"))["columns"]
+
+
+def find_changelog_entry(text: str) -> str:
+    """Return the line of CHANGELOG.md that holds a text, which must be there once."""
+    changelog = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    (entry,) = [line for line in changelog.splitlines() if text in line]
+    return entry
