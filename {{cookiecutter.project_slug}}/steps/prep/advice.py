@@ -26,6 +26,7 @@ from text_values import (
     TextFormat,
     null_if_empty,
     null_if_missing,
+    list_usual_readings,
     parse_text,
 )
 
@@ -177,8 +178,8 @@ def _find_odd_values(
 def _is_quantity(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     """Return whether text reads as a number, a boolean, a date or a timestamp."""
     return pl.any_horizontal(
-        parse_text(text, dtype, text_format).is_not_null()
-        for dtype in (NUMBER, BOOLEAN, DATE, TIMESTAMP)
+        parse_text(text, reading, text_format).is_not_null()
+        for reading in list_usual_readings(text_format)
     )
 
 

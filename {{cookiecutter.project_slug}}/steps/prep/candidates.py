@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from sources import FILE
+from sources import FILE, NUMBER
+from text_values import Reading
 
 SAMPLED_ROWS = 30  # of each file, which rule most candidates out
 VALUES_AT_A_TIME = 2_000_000
@@ -19,13 +20,13 @@ VALUES_AT_A_TIME = 2_000_000
 
 @dataclass
 class Candidate:
-    """A column of a CSV file read as one type.
+    """A column of a CSV file in one reading.
 
-    The column is of that type if every value that is `filled` can be read, and none of
+    The reading holds the column if every value that is `filled` can be read, and none of
     the `values` is odd. `filled_or_word` also counts the spellings of a missing value.
     """
 
-    type: pl.DataType
+    reading: Reading
     values: pl.Expr
     filled: pl.Expr
     filled_or_word: pl.Expr
@@ -38,18 +39,43 @@ class Candidate:
             return self.values
         return pl.when(~self.is_odd(self.values)).then(self.values)
 
+    @property
+    def finite(self) -> pl.Expr:
+        """Return the numbers that are not infinite. All values of other types count."""
+        if self.reading.dtype != NUMBER:
+            return pl.lit(1)
+        return pl.when(self.values.is_finite()).then(self.values)
+
 
 # Makes a candidate of the text of a column, and of this text without blanks around it.
 CandidateBuilder = Callable[[pl.Expr, pl.Expr], Candidate]
 
 
+@dataclass(frozen=True, eq=False)
+class ColumnBuilders:
+    """The candidates of columns of one kind.
+
+    `usual` are tried for every column, the narrowest first and text last. For a column
+    that none of these holds but text, `find_by_value` returns a further one, or None, by
+    its first value: of the text without blanks, where `null_if_missing` is not null.
+    """
+
+    usual: Sequence[CandidateBuilder]
+    null_if_missing: Callable[[pl.Expr], pl.Expr] | None = None
+    find_by_value: Callable[[str], CandidateBuilder | None] | None = None
+
+
 @dataclass(frozen=True)
 class CandidateCounts:
-    """How many values of a candidate fit its type, of how many that are filled."""
+    """How many values of a candidate fit its type, of how many that are filled.
+
+    `finite` counts the numbers among the fitting values, without infinities.
+    """
 
     fitting: int
     filled: int
     filled_or_word: int
+    finite: int = 0
 
     @property
     def all_fit(self) -> bool:
@@ -66,12 +92,12 @@ class Fit:
 
 
 def find_fits(
-    texts: pl.DataFrame, builders: Sequence[Sequence[CandidateBuilder]]
+    texts: pl.DataFrame, builders: Sequence[ColumnBuilders]
 ) -> dict[int, list[list[Fit]]]:
     """Return for each file the candidates that hold all values, for each of its columns.
 
     `texts` has the column FILE and the columns "0", "1" and so on of text. `builders` are
-    the candidates of these columns, the narrowest first. Columns of one kind share them.
+    the candidates of these columns. Columns of one kind share them.
     """
     width = len(builders)
     files = texts[FILE].unique(maintain_order=True).to_list()
@@ -87,7 +113,7 @@ def find_fits(
 
 
 def _divide_columns(
-    builders: Sequence[Sequence[CandidateBuilder]], rows: int
+    builders: Sequence[ColumnBuilders], rows: int
 ) -> Iterator[list[int]]:
     """Yield the positions of columns that share their candidates, a few at a time."""
     positions_by_kind: dict[int, list[int]] = {}
@@ -123,12 +149,12 @@ def _stack_columns(
 
 
 def _find_group_fits(
-    values: pl.DataFrame, builders: Sequence[CandidateBuilder]
+    values: pl.DataFrame, builders: ColumnBuilders
 ) -> Iterator[tuple[int, list[Fit]]]:
     """Yield each group of values with the candidates that hold all of them."""
     sample = values.filter(pl.col("row") < SAMPLED_ROWS)
     fits: dict[int, list[Fit]] = {}
-    for build in builders:
+    for build in builders.usual:
         counts_by_group = _count_groups(sample, build)
         if len(sample) < len(values):
             plausible = [
@@ -139,7 +165,40 @@ def _find_group_fits(
         for group, counts in counts_by_group.items():
             if counts.all_fit:
                 fits.setdefault(group, []).append(Fit(build, counts))
+    for group, fit in _find_fits_by_value(values, builders, fits):
+        # Text, which holds every value, stays the last one.
+        fits[group].insert(-1, fit)
     yield from fits.items()
+
+
+def _find_fits_by_value(
+    values: pl.DataFrame, builders: ColumnBuilders, fits: dict[int, list[Fit]]
+) -> Iterator[tuple[int, Fit]]:
+    """Yield a further candidate that holds all values of a group, for some groups.
+
+    It is found by the first value. All values decide whether it holds them.
+    """
+    if builders.find_by_value is None or builders.null_if_missing is None:
+        return
+    only_text_fits = [
+        group for group, group_fits in fits.items() if len(group_fits) == 1
+    ]
+    first_values = (
+        values.filter(pl.col("group").is_in(only_text_fits))
+        .select("group", value=builders.null_if_missing(pl.col("stripped")))
+        .drop_nulls("value")
+        .unique("group", keep="first")
+    )
+    groups_by_builder: dict[CandidateBuilder, list[int]] = {}
+    for group, value in first_values.iter_rows():
+        build = builders.find_by_value(value)
+        if build is not None:
+            groups_by_builder.setdefault(build, []).append(group)
+    for build, groups in groups_by_builder.items():
+        rows = values.filter(pl.col("group").is_in(groups))
+        for group, counts in _count_groups(rows, build).items():
+            if counts.all_fit:
+                yield group, Fit(build, counts)
 
 
 def _count_groups(
@@ -154,6 +213,7 @@ def _count_groups(
             fitting=candidate.fitting.is_not_null(),
             filled=candidate.filled.is_not_null(),
             filled_or_word=candidate.filled_or_word.is_not_null(),
+            finite=candidate.finite.is_not_null(),
         )
         .group_by("group")
         .agg(pl.all().sum())

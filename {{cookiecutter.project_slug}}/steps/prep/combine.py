@@ -25,7 +25,6 @@ from sources import (
     Source,
     type_name,
 )
-from text_values import null_if_empty
 
 # Columns of the combined rows that are no data: each begins with a NUL, as no name does.
 MISFIT = "\0misfit"  # whether the row contradicts the types that were guessed
@@ -112,8 +111,11 @@ def _choose_type(
     Raises DataError if no type does.
     """
     first_files = _find_first_file_of_each_type(sources, name)
-    if name == roles.target and set(first_files) <= {TEXT}:
-        _keep_words_as_classes(sources, name)
+    if set(first_files) <= {TEXT}:
+        _keep_words_as_text(sources, name)
+        first_files = _find_first_file_of_each_type(sources, name)
+    if set(first_files) <= {NUMBER, TEXT} and name != roles.target:
+        _keep_infinities_as_text(sources, name)
         first_files = _find_first_file_of_each_type(sources, name)
     if not _can_hold(sources, name, first_files, roles):
         return None
@@ -142,13 +144,38 @@ def _find_first_file_of_each_type(
     return first_files
 
 
-def _keep_words_as_classes(sources: list[Source], target: str) -> None:
-    """Make words such as none classes in a CSV file whose target holds no other value."""
+def _keep_words_as_text(sources: list[Source], name: str) -> None:
+    """Make a column text in the CSV files in which its only values are words like NA.
+
+    They are values, not missing ones, in a target and by `data.not_missing`.
+    """
     for source in sources:
-        column = source.columns[target]
-        if column.type is None and column.missing_words and column.text is not None:
-            column.type = TEXT
-            column.values = null_if_empty(column.text)
+        column = source.columns.get(name)
+        if column and column.type is None and column.missing_words:
+            _read_as_text(column)
+
+
+def _keep_infinities_as_text(sources: list[Source], name: str) -> None:
+    """Make a column text if its only numbers, in all CSV files, are words like Inf."""
+    numbers = [
+        (source, source.columns[name])
+        for source in sources
+        if name in source.columns and source.columns[name].type == NUMBER
+    ]
+    for _, column in numbers:
+        if column.as_text is None:
+            return
+    for source, column in numbers:
+        # If only the first rows have been looked at, a later one may hold a number.
+        source.is_misfit = source.is_misfit | column.values.is_finite().fill_null(False)
+        _read_as_text(column)
+
+
+def _read_as_text(column: Column) -> None:
+    """Make a column of a CSV file text."""
+    if column.as_text is not None:
+        column.type = TEXT
+        column.values = column.as_text
 
 
 def _can_hold(

@@ -28,7 +28,7 @@ from sources import (
     Source,
     count_values,
 )
-from text_values import TextFormat, null_if_missing, parse_text
+from text_values import TextFormat, null_if_missing, parse_as_type
 
 SHOWN_MISFITS = 20
 SHOWN_CHARACTERS = 40  # of a value in a message
@@ -55,9 +55,9 @@ def find_csv_misfits(
             continue
         assert column.text is not None
         text = null_if_missing(column.text, text_format)
-        is_odd = parse_text(text, schema.type, text_format).is_null()
+        is_odd = parse_as_type(text, schema.type, text_format).is_null()
         if schema.type == INTEGER:
-            is_odd = parse_text(text, NUMBER, text_format).is_null()
+            is_odd = parse_as_type(text, NUMBER, text_format).is_null()
         filled = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
         filled = filled.drop_nulls("text")
         first = filled.filter("is_odd").head(1).collect(engine="streaming")
@@ -113,7 +113,7 @@ def _parse_parquet_text(
     column = source.columns[name]
     text = null_if_missing(column.values, text_format)
     readings = [
-        parse_text(text, type, text_format) for type in READABLE_TYPES[schema.type]
+        parse_as_type(text, type, text_format) for type in READABLE_TYPES[schema.type]
     ]
     filled, *counts = count_values(source.frame, [text, *readings])
     for type, values, count in zip(READABLE_TYPES[schema.type], readings, counts):
@@ -188,7 +188,7 @@ def _read_categories(
 ) -> pl.Series:
     """Return categories as values of a type, null where they do not read as one."""
     text = pl.col("text")
-    values = parse_text(text, type, text_format)
+    values = parse_as_type(text, type, text_format)
     if type in (INTEGER, NUMBER):
         # In a column of text, a code such as 007 is the number 7 in another program.
         values = pl.coalesce(values, text.cast(type, strict=False))

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 from sources import (
+    NUMBER,
     TEXT,
     TYPE_NAMES,
     ColumnRoles,
@@ -53,6 +54,8 @@ def describe_schema(
         column: dict[str, Any] = {"type": type_name(dtype)}
         if dtype == TEXT:
             column["words_are_missing"] = _is_in_csv(sources, name)
+        if dtype == NUMBER and _holds_times(sources, name):
+            column["holds_times"] = True
         columns[name] = column
     changed_settings = {
         name: value
@@ -78,6 +81,12 @@ def _is_in_csv(sources: list[Source], name: str) -> bool:
     return False
 
 
+def _holds_times(sources: list[Source], name: str) -> bool:
+    """Return whether a file has times of day in the column, which are seconds."""
+    columns = [source.columns.get(name) for source in sources]
+    return any(column is not None and column.holds_times for column in columns)
+
+
 def parse_schema(text: str) -> Schema:
     """Read the `schema.json` of a model.
 
@@ -96,6 +105,7 @@ def parse_schema(text: str) -> Schema:
             type=type_by_name[column["type"]],
             words_are_missing=column.get("words_are_missing", True),
             categories=column.get("categories"),
+            holds_times=column.get("holds_times", False),
             is_needed=name in features,
         )
         for name, column in schema["columns"].items()

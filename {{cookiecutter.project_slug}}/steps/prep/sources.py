@@ -49,12 +49,13 @@ class ColumnSchema:
 
     In a column of text, `words_are_missing` says whether words such as NA count as missing
     values. `categories` are the values of a column of text, or None if they are too many.
-    A model needs the columns that are features of it, others may be missing.
+    A column of numbers that `holds_times` is one of times of day, in seconds. A model needs the columns that are features of it, others may be missing.
     """
 
     type: pl.DataType
     words_are_missing: bool = True
     categories: Sequence[str] | None = None
+    holds_times: bool = False
     is_needed: bool = False
 
 
@@ -95,11 +96,16 @@ class Column:
     spells it, without blanks around it; it is None for Parquet files. `missing_words`
     counts the spellings of a missing value, such as NA, and `is_missing_word` tells
     for each row whether it holds one, if only the first rows have been counted so far.
+    Times of day are numbers, in seconds: then `holds_times` is True.
+    If the column may hold nothing but words, such as NA and Inf, `as_text` is the column
+    read as text.
     """
 
     type: pl.DataType | None
     values: pl.Expr
     text: pl.Expr | None = None
+    as_text: pl.Expr | None = None
+    holds_times: bool = False
     missing_words: int = 0
     is_missing_word: pl.Expr | None = None
 

@@ -8,25 +8,47 @@ from dataclasses import dataclass
 from itertools import product
 
 import polars as pl
-from sources import BOOLEAN, DATE, INTEGER, NUMBER, TIMESTAMP
+from date_formats import HOURS_MINUTES_SECONDS
+from sources import BOOLEAN, DATE, INTEGER, NUMBER, TEXT, TIMESTAMP, DataError
+
+SECONDS_PER_DAY = 86_400
+# The minus sign of mathematics, and dashes that are written in its place.
+TYPOGRAPHIC_MINUS = r"^[\u2212\u2012\u2013\uFE63\uFF0D]"
+# No date is older if its year has four digits, as it must have in the format %Y.
+FIRST_YEAR_OF_FOUR_DIGITS = 1000
+
+# The letters of strptime's directives for a year, a month, a day, and a time of day.
+YEAR_LETTERS = "YyGgDFxcs+"
+MONTH_LETTERS = "mbBhjUWVDFxcs+"
+DAY_LETTERS = "dejuwaADFxcs+"
+TIME_LETTERS = "HIklTRXrcs+"
 
 
-def _lower_and_upper(words: list[str]) -> list[str]:
+def _list_common_cases(words: list[str]) -> list[str]:
     """Return each word as it is, in lower case and in upper case."""
-    return sorted({form for w in words for form in (w, w.lower(), w.upper())})
+    spellings: set[str] = set()
+    for word in words:
+        spellings.update((word, word.lower(), word.upper()))
+    return sorted(spellings)
 
 
-def _in_any_case(word: str) -> list[str]:
+def _list_all_cases(word: str) -> list[str]:
     """Return a word in every mixture of lower and upper case."""
-    letters = [(letter, letter.upper()) for letter in word]
+    letters = [(letter.lower(), letter.upper()) for letter in word]
     return ["".join(spelling) for spelling in product(*letters)]
 
 
-MISSING_WORDS = _lower_and_upper(
-    ["", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NaN", "-NaN", "NULL", "None"]
-)
-TRUE_WORDS = _in_any_case("true")
-FALSE_WORDS = _in_any_case("false")
+# Whatever polars reads as the number NaN, and what C writes for it on Windows.
+NAN_WORDS = [
+    *(sign + nan for sign in ("", "+", "-") for nan in _list_all_cases("nan")),
+    *_list_common_cases(["1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "-nan(ind)"]),
+]
+MISSING_WORDS = [
+    *_list_common_cases(["", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NULL", "None"]),
+    *NAN_WORDS,
+]
+TRUE_WORDS = _list_all_cases("true")
+FALSE_WORDS = _list_all_cases("false")
 
 
 @dataclass(frozen=True)
@@ -35,16 +57,19 @@ class TextFormat:
 
     These are settings below `data` in settings.yml. `encoding` is tried for files that
     are not UTF-8. `units`, such as % or EUR, may stand before or behind a number.
-    `date_format` is a format of strptime, and ISO 8601 is always read, too. `missing`
-    are further spellings of a missing value.
+    `date_format` has formats of strptime, and ISO 8601 is always read, too. `missing`
+    are further spellings of a missing value, and `not_missing` are usual ones, such as
+    NA, that are values in columns of text.
     """
 
     encoding: str = ""
     decimal: str = "."
     thousands: str = ""
     units: tuple[str, ...] = ()
-    date_format: str = ""
+    negative: str = ""
+    date_format: str | tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    not_missing: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> TextFormat:
@@ -60,8 +85,38 @@ class TextFormat:
                 values[name] = tuple(value)
         return cls(**values)
 
+    @property
+    def date_formats(self) -> tuple[str, ...]:
+        """Return the formats of dates, of which settings.yml may hold one or several."""
+        if isinstance(self.date_format, str):
+            return (self.date_format,) if self.date_format else ()
+        return self.date_format
+
 
 USUAL_FORMAT = TextFormat()
+# How a negative number may be written, other than with a minus sign before it.
+PARENTHESES = "parentheses"
+TRAILING_MINUS = "trailing_minus"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the text of a column becomes values: the type, and how dates are written.
+
+    Dates and timestamps are in ISO 8601 or in the `date_format`. A number with a date
+    format is a time of day or a duration, in seconds. Other types have no date format.
+    """
+
+    dtype: pl.DataType
+    date_format: str = ""
+
+
+def is_time_of_day(reading: Reading) -> bool:
+    """Return whether a column is read as times of day or durations, in seconds."""
+    return reading.dtype == NUMBER and reading.date_format != ""
+
+
+ISO_READINGS = (Reading(DATE), Reading(TIMESTAMP))
 
 
 def null_if_empty(stripped: pl.Expr) -> pl.Expr:
@@ -69,26 +124,97 @@ def null_if_empty(stripped: pl.Expr) -> pl.Expr:
     return pl.when(stripped != "").then(stripped)
 
 
-def null_if_missing(stripped: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Return text, without blanks around it, as null where it spells a missing value."""
-    is_missing = stripped.is_in([*MISSING_WORDS, *text_format.missing])
+def null_if_nan(stripped: pl.Expr) -> pl.Expr:
+    """Return text, without blanks around it, as null where it is empty or spells NaN."""
+    return pl.when(~stripped.is_in(["", *NAN_WORDS])).then(stripped)
+
+
+def null_if_missing(
+    stripped: pl.Expr, text_format: TextFormat, *, in_text: bool = False
+) -> pl.Expr:
+    """Return text, without blanks around it, as null where it spells a missing value.
+
+    The words in `not_missing` of the format are values `in_text`, and missing elsewhere.
+    """
+    words = {*MISSING_WORDS, *text_format.missing}
+    if in_text:
+        words -= set(text_format.not_missing)
+    is_missing = stripped.is_in(sorted(words))
     return pl.when(~is_missing).then(stripped)
 
 
-def parse_text(text: pl.Expr, type: pl.DataType, text_format: TextFormat) -> pl.Expr:
+def parse_text(text: pl.Expr, reading: Reading, text_format: TextFormat) -> pl.Expr:
     """Return text as values of a type, null where it does not read as one."""
-    if type == INTEGER:
+    if reading.dtype == INTEGER:
         return _parse_integer(text, text_format)
-    if type == NUMBER:
+    if reading.dtype == NUMBER:
+        if reading.date_format:
+            return _parse_seconds(text, reading.date_format)
         return _parse_number(text, text_format)
-    if type == BOOLEAN:
+    if reading.dtype == BOOLEAN:
         is_boolean = text.is_in(TRUE_WORDS + FALSE_WORDS)
         return pl.when(is_boolean).then(text.is_in(TRUE_WORDS))
-    if type == DATE:
-        return _parse_date(text, text_format.date_format)
-    if type == TIMESTAMP:
-        return _parse_timestamp(text, text_format.date_format)
+    if reading.dtype == DATE:
+        return _parse_date(text, reading.date_format)
+    if reading.dtype == TIMESTAMP:
+        return _parse_timestamp(text, reading.date_format)
     return text
+
+
+def list_usual_readings(text_format: TextFormat) -> list[Reading]:
+    """Return the readings that a column may have by settings.yml, the narrowest first."""
+    readings = [Reading(INTEGER), Reading(NUMBER), Reading(BOOLEAN)]
+    for date_format in text_format.date_formats:
+        readings += list_date_readings(date_format)
+    return [*readings, *ISO_READINGS]
+
+
+def parse_as_type(
+    text: pl.Expr, dtype: pl.DataType, text_format: TextFormat
+) -> pl.Expr:
+    """Return text as values of a type, in any reading that settings.yml allows."""
+    if dtype == TEXT:
+        return text
+    return pl.coalesce(
+        parse_text(text, reading, text_format)
+        for reading in list_usual_readings(text_format)
+        if reading.dtype == dtype
+    )
+
+
+def list_date_readings(date_format: str) -> list[Reading]:
+    """Return what a column in this format may be: dates, timestamps, or seconds."""
+    if not has_directive(TIME_LETTERS, date_format):
+        return [Reading(DATE, date_format), Reading(TIMESTAMP, date_format)]
+    if not has_directive(YEAR_LETTERS, date_format):
+        return [Reading(NUMBER, date_format)]
+    return [Reading(TIMESTAMP, date_format)]
+
+
+def has_directive(letters: str, date_format: str) -> bool:
+    """Return whether a format of strptime has a directive with one of these letters."""
+    return re.search(f"%[^a-zA-Z%]*[{letters}]", date_format) is not None
+
+
+def check_date_formats(text_format: TextFormat) -> None:
+    """Raise DataError if a format in settings.yml can read no date and no time."""
+    for date_format in text_format.date_formats:
+        setting = f"data.date_format in settings.yml: '{date_format}'"
+        has_year = has_directive(YEAR_LETTERS, date_format)
+        has_month = has_directive(MONTH_LETTERS, date_format)
+        has_time = has_directive(TIME_LETTERS, date_format)
+        if has_year != has_month or not (has_year or has_time):
+            raise DataError(
+                f"{setting} needs a year and a month, such as '%d.%m.%Y', or the hour of"
+                " a time, such as '%H:%M'."
+            )
+        example = pl.lit("2026")
+        try:
+            for reading in list_date_readings(date_format):
+                pl.select(parse_text(example, reading, text_format))
+        except pl.exceptions.PolarsError as error:
+            first_line = str(error).partition("\n")[0]
+            raise DataError(f"{setting} is not a format: {first_line}") from None
 
 
 def _parse_integer(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
@@ -105,13 +231,25 @@ def _parse_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     return pl.when(~is_code).then(digits.cast(pl.Float64, strict=False))
 
 
+def _parse_seconds(text: pl.Expr, time_format: str) -> pl.Expr:
+    """Return times of day and durations as seconds, such as 3723.5 for 1:02:03.5."""
+    if time_format != HOURS_MINUTES_SECONDS:
+        time = text.str.to_time(time_format, strict=False)
+        return time.cast(pl.Int64) / 1e9
+    duration = r"^(?:(\d+) days?,? )?(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)$"
+    days, hours, minutes, seconds = (
+        text.str.extract(duration, group).cast(pl.Float64) for group in (1, 2, 3, 4)
+    )
+    return days.fill_null(0) * SECONDS_PER_DAY + hours * 3600 + minutes * 60 + seconds
+
+
 def _parse_date(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Return dates in ISO 8601 or in the given format, if that has no time of day."""
+    """Return dates in ISO 8601 or in the given format."""
     iso_date = text.str.to_date("%Y-%m-%d", strict=False)
-    has_time = re.search("%[^a-zA-Z]*[HIklMSTRXrcs]", date_format)
-    if not date_format or has_time:
+    if not date_format:
         return iso_date
-    return pl.coalesce(iso_date, text.str.to_date(date_format, strict=False))
+    date = _parse_formatted_date(text, date_format)
+    return date if _looks_like_iso(date_format) else pl.coalesce(date, iso_date)
 
 
 def _parse_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
@@ -125,17 +263,50 @@ def _parse_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
         "%Y-%m-%d %H:%M:%S%.f%#z", time_unit="us", strict=False
     ).dt.replace_time_zone(None)
     iso_date = text.str.to_date("%Y-%m-%d", strict=False).cast(TIMESTAMP)
-    readings = [naive, zoned, iso_date]
-    if date_format:
-        readings += [
-            text.str.to_datetime(date_format, time_unit="us", strict=False),
-            text.str.to_date(date_format, strict=False).cast(TIMESTAMP),
-        ]
-    return pl.coalesce(readings)
+    iso_readings = [naive, zoned, iso_date]
+    if not date_format:
+        return pl.coalesce(iso_readings)
+    timestamp = _parse_formatted_timestamp(text, date_format)
+    date = _parse_formatted_date(text, date_format).cast(TIMESTAMP)
+    if _looks_like_iso(date_format):
+        return pl.coalesce(timestamp, date)
+    return pl.coalesce(timestamp, date, *iso_readings)
+
+
+def _looks_like_iso(date_format: str) -> bool:
+    """Return whether ISO 8601 could be mistaken for this format, such as %Y-%d-%m."""
+    return date_format.startswith("%Y-%d")
+
+
+def _parse_formatted_date(text: pl.Expr, date_format: str) -> pl.Expr:
+    """Return dates in a format of strptime. A month without a day is its first one."""
+    if not has_directive(DAY_LETTERS, date_format):
+        text = text + "|01"
+        date_format += "|%d"
+    date = text.str.to_date(date_format, strict=False)
+    return _null_if_year_is_short(date, date_format)
+
+
+def _parse_formatted_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
+    """Return timestamps in a format of strptime, those with a zone in UTC."""
+    timestamp = text.str.to_datetime(date_format, time_unit="us", strict=False)
+    if has_directive("zZ", date_format):
+        timestamp = timestamp.dt.replace_time_zone(None)
+    return _null_if_year_is_short(timestamp, date_format)
+
+
+def _null_if_year_is_short(values: pl.Expr, date_format: str) -> pl.Expr:
+    """Return null in place of the year 26, as polars reads 31.01.26 by %d.%m.%Y."""
+    if not has_directive("Y", date_format):
+        return values
+    return pl.when(values.dt.year() >= FIRST_YEAR_OF_FOUR_DIGITS).then(values)
 
 
 def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     """Return numbers spelled as in Python: without units and thousands, with a point."""
+    text = text.str.replace(TYPOGRAPHIC_MINUS, "-")
+    if text_format.negative:
+        text = _move_minus_to_front(text, text_format.negative)
     if text_format.units:
         unit = "|".join(re.escape(unit) for unit in text_format.units)
         text = text.str.replace(rf"\s*(?:{unit})$", "")
@@ -150,15 +321,30 @@ def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     return text
 
 
+def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
+    """Return negative numbers with a minus sign before them: (1.50) or 1.50- as -1.50."""
+    if negative == PARENTHESES:
+        # A unit may stand before the parentheses or inside.
+        return text.str.replace(r"^([^()]*)\(([^()]*)\)$", "-${1}${2}")
+    return text.str.replace(r"^([^+-].*?)\s*-$", "-${1}")
+
+
 def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Return text without its thousands separators, if they stand at every third digit."""
+    """Return text without its thousands separators, if they stand at every third digit.
+
+    In Indian numbers they stand at every second digit, but for the last three.
+    """
     separator = text_format.thousands
     if separator == " ":
         # French numbers use a no-break space, a narrow one, or a thin one.
         text = text.str.replace_all(r"\p{Zs}", " ")
-    first_group = r"\d{1,3}"
-    group = re.escape(separator) + r"\d{3}"
+    if separator == "'":
+        # Swiss numbers use an apostrophe, straight or curly.
+        text = text.str.replace_all("\u2019", "'", literal=True)
+    mark = re.escape(separator)
+    western = rf"\d{{1,3}}(?:{mark}\d{{3}})+"
+    indian = rf"\d{{1,2}}(?:{mark}\d{{2}})+{mark}\d{{3}}"
     fraction = re.escape(text_format.decimal) + r"\d*"
-    is_grouped = text.str.contains(rf"^[+-]?{first_group}({group})+({fraction})?$")
+    is_grouped = text.str.contains(rf"^[+-]?(?:{western}|{indian})(?:{fraction})?$")
     without = text.str.replace_all(separator, "", literal=True)
     return pl.when(is_grouped).then(without).otherwise(text)

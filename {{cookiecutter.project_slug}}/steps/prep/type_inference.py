@@ -8,18 +8,21 @@ checked instead: it is a misfit if it contradicts a type.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import polars as pl
 from candidates import (
     Candidate,
     CandidateBuilder,
     CandidateCounts,
+    ColumnBuilders,
     Fit,
     find_fits,
 )
 from csv_dialect import CsvFile
+from date_formats import find_certain_format
 from sources import (
     BOOLEAN,
     DATE,
@@ -37,15 +40,22 @@ from sources import (
 )
 from text_values import (
     MISSING_WORDS,
+    Reading,
     TextFormat,
+    is_time_of_day,
+    list_date_readings,
+    list_usual_readings,
     null_if_empty,
     null_if_missing,
+    null_if_nan,
     parse_text,
 )
 
 # The types of a file are guessed from so many values, of at least so many rows.
 FIRST_VALUES = 4_000_000
 FEWEST_FIRST_ROWS = 100
+ISO_DATE = "%Y-%m-%d"
+DOTTED_DATE = "%Y.%m.%d"
 # polars reads these many times as fast as a fraction of any length, %.f.
 ISO_TIMESTAMPS = (
     "%Y-%m-%d %H:%M:%S",
@@ -60,17 +70,46 @@ class ColumnKind:
     """What decides which types a column may have.
 
     Words such as NA and none are values of some columns, and missing values of others.
-    `types` are tried in their order, before text.
+    In a target, they are classes, but NaN is missing. `types` are tried in their order,
+    before text. Times of day are numbers if `times_are_numbers`.
     """
 
     is_ignored: bool = False
     is_key: bool = False
+    is_target: bool = False
     words_are_values: bool = False
     types: tuple[pl.DataType, ...] = (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP)
+    times_are_numbers: bool = True
+
+    def allows(self, reading: Reading) -> bool:
+        """Return whether columns of this kind may be read so."""
+        if is_time_of_day(reading) and not self.times_are_numbers:
+            return False
+        return reading.dtype in self.types
+
+    def select_text(self, stripped: pl.Expr, text_format: TextFormat) -> pl.Expr:
+        """Return the values of a column of text, and null for its missing values."""
+        if self.words_are_values:
+            return null_if_empty(stripped)
+        if self.is_target:
+            return null_if_nan(stripped)
+        return null_if_missing(stripped, text_format, in_text=True)
+
+    def select_filled(
+        self, stripped: pl.Expr, not_missing: pl.Expr, text_format: TextFormat
+    ) -> pl.Expr:
+        """Return the values that a column of text would have, given those of another.
+
+        It is the same expression, which polars computes once, unless words make a
+        difference.
+        """
+        if self.is_target or self.words_are_values or text_format.not_missing:
+            return self.select_text(stripped, text_format)
+        return not_missing
 
 
 def find_kind(name: str, roles: ColumnRoles) -> ColumnKind:
-    """Return the kind of a column. In a target that is text, words are classes.
+    """Return the kind of a column, by its name in settings.yml.
 
     A column of a model's schema has only the types that can be read as the schema's.
     """
@@ -79,11 +118,12 @@ def find_kind(name: str, roles: ColumnRoles) -> ColumnKind:
         return ColumnKind(
             words_are_values=not schema.words_are_missing,
             types=READABLE_TYPES[schema.type],
+            times_are_numbers=schema.holds_times,
         )
     return ColumnKind(
         is_ignored=not roles.is_read(name),
         is_key=name in roles.keys,
-        words_are_values=name == roles.target,
+        is_target=name == roles.target,
     )
 
 
@@ -115,9 +155,14 @@ def infer_csv_columns(
         }
         chosen = [column_fits[0] for column_fits in fits]
     else:
+        fits = _complete_fits_of_empty_columns(
+            fits, frame, file.header, stripped, text_format, roles
+        )
         chosen = _choose_fits(fits, frame, stripped)
 
-    columns, candidates = build_columns(file.header, chosen, stripped)
+    columns, candidates = build_columns(
+        file.header, chosen, stripped, text_format, roles
+    )
     source = Source(file.name, frame, columns)
     if trust_first_rows:
         _check_all_rows(source, candidates)
@@ -140,13 +185,19 @@ def find_first_fits(
     if first_rows.is_empty():
         # Every candidate holds a column without rows.
         no_values = CandidateCounts(0, 0, 0)
-        return [[Fit(build, no_values) for build in column] for column in builders]
+        return [
+            [Fit(build, no_values) for build in column.usual] for column in builders
+        ]
     texts = first_rows.select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
     return find_fits(texts, builders)[0]
 
 
 def build_columns(
-    header: list[str], fits: list[Fit], stripped: dict[str, pl.Expr]
+    header: list[str],
+    fits: list[Fit],
+    stripped: dict[str, pl.Expr],
+    text_format: TextFormat,
+    roles: ColumnRoles,
 ) -> tuple[dict[str, Column], list[Candidate]]:
     """Return the columns of a file by their names, and the candidates that they are.
 
@@ -159,12 +210,18 @@ def build_columns(
         fit = fits[index]
         candidate = fit.build(pl.col(position), text)
         candidates.append(candidate)
-        columns[header[index] or nameless(index)] = Column(
-            type=candidate.type if fit.counts.filled else None,
+        name = header[index]
+        column = Column(
+            type=candidate.reading.dtype if fit.counts.filled else None,
             values=candidate.fitting,
             text=text,
+            holds_times=is_time_of_day(candidate.reading),
             missing_words=fit.counts.filled_or_word - fit.counts.filled,
         )
+        if not fit.counts.finite:
+            # The column may hold nothing but words: none, NA, or Inf.
+            column.as_text = find_kind(name, roles).select_text(text, text_format)
+        columns[name or nameless(index)] = column
     return columns, candidates
 
 
@@ -175,9 +232,9 @@ def nameless(position: int) -> str:
 
 def list_builders(
     header: list[str], text_format: TextFormat, roles: ColumnRoles
-) -> list[list[CandidateBuilder]]:
-    """Return the types that each column may have; columns of a kind share their list."""
-    builders_by_kind: dict[ColumnKind, list[CandidateBuilder]] = {}
+) -> list[ColumnBuilders]:
+    """Return the readings that each column may have; columns of a kind share theirs."""
+    builders_by_kind: dict[ColumnKind, ColumnBuilders] = {}
     builders = []
     for name in header:
         kind = find_kind(name, roles)
@@ -187,30 +244,44 @@ def list_builders(
     return builders
 
 
-def _list_builders_of_kind(
-    kind: ColumnKind, text_format: TextFormat
-) -> list[CandidateBuilder]:
-    """Return the types that a column may have, the narrowest first and text last.
+def _list_builders_of_kind(kind: ColumnKind, text_format: TextFormat) -> ColumnBuilders:
+    """Return the readings that a column may have, the narrowest first and text last.
 
     A key is its text, blanks included, unless all of its values are plain integers.
     """
     if kind.is_ignored:
-        return [_build_ignored]
+        return ColumnBuilders([_build_ignored])
     if kind.is_key:
-        return [_build_integer_key, _build_text_key]
-    builders: list[CandidateBuilder] = []
-    for type in kind.types:
-        builders += _list_fast_builders(type, text_format)
+        return ColumnBuilders([_build_integer_key, _build_text_key])
+    usual_readings = [
+        reading
+        for dtype in kind.types
+        for reading in list_usual_readings(text_format)
+        if reading.dtype == dtype and kind.allows(reading)
+    ]
+    builders: list[CandidateBuilder] = [
+        partial(_build_as_written, reading=reading, kind=kind, text_format=text_format)
+        for reading in usual_readings
+        if looks_like_number(reading.date_format)
+    ]
+    for reading in usual_readings:
+        builders += _list_fast_builders(reading, kind, text_format)
         builders.append(
-            partial(_build_typed, type=type, kind=kind, text_format=text_format)
+            partial(_build_typed, reading=reading, kind=kind, text_format=text_format)
         )
     builders.append(partial(_build_text, kind=kind, text_format=text_format))
-    return builders
+    return ColumnBuilders(
+        usual=builders,
+        null_if_missing=partial(null_if_missing, text_format=text_format),
+        find_by_value=partial(
+            _find_certain_builder, kind=kind, text_format=text_format
+        ),
+    )
 
 
 def _build_ignored(text: pl.Expr, stripped: pl.Expr) -> Candidate:
     """Return a column that is not looked at as the text that it is."""
-    return Candidate(TEXT, text, text, text)
+    return Candidate(Reading(TEXT), text, text, text)
 
 
 def _build_integer_key(text: pl.Expr, stripped: pl.Expr) -> Candidate:
@@ -218,65 +289,154 @@ def _build_integer_key(text: pl.Expr, stripped: pl.Expr) -> Candidate:
     written = pl.when(text != "").then(text)
     is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
     integers = pl.when(is_integer).then(text.cast(pl.Int64, strict=False))
-    return Candidate(INTEGER, integers, written, written)
+    return Candidate(Reading(INTEGER), integers, written, written)
 
 
 def _build_text_key(text: pl.Expr, stripped: pl.Expr) -> Candidate:
     """Return a key as its text, blanks included."""
     written = pl.when(text != "").then(text)
-    return Candidate(TEXT, written, written, written)
+    return Candidate(Reading(TEXT), written, written, written)
 
 
 def _build_typed(
     text: pl.Expr,
     stripped: pl.Expr,
     *,
-    type: pl.DataType,
+    reading: Reading,
     kind: ColumnKind,
     text_format: TextFormat,
 ) -> Candidate:
     """Return a column read as a type other than text, in all the spellings that it has."""
     not_missing = null_if_missing(stripped, text_format)
-    values = parse_text(not_missing, type, text_format)
-    as_text = null_if_empty(stripped) if kind.words_are_values else not_missing
-    return Candidate(type, values, not_missing, as_text)
+    values = parse_text(not_missing, reading, text_format)
+    filled_or_word = kind.select_filled(stripped, not_missing, text_format)
+    return Candidate(reading, values, not_missing, filled_or_word)
 
 
 def _build_text(
     text: pl.Expr, stripped: pl.Expr, *, kind: ColumnKind, text_format: TextFormat
 ) -> Candidate:
     """Return a column as text without blanks around it."""
-    not_empty = null_if_empty(stripped)
-    if kind.words_are_values:
-        return Candidate(TEXT, not_empty, not_empty, not_empty)
-    not_missing = null_if_missing(stripped, text_format)
-    return Candidate(TEXT, not_missing, not_missing, not_empty)
+    as_text = kind.select_text(stripped, text_format)
+    return Candidate(Reading(TEXT), as_text, as_text, null_if_empty(stripped))
+
+
+def looks_like_number(date_format: str) -> bool:
+    """Return whether dates in this format, such as %Y%m%d, look like numbers."""
+    signs = re.sub("%[a-zA-Z]", "", date_format)
+    return date_format != "" and signs in ("", ".")
+
+
+def _build_as_written(
+    text: pl.Expr,
+    stripped: pl.Expr,
+    *,
+    reading: Reading,
+    kind: ColumnKind,
+    text_format: TextFormat,
+) -> Candidate:
+    """Return a column of dates that look like numbers, which a format writes just so.
+
+    polars reads more values by a format than the format would write.
+    """
+    candidate = _build_typed(
+        text, stripped, reading=reading, kind=kind, text_format=text_format
+    )
+    not_missing = candidate.filled
+    if reading.dtype == NUMBER:
+        dates = not_missing.str.to_time(reading.date_format, strict=False)
+    else:
+        dates = candidate.values
+    is_as_written = dates.dt.strftime(reading.date_format) == not_missing
+    candidate.values = pl.when(is_as_written).then(candidate.values)
+    return candidate
+
+
+def _find_certain_builder(
+    value: str, *, kind: ColumnKind, text_format: TextFormat
+) -> CandidateBuilder | None:
+    """Return the only reading that a value such as 31-Jan-2026 can have, or None."""
+    date_format = find_certain_format(value)
+    if date_format is None or date_format == ISO_DATE:
+        return None
+    reading = list_date_readings(date_format)[0]
+    if not kind.allows(reading):
+        return None
+    return _build_formatted(reading, kind, text_format)
+
+
+@cache
+def _build_formatted(
+    reading: Reading, kind: ColumnKind, text_format: TextFormat
+) -> CandidateBuilder:
+    """Return the builder of a column whose dates or times are written in one format.
+
+    Equal readings have the same builder, so that their columns are counted together.
+    """
+    build = partial(_build_typed, reading=reading, kind=kind, text_format=text_format)
+    if reading.date_format == DOTTED_DATE:
+        # The version of a program, such as 2026.1.5, is shorter.
+        return partial(_build_of_ten_letters, build=build)
+    return build
+
+
+def _build_of_ten_letters(
+    text: pl.Expr, stripped: pl.Expr, *, build: CandidateBuilder
+) -> Candidate:
+    """Return a column of which only values of ten letters can be read."""
+    candidate = build(text, stripped)
+    has_ten_letters = stripped.str.len_bytes() == 10
+    candidate.values = pl.when(has_ten_letters).then(candidate.values)
+    return candidate
 
 
 def _list_fast_builders(
-    type: pl.DataType, text_format: TextFormat
+    reading: Reading, kind: ColumnKind, text_format: TextFormat
 ) -> list[CandidateBuilder]:
-    """Return quicker readings of text that holds neither blanks nor missing words."""
-    if text_format.missing:
+    """Return quicker readings, most of them of text without blanks and missing words."""
+    if text_format.missing or reading.date_format:
         return []
-    if type in (INTEGER, NUMBER):
+    if reading.dtype in (INTEGER, NUMBER):
         if text_format.decimal != "." or text_format.thousands:
             return []
-        return [partial(_build_plain_number, type=type)]
-    if type == TIMESTAMP:
+        return [
+            partial(_build_plain_number, reading=reading),
+            partial(
+                _build_plain_number_or_word,
+                reading=reading,
+                kind=kind,
+                text_format=text_format,
+            ),
+        ]
+    if reading.dtype == TIMESTAMP:
         return [
             partial(_build_timestamp, time_format=time_format)
             for time_format in ISO_TIMESTAMPS
         ]
-    return [partial(_build_plain, type=type, text_format=text_format)]
+    return [partial(_build_plain, reading=reading, text_format=text_format)]
 
 
 def _build_plain_number(
-    text: pl.Expr, stripped: pl.Expr, *, type: pl.DataType
+    text: pl.Expr, stripped: pl.Expr, *, reading: Reading
 ) -> Candidate:
     """Return a column of numbers in the usual spelling."""
-    values = text.cast(type, strict=False)
-    return Candidate(type, values, text, text, partial(_is_odd_number, text))
+    values = text.cast(reading.dtype, strict=False)
+    return Candidate(reading, values, text, text, partial(_is_odd_number, text))
+
+
+def _build_plain_number_or_word(
+    text: pl.Expr,
+    stripped: pl.Expr,
+    *,
+    reading: Reading,
+    kind: ColumnKind,
+    text_format: TextFormat,
+) -> Candidate:
+    """Return a column of numbers in the usual spelling, and words such as NA."""
+    not_missing = null_if_missing(stripped, text_format)
+    candidate = _build_plain_number(not_missing, stripped, reading=reading)
+    candidate.filled_or_word = kind.select_filled(stripped, not_missing, text_format)
+    return candidate
 
 
 def _build_timestamp(
@@ -290,14 +450,14 @@ def _build_timestamp(
         strict=False,
         cache=False,
     )
-    return Candidate(TIMESTAMP, values, text, text)
+    return Candidate(Reading(TIMESTAMP), values, text, text)
 
 
 def _build_plain(
-    text: pl.Expr, stripped: pl.Expr, *, type: pl.DataType, text_format: TextFormat
+    text: pl.Expr, stripped: pl.Expr, *, reading: Reading, text_format: TextFormat
 ) -> Candidate:
     """Return a column of booleans or dates that has a value in each row."""
-    return Candidate(type, parse_text(text, type, text_format), text, text)
+    return Candidate(reading, parse_text(text, reading, text_format), text, text)
 
 
 def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
@@ -311,6 +471,38 @@ def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
     # NaN is between nothing, so it is not usual either.
     is_usual = number.is_between(-(10**18), 10**18, closed="none")
     return (text < "-") | is_code | is_negative_code | ~is_usual
+
+
+def _complete_fits_of_empty_columns(
+    fits: list[list[Fit]],
+    frame: pl.LazyFrame,
+    header: list[str],
+    stripped: dict[str, pl.Expr],
+    text_format: TextFormat,
+    roles: ColumnRoles,
+) -> list[list[Fit]]:
+    """Add candidates by the first value of columns that have none in the first rows."""
+    builders = list_builders(header, text_format, roles)
+    empty = [
+        i
+        for i, column in enumerate(builders)
+        if column.find_by_value and len(fits[i]) == len(column.usual)
+    ]
+    if not empty:
+        return fits
+    texts = list(stripped.values())
+    first_values = frame.select(
+        null_if_missing(texts[i], text_format).drop_nulls().first().alias(str(i))
+        for i in empty
+    )
+    completed = list(fits)
+    for i, value in zip(empty, first_values.collect(engine="streaming").row(0)):
+        find_by_value = builders[i].find_by_value
+        build = find_by_value(value) if find_by_value and value else None
+        if build is not None:
+            *others, text = fits[i]
+            completed[i] = [*others, Fit(build, CandidateCounts(0, 0, 0)), text]
+    return completed
 
 
 def _choose_fits(
@@ -338,17 +530,16 @@ def _choose_fits(
 
 def _count(candidates: list[Candidate], rows: pl.LazyFrame) -> list[CandidateCounts]:
     """Count the values of each candidate, all in one pass over the rows."""
-    fitting = [candidate.fitting for candidate in candidates]
-    filled = [candidate.filled for candidate in candidates]
-    filled_or_word = [candidate.filled_or_word for candidate in candidates]
-    counts = count_values(rows, [*fitting, *filled, *filled_or_word])
-    size = len(candidates)
-    return [
-        CandidateCounts(*of_candidate)
-        for of_candidate in zip(
-            counts[:size], counts[size : 2 * size], counts[2 * size :]
-        )
-    ]
+    expressions: list[pl.Expr] = []
+    for candidate in candidates:
+        expressions += [
+            candidate.fitting,
+            candidate.filled,
+            candidate.filled_or_word,
+            candidate.finite,
+        ]
+    counts = count_values(rows, expressions)
+    return [CandidateCounts(*counts[i : i + 4]) for i in range(0, len(counts), 4)]
 
 
 def _check_all_rows(source: Source, candidates: list[Candidate]) -> None:
