@@ -218,7 +218,7 @@ def build_columns(
             holds_times=is_time_of_day(candidate.reading),
             missing_words=fit.counts.filled_or_word - fit.counts.filled,
         )
-        if not fit.counts.finite:
+        if not fit.counts.finite or column.type is None:
             # The column may hold nothing but words: none, NA, or Inf.
             column.as_text = find_kind(name, roles).select_text(text, text_format)
         columns[name or nameless(index)] = column
