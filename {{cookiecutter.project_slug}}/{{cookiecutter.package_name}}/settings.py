@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from .runtime import rules
 from .runtime.project import Project
@@ -31,6 +31,7 @@ from .runtime.settings_models import (
 
 DecimalMark = Annotated[str, Follows(one_of(".", ","))]
 ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
+NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus"))]
 Fraction = Annotated[float, Follows(Rule("above 0, below 1", lambda f: 0 < f < 1))]
 Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETER)]
 
@@ -70,15 +71,24 @@ class Tables(Section):
         return columns
 
 
+def _replace_text_by_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+DateFormats = Annotated[list[Text], BeforeValidator(_replace_text_by_list)]
+
+
 class TextFormat(Section):
     """How the text in CSV files is written. Settings without a value use the default."""
 
     encoding: Text | None = None
     decimal: DecimalMark | None = None
     thousands: ThousandsMark | None = None
+    negative: NegativeNumbers | None = None
     units: list[Text] | None = None
-    date_format: Text | None = None
+    date_format: DateFormats | None = None
     missing: list[Text] | None = None
+    not_missing: list[Text] | None = None
 
     @field_validator("thousands")
     @classmethod

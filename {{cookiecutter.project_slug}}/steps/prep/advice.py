@@ -10,12 +10,8 @@ from itertools import islice
 import polars as pl
 from csv_dialect import CsvFile
 from sources import (
-    BOOLEAN,
-    DATE,
     FIRST_ROWS,
-    NUMBER,
     TEXT,
-    TIMESTAMP,
     Column,
     ColumnRoles,
     Source,
@@ -24,9 +20,9 @@ from sources import (
 from text_values import (
     MISSING_WORDS,
     TextFormat,
+    list_usual_readings,
     null_if_empty,
     null_if_missing,
-    list_usual_readings,
     parse_text,
 )
 
@@ -236,9 +232,10 @@ def note_missing_words(
     their own, they are text.
     """
     for name, dtype in types.items():
-        # The words of a key, or of a target that is text, are always values.
-        if name in roles.keys or (name == roles.target and dtype == TEXT):
+        # The words of a key are always values.
+        if name in roles.keys:
             continue
+        is_text_target = name == roles.target and dtype == TEXT
         in_csv: list[tuple[Source, Column]] = []
         in_parquet: list[tuple[Source, Column]] = []
         for source in sources:
@@ -248,7 +245,7 @@ def note_missing_words(
             # Only the columns of CSV files have a text.
             if column.text is not None:
                 in_csv.append((source, column))
-            else:
+            elif not is_text_target:
                 in_parquet.append((source, column))
         if in_csv:
             _add_note_on_words(name, in_csv, is_csv=True)
@@ -273,7 +270,13 @@ def _add_note_on_words(
         file_names += f" and {other_files} more files"
     count = sum(column.missing_words for _, column in columns_with_words)
     rows = "1 row" if count == 1 else f"{count} rows"
-    if is_csv:
+    if is_csv and column.type == TEXT:
+        source.notes.append(
+            f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
+            f" ({rows} with such words): if it is a category, write"
+            f" data.not_missing: ['{word}'] in settings.yml."
+        )
+    elif is_csv:
         source.notes.append(
             f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
             f" ({rows} with such words)."
@@ -287,8 +290,12 @@ def _add_note_on_words(
 
 def _find_missing_word(source: Source, column: Column) -> str:
     """Return the first word such as NA in a column that holds one."""
-    text = column.values if column.text is None else null_if_empty(column.text)
-    is_word = column.values.is_null() | text.is_in(MISSING_WORDS)
+    if column.text is None:
+        text = column.values
+        is_word = text.is_in(MISSING_WORDS)
+    else:
+        text = null_if_empty(column.text)
+        is_word = column.values.is_null()
     filled = source.frame.select(text=text, is_word=is_word).drop_nulls("text")
     first_word = filled.filter("is_word").head(1).collect(engine="streaming")
     return str(first_word.item(0, 0))

@@ -28,7 +28,7 @@ from registered_model import (
 from report import build_report, render_report
 from schema import describe_schema
 from sources import ColumnRoles, DataError, Source
-from text_values import USUAL_FORMAT, TextFormat
+from text_values import USUAL_FORMAT, TextFormat, check_date_formats
 from write_parts import Describe, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report
@@ -103,6 +103,7 @@ def _prepare(
     describe: Describe,
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts, with the metadata that `describe` returns."""
+    check_date_formats(text_format)
     writer = PartWriter(prepared, rows_per_part, roles, features, describe)
     with TemporaryDirectory() as scratch:
         written = write_parts(raw, Path(scratch), text_format, writer)
