@@ -176,6 +176,8 @@ def _read_as_text(column: Column) -> None:
     if column.as_text is not None:
         column.type = TEXT
         column.values = column.as_text
+        column.missing_words = 0
+        column.is_missing_word = None
 
 
 def _can_hold(
