@@ -342,8 +342,10 @@ def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
         # Swiss numbers use an apostrophe, straight or curly.
         text = text.str.replace_all("\u2019", "'", literal=True)
     mark = re.escape(separator)
-    western = rf"\d{{1,3}}(?:{mark}\d{{3}})+"
-    indian = rf"\d{{1,2}}(?:{mark}\d{{2}})+{mark}\d{{3}}"
+    three_digits = mark + r"\d{3}"
+    two_digits = mark + r"\d{2}"
+    western = r"\d{1,3}" + f"(?:{three_digits})+"
+    indian = r"\d{1,2}" + f"(?:{two_digits})+{three_digits}"
     fraction = re.escape(text_format.decimal) + r"\d*"
     is_grouped = text.str.contains(rf"^[+-]?(?:{western}|{indian})(?:{fraction})?$")
     without = text.str.replace_all(separator, "", literal=True)
