@@ -181,7 +181,7 @@ def build_train_step(settings: Settings) -> Command:
 
 
 def build_evaluate_step(settings: Settings) -> Command:
-    """Build the step that compares the new model with the registered one."""
+    """Build the step that compares the new model with a baseline and the registered one."""
     return command(
         name="evaluate",
         code=str(STEPS / "evaluate"),
@@ -191,6 +191,8 @@ def build_evaluate_step(settings: Settings) -> Command:
             holdout="${{inputs.holdout}}",
             evaluation="${{outputs.evaluation}}",
             model_name=settings.name,
+            metric=settings.training.metric,
+            margin=settings.training.margin,
         ),
         inputs={
             "model": Input(type="uri_folder"),

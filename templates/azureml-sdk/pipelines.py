@@ -163,7 +163,7 @@ def build_evaluate_step(
     holdout: OutputFileDatasetConfig,
     evaluation: OutputFileDatasetConfig,
 ) -> PythonScriptStep:
-    """Build the step that compares the new model with the registered one."""
+    """Build the step that compares the new model with a baseline and the registered one."""
     return PythonScriptStep(
         name="evaluate",
         source_directory=str(STEPS / "evaluate"),
@@ -173,6 +173,8 @@ def build_evaluate_step(
             holdout=holdout.as_input("holdout"),
             evaluation=evaluation,
             model_name=settings.name,
+            metric=settings.training.metric,
+            margin=settings.training.margin,
         ),
         runconfig=build_run_configuration(settings),
         # The step looks up the registered model, which may have changed since the last run.

@@ -92,8 +92,10 @@ pyproject.toml
 settings.yml
 steps/evaluate/.amlignore
 steps/evaluate/comparison.py
+steps/evaluate/difference.py
 steps/evaluate/evaluate.py
 steps/evaluate/evaluation_report.py
+steps/evaluate/model_metrics.py
 steps/evaluate/saved_model.py
 steps/prep/.amlignore
 steps/prep/advice.py
@@ -116,6 +118,7 @@ steps/score/.amlignore
 steps/score/score.py
 steps/score/trees.py
 steps/train/.amlignore
+steps/train/baseline.py
 steps/train/split.py
 steps/train/train.py
 steps/train/training_rows.py

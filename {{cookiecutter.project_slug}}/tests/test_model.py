@@ -12,9 +12,8 @@ import polars as pl
 import pytest
 import yaml
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import f1_score
 
-from steps.evaluate import comparison, evaluate, saved_model
+from steps.evaluate import difference, evaluate, model_metrics, saved_model
 from steps.register import register
 from steps.score import score
 from steps.train import train
@@ -53,8 +52,9 @@ def train_model(
     features = train.select_features(rows.training, [target, *keys])
     pipeline = train.build_model(features, task, 1, **TRAINING["hyperparameters"])
     pipeline.fit(features, rows.training[target].to_pandas())
-    description = train.ModelDescription(task, target, keys, split)
-    train.save_model(pipeline, features, description, folder / "model")
+    baseline = train.fit_baseline(rows.training[target].to_pandas(), task)
+    description = train.ModelDescription(task, target, keys, split, baseline.name)
+    train.save_model(pipeline, features, description, baseline, folder / "model")
     return rows.holdout, folder / "model"
 
 
@@ -77,8 +77,10 @@ def test_a_model_learns(
     assert 30 < len(holdout) < 70
     assert "key" in holdout.columns  # so that a person can look rows up
     pipeline = model.pipeline
-    assert evaluate.measure(pipeline, features, actual, task)[metric] > 0.8
-    ranked = evaluate.rank_features(pipeline, features, actual, task)
+    assert model_metrics.measure(pipeline, features, actual, task)[metric] > 0.8
+    ranked = evaluate.rank_features(
+        pipeline, features, actual, model_metrics.find_metric("default", task)
+    )
     assert ranked.index[0] == "size"
     assert (model.task, model.target) == (task, target)
     assert model.split and model.split.by == ["key"]
@@ -179,43 +181,38 @@ def measure_accuracy(holdout: pl.DataFrame, folder: Path) -> float:
     model = saved_model.load_model(folder)
     features = saved_model.select_columns(holdout, model.columns)
     actual = holdout["y"].to_pandas()
-    metrics = evaluate.measure(model.pipeline, features, actual, "classification")
+    metrics = model_metrics.measure(model.pipeline, features, actual, "classification")
     return metrics["accuracy"]
 
 
-def test_the_comparison_is_scikit_learns_metric() -> None:
+def share_refused(new_accuracy: float, margin: float) -> float:
+    """Return how often a model is refused beside one that is right in 80 % of 200 rows."""
     random = np.random.default_rng(0)
-    actual, *both = (random.choice(["a", "b", "c"], 300) for _ in range(3))
-    groups = np.arange(300, dtype=np.uint64)
-    found = comparison.compare_predictions(
-        pd.Series(actual), *both, groups, "classification"
-    )
-    expected = [f1_score(actual, one, average="macro") for one in both]
-    assert [found["new"], found["current"]] == pytest.approx(expected)
-    assert found["interval"][0] < found["difference"] < found["interval"][1]
+    metric = model_metrics.find_metric("accuracy", "classification")
+    refused = 0
+    for _ in range(60):
+        actual = random.integers(2, size=200)
+        new, registered = (
+            model_metrics.Predictions(
+                np.where(random.random(200) < right, actual, 1 - actual)
+            )
+            for right in (new_accuracy, 0.8)
+        )
+        found = difference.compare_predictions(
+            metric, actual, new, registered, np.arange(200), margin
+        )
+        refused += found.verdict == "worse"
+    return refused / 60
 
 
 def test_equal_models_pass_and_a_worse_one_is_caught() -> None:
-    random = np.random.default_rng(0)
-    groups = np.arange(200, dtype=np.uint64)
+    assert share_refused(0.8, margin=0.02) <= 0.08
+    assert share_refused(0.6, margin=0.02) >= 0.9
+    assert share_refused(0.6, margin=0.5) <= 0.1
 
-    def share_refused(new_accuracy: float) -> float:
-        refused = 0
-        for _ in range(60):
-            actual = random.choice(["a", "b"], 200)
-            other = np.where(actual == "a", "b", "a")
-            both = [
-                np.where(random.random(200) < right, actual, other)
-                for right in (new_accuracy, 0.8)
-            ]
-            found = comparison.compare_predictions(
-                pd.Series(actual), *both, groups, "classification"
-            )
-            refused += found["verdict"] == "worse"
-        return refused / 60
 
-    assert share_refused(0.8) <= 0.08
-    assert share_refused(0.6) >= 0.9
+BEATEN = {"is_beaten": True, "reason": "it is better than the baseline"}
+NOT_BEATEN = {"is_beaten": False, "reason": "it is not better than the baseline"}
 
 
 @pytest.mark.parametrize(
@@ -223,21 +220,31 @@ def test_equal_models_pass_and_a_worse_one_is_caught() -> None:
     [
         ("better", True),
         ("no worse", True),
+        ("within the margin", True),
         ("worse", False),
         ("the same", False),
         ("not comparable", False),
+        ("another question", False),
     ],
 )
 def test_a_model_is_registered_unless_it_is_worse(
     verdict: str, is_registered: bool
 ) -> None:
-    found = {"registered": {"version": "3", "verdict": verdict, "reason": "why"}}
+    registered = {"version": "3", "verdict": verdict, "reason": "why"}
+    found = {"registered": registered, "baseline": NOT_BEATEN}
     decision, reason = register.decide(found)
     assert decision is is_registered
     assert reason.startswith("why")
-    assert ("--set register=always" in reason) is (verdict == "not comparable")
+    asks_a_person = verdict in ("not comparable", "another question")
+    assert ("--set register=always" in reason) is asks_a_person
     assert register.decide(found, "always")[0] is True
-    assert register.decide({"registered": None}) == (True, "no model is registered yet")
+
+
+def test_a_first_model_is_registered_if_it_beats_the_baseline() -> None:
+    assert register.decide({"registered": None, "baseline": BEATEN})[0]
+    assert not register.decide({"registered": None, "baseline": NOT_BEATEN})[0]
+    of_another_target = {"version": "1", "verdict": "another question", "reason": "why"}
+    assert register.decide({"registered": of_another_target, "baseline": BEATEN})[0]
 
 
 @pytest.fixture

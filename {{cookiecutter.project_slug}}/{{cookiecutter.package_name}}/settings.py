@@ -33,7 +33,23 @@ DecimalMark = Annotated[str, Follows(one_of(".", ","))]
 ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
 NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus"))]
 Fraction = Annotated[float, Follows(Rule("above 0, below 1", lambda f: 0 < f < 1))]
+Margin = Annotated[float, Follows(Rule("from 0, below 1", lambda m: 0 <= m < 1))]
 Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETER)]
+
+
+# The metrics by which models of a task can be compared. The first one is the default.
+METRICS = {
+    "classification": [
+        "log_loss",
+        "roc_auc",
+        "average_precision",
+        "f1_macro",
+        "balanced_accuracy",
+        "accuracy",
+    ],
+    "regression": ["rmse", "mae", "mape", "r2"],
+}
+METRIC_NAMES = ["default", *METRICS["classification"], *METRICS["regression"]]
 
 
 class Tables(Section):
@@ -120,6 +136,8 @@ class Training(Section):
 
     test_fraction: Fraction
     seed: Annotated[int, Follows(whole(0, 2**32 - 1))]
+    metric: Annotated[str, Follows(one_of(*METRIC_NAMES))] = "default"
+    margin: Margin = 0.02
     register: Annotated[str, Follows(one_of("unless_worse", "always"))]
     hyperparameters: ByName[Hyperparameter]
 
@@ -169,6 +187,20 @@ class Settings(ProjectSettings):
     data: Data
     training: Training
     scoring: Scoring
+
+    @field_validator("training")
+    @classmethod
+    def _use_a_metric_of_the_task(
+        cls, training: Training, info: ValidationInfo
+    ) -> Training:
+        task = info.data.get("task")
+        if task is None or training.metric in ("default", *METRICS[task]):
+            return training
+        names = ", ".join(METRICS[task])
+        raise refuse(
+            f"names the metric {training.metric}, which is not for task: {task}",
+            fix=f"write metric: default, or one of {names}",
+        )
 
 
 PROJECT = Project(Path(__file__).resolve().parent, Settings)

@@ -1,14 +1,14 @@
-"""How a new model compares with the one that is registered now.
+"""How a new model compares with the registered one, and with the baseline.
 
-They are judged on the rows that neither has been trained on, and by what is more than
+They are judged on rows that none of them has been trained on, and by what is more than
 chance. Nobody needs to change this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,96 +17,228 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import polars as pl
+from difference import Difference, compare_predictions
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from model_metrics import (
+    CannotCompute,
+    Metric,
+    encode_target,
+    list_classes,
+    measure,
+    predict,
+)
 from saved_model import SavedModel, load_model, select_columns, select_features
 from sklearn.pipeline import Pipeline
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric by which models are compared."""
-
-    name: str
-    higher_is_better: bool
-
-
-METRICS = {
-    "classification": Metric("f1_macro", higher_is_better=True),
-    "regression": Metric("rmse", higher_is_better=False),
-}
 # With fewer groups of rows held out from both models, they are not compared.
 FEWEST_GROUPS = 30
-RESAMPLES = 2_000  # of the bootstrap
-# The bootstrap draws blocks of rows: at most so many, with at most so many sums in them.
-MOST_BLOCKS = 2_000
-MOST_SUMS = 2_000_000
+# With fewer groups of held-out rows, no model is said to beat the baseline.
+FEWEST_GROUPS_FOR_BASELINE = 10
+# The tag of a registered version that names the version by which it was judged.
+REFERENCE_TAG = "reference"
 SHOWN_CLASSES = 5  # in a message
 
 Array = npt.NDArray[Any]
-Measure = Callable[[Pipeline, pd.DataFrame, pd.Series, str], dict[str, float]]
 
 
 class NotComparable(Exception):
     """The registered model cannot be compared with the new one; the message says why."""
 
 
-def compare_with_registered(
-    name: str, new: SavedModel, holdout: pl.DataFrame, measure: Measure
-) -> dict[str, Any] | None:
-    """Compare a new model with the registered one, on the rows that both have held out.
+class AnotherQuestion(Exception):
+    """The registered model predicts something else; the message says what."""
 
-    Returns None if no model is registered, else its `version`, the `verdict` (better, no
-    worse, worse, the same, not comparable) and the `reason` in words. Unless they are
-    not comparable, the `comparison` and the registered model's `metrics` on these rows
-    come with them.
+
+# The baseline
+
+
+def compare_with_baseline(
+    new: SavedModel, holdout: pl.DataFrame, metric: Metric
+) -> dict[str, Any]:
+    """Compare a new model with the baseline that was saved with it.
+
+    Returns the `name` of the baseline, its `metrics`, whether the model `is_beaten` by
+    more than chance or not, and the `reason` in words. Unless the two could not be
+    compared, the `comparison` comes with them.
     """
-    version = find_newest_version(name)
-    if version is None:
-        return None
-    label = f"the registered version {version}"
+    if new.baseline is None or new.split is None:
+        raise ValueError("The model was saved without a baseline.")
+    features = select_columns(holdout, new.columns)
+    target = holdout[new.target].to_pandas()
+    values = measure(new.baseline, features, target, new.task)
+    result = {"name": new.baseline_name, "metrics": values, "is_beaten": False}
+
+    groups = new.split.groups(holdout)
+    count = len(np.unique(groups))
+    if count < FEWEST_GROUPS_FOR_BASELINE:
+        reason = (
+            f"too few groups of rows (equal ones, or of one key) are held out to tell"
+            f" whether it is better than the baseline ({new.baseline_name}): {count}, and"
+            f" {FEWEST_GROUPS_FOR_BASELINE} are needed"
+        )
+        return {**result, "reason": reason}
     try:
-        current = _load_registered(name, version)
-        judged = _predict_shared_rows(new, current, holdout, measure)
-    except NotComparable as error:
-        return {
-            "version": version,
-            "verdict": "not comparable",
-            "reason": f"not comparable with {label}: {error}",
-        }
-    comparison = compare_predictions(
-        judged.target, judged.new, judged.current, judged.groups, new.task
-    )
-    comparison["rows"] = len(judged.target)
-    verdict = comparison["verdict"]
-    low, high = comparison["interval"]
-    reason = (
-        f"{verdict} than {label}: {comparison['metric']} {comparison['new']:.4g}, not"
-        f" {comparison['current']:.4g}, on {comparison['rows']} rows held out from both;"
-        f" difference {comparison['difference']:+.4g} (95 % interval {low:+.4g} to"
-        f" {high:+.4g})"
-    )
-    if _is_the_same(new, current, judged.features):
-        verdict = "the same"
-        reason = f"it is {label} again"
+        difference = compare_pipelines(
+            metric, new.pipeline, new.baseline, features, features, target, groups
+        )
+    except CannotCompute as error:
+        reason = f"{metric.name} cannot be computed on the held-out rows: {error}"
+        return {**result, "reason": reason}
+
+    is_beaten = difference.verdict == "better"
+    relation = "better" if is_beaten else "not better by more than chance"
     return {
-        "version": version,
-        "verdict": verdict,
-        "reason": reason,
-        "comparison": comparison,
-        "metrics": judged.metrics_of_current,
+        **result,
+        "is_beaten": is_beaten,
+        "reason": (
+            f"it is {relation} than the baseline ({new.baseline_name}):"
+            f" {describe_difference(difference)}"
+        ),
+        "comparison": asdict(difference),
     }
 
 
-def find_newest_version(name: str) -> str | None:
-    """Return the newest version of a registered model, or None if there is none."""
+def compare_pipelines(
+    metric: Metric,
+    new: Pipeline,
+    other: Pipeline,
+    features_of_new: pd.DataFrame,
+    features_of_other: pd.DataFrame,
+    target: pd.Series,
+    groups: Array,
+    margin: float = 0.0,
+) -> Difference:
+    """Return how two models differ on the same rows. Raises CannotCompute."""
+    classes = list_classes(target, [new, other])
+    return compare_predictions(
+        metric,
+        encode_target(target, classes),
+        predict(new, features_of_new, classes),
+        predict(other, features_of_other, classes),
+        groups,
+        margin,
+    )
+
+
+def describe_difference(difference: Difference) -> str:
+    """Return both values, the difference and what is chance, as part of a sentence."""
+    low, high = difference.interval
+    return (
+        f"{difference.metric} {difference.new:.4g}, not {difference.other:.4g};"
+        f" difference {difference.difference:+.4g} (95 % interval {low:+.4g} to"
+        f" {high:+.4g})"
+    )
+
+
+# The registered model
+
+
+def compare_with_registered(
+    name: str, new: SavedModel, holdout: pl.DataFrame, metric: Metric, margin: float
+) -> dict[str, Any] | None:
+    """Compare a new model with the registered one, on the rows that both have held out.
+
+    Returns None if no model is registered, else the `version` it was compared with, the
+    `verdict` and the `reason` in words. Verdicts are better, no worse, within the margin,
+    worse, the same, not comparable, another question. Unless the models are the same or
+    cannot be compared, the `comparison` and the registered model's `metrics` on these
+    rows come with them.
+
+    The newest version is not the one to compare with if it was itself only no worse than
+    an earlier one. Else every version could be a little worse than the one before it, and
+    many small losses would add up.
+    """
+    versions = list_versions(name)
+    if not versions:
+        return None
+    newest = max(versions.values(), key=lambda version: int(version.version))
+    label = f"the registered version {newest.version}"
+    try:
+        current = _load_registered(name, str(newest.version))
+        rows, groups = _find_shared_rows(new, current, holdout)
+        if _is_the_same(new, current, rows):
+            return _report(newest, "the same", f"it is {label} again")
+    except NotComparable as error:
+        reason = f"not comparable with {label}: {error}"
+        return _report(newest, "not comparable", reason)
+    except AnotherQuestion as error:
+        reason = f"{label} answers another question: {error}"
+        return _report(newest, "another question", reason)
+
+    reference = versions.get(newest.tags.get(REFERENCE_TAG, ""), newest)
+    if reference is not newest:
+        try:
+            earlier = _load_registered(name, str(reference.version))
+            rows, groups = _find_shared_rows(new, earlier, holdout)
+            current = earlier
+        except (NotComparable, AnotherQuestion):
+            reference = newest
+    try:
+        return _judge(new, current, rows, groups, reference, metric, margin)
+    except NotComparable as error:
+        reason = (
+            f"not comparable with the registered version {reference.version}: {error}"
+        )
+        return _report(reference, "not comparable", reason)
+
+
+def _report(version: ModelVersion, verdict: str, reason: str) -> dict[str, Any]:
+    """Return the outcome of a comparison without figures."""
+    return {"version": str(version.version), "verdict": verdict, "reason": reason}
+
+
+def _judge(
+    new: SavedModel,
+    reference: SavedModel,
+    rows: pl.DataFrame,
+    groups: Array,
+    version: ModelVersion,
+    metric: Metric,
+    margin: float,
+) -> dict[str, Any]:
+    """Compare a new model with a registered version on rows that both have held out.
+
+    Raises NotComparable if the reference cannot predict them.
+    """
+    target = rows[new.target].to_pandas()
+    with _not_comparable_if_it_fails("it cannot predict these rows"):
+        features = select_features(reference, rows)
+        metrics_of_reference = measure(reference.pipeline, features, target, new.task)
+        difference = compare_pipelines(
+            metric,
+            new.pipeline,
+            reference.pipeline,
+            select_columns(rows, new.columns),
+            features,
+            target,
+            groups,
+            margin,
+        )
+    relation = difference.verdict
+    if relation == "within the margin":
+        relation = f"worse by no more than the margin of {difference.accepted_loss:.4g}"
+    reason = (
+        f"{relation} than the registered version {version.version} on {len(rows)} rows"
+        f" held out from both: {describe_difference(difference)}; these rows would show a"
+        f" loss of {difference.detectable:.4g}"
+    )
+    return {
+        **_report(version, difference.verdict, reason),
+        "comparison": {**asdict(difference), "rows": len(rows)},
+        "metrics": metrics_of_reference,
+    }
+
+
+def list_versions(name: str) -> dict[str, ModelVersion]:
+    """Return the versions of a registered model by their number, none if there is none."""
     try:
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return None
-    numbers = [str(version.version) for version in versions]
-    return max(numbers, key=int, default=None)
+        return {}
+    return {str(version.version): version for version in versions}
 
 
 @contextmanager
@@ -114,7 +246,7 @@ def _not_comparable_if_it_fails(reason: str) -> Iterator[None]:
     """Turn any error inside the `with` block into NotComparable with this reason."""
     try:
         yield
-    except NotComparable:
+    except (NotComparable, AnotherQuestion):
         raise
     except Exception as error:  # noqa: BLE001 (a foreign model raises anything)
         raise NotComparable(f"{reason} ({error})") from None
@@ -128,41 +260,12 @@ def _load_registered(name: str, version: str) -> SavedModel:
         return load_model(Path(folder))
 
 
-@dataclass(frozen=True)
-class JudgedRows:
-    """The rows by which two models are judged, with what each of them predicts.
-
-    `features` are those of the current model. Rows of one group are not independent.
-    """
-
-    target: pd.Series
-    features: pd.DataFrame
-    groups: Array
-    new: Array
-    current: Array
-    metrics_of_current: dict[str, float]
-
-
-def _predict_shared_rows(
-    new: SavedModel, current: SavedModel, holdout: pl.DataFrame, measure: Measure
-) -> JudgedRows:
-    """Let both models predict the rows that both have held out.
-
-    Raises NotComparable if the current model cannot be asked.
-    """
+def _find_shared_rows(
+    new: SavedModel, current: SavedModel, holdout: pl.DataFrame
+) -> tuple[pl.DataFrame, Array]:
+    """Do as `find_shared_rows`. Raises NotComparable also if the current model fails."""
     with _not_comparable_if_it_fails("it cannot say which rows it was trained on"):
-        rows, groups = find_shared_rows(new, current, holdout)
-    with _not_comparable_if_it_fails("it cannot predict these rows"):
-        target = rows[new.target].to_pandas()
-        features = select_features(current, rows)
-        return JudgedRows(
-            target=target,
-            features=features,
-            groups=groups,
-            new=new.pipeline.predict(select_columns(rows, new.columns)),
-            current=current.pipeline.predict(features),
-            metrics_of_current=measure(current.pipeline, features, target, new.task),
-        )
+        return find_shared_rows(new, current, holdout)
 
 
 def find_shared_rows(
@@ -170,8 +273,9 @@ def find_shared_rows(
 ) -> tuple[pl.DataFrame, Array]:
     """Return the held-out rows that the current model has not seen either.
 
-    With them comes the group of each row, as rows of one key are not independent. Raises
-    NotComparable if there are too few groups, or the models answer different questions.
+    With them comes the group of each row, as rows of one group are not independent.
+    Raises AnotherQuestion if the models predict different things, and NotComparable if
+    there are too few groups or the hold-outs are of different kinds.
     """
     if new.split is None or current.split is None:
         raise NotComparable("it does not say which rows it was trained on")
@@ -197,11 +301,11 @@ def find_shared_rows(
 
 
 def _check_question(new: SavedModel, current: SavedModel) -> None:
-    """Raise NotComparable if the models have another task, target or other classes."""
+    """Raise AnotherQuestion if the models have another task, target or other classes."""
     if not current.task:
         raise NotComparable("it does not say which task it was trained for")
     if (current.task, current.target) != (new.task, new.target):
-        raise NotComparable(
+        raise AnotherQuestion(
             f"it is a {current.task} of '{current.target}', not a {new.task} of"
             f" '{new.target}'"
         )
@@ -212,121 +316,17 @@ def _check_question(new: SavedModel, current: SavedModel) -> None:
     current_classes = sorted(str(name) for name in current.pipeline.classes_)
     if new_classes.isdisjoint(current_classes):
         listed = ", ".join(current_classes[:SHOWN_CLASSES])
-        raise NotComparable(f"it knows other classes ({listed})")
+        raise AnotherQuestion(f"it knows other classes ({listed})")
 
 
-def _is_the_same(new: SavedModel, current: SavedModel, features: pd.DataFrame) -> bool:
+def _is_the_same(new: SavedModel, current: SavedModel, rows: pl.DataFrame) -> bool:
     """Return whether both models were trained alike and predict exactly the same."""
     if vars(new.split) != vars(current.split) or new.columns != current.columns:
         return False
-    if new.task == "regression":
-        predictions = [m.pipeline.predict(features) for m in (new, current)]
-    else:
-        predictions = [m.pipeline.predict_proba(features) for m in (new, current)]
-    return np.array_equal(*predictions)
-
-
-def compare_predictions(
-    target: pd.Series, new: Array, current: Array, groups: Array, task: str
-) -> dict[str, Any]:
-    """Return how two models' predictions of the same rows differ, and what is chance.
-
-    `difference` is the new metric less the current one. `interval` holds it with a
-    probability of 95 %, by a paired bootstrap, which draws the rows of one group
-    together, as they are not independent. `verdict` is worse or better only if all of
-    the interval is.
-    """
-    sums = _sum_up_blocks(target, [new, current], groups, task)
-    blocks = sums.shape[2]
-    drawn = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
-    times_drawn = np.array([np.bincount(draw, minlength=blocks) for draw in drawn])
-    samples = _compute_metric(np.tensordot(times_drawn, sums, (1, 2)), task)
-    differences = samples[:, 0] - samples[:, 1]
-    low, high = np.percentile(differences, [2.5, 97.5]).tolist()
-
-    metric = METRICS[task]
-    new_value, current_value = _compute_metric(sums.sum(axis=2), task).tolist()
-    least_gain, most_gain = low, high
-    if not metric.higher_is_better:
-        least_gain, most_gain = -high, -low
-    verdict = "no worse"
-    if most_gain < 0:
-        verdict = "worse"
-    elif least_gain > 0:
-        verdict = "better"
-    return {
-        "metric": metric.name,
-        "new": new_value,
-        "current": current_value,
-        "difference": new_value - current_value,
-        "interval": [low, high],
-        "verdict": verdict,
-    }
-
-
-def _sum_up_blocks(
-    target: pd.Series, predictions: list[Array], groups: Array, task: str
-) -> Array:
-    """Return the sums by which the metric is computed, for blocks of whole groups.
-
-    The array has four axes: the sum (0 for the numerator of the metric, 1 for its
-    denominator), the model, the block and the class.
-
-    The F1 of a class is twice the rows that are predicted correctly, divided by the rows
-    of that class plus the rows predicted as it. In a regression, all rows are of a single
-    class 0 and count with their squared errors instead of their correct predictions:
-    twice the squared errors divided by twice the rows is the mean squared error.
-    """
-    actual: Array
-    predicted: list[Array]
-    if task == "regression":
-        actual = np.zeros(len(target), int)
-        predicted = [actual for _ in predictions]
-        weights = list((np.array(predictions) - np.asarray(target)) ** 2)
-    else:
-        actual, *predicted = _encode_classes([target, *predictions])
-        weights = [codes == actual for codes in predicted]
-    classes = 1 + max(codes.max() for codes in (actual, *predicted))
-    distinct, positions = np.unique(groups, return_inverse=True)
-    blocks = max(1, min(len(distinct), MOST_BLOCKS, MOST_SUMS // (4 * classes)))
-    block_of_row = positions % blocks
-
-    def sum_up(codes: Array, weights_of_rows: Array | None = None) -> Array:
-        """Sum up the rows, or their weights, of each class in each block."""
-        cells = block_of_row * classes + codes
-        sums = np.bincount(cells, weights_of_rows, blocks * classes)
-        return sums.reshape(blocks, classes)
-
-    numerators = [2 * sum_up(actual, weights_of_rows) for weights_of_rows in weights]
-    denominators = [sum_up(actual) + sum_up(codes) for codes in predicted]
-    return np.array([numerators, denominators])
-
-
-def _encode_classes(columns: list[Any]) -> list[Array]:
-    """Return columns of classes as integers: the same for classes of the same name.
-
-    By name, as their type may have changed between the models.
-    """
-    categories = [pd.Categorical(column).rename_categories(str) for column in columns]
-    codes = pd.api.types.union_categoricals(categories).codes.astype(int)
-    return list(codes.reshape(len(columns), -1))
-
-
-def _compute_metric(sums: Array, task: str) -> Array:
-    """Return the metric of each model from the sums of `_sum_up_blocks`, added up.
-
-    The last three axes of `sums` are the sum (0 for the numerator, 1 for the
-    denominator), the model and the class. Axes before them, such as that of the bootstrap
-    samples, are kept. In a classification the result is the mean F1 of the classes that
-    occur, in a regression the root of the mean squared error.
-    """
-    numerators = sums[..., 0, :, :]
-    denominators = sums[..., 1, :, :]
-    # A class that does not occur has 0 in both, and must not be divided by 0.
-    score_by_class = numerators / np.maximum(denominators, 1)
-    occurring_classes = (denominators > 0).sum(axis=-1)
-    mean_score: Array = score_by_class.sum(axis=-1) / occurring_classes
-    if task == "regression":
-        # The score of the single class is the mean squared error.
-        return np.sqrt(mean_score)
-    return mean_score
+    with _not_comparable_if_it_fails("it cannot predict these rows"):
+        features = select_features(current, rows)
+        if new.task == "regression":
+            predictions = [m.pipeline.predict(features) for m in (new, current)]
+        else:
+            predictions = [m.pipeline.predict_proba(features) for m in (new, current)]
+        return np.array_equal(*predictions)

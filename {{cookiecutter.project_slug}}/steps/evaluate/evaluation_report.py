@@ -87,28 +87,52 @@ def shorten_name(name: object) -> str:
 
 
 def render_report(
-    title: str, reason: str, evaluation: dict[str, Any], figures: dict[str, Figure]
+    title: str, evaluation: dict[str, Any], figures: dict[str, Figure]
 ) -> str:
     """Return the evaluation as one HTML page that needs no other file."""
     title = html.escape(title)
-    table = pd.DataFrame({"new model": evaluation["metrics"]})
+    baseline = evaluation["baseline"]
     registered = evaluation["registered"]
-    if registered and "comparison" in registered:
-        rows = registered["comparison"]["rows"]
-        heading = f"version {registered['version']}, on {rows} rows held out from both"
-        table[heading] = pd.Series(registered["metrics"])
+    sentences = [f"{evaluation['rows']} held-out rows.", _write_sentence(baseline)]
+    if registered:
+        sentences.append(_write_sentence(registered))
+    else:
+        sentences.append("No model is registered yet.")
+    paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in sentences)
     pictures = "".join(
         f'<h2>{name}</h2><img alt="{name}" src="data:{_encode_picture(figure)}">\n'
         for name, figure in figures.items()
     )
+    table = _tabulate_metrics(evaluation)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{STYLE}</style>
 <h1>{title}</h1>
-<p>{evaluation["rows"]} held-out rows. {html.escape(reason[0].upper() + reason[1:])}.</p>
+{paragraphs}
 {table.to_html(float_format="{:.4g}".format, border=0)}
 {pictures}</html>
 """
+
+
+def _write_sentence(comparison: dict[str, Any]) -> str:
+    """Return the reason of a comparison as a sentence."""
+    reason: str = comparison["reason"]
+    return f"{reason[0].upper()}{reason[1:]}."
+
+
+def _tabulate_metrics(evaluation: dict[str, Any]) -> pd.DataFrame:
+    """Return the metrics of the new model, the baseline and the registered version."""
+    baseline = evaluation["baseline"]
+    columns = {
+        "new model": pd.Series(evaluation["metrics"]),
+        f"baseline ({baseline['name']})": pd.Series(baseline["metrics"]),
+    }
+    registered = evaluation["registered"]
+    if registered and "comparison" in registered:
+        rows = registered["comparison"]["rows"]
+        heading = f"version {registered['version']}, on {rows} rows held out from both"
+        columns[heading] = pd.Series(registered["metrics"])
+    return pd.DataFrame(columns).reindex(list(evaluation["metrics"]))
 
 
 def _encode_picture(figure: Figure) -> str:

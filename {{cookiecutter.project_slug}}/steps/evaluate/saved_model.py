@@ -43,8 +43,10 @@ class SavedModel:
     """A trained pipeline, the columns that it asks for, and what it was trained for.
 
     `categories` are the texts in each column of text of its training data, as far as they
-    are known. `task` and `target` are empty, and `split` is None, if the model does not
-    say, because it was not saved by this project's train step.
+    are known. `baseline` predicts the same without features: from class shares, a mean or
+    a last value, as `baseline_name` says. `task` and `target` are empty, and `split` and
+    `baseline` are None, if the model does not say, because it was not saved by this
+    project's train step.
     """
 
     pipeline: Pipeline
@@ -53,6 +55,8 @@ class SavedModel:
     task: str
     target: str
     split: RowSplit | None
+    baseline: Any = None
+    baseline_name: str = ""
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -65,6 +69,7 @@ def load_model(folder: Path) -> SavedModel:
         pipeline = mlflow.sklearn.load_model(copy.as_uri())
         split = _load_split(copy, pipeline)
         categories = _read_categories(copy)
+        baseline = _load_baseline(copy)
     if description.signature is None:
         raise ValueError("it was saved without a signature, which names its columns")
     metadata = description.metadata or {}
@@ -78,6 +83,8 @@ def load_model(folder: Path) -> SavedModel:
         task=metadata.get("task", ""),
         target=metadata.get("target", ""),
         split=split,
+        baseline=baseline,
+        baseline_name=metadata.get("baseline", ""),
     )
 
 
@@ -152,6 +159,12 @@ def _check_spelling(
             raise ValueError(
                 f"'{name}' was numbers to it and is text now, such as '{odd[0]}'"
             )
+
+
+def _load_baseline(folder: Path) -> Any:
+    """Return the baseline that was saved with the model, or None if there is none."""
+    file = folder / "baseline.pkl"
+    return cloudpickle.loads(file.read_bytes()) if file.exists() else None
 
 
 def select_columns(

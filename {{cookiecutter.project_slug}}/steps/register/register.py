@@ -1,4 +1,4 @@
-"""Register the new model, unless the model that is registered now is better.
+"""Register the new model if it is good enough by its evaluation.
 
 Through MLflow's registry: here a database file of the project, on Azure ML the workspace.
 """
@@ -15,30 +15,59 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+# The tag of a registered version; evaluate reads it.
+REFERENCE_TAG = "reference"
+
+# A model with one of these verdicts of the evaluation is registered.
+GOOD_VERDICTS = ("better", "no worse", "within the margin")
+
 
 def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
     """Decide by the `metrics.json` of an evaluation; return the decision and the reason.
 
-    By the rule `unless_worse` a model is refused if it is worse than the registered one
-    by more than chance, if it is that one again, and if the two cannot be compared, so
+    By the rule `unless_worse`, a first model is registered if it is better than the
+    baseline by more than chance; so is a model of another question than the registered
+    one. Any other model is refused if it is worse than the registered one by more than
+    chance and the margin, if it is that one again, and if the two cannot be compared, so
     that a person decides. By the rule `always` it is registered.
     """
     registered = evaluation["registered"]
+    baseline = evaluation["baseline"]
     if registered is None:
-        return True, "no model is registered yet"
-    verdict = registered["verdict"]
-    reason = registered["reason"]
+        is_good = baseline["is_beaten"]
+        reason = f"no model is registered yet, and {baseline['reason']}"
+    elif registered["verdict"] == "another question":
+        is_good = baseline["is_beaten"]
+        reason = f"{registered['reason']}; {baseline['reason']}"
+    else:
+        is_good = registered["verdict"] in GOOD_VERDICTS
+        reason = registered["reason"]
+    if is_good:
+        return True, reason
     if rule == "always":
         return True, f"{reason}; register is 'always'"
-    if verdict == "not comparable":
-        return False, f"{reason}; to register it all the same: --set register=always"
-    return verdict in ("better", "no worse"), reason
+    if registered and registered["verdict"] in ("worse", "the same"):
+        return False, reason
+    return False, f"{reason}; to register it all the same: --set register=always"
 
 
-def register(model: Path, name: str) -> str:
+def choose_reference(evaluation: dict[str, Any]) -> str | None:
+    """Return the registered version by which later models are judged, None for this one.
+
+    A version that is no better than the one it was compared with does not take its place.
+    So many small losses cannot add up.
+    """
+    registered = evaluation["registered"]
+    if registered and registered["verdict"] in ("no worse", "within the margin"):
+        return str(registered["version"])
+    return None
+
+
+def register(model: Path, name: str, reference: str | None = None) -> str:
     """Register the model in a folder under a name, and return its version.
 
-    The files are complete in the run's artifacts before the registry names them.
+    `reference` is the version by which later models are judged in place of this one. The
+    files are complete in the run's artifacts before the registry names them.
     """
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")
@@ -51,7 +80,8 @@ def register(model: Path, name: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(name, source, run.info.run_id)
+    tags = {REFERENCE_TAG: reference} if reference else None
+    version = client.create_model_version(name, source, run.info.run_id, tags=tags)
     return str(version.version)
 
 
@@ -62,7 +92,9 @@ def register_if_allowed(
     text = (evaluation / "metrics.json").read_text(encoding="utf-8")
     metrics = json.loads(text)
     is_registered, reason = decide(metrics, rule)
-    version = register(model, model_name) if is_registered else None
+    version = None
+    if is_registered:
+        version = register(model, model_name, choose_reference(metrics))
     decision = {
         "model": model_name,
         "registered": is_registered,

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import polars as pl
+from baseline import Baseline, fit_baseline
 from mlflow.types import ColSpec, Schema
 from sklearn import ensemble
 from sklearn.compose import ColumnTransformer
@@ -102,6 +103,7 @@ class ModelDescription:
     target: str
     keys: list[str]
     split: Split
+    baseline: str
 
 
 def train(
@@ -138,6 +140,7 @@ def train(
     # The fit needs the memory of these.
     del table, divided
     pipeline, training_score = fit_model(features, answers, task, seed, hyperparameters)
+    baseline = fit_baseline(answers, task)
 
     rows, columns = features.shape
     with mlflow.start_run():
@@ -158,8 +161,8 @@ def train(
                 "training_score": training_score,
             }
         )
-    description = ModelDescription(task, target, list(keys), split)
-    save_model(pipeline, features, description, model)
+    description = ModelDescription(task, target, list(keys), split, baseline.name)
+    save_model(pipeline, features, description, baseline, model)
     if schema is not None:
         save_schema(schema, model)
     write_holdout(held_out, holdout)
@@ -192,13 +195,15 @@ def save_model(
     pipeline: Pipeline,
     features: pd.DataFrame,
     description: ModelDescription,
+    baseline: Baseline,
     folder: Path,
 ) -> None:
     """Save a trained pipeline as an MLflow model that describes itself.
 
     Its signature names the columns of the features and their types, and its metadata is
     the description. The file `split.pkl` is the rule by which rows were held out, with
-    its code, so that a later change of that code leaves this model's rule as it is.
+    its code, so that a later change of that code leaves this model's rule as it is. The
+    file `baseline.pkl` is the baseline of the same training rows.
     """
     columns = [
         ColSpec(SIGNATURE_TYPES[dtype.kind], name, required=False)
@@ -219,6 +224,7 @@ def save_model(
         metadata=asdict(description),
     )
     (folder / "split.pkl").write_bytes(cloudpickle.dumps(description.split))
+    (folder / "baseline.pkl").write_bytes(cloudpickle.dumps(baseline.model))
 
 
 def find_modules_of_this_step() -> list[ModuleType]:

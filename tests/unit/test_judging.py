@@ -1,0 +1,340 @@
+"""How models are judged: metrics, intervals, the baseline, and a gate that does not wear down.
+
+The steps' own functions, on made rows and small tables, without a generated project.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import mlflow
+import model_metrics
+import numpy as np
+import polars as pl
+import pytest
+import register
+import train
+from model_metrics import METRICS, CannotCompute, Predictions, compute_metric
+from sklearn import metrics
+from threadpoolctl import threadpool_limits
+
+from benchmarks import gate
+
+THREE_CLASSES = gate.Data(300, 1, (0.5, 0.3, 0.2))
+RARE_CLASS = gate.Data(300, 1, (0.9, 0.1))
+NUMBERS = gate.Data(300)
+CASES = [
+    pytest.param(data, metric, id=f"{metric.name}, {name}")
+    for name, data in (
+        ("three classes", THREE_CLASSES),
+        ("rare class", RARE_CLASS),
+        ("numbers", NUMBERS),
+    )
+    for metric in data.metrics
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("mlruns")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.create_experiment("judging", (folder / "artifacts").as_uri())
+    mlflow.set_experiment("judging")
+    with threadpool_limits(1):  # tables so small are not worth two threads
+        yield
+    mlflow.set_tracking_uri(before)
+
+
+# Metrics and intervals
+
+
+def select(predictions: Predictions, rows: Any) -> Predictions:
+    """Return the predictions of some rows."""
+    if predictions.probabilities is None:
+        return Predictions(predictions.values[rows])
+    return Predictions(predictions.values[rows], predictions.probabilities[rows])
+
+
+@pytest.mark.parametrize(("data", "metric"), CASES)
+def test_a_metric_without_a_block_is_the_metric_of_the_other_rows(
+    data: gate.Data, metric: Any
+) -> None:
+    rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
+    block_of_row = np.random.default_rng(1).integers(20, size=len(rows.target))
+    computed = model_metrics.compute_without_each_block(
+        metric.name, rows.target, rows.models[0], block_of_row
+    )
+    expected = [
+        compute_metric(
+            metric.name,
+            rows.target[block_of_row != block],
+            select(rows.models[0], block_of_row != block),
+        )
+        for block in range(20)
+    ]
+    assert computed == pytest.approx(expected)
+
+
+def test_values_are_scikit_learns() -> None:
+    rows = gate.draw_rows(np.random.default_rng(0), THREE_CLASSES, [1.0], 0.5)
+    target, predictions = rows.target, rows.models[0]
+    probabilities: Any = predictions.probabilities
+    values = {
+        metric.name: compute_metric(metric.name, target, predictions)
+        for metric in METRICS["classification"]
+    }
+    assert values == pytest.approx(
+        {
+            "log_loss": metrics.log_loss(target, probabilities),
+            "roc_auc": metrics.roc_auc_score(target, probabilities, multi_class="ovr"),
+            "average_precision": metrics.average_precision_score(target, probabilities),
+            "f1_macro": metrics.f1_score(target, predictions.values, average="macro"),
+            "balanced_accuracy": metrics.balanced_accuracy_score(
+                target, predictions.values
+            ),
+            "accuracy": metrics.accuracy_score(target, predictions.values),
+        }
+    )
+
+
+def test_many_different_probabilities_keep_their_order() -> None:
+    """Intervals of large tables put similar probabilities together."""
+    data = gate.Data(40_000, 1, (0.9, 0.1))
+    rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
+    blocks = np.arange(40_000) % 50
+    for name in ("roc_auc", "average_precision"):
+        without = model_metrics.compute_without_each_block(
+            name, rows.target, rows.models[0], blocks
+        )
+        value = compute_metric(name, rows.target, rows.models[0])
+        assert without.mean() == pytest.approx(value, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(gate.Data(200, 1, (0.6, 0.4)), id="rows"),
+        pytest.param(gate.Data(60, 5, (0.6, 0.4)), id="groups of rows"),
+        pytest.param(gate.Data(60, 5), id="groups of numbers"),
+    ],
+)
+def test_intervals_contain_the_true_difference(data: gate.Data) -> None:
+    """`python benchmarks/gate.py` shows it with more rounds and more kinds of data."""
+    for name, share in gate.measure_coverage(data, 150).items():
+        assert 0.88 <= share <= 1, name  # of 150 rounds, one of 10,000 is below
+
+
+def test_rows_that_tell_nothing_have_no_metric() -> None:
+    same_class = np.zeros(40, int)
+    certain = Predictions(same_class, np.tile([0.9, 0.1], (40, 1)))
+    with pytest.raises(CannotCompute, match="all rows are of one class"):
+        compute_metric("roc_auc", same_class, certain)
+    with pytest.raises(CannotCompute, match="the target is 0 in some rows"):
+        compute_metric("mape", np.array([0.0, 1.0]), Predictions(np.array([1.0, 1.0])))
+    with pytest.raises(CannotCompute, match="the same value in all rows"):
+        compute_metric("r2", np.ones(9), Predictions(np.arange(9.0)))
+
+
+# The gate
+
+
+@pytest.mark.parametrize("data", [gate.Data(500, 1, (0.6, 0.4)), gate.Data(500)])
+def test_equal_models_pass(data: gate.Data) -> None:
+    metric = data.metrics[0]
+    assert gate.share_refused_of_equal(data, metric, 20) <= 0.08
+
+
+def test_many_small_losses_do_not_add_up() -> None:
+    data = gate.Data(3000, 1, (0.6, 0.4))
+    options: dict[str, Any] = {"loss_each_time": 0.02, "rounds": 5}
+    accuracy = data.metrics[-1]
+    now = gate.retrain(data, accuracy, margin=0.05, **options)
+    before = gate.retrain(data, accuracy, margin=0, keep_reference=False, **options)
+    assert now.most_lost <= 0.05
+    assert before.mean_lost > 2 * now.mean_lost
+
+
+def test_a_clearly_worse_model_is_refused_and_one_within_the_margin_is_not() -> None:
+    data = gate.Data(20_000)
+    rows = gate.draw_rows(np.random.default_rng(0), data, [1, 0.99, 0.9], 0.8)
+    rmse = data.metrics[0]
+    assert gate.compare(rmse, rows, 1, 0).verdict == "worse"
+    assert gate.compare(rmse, rows, 1, 0, margin=0.02).verdict == "within the margin"
+    assert gate.compare(rmse, rows, 2, 0, margin=0.02).verdict == "worse"
+    assert gate.compare(rmse, rows, 0, 2, margin=0.02).verdict == "better"
+
+
+# From training to registration
+
+
+def draw_table(rows: int, signal: float, seed: int = 0) -> pl.DataFrame:
+    """Draw rows of which the class `y` depends on `x`, the more the larger `signal` is."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=rows)
+    score = signal * x + random.logistic(size=rows)
+    return pl.DataFrame(
+        {
+            "id": random.integers(2**53, size=rows),
+            "x": x,
+            "z": random.normal(size=rows),
+            "y": np.where(score > 0, "yes", "no"),
+        }
+    )
+
+
+def run_training(
+    table: pl.DataFrame,
+    folder: Path,
+    *,
+    target: str = "y",
+    task: str = "classification",
+    metric: str = "default",
+    rule: str = "unless_worse",
+    **options: Any,
+) -> dict[str, Any]:
+    """Train, evaluate and register as the pipeline does; return what was decided."""
+    (folder / "prepared").mkdir(parents=True)
+    table.write_parquet(folder / "prepared" / "part-00000.parquet")
+    train.train(
+        folder / "prepared",
+        folder / "model",
+        folder / "holdout",
+        task=task,
+        target=target,
+        **{"keys": ["id"], "hyperparameters": {"max_iterations": 20}, **options},
+    )
+    name = f"model-{folder.parent.name}"
+    evaluate.evaluate(
+        folder / "model",
+        folder / "holdout",
+        folder / "evaluation",
+        model_name=name,
+        metric_name=metric,
+    )
+    register.register_if_allowed(
+        folder / "model",
+        folder / "evaluation",
+        folder / "registration",
+        model_name=name,
+        rule=rule,
+    )
+    text = (folder / "registration" / "registration.json").read_text(encoding="utf-8")
+    decision: dict[str, Any] = json.loads(text)
+    return decision
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    text = (folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")
+    evaluation: dict[str, Any] = json.loads(text)
+    return evaluation
+
+
+def test_a_first_model_must_beat_the_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = run_training(draw_table(400, signal=0), tmp_path / "noise")
+    assert not noise["registered"]
+    assert (
+        "not better by more than chance than the baseline (class shares): log_loss"
+        in (noise["reason"])
+    )
+    assert "to register it all the same: --set register=always" in noise["reason"]
+
+    capsys.readouterr()
+    learned = run_training(draw_table(400, signal=3), tmp_path / "learned")
+    assert learned["version"] == "1"
+    assert "no model is registered yet, and it is better than the baseline" in (
+        learned["reason"]
+    )
+    evaluation = read_evaluation(tmp_path / "learned")
+    baseline = evaluation["baseline"]["metrics"]["log_loss"]
+    assert baseline == pytest.approx(np.log(2), abs=0.03)
+    assert f"(baseline {baseline:.4g})" in capsys.readouterr().out
+    page = (tmp_path / "learned/evaluation/report.html").read_text(encoding="utf-8")
+    assert "baseline (class shares)</th>" in page
+    runs: Any = mlflow.search_runs()
+    assert runs["metrics.baseline_log_loss"].max() > 0.6
+
+    always = run_training(
+        draw_table(400, signal=0, seed=1), tmp_path / "always", rule="always"
+    )
+    assert always["version"] == "2"
+
+
+def test_few_held_out_rows_register_no_model(tmp_path: Path) -> None:
+    decision = run_training(draw_table(30, signal=9), tmp_path / "few")
+    assert not decision["registered"]
+    assert "too few groups of rows" in decision["reason"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "task"),
+    [(m.name, task) for task in METRICS for m in METRICS[task]],
+)
+def test_models_are_compared_by_the_metric_of_the_settings(
+    metric: str, task: str, tmp_path: Path
+) -> None:
+    table = draw_table(400, signal=4)
+    target = "y"
+    if task == "regression":
+        noise = np.random.default_rng(3).normal(size=400) / 3
+        table = table.with_columns(y=pl.lit(5) + table["x"] + pl.Series(noise))
+    for number in ("1", "2"):
+        rows = table.sample(fraction=1 if number == "2" else 0.5, seed=0)
+        decision = run_training(
+            rows, tmp_path / number, target=target, task=task, metric=metric
+        )
+    comparison_by = decision["comparison"]
+    assert comparison_by["metric"] == metric
+    assert comparison_by["interval"][0] <= comparison_by["difference"]
+    assert f"{metric} " in decision["reason"]
+
+
+def test_a_metric_of_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(evaluate.EvaluationError, match="training.metric .* log_loss"):
+        run_training(draw_table(100, 3), tmp_path / "rmse", metric="rmse")
+
+
+def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
+    table = draw_table(1500, signal=2)
+    client = mlflow.MlflowClient()
+    name = f"model-{tmp_path.name}"
+    options: dict[str, Any] = {"hyperparameters": {"max_iterations": 2}}
+    assert run_training(table, tmp_path / "weak", **options)["version"] == "1"
+
+    strong: dict[str, Any] = {"hyperparameters": {"max_iterations": 30}}
+    assert run_training(table, tmp_path / "strong", **strong)["version"] == "2"
+    assert "reference" not in client.get_model_version(name, "2").tags
+
+    similar: dict[str, Any] = {"hyperparameters": {"max_iterations": 31}}
+    decision = run_training(table, tmp_path / "similar", **similar)
+    assert "than the registered version 2 on" in decision["reason"]
+    assert client.get_model_version(name, "3").tags == {"reference": "2"}
+
+    # It is compared with version 2 again, although version 3 is the newest.
+    decision = run_training(table, tmp_path / "weaker", **options)
+    assert not decision["registered"]
+    assert "worse than the registered version 2" in decision["reason"]
+    again = run_training(table, tmp_path / "again", **similar)
+    assert again["reason"] == "it is the registered version 3 again"
+
+
+def test_a_model_of_another_question_is_judged_by_the_baseline(tmp_path: Path) -> None:
+    """As with the first model of one's own data, after the model of the sample."""
+    table = draw_table(400, signal=3)
+    assert run_training(table, tmp_path / "sample")["version"] == "1"
+    table = table.rename({"y": "churned"})
+    decision = run_training(table, tmp_path / "own", target="churned")
+    assert decision["version"] == "2"
+    assert "the registered version 1 answers another question: it is a" in (
+        decision["reason"]
+    )
+    assert "better than the baseline" in decision["reason"]
+    hopeless = draw_table(400, signal=0).rename({"y": "left"})
+    decision = run_training(hopeless, tmp_path / "hopeless", target="left")
+    assert not decision["registered"]
