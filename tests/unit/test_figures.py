@@ -257,6 +257,7 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
                 saved_model.SavedModel(
                     pipeline=pipeline,
                     columns={name: pl.Float64() for name in "uvwxyz"},
+                    categories={},
                     task="classification",
                     target="target",
                     split=split,

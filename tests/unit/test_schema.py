@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import comparison
-import evaluate
 import mlflow
+import model_metrics
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -75,7 +75,8 @@ class Project:
             self.name,
             saved_model.load_model(folder / "model"),
             pl.read_parquet(folder / "holdout"),
-            evaluate.measure,
+            model_metrics.find_metric("default", task),
+            margin=0.02,
         )
         register.register(folder / "model", self.name)
 
