@@ -22,7 +22,7 @@ PYTHONS = {
 # Runs the pipeline, and writes down the command, folder and variables of each step.
 RECORD = """
 import json, sys
-from benchmark.__main__ import PROJECT, pipelines
+from benchmark.__main__ import PROJECT, load_pipelines
 from benchmark.runtime import command_line
 from benchmark.runtime.local import processes
 found, run = [], processes.StepProcesses.run
@@ -32,7 +32,7 @@ def record(self, command, *variables):
     return run(self, command, *variables)
 processes.StepProcesses.run = record
 sys.argv = ["benchmark", "run", "training", "--fresh"]
-assert not command_line.main(PROJECT, pipelines)
+assert not command_line.main(PROJECT, load_pipelines)
 json.dump(found, open("commands.json", "w"))
 """
 CHAIN = """

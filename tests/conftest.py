@@ -1,4 +1,4 @@
-"""What the tests share: projects generated from the template, and ways to run them."""
+"""Helpers of all tests: they generate projects from the template, and run commands in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pytest_cookies.plugin import Cookies
 from pytest_cookies.plugin import Result as Generated
 
 TEMPLATE = Path(__file__).parents[1]
-#: What cookiecutter needs of the repository.
+#: The files and folders of this repository that cookiecutter reads.
 TEMPLATE_PARTS = (
     "cookiecutter.json",
     "this_template_needs_cookiecutter_2_2_3_or_newer.py",
@@ -30,34 +30,39 @@ TEMPLATE_PARTS = (
     "templates",
     "{{cookiecutter.project_slug}}",
 )
-# Some tests import the steps from the template, which is to hold only what is its own.
+# Some tests import steps from the template. Bytecode would be copied into each project.
 sys.dont_write_bytecode = True
-# Where several tests run at once, threads that wait for each other spin: small fits took
-# four times as long. As scikit-learn's own tests do.
+# With several threads each, tests that run side by side take four times as long, because
+# waiting threads spin. scikit-learn's own tests set this, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 SDKS: list[str] = QUESTIONS["azureml_sdk"]
-#: The Python of each SDK: the two do not go into one environment.
+#: The Python of each SDK. The two SDKs cannot be installed into one environment.
 COLD = {
     "azureml-sdk": sys.executable,
     "azure-ai-ml": str(TEMPLATE / "build" / "azure-ai-ml" / "bin" / "python"),
 }
-#: What projects run with: those, with all packages imported. All tests share them.
-PYTHONS, OWN = COLD, None
+#: The Python that projects run with, by SDK. On Linux, it forks from a process that has
+#: imported the packages already (see warm.py). All test processes share these processes:
+#: the first one starts them, and tells the others by the variable WARM.
+PYTHONS = COLD
+started_pythons = None
 if sys.platform == "linux":
     if "WARM" not in os.environ:
-        OWN = warm.Pythons(COLD)
-        os.environ["WARM"] = OWN.folder
+        started_pythons = warm.Pythons(COLD)
+        os.environ["WARM"] = started_pythons.folder
     PYTHONS = {sdk: f"{os.environ['WARM']}/{sdk}/python" for sdk in SDKS}
 
 
 def committer(home: Path) -> dict[str, str]:
-    """The variables of a person who commits, and has the tools of the tests on the path."""
-    roles, tools = ("AUTHOR", "COMMITTER"), Path(sys.executable).parent
+    """Return the environment of a person who commits, with the tools of the tests on PATH."""
+    tools = Path(sys.executable).parent
     return {
         **os.environ,
-        **{f"GIT_{role}_NAME": "Ann" for role in roles},
-        **{f"GIT_{role}_EMAIL": "ann@example.com" for role in roles},
+        "GIT_AUTHOR_NAME": "Ann",
+        "GIT_AUTHOR_EMAIL": "ann@example.com",
+        "GIT_COMMITTER_NAME": "Ann",
+        "GIT_COMMITTER_EMAIL": "ann@example.com",
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home),
     }
@@ -65,7 +70,7 @@ def committer(home: Path) -> dict[str, str]:
 
 @dataclass
 class Result:
-    """How a command ended, and what it printed."""
+    """The exit code of a command, and its output."""
 
     code: int
     out: str
@@ -73,7 +78,7 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """The JSON of the last line."""
+        """The JSON in the last line of standard output."""
         return json.loads(self.out.splitlines()[-1])
 
 
@@ -90,13 +95,13 @@ class Project:
         return PYTHONS[self.sdk]
 
     def python(self, *arguments: str, **environment: str) -> Result:
-        """Run Python in the project, which is as good as installed."""
+        """Run Python in the project, with its packages importable as if it were installed."""
         variables = {**os.environ, "PYTHONPATH": str(self.path), **environment}
         return self.python_with(variables, *arguments)
 
     def python_with(self, variables: Mapping[str, str], *arguments: str) -> Result:
-        """Run Python in the project with these variables, and no others."""
-        done = subprocess.run(
+        """Run Python in the project with exactly these environment variables."""
+        process = subprocess.run(
             [self.interpreter, *arguments],
             cwd=self.path,
             env=variables,
@@ -105,10 +110,10 @@ class Project:
             encoding="utf-8",
             check=False,
         )
-        return Result(done.returncode, done.stdout, done.stderr)
+        return Result(process.returncode, process.stdout, process.stderr)
 
     def run(self, *arguments: str) -> Result:
-        """Run a pipeline here; `json` of the result is what `--json` printed."""
+        """Run a pipeline on this machine. The output of `--json` is `json` of the result."""
         return self.python("-m", self.package, "run", *arguments, "--json")
 
     def set(self, section: str, **values: Any) -> None:
@@ -119,7 +124,7 @@ class Project:
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
     def edit(self, file: str, old: str, new: str, count: int = -1) -> None:
-        """Replace a text, which must be there, in a file, at most `count` times."""
+        """Replace a text in a file, at most `count` times. The file must contain it."""
         path = self.path / file
         text = path.read_text(encoding="utf-8")
         assert old in text
@@ -127,15 +132,24 @@ class Project:
 
 
 def pytest_unconfigure() -> None:
-    if OWN:
-        OWN.close()
+    """End the processes that the projects' Python forks from."""
+    if started_pythons:
+        started_pythons.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, then those of many tests: no core waits for the last."""
-    tests = Counter(item.path for item in items)
-    long = ("test_azure.py", "test_local_run.py", "test_places.py")
-    items.sort(key=lambda i: (i.path.name not in long, -tests[i.path], i.path))
+    """Start the files that take longest first, so that no core is idle at the end."""
+    slow_files = ("test_azure.py", "test_local_run.py", "test_places.py")
+    tests_by_file = Counter(item.path for item in items)
+
+    def order(item: pytest.Item) -> tuple[bool, int, Path]:
+        return (
+            item.path.name not in slow_files,
+            -tests_by_file[item.path],
+            item.path,
+        )
+
+    items.sort(key=order)
 
 
 Bake = Callable[..., Project]
@@ -143,9 +157,9 @@ Bake = Callable[..., Project]
 
 @pytest.fixture(scope="session")
 def bake(cookies_session: Cookies) -> Bake:
-    """Generates a project with some answers; all others are the defaults.
+    """Return a function that generates a project; questions without answer use the default.
 
-    With the same answers it is generated once, and copied.
+    For the same answers, the project is generated once. Each call returns a new copy of it.
     """
 
     @cache
@@ -155,12 +169,14 @@ def bake(cookies_session: Cookies) -> Bake:
         return result
 
     def copy(**answers: str) -> Project:
-        # cookiecutter takes no notice of an answer to a question that is not asked
+        # cookiecutter ignores answers to questions that do not exist.
         assert answers.keys() <= QUESTIONS.keys()
-        made = generate(frozenset(answers.items()))
-        folder = Path(mkdtemp(dir=made.project_path.parents[1]))
-        names = ("package_name", "azureml_sdk")
-        path = shutil.copytree(made.project_path, folder / made.project_path.name)
-        return Project(path, *(made.context[name] for name in names))
+        original = generate(frozenset(answers.items()))
+        folder = Path(mkdtemp(dir=original.project_path.parents[1]))
+        return Project(
+            shutil.copytree(original.project_path, folder / original.project_path.name),
+            package=original.context["package_name"],
+            sdk=original.context["azureml_sdk"],
+        )
 
     return copy

@@ -1,4 +1,4 @@
-"""What is looked at before a commit, by the real pre-commit, with no network."""
+"""The hooks that git runs before a commit, by the real pre-commit, without a network."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from conftest import TEMPLATE, Bake, Project, Result, committer
 
 
 class Repository(Project):
-    """A generated project under git, with the tools of its extra `dev` on the path."""
+    """A generated project in a git repository, with the tools of its extra `dev` on PATH."""
 
     home: Path
 
     def command(self, *words: str) -> Result:
-        own = {
+        """Run a command in the repository."""
+        caches = {
             "PRE_COMMIT_HOME": str(self.home),
             "MYPY_CACHE_DIR": str(TEMPLATE / "build" / "mypy" / self.sdk),
         }
-        done = subprocess.run(
+        process = subprocess.run(
             words,
             cwd=self.path,
-            env=committer(self.home) | own,
+            env=committer(self.home) | caches,
             capture_output=True,
             text=True,
             encoding="utf-8",
             check=False,
         )
-        return Result(done.returncode, done.stdout, done.stderr)
+        return Result(process.returncode, process.stdout, process.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def repository(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Reposito
     return repository
 
 
-def test_a_fresh_project_passes(repository: Repository) -> None:
+def test_hooks_pass_on_a_fresh_project(repository: Repository) -> None:
     valid = repository.command("pre-commit", "validate-config")
     assert valid.code == 0, valid.out + valid.err
     done = repository.command("git", "commit", "-m", "As it was generated")
@@ -55,7 +56,7 @@ def test_a_fresh_project_passes(repository: Repository) -> None:
     ]
 
 
-def test_what_is_not_right_stops_the_commit_and_is_mended(
+def test_hooks_stop_a_commit_and_correct_what_they_can(
     repository: Repository,
 ) -> None:
     notebook = repository.path / "notebooks" / "01_workspace.ipynb"
@@ -79,16 +80,14 @@ def test_what_is_not_right_stops_the_commit_and_is_mended(
     script.write_text(f"{tidy}\n\nimport wave\n\nNUMBER: int = 'one'\n", "utf-8")
     done = repository.command("git", "commit", "--all", "-m", "Work")
     assert done.code != 0
-    for hook, said in {
-        "ruff": "imported but unused",
-        "mypy": "Incompatible types",
-    }.items():
+    messages = {"ruff": "imported but unused", "mypy": "Incompatible types"}
+    for hook, message in messages.items():
         assert re.search(rf"(?m)^{hook}\.+Failed$", done.err), done.err
-        assert said in done.err
+        assert message in done.err
 
 
-def test_the_tools_are_those_of_the_tests(repository: Repository) -> None:
-    """As those in a project's pyproject.toml are pinned by hand."""
+def test_a_project_pins_the_tools_that_the_tests_use(repository: Repository) -> None:
+    """The versions in a project's pyproject.toml are written by hand."""
     text = (repository.path / "pyproject.toml").read_text(encoding="utf-8")
     dev = text.partition("\ndev = [\n")[2].partition("\n]")[0]
     pins = re.findall(r'"(.+)"', dev)
