@@ -41,7 +41,7 @@ for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = command.main(command.PROJECT, command.pipelines)
+            code = command.main(command.PROJECT, command.load_pipelines)
         except SystemExit as exit:
             code = exit.code
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)

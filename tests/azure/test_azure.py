@@ -115,7 +115,7 @@ def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
     assert trained.new_modules(before) == ["train"]
     new = trained.standin.requests[before:]
     sent = [one.path for one in new if one.target.startswith("PUT blob/snapshots/")]
-    files = {"train.py", "split.py", "training_rows.py"}
+    files = {"train.py", "split.py", "training_rows.py", "training_schema.py"}
     assert {Path(path).name for path in sent} == files
     assert not [one for one in new if one.target.startswith("PUT blob/datastore/")]
     states = {line[1]: line[0] for line in words(result.out) if line[1:]}

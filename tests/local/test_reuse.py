@@ -94,7 +94,7 @@ for line in sys.stdin:
         try:
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = main.main(main.PROJECT, main.pipelines)
+                code = main.main(main.PROJECT, main.load_pipelines)
             with open("answer", "w") as file:
                 json.dump([code, out.getvalue(), err.getvalue()], file)
             os._exit(0)

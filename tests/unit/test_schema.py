@@ -6,8 +6,13 @@ generated project.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import csv
+import dataclasses
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,10 @@ import pytest
 import register
 import saved_model
 import score
+import sklearn.datasets
 import train
 from registered_model import find_registered_model
+from sources import DataError
 from text_values import USUAL_FORMAT, TextFormat
 from threadpoolctl import threadpool_limits
 
@@ -196,3 +203,395 @@ def test_a_model_is_not_judged_on_values_it_would_read_otherwise(
         return
     assert project.compared["verdict"] == "not comparable"
     assert reason in project.compared["reason"]
+
+
+# A table of text in other conventions ----------------------------------------------------
+
+
+def with_decimal_commas(rows: pd.DataFrame) -> pd.DataFrame:
+    """Write the numbers with a fraction as 1,5."""
+    return rows.replace(r"^([+-]?\d*)\.(\d+)$", r"\1,\2", regex=True)
+
+
+def with_excels_first_line(rows: pd.DataFrame) -> bytes:
+    return b"sep=;\r\n" + rows.to_csv(index=False, sep=";").encode()
+
+
+def with_extra_columns(rows: pd.DataFrame) -> bytes:
+    """Other columns and another order than in training, and the target is there."""
+    extra = rows.iloc[:, ::-1].assign(extra=range(len(rows)), y="a b c")
+    return extra.to_csv(index=False).encode()
+
+
+def write_csv(**options: Any) -> Callable[[pd.DataFrame], bytes]:
+    """Return a function that writes a table with options of pandas."""
+
+    def to_bytes(rows: pd.DataFrame) -> bytes:
+        file = io.BytesIO()
+        rows.to_csv(file, index=False, **options)
+        return file.getvalue()
+
+    return to_bytes
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A way to write a table: the file's name, its bytes, and the settings to read it."""
+
+    to_bytes: Callable[[pd.DataFrame], bytes]
+    name: str = "a.csv"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+CONVENTIONS = {
+    "semicolons": Convention(write_csv(sep=";")),
+    "tabs": Convention(write_csv(sep="\t"), "a.tsv"),
+    "pipes": Convention(write_csv(sep="|")),
+    "decimal commas": Convention(
+        lambda rows: write_csv(sep=";")(with_decimal_commas(rows)),
+        settings={"decimal": ","},
+    ),
+    "all quoted": Convention(write_csv(quoting=csv.QUOTE_ALL)),
+    "a byte order mark": Convention(write_csv(encoding="utf-8-sig")),
+    "UTF-16": Convention(write_csv(encoding="utf-16")),
+    "Windows' encoding": Convention(
+        write_csv(encoding="cp1252", errors="xmlcharrefreplace"),
+        settings={"encoding": "cp1252"},
+    ),
+    "gzip": Convention(lambda rows: gzip.compress(write_csv()(rows)), "a.csv.gz"),
+    "xz": Convention(lambda rows: lzma.compress(write_csv()(rows)), "a.csv.xz"),
+    "line ends of Windows": Convention(write_csv(lineterminator="\r\n")),
+    "line ends of an old Mac": Convention(write_csv(lineterminator="\r")),
+    "the first line of Excel": Convention(with_excels_first_line),
+    "other columns in another order": Convention(with_extra_columns),
+}
+
+
+def read_foreign_table(file: Path) -> pd.DataFrame:
+    """Return a CSV file as the text that it is, with the target `y` as last column."""
+    rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return rows.set_axis([*rows.columns[:-1], "y"], axis=1)
+
+
+def score_convention(
+    project: Project, rows: pd.DataFrame, convention: Convention, folder: Path
+) -> pl.DataFrame:
+    """Write new rows in a convention, and return their predictions."""
+    folder.mkdir()
+    (folder / convention.name).write_bytes(convention.to_bytes(rows))
+    scored, _ = project.score(folder, text_settings=convention.settings)
+    return scored
+
+
+def score_parquet(
+    project: Project, csv_text: bytes, folder: Path, *, by_pandas: bool
+) -> pl.DataFrame:
+    """Let pandas or polars read CSV and write Parquet, and return the predictions."""
+    folder.mkdir()
+    if by_pandas:
+        pd.read_csv(io.BytesIO(csv_text)).to_parquet(folder / "a.parquet")
+    else:
+        table = pl.read_csv(csv_text, infer_schema_length=None, try_parse_dates=True)
+        table.write_parquet(folder / "a.parquet")
+    scored, _ = project.score(folder)
+    return scored
+
+
+def check_all_conventions(
+    project: Project, table: pd.DataFrame, task: str, folder: Path
+) -> int:
+    """Train on a table, score it in every form, and return the number of forms.
+
+    The predictions of each are bit-equal to those of the whole table as CSV.
+    """
+    project.train(write(folder / "raw" / "a.csv", table), task=task)
+    rows = table.drop(columns="y")
+    expected, _ = project.score(write(folder / "whole" / "a.csv", rows))
+    for name, convention in CONVENTIONS.items():
+        scored = score_convention(project, rows, convention, folder / name)
+        assert scored.equals(expected), name
+    text = write_csv()(rows)
+    for by_pandas in (True, False):
+        name = f"Parquet {by_pandas}"
+        scored = score_parquet(project, text, folder / name, by_pandas=by_pandas)
+        assert scored.equals(expected), name
+    single_rows = range(0, len(rows), -(-len(rows) // 4))
+    for row in single_rows:
+        file = write(folder / f"row {row}" / "a.csv", rows[row : row + 1])
+        scored, _ = project.score(file)
+        assert scored.drop("row").equals(expected[row : row + 1].drop("row")), row
+    return 1 + len(CONVENTIONS) + 2 + len(single_rows)
+
+
+FOREIGN = {
+    "iris.csv": "classification",
+    "wine_data.csv": "classification",
+}
+
+
+@pytest.mark.parametrize(("name", "task"), FOREIGN.items(), ids=FOREIGN.keys())
+def test_a_table_of_scikit_learn_in_every_convention(
+    name: str, task: str, project: Project, tmp_path: Path
+) -> None:
+    file = Path(sklearn.datasets.__file__).parent / "data" / name
+    table = read_foreign_table(file)
+    # A column of words beside the numbers, some with an umlaut or a comma.
+    words = ["Müller", "a, b", "", "007", "+1", '"quoted"']
+    table.insert(0, "word", np.resize(words, len(table)))
+    assert check_all_conventions(project, table, task, tmp_path / "data") == 21
+
+
+# What does not fit -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A model of a column of each type, and of a column without a value."""
+    folder = tmp_path_factory.mktemp("types")
+    project = Project(folder, "types", keys=["id"])
+    project.train(write(folder / "raw" / "a.csv", columns_of_all_types()))
+    return project
+
+
+def columns_of_all_types(rows: int = 240) -> pd.DataFrame:
+    random = np.random.default_rng(1)
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(rows) % 50, "D")
+    frame = pd.DataFrame(
+        {
+            "id": [f"{number:05}" for number in range(rows)],
+            "age": random.integers(18, 90, rows),
+            "weight": random.normal(70, 9, rows).round(1),
+            "smoker": random.choice(["true", "false"], rows),
+            "born": days.strftime("%Y-%m-%d"),
+            "seen": days.strftime("%Y-%m-%dT06:30:00"),
+            "zip": random.choice(["01067", "10115", "80331"], rows),
+            "empty": "",
+        }
+    )
+    frame["y"] = np.where((frame.age > 50) | (frame.smoker == "true"), "a", "b")
+    return frame
+
+
+def new_rows(rows: int = 4) -> pd.DataFrame:
+    return columns_of_all_types().drop(columns="y").head(rows)
+
+
+def test_all_that_does_not_fit_is_reported_at_once(
+    trained: Project, tmp_path: Path
+) -> None:
+    rows = new_rows().astype(object).rename(columns={"zip": "ZIP "})
+    rows.loc[2, "age"] = "<18"
+    rows.loc[1, "smoker"] = "often"
+    rows.loc[3, "born"] = "before 2020"
+    write(tmp_path / "new" / "a.csv", rows)
+    write(
+        tmp_path / "new" / "b.csv", rows.assign(age=1.5, smoker=1, born="", weight="?x")
+    )
+    with pytest.raises(DataError) as caught:
+        trained.score(tmp_path / "new")
+    fix = "correct it, or write it in data.missing in settings.yml."
+    needs = "as the model needs"
+    assert str(caught.value).splitlines() == [
+        "The new data does not fit the model's training data:",
+        "a.csv has no column 'zip', which the model needs: did you mean 'ZIP'?",
+        f"a.csv, line 4: '<18' in the column 'age' is not a number, {needs}: {fix}",
+        f"a.csv, line 3: 'often' in the column 'smoker' is not true or false, {needs}: {fix}",
+        f"a.csv, line 5: 'before 2020' in the column 'born' is not a date, {needs}: {fix}",
+        f"b.csv, line 2: '?x' in the column 'weight' is not a number, {needs}: {fix}",
+    ]
+    _, report = trained.score(
+        write(tmp_path / "c.csv", rows.rename(columns={"ZIP ": "zip"})),
+        text_settings={"missing": ["<18", "often", "before 2020"]},
+    )
+    assert [report["columns"][name]["missing"] for name in ("age", "smoker")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": "old"}, "a.parquet, row 1: 'old' in the column 'age' is not a number"),
+        ({"smoker": 2}, "a.parquet: 2 in the column 'smoker' is not true or false"),
+        ({"born": True}, "the column 'born' holds true or false"),
+        ({"weight": pd.Timestamp("2026-01-31")}, "the column 'weight' holds a time"),
+        ({"zip": True}, "the column 'zip' holds true or false"),
+    ],
+    ids=["text", "a number", "booleans", "times", "booleans for text"],
+)
+def test_parquet_of_another_type_is_refused(
+    change: dict[str, Any], message: str, trained: Project, tmp_path: Path
+) -> None:
+    new_rows().assign(**change).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=message):
+        trained.score(tmp_path / "a.parquet")
+
+
+def test_columns_that_the_model_does_not_need_never_stop_scoring(
+    trained: Project, tmp_path: Path
+) -> None:
+    rows = new_rows()
+    expected, _ = trained.score(write(tmp_path / "a.csv", rows))
+    odd = rows.assign(y=1.5, comment=["1", "x", "2024-01-01", ""], empty="a word")
+    write(tmp_path / "odd" / "a.csv", odd[:2])
+    odd[2:].assign(comment=1, y="b").to_parquet(tmp_path / "odd" / "b.parquet")
+    (tmp_path / "odd" / "b.parquet").rename(tmp_path / "odd" / "c.parquet")
+    scored, report = trained.score(tmp_path / "odd")
+    assert scored.equals(expected)
+    assert not {"y", "comment"} & report["columns"].keys()
+    assert not [note for note in report["notes"] if "ignore" in note]
+
+
+FORMS_OF_VALUES = {
+    "integers as fractions": {"age": lambda v: v + ".0"},
+    "numbers in quotes and blanks": {"age": lambda v: f" {v} ", "weight": lambda v: v},
+    "booleans as digits": {"smoker": lambda v: str(int(v == "true"))},
+    "booleans in capitals": {"smoker": str.upper},
+    "days with a time": {"born": lambda v: v + " 00:00:00"},
+    "times with a zone": {"seen": lambda v: v + "Z"},
+}
+
+
+@pytest.mark.parametrize("forms", FORMS_OF_VALUES.values(), ids=FORMS_OF_VALUES)
+def test_a_value_in_another_form_is_the_same_and_has_the_same_type(
+    forms: dict[str, Callable[[str], str]], trained: Project, tmp_path: Path
+) -> None:
+    rows = new_rows().astype(str)
+    expected, report = trained.score(write(tmp_path / "a.csv", rows))
+    for name, form in forms.items():
+        rows[name] = rows[name].map(form)
+    scored, report_of_forms = trained.score(write(tmp_path / "b.csv", rows))
+    assert scored.equals(expected)
+    assert report_of_forms["columns"] == report["columns"]
+    by_polars = pl.read_csv(tmp_path / "b.csv", infer_schema=False)
+    by_polars.write_parquet(tmp_path / "text.parquet")
+    scored, report_of_forms = trained.score(tmp_path / "text.parquet")
+    assert scored.equals(expected)
+
+
+def test_features_gets_the_types_of_training(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schemas: list[dict[str, pl.DataType]] = []
+
+    def features(table: pl.LazyFrame) -> pl.LazyFrame:
+        schemas.append(dict(table.collect_schema()))
+        return table
+
+    monkeypatch.setattr(prep, "features", features)
+    training = write(tmp_path / "raw" / "a.csv", columns_of_all_types())
+    prep.prepare(training, tmp_path / "prepared", "y", ["id"])
+    trained.score(write(tmp_path / "a.csv", new_rows(1)))
+    trained.score(write(tmp_path / "b.csv", new_rows(2).assign(born="", weight=70)))
+    of_training, *of_scoring = schemas
+    del of_training["y"], of_training["id"]
+    for schema in of_scoring:
+        del schema["id"]
+        assert schema == of_training
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[7, 12, 7], ["7", "12", "7"], [7.0, 12.0, 7.0]],
+    ids=["integers", "text", "floats"],
+)
+def test_numbers_in_parquet_get_the_spelling_of_the_training_data(
+    values: list[Any], project: Project, tmp_path: Path
+) -> None:
+    rows = table(["007", "12", "DK"])
+    project.train(write(tmp_path / "raw" / "a.csv", rows))
+    expected, _ = project.score(write(tmp_path / "a.csv", rows[["x", "n"]][:3]))
+    new = pl.DataFrame({"x": values, "n": rows["n"][:3].to_list()})
+    new.write_parquet(tmp_path / "a.parquet")
+    scored, _ = project.score(tmp_path / "a.parquet")
+    # Text stays as it is written: 7 is not 007.
+    is_text = isinstance(values[0], str)
+    assert scored["prediction"][0] == ("no" if is_text else "yes")
+    assert expected["prediction"].to_list() == ["yes", "no", "no"]
+
+
+def test_numbers_that_the_training_data_has_not_are_noted(
+    project: Project, tmp_path: Path
+) -> None:
+    project.train(write(tmp_path / "raw" / "a.csv", table(["007", "12", "DK"])))
+    new = pl.DataFrame({"x": [7, 8], "n": [0.5, 0.5]})
+    new.write_parquet(tmp_path / "a.parquet")
+    _, report = project.score(tmp_path / "a.parquet")
+    assert "'x' of a.parquet holds values that the training data" in report["notes"][0]
+
+
+def test_a_number_that_may_be_two_categories_is_refused(
+    project: Project, tmp_path: Path
+) -> None:
+    project.train(write(tmp_path / "raw" / "a.csv", table(["1", "+1", "DK"])))
+    pl.DataFrame({"x": [1], "n": [0.5]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="save the column as text"):
+        project.score(tmp_path / "a.parquet")
+
+
+# Models and settings ---------------------------------------------------------------------
+
+
+def test_a_model_without_a_schema_is_read_as_before_with_a_note(
+    project: Project, tmp_path: Path
+) -> None:
+    rows = table(["a", "b"])
+    project.train(write(tmp_path / "raw" / "a.csv", rows))
+    (project.folder / "train-0" / "model" / "schema.json").unlink()
+    register.register(project.folder / "train-0" / "model", project.name)
+    file = write(tmp_path / "new" / "a.csv", rows.drop(columns="y"))
+    expected, report = project.score(file, "1")
+    assert not report["notes"]
+    scored, report = project.score(file, "2")
+    assert scored.equals(expected)
+    assert "has no schema" in report["notes"][0]
+
+
+def test_score_uses_the_version_that_prep_has_used(
+    project: Project, tmp_path: Path
+) -> None:
+    project.train(write(tmp_path / "raw" / "a.csv", table(["a", "b"])))
+    file = write(tmp_path / "new" / "a.csv", table(["a", "b"]).drop(columns="y"))
+    model = find_registered_model(project.name, "latest")
+    prep.prepare_for_model(file, tmp_path / "prepared", model)
+    other = table(["a", "b"]).assign(y=lambda rows: rows.y.replace("yes", "perhaps"))
+    project.train(write(tmp_path / "other" / "a.csv", other))
+    score.scorer = score.load_scorer(
+        project.name, "latest", predictions=tmp_path / "out"
+    )
+    assert score.scorer.version == "2"
+    (part,) = (tmp_path / "prepared").iterdir()
+    score.run([str(part)])
+    scored = pl.read_parquet(tmp_path / "out")
+    assert set(scored["prediction"]) == {"yes", "no"}
+
+
+def test_settings_that_contradict_the_model_are_named(
+    project: Project, tmp_path: Path
+) -> None:
+    rows = table(["a", "b"]).assign(id=range(240), n=lambda rows: rows.n.astype(str))
+    project = dataclasses.replace(project, keys=["id"])
+    comma = with_decimal_commas(rows)
+    file = tmp_path / "raw.csv"
+    comma.to_csv(file, sep=";", index=False)
+    project.train(file, text_format=TextFormat(decimal=","))
+
+    # The text is read as in training, without a setting.
+    comma.drop(columns="y").to_csv(tmp_path / "a.csv", sep=";", index=False)
+    expected, report = project.score(tmp_path / "a.csv")
+    assert not report["notes"]
+    _, report = project.score(tmp_path / "a.csv", keys=["n"], ignore=["x"])
+    assert "data.keys in settings.yml is ['n']" in report["notes"][0]
+    assert "data.ignore in settings.yml names 'x'" in report["notes"][1]
+    assert "id" in report["columns"]
+
+    # New files may be written in another way.
+    write(tmp_path / "b.csv", rows)
+    with pytest.raises(DataError, match="'n' is not a number.*data.decimal: '.'"):
+        project.score(tmp_path / "b.csv")
+    scored, report = project.score(tmp_path / "b.csv", text_settings={"decimal": "."})
+    assert scored.equals(expected)
+    assert "data.decimal in settings.yml is '.'" in report["notes"][0]
+
+
+def test_no_model_is_registered(project: Project) -> None:
+    with pytest.raises(DataError, match="cannot be loaded: run the training pipeline"):
+        project.score(project.folder)

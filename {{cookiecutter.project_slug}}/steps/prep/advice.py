@@ -40,6 +40,7 @@ TIMESTAMP_FORMATS = tuple(
 )
 # The decimal marks and thousands separators that people write together.
 NUMBER_MARKS = (
+    (".", ""),
     (",", ""),
     (".", ","),
     (",", "."),
@@ -106,6 +107,17 @@ def note_doubtful_text(
                 f" ('{odd.first_value}' in line {odd.line} of {source.name}): if so,"
                 f" write {settings} in settings.yml."
             )
+
+
+def suggest_settings(sample: pl.DataFrame, text_format: TextFormat) -> str:
+    """Return the settings by which most of the sampled values would be quantities.
+
+    Returns an empty text if there are none, or if they need no other setting.
+    """
+    formats = _find_fitting_formats(sample, text_format)
+    if text_format in formats:
+        return ""
+    return _name_settings(text_format, formats) if formats else ""
 
 
 def _find_fitting_formats(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 
 import polars as pl
-from advice import suggest_name
+from advice import SAMPLED_VALUES, suggest_name, suggest_settings
 from csv_dialect import CsvFile
 from sources import (
     BOOLEAN,
@@ -67,13 +67,23 @@ def find_csv_misfits(
         row, value, _ = first.row(0)
         # A row may span several lines, so its line is looked up in the file.
         line, _ = next(islice(file.rows(), row, None), (row, []))
+        sample = filled.select("text").head(SAMPLED_VALUES).collect(engine="streaming")
         _add_misfit(
             source,
             name,
             schema,
             f"{source.name}, line {line}: '{value[:SHOWN_CHARACTERS]}' in the column"
-            f" '{name}' is not {KINDS[schema.type]}, as the model needs",
+            f" '{name}' is not {KINDS[schema.type]}, as the model needs:"
+            f" {_suggest_fix(sample, text_format)}",
         )
+
+
+def _suggest_fix(sample: pl.DataFrame, text_format: TextFormat) -> str:
+    """Return how text can be read that is not of the type that a model needs."""
+    settings = suggest_settings(sample, text_format)
+    if settings:
+        return f"if the file is written so, write {settings} in settings.yml"
+    return "correct it, or write it in data.missing in settings.yml"
 
 
 def fit_parquet_columns(
@@ -90,7 +100,7 @@ def fit_parquet_columns(
             continue
         if schema.type == TEXT and column.type == TEXT:
             if schema.words_are_missing:
-                column.values = null_if_missing(column.values, text_format)
+                _drop_missing_words(source, name, text_format)
         elif schema.type == TEXT:
             _spell_as_categories(source, name, schema, text_format)
         elif column.type == TEXT:
@@ -104,6 +114,21 @@ def fit_parquet_columns(
                 f"{source.name}: the column '{name}' holds {KINDS.get(column.type, column.type)}"
                 f" ({first}), where the model needs {KINDS[schema.type]}",
             )
+
+
+def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> None:
+    """Read words such as NA in a Parquet file as missing values, and note it.
+
+    They are values of Parquet files, but were missing values in the CSV training data.
+    """
+    column = source.columns[name]
+    if column.missing_words:
+        source.notes.append(
+            f"words such as NA in the column '{name}' of {source.name} are read as missing"
+            f" values, as in the training data ({column.missing_words} rows)."
+        )
+    values = null_if_missing(column.values, text_format)
+    source.columns[name] = Column(TEXT, values)
 
 
 def _parse_parquet_text(
@@ -124,13 +149,17 @@ def _parse_parquet_text(
     if schema.type == INTEGER:
         is_odd &= readings[1].is_null()
     odd = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
-    row, value, _ = odd.sort("is_odd", descending=True).head(1).collect().row(0)
+    filled_rows = odd.drop_nulls("text")
+    first = filled_rows.sort("is_odd", descending=True, maintain_order=True).head(1)
+    row, value, _ = first.collect(engine="streaming").row(0)
+    sample = filled_rows.select("text").head(SAMPLED_VALUES).collect(engine="streaming")
     _add_misfit(
         source,
         name,
         schema,
         f"{source.name}, row {row + 1}: '{value[:SHOWN_CHARACTERS]}' in the column '{name}'"
-        f" is not {KINDS[schema.type]}, as the model needs",
+        f" is not {KINDS[schema.type]}, as the model needs:"
+        f" {_suggest_fix(sample, text_format)}",
     )
 
 
@@ -220,7 +249,7 @@ def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) ->
             role = "a key of the model" if is_key else "which the model needs"
             problems.append(
                 f"{lacking[0].name} has no column '{name}', {role}"
-                f"{suggest_name(name, names)}."
+                f"{suggest_name(name, names) or '.'}"
             )
         elif lacking:
             lacking[0].notes.append(
@@ -244,7 +273,9 @@ def _check_booleans(source: Source, roles: ColumnRoles) -> None:
     """Add misfits for numbers other than 0 and 1 where the schema asks for booleans."""
     for name, column in list(source.columns.items()):
         schema = roles.get_schema(name)
-        if schema is None or schema.type != BOOLEAN or column.type in (None, BOOLEAN):
+        if schema is None or schema.type != BOOLEAN:
+            continue
+        if column.type not in (INTEGER, NUMBER):
             continue
         others = source.frame.select(values=column.values).filter(
             ~pl.col("values").is_in([0, 1])

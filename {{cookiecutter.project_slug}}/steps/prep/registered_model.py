@@ -104,6 +104,9 @@ def choose_text_format(
     for name in settings:
         new = getattr(written, name)
         old = getattr(trained_with, name)
+        if isinstance(old, tuple) and isinstance(new, tuple) and name != "date_format":
+            # What was a missing value or a unit in training stays one.
+            new = tuple(dict.fromkeys([*old, *new]))
         if new == old:
             continue
         changes[name] = new

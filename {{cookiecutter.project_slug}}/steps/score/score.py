@@ -280,6 +280,11 @@ def predict(
     Raises ScoringError if a key has the name of one of these columns.
     """
     columns: dict[str, Any] = {}
+    rows = len(features)
+    if rows == 1:
+        # scikit-learn adds up the classes of a single row in another order, which may
+        # change the last bit of a probability. Of two rows, each is as in any table.
+        features = pd.concat([features, features])
     if hasattr(model, "predict_proba"):
         probabilities = model.predict_proba(features)
         columns["prediction"] = model.classes_[probabilities.argmax(axis=1)]
@@ -293,4 +298,5 @@ def predict(
                 f"the key '{name}' has the name of a column of the predictions: rename"
                 " it in the data and in data.keys."
             )
-    return pl.DataFrame(keys.to_dict() | columns)
+    predictions = {name: column[:rows] for name, column in columns.items()}
+    return pl.DataFrame(keys.to_dict() | predictions)
