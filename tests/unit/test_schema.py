@@ -214,13 +214,13 @@ def with_decimal_commas(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_excels_first_line(rows: pd.DataFrame) -> bytes:
-    return b"sep=;\r\n" + rows.to_csv(index=False, sep=";").encode()
+    return b"sep=;\r\n" + write_csv(sep=";")(rows)
 
 
 def with_extra_columns(rows: pd.DataFrame) -> bytes:
     """Other columns and another order than in training, and the target is there."""
     extra = rows.iloc[:, ::-1].assign(extra=range(len(rows)), y="a b c")
-    return extra.to_csv(index=False).encode()
+    return write_csv()(extra)
 
 
 def write_csv(**options: Any) -> Callable[[pd.DataFrame], bytes]:
