@@ -1,9 +1,9 @@
-"""Measure everything side by side, print a table, and write it as JSON.
+"""Run the benchmarks, print a table of the figures, and write them as JSON.
 
     python -m benchmarks [--only NAME] [--rounds N] [--json FILE]
 
-Each benchmark is a module here, and can be run alone by its name; what it compares, it
-runs in turns, so that a busy machine is busy for both.
+A benchmark runs the programs that it compares in turns, so that a busy machine slows down
+all of them.
 """
 
 from __future__ import annotations
@@ -20,31 +20,38 @@ from . import generation, local_run, prep, scoring
 from .measure import Figures, show
 
 BENCHMARKS: dict[str, Callable[[int], Figures]] = {
-    "generation": generation.figures,
-    "local_run": local_run.figures,
-    "prep": prep.figures,
-    "scoring": scoring.figures,
-    "own_model": scoring.own_model,
-    "training": scoring.training,
+    "generation": generation.measure_generation,
+    "local_run": local_run.measure_local_run,
+    "prep": prep.measure_prep,
+    "scoring": scoring.measure_scoring,
+    "own_model": scoring.measure_own_model,
+    "training": scoring.measure_training,
 }
 
 
 def main() -> None:
-    """Run them one after another."""
+    """Run the benchmarks that the command line names, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", choices=BENCHMARKS, default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found: dict[str, Figures] = {}
+
+    figures: dict[str, Figures] = {}
     for name in args.only or BENCHMARKS:
         print(f"\n{name}", flush=True)
-        found[name] = BENCHMARKS[name](args.rounds)
-        show(found[name])
+        figures[name] = BENCHMARKS[name](args.rounds)
+        show(figures[name])
+
     if args.json:
-        about = {"date": f"{date.today()}", "cores": cpu_count()}
-        about |= {"python": platform.python_version(), "rounds": args.rounds}
-        args.json.write_text(json.dumps({**about, "figures": found}, indent=2))
+        content = {
+            "date": str(date.today()),
+            "cores": cpu_count(),
+            "python": platform.python_version(),
+            "rounds": args.rounds,
+            "figures": figures,
+        }
+        args.json.write_text(json.dumps(content, indent=2))
 
 
 if __name__ == "__main__":

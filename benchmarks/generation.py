@@ -1,4 +1,4 @@
-"""How long a generation takes: ours, the same with two empty hooks, and kedro's."""
+"""The time to generate a project: this template, the same with empty hooks, and kedro."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from .measure import TEMPLATE, Figures, measure, ratios
 
 KEDRO = TEMPLATE / "build" / "benchmarks" / "bin" / "kedro"
-# Makes a project in a folder `nodes`, of nothing but what kedro needs.
+# Creates the smallest kedro project, in a folder `nodes`.
 KEDRO_NEW = (
     KEDRO,
     "new",
@@ -20,17 +20,20 @@ KEDRO_NEW = (
 )
 
 
-def figures(rounds: int) -> Figures:
-    """Seconds, with the default answers, each into an empty folder."""
+def measure_generation(rounds: int) -> Figures:
+    """Return the seconds for the default answers, each time in an empty folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        empty, ours = folder / "empty", folder / "ours"
+        empty = folder / "empty"
+        ours = folder / "ours"
         for template in (empty, ours):
             template.mkdir()
             for part in ("cookiecutter.json", "this_*.py", "hooks", "templates", "{{*"):
                 (path,) = TEMPLATE.glob(part)
-                copy = shutil.copytree if path.is_dir() else shutil.copy
-                copy(path, template / path.name)
+                if path.is_dir():
+                    shutil.copytree(path, template / path.name)
+                else:
+                    shutil.copy(path, template / path.name)
         for hook in (empty / "hooks").iterdir():
             hook.write_text("")
         commands: dict[str, list[object]] = {
@@ -38,15 +41,17 @@ def figures(rounds: int) -> Figures:
             for name, template in {"ours": ours, "two empty hooks": empty}.items()
         }
         commands["kedro new"] = [*KEDRO_NEW]
-        found: Figures = {f"{name}, s": [] for name in commands}
-        for round_ in range(5 * rounds + 1):
+        figures: Figures = {f"{name}, s": [] for name in commands}
+        for round_number in range(5 * rounds + 1):
             for name, command in commands.items():
                 work = folder / "work"
                 work.mkdir()
                 seconds = measure(work, *command).seconds
                 shutil.rmtree(work)
-                if round_:  # the first of each warms the disk's cache
-                    found[f"{name}, s"].append(seconds)
+                # The first round of each command only fills the disk's cache.
+                if round_number > 0:
+                    figures[f"{name}, s"].append(seconds)
     for other in ("two empty hooks", "kedro new"):
-        found[f"ours / {other}"] = ratios(found["ours, s"], found[f"{other}, s"])
-    return found
+        seconds_of_other = figures[f"{other}, s"]
+        figures[f"ours / {other}"] = ratios(figures["ours, s"], seconds_of_other)
+    return figures

@@ -1,8 +1,7 @@
-"""What the local run adds: beside its steps in a plain script, and beside kedro.
+"""The time of a local training run on the sample, compared with a script and with kedro.
 
-Of training on the sample: an unchanged run; a fresh one, beside the same four commands
-one after another, with no pipeline at all; and kedro's run of four nodes that do nothing,
-which is what kedro adds.
+Measured are an unchanged run, a fresh run, the four commands of a fresh run in a plain
+script, and a kedro run of four nodes that do nothing, which is the time that kedro adds.
 """
 
 from __future__ import annotations
@@ -19,22 +18,24 @@ PYTHONS = {
     "azureml-sdk": sys.executable,
     "azure-ai-ml": TEMPLATE / "build/azure-ai-ml/bin/python",
 }
-# Runs the pipeline, and writes down the command, folder and variables of each step.
+# Runs the pipeline, and saves the command, the folder and the variables of each step.
 RECORD = """
 import json, sys
 from benchmark.__main__ import PROJECT, load_pipelines
 from benchmark.runtime import command_line
 from benchmark.runtime.local import processes
-found, run = [], processes.StepProcesses.run
+commands = []
+run = processes.StepProcesses.run
 def record(self, command, *variables):
     arguments = [sys.executable, *command.arguments]
-    found.append([arguments, command.folder, command.environment])
+    commands.append([arguments, command.folder, command.environment])
     return run(self, command, *variables)
 processes.StepProcesses.run = record
 sys.argv = ["benchmark", "run", "training", "--fresh"]
 assert not command_line.main(PROJECT, load_pipelines)
-json.dump(found, open("commands.json", "w"))
+json.dump(commands, open("commands.json", "w"))
 """
+# Runs the saved commands one after another.
 CHAIN = """
 import json, pathlib, shutil, subprocess
 for command, folder, variables in json.load(open("commands.json")):
@@ -43,6 +44,7 @@ for command, folder, variables in json.load(open("commands.json")):
         output.mkdir()
     subprocess.run(command, cwd=folder, env=variables, check=True)
 """
+# A kedro pipeline of four nodes that return their input.
 NODES = """
 from kedro.pipeline import Pipeline, node
 def same(value):
@@ -54,35 +56,36 @@ def register_pipelines():
 """
 
 
-def figures(rounds: int) -> Figures:
-    """Seconds, and how many times the script's they are."""
-    found: Figures = {}
+def measure_local_run(rounds: int) -> Figures:
+    """Return the seconds of each program, and the ratio of a fresh run to the script."""
+    figures: Figures = {}
     run = ("-m", "benchmark", "run", "training")
     with tempfile.TemporaryDirectory() as name:
-        kedro = _kedro(Path(name))
+        kedro = _create_kedro_project(Path(name))
         for sdk, python in PYTHONS.items():
             project = generate(Path(name) / sdk, f"azureml_sdk={sdk}")
             measure(project, python, *run)
             script = generate(Path(name) / f"{sdk}-script", f"azureml_sdk={sdk}")
             measure(script, python, "-c", RECORD)
             for _ in range(rounds):
-                again = measure(project, python, *run).seconds
+                unchanged = measure(project, python, *run).seconds
                 fresh = measure(project, python, *run, "--fresh").seconds
                 chain = measure(script, python, "-c", CHAIN).seconds
-                nothing = measure(kedro, KEDRO, "run").seconds
-                for what, value in {
-                    "unchanged, s": again,
+                empty_nodes = measure(kedro, KEDRO, "run").seconds
+                for title, value in {
+                    "unchanged, s": unchanged,
                     "fresh, s": fresh,
                     "the four commands alone, s": chain,
                     "fresh / the four commands": fresh / chain,
                     "what the run adds, s": fresh - chain,
-                    "kedro, four nodes that do nothing, s": nothing,
+                    "kedro, four nodes that do nothing, s": empty_nodes,
                 }.items():
-                    found.setdefault(f"{sdk}: {what}", []).append(value)
-    return found
+                    figures.setdefault(f"{sdk}: {title}", []).append(value)
+    return figures
 
 
-def _kedro(folder: Path) -> Path:
+def _create_kedro_project(folder: Path) -> Path:
+    """Create a kedro project with the pipeline NODES, and return its folder."""
     measure(folder, *KEDRO_NEW)
     project = folder / "nodes"
     (project / "src/nodes/pipeline_registry.py").write_text(NODES)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a process is measured, and figures become a table."""
+"""Helpers of the benchmarks: they measure a process, and print a table of figures."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from typing import Any
 TEMPLATE = Path(__file__).resolve().parents[1]
 STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
 
-#: By what was measured: its value in each round.
+#: The value of each figure in each round, by the title of the figure.
 Figures = dict[str, list[float]]
 
 
 @dataclass
 class Measured:
-    """A process that has ended well."""
+    """The measurements of a process that succeeded."""
 
     seconds: float
-    megabytes: float  # the most that it and all that it started held at a time
-    result: Any  # its last line, if that is JSON
+    megabytes: float  # The peak memory of the process and its children together.
+    result: Any  # The JSON in its last line of output, or None.
 
 
 def measure(
     folder: Path, *command: object, variables: Mapping[str, str] | None = None
 ) -> Measured:
-    """Run a command in a folder; its memory is looked at meanwhile, on Linux.
+    """Run a command in a folder, and measure its time and, on Linux, its memory.
 
-    That takes a twentieth of the time at the most. Pages of files are left out, as the
-    system may take them back. Python's arguments are enough of a command. AssertionError,
-    with all it printed, if it fails.
+    A command that begins with an option or a script is run by this Python. Reading the
+    memory takes at most a twentieth of the time. Pages of files are not counted, because
+    the system can take them back. Raises AssertionError with the output if the command fails.
     """
-    words = [str(word) for word in command]
-    if words[0].startswith("-") or words[0].endswith(".py"):
-        words.insert(0, sys.executable)
+    arguments = [str(argument) for argument in command]
+    if arguments[0].startswith("-") or arguments[0].endswith(".py"):
+        arguments.insert(0, sys.executable)
     environment = {**os.environ, "PYTHONPATH": str(folder), "DO_NOT_TRACK": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment |= variables or {}
-    ended, peaks = Event(), [0.0]
+    ended = Event()
+    peaks = [0.0]
 
     def watch(process: int) -> None:
         pause = 0.01
@@ -59,7 +60,7 @@ def measure(
     with tempfile.TemporaryFile("w+") as output:
         started = time.perf_counter()
         with subprocess.Popen(
-            words,
+            arguments,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -74,33 +75,35 @@ def measure(
         output.seek(0)
         text = output.read()
     assert process.returncode == 0, text
-    last = text.rstrip().rpartition("\n")[2]
-    return Measured(seconds, max(peaks), json.loads(last) if last[:1] == "{" else None)
+    last_line = text.rstrip().rpartition("\n")[2]
+    result = json.loads(last_line) if last_line.startswith("{") else None
+    return Measured(seconds, max(peaks), result)
 
 
 def _memory(process: int, parent: list[str] | None = None) -> float:
-    """Megabytes that a process, and all that it has started, hold of their own now.
+    """Return the megabytes of anonymous memory of a process and its children.
 
-    What several share counts once. A process that is just being started has all of its
-    `parent`'s (vfork), and counts nothing: their figures are the same.
+    Memory that several processes share counts once. A process that is just being started
+    (vfork) shows the figures of its `parent`, and is not counted.
     """
     folder = Path("/proc", str(process))
     try:
         status = (folder / "status").read_text()
         shares = (folder / "smaps_rollup").read_text()
         children = folder.glob("task/*/children")
-        below = [int(child) for one in children for child in one.read_text().split()]
-    except OSError:  # it has ended
+        child_ids = [int(i) for file in children for i in file.read_text().split()]
+    except OSError:
+        return 0.0  # The process has ended.
+
+    sizes = re.findall(r"(?:VmPeak|VmSize|RssAnon):\s+(\d+) kB", status)
+    anonymous = re.search(r"Pss_Anon:\s+(\d+) kB", shares)
+    if anonymous is None or sizes == parent:
         return 0.0
-    held = re.findall(r"(?:VmPeak|VmSize|RssAnon):\s+(\d+) kB", status)
-    own = re.search(r"Pss_Anon:\s+(\d+) kB", shares)
-    if not own or held == parent:
-        return 0.0
-    return int(own[1]) / 1024 + sum(_memory(child, held) for child in below)
+    return int(anonymous[1]) / 1024 + sum(_memory(child, sizes) for child in child_ids)
 
 
 def generate(folder: Path, *answers: str) -> Path:
-    """A project `benchmark` in a folder, from the template."""
+    """Generate the project `benchmark` in a folder, and return the project's folder."""
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(folder)]
     answers = ("project_name=Benchmark", *answers)
     subprocess.run(
@@ -110,7 +113,7 @@ def generate(folder: Path, *answers: str) -> Path:
 
 
 def ratios(first: list[float], second: list[float]) -> list[float]:
-    """The ratio of the two in each round."""
+    """Return the ratio of two figures in each round."""
     return [a / b for a, b in zip(first, second, strict=True)]
 
 
@@ -118,5 +121,5 @@ def show(figures: Figures) -> None:
     """Print a table of the figures."""
     print(f"{'':58} minimum    median   maximum")
     for title, values in figures.items():
-        shown = min(values), statistics.median(values), max(values)
-        print(f"{title:58}" + "".join(f"{value:10.2f}" for value in shown))
+        columns = [min(values), statistics.median(values), max(values)]
+        print(f"{title:58}" + "".join(f"{value:10.2f}" for value in columns))

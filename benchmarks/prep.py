@@ -1,9 +1,9 @@
-"""How fast prep is beside bare polars and pandas, and how its memory grows.
+"""The speed of prep compared with polars and pandas, and its memory.
 
-CSV of mixed types is read and Parquet written, in turns: by prep, by nothing but polars'
-scan_csv and sink_parquet, and by pandas. Then prep's peak memory for a file of
-BENCHMARK_GB gigabytes (default: 0.3) and for ten times it, for which the folder of
-temporary files must have room; and for Parquet of 2 and of 10 million rows.
+Each program reads a CSV file of mixed types and writes Parquet: prep, polars with
+scan_csv and sink_parquet, and pandas. Then the peak memory of prep is measured, for CSV
+files of BENCHMARK_GB gigabytes (0.3 by default) and of ten times as much, and for Parquet
+files of 2 and 10 million rows. The folder of temporary files must have room for them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .measure import STEPS, Figures, Measured, measure, ratios
 
 ROWS = 3_000_000
 CHUNK = 250_000
-# What each process runs, on a table and a folder to write to.
+# The arguments of Python, by program. TABLE and OUT stand for the file and for a folder.
 COMMANDS = {
-    # -B, as the template's steps are copied as they are, and are to hold no __pycache__.
+    # -B: bytecode in the template would be copied into generated projects.
     "prep": ["-B", f"{STEPS}/prep/prep.py", "--target", "class", "--raw", "TABLE"]
     + ["--prepared", "OUT/prepared", "--report", "OUT/report"],
     "polars": ["-c", "import polars; polars.scan_csv('TABLE').sink_parquet('OUT/out')"],
@@ -31,27 +31,30 @@ COMMANDS = {
 }
 
 
-def figures(rounds: int) -> Figures:
-    """Megabytes a second, times as fast, and peak megabytes."""
-    found: Figures = {f"{name}, MB/s": [] for name in COMMANDS}
+def measure_prep(rounds: int) -> Figures:
+    """Return megabytes per second, ratios of speeds, and megabytes of peak memory."""
+    figures: Figures = {f"{name}, MB/s": [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
-        table, larger = Path(folder) / "table.csv", Path(folder) / "larger.csv"
+        table = Path(folder) / "table.csv"
+        larger = Path(folder) / "larger.csv"
         _write_table(table, ROWS)
         size = table.stat().st_size
-        for name in COMMANDS:  # byte-compile, and read the file once
+        # The first run compiles bytecode and fills the disk's cache.
+        for name in COMMANDS:
             _run(name, table)
         for _ in range(rounds):
             for name in COMMANDS:
                 seconds = _run(name, table).seconds
-                found[f"{name}, MB/s"].append(size / 1e6 / seconds)
+                figures[f"{name}, MB/s"].append(size / 1e6 / seconds)
         for name in ("polars", "pandas"):
-            pair = found["prep, MB/s"], found[f"{name}, MB/s"]
-            found[f"prep / {name}, speed"] = ratios(*pair)
+            figures[f"prep / {name}, speed"] = ratios(
+                figures["prep, MB/s"], figures[f"{name}, MB/s"]
+            )
         for times in (1, 10):
             gigabytes = times * float(os.environ.get("BENCHMARK_GB", "0.3"))
             _repeat(table, larger, gigabytes * 1e9)
             peak = _run("prep", larger).megabytes
-            found[f"prep, MB of memory for {gigabytes:g} GB of CSV"] = [peak]
+            figures[f"prep, MB of memory for {gigabytes:g} GB of CSV"] = [peak]
         larger.unlink()
         for times in (2, 10):
             parquet = Path(folder) / "parquet"
@@ -62,22 +65,23 @@ def figures(rounds: int) -> Figures:
                     parquet / f"{number}.parquet", row_group_size=125_000
                 )
             peak = _run("prep", parquet).megabytes
-            found[f"prep, MB of memory for {times} million rows of Parquet"] = [peak]
+            figures[f"prep, MB of memory for {times} million rows of Parquet"] = [peak]
             shutil.rmtree(parquet)
-    return found
+    return figures
 
 
 def _run(name: str, table: Path) -> Measured:
+    """Run a program on a table, with a folder for its output."""
     with tempfile.TemporaryDirectory(dir=table.parent) as out:
-        words = [
+        arguments = [
             part.replace("TABLE", str(table)).replace("OUT", out)
             for part in COMMANDS[name]
         ]
-        return measure(table.parent, *words)
+        return measure(table.parent, *arguments)
 
 
 def _write_table(path: Path, rows: int) -> None:
-    """Numbers, categories, dates and times, some of them missing."""
+    """Write a CSV file of numbers, categories, dates and times, some of them missing."""
     random = np.random.default_rng(0)
     for start in range(0, rows, CHUNK):
         size = min(CHUNK, rows - start)
@@ -98,7 +102,7 @@ def _write_table(path: Path, rows: int) -> None:
 
 
 def _repeat(table: Path, path: Path, size: float) -> None:
-    """Write the rows of a table again and again, up to about `size` bytes."""
+    """Write the rows of a table repeatedly, until the file has about `size` bytes."""
     with table.open("rb") as rows, path.open("wb") as file:
         file.write(header := rows.readline())
         while file.tell() < size:

@@ -1,9 +1,9 @@
-"""How fast scoring and training are beside plain pandas and scikit-learn, and their memory.
+"""The speed and memory of scoring and training, compared with pandas and scikit-learn.
 
-In turns, each in a process of its own: `run scoring` of a generated project, with one and
-with two worker processes, and a script that reads the same file with pandas, predicts all
-of it in one go by the same model, and writes the same predictions. Then the train step,
-beside nothing but the fit of the same estimator on a table in memory.
+Scoring: `run scoring` of a generated project, with one and with two worker processes, is
+compared with a script that reads the same file with pandas, predicts it at once with the
+same model, and writes the same predictions. Training: the train step is compared with the
+fit of the same estimator on a table in memory. Each runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ ROWS = int(os.environ.get("BENCHMARK_ROWS", "10_000_000"))
 TREES = 200
 CHUNK = 250_000
 RUN = ("-m", "benchmark", "run", "--json")
+# Scores a table with pandas and scikit-learn alone.
 PANDAS = """
 import sys, mlflow, pandas
 table = pandas.read_parquet(sys.argv[1])
 model = mlflow.sklearn.load_model(sys.argv[2])
 shares = model.predict_proba(table[list(model.feature_names_in_)])
-found = table[["id"]].assign(prediction=model.classes_[shares.argmax(axis=1)])
+scored = table[["id"]].assign(prediction=model.classes_[shares.argmax(axis=1)])
 for name, column in zip(model.classes_, shares.T):
-    found[f"probability_{name}"] = column
-found.to_parquet(sys.argv[3])
+    scored[f"probability_{name}"] = column
+scored.to_parquet(sys.argv[3])
 """
+# Fits the estimator on the rows that train uses, and prints the seconds.
 FIT = """
 import json, pathlib, sys, time, train
 table = train.read_training_table(
@@ -50,11 +52,12 @@ started = time.perf_counter()
 model.fit(x, y)
 print(json.dumps({"seconds": time.perf_counter() - started, "megabytes": size}))
 """
+# A model of the user's own, in place of build_model.
 FOREST = '''
 def build_model(
     features: pd.DataFrame, task: str, seed: int, max_iterations: int = 100, **_: Any
 ) -> Pipeline:
-    """A user's own: a random forest."""
+    """Return an untrained random forest."""
     texts = list(features.select_dtypes("object"))
     encode = OrdinalEncoder(
         handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-1
@@ -69,15 +72,15 @@ def build_model(
 def encode_dates'''
 
 
-def figures(rounds: int) -> Figures:
-    """The default model on ROWS rows, with one and with two workers."""
+def measure_scoring(rounds: int) -> Figures:
+    """Return the figures of the default model on ROWS rows, with one and two workers."""
     with tempfile.TemporaryDirectory() as name:
         project = _project(Path(name), 100_000)
         return _score(project, ROWS, rounds, (1, 2))
 
 
-def own_model(rounds: int) -> Figures:
-    """A user's own model, a random forest, on two fifths of ROWS."""
+def measure_own_model(rounds: int) -> Figures:
+    """Return the figures of a random forest on two fifths of ROWS, with two workers."""
     with tempfile.TemporaryDirectory() as name:
         project = _project(Path(name), 100_000)
         script = project / "steps/train/train.py"
@@ -86,9 +89,9 @@ def own_model(rounds: int) -> Figures:
         return _score(project, 2 * ROWS // 5, rounds, (2,))
 
 
-def training(rounds: int) -> Figures:
-    """The train step on a million rows: alone, and in a run, which starts it early."""
-    found: Figures = {}
+def measure_training(rounds: int) -> Figures:
+    """Return the figures of training on a million rows: the step alone, and in a run."""
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as name:
         project = _project(Path(name), 1_000_000)
         steps, work = project / "steps", project / "work"
@@ -104,7 +107,7 @@ def training(rounds: int) -> Figures:
             run = _measure(project, steps / "train/train.py", *step, *role, *last)
             whole = _measure(project, *RUN, "training", "--fresh")
             seconds = _step(whole, "train")["seconds"]
-            for what, value in {
+            for title, value in {
                 "train alone, s": run.seconds,
                 "train in a run, s": seconds,
                 "bare fit, s": fit["seconds"],
@@ -113,17 +116,17 @@ def training(rounds: int) -> Figures:
                 "train, MB": run.megabytes,
                 "train / the table, memory": run.megabytes / fit["megabytes"],
             }.items():
-                found.setdefault(what, []).append(value)
-    return found
+                figures.setdefault(title, []).append(value)
+    return figures
 
 
 def _step(run: Measured, name: str) -> Any:
-    """What is said of a step of a run."""
+    """Return the entry of a step in the JSON that a run printed."""
     return next(step for step in run.result["steps"] if step["name"] == name)
 
 
 def _project(folder: Path, rows: int) -> Path:
-    """A project that trains on a table of so many rows, below `folder`."""
+    """Generate a project that trains on a table with this number of rows."""
     project = generate(folder)
     settings = yaml.safe_load((project / "settings.yml").read_text())
     settings["data"] |= {"training": "../training.parquet", "target": "y"}
@@ -135,16 +138,17 @@ def _project(folder: Path, rows: int) -> Path:
 
 
 def _measure(project: Path, *command: object, code: Path | None = None) -> Measured:
-    """Measure a process with the variables that a step has."""
+    """Measure a process with the environment variables of a step."""
     variables = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(code or project)}
     variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{project}/benchmark.db"
     return measure(project, *command, variables=variables)
 
 
 def _score(project: Path, rows: int, rounds: int, workers: tuple[int, ...]) -> Figures:
-    """Seconds and megabytes of the ways to score, and what they are of pandas'."""
-    found: Figures = {}
-    table, out = project.parent / "scoring.parquet", project.parent / "out.parquet"
+    """Return the seconds and megabytes of scoring, and their ratios to those of pandas."""
+    figures: Figures = {}
+    table = project.parent / "scoring.parquet"
+    out = project.parent / "out.parquet"
     _write_table(table, rows, 2, False)
     trained = _measure(project, *RUN, "training")
     model = _step(trained, "train")["outputs"]["model"]
@@ -154,29 +158,33 @@ def _score(project: Path, rows: int, rounds: int, workers: tuple[int, ...]) -> F
         for count in workers:
             run = (*RUN, "scoring", "--set", f"process_count_per_node={count}")
             whole = _measure(project, *run, "--fresh")
-            # Once more, without prep, whose memory is another's figure.
-            again = ("--step", "score", "--folder", whole.result["folder"])
-            step = _measure(project, *run, *again)
+            # Score alone, because prep would add its memory.
+            alone = ("--step", "score", "--folder", whole.result["folder"])
+            step = _measure(project, *run, *alone)
             seconds = _step(whole, "score")["seconds"]
-            way = f"{count} workers" if count > 1 else "1 worker"
+            workers_title = f"{count} workers" if count > 1 else "1 worker"
             values |= {
-                f"{way}: run scoring, s": whole.seconds,
-                f"{way}: score step, s": seconds,
-                f"{way}: score step, million rows/s": rows / seconds / 1e6,
-                f"{way}: score step, MB": step.megabytes,
-                f"{way}: run scoring / pandas, speed": pandas.seconds / whole.seconds,
-                f"{way}: score step / pandas, speed": pandas.seconds / seconds,
-                f"{way}: score step / pandas, memory": step.megabytes
+                f"{workers_title}: run scoring, s": whole.seconds,
+                f"{workers_title}: score step, s": seconds,
+                f"{workers_title}: score step, million rows/s": rows / seconds / 1e6,
+                f"{workers_title}: score step, MB": step.megabytes,
+                f"{workers_title}: run scoring / pandas, speed": pandas.seconds
+                / whole.seconds,
+                f"{workers_title}: score step / pandas, speed": pandas.seconds
+                / seconds,
+                f"{workers_title}: score step / pandas, memory": step.megabytes
                 / pandas.megabytes,
             }
-        for what, value in values.items():
-            found.setdefault(f"{what}, {rows / 1e6:g} million rows", []).append(value)
-    return found
+        for title, value in values.items():
+            title_with_rows = f"{title}, {rows / 1e6:g} million rows"
+            figures.setdefault(title_with_rows, []).append(value)
+    return figures
 
 
 def _write_table(path: Path, rows: int, seed: int, with_target: bool) -> None:
-    """Five numbers and three categories, some missing, on which a class depends."""
-    random, writer = np.random.default_rng(seed), None
+    """Write numbers and categories, some missing, and a class that depends on them."""
+    random = np.random.default_rng(seed)
+    writer = None
     for start in range(0, rows, CHUNK):
         size = min(CHUNK, rows - start)
         chunk = pd.DataFrame({"id": np.arange(start, start + size)})
