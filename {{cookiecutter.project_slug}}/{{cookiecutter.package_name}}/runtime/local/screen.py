@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,29 +20,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ..harmless_text import make_harmless
 from ..steps import LOG_END
 from .parallel_driver import PROGRESS
 
 #: Lines of a log that begin like this are shown on the screen too.
 NOTE = "note: "
 LONGEST_LINE = 10_000  # characters of a log's line that are shown
-#: What terminals, Azure Pipelines and GitHub would take for commands in a log's text.
-COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|##(?=vso\[|\[)|^\s*::")
-
-
-def make_harmless(text: str) -> str:
-    """Replace what a terminal or a CI agent would take for a command.
-
-    Step output can hold text from data.
-    """
-    return COMMANDS.sub(_make_visible, text)
-
-
-def _make_visible(command: re.Match[str]) -> str:
-    characters = command[0]
-    if characters.isprintable():
-        return " ".join(characters)
-    return characters.encode("unicode_escape").decode()
 
 
 @dataclass(frozen=True)
@@ -66,6 +49,7 @@ def summarize_log(log: Path) -> LogSummary:
         while line := file.readline(LONGEST_LINE):
             # The rest of a longer line is left out.
             if not is_continued:
+                # What a step prints can hold text from data.
                 text = make_harmless(line.rstrip("\n"))
                 last_lines.append(text)
                 if line.startswith(NOTE):
