@@ -78,7 +78,8 @@ def register(model: Path, name: str, reference: str | None = None) -> str:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # MLflow's own server says the first, Azure ML may say the second.
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
             raise
     tags = {REFERENCE_TAG: reference} if reference else None
     version = client.create_model_version(name, source, run.info.run_id, tags=tags)
