@@ -16,6 +16,7 @@ from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from .identities import missing_of_step
 from .resources import token
 from .state import CONTAINER, Azure, Json, Run
 from .storage import dataset_folder
@@ -194,7 +195,9 @@ class Step:
             return earlier
         self.run.begin()
         try:
-            if why := self.azure.stillborn_steps.get(self.run.name):
+            why = self.azure.stillborn_steps.get(self.run.name)
+            why = why or missing_of_step(self.azure, self.is_parallel)
+            if why:
                 self.keep_logs({"logs/azureml/executionlogs.txt": why.encode()})
                 raise StepFailed(why)
             self.run_script()

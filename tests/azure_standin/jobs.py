@@ -419,7 +419,9 @@ def put_schedule(azure: Azure, request: Request) -> Reply:
     workspace_of(azure, request["scope"])
     sent = request.json()["properties"]
     kept: dict[str, Any] = {"description": None, "tags": {}, "properties": {}}
-    kept |= {"displayName": None, "isEnabled": True}
+    earlier = azure.resources.get(request.path.lower())
+    is_enabled = earlier["properties"]["isEnabled"] if earlier else True
+    kept |= {"displayName": None, "isEnabled": is_enabled}
     kept |= {key: one for key, one in sent.items() if one is not None}
     kept["trigger"] = trigger_dto(sent["trigger"])
     kept["provisioningState"] = "Succeeded"

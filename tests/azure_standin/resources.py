@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 import jwt
 
+from .identities import new_identity
 from .state import Azure, Json, new_id
 from .wire import (
     ARM_HOST,
@@ -310,14 +311,19 @@ def create_group(azure: Azure, id: str, location: str) -> Json:
     return azure.resources.setdefault(id.lower(), group | {"properties": _SUCCEEDED})
 
 
-def create_workspace(azure: Azure, scope: str, location: str = REGION) -> None:
+def create_workspace(
+    azure: Azure, scope: str, location: str = REGION, datastores_mode: str = "accesskey"
+) -> None:
     """Put a workspace into the subscription, with its group and storage account."""
     group = scope.partition("/providers/")[0]
     create_group(azure, group, location)
     providers = f"{group}/providers"
     storage = f"{providers}/Microsoft.Storage/storageAccounts/{STORAGE_ACCOUNT}"
     name, id = scope.rpartition("/")[2], new_id()
-    keys = {"allowSharedKeyAccess": True, "supportsHttpsTrafficOnly": True}
+    keys = {
+        "allowSharedKeyAccess": not azure.is_keyless,
+        "supportsHttpsTrafficOnly": True,
+    }
     azure.resources[storage.lower()] = {
         "id": storage,
         "name": STORAGE_ACCOUNT,
@@ -337,6 +343,8 @@ def create_workspace(azure: Azure, scope: str, location: str = REGION) -> None:
         "hbiWorkspace": False,
         "tenantId": TENANT_ID,
         "v1LegacyMode": False,
+        "systemDatastoresAuthMode": datastores_mode,
+        "imageBuildCompute": None,
         "publicNetworkAccess": "Enabled",
         "privateLinkCount": 0,
         "workspaceId": id,
@@ -355,7 +363,7 @@ def create_workspace(azure: Azure, scope: str, location: str = REGION) -> None:
 
 
 @route(f"PUT {_GROUP}/providers/Microsoft.Resources/deployments/{{name}}")
-def put_deployment(azure: Azure, request: Request) -> Json:
+def put_deployment(azure: Azure, request: Request) -> Json | Reply:
     """The way in which the SDKs create a workspace: no other resource of it is made."""
     group = request.path.partition("/providers/")[0].replace("groups/", "Groups/")
     resource_of(azure, group)
@@ -367,10 +375,49 @@ def put_deployment(azure: Azure, request: Request) -> Json:
         return str(given[parameter[1]]) if parameter else text
 
     for resource in wanted["template"]["resources"]:
-        if resource["type"] == f"{PROVIDER}/workspaces":
-            scope = f"{group}/providers/{resource['type']}/{value(resource['name'])}"
-            create_workspace(azure, scope, value(resource["location"]))
+        if resource["type"] != f"{PROVIDER}/workspaces":
+            continue
+        name = value(resource["name"])
+        if name in azure.failing_deployments:
+            return _begin_failing_deployment(request, name)
+        scope = f"{group}/providers/{resource['type']}/{name}"
+        mode = resource["properties"].get("systemDatastoresAuthMode") or "accesskey"
+        create_workspace(azure, scope, value(resource["location"]), value(mode))
     return {"id": request.path, "name": request["name"], "properties": _SUCCEEDED}
+
+
+def _begin_failing_deployment(request: Request, workspace: str) -> Reply:
+    """Accept a deployment whose failure shows when its status is asked for."""
+    status = f"https://{ARM_HOST}{request.path}/operationStatuses/{workspace}"
+    query = f"api-version={request.query['api-version']}"
+    answer = {
+        "id": request.path,
+        "name": request["name"],
+        "properties": {"provisioningState": "Accepted"},
+    }
+    return Reply(answer, 201, {"Azure-AsyncOperation": f"{status}?{query}"})
+
+
+@route(
+    f"GET {_GROUP}/providers/Microsoft.Resources/deployments/{{name}}"
+    "/operationStatuses/{workspace}"
+)
+def get_deployment_status(azure: Azure, request: Request) -> Json:
+    """Return the failure of a deployment."""
+    return {
+        "status": "Failed",
+        "error": azure.failing_deployments[request["workspace"]],
+    }
+
+
+@route("PATCH arm{scope}")
+def patch_workspace(azure: Azure, request: Request) -> Json:
+    """Change properties of a workspace."""
+    workspace = workspace_of(azure, request["scope"])
+    for name, value in (request.json().get("properties") or {}).items():
+        if value is not None:
+            workspace["properties"][name] = value
+    return workspace
 
 
 @route(
@@ -402,6 +449,9 @@ def put_compute(azure: Azure, request: Request) -> Reply:
     body, scope = request.json(), request["scope"]
     wanted = body["properties"]["properties"]
     compute = create_compute(azure, scope, request["name"], body["location"], wanted)
+    identity = new_identity(body.get("identity"))
+    if identity:
+        compute["identity"] = identity
     compute["properties"]["description"] = body["properties"].get("description")
     place = f"{scope.partition('/resourceGroups/')[0]}/providers/{PROVIDER}/locations"
     status = f"https://{ARM_HOST}{place}/{REGION}/computeOperationsStatus/{new_id()}"

@@ -22,6 +22,8 @@ import trustme
 
 # The routes register themselves when their modules are imported.
 from . import assets, jobs, pipelines, resources, storage, tracking  # noqa: F401
+from .identities import check_blob_login
+from .refusals import Refusal as ServiceRefusal
 from .resources import CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION_ID, TENANT_ID
 from .state import Azure
 from .wire import (
@@ -49,6 +51,7 @@ class Fault:
     in the service's own words, or with `body` what that says, with `headers`; with `stall`
     none comes for so many seconds; with `trickle` a byte of it now and then; with `cut` the
     line goes dead halfway through the request, with `lost` after what was asked is done.
+    A `refusal` is what a real service has answered; its status counts.
     """
 
     pattern: str
@@ -57,6 +60,7 @@ class Fault:
     times: int | None = 1
     retry_after: int | None = None
     body: Any = None
+    refusal: ServiceRefusal | None = None
     headers: dict[str, str] = field(default_factory=dict)
     stall: float | None = None
     trickle: bool = False
@@ -74,7 +78,11 @@ class Fault:
         return self.nth <= self.seen <= last
 
     def reply(self, request: Request) -> Reply:
-        reply = error_reply(request, self.status, "The stand-in was told to fail here.")
+        if self.refusal:
+            reply = self.refusal.reply()
+        else:
+            message = "The stand-in was told to fail here."
+            reply = error_reply(request, self.status, message)
         if self.body is not None:
             reply.body = self.body
         if self.retry_after is not None:
@@ -210,7 +218,8 @@ class Standin:
             if request.service == "arm" and "api-version" not in request.query:
                 raise Refusal(400, "No api-version.", "MissingApiVersionParameter")
             with self.azure.lock:
-                reply = handler(self.azure, request)
+                refusal_of_blob = check_blob_login(self.azure, request)
+                reply = refusal_of_blob or handler(self.azure, request)
         except Refusal as refusal:
             return error_reply(request, refusal.status, str(refusal), refusal.code)
         except Exception:

@@ -114,6 +114,16 @@ class Azure:
         self.endless_steps: set[str] = set()
         #: Name of a step that dies before its script runs → why: for a test to fill.
         self.stillborn_steps: dict[str, str] = {}
+        #: Whether storage refuses keys and anonymous requests, and wants roles.
+        self.is_keyless = False
+        #: Path in lower case → the assignment of a role.
+        self.role_assignments: dict[str, Json] = {}
+        #: Whether whoever is logged in may assign roles.
+        self.may_assign_roles = True
+        #: How often a role that was just assigned does not work yet.
+        self.blob_refusals_left = 0
+        #: Name of a workspace that cannot be created → why: for a test to fill.
+        self.failing_deployments: dict[str, Json] = {}
         #: The service is on its way from numbers to names for the states of runs.
         self.names_states = False
         #: What run history calls a parallel step: this, or ParallelRunStep.

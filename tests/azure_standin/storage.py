@@ -93,19 +93,25 @@ def list_blobs(azure: Azure, request: Request) -> Reply:
 # The datastore
 
 
+def uses_identities(workspace: Json) -> bool:
+    """Return whether the datastores of a workspace are reached without a key."""
+    mode = workspace["properties"].get("systemDatastoresAuthMode") or ""
+    return str(mode).lower() == "identity"
+
+
 @route(
     "GET ml/datastore/v1.0{scope}/default",
     "GET ml/datastore/v1.0{scope}/datastores/workspaceblobstore",
 )
 def get_datastore(azure: Azure, request: Request) -> Json:
-    workspace_of(azure, request["scope"])
     section = {
         "accountName": STORAGE_ACCOUNT,
         "containerName": CONTAINER,
         "endpoint": "core.windows.net",
         "protocol": "https",
-        "accountKey": ACCOUNT_KEY,
     }
+    if not uses_identities(workspace_of(azure, request["scope"])):
+        section["accountKey"] = ACCOUNT_KEY
     names = {"name": "workspaceblobstore", "dataStoreType": "AzureBlob"}
     return names | {"azureStorageSection": section}
 
@@ -116,6 +122,7 @@ _DATASTORES = "arm{scope}/datastores"
 def datastores(azure: Azure, scope: str) -> list[Json]:
     """The default datastore, if there is one, and that of the runs' artifacts."""
     default, access = azure.default_datastore, "WorkspaceSystemAssignedIdentity"
+    is_by_identity = uses_identities(workspace_of(azure, scope))
     known = {"workspaceartifactstore": (ARTIFACTS, "None")}
     known |= {default: (CONTAINER, access)} if default else {}
     id = f"{workspace_of(azure, scope)['id']}/datastores"
@@ -127,7 +134,7 @@ def datastores(azure: Azure, scope: str) -> list[Json]:
         "accountName": STORAGE_ACCOUNT,
         "endpoint": "core.windows.net",
         "protocol": "https",
-        "credentials": {"credentialsType": "AccountKey"},
+        "credentials": {"credentialsType": "None" if is_by_identity else "AccountKey"},
     }
     return [
         arm(
