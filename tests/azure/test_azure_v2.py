@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +16,6 @@ from azure_user import (
     Shell,
     User,
     assert_all_finished,
-    assert_no_secret,
     assert_one_sentence,
     reuse_is_the_same_here_and_there,
     trained_on_azure,
@@ -226,60 +224,6 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
     assert allowed.code == 0, allowed.out
 
 
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        (Fault("GET arm{scope}", 403), "no right to it: ask for a role"),
-        (Fault("GET arm{scope}", 429, retry_after=7), "wait 7 s: try again"),
-        (Fault("GET arm{scope}", cut=True), "cannot be reached"),
-        (Fault("PUT arm.*/jobs/", 400), "error 400: The stand-in was told to fail"),
-        (Fault("PUT arm.*/jobs/", 403), "no right to it: ask for a role"),
-        (Fault("PUT blob/datastore/", 403), "no right to it: ask for a role"),
-    ],
-    ids=lambda value: (
-        f"{value.pattern} {value.status}" if isinstance(value, Fault) else ""
-    ),
-)
-def test_a_sentence_says_what_is_wrong(
-    user: User, shell: Shell, fault: Fault, sentence: str
-) -> None:
-    fault.times = None
-    user.standin.faults.append(fault)
-    data = user.project.path / "data/sample/training/PAL0708.csv"
-    data.write_bytes(data.read_bytes() + b"\n")  # which is uploaded anew
-    failed = shell.run("submit training")
-    assert_one_sentence(failed)
-    assert sentence in failed.err
-
-
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [
-        pytest.param(403, "no right to it: ask for a role", id="403"),
-        pytest.param(
-            500, "Azure answers with error 500", id="500 that does not go away"
-        ),
-    ],
-)
-def test_code_that_cannot_be_uploaded_ends_the_submission(
-    user: User, shell: Shell, status: int, sentence: str
-) -> None:
-    # One file of several: the SDK used to wait for it without an end.
-    user.write("train", f"print({time.time_ns()})")
-    fault = Fault("PUT blob/.*train.py", status, times=None)
-    user.standin.faults.append(fault)
-    started = time.monotonic()
-
-    failed = shell.run("submit training")
-
-    assert time.monotonic() - started < 60
-    assert fault.seen
-    assert_one_sentence(failed)
-    assert sentence in failed.err
-    user.standin.faults.clear()
-    assert shell.run("submit training").code == 0
-
-
 def test_an_answer_to_a_submission_that_is_lost(user: User, shell: Shell) -> None:
     before = set(user.standin.azure.component_jobs)
     user.standin.faults.append(Fault("PUT arm.*/jobs/", lost=True))
@@ -287,45 +231,6 @@ def test_an_answer_to_a_submission_that_is_lost(user: User, shell: Shell) -> Non
     assert done.code == 0, done.err
     (run,) = set(user.standin.azure.component_jobs) - before
     assert f"run {run}" in done.out
-
-
-def test_a_server_that_never_answers_ends_the_command(user: User) -> None:
-    user.standin.faults.append(Fault("GET arm{scope}", stall=120, times=None))
-    started = time.monotonic()
-    with closing(Shell(user, LONGEST_CALL="3")) as shell:
-        failed = shell.run("submit training")
-    user.standin.faults.clear()
-    assert time.monotonic() - started < 30
-    assert_one_sentence(failed)
-    assert "more than 0.05 minutes to connect to the workspace" in failed.err
-
-
-def test_what_the_sdk_prints_is_kept_without_secrets(user: User, shell: Shell) -> None:
-    log = user.project.path / "runs/azure.log"
-    log.unlink(missing_ok=True)
-    user.standin.faults.append(Fault("PUT arm.*/jobs/", 400, times=None))
-    failed = shell.run("submit training")
-    user.standin.faults.clear()
-    assert_one_sentence(failed)
-    assert failed.err.endswith(" Details are in runs/azure.log.\n")
-    text = log.read_text(encoding="utf-8")
-    assert "Traceback (most recent call last):" in text
-    assert "sdk_workspace.py" in text
-    assert_no_secret(user, text)
-
-
-def test_debug_shows_it_on_the_screen(user: User, shell: Shell) -> None:
-    user.standin.faults.append(Fault("PUT arm.*/jobs/", 400, times=None))
-    failed = shell.run("submit training --debug")
-    user.standin.faults.clear()
-    assert failed.code == 1
-    assert "Traceback (most recent call last):" in failed.err
-    assert "Details are in" not in failed.err
-    assert_no_secret(user, failed.err)
-
-    checked = shell.run("check --online --debug")
-    assert "DEBUG" in checked.err
-    assert_no_secret(user, checked.err + checked.out)
 
 
 def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:

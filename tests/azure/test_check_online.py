@@ -53,7 +53,8 @@ ASKED = {
 NO_NETWORK = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 ROWS = [
     *("login", "subscription", "provider", "resource group", "workspace"),
-    *("storage", "default datastore", "environment", "compute", "VM size", "quota"),
+    *("storage", "default datastore", "environment", "compute", "cluster's identity"),
+    *("your roles", "cluster's roles", "VM size", "quota"),
 ]
 
 

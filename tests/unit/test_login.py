@@ -81,12 +81,3 @@ def test_az_that_is_missing_gives_no_token(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "")
     with pytest.raises(login.LoginError, match="Azure CLI not found"):
         login.get_token("AzureCloud")
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [({}, 5), ({"Retry-After": "7"}, 7), ({"Retry-After": "0"}, 1), ({"Retry-After": "soon"}, 5)],
-    ids=["no header", "seconds", "none", "a word"],
-)  # fmt: skip
-def test_how_long_azure_asks_to_wait(headers: dict[str, str], seconds: int) -> None:
-    assert login.seconds_to_wait(headers) == seconds

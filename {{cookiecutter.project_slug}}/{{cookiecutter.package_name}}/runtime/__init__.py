@@ -13,6 +13,7 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
     steps.py              the steps of a pipeline, and the values of its parameters
     errors.py             the errors that end a command with a message
     files.py              the files of a folder of data
+    harmless_text.py      text from elsewhere, made harmless for a terminal
     graph.py              pictures of pipelines
     lock.py               pins the packages of environment/
     command_line.py       the commands
@@ -32,15 +33,22 @@ On this machine:
 
 On Azure ML:
 
-    azure/login.py        the login, and what refusals of it mean
-    azure/checks.py       the table of `check`
-    azure/online_checks.py  what Azure says about the settings
-    azure/connection.py   calls of the SDK: silent, limited in time, errors as sentences
-    azure/sdk_log.py      where what the SDK prints and logs is kept
-    azure/resources.py    what a workspace has, described the same way for both SDKs
-    azure/workspace.py    provision, submit, publish
-    azure/sdk_steps.py    the steps of the SDK that the pipelines are written in
-    azure/sdk_workspace.py  the workspace of that SDK
+    azure/login.py           the login, and what is said if there is none
+    azure/checks.py          the table of `check`
+    azure/check_answers.py   what a check of Azure is given, and what it returns
+    azure/online_checks.py   what Azure says about the settings
+    azure/identity_checks.py  what it says about identities and roles
+    azure/resource_manager.py  the REST API that these checks ask
+    azure/roles.py           who needs which role, and how they get it
+    azure/connection.py      calls of the SDK: silent, limited in time, errors as sentences
+    azure/request_guard.py   limits for every request of the SDKs
+    azure/refusals.py        why Azure refuses a request, and what to do
+    azure/sdk_log.py         where what the SDK prints and logs is kept
+    azure/resources.py       what a workspace has, described the same way for both SDKs
+    azure/uploads.py         uploads data, several files at a time
+    azure/workspace.py       provision, submit, publish
+    azure/sdk_steps.py       the steps of the SDK that the pipelines are written in
+    azure/sdk_workspace.py   the workspace of that SDK
 """
 
 import sys

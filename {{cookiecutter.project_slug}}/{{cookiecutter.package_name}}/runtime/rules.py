@@ -401,6 +401,16 @@ VM_SIZE = Rule(
     "a VM size, such as Standard_DS3_v2",
     _doubt_vm_size,
 )
+IDENTITY = Rule(
+    "system, or the resource id of a user-assigned identity",
+    "system|/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
+    "Microsoft.ManagedIdentity/userAssignedIdentities/[^/]+",
+)
+SUBNET = Rule(
+    "the resource id of a subnet",
+    "/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
+    "Microsoft.Network/virtualNetworks/[^/]+/subnets/[^/]+",
+)
 FILES = Rule("a path, from the project's folder on", r"(?s).*\S.*")
 COLUMN = Rule(f"a column's name, {_NO_OPTION}", "(?s)[^-].*")
 TEXT = Rule(f"some text, {_NO_OPTION}", "(?s)[^-].*")

@@ -112,6 +112,8 @@ class Location(Section):
 
     region: Annotated[str, Follows(rules.REGION)]
     cloud: Annotated[str, Follows(one_of(*rules.CLOUDS))]
+    #: The cluster that builds images, where the registry is in a private network.
+    image_build_compute: Annotated[str, Follows(rules.CLUSTER)] | None = None
 
 
 class Compute(Section):
@@ -120,6 +122,10 @@ class Compute(Section):
     name: Annotated[str, Follows(rules.CLUSTER)]
     vm_size: Annotated[str, Follows(rules.VM_SIZE)]
     max_nodes: Count
+    #: By which steps read and write data without keys: `system`, or the id of an identity.
+    identity: Annotated[str, Follows(rules.IDENTITY)] | None = None
+    subnet: Annotated[str, Follows(rules.SUBNET)] | None = None
+    public_ip: bool = True  # Of the nodes.
 
 
 class Schedule(Section):

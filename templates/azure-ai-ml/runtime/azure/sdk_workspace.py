@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -31,14 +32,17 @@ from .resources import (
     ScheduleChange,
     StartedRun,
     StepStatus,
+    read_end,
 )
 from .sdk_steps import build_steps, set_parameters
+from .uploads import open_container
 
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
 #: A new cluster gives each idle node back, down to the last one.
 SCALING = {"min_instances": 0, "idle_time_before_scale_down": 1200}
 MAX_ENDPOINT_NAME = 32  # characters
 DIGEST_CHARACTERS = 6  # at the end of an endpoint's name
+CHUNK_BYTES = 1 << 16  # of a log that is downloaded
 KEPT_DEPLOYMENTS = 10  # of an endpoint; Azure allows 20
 
 
@@ -85,9 +89,15 @@ class Run:
         log_addresses: dict[str, str] = details.log_files or {}
 
         def read_log(log: str) -> str:
-            reply = requests.get(log_addresses[log], timeout=login.TIMEOUT)
-            reply.raise_for_status()
-            return reply.content.decode("utf-8", "replace")
+            address = log_addresses[log]
+            with (
+                tempfile.TemporaryFile() as file,
+                requests.get(address, stream=True, timeout=login.TIMEOUT) as reply,
+            ):
+                reply.raise_for_status()
+                for chunk in reply.iter_content(CHUNK_BYTES):
+                    file.write(chunk)
+                return read_end(file)
 
         return Failure(
             step=step,
@@ -144,11 +154,18 @@ class Workspace:
         return cls(client, workspace, config)
 
     @classmethod
-    def create(cls, config: WorkspaceConfig) -> Workspace:
-        """Create the workspace, and its resource group if there is none."""
+    def create(cls, config: WorkspaceConfig, uses_identities: bool) -> Workspace:
+        """Create the workspace, and its resource group if there is none.
+
+        Its datastores are reached by identities, or else by the key of the account.
+        """
         client = _log_in(config)
         _provide_resource_group(client, config)
-        new = entities.Workspace(name=config.workspace_name, location=config.region)
+        new = entities.Workspace(
+            name=config.workspace_name,
+            location=config.region,
+            system_datastores_auth_mode="identity" if uses_identities else None,
+        )
         return cls(client, client.workspaces.begin_create(new).result(), config)
 
     def find_cluster(self, name: str) -> Cluster | None:
@@ -175,10 +192,23 @@ class Workspace:
             size=setting.vm_size,
             max_instances=setting.max_nodes,
             location=self.region,
+            identity=_cluster_identity(setting),
+            network_settings=_network_settings(setting),
+            enable_node_public_ip=setting.public_ip,
             **SCALING,
         )
         compute = self.client.compute.begin_create_or_update(new).result()
         return _require_ready(setting.name, compute, self.config)
+
+    def use_image_builder(self, name: str) -> bool:
+        """Let a cluster build the images; return False if it is that cluster already."""
+        if self.sdk_workspace.image_build_compute == name:
+            return False
+        change = entities.Workspace(
+            name=self.name, location=self.region, image_build_compute=name
+        )
+        self.client.workspaces.begin_update(change).result()
+        return True
 
     def register(self, environment: entities.Environment) -> RegisteredEnvironment:
         """Register an environment, unless there is this version of it."""
@@ -199,13 +229,14 @@ class Workspace:
     def default_datastore(self) -> tuple[str, ContainerClient]:
         """Return the default datastore's name, and a client of its container of blobs."""
         store = self._default_store
-        # A workspace whose storage accepts no keys has neither of them.
+        # A datastore without keys has neither of them, and is reached by the login.
         key = getattr(store.credentials, "account_key", None)
         sas_token = getattr(store.credentials, "sas_token", None)
-        container = ContainerClient(
-            f"https://{store.account_name}.blob.{store.endpoint}",
+        container = open_container(
+            store.account_name,
+            store.endpoint,
             store.container_name,
-            credential=key or sas_token or self.client._credential,
+            key or sas_token or self.client._credential,
         )
         return store.name, container
 
@@ -226,6 +257,12 @@ class Workspace:
             for name, folder in folders.items()
         }
         job = build_steps(pipeline, settings, addresses)
+        # An endpoint runs its pipeline on this cluster.
+        job.settings.default_compute = settings.compute.name
+        identity = settings.compute.identity
+        if identity:
+            for node in job.jobs.values():
+                node.identity = _step_identity(identity)
         # Azure ML does not look into data. It would not see that files have changed.
         job.settings.force_rerun = bool(changing) or None
         return job
@@ -340,6 +377,7 @@ class Workspace:
                 description=description,
                 trigger=_trigger(setting),
                 create_job=built,
+                is_enabled=True,  # It may have been disabled.
             )
             schedules.begin_create_or_update(new).result()
         if is_enabled and existing.description == description:
@@ -366,6 +404,34 @@ def _log_in(config: WorkspaceConfig) -> MLClient:
         # Otherwise it waits forever for files that could not be uploaded.
         show_progress=True,
     )
+
+
+def _cluster_identity(setting: Compute) -> entities.IdentityConfiguration | None:
+    """Return the identity of a new cluster in the SDK's classes."""
+    if setting.identity is None:
+        return None
+    if setting.identity == "system":
+        return entities.IdentityConfiguration(type="system_assigned")
+    return entities.IdentityConfiguration(
+        type="user_assigned",
+        user_assigned_identities=[
+            entities.ManagedIdentityConfiguration(resource_id=setting.identity)
+        ],
+    )
+
+
+def _network_settings(setting: Compute) -> entities.NetworkSettings | None:
+    """Return the subnet of a new cluster in the SDK's classes."""
+    if setting.subnet is None:
+        return None
+    return entities.NetworkSettings(subnet=setting.subnet)
+
+
+def _step_identity(identity: str) -> entities.ManagedIdentityConfiguration:
+    """Return the identity by which a step reads and writes: one that the cluster has."""
+    if identity == "system":
+        return entities.ManagedIdentityConfiguration()
+    return entities.ManagedIdentityConfiguration(resource_id=identity)
 
 
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from azure.storage.blob import ContainerClient
 from azureml.core import Dataset, Environment, Experiment, authentication
 from azureml.core import Workspace as SdkWorkspace
 from azureml.core.compute import AmlCompute
@@ -34,8 +35,10 @@ from .resources import (
     ScheduleChange,
     StartedRun,
     StepStatus,
+    read_end,
 )
 from .sdk_steps import build_steps
+from .uploads import open_container
 
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 TOKEN_MARGIN = (
@@ -92,7 +95,8 @@ def _failure(run: Any, step: str) -> Failure:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "log.txt"
             run.download_file(log, str(file))
-            return file.read_text("utf-8", "replace")
+            with file.open("rb") as content:
+                return read_end(content)
 
     return Failure(
         step=step,
@@ -155,8 +159,11 @@ class Workspace:
         return cls(workspace, config)
 
     @classmethod
-    def create(cls, config: WorkspaceConfig) -> Workspace:
-        """Create the workspace, and its resource group if there is none."""
+    def create(cls, config: WorkspaceConfig, uses_identities: bool) -> Workspace:
+        """Create the workspace, and its resource group if there is none.
+
+        Its datastores are reached by identities, or else by the key of the account.
+        """
         workspace = SdkWorkspace.create(
             config.workspace_name,
             _log_in(config),
@@ -165,6 +172,7 @@ class Workspace:
             config.region,
             exist_ok=True,
             show_output=False,
+            system_datastores_auth_mode="identity" if uses_identities else "accessKey",
         )
         return cls(workspace, config)
 
@@ -182,10 +190,21 @@ class Workspace:
     def create_cluster(self, setting: Compute) -> Cluster:
         """Create the cluster of the settings; raise ClusterFailed."""
         new = AmlCompute.provisioning_configuration(
-            setting.vm_size, max_nodes=setting.max_nodes, **SCALING
+            setting.vm_size,
+            max_nodes=setting.max_nodes,
+            **SCALING,
+            **_identity_options(setting),
+            **_network_options(setting),
         )
         compute = AmlCompute.create(self.sdk_workspace, setting.name, new)
         return _wait_until_ready(setting.name, compute, self.config)
+
+    def use_image_builder(self, name: str) -> bool:
+        """Let a cluster build the images; return False if it is that cluster already."""
+        if self.sdk_workspace.get_details().get("imageBuildCompute") == name:
+            return False
+        self.sdk_workspace.update(image_build_compute=name)
+        return True
 
     def register(self, environment: Environment) -> RegisteredEnvironment:
         """Register an environment, unless the newest version has the same contents."""
@@ -205,10 +224,17 @@ class Workspace:
     def _default_store(self) -> Any:
         return self.sdk_workspace.get_default_datastore()
 
-    def default_datastore(self) -> tuple[str, Any]:
+    def default_datastore(self) -> tuple[str, ContainerClient]:
         """Return the default datastore's name, and a client of its container of blobs."""
         store = self._default_store
-        container = store.blob_service.get_container_client(store.container_name)
+        # A datastore without keys is reached by the login. The SDK itself would send no
+        # credential at all.
+        credential = store.account_key or store.sas_token
+        if not credential:
+            credential = login.credential(CLOUDS[self.config.cloud].login)
+        container = open_container(
+            store.account_name, store.endpoint, store.container_name, credential
+        )
         return store.name, container
 
     def build(
@@ -376,7 +402,7 @@ def _token_source(cloud: str) -> Callable[[str], str]:
 
     It is a function, and no object, as the SDK copies what it is given.
     """
-    credential = login.credential(CLOUDS[cloud][0])
+    credential = login.credential(CLOUDS[cloud].login)
     # The SDK asks at each request, and `az` takes a second for an answer.
     tokens: dict[str, Any] = {}
 
@@ -388,6 +414,29 @@ def _token_source(cloud: str) -> Callable[[str], str]:
         return str(token.token)
 
     return get_token
+
+
+def _identity_options(setting: Compute) -> dict[str, Any]:
+    """Return the SDK's options for the identity of a new cluster."""
+    if setting.identity is None:
+        return {}
+    if setting.identity == "system":
+        return {"identity_type": "SystemAssigned"}
+    return {"identity_type": "UserAssigned", "identity_id": [setting.identity]}
+
+
+def _network_options(setting: Compute) -> dict[str, Any]:
+    """Return the SDK's options for the subnet of a new cluster."""
+    if setting.subnet is None:
+        return {}
+    # /subscriptions/ID/resourceGroups/GROUP/providers/…/virtualNetworks/NET/subnets/NAME
+    parts = setting.subnet.split("/")
+    return {
+        "vnet_resourcegroup_name": parts[4],
+        "vnet_name": parts[8],
+        "subnet_name": parts[10],
+        "enable_node_public_ip": setting.public_ip,
+    }
 
 
 def _state(run: Any) -> str:

@@ -15,16 +15,8 @@ from ..errors import SettingsError
 from ..project import Project
 from ..rules import Problem
 from ..workspaces import CONFIG, NEEDED, SETTINGS
-from .online_checks import (
-    EMPTY,
-    OK,
-    UNASKED,
-    UNUSUAL,
-    WRONG,
-    AzureNames,
-    Row,
-    ask_azure,
-)
+from .check_answers import EMPTY, OK, UNASKED, UNUSUAL, WRONG, AzureNames, Row
+from .online_checks import ask_azure
 
 STATUSES = {"wrong": WRONG, "empty": EMPTY, "unusual": UNUSUAL}  # By a problem's kind.
 #: The colors of the statuses, in a terminal and in a notebook.
@@ -77,7 +69,7 @@ def main(project: Project[Any], online: bool, as_json: bool) -> int:
             checks += answers
 
     if as_json:
-        print(json.dumps({"checks": [vars(check) for check in checks]}))
+        print(_to_json(checks))
     else:
         _print_table(checks)
     is_wrong = any(check.status == WRONG for check in checks)
@@ -103,7 +95,7 @@ def check_settings(*projects: Project[Any]) -> list[Check]:
 def check_azure(project: Project[Any]) -> list[Check]:
     """Return what Azure says about the settings of one workspace."""
     try:
-        names = _read_azure_names(project)
+        names = read_azure_names(project)
     except SettingsError:
         return [Check("Azure", UNASKED, "not asked while settings are wrong")]
     return [_place_row(row, project) for row in ask_azure(names)]
@@ -145,7 +137,7 @@ def _name_row(file: str, key: str) -> str:
     return f"{file}: {key}" if key else file
 
 
-def _read_azure_names(project: Project[Any]) -> AzureNames:
+def read_azure_names(project: Project[Any]) -> AzureNames:
     """Return what Azure is asked about, or raise SettingsError."""
     settings = project.settings()
     config = project.workspace_config(needs=())
@@ -159,6 +151,7 @@ def _read_azure_names(project: Project[Any]) -> AzureNames:
         vm_size=settings.compute.vm_size,
         max_nodes=settings.compute.max_nodes,
         environment_name=f"{settings.name}-steps",
+        identity=settings.compute.identity or "",
         provision_command=f"{COMMAND} provision{project.files.option}",
     )
 
@@ -187,6 +180,13 @@ def _knows_workspace(project: Project[Any], answers: list[Check]) -> bool:
 
 def _name_workspace(checks: list[Check], workspace: str) -> list[Check]:
     return [replace(check, name=f"{workspace}: {check.name}") for check in checks]
+
+
+def _to_json(checks: list[Check]) -> str:
+    """Return the checks as JSON, on one line."""
+    text = json.dumps({"checks": [vars(check) for check in checks]})
+    # Azure Pipelines takes what follows ## for a command, wherever it is in a line.
+    return text.replace("##", "\\u0023#")
 
 
 def _print_table(checks: list[Check]) -> None:

@@ -1,4 +1,4 @@
-"""Call Azure through the SDKs: silently, within a time limit, with errors as sentences."""
+"""Call Azure through the SDKs: silently, within limits, with errors as sentences."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ import logging
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 
 from .. import COMMAND
 from ..errors import CommandError
+from ..harmless_text import make_harmless
 from ..workspaces import WorkspaceConfig
-from . import login
+from . import login, refusals, request_guard
+from .refusals import ServiceError
+from .request_guard import RequestFailed
 from .sdk_log import keep_sdk_output
 
-#: Seconds that one call of an SDK may take. Azure needs minutes for a new workspace or a
-#: new cluster; the SDKs themselves would wait for it without an end.
+#: Seconds that one call of an SDK may take while Azure answers. Azure needs minutes for a
+#: new workspace or a new cluster; the SDKs themselves would wait for it without an end.
 LONGEST_CALL = 30 * 60
+#: A call is given up if no request was answered for so many times LONGEST_SILENCE. A request
+#: that is not answered is given up earlier; this is for an SDK that waits for nothing.
+SILENCES = 7
+POLL_SECONDS = 0.5  # between two looks at a call that is going on
 UNREACHABLE = (
     requests.ConnectionError,
     requests.Timeout,
@@ -35,7 +44,17 @@ T = TypeVar("T")
 
 
 class AzureError(CommandError):
-    """Azure cannot do what was asked for; the message says why, and how to fix it."""
+    """Azure cannot do what was asked for; the message says why, and how to fix it.
+
+    The message may hold text of Azure, so it is made harmless for the screen.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(make_harmless(message))
+
+
+class CallTooLong(AzureError):
+    """A call of an SDK has taken too long."""
 
 
 class WorkspaceMissing(AzureError):
@@ -89,27 +108,30 @@ class ClusterFailed(AzureError):
 
 
 class Printer:
-    """Print lines on the screen, also while standard output is redirected."""
+    """Print lines on the screen, also while standard output is redirected.
+
+    They may hold text of Azure, so they are made harmless for the screen.
+    """
 
     def __init__(self) -> None:
         self.screen = sys.stdout
 
     def __call__(self, text: str) -> None:
-        print(text, file=self.screen, flush=True)
+        print(make_harmless(text), file=self.screen, flush=True)
 
 
 @contextmanager
 def quiet_azure_calls(
     config: WorkspaceConfig, root: Path, debug: bool = False
 ) -> Iterator[Printer]:
-    """Silence the SDK, turn its errors into AzureError, and yield a printer.
+    """Silence the SDK, guard its requests, and turn its errors into AzureError.
 
-    The printer still reaches the screen. What the SDK prints, and the traceback of an
-    error, are in the log file below `root`, which the error's message names; with
+    Yields a printer, which still reaches the screen. What the SDK prints, and the traceback
+    of an error, are in the log file below `root`, which the error's message names; with
     `debug` they are on the screen.
     """
     printer = Printer()
-    with keep_sdk_output(root, debug) as log_file:
+    with keep_sdk_output(root, debug) as log_file, request_guard.guard_requests():
         try:
             yield printer
         except CommandError as error:
@@ -130,10 +152,10 @@ def _log_error(error: Exception, message: str, log_file: str) -> str:
 
 
 def call_with_limit(purpose: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Return `function(*arguments)`; raise AzureError if that takes too long.
+    """Return `function(*arguments)`; raise CallTooLong if that takes too long.
 
-    The SDKs wait without an end for operations of Azure that do not end, and for
-    servers that do not answer. `purpose` is for the message, such as "to publish".
+    It takes too long if Azure has not answered any request for a while, or if Azure goes on
+    answering that it is not done. `purpose` is for the message, such as "to publish".
     """
     future: Future[T] = Future()
 
@@ -145,15 +167,36 @@ def call_with_limit(purpose: str, function: Callable[..., T], *arguments: Any) -
 
     # As a daemon, the thread cannot keep the process from ending.
     threading.Thread(target=call, daemon=True).start()
-    try:
-        return future.result(LONGEST_CALL)
-    except TimeoutError as error:
-        if future.done():  # The function itself has raised it.
-            raise
-        raise AzureError(
-            f"Azure has taken more than {LONGEST_CALL / 60:g} minutes {purpose}: look in "
+    started = time.monotonic()
+    while True:
+        try:
+            return future.result(POLL_SECONDS)
+        except TimeoutError:
+            if future.done():  # The function itself has raised it.
+                raise
+        _check_progress(purpose, started)
+
+
+def _check_progress(purpose: str, started: float) -> None:
+    """Raise CallTooLong if a call that began at `started` is not worth waiting for."""
+    now = time.monotonic()
+    answered = max(started, request_guard.last_answer_time())
+    longest_wait = SILENCES * request_guard.LONGEST_SILENCE
+    if now - answered > longest_wait:
+        raise CallTooLong(
+            f"Azure was asked {purpose}, and has not answered for "
+            f"{_describe_time(longest_wait)}: look in the Studio how far it has got, then "
+            "run the command again."
+        )
+    if now - started > LONGEST_CALL:
+        raise CallTooLong(
+            f"Azure has taken more than {_describe_time(LONGEST_CALL)} {purpose}: look in "
             "the Studio how far it has got, then run the command again."
-        ) from error
+        )
+
+
+def _describe_time(seconds: float) -> str:
+    return f"{seconds:g} seconds" if seconds < 60 else f"{seconds / 60:g} minutes"
 
 
 def status_code(error: BaseException) -> int | None:
@@ -178,43 +221,48 @@ def request_address(error: BaseException) -> str:
 
 
 def _explain(error: BaseException, config: WorkspaceConfig) -> str:
-    """Return a sentence on what went wrong, and how to fix it."""
-    code = status_code(error)
+    """Return what went wrong, and how to fix it, in whole sentences."""
+    service_error = read_service_error(error)
+    if service_error:
+        return str(refusals.explain(service_error, config))
+
     causes = _causes(error)
-    detail = _service_message(error)
-
-    if code in (401, 403, 429) or (code and code >= 500):
-        headers: Any = next(_attributes(error, "headers"), {})
-        scope = f"the workspace {config.workspace_name}"
-        text, fix = login.explain(code, headers, scope, config.cloud)
-        if code >= 500 and detail:
-            text = f"{text} ({detail})"
-        return _sentence(text, fix)
-
+    for cause in causes:
+        if isinstance(cause, RequestFailed):
+            return f"{cause} {login.CONNECTION_ADVICE}"
     if any(isinstance(cause, UNREACHABLE) for cause in causes):
+        host = urlsplit(request_address(error)).hostname or "Azure"
         kind = type(causes[-1]).__name__
-        return _sentence(f"Azure cannot be reached ({kind})", login.CONNECTION_FIX)
+        return f"Azure cannot be reached at {host} ({kind}). {login.CONNECTION_ADVICE}"
 
-    if not detail:
-        lines = _messages(error)[0].splitlines()
-        detail = lines[0] if lines else type(error).__name__
-    if code:
-        return _sentence(f"Azure refuses it with error {code}", detail)
-    return _sentence("The SDK gives up", detail)
+    lines = _messages(error)[0].splitlines()
+    detail = lines[0].rstrip(".") if lines else type(error).__name__
+    return f"The SDK gives up: {detail}."
 
 
-def _service_message(error: BaseException) -> str:
-    """Return the `message` of the service's JSON reply, or an empty text."""
-    replies = []
-    for text in _attributes(error, "text"):
-        replies.append(str(text() if callable(text) else text))
-    texts = [*replies, *_messages(error)]
-    match = re.search(r'"message"\s*:\s*"([^"]+)"', " ".join(texts))
-    return match[1].rstrip(".") if match else ""
+def read_service_error(error: BaseException) -> ServiceError | None:
+    """Return what a service has answered, if that is behind an error of an SDK."""
+    address = request_address(error)
+    for cause in _causes(error):
+        response: Any = getattr(cause, "response", None)
+        status = getattr(response, "status_code", None)
+        if not status:
+            continue
+        text = getattr(response, "text", "")
+        body = str(text() if callable(text) else text)
+        service_error = refusals.read_error(status, response.headers, body, address)
+        # A long operation can fail in an answer with the status 200, which has a code.
+        if status >= 400 or service_error.code:
+            return service_error
 
-
-def _sentence(text: str, fix: str) -> str:
-    return f"{text[0].upper()}{text[1:]}: {fix.rstrip('.')}."
+    # azureml-sdk writes some answers into the text of its errors, and keeps nothing else.
+    status = status_code(error)
+    if status is None:
+        return None
+    body_in_text = re.search(r"\{.*\}", "\n".join(_messages(error)), re.DOTALL)
+    return refusals.read_error(
+        status, {}, body_in_text[0] if body_in_text else "", address
+    )
 
 
 def _attributes(error: BaseException, name: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The login to Azure, which never prompts, and what it means if Azure refuses a request.
+"""The login to Azure, which never prompts, and what it means if there is none.
 
 The template's hook asks Azure by this module in the environment of cookiecutter. Only the
 standard library is imported there; azure-identity is used if it is installed.
@@ -12,15 +12,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..rules import CLOUDS
 
 TIMEOUT = 10.0  # Seconds for one request. `az` is slow, and gets twice as much.
-CONNECTION_FIX = "check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE"
+CONNECTION_ADVICE = "Check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE."
 VARIABLES = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 INSTALL_AZ = (
     "install the Azure CLI (https://learn.microsoft.com/cli/azure/install-azure-cli) and "
@@ -40,8 +39,6 @@ _CONNECTION_ERRORS = re.compile(
     "|Failed to resolve|Temporary failure in name resolution"
 )
 
-Headers = Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class LoginProblem:
@@ -54,13 +51,6 @@ class LoginProblem:
 
 class LoginError(Exception):
     """There is no token. The text is what azure-identity, Azure or `az` says about it."""
-
-
-class Explanation(NamedTuple):
-    """What an error of Azure means, and how to fix it."""
-
-    text: str
-    fix: str
 
 
 def log_in_command(cloud: str, tenant: str = "") -> str:
@@ -161,7 +151,7 @@ def explain_login(error: str, cloud: str) -> LoginProblem:
     if _CONNECTION_ERRORS.search(error):
         return LoginProblem(
             message=f"{CLOUDS[cloud].login} cannot be reached.",
-            advice="Check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE.",
+            advice=CONNECTION_ADVICE,
         )
     if re.search("Failed to invoke the Azure CLI|TimeoutExpired", error):
         return LoginProblem(
@@ -180,26 +170,3 @@ def explain_login(error: str, cloud: str) -> LoginProblem:
             "`az extension add --name ml`."
         ),
     )
-
-
-def explain(code: int, headers: Headers, scope: str, cloud: str) -> Explanation:
-    """Return what an error code of Azure means for a request about `scope`."""
-    if code == 401:
-        named = headers.get("WWW-Authenticate", "")
-        tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', named)
-        log_in = log_in_command(cloud, tenant[1] if tenant else "")
-        return Explanation("Azure does not accept the login", log_in)
-    if code == 403:
-        role = f"ask for a role on {scope}, such as AzureML Data Scientist"
-        return Explanation("the login has no right to it", role)
-    if code == 429:
-        seconds = seconds_to_wait(headers)
-        text = f"Azure is busy, and asks to wait {seconds} s"
-        return Explanation(text, "try again later")
-    return Explanation(f"Azure answers with error {code}", "try again later")
-
-
-def seconds_to_wait(headers: Headers) -> int:
-    """Return the seconds that a reply asks to wait; 5 if it does not say."""
-    seconds = headers.get("Retry-After", "")
-    return max(1, int(seconds)) if seconds.isdecimal() else 5

@@ -9,187 +9,40 @@ as plain values, so that the template's hook can ask Azure before a project is w
 
 from __future__ import annotations
 
-import base64
 import difflib
-import json
-import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from ..rules import CLOUDS
-from . import login
-
-if TYPE_CHECKING:
-    import requests
+from ..harmless_text import make_harmless
+from . import login, request_guard
+from .check_answers import (
+    EMPTY,
+    IN_WORKSPACE,
+    ML,
+    OK,
+    UNASKED,
+    UNUSUAL,
+    WRONG,
+    Answer,
+    AzureNames,
+    CheckFailed,
+    Facts,
+    Row,
+)
+from .identity_checks import (
+    check_cluster_identity,
+    check_cluster_roles,
+    check_default_datastore,
+    check_login_roles,
+    check_storage,
+)
+from .resource_manager import ML_VERSION, ResourceManager
+from .roles import find_principal, read_claims
 
 LIMIT = 60.0  # Seconds for all checks together.
-ML = "Microsoft.MachineLearningServices"
-ML_VERSION = "api-version=2024-04-01"  # Of the REST API of Azure ML.
-
-_IN_WORKSPACE = "--resource-group {resource_group} --workspace-name {workspace_name}"
-
-# The status of a row.
-OK = "ok"
-EMPTY = "to fill in"
-UNUSUAL = "to review"  # Allowed, but it may not be meant.
-WRONG = "wrong"
-UNASKED = "could not ask"
-
-
-@dataclass(frozen=True)
-class AzureNames:
-    """What the settings, or the answers to the template's questions, say about Azure.
-
-    Every value but the cloud may be empty. What it is needed for is then not asked.
-    """
-
-    subscription_id: str
-    resource_group: str
-    workspace_name: str
-    region: str
-    compute_name: str
-    vm_size: str
-    max_nodes: int
-    environment_name: str
-    cloud: str = "AzureCloud"
-    #: The command that creates what is missing, such as `python -m penguins provision`.
-    provision_command: str = "provision"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: what was checked, how it went, and how to fix it."""
-
-    name: str
-    status: str
-    text: str
-    fix: str = ""
-    setting: str = ""  # The field of AzureNames that the fix is for, if it is for one.
-
-    def __str__(self) -> str:
-        """Return the text and the fix as whole sentences."""
-        if self.text.endswith("."):
-            return f"{self.text} {self.fix}"
-        return f"{self.text}: {self.fix}."
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The outcome of one check, and the facts that it found for the checks after it."""
-
-    status: str
-    text: str
-    fix: str = ""
-    setting: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-class CheckFailed(Exception):
-    """A check ends early, with an answer. If `stops_all`, the checks after it do too."""
-
-    def __init__(self, answer: Answer, stops_all: bool = False) -> None:
-        super().__init__(answer.text)
-        self.answer = answer
-        self.stops_all = stops_all
-
-
-@dataclass(frozen=True)
-class Facts(AzureNames):
-    """The names, and what Azure has said about them so far."""
-
-    tenant_id: str = ""  # Of the login; a token may not say.
-    workspace: str = ""  # The path of an existing workspace.
-    storage_account: str = ""  # The path of the workspace's storage account.
-    #: What Azure says about the VM size in the region of the workspace.
-    size_in_region: Mapping[str, Any] | None = None
-
-    @property
-    def subscription(self) -> str:
-        """The path of the subscription."""
-        return f"/subscriptions/{self.subscription_id}"
-
-    @property
-    def location(self) -> str:
-        """The path of the region in the subscription."""
-        return f"{self.subscription}/providers/{ML}/locations/{self.region}"
-
-    def az(self, command: str) -> str:
-        """Return an `az` command, ready to paste, with facts in place of {their names}."""
-        values = {name: shlex.quote(str(value)) for name, value in asdict(self).items()}
-        values["region"] = self.region or "REGION"
-        values["vm_size"] = self.vm_size or "SIZE"
-        command = f"az {command} --subscription " + "{subscription_id}"
-        return command.format_map(values)
-
-
-class ResourceManager:
-    """The REST API of Azure's resource manager, asked with a token."""
-
-    def __init__(self, cloud: str, token: str, deadline: float) -> None:
-        # `check` without --online imports this module too, and requests takes a while.
-        import requests
-
-        self.cloud = cloud
-        self.host = CLOUDS[cloud].resource_manager
-        self.deadline = deadline
-        self.session = requests.Session()
-        self.session.headers["Authorization"] = f"Bearer {token}"
-
-    def get(
-        self,
-        path: str,
-        query: str,
-        none_if: tuple[int, ...] = (404,),
-        status_if_forbidden: str = UNASKED,
-    ) -> Any:
-        """Return the JSON at a path, or None if the reply has a status code of `none_if`.
-
-        Raises CheckFailed on any other error.
-        """
-        reply = self._wait_for_reply(f"{path}?{query}")
-        code = reply.status_code
-        if code == 200:
-            return reply.json()
-        if code in none_if:
-            return None
-
-        status = {401: WRONG, 403: status_if_forbidden}.get(code, UNASKED)
-        explanation = login.explain(code, reply.headers, path, self.cloud)
-        answer = Answer(status, explanation.text, explanation.fix)
-        raise CheckFailed(answer, stops_all=code in (401, 429))
-
-    def list_items(
-        self, path: str, query: str = ML_VERSION
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the items of a list of Azure ML, of all its pages."""
-        while query:
-            page = self.get(path, query) or {"value": []}
-            yield from page["value"]
-            query = urlsplit(page.get("nextLink") or "").query
-
-    def _wait_for_reply(self, path: str) -> requests.Response:
-        """Return the reply to a GET, asking again while Azure is busy and time is left."""
-        while True:
-            try:
-                reply = self.session.get(
-                    f"https://{self.host}{path}",
-                    timeout=login.TIMEOUT,
-                    allow_redirects=False,  # The token is for this host alone.
-                )
-            except OSError as error:  # The base class of all errors of requests.
-                text = f"{self.host} cannot be reached ({type(error).__name__})"
-                answer = Answer(UNASKED, text, login.CONNECTION_FIX)
-                raise CheckFailed(answer, stops_all=True) from None
-
-            seconds = login.seconds_to_wait(reply.headers)
-            if reply.status_code != 429 or time.monotonic() + seconds > self.deadline:
-                return reply
-            time.sleep(seconds)
-
 
 # The checks. Each is a function that asks the resource manager with the facts it needs.
 
@@ -240,8 +93,7 @@ def check_resource_group(azure: ResourceManager, facts: Facts) -> Answer:
 
 def check_workspace(azure: ResourceManager, facts: Facts) -> Answer:
     name = facts.workspace_name
-    group = f"{facts.subscription}/resourcegroups/{facts.resource_group}"
-    path = f"{group}/providers/{ML}/workspaces/{name}"
+    path = facts.workspace_path
     workspace = azure.get(path, ML_VERSION, status_if_forbidden=WRONG)
     if workspace is None:
         create = facts.az(
@@ -279,34 +131,6 @@ def check_workspace(azure: ResourceManager, facts: Facts) -> Answer:
     return Answer(OK, f"{name}, in {region}", facts=new_facts)
 
 
-def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
-    name = facts.storage_account.rpartition("/")[2]
-    path = facts.storage_account
-    storage = azure.get(path, "api-version=2022-05-01", none_if=(403, 404))
-    if storage is None:
-        return Answer(UNASKED, f"the login may not see whether {name} accepts keys")
-    if storage["properties"].get("allowSharedKeyAccess") is not False:
-        return Answer(OK, f"{name} accepts keys")
-    return Answer(
-        UNUSUAL,
-        f"{name} accepts no keys, so steps need roles on it",
-        "give the cluster's identity and yours these roles on it: Storage Blob Data "
-        "Contributor, Storage Table Data Contributor, Storage Queue Data Contributor",
-    )
-
-
-def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
-    query = f"{ML_VERSION}&isDefault=true"
-    for datastore in azure.list_items(f"{facts.workspace}/datastores", query):
-        return Answer(OK, datastore["name"])
-    show = facts.az("ml datastore list " + _IN_WORKSPACE)
-    return Answer(
-        WRONG,
-        "the workspace has no default datastore",
-        f"make one the default in the Studio, of those that this shows: {show}",
-    )
-
-
 def check_environment(azure: ResourceManager, facts: Facts) -> Answer:
     name = facts.environment_name
     if azure.get(f"{facts.workspace}/environments/{name}", ML_VERSION):
@@ -321,7 +145,7 @@ def check_compute(azure: ResourceManager, facts: Facts) -> Answer:
     if not compute:
         create = facts.az(
             "ml compute create --name {compute_name} --type AmlCompute "
-            "--size {vm_size} --max-instances {max_nodes} " + _IN_WORKSPACE
+            "--size {vm_size} --max-instances {max_nodes} " + IN_WORKSPACE
         )
         fix = f"{facts.provision_command}, or {create}"
         return Answer(WRONG, f"there is no compute {name}", fix)
@@ -333,9 +157,13 @@ def check_compute(azure: ResourceManager, facts: Facts) -> Answer:
         return Answer(WRONG, text, "write another's name", setting="compute_name")
     state = properties["provisioningState"]
     if state in ("Failed", "Canceled", "Deleting"):
-        show = facts.az("ml compute show --name {compute_name} " + _IN_WORKSPACE)
+        show = facts.az("ml compute show --name {compute_name} " + IN_WORKSPACE)
         return Answer(WRONG, f"{name} is {state}", show)
-    return _check_cluster(properties["properties"], facts)
+    answer = _check_cluster(properties["properties"], facts)
+    principal = find_principal(compute, facts.identity)
+    return replace(
+        answer, facts={"compute_exists": True, "cluster_principal": principal}
+    )
 
 
 def _check_cluster(cluster: Mapping[str, Any], facts: Facts) -> Answer:
@@ -350,7 +178,7 @@ def _check_cluster(cluster: Mapping[str, Any], facts: Facts) -> Answer:
     if max_nodes < facts.max_nodes:
         update = facts.az(
             "ml compute update --name {compute_name} --max-instances {max_nodes} "
-            + _IN_WORKSPACE
+            + IN_WORKSPACE
         )
         return Answer(
             WRONG,
@@ -455,21 +283,42 @@ CHECKS = [
     Check("default datastore", check_default_datastore, needs=("workspace",)),
     Check("environment", check_environment, needs=("workspace",)),
     Check("compute", check_compute, needs=("workspace", "compute_name")),
+    Check(
+        "cluster's identity",
+        check_cluster_identity,
+        needs=("workspace", "compute_name", "compute_exists"),
+    ),
+    Check(
+        "your roles",
+        check_login_roles,
+        needs=("workspace", "storage_account", "login_id"),
+    ),
+    Check(
+        "cluster's roles",
+        check_cluster_roles,
+        needs=("workspace", "storage_account", "compute_exists"),
+    ),
     Check("VM size", check_vm_size, needs=("subscription_id", "region", "vm_size")),
     Check("quota", check_quota, needs=("size_in_region",)),
 ]
 #: The needs as messages call them, where they are not called as their fields.
-_NEEDS = {"vm_size": "VM size", "size_in_region": "a VM size that Azure knows"}
+_NEEDS = {
+    "vm_size": "VM size",
+    "size_in_region": "a VM size that Azure knows",
+    "compute_exists": "a compute cluster",
+    "login_id": "a token that names its owner",
+}
 
 
 def ask_azure(names: AzureNames) -> list[Row]:
     """Return what Azure says about the names, with one row for what it was not asked."""
     rows: list[Row] = []
-    # No time-out of requests covers the look-up of a host, or a reply that trickles in.
-    # So the checks run in a thread, and after LIMIT seconds it is no longer waited for.
+    # No time-out of requests covers the look-up of a host. So the checks run in a thread,
+    # and after LIMIT seconds it is no longer waited for.
     thread = threading.Thread(target=_make_checks, args=(names, rows), daemon=True)
-    thread.start()
-    thread.join(LIMIT)
+    with request_guard.guard_requests():
+        thread.start()
+        thread.join(LIMIT)
     if not thread.is_alive():
         return rows
     late = Row("Azure", UNASKED, f"no answer within {LIMIT:.0f} s", "try again later")
@@ -487,11 +336,13 @@ def _make_checks(names: AzureNames, rows: list[Row]) -> None:
         rows.append(_describe_skipped("without a login", skipped))
         return
 
-    tenant_id = _read_tenant(token)
+    claims = read_claims(token)
+    tenant_id = str(claims.get("tid", ""))
     text = f"of tenant {tenant_id}" if tenant_id else "you are logged in"
     rows.append(Row("login", OK, text))
-    azure = ResourceManager(names.cloud, token, deadline)
-    facts = Facts(**asdict(names), tenant_id=tenant_id)
+    azure = ResourceManager(names, token, deadline)
+    login_id = str(claims.get("oid", ""))
+    facts = Facts(**asdict(names), tenant_id=tenant_id, login_id=login_id)
     skipped_by_reason: dict[str, list[str]] = {}
     stop_reason = ""
     for check in CHECKS:
@@ -509,7 +360,13 @@ def _make_checks(names: AzureNames, rows: list[Row]) -> None:
             answer = Answer(UNASKED, "Azure's answer is not of the documented form")
         facts = replace(facts, **answer.facts)
         rows.append(
-            Row(check.name, answer.status, answer.text, answer.fix, answer.setting)
+            Row(
+                name=check.name,
+                status=answer.status,
+                text=make_harmless(answer.text),
+                fix=make_harmless(answer.fix),
+                setting=answer.setting,
+            )
         )
     for reason, skipped in skipped_by_reason.items():
         rows.append(_describe_skipped(reason, skipped))
@@ -535,12 +392,3 @@ def _find_missing_need(check: Check, facts: Facts) -> str:
         if not getattr(facts, need):
             return f"without {_NEEDS.get(need, need.replace('_', ' '))}"
     return ""
-
-
-def _read_tenant(token: str) -> str:
-    """Return the tenant that a token is of, or "" if it does not say."""
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-        return str(claims.get("tid", ""))
-    except (ValueError, IndexError, AttributeError):
-        return ""

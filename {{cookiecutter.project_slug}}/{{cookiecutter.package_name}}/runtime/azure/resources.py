@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import IO, Generic, TypeVar
+
+LOG_END_BYTES = 1 << 20  # of a log that are read
 
 RunType = TypeVar("RunType")
 
@@ -65,3 +68,10 @@ class Failure:
     logs: list[str]
     read_log: Callable[[str], str]  # takes a name of `logs`
     is_parallel: bool
+
+
+def read_end(file: IO[bytes]) -> str:
+    """Return the end of a log, which can be too large to be read as a whole."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - LOG_END_BYTES))
+    return file.read().decode("utf-8", "replace")

@@ -9,12 +9,14 @@ import difflib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from azure.core.exceptions import HttpResponseError
+from azure.storage.blob import ContainerClient
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
@@ -24,18 +26,26 @@ from ..project import Pipelines, Project
 from ..settings_models import ProjectSettings, Schedule
 from ..steps import LOG_END, parameter_values
 from ..workspaces import NEEDED
+from .check_answers import CheckFailed
+from .checks import read_azure_names
 from .connection import (
     AzureError,
+    CallTooLong,
     Printer,
     WorkspaceMissing,
     call_with_limit,
     quiet_azure_calls,
+    read_service_error,
 )
 from .resources import Failure
+from .roles import provide_roles
 from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
+from .uploads import upload_files
 
 POLL_SECONDS = 3
+ROLE_SECONDS = 30  # between two looks whether a new role works
+ROLE_TRIES = 12
 MAX_FAILED_POLLS = 3  # in a row, before `--wait` gives up
 SUCCESS_STATES = ("finished", "completed")  # azureml-sdk's word, and azure-ai-ml's
 FINAL_STATES = (*SUCCESS_STATES, "failed", "canceled")
@@ -94,14 +104,17 @@ def provision(
         except WorkspaceMissing:
             if not create_workspace:
                 raise
+            uses_identities = settings.compute.identity is not None
             workspace = call_with_limit(
-                "to create the workspace", Workspace.create, config
+                "to create the workspace", Workspace.create, config, uses_identities
             )
             status = "created"
 
         session = _Session(workspace, project, settings, printer)
         session.report(status, f"workspace {workspace.name}, in {workspace.region}")
         session.provide_cluster()
+        session.provide_image_builder()
+        session.provide_roles()
         for environment in environments(pipelines, settings):
             session.provide_environment(environment)
         for key in data_keys:
@@ -324,6 +337,7 @@ class _Session:
     settings: ProjectSettings
     printer: Printer
     dry_run: bool = False
+    has_new_roles: bool = False
 
     def report(self, status: str, text: str) -> None:
         """Print what was done, or in a dry run what would be done."""
@@ -350,6 +364,38 @@ class _Session:
         if nodes != setting.max_nodes or size.lower() != setting.vm_size.lower():
             command = f"{COMMAND} check --online{self.project.files.option}"
             self.report("", f"not as in the settings: see `{command}`")
+
+    def provide_image_builder(self) -> None:
+        """Let the cluster that the settings name build the images of environments."""
+        name = self.settings.workspace.image_build_compute
+        if name is None:
+            return
+        is_new = call_with_limit(
+            "to choose the cluster that builds images",
+            self.workspace.use_image_builder,
+            name,
+        )
+        status = "chosen" if is_new else "unchanged"
+        self.report(status, f"cluster {name}, which builds images")
+
+    def provide_roles(self) -> None:
+        """Give the roles for data without keys, or print how an owner gives them."""
+        if self.settings.compute.identity is None:
+            return
+        names = read_azure_names(self.project)
+        try:
+            statuses = call_with_limit("to give roles", provide_roles, names)
+        except CheckFailed as failed:
+            raise AzureError(f"{failed.answer.text} {failed.answer.fix}") from failed
+        for status in statuses:
+            text = f"{status.role.name} on {status.account} for {status.owner}"
+            if status.command:
+                self.report("missing", f"role {text}: an owner runs {status.command}")
+            elif status.is_new:
+                self.report("assigned", f"role {text}")
+                self.has_new_roles = True
+            else:
+                self.report("unchanged", f"role {text}")
 
     def provide_environment(self, environment: Any) -> None:
         """Register an environment, unless the workspace has the same one."""
@@ -397,6 +443,8 @@ class _Session:
         store, container = call_with_limit(
             "to look up the default datastore", self.workspace.default_datastore
         )
+        if self.has_new_roles:
+            self._wait_for_roles(container)
         blobs = container.list_blobs(name_starts_with=f"{folder.path}/")
         missing = folder.files.keys() - {blob.name for blob in blobs}
         total = len(folder.files)
@@ -404,15 +452,8 @@ class _Session:
         if missing and not self.dry_run:
             files = {path: folder.files[path] for path in sorted(missing)}
             # The SDK's own upload goes on when one file fails, so it is not used here.
-            for path, report_bytes in self._show_progress(files):
-                with files[path].open("rb") as file:
-                    container.upload_blob(
-                        path,
-                        file,
-                        overwrite=True,
-                        max_concurrency=4,
-                        progress_hook=report_bytes,
-                    )
+            with self._show_progress(files) as report_bytes:
+                upload_files(container, files, report_bytes)
 
         if missing:
             count = f"{len(missing)} of {total}"
@@ -420,29 +461,47 @@ class _Session:
         else:
             self.report("unchanged", f"{total} data files: {folder.path} of {store}")
 
+    def _wait_for_roles(self, container: ContainerClient) -> None:
+        """Wait until a role that was given just now works, which takes some minutes."""
+        for _ in range(ROLE_TRIES):
+            try:
+                next(iter(container.list_blobs(results_per_page=1)), None)
+            except HttpResponseError as error:
+                refusal = read_service_error(error)
+                if not refusal or refusal.code != "AuthorizationPermissionMismatch":
+                    raise
+                self.report("waiting", "until the new roles work")
+                time.sleep(ROLE_SECONDS)
+            else:
+                break
+        self.has_new_roles = False
+
+    @contextmanager
     def _show_progress(
         self, files: Mapping[str, Path]
-    ) -> Iterator[tuple[str, Callable[[int, int | None], None]]]:
-        """Yield each path with a callback for the bytes sent, under a progress bar."""
+    ) -> Iterator[Callable[[str, int], None]]:
+        """Show a progress bar in a terminal, and yield the callback that moves it.
+
+        The callback takes a path and how many bytes of its file have been sent.
+        """
         console = Console(file=self.printer.screen)
         columns = (
             *Progress.get_default_columns(),
             DownloadColumn(),
             TransferSpeedColumn(),
         )
-        sizes = {path: file.stat().st_size for path, file in files.items()}
-        sent_before = 0
+        total = sum(file.stat().st_size for file in files.values())
+        sent: dict[str, int] = {}
         with Progress(
             *columns, console=console, transient=True, disable=not console.is_terminal
         ) as progress:
-            task = progress.add_task("uploading", total=sum(sizes.values()))
+            task = progress.add_task("uploading", total=total)
 
-            def report_bytes(sent_before: int, sent: int, _: int | None) -> None:
-                progress.update(task, completed=sent_before + sent)
+            def report_bytes(path: str, bytes_sent: int) -> None:
+                sent[path] = bytes_sent
+                progress.update(task, completed=sum(list(sent.values())))
 
-            for path, size in sizes.items():
-                yield path, partial(report_bytes, sent_before)
-                sent_before += size
+            yield report_bytes
 
     def follow(self, run: Run) -> bool:
         """Report the states of a run's steps until it ends; return whether it went well.
@@ -458,6 +517,8 @@ class _Session:
                 try:
                     run_state = self._poll(run, reported)
                     failed_polls = 0
+                except CallTooLong:
+                    raise
                 except Exception:
                     failed_polls += 1
                     if failed_polls == MAX_FAILED_POLLS:

@@ -1,0 +1,305 @@
+"""provision, submit and publish when Azure refuses, stalls or dies, for both SDKs.
+
+The stand-in refuses in the words of the real services: azure_standin/refusals.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from azure_standin import Fault, Standin
+from azure_standin.refusals import REFUSALS, SOFT_DELETED_WORKSPACE
+from azure_user import ANSWERS, Shell, User, assert_no_secret, assert_one_sentence
+from conftest import SDKS, Bake
+
+#: Seconds without a byte, in place of a minute, and as long as the tests of a limit wait.
+SILENCE = "0.5"
+#: How the request is recognised that sends the pipeline, and one that sends a step's code.
+PIPELINE = {"azureml-sdk": "POST ml/.*WithGraph", "azure-ai-ml": "PUT arm.*/jobs/"}
+CODE = "PUT blob/.*train.py"
+DATA = "PUT blob/datastore/"
+
+
+@pytest.fixture(scope="module", params=SDKS)
+def user(
+    request: pytest.FixtureRequest,
+    bake: Bake,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[User]:
+    """A project whose steps do nothing, in a workspace with a cluster."""
+    folder = tmp_path_factory.mktemp("azure")
+    with Standin.running(folder / "standin") as standin:
+        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        project = bake(**ANSWERS, azureml_sdk=request.param)
+        standin.azure.python = project.interpreter
+        user = User(project, standin, folder / "home")
+        for step in ("prep", "train", "evaluate", "register", "score"):
+            user.write(step, "print('done')")
+        yield user
+
+
+@pytest.fixture(scope="module")
+def shell(user: User) -> Iterator[Shell]:
+    with closing(Shell(user)) as shell:
+        yield shell
+
+
+@pytest.fixture(autouse=True)
+def new_data_and_code(user: User) -> Iterator[None]:
+    """Have something to upload in each test, and no fault after it."""
+    data = user.project.path / "data/sample/training/PAL0708.csv"
+    data.write_bytes(data.read_bytes() + b"\n")
+    user.write("train", f"print({time.time_ns()})")
+    yield
+    user.standin.faults.clear()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "refusal", "cause", "advice"),
+    [
+        (
+            DATA,
+            "storage firewall",
+            "The firewall of the storage account standinstorage keeps this machine out.",
+            "az storage account network-rule add",
+        ),
+        (
+            CODE,
+            "storage firewall",
+            "The firewall of the storage account standinstorage keeps this machine out.",
+            "az storage account network-rule add",
+        ),
+        (
+            DATA,
+            "keys switched off",
+            "accepts no keys.",
+            "--system-datastores-auth-mode",
+        ),
+        (DATA, "anonymous", "asked without a login or a key.", "`az login`"),
+        (DATA, "no role for data", "no role for the data", "Blob Data Contributor"),
+        (
+            "GET arm{scope}",
+            "private link",
+            "can only be reached through its private endpoint.",
+            "by VPN",
+        ),
+        (
+            "GET arm{scope}",
+            "missing role",
+            "The login has no right to do this.",
+            '--role "AzureML Compute Operator"',
+        ),
+    ],
+    ids=lambda value: value if value in (*REFUSALS, DATA, CODE) else "",
+)
+def test_a_refusal_is_explained_in_azures_own_words(
+    user: User, shell: Shell, pattern: str, refusal: str, cause: str, advice: str
+) -> None:
+    real = REFUSALS[refusal]
+    fault = Fault(pattern, refusal=real, times=None)
+    user.standin.faults.append(fault)
+    failed = shell.run("submit training")
+    assert fault.seen
+    assert_one_sentence(failed)
+    assert cause in failed.err
+    assert advice in failed.err
+    assert f" answered {real.status} {real.code}: " in failed.err
+
+
+@pytest.mark.parametrize(
+    ("refusal", "cause"),
+    [
+        ("policy", "A policy of your company forbids this: Allowed locations."),
+        ("quota of 0", "The subscription has no quota for nodes of this VM size."),
+        ("missing role", "The login has no right to do this."),
+    ],
+)
+def test_a_cluster_that_azure_refuses(
+    user: User, shell: Shell, refusal: str, cause: str
+) -> None:
+    user.project.set("compute", name="new-cluster")
+    real = REFUSALS[refusal]
+    user.standin.faults.append(Fault("PUT .*/computes/", refusal=real, times=None))
+    failed = shell.run("provision")
+    user.project.set("compute", name="cpu-cluster")
+    assert_one_sentence(failed)
+    assert cause in failed.err
+    assert f" answered {real.status} {real.code}: " in failed.err
+
+
+def test_a_workspace_whose_name_was_deleted_recently(user: User, shell: Shell) -> None:
+    config = user.project.path / ".azureml/config.json"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('"workspace"', '"deleted"'), encoding="utf-8")
+    user.standin.azure.failing_deployments["deleted"] = SOFT_DELETED_WORKSPACE
+    failed = shell.run("provision --create-workspace")
+    config.write_text(text, encoding="utf-8")
+    assert_one_sentence(failed)
+    assert (
+        "The name deleted belongs to a workspace that was deleted recently"
+        in failed.err
+    )
+    assert "/workspaces/deleted?api-version=2024-04-01&forceToPurge=true" in failed.err
+    assert 'BadRequest: "Soft-deleted workspace exists.' in failed.err
+
+
+@pytest.mark.parametrize("pattern", [DATA, CODE], ids=["data", "code"])
+def test_a_throttled_upload_goes_on(user: User, shell: Shell, pattern: str) -> None:
+    fault = Fault(pattern, refusal=REFUSALS["throttled storage"], times=2)
+    user.standin.faults.append(fault)
+    done = shell.run("submit training")
+    assert (done.code, done.err) == (0, "")
+    assert fault.seen > 2
+
+
+def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
+    refusal = REFUSALS["throttled storage"]
+    user.standin.faults.append(Fault(DATA, refusal=refusal, times=None))
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert "Azure is busy, and asks to wait 5 s. Run the command again" in failed.err
+    assert '429 ServerBusy: "Ingress is over the account limit".' in failed.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            Fault("GET arm{scope}", 401),
+            "Azure does not accept the login. Run `az login`.",
+        ),
+        (
+            Fault("GET arm{scope}", 404),
+            "There is no workspace workspace in the resource",
+        ),
+        (
+            Fault("GET arm{scope}", 429, retry_after=7),
+            "Azure is busy, and asks to wait 7 s. Run the command again",
+        ),
+        (
+            Fault("GET arm{scope}", 429, retry_after=3600),
+            "Azure is busy, and asks to wait 3600 s. Run the command again",
+        ),
+        (
+            Fault("GET arm{scope}", cut=True),
+            "Azure cannot be reached at management.azure.com",
+        ),
+        (Fault("PIPELINE", 400), "The stand-in was told to fail here"),
+        (
+            Fault("PIPELINE", 403),
+            "Ask the owner for the role AzureML Data Scientist",
+        ),
+        (Fault(CODE, 500), "Azure has a fault. Run the command again later."),
+    ],
+    ids=lambda value: (
+        f"{value.pattern} {value.retry_after or value.status}"
+        if isinstance(value, Fault)
+        else ""
+    ),
+)
+def test_a_sentence_says_what_is_wrong(
+    user: User, shell: Shell, fault: Fault, sentence: str
+) -> None:
+    pattern = (
+        PIPELINE[user.project.sdk] if fault.pattern == "PIPELINE" else fault.pattern
+    )
+    new_fault = Fault(
+        pattern,
+        status=fault.status,
+        retry_after=fault.retry_after,
+        cut=fault.cut,
+        times=None,
+    )
+    user.standin.faults.append(new_fault)
+    started = time.monotonic()
+    failed = shell.run("submit training")
+    assert time.monotonic() - started < 60
+    assert new_fault.seen
+    assert_one_sentence(failed)
+    assert sentence in failed.err
+
+
+def test_text_of_azure_is_harmless_for_terminals_and_build_agents(
+    user: User, shell: Shell
+) -> None:
+    evil = "\x1b[31mred ##vso[task.setvariable variable=a]b"
+    body = {"error": {"code": "BadRequest", "message": evil}}
+    pattern = PIPELINE[user.project.sdk]
+    user.standin.faults.append(Fault(pattern, 400, body=body, times=None))
+    failed = shell.run("submit training")
+    assert failed.code == 1
+    assert "\\x1b[31mred # #vso[task.setvariable variable=a]b" in failed.err
+    assert "\x1b" not in failed.out + failed.err
+
+
+def test_an_answer_that_is_nested_too_deeply(user: User, shell: Shell) -> None:
+    body = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    user.standin.faults.append(Fault("GET arm{scope}", 200, body=body, times=None))
+    assert_one_sentence(shell.run("submit training"))
+    assert "Traceback" not in shell.run("check --online").err
+
+
+def test_a_login_that_is_redirected_sends_no_secret(user: User, shell: Shell) -> None:
+    headers = {"Location": "https://elsewhere.example/token"}
+    fault = Fault("POST login/.*/token", 307, body=b"", headers=headers, times=None)
+    user.standin.faults.append(fault)
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert user.standin.refused_hosts == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "trickle"),
+    [
+        pytest.param("POST login/.*/token", False, id="login"),
+        pytest.param("GET arm{scope}", True, id="workspace trickles in"),
+        pytest.param("PIPELINE", False, id="pipeline"),
+        pytest.param(DATA, True, id="answer to data trickles in"),
+        pytest.param(CODE, False, id="code"),
+    ],
+)
+def test_a_server_that_never_answers_ends_the_command(
+    user: User, pattern: str, trickle: bool
+) -> None:
+    route = PIPELINE[user.project.sdk] if pattern == "PIPELINE" else pattern
+    stall = None if trickle else 60
+    user.standin.faults.append(Fault(route, stall=stall, trickle=trickle, times=None))
+    started = time.monotonic()
+    with closing(Shell(user, LONGEST_SILENCE=SILENCE)) as shell:
+        failed = shell.run("submit training")
+    user.standin.faults.clear()
+    # Ten times the time of a silence is what ten minutes are to a minute.
+    assert time.monotonic() - started < 10 * float(SILENCE) + 10
+    assert_one_sentence(failed)
+
+
+def test_what_the_sdk_prints_is_kept_without_secrets(user: User, shell: Shell) -> None:
+    log = user.project.path / "runs/azure.log"
+    log.unlink(missing_ok=True)
+    pattern = PIPELINE[user.project.sdk]
+    user.standin.faults.append(Fault(pattern, 400, times=None))
+    failed = shell.run("submit training")
+    assert_one_sentence(failed)
+    assert failed.err.endswith(" Details are in runs/azure.log.\n")
+    text = log.read_text(encoding="utf-8")
+    assert "Traceback (most recent call last):" in text
+    assert "sdk_workspace.py" in text
+    assert_no_secret(user, text)
+
+
+def test_debug_shows_it_on_the_screen(user: User, shell: Shell) -> None:
+    pattern = PIPELINE[user.project.sdk]
+    user.standin.faults.append(Fault(pattern, 400, times=None))
+    failed = shell.run("submit training --debug")
+    user.standin.faults.clear()
+    assert failed.code == 1
+    assert "Traceback (most recent call last):" in failed.err
+    assert "Details are in" not in failed.err
+    assert_no_secret(user, failed.err)
+
+    checked = shell.run("check --online --debug")
+    assert "DEBUG" in checked.err
+    assert_no_secret(user, checked.err + checked.out)

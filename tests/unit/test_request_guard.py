@@ -1,0 +1,146 @@
+"""Test the guard of all requests of the SDKs, by a server that does what servers should not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+from template_package import request_guard
+
+SILENCE = 0.2  # seconds, in place of a minute
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers each path in its own bad way."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[tuple[str, str, bytes]] = []  # noqa: RUF012 (shared by all requests)
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        token = self.headers.get("Authorization", "")
+        self.seen.append((self.path, token, self.rfile.read(length)))
+        match self.path:
+            case "/stall":
+                time.sleep(4 * SILENCE)
+            case "/trickle":
+                self.begin(1000)
+                for _ in range(40):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                    time.sleep(SILENCE / 5)
+            case "/huge":
+                self.begin(3000)
+                self.wfile.write(b"x" * 3000)
+            case "/cut":
+                self.begin(1000)
+                self.wfile.write(b"x" * 500)
+                self.close_connection = True
+            case "/redirect":
+                self.begin(0, 307, Location="https://elsewhere.example/token")
+            case "/busy":
+                self.begin(0, 429, **{"Retry-After": "3600"})
+            case _:
+                self.begin(2)
+                self.wfile.write(b"{}")
+
+    do_POST = do_GET
+    do_PUT = do_GET
+
+    def begin(self, length: int, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(request_guard, "LONGEST_SILENCE", SILENCE)
+    monkeypatch.setattr(request_guard, "LARGEST_ANSWER", 2000)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Handler.seen = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    with request_guard.guard_requests():
+        yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_is_what_the_server_has_sent(address: str) -> None:
+    reply = requests.get(f"{address}/good")
+    assert (reply.status_code, reply.json(), reply.content) == (200, {}, b"{}")
+    with requests.get(f"{address}/good", stream=True) as file:
+        assert b"".join(file.iter_content(1)) == b"{}"
+
+
+def test_a_file_may_be_large(address: str) -> None:
+    with requests.get(f"{address}/huge", stream=True) as file:
+        assert len(b"".join(file.iter_content(100))) == 3000
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("trickle", "An answer of 127.0.0.1 comes too slowly."),
+        ("huge", "An answer of 127.0.0.1 has more than"),
+        ("redirect", "127.0.0.1 redirects to elsewhere.example, where"),
+        ("busy", "Azure is busy, and 127.0.0.1 asks to wait 3600 s."),
+    ],
+)  # fmt: skip
+def test_a_request_is_given_up(address: str, path: str, text: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(request_guard.RequestFailed, match=text) as failure:
+        requests.post(f"{address}/{path}", data=b"client_secret=1")
+    assert time.monotonic() - started < 10 * SILENCE
+    assert failure.value.request.url == f"{address}/{path}"
+    assert len(Handler.seen) == 1
+
+
+def test_a_server_that_does_not_answer_is_not_asked_for_ever(address: str) -> None:
+    started = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(requests.Timeout):
+            requests.get(f"{address}/stall")
+    with pytest.raises(
+        request_guard.RequestFailed, match="No answer comes from 127.0.0.1"
+    ):
+        requests.get(f"{address}/stall")
+    assert time.monotonic() - started < 10 * SILENCE
+    assert requests.get(f"{address}/good").ok  # Another request is not concerned.
+
+
+def test_an_answer_that_is_cut_short_can_be_asked_for_again(address: str) -> None:
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{address}/cut")
+
+
+def test_a_password_of_netrc_does_not_replace_a_token(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login ann password secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    requests.get(f"{address}/good", headers={"Authorization": "Bearer token"})
+    assert Handler.seen[-1][1] == "Bearer token"
+
+
+def test_the_guard_leaves_when_it_is_no_longer_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NETRC", "mine")
+    send = requests.adapters.HTTPAdapter.send
+    with request_guard.guard_requests():
+        assert requests.adapters.HTTPAdapter.send is not send
+    assert requests.adapters.HTTPAdapter.send is send
+    assert request_guard.os.environ["NETRC"] == "mine"

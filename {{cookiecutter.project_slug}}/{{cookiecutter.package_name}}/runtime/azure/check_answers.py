@@ -1,0 +1,118 @@
+"""What a check of Azure is given, and what it returns."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+ML = "Microsoft.MachineLearningServices"
+#: The part of a command of `az ml` that names the workspace, for `Facts.az`.
+IN_WORKSPACE = "--resource-group {resource_group} --workspace-name {workspace_name}"
+
+# The status of a row.
+OK = "ok"
+EMPTY = "to fill in"
+UNUSUAL = "to review"  # Allowed, but it may not be meant.
+WRONG = "wrong"
+UNASKED = "could not ask"
+
+
+@dataclass(frozen=True)
+class AzureNames:
+    """What the settings, or the answers to the template's questions, say about Azure.
+
+    Every value but the cloud may be empty. What it is needed for is then not asked.
+    """
+
+    subscription_id: str
+    resource_group: str
+    workspace_name: str
+    region: str
+    compute_name: str
+    vm_size: str
+    max_nodes: int
+    environment_name: str
+    cloud: str = "AzureCloud"
+    identity: str = ""  # Of the cluster: "system", or the id of an identity.
+    #: The command that creates what is missing, such as `python -m penguins provision`.
+    provision_command: str = "provision"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: what was checked, how it went, and how to fix it."""
+
+    name: str
+    status: str
+    text: str
+    fix: str = ""
+    setting: str = ""  # The field of AzureNames that the fix is for, if it is for one.
+
+    def __str__(self) -> str:
+        """Return the text and the fix as whole sentences."""
+        if self.text.endswith("."):
+            return f"{self.text} {self.fix}"
+        return f"{self.text}: {self.fix}."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of one check, and the facts that it found for the checks after it."""
+
+    status: str
+    text: str
+    fix: str = ""
+    setting: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckFailed(Exception):
+    """A check ends early, with an answer. If `stops_all`, the checks after it do too."""
+
+    def __init__(self, answer: Answer, stops_all: bool = False) -> None:
+        super().__init__(answer.text)
+        self.answer = answer
+        self.stops_all = stops_all
+
+
+@dataclass(frozen=True)
+class Facts(AzureNames):
+    """The names, and what Azure has said about them so far."""
+
+    tenant_id: str = ""  # Of the login; a token may not say.
+    login_id: str = ""  # The id of whoever is logged in; a token may not say.
+    workspace: str = ""  # The path of an existing workspace.
+    storage_account: str = ""  # The path of the workspace's storage account.
+    needs_identity: bool = False  # Whether data is reached without keys.
+    compute_exists: bool = False
+    cluster_principal: str = ""  # The id of the cluster's identity.
+    #: What Azure says about the VM size in the region of the workspace.
+    size_in_region: Mapping[str, Any] | None = None
+
+    @property
+    def subscription(self) -> str:
+        """The path of the subscription."""
+        return f"/subscriptions/{self.subscription_id}"
+
+    @property
+    def workspace_path(self) -> str:
+        """The path of the workspace, whether it exists or not."""
+        return (
+            f"{self.subscription}/resourceGroups/{self.resource_group}/providers/{ML}"
+            f"/workspaces/{self.workspace_name}"
+        )
+
+    @property
+    def location(self) -> str:
+        """The path of the region in the subscription."""
+        return f"{self.subscription}/providers/{ML}/locations/{self.region}"
+
+    def az(self, command: str) -> str:
+        """Return an `az` command, ready to paste, with facts in place of {their names}."""
+        values = {name: shlex.quote(str(value)) for name, value in asdict(self).items()}
+        values["region"] = self.region or "REGION"
+        values["vm_size"] = self.vm_size or "SIZE"
+        command = f"az {command} --subscription " + "{subscription_id}"
+        return command.format_map(values)

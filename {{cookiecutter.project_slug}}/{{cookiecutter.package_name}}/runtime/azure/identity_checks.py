@@ -1,0 +1,119 @@
+"""The checks of `check --online` on identities and roles, where storage accepts no keys."""
+
+from __future__ import annotations
+
+from .check_answers import IN_WORKSPACE, OK, UNASKED, UNUSUAL, WRONG, Answer, Facts
+from .resource_manager import ML_VERSION, ResourceManager
+from .roles import (
+    CLUSTER_ROLES,
+    LOGIN_ROLES,
+    Role,
+    command_to_assign,
+    list_missing_roles,
+)
+
+NOT_NEEDED = Answer(OK, "not needed, as steps and uploads use the account's key")
+
+
+def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
+    """Return whether the storage account of the workspace accepts keys."""
+    name = facts.storage_account.rpartition("/")[2]
+    path = facts.storage_account
+    storage = azure.get(path, "api-version=2022-05-01", none_if=(403, 404))
+    if storage is None:
+        return Answer(UNASKED, f"the login may not see whether {name} accepts keys")
+    if storage["properties"].get("allowSharedKeyAccess") is not False:
+        return Answer(OK, f"{name} accepts keys")
+    needs_identity = {"needs_identity": True}
+    if facts.identity:
+        return Answer(OK, f"{name} accepts no keys", facts=needs_identity)
+    return Answer(
+        UNUSUAL,
+        f"{name} accepts no keys, so steps need an identity and roles on it",
+        f"write compute.identity: system, then run {facts.provision_command}",
+        facts=needs_identity,
+    )
+
+
+def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
+    """Return which datastore is the default, and how it is reached."""
+    query = f"{ML_VERSION}&isDefault=true"
+    for datastore in azure.list_items(f"{facts.workspace}/datastores", query):
+        name = datastore["name"]
+        credentials = datastore["properties"].get("credentials") or {}
+        uses_keys = credentials.get("credentialsType", "None") != "None"
+        if not uses_keys:
+            return Answer(OK, f"{name}, by identity", facts={"needs_identity": True})
+        if not facts.needs_identity:
+            return Answer(OK, name)
+        update = facts.az(
+            "ml workspace update --name {workspace_name} --resource-group "
+            "{resource_group} --system-datastores-auth-mode identity"
+        )
+        return Answer(
+            WRONG,
+            f"{name} uses a key, which its storage account does not accept",
+            update,
+        )
+
+    show = facts.az("ml datastore list " + IN_WORKSPACE)
+    return Answer(
+        WRONG,
+        "the workspace has no default datastore",
+        f"make one the default in the Studio, of those that this shows: {show}",
+    )
+
+
+def check_cluster_identity(azure: ResourceManager, facts: Facts) -> Answer:
+    """Return whether the cluster has the identity of the settings, or one at all."""
+    if not facts.needs_identity and not facts.identity:
+        return NOT_NEEDED
+    if facts.cluster_principal:
+        identity = facts.identity.rpartition("/")[2] or "an identity"
+        return Answer(OK, f"{facts.compute_name} has {identity}")
+
+    kind = "SystemAssigned"
+    if facts.identity not in ("", "system"):
+        kind = f"UserAssigned --user-assigned-identities {facts.identity}"
+    update = facts.az("ml compute update --name {compute_name} " + IN_WORKSPACE)
+    update = f"{update} --identity-type {kind}"
+    wanted = f"the identity {facts.identity}" if facts.identity else "an identity"
+    return Answer(WRONG, f"{facts.compute_name} does not have {wanted}", update)
+
+
+def check_login_roles(azure: ResourceManager, facts: Facts) -> Answer:
+    """Return whether the login may upload data without a key."""
+    if not facts.needs_identity:
+        return NOT_NEEDED
+    return _check_roles(azure, facts, "the login", facts.login_id, LOGIN_ROLES)
+
+
+def check_cluster_roles(azure: ResourceManager, facts: Facts) -> Answer:
+    """Return whether steps may read and write data without a key."""
+    if not facts.needs_identity:
+        return NOT_NEEDED
+    if not facts.cluster_principal:
+        return Answer(UNASKED, "not asked, as the cluster has no identity")
+    return _check_roles(
+        azure, facts, facts.compute_name, facts.cluster_principal, CLUSTER_ROLES
+    )
+
+
+def _check_roles(
+    azure: ResourceManager,
+    facts: Facts,
+    owner: str,
+    principal: str,
+    roles: tuple[Role, ...],
+) -> Answer:
+    scope = facts.storage_account
+    account = scope.rpartition("/")[2]
+    missing = list_missing_roles(azure, principal, scope, roles)
+    if not missing:
+        names = ", ".join(role.name for role in roles)
+        return Answer(OK, f"{owner} has, on {account}: {names}")
+    names = ", ".join(role.name for role in missing)
+    commands = " && ".join(
+        command_to_assign(principal, scope, role) for role in missing
+    )
+    return Answer(WRONG, f"{owner} lacks, on {account}: {names}", commands)
