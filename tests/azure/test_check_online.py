@@ -398,15 +398,17 @@ def test_a_workspace_of_another_kind_is_to_review(check: Checker, kind: str) -> 
     assert "of the kind Default" in row["fix"]
 
 
-def test_storage_without_keys_needs_roles(check: Checker) -> None:
+def test_storage_without_keys_needs_an_identity_and_roles(check: Checker) -> None:
     id = f"{GROUP}/providers/Microsoft.Storage/storageAccounts/standinstorage".lower()
     storage = check.standin.azure.resources[id]
     storage["properties"]["allowSharedKeyAccess"] = False
-    row = check()["storage"]
-    assert row["status"] == "to review"
-    assert check.code == 0
-    for kind in ("Blob", "Table", "Queue"):
-        assert f"Storage {kind} Data Contributor" in row["fix"]
+    rows = check()
+    assert rows["storage"]["status"] == "to review"
+    assert rows["storage"]["fix"].startswith("write compute.identity: system, then run ")
+    for name in ("default datastore", "cluster's identity", "your roles"):
+        assert rows[name]["status"] == "wrong"
+    assert '--role "Storage Blob Data Contributor"' in rows["your roles"]["fix"]
+    assert check.code == 1
 
 
 def test_storage_that_may_not_be_seen_is_no_fault(check: Checker) -> None:

@@ -443,7 +443,7 @@ ONE_FILE = [
     ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {ONE}: correct it."),
     ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
     ("computes: {max_nodes: 3}", "computes is not a setting: write compute."),
-    ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes there."),
+    ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes, identity, subnet, public_ip there."),
     ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be the short name of a region, in lower-case letters and digits: write westeurope.'),
     ("data: {target: studyName}", "data.keys names the target, studyName: remove it."),
     ("data: {keys: studyName}", 'data.keys is "studyName", but must be a list: write [studyName].'),

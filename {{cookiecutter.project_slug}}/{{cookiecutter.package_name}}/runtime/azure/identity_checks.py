@@ -107,6 +107,8 @@ def _check_roles(
     roles: tuple[Role, ...],
 ) -> Answer:
     scope = facts.storage_account
+    if not scope:
+        return Answer(UNASKED, "not asked, as the workspace names no storage account")
     account = scope.rpartition("/")[2]
     missing = list_missing_roles(azure, principal, scope, roles)
     if not missing:

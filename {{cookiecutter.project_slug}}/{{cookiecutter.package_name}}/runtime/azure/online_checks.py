@@ -288,15 +288,11 @@ CHECKS = [
         check_cluster_identity,
         needs=("workspace", "compute_name", "compute_exists"),
     ),
-    Check(
-        "your roles",
-        check_login_roles,
-        needs=("workspace", "storage_account", "login_id"),
-    ),
+    Check("your roles", check_login_roles, needs=("workspace", "login_id")),
     Check(
         "cluster's roles",
         check_cluster_roles,
-        needs=("workspace", "storage_account", "compute_exists"),
+        needs=("workspace", "compute_exists"),
     ),
     Check("VM size", check_vm_size, needs=("subscription_id", "region", "vm_size")),
     Check("quota", check_quota, needs=("size_in_region",)),
