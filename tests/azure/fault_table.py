@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from azure_standin import Fault, Standin
 from azure_standin.refusals import REFUSALS
 from azure_user import ANSWERS, Shell, User
-from conftest import OWN, SDKS, TEMPLATE, Project
+from conftest import SDKS, TEMPLATE, Project, pytest_unconfigure
 
 SILENCE = 0.5  # seconds, in place of a minute
 #: Ten minutes, in this time.
@@ -180,8 +180,7 @@ def main() -> None:
             with TemporaryDirectory() as folder:
                 break_every_route(sdk, Path(folder))
     finally:
-        if OWN:
-            OWN.close()
+        pytest_unconfigure()
 
 
 if __name__ == "__main__":

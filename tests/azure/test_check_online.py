@@ -404,7 +404,9 @@ def test_storage_without_keys_needs_an_identity_and_roles(check: Checker) -> Non
     storage["properties"]["allowSharedKeyAccess"] = False
     rows = check()
     assert rows["storage"]["status"] == "to review"
-    assert rows["storage"]["fix"].startswith("write compute.identity: system, then run ")
+    assert rows["storage"]["fix"].startswith(
+        "write compute.identity: system, then run "
+    )
     for name in ("default datastore", "cluster's identity", "your roles"):
         assert rows[name]["status"] == "wrong"
     assert '--role "Storage Blob Data Contributor"' in rows["your roles"]["fix"]
