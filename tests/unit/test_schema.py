@@ -488,6 +488,20 @@ def test_features_gets_the_types_of_training(
         assert schema == of_training
 
 
+def test_folders_are_read_as_in_training(project: Project, tmp_path: Path) -> None:
+    rows = table(["a", "b"]).drop(columns="x")
+    for value in ("01", "x", "007"):
+        write(tmp_path / "raw" / f"code={value}" / "year=2025" / "a.csv", rows)
+    project.train(tmp_path / "raw")
+    write(tmp_path / "new" / "code=007" / "year=2025" / "a.csv", rows[:2])
+    _, report = project.score(tmp_path / "new")
+    assert report["columns"]["code"]["type"] == "text"
+    assert report["columns"]["year"]["type"] == "integer"
+    write(tmp_path / "old" / "code=007" / "year=last" / "a.csv", rows[:2])
+    with pytest.raises(DataError, match="its folder 'year=last' is not a number"):
+        project.score(tmp_path / "old")
+
+
 @pytest.mark.parametrize(
     "values",
     [[7, 12, 7], ["7", "12", "7"], [7.0, 12.0, 7.0]],

@@ -32,6 +32,7 @@ from text_values import TextFormat, null_if_missing, parse_as_type
 
 SHOWN_MISFITS = 20
 SHOWN_CHARACTERS = 40  # of a value in a message
+# What a value of a type is, in messages.
 KINDS: dict[pl.DataType | None, str] = {
     INTEGER: "a number",
     NUMBER: "a number",
@@ -225,9 +226,13 @@ def _read_categories(
 
 
 def _add_misfit(source: Source, name: str, schema: ColumnSchema, sentence: str) -> None:
-    """Add a sentence to the misfits; a column that no model needs is left out instead."""
+    """Add a sentence to the misfits; a column that no model needs is left out instead.
+
+    A column that does not fit has no type any more.
+    """
     if schema.is_needed:
         source.misfits.append(f"{sentence}.")
+        source.columns[name].type = None
     else:
         source.notes.append(f"{sentence}. It is left out, as it is no feature.")
         del source.columns[name]
@@ -241,22 +246,10 @@ def _get_first_value(source: Source, column: Column) -> object:
 
 def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) -> None:
     """Raise DataError with all that does not fit the schema, if anything does not."""
-    problems = []
-    for name in _list_required_columns(roles):
-        lacking = [source for source in sources if name not in source.columns]
-        is_key = name in roles.keys
-        if len(lacking) == len(sources) or (lacking and is_key):
-            role = "a key of the model" if is_key else "which the model needs"
-            problems.append(
-                f"{lacking[0].name} has no column '{name}', {role}"
-                f"{suggest_name(name, names) or '.'}"
-            )
-        elif lacking:
-            lacking[0].notes.append(
-                f"{lacking[0].name} has no column '{name}': it is missing in its rows."
-            )
+    problems = _find_missing_columns(sources, names, roles)
     for source in sources:
         _check_booleans(source, roles)
+        _check_folders(source, roles)
         problems += source.misfits
     if not problems:
         return
@@ -267,6 +260,39 @@ def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) ->
     if more > 0:
         listed += f"\nand {more} more."
     raise DataError(f"The new data does not fit the model's training data:\n{listed}")
+
+
+def _find_missing_columns(
+    sources: list[Source], names: list[str], roles: ColumnRoles
+) -> list[str]:
+    """Return a sentence for each key and each feature of the model that is missing.
+
+    A feature may be missing in some files, which is noted, but not in all. `names` are
+    the columns of all files, of which the most similar one is proposed.
+    """
+    assert roles.schema is not None
+    problems = []
+    for key in roles.keys:
+        for source in sources:
+            if key not in source.columns:
+                problems.append(
+                    f"{source.name} has no column '{key}', a key of the model"
+                    f"{suggest_name(key, names) or '.'}"
+                )
+                break
+    needed = [name for name, schema in roles.schema.items() if schema.is_needed]
+    for name in needed:
+        lacking = [source for source in sources if name not in source.columns]
+        if len(lacking) == len(sources):
+            problems.append(
+                f"{sources[0].name} has no column '{name}', which the model needs"
+                f"{suggest_name(name, names) or '.'}"
+            )
+        elif lacking:
+            lacking[0].notes.append(
+                f"{lacking[0].name} has no column '{name}': it is missing in its rows."
+            )
+    return problems
 
 
 def _check_booleans(source: Source, roles: ColumnRoles) -> None:
@@ -291,11 +317,21 @@ def _check_booleans(source: Source, roles: ColumnRoles) -> None:
             )
 
 
-def _list_required_columns(roles: ColumnRoles) -> list[str]:
-    """Return the columns that new data must have: the keys, and features of the model."""
-    assert roles.schema is not None
-    needed = [name for name, schema in roles.schema.items() if schema.is_needed]
-    return [*roles.keys, *needed]
+def _check_folders(source: Source, roles: ColumnRoles) -> None:
+    """Add misfits for folders such as `year=old` where the schema asks for a number."""
+    for name, column in list(source.columns.items()):
+        schema = roles.get_schema(name)
+        # The misfits of columns of files have been found before, and have no type.
+        if schema is None or schema.type == TEXT or column.type != TEXT:
+            continue
+        value = _get_first_value(source, column)
+        _add_misfit(
+            source,
+            name,
+            schema,
+            f"{source.name}: '{value}' in its folder '{name}={value}' is not"
+            f" {KINDS[schema.type]}, as the model needs",
+        )
 
 
 def fit_type(

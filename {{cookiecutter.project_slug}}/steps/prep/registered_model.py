@@ -104,12 +104,12 @@ def choose_text_format(
     for name in settings:
         new = getattr(written, name)
         old = getattr(trained_with, name)
-        if isinstance(old, tuple) and isinstance(new, tuple) and name != "date_format":
-            # What was a missing value or a unit in training stays one.
-            new = tuple(dict.fromkeys([*old, *new]))
         if new == old:
             continue
         changes[name] = new
+        if name in ("missing", "not_missing", "units"):
+            # A missing value or a unit of the training data stays one.
+            changes[name] = tuple(dict.fromkeys([*old, *new]))
         notes.append(
             f"data.{name} in settings.yml is {_show(new)}, but {model.label} was trained"
             f" with {_show(old)}: new files are read by the setting."
