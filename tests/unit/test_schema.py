@@ -447,6 +447,7 @@ FORMS_OF_VALUES = {
     "booleans in capitals": {"smoker": str.upper},
     "days with a time": {"born": lambda v: v + " 00:00:00"},
     "times with a zone": {"seen": lambda v: v + "Z"},
+    "days with slashes": {"born": lambda v: v.replace("-", "/")},
 }
 
 

@@ -7,11 +7,13 @@ collected from all files, so that one message lists it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 
 import polars as pl
 from advice import SAMPLED_VALUES, suggest_name, suggest_settings
 from csv_dialect import CsvFile
+from date_formats import find_certain_format
 from sources import (
     BOOLEAN,
     DATE,
@@ -29,6 +31,7 @@ from sources import (
     count_values,
 )
 from text_values import TextFormat, null_if_missing, parse_as_type
+from type_inference import infer_text_column
 
 SHOWN_MISFITS = 20
 SHOWN_CHARACTERS = 40  # of a value in a message
@@ -56,27 +59,45 @@ def find_csv_misfits(
             continue
         assert column.text is not None
         text = null_if_missing(column.text, text_format)
-        is_odd = parse_as_type(text, schema.type, text_format).is_null()
-        if schema.type == INTEGER:
-            is_odd = parse_as_type(text, NUMBER, text_format).is_null()
-        filled = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
-        filled = filled.drop_nulls("text")
-        first = filled.filter("is_odd").head(1).collect(engine="streaming")
-        if first.is_empty():
-            # Each value fits, but they are of several types, such as 1 and true.
-            first = filled.head(1).collect(engine="streaming")
-        row, value, _ = first.row(0)
+        misfit = _find_misfit(source, text, schema, text_format)
         # A row may span several lines, so its line is looked up in the file.
-        line, _ = next(islice(file.rows(), row, None), (row, []))
-        sample = filled.select("text").head(SAMPLED_VALUES).collect(engine="streaming")
+        line, _ = next(islice(file.rows(), misfit.row, None), (misfit.row, []))
         _add_misfit(
             source,
             name,
             schema,
-            f"{source.name}, line {line}: '{value[:SHOWN_CHARACTERS]}' in the column"
-            f" '{name}' is not {KINDS[schema.type]}, as the model needs:"
-            f" {_suggest_fix(sample, text_format)}",
+            f"{source.name}, line {line}: '{misfit.value}' in the column '{name}' is not"
+            f" {KINDS[schema.type]}, as the model needs: {misfit.fix}",
         )
+
+
+@dataclass(frozen=True)
+class TextMisfit:
+    """The first value of a column of text that does not fit, its row, and how to fix it."""
+
+    row: int
+    value: str
+    fix: str
+
+
+def _find_misfit(
+    source: Source, text: pl.Expr, schema: ColumnSchema, text_format: TextFormat
+) -> TextMisfit:
+    """Find the first value that does not read as the type of the schema."""
+    wanted = NUMBER if schema.type == INTEGER else schema.type
+    is_odd = parse_as_type(text, wanted, text_format).is_null()
+    filled = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
+    filled = filled.drop_nulls("text")
+    odd = filled.filter("is_odd").head(SAMPLED_VALUES).collect(engine="streaming")
+    sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
+    # If no value is odd, they are of several types, such as 1 and true.
+    row, value, _ = (sample if odd.is_empty() else odd).row(0)
+    for odd_row, odd_value, _ in odd.iter_rows():
+        if find_certain_format(odd_value) is None:
+            row, value = odd_row, odd_value
+            break
+    fix = _suggest_fix(sample.select("text"), text_format)
+    return TextMisfit(row, value[:SHOWN_CHARACTERS], fix)
 
 
 def _suggest_fix(sample: pl.DataFrame, text_format: TextFormat) -> str:
@@ -105,7 +126,7 @@ def fit_parquet_columns(
         elif schema.type == TEXT:
             _spell_as_categories(source, name, schema, text_format)
         elif column.type == TEXT:
-            _parse_parquet_text(source, name, schema, text_format)
+            _parse_parquet_text(source, name, schema, text_format, roles)
         elif column.type not in READABLE_TYPES[schema.type]:
             first = _get_first_value(source, column)
             _add_misfit(
@@ -128,39 +149,32 @@ def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> N
             f"words such as NA in the column '{name}' of {source.name} are read as missing"
             f" values, as in the training data ({column.missing_words} rows)."
         )
-    values = null_if_missing(column.values, text_format)
+    values = null_if_missing(column.values, text_format, in_text=True)
     source.columns[name] = Column(TEXT, values)
 
 
 def _parse_parquet_text(
-    source: Source, name: str, schema: ColumnSchema, text_format: TextFormat
+    source: Source,
+    name: str,
+    schema: ColumnSchema,
+    text_format: TextFormat,
+    roles: ColumnRoles,
 ) -> None:
     """Parse a column of text as the first type that reads all of its values."""
-    column = source.columns[name]
-    text = null_if_missing(column.values, text_format)
-    readings = [
-        parse_as_type(text, type, text_format) for type in READABLE_TYPES[schema.type]
-    ]
-    filled, *counts = count_values(source.frame, [text, *readings])
-    for type, values, count in zip(READABLE_TYPES[schema.type], readings, counts):
-        if count == filled:
-            source.columns[name] = Column(type if filled else None, values)
-            return
-    is_odd = text.is_not_null() & readings[0].is_null()
-    if schema.type == INTEGER:
-        is_odd &= readings[1].is_null()
-    odd = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
-    filled_rows = odd.drop_nulls("text")
-    first = filled_rows.sort("is_odd", descending=True, maintain_order=True).head(1)
-    row, value, _ = first.collect(engine="streaming").row(0)
-    sample = filled_rows.select("text").head(SAMPLED_VALUES).collect(engine="streaming")
+    text = source.columns[name].values
+    column = infer_text_column(source.frame, name, text, text_format, roles)
+    if column.type != TEXT:
+        source.columns[name] = column
+        return
+    misfit = _find_misfit(
+        source, null_if_missing(text, text_format), schema, text_format
+    )
     _add_misfit(
         source,
         name,
         schema,
-        f"{source.name}, row {row + 1}: '{value[:SHOWN_CHARACTERS]}' in the column '{name}'"
-        f" is not {KINDS[schema.type]}, as the model needs:"
-        f" {_suggest_fix(sample, text_format)}",
+        f"{source.name}, row {misfit.row + 1}: '{misfit.value}' in the column '{name}' is"
+        f" not {KINDS[schema.type]}, as the model needs: {misfit.fix}",
     )
 
 

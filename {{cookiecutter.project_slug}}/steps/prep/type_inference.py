@@ -169,6 +169,30 @@ def infer_csv_columns(
     return source
 
 
+def infer_text_column(
+    frame: pl.LazyFrame,
+    name: str,
+    text: pl.Expr,
+    text_format: TextFormat,
+    roles: ColumnRoles,
+) -> Column:
+    """Return a column of text of a Parquet file, read as that of a CSV file would be."""
+    texts = frame.select(text.alias("0"))
+    stripped = {"0": pl.col("0").str.strip_chars()}
+    first_rows = texts.head(FIRST_ROWS).collect(engine="streaming")
+    fits = find_first_fits(first_rows, [name], text_format, roles)
+    fits = _complete_fits_of_empty_columns(
+        fits, texts, [name], stripped, text_format, roles
+    )
+    (fit,) = _choose_fits(fits, texts, stripped)
+    candidate = fit.build(text, text.str.strip_chars())
+    return Column(
+        type=candidate.reading.dtype if fit.counts.filled else None,
+        values=candidate.fitting,
+        holds_times=is_time_of_day(candidate.reading),
+    )
+
+
 def count_first_rows(file: CsvFile) -> int:
     """Return how many rows of a file the types are guessed from: fewer if it is wide."""
     return min(FIRST_ROWS, max(FEWEST_FIRST_ROWS, FIRST_VALUES // len(file.header)))
