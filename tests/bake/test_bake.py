@@ -130,7 +130,7 @@ tests/test_prep.py
 tests/test_settings.py
 """
 BAKED = "{{cookiecutter.project_slug}}"
-#: What a platform adds, folders too.
+#: The files and folders that an answer to `ci_platform` adds.
 PLATFORMS = {
     "github": {
         ".github",
@@ -141,7 +141,7 @@ PLATFORMS = {
     },
     "azure-devops": {"azure-pipelines.md", "azure-pipelines.yml"},
 }
-#: Files that black has looked at, as most are the same in all projects.
+#: The contents of files that black has checked. Most files are the same in all projects.
 TIDY: set[bytes] = set()
 NAMES = {
     "one letter": {"project_name": "x"},
@@ -172,24 +172,26 @@ NAMES = {
 
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_exactly_these_files(bake: Bake, task: str, sdk: str) -> None:
+def test_a_project_has_exactly_these_files(bake: Bake, task: str, sdk: str) -> None:
     project = bake(task=task, azureml_sdk=sdk)
     files = {p.relative_to(project.path).as_posix() for p in all_files(project)}
     assert files == set(FILES.split())
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_exactly_these_files_of_a_platform(bake: Bake, platform: str) -> None:
-    plain, project = bake(), bake(ci_platform=platform)
-    files, more = (
-        {path.relative_to(one.path).as_posix() for path in one.path.rglob("*")}
-        for one in (plain, project)
-    )
-    assert more - files == PLATFORMS[platform]
-    assert files <= more  # and no folder is empty
+def test_a_platform_adds_exactly_these_files(bake: Bake, platform: str) -> None:
+    files = list_files_and_folders(bake())
+    with_platform = list_files_and_folders(bake(ci_platform=platform))
+    assert with_platform - files == PLATFORMS[platform]
+    assert files <= with_platform
 
 
-def test_a_workflow_is_added_later_and_nobody_elses_taken_away(
+def list_files_and_folders(project: Project) -> set[str]:
+    paths = project.path.rglob("*")
+    return {path.relative_to(project.path).as_posix() for path in paths}
+
+
+def test_a_workflow_can_be_added_later_and_other_files_stay(
     bake: Bake, tmp_path: Path
 ) -> None:
     project = bake()
@@ -285,7 +287,7 @@ def test_fresh_output_is_typed(bake: Bake, name: str, sdk: str) -> None:
 
 
 def test_runtime_is_left_to_the_template(bake: Bake) -> None:
-    """A project's black, ruff and mypy say nothing about runtime/, whatever is in it."""
+    """A project's own black, ruff and mypy do not check runtime/."""
     project = bake()
     untidy = project.path / "penguins" / "runtime" / "files.py"
     with untidy.open("a", encoding="utf-8") as file:
@@ -305,7 +307,7 @@ def test_runtime_is_left_to_the_template(bake: Bake) -> None:
 def test_files_have_unix_line_ends_whatever_the_template_has(
     bake: Bake, tmp_path: Path
 ) -> None:
-    """As when git has checked the template out on Windows: steps are reused by bytes."""
+    """On Windows, git may check the template out with CRLF. Steps are reused by bytes."""
     copy = tmp_path / "template"
     copy.mkdir()
     extension = "this_template_needs_cookiecutter_2_2_3_or_newer.py"
@@ -352,7 +354,7 @@ def test_a_project_of_any_name_builds_its_pipelines(
     assert tests.code == 0, tests.out
 
 
-def test_every_character_comes_through_toml() -> None:
+def test_pyproject_can_hold_every_character() -> None:
     text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
     answers = {"project_slug": "a", "package_name": "a", "author_name": text}
     options = json.loads((TEMPLATE / "cookiecutter.json").read_text())
@@ -390,11 +392,11 @@ def test_pipelines_are_copied_as_they_are(bake: Bake, sdk: str) -> None:
 
 
 def is_include(path: Path) -> bool:
-    """Whether a file is a line that includes one of the SDK's."""
+    """Return whether a file only includes the file of an SDK."""
     return path.read_text(encoding="utf-8").startswith("{% include")
 
 
-def test_sdks_differ_in_their_own_files_alone(bake: Bake) -> None:
+def test_projects_of_the_two_sdks_differ_only_in_these_files(bake: Bake) -> None:
     one, other = (bake(azureml_sdk=sdk) for sdk in SDKS)
     differing = {
         path.relative_to(one.path).as_posix()
@@ -411,7 +413,7 @@ def test_sdks_differ_in_their_own_files_alone(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_what_runs_a_project_is_the_same_in_every_project(bake: Bake, sdk: str) -> None:
+def test_runtime_is_the_same_in_every_project(bake: Bake, sdk: str) -> None:
     one = bake(azureml_sdk=sdk)
     other = bake(**NAMES["quotes"], task="regression", vm_size="", azureml_sdk=sdk)
     runtime = one.path / one.package / "runtime"
@@ -428,16 +430,17 @@ def test_what_runs_a_project_is_the_same_in_every_project(bake: Bake, sdk: str) 
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_steps_on_azure_have_the_pins_of_this_machine(bake: Bake, sdk: str) -> None:
-    """But for the driver's packages, and what azure-ai-ml brings for its telemetry."""
+    """Packages of the driver, and of the telemetry of azure-ai-ml, may differ."""
     pins = bake(azureml_sdk=sdk).path / "environment"
-    here, there = (
+    local, azure = (
         dict(line.split("==", 1) for line in (pins / file).read_text().splitlines())
         for file in ("project.txt", "steps.txt")
     )
-    differing = {name for name in there if there[name] != here.get(name, there[name])}
-    own = "azure-|opentelemetry-" if sdk == "azure-ai-ml" else "nothing"
-    assert [name for name in differing if not re.match(own, name)] == []
-    assert sdk == "azure-ai-ml" or there.keys() <= here.keys()
+    common = local.keys() & azure.keys()
+    differing = {name for name in common if local[name] != azure[name]}
+    may_differ = "azure-|opentelemetry-" if sdk == "azure-ai-ml" else "nothing"
+    assert [name for name in differing if not re.match(may_differ, name)] == []
+    assert sdk == "azure-ai-ml" or azure.keys() <= local.keys()
 
 
 def test_no_lock_names_a_registry() -> None:
@@ -451,8 +454,9 @@ def test_the_version_is_the_newest_of_the_changelog(bake: Bake) -> None:
     for version in versions:
         assert re.match(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)\n", version)
         assert "An update asks of you" in version
-    said = bake().python("-m", "penguins", "--version")
-    assert said.out == f"version {versions[0].split()[0]} of the template\n", said.err
+    printed = bake().python("-m", "penguins", "--version")
+    newest = versions[0].split()[0]
+    assert printed.out == f"version {newest} of the template\n", printed.err
 
 
 def all_files(project: Project) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Generation through the cookiecutter command, with answers good and bad."""
+"""Generation with the cookiecutter command, and its messages about wrong answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project takes over what is new in its template, by the real cruft and git."""
+"""Updates of a project to a newer template, by the real cruft and git."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ VERSION_1 = "de42653d35d6de561c227ddf473614fe00d1c055"
 
 
 def shell(folder: Path, *lines: str, code: int = 0) -> str:
-    """What commands print, as a person types them who has cruft and git."""
-    done = subprocess.run(
+    """Run shell commands with cruft and git on PATH, and return their output."""
+    process = subprocess.run(
         ["sh", "-ec", "\n".join(lines)],
         cwd=folder,
         env=committer(folder.parent),
@@ -34,23 +34,26 @@ def shell(folder: Path, *lines: str, code: int = 0) -> str:
         encoding="utf-8",
         check=False,
     )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    assert process.returncode == code, process.stdout
+    return process.stdout
 
 
-def from_page(project: Project, pattern: str) -> str:
-    """Return what docs/updating.md has at a pattern, which must be there once."""
+def find_in_page(project: Project, pattern: str) -> str:
+    """Return the one match of a pattern in docs/updating.md."""
     page = (project.path / "docs" / "updating.md").read_text(encoding="utf-8")
-    (found,) = re.findall(pattern, page)
-    return str(found)
+    (match,) = re.findall(pattern, page)
+    return str(match)
 
 
 def commit(folder: Path, *, first: bool = False) -> None:
-    start = ["git init -q -b main"] if first else []
-    shell(folder, *start, "git add --all", "git commit -qm Work")
+    """Commit all files of a folder; the first commit creates the repository."""
+    if first:
+        shell(folder, "git init -q -b main")
+    shell(folder, "git add --all", "git commit -qm Work")
 
 
 def edit(path: Path, old: str, new: str) -> None:
+    """Replace a text that a file contains exactly once."""
     text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, (path, old)
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -69,14 +72,14 @@ def copy_template(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of this template; its tag `old` is the template as it is."""
+    """A repository with this template, tagged `old`, and a newer version of it."""
     folder = tmp_path_factory.mktemp("template")
     copy_template(folder)
     commit(folder, first=True)
     shell(folder, "git tag old")
 
-    # What runs a project, a pin of the steps and of `dev`, a new file of each kind; and,
-    # beside what its user changes, the files that are the user's.
+    # The newer version changes runtime/, pins of packages, and files that users change, too.
+    # It also has new files.
     edit(folder / RUNTIME / "__init__.py", "\nVERSION = ", '\nNEW = "new"\nVERSION = ')
     edit(
         *(folder / RUNTIME / "command_line.py", 'f"version {VERSION}'),
@@ -115,13 +118,12 @@ Create = Callable[[], Project]
 
 @pytest.fixture
 def create(template: Path, tmp_path: Path) -> Create:
-    """Makes a project by cruft from the older template, committed as generated."""
+    """Return a function that creates a project from the older template, and commits it."""
 
     def create() -> Project:
         extra = '{"project_name": "Up to date"}'
         call = f"cruft create {template} -y --checkout old --extra-context '{extra}'"
-        said = shell(tmp_path, call)
-        assert "What is next" in said
+        assert "What is next" in shell(tmp_path, call)
         project = Project(tmp_path / "up-to-date", "up_to_date")
         commit(project.path, first=True)
         return project
@@ -129,7 +131,7 @@ def create(template: Path, tmp_path: Path) -> Create:
     return create
 
 
-def test_the_users_work_is_whole_after_an_update(
+def test_an_update_keeps_the_changes_of_the_user(
     create: Create, template: Path
 ) -> None:
     project = create()
@@ -151,8 +153,8 @@ def test_the_users_work_is_whole_after_an_update(
     commit(project.path)
     ours = shell(project.path, "git diff HEAD~ HEAD -- data")
 
-    said = shell(project.path, "cruft update -y")
-    assert "What is next" not in said
+    output = shell(project.path, "cruft update -y")
+    assert "What is next" not in output
     assert not list(project.path.rglob("*.rej"))
     assert "UU" not in shell(project.path, "git status --porcelain")
     commit(project.path)
@@ -181,20 +183,22 @@ def test_the_users_work_is_whole_after_an_update(
         result = project.run(*pipeline)
         assert result.code == 0, result.err
         assert "this step is ours" in result.err
-    # What was made meanwhile is no change of the project's.
+    # The runs and caches of these commands are ignored by git.
     assert shell(project.path, "git status --porcelain") == ""
     assert "already up to date" in shell(project.path, "cruft update -y")
 
 
 def newest_cruft(folder: Path) -> Path:
-    """Install cruft as a person does today, with the newest typer; return its folder."""
+    """Install the newest cruft and typer; return the folder of the command."""
     uv = TEMPLATE / "build" / "tools" / "bin" / "uv"
     if not uv.exists():
         pytest.skip("`make test` installs uv into build/tools")
     shell(folder, f"{uv} venv --quiet --python {sys.executable} newest")
     install = f"{uv} pip install --quiet --python newest/bin/python cruft"
-    done = subprocess.run(install.split(), cwd=folder, capture_output=True, check=False)
-    if done.returncode != 0:
+    process = subprocess.run(
+        install.split(), cwd=folder, capture_output=True, check=False
+    )
+    if process.returncode != 0:
         pytest.skip("the package index cannot be reached")
     return folder / "newest" / "bin"
 
@@ -203,7 +207,7 @@ def test_the_commands_of_the_page_update_a_project_by_the_newest_cruft(
     create: Create, tmp_path: Path
 ) -> None:
     project = create()
-    block = from_page(project, r"(?m)^(    cruft check .*\n(?:    .*\n)*)")
+    block = find_in_page(project, r"(?m)^(    cruft check .*\n(?:    .*\n)*)")
     lines = [line.partition("#")[0].strip() for line in block.splitlines()]
     check, update, show = lines[:3]
     assert (update, show) == ("cruft update -y", "git diff --staged")
@@ -217,7 +221,7 @@ def test_the_commands_of_the_page_update_a_project_by_the_newest_cruft(
     assert "up to date" in shell(project.path, use_newest, check)
 
 
-def test_what_both_have_changed_is_marked_and_can_be_taken_back(create: Create) -> None:
+def test_a_conflict_is_marked_and_the_update_can_be_undone(create: Create) -> None:
     project = create()
     project.edit(
         "steps/prep/prep.py", "\nimport argparse\n", "\nimport argparse as a\n"
@@ -229,12 +233,12 @@ def test_what_both_have_changed_is_marked_and_can_be_taken_back(create: Create) 
     ours, _, theirs = text.partition("<<<<<<<")[2].partition("=======")
     assert "import argparse as a" in ours
     assert "# New." in theirs.partition(">>>>>>>")[0]
-    shell(project.path, from_page(project, "`(git reset --hard.*?)`"))
+    shell(project.path, find_in_page(project, "`(git reset --hard.*?)`"))
     assert shell(project.path, "git status --porcelain") == ""
     assert not (project.path / "up_to_date/runtime/extra.py").exists()
 
 
-def test_a_project_that_was_committed_late_gets_a_rej(
+def test_without_the_generated_commit_a_conflict_becomes_a_rej_file(
     create: Create,
 ) -> None:
     project = create()
@@ -258,12 +262,12 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
     project = Project(tmp_path / "project", baked.package)
     shutil.copytree(baked.path, project.path)
     commit(project.path, first=True)
-    link = from_page(project, r"(?m)^    (cruft link (?:.*\\\n)*.*)$")
+    link = find_in_page(project, r"(?m)^    (cruft link (?:.*\\\n)*.*)$")
     link = link.replace("TEMPLATE", str(template)).replace("COMMIT", "old")
     shell(project.path, link)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
-    move = from_page(project, "`(cruft update -y --var[^`]*azureml_sdk[^`]*)`")
+    move = find_in_page(project, "`(cruft update -y --var[^`]*azureml_sdk[^`]*)`")
     shell(project.path, move)
     commit(project.path)
     assert shell(project.path, "cruft diff") == ""
@@ -271,24 +275,24 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
     fresh = f"cookiecutter --no-input -o new {template} {fresh} azureml_sdk={SDKS[1]}"
     shell(tmp_path, "mkdir new", fresh)
     (made,) = (tmp_path / "new").iterdir()
-    said = shell(tmp_path, f"diff -r {made} {project.path} || true")
-    assert said.splitlines() == [
+    output = shell(tmp_path, f"diff -r {made} {project.path} || true")
+    assert output.splitlines() == [
         f"Only in {project.path}: .cruft.json",
         f"Only in {project.path}: .git",
     ]
 
 
-def test_wrong_answers_are_told_with_the_command_of_cruft(
+def test_wrong_answers_are_reported_with_a_cruft_command(
     template: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "my projects").mkdir()
     answers = {"task": "regression", "description": "It's", "vm_size": "a b"}
-    given = json.dumps(answers).replace("'", "'\"'\"'")
+    quoted = json.dumps(answers).replace("'", "'\"'\"'")
     call = f"cruft create {template} -y -c old --output-dir 'my projects' "
-    said = shell(tmp_path, f"{call} --extra-context '{given}'", code=1)
-    assert 'vm_size is "a b", but must be' in said
-    assert "Traceback" not in said
-    again = re.search("(?m)^cruft create .*$", said)
+    output = shell(tmp_path, f"{call} --extra-context '{quoted}'", code=1)
+    assert 'vm_size is "a b", but must be' in output
+    assert "Traceback" not in output
+    again = re.search("(?m)^cruft create .*$", output)
     assert again
     assert "What is next" in shell(tmp_path, again[0])
     (project,) = (tmp_path / "my projects").iterdir()
@@ -303,20 +307,20 @@ def test_wrong_answers_are_told_with_the_command_of_cruft(
     )
 
     (project / "settings.yml").write_text("mine", encoding="utf-8")
-    said = shell(tmp_path, f"{call} -f", code=1)
-    assert "would be overwritten: choose another project_slug" in said
-    assert '"project_slug": "<project_slug>"' in said.rpartition("\ncruft create ")[2]
+    output = shell(tmp_path, f"{call} -f", code=1)
+    assert "would be overwritten: choose another project_slug" in output
+    assert '"project_slug": "<project_slug>"' in output.rpartition("\ncruft create ")[2]
     assert (project / "settings.yml").read_text(encoding="utf-8") == "mine"
 
 
-def test_an_update_asks_nothing_of_the_answers_again(create: Create) -> None:
-    """As when a rule has come since, or Azure cannot be asked: `check` says so."""
+def test_an_update_does_not_check_the_answers_again(create: Create) -> None:
+    """Answers that break a newer rule do not stop an update. `check` reports them."""
     project = create()
     for file in (".cruft.json", ".cookiecutter.json", "settings.yml"):
         project.edit(file, '"cpu-cluster"', '"1"')
     commit(project.path)
-    said = shell(project.path, "cruft update -y")
-    assert "compute" not in said and "What is next" not in said
+    output = shell(project.path, "cruft update -y")
+    assert "compute" not in output and "What is next" not in output
     assert "up to date" in shell(project.path, "cruft check")
     checked = project.python("-m", "up_to_date", "check")
     assert checked.code == 1 and "compute.name" in checked.out

@@ -1,4 +1,4 @@
-"""The notebooks of generated projects: as they are stored, and run top to bottom."""
+"""The notebooks of generated projects: their stored form, and runs of all their cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SKIPPED = "Skipped, because USE_AZURE is False in the first cell.\n"
 
 
 class Executed:
-    """A notebook that has run in its folder, with what its cells have put out."""
+    """A notebook that has been run in its folder, and the outputs of its cells."""
 
     def __init__(self, project: Project, name: str, **environment: str) -> None:
         path = project.path / "notebooks" / f"{name}.ipynb"
@@ -36,7 +36,7 @@ class Executed:
         os.environ["JUPYTER_PATH"] = str(project.path / ".jupyter")
         variables = {
             **os.environ,
-            "PYTHONPATH": str(project.path),  # as good as installed
+            "PYTHONPATH": str(project.path),  # in place of an installation
             "IPYTHONDIR": str(project.path / ".ipython"),
             **environment,
         }
@@ -46,13 +46,13 @@ class Executed:
         ).execute(env=variables)
 
     def outputs(self, code: str = "") -> Iterator[Any]:
-        """What all cells have put out, or those that hold some code."""
+        """Yield the outputs of all cells, or of those that contain some code."""
         for cell in self.notebook.cells:
             if code in cell.source:
                 yield from cell.get("outputs", [])
 
     def text(self, code: str = "") -> str:
-        """What was printed."""
+        """Return the text that the cells printed."""
         return "".join(
             output.text
             for output in self.outputs(code)
@@ -60,16 +60,16 @@ class Executed:
         )
 
     def data(self, code: str, kind: str) -> str:
-        """What the cell shows: a picture, or HTML."""
-        (found,) = (
+        """Return the picture or the HTML that a cell shows."""
+        (content,) = (
             output.data[kind]
             for output in self.outputs(code)
             if kind in output.get("data", {})
         )
-        return str(found)
+        return str(content)
 
     def assert_no_noise(self) -> None:
-        """No warning and no logging; on the screen are only words of the project."""
+        """Check that the cells show no error, no warning and no log message."""
         for output in self.outputs():
             assert output.output_type != "error"
             assert output.get("name") != "stderr", output.text

@@ -1,4 +1,4 @@
-"""The recipes of docs/change.md, followed word for word: what each changes, and that it works."""
+"""The recipes of docs/change.md, followed step by step: they work, and change these files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ STEP_RECIPE = {
 }
 
 
-def blocks(project: Project, heading: str, language: str = "python") -> list[str]:
+def find_code_blocks(
+    project: Project, heading: str, language: str = "python"
+) -> list[str]:
     """Return the code blocks of a recipe."""
     page = (project.path / "docs" / "change.md").read_text(encoding="utf-8")
     recipe = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
@@ -35,28 +37,29 @@ def blocks(project: Project, heading: str, language: str = "python") -> list[str
 
 
 class Walk:
-    """A project that somebody changes, and what of it has been touched."""
+    """A project that a user changes, and the files that the user has changed."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
         self.before = self._files()
 
     def _files(self) -> dict[str, bytes]:
-        made = ("runs/", "mlruns/", "__pycache__")
+        generated = ("runs/", "mlruns/", "__pycache__")
         paths = [path for path in self.project.path.rglob("*") if path.is_file()]
         names = {path.relative_to(self.project.path).as_posix(): path for path in paths}
         return {
             name: path.read_bytes()
             for name, path in names.items()
-            if not any(part in name for part in made)
+            if not any(part in name for part in generated)
         }
 
     def touched(self) -> set[str]:
+        """Return the files that are new or have changed."""
         after = self._files()
         return {name for name in after if after[name] != self.before.get(name)}
 
     def replace(self, file: str, function: str, code: str) -> None:
-        """Replace a function of a file."""
+        """Replace a function in a Python file."""
         path = self.project.path / file
         text = path.read_text(encoding="utf-8")
         (old,) = (
@@ -85,8 +88,8 @@ def walk_of_each_sdk(bake: Bake, request: pytest.FixtureRequest) -> Walk:
     return Walk(bake(azureml_sdk=request.param))
 
 
-def test_a_feature_from_two_columns(walk: Walk) -> None:
-    (code,) = blocks(walk.project, "A feature from two columns")
+def test_add_a_feature_from_two_columns(walk: Walk) -> None:
+    (code,) = find_code_blocks(walk.project, "A feature from two columns")
     walk.replace("steps/prep/prep.py", "features", code)
     run = walk.project.run("training", "--set", "max_iterations=5")
     assert run.code == 0, run.err
@@ -98,10 +101,10 @@ def test_a_feature_from_two_columns(walk: Walk) -> None:
     walk.assert_tests_pass("tests/test_prep.py")
 
 
-def test_a_random_forest(walk: Walk) -> None:
-    (code,) = blocks(walk.project, "Use another model")
+def test_use_a_random_forest(walk: Walk) -> None:
+    (code,) = find_code_blocks(walk.project, "Use another model")
     walk.replace("steps/train/train.py", "build_model", code)
-    (values,) = blocks(walk.project, "Use another model", "yaml")
+    (values,) = find_code_blocks(walk.project, "Use another model", "yaml")
     forest = yaml.safe_load(values)["hyperparameters"]
     walk.project.set("training", hyperparameters={**forest, "bootstrap": True})
     run = walk.project.run("training", "--set", "n_estimators=30")
@@ -121,10 +124,12 @@ def add_step(project: Project, name: str, script: str) -> None:
     (folder / ".amlignore").write_bytes(ignored)
 
 
-def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
+def test_add_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
     walk = walk_of_each_sdk
     project = walk.project
-    script, function, calls, definition = blocks(project, "A step between two others")
+    script, function, calls, definition = find_code_blocks(
+        project, "A step between two others"
+    )
     add_step(project, "validate", script)
     pipelines = f"{project.package}/pipelines.py"
     train = "def build_train_step("
@@ -143,7 +148,7 @@ def test_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
 
 
 def add_drift(project: Project) -> None:
-    script, function, entry = blocks(project, "A pipeline of its own")
+    script, function, entry = find_code_blocks(project, "A pipeline of its own")
     add_step(project, "compare", script)
     pipelines = f"{project.package}/pipelines.py"
     text = (project.path / pipelines).read_text(encoding="utf-8")
@@ -151,7 +156,7 @@ def add_drift(project: Project) -> None:
     project.edit(pipelines, comment + TABLE, f"{function}\n\n{comment}{TABLE}{entry}")
 
 
-def test_a_pipeline_of_its_own(walk_of_each_sdk: Walk) -> None:
+def test_add_a_pipeline(walk_of_each_sdk: Walk) -> None:
     walk = walk_of_each_sdk
     project = walk.project
     add_drift(project)
@@ -173,7 +178,7 @@ def test_a_pipeline_of_its_own(walk_of_each_sdk: Walk) -> None:
     walk.assert_tests_pass("tests/test_pipelines.py")
 
 
-def test_a_pipeline_of_its_own_on_azure(bake: Bake, tmp_path: Path) -> None:
+def test_run_an_added_pipeline_on_azure(bake: Bake, tmp_path: Path) -> None:
     with Standin.running(tmp_path / "standin") as standin:
         standin.create_workspace("workspace", "group", compute="cpu-cluster")
         project = bake(
