@@ -476,7 +476,7 @@ def test_a_machine_without_shared_memory(project: Project) -> None:
 
 def test_a_wrong_name_in_reads_model(project: Project) -> None:
     pipelines = f"{project.package}/pipelines.py"
-    project.edit(pipelines, 'reads_model=["score"]', 'reads_model=["scores"]')
+    project.edit(pipelines, '["prep", "score"]', '["prep", "scores"]')
     message = refused(run(project, "scoring"))
     assert "reads_model of scoring names 'scores'" in message
 

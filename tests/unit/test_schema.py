@@ -468,6 +468,17 @@ def test_a_value_in_another_form_is_the_same_and_has_the_same_type(
     assert scored.equals(expected)
 
 
+def test_fractions_and_times_are_noted(trained: Project, tmp_path: Path) -> None:
+    rows = new_rows().assign(age=30.5, born="2024-01-01T10:00:00")
+    _, report = trained.score(write(tmp_path / "a.csv", rows))
+    assert [report["columns"][name]["type"] for name in ("age", "born")] == [
+        "number",
+        "timestamp",
+    ]
+    assert "'age' holds fractions" in report["notes"][0]
+    assert "'born' holds times" in report["notes"][1]
+
+
 def test_features_gets_the_types_of_training(
     trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

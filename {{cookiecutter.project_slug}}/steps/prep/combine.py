@@ -8,7 +8,7 @@ from collections.abc import Callable
 import polars as pl
 import polars.selectors as cs
 from advice import suggest_name
-from read_by_schema import check_schema, fit_type
+from read_by_schema import check_schema
 from sources import (
     BOOLEAN,
     DATE,
@@ -21,6 +21,7 @@ from sources import (
     TYPE_NAMES,
     Column,
     ColumnRoles,
+    ColumnSchema,
     DataError,
     Source,
     type_name,
@@ -54,7 +55,7 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> dict[str, pl.Data
         if schema is None:
             type = _choose_type(sources, name, roles)
         else:
-            type = fit_type(sources, name, schema, _holds_for_all)
+            type = _fit_type(sources, name, schema)
         if type is not None:
             types[name] = type
     return types
@@ -130,6 +131,29 @@ def _choose_type(
     if common_type is None:
         raise _changed_type(sources, name, first_files, roles)
     return common_type
+
+
+def _fit_type(sources: list[Source], name: str, schema: ColumnSchema) -> pl.DataType:
+    """Return the type of a column of a model's schema, or one that holds more values.
+
+    In new data, a column of integers may hold fractions, and one of dates may hold times:
+    a note tells so.
+    """
+    if schema.type == INTEGER and not _holds_for_all(_is_whole, sources, name, NUMBER):
+        sources[0].notes.append(
+            f"the column '{name}' holds fractions, where the training data held integers:"
+            " check that features() in prep.py can use them."
+        )
+        return NUMBER
+    if schema.type == DATE and not _holds_for_all(
+        _is_midnight, sources, name, TIMESTAMP
+    ):
+        sources[0].notes.append(
+            f"the column '{name}' holds times, where the training data held dates: check"
+            " that features() in prep.py can use them."
+        )
+        return TIMESTAMP
+    return schema.type
 
 
 def _find_first_file_of_each_type(
@@ -266,6 +290,11 @@ def _changed_type(
 def _is_whole(values: pl.Expr) -> pl.Expr:
     """Return whether each float is an integer that an Int64 holds exactly."""
     return (values == values.round()) & (values.abs() <= LARGEST_EXACT_INTEGER)
+
+
+def _is_midnight(values: pl.Expr) -> pl.Expr:
+    """Return whether each time is the start of a day."""
+    return values == values.dt.truncate("1d")
 
 
 def _is_bit(values: pl.Expr) -> pl.Expr:

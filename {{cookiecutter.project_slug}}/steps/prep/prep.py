@@ -3,7 +3,9 @@
 Reads a file or a folder (nested, CSV and Parquet mixed) and writes clean Parquet parts
 of one schema. With a target, rows that lack it are dropped; without one every row is
 kept, for scoring. Nothing is learned from the data here and nothing is held in memory,
-so training and scoring are prepared alike, whatever their size.
+so training and scoring are prepared alike, whatever their size. Training data gets the
+types that its values allow. Data to score is read by the schema of the registered model,
+so that it has the types of the training data.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ collected from all files, so that one message lists it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +17,6 @@ from sources import (
     BOOLEAN,
     DATE,
     INTEGER,
-    LARGEST_EXACT_INTEGER,
     NUMBER,
     READABLE_TYPES,
     TEXT,
@@ -346,43 +344,3 @@ def _check_folders(source: Source, roles: ColumnRoles) -> None:
             f"{source.name}: '{value}' in its folder '{name}={value}' is not"
             f" {KINDS[schema.type]}, as the model needs",
         )
-
-
-def fit_type(
-    sources: list[Source],
-    name: str,
-    schema: ColumnSchema,
-    holds_for_all: Callable[..., bool],
-) -> pl.DataType:
-    """Return the type that a column gets: the schema's, or one that holds more values.
-
-    A column of integers may hold fractions in new data, and one of dates may hold times:
-    a note tells so.
-    """
-    tests: dict[pl.DataType, tuple[pl.DataType, Callable[[pl.Expr], pl.Expr], str]] = {
-        INTEGER: (
-            NUMBER,
-            _is_whole,
-            "fractions, where the training data held integers",
-        ),
-        DATE: (TIMESTAMP, _is_midnight, "times, where the training data held dates"),
-    }
-    if schema.type not in tests:
-        return schema.type
-    wider_type, fits, holds = tests[schema.type]
-    if holds_for_all(fits, sources, name, wider_type):
-        return schema.type
-    sources[0].notes.append(
-        f"the column '{name}' holds {holds}: look whether features() in prep.py uses it."
-    )
-    return wider_type
-
-
-def _is_whole(values: pl.Expr) -> pl.Expr:
-    """Return whether each float is an integer that an Int64 holds exactly."""
-    return (values == values.round()) & (values.abs() <= LARGEST_EXACT_INTEGER)
-
-
-def _is_midnight(values: pl.Expr) -> pl.Expr:
-    """Return whether each time is the start of a day."""
-    return values == values.dt.truncate("1d")
