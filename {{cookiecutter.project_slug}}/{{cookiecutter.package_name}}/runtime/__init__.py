@@ -21,9 +21,16 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
 On this machine:
 
     local/run.py              runs the steps of a pipeline
-    local/run_folder.py       the folder of a run, and how long it is kept
+    local/plan.py             the steps in their order, and the values of parameters
+    local/run_context.py      what all modules of a run share
+    local/step_runner.py      runs one step
+    local/step_alone.py       prepares to run one step alone, in an earlier run
     local/reuse.py            decides which steps need not run again
+    local/registered_models.py  the registered models that steps look up
     local/fingerprints.py     fingerprints of files
+    local/run_folder.py       the folders of runs, and how long they are kept
+    local/run_record.py       the file run.json of a run
+    local/run_result.py       how a run ended
     local/processes.py        the processes of steps
     local/supervisor.py       runs one step, and ends it with the run
     local/fork_server.py      forks the processes of steps, with their packages loaded

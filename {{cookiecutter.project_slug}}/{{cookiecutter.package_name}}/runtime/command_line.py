@@ -27,7 +27,7 @@ from .workspaces import SETTINGS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .local.run import RunResult
+    from .local.run_result import RunResult
 
 PipelineLoader = Callable[[], Pipelines]
 
@@ -117,20 +117,21 @@ def _run_on_this_machine(
     args: Namespace, parameters: dict[str, str], console: Console
 ) -> RunResult:
     """Run a pipeline, or a step of an earlier run, and return how it ended."""
-    from .local import run as local_run
+    from .local.run import new_run
+    from .local.step_alone import find_newest_run
 
     with console.status("loading the SDK"):
         pipelines = _find_pipelines(args)
     folder = args.folder and args.folder.resolve()
     if args.step and folder is None:
-        folder = local_run.find_newest_run(args.project, args.pipeline)
+        folder = find_newest_run(args.project, args.pipeline)
         console.print(
             f"In the newest run: {folder}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
-    prepared_run = local_run.new_run(
+    prepared_run = new_run(
         args.project, pipelines, args.pipeline, parameters, console, folder
     )
     return prepared_run.run(args.step, args.fresh, args.debug)

@@ -9,6 +9,10 @@ class CommandError(Exception):
     """A command cannot do what is asked; the message says why, and how to fix it."""
 
 
+class LocalRunError(CommandError):
+    """A run on this machine cannot be started."""
+
+
 class SettingsError(CommandError):
     """Settings are wrong or missing: `problems`, and as text one line for each."""
 

@@ -13,7 +13,7 @@ code once it has ended. What the step prints goes to its log.
 
 The local run holds the other end of standard input. When that end is closed, whether the
 run has finished, was interrupted or was killed, the step and all that it has started are
-killed.
+killed. The step is killed too if this program is.
 
 Why this is not `multiprocessing`'s fork server: its processes end by `os._exit`, which
 loses what a script has not yet written to its open files; it takes its environment from
@@ -26,6 +26,7 @@ It runs on Linux alone: elsewhere a process cannot fork, or not safely.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -40,6 +41,7 @@ from types import ModuleType
 STANDARD_INPUT = 0
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
+PR_SET_PDEATHSIG = 1  # The number that Linux has given to this call of prctl.
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def serve(packages: list[str]) -> StepCommand:
     returns: it ends when its standard input is closed.
     """
     assert sys.platform == "linux"
-    # A caller that ignores this signal would hide the steps' exit codes.
+    # If a caller ignored this signal, the steps' exit codes would be lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     # Forked steps inherit standard input and output, and must neither read commands nor
@@ -71,10 +73,12 @@ def serve(packages: list[str]) -> StepCommand:
     redirect_streams(os.devnull)
     preload(packages, commands.fileno())
 
+    server_pid = os.getpid()
     while line := commands.readline():
         step_pid = os.fork()
         is_forked_process = step_pid == 0
         if is_forked_process:
+            die_with_parent(server_pid)
             commands.close()
             replies.close()
             return StepCommand(**json.loads(line))
@@ -84,8 +88,16 @@ def serve(packages: list[str]) -> StepCommand:
     os._exit(0)
 
 
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process as soon as its parent process ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have been killed before this request.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def redirect_streams(log: str) -> None:
-    """Let standard output and errors go to a file, and standard input be empty."""
+    """Send standard output and errors to a file, and make standard input empty."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(nothing, STANDARD_INPUT)
@@ -96,15 +108,17 @@ def redirect_streams(log: str) -> None:
 
 
 def preload(packages: list[str], commands: int) -> None:
-    """Import packages into the fork server, but for those that cannot be imported.
+    """Import packages into the fork server; skip those that cannot be imported.
 
     Ends the fork server if the local run ends meanwhile, which closes the other end of
     the file descriptor `commands`.
     """
-    del sys.path[0]  # The folder of this file, which no step has on its path.
+    # Python has put the folder of this file on the path, which no step has there.
+    del sys.path[0]
     end_of_run = select.poll()
     end_of_run.register(commands, select.POLLHUP)
-    gc.disable()  # Imports leave no garbage behind, and looking for it takes long.
+    # Imports leave no garbage behind, and looking for it takes long.
+    gc.disable()
     for package in packages:
         if end_of_run.poll(0):
             os._exit(0)
@@ -128,7 +142,7 @@ def wait_for_step(step_pid: int, commands: int) -> int:
 
     step_has_ended = end_of_step in ready
     if not step_has_ended:
-        # The step may not lead its own session yet, which is killed next.
+        # The step may not have started its own session yet, which is killed below.
         os.kill(step_pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
         os.killpg(step_pid, signal.SIGKILL)

@@ -1,17 +1,19 @@
-"""The driver of a parallel step on this machine.
+"""Run a parallel step on this machine, as Azure ML's own driver does on its machines.
 
-It takes the command line of Azure ML's own driver and keeps the same contract with the
-entry script: `init()` once in each worker process, `run(mini_batch)` with a list of file
-paths for each mini-batch, and `shutdown()` at the end, if there is one. A mini-batch that
-raises, takes too long or loses its worker is tried again. Items that fail for good, or
-that `run` returned nothing for, count against the error threshold.
+The local run starts this program by its path, in the folder of the entry script, with the
+command line of Azure ML's driver. The entry script is called in the same way: `init()`
+once in each worker process, then `run(mini_batch)` with a list of file paths for each
+mini-batch, and at the end `shutdown()`, if the script has such a function.
 
-A program that is run by its path, in the folder of the entry script.
+A mini-batch is tried again if `run()` raises an error or takes too long, or if its worker
+process dies. Files that fail in every try, and files for which `run()` returns nothing,
+count as failed. The step fails once more have failed than the command line allows.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import importlib.util
 import logging
@@ -21,10 +23,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing.context import SpawnContext
@@ -35,13 +35,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-#: Begins the lines of the log that say how many mini-batches are done.
+#: Lines of the log that begin like this say how many mini-batches are done.
 PROGRESS = "mini-batches done: "
-#: An option with which all mini-batches run in this process, for a debugger.
+#: With this option, all mini-batches run in this process, so that a debugger can stop.
 IN_ONE_PROCESS = "--in_one_process"
-#: The name under which Azure ML's driver loads an entry script.
-MODULE = "score_module"
-#: Some of what that driver adds to the script's command line for its own use.
+#: Azure ML's driver loads the entry script as a module of this name.
+ENTRY_MODULE = "score_module"
+#: Azure ML's driver adds these and more to the command line that the script sees.
 ADDED_ARGUMENTS = [
     "--aml_core_version=1.61.0",
     "--dataprep_version=5.5.0",
@@ -49,311 +49,384 @@ ADDED_ARGUMENTS = [
     "model",
 ]
 
-Batch = list[str]  # the paths of files
+MiniBatch = list[str]  # paths of files
 
-script: ModuleType  # the entry script, in a worker
+entry_script: ModuleType  # set by `load_entry_script`
+
+
+# The step as a whole --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How often a mini-batch is tried, for how long, and how much may fail."""
+    """How often and how long a mini-batch is tried, and how much may fail."""
 
     tries: int
-    seconds: int  # of one try
-    failed_items: int  # -1 for any number
-    failed_batches: int  # -1 for any number
+    run_seconds: int  # for a call of run() or of shutdown()
+    init_seconds: int  # for loading the script and calling init()
+    failed_files: int  # -1 allows any number
+    failed_batches: int  # -1 allows any number
     failed_percent: float  # of the mini-batches
 
-    def are_exceeded(
-        self, failed_items: int, failed_batches: int, batches: int
-    ) -> bool:
-        """Tell whether more items or mini-batches have failed than is allowed."""
-        return (
-            0 <= self.failed_items < failed_items
-            or 0 <= self.failed_batches < failed_batches
-            or self.failed_percent < 100 * failed_batches / batches
-        )
+    def are_exceeded(self, failed_files: int, failed_batches: int, total: int) -> bool:
+        """Return whether too much has failed; `total` is the number of mini-batches."""
+        if 0 <= self.failed_files < failed_files:
+            return True
+        if 0 <= self.failed_batches < failed_batches:
+            return True
+        return self.failed_percent < 100 * failed_batches / total
 
 
 @dataclass
 class Progress:
-    """What has become of the mini-batches so far."""
+    """Count which mini-batches and files are done, and which have failed."""
 
-    batches: int
-    rows: list[str] = field(default_factory=list)  # that run() has returned
+    total: int  # mini-batches
+    rows: list[str] = field(default_factory=list)  # all rows that run() has returned
     batches_done: int = 0
-    failed_batches: int = 0
-    failed_items: list[str] = field(default_factory=list)
+    batches_failed: int = 0
+    failed_files: list[str] = field(default_factory=list)  # names, for messages
 
-    def add_returned(self, batch: Batch, returned: list[str]) -> None:
-        """Count a mini-batch as done, and items without a row as failed."""
+    def count_done(self, batch: MiniBatch, rows: list[str]) -> None:
+        """Count a mini-batch as done, and files without a row as failed."""
         self.batches_done += 1
-        self.rows += returned
-        missing = len(batch) - len(returned)
+        self.rows += rows
+        missing = len(batch) - len(rows)
         if missing > 0:
             print(
-                f"run() returned {len(returned)} items for {len(batch)} files, and must"
+                f"run() returned {len(rows)} items for {len(batch)} files, and must"
                 " return one for each."
             )
-            self.failed_items += [f"one of {', '.join(_names(batch))}"] * missing
+            # Which of the files have no row cannot be seen.
+            self.failed_files += [f"one of {', '.join(list_names(batch))}"] * missing
 
-    def add_failed(self, batch: Batch) -> None:
-        """Count a mini-batch as failed for good."""
-        self.failed_batches += 1
-        self.failed_items += _names(batch)
+    def count_failed(self, batch: MiniBatch) -> None:
+        """Count a mini-batch and all its files as failed."""
+        self.batches_failed += 1
+        self.failed_files += list_names(batch)
 
-    def check(self, limits: Limits) -> None:
-        """Print how far the step has come, and exit if too much has failed."""
-        print(f"{PROGRESS}{self.batches_done}/{self.batches}", flush=True)
-        if limits.are_exceeded(
-            len(self.failed_items), self.failed_batches, self.batches
-        ):
+    def report(self, limits: Limits) -> None:
+        """Print how many mini-batches are done; exit if too much has failed."""
+        print(f"{PROGRESS}{self.batches_done}/{self.total}", flush=True)
+        if limits.are_exceeded(len(self.failed_files), self.batches_failed, self.total):
             sys.exit(
                 "Parallel step: more failed than the settings allow (error_threshold"
-                f" {limits.failed_items}): {', '.join(self.failed_items)}."
+                f" {limits.failed_files}): {', '.join(self.failed_files)}."
             )
 
 
 def main() -> None:
-    """Run the step that the command line describes, as Azure ML's driver would."""
-    sys.path[0] = os.getcwd()  # not the folder of this file
+    """Run the step that the command line describes."""
+    # The entry script imports the modules beside it, not those in the folder of this file.
+    sys.path[0] = os.getcwd()
+    options, script_arguments = make_parser().parse_known_args()
+    limits = Limits(
+        tries=options.run_max_try,
+        run_seconds=options.run_invocation_timeout,
+        init_seconds=options.first_task_creation_timeout,
+        failed_files=options.error_threshold,
+        failed_batches=options.allowed_failed_count,
+        failed_percent=options.allowed_failed_percent,
+    )
+    files = list_input_files(script_arguments)
+    batches = split_into_batches(files, options.mini_batch_size)
+    if not batches:
+        sys.exit("Parallel step: the input holds no files.")
+
+    script = options.scoring_module_name
+    if options.in_one_process:
+        progress = run_in_this_process(batches, script, limits)
+    else:
+        workers = min(options.process_count_per_node, len(batches))
+        progress = run_in_workers(batches, script, workers, limits)
+
+    print_summary(batches, progress)
+    if options.output and options.output_action == "append_row":
+        write_rows(progress.rows, options.output / options.append_row_file_name)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return a parser for the options of Azure ML's driver, with its default values."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--scoring_module_name", required=True)
-    parser.add_argument("--mini_batch_size", type=_count, required=True)
+    parser.add_argument("--mini_batch_size", type=parse_count, required=True)
     parser.add_argument("--error_threshold", type=int, default=-1)
     parser.add_argument("--allowed_failed_count", type=int, default=-1)
     parser.add_argument("--allowed_failed_percent", type=float, default=100)
     parser.add_argument("--run_invocation_timeout", type=int, default=60)
+    parser.add_argument("--first_task_creation_timeout", type=parse_count, default=600)
     parser.add_argument("--run_max_try", type=int, default=3)
-    parser.add_argument("--process_count_per_node", type=_count, default=os.cpu_count())
+    parser.add_argument(
+        "--process_count_per_node", type=parse_count, default=os.cpu_count()
+    )
     parser.add_argument("--output_action", default="append_row")
     parser.add_argument("--append_row_file_name", default="parallel_run_step.txt")
     parser.add_argument("--output", type=Path)
     parser.add_argument(IN_ONE_PROCESS, action="store_true")
-    args, other_arguments = parser.parse_known_args()
-
-    batches = list(split_inputs(other_arguments, args.mini_batch_size))
-    if not batches:
-        sys.exit("Parallel step: the input holds no files.")
-    limits = Limits(
-        tries=args.run_max_try,
-        seconds=args.run_invocation_timeout,
-        failed_items=args.error_threshold,
-        failed_batches=args.allowed_failed_count,
-        failed_percent=args.allowed_failed_percent,
-    )
-    if args.in_one_process:
-        progress = run_in_this_process(batches, args.scoring_module_name, limits)
-    else:
-        workers = min(args.process_count_per_node, len(batches))
-        progress = run_in_workers(batches, args.scoring_module_name, workers, limits)
-
-    handled = sum(map(len, batches)) - len(progress.failed_items)
-    failed = ", ".join(progress.failed_items)
-    problem = f"; failed: {failed}" if failed else ""
-    print(f"files handled: {handled}, mini-batches: {len(batches)}{problem}")
-    if args.output and args.output_action == "append_row":
-        unfinished = args.output / f".{args.append_row_file_name}"
-        text = "".join(f"{row}\n" for row in progress.rows)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(args.output / args.append_row_file_name)
+    return parser
 
 
-def _count(text: str) -> int:
+def parse_count(text: str) -> int:
+    """Return a text as a number of 1 or more; raise ArgumentTypeError for less."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"is {text}, but must be 1 or more")
     return int(text)
 
 
-def split_inputs(arguments: list[str], mini_batch_size: int) -> Iterator[Batch]:
-    """Split the files of all inputs that the command line names into mini-batches."""
+def list_input_files(arguments: list[str]) -> list[list[str]]:
+    """Return the paths of the files of each input that the command line names.
+
+    `--input_fds_0 NAME` names an input, whose folder is in the environment variable NAME.
+    """
+    inputs = []
     for option, name in pairwise(arguments):
         if option.startswith("--input_fds_"):
-            # The folder of an input is in the environment variable of its name.
             paths = Path(os.environ[name]).rglob("*")
-            files = sorted(str(path) for path in paths if path.is_file())
-            for start in range(0, len(files), mini_batch_size):
-                yield files[start : start + mini_batch_size]
+            inputs.append(sorted(str(path) for path in paths if path.is_file()))
+    return inputs
+
+
+def split_into_batches(inputs: list[list[str]], batch_size: int) -> list[MiniBatch]:
+    """Split the files of each input into mini-batches of up to `batch_size` files."""
+    batches = []
+    for files in inputs:
+        for start in range(0, len(files), batch_size):
+            batches.append(files[start : start + batch_size])
+    return batches
+
+
+def list_names(batch: MiniBatch) -> list[str]:
+    """Return the names of a mini-batch's files, without their folders."""
+    return [Path(file).name for file in batch]
+
+
+def print_summary(batches: list[MiniBatch], progress: Progress) -> None:
+    """Print how many files were handled, and the names of those that failed."""
+    files = sum(len(batch) for batch in batches)
+    handled = files - len(progress.failed_files)
+    summary = f"files handled: {handled}, mini-batches: {len(batches)}"
+    if progress.failed_files:
+        summary += f"; failed: {', '.join(progress.failed_files)}"
+    print(summary)
+
+
+def write_rows(rows: list[str], path: Path) -> None:
+    """Write all rows that `run()` has returned into a file, a line for each."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def run_in_this_process(
+    batches: list[MiniBatch], script: str, limits: Limits
+) -> Progress:
+    """Run all mini-batches here, one after another and without time limits."""
+    load_entry_script(script, sys.argv[1:])
+    progress = Progress(len(batches))
+    try:
+        for batch in batches:
+            _run_until_it_succeeds(batch, progress, limits.tries)
+            progress.report(limits)
+    finally:
+        if hasattr(entry_script, "shutdown"):
+            entry_script.shutdown()
+    return progress
+
+
+def _run_until_it_succeeds(batch: MiniBatch, progress: Progress, tries: int) -> None:
+    """Try a mini-batch up to `tries` times in this process, and count how it ended."""
+    for attempt in range(1, tries + 1):
+        try:
+            rows = call_run(batch)
+        except Exception as error:  # noqa: BLE001 (The script may raise anything.)
+            print_failed_try(batch, error, attempt, tries)
+        else:
+            progress.count_done(batch, rows)
+            return
+    progress.count_failed(batch)
+
+
+def print_failed_try(
+    batch: MiniBatch, error: BaseException, attempt: int, tries: int
+) -> None:
+    """Print why a try of a mini-batch failed, with the names of its files."""
+    names = list_names(batch)
+    reason = str(error)
+    if names[0] not in reason:
+        reason = f"{', '.join(names)}: {reason}"
+    print(f"Try {attempt} of {tries} failed: {reason}")
+
+
+# Worker processes, as seen from the step ------------------------------------------------
 
 
 def run_in_workers(
-    batches: list[Batch], entry_script: str, workers: int, limits: Limits
+    batches: list[MiniBatch], script: str, workers: int, limits: Limits
 ) -> Progress:
     """Run all mini-batches in worker processes.
 
-    Exits as soon as more has failed than the limits allow.
+    Exits if workers cannot be started, or once more has failed than the limits allow.
     """
-    # Imported here, as the local run imports this file for its names.
-    from pebble import ProcessPool
+    # Imported here, as the local run imports this file too, and needs no pool.
+    import pebble
 
-    context = _WorkerContext()
-    try:
-        is_ready = context.Event()
-        pool = ProcessPool(
-            workers,
-            initializer=_start_worker,
-            initargs=(is_ready, entry_script, sys.argv[1:]),
-            context=context,
-        )
-    except OSError as error:
-        sys.exit(
-            "Parallel step: worker processes cannot be started, as they cannot share"
-            f" memory here ({error}). Mount /dev/shm so that it can be written to."
-        )
+    # Workers begin to load the script only when the first mini-batches are scheduled: the
+    # pool does not notice the end of workers that fail before.
+    is_ready, context = _prepare_workers()
+    pool = pebble.ProcessPool(
+        workers,
+        initializer=_start_worker,
+        initargs=(is_ready, script, sys.argv[1:], limits.init_seconds),
+        context=context,
+    )
     progress = Progress(len(batches))
     to_try = batches
     try:
         for attempt in range(1, limits.tries + 1):
-            tries: dict[Future[list[str]], Batch] = {}
+            running: dict[Future[list[str]], MiniBatch] = {}
             for batch in to_try:
-                future = pool.schedule(_run_batch, [batch], timeout=limits.seconds)
-                tries[future] = batch
-            # The pool does not hear of workers that end before the first batch is there.
+                future = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
+                running[future] = batch
             is_ready.set()
+
             to_try = []
-            for ended in as_completed(tries):
-                failure = _find_error(ended)
-                batch = tries[ended]
-                if failure is None:
-                    progress.add_returned(batch, ended.result())
-                elif _may_try_again(batch, failure, attempt, limits.tries):
-                    to_try.append(batch)
+            for future in as_completed(running):
+                batch = running[future]
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    sys.exit(
+                        "Parallel step: init() failed, or took more than"
+                        f" {limits.init_seconds} s, as the lines above say."
+                    )
+                if error is None:
+                    progress.count_done(batch, future.result())
+                    progress.report(limits)
                     continue
+                print_failed_try(batch, error, attempt, limits.tries)
+                if attempt < limits.tries:
+                    to_try.append(batch)
                 else:
-                    progress.add_failed(batch)
-                progress.check(limits)
+                    progress.count_failed(batch)
+                    progress.report(limits)
+        # `shutdown()` may take as long as `run()`, before the pool kills its worker.
+        pebble.CONSTS.term_timeout = limits.run_seconds
     finally:
-        # Workers end by themselves, after `shutdown()`.
+        # Idle workers call `shutdown()` and end.
         pool.stop()
         pool.join()
     return progress
 
 
-def run_in_this_process(
-    batches: list[Batch], entry_script: str, limits: Limits
-) -> Progress:
-    """Run all mini-batches here, one after another and without a time limit."""
-    load_script(entry_script, sys.argv[1:])
-    progress = Progress(len(batches))
-    with closing(_Shutdown()):
-        for batch in batches:
-            for attempt in range(1, limits.tries + 1):
-                try:
-                    progress.add_returned(batch, call_run(batch))
-                    break
-                except Exception as error:  # noqa: BLE001 (whatever the script raises)
-                    if not _may_try_again(batch, error, attempt, limits.tries):
-                        progress.add_failed(batch)
-            progress.check(limits)
-    return progress
+def _prepare_workers() -> tuple[Event, SpawnContext]:
+    """Return an event that starts all workers, and the context that makes them.
 
-
-class _Shutdown:
-    """Calls `shutdown()` of the entry script, if there is one."""
-
-    def close(self) -> None:
-        if hasattr(script, "shutdown"):
-            script.shutdown()
-
-
-def _find_error(future: Future[list[str]]) -> BaseException | None:
-    """Return why a mini-batch failed, or None; exit if workers cannot start."""
-    error = future.exception()
-    if isinstance(error, BrokenProcessPool):
-        sys.exit("Parallel step: init() failed, as said above.")
-    return error
-
-
-def _may_try_again(
-    batch: Batch, error: BaseException, attempt: int, tries: int
-) -> bool:
-    """Print why a try of a mini-batch failed; tell whether there is another one."""
-    names = _names(batch)
-    text = str(error) if names[0] in str(error) else f"{', '.join(names)}: {error}"
-    print(f"Try {attempt} of {tries} failed: {text}")
-    return attempt < tries
-
-
-def _names(batch: Batch) -> list[str]:
-    return [Path(item).name for item in batch]
+    Exits if processes cannot share memory on this machine.
+    """
+    context = _WorkerContext()
+    try:
+        return context.Event(), context
+    except OSError as error:
+        sys.exit(
+            "Parallel step: worker processes cannot be started, as they cannot share"
+            f" memory here ({error}). Mount /dev/shm so that it can be written to."
+        )
 
 
 class _WorkerContext(SpawnContext):
-    """Forks worker processes where that is safe, and starts them anew elsewhere.
+    """Make worker processes: fork them where that is safe, and spawn them elsewhere.
 
-    Forked workers share what this process has imported. A worker that takes the place of
-    another starts anew, as the pool has threads by then.
+    Forked workers need not import again what this process has imported. Once the pool has
+    started its threads, forking is not safe: workers that replace others are spawned.
     """
 
-    def Process(self, *args: Any, **more: Any) -> BaseProcess:  # type: ignore[override]
+    def Process(self, *args: Any, **options: Any) -> BaseProcess:  # type: ignore[override]
         if sys.platform == "linux" and threading.active_count() == 1:
-            return multiprocessing.get_context("fork").Process(*args, **more)
-        return super().Process(*args, **more)
+            return multiprocessing.get_context("fork").Process(*args, **options)
+        return super().Process(*args, **options)
 
 
-# In a worker ------------------------------------------------------------------------
+# Inside a worker process ----------------------------------------------------------------
 
 
-def _start_worker(is_ready: Event, entry_script: str, arguments: list[str]) -> None:
-    """Load the entry script into a worker process, and call its `init()`."""
+def _start_worker(
+    is_ready: Event, script: str, arguments: list[str], init_seconds: int
+) -> None:
+    """Load the entry script into this worker, once the step is ready.
+
+    Prints a traceback and ends this process if that takes more than `init_seconds`. Prints
+    and raises any error of the script.
+    """
     is_ready.wait()
+    # This works also while native code runs that never returns to Python.
+    faulthandler.dump_traceback_later(init_seconds, exit=True)
     try:
-        load_script(entry_script, arguments)
+        load_entry_script(script, arguments)
     except Exception as error:
         print(_describe(error), flush=True)
-        logging.disable()  # The pool would print it once more.
+        # The pool would log the same error once more.
+        logging.disable()
         raise
-    if hasattr(script, "shutdown"):
-        Finalize(None, script.shutdown, exitpriority=1)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+    if hasattr(entry_script, "shutdown"):
+        Finalize(None, entry_script.shutdown, exitpriority=1)
+    # A forked worker ends without closing the files that the script has left open, and
+    # their last lines would be lost. They are closed when no variable holds them any more.
+    Finalize(None, vars(entry_script).clear, exitpriority=0)
+    # The pool ends an idle worker by this signal too, but should let it call `shutdown()`.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def load_script(entry_script: str, arguments: list[str]) -> None:
-    """Load the entry script into this process as Azure ML does, and call `init()`."""
-    global script
-    sys.argv = [entry_script, *arguments, *ADDED_ARGUMENTS]
-    gc.disable()  # Imports leave no garbage behind, and looking for it takes long.
+def load_entry_script(script: str, arguments: list[str]) -> None:
+    """Load a script as the module `entry_script`, and call its `init()`."""
+    global entry_script
+    sys.argv = [script, *arguments, *ADDED_ARGUMENTS]
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # Else all workers would draw the same numbers.
+        # Otherwise all forked workers would draw the same random numbers.
+        numpy.random.seed()
+    # Imports leave no garbage behind, and looking for it takes long.
+    gc.disable()
     try:
-        # Not registered in sys.modules, as it may not be on Azure ML.
-        spec = importlib.util.spec_from_file_location(MODULE, entry_script)
+        # The module is not registered in `sys.modules`, as it may not be on Azure ML: a
+        # script that needs that would fail there, and should fail here too.
+        spec = importlib.util.spec_from_file_location(ENTRY_MODULE, script)
         assert spec and spec.loader
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        if hasattr(script, "init"):
-            script.init()
+        entry_script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(entry_script)
+        if hasattr(entry_script, "init"):
+            entry_script.init()
     finally:
         gc.freeze()
         gc.enable()
 
 
-def _run_batch(batch: Batch) -> list[str]:
-    """Run a mini-batch in a worker; raise RuntimeError with whatever the script raises."""
-    # The pool ends a worker by this signal: at once when a mini-batch takes too long,
-    # but not while the worker ends by itself, in `shutdown()`.
+def _run_batch(batch: MiniBatch) -> list[str]:
+    """Return the rows of a mini-batch; raise RuntimeError for any error of the script."""
+    # While `run()` works, this signal ends the worker at once: the pool sends it when a
+    # mini-batch takes too long.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return call_run(batch)
     except WrongReturnError:
         raise
-    except Exception as error:  # noqa: BLE001 (whatever the script raises)
-        # As text, because only this process may know the error's class.
+    except Exception as error:  # noqa: BLE001 (The script may raise anything.)
+        # Only this process may be able to import the error's class.
         raise RuntimeError(_describe(error)) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class WrongReturnError(TypeError):
-    """Report that `run()` has returned something of the wrong type."""
+    """Report that `run()` has returned a value of the wrong type."""
 
 
-def call_run(batch: Batch) -> list[str]:
-    """Return the rows that the script's `run()` returns for a mini-batch, as text.
+def call_run(batch: MiniBatch) -> list[str]:
+    """Call the script's `run()` with a mini-batch, and return its rows as text.
 
-    Raises WrongReturnError if it returns no list, tuple or pandas.DataFrame.
+    Raises WrongReturnError if it returns neither a list, a tuple nor a DataFrame.
     """
-    returned: Any = script.run(batch)
+    returned: Any = entry_script.run(batch)
     pandas = sys.modules.get("pandas")
     if pandas and isinstance(returned, pandas.DataFrame):
         returned = returned.to_csv(sep=" ", header=False, index=False).splitlines()
@@ -366,8 +439,8 @@ def call_run(batch: Batch) -> list[str]:
 
 
 def _describe(error: Exception) -> str:
-    """Describe an error by its traceback, or by its own text if the script defines it."""
-    if type(error).__module__ == MODULE:
+    """Return an error's traceback, or only its message if the script defines its class."""
+    if type(error).__module__ == ENTRY_MODULE:
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()
 

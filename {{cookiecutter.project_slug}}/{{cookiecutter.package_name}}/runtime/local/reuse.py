@@ -1,69 +1,163 @@
-"""Decide whether a step must run, or whether what an earlier run has made can be used.
+"""Decide whether a step must run, or whether the results of an earlier run can be used.
 
-The rule is that of `allow_reuse` on Azure ML: a step's results are used again while its
-files, arguments, parameters, variables, environment and inputs are the same. Its reuse
-key says all of this in short. Data is the same if it holds the same. What another step
-has made is the same only if the same execution made it, so whatever follows a step that
-runs, runs too.
+The rule is that of `allow_reuse` on Azure ML: results are used again while the step's
+files, arguments, parameters, environment variables, packages and inputs are the same. The
+reuse key of a step is a hash of all these. Data counts as the same if its content is the
+same. The output of another step counts as the same only if the same execution has written
+it, so that all steps after one that runs must run too.
 
-A step that looks up the registered model does not allow reuse on Azure ML, as the model
-can change. `pipelines.py` declares such steps by `reads_model`. Here their results are
-used again while the registered model is the same. A version that a step has registered
-itself counts as the one that it looked up: once `evaluate` has compared a model and
-`register` has registered it, nothing is new.
+A step that looks up the registered model has no `allow_reuse` on Azure ML, as the model
+may change. In a local run, its results are used again while the registered model is the
+same. `pipelines.py` declares these steps by `reads_model`.
+
+A version that the same run has registered counts as the one that its steps have looked
+up. Otherwise, `evaluate` would have to compare each newly registered model with itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..files import list_files
 from ..steps import Argument, Parameter, Source, Step, Value
-from . import tracking
 from .fingerprints import Fingerprints, hash_json, hash_listing
-from .run_folder import RunRecord, StepRecord, list_runs
+from .registered_models import ModelLookup, RegisteredModel
+from .run_context import RunContext
+from .run_folder import list_runs, lock_folder
+from .run_record import StepRecord
 
-#: Stands in place of a reuse key: no other run uses these results.
+#: Stands for the reuse key of results that no other run may use.
 NOT_REUSABLE = ""
-#: Stands for the fingerprint of a registered model where none is registered.
-NO_MODEL = "none"
 
 
-@dataclass(frozen=True)
-class RegisteredModel:
-    """The registered model that a step looks up."""
+class StepReuse:
+    """Take over results of earlier runs, and record results so that later runs can."""
 
-    fingerprint: str  # empty for a step that looks up none
-    run: str  # the local run that has registered it, or an empty text
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._fingerprints = Fingerprints(context.runs / ".digests.db")
+        self._models = ModelLookup(
+            root=context.project.root,
+            model=context.settings.name,
+            version=context.plan.model_version,
+            steps=context.plan.model_readers,
+            fingerprints=self._fingerprints,
+        )
 
+    def find_model(self, step: Step) -> RegisteredModel:
+        """Return the registered model that a step would look up now.
 
-@dataclass(frozen=True)
-class ModelReader:
-    """Finds the registered model that steps look up, as `reads_model` declares."""
-
-    root: Path
-    model: str
-    version: str  # a number, or "latest"
-    steps: frozenset[str]
-    fingerprints: Fingerprints
-
-    def find(self, step: str) -> RegisteredModel:
-        """Return the registered model that a step looks up now.
-
-        Raises OSError and sqlite3.Error if it cannot be read.
+        Raises OSError or sqlite3.Error if it cannot be read.
         """
-        if step not in self.steps:
-            return RegisteredModel("", "")
-        version = tracking.find_model_version(self.root, self.model, self.version)
-        if version is None:
-            return RegisteredModel(NO_MODEL, "")
-        files = list_files(version.files) if version.files else {}
-        files.pop(tracking.LOADED_MARK, None)
-        content = self.fingerprints.hash_files(files)
-        return RegisteredModel(f"{version.identity} {content}", version.run)
+        return self._models.find(step.name)
+
+    def take_earlier_results(self, step: Step) -> StepRecord | None:
+        """Record the results of an earlier run as those of a step, and return them.
+
+        Returns None if the step must run. Raises OSError or sqlite3.Error if the
+        registered model cannot be read, or the record cannot be written.
+        """
+        context = self._context
+        may_reuse = step.allow_reuse or step.name in context.plan.model_readers
+        if not may_reuse:
+            return None
+        key = self.compute_key(step, step.source_directory)
+        if key == NOT_REUSABLE:
+            return None
+        model = self.find_model(step)
+        # While the lock is held, no other run removes the run that is found.
+        with lock_folder(context.runs):
+            results = find_results(context.runs, step.name, key, model.fingerprint)
+            if results is not None:
+                context.record_step(step.name, results)
+        return results
+
+    def compute_key(self, step: Step, code: Path) -> str:
+        """Return the reuse key of a step whose files are in the folder `code`.
+
+        Returns NOT_REUSABLE if a file of the step or of its data cannot be read.
+        """
+        message = f"{step.name}: looking for what has changed"
+        with self._context.screen.show_progress(message):
+            try:
+                return _hash_step(
+                    step,
+                    self._context.plan.values,
+                    inputs=self._describe_inputs(step),
+                    code=_hash_code(step, code, self._fingerprints),
+                )
+            except OSError:
+                return NOT_REUSABLE
+
+    def record_results(
+        self, step: Step, key: str, model_before: RegisteredModel, seconds: float
+    ) -> None:
+        """Record what a step has written.
+
+        `model_before` is the registered model as it was before the step ran. If this run
+        has registered another one since, the results of the steps before it count for that
+        model too. If somebody else has, the results of this step are not used again.
+        """
+        context = self._context
+        model = self.find_model(step)
+        is_new_model = model.fingerprint != model_before.fingerprint
+        if is_new_model and model.run == context.folder.name:
+            for name in context.plan.list_steps_before(step.name):
+                self._extend_to_model(name, model_before.fingerprint, model.fingerprint)
+        elif is_new_model:
+            key = NOT_REUSABLE
+
+        results = StepRecord(
+            arguments=describe_step(step, context.plan.values),
+            key=key,
+            models=[model.fingerprint],
+            files=hash_listing(context.step_folder(step) / "outputs"),
+            seconds=seconds,
+        )
+        context.record_step(step.name, results)
+
+    def _describe_inputs(self, step: Step) -> dict[str, str]:
+        """Return for each input of a step a text that differs once its content does."""
+        inputs = {}
+        for name, source in step.inputs.items():
+            if isinstance(source, Parameter):
+                files = list_files(self._context.find_source(source))
+                inputs[name] = self._fingerprints.hash_files(files)
+            else:
+                producer, port = source
+                execution = self._context.record.done[producer].id
+                inputs[name] = f"{execution} {port}"
+        return inputs
+
+    def _extend_to_model(self, step: str, old_model: str, new_model: str) -> None:
+        """Let results of a step that hold for one registered model hold for another too."""
+        results = self._context.record.done.get(step)
+        if results is not None and old_model in results.models:
+            models = [*results.models, new_model]
+            self._context.record.done[step] = results.model_copy(
+                update={"models": models}
+            )
+
+
+def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | None:
+    """Return the results of a step in the newest run in which its reuse key was the same.
+
+    `model` is the fingerprint of the registered model that the step looks up. Results
+    whose files have changed since, or are gone, are passed over.
+    """
+    for run in list_runs(runs):
+        results = run.record.done.get(step)
+        if results is None or results.key != key or model not in results.models:
+            continue
+        # The run may itself have taken the results over from an earlier one.
+        run_with_files = results.run or run.folder.name
+        with suppress(OSError):
+            outputs = runs / run_with_files / step / "outputs"
+            if hash_listing(outputs) == results.files:
+                return results.model_copy(update={"run": run_with_files})
+    return None
 
 
 def describe_value(value: Argument | Source, values: Mapping[str, Value]) -> str:
@@ -74,7 +168,7 @@ def describe_value(value: Argument | Source, values: Mapping[str, Value]) -> str
 def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
     """Return the arguments and inputs of a step as text.
 
-    The project's own path is not part of them, so that the project can be moved.
+    The path of the project is not part of them, so that the project can be moved.
     """
     return [
         describe_value(value, values)
@@ -82,19 +176,16 @@ def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
     ]
 
 
-def compute_key(
-    step: Step,
-    code: Path,
-    values: Mapping[str, Value],
-    inputs: Mapping[str, str],
-    fingerprints: Fingerprints,
-) -> str:
-    """Return the reuse key of a step whose files are in the folder `code`.
-
-    `inputs` says by name what each input holds. Raises OSError if a file of the step
-    cannot be read.
-    """
+def _hash_code(step: Step, code: Path, fingerprints: Fingerprints) -> str:
+    """Return a fingerprint of the files of a step's snapshot, which are in a folder."""
     files = {file.as_posix(): code / file for file in step.snapshot}
+    return fingerprints.hash_files(files)
+
+
+def _hash_step(
+    step: Step, values: Mapping[str, Value], inputs: Mapping[str, str], code: str
+) -> str:
+    """Return the hash of everything that the results of a step depend on."""
     # The type of an argument is part of it, as a text may read like an output's name.
     arguments = [
         [type(argument).__name__, describe_value(argument, values)]
@@ -108,51 +199,8 @@ def compute_key(
             step.outputs,
             arguments,
             dict(inputs),
-            fingerprints.hash_files(files),
+            code,
             step.environment,
             step.environment_variables,
         ]
     )
-
-
-def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | None:
-    """Return what the newest run with this key has made of a step, if it is unchanged.
-
-    `model` is the fingerprint of the registered model that the step looks up.
-    """
-    for run in list_runs(runs):
-        results = run.record.done.get(step)
-        if results is None or results.key != key or model not in results.models:
-            continue
-        results = replace(results, run=results.run or run.folder.name)
-        with suppress(OSError):
-            if hash_listing(runs / results.run / step / "outputs") == results.files:
-                return results
-    return None
-
-
-def record_results(
-    record: RunRecord,
-    step: str,
-    results: StepRecord,
-    before: RegisteredModel,
-    after: RegisteredModel,
-    steps_before: set[str],
-    run: str,
-) -> None:
-    """Add what a step has made to the record of its run.
-
-    `before` and `after` are the registered model as it was before and after the step.
-    If the step has registered a model itself, what the `steps_before` it have made holds
-    for that model too. If somebody else has registered one meanwhile, the results are
-    not used again.
-    """
-    if after.fingerprint != before.fingerprint and after.run != run:
-        results = replace(results, key=NOT_REUSABLE)
-    elif after.fingerprint != before.fingerprint:
-        for name in steps_before & record.done.keys():
-            earlier = record.done[name]
-            if before.fingerprint in earlier.models:
-                models = [*earlier.models, after.fingerprint]
-                record.done[name] = replace(earlier, models=models)
-    record.done[step] = replace(results, models=[after.fingerprint])

@@ -1,4 +1,4 @@
-"""What a local run shows on the screen: its messages, and progress while a step runs."""
+"""Show the messages of a local run on the screen, and its progress while a step runs."""
 
 from __future__ import annotations
 
@@ -24,50 +24,61 @@ from ..harmless_text import make_harmless
 from ..steps import LOG_END
 from .parallel_driver import PROGRESS
 
+# The labels of the lines that say how a step ended, in rich's markup.
+RAN = "[green]ran[/] "
+REUSED = "[cyan]reused[/] "
+FAILED = "[red]failed[/] "
+REMOVED = "[dim]removed[/] "
 #: Lines of a log that begin like this are shown on the screen too.
 NOTE = "note: "
-LONGEST_LINE = 10_000  # characters of a log's line that are shown
+#: The number of notes that are shown of one log.
+MOST_NOTES = 100
+#: The number of characters that are shown of a log's line.
+LONGEST_LINE = 10_000
 
 
 @dataclass(frozen=True)
 class LogSummary:
-    """What is shown of a step's log."""
+    """The lines of a step's log that are shown on the screen."""
 
     last_lines: list[str]
-    notes: list[str]  # each one once
+    notes: list[str]  # without repetitions
 
 
 def summarize_log(log: Path) -> LogSummary:
-    """Read the end and the notes of a log, of any size.
+    """Return the last lines and the notes of a log, which may be of any size.
 
-    Raises OSError if there is no log.
+    Longer lines are cut off. Raises OSError if the log cannot be read.
     """
     last_lines: deque[str] = deque(maxlen=LOG_END)
-    notes: dict[str, None] = {}
+    notes: list[str] = []
     with log.open(encoding="utf-8", errors="replace") as file:
-        is_continued = False
+        is_rest_of_line = False
         while line := file.readline(LONGEST_LINE):
-            # The rest of a longer line is left out.
-            if not is_continued:
-                # What a step prints can hold text from data.
-                text = make_harmless(line.rstrip("\n"))
+            if not is_rest_of_line:
+                text = line.rstrip("\n")
                 last_lines.append(text)
-                if line.startswith(NOTE):
-                    notes[text] = None
-            is_continued = not line.endswith("\n")
-    return LogSummary(list(last_lines), list(notes))
+                is_new_note = line.startswith(NOTE) and text not in notes
+                if is_new_note and len(notes) < MOST_NOTES:
+                    notes.append(text)
+            is_rest_of_line = not line.endswith("\n")
+    # A step may print text from data, which anybody can have written.
+    return LogSummary(
+        [make_harmless(line) for line in last_lines],
+        [make_harmless(note) for note in notes],
+    )
 
 
 class Screen:
-    """Prints what a run has to say, in colours where there is a terminal."""
+    """Print the messages of a run, in colours where there is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def print(self, text: str, *, label: str = "", style: str = "none") -> None:
-        """Print a text as it is, in a style of rich, behind a label.
+        """Print a label and a text, the text in a style of rich.
 
-        The label may have rich's markup for colours; markup in the text is not read.
+        The label may hold rich's markup for colours. The text is printed as it is.
         """
         line = f"{label}[{style}]{escape(text)}[/]"
         self.console.print(line, highlight=False, soft_wrap=True)
@@ -76,10 +87,10 @@ class Screen:
     def show_progress(
         self, text: str, step_folder: Path | None = None, last_duration: float = 0.0
     ) -> Iterator[None]:
-        """Show that something is under way, where there is a terminal.
+        """Show a text and the time that passes, if there is a terminal.
 
-        With the folder of a step, also show how far the step has come; with the seconds
-        that it took last time, how long it may still take.
+        With the folder of a step, also show how far the step has come. With the seconds
+        that it took in the last run, also show how many may be left.
         """
         with Progress(
             SpinnerColumn(),
@@ -95,7 +106,7 @@ class Screen:
 
 
 class _StepProgress(ProgressColumn):
-    """Shows how far a step has come, by its log, its outputs and its last duration."""
+    """Show how far a step has come, by its log, its outputs and its last duration."""
 
     max_refresh = 1.0  # seconds
 
@@ -106,6 +117,7 @@ class _StepProgress(ProgressColumn):
         self._first_batch = 0.0  # seconds until the first mini-batch was done
 
     def render(self, task: Task) -> Text:
+        """Return the text that rich shows in this column."""
         if self._folder is None:
             return Text("")
         elapsed = task.elapsed or 0.0
@@ -123,10 +135,13 @@ class _StepProgress(ProgressColumn):
 
 
 def _read_progress(log: Path) -> str:
-    """Return how many mini-batches are done by the end of a log, such as "3/10"."""
+    """Return how many mini-batches are done, such as "3/10", by the end of a log.
+
+    Returns an empty text if the log does not say so.
+    """
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LONGEST_LINE))
-        # What follows the last line break is not complete yet.
+        # The text after the last line break may still be written.
         complete_lines = file.read().decode("utf-8", "replace").split("\n")[:-1]
         for line in reversed(complete_lines):
             if line.startswith(PROGRESS):
@@ -135,9 +150,10 @@ def _read_progress(log: Path) -> str:
 
 
 def _describe_batches(progress: str, seconds: float) -> str:
-    """Describe how many mini-batches are done, and how fast.
+    """Return a text on how many mini-batches are done, how fast, and how long it takes.
 
-    `seconds` have passed since the first one was done, which has waited for its worker.
+    `seconds` have passed since the first one was done. That one does not count for the
+    speed, as it had to wait for its worker to start.
     """
     done, total = (int(number) for number in progress.split("/"))
     text = f"{done} of {total} mini-batches"
@@ -148,10 +164,13 @@ def _describe_batches(progress: str, seconds: float) -> str:
 
 
 def _measure_files(folder: Path) -> int:
-    """Return the bytes of all files below a folder that is being written to."""
+    """Return the size of all files below a folder, in bytes.
+
+    The folder is being written to, so a file may be gone once its size is read.
+    """
     size = 0
-    # A file may be gone by the time that it is looked at.
     with suppress(OSError):
         for file in folder.rglob("*"):
-            size += file.stat().st_size if file.is_file() else 0
+            if file.is_file():
+                size += file.stat().st_size
     return size

@@ -7,7 +7,7 @@ What the step prints goes to its log.
 
 The local run holds the other end of standard input. When that end is closed, whether the
 run has finished, was interrupted or was killed, the step and all that it has started are
-killed.
+killed. On Linux, the step is killed too if this program is.
 
 The local run starts this program by its path. It imports nothing of the project, so that
 it starts quickly.
@@ -15,20 +15,27 @@ it starts quickly.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+
+PR_SET_PDEATHSIG = 1  # The number that Linux has given to this call of prctl.
 
 
 def main() -> None:
     """Run the step whose command is read from standard input."""
-    # A caller that ignores this signal would hide the step's exit code.
+    die_with_supervisor: Callable[[], None] | None = None
     if sys.platform != "win32":
+        # If a caller ignored this signal, the step's exit code would be lost.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if sys.platform == "linux":
+        die_with_supervisor = make_death_request(os.getpid())
 
     command = json.loads(sys.stdin.readline())
     with open(command["log"], "wb") as log:
@@ -40,6 +47,7 @@ def main() -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=die_with_supervisor,  # noqa: PLW1509 (No thread runs yet.)
         )
     print(step.pid, flush=True)
     threading.Thread(target=kill_step_with_run, args=[step], daemon=True).start()
@@ -47,13 +55,31 @@ def main() -> None:
     exit_code = step.wait()
     kill_session(step.pid)
     print(exit_code, flush=True)
-    # The usual end would wait for the thread, which still reads standard input.
+    # The usual end of a Python program would wait for the thread, which still reads.
     os._exit(0)
+
+
+def make_death_request(supervisor: int) -> Callable[[], None]:
+    """Return a function by which a child process asks Linux to kill it with its parent.
+
+    `supervisor` is the process number of the parent.
+    """
+    # Loaded here, as little may be done between fork and exec.
+    prctl = ctypes.CDLL(None).prctl
+
+    def die_with_parent() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have been killed before this request.
+        if os.getppid() != supervisor:
+            os._exit(1)
+
+    return die_with_parent
 
 
 def kill_step_with_run(step: subprocess.Popen[bytes]) -> None:
     """Wait until the local run ends, then kill the step and end this program."""
-    # The run writes nothing more to standard input, so this returns when it is closed.
+    # The run writes nothing more to standard input, so this call returns when the run
+    # closes it, or ends.
     os.read(sys.stdin.fileno(), 1)
     step.kill()
     kill_session(step.pid)
@@ -61,7 +87,10 @@ def kill_step_with_run(step: subprocess.Popen[bytes]) -> None:
 
 
 def kill_session(leader: int) -> None:
-    """Kill all processes in the session that `leader` began; Windows has no sessions."""
+    """Kill all processes in the session that the process `leader` has started.
+
+    On Windows, which has no sessions, nothing is killed.
+    """
     if sys.platform != "win32":
         with suppress(ProcessLookupError):
             os.killpg(leader, signal.SIGKILL)
