@@ -484,8 +484,8 @@ def test_a_wrong_name_in_reads_model(project: Project) -> None:
 def test_help_lists_the_pipelines(project: Project) -> None:
     result = project.python("-m", project.package, "run", "--help")
     assert result.code == 0
-    assert "training  prep -> train -> evaluate -> register" in result.out
-    assert "scoring   prep -> score" in result.out
+    assert "\npipelines:\n  training  " in result.out
+    assert "\n  scoring   " in result.out
 
 
 # What is left running ------------------------------------------------------------------

@@ -285,8 +285,8 @@ def run_in_workers(
         for attempt in range(1, limits.tries + 1):
             running: dict[Future[list[str]], MiniBatch] = {}
             for batch in to_try:
-                future = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
-                running[future] = batch
+                task = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
+                running[task] = batch
             is_ready.set()
 
             to_try = []
