@@ -21,6 +21,8 @@ import yaml
 from pytest_cookies.plugin import Cookies
 from pytest_cookies.plugin import Result as Generated
 
+#: These modules have fixtures.
+pytest_plugins = ["toys", "reuse_toys"]
 TEMPLATE = Path(__file__).parents[1]
 #: The files and folders of this repository that cookiecutter reads.
 TEMPLATE_PARTS = (

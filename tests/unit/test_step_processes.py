@@ -386,6 +386,22 @@ def test_a_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
 
 
 @fork_or_not
+def test_a_step_dies_with_its_supervisor_though_the_run_cannot_help(
+    tmp_path: Path, in_fork: bool
+) -> None:
+    """As when the run and the supervisor are killed together."""
+    prepare(tmp_path / "step", "import time\ntime.sleep(600)")
+    run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
+    wait_until(lambda: len(running_in(tmp_path / "step")) == 1)
+    (supervisor,) = children(run.pid)
+    run.send_signal(signal.SIGSTOP)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until_ended(tmp_path / "step")
+    run.kill()
+    run.communicate()
+
+
+@fork_or_not
 def test_a_caller_that_ignores_its_children_sees_the_exit_code(
     tmp_path: Path, in_fork: bool
 ) -> None:

@@ -1,4 +1,7 @@
-"""The command line. Azure is imported only by the commands that need it."""
+"""The command line of a project.
+
+Each command imports the modules that it needs, so that `--help` and errors come at once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -35,14 +38,14 @@ PipelineLoader = Callable[[], Pipelines]
 def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     """Run the command that the command line names, and return its exit code."""
     if sys.getfilesystemencoding() != "utf-8":
-        # The locale has no umlauts: Python starts again with an encoding that has.
+        # The encoding of the locale has no umlauts, so Python is started again in UTF-8.
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execv(sys.executable, command)
     for stream in (sys.stdout, sys.stderr):
-        # Whatever their encoding is, everything can be printed.
+        # Characters that the encoding does not have are printed as escape sequences.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # A run that is stopped ends its steps, as one that is interrupted does.
+    # A run that is terminated ends its steps, as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         args = _make_parser(project, load_pipelines).parse_args()
@@ -67,12 +70,16 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
 
 
 def _end_without_output(error: OSError) -> int:
-    """End a command whose output cannot be written; raise any other error again."""
+    """Return the exit code of a command whose output cannot be written.
+
+    Raises any other error again.
+    """
     is_disk_full = error.errno in (errno.ENOSPC, errno.EIO) and not error.filename
-    # With a closed pipe, whoever reads the output, such as `head`, has enough.
-    if not is_disk_full and not isinstance(error, BrokenPipeError):
+    # A program that reads the output, such as `head`, closes the pipe once it has enough.
+    is_pipe_closed = isinstance(error, BrokenPipeError)
+    if not is_disk_full and not is_pipe_closed:
         raise error
-    # Python flushes the output once more at its end, and would fail again.
+    # Python writes the rest of the output at its end, and would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if is_disk_full:
         print(f"The output cannot be written: {error.strerror}.", file=sys.stderr)
@@ -83,6 +90,7 @@ def _end_without_output(error: OSError) -> int:
 
 
 def run(args: Namespace) -> int:
+    """Run a pipeline, or one step of it, on this machine."""
     from rich.console import Console
 
     _check_step_options(args)
@@ -93,8 +101,8 @@ def run(args: Namespace) -> int:
     try:
         result = _run_on_this_machine(args, parameters, console)
     except (KeyboardInterrupt, SystemExit):
-        # The command leaves --fresh out, which would repeat the steps that ended well.
-        arguments = [word for word in sys.argv[1:] if word != "--fresh"]
+        # With --fresh, the steps that have ended well would run again.
+        arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
         continue_command = f"{args.project.command} {shlex.join(arguments)}"
         console.print(
             "The run was stopped. What has ended well is kept. To continue:"
@@ -138,6 +146,7 @@ def _run_on_this_machine(
 
 
 def check(args: Namespace) -> int:
+    """Check the settings, and with `--online` what Azure says about them."""
     from .azure import checks, sdk_log
 
     with sdk_log.show_log() if args.debug else nullcontext():
@@ -145,6 +154,7 @@ def check(args: Namespace) -> int:
 
 
 def lock(args: Namespace) -> None:
+    """Pin the packages of the project, and show which pins have changed."""
     from .lock import STEPS_PINS, lock_packages
 
     environment = args.project.root / "environment"
@@ -172,6 +182,7 @@ def lock(args: Namespace) -> None:
 
 
 def draw(args: Namespace) -> None:
+    """Print a picture of each pipeline."""
     from . import graph
     from .azure import sdk_steps
 
@@ -182,6 +193,7 @@ def draw(args: Namespace) -> None:
 
 
 def provision(args: Namespace) -> None:
+    """Create on Azure what the pipelines need."""
     from .azure import workspace
 
     workspace.provision(
@@ -190,6 +202,7 @@ def provision(args: Namespace) -> None:
 
 
 def submit(args: Namespace) -> int:
+    """Run a pipeline on Azure ML."""
     from .azure import workspace
 
     pipelines = _find_pipelines(args)
@@ -201,6 +214,7 @@ def submit(args: Namespace) -> int:
 
 
 def publish(args: Namespace) -> None:
+    """Publish a pipeline on Azure ML."""
     from .azure import workspace
 
     pipelines = _find_pipelines(args)
@@ -210,7 +224,7 @@ def publish(args: Namespace) -> None:
     )
 
 
-# What the commands read of the command line ---------------------------------------------
+# Checks, and options with a form of their own -------------------------------------------
 
 
 def _check_project_folder(project: Project[Any]) -> None:
@@ -239,7 +253,7 @@ def _check_step_options(args: Namespace) -> None:
 
 
 def _check_temporary_folder() -> None:
-    """Raise CommandError if no temporary file can be written; the SDK needs some too."""
+    """Raise CommandError if no temporary file can be written, as the SDK needs some."""
     try:
         tempfile.gettempdir()
     except OSError as error:
@@ -261,7 +275,7 @@ def _load(load_pipelines: PipelineLoader) -> Pipelines:
 
 
 def _find_pipelines(args: Namespace) -> Pipelines:
-    """Load the pipelines; raise CommandError if the one that is named is not there."""
+    """Load the pipelines. Raises CommandError if the project has none of the given name."""
     pipelines: Pipelines = args.load_pipelines()
     if args.pipeline not in pipelines:
         raise CommandError(
@@ -281,7 +295,8 @@ def _read_parameters(args: Namespace) -> dict[str, str]:
 def _read_folders(assignments: list[str], data: list[str]) -> dict[str, str]:
     """Return the folders that `--data` names, by the data parameter that reads them.
 
-    The name may be left out where the pipeline has one data parameter only.
+    `data` are the data parameters of the pipeline. If there is only one, its name may be
+    left out. Raises CommandError for any other name.
     """
     folders: dict[str, str] = {}
     for assignment in assignments:
@@ -289,7 +304,9 @@ def _read_folders(assignments: list[str], data: list[str]) -> dict[str, str]:
         if not name and len(data) == 1:
             name = data[0]
         if name not in data:
-            examples = " or ".join(f"{each}={folder or 'FOLDER'}" for each in data)
+            examples = " or ".join(
+                f"{parameter}={folder or 'FOLDER'}" for parameter in data
+            )
             raise CommandError(f"--data {assignment}: write {examples}.")
         folders[name] = folder
     return folders
@@ -298,118 +315,164 @@ def _read_folders(assignments: list[str], data: list[str]) -> dict[str, str]:
 # The parser -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command: its function, the names of its options, and a line of help."""
-
-    function: Callable[[Namespace], int | None]
-    options: str
-    help: str
-
-
-COMMANDS = [
-    Command(
-        run,
-        "PIPELINE --set --fresh --step --folder --debug --json",
-        "run a pipeline on this machine",
-    ),
-    Command(check, "--workspace --online --json SDK-DEBUG", "check the settings"),
-    Command(lock, "--upgrade", "pin the packages that environment/*.in name"),
-    Command(draw, "", "print pictures of all pipelines, as Mermaid in Markdown"),
-    Command(
-        provision,
-        "--workspace --create-workspace SDK-DEBUG",
-        "create on Azure what the pipelines need",
-    ),
-    Command(
-        submit,
-        "PIPELINE --workspace --set --wait SDK-DEBUG",
-        "run a pipeline on Azure ML",
-    ),
-    Command(
-        publish,
-        "PIPELINE --workspace --data --dry-run SDK-DEBUG",
-        "publish a pipeline on Azure ML",
-    ),
-]
-SWITCH: dict[str, Any] = {"action": "store_true"}
-REPEATED: dict[str, Any] = {"action": "append", "default": []}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "PIPELINE": {"help": "the name of a pipeline"},
-    "--workspace": {
-        "metavar": "NAME",
-        "help": "use the workspace of .azureml/NAME.json, not of config.json",
-    },
-    "--set": {
-        **REPEATED,
-        "metavar": "NAME=VALUE",
-        "help": "set a pipeline parameter (may be repeated)",
-    },
-    "--upgrade": {**SWITCH, "help": "take the newest version of every package"},
-    "--fresh": {**SWITCH, "help": "run all steps, also those that have not changed"},
-    "--step": {"metavar": "NAME", "help": "run this step alone, in an earlier run"},
-    "--folder": {
-        "type": Path,
-        "help": "the folder of that run (without it, the newest run)",
-    },
-    "--debug": {
-        **SWITCH,
-        "help": "run the step from steps/ in this terminal, so that breakpoint() works",
-    },
-    # The option --debug of the commands that talk to Azure.
-    "SDK-DEBUG": {**SWITCH, "help": "show what the SDK of Azure ML prints and logs"},
-    "--json": {**SWITCH, "help": "print the result as JSON"},
-    "--online": {**SWITCH, "help": "ask Azure too"},
-    "--create-workspace": {**SWITCH, "help": "create the workspace if there is none"},
-    "--wait": {**SWITCH, "help": "follow the run to its end"},
-    "--data": {
-        **REPEATED,
-        "metavar": "[NAME=]FOLDER",
-        "help": "read this folder of the default datastore anew in each run",
-    },
-    "--dry-run": {**SWITCH, "help": "only show what would change"},
-}
-
-
 def _make_parser(
     project: Project[Any], load_pipelines: PipelineLoader
 ) -> ArgumentParser:
+    """Return the parser of the command line. It sets `function` to the command to run."""
     parser = ArgumentParser(
         prog=project.command, description="Pipelines on this machine and on Azure ML."
     )
     parser.add_argument(
         "--version", action="version", version=f"version {VERSION} of the template"
     )
-    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        names = command.options.split()
-        takes_pipeline = "PIPELINE" in names
-        subparser = parsers.add_parser(
-            command.function.__name__, help=command.help, add_help=not takes_pipeline
-        )
-        subparser.set_defaults(function=command.function)
-        if takes_pipeline:
-            subparser.add_argument(
-                "-h",
-                "--help",
-                action=_HelpWithPipelines,
-                const=load_pipelines,
-                help="show this help message and exit",
-            )
-        for name in names:
-            if name == "PIPELINE":
-                subparser.add_argument("pipeline", metavar=name, **OPTIONS[name])
-            elif name == "SDK-DEBUG":
-                subparser.add_argument("--debug", **OPTIONS[name])
-            else:
-                subparser.add_argument(name, **OPTIONS[name])
+    commands = _Commands(
+        parser.add_subparsers(metavar="COMMAND", required=True), load_pipelines
+    )
+    _add_local_commands(commands)
+    _add_azure_commands(commands)
     return parser
 
 
-class _HelpWithPipelines(argparse.Action):
-    """Prints the help of a command with the pipelines that there are.
+class _Commands:
+    """Add commands to the command line, each with its function."""
 
-    Their names are known only once the SDK is imported, which takes a second.
+    def __init__(self, subparsers: Any, load_pipelines: PipelineLoader) -> None:
+        self._subparsers = subparsers
+        self._load_pipelines = load_pipelines
+
+    def add(
+        self, function: Callable[[Namespace], int | None], help_text: str
+    ) -> ArgumentParser:
+        """Add a command that has the name of its function, and return its parser."""
+        parser: ArgumentParser = self._subparsers.add_parser(
+            function.__name__, help=help_text
+        )
+        parser.set_defaults(function=function)
+        return parser
+
+    def add_for_pipeline(
+        self, function: Callable[[Namespace], int | None], help_text: str
+    ) -> ArgumentParser:
+        """Add a command that takes a pipeline. Its help lists the pipelines there are."""
+        parser: ArgumentParser = self._subparsers.add_parser(
+            function.__name__, help=help_text, add_help=False
+        )
+        parser.set_defaults(function=function)
+        parser.add_argument(
+            "-h",
+            "--help",
+            action=_HelpWithPipelines,
+            const=self._load_pipelines,
+            help="show this help message and exit",
+        )
+        parser.add_argument(
+            "pipeline", metavar="PIPELINE", help="the name of a pipeline"
+        )
+        return parser
+
+
+def _add_local_commands(commands: _Commands) -> None:
+    """Add the commands that work without Azure."""
+    parser = commands.add_for_pipeline(run, "run a pipeline on this machine")
+    _add_parameters(parser)
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="run all steps, also those that have not changed",
+    )
+    parser.add_argument(
+        "--step", metavar="NAME", help="run this step alone, in an earlier run"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="the folder of that run (without it, the newest run)",
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="run the step from steps/ in this terminal, so that breakpoint() works",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    parser = commands.add(check, "check the settings")
+    _add_workspace(parser)
+    parser.add_argument("--online", action="store_true", help="ask Azure too")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_sdk_debug(parser)
+
+    parser = commands.add(lock, "pin the packages that environment/*.in name")
+    parser.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="take the newest version of every package",
+    )
+
+    commands.add(draw, "print pictures of all pipelines, as Mermaid in Markdown")
+
+
+def _add_azure_commands(commands: _Commands) -> None:
+    """Add the commands that work on Azure."""
+    parser = commands.add(provision, "create on Azure what the pipelines need")
+    _add_workspace(parser)
+    parser.add_argument(
+        "--create-workspace",
+        action="store_true",
+        help="create the workspace if there is none",
+    )
+    _add_sdk_debug(parser)
+
+    parser = commands.add_for_pipeline(submit, "run a pipeline on Azure ML")
+    _add_workspace(parser)
+    _add_parameters(parser)
+    parser.add_argument("--wait", action="store_true", help="follow the run to its end")
+    _add_sdk_debug(parser)
+
+    parser = commands.add_for_pipeline(publish, "publish a pipeline on Azure ML")
+    _add_workspace(parser)
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="read this folder of the default datastore anew in each run",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only show what would change"
+    )
+    _add_sdk_debug(parser)
+
+
+def _add_parameters(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a pipeline parameter (may be repeated)",
+    )
+
+
+def _add_workspace(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--workspace",
+        metavar="NAME",
+        help="use the workspace of .azureml/NAME.json, not of config.json",
+    )
+
+
+def _add_sdk_debug(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="show what the SDK of Azure ML prints and logs",
+    )
+
+
+class _HelpWithPipelines(argparse.Action):
+    """Print the help of a command, with a list of the pipelines.
+
+    The pipelines are loaded only for this help, as importing the SDK takes a second.
     """
 
     def __init__(self, option_strings: Sequence[str], const: Any, **more: Any) -> None:

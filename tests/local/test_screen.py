@@ -1,0 +1,91 @@
+"""The screen shows what a step notes, how it failed, and no harmful text of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from toys import (
+    ASCII,
+    finish_command,
+    read_log,
+    run_pipeline,
+    start_command,
+    write_toy_step,
+)
+
+PRINTS_COMMANDS = r"""
+print("note: \x1b[31mred\x1b[0m ##vso[task.complete] text")
+print("::set-output name=a::b")
+raise SystemExit(1)
+"""
+
+
+def test_text_of_a_step_is_no_command_for_a_terminal(toy_project: Project) -> None:
+    write_toy_step(toy_project, "prep", PRINTS_COMMANDS)
+    result = run_pipeline(toy_project, "training")
+    assert result.code == 1
+    for command in ("\x1b", "##vso[", "::set-output"):
+        assert command not in result.err
+    assert r"\x1b[31mred" in result.err
+
+
+PRINTS_NOTES = r"""
+print("note: ü🐧 [red]first[/] 'x'")
+print("  note: not one")
+print("note: second")
+print("note: second")
+sys.stdout.buffer.write(b"\xff\xfe\x00 not text \r\n")
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, ASCII], ids=["UTF-8", "ASCII"])
+def test_notes_are_on_the_screen(
+    toy_project: Project, environment: dict[str, str]
+) -> None:
+    write_toy_step(toy_project, "prep", PRINTS_NOTES)
+    result = run_pipeline(toy_project, "training", variables=environment)
+    assert result.code == 0, result.err
+    lines = result.err.splitlines()
+    prep, train, *_ = [i for i, line in enumerate(lines) if line.startswith("ran ")]
+    assert lines[prep].endswith("done")
+    assert [line.strip() for line in lines[prep + 1 : train]] == [
+        "note: ü🐧 [red]first[/] 'x'",
+        "note: second",
+    ]
+    assert "note: not one" not in result.err
+    assert "note: not one" in read_log(result, "prep")
+
+
+FAULTY_MODULE = """
+def check(rows):
+    raise ValueError(f"{rows} rows")
+"""
+
+
+def test_a_failing_step_is_named_by_its_file_in_steps(toy_project: Project) -> None:
+    write_toy_step(toy_project, "train", "import faulty\nfaulty.check(0)")
+    faulty = toy_project.path / "steps" / "train" / "faulty.py"
+    faulty.write_text(FAULTY_MODULE, encoding="utf-8")
+    result = run_pipeline(toy_project, "training")
+    assert f'File "{Path("steps/train/faulty.py")}", line 3' in result.err
+    assert "ValueError: 0 rows" in result.err
+    assert "/code/" not in result.err.partition("The whole log")[0]
+
+
+def test_a_command_ends_quietly_once_nobody_reads_its_output(
+    toy_project: Project,
+) -> None:
+    process = start_command(toy_project, "draw")
+    assert process.stdout
+    process.stdout.close()
+    result = finish_command(process)
+    assert (result.code, result.err) == (1, "")
+
+
+def test_help_lists_the_pipelines(toy_project: Project) -> None:
+    result = toy_project.python("-m", toy_project.package, "run", "--help")
+    assert result.code == 0
+    assert "\npipelines:\n  training  " in result.out
+    assert "\n  scoring   " in result.out

@@ -1,0 +1,65 @@
+"""If MLflow's database cannot be made, the message has the reason in one line.
+
+SQLAlchemy is the real one; the package `mlflow` is one of this test, as importing the real
+one takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from template_package import load
+
+tracking = load("runtime.local.tracking")
+
+OPENS_A_DATABASE_IN_A_MISSING_FOLDER = """
+from sqlalchemy import create_engine
+def set_experiment(name):
+    create_engine("sqlite:////no/such/folder/mlflow.db").connect()
+"""
+FAILS = {
+    "SQLite cannot open the file": (
+        OPENS_A_DATABASE_IN_A_MISSING_FOLDER,
+        "unable to open database file",
+    ),
+    "an error with several lines": (
+        "def set_experiment(name):\n    raise ValueError('first\\nsecond')",
+        "first",
+    ),
+    "an error without a text": (
+        "def set_experiment(name):\n    raise ValueError",
+        "ValueError()",
+    ),
+    "an import fails": ("import no_such_module", "No module named 'no_such_module'"),
+}
+
+
+@pytest.mark.parametrize(("module", "reason"), FAILS.values(), ids=FAILS)
+def test_the_reason_of_a_failure_is_one_line(
+    tmp_path: Path, module: str, reason: str
+) -> None:
+    (tmp_path / "mlflow.py").write_text(module)
+    process = subprocess.run(
+        [sys.executable, "-c", tracking.CREATE_EXPERIMENT, "penguins"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr == f"{reason}\n"
+
+
+def test_a_temporary_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    """The run was killed after it had put the database in its place."""
+    unfinished = tmp_path / "mlruns" / ".new"
+    unfinished.mkdir(parents=True)
+    (tmp_path / tracking.DATABASE).touch()
+    with pytest.raises(tracking.TrackingError):
+        # The empty file is no database of MLflow, which does not matter here.
+        tracking.ensure_database(tmp_path, "penguins")
+    assert not unfinished.exists()
