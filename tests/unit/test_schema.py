@@ -13,6 +13,7 @@ import io
 import lzma
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -617,7 +618,45 @@ def test_settings_that_contradict_the_model_are_named(
     assert scored.equals(expected)
     assert "data.decimal in settings.yml is '.'" in report["notes"][0]
 
+    # The encoding is one of the file, and has nothing to do with the model.
+    settings = {"encoding": "cp1252"}
+    _, report = project.score(tmp_path / "a.csv", text_settings=settings)
+    assert not report["notes"]
+
 
 def test_no_model_is_registered(project: Project) -> None:
     with pytest.raises(DataError, match="cannot be loaded: run the training pipeline"):
         project.score(project.folder)
+
+
+def test_a_model_of_parquet_scores_csv(project: Project, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(240) % 40, "D")
+    rows = pd.DataFrame(
+        {
+            "country": np.resize(["NA", "DE", "007", "1.0", " x "], 240),
+            "kind": pd.Categorical(np.resize(["1", "2"], 240)),
+            "count": pd.array(random.choice([1, 2, None], 240), "Int64"),
+            "share": random.normal(size=240),
+            "price": [Decimal(f"{number % 7}.10") for number in range(240)],
+            "is_new": pd.array(random.choice([True, False, None], 240), "boolean"),
+            "day": days.date,
+            "time": days + pd.Timedelta("6h"),
+        }
+    )
+    rows["y"] = np.where((rows.country == "NA") | (rows["share"] > 1), "yes", "no")
+    (tmp_path / "raw").mkdir()
+    rows.to_parquet(tmp_path / "raw" / "a.parquet")
+    project.train(tmp_path / "raw")
+    rows.drop(columns="y").to_parquet(tmp_path / "a.parquet")
+    expected, report = project.score(tmp_path / "a.parquet")
+    by_pandas, report_of_csv = project.score(write(tmp_path / "pandas.csv", rows))
+    assert by_pandas.equals(expected)
+    assert report_of_csv["columns"] == report["columns"]
+    pl.read_parquet(tmp_path / "a.parquet").write_csv(tmp_path / "polars.csv")
+    by_polars, _ = project.score(tmp_path / "polars.csv")
+    assert by_polars.equals(expected)
+    for row in (0, 2):
+        file = write(tmp_path / f"{row}.csv", rows[row : row + 1])
+        scored, _ = project.score(file)
+        assert scored.drop("row").equals(expected[row : row + 1].drop("row"))

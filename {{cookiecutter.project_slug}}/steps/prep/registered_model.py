@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from schema import Schema, parse_schema
+from schema import FILE_SETTINGS, Schema, parse_schema
 from sources import ColumnRoles, DataError
 from text_values import TextFormat
 
@@ -107,6 +107,8 @@ def choose_text_format(
         if new == old:
             continue
         changes[name] = new
+        if name in FILE_SETTINGS:
+            continue
         if name in ("missing", "not_missing", "units"):
             # A missing value or a unit of the training data stays one.
             changes[name] = tuple(dict.fromkeys([*old, *new]))

@@ -26,6 +26,9 @@ from text_values import USUAL_FORMAT, TextFormat
 
 # The layout of `schema.json`. Raise it when older versions of prep would misread it.
 LAYOUT = 1
+# How a file is divided into lines and values says nothing about the values, so new files
+# are read by the settings of today.
+FILE_SETTINGS = ("encoding", "delimiter", "skip_lines")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def describe_schema(
     changed_settings = {
         name: value
         for name, value in asdict(text_format).items()
-        if value != getattr(USUAL_FORMAT, name)
+        if value != getattr(USUAL_FORMAT, name) and name not in FILE_SETTINGS
     }
     return {
         "layout": LAYOUT,
