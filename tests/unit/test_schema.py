@@ -636,10 +636,10 @@ def test_a_model_of_parquet_scores_csv(project: Project, tmp_path: Path) -> None
         {
             "country": np.resize(["NA", "DE", "007", "1.0", " x "], 240),
             "kind": pd.Categorical(np.resize(["1", "2"], 240)),
-            "count": pd.array(random.choice([1, 2, None], 240), "Int64"),
+            "count": pd.array(np.resize([1, 2, 2, None], 240), "Int64"),
             "share": random.normal(size=240),
             "price": [Decimal(f"{number % 7}.10") for number in range(240)],
-            "is_new": pd.array(random.choice([True, False, None], 240), "boolean"),
+            "is_new": pd.array(np.resize([True, False, None], 240), "boolean"),
             "day": days.date,
             "time": days + pd.Timedelta("6h"),
         }
