@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,34 @@ def test_a_temporary_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
         # The empty file is no database of MLflow, which does not matter here.
         tracking.ensure_database(tmp_path, "penguins")
     assert not unfinished.exists()
+
+
+STARTS_THE_PROGRAM = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1], "penguins"])
+"""
+WAITS = """
+import pathlib, time
+def set_experiment(name):
+    pathlib.Path("started").touch()
+    time.sleep(3)
+    pathlib.Path("ended").touch()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends it at once")
+def test_nothing_is_written_once_the_run_is_killed(tmp_path: Path) -> None:
+    """Otherwise the next run would make the same database beside it."""
+    (tmp_path / "mlflow.py").write_text(WAITS)
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_THE_PROGRAM, tracking.CREATE_EXPERIMENT],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+    ) as run:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run.kill()
+    time.sleep(4)
+    assert not (tmp_path / "ended").exists()

@@ -41,7 +41,11 @@ SECRETS = re.compile(r"(AZURE|ARM|ACTIONS)_.*|GITHUB_TOKEN|SYSTEM_ACCESSTOKEN")
 #: output is the reason if it fails. Looking for garbage, of which imports leave none, would
 #: take a third of the time.
 CREATE_EXPERIMENT = """
-import gc, sys
+import ctypes, gc, signal, sys
+if sys.platform == "linux":
+    # If the run is killed, this process must not write beside the next run.
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 gc.disable()
 try:
     import mlflow
