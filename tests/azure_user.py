@@ -163,7 +163,7 @@ def assert_all_finished(user: User, run: str, word: str) -> None:
     assert link.startswith(f"https://ml.azure.com/runs/{run}?")
     for text, steps in {
         training.out: ["prep", "train", "evaluate", "register"],
-        scoring.out: ["prep", "score"],
+        scoring.out: ["prep", "monitor", "score"],
     }.items():
         finished = [line[1] for line in words(text) if line[0] == word]
         assert finished == [*steps, "run"]

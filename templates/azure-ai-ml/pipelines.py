@@ -1,7 +1,7 @@
 """The pipelines of this project, built with azure-ai-ml.
 
     training:  raw data -> prep -> train -> evaluate -> register
-    scoring:   raw data -> prep -> score
+    scoring:   raw data -> prep -> monitor -> score
 
 The table PIPELINES lists them. Below it are the functions that build their steps.
 
@@ -70,16 +70,25 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     """Predict new data, which needs no target, with the registered model."""
     model_version = str(settings.scoring.model_version)
     prep = build_prep_step(settings, model_version=model_version)
+    monitor = build_monitor_step(settings)
     score = build_score_step(settings)
 
     @dsl.pipeline(name="scoring", experiment_name=settings.name)
     @declare_inputs(
         raw_data=Input(type="uri_folder"),
         model_version=model_version,
+        on_drift=settings.monitoring.on_drift,
     )
-    def pipeline(raw_data: Input, model_version: str) -> None:
+    def pipeline(raw_data: Input, model_version: str, on_drift: str) -> None:
         prepared = prep(raw=raw_data, model_version=model_version).outputs.prepared
-        score(prepared=prepared, model_version=model_version)
+        monitored = monitor(
+            prepared=prepared, model_version=model_version, on_drift=on_drift
+        ).outputs
+        score(
+            prepared=prepared,
+            drift_report=monitored.drift_report,
+            model_version=model_version,
+        )
 
     return pipeline(**data)
 
@@ -96,7 +105,7 @@ PIPELINES = {
     "scoring": PipelineDefinition(
         build=scoring,
         data={"raw_data": "scoring"},
-        reads_model=["prep", "score"],
+        reads_model=["prep", "monitor", "score"],
         model_version="model_version",
     ),
 }
@@ -234,8 +243,40 @@ def build_register_step(settings: Settings) -> Command:
     )
 
 
+def build_monitor_step(settings: Settings) -> Command:
+    """Build the step that compares new data with the training data of the model."""
+    return command(
+        name="monitor",
+        code=str(STEPS / "monitor"),
+        command=build_command(
+            "monitor.py",
+            prepared="${{inputs.prepared}}",
+            drift_report="${{outputs.drift_report}}",
+            model_name=settings.name,
+            model_version="${{inputs.model_version}}",
+            max_psi=settings.monitoring.max_psi,
+            ignore=settings.monitoring.ignore,
+            on_drift="${{inputs.on_drift}}",
+        ),
+        inputs={
+            "prepared": Input(type="uri_folder"),
+            "model_version": str(settings.scoring.model_version),
+            "on_drift": settings.monitoring.on_drift,
+        },
+        outputs={"drift_report": Output(type="uri_folder")},
+        compute=settings.compute.name,
+        environment=build_environment(settings),
+        environment_variables=ENVIRONMENT_VARIABLES,
+        # The step looks up the registered model, which may have changed since the last run.
+        is_deterministic=False,
+    )
+
+
 def build_score_step(settings: Settings) -> Parallel:
-    """Build the parallel step that predicts the prepared files with a registered model."""
+    """Build the parallel step that predicts the prepared files with a registered model.
+
+    It does not read the drift report, but waits for it: monitor may end the pipeline.
+    """
     arguments = build_arguments(
         predictions="${{outputs.predictions}}",
         model_name=settings.name,
@@ -251,6 +292,7 @@ def build_score_step(settings: Settings) -> Parallel:
         ),
         inputs={
             "prepared": Input(type="uri_folder"),
+            "drift_report": Input(type="uri_folder"),
             "model_version": str(settings.scoring.model_version),
         },
         outputs={"predictions": Output(type="uri_folder")},

@@ -1,7 +1,7 @@
 """The pipelines of this project, built with azureml-sdk.
 
     training:  raw data -> prep -> train -> evaluate -> register
-    scoring:   raw data -> prep -> score
+    scoring:   raw data -> prep -> monitor -> score
 
 The table PIPELINES lists them. Below it are the functions that build their steps.
 
@@ -56,6 +56,7 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
 def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """Predict new data, which needs no target, with the registered model."""
     prepared = OutputFileDatasetConfig("prepared")
+    drift_report = OutputFileDatasetConfig("drift_report")
     model_version = PipelineParameter(
         "model_version", str(settings.scoring.model_version)
     )
@@ -64,7 +65,8 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
         build_prep_step(
             settings, data["raw_data"], prepared, model_version=model_version
         ),
-        build_score_step(settings, prepared, model_version),
+        build_monitor_step(settings, prepared, drift_report, model_version),
+        build_score_step(settings, prepared, drift_report, model_version),
     ]
 
 
@@ -80,7 +82,7 @@ PIPELINES = {
     "scoring": PipelineDefinition(
         build=scoring,
         data={"raw_data": "scoring"},
-        reads_model=["prep", "score"],
+        reads_model=["prep", "monitor", "score"],
         model_version="model_version",
     ),
 }
@@ -205,17 +207,48 @@ def build_register_step(
     )
 
 
+def build_monitor_step(
+    settings: Settings,
+    prepared: OutputFileDatasetConfig,
+    drift_report: OutputFileDatasetConfig,
+    model_version: PipelineParameter,
+) -> PythonScriptStep:
+    """Build the step that compares new data with the training data of the model."""
+    return PythonScriptStep(
+        name="monitor",
+        source_directory=str(STEPS / "monitor"),
+        script_name="monitor.py",
+        arguments=build_arguments(
+            prepared=prepared.as_input("prepared"),
+            drift_report=drift_report,
+            model_name=settings.name,
+            model_version=model_version,
+            max_psi=settings.monitoring.max_psi,
+            ignore=settings.monitoring.ignore,
+            on_drift=PipelineParameter("on_drift", settings.monitoring.on_drift),
+        ),
+        runconfig=build_run_configuration(settings),
+        # The step looks up the registered model, which may have changed since the last run.
+        allow_reuse=False,
+    )
+
+
 def build_score_step(
     settings: Settings,
     prepared: OutputFileDatasetConfig,
+    drift_report: OutputFileDatasetConfig,
     model_version: PipelineParameter,
 ) -> ParallelRunStep:
-    """Build the parallel step that predicts the prepared files with a registered model."""
+    """Build the parallel step that predicts the prepared files with a registered model.
+
+    It does not read the drift report, but waits for it: monitor may end the pipeline.
+    """
     predictions = OutputFileDatasetConfig("predictions")
     return ParallelRunStep(
         name="score",
         parallel_run_config=build_parallel_run_config(settings),
         inputs=[prepared.as_input("prepared")],
+        side_inputs=[drift_report.as_input("drift_report")],
         output=predictions,
         arguments=build_arguments(
             predictions=predictions,

@@ -44,7 +44,7 @@ def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
     with Standin.running(tmp_path / "standin") as standin:
         standin.create_workspace("workspace", "group", compute="cpu-cluster")
         user = User(bake(**ANSWERS), standin, tmp_path / "home")
-        for step in ("prep", "train", "evaluate", "register", "score"):
+        for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
             user.write(step, "print('done')")
         yield user
 
@@ -102,7 +102,7 @@ def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> 
 
 def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
     # prep is told of the target in training alone, and so is two modules.
-    steps = ["evaluate", "prep", "prep", "register", "score", "train"]
+    steps = ["evaluate", "monitor", "prep", "prep", "register", "score", "train"]
     assert sorted(trained.new_modules()) == steps
     before = len(trained.standin.requests)
     train = trained.project.path / "steps/train/train.py"
@@ -114,7 +114,7 @@ def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
     assert trained.new_modules(before) == ["train"]
     new = trained.standin.requests[before:]
     sent = [one.path for one in new if one.target.startswith("PUT blob/snapshots/")]
-    files = {"train.py", "split.py", "training_rows.py", "training_schema.py"}
+    files = {path.name for path in train.parent.glob("*.py")}
     assert {Path(path).name for path in sent} == files
     assert not [one for one in new if one.target.startswith("PUT blob/datastore/")]
     states = {line[1]: line[0] for line in words(result.out) if line[1:]}

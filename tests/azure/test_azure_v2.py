@@ -24,7 +24,7 @@ from azure_user import (
 from conftest import PYTHONS, Bake
 
 SDK = "azure-ai-ml"
-STEPS = ("prep", "train", "evaluate", "register", "score")
+STEPS = ("prep", "train", "evaluate", "register", "monitor", "score")
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
     user.project.set("scoring", error_threshold=1)
     allowed = shell.run("submit scoring --wait")
     user.project.set("scoring", error_threshold=0)
-    for step in ("prep", "score"):
+    for step in ("prep", "monitor", "score"):
         user.write(step, "print('done')")
     assert failed.code == 1
     assert "Its logs/user/error.txt ends:" in failed.out

@@ -381,7 +381,7 @@ def repository(name: str, bake: Bake, folder: Path) -> Iterator[Platform]:
             own.write_text(f"compute:\n  name: {where}-cluster\n")
         user = User(project, standin, folder / "home")
         if name == "azure-devops":  # The real steps run on the other platform.
-            for step in ("prep", "train", "evaluate", "register"):
+            for step in ("prep", "train", "evaluate", "register", "monitor"):
                 user.write(step, STEP)
             user.write("score", SCORE)
         yield Platform(name, user, folder)

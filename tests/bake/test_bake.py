@@ -36,6 +36,7 @@ docs/data.md
 docs/debug.md
 docs/many-rows.md
 docs/models.md
+docs/monitoring.md
 docs/troubleshooting.md
 docs/updating.md
 docs/workspaces.md
@@ -112,6 +113,14 @@ steps/evaluate/evaluate.py
 steps/evaluate/evaluation_report.py
 steps/evaluate/model_metrics.py
 steps/evaluate/saved_model.py
+steps/monitor/.amlignore
+steps/monitor/drift.py
+steps/monitor/drift_report.py
+steps/monitor/monitor.py
+steps/monitor/new_rows.py
+steps/monitor/profiles.py
+steps/monitor/scoring_model.py
+steps/monitor/training_comparison.py
 steps/prep/.amlignore
 steps/prep/advice.py
 steps/prep/candidates.py
@@ -137,6 +146,7 @@ steps/train/.amlignore
 steps/train/baseline.py
 steps/train/split.py
 steps/train/train.py
+steps/train/training_profile.py
 steps/train/training_rows.py
 steps/train/training_schema.py
 tests/test_local_run.py

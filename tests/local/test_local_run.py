@@ -64,7 +64,9 @@ def test_the_sample_is_trained_on_and_scored(
     scoring = project.run("scoring").json
     # Though MLflow has written a file beside the model when it was loaded:
     again = project.run("scoring").json
-    assert [step["status"] for step in again["steps"]] == ["reused", "reused"]
+    assert {step["status"] for step in again["steps"]} == {"reused"}
+    drift = output(scoring, "monitor", "drift_report") / "drift.json"
+    assert json.loads(drift.read_text(encoding="utf-8"))["drift"] == {}
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
     scored = predictions(scoring)
     keys = ["studyName", "Individual ID"]

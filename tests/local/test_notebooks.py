@@ -164,7 +164,7 @@ def test_they_run_with_a_workspace(
         )
         for notebook, steps in {
             training: ["prep", "train", "evaluate", "register"],
-            scoring: ["prep", "score"],
+            scoring: ["prep", "monitor", "score"],
         }.items():
             printed = notebook.text("workspace.submit")
             finished = re.findall(r"^finished +(\w+)$", printed, re.MULTILINE)

@@ -136,7 +136,7 @@ def test_a_machine_without_shared_memory(toy_project: Project) -> None:
 
 def test_a_wrong_name_in_reads_model(toy_project: Project) -> None:
     pipelines = f"{toy_project.package}/pipelines.py"
-    toy_project.edit(pipelines, '["prep", "score"]', '["prep", "scores"]')
+    toy_project.edit(pipelines, '"monitor", "score"]', '"monitor", "scores"]')
     message = read_refusal(run_pipeline(toy_project, "scoring"))
     assert "reads_model of scoring names 'scores'" in message
 

@@ -30,10 +30,14 @@ INPUTS = {
     "train": ["prep"],
     "evaluate": ["train"],
     "register": ["train", "evaluate"],
-    "score": ["prep"],
+    "monitor": ["prep"],
+    "score": ["prep", "monitor"],
 }
 #: The steps that look up the registered model, by pipeline.
-READS_MODEL = {"training": {"evaluate", "register"}, "scoring": {"prep", "score"}}
+READS_MODEL = {
+    "training": {"evaluate", "register"},
+    "scoring": {"prep", "monitor", "score"},
+}
 #: The pipeline parameters that a step of training reads, with their default values.
 PARAMETERS = {
     "train": {"max_iterations": "200"},
@@ -187,7 +191,7 @@ class RandomEdits:
 
     def edit(self) -> str:
         """Make an edit by chance, and return what was edited."""
-        step = self.chance.choice([*STEPS["training"], "score"])
+        step = self.chance.choice([*STEPS["training"], "monitor", "score"])
         edit = self.chance.choice(self.edits)
         edit(step)
         return f"{edit.__name__} {step}"

@@ -379,7 +379,7 @@ def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
 # More workspaces
 
 PROD = ".azureml/prod.json"
-MAY_DIFFER = "data, workspace, compute, schedules, scoring may differ"
+MAY_DIFFER = "data, workspace, compute, schedules, monitoring, scoring may differ"
 
 
 @pytest.fixture

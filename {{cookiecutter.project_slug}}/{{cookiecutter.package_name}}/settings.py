@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from .runtime import rules
 from .runtime.project import Project
@@ -166,6 +166,14 @@ class Training(Section):
         return values
 
 
+class Monitoring(Section):
+    """When new data has drifted from the training data, and what happens then."""
+
+    on_drift: Annotated[str, Follows(one_of("warn", "stop"))] = "warn"
+    max_psi: Annotated[float, Follows(Rule("above 0", lambda psi: psi > 0))] = 0.2
+    ignore: ListOf[Column] = Field(default_factory=list)
+
+
 class Scoring(Section):
     """Which version of the model scores, and how the work is split into mini-batches."""
 
@@ -181,11 +189,12 @@ class Settings(ProjectSettings):
     """All settings of `settings.yml`."""
 
     # The sections that a workspace may replace in its `settings.NAME.yml`.
-    may_differ = ProjectSettings.may_differ | {"scoring"}
+    may_differ = ProjectSettings.may_differ | {"monitoring", "scoring"}
 
     task: Annotated[str, Follows(one_of("classification", "regression"))]
     data: Data
     training: Training
+    monitoring: Monitoring = Field(default_factory=Monitoring)
     scoring: Scoring
 
     @field_validator("training")

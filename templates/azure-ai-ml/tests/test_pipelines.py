@@ -68,9 +68,11 @@ def test_scoring_graph() -> None:
 
     assert list_edges(job) == {
         "raw_data -> prep.raw",
+        "prep.prepared -> monitor.prepared",
         "prep.prepared -> score.prepared",
+        "monitor.drift_report -> score.drift_report",
     }
-    assert set(job.inputs) == {"raw_data", "model_version"}
+    assert set(job.inputs) == {"raw_data", "model_version", "on_drift"}
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -95,11 +95,14 @@ def test_scoring_graph() -> None:
     assert pipeline.validate() == []
     assert list_edges(pipeline) == {
         "raw.data -> prep.raw",
+        "prep.prepared -> monitor.prepared",
         "prep.prepared -> score.prepared",
+        "monitor.drift_report -> score.drift_report",
     }
     assert set(pipeline.graph.params) == {
         "raw_data",
         "model_version",
+        "on_drift",
         "mini_batch_size",
         "node_count",
         "process_count_per_node",

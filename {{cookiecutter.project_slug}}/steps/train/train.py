@@ -31,6 +31,11 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
 from split import Split
+from training_profile import (
+    describe_predictions,
+    describe_training_data,
+    save_profile,
+)
 from training_rows import (
     DataError,
     divide_rows,
@@ -123,8 +128,8 @@ def train(
     Parameters and metrics go to MLflow. Raises DataError if no model can be trained on
     this data.
     """
-    table = read_training_table(prepared, target=target, keys=keys, task=task)
-    table, notes = drop_repeated_rows(table, keys)
+    prepared_rows = read_training_table(prepared, target=target, keys=keys, task=task)
+    table, notes = drop_repeated_rows(prepared_rows, keys)
     by = list(keys) or [name for name in table.columns if name != target]
     split = Split(by, seed, test_fraction)
     divided = divide_rows(table, split, target, keys)
@@ -137,8 +142,9 @@ def train(
     schema = read_schema(prepared)
     if schema is not None:
         schema = complete_schema(schema, table, list(features))
+    profile = describe_training_data(prepared_rows, divided.training, features, keys)
     # The fit needs the memory of these.
-    del table, divided
+    del prepared_rows, table, divided
     pipeline, training_score = fit_model(features, answers, task, seed, hyperparameters)
     baseline = fit_baseline(answers, task)
 
@@ -165,6 +171,8 @@ def train(
     save_model(pipeline, features, description, baseline, model)
     if schema is not None:
         save_schema(schema, model)
+    profile["predictions"] = describe_predictions(pipeline, held_out, features, task)
+    save_profile(profile, model)
     write_holdout(held_out, holdout)
     print(f"{rows} rows with {columns} features trained on, {len(held_out)} held out")
 

@@ -1,0 +1,250 @@
+"""That monitor finds drift and raises no false alarm, on drawn tables and on real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import pytest
+from drift import compare_distributions, compare_levels, population_stability_index
+from drift_report import render_report
+from new_rows import count_new_rows
+from profiles import RepeatProfile, parse_column
+from sklearn import datasets
+from template_package import PROJECT
+from training_comparison import (
+    Comparison,
+    Verdict,
+    compare_column,
+    compare_repeats,
+    judge,
+)
+from training_profile import choose_edges, describe_column
+
+MAX_PSI = 0.2
+SAMPLE = PROJECT / "data" / "sample"
+
+
+def compare(
+    training: pl.DataFrame, new: pl.DataFrame
+) -> tuple[list[Comparison], Verdict]:
+    """Compare two tables without keys, as `monitor` does."""
+    profiles = {}
+    for column in training:
+        # polars would take some names for patterns, so train gives none.
+        described = json.dumps(describe_column(column.alias("")))
+        profiles[column.name] = parse_column(json.loads(described))
+    counted = count_new_rows(new.lazy(), profiles, new.columns)
+    repeated = len(training) - training.n_unique()
+    repeats = RepeatProfile([], len(training), repeated)
+    comparisons = [
+        compare_column(name, profile, counted.columns[name])
+        for name, profile in profiles.items()
+    ]
+    comparisons.append(compare_repeats("rows", repeats, counted.rows, counted.repeated))
+    return comparisons, judge(comparisons, MAX_PSI)
+
+
+def draw_table(random: np.random.Generator, rows: int) -> pl.DataFrame:
+    """Draw 50 features of ten kinds."""
+    columns = {}
+    for number in range(0, 50, 10):
+        normal = random.normal(size=rows)
+        is_missing = random.random(rows) < 0.2
+        kinds = [
+            normal,
+            random.lognormal(size=rows),
+            random.standard_t(2, size=rows),
+            random.poisson(3, size=rows).astype(float),
+            (random.random(rows) < 0.03).astype(float),
+            np.where(is_missing, np.nan, random.exponential(size=rows)),
+            random.integers(0, 5, rows).astype(str),
+            random.zipf(1.5, rows).astype(str),
+            random.integers(0, 60, rows).astype(str),
+            random.integers(0, 10**9, rows).astype(str),
+        ]
+        for position, values in enumerate(kinds):
+            columns[str(number + position)] = pl.Series(values)
+    return pl.DataFrame(columns).with_columns(cs.float().fill_nan(None))
+
+
+@pytest.mark.parametrize(
+    ("training_rows", "new_rows", "runs"),
+    [(300, 100, 8), (300, 1_000, 4), (2_000, 100, 4)],
+)
+def test_unchanged_data_raises_no_alarm(
+    training_rows: int, new_rows: int, runs: int
+) -> None:
+    """Of many runs, about 1 in 200 does."""
+    random = np.random.default_rng(2)
+    for _ in range(runs):
+        training = draw_table(random, training_rows)
+        _, verdict = compare(training, draw_table(random, new_rows))
+        assert verdict.drift == {}
+
+
+def test_a_mean_that_moves_by_half_a_standard_deviation() -> None:
+    """In 1 of 50 features, with 300 rows of training and 300 new ones."""
+    random = np.random.default_rng(1)
+    p_value_needed = 0.005 / (50 * 5)
+    runs = 200
+    detected = 0
+    for _ in range(runs):
+        training = random.normal(size=300)
+        new = random.normal(size=300) + 0.5
+        edges = choose_edges(pl.Series(training))
+        counts = [
+            np.bincount(
+                np.searchsorted(edges, values), minlength=len(edges) + 1
+            ).tolist()
+            for values in (training, new)
+        ]
+        psi = population_stability_index(*counts)
+        p_value = min(compare_distributions(*counts), compare_levels(*counts))
+        detected += psi > MAX_PSI and p_value < p_value_needed
+    assert detected >= 0.9 * runs
+
+
+@pytest.fixture(scope="module")
+def penguins() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The features of the sample, of training and to score."""
+    left_out = ["studyName", "Sample Number", "Individual ID", "Comments", "Species"]
+    files = sorted((SAMPLE / "training").iterdir())
+    new = next((SAMPLE / "scoring").glob("*classification*"))
+    training = pl.concat([read_penguins(file) for file in files])
+    return training.drop(left_out), read_penguins(new).drop(left_out, strict=False)
+
+
+def read_penguins(file: Path) -> pl.DataFrame:
+    # The name of the file has braces, which polars takes for a pattern.
+    table = pl.read_csv(file.read_bytes(), null_values="NA", try_parse_dates=True)
+    return table.with_columns(cs.numeric().cast(pl.Float64))
+
+
+def test_the_rows_to_score_of_the_sample_are_like_the_others(
+    penguins: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
+    _, verdict = compare(*penguins)
+    assert verdict.drift == {}
+
+
+LENGTH = "Flipper Length (mm)"
+DEPTH = "Culmen Depth (mm)"
+every_eighth = pl.int_range(pl.len()) % 8 == 0
+#: What was done to the new rows; where drift is reported, and a part of the sentence.
+SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
+    "millimetres to centimetres": (
+        lambda t: t.with_columns(pl.col(LENGTH) / 10),
+        LENGTH,
+        "are below the smallest of training, 172",
+    ),
+    "15 mm added": (
+        lambda t: t.with_columns(pl.col(LENGTH) + 15),
+        LENGTH,
+        "mean 215.605 instead of",
+    ),
+    "columns swapped": (
+        lambda t: t.rename({LENGTH: DEPTH, DEPTH: LENGTH}),
+        DEPTH,
+        "43 of 43 values are above the largest",
+    ),
+    "a sentinel in every eighth row": (
+        lambda t: t.with_columns(
+            pl.when(every_eighth).then(-999.0).otherwise(pl.col(DEPTH)).alias(DEPTH)
+        ),
+        DEPTH,
+        "6 of 43 values are below the smallest of training, 13.1; the smallest is -999.",
+    ),
+    "another case": (
+        lambda t: t.with_columns(pl.col("Island").str.to_lowercase()),
+        "Island",
+        "categories that training has not seen: 'biscoe' (20), 'dream' (16)",
+    ),
+    "every row twice": (
+        lambda t: pl.concat([t, t]),
+        "rows",
+        "43 of 86 rows repeat another one in all features",
+    ),
+    "a column without values": (
+        lambda t: t.with_columns(pl.lit(None, pl.String).alias("Sex")),
+        "Sex",
+        "missing in 100% of the rows instead of 3%",
+    ),
+    "one group only": (
+        lambda t: t.filter(pl.col("Island") == "Biscoe"),
+        "Island",
+        "'Biscoe' in 100% of the rows instead of 49%",
+    ),
+    "a constant": (
+        lambda t: t.with_columns(pl.lit(4000.0).alias("Body Mass (g)")),
+        "Body Mass (g)",
+        "mean 4000 instead of",
+    ),
+    "a new category": (
+        lambda t: t.with_columns(
+            pl.when(every_eighth)
+            .then(pl.lit("King George"))
+            .otherwise(pl.col("Island"))
+            .alias("Island")
+        ),
+        "Island",
+        "not seen: 'King George' (6)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "name", "part"), SHIFTS.values(), ids=SHIFTS)
+def test_a_shift_of_the_sample_is_reported(
+    change: Callable[[pl.DataFrame], pl.DataFrame],
+    name: str,
+    part: str,
+    penguins: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
+    training, new = penguins
+    _, verdict = compare(training, change(new))
+    assert any(part in sentence for sentence in verdict.drift[name])
+
+
+def test_later_dates_are_no_drift(penguins: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    training, new = penguins
+    later = new.with_columns(pl.col("Date Egg").dt.offset_by("2y"))
+    _, verdict = compare(training, later)
+    assert verdict.drift == {}
+    assert "dates are after the latest of training" in verdict.facts["Date Egg"][0]
+
+
+TABLES = {
+    "iris": datasets.load_iris,
+    "wine": datasets.load_wine,
+    "diabetes": datasets.load_diabetes,
+    "breast cancer": datasets.load_breast_cancer,
+}
+
+
+@pytest.mark.parametrize("load", TABLES.values(), ids=TABLES)
+def test_real_tables_that_are_split_at_random(load: Callable[..., Any]) -> None:
+    frame = pl.from_pandas(load(as_frame=True).data)
+    random = np.random.default_rng(2)
+    for _ in range(3):
+        is_new = pl.Series(random.random(len(frame)) < 0.3)
+        _, verdict = compare(frame.filter(~is_new), frame.filter(is_new))
+        assert verdict.drift == {}
+
+
+def test_names_of_any_kind_are_compared_and_escaped() -> None:
+    names = ["^a$", "<script>alert(1)</script>", "*", "שם", "up_to_1 0"]
+    random = np.random.default_rng(1)
+    training = pl.DataFrame({name: random.normal(size=500) for name in names})
+    new = training.with_columns(pl.all() * 100)
+    comparisons, verdict = compare(training, new)
+    features = comparisons[:-1]
+    assert list(verdict.drift)[: len(names)] == names
+    page = render_report("<b>", "<i>", features, features[0], verdict, MAX_PSI)
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page

@@ -1,0 +1,158 @@
+"""The drift report: a page that shows how far each feature has moved since training."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from training_comparison import Comparison, Verdict
+
+MOST_FIGURES = 12  # of features, those that moved the most
+LONGEST_LABEL = 18
+TRAINING_COLOR = "#b8c4d6"
+NEW_COLOR = "#c2410c"
+STYLE = """
+body { font: 1rem/1.5 system-ui; max-width: 60rem; margin: auto; padding: 1rem; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
+td.number, th.number { text-align: right; }
+tr.drift td { background: #fff3e8; }
+td, li { overflow-wrap: anywhere; }
+.figures { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
+figure { margin: 0; }
+figcaption { font-weight: 600; overflow-wrap: anywhere; }
+img { max-width: 100%; height: auto; }
+"""
+# Text in figures is shown as it is, in whatever letters, and never read as a formula.
+rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
+
+
+def render_report(
+    title: str,
+    summary: str,
+    features: Sequence[Comparison],
+    predictions: Comparison,
+    verdict: Verdict,
+    max_psi: float,
+) -> str:
+    """Return the comparison as one HTML page that needs no other file.
+
+    Features stand in the order of how far they have moved.
+    """
+    by_psi = sorted(features, key=lambda comparison: -(comparison.psi or 0))
+    title = html.escape(title)
+    figures = "".join(
+        render_figure(comparison, verdict) for comparison in by_psi[:MOST_FIGURES]
+    )
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{STYLE}</style>
+<h1>{title}</h1>
+<p>{html.escape(summary[0].upper() + summary[1:])}.</p>
+{render_sentences("Drift", verdict.drift)}
+{render_sentences("New, but no drift", verdict.facts)}
+<h2>Predictions</h2>
+<div class="figures">{render_figure(predictions, verdict)}</div>
+<h2>Features</h2>
+<p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
+Above {max_psi:g} it is drift, if it is more than chance makes of so many rows.</p>
+{render_table(by_psi, verdict)}
+<div class="figures">{figures}</div>
+</html>
+"""
+
+
+def render_sentences(heading: str, sentences: Mapping[str, Sequence[str]]) -> str:
+    """Return sentences as a list below a heading, or an empty text without any."""
+    items = "".join(
+        f"<li>{html.escape(sentence)}</li>\n"
+        for group in sentences.values()
+        for sentence in group
+    )
+    return f"<h2>{heading}</h2>\n<ul>{items}</ul>" if items else ""
+
+
+def render_table(features: Sequence[Comparison], verdict: Verdict) -> str:
+    """Return a table of the features with their PSI and missing values."""
+    rows = []
+    for feature in features:
+        is_drift = feature.name in verdict.drift
+        cells = [f'<td dir="auto">{html.escape(feature.name)}</td>']
+        figures = [f"{feature.psi or 0:.2f}"]
+        if feature.bins is not None:
+            # The last bin is that of the missing values.
+            figures.append(f"{feature.bins.training_shares[-1]:.1%}")
+            figures.append(f"{feature.bins.new_shares[-1]:.1%}")
+        cells += [f'<td class="number">{figure}</td>' for figure in figures]
+        cells.append(f"<td>{'drift' if is_drift else ''}</td>")
+        kind = ' class="drift"' if is_drift else ""
+        rows.append(f"<tr{kind}>{''.join(cells)}</tr>\n")
+    return f"""<table><thead><tr><th>feature</th><th class="number">PSI</th>
+<th class="number">missing in training</th><th class="number">missing now</th><th></th>
+</tr></thead><tbody>
+{"".join(rows)}</tbody></table>"""
+
+
+def render_figure(comparison: Comparison, verdict: Verdict) -> str:
+    """Return the picture of a comparison with its name and PSI, in HTML."""
+    name = html.escape(comparison.name)
+    mark = ", drift" if comparison.name in verdict.drift else ""
+    caption = f"{name}: PSI {comparison.psi or 0:.2f}{mark}"
+    picture = encode_picture(draw_shares(comparison))
+    return (
+        f'<figure><figcaption dir="auto">{caption}</figcaption>'
+        f'<img alt="{caption}" src="data:{picture}"></figure>\n'
+    )
+
+
+def draw_shares(comparison: Comparison) -> Figure:
+    """Draw the share of the rows in each bin, of training and of new data."""
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    bins = comparison.bins
+    assert bins is not None
+    shown = [
+        number
+        for number, label in enumerate(bins.labels)
+        if bins.training[number] or bins.new[number]
+    ]
+    labels = [shorten_label(bins.labels[number]) for number in shown]
+    positions = np.arange(len(shown))
+    training = [100 * bins.training_shares[number] for number in shown]
+    new = [100 * bins.new_shares[number] for number in shown]
+    axes.bar(positions, training, width=0.95, color=TRAINING_COLOR, label="training")
+    axes.bar(
+        positions,
+        new,
+        width=0.95,
+        fill=False,
+        edgecolor=NEW_COLOR,
+        linewidth=1.5,
+        label="new",
+    )
+    axes.set_xticks(positions, labels, rotation=45, ha="right", fontsize="x-small")
+    axes.set_ylabel("% of the rows")
+    axes.legend(fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def shorten_label(label: str) -> str:
+    """Return a label as a figure shows it: short, and on one line."""
+    text = "".join(sign if sign.isprintable() else " " for sign in label)
+    if len(text) <= LONGEST_LABEL:
+        return text
+    return f"{text[: LONGEST_LABEL - 1]}…"
+
+
+def encode_picture(figure: Figure) -> str:
+    """Return a figure as text that an HTML page can hold."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg")
+    return f"image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

@@ -1,0 +1,265 @@
+"""Compare new data with the training data of the model that will score it.
+
+Runs before anything is scored. Drift is reported as notes, or ends the pipeline. Figures go
+to MLflow, and `report.html` is what a person opens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import polars as pl
+from drift_report import render_report
+from new_rows import count_new_rows, scan_parts, select_features, take_sample
+from profiles import Profile
+from scoring_model import MonitorError, ScoringModel, load_scoring_model
+from training_comparison import (
+    Comparison,
+    Verdict,
+    compare_column,
+    compare_predictions,
+    compare_repeats,
+    judge,
+)
+
+PREDICTED_ROWS = 10_000
+SHOWN_NOTES = 20  # on the screen; all are in the report
+SHOWN_NAMES = 3  # in the summary
+# Azure ML keeps the metrics of a run by a limited number of names.
+MOST_METRICS = 100
+# What comparisons are called that are not of a feature.
+PREDICTIONS = "predictions"
+ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """New data compared with the training data of a model."""
+
+    model: ScoringModel
+    rows: int
+    features: Sequence[Comparison]
+    repeats: Comparison
+    predictions: Comparison
+    verdict: Verdict
+    max_psi: float
+
+
+def monitor(
+    prepared: Path,
+    drift_report: Path,
+    *,
+    model_name: str,
+    model_version: str = "latest",
+    max_psi: float = 0.2,
+    ignore: Sequence[str] = (),
+    on_drift: str = "warn",
+) -> None:
+    """Compare prepared parts with the profile of a registered model; write a report.
+
+    Features in `ignore` are left out. Raises MonitorError if there is drift and `on_drift`
+    is "stop", or if the data cannot be compared.
+    """
+    model = load_scoring_model(model_name, model_version, prepared)
+    drift_report.mkdir(parents=True, exist_ok=True)
+    if model.profile is None:
+        print(
+            f"note: {model.name}, version {model.version}, has no profile of its training"
+            " data, so new data is not compared with it: train again to have one."
+        )
+        print("not compared with the training data")
+        return
+    for name in ignore:
+        if name not in model.profile.features:
+            print(
+                f"note: monitoring.ignore names '{name}', which is no feature of the"
+                " model."
+            )
+    result = compare_with_training(prepared, model, model.profile, max_psi, ignore)
+    write_report(result, drift_report)
+    log_figures(result, drift_report)
+    print_notes(result)
+    if result.verdict.drift and on_drift == "stop":
+        raise MonitorError(
+            f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
+            f" Look at report.html in {drift_report}, and mend the data. If the data is"
+            " right, train again with newer data. To score it all the same: --set"
+            " on_drift=warn. To leave a column out of this comparison, list it under"
+            " monitoring.ignore in settings.yml."
+        )
+    print(summarize(result))
+
+
+def compare_with_training(
+    prepared: Path,
+    model: ScoringModel,
+    profile: Profile,
+    max_psi: float,
+    ignore: Sequence[str],
+) -> DriftResult:
+    """Compare prepared parts with the profile of a model.
+
+    Raises MonitorError if a column is missing that the model needs.
+    """
+    table = scan_parts(prepared)
+    names = table.collect_schema().names()
+    for name in model.columns:
+        if name not in names:
+            raise MonitorError(f"The column '{name}' is missing; the model needs it.")
+    profiles = {
+        name: column for name, column in profile.features.items() if name not in ignore
+    }
+    repeat_by = [*profile.repeats.keys] or [*profile.features]
+    new = count_new_rows(table, profiles, repeat_by)
+    features = [
+        compare_column(name, column, new.columns[name])
+        for name, column in profiles.items()
+    ]
+    repeats = compare_repeats(ROWS, profile.repeats, new.rows, new.repeated)
+    sample = take_sample(table, new.rows, PREDICTED_ROWS)
+    predictions = predict_sample(model, profile, sample)
+    verdict = judge([*features, repeats, predictions], max_psi)
+    return DriftResult(
+        model=model,
+        rows=new.rows,
+        features=features,
+        repeats=repeats,
+        predictions=predictions,
+        verdict=verdict,
+        max_psi=max_psi,
+    )
+
+
+def predict_sample(
+    model: ScoringModel, profile: Profile, sample: pl.DataFrame
+) -> Comparison:
+    """Compare the predictions for a sample of new rows with those for held-out rows."""
+    features = select_features(sample, model.columns).to_pandas()
+    values = pl.Series(model.pipeline.predict(features))
+    table = pl.DataFrame({PREDICTIONS: values}).lazy()
+    new = count_new_rows(table, {PREDICTIONS: profile.predictions}, [PREDICTIONS])
+    return compare_predictions(
+        PREDICTIONS, profile.predictions, new.columns[PREDICTIONS]
+    )
+
+
+def summarize(result: DriftResult) -> str:
+    """Return the outcome on one line, without a full stop."""
+    drifted = [c.name for c in result.features if c.name in result.verdict.drift]
+    compared = f"{result.rows} rows compared with version {result.model.version}"
+    parts = []
+    if drifted:
+        names = ", ".join(f"'{name}'" for name in drifted[:SHOWN_NAMES])
+        if len(drifted) > SHOWN_NAMES:
+            names += ", …"
+        parts.append(f"in {len(drifted)} of {len(result.features)} features ({names})")
+    if PREDICTIONS in result.verdict.drift:
+        parts.append("in the predictions")
+    if ROWS in result.verdict.drift:
+        parts.append("in repeated rows")
+    if not parts:
+        return f"{compared}: no drift in {len(result.features)} features"
+    return f"{compared}: drift {' and '.join(parts)}"
+
+
+def print_notes(result: DriftResult) -> None:
+    """Print a note on each drift, those of the first comparisons."""
+    sentences = [
+        sentence
+        for sentences in result.verdict.drift.values()
+        for sentence in sentences
+    ]
+    for sentence in sentences[:SHOWN_NOTES]:
+        print(f"note: drift: {sentence}")
+    if len(sentences) > SHOWN_NOTES:
+        print(f"note: {len(sentences) - SHOWN_NOTES} more are in the drift report.")
+
+
+def write_report(result: DriftResult, folder: Path) -> None:
+    """Write the result as `drift.json` and as `report.html` into a folder."""
+    verdict = result.verdict
+    figures = {
+        "model": result.model.name,
+        "version": result.model.version,
+        "rows": result.rows,
+        "max_psi": result.max_psi,
+        "summary": summarize(result),
+        "drift": verdict.drift,
+        "facts": verdict.facts,
+        "predictions": describe_comparison(result.predictions),
+        "features": {c.name: describe_comparison(c) for c in result.features},
+    }
+    title = f"{result.model.name}: new data and training data"
+    page = render_report(
+        title,
+        summarize(result),
+        result.features,
+        result.predictions,
+        verdict,
+        result.max_psi,
+    )
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    (folder / "drift.json").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def describe_comparison(comparison: Comparison) -> dict[str, Any]:
+    """Return the PSI and the bins of a comparison as JSON."""
+    bins = None if comparison.bins is None else asdict(comparison.bins)
+    return {"psi": comparison.psi, "bins": bins}
+
+
+def log_figures(result: DriftResult, folder: Path) -> None:
+    """Log the PSI of the features that moved the most to MLflow, and the report."""
+    moved = [c for c in [result.predictions, *result.features] if c.psi is not None]
+    moved.sort(key=lambda comparison: -(comparison.psi or 0))
+    metrics: dict[str, float] = {
+        "rows": result.rows,
+        "drifted": len(result.verdict.drift),
+    }
+    for comparison in moved[: MOST_METRICS - len(metrics)]:
+        # MLflow allows no other characters in the name of a metric.
+        name = re.sub(r"[^\w .:/-]", "_", comparison.name)
+        metrics[f"psi {name}"] = comparison.psi or 0.0
+    with mlflow.start_run():
+        mlflow.log_metrics(metrics)
+        mlflow.log_artifacts(str(folder))
+
+
+def main() -> None:
+    """Compare as the command line says; end with one sentence if that cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--drift-report", type=Path, required=True)
+    parser.add_argument("--model-name", required=True)
+    parser.add_argument("--model-version", default="latest")
+    parser.add_argument("--max-psi", type=float, default=0.2)
+    parser.add_argument("--ignore", nargs="*", default=[])
+    parser.add_argument("--on-drift", choices=["warn", "stop"], default="warn")
+    args = parser.parse_args()
+    try:
+        monitor(
+            args.prepared,
+            args.drift_report,
+            model_name=args.model_name,
+            model_version=args.model_version,
+            max_psi=args.max_psi,
+            ignore=args.ignore,
+            on_drift=args.on_drift,
+        )
+    except MonitorError as error:
+        sys.exit(f"monitor: {error}")
+    except OSError as error:
+        sys.exit(f"monitor: a file cannot be read or written: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The registered model that will score the new data, and the profile of its training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+import polars as pl
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from profiles import Profile, parse_profile
+from sklearn.pipeline import Pipeline
+
+PROFILE = "profile.json"
+# The types of a model's signature as polars has them.
+TYPES: dict[str, pl.DataType] = {
+    "double": pl.Float64(),
+    "datetime": pl.Datetime("us"),
+    "string": pl.String(),
+}
+
+
+class MonitorError(Exception):
+    """The new data cannot be compared with the training data; the message says why."""
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A registered model, and the columns that it asks for.
+
+    `profile` is None if the model was saved without one.
+    """
+
+    name: str
+    version: str
+    pipeline: Pipeline
+    columns: Mapping[str, pl.DataType]
+    profile: Profile | None
+
+
+def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
+    """Load the model that will score the parts in the folder `prepared`.
+
+    It is the version by whose schema prep has read them. If they do not name it, it is
+    `version`, which may be "latest". Raises MonitorError if the model cannot be loaded.
+    """
+    version = read_version_of_parts(prepared) or version
+    if version == "latest":
+        version = find_newest_version(name)
+    folder = download_model(name, version)
+    # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
+    with TemporaryDirectory() as plain:
+        copy = shutil.copytree(folder, Path(plain) / "model")
+        description = Model.load(str(copy))
+        check_python(description)
+        pipeline = mlflow.sklearn.load_model(copy.as_uri())
+        profile = read_profile(copy)
+    return ScoringModel(name, version, pipeline, list_columns(description), profile)
+
+
+def read_version_of_parts(prepared: Path) -> str | None:
+    """Return the version of the model that prep has written into the parts, if it has."""
+    part = min(prepared.glob("*.parquet"), default=None)
+    if part is None:
+        raise MonitorError(
+            f"There is no Parquet file in {prepared}, so no row to compare."
+        )
+    return pl.read_parquet_metadata(part).get("model_version")
+
+
+def find_newest_version(name: str) -> str:
+    """Return the newest version of a registered model.
+
+    Returns "latest" if no model of this name is registered.
+    """
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    numbers = [str(version.version) for version in versions]
+    return max(numbers, key=int, default="latest")
+
+
+def download_model(name: str, version: str) -> Path:
+    """Return the folder with the files of a registered model.
+
+    Raises MonitorError if the model or its files are missing.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
+    except (MlflowException, OSError) as error:
+        if isinstance(error, OSError) or "No such artifact" in str(error):
+            raise MonitorError(
+                f"The model {name}, version {version}, cannot be loaded: its files are"
+                " gone: train again with --set register=always, or pin another version"
+                f" by scoring.model_version. ({error})"
+            ) from None
+        raise MonitorError(
+            f"The model {name}, version {version}, cannot be loaded: run the training"
+            f" pipeline first, or pin a registered version. ({error})"
+        ) from None
+
+
+def check_python(description: Model) -> None:
+    """Raise MonitorError if a model was saved by another minor version of Python.
+
+    It holds the functions of its train step as bytecode, on which another version may
+    crash without an error.
+    """
+    flavor = description.flavors.get("python_function", {})
+    version = ".".join(flavor.get("python_version", "").split(".")[:2])
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version and version != running:
+        raise MonitorError(
+            f"The model was trained with Python {version}, and this is Python {running}:"
+            f" train again with --set register=always, or score with Python {version}."
+        )
+
+
+def list_columns(description: Model) -> dict[str, pl.DataType]:
+    """Return the columns that a saved model was trained with, from its signature.
+
+    Raises MonitorError if it has none.
+    """
+    if description.signature is None:
+        raise MonitorError(
+            "The model was saved without a signature, which names its columns: save it"
+            " with save_model() of steps/train/train.py."
+        )
+    columns: list[dict[str, Any]] = description.signature.inputs.to_dict()
+    return {column["name"]: TYPES[column["type"]] for column in columns}
+
+
+def read_profile(folder: Path) -> Profile | None:
+    """Return the profile in the folder of a saved model, if it has one."""
+    file = folder / PROFILE
+    if not file.exists():
+        return None
+    return parse_profile(json.loads(file.read_text(encoding="utf-8")))
