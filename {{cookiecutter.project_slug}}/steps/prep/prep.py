@@ -109,7 +109,9 @@ def _prepare(
     writer = PartWriter(prepared, rows_per_part, roles, features, describe)
     with TemporaryDirectory() as scratch:
         written = write_parts(raw, Path(scratch), text_format, writer)
-        note_missing_words(written.sources, written.types, roles)
+        if roles.schema is None:
+            # What counts as a missing value is a matter of the training data.
+            note_missing_words(written.sources, written.types, roles)
     return build_report(written, prepared, roles)
 
 
