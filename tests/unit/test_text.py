@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 from prep import prepare
+from sources import DataError
 from text_values import TextFormat
 
 DAY = datetime.date(2026, 1, 31)
@@ -265,3 +267,123 @@ def test_a_setting_reads(
 ) -> None:
     values, _ = prepare_column(tmp_path, texts, **settings)
     assert values.to_list() == expected
+
+
+# The values of a column, and what a note says of it.
+NOTED: dict[str, tuple[list[str], str]] = {
+    "American times": (
+        ["01/31/2026 02:05:00 PM"],
+        "write data.date_format: '%m/%d/%Y %I:%M:%S %p' in",
+    ),
+    "times of a web page": (
+        ["1/31/2026, 2:05:00 PM"],
+        "data.date_format: '%m/%d/%Y, %I:%M:%S %p' in",
+    ),
+    "German times": (
+        ["31.01.2026 10:15"],
+        "data.date_format: '%d.%m.%Y %H:%M' in",
+    ),
+    "months": (["2026-01", "2026-12"], "data.date_format: '%Y-%m' in"),
+    "months by name": (["Jan 2026", "Dec 2026"], "data.date_format: '%B %Y' in"),
+    "months of statistics": (["2026M01"], "data.date_format: '%YM%m' in"),
+    "short years": (["31-Jan-26"], "data.date_format: '%d-%b-%y' in"),
+    "hours and minutes": (["10:15"], "data.date_format: '%H:%M' in"),
+    "one digit": (["2026.1.5"], "data.date_format: '%Y.%m.%d' in"),
+    "Indian numbers": (["1,23,456"], "write data.thousands: ',' in"),
+    "a currency before": (["USD 12.50"], r"write data.units: \['USD'\] in"),
+    "rupees": (["Rs. 500"], r"write data.units: \['Rs.'\] in"),
+    "dollars of Canada": (["CA$5"], r"write data.units: \['CA\$'\] in"),
+    "accounts": (["(1.50)", "2.00"], "write data.negative: 'parentheses' in"),
+    "accounts in dollars": (
+        ["($1,234.50)", "$2.00"],
+        r"data.thousands: ',' and data.units: \['\$'\] and data.negative: 'parenth",
+    ),
+    "minus signs behind": (["1.50-", "2.00"], "data.negative: 'trailing_minus' in"),
+    "a bad value among certain dates": (
+        ["31-Jan-2026", "n.v.", "01-Feb-2026"],
+        "because of 1 of 3 values: 'n.v.' in line 3",
+    ),
+    "times": (["10:15:00", "11:00:00"], "holds times, such as '10:15:00', and is read"),
+    "a point that may separate thousands": (
+        ["1.234", "5.678", "12.345"],
+        r"such as '1.234': .*data.thousands: '\.' and data.decimal: ',' in",
+    ),
+    "a sentinel": (
+        [str(i % 40) for i in range(90)] + ["-999"] * 10,
+        r"holds -999 in 10 rows, .* from 0 to 39: .* data.missing: \['-999'\] in",
+    ),
+    "a sentinel that is a fraction": (
+        [f"{i % 40 / 2}" for i in range(90)] + ["-99.00"],
+        r"holds -99 in 1 row, .* data.missing: \['-99.00'\] in",
+    ),
+    "a sentinel of nines": (
+        [str(i % 40) for i in range(90)] + ["9999"],
+        r"holds 9999 in 1 row.* data.missing: \['9999'\]",
+    ),
+    "numbers of invoices": (
+        [f"INV-{i}" for i in range(60)],
+        "all in one form, such as 'INV-0': if it names the rows, list it under data.keys",
+    ),
+    "hexadecimal numbers": (
+        [f"{i * 99991:08x}-{i:04x}" for i in range(60)],
+        "all in one form, such as '00000000-0000'",
+    ),
+    "quarters": (
+        [f"{1990 + i}-Q{i % 4 + 1}" for i in range(60)],
+        "all in one form, such as '1990-Q1'",
+    ),
+    "comments": (
+        [f"a{'b' * i} {'c' * i} {i if i % 2 else ''}" for i in range(60)],
+        "list it under data.ignore",
+    ),
+    "a category that looks missing": (
+        ["NA", "DE", "FR"],
+        r"'NA' in the column 'z' .* if it is a category, write data.not_missing: \['NA'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("texts", "note"), NOTED.values(), ids=NOTED)
+def test_a_note_names_the_setting(texts: list[str], note: str, tmp_path: Path) -> None:
+    _, notes = prepare_column(tmp_path, texts)
+    assert len(notes) == 1
+    assert re.search(note, notes[0]), notes[0]
+
+
+NOT_NOTED = {
+    "three digits and others": ["1.234", "0.5"],
+    "fractions below one": ["0.234", "0.567"],
+    "thousands behind the point": ["1234.567", "1.234"],
+    "a number among others": [str(-i) for i in range(990, 1000)],
+    "measurements up to 999": [str(i) for i in range(0, 1000, 9)],
+}
+
+
+@pytest.mark.parametrize("texts", NOT_NOTED.values(), ids=NOT_NOTED)
+def test_usual_numbers_need_no_note(texts: list[str], tmp_path: Path) -> None:
+    _, notes = prepare_column(tmp_path, texts)
+    assert notes == []
+
+
+def test_a_named_setting_keeps_those_of_settings_yml(tmp_path: Path) -> None:
+    _, notes = prepare_column(
+        tmp_path, ["$5", "$6"], units=("%",), date_format="%d.%m.%Y"
+    )
+    assert "write data.units: ['%', '$'] in" in notes[0]
+    _, notes = prepare_column(tmp_path, ["01/31/2026"], date_format="%d.%m.%Y")
+    assert "write data.date_format: ['%d.%m.%Y', '%m/%d/%Y'] in" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("date_format", "message"),
+    {
+        "%d.%m.": "needs a year and a month",
+        "abc": "needs a year and a month",
+        "%m/%d/%Y %H:%M %p": "is not a format",
+    }.items(),
+)
+def test_a_date_format_that_is_none(
+    date_format: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare_column(tmp_path, ["31.01.2026"], date_format=date_format)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import polars as pl
 from csv_dialect import CsvFile
+from date_formats import find_certain_format, list_possible_formats
 from sources import (
     FIRST_ROWS,
+    NUMBER,
     TEXT,
     Column,
     ColumnRoles,
@@ -19,7 +22,11 @@ from sources import (
 )
 from text_values import (
     MISSING_WORDS,
+    PARENTHESES,
+    TRAILING_MINUS,
+    Reading,
     TextFormat,
+    list_date_readings,
     list_usual_readings,
     null_if_empty,
     null_if_missing,
@@ -32,12 +39,6 @@ MOST_CODES = 1 / 20
 # Codes are digits behind a zero, or more digits than an integer of 64 bits can hold.
 CODE_PATTERN = r"^[+-]?(0[0-9]+|[0-9]{19,})$"
 SHOWN_CHARACTERS = 40  # of a value in a note
-DATE_FORMATS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Y")
-TIMESTAMP_FORMATS = tuple(
-    f"{date_format} {time_format}"
-    for date_format in DATE_FORMATS
-    for time_format in ("%H:%M", "%H:%M:%S")
-)
 # The decimal marks and thousands separators that people write together.
 NUMBER_MARKS = (
     (".", ""),
@@ -48,11 +49,19 @@ NUMBER_MARKS = (
     (",", " "),
     (".", "'"),
 )
-# A unit before a number is a currency sign; one behind it may be a word, too.
+# A unit before a number is a currency's sign or code; one behind it may be a word, too.
 UNIT_PATTERNS = (
-    r"^[+-]?(\p{Sc})\s?\d",
-    r"\d\s*(\p{Sc}|[%‰°]|[[:alpha:]]{2,4})$",
+    r"^[(+-]*([A-Z]{0,3}\p{Sc}|[A-Z]{3}|Rs\.?|kr\.?|Fr\.)(?:\s[(+-]?|\(?)\d",
+    r"\d\)?\s*(\p{Sc}|[%‰°]|[[:alpha:]]{2,4})\)?$",
 )
+NEGATIVE_PATTERNS = {
+    PARENTHESES: r"^[^()]*\([^()]*\d[^()]*\)$",
+    TRAILING_MINUS: r"\d\s*-$",
+}
+# The first values of a column, whose dates tell which formats are tried.
+VALUES_WITH_FORMATS = 20
+FEW_ROWS = 100
+FEWEST_THOUSANDS = 2  # values that make one ask what their mark means
 
 
 def suggest_name(name: str, candidates: list[str]) -> str:
@@ -86,10 +95,11 @@ def note_doubtful_text(
         sample = first_values.drop_nulls().head(SAMPLED_VALUES).to_frame("text")
         if sample.is_empty():
             sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
-        formats = _find_fitting_formats(sample, text_format)
+        certain_readings = _find_certain_readings(sample)
+        formats = _find_fitting_formats(sample, text_format, certain_readings)
         if not formats:
             continue
-        odd = _find_odd_values(filled, text_format, file)
+        odd = _find_odd_values(filled, text_format, certain_readings, file)
         if odd is None:
             # Numbers and dates stand beside each other: none of them is the odd one.
             continue
@@ -114,14 +124,25 @@ def suggest_settings(sample: pl.DataFrame, text_format: TextFormat) -> str:
 
     Returns an empty text if there are none, or if they need no other setting.
     """
-    formats = _find_fitting_formats(sample, text_format)
+    certain_readings = _find_certain_readings(sample)
+    formats = _find_fitting_formats(sample, text_format, certain_readings)
     if text_format in formats:
         return ""
     return _name_settings(text_format, formats) if formats else ""
 
 
+def _find_certain_readings(sample: pl.DataFrame) -> list[Reading]:
+    """Return how the first values of a column can be read if they mean one date only."""
+    readings: list[Reading] = []
+    for value in sample["text"].head(VALUES_WITH_FORMATS):
+        date_format = find_certain_format(value)
+        if date_format is not None:
+            readings += list_date_readings(date_format)
+    return list(dict.fromkeys(readings))
+
+
 def _find_fitting_formats(
-    sample: pl.DataFrame, text_format: TextFormat
+    sample: pl.DataFrame, text_format: TextFormat, certain_readings: list[Reading]
 ) -> list[TextFormat]:
     """Return the formats in which most of the sampled values are quantities.
 
@@ -144,7 +165,7 @@ def _find_fitting_formats(
         dict.fromkeys([text_format, *_list_other_formats(sample, text_format)])
     )
     quantities_by_format = sample.select(
-        _is_quantity(pl.col("text"), candidate).sum().alias(str(i))
+        _is_quantity(pl.col("text"), candidate, certain_readings).sum().alias(str(i))
         for i, candidate in enumerate(formats)
     ).row(0)
     most_quantities = max(quantities_by_format)
@@ -167,13 +188,16 @@ class OddValues:
 
 
 def _find_odd_values(
-    filled: pl.LazyFrame, text_format: TextFormat, file: CsvFile
+    filled: pl.LazyFrame,
+    text_format: TextFormat,
+    certain_readings: list[Reading],
+    file: CsvFile,
 ) -> OddValues | None:
     """Count the values that are no quantities, and find the line of the first one.
 
     `filled` has the columns `row` and `text`. Returns None if all are quantities.
     """
-    odd = filled.filter(~_is_quantity(pl.col("text"), text_format))
+    odd = filled.filter(~_is_quantity(pl.col("text"), text_format, certain_readings))
     count = odd.select(pl.len()).collect(engine="streaming").item()
     if not count:
         return None
@@ -183,11 +207,13 @@ def _find_odd_values(
     return OddValues(count, value[:SHOWN_CHARACTERS], line)
 
 
-def _is_quantity(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
+def _is_quantity(
+    text: pl.Expr, text_format: TextFormat, certain_readings: list[Reading]
+) -> pl.Expr:
     """Return whether text reads as a number, a boolean, a date or a timestamp."""
+    readings = [*list_usual_readings(text_format), *certain_readings]
     return pl.any_horizontal(
-        parse_text(text, reading, text_format).is_not_null()
-        for reading in list_usual_readings(text_format)
+        parse_text(text, reading, text_format).is_not_null() for reading in readings
     )
 
 
@@ -197,21 +223,46 @@ def _list_other_formats(
     """Yield the formats that the values of a column could be written in."""
     if sample.is_empty():
         return
-    for decimal, thousands in NUMBER_MARKS:
-        yield replace(text_format, decimal=decimal, thousands=thousands)
+    for units in _list_units(sample["text"], text_format):
+        for negative in _list_negatives(sample["text"], text_format):
+            usual_marks = (text_format.decimal, text_format.thousands)
+            for decimal, thousands in (usual_marks, *NUMBER_MARKS):
+                yield replace(
+                    text_format,
+                    units=units,
+                    negative=negative,
+                    decimal=decimal,
+                    thousands=thousands,
+                )
+    for date_format in _list_date_formats(sample["text"]):
+        yield replace(text_format, date_format=(*text_format.date_formats, date_format))
+
+
+def _list_units(text: pl.Series, text_format: TextFormat) -> list[tuple[str, ...]]:
+    """Return the units of settings.yml, and these with a unit of the first values."""
+    units = [text_format.units]
     for pattern in UNIT_PATTERNS:
-        units = sample.select(pl.col("text").str.extract(pattern)).drop_nulls()
-        if not units.is_empty():
-            with_unit = replace(text_format, units=(units.item(0, 0),))
-            yield with_unit
-            yield replace(with_unit, decimal=",")
-            yield replace(with_unit, thousands=",")
-            yield replace(with_unit, decimal=",", thousands=".")
-    has_long_years = sample["text"].str.contains(r"\d{4}").any()
-    for date_format in (*DATE_FORMATS, *TIMESTAMP_FORMATS):
-        if not has_long_years:
-            date_format = date_format.replace("%Y", "%y")
-        yield replace(text_format, date_format=date_format)
+        matches = text.str.extract(pattern).drop_nulls()
+        if not matches.is_empty():
+            units.append((*text_format.units, matches[0]))
+    return units
+
+
+def _list_negatives(text: pl.Series, text_format: TextFormat) -> list[str]:
+    """Return how negative numbers may be written, that of settings.yml first."""
+    negatives = [text_format.negative]
+    for negative, pattern in NEGATIVE_PATTERNS.items():
+        if text.str.contains(pattern).any():
+            negatives.append(negative)
+    return negatives
+
+
+def _list_date_formats(text: pl.Series) -> list[str]:
+    """Return the formats that the first dates of a column may have."""
+    date_formats: list[str] = []
+    for value in text.head(VALUES_WITH_FORMATS):
+        date_formats += list_possible_formats(value)
+    return list(dict.fromkeys(date_formats))
 
 
 def _name_settings(text_format: TextFormat, formats: list[TextFormat]) -> str:
@@ -229,10 +280,77 @@ def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
     """Return the settings in which `other` differs from `text_format`."""
     changes = []
     for key, value in vars(other).items():
-        if value != getattr(text_format, key):
-            written = list(value) if isinstance(value, tuple) else repr(value)
-            changes.append(f"data.{key}: {written}")
+        if value == getattr(text_format, key):
+            continue
+        if key == "date_format" and len(value) == 1:
+            written = repr(value[0])
+        elif isinstance(value, tuple):
+            written = str(list(value))
+        else:
+            written = repr(value)
+        changes.append(f"data.{key}: {written}")
     return changes
+
+
+def note_readings(source: Source, text_format: TextFormat, roles: ColumnRoles) -> None:
+    """Add notes on columns that are read in a way that the user might not expect.
+
+    These are times of day, which become seconds, and numbers such as 1.234, whose point
+    may separate thousands.
+    """
+    columns = {
+        name: column
+        for name, column in source.columns.items()
+        if column.type == NUMBER and column.text is not None and roles.is_read(name)
+    }
+    if not columns:
+        return
+    texts = [
+        null_if_missing(column.text, text_format).alias(str(i))
+        for i, column in enumerate(columns.values())
+        if column.text is not None
+    ]
+    first_rows = source.frame.head(FEW_ROWS).select(texts).collect(engine="streaming")
+    for text, values, (name, column) in zip(texts, first_rows, columns.items()):
+        filled = values.drop_nulls()
+        if filled.is_empty():
+            continue
+        if column.holds_times:
+            source.notes.append(
+                f"column '{name}' of {source.name} holds times, such as '{filled[0]}', and"
+                " is read as a number of seconds."
+            )
+        elif _may_have_thousands(filled, text_format) and _all_may_have_thousands(
+            source, text, text_format
+        ):
+            other = "," if text_format.decimal == "." else "."
+            source.notes.append(
+                f"column '{name}' of {source.name} holds numbers with three digits behind"
+                f" '{text_format.decimal}', such as '{filled[0]}': if it separates"
+                f" thousands, write data.thousands: '{text_format.decimal}' and"
+                f" data.decimal: '{other}' in settings.yml."
+            )
+
+
+def _thousands_pattern(text_format: TextFormat) -> str:
+    """Return the pattern of a number such as 1.234, with the decimal mark in use."""
+    mark = re.escape(text_format.decimal)
+    return r"^[+-]?[1-9]\d{0,2}" + mark + r"\d{3}$"
+
+
+def _may_have_thousands(values: pl.Series, text_format: TextFormat) -> bool:
+    """Return whether the decimal mark of several values may separate thousands."""
+    if text_format.thousands or len(values) < FEWEST_THOUSANDS:
+        return False
+    return bool(values.str.contains(_thousands_pattern(text_format)).all())
+
+
+def _all_may_have_thousands(
+    source: Source, text: pl.Expr, text_format: TextFormat
+) -> bool:
+    """Return whether the decimal mark of all values of a column may separate thousands."""
+    fits = text.str.contains(_thousands_pattern(text_format)).all()
+    return bool(source.frame.select(fits).collect(engine="streaming").item())
 
 
 def note_missing_words(

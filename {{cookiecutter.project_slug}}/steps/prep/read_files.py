@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
-from advice import note_doubtful_text
+from advice import note_doubtful_text, note_readings
 from csv_dialect import (
     CsvFile,
     check_encoding,
@@ -248,6 +248,7 @@ def _open_csv(
             _drop_nameless_columns(source, file.header, roles)
             if roles.schema is None:
                 note_doubtful_text(source, file, text_format, roles)
+                note_readings(source, text_format, roles)
             else:
                 find_csv_misfits(source, file, text_format, roles)
             return source

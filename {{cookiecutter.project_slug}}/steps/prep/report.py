@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from column_notes import note_columns
 from sources import FILE, ColumnRoles, DataError, type_name
 from write_parts import WrittenParts
 
-# A text column with so many values, of which so large a share differ, names its rows.
-MANY_VALUES = 50
-NEARLY_ALL = 0.9
 # The figures of a column, by the heads of the report's table.
 FIGURES = ("type", "missing", "distinct", "smallest", "largest")
 STYLE = """
@@ -49,7 +47,7 @@ def build_report(
         if count
     ]
     notes += dict.fromkeys(note for source in written.sources for note in source.notes)
-    notes += _note_useless_columns(columns, rows_out, notes, roles)
+    notes += note_columns(columns, prepared, rows_out, notes, written.sources, roles)
     return {
         "files": files,
         "rows_in": rows_in,
@@ -85,30 +83,6 @@ def _count_dropped_rows(
     if infinite:
         dropped["an infinite target"] = infinite
     return dropped
-
-
-def _note_useless_columns(
-    columns: dict[str, dict[str, Any]], rows: int, notes: list[str], roles: ColumnRoles
-) -> list[str]:
-    """Return notes on features of which little can be learned, unless one is noted."""
-    new_notes: list[str] = []
-    for name, column in columns.items():
-        has_note = any(f"'{name}'" in note for note in notes + new_notes)
-        if name == roles.target or name in roles.keys or has_note:
-            continue
-        values = rows - column["missing"]
-        distinct = column.get("distinct", 0)
-        if not values:
-            new_notes.append(f"column '{name}' holds no value.")
-        elif roles.schema is not None:
-            # Its columns are those of the model, and not to be ignored.
-            continue
-        elif values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
-            new_notes.append(
-                f"column '{name}' is text with a value of its own in nearly every row,"
-                " of which little can be learned: list it under data.ignore."
-            )
-    return new_notes
 
 
 def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
