@@ -387,3 +387,124 @@ def test_a_date_format_that_is_none(
 ) -> None:
     with pytest.raises(DataError, match=message):
         prepare_column(tmp_path, ["31.01.2026"], date_format=date_format)
+
+
+# A file, the settings that read it, and its rows without their numbers.
+LAYOUTS: dict[str, tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = {
+    "blanks": ("a b\n1 2\n3 4\n", {"delimiter": " "}, [(1, 2), (3, 4)]),
+    "blanks in columns": (
+        "  a    b \n  1   22 \n 333   4\n",
+        {"delimiter": " "},
+        [(1, 22), (333, 4)],
+    ),
+    "blanks in quotes": (
+        'a b\n"x y" 2\n',
+        {"delimiter": " "},
+        [("x y", 2)],
+    ),
+    "tildes": ("a~b\n1~2\n", {"delimiter": "~"}, [(1, 2)]),
+    "a title": ("Sales, 2026\n\na;b\n1;2\n", {"skip_lines": 2}, [(1, 2)]),
+    "comments": ("# by a program\n# today\na\n1\n", {"skip_lines": 2}, [(1,)]),
+    "a title above blanks": (
+        "Sales of 2026\na b\n1 2\n",
+        {"skip_lines": 1, "delimiter": " "},
+        [(1, 2)],
+    ),
+    "one column of decimal commas": (
+        "x\n1,5\n2,75\n",
+        {"decimal": ","},
+        [(1.5,), (2.75,)],
+    ),
+    "one column by a delimiter": (
+        "x\n1,5\n2,75\n",
+        {"decimal": ",", "delimiter": ";"},
+        [(1.5,), (2.75,)],
+    ),
+    "a comma in a name": ("price, EUR;b\n1;2\n", {}, [(1, 2)]),
+    "a semicolon in a name": ("a,b;c\n1,2\n", {}, [(1, 2)]),
+}
+
+
+@pytest.mark.parametrize(("text", "settings", "rows"), LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_is_read(
+    text: str, settings: dict[str, Any], rows: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text(text)
+    prepare(raw, tmp_path / "out", text_format=TextFormat(**settings))
+    assert [row[1:] for row in pl.read_parquet(tmp_path / "out").rows()] == rows
+
+
+# A file, and the end of the error or note that tells how to read it.
+ODD_LAYOUTS = {
+    "a title": (
+        "Sales of 2026\n\na;b\n1;2\n3;4\n",
+        "if the names are in line 3, write data.skip_lines: 2 in settings.yml",
+    ),
+    "comments": (
+        "# by a program, today\n# of sales\na,b,c\n1,2,3\n",
+        "if the names are in line 3, write data.skip_lines: 2 in settings.yml",
+    ),
+    "a title above blanks": (
+        "Sales, 2026\na b c\n1 2 3\n",
+        "write data.skip_lines: 1 and data.delimiter: ' ' in settings.yml",
+    ),
+    "a title with delimiters": (
+        "Sales,,\na,b,c\n1,2,3\n",
+        "column 2 has no name in the first line: .* data.skip_lines",
+    ),
+    "a comment above one column": (
+        "# by a program\nx\n1\n2\n",
+        "begins with '# by a program', .* data.skip_lines: 1 in settings.yml",
+    ),
+    "blanks": (
+        "a b\n1 2\n3 4\n",
+        "if blanks separate its columns, write data.delimiter: ' '",
+    ),
+    "blanks and decimal commas": (
+        "a b\n1,5 2,5\n3,5 4,5\n",
+        "if blanks separate the columns, write data.delimiter: ' '",
+    ),
+    "one column of decimal commas": (
+        "x\n1,5\n2,75\n",
+        "one column of numbers with decimal commas, write data.decimal: ','",
+    ),
+    "no names": ("5.1,3.5,setosa\n4.9,3.0,setosa\n", "first line seems to be data"),
+    "no names and equal values": ("0.2,0.2,a\n1,2,b\n", "first line seems to be data"),
+    "no names, integers": ("6,148,72\n1,85,66\n", "first line seems to be data"),
+}
+
+
+@pytest.mark.parametrize(("text", "hint"), ODD_LAYOUTS.values(), ids=ODD_LAYOUTS)
+def test_an_odd_layout_names_its_setting(text: str, hint: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text(text)
+    try:
+        messages = prepare(raw, tmp_path / "out")["notes"]
+    except DataError as error:
+        messages = [str(error)]
+    assert any(re.search(hint, message) for message in messages), messages
+
+
+def test_a_missing_target_in_a_file_without_names(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text("5.1,3.5,setosa\n4.9,3.0,setosa\n")
+    with pytest.raises(
+        DataError, match="has no column 'y'.*first line seems to be data"
+    ):
+        prepare(raw, tmp_path / "out", target="y")
+
+
+NAMES = {
+    "years": "country,2019,2020\nChad,1,2\n",
+    "numbers of pandas": "0,1,2\n5,6,7\n",
+    "two words": "first name\nAnna Smith\nBert Jones\n",
+    "a number sign among names": "#chrom,pos\n1,2\n",
+}
+
+
+@pytest.mark.parametrize("text", NAMES.values(), ids=NAMES)
+def test_usual_names_need_no_note(text: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text(text)
+    assert prepare(raw, tmp_path / "out")["notes"] == []

@@ -29,6 +29,7 @@ from .runtime.settings_models import (
     refuse,
 )
 
+Delimiter = Annotated[str, Follows(Rule("one character", lambda mark: len(mark) == 1))]
 DecimalMark = Annotated[str, Follows(one_of(".", ","))]
 ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
 NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus"))]
@@ -98,6 +99,8 @@ class TextFormat(Section):
     """How the text in CSV files is written. Settings without a value use the default."""
 
     encoding: Text | None = None
+    delimiter: Delimiter | None = None
+    skip_lines: Annotated[int, Follows(whole(0))] | None = None
     decimal: DecimalMark | None = None
     thousands: ThousandsMark | None = None
     negative: NegativeNumbers | None = None

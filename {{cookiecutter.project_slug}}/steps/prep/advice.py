@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import polars as pl
-from csv_dialect import CsvFile
+from csv_dialect import BLANK, CsvFile, find_layout, suggest_header
 from date_formats import find_certain_format, list_possible_formats
 from sources import (
     FIRST_ROWS,
@@ -61,6 +61,7 @@ NEGATIVE_PATTERNS = {
 # The first values of a column, whose dates tell which formats are tried.
 VALUES_WITH_FORMATS = 20
 FEW_ROWS = 100
+COMMENT_SIGNS = ("#", "%", "//")
 FEWEST_THOUSANDS = 2  # values that make one ask what their mark means
 
 
@@ -330,6 +331,57 @@ def note_readings(source: Source, text_format: TextFormat, roles: ColumnRoles) -
                 f" thousands, write data.thousands: '{text_format.decimal}' and"
                 f" data.decimal: '{other}' in settings.yml."
             )
+
+
+def note_layout(source: Source, file: CsvFile) -> None:
+    """Add notes if the first line may hold data or a comment, or blanks are delimiters."""
+    if hint := suggest_header(file.header):
+        names = ", ".join(file.header)[:SHOWN_CHARACTERS]
+        source.notes.append(f"{source.name} names its columns {names}{hint}.")
+    if len(file.header) > 1:
+        return
+    name = file.header[0]
+    if name.startswith(COMMENT_SIGNS):
+        source.notes.append(
+            f"{source.name} begins with '{name[:SHOWN_CHARACTERS]}', which is taken for the"
+            " name of its only column: if it is a comment, write data.skip_lines: 1 in"
+            " settings.yml."
+        )
+        return
+    layout = find_layout(file.read_first_lines())
+    if (
+        layout
+        and layout.skipped_lines > file.skipped_lines
+        and layout.delimiter != BLANK
+    ):
+        source.notes.append(
+            f"{source.name} has one column, '{name[:SHOWN_CHARACTERS]}'"
+            f"{layout.suggest_to_skip_lines()}."
+        )
+    elif _may_be_divided_by_blanks(source, name):
+        source.notes.append(
+            f"{source.name} has one column, '{name[:SHOWN_CHARACTERS]}': if blanks separate"
+            " its columns, write data.delimiter: ' ' in settings.yml."
+        )
+
+
+def _may_be_divided_by_blanks(source: Source, name: str) -> bool:
+    """Return whether the lines of a file of one column hold equally many words.
+
+    One of them must be a number, as two words may be the name of a person.
+    """
+    words = len(name.split())
+    column = source.columns.get(name)
+    if words < 2 or column is None or column.text is None:
+        return False
+    lines = source.frame.select(column.text).head(FEW_ROWS).collect(engine="streaming")
+    values = [text.split() for text in lines.to_series().drop_nulls()]
+    if not values:
+        return False
+    have_numbers = all(
+        any(re.fullmatch(r"[+-]?[\d.]+", word) for word in line) for line in values
+    )
+    return have_numbers and all(len(line) == words for line in values)
 
 
 def _thousands_pattern(text_format: TextFormat) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import polars as pl
 import polars.selectors as cs
 from advice import suggest_name
+from csv_dialect import suggest_header
 from read_by_schema import check_schema
 from sources import (
     BOOLEAN,
@@ -71,9 +72,12 @@ def _check_required_columns(
     for source in sources:
         for name, role in role_by_name.items():
             if name not in source.columns:
+                hint = suggest_name(name, names)
+                if not hint:
+                    hint = suggest_header(list(source.columns))
                 raise DataError(
                     f"{source.name} has no column '{name}', the {role} by settings.yml;"
-                    f" it has {', '.join(source.columns)}{suggest_name(name, names)}."
+                    f" it has {', '.join(source.columns)}{hint}."
                 )
 
 

@@ -19,12 +19,19 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import polars as pl
 from sources import DataError
+from text_values import USUAL_FORMAT, TextFormat
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 DELIMITERS = ",;\t|"
+BLANK = " "  # as a delimiter, which any number of blanks is then
+FIRST_LINES = 50  # of a file, in which the header and the delimiter are looked for
+FEWEST_LINES = 2  # that make a table: one of names and one of values
 START_BYTES = 65_536  # of a file, in which its delimiter and odd bytes are looked for
 BLOCK_BYTES = 2**20
 COPIED_ROWS = 10_000  # at a time
@@ -36,7 +43,7 @@ csv.field_size_limit(2**31 - 1)
 class CsvFile:
     """A CSV file whose dialect is known.
 
-    `skipped_lines` stand before the header (`sep=;`). polars reads the columns under the
+    `skipped_lines` stand before the header, such as a title or `sep=;`. polars reads the columns under the
     `positions` "0", "1" and so on, because it takes some names for patterns.
     """
 
@@ -81,6 +88,8 @@ class CsvFile:
         """Return whether polars can read the file, as far as its start tells."""
         is_packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
         if is_packed or self.skipped_lines or self.encoding != "utf-8-sig":
+            return False
+        if self.delimiter == BLANK:
             return False
         with open_unpacked(self.path) as file:
             start = file.read(START_BYTES)
@@ -143,25 +152,53 @@ class CsvFile:
         """
         columns = len(self.header)
         with self.open_text() as file:
-            reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+            reader = _create_reader(file, self.delimiter, self.skipped_lines)
             try:
-                for _ in range(self.skipped_lines):
-                    next(reader)
                 next(filter(None, reader), None)  # the header
                 for values in reader:
+                    line = reader.line_num + self.skipped_lines
+                    if self.delimiter == BLANK and len(values) == columns + 1:
+                        # Blanks at the end of a line are no value.
+                        values = values[:-1] if not values[-1] else values
                     if len(values) == columns:
-                        yield reader.line_num, values
+                        yield line, values
                     elif columns == 1 and not values:
-                        yield reader.line_num, [""]
+                        yield line, [""]
                     elif len(values) > 1 or "".join(values).strip():
                         raise DataError(
-                            f"{self.name}, line {reader.line_num}: {len(values)} values"
-                            f" where the first line names {columns} columns."
+                            f"{self.name}, line {line}: {len(values)} values where the"
+                            f" line of names has {columns} columns"
+                            f"{self._suggest_settings()}."
                         )
             except csv.Error as error:
                 raise DataError(
-                    f"{self.name}, line {reader.line_num}: {error}."
+                    f"{self.name}, line {reader.line_num + self.skipped_lines}: {error}."
                 ) from None
+
+    def _suggest_settings(self) -> str:
+        """Return which settings may read an odd file, as the end of a sentence."""
+        lines = self.read_first_lines()
+        if len(self.header) == 1 and _hold_decimal_commas(lines[1:]):
+            return (
+                ": if it is one column of numbers with decimal commas, write"
+                " data.decimal: ',' in settings.yml"
+            )
+        layout = find_layout(lines)
+        if layout is None:
+            return ""
+        if layout.skipped_lines > self.skipped_lines:
+            return layout.suggest_to_skip_lines()
+        if layout.delimiter == BLANK:
+            return (
+                ": if blanks separate the columns, write data.delimiter: ' ' in"
+                " settings.yml"
+            )
+        return ""
+
+    def read_first_lines(self) -> list[str]:
+        """Return the first lines of the file, those above the header too."""
+        with self.open_text() as file:
+            return list(islice(file, FIRST_LINES))
 
     def copy_to_parquet(self, copy: Path) -> None:
         """Write all rows as a Parquet file of text, under the names in `positions`."""
@@ -177,8 +214,61 @@ class CsvFile:
                 writer.write_table(pa.table(columns, schema=schema))
 
 
-def detect_dialect(path: Path, name: str, encoding: str) -> CsvFile:
-    """Find out how a CSV file is written; the delimiter makes most columns of the header.
+@dataclass(frozen=True)
+class Layout:
+    """A delimiter that gives equally many values on each line behind some others."""
+
+    delimiter: str
+    skipped_lines: int
+    columns: int
+
+    def suggest_to_skip_lines(self) -> str:
+        """Return which settings read the table below some lines, as the end of a note."""
+        settings = f"data.skip_lines: {self.skipped_lines}"
+        if self.delimiter == BLANK:
+            settings += " and data.delimiter: ' '"
+        return (
+            f": if the names are in line {self.skipped_lines + 1}, write {settings} in"
+            " settings.yml"
+        )
+
+
+def find_layout(lines: list[str]) -> Layout | None:
+    """Return the layout in which the first lines of a file are a table, or None.
+
+    It has as few lines before the table as possible, then as many columns.
+    """
+    lines = "".join(lines).rstrip().splitlines()
+    layouts = []
+    for delimiter in DELIMITERS + BLANK:
+        counts = [_count_values(line, delimiter) for line in lines]
+        columns = counts[-1] if counts else 0
+        skipped_lines = len(counts)
+        while skipped_lines and counts[skipped_lines - 1] == columns:
+            skipped_lines -= 1
+        if columns > 1 and len(counts) - skipped_lines >= FEWEST_LINES:
+            layouts.append(Layout(delimiter, skipped_lines, columns))
+    if not layouts:
+        return None
+    return min(layouts, key=lambda layout: (layout.skipped_lines, -layout.columns))
+
+
+def _count_values(line: str, delimiter: str) -> int:
+    """Count the values of a line."""
+    if delimiter == BLANK:
+        return len(line.split())
+    return len(next(csv.reader([line], delimiter=delimiter), []))
+
+
+def _hold_decimal_commas(lines: list[str]) -> bool:
+    """Return whether each line is a number with a decimal comma."""
+    return all(re.fullmatch(r"[+-]?\d*,\d+", line.strip()) for line in lines if line)
+
+
+def detect_dialect(
+    path: Path, name: str, encoding: str, text_format: TextFormat = USUAL_FORMAT
+) -> CsvFile:
+    """Find out how a CSV file is written, by the settings and by its first lines.
 
     Raises UnicodeError if the file is not text in this encoding, and DataError if it is
     empty or names a column twice.
@@ -189,30 +279,103 @@ def detect_dialect(path: Path, name: str, encoding: str) -> CsvFile:
             raise UnicodeError(f"{name} is not text in {encoding}.")
         # Excel writes such a first line.
         declaration = re.match(r'"?sep=(.)"?\r?\n', start)
-        delimiters = declaration[1] if declaration else DELIMITERS
+        skipped_lines = text_format.skip_lines
+        if declaration:
+            skipped_lines = max(1, skipped_lines)
+        delimiters = DELIMITERS
+        if text_format.delimiter:
+            delimiters = text_format.delimiter
+        elif declaration:
+            delimiters = declaration[1]
         headers: dict[str, list[str]] = {}
         for delimiter in delimiters:
             file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            if declaration:
-                next(reader)
+            reader = _create_reader(file, delimiter, skipped_lines, strict=False)
             headers[delimiter] = next(filter(None, reader), [])
-    delimiter = max(headers, key=lambda delimiter: len(headers[delimiter]))
+    delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
     header = [column.strip() for column in headers[delimiter]]
+    if delimiter == BLANK and header and not header[-1]:
+        header = header[:-1]
     if not header:
         raise DataError(f"{name} is empty.")
     for position, column in enumerate(header):
         if column and column in header[:position]:
             raise DataError(
-                f"{name}: the first line names the column '{column}' twice."
+                f"{name}: the first line names the column '{column}' twice"
+                f"{suggest_header(header)}."
             )
     return CsvFile(
         path=path,
         name=name,
         encoding=encoding,
         delimiter=delimiter,
-        skipped_lines=1 if declaration else 0,
+        skipped_lines=skipped_lines,
         header=header,
+    )
+
+
+def _create_reader(
+    file: IO[str], delimiter: str, skipped_lines: int, *, strict: bool = True
+) -> Reader:
+    """Return a reader of the rows behind some lines, which do not count in `line_num`."""
+    for _ in range(skipped_lines):
+        file.readline()
+    return csv.reader(
+        file,
+        delimiter=delimiter,
+        skipinitialspace=delimiter == BLANK,
+        strict=strict,
+    )
+
+
+def _choose_delimiter(
+    headers: dict[str, list[str]],
+    start: str,
+    skipped_lines: int,
+    text_format: TextFormat,
+) -> str:
+    """Return the delimiter that makes most columns of the header.
+
+    One that makes as many values of the lines below is preferred.
+    """
+    columns = {delimiter: len(header) for delimiter, header in headers.items()}
+    if max(columns.values()) == 1 and len(columns) > 1:
+        # The file has one column, whose decimal numbers no delimiter may divide.
+        columns.pop(text_format.decimal, None)
+
+    def rank(delimiter: str) -> tuple[bool, int]:
+        is_consistent = columns[delimiter] > 1 and _lines_have(
+            columns[delimiter], start, delimiter, skipped_lines
+        )
+        return is_consistent, columns[delimiter]
+
+    return max(columns, key=rank)
+
+
+def _lines_have(columns: int, start: str, delimiter: str, skipped_lines: int) -> bool:
+    """Return whether the first rows of a file have one value for each column."""
+    reader = _create_reader(
+        io.StringIO(start, newline=""), delimiter, skipped_lines, strict=False
+    )
+    rows = list(islice(filter(None, reader), FIRST_LINES))
+    if len(start) == START_BYTES:
+        rows = rows[:-1]  # It may be cut.
+    return all(len(row) == columns for row in rows)
+
+
+def suggest_header(names: list[str]) -> str:
+    """Return the advice to write a header if names look like values, or nothing.
+
+    They do if one is a fraction or negative, or if all are integers out of order.
+    """
+    has_value = any(re.fullmatch(r"-\d+|-?\d+\.\d+", name) for name in names)
+    integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
+    is_row = len(integers) == len(names) > 1 and integers != sorted(set(integers))
+    if not has_value and not is_row:
+        return ""
+    return (
+        ": its first line seems to be data, so write a line with the names of the columns"
+        " above it"
     )
 
 

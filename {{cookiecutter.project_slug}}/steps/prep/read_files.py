@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
-from advice import note_doubtful_text, note_readings
+from advice import note_doubtful_text, note_layout, note_readings
 from csv_dialect import (
     CsvFile,
     check_encoding,
@@ -241,7 +241,7 @@ def _open_csv(
     for encoding in encodings:
         check_encoding(encoding)
         try:
-            file = detect_dialect(path, name, encoding)
+            file = detect_dialect(path, name, encoding, text_format)
             source = _open_csv_rows(
                 file, scratch, text_format, roles, trust_first_rows=trust_first_rows
             )
@@ -249,6 +249,7 @@ def _open_csv(
             if roles.schema is None:
                 note_doubtful_text(source, file, text_format, roles)
                 note_readings(source, text_format, roles)
+                note_layout(source, file)
             else:
                 find_csv_misfits(source, file, text_format, roles)
             return source
@@ -337,7 +338,8 @@ def _drop_nameless_columns(
             continue
         if position > 0:
             raise DataError(
-                f"{source.name}: column {position + 1} has no name in the first line."
+                f"{source.name}: column {position + 1} has no name in the first line: write"
+                " one, or skip a title above the names by data.skip_lines in settings.yml."
             )
         source.notes.append(
             f"the first column of {source.name} has no name, as pandas writes an index,"

@@ -119,8 +119,8 @@ def choose_text_format(
     return replace(trained_with, **changes), notes
 
 
-def _show(value: str | Sequence[str]) -> str:
+def _show(value: str | int | Sequence[str]) -> str:
     """Return a setting as it is written in settings.yml."""
     if not value:
         return "none"
-    return repr(value) if isinstance(value, str) else str(list(value))
+    return repr(value) if isinstance(value, (str, int)) else str(list(value))

@@ -56,13 +56,15 @@ class TextFormat:
     """How the text of CSV files is written, where it differs from the usual.
 
     These are settings below `data` in settings.yml. `encoding` is tried for files that
-    are not UTF-8. `units`, such as % or EUR, may stand before or behind a number.
+    are not UTF-8. `skip_lines` stand above the names of the columns. `units`, such as % or EUR, may stand before or behind a number.
     `date_format` has formats of strptime, and ISO 8601 is always read, too. `missing`
     are further spellings of a missing value, and `not_missing` are usual ones, such as
     NA, that are values in columns of text.
     """
 
     encoding: str = ""
+    delimiter: str = ""
+    skip_lines: int = 0
     decimal: str = "."
     thousands: str = ""
     units: tuple[str, ...] = ()
