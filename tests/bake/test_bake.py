@@ -124,6 +124,7 @@ steps/monitor/training_comparison.py
 steps/prep/.amlignore
 steps/prep/advice.py
 steps/prep/candidates.py
+steps/prep/column_notes.py
 steps/prep/combine.py
 steps/prep/csv_dialect.py
 steps/prep/date_formats.py
