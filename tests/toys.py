@@ -146,8 +146,8 @@ def list_command(project: Project, *arguments: str) -> list[str]:
 
 
 def finish_command(process: subprocess.Popen[str]) -> Result:
-    """Wait for a command to end; TimeoutExpired after two minutes."""
-    out, err = process.communicate(timeout=120)
+    """Wait for a command to end; TimeoutExpired after five minutes."""
+    out, err = process.communicate(timeout=300)
     return Result(process.returncode, out, err)
 
 
