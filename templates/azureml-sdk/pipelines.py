@@ -114,7 +114,7 @@ def build_prep_step(
             ignore=settings.data.ignore,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
-            model_name=settings.name if model_version else None,
+            model_name=None if model_version is None else settings.name,
             model_version=model_version,
         ),
         inputs=[],

@@ -131,8 +131,8 @@ def fit_parquet_columns(
                 source,
                 name,
                 schema,
-                f"{source.name}: the column '{name}' holds {KINDS.get(column.type, column.type)}"
-                f" ({first}), where the model needs {KINDS[schema.type]}",
+                f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first}),"
+                f" where the model needs {KINDS[schema.type]}",
             )
 
 
@@ -184,26 +184,16 @@ def _spell_as_categories(
     A value that is no category stays what it is, as text: to the model, it is unseen.
     """
     column = source.columns[name]
-    categories = pl.Series(schema.categories or [], dtype=pl.String)
-    spellings: dict[object, str] = {}
-    is_clear = schema.categories is not None
-    if column.type is not None and column.type in KINDS:
-        values = _read_categories(categories, column.type, text_format)
-        for value, category in zip(values, categories):
-            if value is None:
-                continue
-            if value in spellings:
-                is_clear = False
-            spellings[value] = category
-    if not is_clear or not spellings:
+    spellings = _list_spellings(column, schema, text_format)
+    if not spellings:
         first = _get_first_value(source, column)
         _add_misfit(
             source,
             name,
             schema,
-            f"{source.name}: the column '{name}' holds {KINDS.get(column.type, column.type)}"
-            f" ({first}), where the training data holds text, which may be spelled in"
-            " several ways: save the column as text",
+            f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first}),"
+            " where the training data holds text, which may be spelled in several ways:"
+            " save the column as text",
         )
         return
     known = pl.Series(list(spellings), dtype=column.type)
@@ -214,15 +204,36 @@ def _spell_as_categories(
             f"the column '{name}' of {source.name} holds values that the training data"
             f" does not have as text ({unseen}): they count as missing."
         )
-    source.columns[name] = Column(
-        TEXT,
-        column.values.replace_strict(
-            known,
-            pl.Series(list(spellings.values()), dtype=pl.String),
-            default=column.values.cast(pl.String),
-            return_dtype=pl.String,
-        ),
+    text = column.values.replace_strict(
+        known,
+        pl.Series(list(spellings.values()), dtype=pl.String),
+        default=column.values.cast(pl.String),
+        return_dtype=pl.String,
     )
+    source.columns[name] = Column(TEXT, text)
+
+
+def _list_spellings(
+    column: Column, schema: ColumnSchema, text_format: TextFormat
+) -> dict[object, str]:
+    """Return the category for each value of the column's type that one stands for.
+
+    Returns an empty dictionary if the categories are not known, or if two of them stand
+    for the same value.
+    """
+    if schema.categories is None or column.type is None or column.type not in KINDS:
+        return {}
+    categories = pl.Series(schema.categories, dtype=pl.String)
+    spellings: dict[object, str] = {}
+    for value, category in zip(
+        _read_categories(categories, column.type, text_format), categories
+    ):
+        if value is None:
+            continue
+        if value in spellings:
+            return {}
+        spellings[value] = category
+    return spellings
 
 
 def _read_categories(
@@ -248,6 +259,11 @@ def _add_misfit(source: Source, name: str, schema: ColumnSchema, sentence: str) 
     else:
         source.notes.append(f"{sentence}. It is left out, as it is no feature.")
         del source.columns[name]
+
+
+def _name_kind(column: Column) -> str:
+    """Return what the values of a column are, for a message."""
+    return KINDS.get(column.type, str(column.type))
 
 
 def _get_first_value(source: Source, column: Column) -> object:

@@ -49,7 +49,8 @@ class ColumnSchema:
 
     In a column of text, `words_are_missing` says whether words such as NA count as missing
     values. `categories` are the values of a column of text, or None if they are too many.
-    A column of numbers that `holds_times` is one of times of day, in seconds. A model needs the columns that are features of it, others may be missing.
+    A column of numbers that `holds_times` is one of times of day, in seconds. Only columns
+    that are features of the model are needed; others may be missing.
     """
 
     type: pl.DataType
