@@ -18,7 +18,7 @@ from typing import Any
 import mlflow
 import polars as pl
 from drift_report import render_report
-from new_rows import count_new_rows, scan_parts, select_features, take_sample
+from new_rows import count_new_rows, scan_parts, select_features
 from profiles import Profile
 from scoring_model import MonitorError, ScoringModel, load_scoring_model
 from training_comparison import (
@@ -75,7 +75,9 @@ def monitor(
             f"note: {model.name}, version {model.version}, has no profile of its training"
             " data, so new data is not compared with it: train again to have one."
         )
-        print("not compared with the training data")
+        summary = "not compared with the training data"
+        write_json({"summary": summary, "drift": {}, "features": {}}, drift_report)
+        print(summary)
         return
     for name in ignore:
         if name not in model.profile.features:
@@ -118,14 +120,15 @@ def compare_with_training(
         name: column for name, column in profile.features.items() if name not in ignore
     }
     repeat_by = [*profile.repeats.keys] or [*profile.features]
-    new = count_new_rows(table, profiles, repeat_by)
+    new = count_new_rows(
+        table, profiles, repeat_by, [*model.columns], sampled_rows=PREDICTED_ROWS
+    )
     features = [
         compare_column(name, column, new.columns[name])
         for name, column in profiles.items()
     ]
     repeats = compare_repeats(ROWS, profile.repeats, new.rows, new.repeated)
-    sample = take_sample(table, new.rows, PREDICTED_ROWS)
-    predictions = predict_sample(model, profile, sample)
+    predictions = predict_sample(model, profile, new.sample)
     verdict = judge([*features, repeats, predictions], max_psi)
     return DriftResult(
         model=model,
@@ -206,9 +209,14 @@ def write_report(result: DriftResult, folder: Path) -> None:
         verdict,
         result.max_psi,
     )
+    write_json(figures, folder)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def write_json(figures: dict[str, Any], folder: Path) -> None:
+    """Write figures as `drift.json` into a folder."""
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     (folder / "drift.json").write_text(text, encoding="utf-8")
-    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from profiles import ColumnProfile, DateProfile, TextProfile
 NUMBER = pl.Float64()
 DATE = pl.Datetime("us")
 TEXT = pl.String()
-# Numbers the rows of a sample; no column of a table has this name.
-ROW_NUMBER = "\0row"
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,12 @@ NewColumn = NewNumbers | NewTexts | NewDates
 
 @dataclass(frozen=True)
 class NewRows:
-    """All new rows by column, and how many of them repeat another one."""
+    """All new rows by column, how many of them repeat another one, and a sample of them."""
 
     rows: int
     columns: Mapping[str, NewColumn]
     repeated: int
+    sample: pl.DataFrame
 
 
 def scan_parts(prepared: Path) -> pl.LazyFrame:
@@ -84,22 +83,30 @@ def scan_parts(prepared: Path) -> pl.LazyFrame:
 
 
 def count_new_rows(
-    table: pl.LazyFrame, profiles: Mapping[str, ColumnProfile], repeat_by: Sequence[str]
+    table: pl.LazyFrame,
+    profiles: Mapping[str, ColumnProfile],
+    repeat_by: Sequence[str],
+    sampled: Sequence[str] = (),
+    sampled_rows: int = 10_000,
 ) -> NewRows:
     """Count the rows of a table in the bins of each profile.
 
-    A row repeats another one if they are the same in the columns `repeat_by`. Nothing but
-    the counts is held in memory, and a hash of each row.
+    A row repeats another one if they are the same in the columns `repeat_by`. The sample
+    has the columns `sampled` of rows at even distances. Nothing but the counts and the
+    sample is held in memory, and a hash of each row.
     """
-    figures = [
-        pl.len().alias("rows"),
-        hash_rows(repeat_by).n_unique().alias("different"),
-    ]
+    rows: int = table.select(pl.len()).collect().item()
+    distance = -(-rows // sampled_rows)
+    figures = [hash_rows(repeat_by).n_unique().alias("different")]
+    for number, name in enumerate(sampled):
+        sample = cs.by_name(name).gather_every(distance).implode()
+        figures.append(sample.alias(f"sample {number}"))
     for number, (name, profile) in enumerate(profiles.items()):
         # Numbered, as a name of a column may be anything.
         for figure, expression in describe_column(name, profile).items():
             figures.append(expression.alias(f"{figure} {number}"))
-    counted = table.select(figures).collect(engine="streaming").row(0, named=True)
+    collected = table.select(figures).collect(engine="streaming")
+    counted = {name: collected[name][0] for name in collected.columns}
 
     columns = {}
     for number, (name, profile) in enumerate(profiles.items()):
@@ -110,8 +117,16 @@ def count_new_rows(
             if figure.endswith(ending)
         }
         columns[name] = read_counts(values, profile)
-    rows = counted["rows"]
-    return NewRows(rows, columns, repeated=rows - counted["different"])
+    sample = {
+        name: counted[f"sample {number}"].alias("")
+        for number, name in enumerate(sampled)
+    }
+    return NewRows(
+        rows=rows,
+        columns=columns,
+        repeated=rows - counted["different"],
+        sample=pl.DataFrame(sample),
+    )
 
 
 def hash_rows(columns: Sequence[str]) -> pl.Expr:
@@ -158,10 +173,9 @@ def describe_column(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
 def read_counts(values: Mapping[str, Any], profile: ColumnProfile) -> NewColumn:
     """Return what was computed of a column as its counts."""
     if isinstance(profile, TextProfile):
-        texts = {}
-        for counted in values["texts"]:
-            text, rows = counted.values()
-            texts[text] = rows
+        text, rows = values["texts"].struct.fields
+        counted = values["texts"].struct.unnest()
+        texts = dict(zip(counted[text], counted[rows], strict=True))
         return NewTexts(values["missing"], texts)
     if isinstance(profile, DateProfile):
         return NewDates(
@@ -182,16 +196,6 @@ def read_counts(values: Mapping[str, Any], profile: ColumnProfile) -> NewColumn:
         below=values["below"],
         above=values["above"],
     )
-
-
-def take_sample(table: pl.LazyFrame, rows: int, most: int) -> pl.DataFrame:
-    """Return at most `most` of the `rows` rows of a table, at even distances."""
-    distance = -(-rows // most)
-    if distance <= 1:
-        return table.collect()
-    numbered = table.with_row_index(ROW_NUMBER)
-    sample = numbered.filter(cs.by_name(ROW_NUMBER) % distance == 0)
-    return sample.drop(cs.by_name(ROW_NUMBER)).collect(engine="streaming")
 
 
 def select_features(

@@ -46,11 +46,14 @@ def describe_training_data(
     """
     by = keys or list(features)
     different = prepared_rows.select(cs.by_name(*by)).hash_rows().n_unique()
+    columns = {}
+    for name in features:
+        column = describe_column(get_column(training, name))
+        if column["missing"] < len(training):
+            columns[name] = column
     return {
         "rows": len(training),
-        "features": {
-            name: describe_column(get_column(training, name)) for name in features
-        },
+        "features": columns,
         "repeats": {
             "keys": list(keys),
             "rows": len(prepared_rows),
@@ -61,8 +64,12 @@ def describe_training_data(
 
 def describe_column(values: pl.Series) -> Profile:
     """Return what a column holds, by its type for a model: text, dates or numbers."""
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
     missing = values.null_count()
     filled = values.drop_nulls()
+    if filled.is_empty():
+        return {"missing": missing}
     if values.dtype == TEXT:
         return {"kind": "text", "missing": missing, **describe_categories(filled)}
     if values.dtype.is_temporal():
