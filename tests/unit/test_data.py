@@ -286,11 +286,6 @@ READ: dict[
         {},
         [(0, 1)],
     ),
-    "the log of a Delta table": (
-        {"a.parquet": pl.DataFrame({"a": [1]}), "_delta_log/b.parquet": b"x"},
-        {},
-        [(0, 1)],
-    ),
     "folders that are a column": (
         {"year=2025/a.csv": "a\n1\n", "year=2026/a.csv": "a\n2\n"},
         {},

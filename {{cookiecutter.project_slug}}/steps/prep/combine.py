@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
@@ -28,6 +30,7 @@ from sources import (
     type_name,
 )
 
+FILES_AT_A_TIME = 64
 # Columns of the combined rows that are no data: each begins with a NUL, as no name does.
 MISFIT = "\0misfit"  # whether the row contradicts the types that were guessed
 BYTES = "\0bytes"  # the length of the row in its CSV file
@@ -322,20 +325,46 @@ def _holds_for_all(
     return True
 
 
-def stack_rows(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyFrame:
+def stack_rows(
+    sources: list[Source], types: dict[str, pl.DataType], scratch: Path
+) -> pl.LazyFrame:
     """Return all rows of all files, in order, as the columns of `types`.
 
-    With them come columns for `summarise_files`, whose names begin with a NUL.
+    With them come columns for `summarise_files`, whose names begin with a NUL. Raises
+    OSError or PolarsError if many files are copied and `scratch` has no room for that.
     """
-    words_are_checked = {
-        name: any(
-            name in source.columns and source.columns[name].is_missing_word is not None
-            for source in sources
-        )
-        for name in types
+    # Only files whose types were guessed have such a column.
+    checked_names = {
+        name
+        for source in sources
+        for name, column in source.columns.items()
+        if column.is_missing_word is not None
     }
+    if len(sources) <= FILES_AT_A_TIME:
+        return pl.concat(_select_rows(sources, types, checked_names, 0))
+    # polars opens all files of a plan at once, and plans for thousands take minutes.
+    copies = []
+    for start in range(0, len(sources), FILES_AT_A_TIME):
+        some_sources = sources[start : start + FILES_AT_A_TIME]
+        frames = _select_rows(some_sources, types, checked_names, start)
+        copy = scratch / f"{uuid.uuid4().hex}.parquet"
+        pl.concat(frames).sink_parquet(copy, compression_level=1)
+        copies.append(copy)
+    return pl.scan_parquet(copies, glob=False)
+
+
+def _select_rows(
+    sources: list[Source],
+    types: dict[str, pl.DataType],
+    checked_names: set[str],
+    first_position: int,
+) -> list[pl.LazyFrame]:
+    """Return the rows of some files, of which the first one has this position.
+
+    The columns with `checked_names` come with a column that counts missing words.
+    """
     frames = []
-    for position, source in enumerate(sources):
+    for position, source in enumerate(sources, first_position):
         row_bytes = pl.lit(0) if source.row_bytes is None else source.row_bytes
         selected = [
             pl.lit(position).alias(FILE),
@@ -346,7 +375,7 @@ def stack_rows(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyF
             column = source.columns.get(name, Column(None, pl.lit(None)))
             values = pl.lit(None) if column.type is None else column.values
             selected.append(values.cast(type).alias(name))
-            if words_are_checked[name]:
+            if name in checked_names:
                 is_word = column.is_missing_word
                 if is_word is None:
                     is_word = pl.lit(False)
@@ -356,7 +385,7 @@ def stack_rows(sources: list[Source], types: dict[str, pl.DataType]) -> pl.LazyF
         # The text of CSV is parsed once, for the output and for the summary. Parquet is
         # not kept for the slower of the two, which would take memory: each reads it.
         frames.append(frame.cache() if is_csv else frame)
-    return pl.concat(frames)
+    return frames
 
 
 def summarise_files(

@@ -428,10 +428,15 @@ def check_encoding(encoding: str) -> None:
 
 
 def detect_unicode(path: Path) -> str:
-    """Return utf-16 if a file begins with its byte order mark, else utf-8-sig."""
+    """Return utf-32 or utf-16 if a file begins with that mark, else utf-8-sig."""
     with open_unpacked(path) as file:
-        has_utf_16_mark = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    return "utf-16" if has_utf_16_mark else "utf-8-sig"
+        start = file.read(4)
+    # The mark of UTF-16 is also the beginning of one of UTF-32.
+    if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return "utf-8-sig"
 
 
 def explain_undecodable(path: Path, name: str) -> str:

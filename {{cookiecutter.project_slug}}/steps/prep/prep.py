@@ -106,9 +106,11 @@ def _prepare(
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts, with the metadata that `describe` returns."""
     check_date_formats(text_format)
-    writer = PartWriter(prepared, rows_per_part, roles, features, describe)
     with TemporaryDirectory() as scratch:
-        written = write_parts(raw, Path(scratch), text_format, writer)
+        writer = PartWriter(
+            prepared, Path(scratch), rows_per_part, roles, features, describe
+        )
+        written = write_parts(raw, text_format, writer)
         if roles.schema is None:
             # What counts as a missing value is a matter of the training data.
             note_missing_words(written.sources, written.types, roles)

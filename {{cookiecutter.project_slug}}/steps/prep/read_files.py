@@ -1,17 +1,15 @@
-"""Finding and opening the raw CSV and Parquet files, one by one."""
+"""Opening the raw CSV and Parquet files: their columns, and the types of these."""
 
 from __future__ import annotations
 
 import errno
 import lzma
-import os
-import re
-import stat
+import uuid
 import zipfile
 import zlib
 from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote
 
 import polars as pl
 from advice import note_doubtful_text, note_layout, note_readings
@@ -22,12 +20,19 @@ from csv_dialect import (
     detect_unicode,
     explain_undecodable,
 )
+from file_content import check_content
+from find_files import PARQUET_ENDINGS, find_files, show_path
+from partitions import add_partition_columns
 from read_by_schema import find_csv_misfits, fit_parquet_columns
+from small_files import (
+    MANY_FILES,
+    SmallFile,
+    divide_into_batches,
+    is_small,
+    open_batch,
+)
 from sources import (
-    INTEGER,
     NO_ROLES,
-    TEXT,
-    Column,
     ColumnRoles,
     DataError,
     Source,
@@ -36,96 +41,7 @@ from sources import (
 from text_values import USUAL_FORMAT, TextFormat
 from type_inference import infer_csv_columns, infer_parquet_columns, nameless
 
-PARQUET_ENDINGS = (".parquet", ".pq")
-CSV_ENDINGS = tuple(
-    text + packed for text in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".xz")
-) + (".zip",)
-ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
-LISTED_FILES = 5  # that are not read, in a note
-# How Hive writes a folder for a missing value.
-MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def find_files(raw: Path) -> list[Path]:
-    """Return the CSV and Parquet files below a folder, sorted by path, or the one file.
-
-    Raises DataError if there is no such file, or a folder cannot be read.
-    """
-    status = _stat(raw)
-    if status is None:
-        raise DataError(f"There is no data at {raw}: {_suggest_path(raw)}.")
-    files = walk(raw) if stat.S_ISDIR(status.st_mode) else [raw]
-    files = [path for path in files if _is_table(path)]
-    if not files:
-        raise DataError(f"{raw} holds no file that ends in {', '.join(ENDINGS)}.")
-    return files
-
-
-def _is_table(path: Path) -> bool:
-    """Return whether a file is CSV or Parquet by its name."""
-    return path.name.lower().endswith(ENDINGS)
-
-
-def _suggest_path(raw: Path) -> str:
-    """Return what to write in settings.yml in place of a path at which nothing is."""
-    if "*" in raw.name:
-        return "write the folder alone: all of its files are read"
-    if re.match(r"[a-z]+:/", str(raw)):
-        return "download it, and write the path of what you have"
-    if "~" in raw.parts:
-        return "write the whole path in place of ~"
-    return "write the path of a folder or file"
-
-
-def walk(folder: Path) -> list[Path]:
-    """Return all files below a folder, also behind links, but no hidden ones.
-
-    A folder or file to which several links lead is visited once. Raises DataError if a
-    folder cannot be read, or a link leads to itself.
-    """
-    return sorted(_walk(folder, folder.resolve(), set()))
-
-
-def _walk(folder: Path, root: Path, visited: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder that are not visited yet, and add them."""
-    try:
-        paths = list(folder.iterdir())
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    for path in paths:
-        is_hidden = path.name[0] in "._"
-        status = None if is_hidden else _stat(path)
-        if status is None:
-            continue
-        target = path.resolve()
-        # What a link inside the folder leads to is found at its own place.
-        leads_inside = path.is_symlink() and target.is_relative_to(root)
-        if leads_inside or target in visited:
-            continue
-        visited.add(target)
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk(path, root, visited)
-        elif stat.S_ISREG(status.st_mode):
-            yield path
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """Return the status of what is at a path, or None if nothing is.
-
-    Raises DataError if the system does not tell, as for a link that leads to itself.
-    """
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path | str, error: OSError) -> DataError:
-    """Return an error that names a path and why the system does not let it be read."""
-    return DataError(f"{path} cannot be read: {find_system_error(error)}.")
 
 
 def open_files(
@@ -140,27 +56,91 @@ def open_files(
     The types of the `trusted` files are guessed from their first rows, and those of all
     files if it is None. Raises DataError if a file cannot be read as a table.
     """
-    files = find_files(raw)
-    sources = []
-    for path in files:
-        name = path.name if path == raw else path.relative_to(raw).as_posix()
-        trust_first_rows = trusted is None or name in trusted
-        sources.append(
-            open_file(
+    found = find_files(raw)
+    names = {path: name_file(path, raw) for path in found.tables}
+    sources = open_small_files(names, scratch, text_format, roles)
+    for path, name in names.items():
+        if path not in sources:
+            sources[path] = open_file(
                 path,
                 name,
                 scratch,
                 text_format,
                 roles,
-                trust_first_rows=trust_first_rows,
+                trust_first_rows=trusted is None or name in trusted,
             )
-        )
-    _add_partition_columns(sources)
-    if raw.is_dir():
-        unread = [path.relative_to(raw).as_posix() for path in walk(raw)]
-        unread = [name for name in unread if not _is_table(Path(name))]
-        _note_unread_files(sources[0], unread)
-    return sources
+    in_order = [sources[path] for path in found.tables]
+    add_partition_columns(in_order, text_format, roles)
+    in_order[0].notes.extend(found.list_notes(raw))
+    return in_order
+
+
+def name_file(path: Path, raw: Path) -> str:
+    """Return the name of a file in messages: its path below the folder of the raw data."""
+    return show_path(path.name if path == raw else path.relative_to(raw).as_posix())
+
+
+def open_small_files(
+    names: dict[Path, str], scratch: Path, text_format: TextFormat, roles: ColumnRoles
+) -> dict[Path, Source]:
+    """Open the small CSV files among many, by their paths; return nothing if few are.
+
+    Raises DataError if one cannot be read as a table, or the folder `scratch` is full.
+    """
+    try:
+        paths = [path for path in names if not _is_parquet(path) and is_small(path)]
+    except OSError:
+        # The file that cannot be read is named when it is opened on its own.
+        return {}
+    if len(paths) < MANY_FILES:
+        return {}
+    small_files = (read_small_file(path, names[path], text_format) for path in paths)
+    sources: list[Source] = []
+    for batch in divide_into_batches(small_files):
+        with explain_full_disk("The text of small files", scratch):
+            opened = open_batch(batch, scratch, text_format, roles)
+        for source, small in zip(opened, batch.files, strict=True):
+            _look_through_columns(source, small.file, text_format, roles)
+        sources += opened
+    return dict(zip(paths, sources, strict=True))
+
+
+def read_small_file(path: Path, name: str, text_format: TextFormat) -> SmallFile:
+    """Return a CSV file with all of its rows. Raises DataError if it is no table."""
+    with explain_damage(name):
+        check_content(path, name)
+        for file in detect_files(path, name, text_format):
+            try:
+                return SmallFile(file, [values for _, values in file.rows()])
+            except UnicodeError:
+                continue
+    raise DataError(explain_undecodable(path, name))
+
+
+@contextmanager
+def explain_damage(name: str) -> Iterator[None]:
+    """Turn errors of the system and of packed files into a DataError with the file."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
+        if reason := find_system_error(error):
+            raise DataError(f"{name} cannot be read: {reason}.") from None
+        raise DataError(f"{name} is cut short or damaged: {error}.") from None
+
+
+@contextmanager
+def explain_full_disk(what: str, scratch: Path) -> Iterator[None]:
+    """Turn the error of a full temporary folder into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise DataError(
+            f"{what} cannot be copied into the temporary folder {scratch}:"
+            f" {find_system_error(error)}. Make room there, or set TMPDIR to another"
+            " folder."
+        ) from None
 
 
 def open_file(
@@ -177,29 +157,18 @@ def open_file(
     Writes a copy into the folder `scratch` if polars cannot read the file itself. Raises
     DataError if the file cannot be read as a table.
     """
-    try:
-        _check_start(path, name)
-        if path.name.lower().endswith(PARQUET_ENDINGS):
+    with explain_damage(name):
+        check_content(path, name)
+        if _is_parquet(path):
             return _open_parquet(path, name, text_format, roles)
         return _open_csv(
             path, name, scratch, text_format, roles, trust_first_rows=trust_first_rows
         )
-    except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
-        if reason := find_system_error(error):
-            raise DataError(f"{name} cannot be read: {reason}.") from None
-        raise DataError(f"{name} is cut short or damaged: {error}.") from None
 
 
-def _check_start(path: Path, name: str) -> None:
-    """Raise DataError if a file is empty, or plainly something else than a table."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    if not start:
-        raise DataError(f"{name} is empty.")
-    if start.startswith(b"version https://git-lfs"):
-        raise DataError(f"{name} is a pointer of Git LFS: fetch it by `git lfs pull`.")
-    if re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
-        raise DataError(f"{name} is a web page, not a table: download the file itself.")
+def _is_parquet(path: Path) -> bool:
+    """Return whether a file is Parquet by its name."""
+    return path.name.lower().endswith(PARQUET_ENDINGS)
 
 
 def _open_parquet(
@@ -235,27 +204,31 @@ def _open_csv(
 
     Raises DataError if it is in neither, or has broken lines.
     """
+    for file in detect_files(path, name, text_format):
+        try:
+            source = _open_csv_rows(
+                file, scratch, text_format, roles, trust_first_rows=trust_first_rows
+            )
+            _look_through_columns(source, file, text_format, roles)
+            return source
+        except UnicodeError:
+            continue
+    raise DataError(explain_undecodable(path, name))
+
+
+def detect_files(path: Path, name: str, text_format: TextFormat) -> Iterator[CsvFile]:
+    """Yield how a CSV file is written, for each encoding that it may have.
+
+    They are Unicode and that of settings.yml. Raises DataError if it is not known, or if
+    the file has no header.
+    """
     encodings = [detect_unicode(path)]
     if text_format.encoding:
         encodings.append(text_format.encoding)
     for encoding in encodings:
         check_encoding(encoding)
-        try:
-            file = detect_dialect(path, name, encoding, text_format)
-            source = _open_csv_rows(
-                file, scratch, text_format, roles, trust_first_rows=trust_first_rows
-            )
-            _drop_nameless_columns(source, file.header, roles)
-            if roles.schema is None:
-                note_doubtful_text(source, file, text_format, roles)
-                note_readings(source, text_format, roles)
-                note_layout(source, file)
-            else:
-                find_csv_misfits(source, file, text_format, roles)
-            return source
-        except UnicodeError:
-            continue
-    raise DataError(explain_undecodable(path, name))
+        with suppress(UnicodeError):
+            yield detect_dialect(path, name, encoding, text_format)
 
 
 def _open_csv_rows(
@@ -304,23 +277,28 @@ def _can_be_scanned(file: CsvFile, *, lines_are_verified_later: bool) -> bool:
 
 
 def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
-    """Return the rows of a CSV file from a copy in Parquet, under the next free name.
+    """Return the rows of a CSV file from a copy in Parquet in the folder `scratch`.
 
-    Raises DataError if the temporary folder has no room for it.
+    Raises DataError if the folder has no room for it.
     """
-    copies = len(list(scratch.iterdir()))
-    copy = scratch / f"{copies:05}.parquet"
-    try:
+    copy = scratch / f"{uuid.uuid4().hex}.parquet"
+    with explain_full_disk(file.name, scratch):
         file.copy_to_parquet(copy)
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise DataError(
-                f"{file.name} cannot be copied into the temporary folder {scratch}:"
-                f" {find_system_error(error)}. Make room there, or set TMPDIR to another"
-                " folder."
-            ) from None
-        raise
     return pl.scan_parquet(copy, glob=False)
+
+
+def _look_through_columns(
+    source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
+) -> None:
+    """Leave out columns without a name, and add notes, or misfits of a model's schema.
+
+    Raises DataError if a column of training data has values but no name.
+    """
+    _drop_nameless_columns(source, file.header, roles)
+    if roles.schema is None:
+        note_doubtful_text(source, file, text_format, roles)
+    else:
+        find_csv_misfits(source, file, text_format, roles)
 
 
 def _drop_nameless_columns(
@@ -345,48 +323,3 @@ def _drop_nameless_columns(
             f"the first column of {source.name} has no name, as pandas writes an index,"
             " and is left out: name it in the first line if it is data."
         )
-
-
-def _add_partition_columns(sources: list[Source]) -> None:
-    """Add the columns that folders such as `year=2026` give to the files below them."""
-    partitions = [_read_partitions(source.name) for source in sources]
-    names = dict.fromkeys(name for values in partitions for name in values)
-    for name in names:
-        texts = {unquote(values[name]) for values in partitions if name in values}
-        texts.discard(MISSING_PARTITION)
-        is_integer = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts)
-        for source, values in zip(sources, partitions):
-            if name not in values:
-                continue
-            text = unquote(values[name])
-            if name in source.columns:
-                source.notes.append(
-                    f"the column '{name}' of {source.name} is taken from the file, not"
-                    f" from its folder '{name}={values[name]}'."
-                )
-            elif text == MISSING_PARTITION:
-                source.columns[name] = Column(None, pl.lit(None))
-            elif is_integer:
-                source.columns[name] = Column(INTEGER, pl.lit(int(text)))
-            else:
-                source.columns[name] = Column(TEXT, pl.lit(text))
-
-
-def _read_partitions(name: str) -> dict[str, str]:
-    """Return the value of each column that the folders of a path name, as it is quoted."""
-    partitions = {}
-    for folder in Path(name).parts[:-1]:
-        column, equals, text = folder.partition("=")
-        if equals:
-            partitions[column] = text
-    return partitions
-
-
-def _note_unread_files(source: Source, unread: list[str]) -> None:
-    """Add a note on files that are neither CSV nor Parquet, if there are any."""
-    if not unread:
-        return
-    listed = ", ".join(unread[:LISTED_FILES])
-    if len(unread) > LISTED_FILES:
-        listed += f" and {len(unread) - LISTED_FILES} more"
-    source.notes.append(f"not read, as only CSV and Parquet files are: {listed}.")

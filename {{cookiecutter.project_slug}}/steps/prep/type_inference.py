@@ -207,13 +207,15 @@ def find_first_fits(
     """Return the candidates of each column that hold all of the first rows of a file."""
     builders = list_builders(header, text_format, roles)
     if first_rows.is_empty():
-        # Every candidate holds a column without rows.
-        no_values = CandidateCounts(0, 0, 0)
-        return [
-            [Fit(build, no_values) for build in column.usual] for column in builders
-        ]
+        return fit_all_candidates(builders)
     texts = first_rows.select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
     return find_fits(texts, builders)[0]
+
+
+def fit_all_candidates(builders: list[ColumnBuilders]) -> list[list[Fit]]:
+    """Return all candidates of the columns of a file without rows: each of them fits."""
+    no_values = CandidateCounts(0, 0, 0)
+    return [[Fit(build, no_values) for build in column.usual] for column in builders]
 
 
 def build_columns(
@@ -263,12 +265,12 @@ def list_builders(
     for name in header:
         kind = find_kind(name, roles)
         if kind not in builders_by_kind:
-            builders_by_kind[kind] = _list_builders_of_kind(kind, text_format)
+            builders_by_kind[kind] = list_builders_of_kind(kind, text_format)
         builders.append(builders_by_kind[kind])
     return builders
 
 
-def _list_builders_of_kind(kind: ColumnKind, text_format: TextFormat) -> ColumnBuilders:
+def list_builders_of_kind(kind: ColumnKind, text_format: TextFormat) -> ColumnBuilders:
     """Return the readings that a column may have, the narrowest first and text last.
 
     A key is its text, blanks included, unless all of its values are plain integers.

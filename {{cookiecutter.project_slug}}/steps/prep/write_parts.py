@@ -7,8 +7,8 @@ is looked through from its first row to its last, and the parts are written anew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,12 @@ class PartWriter:
     """Writes the rows of raw files as Parquet parts of at most `rows_per_part` rows.
 
     Each part has metadata for the steps that follow: `describe` returns it, given the
-    files and the types of their columns.
+    files and the types of their columns. Rows of many files are first copied into the
+    folder `scratch`.
     """
 
     folder: Path
+    scratch: Path
     rows_per_part: int
     roles: ColumnRoles
     add_features: AddFeatures
@@ -57,7 +59,8 @@ class PartWriter:
     def write(self, sources: list[Source]) -> WrittenParts:
         """Write all rows, but those without a target. Raises DataError if it cannot."""
         types = choose_types(sources, self.roles)
-        rows = stack_rows(sources, types)
+        with self._explain_errors():
+            rows = stack_rows(sources, types, self.scratch)
         table = rows.drop(cs.starts_with("\0"))
         figures = []
         target = self.roles.target
@@ -106,34 +109,38 @@ class PartWriter:
         written = table.sink_parquet(
             parts, compression_level=1, metadata=metadata, mkdir=True, lazy=True
         )
-        try:
-            with pl.Config(streaming_chunk_size=ROWS_IN_MEMORY):
-                _, summarised = pl.collect_all(
-                    [written, summary],
-                    # polars would keep Parquet in memory for the two, see `stack_rows`.
-                    optimizations=pl.QueryOptFlags(comm_subplan_elim=False),
-                    engine="streaming",
-                )
-        except (pl.exceptions.PolarsError, OSError) as error:
-            if reason := find_system_error(error):
-                raise DataError(
-                    f"The prepared data cannot be written to {self.folder}: {reason}."
-                ) from None
-            raise
+        with self._explain_errors(), pl.Config(streaming_chunk_size=ROWS_IN_MEMORY):
+            _, summarised = pl.collect_all(
+                [written, summary],
+                # polars would keep Parquet in memory for the two, see `stack_rows`.
+                optimizations=pl.QueryOptFlags(comm_subplan_elim=False),
+                engine="streaming",
+            )
         return summarised
 
+    @contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        """Turn an error of the system into a DataError with its reason."""
+        try:
+            yield
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = find_system_error(error)
+            if reason is None:
+                raise
+            raise DataError(
+                f"The prepared data cannot be written to {self.folder}: {reason}."
+            ) from None
 
-def write_parts(
-    raw: Path, scratch: Path, text_format: TextFormat, writer: PartWriter
-) -> WrittenParts:
-    """Write raw files as prepared parts; copies of odd files go to the folder `scratch`.
+
+def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> WrittenParts:
+    """Write raw files as prepared parts.
 
     Raises DataError if the data cannot be read, or does not become one table.
     """
     confirmed: set[str] = set()
     # Guessed types may be wrong, and so may be what polars or we say of them.
     with suppress(pl.exceptions.PolarsError):
-        sources = open_files(raw, scratch, text_format, writer.roles)
+        sources = open_files(raw, writer.scratch, text_format, writer.roles)
         with suppress(DataError):
             written = writer.write(sources)
             confirmed = confirm_types(sources, written.summary)
@@ -141,7 +148,9 @@ def write_parts(
                 return written
     for part in writer.folder.glob("part-*.parquet"):
         part.unlink()
-    sources = open_files(raw, scratch, text_format, writer.roles, trusted=confirmed)
+    sources = open_files(
+        raw, writer.scratch, text_format, writer.roles, trusted=confirmed
+    )
     written = writer.write(sources)
     confirm_types(sources, written.summary)
     return written

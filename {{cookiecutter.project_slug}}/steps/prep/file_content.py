@@ -1,0 +1,95 @@
+"""Telling by its first bytes what a file is that is no table, though its name says so."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from sources import DataError
+
+START_BYTES = 512
+
+SAVE_SHEET = "save its sheet as CSV UTF-8 in Excel or LibreOffice"
+USE_PANDAS = "read it with pandas and write it with to_parquet()"
+UNPACK = "unpack it into the folder"
+
+# The first bytes of a file, what it is, and how its data can be read.
+SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch it by `git lfs pull`"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", SAVE_SHEET),
+    (b"ORC", "an ORC file", USE_PANDAS),
+    (b"Obj\x01", "an Avro file", "convert it to Parquet, for example with Spark"),
+    (b"ARROW1", "an Arrow (Feather) file", USE_PANDAS),
+    (b"SQLite format 3\0", "an SQLite database", "export its table as CSV"),
+    (b"\x89HDF\r\n", "an HDF5 file", USE_PANDAS),
+    (b"<stata_dta>", "a Stata file", USE_PANDAS),
+    (b"$FL2", "an SPSS file", USE_PANDAS),
+    (b"$FL3", "an SPSS file", USE_PANDAS),
+    (b"\x93NUMPY", "a NumPy array", "write it with pandas as CSV or Parquet"),
+    (b"PARE", "an encrypted Parquet file", "write it without encryption"),
+    (b"%PDF", "a PDF document", "export its table as CSV"),
+    (b"{\\rtf", "an RTF document", "export its table as CSV"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK),
+    (b"\x04\x22\x4d\x18", "packed by lz4", UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
+    (b"Rar!\x1a\x07", "a RAR archive", UNPACK),
+)
+# The same for text in which blanks and the case of letters do not matter.
+TEXT_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (rb"<(!doctype|html)", "a web page", "download the file itself"),
+    (rb"<\?xml", "XML", "export its table as CSV"),
+    (
+        rb'\{\s*"[^"]*"\s*:',
+        "JSON",
+        "convert it to CSV or Parquet, for example by pandas",
+    ),
+    (rb"\[\s*\{", "JSON", "convert it to CSV or Parquet, for example by pandas"),
+    (rb"\{\s*\}", "JSON", "convert it to CSV or Parquet, for example by pandas"),
+)
+# A file in a zip archive that makes it a workbook.
+WORKBOOKS = {
+    "xl/workbook.xml": "an Excel workbook (.xlsx)",
+    "xl/workbook.bin": "an Excel workbook (.xlsb)",
+    "content.xml": "an OpenDocument sheet (.ods)",
+}
+BYTE_ORDER_MARKS = (
+    b"\xef\xbb\xbf",
+    b"\xff\xfe\0\0",
+    b"\0\0\xfe\xff",
+    b"\xff\xfe",
+    b"\xfe\xff",
+)
+
+
+def check_content(path: Path, name: str) -> None:
+    """Raise DataError if a file is empty, or by its first bytes no CSV and no Parquet."""
+    with path.open("rb") as file:
+        start = file.read(START_BYTES)
+    if not start:
+        raise DataError(f"{name} is empty.")
+    for signature, kind, advice in SIGNATURES:
+        if start.startswith(signature):
+            raise DataError(f"{name} is {kind}, not a table: {advice}.")
+    for pattern, kind, advice in TEXT_SIGNATURES:
+        if re.match(rb"(\xef\xbb\xbf)?\s*" + pattern, start, re.IGNORECASE):
+            raise DataError(f"{name} is {kind}, not a table: {advice}.")
+    if start[257:262] == b"ustar":
+        raise DataError(f"{name} is a tar archive, not a table: {UNPACK}.")
+    if start.startswith(b"PK\x03\x04"):
+        _check_zipped(path, name)
+    for mark in BYTE_ORDER_MARKS:
+        if start.startswith(mark * 2):
+            raise DataError(
+                f"{name} begins with two byte order marks (U+FEFF): delete one, or save"
+                " the file again as UTF-8."
+            )
+
+
+def _check_zipped(path: Path, name: str) -> None:
+    """Raise DataError if a zip archive is a workbook."""
+    with zipfile.ZipFile(path) as archive:
+        members = set(archive.namelist())
+    for member, kind in WORKBOOKS.items():
+        if member in members:
+            raise DataError(f"{name} is {kind}, not a table: {SAVE_SHEET}.")

@@ -1,0 +1,280 @@
+"""Finding the raw CSV and Parquet files below a folder, and what is not to be read."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sources import DataError, find_system_error
+
+PARQUET_ENDINGS = (".parquet", ".pq")
+CSV_ENDINGS = tuple(
+    text + packed for text in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".xz")
+) + (".zip",)
+ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
+LISTED_FILES = 5  # in a note
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """A kind of table whose folder also holds files that are no longer part of it.
+
+    A folder is such a table if the pattern `marker` matches something in it.
+    """
+
+    name: str
+    marker: str
+    export: str
+
+
+TABLE_FORMATS = (
+    TableFormat(
+        name="a Delta table",
+        marker="_delta_log",
+        export="`pip install deltalake`, then in Python"
+        " `polars.read_delta('{folder}').write_parquet('export.parquet')`",
+    ),
+    TableFormat(
+        name="an Iceberg table",
+        marker="metadata/*.metadata.json",
+        export="`pip install pyiceberg`, then in Python"
+        " `polars.scan_iceberg('{metadata}').sink_parquet('export.parquet')`",
+    ),
+    TableFormat(
+        name="a Hudi table",
+        marker=".hoodie",
+        export="in Spark"
+        " `spark.read.format('hudi').load('{folder}').write.parquet('export')`",
+    ),
+    TableFormat(
+        name="a Paimon table",
+        marker="snapshot/LATEST",
+        export="in Spark"
+        " `spark.read.format('paimon').load('{folder}').write.parquet('export')`",
+    ),
+    TableFormat(
+        name="the output of a Spark stream",
+        marker="_spark_metadata",
+        export="in Spark `spark.read.parquet('{folder}').write.parquet('export')`",
+    ),
+)
+
+# What a path leads to that is neither a file nor a folder.
+SPECIAL_FILES = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+@dataclass
+class FoundFiles:
+    """The tables below a folder, sorted by path, and the paths of what is not read."""
+
+    tables: list[Path] = field(default_factory=list)
+    other_files: list[Path] = field(default_factory=list)
+    hidden_tables: list[Path] = field(default_factory=list)
+
+    def list_notes(self, folder: Path) -> list[str]:
+        """Return notes on what is not read, with paths that begin in the folder."""
+        notes = []
+        if self.other_files:
+            listed = _list_paths(self.other_files, folder)
+            notes.append(f"not read, as only CSV and Parquet files are: {listed}.")
+        if self.hidden_tables:
+            listed = _list_paths(self.hidden_tables, folder)
+            notes.append(
+                "not read, as names that begin with _ or . are of hidden or unfinished"
+                f" files: {listed}. Rename what is data."
+            )
+        return notes
+
+
+def find_files(raw: Path) -> FoundFiles:
+    """Return the CSV and Parquet files below a folder, or the one file.
+
+    Raises DataError if there are none, or if something on the way cannot be read.
+    """
+    status = _get_status(raw)
+    if status is None:
+        raise DataError(f"There is no data at {raw}: {_suggest_path(raw)}.")
+    if stat.S_ISDIR(status.st_mode):
+        for folder in raw.absolute().parents:
+            _check_table_format(folder)
+        found = _walk(raw)
+    else:
+        _check_regular_file(raw, status)
+        found = FoundFiles()
+        (found.tables if is_table(raw) else found.other_files).append(raw)
+    if not found.tables:
+        notes = found.list_notes(raw) if stat.S_ISDIR(status.st_mode) else []
+        raise DataError(
+            " ".join(
+                [f"{raw} holds no file that ends in {', '.join(ENDINGS)}.", *notes]
+            )
+        )
+    return found
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is CSV or Parquet by its name."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def show_path(path: Path | str) -> str:
+    """Return a path for messages, with characters that cannot be printed as escapes."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in str(path)
+    )
+
+
+def _suggest_path(raw: Path) -> str:
+    """Return what to write in settings.yml in place of a path at which nothing is."""
+    if raw.is_symlink():
+        return f"it is a link to {show_path(os.readlink(raw))}, where nothing is"
+    if "*" in raw.name:
+        return "write the folder alone: all of its files are read"
+    if re.match(r"[a-z]+:/", str(raw)):
+        return "download it, and write the path of what you have"
+    if "~" in raw.parts:
+        return "write the whole path in place of ~"
+    return "write the path of a folder or file"
+
+
+def _walk(root: Path) -> FoundFiles:
+    """Return all files below a folder, also behind links.
+
+    A folder or file to which several links lead is visited once. Raises DataError if a
+    folder cannot be read, a link leads nowhere or to itself, or a table is no file.
+    """
+    found = FoundFiles()
+    resolved_root = root.resolve()
+    visited: set[Path] = set()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        _check_table_format(folder)
+        for path in _list_folder(folder):
+            if path.name[0] in "._":
+                if _is_hidden_table(path):
+                    found.hidden_tables.append(path)
+                continue
+            status = _get_status(path)
+            if status is None:
+                _check_dangling_link(path)
+                found.other_files.append(path)
+                continue
+            if path.is_symlink():
+                target = path.resolve()
+                # What a link inside the folder leads to is found at its own place.
+                if target.is_relative_to(resolved_root):
+                    continue
+            else:
+                target = folder.resolve() / path.name
+            if target in visited:
+                continue
+            visited.add(target)
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(path)
+            elif is_table(path):
+                _check_regular_file(path, status)
+                found.tables.append(path)
+            else:
+                found.other_files.append(path)
+    for paths in (found.tables, found.other_files, found.hidden_tables):
+        paths.sort()
+    return found
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    """Return the paths in a folder. Raises DataError if the system does not tell them."""
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise unreadable(folder, error) from None
+
+
+def _is_hidden_table(path: Path) -> bool:
+    """Return whether a hidden file is a table, or a hidden folder may hold tables.
+
+    Folders that begin with a point, and files that begin with `._`, are those of editors
+    and of macOS.
+    """
+    if path.name.startswith("_") and path.is_dir():
+        return True
+    return is_table(path) and not path.name.startswith("._")
+
+
+def _get_status(path: Path) -> os.stat_result | None:
+    """Return the status of what is at a path, or None if nothing is.
+
+    Raises DataError if the system does not tell, as for a link that leads to itself.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _check_dangling_link(path: Path) -> None:
+    """Raise DataError if data may have been where a link leads.
+
+    Only a link whose name ends as that of another kind of file is none.
+    """
+    if path.suffix and not is_table(path):
+        return
+    if not path.is_symlink():
+        raise DataError(f"{show_path(path)} was removed while the data was read.")
+    raise DataError(
+        f"{show_path(path)} is a link to {show_path(os.readlink(path))}, where nothing"
+        " is: bring the data there, or remove the link."
+    )
+
+
+def _check_regular_file(path: Path, status: os.stat_result) -> None:
+    """Raise DataError if a path leads to a pipe, a socket or a device."""
+    for is_kind, kind in SPECIAL_FILES:
+        if is_kind(status.st_mode):
+            raise DataError(
+                f"{show_path(path)} is {kind}, not a file: write the data to a file."
+            )
+
+
+def _check_table_format(folder: Path) -> None:
+    """Raise DataError if a folder holds files that are no longer part of its table."""
+    for table_format in TABLE_FORMATS:
+        try:
+            markers = sorted(folder.glob(table_format.marker))
+        except OSError as error:
+            raise unreadable(folder, error) from None
+        if markers:
+            newest = max(markers, key=lambda path: path.name)
+            export = table_format.export.format(folder=folder, metadata=newest)
+            raise DataError(
+                f"{show_path(folder)} is {table_format.name}: it also holds files with"
+                " rows that were changed or removed. Export the rows that it has now, and"
+                f" read the export: {export}."
+            )
+
+
+def unreadable(path: Path | str, error: OSError) -> DataError:
+    """Return an error that names a path and why the system does not let it be read."""
+    return DataError(f"{show_path(path)} cannot be read: {find_system_error(error)}.")
+
+
+def _list_paths(paths: list[Path], folder: Path) -> str:
+    """Return the first paths for a note, and how many more there are."""
+    shown = [
+        show_path(path.relative_to(folder).as_posix()) for path in paths[:LISTED_FILES]
+    ]
+    listed = ", ".join(shown)
+    if len(paths) > LISTED_FILES:
+        listed += f" and {len(paths) - LISTED_FILES} more"
+    return listed
