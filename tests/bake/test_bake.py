@@ -128,12 +128,16 @@ steps/prep/column_notes.py
 steps/prep/combine.py
 steps/prep/csv_dialect.py
 steps/prep/date_formats.py
+steps/prep/file_content.py
+steps/prep/find_files.py
+steps/prep/partitions.py
 steps/prep/prep.py
 steps/prep/read_by_schema.py
 steps/prep/read_files.py
 steps/prep/registered_model.py
 steps/prep/report.py
 steps/prep/schema.py
+steps/prep/small_files.py
 steps/prep/sources.py
 steps/prep/text_values.py
 steps/prep/type_inference.py

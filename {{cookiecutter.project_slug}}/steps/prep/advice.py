@@ -19,6 +19,7 @@ from sources import (
     ColumnRoles,
     Source,
     count_values,
+    show_text,
 )
 from text_values import (
     MISSING_WORDS,
@@ -71,7 +72,7 @@ def suggest_name(name: str, candidates: list[str]) -> str:
     similar = difflib.get_close_matches(name.casefold(), by_folded_name, 1)
     if not similar:
         return ""
-    return f": did you mean '{by_folded_name[similar[0]]}'?"
+    return f": did you mean '{show_text(by_folded_name[similar[0]])}'?"
 
 
 def note_doubtful_text(

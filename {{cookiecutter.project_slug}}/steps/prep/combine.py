@@ -27,6 +27,7 @@ from sources import (
     ColumnSchema,
     DataError,
     Source,
+    show_text,
     type_name,
 )
 
@@ -50,6 +51,7 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> dict[str, pl.Data
     if roles.target:
         # Data to score may lack a column that training data has.
         _check_ignored_columns(names, roles)
+    _note_invisible_characters(sources, names)
     _note_similar_names(sources, names, roles)
     types = {}
     for name in names:
@@ -80,7 +82,7 @@ def _check_required_columns(
                     hint = suggest_header(list(source.columns))
                 raise DataError(
                     f"{source.name} has no column '{name}', the {role} by settings.yml;"
-                    f" it has {', '.join(source.columns)}{hint}."
+                    f" it has {show_text(', '.join(source.columns))}{hint}."
                 )
 
 
@@ -94,6 +96,17 @@ def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
             )
 
 
+def _note_invisible_characters(sources: list[Source], names: list[str]) -> None:
+    """Add notes on names with characters that nobody can see, such as U+200B."""
+    for name in names:
+        shown = show_text(name)
+        if shown != name:
+            sources[0].notes.append(
+                f"the name of the column '{shown}' has invisible characters, which are"
+                " shown as escapes here: they are part of the name in settings.yml, too."
+            )
+
+
 def _note_similar_names(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> None:
@@ -104,7 +117,7 @@ def _note_similar_names(
         similar.setdefault(folded, []).append(name)
     for group in similar.values():
         if len(group) > 1:
-            listed = " and ".join(repr(name) for name in group)
+            listed = " and ".join(f"'{show_text(name)}'" for name in group)
             sources[0].notes.append(
                 f"the columns {listed} differ only by case or Unicode form: they stay"
                 " apart; rename one if they are the same."

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sources import DataError, find_system_error
+from sources import DataError, find_system_error, show_text
 
 PARQUET_ENDINGS = (".parquet", ".pq")
 CSV_ENDINGS = tuple(
@@ -104,7 +105,9 @@ def find_files(raw: Path) -> FoundFiles:
         raise DataError(f"There is no data at {raw}: {_suggest_path(raw)}.")
     if stat.S_ISDIR(status.st_mode):
         for folder in raw.absolute().parents:
-            _check_table_format(folder)
+            # A folder above that cannot be listed is none of this data.
+            with suppress(OSError):
+                _check_table_format(folder, set(os.listdir(folder)))
         found = _walk(raw)
     else:
         _check_regular_file(raw, status)
@@ -125,18 +128,10 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def show_path(path: Path | str) -> str:
-    """Return a path for messages, with characters that cannot be printed as escapes."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in str(path)
-    )
-
-
 def _suggest_path(raw: Path) -> str:
     """Return what to write in settings.yml in place of a path at which nothing is."""
     if raw.is_symlink():
-        return f"it is a link to {show_path(os.readlink(raw))}, where nothing is"
+        return f"it is a link to {show_text(os.readlink(raw))}, where nothing is"
     if "*" in raw.name:
         return "write the folder alone: all of its files are read"
     if re.match(r"[a-z]+:/", str(raw)):
@@ -155,11 +150,13 @@ def _walk(root: Path) -> FoundFiles:
     found = FoundFiles()
     resolved_root = root.resolve()
     visited: set[Path] = set()
-    folders = [root]
+    # Each folder with its path without links.
+    folders = [(root, resolved_root)]
     while folders:
-        folder = folders.pop()
-        _check_table_format(folder)
-        for path in _list_folder(folder):
+        folder, resolved_folder = folders.pop()
+        paths = _list_folder(folder)
+        _check_table_format(folder, {path.name for path in paths})
+        for path in paths:
             if path.name[0] in "._":
                 if _is_hidden_table(path):
                     found.hidden_tables.append(path)
@@ -169,18 +166,17 @@ def _walk(root: Path) -> FoundFiles:
                 _check_dangling_link(path)
                 found.other_files.append(path)
                 continue
+            target = resolved_folder / path.name
             if path.is_symlink():
                 target = path.resolve()
                 # What a link inside the folder leads to is found at its own place.
                 if target.is_relative_to(resolved_root):
                     continue
-            else:
-                target = folder.resolve() / path.name
             if target in visited:
                 continue
             visited.add(target)
             if stat.S_ISDIR(status.st_mode):
-                folders.append(path)
+                folders.append((path, target))
             elif is_table(path):
                 _check_regular_file(path, status)
                 found.tables.append(path)
@@ -231,9 +227,9 @@ def _check_dangling_link(path: Path) -> None:
     if path.suffix and not is_table(path):
         return
     if not path.is_symlink():
-        raise DataError(f"{show_path(path)} was removed while the data was read.")
+        raise DataError(f"{show_text(path)} was removed while the data was read.")
     raise DataError(
-        f"{show_path(path)} is a link to {show_path(os.readlink(path))}, where nothing"
+        f"{show_text(path)} is a link to {show_text(os.readlink(path))}, where nothing"
         " is: bring the data there, or remove the link."
     )
 
@@ -243,22 +239,24 @@ def _check_regular_file(path: Path, status: os.stat_result) -> None:
     for is_kind, kind in SPECIAL_FILES:
         if is_kind(status.st_mode):
             raise DataError(
-                f"{show_path(path)} is {kind}, not a file: write the data to a file."
+                f"{show_text(path)} is {kind}, not a file: write the data to a file."
             )
 
 
-def _check_table_format(folder: Path) -> None:
-    """Raise DataError if a folder holds files that are no longer part of its table."""
+def _check_table_format(folder: Path, names: set[str]) -> None:
+    """Raise DataError if a folder holds files that are no longer part of its table.
+
+    `names` are those of all that is in the folder.
+    """
     for table_format in TABLE_FORMATS:
-        try:
-            markers = sorted(folder.glob(table_format.marker))
-        except OSError as error:
-            raise unreadable(folder, error) from None
+        if table_format.marker.split("/")[0] not in names:
+            continue
+        markers = sorted(folder.glob(table_format.marker))
         if markers:
             newest = max(markers, key=lambda path: path.name)
             export = table_format.export.format(folder=folder, metadata=newest)
             raise DataError(
-                f"{show_path(folder)} is {table_format.name}: it also holds files with"
+                f"{show_text(folder)} is {table_format.name}: it also holds files with"
                 " rows that were changed or removed. Export the rows that it has now, and"
                 f" read the export: {export}."
             )
@@ -266,13 +264,13 @@ def _check_table_format(folder: Path) -> None:
 
 def unreadable(path: Path | str, error: OSError) -> DataError:
     """Return an error that names a path and why the system does not let it be read."""
-    return DataError(f"{show_path(path)} cannot be read: {find_system_error(error)}.")
+    return DataError(f"{show_text(path)} cannot be read: {find_system_error(error)}.")
 
 
 def _list_paths(paths: list[Path], folder: Path) -> str:
     """Return the first paths for a note, and how many more there are."""
     shown = [
-        show_path(path.relative_to(folder).as_posix()) for path in paths[:LISTED_FILES]
+        show_text(path.relative_to(folder).as_posix()) for path in paths[:LISTED_FILES]
     ]
     listed = ", ".join(shown)
     if len(paths) > LISTED_FILES:

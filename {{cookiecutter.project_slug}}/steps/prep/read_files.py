@@ -21,7 +21,7 @@ from csv_dialect import (
     explain_undecodable,
 )
 from file_content import check_content
-from find_files import PARQUET_ENDINGS, find_files, show_path
+from find_files import PARQUET_ENDINGS, find_files
 from partitions import add_partition_columns
 from read_by_schema import find_csv_misfits, fit_parquet_columns
 from small_files import (
@@ -37,6 +37,7 @@ from sources import (
     DataError,
     Source,
     find_system_error,
+    show_text,
 )
 from text_values import USUAL_FORMAT, TextFormat
 from type_inference import infer_csv_columns, infer_parquet_columns, nameless
@@ -77,7 +78,7 @@ def open_files(
 
 def name_file(path: Path, raw: Path) -> str:
     """Return the name of a file in messages: its path below the folder of the raw data."""
-    return show_path(path.name if path == raw else path.relative_to(raw).as_posix())
+    return show_text(path.name if path == raw else path.relative_to(raw).as_posix())
 
 
 def open_small_files(

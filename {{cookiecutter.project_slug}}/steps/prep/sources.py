@@ -136,6 +136,14 @@ class Source:
     misfits: list[str] = field(default_factory=list)
 
 
+def show_text(text: object) -> str:
+    """Return text for messages, with characters that nobody can see as escapes."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in str(text)
+    )
+
+
 def type_name(dtype: pl.DataType) -> str:
     """Return the name of a type for messages."""
     return TYPE_NAMES.get(dtype, str(dtype))

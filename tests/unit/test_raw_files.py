@@ -1,0 +1,316 @@
+"""Raw files and folders of all kinds: each is read whole, or one sentence says why not."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import random
+import re
+import socket
+import subprocess
+import zipfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from prep import prepare
+from sources import DataError
+
+# The log of a Delta table, as the package deltalake 1.6 wrote it for `delete("x > 2")`.
+DELTA_LOG = (
+    '{"add":{"path":"part-00000-4484.snappy.parquet","partitionValues":{},"size":1081}}\n'
+    '{"remove":{"path":"part-00000-4484.snappy.parquet","dataChange":true,"size":1081}}\n'
+)
+XLSX = "xl/workbook.xml"
+DAY = date(2025, 1, 31)
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    """Write files below a folder, and return the folder."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def read(folder: Path) -> list[tuple[Any, ...]]:
+    return pl.read_parquet(sorted(folder.iterdir())).rows()
+
+
+def zip_files(*names: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in names:
+            archive.writestr(name, "<xml/>")
+    return packed.getvalue()
+
+
+TABLE_FORMATS: dict[str, tuple[dict[str, str | bytes], str]] = {
+    "Delta": (
+        {"_delta_log/00000000000000000000.json": DELTA_LOG},
+        r"is a Delta table.*polars.read_delta\('\S+'\)",
+    ),
+    "Iceberg": (
+        {
+            "metadata/00000-c6a2.metadata.json": "{}",
+            "metadata/00002-769b.metadata.json": "{}",
+        },
+        r"is an Iceberg table.*scan_iceberg\('\S+/metadata/00002-769b.metadata.json'\)",
+    ),
+    "Hudi": ({".hoodie/hoodie.properties": ""}, r"is a Hudi table.*format\('hudi'\)"),
+    "Paimon": ({"snapshot/LATEST": "1"}, "is a Paimon table"),
+    "Spark stream": ({"_spark_metadata/0": "v1"}, "is the output of a Spark stream"),
+}
+
+
+@pytest.mark.parametrize("place", ["raw", "raw/tables/sales", "above raw"])
+@pytest.mark.parametrize(
+    ("files", "message"), TABLE_FORMATS.values(), ids=TABLE_FORMATS
+)
+def test_tables_with_removed_files_are_refused(
+    files: dict[str, str | bytes], message: str, place: str, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    table = tmp_path if place == "above raw" else tmp_path / place
+    write(raw, {"a.csv": "x\n1\n"})
+    write(table, files)
+    with pytest.raises(DataError, match=message):
+        prepare(raw, tmp_path / "out")
+
+
+# Folders of partitions, and the values that their column has.
+PARTITIONS: dict[str, tuple[list[str], list[Any]]] = {
+    "dates": (["day=2025-01-31", "day=2025-02-01"], [DAY, date(2025, 2, 1)]),
+    "numbers": (["price=0.5", "price=1"], [0.5, 1.0]),
+    "integers": (["year=2025", "year=2026"], [2025, 2026]),
+    "booleans": (["flag=false", "flag=true"], [False, True]),
+    "codes": (["zip=007", "zip=12"], ["007", "12"]),
+    "text": (["c=a%20b", "c=b%2Fc"], ["a b", "b/c"]),
+    "words": (["country=DE", "country=NA"], ["DE", "NA"]),
+    "a missing date": (
+        ["day=2025-01-31", "day=__HIVE_DEFAULT_PARTITION__"],
+        [DAY, None],
+    ),
+    "dates and text": (["day=2025-01-31", "day=soon"], ["2025-01-31", "soon"]),
+    "a quoted name": (["a%20b=1", "a%20b=2"], [1, 2]),
+}
+
+
+@pytest.mark.parametrize(("folders", "expected"), PARTITIONS.values(), ids=PARTITIONS)
+def test_columns_of_folders_have_types(
+    folders: list[str], expected: list[Any], tmp_path: Path
+) -> None:
+    files: dict[str, str | bytes] = {
+        f"{folder}/a.csv": f"x\n{number}\n" for number, folder in enumerate(folders)
+    }
+    prepare(write(tmp_path / "raw", files), tmp_path / "out")
+    values = {x: value for _, x, value in read(tmp_path / "out")}
+    assert [values[0], values[1]] == expected
+
+
+def make_special_file(path: Path, kind: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device"])
+@pytest.mark.parametrize("is_raw", [True, False], ids=["alone", "in a folder"])
+def test_special_files_are_named(
+    kind: str, is_raw: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The path of a socket must be short, so it is made in the folder itself.
+    monkeypatch.chdir(tmp_path)
+    path = Path("raw/a.csv")
+    make_special_file(path, kind)
+    with pytest.raises(DataError, match=f"raw/a.csv is {kind}, not a file"):
+        prepare(path if is_raw else path.parent, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "part", "a.parquet"])
+def test_links_that_lead_nowhere_are_named(name: str, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"b.csv": "x\n1\n"})
+    (raw / name).symlink_to("../gone")
+    with pytest.raises(DataError, match=rf"{name} is a link to ../gone, where nothing"):
+        prepare(raw, tmp_path / "out")
+
+
+def test_a_path_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "raw").symlink_to("gone")
+    with pytest.raises(DataError, match="it is a link to gone, where nothing is"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+
+
+def test_very_deep_folders_are_read(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    # A path of this length can be read, but not be made by its whole name at once.
+    descriptor = os.open(raw, os.O_RDONLY)
+    for _ in range(1_100):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    write(Path(f"/proc/self/fd/{descriptor}"), {"a.csv": "x\n1\n"})
+    os.close(descriptor)
+    try:
+        prepare(raw, tmp_path / "out")
+    finally:
+        # Python's own functions, which pytest uses, cannot remove such folders.
+        subprocess.run(["rm", "-r", raw], check=True)
+    assert read(tmp_path / "out") == [(0, 1)]
+
+
+HIDDEN: dict[str, tuple[str, str]] = {
+    "a file": ("_a.csv", "not read, as names that begin with _ .*: _a.csv"),
+    "a folder": ("_old/a.csv", "not read, as names that begin with _ .*: _old"),
+    "unfinished output": (
+        "_temporary/0/a.parquet",
+        "not read, as names that begin .*: _temporary",
+    ),
+    "a dotfile": (".a.csv", "not read, as names that begin with _ or . .*: .a.csv"),
+    "another kind": ("a.jsonl", "not read, as only CSV and Parquet .*: a.jsonl"),
+    "a dangling link": ("notes.txt", "not read, as only CSV .*: notes.txt"),
+    "an escape": ("\x1b[2J.txt", r"not read, as only CSV .*: \\x1b\[2J.txt"),
+    "no UTF-8": ("a\udcff.txt", r"not read, as only CSV .*: a\\udcff.txt"),
+}
+
+
+@pytest.mark.parametrize(("name", "note"), HIDDEN.values(), ids=HIDDEN)
+def test_what_is_not_read_is_noted(name: str, note: str, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"b.csv": "x\n1\n"})
+    if name == "notes.txt":
+        (raw / name).symlink_to("gone")
+    else:
+        write(raw, {name: b"x"})
+    notes = prepare(raw, tmp_path / "out")["notes"]
+    assert len(notes) == 1
+    assert re.match(note, notes[0])
+
+
+@pytest.mark.parametrize("name", ["_SUCCESS", "._a.csv", ".DS_Store", "_a.crc"])
+def test_marks_of_other_programs_need_no_note(name: str, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"b.csv": "x\n1\n", name: b"x"})
+    assert prepare(raw, tmp_path / "out")["notes"] == []
+
+
+def test_a_folder_of_hidden_tables_says_so(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"_a.csv": "x\n1\n"})
+    with pytest.raises(DataError, match="no file that ends in .*begin with _ .*_a.csv"):
+        prepare(raw, tmp_path / "out")
+
+
+OTHER_CONTENT: dict[str, tuple[bytes, str]] = {
+    "xlsx": (zip_files("[Content_Types].xml", XLSX), r"an Excel workbook \(.xlsx\)"),
+    "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), r"workbook \(.xls\)"),
+    "xlsb": (zip_files("xl/workbook.bin"), r"an Excel workbook \(.xlsb\)"),
+    "ods": (zip_files("mimetype", "content.xml"), "an OpenDocument sheet"),
+    "two marks": (b"\xef\xbb\xbf" * 2 + b"id,x\n1,2\n", "two byte order marks"),
+    "two marks of UTF-16": ("\ufeffid\n1\n".encode("utf-16"), "two byte order marks"),
+    "JSON": (b'{"id": 1}\n', "is JSON"),
+    "JSON in a list": (b'[\n  {"id": 1}]', "is JSON"),
+    "XML": (b'\xef\xbb\xbf<?xml version="1.0"?>', "is XML"),
+    "ORC": (b"ORC\x0a", "is an ORC file"),
+    "Avro": (b"Obj\x01\x04", "is an Avro file"),
+    "Feather": (b"ARROW1\0\0", r"is an Arrow \(Feather\) file"),
+    "SQLite": (b"SQLite format 3\0", "is an SQLite database"),
+    "PDF": (b"%PDF-1.7", "is a PDF document"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04", "is packed by zstd"),
+    "7z": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    "encrypted Parquet": (b"PARE", "is an encrypted Parquet file"),
+    "a tar archive": (b"a.csv".ljust(257, b"\0") + b"ustar", "is a tar archive"),
+    "a zero-width space": (
+        "id\u200b,x\n1,2\n".encode(),
+        r"no column 'id', .*it has id\\u200b, x",
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("content", "message"), OTHER_CONTENT.values(), ids=OTHER_CONTENT
+)
+def test_files_that_are_not_what_their_name_says(
+    content: bytes, message: str, ending: str, tmp_path: Path
+) -> None:
+    if ending == "parquet" and "id" in message:
+        pytest.skip("only the text of a CSV file")
+    raw = write(tmp_path / "raw", {f"a.{ending}": content})
+    with pytest.raises(DataError, match=message):
+        prepare(raw, tmp_path / "out", keys=["id"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-16", "utf-8-sig"])
+def test_byte_order_marks_name_the_encoding(encoding: str, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", {"a.csv": "id,x\n1,Müller\n".encode(encoding)})
+    prepare(raw, tmp_path / "out", keys=["id"])
+    assert read(tmp_path / "out") == [(1, "Müller")]
+
+
+def write_small_files(folder: Path, seed: int) -> Path:
+    """Write 45 small files in many conventions, of which some differ in their types."""
+    chance = random.Random(seed)
+    files: dict[str, str | bytes] = {}
+    for number in range(45):
+        delimiter = chance.choice(",;\t|")
+        header = chance.choice(["id,x,color", "id,x,color", "id,x,color", "id,color,x"])
+        lines = [header.replace(",", delimiter)]
+        for row in range(chance.choice([0, 1, 50])):
+            x = chance.choice(["1", "2.5", "", "NA", "-3"])
+            color = chance.choice(["red", '"dark\nred"', "none", "NA", ""])
+            cells = {"id": f"{number}-{row}", "x": x, "color": color}
+            lines.append(delimiter.join(cells[name] for name in header.split(",")))
+        text = chance.choice(["\n", "\r\n"]).join(lines) + chance.choice(["", "\n"])
+        content = text.encode(chance.choice(["utf-8", "utf-8-sig", "utf-16"]))
+        files[f"{number:03}.csv"] = content
+        if chance.random() < 0.1:
+            files[f"{number:03}.csv"] = gzip.compress(content)
+    return write(folder, files)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_many_small_files_are_read_as_each_alone(
+    seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    raw = write_small_files(tmp_path / "raw", seed)
+    together = prepare(raw, tmp_path / "together", keys=["id"])
+    monkeypatch.setattr("read_files.MANY_FILES", 1_000)
+    alone = prepare(raw, tmp_path / "alone", keys=["id"])
+    assert together["files"] == alone["files"]
+    assert together["notes"] == alone["notes"]
+    assert together["columns"] == alone["columns"]
+    assert read(tmp_path / "together") == read(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    {
+        "a long line": (b"id,x\n1,2\n1,2,3\n", "050.csv, line 3: 3 values where"),
+        "an empty file": (b"", "050.csv is empty"),
+        "another encoding": (b"id,x\n1,\xfc\n", "050.csv, line 2: is not UTF-8"),
+        "another type": (
+            b"id,x\n1,2\n2,6O\n",
+            "x.*changes its type.*'6O' in line 3 of",
+        ),
+    }.values(),
+    ids=["a long line", "an empty file", "another encoding", "another type"],
+)
+def test_the_odd_one_of_many_small_files_is_named(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    files: dict[str, str | bytes] = {
+        f"{number:03}.csv": "id,x\n1,2\n" for number in range(100)
+    }
+    raw = write(tmp_path / "raw", files | {"050.csv": content})
+    with pytest.raises(DataError, match=message):
+        prepare(raw, tmp_path / "out", keys=["id"])
