@@ -130,6 +130,7 @@ steps/prep/csv_dialect.py
 steps/prep/date_formats.py
 steps/prep/file_content.py
 steps/prep/find_files.py
+steps/prep/parquet_files.py
 steps/prep/partitions.py
 steps/prep/prep.py
 steps/prep/read_by_schema.py

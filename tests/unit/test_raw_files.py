@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import os
 import random
 import re
+import resource
 import socket
 import subprocess
+import sys
+import uuid
 import zipfile
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
+import prep
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prep import prepare
 from sources import DataError
+from text_values import TextFormat
 
 # The log of a Delta table, as the package deltalake 1.6 wrote it for `delete("x > 2")`.
 DELTA_LOG = (
@@ -26,6 +36,7 @@ DELTA_LOG = (
 )
 XLSX = "xl/workbook.xml"
 DAY = date(2025, 1, 31)
+DAY_2026 = date(2026, 1, 31)
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:
@@ -314,3 +325,210 @@ def test_the_odd_one_of_many_small_files_is_named(
     raw = write(tmp_path / "raw", files | {"050.csv": content})
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out", keys=["id"])
+
+
+def make_parquet(folder: Path, table: pa.Table, **options: Any) -> Path:
+    """Write a Parquet file by pyarrow, and return its folder."""
+    folder.mkdir()
+    pq.write_table(table, folder / "a.parquet", **options)
+    return folder
+
+
+UUID = uuid.UUID("123e4567-e89b-12d3-a456-426614174000")
+FAR = datetime(3000, 1, 1, 12, 30)
+# Tables, options to write them and to prepare them, and the values of column x.
+PARQUET: dict[str, tuple[pa.Table, dict[str, Any], dict[str, Any], list[Any]]] = {
+    "INT96": (
+        pa.table({"x": pa.array([FAR, None], pa.timestamp("us"))}),
+        {"use_deprecated_int96_timestamps": True, "store_schema": False},
+        {},
+        [FAR, None],
+    ),
+    "nanoseconds": (
+        pa.table({"x": pa.array([datetime(2026, 1, 31)], pa.timestamp("ns"))}),
+        {"store_schema": False},
+        {},
+        [datetime(2026, 1, 31)],
+    ),
+    "dates in text": (pa.table({"x": ["2026-01-31", None]}), {}, {}, [DAY_2026, None]),
+    "times in text": (
+        pa.table({"x": ["2026-01-31T10:00:00", "2026-02-01"]}),
+        {},
+        {},
+        [datetime(2026, 1, 31, 10), datetime(2026, 2, 1)],
+    ),
+    "dates and words": (
+        pa.table({"x": ["2026-01-31", "soon"]}),
+        {},
+        {},
+        ["2026-01-31", "soon"],
+    ),
+    "late words": (
+        pa.table({"x": ["2026-01-31"] * 2_000 + ["soon"]}),
+        {},
+        {},
+        ["2026-01-31"] * 2_000 + ["soon"],
+    ),
+    "German dates by the setting": (
+        pa.table({"x": ["31.01.2026"]}),
+        {},
+        {"text_format": TextFormat(date_format="%d.%m.%Y")},
+        [DAY_2026],
+    ),
+    "digits in text": (pa.table({"x": ["20260131", "7"]}), {}, {}, ["20260131", "7"]),
+    "a key of dates in text": (
+        pa.table({"x": ["2026-01-31"]}),
+        {},
+        {"keys": ["x"]},
+        ["2026-01-31"],
+    ),
+    "a key of UUIDs": (
+        pa.table({"x": pa.array([UUID.bytes], pa.uuid())}),
+        {},
+        {"keys": ["x"]},
+        [str(UUID)],
+    ),
+    "UUIDs": (
+        pa.table({"x": pa.array([UUID.bytes, None], pa.uuid())}),
+        {},
+        {},
+        [str(UUID), None],
+    ),
+    "a key of bytes that are text": (
+        pa.table({"x": [b"a"]}),
+        {},
+        {"keys": ["x"]},
+        ["a"],
+    ),
+    "text that old writers did not declare": (
+        pa.table({"x": [b"red", "grün".encode(), None]}),
+        {},
+        {},
+        ["red", "grün", None],
+    ),
+    "a key of times of day": (
+        pa.table({"x": pa.array([36_900], pa.time32("s"))}),
+        {},
+        {"keys": ["x"]},
+        ["10:15:00"],
+    ),
+    "the index as a key": (
+        pa.table({"__index_level_0__": ["a"], "x": [1]}),
+        {},
+        {"keys": ["__index_level_0__"]},
+        [1],
+    ),
+    "a decimal beside an ignored one of 50 digits": (
+        pa.table(
+            {
+                "x": pa.array([Decimal("1.5")], pa.decimal128(10, 2)),
+                "y": pa.array([Decimal("1.5")], pa.decimal256(50, 2)),
+            }
+        ),
+        {},
+        {"ignore": ["y"]},
+        [1.5],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "writing", "options", "values"), PARQUET.values(), ids=PARQUET
+)
+def test_columns_of_parquet_files(
+    table: pa.Table,
+    writing: dict[str, Any],
+    options: dict[str, Any],
+    values: list[Any],
+    tmp_path: Path,
+) -> None:
+    raw = make_parquet(tmp_path / "raw", table, **writing)
+    prepare(raw, tmp_path / "out", **options)
+    assert pl.read_parquet(tmp_path / "out")["x"].to_list() == values
+
+
+REFUSED_PARQUET: dict[str, tuple[pa.Table, str]] = {
+    "one name twice": (
+        pa.table([[1], [2], [3]], names=["x", "id", "x"]),
+        "a.parquet has several columns named 'x': rename all but one",
+    ),
+    "decimals of 50 digits": (
+        pa.table({"id": [1], "d": pa.array([Decimal("1.5")], pa.decimal256(50, 2))}),
+        "a.parquet: the column 'd' holds decimal numbers of 50 digits",
+    ),
+    "a key of bytes": (
+        pa.table({"id": [b"\xff"]}),
+        "a.parquet: the key 'id' holds bytes that are not text",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"), REFUSED_PARQUET.values(), ids=REFUSED_PARQUET
+)
+def test_columns_of_parquet_files_that_are_refused(
+    table: pa.Table, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare(make_parquet(tmp_path / "raw", table), tmp_path / "out", keys=["id"])
+
+
+@pytest.mark.parametrize("index", [["a", "b"], [DAY, DAY], [7, 9]], ids=str)
+def test_an_index_that_pandas_stored_is_noted(index: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    table = pd.DataFrame({"x": [1, 2]}, index=index)
+    table.to_parquet(tmp_path / "raw" / "a.parquet")
+    (note,) = prepare(tmp_path / "raw", tmp_path / "out")["notes"]
+    assert note.startswith("the index that pandas stores in Parquet files")
+    assert read(tmp_path / "out") == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"id,x\n1," + b"x" * 2**25, "a.csv has a line of more than 16 MB"),
+        ("a.csv", b"x" * 2**25, "a line of more than 16 MB, which begins at byte 0"),
+        ("a.csv", b'id,x\n1,"' + b"x\n" * 2**24, "line .*: a value has more than 16"),
+        (
+            "a.csv.bz2",
+            bz2.compress(b"id,x\n1," + b"x" * 2**25),
+            "a.csv.bz2, line 2: a value has more than 16 million characters",
+        ),
+        (
+            "a.csv.bz2",
+            bz2.compress(b"x" * 2**25),
+            "a.csv.bz2, line 1: a value has more than 16 million characters",
+        ),
+    ],
+    ids=["a value", "a header", "open quotes", "a packed value", "a packed header"],
+)
+def test_values_that_are_too_long_are_named(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare(write(tmp_path / "raw", {name: content}), tmp_path / "out")
+
+
+def test_a_full_temporary_folder_is_named(tmp_path: Path) -> None:
+    """A limit on files is as near to a full folder as an ordinary process may come."""
+    rows = "".join(f"{number},{number / 7}\n" for number in range(500))
+    files: dict[str, str | bytes] = {f"{i:02}.csv": "id,x\n" + rows for i in range(40)}
+    raw = write(tmp_path / "raw", files)
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    command = [sys.executable, "-B", prep.__file__, "--raw", raw]
+    done = subprocess.run(
+        [*command, "--prepared", tmp_path / "out", "--report", tmp_path / "report"],
+        preexec_fn=limit_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.match(
+        r"prep: The text of small files cannot be copied into the temporary folder \S+:"
+        r" File too large",
+        done.stderr,
+    )

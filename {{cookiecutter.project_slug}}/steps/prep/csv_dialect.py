@@ -36,7 +36,9 @@ START_BYTES = 65_536  # of a file, in which its delimiter and odd bytes are look
 BLOCK_BYTES = 2**20
 COPIED_ROWS = 10_000  # at a time
 
-csv.field_size_limit(2**31 - 1)
+LONGEST_VALUE = 2**24  # in characters
+
+csv.field_size_limit(LONGEST_VALUE)
 
 
 @dataclass
@@ -171,9 +173,8 @@ class CsvFile:
                             f"{self._suggest_settings()}."
                         )
             except csv.Error as error:
-                raise DataError(
-                    f"{self.name}, line {reader.line_num + self.skipped_lines}: {error}."
-                ) from None
+                line = reader.line_num + self.skipped_lines
+                raise explain_csv_error(error, self.name, line) from None
 
     def _suggest_settings(self) -> str:
         """Return which settings may read an odd file, as the end of a sentence."""
@@ -212,6 +213,16 @@ class CsvFile:
             while batch := [values for _, values in islice(rows, COPIED_ROWS)]:
                 columns = [pa.array(values, pa.string()) for values in zip(*batch)]
                 writer.write_table(pa.table(columns, schema=schema))
+
+
+def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
+    """Return an error that names the line at which Python's csv module has stopped."""
+    if "field limit" in str(error):
+        return DataError(
+            f"{name}, line {line}: a value has more than {LONGEST_VALUE // 2**20} million"
+            " characters: shorten it, or close the quotes in which it stands."
+        )
+    return DataError(f"{name}, line {line}: {error}.")
 
 
 @dataclass(frozen=True)
@@ -291,7 +302,11 @@ def detect_dialect(
         for delimiter in delimiters:
             file.seek(0)
             reader = _create_reader(file, delimiter, skipped_lines, strict=False)
-            headers[delimiter] = next(filter(None, reader), [])
+            try:
+                headers[delimiter] = next(filter(None, reader), [])
+            except csv.Error as error:
+                line = reader.line_num + skipped_lines
+                raise explain_csv_error(error, name, line) from None
     delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
     header = [column.strip() for column in headers[delimiter]]
     if delimiter == BLANK and header and not header[-1]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import zipfile
+from functools import partial
 from pathlib import Path
 
 from sources import DataError
 
 START_BYTES = 512
+BLOCK_BYTES = 2**20
+LONGEST_LINE = (
+    2**24
+)  # in bytes; a longer one would take twelve times its size in memory
 
 SAVE_SHEET = "save its sheet as CSV UTF-8 in Excel or LibreOffice"
 USE_PANDAS = "read it with pandas and write it with to_parquet()"
@@ -93,3 +98,25 @@ def _check_zipped(path: Path, name: str) -> None:
     for member, kind in WORKBOOKS.items():
         if member in members:
             raise DataError(f"{name} is {kind}, not a table: {SAVE_SHEET}.")
+
+
+def check_line_lengths(path: Path, name: str) -> None:
+    """Raise DataError if a line of a text file that is not packed is too long to read."""
+    if path.stat().st_size <= LONGEST_LINE:
+        return
+    start_of_line = 0
+    end_of_block = 0
+    with path.open("rb") as file:
+        for block in iter(partial(file.read, BLOCK_BYTES), b""):
+            line_end = block.rfind(b"\n")
+            if line_end < 0:
+                line_end = block.rfind(b"\r")
+            if line_end >= 0:
+                start_of_line = end_of_block + line_end + 1
+            end_of_block += len(block)
+            if end_of_block - start_of_line > LONGEST_LINE:
+                raise DataError(
+                    f"{name} has a line of more than {LONGEST_LINE // 2**20} MB, which"
+                    f" begins at byte {start_of_line}: it is too long to be read as a row"
+                    " of a table."
+                )

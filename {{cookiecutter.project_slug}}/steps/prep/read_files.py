@@ -20,8 +20,9 @@ from csv_dialect import (
     detect_unicode,
     explain_undecodable,
 )
-from file_content import check_content
+from file_content import check_content, check_line_lengths
 from find_files import PARQUET_ENDINGS, find_files
+from parquet_files import open_parquet
 from partitions import add_partition_columns
 from read_by_schema import find_csv_misfits, fit_parquet_columns
 from small_files import (
@@ -40,7 +41,7 @@ from sources import (
     show_text,
 )
 from text_values import USUAL_FORMAT, TextFormat
-from type_inference import infer_csv_columns, infer_parquet_columns, nameless
+from type_inference import infer_csv_columns, nameless
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -134,13 +135,15 @@ def explain_full_disk(what: str, scratch: Path) -> Iterator[None]:
     """Turn the error of a full temporary folder into a DataError."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = find_system_error(error)
+        # Errors of polars have their reason in their text, and no number.
+        number = error.errno if isinstance(error, OSError) else None
+        if reason is None or number not in {None, *NO_SPACE}:
             raise
         raise DataError(
-            f"{what} cannot be copied into the temporary folder {scratch}:"
-            f" {find_system_error(error)}. Make room there, or set TMPDIR to another"
-            " folder."
+            f"{what} cannot be copied into the temporary folder {scratch}: {reason}."
+            " Make room there, or set TMPDIR to another folder."
         ) from None
 
 
@@ -161,7 +164,10 @@ def open_file(
     with explain_damage(name):
         check_content(path, name)
         if _is_parquet(path):
-            return _open_parquet(path, name, text_format, roles)
+            source = open_parquet(path, name, text_format, roles)
+            fit_parquet_columns(source, text_format, roles)
+            return source
+        check_line_lengths(path, name)
         return _open_csv(
             path, name, scratch, text_format, roles, trust_first_rows=trust_first_rows
         )
@@ -170,26 +176,6 @@ def open_file(
 def _is_parquet(path: Path) -> bool:
     """Return whether a file is Parquet by its name."""
     return path.name.lower().endswith(PARQUET_ENDINGS)
-
-
-def _open_parquet(
-    path: Path, name: str, text_format: TextFormat, roles: ColumnRoles
-) -> Source:
-    """Open a Parquet file. Raises DataError if it has no columns or is damaged."""
-    try:
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        columns = infer_parquet_columns(frame, roles)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        if reason := find_system_error(error):
-            raise DataError(f"{name} cannot be read: {reason}.") from None
-        raise DataError(
-            f"{name} is not a whole Parquet file, though its name says so."
-        ) from None
-    if not columns:
-        raise DataError(f"{name} has no columns.")
-    source = Source(name, frame, columns)
-    fit_parquet_columns(source, text_format, roles)
-    return source
 
 
 def _open_csv(
@@ -298,6 +284,8 @@ def _look_through_columns(
     _drop_nameless_columns(source, file.header, roles)
     if roles.schema is None:
         note_doubtful_text(source, file, text_format, roles)
+        note_readings(source, text_format, roles)
+        note_layout(source, file)
     else:
         find_csv_misfits(source, file, text_format, roles)
 

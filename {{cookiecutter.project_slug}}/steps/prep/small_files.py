@@ -82,7 +82,12 @@ def open_batch(
     Their text is copied into the folder `scratch`. Raises OSError if it has no room.
     """
     header = batch.files[0].file.header
-    texts, copied = _copy_texts(batch, scratch)
+    texts = _stack_texts(batch)
+    # The rows are read from a copy, so that their memory is free for the next batch.
+    copy = scratch / f"{uuid.uuid4().hex}.arrow"
+    texts.write_ipc(copy)
+    copied = pl.scan_ipc(copy, glob=False)
+
     builders = list_builders(header, text_format, roles)
     fits_by_file = find_fits(texts, builders)
     positions = batch.files[0].file.positions
@@ -98,28 +103,20 @@ def open_batch(
         rows = copied.select(positions).slice(start, len(small.rows))
         sources.append(Source(small.file.name, rows, columns))
         start += len(small.rows)
-        # The rows are in the copy, so their memory is free for the next batch.
         small.rows = []
     return sources
 
 
-def _copy_texts(batch: Batch, scratch: Path) -> pl.DataFrame:
-    """Return the rows of a batch with the number of their file in it, from a copy on disk.
-
-    The system reads the copy into memory, and takes this memory back, as it is needed.
-    """
-    positions = batch.files[0].file.positions
-    rows = [row for small in batch.files for row in small.rows]
-    numbers = [number for number, small in enumerate(batch.files) for _ in small.rows]
-    texts = pl.DataFrame(
-        [pl.Series(FILE, numbers, pl.UInt32)]
-        + [
-            pl.Series(position, [row[index] for row in rows], pl.String)
-            for index, position in enumerate(positions)
-        ]
-    )
-    # polars reads an empty field as null, and the empty text `""` alike.
-    texts = texts.with_columns(pl.col(pl.String).replace("", None))
-    copy = scratch / f"{uuid.uuid4().hex}.arrow"
-    texts.write_ipc(copy)
-    return texts, pl.scan_ipc(copy)
+def _stack_texts(batch: Batch) -> pl.DataFrame:
+    """Return the rows of a batch as text, each with the number of its file in the batch."""
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    for number, small in enumerate(batch.files):
+        rows += small.rows
+        numbers += [number] * len(small.rows)
+    columns = [pl.Series(FILE, numbers, pl.UInt32)]
+    for index, position in enumerate(batch.files[0].file.positions):
+        values = [row[index] for row in rows]
+        columns.append(pl.Series(position, values, pl.String))
+    # An empty field is null, as it is where polars reads the file.
+    return pl.DataFrame(columns).with_columns(pl.col(pl.String).replace("", None))

@@ -39,7 +39,6 @@ from sources import (
     count_values,
 )
 from text_values import (
-    MISSING_WORDS,
     Reading,
     TextFormat,
     is_time_of_day,
@@ -594,65 +593,3 @@ def _check_all_rows(source: Source, candidates: list[Candidate]) -> None:
             column.is_missing_word = is_null & is_word_or_filled
     source.frame = source.frame.with_columns(**values_by_name)
     source.is_misfit = pl.any_horizontal(misfits)
-
-
-def infer_parquet_columns(frame: pl.LazyFrame, roles: ColumnRoles) -> dict[str, Column]:
-    """Return the columns of a Parquet file, without the index that pandas keeps in it."""
-    columns: dict[str, Column] = {}
-    for position, (name, dtype) in enumerate(frame.collect_schema().items()):
-        is_index = name.startswith("__index_level_")
-        if not is_index:
-            columns[name] = _convert_parquet_column(
-                frame, position, dtype, is_key=name in roles.keys
-            )
-    if not columns:
-        return {}
-    filled = [column.values for column in columns.values()]
-    missing_words = [_missing_words(column) for column in columns.values()]
-    counts = count_values(frame, [*filled, *missing_words])
-    size = len(columns)
-    for column, values, missing in zip(columns.values(), counts[:size], counts[size:]):
-        column.missing_words = missing
-        if not values:
-            column.type = None
-    return columns
-
-
-def _missing_words(column: Column) -> pl.Expr:
-    """Return the words of a Parquet column that would be missing values in a CSV file."""
-    if column.type != TEXT:
-        return pl.lit(None)
-    return pl.when(column.values.is_in(MISSING_WORDS)).then(column.values)
-
-
-def _convert_parquet_column(
-    frame: pl.LazyFrame, position: int, dtype: pl.DataType, *, is_key: bool
-) -> Column:
-    """Return a column as one of the types of features, or as it is if none holds it.
-
-    It is read by its position, because polars takes some names for patterns. A key keeps
-    its type, but for integers and categories.
-    """
-    column = pl.nth(position)
-    is_whole = dtype.is_integer() or (
-        isinstance(dtype, pl.Decimal) and dtype.scale == 0
-    )
-    if is_whole:
-        integers = column.cast(pl.Int64, strict=False)
-        fits = integers.null_count() == column.null_count()
-        if frame.select(fits).collect(engine="streaming").item():
-            return Column(INTEGER, integers)
-        if is_key:
-            return Column(TEXT, column.cast(pl.String))
-    is_category = isinstance(dtype, (pl.Categorical, pl.Enum))
-    if is_key and not is_category:
-        return Column(dtype, column.fill_nan(None) if dtype.is_float() else column)
-    if dtype.is_numeric():
-        return Column(NUMBER, column.cast(pl.Float64).fill_nan(None))
-    if isinstance(dtype, pl.Datetime):
-        utc = column.dt.convert_time_zone("UTC") if dtype.time_zone else column
-        return Column(TIMESTAMP, utc.dt.replace_time_zone(None).cast(TIMESTAMP))
-    if dtype == pl.String or is_category:
-        text = column.cast(pl.String)
-        return Column(TEXT, text if is_key else null_if_empty(text.str.strip_chars()))
-    return Column(dtype, column)
