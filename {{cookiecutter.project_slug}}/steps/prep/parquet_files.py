@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from candidates import find_fits
 from sources import (
     DATE,
+    FILE,
     INTEGER,
     NUMBER,
     TEXT,
@@ -20,7 +22,8 @@ from sources import (
     find_system_error,
     show_text,
 )
-from text_values import MISSING_WORDS, TextFormat, null_if_empty, parse_text
+from text_values import MISSING_WORDS, TextFormat, is_time_of_day, null_if_empty
+from type_inference import ColumnKind, list_builders_of_kind
 
 MOST_DIGITS = 38  # of a decimal number that polars can read
 SAMPLED_VALUES = 1_000
@@ -179,20 +182,24 @@ def _convert_column(
 def _convert_dates(
     frame: pl.LazyFrame, column: Column, text_format: TextFormat
 ) -> Column:
-    """Return a column of text as dates or timestamps if it would be that in a CSV file."""
-    sample = frame.select(text=column.values).drop_nulls().head(SAMPLED_VALUES)
-    for type in (DATE, TIMESTAMP):
-        dates = parse_text(column.values, type, text_format)
-        sampled_dates = parse_text(pl.col("text"), type, text_format)
-        in_sample, dates_in_sample = count_values(
-            sample, [pl.col("text"), sampled_dates]
-        )
-        if not in_sample or dates_in_sample < in_sample:
-            continue
-        values, parsed = count_values(frame, [column.values, dates])
-        if parsed == values:
-            return Column(type, dates)
-    return column
+    """Return a column of text as dates or times if it would be that in a CSV file.
+
+    Words such as NA are values in Parquet files, so text with such words stays text.
+    """
+    sample = frame.select(pl.lit(0, pl.UInt32).alias(FILE), column.values.alias("0"))
+    texts = sample.drop_nulls("0").head(SAMPLED_VALUES).collect(engine="streaming")
+    if texts.is_empty():
+        return column
+    kind = ColumnKind(types=(NUMBER, DATE, TIMESTAMP), words_are_values=True)
+    narrowest = find_fits(texts, [list_builders_of_kind(kind, text_format)])[0][0][0]
+    candidate = narrowest.build(column.values, column.values)
+    holds_times = is_time_of_day(candidate.reading)
+    if candidate.reading.dtype not in (DATE, TIMESTAMP) and not holds_times:
+        return column
+    values, fitting = count_values(frame, [column.values, candidate.fitting])
+    if fitting < values:
+        return column
+    return Column(candidate.reading.dtype, candidate.fitting, holds_times=holds_times)
 
 
 def _convert_bytes(

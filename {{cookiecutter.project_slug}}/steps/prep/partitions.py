@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import polars as pl
 from candidates import find_fits
 from sources import FILE, Column, ColumnRoles, Source
-from text_values import TextFormat
+from text_values import TextFormat, is_time_of_day
 from type_inference import find_kind, list_builders_of_kind
 
 # How Hive writes a folder for a missing value.
@@ -56,10 +56,14 @@ def _infer_columns(
     text = pl.col("0")
     candidate = fit.build(text, text.str.strip_chars())
     values = table.select(candidate.fitting).to_series()
+    dtype = candidate.reading.dtype
     columns: dict[str | None, Column] = {}
     for distinct_text, value in zip(distinct, values):
-        type = None if value is None else candidate.type
-        columns[distinct_text] = Column(type, pl.lit(value, candidate.type))
+        columns[distinct_text] = Column(
+            type=None if value is None else dtype,
+            values=pl.lit(value, dtype),
+            holds_times=is_time_of_day(candidate.reading),
+        )
     return columns
 
 
