@@ -488,7 +488,16 @@ def test_an_index_that_pandas_stored_is_noted(index: list[Any], tmp_path: Path) 
     [
         ("a.csv", b"id,x\n1," + b"x" * 2**25, "a.csv has a line of more than 16 MB"),
         ("a.csv", b"x" * 2**25, "a line of more than 16 MB, which begins at byte 0"),
-        ("a.csv", b'id,x\n1,"' + b"x\n" * 2**24, "line .*: a value has more than 16"),
+        (
+            "a.csv",
+            b'id,x\n1,"' + b"x" * 1_000_000 + b"\n",
+            "line .*: a value has more than 16",
+        ),
+        (
+            "a.csv.gz",
+            gzip.compress(b"id,x\n1," + b"x" * 2**25),
+            "a.csv.gz has a line of more than 16 MB",
+        ),
         (
             "a.csv.bz2",
             bz2.compress(b"id,x\n1," + b"x" * 2**25),
@@ -500,7 +509,14 @@ def test_an_index_that_pandas_stored_is_noted(index: list[Any], tmp_path: Path) 
             "a.csv.bz2, line 1: a value has more than 16 million characters",
         ),
     ],
-    ids=["a value", "a header", "open quotes", "a packed value", "a packed header"],
+    ids=[
+        "a value",
+        "a header",
+        "open quotes",
+        "gzip",
+        "a packed value",
+        "a packed header",
+    ],
 )
 def test_values_that_are_too_long_are_named(
     name: str, content: bytes, message: str, tmp_path: Path
@@ -518,7 +534,7 @@ def test_a_full_temporary_folder_is_named(tmp_path: Path) -> None:
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    command = [sys.executable, "-B", prep.__file__, "--raw", raw]
+    command = [sys.executable, "-B", prep.__file__, "--raw", str(raw)]
     done = subprocess.run(
         [*command, "--prepared", tmp_path / "out", "--report", tmp_path / "report"],
         preexec_fn=limit_files,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from functools import partial
 from pathlib import Path
 
+from csv_dialect import BLOCK_BYTES, open_unpacked
 from sources import DataError
 
 START_BYTES = 512
-BLOCK_BYTES = 2**20
+GZIP_SIZE_BYTES = 4
 LONGEST_LINE = (
     2**24
 )  # in bytes; a longer one would take twelve times its size in memory
@@ -101,12 +103,15 @@ def _check_zipped(path: Path, name: str) -> None:
 
 
 def check_line_lengths(path: Path, name: str) -> None:
-    """Raise DataError if a line of a text file that is not packed is too long to read."""
-    if path.stat().st_size <= LONGEST_LINE:
+    """Raise DataError if a line of a file that polars unpacks itself is too long to read.
+
+    Python's csv module reads files that are packed otherwise, and has a limit of its own.
+    """
+    if _count_unpacked_bytes(path) <= LONGEST_LINE:
         return
     start_of_line = 0
     end_of_block = 0
-    with path.open("rb") as file:
+    with open_unpacked(path) as file:
         for block in iter(partial(file.read, BLOCK_BYTES), b""):
             line_end = block.rfind(b"\n")
             if line_end < 0:
@@ -120,3 +125,14 @@ def check_line_lengths(path: Path, name: str) -> None:
                     f" begins at byte {start_of_line}: it is too long to be read as a row"
                     " of a table."
                 )
+
+
+def _count_unpacked_bytes(path: Path) -> int:
+    """Return the size of a file, as a gzip file says it of its content in its last bytes."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+        size = file.seek(0, os.SEEK_END)
+        if not is_gzip or size < GZIP_SIZE_BYTES:
+            return size
+        file.seek(-GZIP_SIZE_BYTES, os.SEEK_END)
+        return int.from_bytes(file.read(), "little")
