@@ -139,12 +139,16 @@ def infer_csv_columns(
     If the first rows are trusted, the types are theirs, and the source tells which of
     its rows are misfits. A column without a name stands under "\\0" and its position.
     """
-    first_rows = frame.head(count_first_rows(file)).collect(engine="streaming")
+    most_rows = count_first_rows(file)
+    first_rows = frame.head(most_rows).collect(engine="streaming")
+    are_all_rows = len(first_rows) < most_rows
     fits = find_first_fits(first_rows, file.header, text_format, roles)
     stripped = {
         position: pl.col(position).str.strip_chars() for position in file.positions
     }
-    if trust_first_rows:
+    if are_all_rows:
+        chosen = [column_fits[0] for column_fits in fits]
+    elif trust_first_rows:
         # Many expressions read each row at once, and polars would strip it for each.
         frame = frame.with_columns(
             text.name.suffix(" stripped") for text in stripped.values()
@@ -163,7 +167,7 @@ def infer_csv_columns(
         file.header, chosen, stripped, text_format, roles
     )
     source = Source(file.name, frame, columns)
-    if trust_first_rows:
+    if trust_first_rows and not are_all_rows:
         _check_all_rows(source, candidates)
     return source
 
