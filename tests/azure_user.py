@@ -23,7 +23,7 @@ ANSWERS = {
     "azure_workspace_name": "workspace",
     "azure_region": "westeurope",
     "compute_name": "cpu-cluster",
-    "vm_size": "STANDARD_DS3_V2",
+    "vm_size": "STANDARD_D4DS_V4",
 }
 SECRET = "secret-of-the-stand-in"
 #: Answers one command line after another, without the start of a process for each. What
@@ -36,6 +36,9 @@ command = importlib.import_module(sys.argv[1] + ".__main__")
 if "LONGEST_SILENCE" in os.environ:  # seconds, in place of a minute
     guard = importlib.import_module(sys.argv[1] + ".runtime.azure.request_guard")
     guard.LONGEST_SILENCE = float(os.environ["LONGEST_SILENCE"])
+    # A call may import for some seconds on a busy machine, in which Azure is not asked.
+    connection = importlib.import_module(sys.argv[1] + ".runtime.azure.connection")
+    connection.SILENCES = 60
 for line in sys.stdin:
     sys.argv[1:] = json.loads(line)
     out, err = io.StringIO(), io.StringIO()

@@ -131,11 +131,9 @@ def break_every_route(sdk: str, folder: Path) -> None:
                 assert result.code == 0, result
             routes = {request.route or "" for request in standin.requests[before:]}
             # What commands have in common is tried with the first of them.
-            for position, route in enumerate(sorted(routes - seen)):
-                with closing(start_shell(user)) as shell:
-                    # The process of a command that was given up is not used again, so
-                    # the route stalls last.
-                    for way in reversed(list(list_ways(route, position))):
+            with closing(start_shell(user)) as shell:
+                for position, route in enumerate(sorted(routes - seen)):
+                    for way in list_ways(route, position):
                         print_row(user, shell, command, prepare, route, way)
             seen |= routes
 

@@ -188,7 +188,7 @@ def test_provision_creates_what_is_missing_once(bake: Bake, tmp_path: Path) -> N
             r for id, r in standin.azure.resources.items() if "/computes/" in id
         )
         wanted = cluster["properties"]["properties"]
-        assert wanted["vmSize"] == "STANDARD_DS3_V2"
+        assert wanted["vmSize"] == "STANDARD_D4DS_V4"
         assert wanted["scaleSettings"]["minNodeCount"] == 0
         assert wanted["scaleSettings"]["maxNodeCount"] == 2
         assert "PT" in wanted["scaleSettings"]["nodeIdleTimeBeforeScaleDown"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -174,7 +175,16 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
     assert schedule["properties"]["isEnabled"] is False
     deployments = [id for id in azure.resources if "/deployments/" in id]
     assert len(deployments) == 4
+    for deployment in deployments:
+        configuration = azure.resources[deployment]["properties"]
+        assert "cpu-cluster" in json.dumps(configuration), configuration
     user.standin.verify()
+
+    path.write_text(weekly, encoding="utf-8")
+    assert shell.run("publish scoring").code == 0
+    path.write_text(plain, encoding="utf-8")
+    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
+    assert schedule["properties"]["isEnabled"] is True
 
     # Azure allows 20: the oldest go, but for those that others have made.
     newest = azure.resources[deployments[-1]]

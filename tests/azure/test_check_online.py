@@ -172,7 +172,7 @@ def healthy(asked: str) -> Json:
     resources.fill(azure)
     resources.create_workspace(azure, WORKSPACE)
     scale = {"maxNodeCount": 2, "minNodeCount": 0}
-    wanted = {"vmSize": "STANDARD_DS3_V2", "scaleSettings": scale}
+    wanted = {"vmSize": "STANDARD_D4DS_V4", "scaleSettings": scale}
     resources.create_compute(azure, WORKSPACE, "cpu-cluster", "westeurope", wanted)
     return resources.resource_of(azure, ASKED[asked][1])
 
@@ -197,7 +197,7 @@ INNER = "properties__properties__"
 
 
 def for_instances_only() -> list[Json]:
-    """The sizes where Standard_DS3_v2 is offered for compute instances alone."""
+    """The sizes where Standard_D4ds_v4 is offered for compute instances alone."""
     small, wanted, *_ = healthy("sizes")["value"]
     return [small, wanted | {"supportedComputeTypes": ["ComputeInstance"]}]
 
@@ -209,7 +209,7 @@ def quota(total: int, family: int) -> Fault:
         kind = usage["type"].removeprefix(f"{resources.PROVIDER}/")
         if kind == TOTAL:
             usage["limit"] = total
-        if kind == FAMILY and usage["name"]["value"] == "standardDSv2Family":
+        if kind == FAMILY and usage["name"]["value"] == "standardDDSv4Family":
             usage["limit"] = family
     return reply(body=usages)
 
@@ -295,7 +295,7 @@ def quota(total: int, family: int) -> Fault:
             "compute",
             "no compute cpu-cluster",
             (
-                "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_DS3_v2 "
+                "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_D4ds_v4 "
                 "--max-instances 2 --resource-group rg-ml --workspace-name ws-ml"
             ),
         ),
@@ -317,7 +317,7 @@ def quota(total: int, family: int) -> Fault:
             "compute",
             body("compute", **{f"{INNER}vmSize": "STANDARD_D2_V2"}),
             "compute",
-            "STANDARD_D2_V2, not Standard_DS3_v2",
+            "STANDARD_D2_V2, not Standard_D4ds_v4",
             "write STANDARD_D2_V2",
         ),
         (
@@ -331,8 +331,8 @@ def quota(total: int, family: int) -> Fault:
             "sizes",
             body("sizes", value=healthy("sizes")["value"][:1]),
             "VM size",
-            "no Standard_DS3_v2 in westeurope",
-            "write Standard_DS2_v2",
+            "no Standard_D4ds_v4 in westeurope",
+            "write Standard_D2ds_v4",
         ),
         (
             "usages",
@@ -352,10 +352,16 @@ def quota(total: int, family: int) -> Fault:
             "sizes",
             body("sizes", value=for_instances_only()),
             "VM size",
-            "no Standard_DS3_v2 for clusters in westeurope",
-            "write Standard_DS2_v2",
+            "no Standard_D4ds_v4 for clusters in westeurope",
+            "write Standard_D2ds_v4",
         ),
-        ("usages", quota(24, 0), "quota", "8 vCPUs, of 0", "write a smaller one"),
+        (
+            "usages",
+            quota(24, 0),
+            "quota",
+            "8 vCPUs, of 0",
+            "write a size of another family",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_mends_it(
@@ -385,7 +391,7 @@ def test_a_quota_that_is_not_named_is_no_fault(check: Checker) -> None:
     check.answer("usages", reply(body={"value": healthy("usages")["value"][:1]}))
     row = check()["quota"]
     assert row["status"] == "could not ask"
-    assert row["text"] == "Azure names no quota of standardDSv2Family"
+    assert row["text"] == "Azure names no quota of standardDDSv4Family"
 
 
 @pytest.mark.parametrize("kind", ["Hub", "Project"])
@@ -660,7 +666,8 @@ def test_table_for_people(check: Checker) -> None:
     )
     assert done.returncode == 1
     assert (
-        "--size Standard_DS3_v2 --max-instances 2 --resource-group rg-ml" in done.stdout
+        "--size Standard_D4ds_v4 --max-instances 2 --resource-group rg-ml"
+        in done.stdout
     )
     assert "1 wrong" in done.stdout
 

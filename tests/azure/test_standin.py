@@ -108,7 +108,7 @@ def provision():
     ws = Workspace.create(
         "workspace", auth=auth, location="westeurope", create_resource_group=True,
         exist_ok=True, show_output=True, **place)
-    sizes = AmlCompute.provisioning_configuration("STANDARD_DS3_V2", min_nodes=0, max_nodes=2)
+    sizes = AmlCompute.provisioning_configuration("STANDARD_D4DS_V4", min_nodes=0, max_nodes=2)
     ComputeTarget.create(ws, "cpu-cluster", sizes).wait_for_completion()
     environment.register(ws)
     version = Environment.get(ws, "steps").version

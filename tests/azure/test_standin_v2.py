@@ -100,7 +100,7 @@ def provision():
         client.compute.get("cpu-cluster")
     except ResourceNotFoundError:
         client.compute.begin_create_or_update(AmlCompute(
-            name="cpu-cluster", size="STANDARD_DS3_V2", min_instances=0, max_instances=2,
+            name="cpu-cluster", size="STANDARD_D4DS_V4", min_instances=0, max_instances=2,
         )).result()
     client.environments.create_or_update(
         Environment(name="steps", version="1", image="image", conda_file="conda.yml"))
@@ -338,7 +338,7 @@ def test_provision(tmp_path: Path, standin: Standin) -> None:
     first, second = Project(tmp_path / "project", standin).call("provision_twice")
 
     assert (first["location"], first["store"]) == ("westeurope", "workspaceblobstore")
-    assert first["size"] == ["STANDARD_DS3_V2", 0, 2]
+    assert first["size"] == ["STANDARD_D4DS_V4", 0, 2]
     assert first["environments"] == second["environments"] == ["1"]
     assert first["conda"] == {"dependencies": ["python=3.11"]}
     assert [first["newest"], second["newest"]] == ["1", "2"]

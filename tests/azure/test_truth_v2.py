@@ -165,7 +165,7 @@ class Replay:
             self.azure.resources[path.lower()] = recorded
         if entry["method"] == "PUT" and "/jobs/" in path:
             for name in re.findall(r"/computes/([\w-]+)", json.dumps(entry["request"])):
-                self.keep_cluster(name, {"vmSize": "STANDARD_DS3_V2"})
+                self.keep_cluster(name, {"vmSize": "STANDARD_D4DS_V4"})
         if entry["method"] != "GET" or entry["status"] != 200:
             return
         if "hash" in entry["uri"]:

@@ -86,7 +86,7 @@ def test_a_publish_in_prod_leaves_test_as_it_was(user: User, shell: Shell) -> No
     assert (published.code, published.err) == (0, "")
     assert provisioned.out.splitlines()[:2] == [
         "created    workspace ml-prod, in westeurope",
-        "created    cluster prod-cluster, up to 2 nodes of STANDARD_DS3_V2",
+        "created    cluster prod-cluster, up to 2 nodes of STANDARD_D4DS_V4",
     ]
     assert "frequency Day, interval 1, hours [6]" in published.out
     assert "(before: none)" in published.out

@@ -147,9 +147,9 @@ def fill(azure: Azure) -> None:
     provider = f"{subscription}/providers/{PROVIDER}"
     kinds = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
     sizes = [
-        _size("Standard_DS2_v2", "standardDSv2Family", 2),
-        _size("Standard_DS3_v2", "standardDSv2Family", 4),
-        _size("Standard_DS12_v2", "standardDSv2Family", 4, for_clusters=False),
+        _size("Standard_D2ds_v4", "standardDDSv4Family", 2),
+        _size("Standard_D4ds_v4", "standardDDSv4Family", 4),
+        _size("Standard_D4ds_v5", "standardDDSv4Family", 4, for_clusters=False),
         _size("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4),
     ]
     family = "vmFamily/dedicatedCores"
@@ -163,15 +163,15 @@ def fill(azure: Azure) -> None:
         ),
         _usage(
             family,
-            "standardDSv2Family",
-            "Standard DSv2 Family Cluster Dedicated vCPUs",
+            "standardDDSv4Family",
+            "Standard DDSv4 Family Cluster Dedicated vCPUs",
             12,
             2,
         ),
         _usage(
             "vmFamily/lowPriorityCores",
-            "standardDSv2Family",
-            "Standard DSv2 Family Cluster LowPriority vCPUs",
+            "standardDDSv4Family",
+            "Standard DDSv4 Family Cluster LowPriority vCPUs",
             -1,
         ),
         _usage(

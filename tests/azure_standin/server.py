@@ -192,7 +192,7 @@ class Standin:
             idle = "PT120S"
             scale = {"minNodeCount": 0, "maxNodeCount": 2}
             wanted = {
-                "vmSize": "STANDARD_DS3_V2",
+                "vmSize": "STANDARD_D4DS_V4",
                 "vmPriority": "Dedicated",
                 "scaleSettings": scale | {"nodeIdleTimeBeforeScaleDown": idle},
             }

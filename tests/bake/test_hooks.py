@@ -204,7 +204,7 @@ def test_doubts_are_shown(tmp_path: Path) -> None:
     heading, region, size = [line for line in done.stderr.splitlines() if line]
     assert heading == "Worth a look, before anything is written:"
     assert region.startswith('    azure_region is "marsnorth": no region of this name')
-    assert size.startswith('    vm_size is "Huge_1": sizes look like Standard_DS3_v2')
+    assert size.startswith('    vm_size is "Huge_1": sizes look like Standard_D4ds_v4')
 
 
 @pytest.mark.parametrize(

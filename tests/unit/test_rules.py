@@ -22,7 +22,7 @@ FIND_WORKSPACE = (
 )
 FIND_ID = "what `az account show --query id --output tsv` prints"
 FIND_CLUSTER = "a compute cluster's name, such as cpu-cluster"
-FIND_SIZE = "a VM size, such as Standard_DS3_v2"
+FIND_SIZE = "a VM size, such as Standard_D4ds_v4"
 RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
     "SUBSCRIPTION": (
         "an id such as 12345678-9abc-def0-1234-56789abcdef0",
@@ -168,9 +168,14 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
         },
     ),
     "VM_SIZE": (
-        "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
+        "letters, digits, hyphens and underscores, such as Standard_D4ds_v4",
         [
-            *("Standard_DS3_v2", "STANDARD_DS3_V2", "standard_d2", "Standard_NC6s_v3"),
+            *(
+                "Standard_D4ds_v4",
+                "STANDARD_D4DS_V4",
+                "standard_d2s_v5",
+                "Standard_D2s_v3",
+            ),
             *(
                 "Standard_E4-2ads_v5",
                 "Standard_NC24ads_A100_v4",
@@ -178,9 +183,9 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
             ),
         ],
         {
-            "Standard DS3 v2": "write Standard_DS3_v2",
-            "Standard_DS3_v2\n": "write Standard_DS3_v2",
-            "Standard_DS3_v2;": f"write {FIND_SIZE}",
+            "Standard D4ds v4": "write Standard_D4ds_v4",
+            "Standard_D4ds_v4\n": "write Standard_D4ds_v4",
+            "Standard_D4ds_v4;": f"write {FIND_SIZE}",
             "größe": f"write {FIND_SIZE}",
             " ": f"write {FIND_SIZE}",
         },
@@ -356,8 +361,12 @@ UNUSUAL = [
     ("REGION", "eastus4", "write one of australiacentral, "),  # not eastus2
     ("REGION", "francfurt", "unless it is new, write germanywestcentral"),
     ("REGION", "ww", "write one of australiacentral, "),
-    ("VM_SIZE", "Basic_A1", "sizes look like Standard_DS3_v2"),
-    ("VM_SIZE", "DS3_v2", "sizes look like Standard_DS3_v2"),
+    ("VM_SIZE", "Standard_DS3_v2", "Azure retires it on 2028-05-01, so write a newer"),
+    ("VM_SIZE", "STANDARD_D2_V2", "Azure retires it on 2028-05-01, so write a newer"),
+    ("VM_SIZE", "Standard_F4s_v2", "Azure retires it on 2028-11-15, so write a newer"),
+    ("VM_SIZE", "Standard_NC6s_v3", "Azure retires it on 2025-09-30, so write a newer"),
+    ("VM_SIZE", "Basic_A1", "sizes look like Standard_D4ds_v4"),
+    ("VM_SIZE", "D4ds_v4", "sizes look like Standard_D4ds_v4"),
     ("CLUSTER", "a" * 17, "shorten it to 16 characters"),
     ("CLUSTER", "a" * 24, "shorten it to 16 characters"),
 ]

@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
         "task": "classification",
         "azure_region|tojson": "westeurope",
         "compute_name|tojson": "cpu-cluster",
-        "vm_size|tojson": "Standard_DS3_v2",
+        "vm_size|tojson": "Standard_D4ds_v4",
         "__target": "Species",
         "__max_nodes": "2",
     }

@@ -326,10 +326,31 @@ def _doubt_cluster(name: str) -> str:
     return "shorten it to 16 characters, which every part of Azure ML accepts"
 
 
+#: The VM sizes that Azure retires, and when: a pattern of their names, and the day. From
+#: Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
+RETIRING_VM_SIZES = {
+    r"standard_ds?\d+(-\d)?(_v2)?(_promo)?": "2028-05-01",  # D, Ds, Dv2, Dsv2
+    r"standard_l\d+s": "2028-05-01",
+    r"standard_a\d+m?_v2": "2028-11-15",
+    r"standard_b\d+[a-z]*": "2028-11-15",
+    r"standard_f\d+s?(_v2)?": "2028-11-15",
+    r"standard_gs?\d+": "2028-11-15",
+    r"standard_l\d+s_v2": "2028-11-15",
+    r"standard_nv\d+a?s_v[34]": "2026-09-30",
+    r"standard_nc\d+r?s_v3": "2025-09-30",
+}
+
+
 def _doubt_vm_size(name: str) -> str:
+    for pattern, day in RETIRING_VM_SIZES.items():
+        if re.fullmatch(pattern, name, re.IGNORECASE):
+            return (
+                f"Azure retires it on {day}, so write a newer size, such as "
+                "Standard_D4ds_v4"
+            )
     if re.match(r"standard_[a-z]+\d", name, re.IGNORECASE):
         return ""
-    return "sizes look like Standard_DS3_v2 (`az ml compute list-sizes` shows them)"
+    return "sizes look like Standard_D4ds_v4 (`az ml compute list-sizes` shows them)"
 
 
 # The rules. Their sources are Microsoft's page of resource name rules, the ARM types of
@@ -395,10 +416,10 @@ CLUSTER = Rule(
     _doubt_cluster,
 )
 VM_SIZE = Rule(
-    "letters, digits, hyphens and underscores, such as Standard_DS3_v2",
+    "letters, digits, hyphens and underscores, such as Standard_D4ds_v4",
     "[a-zA-Z0-9_-]+",
     lambda value: re.sub(r"\s+", "_", value),
-    "a VM size, such as Standard_DS3_v2",
+    "a VM size, such as Standard_D4ds_v4",
     _doubt_vm_size,
 )
 IDENTITY = Rule(

@@ -234,6 +234,9 @@ def check_quota(azure: ResourceManager, facts: Facts) -> Answer:
     if needed <= limit:
         return Answer(OK, text)
     ask = "ask for more quota in the Studio"
+    if limit == 0:
+        another = "write a size of another family, as a smaller one cannot help"
+        return Answer(WRONG, text, f"{another}, or {ask}", setting="vm_size")
     if limit >= cores:
         fix = f"write {limit // cores}, or {ask}"
         return Answer(WRONG, text, fix, setting="max_nodes")
