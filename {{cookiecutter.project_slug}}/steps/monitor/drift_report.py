@@ -18,11 +18,12 @@ TRAINING_COLOR = "#b8c4d6"
 NEW_COLOR = "#c2410c"
 STYLE = """
 body { font: 1rem/1.5 system-ui; max-width: 60rem; margin: auto; padding: 1rem; }
-table { border-collapse: collapse; }
+table { border-collapse: collapse; margin-bottom: 2rem; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
-td.number, th.number { text-align: right; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+th.number { white-space: normal; }
 tr.drift td { background: #fff3e8; }
-td, li { overflow-wrap: anywhere; }
+td:first-child, li { overflow-wrap: anywhere; }
 .figures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
 figure { margin: 0; }
@@ -61,7 +62,7 @@ def render_report(
 <div class="figures">{render_figure(predictions, verdict)}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
-Above {max_psi:g} it is drift, if it is more than chance makes of so many rows.</p>
+A PSI above {max_psi:g} is drift if chance does not explain it for so many rows.</p>
 {render_table(by_psi, verdict)}
 <div class="figures">{figures}</div>
 </html>
@@ -138,7 +139,14 @@ def draw_shares(comparison: Comparison) -> Figure:
     )
     axes.set_xticks(positions, labels, rotation=45, ha="right", fontsize="x-small")
     axes.set_ylabel("% of the rows")
-    axes.legend(fontsize="small")
+    # Above the axes, where it hides no bar.
+    axes.legend(
+        fontsize="small",
+        frameon=False,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
