@@ -98,33 +98,30 @@ def count_new_rows(
     rows: int = table.select(pl.len()).collect().item()
     distance = -(-rows // sampled_rows)
     figures = [hash_rows(repeat_by).n_unique().alias("different")]
+    # Columns are numbered, as a name of a column may be anything.
     for number, name in enumerate(sampled):
-        sample = cs.by_name(name).gather_every(distance).implode()
-        figures.append(sample.alias(f"sample {number}"))
+        values = cs.by_name(name).gather_every(distance).implode()
+        figures.append(values.alias(f"sample {number}"))
     for number, (name, profile) in enumerate(profiles.items()):
-        # Numbered, as a name of a column may be anything.
         for figure, expression in describe_column(name, profile).items():
             figures.append(expression.alias(f"{figure} {number}"))
     collected = table.select(figures).collect(engine="streaming")
-    counted = {name: collected[name][0] for name in collected.columns}
 
     columns = {}
     for number, (name, profile) in enumerate(profiles.items()):
-        ending = f" {number}"
-        values = {
-            figure.removesuffix(ending): value
-            for figure, value in counted.items()
-            if figure.endswith(ending)
+        counted = {
+            figure: collected[f"{figure} {number}"][0]
+            for figure in describe_column(name, profile)
         }
-        columns[name] = read_counts(values, profile)
+        columns[name] = read_counts(counted, profile)
     sample = {
-        name: counted[f"sample {number}"].alias("")
+        name: collected[f"sample {number}"][0].alias("")
         for number, name in enumerate(sampled)
     }
     return NewRows(
         rows=rows,
         columns=columns,
-        repeated=rows - counted["different"],
+        repeated=rows - collected["different"][0],
         sample=pl.DataFrame(sample),
     )
 
