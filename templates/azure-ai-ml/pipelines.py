@@ -171,7 +171,9 @@ def build_train_step(settings: Settings) -> Command:
             task=settings.task,
             target=settings.data.target,
             keys=settings.data.keys,
+            group=settings.data.group,
             test_fraction=settings.training.test_fraction,
+            **settings.training.holdout_arguments(),
             seed=settings.training.seed,
             # This option must be the last one: train.py takes all that follows it.
             hyperparameters={

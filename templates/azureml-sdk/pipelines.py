@@ -149,7 +149,9 @@ def build_train_step(
             task=settings.task,
             target=settings.data.target,
             keys=settings.data.keys,
+            group=settings.data.group,
             test_fraction=settings.training.test_fraction,
+            **settings.training.holdout_arguments(),
             seed=settings.training.seed,
             # This option must be the last one: train.py takes all that follows it.
             hyperparameters=hyperparameters,

@@ -150,6 +150,7 @@ steps/score/score.py
 steps/score/trees.py
 steps/train/.amlignore
 steps/train/baseline.py
+steps/train/iterations.py
 steps/train/split.py
 steps/train/train.py
 steps/train/training_profile.py

@@ -300,18 +300,21 @@ def test_a_metric_of_another_task_is_refused(tmp_path: Path) -> None:
         run_training(draw_table(100, 3), tmp_path / "rmse", metric="rmse")
 
 
+FIXED = {"early_stopping": False}  # Exactly so many trees are trained.
+
+
 def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     table = draw_table(1500, signal=2)
     client = mlflow.MlflowClient()
     name = f"model-{tmp_path.name}"
-    options: dict[str, Any] = {"hyperparameters": {"max_iterations": 2}}
+    options: dict[str, Any] = {"hyperparameters": {"max_iterations": 2, **FIXED}}
     assert run_training(table, tmp_path / "weak", **options)["version"] == "1"
 
-    strong: dict[str, Any] = {"hyperparameters": {"max_iterations": 30}}
+    strong: dict[str, Any] = {"hyperparameters": {"max_iterations": 30, **FIXED}}
     assert run_training(table, tmp_path / "strong", **strong)["version"] == "2"
     assert "reference" not in client.get_model_version(name, "2").tags
 
-    similar: dict[str, Any] = {"hyperparameters": {"max_iterations": 31}}
+    similar: dict[str, Any] = {"hyperparameters": {"max_iterations": 31, **FIXED}}
     decision = run_training(table, tmp_path / "similar", **similar)
     assert "than the registered version 2 on" in decision["reason"]
     assert client.get_model_version(name, "3").tags == {"reference": "2"}

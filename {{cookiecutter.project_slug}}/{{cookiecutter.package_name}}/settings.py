@@ -8,6 +8,7 @@ that every project needs: `name`, `workspace`, `compute`, `schedules` and `keep_
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +35,9 @@ DecimalMark = Annotated[str, Follows(one_of(".", ","))]
 ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
 NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus"))]
 Fraction = Annotated[float, Follows(Rule("above 0, below 1", lambda f: 0 < f < 1))]
+DATE = Rule("a date such as 2026-01-31", datetime.fromisoformat)
 Margin = Annotated[float, Follows(Rule("from 0, below 1", lambda m: 0 <= m < 1))]
 Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETER)]
-
 
 # The metrics by which models of a task can be compared. The first one is the default.
 METRICS = {
@@ -61,6 +62,7 @@ class Tables(Section):
     target: Column
     keys: ListOf[Column]
     ignore: ListOf[Column]
+    group: Column | None = None  # Its rows are all trained on or all held out.
     rows_per_part: Count
 
     @field_validator("keys", "ignore")
@@ -86,6 +88,18 @@ class Tables(Section):
                     f"names {column} again", fix="name it once, in keys or in ignore"
                 )
         return columns
+
+    @field_validator("group")
+    @classmethod
+    def _keep_the_group(cls, group: str | None, info: ValidationInfo) -> str | None:
+        if group is not None and group == info.data.get("target"):
+            raise refuse(f"names the target, {group}", fix="name another column")
+        if group in info.data.get("ignore", []):
+            raise refuse(
+                f"names {group}, which data.ignore leaves out",
+                fix="remove it from data.ignore; a group is never a feature",
+            )
+        return group
 
 
 def _replace_text_by_list(value: Any) -> Any:
@@ -134,11 +148,19 @@ class Data(TextFormat, Tables):
     """All settings below `data`."""
 
 
+class Holdout(Section):
+    """The rows to hold out: all from a date on. In `settings.yml`, `start` is `from`."""
+
+    column: Column
+    start: Annotated[str, Follows(DATE)] = Field(alias="from")
+
+
 class Training(Section):
     """How the model is trained, and when it is registered."""
 
     test_fraction: Fraction
     seed: Annotated[int, Follows(whole(0, 2**32 - 1))]
+    holdout: Holdout | None = None  # Instead of a share at random.
     metric: Annotated[str, Follows(one_of(*METRIC_NAMES))] = "default"
     margin: Margin = 0.02
     register: Annotated[str, Follows(one_of("unless_worse", "always"))]
@@ -156,6 +178,15 @@ class Training(Section):
                     fix="choose another name",
                 )
         return hyperparameters
+
+    def holdout_arguments(self) -> dict[str, str]:
+        """Return the arguments of `train` for a hold-out from a date on; none without."""
+        if self.holdout is None:
+            return {}
+        return {
+            "holdout_column": self.holdout.column,
+            "holdout_from": self.holdout.start,
+        }
 
     def parameter_values(self) -> dict[str, str | int | float]:
         """Return the hyperparameters as values of pipeline parameters.

@@ -35,6 +35,8 @@ from sklearn.pipeline import Pipeline
 FEWEST_GROUPS = 30
 # With fewer groups of held-out rows, no model is said to beat the baseline.
 FEWEST_GROUPS_FOR_BASELINE = 10
+# In so many periods, rows held out from a date on are divided.
+PERIODS = 10
 # The tag of a registered version that names the version by which it was judged.
 REFERENCE_TAG = "reference"
 SHOWN_CLASSES = 5  # in a message
@@ -78,6 +80,8 @@ def compare_with_baseline(
             f" {FEWEST_GROUPS_FOR_BASELINE} are needed"
         )
         return {**result, "reason": reason}
+    if new.holdout_column:
+        groups = form_periods(holdout[new.holdout_column])
     try:
         difference = compare_pipelines(
             metric, new.pipeline, new.baseline, features, features, target, groups
@@ -87,14 +91,18 @@ def compare_with_baseline(
         return {**result, "reason": reason}
 
     is_beaten = difference.verdict == "better"
-    relation = "better" if is_beaten else "not better by more than chance"
+    description = describe_difference(difference)
+    if is_beaten:
+        reason = f"it is better than the baseline ({new.baseline_name}): {description}"
+    else:
+        reason = (
+            "it is not better by more than chance than the baseline"
+            f" ({new.baseline_name}): {description}"
+        )
     return {
         **result,
         "is_beaten": is_beaten,
-        "reason": (
-            f"it is {relation} than the baseline ({new.baseline_name}):"
-            f" {describe_difference(difference)}"
-        ),
+        "reason": reason,
         "comparison": asdict(difference),
     }
 
@@ -280,6 +288,12 @@ def find_shared_rows(
     if new.split is None or current.split is None:
         raise NotComparable("it does not say which rows it was trained on")
     _check_question(new, current)
+    if new.holdout_column != current.holdout_column:
+        raise NotComparable(
+            f"its rows were held out {_describe_holdout(current)}, and those of the new"
+            f" model {_describe_holdout(new)}, so one of them knows the time that the other"
+            " has to predict"
+        )
     needed = dict.fromkeys([*current.split.by, *current.columns])
     missing = [name for name in needed if name not in holdout.columns]
     if missing:
@@ -297,7 +311,27 @@ def find_shared_rows(
             "too few groups of rows (equal ones, or of one key) are held out from both:"
             f" {count}, and {FEWEST_GROUPS} are needed"
         )
+    if new.holdout_column:
+        groups = form_periods(rows[new.holdout_column])
     return rows, groups
+
+
+def form_periods(dates: pl.Series) -> Array:
+    """Return the period of each row: ten of them, of equally many dates.
+
+    Errors of neighbouring dates are alike, so rows of one period are not independent
+    (H. R. Künsch, "The jackknife and the bootstrap for general stationary observations",
+    Annals of Statistics 17, 1989).
+    """
+    ranks = dates.rank("dense").to_numpy() - 1
+    return np.asarray(ranks * PERIODS // (ranks.max() + 1), dtype=np.int64)
+
+
+def _describe_holdout(model: SavedModel) -> str:
+    """Return how rows were held out, as part of a sentence."""
+    if model.holdout_column:
+        return f"from a date in '{model.holdout_column}' on"
+    return "at random"
 
 
 def _check_question(new: SavedModel, current: SavedModel) -> None:

@@ -24,6 +24,7 @@ from model_metrics import (
     find_metric,
     list_classes,
     measure,
+    note_weak_figures,
     predict,
 )
 from saved_model import load_model, select_columns
@@ -98,6 +99,9 @@ def evaluate(
     target = rows[saved.target].to_pandas()
 
     values = measure(saved.pipeline, features, target, task)
+    notes = note_weak_figures(saved.pipeline, features, target, task)
+    for note in notes:
+        print(f"note: {note}")
     baseline = compare_with_baseline(saved, rows, metric)
     registered = compare_with_registered(model_name, saved, rows, metric, margin)
     results = {
@@ -112,6 +116,7 @@ def evaluate(
         "metrics": values,
         "baseline": baseline,
         "registered": registered,
+        "notes": [*saved.notes, *notes],
     }
     importance = rank_features(saved.pipeline, features, target, metric)
     predicted = saved.pipeline.predict(features)

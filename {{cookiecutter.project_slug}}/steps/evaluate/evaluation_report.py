@@ -98,6 +98,8 @@ def render_report(
         sentences.append(_write_sentence(registered))
     else:
         sentences.append("No model is registered yet.")
+    for note in evaluation["notes"]:
+        sentences.append(f"Note: {note}")
     paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in sentences)
     pictures = "".join(
         f'<h2>{name}</h2><img alt="{name}" src="data:{_encode_picture(figure)}">\n'

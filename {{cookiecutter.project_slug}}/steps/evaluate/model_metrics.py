@@ -177,6 +177,39 @@ def measure(
     return values
 
 
+def note_weak_figures(
+    model: Pipeline, features: pd.DataFrame, target: pd.Series, task: str
+) -> list[str]:
+    """Return notes on metrics that have no value for these rows, or that mean little."""
+    classes = list_classes(target, [model])
+    encoded = encode_target(target, classes)
+    predictions = predict(model, features, classes)
+    notes = []
+    for metric in METRICS[task]:
+        try:
+            compute_metric(metric.name, encoded, predictions)
+        except CannotCompute as error:
+            notes.append(f"{metric.name} is left out: {error}.")
+    if task == "regression":
+        return notes
+
+    actual_rows = np.bincount(encoded, minlength=len(classes))
+    predicted_rows = np.bincount(predictions.values, minlength=len(classes))
+    known = {str(name) for name in model.classes_}
+    for name, actual, predicted in zip(classes, actual_rows, predicted_rows):
+        if actual and name not in known:
+            notes.append(
+                f"{actual} held-out rows are of the class '{name}', which the model does"
+                " not know: each of them adds 36 to the sum that log_loss is the mean of."
+            )
+        elif actual and not predicted:
+            notes.append(
+                f"no row is predicted to be '{name}', though {actual} of {len(target)} are:"
+                " accuracy says nothing about this class. Look at average_precision."
+            )
+    return notes
+
+
 def _losses_of_probabilities(target: Array, predictions: Predictions) -> Array:
     """Return minus the logarithm of each row's probability of its own class."""
     assert predictions.probabilities is not None

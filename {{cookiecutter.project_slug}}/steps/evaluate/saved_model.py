@@ -46,7 +46,8 @@ class SavedModel:
     are known. `baseline` predicts the same without features: from class shares, a mean or
     a last value, as `baseline_name` says. `task` and `target` are empty, and `split` and
     `baseline` are None, if the model does not say, because it was not saved by this
-    project's train step.
+    project's train step. `holdout_column` has the dates from which on rows were held out;
+    it is empty if they were held out at random. `notes` are those of the training.
     """
 
     pipeline: Pipeline
@@ -57,6 +58,8 @@ class SavedModel:
     split: RowSplit | None
     baseline: Any = None
     baseline_name: str = ""
+    holdout_column: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -85,6 +88,8 @@ def load_model(folder: Path) -> SavedModel:
         split=split,
         baseline=baseline,
         baseline_name=metadata.get("baseline", ""),
+        holdout_column=metadata.get("holdout_column", ""),
+        notes=tuple(metadata.get("notes", [])),
     )
 
 

@@ -16,15 +16,23 @@ class Baseline:
     model: DummyClassifier | DummyRegressor
 
 
-def fit_baseline(answers: pd.Series, task: str) -> Baseline:
+def fit_baseline(
+    answers: pd.Series, task: str, dates: pd.Series | None = None
+) -> Baseline:
     """Return the baseline for the targets of the training rows.
 
     In a classification it predicts the most frequent class, with the shares of all
-    classes as probabilities, and in a regression the mean.
+    classes as probabilities. In a regression it predicts the mean of all rows, or, if
+    their dates are given, the mean of the rows of the last date.
     """
     no_features = pd.DataFrame(index=answers.index)
     if task == "classification":
         shares = DummyClassifier(strategy="prior")
         return Baseline("class shares", shares.fit(no_features, answers))
-    mean = DummyRegressor(strategy="mean")
-    return Baseline("mean", mean.fit(no_features, answers))
+    if dates is None or dates.isna().all():
+        mean = DummyRegressor(strategy="mean")
+        return Baseline("mean", mean.fit(no_features, answers))
+    last_value = DummyRegressor(
+        strategy="constant", constant=answers[dates == dates.max()].mean()
+    )
+    return Baseline("last value", last_value.fit(no_features, answers))

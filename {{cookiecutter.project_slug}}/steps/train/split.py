@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,16 @@ class Split:
     The type of a column may change when data is added, so 1, 1.0, true and the text "1"
     count as the same value. About the share `fraction` of all different rows is held out,
     others for another `seed`.
+
+    Some classes of the column `target` may have a fraction of their own. It is part of the
+    rule, so a row's side still depends on the row alone.
     """
 
     by: list[str]
     seed: int
     fraction: float
+    target: str = ""
+    class_fractions: dict[str, float] = field(default_factory=dict)
 
     def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
         """Return an evenly distributed number for each row, the same for equal rows."""
@@ -51,11 +57,67 @@ class Split:
             total += np.where(values.is_null(), np.uint64(0), numbers)
         return scatter_bits(total + np.uint64(hash_text(f"seed {self.seed}")))
 
+    def positions(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
+        """Return a number from 0 to 1 for each row; the row is held out if it is small."""
+        # A float holds 53 bits, so the lowest 11 of 64 are left out.
+        return np.asarray((self.groups(table) >> np.uint64(11)) * 2.0**-53)
+
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Return whether each row is held out."""
-        # A float holds 53 bits, so the lowest 11 of 64 are left out.
-        numbers = self.groups(table) >> np.uint64(11)
-        return np.asarray(numbers * 2.0**-53 < self.fraction)
+        fractions = np.full(len(table), self.fraction)
+        if self.class_fractions:
+            classes = get_column(table, self.target).cast(TEXT)
+            for name, fraction in self.class_fractions.items():
+                is_of_class = (classes == name).fill_null(value=False)
+                fractions[is_of_class.to_numpy()] = fraction
+        return np.asarray(self.positions(table) < fractions)
+
+    def advise_more(self) -> str:
+        """Return what a user can do to hold out more rows, or other ones."""
+        return (
+            f"raise training.test_fraction (it is {self.fraction:g}), or choose another"
+            " training.seed in settings.yml"
+        )
+
+    def advise_fewer(self) -> str:
+        """Return what a user can do to hold out fewer rows, or other ones."""
+        return (
+            f"lower training.test_fraction (it is {self.fraction:g}), or choose another"
+            " training.seed in settings.yml"
+        )
+
+
+@dataclass(frozen=True)
+class TimeSplit:
+    """The rule that holds out all rows from a date on.
+
+    `start` is a date or a time in the form of ISO 8601. A row without a date is not held
+    out. `by` and `seed` say, as in `Split`, which rows belong together; they do not decide
+    what is held out.
+    """
+
+    by: list[str]
+    seed: int
+    column: str
+    start: str
+
+    def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
+        """Return an evenly distributed number for each row, the same for equal rows."""
+        return Split(self.by, self.seed, 0).groups(table)
+
+    def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
+        """Return whether each row is held out."""
+        start = datetime.fromisoformat(self.start)
+        is_held_out = get_column(table, self.column).cast(DATE) >= start
+        return is_held_out.fill_null(value=False).to_numpy()
+
+    def advise_more(self) -> str:
+        """Return what a user can do to hold out more rows."""
+        return f"choose an earlier date than {self.start} for training.holdout.from"
+
+    def advise_fewer(self) -> str:
+        """Return what a user can do to hold out fewer rows."""
+        return f"choose a later date than {self.start} for training.holdout.from"
 
 
 def value_bits(values: pl.Series) -> npt.NDArray[np.uint64]:

@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +25,13 @@ import numpy.typing as npt
 import pandas as pd
 import polars as pl
 from baseline import Baseline, fit_baseline
+from iterations import FOLDS, can_choose_iterations, choose_iterations
 from mlflow.types import ColSpec, Schema
 from sklearn import ensemble
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
-from split import Split
+from split import DATE, Split, TimeSplit, get_column
 from training_profile import (
     describe_predictions,
     describe_training_data,
@@ -38,8 +39,11 @@ from training_profile import (
 )
 from training_rows import (
     DataError,
+    choose_split,
     divide_rows,
     drop_repeated_rows,
+    note_dates,
+    note_odd_columns,
     read_training_table,
     select_features,
 )
@@ -77,7 +81,7 @@ def build_model(
         "classification": ensemble.HistGradientBoostingClassifier,
         "regression": ensemble.HistGradientBoostingRegressor,
     }
-    # Stopping early holds rows out once more, which a class of one row does not survive.
+    # `fit_model` chooses the number of trees, with rows of one group on one side.
     more = {"max_iter": max_iterations, "early_stopping": False, **more}
     model = trees[task](
         categorical_features=range(len(texts)), random_state=seed, **more
@@ -107,8 +111,10 @@ class ModelDescription:
     task: str
     target: str
     keys: list[str]
-    split: Split
+    split: Split | TimeSplit
     baseline: str
+    holdout_column: str = ""  # Rows are held out from a date in this column on.
+    notes: list[str] = field(default_factory=list)
 
 
 def train(
@@ -119,34 +125,65 @@ def train(
     task: str,
     target: str,
     keys: Sequence[str] = (),
+    group: str | None = None,
     test_fraction: float = 0.2,
+    holdout_column: str | None = None,
+    holdout_from: str | None = None,
     seed: int = 42,
     hyperparameters: Mapping[str, Any],
 ) -> None:
     """Train on the Parquet parts in `prepared`; write the model and the held-out rows.
+
+    Rows with the same value of the column `group` are all trained on or all held out. If
+    `holdout_column` is given, the rows from the date `holdout_from` on are held out, else
+    the share `test_fraction` at random.
 
     Parameters and metrics go to MLflow. Raises DataError if no model can be trained on
     this data.
     """
     prepared_rows = read_training_table(prepared, target=target, keys=keys, task=task)
     table, notes = drop_repeated_rows(prepared_rows, keys)
-    by = list(keys) or [name for name in table.columns if name != target]
-    split = Split(by, seed, test_fraction)
-    divided = divide_rows(table, split, target, keys)
-    for note in notes + divided.notes:
+    split = choose_split(
+        table,
+        target=target,
+        task=task,
+        keys=keys,
+        group=group,
+        seed=seed,
+        fraction=test_fraction,
+        holdout_column=holdout_column,
+        holdout_from=holdout_from,
+    )
+    divided = divide_rows(table, split, target, keys, group)
+    not_features = [target, *keys]
+    if group is not None:
+        not_features.append(group)
+    notes += divided.notes
+    notes += note_odd_columns(table, target=target, excluded=not_features, task=task)
+    if isinstance(split, Split):
+        notes += note_dates(
+            table, target=target, excluded=not_features, fraction=test_fraction
+        )
+    for note in notes:
         print(f"note: {note}")
 
-    features = select_features(divided.training, [target, *keys])
+    features = select_features(divided.training, not_features)
     answers = divided.training[target].to_pandas()
     held_out = divided.holdout
+    folds = divide_into_folds(divided.training, split)
+    dates = None
+    if isinstance(split, TimeSplit):
+        dates = divided.training[split.column].to_pandas()
     schema = read_schema(prepared)
     if schema is not None:
         schema = complete_schema(schema, table, list(features))
     profile = describe_training_data(prepared_rows, divided.training, features, keys)
     # The fit needs the memory of these.
     del prepared_rows, table, divided
-    pipeline, training_score = fit_model(features, answers, task, seed, hyperparameters)
-    baseline = fit_baseline(answers, task)
+    pipeline, training_score = fit_model(
+        features, answers, task, seed, hyperparameters, folds
+    )
+    baseline = fit_baseline(answers, task, dates)
 
     rows, columns = features.shape
     with mlflow.start_run():
@@ -159,6 +196,8 @@ def train(
                 **hyperparameters,
             }
         )
+        if can_choose_iterations(pipeline):
+            mlflow.log_metric("iterations", pipeline[-1].n_iter_)
         mlflow.log_metrics(
             {
                 "features": columns,
@@ -167,7 +206,15 @@ def train(
                 "training_score": training_score,
             }
         )
-    description = ModelDescription(task, target, list(keys), split, baseline.name)
+    description = ModelDescription(
+        task,
+        target,
+        list(keys),
+        split,
+        baseline.name,
+        holdout_column=holdout_column or "",
+        notes=notes,
+    )
     save_model(pipeline, features, description, baseline, model)
     if schema is not None:
         save_schema(schema, model)
@@ -183,8 +230,12 @@ def fit_model(
     task: str,
     seed: int,
     hyperparameters: Mapping[str, Any],
+    folds: npt.NDArray[np.int64],
 ) -> tuple[Pipeline, float]:
     """Return a trained pipeline, and its score on some of the rows it was trained on.
+
+    If the model adds trees one by one, it gets as many as predict best what they were not
+    trained on, by `choose_iterations`, but not if `early_stopping` is a hyperparameter.
 
     Raises DataError, with the words of scikit-learn, if it refuses a hyperparameter.
     """
@@ -192,11 +243,31 @@ def fit_model(
     sample = slice(None, None, -(-len(features) // SCORED_ROWS))
     try:
         pipeline = build_model(features, task, seed, **hyperparameters)
+        if can_choose_iterations(pipeline) and "early_stopping" not in hyperparameters:
+            iterations = choose_iterations(pipeline, features, answers, folds)
+            pipeline[-1].set_params(max_iter=iterations)
         pipeline.fit(features, answers)
         score = pipeline.score(features[sample], answers[sample])
     except (TypeError, ValueError) as error:
         raise DataError(f"The model cannot be trained: {error}") from None
     return pipeline, float(score)
+
+
+def divide_into_folds(
+    training: pl.DataFrame, split: Split | TimeSplit
+) -> npt.NDArray[np.int64]:
+    """Return the fold of each training row, in which rows of one group are together.
+
+    If rows are held out from a date on, the last fifth of the days is fold 0, and no other
+    row is in a fold that is judged. So the number of trees is tried on later rows too.
+    """
+    if isinstance(split, Split):
+        # Another seed, as the rows were divided by this one.
+        other_split = Split(split.by, (split.seed + 1) % 2**32, split.fraction)
+        return (other_split.groups(training) % np.uint64(FOLDS)).astype(np.int64)
+    dates = get_column(training, split.column).cast(DATE)
+    is_late = (dates >= dates.quantile(0.8)).fill_null(value=False)
+    return np.where(is_late.to_numpy(), 0, FOLDS)
 
 
 def save_model(
@@ -275,7 +346,10 @@ def main() -> None:
     )
     parser.add_argument("--target", required=True)
     parser.add_argument("--keys", nargs="*", default=[])
+    parser.add_argument("--group")
     parser.add_argument("--test-fraction", type=float, default=0.2)
+    parser.add_argument("--holdout-column")
+    parser.add_argument("--holdout-from")
     parser.add_argument("--seed", type=int, default=42)
     # The last one, as it takes all that follows: a value may begin with a hyphen.
     parser.add_argument("--hyperparameters", nargs=argparse.REMAINDER, default=[])
@@ -288,7 +362,10 @@ def main() -> None:
             task=args.task,
             target=args.target,
             keys=args.keys,
+            group=args.group,
             test_fraction=args.test_fraction,
+            holdout_column=args.holdout_column,
+            holdout_from=args.holdout_from,
             seed=args.seed,
             hyperparameters=parse_hyperparameters(args.hyperparameters),
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
-from split import DATE, NUMBER, TEXT, Split, get_column
+from split import DATE, NUMBER, TEXT, Split, TimeSplit, get_column
 
 # With fewer held-out rows, evaluate compares no models.
 FEWEST_HELD_OUT = 30
+FEWEST_ROWS_PER_CLASS = 10  # on average; with fewer, a note says so
 SHOWN_CLASSES = 5  # in a note
 ROW = "row"  # numbers the rows to score where there are no keys
 
@@ -131,8 +132,8 @@ def drop_repeated_rows(
     if different_keys < len(distinct) or len(distinct) < rows / 2:
         note = (
             f"the keys ({', '.join(keys)}) do not tell rows apart: {rows} rows have"
-            f" {different_keys} different keys. Rows of one key are trained on or held"
-            " out together."
+            f" {different_keys} different keys. Unless data.group is set, rows of one key"
+            " are trained on or held out together."
         )
         return table, [note]
     if len(distinct) == rows:
@@ -153,8 +154,80 @@ class DividedRows:
     notes: list[str]
 
 
+def choose_split(
+    table: pl.DataFrame,
+    *,
+    target: str,
+    task: str,
+    keys: Sequence[str],
+    group: str | None,
+    seed: int,
+    fraction: float,
+    holdout_column: str | None = None,
+    holdout_from: str | None = None,
+) -> Split | TimeSplit:
+    """Return the rule by which rows are held out: from a date on, or at random.
+
+    Rows of one group stay together; without a group, those of the same keys, or else
+    equal rows. Raises DataError if the column of the group or of the dates cannot be used.
+    """
+    if group is not None and group not in table.columns:
+        raise DataError(
+            f"There is no column '{group}', which data.group names: correct the name, and"
+            " take it out of data.ignore in settings.yml."
+        )
+    by = [group] if group else list(keys)
+    by = by or [name for name in table.columns if name != target]
+    if holdout_column is None or holdout_from is None:
+        split = Split(by, seed, fraction)
+        if task == "regression":
+            return split
+        return divide_rare_classes(split, table, target)
+
+    if holdout_column not in table.columns:
+        raise DataError(
+            f"There is no column '{holdout_column}', which training.holdout names: correct"
+            " the name, and take it out of data.ignore in settings.yml."
+        )
+    dates = get_column(table, holdout_column)
+    if not dates.dtype.is_temporal():
+        raise DataError(
+            f"The column '{holdout_column}', which training.holdout names, holds"
+            f" {str(dates.drop_nulls().first())!r}, not dates: name another column, take it"
+            " out of data.keys, or set data.date_format in settings.yml."
+        )
+    return TimeSplit(by, seed, holdout_column, holdout_from)
+
+
+def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split:
+    """Return a rule by which each class has rows on both sides, if it has two groups.
+
+    A class of which no group would be held out, or all of them, gets a fraction of its
+    own. If a group has rows of several classes, the split is returned as it is, as such
+    fractions would tear the group apart.
+    """
+    classes = get_column(table, target).cast(TEXT)
+    rows = pl.DataFrame({"position": split.positions(table), "class": classes}).unique()
+    if rows["position"].n_unique() < len(rows):
+        return split
+    class_fractions = {}
+    for name, positions in rows.sort("position").group_by("class"):
+        numbers = positions["position"].to_list()
+        if len(numbers) < 2:
+            continue
+        if numbers[0] >= split.fraction:
+            class_fractions[str(name[0])] = (numbers[0] + numbers[1]) / 2
+        elif numbers[-1] < split.fraction:
+            class_fractions[str(name[0])] = (numbers[-2] + numbers[-1]) / 2
+    return replace(split, target=target, class_fractions=class_fractions)
+
+
 def divide_rows(
-    table: pl.DataFrame, split: Split, target: str, keys: Sequence[str]
+    table: pl.DataFrame,
+    split: Split | TimeSplit,
+    target: str,
+    keys: Sequence[str],
+    group: str | None = None,
 ) -> DividedRows:
     """Divide the rows by the split.
 
@@ -164,47 +237,69 @@ def divide_rows(
     training = table.filter(~is_held_out)
     holdout = table.filter(is_held_out)
     rows = len(table)
+    unit = "different rows"
+    if group:
+        unit = f"different values of '{group}'"
+    elif keys:
+        unit = "different keys"
     groups = len(np.unique(split.groups(table)))
-    counted_keys = f", with {groups} keys," if keys else ""
+    counted = f"{rows} rows, with {groups} {unit}," if group or keys else f"{rows} rows"
     if holdout.is_empty():
         raise DataError(
-            f"None of the {rows} rows{counted_keys} is held out for the evaluation: raise"
-            f" training.test_fraction (it is {split.fraction:g}), or choose another"
-            " training.seed in settings.yml."
+            f"None of the {counted} is held out for the evaluation: {split.advise_more()}."
         )
     learned = get_column(training, target).unique()
     if len(learned) < 2:
         left = f"only {learned[0]}" if len(learned) else "nothing"
         raise DataError(
-            f"{len(holdout)} of the {rows} rows{counted_keys} are held out, and {left} is"
-            f" left to learn in '{target}': lower training.test_fraction (it is"
-            f" {split.fraction:g}), or choose another training.seed in settings.yml."
+            f"{len(holdout)} of the {counted} are held out, and {left} is left to learn in"
+            f" '{target}': {split.advise_fewer()}."
         )
-    notes = _note_odd_share(len(holdout), rows, groups, split, has_keys=bool(keys))
+    held_out_groups = len(np.unique(split.groups(holdout)))
+    notes = _note_few_groups(len(holdout), held_out_groups, unit)
+    if isinstance(split, Split) and not notes:
+        notes = _note_odd_share(len(holdout), rows, groups, split, unit)
+    if isinstance(split, TimeSplit):
+        notes += _note_rows_without_date(table, split.column)
     if learned.dtype != NUMBER:
-        notes += _note_new_classes(learned, get_column(holdout, target).unique())
+        held_out_classes = get_column(holdout, target).unique()
+        notes += _note_new_classes(learned, held_out_classes)
+        notes += _note_absent_classes(learned, held_out_classes)
     return DividedRows(training, holdout, notes)
 
 
+def _note_few_groups(rows: int, groups: int, unit: str) -> list[str]:
+    """Return a note if few groups of rows are held out."""
+    if groups >= FEWEST_HELD_OUT:
+        return []
+    held_out = f"{rows}" if rows == groups else f"{groups} {unit}, in {rows} rows"
+    note = (
+        f"fewer than {FEWEST_HELD_OUT} rows are held out ({held_out}): the figures say"
+        " little, and later models cannot be compared with this one."
+    )
+    return [note]
+
+
 def _note_odd_share(
-    held_out: int, rows: int, groups: int, split: Split, *, has_keys: bool
+    held_out: int, rows: int, groups: int, split: Split, unit: str
 ) -> list[str]:
-    """Return a note if few rows are held out, or a share that is far from the setting."""
+    """Return a note if the share of held-out rows is far from the setting."""
     share = held_out / rows
-    if held_out < FEWEST_HELD_OUT:
-        note = (
-            f"fewer than {FEWEST_HELD_OUT} rows are held out ({held_out}): the figures"
-            " say little, and later models cannot be compared with this one."
-        )
-        return [note]
-    if abs(share - split.fraction) > split.fraction / 4:
-        counted = f"{groups} different keys" if has_keys else f"{rows} rows"
-        note = (
-            f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as there"
-            f" are only {counted} and equal rows stay together."
-        )
-        return [note]
-    return []
+    if abs(share - split.fraction) <= split.fraction / 4:
+        return []
+    note = (
+        f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as there are only"
+        f" {groups} {unit} in {rows} rows, and equal rows stay together."
+    )
+    return [note]
+
+
+def _note_rows_without_date(table: pl.DataFrame, column: str) -> list[str]:
+    """Return a note if rows have no date, so that nothing says when they are from."""
+    count = get_column(table, column).null_count()
+    if not count:
+        return []
+    return [f"{count} rows have no date in '{column}', and are trained on."]
 
 
 def _note_new_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
@@ -212,14 +307,78 @@ def _note_new_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
     new_classes = sorted(set(held_out) - set(learned))
     if not new_classes:
         return []
-    names = ", ".join(str(name) for name in new_classes[:SHOWN_CLASSES])
-    if len(new_classes) > SHOWN_CLASSES:
-        names += ", …"
     note = (
         "classes only in held-out rows, which the model does not know:"
-        f" {len(new_classes)} ({names})."
+        f" {len(new_classes)} ({_list_some(new_classes)})."
     )
     return [note]
+
+
+def _note_absent_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
+    """Return a note on the classes that no held-out row has, if there are any."""
+    absent = sorted(set(learned) - set(held_out))
+    if not absent:
+        return []
+    note = (
+        f"no held-out row is of {len(absent)} of the classes ({_list_some(absent)}): the"
+        " figures say nothing about them."
+    )
+    return [note]
+
+
+def _list_some(names: Sequence[object]) -> str:
+    """Return the first few names as text."""
+    listed = ", ".join(str(name) for name in names[:SHOWN_CLASSES])
+    return f"{listed}, …" if len(names) > SHOWN_CLASSES else listed
+
+
+def note_odd_columns(
+    table: pl.DataFrame, *, target: str, excluded: Sequence[str], task: str
+) -> list[str]:
+    """Return notes on columns that may make the figures worthless."""
+    notes = []
+    rows = len(table)
+    for name in table.columns:
+        values = get_column(table, name)
+        # Measured whole numbers repeat. Numbers of rows do not, and fill their range.
+        if name in (target, *excluded) or not values.dtype.is_integer():
+            continue
+        if rows >= FEWEST_HELD_OUT and values.n_unique() == rows:
+            notes.append(
+                f"'{name}' is a whole number of its own in every row. If it numbers the"
+                " rows, list it in data.keys or data.ignore, as a model learns nothing"
+                " useful from it."
+            )
+    if task == "classification":
+        classes = table[target].n_unique()
+        if rows / classes < FEWEST_ROWS_PER_CLASS:
+            notes.append(
+                f"there are {classes} classes in {rows} rows, which is"
+                f" {rows / classes:.1f} rows of a class: the figures say little."
+            )
+    return notes
+
+
+def note_dates(
+    table: pl.DataFrame, *, target: str, excluded: Sequence[str], fraction: float
+) -> list[str]:
+    """Return a note if rows are held out at random, though a column has their dates."""
+    for name in table.columns:
+        dates = get_column(table, name)
+        if name in (target, *excluded) or dates.dtype not in (pl.Date, pl.Datetime):
+            continue
+        days = dates.drop_nulls().cast(DATE).sort()
+        if days.n_unique() < 2:
+            continue
+        start = days[int(len(days) * (1 - fraction))].date()
+        note = (
+            f"'{name}' has dates, and rows are held out at random. If you predict rows"
+            " that are later than all training rows, the figures are too good: hold out the"
+            f" last ones by training.holdout, with column: {name} and from: {start}, in"
+            " settings.yml."
+        )
+        return [note]
+    return []
 
 
 def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFrame:

@@ -271,15 +271,15 @@ def _describe_all(
         key = ".".join(path)
         if detail["type"] in ("extra_forbidden", "invalid_key"):
             *parents, name = path
-            fields = _find_section(model, parents).model_fields
-            absent = fields.keys() - _find_names(written, parents)
+            fields = _name_fields(_find_section(model, parents))
+            absent = set(fields) - _find_names(written, parents)
             fix = f"delete it ({', '.join(fields)} are)"
             for close_name in difflib.get_close_matches(name, absent, 1):
                 fix = f"write {close_name}"
                 misspelt.add(".".join([*parents, close_name]))
             problems.append(Problem(file, key, "is not a setting", fix))
         elif detail["type"] == "model_type":
-            names = ", ".join(_find_section(model, path).model_fields)
+            names = ", ".join(_name_fields(_find_section(model, path)))
             text = f"is {to_text(detail['input'])}, but must hold names with values"
             problems.append(Problem(file, key, text, f"write {names} there"))
         else:
@@ -336,6 +336,11 @@ def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel
             models = _list_models(section.model_fields[name].annotation)
             section = models[0] if models else section
     return section
+
+
+def _name_fields(section: type[BaseModel]) -> list[str]:
+    """Return the names of a section's settings as a file has them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _list_models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,0 +1,324 @@
+"""Which rows are held out: by group, from a date on, of every class; and what is said of it.
+
+Also how many trees are trained. The steps' own functions, without a generated project.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+import register
+import train
+from split import Split, TimeSplit
+from threadpoolctl import threadpool_limits
+from training_rows import (
+    DataError,
+    choose_split,
+    divide_rows,
+    note_dates,
+    note_odd_columns,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("mlruns")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.create_experiment("holdout", (folder / "artifacts").as_uri())
+    mlflow.set_experiment("holdout")
+    with threadpool_limits(1):  # tables so small are not worth two threads
+        yield
+    mlflow.set_tracking_uri(before)
+
+
+def learn(table: pl.DataFrame, folder: Path, **options: Any) -> dict[str, Any]:
+    """Train and evaluate; return the evaluation."""
+    (folder / "prepared").mkdir(parents=True)
+    table.write_parquet(folder / "prepared" / "part-00000.parquet")
+    settings: dict[str, Any] = {
+        "task": "classification",
+        "target": "y",
+        "hyperparameters": {"max_iterations": 50},
+    }
+    train.train(
+        folder / "prepared",
+        folder / "model",
+        folder / "holdout",
+        **{**settings, **options},
+    )
+    evaluate.evaluate(
+        folder / "model",
+        folder / "holdout",
+        folder / "evaluation",
+        model_name=f"model-{folder.parent.name}",
+    )
+    text = (folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")
+    evaluation: dict[str, Any] = json.loads(text)
+    return evaluation
+
+
+def draw_customers() -> pl.DataFrame:
+    """Draw five orders of each of 200 customers, whose class is a coin's."""
+    random = np.random.default_rng(1)
+    customer = np.repeat(np.arange(200), 5)
+    return pl.DataFrame(
+        {
+            "order": range(1000),
+            "customer": customer,
+            "age": random.normal(size=200)[customer],
+            "income": random.normal(size=200)[customer],
+            "amount": random.normal(size=1000),
+            "y": random.choice(["a", "b"], 200)[customer],
+        }
+    )
+
+
+def test_orders_of_a_customer_are_on_one_side(tmp_path: Path) -> None:
+    """The key names an order. Without the group, a coin is predicted nearly always."""
+    by_row = learn(draw_customers(), tmp_path / "row", keys=["order"])
+    assert by_row["metrics"]["accuracy"] > 0.9
+    by_group = learn(
+        draw_customers(), tmp_path / "group", keys=["order"], group="customer"
+    )
+    assert 0.3 < by_group["metrics"]["accuracy"] < 0.7
+    assert not by_group["baseline"]["is_beaten"]
+    held_out = pl.read_parquet(tmp_path / "group" / "holdout")
+    sizes = held_out.group_by("customer").len()["len"]
+    assert sizes.unique().to_list() == [5]
+
+
+def draw_prices(days: int = 600) -> pl.DataFrame:
+    """Draw a price that goes up and down at random, day by day."""
+    random = np.random.default_rng(0)
+    start = datetime.date(2024, 1, 1)
+    return pl.DataFrame(
+        {
+            "day": [start + datetime.timedelta(day) for day in range(days)],
+            "volume": random.normal(size=days),
+            "y": 100 + random.normal(size=days).cumsum(),
+        }
+    )
+
+
+def test_rows_from_a_date_on_are_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"task": "regression"}
+    at_random = learn(draw_prices(), tmp_path / "random", **options)
+    start = "2025-04-25"
+    note = f"training.holdout, with column: day and from: {start}, in settings.yml"
+    assert note in capsys.readouterr().out
+    later = learn(
+        draw_prices(),
+        tmp_path / "later",
+        holdout_column="day",
+        holdout_from=start,
+        **options,
+    )
+    assert "held out at random" not in capsys.readouterr().out
+    assert later["rows"] == 120
+    assert later["baseline"]["name"] == "last value"
+    assert later["metrics"]["rmse"] > 2 * at_random["metrics"]["rmse"]
+
+
+def test_models_with_two_dates_are_compared_on_rows_after_both(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"task": "regression", "holdout_column": "day"}
+    learn(draw_prices(), tmp_path / "first", holdout_from="2025-06-01", **options)
+    name = f"model-{tmp_path.name}"
+    register.register(tmp_path / "first" / "model", name)
+    second = learn(
+        draw_prices(), tmp_path / "second", holdout_from="2025-03-01", **options
+    )
+    assert second["rows"] == 175
+    assert second["registered"]["comparison"]["rows"] == 83
+
+    del options["holdout_column"]
+    at_random = learn(draw_prices(), tmp_path / "random", **options)
+    assert "held out from a date in 'day' on" in at_random["registered"]["reason"]
+    assert at_random["registered"]["verdict"] == "not comparable"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": "client"}, "no column 'client', which data.group names"),
+        ({"holdout_column": "date"}, "no column 'date', which training.holdout names"),
+        ({"holdout_column": "y"}, "holds '98.8.*, not dates"),
+        ({"holdout_from": "2030-01-01"}, "choose an earlier date than 2030-01-01"),
+        ({"holdout_from": "2000-01-01"}, "choose a later date than 2000-01-01"),
+    ],
+)
+def test_a_holdout_that_cannot_be_had_is_explained(
+    options: dict[str, Any], message: str
+) -> None:
+    settings: dict[str, Any] = {"group": None, "holdout_column": "day"}
+    settings |= {"holdout_from": "2025-01-01", "seed": 1, "fraction": 0.2, **options}
+    table = draw_prices()
+    with pytest.raises(DataError, match=message):
+        split = choose_split(table, target="y", task="regression", keys=[], **settings)
+        divide_rows(table, split, "y", [])
+
+
+def test_a_row_without_a_date_is_trained_on() -> None:
+    table = draw_prices(60).with_columns(
+        pl.when(pl.col("volume") > 1).then(None).otherwise("day").alias("day")
+    )
+    split = TimeSplit(["volume"], 1, "day", "2024-02-01")
+    divided = divide_rows(table, split, "y", [])
+    assert divided.holdout["day"].min() == datetime.date(2024, 2, 1)
+    assert divided.training["day"].null_count() == table["day"].null_count() > 0
+    assert any("have no date in 'day'" in note for note in divided.notes)
+
+
+def draw_rare_classes() -> pl.DataFrame:
+    classes = ["common"] * 500 + ["rare"] * 2 + ["odd"] * 3
+    ids = np.random.default_rng(0).integers(2**53, size=505)
+    return pl.DataFrame({"id": ids, "y": classes})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_class_is_on_both_sides(seed: int) -> None:
+    table = draw_rare_classes()
+    split = choose_split(
+        table,
+        target="y",
+        task="classification",
+        keys=["id"],
+        group=None,
+        seed=seed,
+        fraction=0.2,
+    )
+    divided = divide_rows(table, split, "y", ["id"])
+    assert divided.training["y"].n_unique() == 3
+    assert divided.holdout["y"].n_unique() == 3
+    assert 0.12 < len(divided.holdout) / 505 < 0.28
+    # The side of a row depends on this row alone.
+    alone = [bool(split.held_out(table[i])[0]) for i in range(480, 505)]
+    assert alone == split.held_out(table)[480:].tolist()
+    common = Split(["id"], seed, 0.2).held_out(table)[:500]
+    assert np.array_equal(split.held_out(table)[:500], common)
+
+
+def test_groups_with_several_classes_are_not_torn_apart() -> None:
+    table = draw_rare_classes().with_columns(id=pl.int_range(505) // 5)
+    table = table.with_columns(y=pl.when(pl.col("id") == 0).then("y").otherwise("y"))
+    table = pl.concat([table, table[:1].with_columns(y=pl.lit("rare"))])
+    split: Any = choose_split(
+        table,
+        target="y",
+        task="classification",
+        keys=["id"],
+        group=None,
+        seed=1,
+        fraction=0.2,
+    )
+    sides = table.with_columns(side=pl.Series(split.held_out(table)))
+    assert sides.group_by("id").agg(pl.col("side").n_unique())["side"].max() == 1
+
+
+# What is said
+
+
+def test_few_different_rows_are_counted_as_they_are() -> None:
+    """As Titanic is in a table of counts: 14 different rows of 2,201."""
+    table = pl.DataFrame({"a": np.arange(2100) % 14, "y": ["x", "y", "z"] * 700})
+    split = Split(["a"], 3, 0.2)
+    (note,) = divide_rows(table, split, "y", []).notes
+    held_out = table.filter(split.held_out(table))
+    groups = held_out["a"].n_unique()
+    assert f"({groups} different rows, in {len(held_out)} rows)" in note
+
+
+def test_columns_that_make_figures_worthless_are_named() -> None:
+    table = pl.DataFrame(
+        {
+            "number": range(500),
+            "x": np.random.default_rng(0).integers(50, size=500),
+            "y": [f"c{i % 200}" for i in range(500)],
+        }
+    )
+    notes = note_odd_columns(table, target="y", excluded=[], task="classification")
+    assert notes[0].startswith("'number' is a whole number of its own in every row.")
+    assert notes[1].startswith("there are 200 classes in 500 rows, which is 2.5 rows")
+    assert len(notes) == 2
+    assert not note_odd_columns(
+        table, target="y", excluded=["number"], task="regression"
+    )
+    assert not note_dates(table, target="y", excluded=[], fraction=0.2)
+
+
+def test_a_class_that_is_never_predicted_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    table = pl.DataFrame(
+        {
+            "id": range(2000),
+            "x": random.normal(size=2000),
+            "y": np.where(random.random(2000) < 0.01, "yes", "no"),
+        }
+    )
+    evaluation = learn(table, tmp_path / "rare", keys=["id"])
+    printed = capsys.readouterr().out
+    assert "note: no row is predicted to be 'yes', though" in printed
+    page = (tmp_path / "rare/evaluation/report.html").read_text(encoding="utf-8")
+    assert "Note: no row is predicted to be &#x27;yes&#x27;" in page
+    assert not evaluation["baseline"]["is_beaten"]
+
+
+def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
+    x = np.arange(300) % 60
+    table = pl.DataFrame({"id": range(300), "x": x, "y": np.maximum(x - 20.0, 0)})
+    evaluation = learn(table, tmp_path / "zeros", keys=["id"], task="regression")
+    assert "mape" not in evaluation["metrics"]
+    reason = "mape is left out: the target is 0 in some rows, and mape divides by it."
+    assert reason in evaluation["notes"]
+
+
+# The number of trees
+
+
+def test_noise_is_not_learned_and_signal_is() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(600, 3))
+    features = pl.DataFrame(x, schema=["a", "b", "c"]).to_pandas()
+    folds = np.arange(600) % 5
+
+    def count_trees(answers: Any, task: str) -> int:
+        series = pl.Series(answers).to_pandas()
+        pipeline, _ = train.fit_model(
+            features, series, task, 1, {"max_iterations": 150}, folds
+        )
+        return int(pipeline[-1].n_iter_)
+
+    assert count_trees(random.choice(["a", "b"], 600), "classification") < 10
+    assert count_trees(random.normal(size=600), "regression") < 10
+    assert count_trees(np.sin(3 * x[:, 0]) + x[:, 1], "regression") > 60
+    fixed, _ = train.fit_model(
+        features,
+        pl.Series(x[:, 0]).to_pandas(),
+        "regression",
+        1,
+        {"max_iterations": 7, "early_stopping": False},
+        folds,
+    )
+    assert fixed[-1].n_iter_ == 7
+
+
+def test_a_class_of_one_row_can_be_trained_on() -> None:
+    features = pl.DataFrame({"a": range(100)}).to_pandas()
+    answers = pl.Series(["x"] * 60 + ["y"] * 39 + ["z"]).to_pandas()
+    pipeline, _ = train.fit_model(
+        features, answers, "classification", 1, {}, np.arange(100) % 5
+    )
+    assert list(pipeline.classes_) == ["x", "y", "z"]
