@@ -546,8 +546,16 @@ AB = np.where(X > 0, "a", "b")
         ),
         ({"x": X, "y": [f"c{i}" for i in range(COUNT)]}, {}, "120 classes in 120 rows"),
         ({"x": X[:2], "y": ["a", "b"]}, {}, "2 classes in 2 rows"),
-        ({"x": X, "y": AB}, {"test_fraction": 0.999}, "lower training.test_fraction"),
-        ({"x": X, "y": AB}, {"test_fraction": 1e-9}, "raise training.test_fraction"),
+        (
+            {"x": X, "y": X},
+            {"task": "regression", "test_fraction": 0.999},
+            "lower training.test_fraction",
+        ),
+        (
+            {"x": X, "y": X},
+            {"task": "regression", "test_fraction": 1e-9},
+            "raise training.test_fraction",
+        ),
         ({"x": X, "y": [np.inf, *X[1:]]}, {"task": "regression"}, "infinite"),
         ({"x": [np.inf, *X[1:]], "y": X}, {"task": "regression"}, None),
         ({"x": X, "y": AB}, {"task": "regression"}, "not numbers"),
