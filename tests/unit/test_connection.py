@@ -66,3 +66,12 @@ def test_a_refusal_is_read_from_the_text_of_an_error() -> None:
         "It is locked",
     )
     assert connection.read_service_error(Exception("no answer at all")) is None
+
+
+def test_a_sentence_of_azure_in_the_text_of_an_error_is_read() -> None:
+    text = "Request failed (403): Resource 'a' was disallowed by policy. Policy identifiers: '[]'."
+    error = connection.read_service_error(Exception(text))
+    assert (error.status, error.message) == (
+        403,
+        "Resource 'a' was disallowed by policy",
+    )

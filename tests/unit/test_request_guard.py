@@ -118,7 +118,12 @@ def test_a_server_that_does_not_answer_is_not_asked_for_ever(address: str) -> No
     ):
         requests.get(f"{address}/stall")
     assert time.monotonic() - started < 10 * SILENCE
-    assert requests.get(f"{address}/good").ok  # Another request is not concerned.
+    # The next file of a silent server is given up at once.
+    with pytest.raises(
+        request_guard.RequestFailed, match="No answer comes from 127.0.0.1"
+    ):
+        requests.get(f"{address}/another")
+    assert requests.post(f"{address}/good").ok  # Another method is not concerned.
 
 
 def test_an_answer_that_is_cut_short_can_be_asked_for_again(address: str) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -207,7 +208,8 @@ def status_code(error: BaseException) -> int | None:
     for code in _attributes(error, "status_code"):
         return int(code)
     text = "\n".join(_messages(error))
-    match = re.search(r"(?:Code:|Error:|too many) (\d{3})\b", text)
+    match = re.search(r"(?:Code:|Error:|too many) \(?(\d{3})\b", text)
+    match = match or re.search(r"Request failed \((\d{3})\)", text)
     return int(match[1]) if match else None
 
 
@@ -259,10 +261,14 @@ def read_service_error(error: BaseException) -> ServiceError | None:
     status = status_code(error)
     if status is None:
         return None
-    body_in_text = re.search(r"\{.*\}", "\n".join(_messages(error)), re.DOTALL)
-    return refusals.read_error(
-        status, {}, body_in_text[0] if body_in_text else "", address
-    )
+    text = "\n".join(_messages(error))
+    body_in_text = re.search(r"\{.*\}", text, re.DOTALL)
+    body = body_in_text[0] if body_in_text else ""
+    service_error = refusals.read_error(status, {}, body, address)
+    sentence = re.search(r"Request failed \(\d{3}\): (.+)", text)
+    if sentence and not service_error.code:
+        return replace(service_error, message=refusals.shorten(sentence[1]))
+    return service_error
 
 
 def _attributes(error: BaseException, name: str) -> Iterator[Any]:

@@ -144,6 +144,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("AuthorizationFailed", "LinkedAuthorizationFailed"),
+        pattern="does not have authorization to perform action",
         cause="The login has no right to do this.",
         advice=(
             "Ask the owner for the role {role}: `az role assignment create --assignee "
@@ -152,6 +153,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("RequestDisallowedByPolicy",),
+        pattern="was disallowed by policy",
         cause="A policy of your company forbids this{policy}.",
         advice=(
             "Change what it forbids, such as workspace.region or compute.vm_size in "
@@ -233,7 +235,7 @@ def read_error(
         status=status,
         host=urlsplit(address).hostname or "",
         code=exact.code,
-        message=_shorten(exact.message),
+        message=shorten(exact.message),
         codes=codes,
         policy=_find_policy(body),
         tenant_id=_find_tenant(_get_header(headers, "WWW-Authenticate")),
@@ -407,7 +409,7 @@ def _describe(code: Any, message: Any) -> _CodeAndMessage:
     )
 
 
-def _shorten(message: str) -> str:
+def shorten(message: str) -> str:
     """Return Azure's sentence on one line, without what only Microsoft's support needs."""
     # The storage service adds lines with the id of the request and the time.
     sentence = " ".join(message.partition("\nRequestId:")[0].split()).rstrip(".")

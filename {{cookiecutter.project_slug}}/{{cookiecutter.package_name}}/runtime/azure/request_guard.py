@@ -55,7 +55,9 @@ class RequestGuard:
         self.send_unguarded = send
         self.answered_at = time.monotonic()
         self.lock = threading.Lock()
-        #: When each request was first tried that has not been answered well since.
+        #: When each request was first tried that has not been answered well since, by its
+        #: method and address. A server that is silent to one file is silent to the next,
+        #: so the method and the host count, too.
         self.first_tries: dict[tuple[str | None, str | None], float] = {}
 
     def send(
@@ -95,14 +97,15 @@ class RequestGuard:
         return response
 
     def _note_try(self, request: PreparedRequest) -> float:
-        """Return when a request was first tried."""
+        """Return when a request, or one like it to the same host, was first tried."""
+        now = time.monotonic()
         with self.lock:
-            key = (request.method, request.url)
-            return self.first_tries.setdefault(key, time.monotonic())
+            return min(self.first_tries.setdefault(key, now) for key in _keys(request))
 
     def _note_answer(self, request: PreparedRequest) -> None:
         with self.lock:
-            self.first_tries.pop((request.method, request.url), None)
+            for key in _keys(request):
+                self.first_tries.pop(key, None)
             self.answered_at = time.monotonic()
 
     def _send_until_accepted(
@@ -182,6 +185,11 @@ def guard_requests() -> Iterator[None]:
             del os.environ["NETRC"]
         else:
             os.environ["NETRC"] = earlier_netrc
+
+
+def _keys(request: PreparedRequest) -> list[tuple[str | None, str | None]]:
+    """Return what the tries of a request are counted by."""
+    return [(request.method, request.url), (request.method, _host(request))]
 
 
 def _host(request: PreparedRequest) -> str:
