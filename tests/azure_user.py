@@ -36,9 +36,6 @@ command = importlib.import_module(sys.argv[1] + ".__main__")
 if "LONGEST_SILENCE" in os.environ:  # seconds, in place of a minute
     guard = importlib.import_module(sys.argv[1] + ".runtime.azure.request_guard")
     guard.LONGEST_SILENCE = float(os.environ["LONGEST_SILENCE"])
-    # A call may import for some seconds on a busy machine, in which Azure is not asked.
-    connection = importlib.import_module(sys.argv[1] + ".runtime.azure.connection")
-    connection.SILENCES = 60
 for line in sys.stdin:
     sys.argv[1:] = json.loads(line)
     out, err = io.StringIO(), io.StringIO()

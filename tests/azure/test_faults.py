@@ -267,12 +267,14 @@ def test_a_server_that_never_answers_ends_the_command(
     route = PIPELINE[user.project.sdk] if pattern == "PIPELINE" else pattern
     stall = None if trickle else 60
     user.standin.faults.append(Fault(route, stall=stall, trickle=trickle, times=None))
-    started = time.monotonic()
     with closing(Shell(user, LONGEST_SILENCE=SILENCE)) as shell:
+        shell.run("submit --help")  # The start of Python is not what is measured.
+        started = time.monotonic()
         failed = shell.run("submit training")
+        seconds = time.monotonic() - started
     user.standin.faults.clear()
     # Ten times the time of a silence is what ten minutes are to a minute.
-    assert time.monotonic() - started < 10 * float(SILENCE) + 10
+    assert seconds < 10 * float(SILENCE) + 10
     assert_one_sentence(failed)
 
 
