@@ -470,7 +470,7 @@ def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
 
 
 def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
-    with pytest.raises(score.ScoringError, match="run the training pipeline first"):
+    with pytest.raises(score.ScoringError, match="Run the training pipeline first"):
         score.download_model("nobody's", "latest")
     (tmp_path / "a").write_text("")
     register.register(tmp_path, "lost")
@@ -479,7 +479,7 @@ def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
         score.download_model("lost", "9")
     source = mlflow.MlflowClient().get_model_version("lost", "1").source
     Path(source.removeprefix("file://")).rename(tmp_path / "moved")
-    with pytest.raises(score.ScoringError, match="files are gone: train again"):
+    with pytest.raises(score.ScoringError, match="files are gone. Train again"):
         score.download_model("lost", "latest")
 
 
@@ -518,12 +518,12 @@ AB = np.where(X > 0, "a", "b")
         (
             {"prediction": range(COUNT), "x": X, "y": AB},
             {"keys": ["prediction"]},
-            "rename",
+            "Rename",
         ),
         (
             {"probability_a": range(COUNT), "x": X, "y": AB},
             {"keys": ["probability_a"]},
-            "rename",
+            "Rename",
         ),
         ({"row": X, "y": AB}, {}, "the name of the row numbers"),
         ({"row": X, "id": range(COUNT), "y": AB}, {"keys": ["id"]}, None),
@@ -558,7 +558,7 @@ AB = np.where(X > 0, "a", "b")
         ),
         ({"x": X, "y": [np.inf, *X[1:]]}, {"task": "regression"}, "infinite"),
         ({"x": [np.inf, *X[1:]], "y": X}, {"task": "regression"}, None),
-        ({"x": X, "y": AB}, {"task": "regression"}, "not numbers"),
+        ({"x": X, "y": AB}, {"task": "regression"}, "needs numbers"),
         ({"x": np.arange(COUNT, dtype=np.uint64) + 2**63, "y": AB}, {}, None),
         ({"x": X, "y": AB, "z": ["$a_b^$", None] * 60}, {}, None),
         (

@@ -410,7 +410,7 @@ def test_unusual_value_warns(rule: str, value: str, text: str) -> None:
 def test_what_is_suggested_is_right(rule: str, value: str, text: str) -> None:
     del text
     fix = check(rule, value).fix
-    if fix != "correct it" and fix != f"write {getattr(rules, rule).what_to_write}":
+    if fix != "correct it" and fix != f"write {getattr(rules, rule).expected_value}":
         choices = fix.removeprefix("write ").removeprefix("one of ")
         better = check(rule, re.split(", | or ", choices)[0])
         assert better is None or better.kind == "unusual"

@@ -144,7 +144,7 @@ def test_repeats_are_dropped_only_where_that_is_certain() -> None:
     [
         (["a"] * 200, "classification", "one class, 'a', in all 200 rows"),
         ([1.5, 2.5] * 100, "classification", "fractions such as 1.5"),
-        (["a", "b"] * 100, "regression", "holds 'a', not numbers"),
+        (["a", "b"] * 100, "regression", "needs numbers, but the target 'y' holds 'a'"),
         ([1.0, np.inf] * 100, "regression", "infinite"),
         ([f"id {i}" for i in range(200)], "classification", "200 classes in 200 rows"),
     ],

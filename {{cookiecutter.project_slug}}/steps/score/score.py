@@ -1,12 +1,15 @@
 """Predict prepared Parquet parts: the entry script of the parallel step.
 
-The metadata of a part names its keys, and the version of the registered model by whose
-schema prep has read it. Each part's predictions are a Parquet file of the same name, with the key columns (or
-`row`), `prediction`, and for a classification one `probability_<class>` for each class.
+Prep has written two facts into the metadata of each part: the names of its key columns,
+and the version of the registered model whose schema it has used to read the data.
+
+The predictions for a part are a Parquet file of the same name. Its columns are the keys
+(or `row`, if there are none), `prediction`, and for a classification
+`probability_<class>` for each class.
 """
 
-# Without `from __future__ import annotations`: where the module is not registered in
-# sys.modules, as may be in Azure ML's driver, a dataclass could not look its types up.
+# This module does not import annotations from __future__. With them, a dataclass looks up
+# its types in sys.modules, where Azure ML's driver may not have registered this module.
 
 import argparse
 import json
@@ -27,8 +30,9 @@ from mlflow.models import Model
 from sklearn.pipeline import Pipeline
 from trees import UnsupportedModel, use_lookup_tables
 
-ROW = "row"  # the column by which prep numbers rows where there is no key
-# To a model, every column is of one of these types, by their names in its signature.
+# Prep numbers the rows in this column if the data has no key.
+ROW = "row"
+# The types of columns that a model can have, by their names in the model's signature.
 TYPES: dict[str, pl.DataType] = {
     "double": pl.Float64(),
     "datetime": pl.Datetime("us"),
@@ -36,7 +40,7 @@ TYPES: dict[str, pl.DataType] = {
 }
 NUMBER, DATE, TEXT = TYPES.values()
 TYPE_NAMES = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
-# A text that reads as one of a model's types.
+# Text that matches such a pattern can be read as a value of the type.
 PATTERNS = {
     NUMBER: r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$",
     DATE: r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$",
@@ -44,17 +48,19 @@ PATTERNS = {
 
 
 class ScoringError(Exception):
-    """A part cannot be scored; the message says why, and names the column at fault."""
+    """A part cannot be scored. The message says why, and names the column at fault."""
 
 
 @dataclass
 class Scorer:
-    """What a worker keeps from one mini-batch to the next."""
+    """A loaded model, which a worker keeps from one mini-batch to the next."""
 
     name: str
     version: str
     model: Pipeline
+    #: The columns that the model was trained with, and their types.
     columns: dict[str, pl.DataType]
+    #: The folder to write the predictions into.
     predictions: Path
 
 
@@ -62,14 +68,15 @@ scorer: Scorer
 
 
 def init() -> None:
-    """Load the registered model; the driver calls this once in each worker."""
-    # The driver adds options of its own, such as --model, which is no abbreviation of
-    # --model-name.
+    """Load the registered model. The driver calls this function once in each worker."""
+    # The driver adds options of its own to the command line, and one of them is --model.
+    # With abbreviations allowed, argparse would read it as --model-name.
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     args, _ = parser.parse_known_args()
+
     global scorer
     scorer = load_scorer(
         args.model_name, args.model_version, predictions=args.predictions
@@ -82,9 +89,11 @@ def run(mini_batch: list[str]) -> list[str]:
 
 
 def choose_scorer(part: Path) -> Scorer:
-    """Return the worker's scorer, with the version of the model that prep has used.
+    """Return a scorer with the version of the model that prep has used for a part.
 
-    Another version is loaded if a model was registered after prep had read the data.
+    This is the worker's scorer, unless another version of the model was registered after
+    prep had read the data. Then the version that prep has used is loaded, and replaces the
+    worker's.
     """
     global scorer
     version = read_part_metadata(part).get("model_version", scorer.version)
@@ -97,21 +106,23 @@ def load_scorer(model_name: str, model_version: str, *, predictions: Path) -> Sc
     """Load a registered model, and make the folder for its predictions.
 
     `model_version` may be "latest". Raises ScoringError if there is no such model, if it
-    was trained with another Python, or if the folder cannot be made.
+    was trained with another version of Python, or if the folder cannot be made.
     """
     version = find_version(model_name, model_version)
     folder = download_model(model_name, version)
-    # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
-    with TemporaryDirectory() as plain:
-        copy = shutil.copytree(folder, Path(plain) / "model")
+    # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
+    with TemporaryDirectory() as temporary_folder:
+        copy = shutil.copytree(folder, Path(temporary_folder) / "model")
         description = Model.load(str(copy))
         check_python(description)
         model = mlflow.sklearn.load_model(copy.as_uri())
     columns = list_model_columns(description)
+
     try:
         use_lookup_tables(model)
     except UnsupportedModel as reason:
         print(f"note: the model predicts at scikit-learn's own pace: {reason}.")
+
     try:
         predictions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,9 +131,9 @@ def load_scorer(model_name: str, model_version: str, *, predictions: Path) -> Sc
 
 
 def find_version(name: str, version: str) -> str:
-    """Return the number of a version of a registered model, which may be "latest".
+    """Return a version of a registered model, with "latest" replaced by its number.
 
-    Returns "latest" if no model of this name is registered.
+    Returns "latest" itself if no model of this name is registered.
     """
     if version != "latest":
         return version
@@ -141,12 +152,12 @@ def download_model(name: str, version: str) -> Path:
     except (MlflowException, OSError) as error:
         if isinstance(error, OSError) or "No such artifact" in str(error):
             raise ScoringError(
-                f"The model {name}, version {version}, cannot be loaded: its files are"
-                " gone: train again with --set register=always, or pin another version"
+                f"The model {name}, version {version}, cannot be loaded, as its files are"
+                " gone. Train again with --set register=always, or pin another version"
                 f" by scoring.model_version. ({error})"
             ) from None
         raise ScoringError(
-            f"The model {name}, version {version}, cannot be loaded: run the training"
+            f"The model {name}, version {version}, cannot be loaded. Run the training"
             f" pipeline first, or pin a registered version. ({error})"
         ) from None
 
@@ -154,28 +165,28 @@ def download_model(name: str, version: str) -> Path:
 def check_python(description: Model) -> None:
     """Raise ScoringError if a model was saved by another minor version of Python.
 
-    It holds the functions of its train step as bytecode, on which another version may
-    crash without an error.
+    A saved model holds functions of the train step as bytecode. Another version of Python
+    may crash when it runs them, without an error message.
     """
     flavor = description.flavors.get("python_function", {})
     version = ".".join(flavor.get("python_version", "").split(".")[:2])
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version and version != running:
         raise ScoringError(
-            f"The model was trained with Python {version}, and this is Python {running}:"
-            f" train again with --set register=always, or score with Python {version}."
+            f"The model was trained with Python {version}, and this is Python {running}."
+            f" Train again with --set register=always, or score with Python {version}."
         )
 
 
 def list_model_columns(description: Model) -> dict[str, pl.DataType]:
-    """Return the columns that a saved model was trained with, from its signature.
+    """Return the columns that a saved model was trained with, and their types.
 
-    Raises ScoringError if it has none.
+    They are in the model's signature. Raises ScoringError if the model has none.
     """
     if description.signature is None:
         raise ScoringError(
-            "The model was saved without a signature, which names its columns: save it"
-            " with save_model() of steps/train/train.py."
+            "The model was saved without a signature, which would name its columns. Save"
+            " it with save_model() of steps/train/train.py."
         )
     return {
         column["name"]: TYPES[column["type"]]
@@ -191,34 +202,37 @@ def read_part_metadata(part: Path) -> dict[str, str]:
     try:
         return pl.read_parquet_metadata(part)
     except OSError as error:
-        raise ScoringError(f"{part.name}: cannot be read: {error}") from None
+        raise ScoringError(f"{part.name} cannot be read: {error}") from None
 
 
 def score_part(scorer: Scorer, part: Path) -> str:
-    """Write the predictions for one part, whole or not at all, and return its name.
+    """Write the predictions for one part, and return the part's name.
 
-    Raises ScoringError if the part cannot be scored, or a file not be read or written.
+    Their file appears under its name only when it is complete. Raises ScoringError if the
+    part cannot be read or scored, or if the predictions cannot be written.
     """
     try:
         table = pl.read_parquet(part, glob=False)
     except OSError as error:
-        raise ScoringError(f"{part.name}: cannot be read: {error}") from None
+        raise ScoringError(f"{part.name} cannot be read: {error}") from None
     try:
         features = select_features(table, scorer.columns)
     except ScoringError as error:
         raise ScoringError(f"{part.name}: {error}") from None
-    names = json.loads(read_part_metadata(part).get("keys", "[]")) or [ROW]
-    keys = pl.DataFrame([table[name] for name in names])
+
+    key_names = json.loads(read_part_metadata(part).get("keys", "[]")) or [ROW]
+    keys = pl.DataFrame([table[name] for name in key_names])
     scored = predict(scorer.model, features, keys)
-    # Written to another name first, so that a part that is scored again replaces the
-    # file of the first try, and no file is ever half written.
+
+    # The file is written under another name first, so no predictions are ever half
+    # written. If the driver tries a part again, the new file replaces the first one.
     unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
     try:
         scored.write_parquet(unfinished)
         os.replace(unfinished, scorer.predictions / part.name)
     except (OSError, pl.exceptions.PolarsError) as error:
         unfinished.unlink(missing_ok=True)
-        raise ScoringError(f"{part.name}: cannot be written: {error}") from None
+        raise ScoringError(f"{part.name} cannot be written: {error}") from None
     return part.name
 
 
@@ -227,20 +241,22 @@ def select_features(
 ) -> pd.DataFrame:
     """Return the columns that the model was trained with, in its types.
 
-    Raises ScoringError if one is missing or holds values of another kind.
+    Raises ScoringError if a column is missing, or if its values are of another type.
     """
     features = {}
     for name, dtype in columns.items():
         if name not in table.columns:
-            raise ScoringError(f"the column '{name}' is missing; the model needs it.")
-        # polars would take a name such as `^a$` for a pattern, so the column has none.
+            raise ScoringError(
+                f"the column '{name}' is missing, and the model needs it."
+            )
+        # polars reads a name such as `^a$` as a pattern, so the column is left unnamed.
         values = table[name].alias("")
         filled = values.drop_nulls()
-        # A column without a value fits every type.
+        # A column without any value fits every type.
         if len(filled) and not accepts_type(dtype, filled.dtype):
             raise ScoringError(
                 f"the column '{name}' holds {describe_odd_value(filled, dtype)}, where"
-                f" the model needs {TYPE_NAMES[dtype]}: mend the data, or train again."
+                f" the model needs {TYPE_NAMES[dtype]}. Correct the data, or train again."
             )
         features[name] = values.cast(dtype)
     return pl.DataFrame(features).to_pandas()
@@ -252,14 +268,17 @@ def accepts_type(needed: pl.DataType, prepared: pl.DataType) -> bool:
         return prepared.is_numeric() or prepared == pl.Boolean
     if needed == DATE:
         return prepared in (pl.Date, pl.Datetime)
-    # An integer reads the same as text.
+    # An integer has only one form as text, so it can be compared with other text.
     return prepared == pl.String or prepared.is_integer()
 
 
 def describe_odd_value(values: pl.Series, dtype: pl.DataType) -> str:
-    """Return the first value that is not of the type that the model needs, in words."""
+    """Describe the first of the values that is not of the type that the model needs.
+
+    The description continues the sentence "the column holds ...".
+    """
     if values.dtype == TEXT:
-        # A single value of another kind makes the whole column text, so it is named.
+        # A single text among numbers makes the whole column text. It is the odd value.
         odd_values = values.filter(~values.str.contains(PATTERNS[dtype]))
         first = odd_values[0] if len(odd_values) else values[0]
         return f"the text {first!r}"
@@ -275,15 +294,16 @@ def describe_odd_value(values: pl.Series, dtype: pl.DataType) -> str:
 def predict(
     model: Pipeline, features: pd.DataFrame, keys: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return the keys of each row with its prediction, and its probabilities if any.
+    """Return a table of each row's keys and prediction, and probabilities if there are any.
 
-    Raises ScoringError if a key has the name of one of these columns.
+    Raises ScoringError if a key has the same name as one of the other columns.
     """
     columns: dict[str, Any] = {}
     rows = len(features)
     if rows == 1:
-        # scikit-learn adds up the classes of a single row in another order, which may
-        # change the last bit of a probability. Of two rows, each is as in any table.
+        # For a table with a single row, scikit-learn adds up the classes in another order,
+        # which may change the last bit of a probability. So the row is predicted twice,
+        # and the second prediction is dropped below.
         features = pd.concat([features, features])
     if hasattr(model, "predict_proba"):
         probabilities = model.predict_proba(features)
@@ -292,11 +312,12 @@ def predict(
             columns[f"probability_{name}"] = column
     else:
         columns["prediction"] = model.predict(features)
+
     for name in columns:
         if name in keys.columns:
             raise ScoringError(
-                f"the key '{name}' has the name of a column of the predictions: rename"
-                " it in the data and in data.keys."
+                f"the key '{name}' has the same name as a column that holds predictions."
+                " Rename it in the data and in data.keys."
             )
     predictions = {name: column[:rows] for name, column in columns.items()}
     return pl.DataFrame(keys.to_dict() | predictions)

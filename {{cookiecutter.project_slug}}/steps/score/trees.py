@@ -1,10 +1,36 @@
-"""Predictions of scikit-learn's gradient-boosted trees by table lookup, bit for bit.
+"""Predict with scikit-learn's gradient-boosted trees by table lookup, bit for bit the same.
 
-scikit-learn walks each row down each tree, and a processor cannot guess the way. Here the
-leaves of a tree are the bits of a word, from left to right. The value of a row in one
-feature rules some leaves out: a table tells which are left. The one bit that all features
-leave is the row's leaf. Several trees, whose words stand side by side, are
-looked up together. (After QuickScorer: Lucchese et al., 2015.)
+scikit-learn walks each row down each tree. That is slow, because a processor cannot guess
+whether the next step goes left or right. The lookup in this module follows QuickScorer
+(Lucchese et al., 2015, "QuickScorer: A fast algorithm to rank documents with additive
+ensembles of regression trees"), and needs no walk:
+
+- The leaves of a tree are numbered from left to right, and leaf i is bit i of a word.
+- A row that goes left at a branch cannot end in a leaf on the right of this branch, and
+  the other way round. So the value of one feature rules some leaves out.
+- A table holds, for every feature and every kind of value, the leaves that this value
+  still allows. The words of all features are combined by AND. Exactly one bit remains:
+  the leaf in which the walk would have ended.
+
+An example is this tree with three leaves, whose word is written with leaf 2 first:
+
+    x <= 5 ?
+      yes: leaf 0
+      no:  y <= 3 ?
+             yes: leaf 1
+             no:  leaf 2
+
+    feature    value         leaves that it allows
+    x          5 or less     001
+    x          more than 5   110
+    y          3 or less     011  (if the walk comes to this branch, it ends in leaf 1)
+    y          more than 3   101
+
+For x = 7 and y = 2, `110 & 011` is `010`: the row ends in leaf 1.
+
+The kinds of values of a feature are numbered, and the number is called the code of a
+value: here, x has the code 0 up to 5, and the code 1 above. The words of several trees are
+stored side by side, as a group of trees, so that a single operation handles all of them.
 """
 
 from __future__ import annotations
@@ -20,253 +46,303 @@ from sklearn.ensemble import (
 )
 from sklearn.pipeline import Pipeline
 
-# Rows that are looked up at once: their codes stay in the processor's cache.
+# This many rows are looked up at once, because their codes fit into the processor's cache.
 ROWS_AT_ONCE = 4096
-BYTES_AT_ONCE = 32  # of the words of trees that are looked up together
-MOST_LEAVES = 64  # as many as a word has bits
+# The words of a group of trees have this size for each row.
+BYTES_AT_ONCE = 32
+# The largest word has 64 bits, so a tree cannot have more leaves.
+MOST_LEAVES = 64
 # With larger tables, looking up takes longer than walking.
 MOST_TABLE_BYTES = 2**26
 TRIAL_ROWS = 1000
 
 Array = npt.NDArray[Any]
-# Either of the models above; scikit-learn has no types.
-Trees = Any
+# A fitted HistGradientBoostingClassifier or -Regressor. scikit-learn has no types.
+BoostedModel = Any
+# A TreePredictor of scikit-learn: one tree, with its nodes as an array of records.
+Tree = Any
 
 
 class UnsupportedModel(Exception):
-    """The trees of a model cannot be looked up in tables; the message says why."""
+    """The trees of a model cannot be looked up in tables. The message says why."""
 
 
 def use_lookup_tables(model: Any) -> None:
     """Replace the tree traversal of a model by an equivalent table lookup.
 
-    Raises UnsupportedModel if the model is of another kind; then it is left as it is.
+    `model` is a scikit-learn estimator, or a pipeline that ends in one. Raises
+    UnsupportedModel, and leaves the model as it is, if its trees cannot be looked up.
     """
-    trees = model[-1] if isinstance(model, Pipeline) else model
+    boosted = model[-1] if isinstance(model, Pipeline) else model
     if not isinstance(
-        trees, (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
+        boosted, (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
     ):
         raise UnsupportedModel(
-            f"{type(trees).__name__} is not one of the trees known here"
+            f"tables can replace the trees of HistGradientBoosting models only, and this"
+            f" is a {type(boosted).__name__}"
         )
     try:
-        tables = LookupTables(trees)
-        is_equivalent = _agrees_on_trial_rows(tables, trees)
+        tables = LookupTables(boosted)
+        is_equivalent = _agrees_on_trial_rows(tables, boosted)
     except (AttributeError, IndexError, TypeError) as error:
-        # The inner parts of the trees may be others in another scikit-learn.
+        # The private attributes of the trees may differ in another scikit-learn.
         raise UnsupportedModel(
-            f"this scikit-learn is not known here: {error}"
+            f"this version of scikit-learn stores its trees in another form ({error})"
         ) from None
     if not is_equivalent:
-        raise UnsupportedModel("its trees are not what is known here")
-    trees._predict_iterations = tables.add_predictions
+        raise UnsupportedModel(
+            "the tables predict other values than scikit-learn for trial rows"
+        )
+    boosted._predict_iterations = tables.add_predictions
 
 
-def _agrees_on_trial_rows(tables: LookupTables, trees: Trees) -> bool:
-    """Return whether the lookup gives exactly what scikit-learn gives for trial rows."""
+def _agrees_on_trial_rows(tables: LookupTables, boosted: BoostedModel) -> bool:
+    """Return whether the lookup predicts exactly what scikit-learn does for trial rows."""
     rows = tables.make_trial_rows()
-    by_walking = np.zeros((len(rows), trees.n_trees_per_iteration_))
+    by_walking = np.zeros((len(rows), boosted.n_trees_per_iteration_))
     by_lookup = np.zeros_like(by_walking)
-    trees._predict_iterations(rows, trees._predictors, by_walking, False, 1)
-    tables.add_predictions(rows, trees._predictors, by_lookup)
+    boosted._predict_iterations(rows, boosted._predictors, by_walking, False, 1)
+    tables.add_predictions(rows, boosted._predictors, by_lookup)
     return np.array_equal(by_walking, by_lookup)
 
 
 class TreeGroup(NamedTuple):
-    """Several trees that are looked up together.
+    """The tables of several trees, whose words are stored side by side."""
 
-    `all_leaves` has the word of each tree with a bit for each leaf. `leaves_left` has,
-    for each feature, a row of words for each code of its values. `leaf_values` has the
-    values of the leaves for each tree.
-    """
-
+    #: A word for each tree, in which the bits of all its leaves are set.
     all_leaves: Array
-    leaves_left: dict[int, Array]
+    #: By feature, a table with a row for each code of a value and a column for each tree:
+    #: the word of the leaves in which a row with this value can end.
+    allowed_leaves: dict[int, Array]
+    #: A row for each tree, with what each of its leaves adds to the prediction.
     leaf_values: Array
 
 
 class LookupTables:
-    """The tables of a model: which leaves each value of each feature leaves.
+    """The lookup tables of a model, and the codes by which values are looked up.
 
-    The values of a feature are coded. Those of a category are their own codes. Those of
-    a number are alike between two thresholds of the trees, so the code is the position
-    between these. The last code of a feature is that of a missing value.
+    The code of a category is the category's own number. Two numbers have the same code if
+    no threshold of any tree lies between them: the code is the count of the thresholds
+    below the number. The last code of each feature stands for a missing value.
     """
 
-    def __init__(self, trees: Trees) -> None:
-        flat = [tree for iteration in trees._predictors for tree in iteration]
-        most_leaves = max(tree.get_n_leaf_nodes() for tree in flat)
+    def __init__(self, boosted: BoostedModel) -> None:
+        trees = [tree for iteration in boosted._predictors for tree in iteration]
+        most_leaves = max(tree.get_n_leaf_nodes() for tree in trees)
         if most_leaves > MOST_LEAVES:
             raise UnsupportedModel(
-                f"a tree has {most_leaves} leaves, and the most are {MOST_LEAVES}"
+                f"one of its trees has {most_leaves} leaves, and tables can hold trees"
+                f" of up to {MOST_LEAVES} leaves"
             )
-        self.outputs = trees.n_trees_per_iteration_
-        self.word = np.dtype(np.uint32 if most_leaves <= 32 else np.uint64)
-        self.known_categories: dict[int, Array] = {}
-        self.thresholds: dict[int, Array] = {}
-        self._collect_codes(trees, flat)
-        self.groups = self._build_groups(flat)
 
-    def _collect_codes(self, trees: Trees, flat: list[Any]) -> None:
-        """Find the known categories or the thresholds of each feature that is used."""
-        bitsets, bitset_of_feature = trees._bin_mapper.make_known_categories_bitsets()
-        nodes = np.concatenate([tree.nodes for tree in flat])
+        #: The trees of an iteration: one for each class, or one for a number.
+        self.trees_per_iteration = boosted.n_trees_per_iteration_
+        self.word = np.dtype(np.uint32 if most_leaves <= 32 else np.uint64)
+        #: By categorical feature, whether each category was seen in training.
+        self.is_known_category: dict[int, Array] = {}
+        #: By numerical feature, the thresholds of all branches, in rising order.
+        self.thresholds: dict[int, Array] = {}
+        self._read_features(boosted, trees)
+        self.groups = self._build_groups(trees)
+
+    def _read_features(self, boosted: BoostedModel, trees: list[Tree]) -> None:
+        """Set the categories or the thresholds of each feature on which a tree branches.
+
+        They define the codes of the feature's values.
+        """
+        category_bits, row_of_feature = (
+            boosted._bin_mapper.make_known_categories_bitsets()
+        )
+        nodes = np.concatenate([tree.nodes for tree in trees])
         branches = nodes[nodes["is_leaf"] == 0]
         for feature in np.unique(branches["feature_idx"]):
-            of_feature = branches[branches["feature_idx"] == feature]
-            if of_feature["is_categorical"].any():
-                bitset = bitsets[bitset_of_feature[feature]]
-                self.known_categories[feature] = unpack_bits(bitset)
+            feature_branches = branches[branches["feature_idx"] == feature]
+            if feature_branches["is_categorical"].any():
+                bits = category_bits[row_of_feature[feature]]
+                self.is_known_category[feature] = unpack_bits(bits)
             else:
-                self.thresholds[feature] = np.unique(of_feature["num_threshold"])
+                self.thresholds[feature] = np.unique(feature_branches["num_threshold"])
 
-    def _build_groups(self, flat: list[Any]) -> list[TreeGroup]:
+    def _build_groups(self, trees: list[Tree]) -> list[TreeGroup]:
         """Return the tables of all trees. Raises UnsupportedModel if they are too large."""
         trees_at_once = BYTES_AT_ONCE // self.word.itemsize
         groups = []
         table_bytes = 0
-        for start in range(0, len(flat), trees_at_once):
-            group = self._build_group(flat[start : start + trees_at_once])
+        for start in range(0, len(trees), trees_at_once):
+            group = self._build_group(trees[start : start + trees_at_once])
             groups.append(group)
-            table_bytes += sum(table.nbytes for table in group.leaves_left.values())
+            table_bytes += sum(table.nbytes for table in group.allowed_leaves.values())
             if table_bytes > MOST_TABLE_BYTES:
-                raise UnsupportedModel("its trees are too many, or its features")
+                raise UnsupportedModel(
+                    "it has so many trees and features that the tables would be larger"
+                    f" than {MOST_TABLE_BYTES >> 20} MiB"
+                )
         return groups
 
-    def _build_group(self, trees: list[Any]) -> TreeGroup:
-        """Return the tables of some trees that are looked up together."""
+    def _build_group(self, trees: list[Tree]) -> TreeGroup:
+        """Return the tables of one group of trees.
+
+        Every branch rules leaves out: for the codes that go left, the leaves on its right,
+        and for all other codes the leaves on its left. The leaves that a code allows in
+        the end are those that no branch on its feature has ruled out.
+        """
         all_leaves = np.ones(len(trees), self.word)
         leaf_values = np.zeros((len(trees), 8 * self.word.itemsize))
-        ruled_out: dict[int, Array] = {}
-        for i, tree in enumerate(trees):
-            values: list[float] = []
-            for branch in list_branches(tree.nodes, 0, values):
+        # By feature, a table such as those of TreeGroup, of the leaves that are ruled out.
+        ruled_out_leaves: dict[int, Array] = {}
+
+        for column, tree in enumerate(trees):
+            values_of_tree: list[float] = []
+            for branch in list_branches(tree.nodes, 0, values_of_tree):
                 feature = branch.node["feature_idx"]
                 goes_left = self._goes_left(branch.node, tree.raw_left_cat_bitsets)
-                if feature not in ruled_out:
+                if feature not in ruled_out_leaves:
                     shape = (len(goes_left), len(trees))
-                    ruled_out[feature] = np.zeros(shape, self.word)
-                # A row that goes left cannot end in a leaf on the right.
-                other_side = np.where(goes_left, branch.right, branch.left)
-                ruled_out[feature][:, i] |= other_side
-            all_leaves[i] = set_bits(0, len(values))
-            leaf_values[i, : len(values)] = values
-        leaves_left = {
-            feature: all_leaves & ~leaves for feature, leaves in ruled_out.items()
-        }
-        return TreeGroup(all_leaves, leaves_left, leaf_values)
+                    ruled_out_leaves[feature] = np.zeros(shape, self.word)
+                out_of_reach = np.where(
+                    goes_left, branch.right_leaves, branch.left_leaves
+                )
+                ruled_out_leaves[feature][:, column] |= out_of_reach
+            all_leaves[column] = set_bits(0, len(values_of_tree))
+            leaf_values[column, : len(values_of_tree)] = values_of_tree
 
-    def _goes_left(self, node: Any, left_bitsets: Array) -> Array:
-        """Return whether each code of the node's feature goes left."""
+        allowed_leaves = {
+            feature: all_leaves & ~ruled_out
+            for feature, ruled_out in ruled_out_leaves.items()
+        }
+        return TreeGroup(all_leaves, allowed_leaves, leaf_values)
+
+    def _goes_left(self, node: Any, left_category_bits: Array) -> Array:
+        """Return for each code of the node's feature whether its rows go left.
+
+        `left_category_bits` has a row for each branch of the tree on categories, with the
+        bits of the categories that go left.
+        """
         feature = node["feature_idx"]
         missing_goes_left = bool(node["missing_go_to_left"])
         if node["is_categorical"]:
-            # An unknown category counts as a missing value.
-            is_unknown = ~self.known_categories[feature]
-            is_left = unpack_bits(left_bitsets[node["bitset_idx"]])
+            # A category that was not seen in training counts as a missing value.
+            is_unknown = ~self.is_known_category[feature]
+            is_left = unpack_bits(left_category_bits[node["bitset_idx"]])
             goes_left = is_left | (is_unknown & missing_goes_left)
         else:
             thresholds = self.thresholds[feature]
+            # A value that equals the threshold goes left, and its code is this position.
             position = np.searchsorted(thresholds, node["num_threshold"])
             goes_left = np.arange(len(thresholds) + 1) <= position
         return np.append(goes_left, missing_goes_left)
 
     def encode(self, rows: Array) -> dict[int, Array]:
-        """Return the code of each row's value, for each feature that a tree asks for."""
+        """Return by feature the code of each row's value, for features that trees use."""
         codes = {}
         for feature, thresholds in self.thresholds.items():
             values = rows[:, feature]
             codes[feature] = np.searchsorted(thresholds, values)
             codes[feature][np.isnan(values)] = len(thresholds) + 1
-        for feature, known in self.known_categories.items():
+        for feature, is_known in self.is_known_category.items():
             values = rows[:, feature]
-            # A missing value is NaN, which is not >= 0.
-            codes[feature] = np.where(values >= 0, values, len(known)).astype(np.intp)
+            # A missing value is NaN, and NaN >= 0 is false.
+            category_or_missing = np.where(values >= 0, values, len(is_known))
+            codes[feature] = category_or_missing.astype(np.intp)
         return codes
 
     def add_predictions(self, rows: Array, _: Any, sums: Array, *more: Any) -> None:
-        """Add to each row's sums the values of its leaves, in the order of the trees.
+        """Add the values of the leaves in which each row ends to its `sums`, in place.
 
-        It is called in place of scikit-learn's method, whose further arguments (the
-        trees, and how many threads to use) are not needed.
+        `sums` has a row for each of `rows`, and a column for each tree of an iteration.
+        The values are added in the order of the trees, as scikit-learn does, because the
+        order decides about the last bit of a sum. This method replaces one of
+        scikit-learn, whose further arguments (the trees, and the number of threads) are
+        not needed.
         """
         for start in range(0, len(rows), ROWS_AT_ONCE):
             batch = slice(start, start + ROWS_AT_ONCE)
             codes = self.encode(rows[batch])
             totals = np.ascontiguousarray(sums[batch].T)
-            tree = 0
+            rows_in_batch = totals.shape[1]
+            tree_number = 0
             for group in self.groups:
-                for leaf_values, leaves in zip(
-                    group.leaf_values, _find_leaves(group, codes, totals.shape[1])
-                ):
-                    totals[tree % self.outputs] += leaf_values.take(leaves, mode="clip")
-                    tree += 1
+                leaves_of_trees = _find_leaves(group, codes, rows_in_batch)
+                for leaf_values, leaves in zip(group.leaf_values, leaves_of_trees):
+                    column = tree_number % self.trees_per_iteration
+                    totals[column] += leaf_values.take(leaves, mode="clip")
+                    tree_number += 1
             sums[batch] = totals.T
 
     def make_trial_rows(self) -> Array:
-        """Return rows with values at and beside thresholds, categories and missing ones."""
+        """Return random rows that would show a difference between lookup and walk.
+
+        Their values are the thresholds and the nearest numbers on both sides of them, all
+        categories that a model can have, and missing values.
+        """
         random = np.random.default_rng(0)
-        features = max([*self.thresholds, *self.known_categories], default=0) + 1
+        features = max([*self.thresholds, *self.is_known_category], default=0) + 1
         rows = np.full((TRIAL_ROWS, features), np.nan)
         for feature, thresholds in self.thresholds.items():
             below = np.nextafter(thresholds, -np.inf)
             above = np.nextafter(thresholds, np.inf)
             values = [np.nan, *below, *thresholds, *above]
             rows[:, feature] = random.choice(values, len(rows))
-        for feature in self.known_categories:
+        for feature in self.is_known_category:
             rows[:, feature] = random.choice([np.nan, *range(255)], len(rows))
         return rows
 
 
 def _find_leaves(group: TreeGroup, codes: dict[int, Array], rows: int) -> Array:
-    """Return the number of the leaf in which each row ends, for each tree of a group."""
-    leaves_left = np.broadcast_to(
+    """Return the number of the leaf in which each row ends, in a row for each tree.
+
+    `rows` is the number of rows, which `codes` does not tell if no tree has a branch.
+    """
+    possible_leaves = np.broadcast_to(
         group.all_leaves, (rows, len(group.all_leaves))
     ).copy()
-    for feature, table in group.leaves_left.items():
-        leaves_left &= table.take(codes[feature], axis=0, mode="clip")
-    # One bit of each word is left. One less than the word has all bits below it set, so
-    # their number is the position of that bit.
-    bits_below = leaves_left - leaves_left.dtype.type(1)
+    for feature, table in group.allowed_leaves.items():
+        possible_leaves &= table.take(codes[feature], axis=0, mode="clip")
+
+    # Now each word has a single bit. Subtracting 1 from it sets exactly the bits below,
+    # so their count is the number of the leaf: 0100 - 1 = 0011, which is leaf 2.
+    bits_below = possible_leaves - possible_leaves.dtype.type(1)
     leaves: Array = np.bitwise_count(bits_below).T
     return leaves
 
 
 class Branch(NamedTuple):
-    """A node of a tree that is no leaf, with the bits of the leaves on either side."""
+    """An inner node of a tree, and the words of the leaves on either side of it."""
 
     node: Any
-    left: np.uint64
-    right: np.uint64
+    left_leaves: np.uint64
+    right_leaves: np.uint64
 
 
-def list_branches(nodes: Array, start: int, values: list[float]) -> Iterator[Branch]:
-    """Yield the branches at and below a node, and append the values of its leaves.
+def list_branches(
+    nodes: Array, start: int, leaf_values: list[float]
+) -> Iterator[Branch]:
+    """Yield the branches at and below the node `start`, and collect the leaves' values.
 
-    The leaves are appended to `values` from left to right, so that the position of a
-    leaf in the whole tree is its bit.
+    The values are appended to `leaf_values` from left to right, so the position of a
+    value in this list is the number of its leaf, and of the leaf's bit.
     """
     node = nodes[start]
     if node["is_leaf"]:
-        values.append(node["value"])
+        leaf_values.append(node["value"])
         return
-    first_leaf = len(values)
-    yield from list_branches(nodes, node["left"], values)
-    middle = len(values)
-    yield from list_branches(nodes, node["right"], values)
+    first_left_leaf = len(leaf_values)
+    yield from list_branches(nodes, node["left"], leaf_values)
+    first_right_leaf = len(leaf_values)
+    yield from list_branches(nodes, node["right"], leaf_values)
     yield Branch(
         node,
-        left=set_bits(first_leaf, middle),
-        right=set_bits(middle, len(values)),
+        left_leaves=set_bits(first_left_leaf, first_right_leaf),
+        right_leaves=set_bits(first_right_leaf, len(leaf_values)),
     )
 
 
 def unpack_bits(words: Array) -> npt.NDArray[np.bool_]:
-    """Return whether each bit of some words of 32 bits is set, from the lowest on."""
+    """Return for each bit of an array of 32-bit words whether it is set, lowest first."""
     octets = words.astype("<u4").view(np.uint8)
     return np.unpackbits(octets, bitorder="little").astype(bool)
 
 
 def set_bits(start: int, end: int) -> np.uint64:
-    """Return a word in which the bits from `start` to before `end` are set."""
+    """Return a word in which the bits `start` to `end - 1` are set."""
     return np.uint64(2**end - 2**start)

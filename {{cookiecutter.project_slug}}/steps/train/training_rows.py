@@ -1,4 +1,4 @@
-"""The rows and columns to train on: what of the prepared data can be learned."""
+"""Choose the rows and columns of the prepared data that a model is trained on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import pandas as pd
 import polars as pl
 from split import DATE, NUMBER, TEXT, Split, TimeSplit, get_column
 
-# With fewer held-out rows, evaluate compares no models.
+# With fewer held-out rows, the evaluation does not compare models.
 FEWEST_HELD_OUT = 30
-FEWEST_ROWS_PER_CLASS = 10  # on average; with fewer, a note says so
-SHOWN_CLASSES = 5  # in a note
-ROW = "row"  # numbers the rows to score where there are no keys
+# A note says so if the classes have fewer rows than this on average.
+FEWEST_ROWS_PER_CLASS = 10
+# A note names at most this many classes.
+SHOWN_CLASSES = 5
+# If the data has no keys, this column of the predictions has the numbers of the rows.
+ROW = "row"
 
 
 class DataError(Exception):
-    """No model can be trained on this data; the message says why."""
+    """No model can be trained on this data. The message says why."""
 
 
 def read_training_table(
@@ -27,54 +30,63 @@ def read_training_table(
 ) -> pl.DataFrame:
     """Return the prepared rows, with the target as classes or as numbers.
 
-    Raises DataError if there are no rows, if the target cannot be learned, or if a key or
-    a feature has the name of a column of the predictions.
+    Raises DataError if there are no rows, if the target cannot be learned, or if a column
+    has a name that the predictions will need for a column of their own, such as
+    `prediction`.
     """
     parts = sorted(prepared.glob("*.parquet"))
     if not parts:
         raise DataError(
-            f"There is no Parquet file in {prepared}, so no row to learn from."
+            f"There is no Parquet file in {prepared}, so there are no rows to learn from."
         )
+
     table = pl.read_parquet(parts, glob=False)
     prepared_target = prepare_target(get_column(table, target), target, task)
-    taken_names = {"prediction"}
+
+    # Score writes the keys and the predictions into one table, where names are unique.
+    prediction_columns = {"prediction"}
     if task == "classification":
-        taken_names |= {f"probability_{name}" for name in prepared_target.unique()}
+        classes = prepared_target.unique()
+        prediction_columns |= {f"probability_{name}" for name in classes}
     for key in keys:
-        if key in taken_names:
+        if key in prediction_columns:
             raise DataError(
-                f"The key '{key}' has the name of a column of the predictions: rename it"
-                " in the data and in data.keys."
+                f"The key '{key}' has the same name as a column that holds predictions."
+                " Rename it in the data and in data.keys."
             )
     if not keys and ROW in table.columns:
         raise DataError(
-            f"The column '{ROW}' has the name of the row numbers in the predictions:"
-            " list it under data.keys or data.ignore in settings.yml."
+            f"The column '{ROW}' has the name of the row numbers in the predictions. List"
+            " it under data.keys or data.ignore in settings.yml."
         )
     return table.with_columns(prepared_target.alias(target))
 
 
 def prepare_target(values: pl.Series, name: str, task: str) -> pl.Series:
-    """Return the target as text, integers or booleans (classes), or as floats (numbers).
+    """Return the values of the target in the type that the task needs.
 
-    Raises DataError if no model can learn it.
+    For a regression these are floats. For a classification they are text, integers or
+    booleans. `name` is the target's name, for messages. Raises DataError if no model can
+    learn the target.
     """
     if task == "regression":
         values = _prepare_numbers(values, name)
     else:
         values = _prepare_classes(values, name)
+
     rows = len(values)
-    different = values.n_unique()
-    if different < 2:
+    distinct_values = values.n_unique()
+    if distinct_values < 2:
         kind = "class" if task == "classification" else "value"
         raise DataError(
-            f"The target '{name}' has one {kind}, {values[0]!r}, in all {rows} rows:"
+            f"The target '{name}' has one {kind}, {values[0]!r}, in all {rows} rows, so"
             " there is nothing to learn."
         )
-    if task == "classification" and different > rows / 2:
+    if task == "classification" and distinct_values > rows / 2:
         raise DataError(
-            f"The target '{name}' has {different} classes in {rows} rows, hardly two rows"
-            " of one: name another, or set task to regression in settings.yml."
+            f"The target '{name}' has {distinct_values} classes in {rows} rows, which is"
+            " less than two rows for each class. Choose another target, or set task to"
+            " regression in settings.yml."
         )
     return values
 
@@ -84,13 +96,15 @@ def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
     is_number = values.dtype.is_numeric() or values.dtype == pl.Boolean
     if not is_number:
         raise DataError(
-            f"The target '{name}' holds {str(values[0])!r}, not numbers: make it numbers,"
-            " name another, or set task to classification in settings.yml."
+            f"A regression needs numbers, but the target '{name}' holds"
+            f" {str(values[0])!r}. Convert the target to numbers, choose another target,"
+            " or set task to classification in settings.yml."
         )
     values = values.cast(NUMBER)
     if not values.is_finite().all():
         raise DataError(
-            f"The target '{name}' holds infinite values: no model can learn them."
+            f"The target '{name}' holds infinite values, which no model can learn."
+            " Correct them in the data."
         )
     return values
 
@@ -99,16 +113,17 @@ def _prepare_classes(values: pl.Series, name: str) -> pl.Series:
     """Return the target as classes. Raises DataError if it is a number with fractions."""
     is_number = values.dtype.is_numeric() or values.dtype == pl.Boolean
     if not is_number:
-        # A date is a class by the way it is written.
+        # Dates become classes too, each named by the date as text.
         return values.cast(TEXT)
     if not values.dtype.is_float():
         return values
-    # inf % 1 is NaN, so infinities count as fractions here.
+    # inf % 1 is NaN, which is not 0, so infinities count as fractions here.
     fractions = values.filter(values % 1 != 0)
     if len(fractions):
         raise DataError(
-            f"The target '{name}' holds fractions such as {fractions[0]}, not classes:"
-            " name another, or set task to regression in settings.yml."
+            f"A classification needs classes, but the target '{name}' holds fractions"
+            f" such as {fractions[0]}. Choose another target, or set task to regression in"
+            " settings.yml."
         )
     return values.cast(pl.Int64)
 
@@ -116,11 +131,12 @@ def _prepare_classes(values: pl.Series, name: str) -> pl.Series:
 def drop_repeated_rows(
     table: pl.DataFrame, keys: Sequence[str]
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the table without records that were delivered twice, and notes on them.
+    """Return the table without records that were delivered twice, and notes about them.
 
-    Rows that are equal in every column are certainly one record only if the keys tell all
-    other rows apart, and no more than half of the rows are lost. Without keys nothing is
-    dropped.
+    Two rows that are equal in every column may be two records that happen to be equal, or
+    one record that was delivered twice. They count as one record, and are dropped, only
+    if the keys identify records in this table: if no two different rows have the same
+    keys, and at least half of the rows remain. Without keys nothing is dropped.
     """
     if not keys:
         return table, []
@@ -128,8 +144,11 @@ def drop_repeated_rows(
     different_keys = table[list(keys)].n_unique()
     if different_keys == rows:
         return table, []
+
     distinct = table.unique(maintain_order=True)
-    if different_keys < len(distinct) or len(distinct) < rows / 2:
+    different_rows_share_keys = different_keys < len(distinct)
+    most_rows_repeat = len(distinct) < rows / 2
+    if different_rows_share_keys or most_rows_repeat:
         note = (
             f"the keys ({', '.join(keys)}) do not tell rows apart: {rows} rows have"
             f" {different_keys} different keys. Unless data.group is set, rows of one key"
@@ -147,7 +166,7 @@ def drop_repeated_rows(
 
 @dataclass
 class DividedRows:
-    """The rows to train on, those held out, and notes on what is odd about them."""
+    """The rows to train on, the held-out rows, and notes on anything odd about them."""
 
     training: pl.DataFrame
     holdout: pl.DataFrame
@@ -229,9 +248,10 @@ def divide_rows(
     keys: Sequence[str],
     group: str | None = None,
 ) -> DividedRows:
-    """Divide the rows by the split.
+    """Divide the rows into those to train on and those to hold out, as `split` says.
 
-    Raises DataError if no row is held out, or fewer than two classes are left to learn.
+    Raises DataError if no row is held out, or if the rows to train on have fewer than two
+    different values of the target.
     """
     is_held_out = split.held_out(table)
     training = table.filter(~is_held_out)
@@ -244,17 +264,20 @@ def divide_rows(
         unit = "different keys"
     groups = len(np.unique(split.groups(table)))
     counted = f"{rows} rows, with {groups} {unit}," if group or keys else f"{rows} rows"
+
     if holdout.is_empty():
         raise DataError(
             f"None of the {counted} is held out for the evaluation: {split.advise_more()}."
         )
+
     learned = get_column(training, target).unique()
     if len(learned) < 2:
-        left = f"only {learned[0]}" if len(learned) else "nothing"
+        values_left = f"only {learned[0]}" if len(learned) else "nothing"
         raise DataError(
-            f"{len(holdout)} of the {counted} are held out, and {left} is left to learn in"
-            f" '{target}': {split.advise_fewer()}."
+            f"{len(holdout)} of the {counted} are held out, and {values_left} is left to"
+            f" learn in '{target}': {split.advise_fewer()}."
         )
+
     held_out_groups = len(np.unique(split.groups(holdout)))
     notes = _note_few_groups(len(holdout), held_out_groups, unit)
     if isinstance(split, Split) and not notes:
@@ -283,7 +306,11 @@ def _note_few_groups(rows: int, groups: int, unit: str) -> list[str]:
 def _note_odd_share(
     held_out: int, rows: int, groups: int, split: Split, unit: str
 ) -> list[str]:
-    """Return a note if the share of held-out rows is far from the setting."""
+    """Return a note if the share of held-out rows is far from the setting.
+
+    `held_out` and `rows` are numbers of rows. `groups` is the number of groups of rows
+    that stay together, and `unit` is what such a group has in common, in the plural.
+    """
     share = held_out / rows
     if abs(share - split.fraction) <= split.fraction / 4:
         return []
@@ -303,7 +330,11 @@ def _note_rows_without_date(table: pl.DataFrame, column: str) -> list[str]:
 
 
 def _note_new_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
-    """Return a note on the classes that only held-out rows have, if there are any."""
+    """Return a note if some classes occur in held-out rows only.
+
+    `learned` and `held_out` are the classes of the rows to train on, and of the held-out
+    rows.
+    """
     new_classes = sorted(set(held_out) - set(learned))
     if not new_classes:
         return []
@@ -382,10 +413,10 @@ def note_dates(
 
 
 def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFrame:
-    """Return the columns to learn from: all that hold a value, but the excluded ones.
+    """Return the columns to learn from: all columns with a value that are not excluded.
 
-    They are numbers (booleans too), timestamps and texts. Raises DataError if none is
-    left.
+    Numbers and booleans become floats, and dates become timestamps. Text stays text.
+    Raises DataError if no column is left.
     """
     features = {}
     for name in table.columns:
@@ -399,5 +430,8 @@ def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFram
         else:
             features[name] = values.cast(NUMBER)
     if not features:
-        raise DataError("No column is left to learn from: see data.* in settings.yml.")
+        raise DataError(
+            "No column is left to learn from. Take columns out of data.ignore or data.keys"
+            " in settings.yml."
+        )
     return pl.DataFrame(features).to_pandas()

@@ -1,8 +1,8 @@
 """The rules of names and settings: what a value must be, and how a wrong one is corrected.
 
-The template's hook checks the answers by these rules, and `check` and every command that
-needs Azure check the settings files by them. Only the standard library is imported, as
-the hook runs in the environment of cookiecutter.
+Before a project is generated, the template's hook checks the answers by these rules. In a
+project, all commands check the settings files by them. This module imports only the
+standard library, because the hook runs in the environment of cookiecutter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .regions import REGIONS, find_misspelt_region, find_regions
 
 
 class Cloud(NamedTuple):
-    """The hosts of an Azure cloud."""
+    """The hosts of an Azure cloud: for logging in, and for managing resources."""
 
     login: str
     resource_manager: str
@@ -37,8 +37,8 @@ CLOUDS = {
     "AzureChinaCloud": Cloud("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
-# A package of such a name would hide a folder of the project, or a module that the project
-# or one of its dependencies imports.
+# A package with one of these names would hide a folder of the project, or a module that
+# the project or one of its dependencies imports.
 _MODULES_AND_FOLDERS = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
 train evaluate register score adal alembic azure azureml click cloudpickle comm
@@ -48,8 +48,8 @@ numpy packaging pandas parso pip polars psutil pyarrow pydantic pygments pytest 
 referencing requests rich scipy setuptools six sklearn skops sqlalchemy starlette
 tabulate tornado traitlets urllib3 werkzeug wheel yaml zmq
 """
-# Modules of the standard library of Python 3.10 to 3.12 that newer Pythons no longer have.
-# A newer Python may run the generation.
+# Modules of the standard library that Python 3.10 to 3.12 have, and newer versions have
+# not. A newer Python, which does not list them any more, may generate the project.
 _REMOVED_MODULES = """
 aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
@@ -72,12 +72,15 @@ class Problem:
     """A value that is wrong, empty or unusual. `str()` of it is one sentence."""
 
     file: str
-    key: str  # Empty if the whole file is meant.
-    text: str  # Continues the sentence after the key.
+    #: The setting in the file, such as `compute.name`. Empty if the whole file is meant.
+    key: str
+    #: What the problem is. It continues a sentence that begins with the file and the key.
+    text: str
+    #: What to do about it, in the imperative.
     fix: str
-    kind: str = (
-        "wrong"  # Or "empty": to be filled in. Or "unusual": allowed, but doubtful.
-    )
+    #: "wrong": the value cannot be used. "empty": Azure needs it, so it must be filled in.
+    #: "unusual": it is allowed, but is probably a mistake.
+    kind: str = "wrong"
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.file, self.key) if part)
@@ -89,25 +92,29 @@ def _keep(value: Any) -> Any:
     return value
 
 
-def _doubt_nothing(_: str) -> str:
-    """Return no doubt, for rules under which no value is unusual."""
+def _accept_without_advice(_: str) -> str:
+    """Return no advice, for rules under which no value is unusual."""
     return ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: what a value must be, in words and as a test, and how to correct a value."""
+    """A rule for a value: a test, its description, and how to correct a wrong value."""
 
-    #: Continues the sentence "The value must be ...".
+    #: What the test demands. It continues the sentence "The value must be ...".
     requirement: str
-    #: A regular expression that the whole text must match, or a function.
+    #: A regular expression that the whole value must match, or a function that returns
+    #: whether a value passes.
     test: str | Callable[[Any], object]
-    #: Returns what a wrong value was meant to be. It is proposed only if it passes the test.
+    #: Returns the value that the user probably meant. Messages propose it only if it passes
+    #: the test.
     mend: Callable[[Any], Any] = _keep
-    #: Says what to write. A value whose rule says so may be empty until Azure needs it.
-    what_to_write: str = ""
-    #: Returns why a value that passes the test is unusual, or "".
-    doubt: Callable[[str], str] = _doubt_nothing
+    #: Which value is expected. It continues the sentence "Write ..." in messages about
+    #: empty values and placeholders. With it, a value may be empty until Azure is used;
+    #: without it, an empty value is as wrong as any other.
+    expected_value: str = ""
+    #: Returns advice if a value that passes the test is unusual, or "" if it is not.
+    advise_if_unusual: Callable[[str], str] = _accept_without_advice
 
     def fits(self, value: Any) -> bool:
         """Return whether a value passes the test."""
@@ -121,55 +128,70 @@ class Rule:
     def check(
         self, file: str, key: str, value: Any, value_type: Any = str
     ) -> Problem | None:
-        """Return the problem with a value that should have a type, or None.
+        """Return the problem with a value, or None if the value follows the rule.
 
-        `file` and `key` say where the value is written. The type may be a union, whose
-        first type a correction has.
+        `file` and `key` are where the value is written, for the message. `value_type` is
+        the type that the value must have. It may be a union such as `int | str`; a
+        correction is then of the first of its types.
         """
-        if self.what_to_write and value == "":
-            return Problem(file, key, "is empty", self._advise(), kind="empty")
+        if self.expected_value and value == "":
+            return Problem(file, key, "is empty", self._give_advice(), kind="empty")
 
         types = get_args(value_type) or (value_type,)
         if type(value) in types and self.fits(value):
-            doubt = self.doubt(value)
-            if not doubt:
+            advice = self.advise_if_unusual(value)
+            if not advice:
                 return None
-            return Problem(file, key, f"is {to_text(value)}", doubt, kind="unusual")
+            return Problem(file, key, f"is {to_text(value)}", advice, kind="unusual")
 
         if re.fullmatch(_PLACEHOLDER, str(value)):
             text = f"is {to_text(value)}, a placeholder"
-            return Problem(file, key, text, self._advise())
+            return Problem(file, key, text, self._give_advice())
 
         text = f"is {to_text(value)}, but must be {self.requirement}"
         fix = self._describe_correction(value, types[0])
-        return Problem(file, key, text, fix or self._advise())
+        return Problem(file, key, text, fix or self._give_advice())
 
-    def _advise(self) -> str:
+    def _give_advice(self) -> str:
         """Return what to do about a value for which no correction is known."""
-        return f"write {self.what_to_write}" if self.what_to_write else "correct it"
+        if self.expected_value:
+            return f"write {self.expected_value}"
+        return "correct it"
 
     def _describe_correction(self, value: Any, value_type: type) -> str:
-        """Return how to correct a value, or "" if no correction is known."""
+        """Return how to correct a wrong value, or "" if no correction is known.
+
+        `value_type` is the type that the value should have.
+        """
         if not isinstance(value, (str, int, float)):
             return ""
         try:
-            mended = self.mend(value_type(str(value).strip()))
+            # The value may be of another type, such as the text "2" where 2 is expected.
+            converted = value_type(str(value).strip())
+            mended = self.mend(converted)
         except ValueError:
             return ""
         if not self.fits(mended):
             return ""
-        if value_type is str and isinstance(value, (bool, float)):
-            # YAML reads `yes` as true and `1.10` as 1.1, so what was written is lost.
+
+        yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
+        if yaml_has_changed_text:
+            # YAML reads `yes` as true, and `1.10` as 1.1. What the user has written is
+            # lost, so the message cannot repeat it.
             return "put it in quotes"
         if isinstance(value, str):
             return f"write {mended}"
-        return f"write {mended!r}"  # YAML reads 7 as a number, and '7' as a text.
+        # Text needs its quotes here: YAML reads 7 as a number, and '7' as text.
+        return f"write {mended!r}"
 
 
 class RegionRule(Rule):
-    """The rule of regions: it knows their cities, and lists them if a name is unknown."""
+    """The rule of regions. It corrects the names of cities, and lists all regions if a
+    name is unknown.
+    """
 
     def _describe_correction(self, value: Any, value_type: type) -> str:
+        """Return which region to write, or between which regions to choose."""
         if not isinstance(value, str):
             return ""
         names = find_regions(value) or REGIONS
@@ -177,7 +199,7 @@ class RegionRule(Rule):
 
 
 def to_text(value: Any) -> str:
-    """Return a value as messages show it: as JSON, if JSON can hold it."""
+    """Return a value in the form in which messages show it, which is JSON if possible."""
     try:
         return json.dumps(value, default=str, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -185,15 +207,16 @@ def to_text(value: Any) -> str:
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
-    """Return the rule of whole numbers from `low` to `high`."""
+    """Return the rule that a value is a whole number from `low` to `high`."""
     limits = f"{low} or more" if high == math.inf else f"{low} to {high}"
     return Rule(f"a whole number, {limits}", lambda number: low <= number <= high)
 
 
 def one_of(*choices: str) -> Rule:
-    """Return the rule of a few choices; the nearest one is the correction."""
+    """Return the rule that a value is one of some choices."""
 
     def find_nearest(value: str) -> str:
+        """Return the choice that was probably meant, or "" if none is similar."""
         for choice in choices:
             if choice.lower() == value.lower():
                 return choice
@@ -215,10 +238,11 @@ def _list_choices(choices: Iterable[str]) -> str:
 
 
 def _replace_characters(allowed: str, replacement: str, value: str) -> str:
-    """Return a text without accents, each run of other characters replaced.
+    """Return a text in which only allowed characters are left.
 
-    `allowed` is what a regular expression writes in square brackets. Hyphens, underscores,
-    periods and spaces at both ends are removed.
+    `allowed` are characters and ranges as in the square brackets of a regular expression,
+    such as "a-z0-9". Accents are removed, and each run of other characters is replaced.
+    Hyphens, underscores, periods and spaces at both ends are removed.
     """
     plain = unicodedata.normalize("NFKD", value)
     plain = "".join(char for char in plain if not unicodedata.combining(char))
@@ -230,7 +254,7 @@ def _mend_name(value: str) -> str:
 
 
 def _mend_subscription(value: str) -> str:
-    """Return an id without braces or spaces, its hyphens in the usual places."""
+    """Return an id in lower case, without braces or spaces, with its four hyphens."""
     digits = re.sub("[^0-9a-f]", "", value.lower())
     return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
 
@@ -240,13 +264,17 @@ def _mend_resource_group(value: str) -> str:
 
 
 def _mend_region(value: str) -> str:
-    """Return the region that a name or a place means, or "" if it is none or several."""
+    """Return the region that a name or a place means, or "" if this is not certain."""
     names = find_regions(value)
     return names[0] if len(names) == 1 else ""
 
 
 def _mend_cluster(value: str) -> str:
-    """Return a name whose last part is not only digits: cpu-cluster-a for cpu-cluster-1."""
+    """Return a name that does not end in a number, such as cpu-cluster-a.
+
+    Azure ML refuses a name whose part after the last hyphen has only digits. The number
+    becomes a letter: 1 becomes a, and 26 becomes z. A larger number gets an n before it.
+    """
     name = _replace_characters("a-zA-Z0-9-", "-", value)
     start, hyphen, end = name.rpartition("-")
     if start and end.isdecimal():
@@ -282,16 +310,19 @@ def _is_reserved(name: str) -> bool:
 
 
 def _may_name_package(name: str) -> bool:
-    return bool(re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name)) and not _is_reserved(
-        name
-    )
+    if _is_reserved(name):
+        return False
+    return re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name) is not None
 
 
 def _may_name_new_package(name: str) -> bool:
-    return bool(re.fullmatch("[a-z][a-z0-9_]{0,39}", name)) and not _is_reserved(name)
+    if _is_reserved(name):
+        return False
+    return re.fullmatch("[a-z][a-z0-9_]{0,39}", name) is not None
 
 
 def _may_name_project(name: str) -> bool:
+    """Return whether a new project may have this slug."""
     if name.startswith(("AzureML", "Microsoft")) or name.lower() in WINDOWS_DEVICES:
         return False
     return re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name) is not None
@@ -301,18 +332,21 @@ def _may_name_region(name: str) -> bool:
     """Return whether a text is a region, or may be one that is not in the table yet."""
     if name in REGIONS:
         return True
-    is_city_or_spelling = bool(find_regions(name))
-    return re.fullmatch("[a-z][a-z0-9]+", name) is not None and not is_city_or_spelling
+    is_city_or_other_spelling = bool(find_regions(name))
+    if is_city_or_other_spelling:
+        return False
+    return re.fullmatch("[a-z][a-z0-9]+", name) is not None
 
 
 def _is_model_version(value: Any) -> bool:
     return value == "latest" or (isinstance(value, int) and value >= 1)
 
 
-# Doubts
+# Advice about values that are allowed, but unusual
 
 
-def _doubt_region(name: str) -> str:
+def _advise_on_region(name: str) -> str:
+    """Return advice if a region is not in the table, or ""."""
     if name in REGIONS:
         return ""
     misspelt = find_misspelt_region(name)
@@ -320,14 +354,15 @@ def _doubt_region(name: str) -> str:
     return f"no region of this name is known; unless it is new, write {choices}"
 
 
-def _doubt_cluster(name: str) -> str:
+def _advise_on_cluster(name: str) -> str:
+    """Return advice if a cluster's name is too long for some parts of Azure ML, or ""."""
     if len(name) <= 16:
         return ""
     return "shorten it to 16 characters, which every part of Azure ML accepts"
 
 
-#: The VM sizes that Azure retires, and when: a pattern of their names, and the day. From
-#: Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
+#: Patterns of the VM sizes that Azure retires, with the day on which this happens. They are
+#: from Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
 RETIRING_VM_SIZES = {
     r"standard_ds?\d+(-\d)?(_v2)?(_promo)?": "2028-05-01",  # D, Ds, Dv2, Dsv2
     r"standard_l\d+s": "2028-05-01",
@@ -341,7 +376,8 @@ RETIRING_VM_SIZES = {
 }
 
 
-def _doubt_vm_size(name: str) -> str:
+def _advise_on_vm_size(name: str) -> str:
+    """Return advice if Azure retires a VM size, or if it looks like none, or ""."""
     for pattern, day in RETIRING_VM_SIZES.items():
         if re.fullmatch(pattern, name, re.IGNORECASE):
             return (
@@ -353,8 +389,9 @@ def _doubt_vm_size(name: str) -> str:
     return "sizes look like Standard_D4ds_v4 (`az ml compute list-sizes` shows them)"
 
 
-# The rules. Their sources are Microsoft's page of resource name rules, the ARM types of
-# Microsoft.MachineLearningServices, azureml-core (experiment) and the Studio (cluster).
+# The rules. They are taken from Microsoft's page on naming rules for resources, from the
+# ARM types of Microsoft.MachineLearningServices, from azureml-core (the name of the
+# experiment), and from Azure ML Studio (the name of a cluster).
 
 _NAME = "letters, digits, hyphens and underscores, a letter or digit first"
 _NO_OPTION = "and not begin with a hyphen, as options of the steps do"
@@ -366,8 +403,8 @@ PACKAGE = Rule(
     _may_name_package,
     _mend_package,
 )
-# New projects get names by the next two rules, which are stricter than PACKAGE and NAME.
-# The names of existing projects cannot be changed any more.
+# The next two rules are for new projects. They are stricter than PACKAGE and NAME, which
+# also accept the names of existing projects, because these cannot be changed any more.
 NEW_PACKAGE = Rule(
     "1 to 40 lower-case letters, digits and underscores, a letter first, and neither a "
     "word of Python nor a module or folder that the project uses",
@@ -405,7 +442,7 @@ REGION = RegionRule(
     _may_name_region,
     _mend_region,
     "the workspace's region (`az account list-locations --output table` shows them)",
-    _doubt_region,
+    _advise_on_region,
 )
 CLUSTER = Rule(
     "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere after "
@@ -413,14 +450,14 @@ CLUSTER = Rule(
     "[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}",
     _mend_cluster,
     "a compute cluster's name, such as cpu-cluster",
-    _doubt_cluster,
+    _advise_on_cluster,
 )
 VM_SIZE = Rule(
     "letters, digits, hyphens and underscores, such as Standard_D4ds_v4",
     "[a-zA-Z0-9_-]+",
     lambda value: re.sub(r"\s+", "_", value),
     "a VM size, such as Standard_D4ds_v4",
-    _doubt_vm_size,
+    _advise_on_vm_size,
 )
 IDENTITY = Rule(
     "system, or the resource id of a user-assigned identity",

@@ -1,6 +1,6 @@
-"""What settings files consist of, as pydantic models: sections, and values that follow rules.
+"""The pydantic models of settings files: their sections, and values that follow rules.
 
-The project's `settings.py` builds on this module. Here are the base class of its sections,
+The project's `settings.py` builds on this module. It defines the base class of sections,
 the types of values that occur often, and the settings that every project has.
 """
 
@@ -24,11 +24,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from . import rules
 from .rules import Problem, Rule, one_of, whole
 
-#: The context of a validation that refuses also what is only empty or unusual.
+#: The context of a validation that also refuses values that are only empty or unusual.
 REPORT_EVERYTHING = "report everything"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-# Abstract base classes, which pydantic's models are, have a method of this name.
+# Pydantic's models are abstract base classes, which have a method `register`. Pydantic
+# would warn that a setting of this name hides the method, which is not needed here.
 warnings.filterwarnings("ignore", 'Field name "register" in', UserWarning)
 
 
@@ -50,13 +51,20 @@ class Follows:
     def __get_pydantic_core_schema__(
         self, value_type: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
+        """Return the schema of the value. Pydantic calls this method."""
+
         def validate(value: Any, info: ValidationInfo) -> Any:
+            """Return the value. Raises the error of `refuse` if it breaks the rule."""
             if value is None and value_type is str:
-                value = ""  # YAML reads a name with nothing behind it as null.
+                # YAML reads `name:`, without a value after the colon, as null.
+                value = ""
             if type(value) is int and value_type is float:
                 value = float(value)
 
-            problem = self.rule.check("", "", value, value_type)
+            # A validator does not know its file and key. settings_reader adds them later.
+            problem = self.rule.check(
+                file="", key="", value=value, value_type=value_type
+            )
             if problem and _is_refused(problem, info):
                 raise refuse(problem.text, problem.fix, problem.kind)
             return value
@@ -67,19 +75,29 @@ class Follows:
 
 
 def _is_refused(problem: Problem, info: ValidationInfo) -> bool:
-    """Return whether a problem makes a value unfit for what is being done."""
+    """Return whether the validation must fail because of a problem.
+
+    Wrong values always fail. Empty and unusual values fail only if everything is reported.
+    """
     return problem.kind == "wrong" or info.context == REPORT_EVERYTHING
 
 
 def _replace_null_by_list(value: Any) -> Any:
+    """Return an empty list for None, which YAML reads where no value is written."""
     return [] if value is None else value
 
 
 def _replace_null_by_dict(value: Any) -> Any:
+    """Return an empty dict for None, which YAML reads where no value is written."""
     return {} if value is None else value
 
 
 def _check_name(name: Any) -> Any:
+    """Return a name that the user has chosen, such as a pipeline's below `schedules`.
+
+    Raises the error of `refuse` if it has other characters than letters, digits and
+    underscores, or begins with a digit.
+    """
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)):
         raise refuse(
             "is not a name of letters, digits and underscores",
@@ -103,7 +121,7 @@ Count = Annotated[int, Follows(whole(1))]
 class Section(BaseModel):
     """A section of a settings file. Its fields are the only names that it may hold."""
 
-    # Strict: text is not converted to numbers. A user who writes "2" gets a message.
+    # In strict mode, text is not converted to numbers: "2" in quotes is reported.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -112,7 +130,7 @@ class Location(Section):
 
     region: Annotated[str, Follows(rules.REGION)]
     cloud: Annotated[str, Follows(one_of(*rules.CLOUDS))]
-    #: The cluster that builds images, where the registry is in a private network.
+    #: The cluster that builds images. It is needed if the registry is in a private network.
     image_build_compute: Annotated[str, Follows(rules.CLUSTER)] | None = None
 
 
@@ -122,14 +140,19 @@ class Compute(Section):
     name: Annotated[str, Follows(rules.CLUSTER)]
     vm_size: Annotated[str, Follows(rules.VM_SIZE)]
     max_nodes: Count
-    #: By which steps read and write data without keys: `system`, or the id of an identity.
+    #: The identity by which steps read and write data, if this needs no account keys. It
+    #: is `system`, or the resource id of a user-assigned identity.
     identity: Annotated[str, Follows(rules.IDENTITY)] | None = None
     subnet: Annotated[str, Follows(rules.SUBNET)] | None = None
-    public_ip: bool = True  # Of the nodes.
+    #: Whether the nodes have public IP addresses.
+    public_ip: bool = True
 
 
 class Schedule(Section):
-    """When a published pipeline runs. The names are those of azureml's ScheduleRecurrence."""
+    """When a published pipeline runs.
+
+    The fields have the names and meanings of those of azureml-sdk's ScheduleRecurrence.
+    """
 
     frequency: Annotated[str, Follows(one_of("Minute", "Hour", "Day", "Week", "Month"))]
     interval: Count
@@ -141,7 +164,8 @@ class Schedule(Section):
 
     @field_validator("hours", "minutes")
     @classmethod
-    def _go_with_days_and_weeks(cls, times: Any, info: ValidationInfo) -> Any:
+    def _check_times(cls, times: Any, info: ValidationInfo) -> Any:
+        """Return the times. Raises the error of `refuse` if the frequency has none."""
         frequency = info.data.get("frequency", "Day")
         if times is not None and frequency not in ("Day", "Week"):
             raise refuse(
@@ -152,7 +176,8 @@ class Schedule(Section):
 
     @field_validator("week_days")
     @classmethod
-    def _go_with_weeks(cls, week_days: Any, info: ValidationInfo) -> Any:
+    def _check_week_days(cls, week_days: Any, info: ValidationInfo) -> Any:
+        """Return the days. Raises the error of `refuse` if the frequency has no days."""
         frequency = info.data.get("frequency", "Week")
         if week_days is not None and frequency != "Week":
             raise refuse(
@@ -169,23 +194,26 @@ class Schedule(Section):
 class ProjectSettings(Section):
     """The settings of every project, from `settings.yml`."""
 
-    #: The sections that `settings.NAME.yml` may hold; all else is the same in each workspace.
+    #: The sections that `settings.NAME.yml` may hold. All other settings are the same in
+    #: each workspace.
     may_differ: ClassVar[frozenset[str]] = frozenset(
         {"data", "workspace", "compute", "schedules"}
     )
 
-    name: Annotated[str, Follows(rules.NAME)]  # Of the experiment and of the model.
-    data: Any  # A section of the project's own, with the paths of its data.
+    #: The name of the experiment and of the registered model.
+    name: Annotated[str, Follows(rules.NAME)]
+    #: A section that each project defines itself, with the paths of its data.
+    data: Any
     workspace: Location
     compute: Compute
-    schedules: ByName[Schedule | None] = {}  # By pipeline.
-    keep_runs: Count = (
-        20  # The number of runs on this machine that are kept, newest first.
-    )
+    #: The schedules by the names of their pipelines.
+    schedules: ByName[Schedule | None] = {}
+    #: How many runs are kept on this machine. Older ones are removed.
+    keep_runs: Count = 20
 
 
 class Config(Section):
-    """The contents of `.azureml/config.json`, the file that both SDKs look for."""
+    """The contents of `.azureml/config.json`, which both SDKs can read themselves too."""
 
     subscription_id: Annotated[str, Follows(rules.SUBSCRIPTION)]
     resource_group: Annotated[str, Follows(rules.RESOURCE_GROUP)]

@@ -25,9 +25,11 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Reading(Generic[M]):
-    """What was read: the model, unless something is wrong, and all problems."""
+    """The result of reading a settings file."""
 
+    #: None if one of the values is wrong.
     model: M | None
+    #: All problems, also those that leave the model usable.
     problems: list[Problem]
 
 
@@ -35,7 +37,7 @@ class Reading(Generic[M]):
 
 
 class UnreadableFile(Exception):
-    """Report a file that is missing, or that is not valid YAML or JSON."""
+    """A file is missing, cannot be read, or is not valid YAML or JSON."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -43,7 +45,7 @@ class UnreadableFile(Exception):
 
 
 class WrongValue(Exception):
-    """Report all that is wrong with one value."""
+    """A value is wrong. The error holds all problems of it."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -51,7 +53,11 @@ class WrongValue(Exception):
 
 
 class DuplicateName(ValueError):
-    """Report a name that is written twice in a mapping."""
+    """A name is written twice in a mapping.
+
+    `place` continues a sentence, such as " (again in line 7)". It is empty for JSON, whose
+    parser does not tell the line.
+    """
 
     def __init__(self, name: str, place: str = "") -> None:
         super().__init__(name)
@@ -62,10 +68,11 @@ class DuplicateName(ValueError):
 class _Loader(yaml.SafeLoader):
     """Load YAML, but keep times as text, and refuse a name that is written twice.
 
-    YAML itself would take the last of two values without a word.
+    PyYAML itself would use the last of two values, and not report the others.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Return the dict of a mapping. Raises DuplicateName."""
         names = set()
         for name, _ in node.value:
             if name.value in names:
@@ -75,6 +82,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# The resolvers recognize values by their first character and a pattern. Without the one
+# for timestamps, a value such as 2027-01-31 stays text.
 _Loader.yaml_implicit_resolvers = {
     first_character: [
         (tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")
@@ -94,6 +103,7 @@ def parse_json(text: str) -> Any:
 
 
 def _to_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dict of a JSON object. Raises DuplicateName."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
@@ -103,10 +113,11 @@ def _to_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
-    """Return what a YAML or JSON file of the project holds.
+    """Return the contents of a YAML or JSON file of the project.
 
-    `names` are what the file should hold, for the message if it is missing. Raises
-    UnreadableFile.
+    `file` is its path from `root`. `names` are the settings that it should hold; a message
+    lists them if the file is missing. Raises UnreadableFile if the file is missing or
+    empty, or cannot be read or parsed.
     """
     fix = "correct it, or restore it from version control"
     try:
@@ -137,7 +148,7 @@ def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
 
 
 def read_model(root: Path, model: type[M], file: str) -> Reading[M]:
-    """Read a model from a file."""
+    """Read a settings file as a model, and return it with all problems."""
     try:
         values = load_file(root, file, model.model_fields)
     except UnreadableFile as error:
@@ -153,10 +164,11 @@ def read_model_with_overrides(
     overrides_file: str,
     may_differ: Iterable[str],
 ) -> Reading[M]:
-    """Read a model from a file, and from a second file that replaces settings of it.
+    """Read a settings file, and a second file that replaces some of its settings.
 
-    Only the sections that are named by `may_differ` may be in the second file. A problem
-    that the first file has by itself is reported for the first, any other for the second.
+    The second file may hold only the sections in `may_differ`. A problem is reported for
+    the first file if this file has it even without the second, and otherwise for the
+    second file.
     """
     sections = [name for name in model.model_fields if name in may_differ]
     base = read_model(root, model, file)
@@ -199,10 +211,10 @@ def read_model_with_overrides(
 def merge_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return settings in which each value that `overrides` names is replaced.
+    """Return the settings, with those in `overrides` in place of the original ones.
 
-    Of a section, only the values that are named are replaced. A value below a section, such
-    as a schedule, is replaced as a whole.
+    A section keeps the values that `overrides` does not name. Within a section, a value
+    is replaced as a whole, even if it holds further values, as a schedule does.
     """
     merged = dict(values)
     for name, override in overrides.items():
@@ -215,7 +227,12 @@ def merge_overrides(
 
 
 def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
-    """Return a value, checked as the setting of a model's field. Raises WrongValue."""
+    """Return a value after checking it as if it stood in a settings file.
+
+    `field` is the model's field whose rules it must follow. `file` and `key` say in
+    messages where the value comes from. Raises WrongValue if it breaks a rule.
+    """
+    # Pydantic checks only models, so the field becomes the only one of a new model.
     fields: dict[str, Any] = {"value": (field.annotation, field)}
     model: Any = create_model("OneValue", __base__=Section, **fields)
     try:
@@ -226,7 +243,7 @@ def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
 
 
 def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M]:
-    """Return the model of the values, unless one of their problems is that one is wrong."""
+    """Return the values as a model, or no model if a problem says that a value is wrong."""
     if any(problem.kind == "wrong" for problem in problems):
         return Reading(None, problems)
     return Reading(model.model_validate(values), problems)
@@ -238,9 +255,10 @@ def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M
 def find_problems(
     model: type[BaseModel], values: Any, file: str, written: Any = None
 ) -> list[Problem]:
-    """Return all that is wrong, empty or unusual in the values, in the file's order.
+    """Return the problems of all wrong, empty and unusual values, in the file's order.
 
-    `written` is what the file itself holds, if the values come from more than one file.
+    `file` is the name of the file in the messages. `written` are the contents of this
+    file, if `values` also has settings from another one.
     """
     if written is None:
         written = values
@@ -254,6 +272,7 @@ def find_problems(
     order = [*values] if isinstance(values, dict) else []
 
     def position(problem: Problem) -> int:
+        """Return the position of a problem's section in the file."""
         section = problem.key.partition(".")[0]
         return order.index(section) if section in order else len(order)
 
@@ -263,7 +282,11 @@ def find_problems(
 def _describe_all(
     error: ValidationError, model: type[BaseModel], written: Any, file: str
 ) -> list[Problem]:
-    """Return the problems that pydantic reports of a file."""
+    """Return the problems for which pydantic has refused the values of a file.
+
+    Of a misspelt name pydantic reports two errors: the name is unknown, and the setting
+    that was meant is missing. Only the first becomes a problem.
+    """
     problems = []
     misspelt = set()
     for detail in error.errors():
@@ -273,6 +296,7 @@ def _describe_all(
             *parents, name = path
             fields = _name_fields(_find_section(model, parents))
             absent = set(fields) - _find_names(written, parents)
+            # The message is: "... is not a setting: delete it (name, data are)."
             fix = f"delete it ({', '.join(fields)} are)"
             for close_name in difflib.get_close_matches(name, absent, 1):
                 fix = f"write {close_name}"
@@ -285,7 +309,6 @@ def _describe_all(
         else:
             problems.append(_describe(detail, file, key))
 
-    # A setting whose name is misspelt is not missing too.
     return [
         problem
         for problem in problems
@@ -294,11 +317,12 @@ def _describe_all(
 
 
 def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
-    """Return the problem that an error of pydantic's reports of one setting."""
+    """Return the problem of one setting that pydantic describes in an error."""
     value = detail["input"]
     context = detail.get("ctx", {})
     match detail["type"]:
-        case "wrong" | "empty" | "unusual" as kind:  # By settings_models.refuse.
+        case "wrong" | "empty" | "unusual" as kind:
+            # settings_models.refuse has made this error.
             return Problem(file, key, context["text"], context["fix"], kind)
         case "missing":
             return Problem(file, key, "is missing", "add it")
@@ -308,20 +332,27 @@ def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
         case "dict_type":
             text = f"is {to_text(value)}, but must hold names with values"
             return Problem(file, key, text, "write NAME: VALUE there")
-        case _:  # An error of a validator or a type that the project itself has added.
+        case _:
+            # A validator or a type that the project itself has added made this error.
             reason = detail["msg"].removeprefix("Value error, ")
             text = f"is {to_text(value)} ({reason})"
             if reason.startswith("Input should "):
                 text = f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
-            elif isinstance(value, dict):  # A whole section would fill the screen.
+            elif isinstance(value, dict):
+                # The value is a whole section, which would fill the screen.
                 text = f"cannot be used ({reason})"
             return Problem(file, key, text, "correct it")
 
 
 def _to_path(detail: ErrorDetails) -> list[str]:
-    """Return the names that lead to the setting of an error, without positions in lists."""
+    """Return the names that lead to the setting of an error, such as ["data", "keys"].
+
+    Positions in lists are left out.
+    """
     location = detail["loc"]
-    if location[-1:] == ("[key]",):  # The name itself is wrong, which may be a number.
+    is_about_name = location[-1:] == ("[key]",)
+    if is_about_name:
+        # YAML can hold a number as a name, so all names become texts.
         return [str(part) for part in location[:-1]]
     if detail["type"] == "invalid_key":
         return [str(part) for part in location]
@@ -329,7 +360,11 @@ def _to_path(detail: ErrorDetails) -> list[str]:
 
 
 def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
-    """Return the model of the section at a path; names of a dict do not count."""
+    """Return the model of the section at a path of names.
+
+    Names that the user has chosen, such as those below `schedules`, lead to no other
+    model, and are passed over.
+    """
     section = model
     for name in path:
         if name in section.model_fields:
@@ -351,7 +386,7 @@ def _list_models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _find_names(values: Any, path: Iterable[str]) -> set[Any]:
-    """Return the names that the section at a path holds."""
+    """Return the names in the section at a path, or no names if there is no section."""
     for name in path:
         values = values.get(name) if isinstance(values, dict) else None
     return {*values} if isinstance(values, dict) else set()
