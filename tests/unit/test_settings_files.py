@@ -549,7 +549,7 @@ def test_a_workspace_that_is_not_there(three: Path, name: str, text: str) -> Non
 def test_settings_of_no_workspace(three: Path) -> None:
     (three / "settings.prd.yml").write_text("compute: {max_nodes: 8}")
     message = (
-        "settings.prd.yml is of no workspace, as there is no .azureml/prd.json: "
+        "settings.prd.yml belongs to no workspace, as there is no .azureml/prd.json: "
         "rename it to settings.prod.yml, or copy .azureml/config.json to "
         ".azureml/prd.json and write the names of the workspace there."
     )

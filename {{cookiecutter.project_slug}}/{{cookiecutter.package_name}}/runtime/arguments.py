@@ -1,16 +1,16 @@
-"""The command line of a step, written in `pipelines.py` as keyword arguments."""
+"""Build the command line of a step from the keyword arguments in `pipelines.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 
 def build_arguments(**options: Any) -> list[Any]:
-    """Return the arguments of a step's script: `test_fraction=0.2` becomes `--test-fraction 0.2`.
+    """Return the command-line arguments for a step's script.
 
-    A list becomes one argument for each of its items, and a dict becomes its names and
-    values in turn. Options that are None or empty are left out.
+    `test_fraction=0.2` becomes `--test-fraction 0.2`. The items of a list follow the option
+    as separate arguments, and so do the names and values of a dict: `{"depth": 3}` becomes
+    `depth 3`. Options with None, an empty list or an empty dict are left out.
     """
     arguments: list[Any] = []
     for name, value in options.items():
@@ -22,16 +22,11 @@ def build_arguments(**options: Any) -> list[Any]:
 
 
 def _list_values(value: Any) -> list[Any]:
-    """Return the arguments that follow an option."""
+    """Return the values that follow an option on the command line."""
     if value is None:
         return []
     if isinstance(value, dict):
-        return _flatten(value.items())
+        return [item for pair in value.items() for item in pair]
     if isinstance(value, list):
         return value
     return [value]
-
-
-def _flatten(pairs: Iterable[tuple[str, Any]]) -> list[Any]:
-    """Return names and values in turn: `[("a", 1), ("b", 2)]` becomes `["a", 1, "b", 2]`."""
-    return [item for pair in pairs for item in pair]

@@ -1,7 +1,7 @@
-"""A project: where its files are, its settings, read and checked, and its pipelines.
+"""A project: its files, its settings, and its pipelines.
 
-`settings.yml` says what is done, `.azureml/config.json` in which workspace. All problems of
-the files are reported at once.
+`settings.yml` has the settings of the pipelines, and `.azureml/config.json` names the
+workspace. All problems of these files are reported at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from . import rules
 from .errors import SettingsError
@@ -43,14 +44,17 @@ from .workspaces import (
 class PipelineDefinition:
     """A pipeline of a project: the function that builds it, and the data that it reads."""
 
-    #: Returns the pipeline, as the SDK has it, from the settings and, by name, a parameter
-    #: for each of `data`.
+    #: The function that builds the SDK's pipeline. It takes the settings, and a dict with
+    #: an input of the pipeline for each name in `data`.
     build: Callable[[Any, Mapping[str, Any]], Any]
-    #: By the name of a parameter, the name of a setting below `data`.
+    #: The pipeline parameters for data. Each is mapped to the setting below `data` that has
+    #: its path.
     data: Mapping[str, str]
-    #: The steps that look up the registered model, and so depend on it.
+    #: The names of the steps that look up the registered model. They run again if another
+    #: version is registered.
     reads_model: Sequence[str] = ()
-    #: The pipeline parameter that names its version; without one, the newest is meant.
+    #: The pipeline parameter that names the version of this model. If there is none, the
+    #: steps use the newest version.
     model_version: str | None = None
 
 
@@ -59,12 +63,13 @@ S = TypeVar("S", bound=ProjectSettings)
 
 
 class Project(Generic[S]):
-    """A project, by the folder of its package and the model of its settings.
-
-    It is read for the workspace of `config.json`, or for the one that is named.
-    """
+    """A project, with its settings for one workspace."""
 
     def __init__(self, package: Path, model: type[S], workspace: str = "") -> None:
+        """Describe a project by the folder of its package and the model of its settings.
+
+        `workspace` is the name of a workspace, or empty for the one of `config.json`.
+        """
         self.package = package.name
         self.root = package.parent
         self.command = f"python -m {self.package}"
@@ -74,9 +79,9 @@ class Project(Generic[S]):
     # Workspaces
 
     def for_workspace(self, workspace: str) -> Project[S]:
-        """Return the project for the workspace of a name.
+        """Return the same project with the settings for a named workspace.
 
-        Raises SettingsError if the project has no file for a workspace of this name.
+        Raises SettingsError if the project has no file for this workspace.
         """
         wrong_name = rules.NAME.check("", "--workspace", workspace)
         if wrong_name:
@@ -89,7 +94,7 @@ class Project(Generic[S]):
         return project
 
     def for_all_workspaces(self) -> list[Project[S]]:
-        """Return the project for each workspace that has a file, `config.json`'s first."""
+        """Return the project once for each workspace, beginning with `config.json`."""
         package = self.root / self.package
         return [
             Project(package, self.model, files.name)
@@ -101,29 +106,31 @@ class Project(Generic[S]):
     def settings(self) -> S:
         """Return the settings. Values that only Azure needs may be empty.
 
-        Raises SettingsError with all that is wrong.
+        Raises SettingsError with the problems of all wrong values.
         """
         reading = self._read_settings()
         if reading.model is None:
-            wrong = [p for p in reading.problems if p.kind == "wrong"]
+            wrong = [problem for problem in reading.problems if problem.kind == "wrong"]
             raise SettingsError(wrong)
         return reading.model
 
     def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
-        """Return the workspace. None of `needs`, such as compute.name, may be empty.
+        """Return the workspace.
 
-        Raises SettingsError with all that is wrong, or empty and needed.
+        `needs` are the keys of settings that must not be empty, such as `compute.name`.
+        For settings below `workspace`, they lack this first part. Raises SettingsError with
+        the problems of all wrong values, and of the empty values that are needed.
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()
+
         needed_keys = set(needs)
-        stopping = [
-            problem
-            for problem in config.problems + settings.problems
-            if problem.kind == "wrong"
-            or problem.kind == "empty"
-            and problem.key.removeprefix("workspace.") in needed_keys
-        ]
+        stopping: list[Problem] = []
+        for problem in config.problems + settings.problems:
+            is_wrong = problem.kind == "wrong"
+            is_needed = problem.key.removeprefix("workspace.") in needed_keys
+            if is_wrong or (problem.kind == "empty" and is_needed):
+                stopping.append(problem)
         if config.model is None or settings.model is None or stopping:
             raise SettingsError(stopping)
 
@@ -137,26 +144,33 @@ class Project(Generic[S]):
         )
 
     def find_problems(self) -> list[Problem]:
-        """Return all that is wrong, empty or unusual in the files, and the package's name."""
-        package = rules.PACKAGE.check("", "package_name", self.package)
-        config = find_missing_config(self.root, self.files)
-        if not config:
-            config = read_model(self.root, Config, self.files.config).problems
-        return [
-            *([package] if package else []),
-            *self._read_settings().problems,
-            *config,
-        ]
+        """Return the problems of all wrong, empty and unusual values in the files.
+
+        A problem of the package's name is the first of them.
+        """
+        problems: list[Problem] = []
+        wrong_name = rules.PACKAGE.check("", "package_name", self.package)
+        if wrong_name:
+            problems.append(wrong_name)
+        problems += self._read_settings().problems
+
+        missing_config = find_missing_config(self.root, self.files)
+        if missing_config:
+            return problems + missing_config
+        return problems + read_model(self.root, Config, self.files.config).problems
 
     @property
     def settings_files(self) -> list[str]:
-        """The files that are read: `settings.yml`, what differs, and the workspace's."""
+        """The files with the settings for this workspace, by their paths in the project."""
         if self._has_own_settings:
             return [SETTINGS, self.files.settings, self.files.config]
         return [SETTINGS, self.files.config]
 
     def file_of(self, key: str) -> str:
-        """Return the file that a setting is from."""
+        """Return the file that sets a key, such as `compute.name`.
+
+        A setting is in `settings.yml`, unless the workspace has a file that replaces it.
+        """
         if not self._has_own_settings:
             return SETTINGS
 
@@ -169,7 +183,11 @@ class Project(Generic[S]):
         return self.files.settings
 
     def list_data_paths(self) -> dict[str, str]:
-        """Return the paths of data in the settings, by key, such as `data.training`."""
+        """Return the paths of data in the settings, by key, such as `data.training`.
+
+        The section `data` also holds other settings. Its paths are the fields whose rule is
+        rules.FILES.
+        """
         data = self.settings().data
         return {
             f"data.{name}": getattr(data, name)
@@ -178,32 +196,46 @@ class Project(Generic[S]):
         }
 
     def read_parameter(self, name: str, text: str) -> Any:
-        """Return the value of a pipeline parameter, given as text.
+        """Convert the text of a pipeline parameter to a value, and check it.
 
-        It is read and checked as the setting of that name. The text is returned as it is if
-        there is no such setting. Raises SettingsError.
+        If a section of the settings has a setting with the name of the parameter, the value
+        must follow the rules of this setting. A text without such a setting is returned as
+        it is. Raises SettingsError if the value breaks a rule.
         """
+        field = self._find_setting_of_parameter(name)
+        if field is None:
+            return text
+
+        value: Any = text
+        # A text that is not valid YAML remains text, and the rule says what is wrong.
+        with suppress(ValueError, yaml.YAMLError):
+            value = parse_yaml(text)
+        try:
+            return read_value(field, value, file="--set", key=name)
+        except WrongValue as error:
+            raise SettingsError(error.problems) from None
+
+    def _find_setting_of_parameter(self, name: str) -> FieldInfo | None:
+        """Return the setting that has the name of a pipeline parameter, or None."""
+        # A parallel step calls its number of nodes node_count, and gets it from the setting
+        # compute.max_nodes.
         setting = "max_nodes" if name == "node_count" else name
         for section in self.model.model_fields.values():
             model = section.annotation
             if not isinstance(model, type) or not issubclass(model, BaseModel):
+                # This is no section but a single setting, such as `name`.
                 continue
             if setting in model.model_fields:
-                value: Any = text
-                with suppress(ValueError, yaml.YAMLError):
-                    value = parse_yaml(text)
-                try:
-                    return read_value(model.model_fields[setting], value, "--set", name)
-                except WrongValue as error:
-                    raise SettingsError(error.problems) from None
-        return text
+                return model.model_fields[setting]
+        return None
 
     @property
     def _has_own_settings(self) -> bool:
-        """Tell whether the workspace has a file of settings that differ."""
+        """Whether the workspace has a file that replaces some of the settings."""
         return self.files.name != "" and (self.root / self.files.settings).exists()
 
     def _read_settings(self) -> Reading[S]:
+        """Read the settings for the workspace, with all problems of their files."""
         if self._has_own_settings:
             return read_model_with_overrides(
                 self.root,

@@ -1,7 +1,8 @@
-"""The workspaces of a project on Azure ML, and the files that each is read from.
+"""The workspaces of a project on Azure ML, and the files that describe each of them.
 
-`.azureml/config.json` is the workspace without a name. A further workspace has a name, a
-file `.azureml/NAME.json`, and perhaps a `settings.NAME.yml` with the settings that differ.
+`.azureml/config.json` describes the default workspace, which has no name. Each further
+workspace has a name and a file `.azureml/NAME.json`. It may also have a file
+`settings.NAME.yml`, which replaces some of the settings for this workspace.
 """
 
 from __future__ import annotations
@@ -14,35 +15,39 @@ from .rules import Problem
 
 SETTINGS = "settings.yml"
 CONFIG = ".azureml/config.json"
-#: The settings without which no workspace can be found.
+#: The settings that are needed to find a workspace on Azure.
 NEEDED = ("subscription_id", "resource_group", "workspace_name")
 
 
 @dataclass(frozen=True)
 class WorkspaceFiles:
-    """The files of a workspace, by its name; the workspace of `config.json` has none."""
+    """The files of a workspace, by their paths in the project."""
 
+    #: The name of the workspace. Empty for the one of `config.json`.
     name: str = ""
 
     @property
     def config(self) -> str:
-        """The file that says which workspace it is."""
+        """The file with the names of the subscription, resource group and workspace."""
         return f".azureml/{self.name}.json" if self.name else CONFIG
 
     @property
     def settings(self) -> str:
-        """The file of the workspace's own settings."""
+        """The file that replaces settings for this workspace, or `settings.yml`."""
         return f"settings.{self.name}.yml" if self.name else SETTINGS
 
     @property
     def option(self) -> str:
-        """The option, after a space, by which a command works in the workspace."""
+        """The option that chooses the workspace, with a space before it, or "".
+
+        Messages append it to the commands that they propose.
+        """
         return f" --workspace {self.name}" if self.name else ""
 
 
 @dataclass(frozen=True)
 class WorkspaceConfig:
-    """An Azure ML workspace, and the files that it was read from."""
+    """What is needed to reach a workspace, and the files that this was read from."""
 
     subscription_id: str
     resource_group: str
@@ -53,7 +58,11 @@ class WorkspaceConfig:
 
 
 def list_workspaces(root: Path) -> list[WorkspaceFiles]:
-    """Return all workspaces that have a file, the one of `config.json` first."""
+    """Return the files of all workspaces of a project, those of `config.json` first.
+
+    A name of which there is only a `settings.NAME.yml` is listed too, so that the missing
+    file is reported.
+    """
     names = {file.stem for file in root.glob(".azureml/*.json")} - {"config"}
     for file in root.glob("settings.*.yml"):
         names.add(file.name.removeprefix("settings.").removesuffix(".yml"))
@@ -61,7 +70,11 @@ def list_workspaces(root: Path) -> list[WorkspaceFiles]:
 
 
 def find_missing_config(root: Path, files: WorkspaceFiles) -> list[Problem]:
-    """Return the problem of a named workspace without a file `.azureml/NAME.json`."""
+    """Return a problem if a named workspace has no file `.azureml/NAME.json`.
+
+    It is a problem of the file `settings.NAME.yml`, or of the option `--workspace` if there
+    is no such file either.
+    """
     if not files.name or (root / files.config).exists():
         return []
 
@@ -70,8 +83,9 @@ def find_missing_config(root: Path, files: WorkspaceFiles) -> list[Problem]:
     add_it = (
         f"copy {CONFIG} to {files.config} and write the names of the workspace there"
     )
+
     if (root / files.settings).exists():
-        text = f"is of no workspace, as there is no {files.config}"
+        text = f"belongs to no workspace, as there is no {files.config}"
         fix = add_it
         if close_names:
             fix = f"rename it to settings.{close_names[0]}.yml, or {add_it}"

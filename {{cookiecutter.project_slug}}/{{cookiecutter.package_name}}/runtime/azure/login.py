@@ -1,7 +1,7 @@
-"""The login to Azure, which never prompts, and what it means if there is none.
+"""Log in to Azure without ever asking the user for anything, and explain why it failed.
 
-The template's hook asks Azure by this module in the environment of cookiecutter. Only the
-standard library is imported there; azure-identity is used if it is installed.
+The template's hook also uses this module, in the environment of cookiecutter. So it imports
+only the standard library, and uses azure-identity only if this is installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 from ..rules import CLOUDS
 
-TIMEOUT = 10.0  # Seconds for one request. `az` is slow, and gets twice as much.
+# Seconds that a request may take. `az` is slow, and gets twice as many.
+TIMEOUT = 10.0
 CONNECTION_ADVICE = "Check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE."
 VARIABLES = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 INSTALL_AZ = (
@@ -26,13 +27,13 @@ INSTALL_AZ = (
     "its extension for Azure ML (`az extension add --name ml`)"
 )
 
-# Error codes of Microsoft Entra ID by which a login that was good must be renewed: the
-# session or the refresh token is too old, the password has changed, or a second factor is
-# asked for again.
+# Error codes of Microsoft Entra ID which mean that the user must log in again: the session
+# or the refresh token is too old, the password has changed, or a second factor is needed.
 _EXPIRED_CODES = """
 50076 50078 50079 50089 50132 50133 50173 70008 70043 700081 700082 700084
 """
-# What requests, msal and azure-identity say if the host of the login cannot be reached.
+# Texts in the errors of requests, msal and azure-identity if the host that they log in at
+# cannot be reached.
 _CONNECTION_ERRORS = re.compile(
     "Max retries exceeded|Failed to establish|Connection(Error| aborted| refused)"
     "|ConnectTimeout|ReadTimeout|CERTIFICATE_VERIFY_FAILED|SSLError|ProxyError"
@@ -42,19 +43,25 @@ _CONNECTION_ERRORS = re.compile(
 
 @dataclass(frozen=True)
 class LoginProblem:
-    """Why there is no token, and what else may help, both in whole sentences."""
+    """Why there is no token, in whole sentences."""
 
+    #: What is wrong, and the first thing to try.
     message: str
+    #: What else may help.
     advice: str
-    is_refused: bool = False  # Azure refuses the login, rather than that there is none.
+    #: True if Azure has refused a login, and False if there was none to refuse.
+    is_refused: bool = False
 
 
 class LoginError(Exception):
-    """There is no token. The text is what azure-identity, Azure or `az` says about it."""
+    """There is no token. The text is the error of azure-identity, of Azure or of `az`."""
 
 
 def log_in_command(cloud: str, tenant: str = "") -> str:
-    """Return the command by which a person logs in to a cloud, and to a tenant if given."""
+    """Return the shell command with which a user logs in to a cloud.
+
+    `tenant` is the id of the tenant to log in to, or empty for the user's own.
+    """
     command = f"az login --tenant {tenant}" if tenant else "az login"
     if cloud == "AzureCloud":
         return command
@@ -62,9 +69,9 @@ def log_in_command(cloud: str, tenant: str = "") -> str:
 
 
 def get_token(cloud: str) -> str:
-    """Return a token for the resource manager of a cloud, or raise LoginError.
+    """Return a token for the resource manager of a cloud. Raises LoginError.
 
-    azure-identity is asked if it is installed, and otherwise `az`.
+    The token is from azure-identity if this is installed, and otherwise from `az`.
     """
     hosts = CLOUDS[cloud]
     scope = f"https://{hosts.resource_manager}/.default"
@@ -79,20 +86,24 @@ def get_token(cloud: str) -> str:
 
 
 def has_azure_identity() -> bool:
-    """Return whether azure-identity is installed; beside cookiecutter it often is not."""
+    """Return whether azure-identity is installed. It often is not beside cookiecutter."""
     return bool(find_spec("azure") and find_spec("azure.identity"))
 
 
 def credential(login: str) -> Any:
-    """Return azure-identity's credential of whoever is logged in, which never prompts."""
+    """Return azure-identity's credential for the current login. It never prompts.
+
+    `login` is the host to log in at, such as login.microsoftonline.com.
+    """
     from azure.identity import DefaultAzureCredential
 
-    # explain_login says what the user needs to know. A log of the SDK that has set a level
-    # wants to have these messages all the same.
+    # azure-identity logs each login that it tries. explain_login tells the user enough, so
+    # these messages are hidden, unless the debug log of the SDK has set a level.
     logger = logging.getLogger("azure.identity")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
-    os.environ.setdefault("AZURE_AUTHORITY_HOST", login)  # Federated tokens need it.
+    # A federated token, such as that of a workload in Kubernetes, needs this variable.
+    os.environ.setdefault("AZURE_AUTHORITY_HOST", login)
     return DefaultAzureCredential(
         authority=login,
         connection_timeout=5,
@@ -106,14 +117,17 @@ def credential(login: str) -> Any:
 
 
 def _ask_az_for_token(scope: str) -> str:
-    """Return the token of whoever is logged in to `az`, or raise LoginError."""
+    """Return a token from the user's login to `az`. Raises LoginError.
+
+    `scope` is the address of the service that the token is for, followed by `.default`.
+    """
     az = shutil.which("az")
     if az is None:
         raise LoginError("Azure CLI not found on path")
 
     resource = scope.removesuffix(".default")
     command = [az, "account", "get-access-token", "--resource", resource]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, "--output", "json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -121,14 +135,19 @@ def _ask_az_for_token(scope: str) -> str:
         timeout=2 * TIMEOUT,
         check=False,
     )
+    # If it has no token, `az` prints an error message, and no JSON with a token.
     try:
-        return str(json.loads(done.stdout)["accessToken"])
+        return str(json.loads(completed.stdout)["accessToken"])
     except (ValueError, LookupError, TypeError):
-        raise LoginError(done.stdout or done.stderr) from None
+        error_text = completed.stdout or completed.stderr
+        raise LoginError(error_text) from None
 
 
 def explain_login(error: str, cloud: str) -> LoginProblem:
-    """Return why there is no token, from the text of the error about it."""
+    """Explain to the user why there is no token.
+
+    `error` is the text of a LoginError, or of an error of azure-identity or msal.
+    """
     log_in = log_in_command(cloud)
     use_variables = f"You can also set {VARIABLES}."
     if not has_azure_identity():

@@ -2,10 +2,10 @@
 
 Each run has a folder of its own, with a folder for each step:
 
-    run.json             the pipeline, its parameters, and the steps that have ended well
-    STEP/code/           the copy of the step's files, where the step runs
-    STEP/outputs/PORT/   what the step writes
-    STEP/log.txt         what the step prints
+    run.json             the record: the pipeline, its parameters, and the finished steps
+    STEP/code/           the copy of the step's files, in which the step runs
+    STEP/outputs/PORT/   the files that the step writes
+    STEP/log.txt         the text that the step prints
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Run:
 
 
 def list_runs(runs: Path, pipeline: str | None = None) -> list[Run]:
-    """Return the runs of a pipeline, or of all pipelines, the newest first.
+    """Return the runs of a pipeline, or of all pipelines, with the newest first.
 
-    Folders without a readable record are left out.
+    Folders without a record, or with one that cannot be read, are left out.
     """
     readable: list[Run] = []
     with suppress(OSError):
@@ -61,13 +61,15 @@ def find_last_duration(runs: Path, pipeline: str, step: str) -> float:
 
 
 def make_run_folder(runs: Path, record: RunRecord) -> Path:
-    """Make the folder of a new run, set the run's start, and write its record.
+    """Make the folder of a new run, and write the record of the run into it.
 
-    The run counts as newer than all others, even if the clock was set back. Raises OSError
-    if the folder cannot be made.
+    `record.started` is set to the current time in nanoseconds. If the clock was set back,
+    it is set to one more than the latest start, so that the run is newer than all others.
+    Raises OSError if the folder cannot be made.
     """
-    earlier_starts = [run.record.started for run in list_runs(runs)]
-    record.started = max([time.time_ns(), *(start + 1 for start in earlier_starts)])
+    record.started = time.time_ns()
+    for run in list_runs(runs):
+        record.started = max(record.started, run.record.started + 1)
 
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{record.pipeline}"
     for number in range(1, MOST_RUNS_IN_A_SECOND):
@@ -76,15 +78,19 @@ def make_run_folder(runs: Path, record: RunRecord) -> Path:
             folder.mkdir(parents=True)
             record.write(folder)
             return folder
-    raise FileExistsError(f"{runs / name} and all names after it are taken")
+    raise FileExistsError(
+        f"{MOST_RUNS_IN_A_SECOND - 1} runs have started in this second, so the names "
+        f"{runs / name} to {name}-{MOST_RUNS_IN_A_SECOND - 1} are taken."
+    )
 
 
 @contextmanager
 def lock_folder(folder: Path, seconds: float = 60) -> Iterator[None]:
-    """Hold the lock of a folder, which the end of this process releases too.
+    """Hold the lock of a folder, so that no other process holds it at the same time.
 
-    Raises OSError if another process still holds the lock after so many seconds, or if
-    nothing can be written in the folder.
+    It is the lock of a SQLite database, which the operating system releases if this process
+    is killed. Raises OSError if another process still holds the lock after `seconds`, or
+    if nothing can be written in the folder.
     """
     lock = sqlite3.connect(folder / ".lock", timeout=seconds, isolation_level=None)
     with closing(lock):
@@ -98,42 +104,63 @@ def lock_folder(folder: Path, seconds: float = 60) -> Iterator[None]:
 def remove_old_runs(
     runs: Path, keep: int, current: Path, is_needed: Callable[[str], bool]
 ) -> list[str]:
-    """Remove all runs but the newest `keep`, and return the names of those removed.
+    """Remove all runs except the newest `keep`, and return the names of those removed.
 
     Some older runs stay too: the `current` one, those that a user has renamed, those that
-    are still at work, those for whose name `is_needed` returns True, and all whose results
-    are used by a run that stays. Raises OSError if the folder of runs cannot be written.
+    are still at work, those for whose name `is_needed` returns True, and those whose
+    results are used by a run that stays. Raises OSError if the folder `runs` cannot be
+    written.
+
+    A run is removed in two stages. First its record is deleted while the folder of runs is
+    locked, so that a new run cannot use its results any more. Then its files are deleted,
+    which may take long. If this process is killed in between, a folder without a record is
+    left, and the next call removes it.
     """
     with lock_folder(runs):
         by_name = {run.folder.name: run for run in list_runs(runs)}
-        old = set()
-        for name in [name for name in by_name if RUN_NAME.fullmatch(name)][keep:]:
-            must_stay = (
-                name == current.name
-                or is_needed(name)
-                or _is_at_work(by_name[name].folder)
-            )
-            if not must_stay:
-                old.add(name)
-        kept = [run for name, run in by_name.items() if name not in old]
-        old -= _find_used_runs(kept, by_name)
-
-        # Once its record is gone, no other run uses the results of a folder.
+        old = _choose_old_runs(by_name, keep, current, is_needed)
         for name in old:
             (by_name[name].folder / RECORD).unlink(missing_ok=True)
-        # This also finds folders that were left by a run that was killed at this place.
+        # These are the old runs, and what earlier calls may have left.
         without_record = [
             folder
             for folder in runs.iterdir()
             if RUN_NAME.fullmatch(folder.name) and not (folder / RECORD).exists()
         ]
+
     for folder in without_record:
         shutil.rmtree(folder, ignore_errors=True)
     return sorted(old)
 
 
+def _choose_old_runs(
+    by_name: dict[str, Run], keep: int, current: Path, is_needed: Callable[[str], bool]
+) -> set[str]:
+    """Return the names of the runs to remove, by the rules of remove_old_runs.
+
+    `by_name` has all runs by the names of their folders, with the newest first.
+    """
+    # A run that a user has renamed is never removed, and does not count.
+    names = [name for name in by_name if RUN_NAME.fullmatch(name)]
+    beyond_the_newest = names[keep:]
+
+    old: set[str] = set()
+    for name in beyond_the_newest:
+        must_stay = (
+            name == current.name or is_needed(name) or _is_at_work(by_name[name].folder)
+        )
+        if not must_stay:
+            old.add(name)
+
+    kept = [run for name, run in by_name.items() if name not in old]
+    return old - _find_used_runs(kept, by_name)
+
+
 def _find_used_runs(kept: list[Run], by_name: dict[str, Run]) -> set[str]:
-    """Return the names of all runs whose results are used by runs that are kept."""
+    """Return the names of the runs whose results the kept runs use.
+
+    A run whose results are used may itself use results of others. These are included.
+    """
     used: set[str] = set()
     to_visit = list(kept)
     while to_visit:
