@@ -54,7 +54,7 @@ def test_a_step_is_debugged_in_the_terminal_from_its_own_folder(
     result = debug_step(toy_project, "training", "train", "p value + 1\ncontinue\n")
     assert result.code == 0, result.err
     folder = first.json["folder"]
-    assert f"In the newest run: {folder}" in result.out
+    assert f"The step uses the newest run: {folder}" in result.out
     assert "(Pdb) 42" in result.out
     assert str(script) in result.out
     assert hash_files(toy_project.path / "steps") == files_before

@@ -1,6 +1,7 @@
 """The command line of a project.
 
-Each command imports the modules that it needs, so that `--help` and errors come at once.
+Each command imports the modules that it needs itself, so that `--help` and messages about
+wrong options appear at once.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ PipelineLoader = Callable[[], Pipelines]
 def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     """Run the command that the command line names, and return its exit code."""
     if sys.getfilesystemencoding() != "utf-8":
-        # The encoding of the locale has no umlauts, so Python is started again in UTF-8.
+        # The locale's encoding lacks most characters, so Python is started again in UTF-8.
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execv(sys.executable, command)
     for stream in (sys.stdout, sys.stderr):
-        # Characters that the encoding does not have are printed as escape sequences.
+        # Characters that the output's encoding lacks are printed as escape sequences.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # A run that is terminated ends its steps, as it does after Ctrl-C.
+    # With this exception, a run that is terminated also ends its steps, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         args = _make_parser(project, load_pipelines).parse_args()
@@ -72,14 +73,15 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
 def _end_without_output(error: OSError) -> int:
     """Return the exit code of a command whose output cannot be written.
 
-    Raises any other error again.
+    `error` is raised again if it has another cause.
     """
     is_disk_full = error.errno in (errno.ENOSPC, errno.EIO) and not error.filename
     # A program that reads the output, such as `head`, closes the pipe once it has enough.
     is_pipe_closed = isinstance(error, BrokenPipeError)
     if not is_disk_full and not is_pipe_closed:
         raise error
-    # Python writes the rest of the output at its end, and would fail again.
+    # When Python ends, it writes the rest of the output. This would fail again, so the rest
+    # goes nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if is_disk_full:
         print(f"The output cannot be written: {error.strerror}.", file=sys.stderr)
@@ -101,12 +103,12 @@ def run(args: Namespace) -> int:
     try:
         result = _run_on_this_machine(args, parameters, console)
     except (KeyboardInterrupt, SystemExit):
-        # With --fresh, the steps that have ended well would run again.
+        # Without --fresh, the steps that have finished are not run again.
         arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
         continue_command = f"{args.project.command} {shlex.join(arguments)}"
         console.print(
-            "The run was stopped. What has ended well is kept. To continue:"
-            f" {continue_command}",
+            "The run was stopped. The results of finished steps are kept. To continue,"
+            f" run: {continue_command}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -124,23 +126,31 @@ def run(args: Namespace) -> int:
 def _run_on_this_machine(
     args: Namespace, parameters: dict[str, str], console: Console
 ) -> RunResult:
-    """Run a pipeline, or a step of an earlier run, and return how it ended."""
+    """Run a pipeline, or one step of it, and return how the run ended.
+
+    With `--step`, only this step runs. It runs in the folder of an earlier run, because it
+    reads what the steps before it have written there.
+    """
     from .local.run import new_run
     from .local.step_alone import find_newest_run
 
     with console.status("loading the SDK"):
         pipelines = _find_pipelines(args)
-    folder = args.folder and args.folder.resolve()
-    if args.step and folder is None:
-        folder = find_newest_run(args.project, args.pipeline)
+
+    earlier_run = None
+    if args.folder is not None:
+        earlier_run = args.folder.resolve()
+    elif args.step:
+        earlier_run = find_newest_run(args.project, args.pipeline)
         console.print(
-            f"In the newest run: {folder}",
+            f"The step uses the newest run: {earlier_run}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+
     prepared_run = new_run(
-        args.project, pipelines, args.pipeline, parameters, console, folder
+        args.project, pipelines, args.pipeline, parameters, console, earlier_run
     )
     return prepared_run.run(args.step, args.fresh, args.debug)
 
@@ -224,7 +234,7 @@ def publish(args: Namespace) -> None:
     )
 
 
-# Checks, and options with a form of their own -------------------------------------------
+# Checks, and options whose values have parts --------------------------------------------
 
 
 def _check_project_folder(project: Project[Any]) -> None:
@@ -239,13 +249,16 @@ def _check_project_folder(project: Project[Any]) -> None:
 
 
 def _check_step_options(args: Namespace) -> None:
-    """Raise CommandError for options of `run` that do not go together."""
+    """Raise CommandError if options of `run` do not go together."""
     if args.step is None and args.folder is not None:
         raise CommandError(
-            "--folder needs --step NAME: a step runs in the folder of an earlier run."
+            "--folder needs --step NAME, because only a single step runs in the folder of"
+            " an earlier run."
         )
     if args.step is None and args.debug:
-        raise CommandError("--debug needs --step NAME: one step is debugged at a time.")
+        raise CommandError(
+            "--debug needs --step NAME, because one step is debugged at a time."
+        )
     if args.debug and args.json:
         raise CommandError(
             "--debug and --json do not go together, as the step has the terminal."
@@ -253,20 +266,20 @@ def _check_step_options(args: Namespace) -> None:
 
 
 def _check_temporary_folder() -> None:
-    """Raise CommandError if no temporary file can be written, as the SDK needs some."""
+    """Raise CommandError if no temporary file can be written. The SDK needs some."""
     try:
         tempfile.gettempdir()
     except OSError as error:
         raise CommandError(
-            "Temporary files cannot be written, as no folder for them has space, or may"
-            f" be written to ({error.strerror}). Free some space, or set the variable"
-            " TMPDIR to another folder."
+            "Temporary files cannot be written, because every folder for them is full or"
+            f" not writable ({error.strerror}). Free some space, or set the environment"
+            " variable TMPDIR to another folder."
         ) from None
 
 
 def _load(load_pipelines: PipelineLoader) -> Pipelines:
-    """Load the pipelines, and with them the SDK of Azure ML."""
-    # Imports leave no garbage behind, and looking for it takes long.
+    """Load the pipelines. This also imports the SDK of Azure ML."""
+    # Imports leave no garbage behind, and the garbage collector would search for it long.
     gc.disable()
     pipelines = load_pipelines()
     gc.freeze()
@@ -275,17 +288,20 @@ def _load(load_pipelines: PipelineLoader) -> Pipelines:
 
 
 def _find_pipelines(args: Namespace) -> Pipelines:
-    """Load the pipelines. Raises CommandError if the project has none of the given name."""
+    """Load the pipelines. Raises CommandError if the named one is not among them."""
     pipelines: Pipelines = args.load_pipelines()
     if args.pipeline not in pipelines:
         raise CommandError(
-            f"No pipeline is called {args.pipeline!r}: there are {', '.join(pipelines)}."
+            f"No pipeline is called {args.pipeline!r}. There are {', '.join(pipelines)}."
         )
     return pipelines
 
 
 def _read_parameters(args: Namespace) -> dict[str, str]:
-    """Return the pipeline parameters that `--set` names, with their values."""
+    """Return the values that `--set` gives to pipeline parameters, by their names.
+
+    Raises CommandError if an assignment has no `=`.
+    """
     for assignment in args.set:
         if "=" not in assignment:
             raise CommandError(f"--set {assignment}: write --set NAME=VALUE.")
@@ -295,8 +311,9 @@ def _read_parameters(args: Namespace) -> dict[str, str]:
 def _read_folders(assignments: list[str], data: list[str]) -> dict[str, str]:
     """Return the folders that `--data` names, by the data parameter that reads them.
 
-    `data` are the data parameters of the pipeline. If there is only one, its name may be
-    left out. Raises CommandError for any other name.
+    `assignments` look like NAME=FOLDER. `data` are the names of the pipeline's parameters
+    for data. If there is only one, NAME= may be left out. Raises CommandError if a name is
+    not in `data`.
     """
     folders: dict[str, str] = {}
     for assignment in assignments:
@@ -318,7 +335,10 @@ def _read_folders(assignments: list[str], data: list[str]) -> dict[str, str]:
 def _make_parser(
     project: Project[Any], load_pipelines: PipelineLoader
 ) -> ArgumentParser:
-    """Return the parser of the command line. It sets `function` to the command to run."""
+    """Return the parser of the command line.
+
+    The parsed arguments have an attribute `function`, which runs the command.
+    """
     parser = ArgumentParser(
         prog=project.command, description="Pipelines on this machine and on Azure ML."
     )
@@ -334,7 +354,7 @@ def _make_parser(
 
 
 class _Commands:
-    """Add commands to the command line, each with its function."""
+    """Adds commands to the command line, each with the function that runs it."""
 
     def __init__(self, subparsers: Any, load_pipelines: PipelineLoader) -> None:
         self._subparsers = subparsers
@@ -353,7 +373,7 @@ class _Commands:
     def add_for_pipeline(
         self, function: Callable[[Namespace], int | None], help_text: str
     ) -> ArgumentParser:
-        """Add a command that takes a pipeline. Its help lists the pipelines there are."""
+        """Add a command that takes a pipeline. Its help lists the project's pipelines."""
         parser: ArgumentParser = self._subparsers.add_parser(
             function.__name__, help=help_text, add_help=False
         )
@@ -444,6 +464,7 @@ def _add_azure_commands(commands: _Commands) -> None:
 
 
 def _add_parameters(parser: ArgumentParser) -> None:
+    """Add the option `--set`, which gives a value to a pipeline parameter."""
     parser.add_argument(
         "--set",
         action="append",
@@ -454,6 +475,7 @@ def _add_parameters(parser: ArgumentParser) -> None:
 
 
 def _add_workspace(parser: ArgumentParser) -> None:
+    """Add the option `--workspace`, which chooses one of several workspaces."""
     parser.add_argument(
         "--workspace",
         metavar="NAME",
@@ -462,6 +484,7 @@ def _add_workspace(parser: ArgumentParser) -> None:
 
 
 def _add_sdk_debug(parser: ArgumentParser) -> None:
+    """Add the option `--debug` of the commands that use the SDK."""
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -470,9 +493,10 @@ def _add_sdk_debug(parser: ArgumentParser) -> None:
 
 
 class _HelpWithPipelines(argparse.Action):
-    """Print the help of a command, with a list of the pipelines.
+    """Print the help of a command, with a list of the pipelines, and exit.
 
-    The pipelines are loaded only for this help, as importing the SDK takes a second.
+    The pipelines are loaded only when the help is printed, because importing the SDK takes
+    a second. argparse passes the function that loads them as `const`.
     """
 
     def __init__(self, option_strings: Sequence[str], const: Any, **more: Any) -> None:
