@@ -501,7 +501,10 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(
         assert text in failed.err
     user.project.set("data", training="data/nowhere")
     failed = shell.run("submit training")
-    assert "settings.yml: data.training is data/nowhere, where no file is" in failed.err
+    assert (
+        "settings.yml: data.training is data/nowhere, but there is no file"
+        in failed.err
+    )
     user.project.set("training", test_fraction=2)
     for command in ("provision", "submit training", "publish training"):
         assert "training.test_fraction is 2" in shell.run(command).err
@@ -514,7 +517,7 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(
     path.write_text(f"{path.read_text(encoding='utf-8')}{weekly}\n", encoding="utf-8")
     failed = shell.run("publish scoring")
     assert (
-        "which is not a Windows time zone: write W. Europe Standard Time" in failed.err
+        "which is not a Windows time zone. Write W. Europe Standard Time" in failed.err
     )
     assert not user.standin.requests
 

@@ -95,7 +95,9 @@ def test_a_run_that_is_ended_leaves_no_process(
     assert result.code == code
     assert "Traceback" not in result.err
     if number != signal.SIGKILL:
-        assert "The run was stopped. The results of finished steps are kept." in result.err
+        assert (
+            "The run was stopped. The results of finished steps are kept." in result.err
+        )
         assert "To continue, run: python -m toy run training" in result.err
     wait_until(lambda: not list_running(toy_project))
     (folder,) = toy_project.path.glob("runs/*-training")

@@ -43,15 +43,19 @@ from .sdk_steps import build_steps, environments, read_steps
 from .sdk_workspace import TIME_ZONES, Run, Workspace
 from .uploads import upload_files
 
+# `--wait` asks for the state of a run at this interval.
 POLL_SECONDS = 3
-ROLE_SECONDS = 30  # between two looks whether a new role works
+# After this many failed polls in a row, `--wait` gives up.
+MAX_FAILED_POLLS = 3
+# A new role is tried at this interval, and at most this many times.
+ROLE_SECONDS = 30
 ROLE_TRIES = 12
-MAX_FAILED_POLLS = 3  # in a row, before `--wait` gives up
-SUCCESS_STATES = ("finished", "completed")  # azureml-sdk's word, and azure-ai-ml's
+# azureml-sdk calls a run that has succeeded finished, and azure-ai-ml calls it completed.
+SUCCESS_STATES = ("finished", "completed")
 FINAL_STATES = (*SUCCESS_STATES, "failed", "canceled")
 CHUNK_BYTES = 1 << 20
 
-#: Parts of the names of a failed step's logs, the most telling log first.
+#: Parts of the names of a failed step's logs. The log that explains most is first.
 TELLING_LOGS = (
     # What the entry script of a parallel step raised; the step's own log only says
     # "SystemExit: 42".
@@ -65,13 +69,12 @@ TELLING_LOGS = (
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder of the default datastore, and the files that belong into it.
-
-    Without files, the user has named the folder, and what is in it can change.
-    """
+    """A folder of the default datastore, and the local files to upload into it."""
 
     path: str
-    files: dict[str, Path] = field(default_factory=dict)  # by their path on the store
+    #: The local files by their paths on the datastore. There are none if the user has named
+    #: the folder. Its contents can then change at any time.
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 def provision(
@@ -80,10 +83,10 @@ def provision(
     create_workspace: bool = False,
     debug: bool = False,
 ) -> None:
-    """Create what the pipelines need on Azure; leave what exists as it is.
+    """Create what the pipelines need on Azure, and leave what exists as it is.
 
-    Data that is not on this machine is reported, and no error: on a build server, git
-    may hold the sample alone.
+    Data that is not on this machine is reported, but is no error: a build server may have
+    only the sample that is in git.
     """
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
     if create_workspace:
@@ -133,10 +136,11 @@ def submit(
     wait: bool = False,
     debug: bool = False,
 ) -> bool:
-    """Run a pipeline on Azure ML; return False if it was waited for and has failed.
+    """Run a pipeline on Azure ML. Return False if the run has failed while it was followed.
 
-    `values` are pipeline parameters as texts. The value of a parameter for data is a
-    folder of the default datastore, which is read in place of the project's data.
+    `name` is the pipeline's name. `values` are pipeline parameters as texts. For a
+    parameter for data, the text is a folder of the default datastore, which the run reads
+    in place of the project's data. With `wait`, the run is followed to its end.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
     settings = project.settings()
@@ -180,11 +184,11 @@ def publish(
     dry_run: bool = False,
     debug: bool = False,
 ) -> None:
-    """Publish a pipeline behind its endpoint, and schedule it as the settings say.
+    """Publish a pipeline under an endpoint, and give it the schedule of the settings.
 
-    It reads the project's data as it is now. For the pipeline parameters in `folders`, it
-    reads what is in that folder of the default datastore whenever it runs. A dry run
-    reports what would change, and changes nothing.
+    The published pipeline reads the project's data as it is now. `folders` are folders of
+    the default datastore, by the pipeline parameters that read them instead. Their files
+    are read anew in each run. A dry run reports what would change, and changes nothing.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
     settings = project.settings()
@@ -252,8 +256,9 @@ def _pipeline_data(
 ) -> dict[str, DataFolder]:
     """Return the folder that each data parameter of a pipeline reads.
 
-    `data_keys` maps the parameters to names of settings below `data`. `folders` are named
-    by the user, and take the place of the project's data.
+    `data_keys` are the settings below `data`, by the parameters that read their files.
+    `folders` are folders of the default datastore that the user has named, by the
+    parameters that read them in place of the project's data.
     """
     data = {}
     for parameter, key in data_keys.items():
@@ -267,7 +272,10 @@ def _pipeline_data(
 def _data_files(
     project: Project[Any], settings: ProjectSettings, key: str
 ) -> list[tuple[str, Path]]:
-    """Return the files that `data.KEY` of the settings names, sorted by their path."""
+    """Return the files at the path in the setting `data.KEY`, sorted by their paths.
+
+    Each is a pair of its path below the one of the setting, and its path on this machine.
+    """
     files = list_files(project.root / getattr(settings.data, key))
     return sorted(files.items(), key=itemgetter(1))
 
@@ -275,17 +283,18 @@ def _data_files(
 def _project_data(
     project: Project[Any], settings: ProjectSettings, key: str
 ) -> DataFolder:
-    """Return the files of `data.KEY`, and the folder of the datastore for them.
+    """Return the files of the setting `data.KEY`, and the folder to upload them into.
 
-    The folder is named by a digest of the files. Azure ML does not look into data, so
-    steps would use their old results again if files changed in the same folder.
+    The name of the folder holds a digest of the files. Azure ML does not notice when files
+    in a folder change, and would reuse the results of earlier runs. So changed files go
+    into a new folder. Raises AzureError if there are no files.
     """
     files = _data_files(project, settings, key)
     if not files:
         setting = f"data.{key}"
         raise AzureError(
-            f"{project.file_of(setting)}: {setting} is {getattr(settings.data, key)}, "
-            "where no file is: put the data there, or write where it is."
+            f"{project.file_of(setting)}: {setting} is {getattr(settings.data, key)}, but "
+            "there is no file there. Put the data there, or correct the path."
         )
 
     digest = hashlib.sha256()
@@ -306,13 +315,14 @@ def _schedule_setting(
 ) -> Schedule | None:
     """Return the schedule that the settings have for a pipeline, or None.
 
-    Raises AzureError for a schedule of no pipeline, and for an unknown time zone.
+    Raises AzureError if there is a schedule for an unknown pipeline, or if the schedule has
+    an unknown time zone.
     """
     unknown_names = settings.schedules.keys() - pipelines.keys()
     if unknown_names:
         key = f"schedules.{min(unknown_names)}"
         raise AzureError(
-            f"{project.file_of(key)}: {key} is not of a pipeline: write one of "
+            f"{project.file_of(key)}: {key} does not belong to a pipeline. Write one of "
             f"{', '.join(pipelines)}."
         )
 
@@ -323,14 +333,14 @@ def _schedule_setting(
         suggestion = " or ".join(close) or "UTC"
         raise AzureError(
             f"{project.file_of(key)}: {key} is {schedule.time_zone}, which is not a "
-            f"Windows time zone: write {suggestion}."
+            f"Windows time zone. Write {suggestion}."
         )
     return schedule
 
 
 @dataclass
 class _Session:
-    """The work of one command in the workspace; a dry run only reports it."""
+    """The work of one command in the workspace. In a dry run, it is only reported."""
 
     workspace: Workspace
     project: Project[Any]
@@ -340,13 +350,20 @@ class _Session:
     has_new_roles: bool = False
 
     def report(self, status: str, text: str) -> None:
-        """Print what was done, or in a dry run what would be done."""
+        """Print what was done, or in a dry run what would be done.
+
+        `status` is a participle such as "created", which begins the line.
+        """
         if self.dry_run and status != "unchanged":
             status = f"would be {status:10}"
         self.printer(f"{status:10} {text}")
 
     def provide_cluster(self) -> None:
-        """Create the cluster of the settings, unless the workspace has it."""
+        """Create the cluster if the workspace has none of the name in the settings.
+
+        An existing cluster is not changed. If it differs from the settings, this is
+        reported.
+        """
         setting = self.settings.compute
         status = "unchanged"
         cluster = call_with_limit(
@@ -361,12 +378,18 @@ class _Session:
         nodes = cluster.max_nodes
         size = cluster.vm_size
         self.report(status, f"cluster {setting.name}, up to {nodes} nodes of {size}")
-        if nodes != setting.max_nodes or size.lower() != setting.vm_size.lower():
+        has_other_nodes = nodes != setting.max_nodes
+        has_other_size = size.lower() != setting.vm_size.lower()
+        if has_other_nodes or has_other_size:
             command = f"{COMMAND} check --online{self.project.files.option}"
-            self.report("", f"not as in the settings: see `{command}`")
+            self.report(
+                "differing",
+                f"cluster {setting.name} is not as in the settings. `{command}` shows the "
+                "difference.",
+            )
 
     def provide_image_builder(self) -> None:
-        """Let the cluster that the settings name build the images of environments."""
+        """Make the cluster that the settings name build the images of environments."""
         name = self.settings.workspace.image_build_compute
         if name is None:
             return
@@ -379,7 +402,10 @@ class _Session:
         self.report(status, f"cluster {name}, which builds images")
 
     def provide_roles(self) -> None:
-        """Give the roles for data without keys, or print how an owner gives them."""
+        """Assign the roles by which steps read and write data without account keys.
+
+        If the user may not assign a role, the command with which an owner does is printed.
+        """
         if self.settings.compute.identity is None:
             return
         names = read_azure_names(self.project)
@@ -398,7 +424,7 @@ class _Session:
                 self.report("unchanged", f"role {text}")
 
     def provide_environment(self, environment: Any) -> None:
-        """Register an environment, unless the workspace has the same one."""
+        """Register an environment, unless the same one is registered already."""
         registered = call_with_limit(
             "to register the environment", self.workspace.register, environment
         )
@@ -420,7 +446,7 @@ class _Session:
             )
 
     def build(self, pipeline: Any, data: Mapping[str, DataFolder]) -> Any:
-        """Return the SDK's pipeline, on folders of the default datastore."""
+        """Return the SDK's pipeline, which reads the folders of its data parameters."""
         folders = {name: folder.path for name, folder in data.items()}
         changing = [name for name, folder in data.items() if not folder.files]
         return call_with_limit(
@@ -433,7 +459,7 @@ class _Session:
         )
 
     def upload_all(self, data: Mapping[str, DataFolder]) -> None:
-        """Upload the project's data; folders that the user has named hold theirs."""
+        """Upload the project's data. Folders that the user has named are left alone."""
         for folder in data.values():
             if folder.files:
                 self.upload(folder)
@@ -462,7 +488,7 @@ class _Session:
             self.report("unchanged", f"{total} data files: {folder.path} of {store}")
 
     def _wait_for_roles(self, container: ContainerClient) -> None:
-        """Wait until a role that was given just now works, which takes some minutes."""
+        """Wait until newly assigned roles work, which can take some minutes."""
         for _ in range(ROLE_TRIES):
             try:
                 next(iter(container.list_blobs(results_per_page=1)), None)
@@ -498,15 +524,17 @@ class _Session:
             task = progress.add_task("uploading", total=total)
 
             def report_bytes(path: str, bytes_sent: int) -> None:
+                """Show how many bytes of a file have been sent."""
                 sent[path] = bytes_sent
                 progress.update(task, completed=sum(list(sent.values())))
 
             yield report_bytes
 
     def follow(self, run: Run) -> bool:
-        """Report the states of a run's steps until it ends; return whether it went well.
+        """Report the states of a run's steps until it ends. Return whether it succeeded.
 
-        A few failed polls are forgiven. The run goes on if this is interrupted.
+        A poll may fail a few times in a row before its error is raised. The run itself
+        goes on if following it fails or is interrupted.
         """
         reported: dict[str, str] = {}
         run_state = ""
@@ -523,7 +551,7 @@ class _Session:
                     failed_polls += 1
                     if failed_polls == MAX_FAILED_POLLS:
                         raise
-        except BaseException:  # Ctrl-C, too.
+        except BaseException:  # This includes Ctrl-C.
             self.printer(f"The run goes on. Follow it at {run.url}")
             raise
 
@@ -534,8 +562,12 @@ class _Session:
         return run_state in SUCCESS_STATES
 
     def _poll(self, run: Run, reported: dict[str, str]) -> str:
-        """Report the steps whose state is not yet in `reported`; return the run's state."""
-        # The run is asked first: once it has ended, its steps have, and all are reported.
+        """Report the steps whose state has changed, and return the state of the run.
+
+        `reported` has the last reported state of each step, and is updated.
+        """
+        # The state of the run is read first. If the run has ended, the states of the steps
+        # are final, so none is missed.
         run_state = call_with_limit("to say how the run gets on", run.state)
         for step in call_with_limit("to say how the steps get on", run.steps):
             if reported.get(step.run_id) != step.state:
@@ -545,7 +577,7 @@ class _Session:
 
 
 def _show_failure(failure: Failure, printer: Printer) -> None:
-    """Print why a step has failed: its error, and the end of its most telling log."""
+    """Print why a step has failed, and the end of the log that explains most."""
     reason = failure.reason or "Azure ML gives no reason."
     if not failure.step:
         printer(reason)
