@@ -1,6 +1,7 @@
-"""Build pipeline jobs by azure-ai-ml, and read what each node would run on Azure ML.
+"""Build pipeline jobs with azure-ai-ml, and describe their nodes for the local run.
 
-It reads the YAML that azure-ai-ml itself writes of a job. Its form is documented.
+The description is read from the YAML that azure-ai-ml writes of a job. Its format is
+documented by Microsoft.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from ..arguments import build_arguments
 from ..project import PipelineDefinition, Pipelines
 from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
-#: The path of each setting of a parallel node that is a parameter of its pipeline, here
-#: and for `submit`. The SDK lets no input of the pipeline be put in their place.
+#: Settings of parallel nodes that `run` and `submit` treat as pipeline parameters, with the
+#: attributes that lead to them. The SDK does not accept inputs of the pipeline for them.
 PARALLEL_SETTINGS = {
     "mini_batch_size": ("mini_batch_size",),
     "process_count_per_node": ("max_concurrency_per_instance",),
@@ -36,8 +37,12 @@ REFERENCE = r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}"
 #: A placeholder for an input of the pipeline, or an output of another node.
 PARENT = r"\$\{\{\s*parent\.(?:inputs\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}"
 
-# The SDK warns of its own classes that they are experimental.
+# The SDK would warn the user that some of its own classes are experimental.
 logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
+
+# A pipeline cannot be built without data. This address takes the place of the data where a
+# pipeline is built only to describe its nodes. Nothing is read from it.
+PLACEHOLDER_ADDRESS = "https://localhost/data"
 
 
 def build_command(script: str, **options: Any) -> str:
@@ -49,14 +54,16 @@ def build_command(script: str, **options: Any) -> str:
 def declare_inputs(
     **inputs: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declare the inputs of a function that `dsl.pipeline` decorates.
+    """Return a decorator that declares the inputs of a function for `dsl.pipeline`.
 
-    The SDK reads the inputs of a pipeline from the signature of its function, which cannot
-    name the hyperparameters: they are in settings.yml. So this decorator replaces the
-    signature. An `Input` declares a folder or file; any other value is a default.
+    The SDK reads the inputs of a pipeline from the signature of its function. A signature
+    in the code could not name the hyperparameters, which the user chooses in settings.yml.
+    So the decorator replaces the signature by one with these `inputs`. An `Input` of the
+    SDK declares a folder or file; any other value is the default of a parameter.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        """Replace the signature of the function by one with the declared inputs."""
         parameters: list[FunctionParameter] = []
         annotations: dict[str, Any] = {}
         for name, value in inputs.items():
@@ -70,7 +77,8 @@ def declare_inputs(
                     name, FunctionParameter.POSITIONAL_OR_KEYWORD, default=default
                 )
             )
-        # The SDK reads the types of data from the annotations, all else from the signature.
+        # The SDK reads the folders and files from the annotations, and the names and the
+        # defaults from the signature, so both are replaced.
         function.__annotations__ = annotations
         function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return function
@@ -83,12 +91,13 @@ def build_steps(
     settings: Any,
     addresses: Mapping[str, str] | None = None,
 ) -> PipelineJob:
-    """Build the job of a pipeline, on data of the workspace by its address.
+    """Build the job of a pipeline with azure-ai-ml.
 
-    Without `addresses` it is for reading only: a local run has folders in their place.
+    `addresses` are the addresses of the data, by the names of the pipeline's inputs for
+    data. Without them, the job can be described by read_steps, but not submitted.
     """
     if addresses is None:
-        addresses = dict.fromkeys(pipeline.data, "https://localhost/data")
+        addresses = dict.fromkeys(pipeline.data, PLACEHOLDER_ADDRESS)
     data = {
         name: SdkInput(type="uri_folder", path=addresses[name])
         for name in pipeline.data
@@ -98,7 +107,10 @@ def build_steps(
 
 
 def set_parameters(job: PipelineJob, values: Mapping[str, Any]) -> None:
-    """Replace the values of a pipeline's parameters, which were those of the settings."""
+    """Set the parameters of a job, which was built with the values of the settings.
+
+    Some of them are settings of the parallel nodes: see PARALLEL_SETTINGS.
+    """
     for name, value in values.items():
         if name in job.inputs:
             setattr(job.inputs, name, value)
@@ -108,13 +120,13 @@ def set_parameters(job: PipelineJob, values: Mapping[str, Any]) -> None:
         for node in job.jobs.values():
             if node.type == "parallel":
                 owner = node
-                for step in path:
-                    owner = getattr(owner, step)
+                for name_of_part in path:
+                    owner = getattr(owner, name_of_part)
                 setattr(owner, attribute, value)
 
 
 def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
-    """Return each environment that steps of the pipelines run in, once."""
+    """Return the environments of the nodes of all pipelines, each only once."""
     by_version: dict[tuple[str, str], Environment] = {}
     for pipeline in pipelines.values():
         for node in build_steps(pipeline, settings).jobs.values():
@@ -127,11 +139,13 @@ def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
 def read_steps(job: PipelineJob) -> list[Step]:
     """Describe the nodes of a pipeline job for the local run.
 
-    Raises PipelineError for what cannot be run here, and for what the SDK lets pass though
-    the service would refuse it: a name that does not exist, a script that is missing.
+    Raises PipelineError if a node cannot be run on this machine. It is also raised for a
+    name that does not exist and for a missing script, which the SDK accepts and the service
+    refuses.
     """
     modules: dict[str, Any] = sys.modules
-    # The SDK would import IPython, which takes long, to see whether this is a notebook.
+    # The SDK would import IPython, which takes long, to learn whether this is a notebook.
+    # With None in sys.modules, the import fails at once.
     is_hidden = modules.setdefault("IPython", None) is None
     try:
         text: dict[str, Any] = yaml.safe_load(str(job))
@@ -142,7 +156,7 @@ def read_steps(job: PipelineJob) -> list[Step]:
 
 
 class _Node:
-    """A node of a pipeline job, as its YAML has it."""
+    """A node of a pipeline job, as the YAML of the job describes it."""
 
     def __init__(self, name: str, node: dict[str, Any], job: dict[str, Any]) -> None:
         self.name = name
@@ -151,14 +165,14 @@ class _Node:
         component: Any = node.get("component")
         if node["type"] not in ("command", "parallel") or isinstance(component, str):
             self.refuse(
-                f"is a {node['type']} node or of a component that is elsewhere",
+                f"is a {node['type']} node, or its component is not in this project",
                 "write it as a command or a parallel_run_function with its code",
             )
         self.component: dict[str, Any] = component
         self.is_parallel = node["type"] == "parallel"
         self.outputs = list(component.get("outputs") or {})
 
-        # Inputs are folders, of data or of another step's output, or values.
+        # An input is either a folder (of data, or the output of another step) or a value.
         self.folders: dict[str, Source] = {}
         self.values: dict[str, Parameter | str] = {}
         for port in component.get("inputs") or {}:
@@ -171,10 +185,19 @@ class _Node:
                 self.values[port] = source
 
     def refuse(self, text: str, fix: str) -> NoReturn:
+        """Raise PipelineError about this node.
+
+        `text` continues a sentence that begins with the node's name. `fix` is in the
+        imperative.
+        """
         raise PipelineError(f"pipelines.py: {self.name} {text}: {fix}.")
 
     def find_source(self, port: str) -> Source | str:
-        """Return the parameter, the step and its output, or the text that an input has."""
+        """Return where an input of the node comes from.
+
+        This is a parameter of the pipeline, the name of a step and of its output, or a
+        fixed text. Raises PipelineError if the node refers to something unknown.
+        """
         value = (self.node.get("inputs") or {}).get(port)
         if value is None:
             declaration = self.component["inputs"][port]
@@ -199,14 +222,15 @@ class _Node:
 
         if parameter not in self.job["inputs"]:
             self.refuse(
-                f"reads {parameter}, no input of the pipeline", "correct the name"
+                f"reads {parameter}, which is not an input of the pipeline",
+                "correct the name",
             )
         default = self.job["inputs"][parameter]
         is_data = isinstance(default, dict)
         return Parameter(parameter, None if is_data else default)
 
     def read_step(self) -> Step:
-        """Describe the node."""
+        """Describe the node: its files, its command line, its inputs and its outputs."""
         task = self.component["task"] if self.is_parallel else self.component
         folder = Path(task["code"]).resolve()
         ignore_file = get_ignore_file(folder)
@@ -278,11 +302,12 @@ class _Node:
         split_input = self.read_argument(str(self.node.get("input_data")))
         if not isinstance(split_input, Input):
             self.refuse(
-                f"splits {split_input}, none of its inputs", "correct input_data"
+                f"splits {split_input}, which is not one of its inputs",
+                "correct input_data",
             )
         arguments += ["--input_fds_0", str(split_input)]
 
-        # The service splits the script's arguments at each space, quoted or not.
+        # The service splits the script's arguments at each space, even within quotes.
         program_arguments = self.drop_empty_options(task.get("program_arguments") or "")
         for text in program_arguments.split():
             arguments.append(self.read_argument(text))
@@ -296,9 +321,13 @@ class _Node:
         return Parameter(name, value or 1)
 
     def drop_empty_options(self, command: str) -> str:
-        """Return a command without the parts in `$[[ ]]` whose inputs have no value."""
+        """Return a command without its optional parts whose inputs have no value.
+
+        The SDK writes an optional part as `$[[--seed ${{inputs.seed}}]]`.
+        """
 
         def replace(part: re.Match[str]) -> str:
+            """Return the text in the brackets, or "" if one of its inputs has no value."""
             values = self.folders | self.values
             names = [name for _, name in re.findall(REFERENCE, part[1])]
             return part[1] if all(values.get(name) for name in names) else ""
@@ -310,7 +339,10 @@ class _Node:
         reference = re.fullmatch(REFERENCE, text)
         if reference is None:
             if re.search(REFERENCE, text):
-                self.refuse(f"has the word {text}", "let such a word stand alone")
+                self.refuse(
+                    f"has the argument {text}, in which a placeholder is only a part",
+                    "make the placeholder an argument of its own",
+                )
             return text
 
         kind, name = reference.groups()
@@ -320,4 +352,4 @@ class _Node:
             return Input(name)
         if kind == "inputs" and name in self.values:
             return self.values[name]
-        self.refuse(f"names {kind}.{name}, which it has not", "correct the name")
+        self.refuse(f"names {kind}.{name}, which it does not have", "correct the name")

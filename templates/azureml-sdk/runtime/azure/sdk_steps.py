@@ -1,7 +1,7 @@
-"""Build the steps of a pipeline by azureml-sdk, and read what each would run on Azure ML.
+"""Build the steps of a pipeline with azureml-sdk, and describe them for the local run.
 
-It reads attributes that azureml-sdk itself keeps of a step. They have been the same since
-its version 1.20.
+The description is read from private attributes of azureml-sdk's steps, for which the SDK
+has no public interface. They have been the same since its version 1.20.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from azureml.pipeline.steps import ParallelRunStep
 from ..project import PipelineDefinition, Pipelines
 from ..steps import Argument, Input, Output, Parameter, PipelineError, Step
 
+# A pipeline cannot be built without data. This address takes the place of the data where a
+# pipeline is built only to describe its steps. Nothing is read from it.
+PLACEHOLDER_ADDRESS = "https://localhost/data"
+
 
 def build_steps(
     pipeline: PipelineDefinition,
@@ -27,26 +31,31 @@ def build_steps(
     datasets: Mapping[str, FileDataset] | None = None,
     changing: Collection[str] = (),
 ) -> list[PipelineStep]:
-    """Build the steps of a pipeline.
+    """Build the steps of a pipeline with azureml-sdk.
 
-    Without `datasets` they are for reading only: a local run has folders in their place.
-    Azure ML does not look into data, so steps that read data named in `changing` are run
-    each time.
+    `datasets` are the data to read, by the names of the pipeline's parameters for data.
+    Without them, the steps can be described by read_steps, but not submitted.
+
+    `changing` are the names of parameters whose files may change from run to run. Azure ML
+    does not notice changed files and would reuse earlier results, so the steps that read
+    these parameters are always run again.
     """
     if datasets is None:
-        placeholder = Dataset.File.from_files("https://localhost/data", validate=False)
+        placeholder = Dataset.File.from_files(PLACEHOLDER_ADDRESS, validate=False)
         datasets = dict.fromkeys(pipeline.data, placeholder)
     data = {name: PipelineParameter(name, datasets[name]) for name in pipeline.data}
     steps: list[Any] = pipeline.build(settings, data)
     for step in steps:
-        names = [getattr(item.dataset, "name", "") for item in step._inputs]
-        if not set(names).isdisjoint(changing):
+        input_names = {getattr(item.dataset, "name", "") for item in step._inputs}
+        reads_changing_data = not input_names.isdisjoint(changing)
+        if reads_changing_data:
+            # The step is built already, and has no public way to change this.
             step._allow_reuse = False
     return steps
 
 
 def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
-    """Return each environment that steps of the pipelines run in, once."""
+    """Return the environments of the steps of all pipelines, each only once."""
     by_name: dict[str, Environment] = {}
     for pipeline in pipelines.values():
         for step in build_steps(pipeline, settings):
@@ -61,6 +70,7 @@ def read_steps(steps: Iterable[PipelineStep]) -> list[Step]:
 
 
 def _read_step(step: Any) -> Step:
+    """Describe a step: its files, its command line, its inputs and its outputs."""
     folder = Path(step._source_directory).resolve()
     ignore_file = get_project_ignore_file(str(folder))
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -106,7 +116,11 @@ def _find_source(item: Any) -> Parameter | tuple[str, str]:
 
 
 def _read_argument(argument: Any) -> Argument:
-    """Return an argument; the SDK writes inputs and outputs as texts with a prefix."""
+    """Return an argument of a step's script as the local run reads it.
+
+    The SDK writes an input as "DatasetConsumptionConfig:NAME", and an output as
+    "DatasetOutputConfig:NAME".
+    """
     if isinstance(argument, PipelineParameter):
         return Parameter(argument.name, argument.default_value)
     match str(argument).split(":", 1):
