@@ -1,6 +1,6 @@
-"""The workspace, by azure-ai-ml.
+"""The workspace and what is in it, reached with azure-ai-ml.
 
-`sdk_workspace.py` of the other SDK has the same classes and methods.
+Projects with azureml-sdk have a module of the same name, with the same classes and methods.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ from .uploads import open_container
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
 #: A new cluster gives each idle node back, down to the last one.
 SCALING = {"min_instances": 0, "idle_time_before_scale_down": 1200}
-MAX_ENDPOINT_NAME = 32  # characters
-DIGEST_CHARACTERS = 6  # at the end of an endpoint's name
-CHUNK_BYTES = 1 << 16  # of a log that is downloaded
-KEPT_DEPLOYMENTS = 10  # of an endpoint; Azure allows 20
+# The name of an endpoint has at most 32 characters, and ends in a digest of 6.
+MAX_ENDPOINT_NAME = 32
+DIGEST_CHARACTERS = 6
+# Logs are downloaded in chunks of this size.
+CHUNK_BYTES = 1 << 16
+# An endpoint keeps this many deployments. Azure allows 20.
+KEPT_DEPLOYMENTS = 10
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Run:
         return statuses
 
     def failures(self) -> list[Failure]:
-        """Ask Azure for the steps that have failed; if none has, for the job itself."""
+        """Ask Azure why the job has failed: for its failed steps, or else for itself."""
         jobs = self.client.jobs.list(parent_job_name=self.id)
         failed_steps = [job for job in jobs if _state(job) == "failed"]
         if not failed_steps:
@@ -83,12 +86,14 @@ class Run:
         return [self._failure(job, step=job.display_name) for job in failed_steps]
 
     def _failure(self, job: Any, step: str) -> Failure:
+        """Return why a job has failed. `step` is the name of its step, or ""."""
         # `jobs.stream` reads these details too, but only prints them.
         details = self.client.jobs._runs_operations.get_run_details(job.name)
         error = details.error.error if details.error else None
         log_addresses: dict[str, str] = details.log_files or {}
 
         def read_log(log: str) -> str:
+            """Download a log of the job, and return its end."""
             address = log_addresses[log]
             with (
                 tempfile.TemporaryFile() as file,
@@ -129,7 +134,7 @@ class Endpoint:
 
 
 class Workspace:
-    """A workspace, for whoever is logged in."""
+    """A workspace, reached with the current login."""
 
     def __init__(
         self,
@@ -145,7 +150,7 @@ class Workspace:
 
     @classmethod
     def connect(cls, config: WorkspaceConfig) -> Workspace:
-        """Return the workspace; raise WorkspaceMissing or LoginMissing."""
+        """Return the workspace. Raises WorkspaceMissing or LoginMissing."""
         client = _log_in(config)
         try:
             workspace = client.workspaces.get(config.workspace_name)
@@ -169,7 +174,7 @@ class Workspace:
         return cls(client, client.workspaces.begin_create(new).result(), config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster, or None; raise NotACluster or ClusterFailed."""
+        """Return a cluster, or None. Raises NotACluster or ClusterFailed."""
         compute = self._find_compute(name)
         if compute is None:
             return None
@@ -186,7 +191,7 @@ class Workspace:
             return None
 
     def create_cluster(self, setting: Compute) -> Cluster:
-        """Create the cluster of the settings; raise ClusterFailed."""
+        """Create the cluster that the settings describe. Raises ClusterFailed."""
         new = entities.AmlCompute(
             name=setting.name,
             size=setting.vm_size,
@@ -201,7 +206,7 @@ class Workspace:
         return _require_ready(setting.name, compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images; return False if it is that cluster already."""
+        """Make a cluster build the images. Return False if it does so already."""
         if self.sdk_workspace.image_build_compute == name:
             return False
         change = entities.Workspace(
@@ -211,7 +216,7 @@ class Workspace:
         return True
 
     def register(self, environment: entities.Environment) -> RegisteredEnvironment:
-        """Register an environment, unless there is this version of it."""
+        """Register an environment, unless this version of it exists already."""
         name = environment.name
         version = environment.version
         is_new = False
@@ -247,9 +252,11 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> entities.PipelineJob:
-        """Return the pipeline's job, on folders of the default datastore.
+        """Return the job of the pipeline.
 
-        Steps that read data named in `changing` are run each time.
+        `folders` are the folders of the default datastore to read, by the names of the
+        pipeline's inputs for data. If `changing` names any of these inputs, the steps run
+        each time, because files may have changed.
         """
         addresses = {
             name: f"azureml://datastores/{self._default_store.name}/paths/"
@@ -263,7 +270,7 @@ class Workspace:
         if identity:
             for node in job.jobs.values():
                 node.identity = _step_identity(identity)
-        # Azure ML does not look into data. It would not see that files have changed.
+        # Azure ML does not notice changed files, and would reuse earlier results.
         job.settings.force_rerun = bool(changing) or None
         return job
 
@@ -273,27 +280,47 @@ class Workspace:
         experiment: str,
         parameters: dict[str, Any],
     ) -> StartedRun[Run]:
-        """Run a pipeline, once, even if Azure starts it and its answer is lost.
+        """Start a job in an experiment, and return its run.
 
-        Raises StartUnknown if Azure does not say whether it has started.
+        If the connection is lost before Azure answers, the job may have started all the
+        same. So Azure is asked for it, and the run is returned if it has started.
+
+        Raises the error of the submission if the job has not started, and StartUnknown if
+        Azure cannot be asked.
         """
         set_parameters(built, parameters)
-        built.name = f"{built.display_name}-{uuid.uuid4().hex[:12]}"
+        name = f"{built.display_name}-{uuid.uuid4().hex[:12]}"
+        built.name = name
         built.experiment_name = experiment
         try:
             job = self.client.jobs.create_or_update(built)
+            return StartedRun(Run(self.client, job))
         except Exception as error:  # The SDK raises errors of many classes.
-            is_submission = "/jobs/" in connection.request_address(error)
-            if not is_submission:
+            started = self._find_started_run(error, name, experiment)
+            if started is None:
                 raise
-            try:
-                job = self.client.jobs.get(built.name)
-            except ResourceNotFoundError:
-                raise error from None
-            except Exception:  # noqa: BLE001 (whatever it is, nothing is known)
-                raise connection.StartUnknown(built.name, experiment) from error
-            return StartedRun(Run(self.client, job), answer_was_lost=True)
-        return StartedRun(Run(self.client, job))
+            return StartedRun(started, answer_was_lost=True)
+
+    def _find_started_run(
+        self, error: Exception, name: str, experiment: str
+    ) -> Run | None:
+        """Return the run of a job whose submission has failed, or None if there is none.
+
+        `error` is the error of the submission, and `name` is the name of the job. Raises
+        StartUnknown if Azure cannot be asked for the run.
+        """
+        # Other requests, such as uploads of code, come before the submission.
+        is_submission = "/jobs/" in connection.request_address(error)
+        if not is_submission:
+            return None
+
+        try:
+            job = self.client.jobs.get(name)
+        except ResourceNotFoundError:
+            return None
+        except Exception:  # noqa: BLE001 (no other error tells whether there is a run)
+            raise connection.StartUnknown(name, experiment) from error
+        return Run(self.client, job)
 
     def endpoint_name(self, name: str) -> str:
         """Return a name that no other endpoint of the region has."""
@@ -309,7 +336,7 @@ class Workspace:
             endpoint = Endpoint(self.client.batch_endpoints.get(name))
         except ResourceNotFoundError:
             return None
-        # An endpoint without a deployment is the rest of a publication that failed.
+        # If a publication has failed, it may have left an endpoint without a deployment.
         return endpoint if endpoint.deployment else None
 
     def publish(
@@ -336,7 +363,7 @@ class Workspace:
         return Endpoint(endpoints.get(name))
 
     def _delete_old_deployments(self, endpoint_name: str) -> None:
-        """Keep the newest deployments of this project, and all that others have made."""
+        """Delete the project's deployments except the newest. Keep those made by others."""
         deployments = self.client.batch_deployments
         names = [deployment.name for deployment in deployments.list(endpoint_name)]
         ours = sorted(name for name in names if re.fullmatch(r"v\d{17}", name))
@@ -351,9 +378,9 @@ class Workspace:
         built: entities.PipelineJob | None,
         experiment: str,
     ) -> list[ScheduleChange]:
-        """Let the pipeline have the schedule of the settings, or none.
+        """Give the pipeline the schedule of the settings, or disable its schedule.
 
-        Without `built` nothing is changed. Returns what was, or would be, changed.
+        Without `built` nothing is changed. Returns what was changed, or would be.
         """
         schedules = self.client.schedules
         try:
@@ -386,12 +413,12 @@ class Workspace:
 
 
 def _log_in(config: WorkspaceConfig) -> MLClient:
-    """Return a client for whoever is logged in, or raise LoginMissing; never prompt."""
+    """Return a client with the current login, without prompting. Raises LoginMissing."""
     authority, manager = CLOUDS[config.cloud]
     credential = login.credential(authority)
     try:
         credential.get_token(f"https://{manager}/.default")
-    except Exception as error:  # Of msal or of azure-identity.
+    except Exception as error:  # The errors of msal and azure-identity.
         raise connection.LoginMissing(error, config) from error
     return MLClient(
         credential,
@@ -407,7 +434,7 @@ def _log_in(config: WorkspaceConfig) -> MLClient:
 
 
 def _cluster_identity(setting: Compute) -> entities.IdentityConfiguration | None:
-    """Return the identity of a new cluster in the SDK's classes."""
+    """Return the identity for a new cluster as an object of the SDK, or None."""
     if setting.identity is None:
         return None
     if setting.identity == "system":
@@ -421,21 +448,21 @@ def _cluster_identity(setting: Compute) -> entities.IdentityConfiguration | None
 
 
 def _network_settings(setting: Compute) -> entities.NetworkSettings | None:
-    """Return the subnet of a new cluster in the SDK's classes."""
+    """Return the subnet for a new cluster as an object of the SDK, or None."""
     if setting.subnet is None:
         return None
     return entities.NetworkSettings(subnet=setting.subnet)
 
 
 def _step_identity(identity: str) -> entities.ManagedIdentityConfiguration:
-    """Return the identity by which a step reads and writes: one that the cluster has."""
+    """Return the identity of the cluster by which a step reads and writes data."""
     if identity == "system":
         return entities.ManagedIdentityConfiguration()
     return entities.ManagedIdentityConfiguration(resource_id=identity)
 
 
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
-    """Create the workspace's resource group if there is none; the SDK cannot."""
+    """Create the workspace's resource group if there is none, which the SDK cannot do."""
     manager = CLOUDS[config.cloud][1]
     url = (
         f"https://{manager}/subscriptions/{config.subscription_id}/resourceGroups/"
@@ -476,7 +503,7 @@ def _deployment(
 
 
 def _trigger(setting: Schedule) -> entities.RecurrenceTrigger:
-    """Return a schedule of the settings in the SDK's classes."""
+    """Return the times of a schedule as an object of the SDK."""
     pattern = None
     if setting.hours or setting.minutes or setting.week_days:
         week_days = [day.lower() for day in setting.week_days or []]
@@ -503,7 +530,7 @@ def _state(job: Any) -> str:
 def _require_ready(
     name: str, compute: entities.Compute, config: WorkspaceConfig
 ) -> Cluster:
-    """Return a compute as a cluster; raise NotACluster or ClusterFailed."""
+    """Return a cluster that is ready. Raises NotACluster or ClusterFailed."""
     if not isinstance(compute, entities.AmlCompute):
         raise connection.NotACluster(name, compute.type, config)
     if compute.provisioning_state != "Succeeded":

@@ -1,6 +1,6 @@
-"""The workspace, by azureml-sdk.
+"""The workspace and what is in it, reached with azureml-sdk.
 
-`sdk_workspace.py` of the other SDK has the same classes and methods.
+Projects with azure-ai-ml have a module of the same name, with the same classes and methods.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from .sdk_steps import build_steps
 from .uploads import open_container
 
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
-TOKEN_MARGIN = (
-    300  # seconds before a token expires, from which on a new one is asked for
-)
+# A token is replaced this many seconds before it expires.
+TOKEN_MARGIN = 300
 TIME_ZONES = {zone.value: zone for zone in sdk.TimeZone}
 #: A new cluster gives each idle node back, down to the last one.
 SCALING = {"min_nodes": 0, "idle_seconds_before_scaledown": 1200}
-MAX_ENDPOINTS = 1000  # that are looked through for a name
+# An endpoint is looked up among at most this many.
+MAX_ENDPOINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Run:
         return statuses
 
     def failures(self) -> list[Failure]:
-        """Ask Azure for the steps that have failed; if none has, for the run itself."""
+        """Ask Azure why the run has failed: for its failed steps, or else for itself."""
         steps = self.sdk_run.get_steps()
         failed_steps = [step for step in steps if step.get_status() == "Failed"]
         if not failed_steps:
@@ -87,11 +87,13 @@ class Run:
 
 
 def _failure(run: Any, step: str) -> Failure:
+    """Return why a run has failed. `step` is the name of its step, or "" for a pipeline."""
     details = run.get_details()
     properties = run.get_properties()
     error = (details.get("error") or {}).get("error") or {}
 
     def read_log(log: str) -> str:
+        """Download a log of the run, and return its end."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "log.txt"
             run.download_file(log, str(file))
@@ -104,7 +106,7 @@ def _failure(run: Any, step: str) -> Failure:
         url=run.get_portal_url(),
         logs=list(details.get("logFiles") or {}),
         read_log=read_log,
-        # The SDK sends the first of the two; run history has recorded the second.
+        # The SDK sets the first of these properties, and Azure ML the second.
         is_parallel=properties.get("StepType") == "ParallelRunStep"
         or properties.get("azureml.parallelrunstep") == "true",
     )
@@ -126,7 +128,7 @@ class Endpoint:
 
 
 class Workspace:
-    """A workspace, for whoever is logged in."""
+    """A workspace, reached with the current login."""
 
     def __init__(self, workspace: SdkWorkspace, config: WorkspaceConfig) -> None:
         self.sdk_workspace = workspace
@@ -136,7 +138,7 @@ class Workspace:
 
     @classmethod
     def connect(cls, config: WorkspaceConfig) -> Workspace:
-        """Return the workspace; raise WorkspaceMissing, LoginMissing or AzureError."""
+        """Return the workspace. Raises WorkspaceMissing, LoginMissing or AzureError."""
         auth = _log_in(config)
         try:
             workspace = SdkWorkspace.get(
@@ -146,10 +148,10 @@ class Workspace:
                 config.resource_group,
             )
         except UserErrorException:
-            # The SDK's text would list all subscriptions.
+            # The text of the SDK's error would list all subscriptions.
             raise AzureError(
                 f"{config.files.config}: the login sees no subscription "
-                f"{config.subscription_id}: write one that `az account list --output "
+                f"{config.subscription_id}. Write one that `az account list --output "
                 "table` shows."
             ) from None
         except Exception as error:
@@ -177,7 +179,7 @@ class Workspace:
         return cls(workspace, config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster that is ready, or None; raise NotACluster or ClusterFailed."""
+        """Return a cluster that is ready, or None. Raises NotACluster or ClusterFailed."""
         compute = self.sdk_workspace.compute_targets.get(name)
         if compute is None:
             return None
@@ -188,7 +190,7 @@ class Workspace:
         return name in self.sdk_workspace.compute_targets
 
     def create_cluster(self, setting: Compute) -> Cluster:
-        """Create the cluster of the settings; raise ClusterFailed."""
+        """Create the cluster that the settings describe. Raises ClusterFailed."""
         new = AmlCompute.provisioning_configuration(
             setting.vm_size,
             max_nodes=setting.max_nodes,
@@ -200,14 +202,14 @@ class Workspace:
         return _wait_until_ready(setting.name, compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images; return False if it is that cluster already."""
+        """Make a cluster build the images. Return False if it does so already."""
         if self.sdk_workspace.get_details().get("imageBuildCompute") == name:
             return False
         self.sdk_workspace.update(image_build_compute=name)
         return True
 
     def register(self, environment: Environment) -> RegisteredEnvironment:
-        """Register an environment, unless the newest version has the same contents."""
+        """Register an environment, unless its newest version has the same contents."""
         name = environment.name
         existing = None
         try:
@@ -244,9 +246,11 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> sdk.Pipeline:
-        """Return the pipeline, on folders of the default datastore.
+        """Return the SDK's pipeline.
 
-        Steps that read data named in `changing` are run each time.
+        `folders` are the folders of the default datastore to read, by the names of the
+        pipeline's parameters for data. Steps that read parameters in `changing` run each
+        time, because their files may have changed.
         """
         datasets = {
             name: Dataset.File.from_files((self._default_store, folder), validate=False)
@@ -258,31 +262,49 @@ class Workspace:
     def start(
         self, built: sdk.Pipeline, experiment: str, parameters: dict[str, Any]
     ) -> StartedRun[Run]:
-        """Run a pipeline, once, even if Azure starts it and its answer is lost.
+        """Start a run of a pipeline in an experiment, and return it.
 
-        Raises StartUnknown if Azure does not say whether it has started.
+        If the connection is lost before Azure answers, the run may have started all the
+        same. So Azure is asked for it, and the run is returned if it has started.
+
+        Raises the error of the submission if the run has not started, and StartUnknown if
+        Azure cannot be asked.
         """
         sdk_experiment = Experiment(self.sdk_workspace, experiment)
         try:
             run = sdk_experiment.submit(built, pipeline_parameters=parameters)
-        except Exception as error:  # Of requests, of msrest or of the service.
-            address = connection.request_address(error)
-            submission = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
-            if submission is None:
+            return StartedRun(Run(run))
+        except Exception as error:  # The errors of requests, msrest and the SDK.
+            started = self._find_started_run(error, sdk_experiment)
+            if started is None:
                 raise
-            run_id = submission[1]
-            try:
-                run = sdk.PipelineRun(sdk_experiment, run_id)
-                has_started = run.get_status() != "NotStarted"
-            except Exception:  # noqa: BLE001 (whatever it is, nothing is known)
-                raise connection.StartUnknown(run_id, experiment) from error
-            if not has_started:
-                raise
-            return StartedRun(Run(run), answer_was_lost=True)
-        return StartedRun(Run(run))
+            return StartedRun(started, answer_was_lost=True)
+
+    def _find_started_run(
+        self, error: Exception, sdk_experiment: Experiment
+    ) -> Run | None:
+        """Return the run that a failed submission has started all the same, or None.
+
+        `error` is the error of the submission. Raises StartUnknown if Azure cannot be asked
+        whether the run has started.
+        """
+        # The SDK has chosen the id of the run before it submits it. The id is known from
+        # the address of the failed request. Other requests come before the submission.
+        address = connection.request_address(error)
+        submission = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
+        if submission is None:
+            return None
+
+        run_id = submission[1]
+        try:
+            run = sdk.PipelineRun(sdk_experiment, run_id)
+            has_started = run.get_status() != "NotStarted"
+        except Exception:  # noqa: BLE001 (no error tells whether the run has started)
+            raise connection.StartUnknown(run_id, sdk_experiment.name) from error
+        return Run(run) if has_started else None
 
     def endpoint_name(self, name: str) -> str:
-        """Return the name of the endpoint; each workspace has its own ones."""
+        """Return the name of the endpoint, which must be unique in the workspace only."""
         return name
 
     def find_endpoint(self, name: str) -> Endpoint | None:
@@ -319,16 +341,16 @@ class Workspace:
         built: sdk.Pipeline | None,
         experiment: str,
     ) -> list[ScheduleChange]:
-        """Let the endpoint have one schedule, that of the settings, or none.
+        """Give the endpoint the schedule of the settings, and disable all others.
 
-        Without `built` nothing is changed. Returns what was, or would be, changed.
+        Without `built` nothing is changed. Returns what was changed, or would be.
         """
         changes = []
         description = setting.describe() if setting else ""
         active = self._active_schedules(endpoint)
         kept = None
         if setting:
-            # The service words a recurrence in its own way, so descriptions are compared.
+            # Azure returns a recurrence in another form, so the descriptions are compared.
             for schedule in active:
                 if schedule.description == description:
                     kept = schedule
@@ -338,11 +360,12 @@ class Workspace:
             )
             if endpoint and built and not kept:
                 kept = self._create_schedule(endpoint, setting, experiment)
-                # If an answer is lost, the SDK asks again, and there are two new ones.
+                # If an answer is lost, the SDK sends the request again, which creates a
+                # second schedule. So the schedules are listed again.
                 active = self._active_schedules(endpoint)
 
-        # The others are disabled last: if this fails, the next `publish` disables them,
-        # while a schedule that is missing would not be noticed.
+        # The others are disabled last. If this fails, the next `publish` disables them.
+        # If the new schedule were missing instead, nobody would notice.
         for schedule in active:
             if kept and schedule.id == kept.id:
                 continue
@@ -377,9 +400,9 @@ class Workspace:
 
 
 def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
-    """Return the login, or raise LoginMissing; never prompt.
+    """Return the login, without ever asking the user for one. Raises LoginMissing.
 
-    It is looked for in the same order as by `check --online`.
+    Logins are tried in the same order as by `check --online`.
     """
     cloud = config.cloud
     principal = [os.environ.get(name) for name in PRINCIPAL]
@@ -389,10 +412,10 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
         else:
             auth = authentication.TokenAuthentication(_token_source(cloud), cloud)
         auth.get_authentication_header()
-    except Exception as error:  # Of the SDK, of msal or of azure-identity.
+    except Exception as error:  # The errors of the SDK, msal and azure-identity.
         is_refusal = "AADSTS" in str(error)
         if all(principal) and not is_refusal:
-            raise  # The login was not judged: Azure could not be reached.
+            raise  # Azure has not refused the login, but could not be reached.
         raise connection.LoginMissing(error, config) from error
     return auth
 
@@ -400,13 +423,15 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
 def _token_source(cloud: str) -> Callable[[str], str]:
     """Return a function that returns a token for an audience.
 
-    It is a function, and no object, as the SDK copies what it is given.
+    It is a function because the SDK makes a copy of it. A copied object would not share
+    the tokens that are kept here.
     """
     credential = login.credential(CLOUDS[cloud].login)
-    # The SDK asks at each request, and `az` takes a second for an answer.
+    # The SDK asks for a token at each request, and `az` takes a second for one.
     tokens: dict[str, Any] = {}
 
     def get_token(audience: str) -> str:
+        """Return a token for an audience, which is kept until shortly before it expires."""
         token = tokens.get(audience)
         if token is None or token.expires_on < time.time() + TOKEN_MARGIN:
             token = credential.get_token(f"{audience}/.default")
@@ -440,11 +465,12 @@ def _network_options(setting: Compute) -> dict[str, Any]:
 
 
 def _state(run: Any) -> str:
+    """Return the state of a run, in lower case."""
     return str(run.get_status()).lower()
 
 
 def _wait_until_ready(name: str, compute: Any, config: WorkspaceConfig) -> Cluster:
-    """Return a compute as a cluster that is ready; raise NotACluster or ClusterFailed."""
+    """Wait until a cluster is ready, and return it. Raises NotACluster or ClusterFailed."""
     if not isinstance(compute, AmlCompute):
         raise connection.NotACluster(name, compute.type, config)
     if compute.provisioning_state != "Succeeded":
@@ -456,6 +482,6 @@ def _wait_until_ready(name: str, compute: Any, config: WorkspaceConfig) -> Clust
 
 
 def _contents(environment: Environment) -> tuple[str, dict[str, Any]]:
-    """Return what an environment is built from: its image and its packages."""
+    """Return the base image and the packages from which an environment is built."""
     packages = environment.python.conda_dependencies.as_dict()
     return environment.docker.base_image, packages
