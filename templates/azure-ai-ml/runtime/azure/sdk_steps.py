@@ -323,7 +323,8 @@ class _Node:
     def drop_empty_options(self, command: str) -> str:
         """Return a command without its optional parts whose inputs have no value.
 
-        The SDK writes an optional part as `$[[--seed ${{inputs.seed}}]]`.
+        An optional part is in double square brackets, such as `$[[--seed INPUT]]`, where
+        INPUT is a placeholder.
         """
 
         def replace(part: re.Match[str]) -> str:
