@@ -17,6 +17,13 @@ from azure_standin.storage import ACCOUNT_KEY
 from azure_standin.wire import SIGNATURE
 from conftest import Project, Result
 
+#: A step `monitor` that compares nothing. It leaves a file, because score reads its folder.
+MONITOR = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--drift-report") + 1])
+(folder / "drift.json").write_text("{}")
+"""
+
 ANSWERS = {
     "azure_subscription_id": Standin.subscription_id,
     "azure_resource_group": "group",

@@ -120,7 +120,7 @@ def break_every_route(sdk: str, folder: Path) -> None:
     )
     with Standin.running(folder / "standin") as standin:
         user = User(Project(Path(path), "penguins", sdk), standin, folder / "home")
-        for step in ("prep", "train", "evaluate", "register", "score"):
+        for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
             user.write(step, "print('done')")
         seen: set[str] = set()
         for command, prepare in PREPARATIONS.items():

@@ -23,6 +23,7 @@ from azure_standin import Fault, Standin, resources
 from azure_standin.truth import TRUTH, judge
 from azure_user import (
     ANSWERS,
+    MONITOR,
     SECRET,
     Shell,
     User,
@@ -598,6 +599,7 @@ for port in ("--prepared", "--report"):
     (folder / "part.parquet").write_text("")
 """
     user.write("prep", prep)
+    user.write("monitor", MONITOR)
     user.write("score", "def run(batch):\n    return batch")
     scored = shell.run("submit scoring --wait")
     assert scored.code == 0, scored
@@ -628,6 +630,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
 (folder / "part.parquet").write_text("")
 """
     user.write("prep", prep)
+    user.write("monitor", MONITOR)
     user.write("score", "def run(batch):\n    raise ValueError('no model')")
     failed = shell.run("submit scoring --wait")
     assert failed.code == 1

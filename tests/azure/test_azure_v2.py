@@ -14,6 +14,7 @@ from azure_standin import Fault, Standin
 from azure_standin.truth import TRUTH, judge
 from azure_user import (
     ANSWERS,
+    MONITOR,
     Shell,
     User,
     assert_all_finished,
@@ -220,6 +221,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
 (folder / "part.parquet").write_text("")
 """
     user.write("prep", prep)
+    user.write("monitor", MONITOR)
     user.write("score", "def run(batch):\n    raise ValueError('no model')")
     failed = shell.run("submit scoring --wait")
     user.project.set("scoring", error_threshold=1)

@@ -36,7 +36,7 @@ def user(
         project = bake(**ANSWERS, azureml_sdk=request.param)
         standin.azure.python = project.interpreter
         user = User(project, standin, folder / "home")
-        for step in ("prep", "train", "evaluate", "register", "score"):
+        for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
             user.write(step, "print('done')")
         yield user
 

@@ -15,7 +15,7 @@ import pytest
 from azure_standin import Standin
 from azure_standin.identities import BLOB_DATA, QUEUE_DATA, principals_of
 from azure_standin.resources import CLIENT_ID
-from azure_user import ANSWERS, Shell, User, words
+from azure_user import ANSWERS, MONITOR, Shell, User, words
 from conftest import SDKS, Bake, Result
 
 IDENTITY = (
@@ -41,6 +41,7 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
         user = User(project, standin, tmp_path / "home")
         project.set("compute", identity="system")
         user.write("prep", PREP)
+        user.write("monitor", MONITOR)
         user.write("score", SCORE)
         yield user
 

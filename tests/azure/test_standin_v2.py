@@ -419,7 +419,8 @@ def test_publish(standin: Standin, project: Project) -> None:
 
     assert (found["default"], found["got"]) == ("v2", "v1")
     assert (found["endpoints"], found["deployments"]) == (["daily"], ["v1", "v2"])
-    assert found["states"] == [True, False, True, False, True]
+    # A schedule that is sent again without `is_enabled` stays as it was: disabled.
+    assert found["states"] == [True, False, False, False, True]
     assert found["frequency"] == "week"
     by_default, named = found["jobs"]
     assert (by_default["status"], named["status"]) == ("Completed", "Completed")

@@ -24,11 +24,13 @@ RECORDED = (
 SPECIFIED = (
     *("Canceled", "Deleted", "Deleting", "Disabled", "Registering"),
     *("registrationState", "state"),
+    *("credentialsType", "imageBuildCompute", "None"),
 )
 #: Of neither: where Microsoft's own clients have them.
 IN_A_CLIENT = {
     "Registered": "azure.mgmt.core.policies._base",
     "allowSharedKeyAccess": "azure.mgmt.storage.models._models_py3",
+    "AuthorizationPermissionMismatch": "azure.storage.blob._generated.models._azure_blob_storage_enums",
     "Active": "azureml.pipeline.core._aeva_provider",
     "ParallelRunStep": "azureml.pipeline.steps",
 }
@@ -37,6 +39,7 @@ OWN = {
     "",
     ".",
     "empty",
+    "system",
     "workspace",
     "unchanged",
     "scheduled",

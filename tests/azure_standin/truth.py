@@ -29,7 +29,7 @@ _SPECIFIED = {"arm": "resource-manager", "ml": "run-history"}
 _SENT_ALL_THE_SAME = re.compile(
     r"\$\.properties: has creationTime, |credentials: lacks required secrets"
     # Of the previews that azure-ai-ml asks for, and of a child of a job.
-    r"|has (secretsConfiguration|assetName|assetVersion|autoDeleteSetting), "
+    r"|has (systemDatastoresAuthMode|secretsConfiguration|assetName|assetVersion|autoDeleteSetting), "
     r"|has (intellectualProperty|systemSettings|scheduleId|currentAttemptId), |jobs/\{id\}: \$: lacks required prop"
 )
 
