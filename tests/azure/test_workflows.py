@@ -476,7 +476,7 @@ def test_an_azure_that_is_down_ends_it_at_once(on_github: Platform) -> None:
     on_github.user.standin.faults.remove(fault)
     assert not prod.went_well
     assert "answered 503" in prod.summary
-    assert "try again later" in prod.summary
+    assert "Run the command again later" in prod.summary
     kinds = {(one.method, one.service) for one in prod.requests}
     assert kinds == {("POST", "login"), ("GET", "arm")}
 

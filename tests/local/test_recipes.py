@@ -171,7 +171,7 @@ def test_add_a_pipeline(walk_of_each_sdk: Walk) -> None:
     assert drawn.code == 0, drawn.err
     assert "`drift`:" in drawn.out and '("now") --> ' in drawn.out
     unknown = project.run("drifft")
-    assert "there are drift, training, scoring" in unknown.err
+    assert "There are drift, training, scoring" in unknown.err
     for tool in (["black", "--check", "--quiet"], ["ruff", "check"]):
         checked = project.python("-m", *tool, f"{project.package}/pipelines.py")
         assert checked.code == 0, checked.out + checked.err
