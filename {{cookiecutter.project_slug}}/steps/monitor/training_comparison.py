@@ -1,4 +1,4 @@
-"""New rows compared with the profile of the training rows: what has drifted, in sentences."""
+"""Compare new rows with the profile of the training rows, and describe what has drifted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from profiles import (
 
 SHOWN_CATEGORIES = 3  # in a sentence
 MISSING = "missing"
-# If more rows of training repeat another one, repeated rows are normal.
+# If a larger share of the training rows are duplicates, duplicates are normal.
 RARE = 0.01
 
 
@@ -40,26 +40,31 @@ class Bins:
 
     @property
     def training_shares(self) -> list[float]:
-        """The share of the training rows in each bin."""
+        """Return the share of the training rows in each bin."""
         return _divide_by_sum(self.training)
 
     @property
     def new_shares(self) -> list[float]:
-        """The share of the new rows in each bin."""
+        """Return the share of the new rows in each bin."""
         return _divide_by_sum(self.new)
 
 
 def _divide_by_sum(counts: Sequence[int]) -> list[float]:
+    """Divide counts by their sum; return zeros if all counts are zero."""
     total = max(sum(counts), 1)
     return [count / total for count in counts]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A difference between new rows and training rows, and how probable it is by chance.
+    """A difference between new rows and training rows, and its p-values.
 
-    It is drift if one of the p-values is small enough. If `needs_psi`, the PSI must be
-    above the limit, too. The sentence is empty if there is no difference.
+    The difference is drift if one of the p-values is small enough. If `needs_psi` is
+    True, the PSI of the column must also be above its limit.
+
+    `sentence` describes the difference. A test that has found no difference has an empty
+    sentence, but is still a check: `judge` counts the p-values of all tests to decide how
+    small each of them must be.
     """
 
     sentence: str
@@ -69,9 +74,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Comparison:
-    """New rows and training rows, compared in a feature, in the predictions or as rows.
+    """New rows compared with training rows: a feature, the predictions, or whole rows.
 
-    `facts` are sentences on differences that are normal for new data.
+    `facts` are sentences on differences that are normal for new data, not drift.
     """
 
     name: str
@@ -83,33 +88,36 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What has drifted, and what is only listed: sentences, by the name of a comparison."""
+    """Sentences on drift, and on other differences, by the name of the comparison."""
 
     drift: Mapping[str, Sequence[str]]
     facts: Mapping[str, Sequence[str]]
 
 
 def judge(comparisons: Sequence[Comparison], max_psi: float) -> Verdict:
-    """Tell drift from chance.
+    """Decide which differences are drift, and which may be due to chance.
 
-    The more tests there are, the smaller is the p-value that each of them needs.
+    A difference is drift if a p-value is below a level that falls with the number of
+    tests: among many tests, some have a small p-value by chance. `max_psi` is the limit
+    of the PSI for checks that need it.
     """
-    tests = [
+    p_values = [
         p_value
         for comparison in comparisons
         for check in comparison.checks
         for p_value in check.p_values
     ]
-    level = choose_level(len(tests))
+    level = choose_level(len(p_values))
+
     drift: dict[str, list[str]] = {}
     facts: dict[str, list[str]] = {}
     for comparison in comparisons:
-        has_moved = comparison.psi is not None and comparison.psi > max_psi
+        exceeds_psi = comparison.psi is not None and comparison.psi > max_psi
         listed = list(comparison.facts)
         drifted = []
         for check in comparison.checks:
             is_improbable = min(check.p_values) < level
-            if is_improbable and (has_moved or not check.needs_psi):
+            if is_improbable and (exceeds_psi or not check.needs_psi):
                 drifted.append(check.sentence)
             elif check.sentence and not check.needs_psi:
                 listed.append(check.sentence)
@@ -121,7 +129,10 @@ def judge(comparisons: Sequence[Comparison], max_psi: float) -> Verdict:
 
 
 def compare_column(name: str, profile: ColumnProfile, new: NewColumn) -> Comparison:
-    """Compare the values of a column, by its kind."""
+    """Compare the values of a column: numbers, texts or dates.
+
+    Raises TypeError if the new values are of another kind than those of the profile.
+    """
     if isinstance(profile, NumberProfile) and isinstance(new, NewNumbers):
         return compare_numbers(name, profile, new)
     if isinstance(profile, TextProfile) and isinstance(new, NewTexts):
@@ -150,25 +161,29 @@ def compare_numbers(name: str, profile: NumberProfile, new: NewNumbers) -> Compa
             f"'{name}': PSI {psi:.2f}, mean {format_number(new.mean)} instead of"
             f" {format_number(profile.mean)}."
         )
-    moved = Check(sentence, p_values, needs_psi=True)
+    distribution = Check(sentence, p_values, needs_psi=True)
 
-    below = Check("", [compare_rates(0, profile.filled, new.below, new.filled)])
+    # No training value is below the smallest one or above the largest one.
+    p_below = compare_rates(0, profile.filled, new.below, new.filled)
+    sentence_below = ""
     if new.below and new.smallest is not None:
-        sentence = (
+        sentence_below = (
             f"'{name}': {new.below} of {new.filled} values are below the smallest of"
             f" training, {format_number(profile.smallest)}; the smallest is"
             f" {format_number(new.smallest)}."
         )
-        below = replace(below, sentence=sentence)
-    above = Check("", [compare_rates(0, profile.filled, new.above, new.filled)])
+    below = Check(sentence_below, [p_below])
+
+    p_above = compare_rates(0, profile.filled, new.above, new.filled)
+    sentence_above = ""
     if new.above and new.largest is not None:
-        sentence = (
+        sentence_above = (
             f"'{name}': {new.above} of {new.filled} values are above the largest of"
             f" training, {format_number(profile.largest)}; the largest is"
             f" {format_number(new.largest)}."
         )
-        above = replace(above, sentence=sentence)
-    return Comparison(name, [moved, below, above], psi, bins)
+    above = Check(sentence_above, [p_above])
+    return Comparison(name, [distribution, below, above], psi, bins)
 
 
 def compare_texts(name: str, profile: TextProfile, new: NewTexts) -> Comparison:
@@ -190,24 +205,33 @@ def compare_texts(name: str, profile: TextProfile, new: NewTexts) -> Comparison:
 
 
 def count_categories(profile: TextProfile, new: NewTexts) -> Bins:
-    """Return bins for the frequent categories, for groups of others, and missing values."""
+    """Count the training rows and the new rows by category.
+
+    There is a bin for each frequent category of the training rows, and one for missing
+    values. The rarer categories are put into groups: the profile's `edges` divide their
+    alphabetical order into ranges, and each range has a bin.
+    """
     frequent = dict.fromkeys(profile.frequent, 0)
-    others = [0] * len(profile.counts)
+    rarer_groups = [0] * len(profile.counts)
     for category, rows in new.categories.items():
         if category in frequent:
             frequent[category] = rows
         else:
-            others[bisect_left(profile.edges, category)] += rows
+            group = bisect_left(profile.edges, category)
+            rarer_groups[group] += rows
     frequent_labels = [f"'{category}'" for category in profile.frequent]
     return Bins(
         labels=[*frequent_labels, *label_groups(profile.edges), MISSING],
         training=[*profile.frequent.values(), *profile.counts, profile.missing],
-        new=[*frequent.values(), *others, new.missing],
+        new=[*frequent.values(), *rarer_groups, new.missing],
     )
 
 
 def check_unseen_categories(name: str, seen: Mapping[str, int], new: NewTexts) -> Check:
-    """Check whether new rows have categories that are not among those `seen` in training."""
+    """Check whether new rows have categories that no training row has.
+
+    `seen` holds the number of training rows of each category.
+    """
     p_values = compare_unseen_categories(seen, new.categories)
     unseen = {
         category: rows
@@ -215,7 +239,9 @@ def check_unseen_categories(name: str, seen: Mapping[str, int], new: NewTexts) -
         if category not in seen
     }
     if not unseen:
+        # Without a sentence nothing is reported, but the tests are counted.
         return Check("", p_values)
+
     by_rows = sorted(unseen, key=lambda category: (-unseen[category], category))
     shown = [
         f"'{category}' ({unseen[category]})" for category in by_rows[:SHOWN_CATEGORIES]
@@ -233,7 +259,7 @@ def check_unseen_categories(name: str, seen: Mapping[str, int], new: NewTexts) -
 def compare_dates(name: str, profile: DateProfile, new: NewDates) -> Comparison:
     """Compare the missing values of a column of dates.
 
-    New data is usually later than training data, so its dates are no drift.
+    New data is usually later than training data, so later dates are a fact, not drift.
     """
     bins = Bins(
         labels=["a date", MISSING],
@@ -257,29 +283,38 @@ def compare_dates(name: str, profile: DateProfile, new: NewDates) -> Comparison:
 def compare_repeats(
     name: str, profile: RepeatProfile, new_rows: int, new_repeated: int
 ) -> Comparison:
-    """Compare how many rows repeat another one.
+    """Compare the number of duplicates: rows that are equal to another row.
 
-    Where nearly no row of training does, a repeated row was probably delivered twice.
+    Rows are equal if their keys are, or without keys, if all their features are. If there
+    are nearly no duplicates in training, a duplicate was probably delivered twice by
+    mistake. If they are frequent in training, they are normal, and nothing is compared.
     """
-    if profile.repeated > RARE * profile.rows:
+    duplicates_are_normal = profile.repeated > RARE * profile.rows
+    if duplicates_are_normal:
         return Comparison(name, [])
-    training_chances = profile.rows
-    new_chances = new_rows
+
+    training_opportunities = profile.rows
+    new_opportunities = new_rows
     if new_rows > profile.rows:
-        # Rows that are equal by chance grow in number with the pairs of rows.
-        training_chances = profile.rows**2
-        new_chances = new_rows**2
+        # Some rows are equal by pure chance. Any pair of rows may be, and the number of
+        # pairs grows with the square of the number of rows: with twice as many rows, four
+        # times as many duplicates are normal. So if there are more new rows than training
+        # rows, duplicates are compared as shares of the pairs, not of the rows.
+        training_opportunities = profile.rows**2
+        new_opportunities = new_rows**2
     p_value = compare_rates(
-        profile.repeated, training_chances, new_repeated, new_chances
+        profile.repeated, training_opportunities, new_repeated, new_opportunities
     )
     if not new_repeated:
+        # Without a sentence nothing is reported, but the test is counted.
         return Comparison(name, [Check("", [p_value])])
-    by = "all features"
+
+    compared_columns = "all features"
     if profile.keys:
-        by = f"the keys ({', '.join(profile.keys)})"
+        compared_columns = f"the keys ({', '.join(profile.keys)})"
     sentence = (
-        f"{new_repeated} of {new_rows} rows repeat another one in {by}; in training,"
-        f" {profile.repeated} of {profile.rows} rows did."
+        f"{new_repeated} of {new_rows} rows repeat another one in {compared_columns};"
+        f" in training, {profile.repeated} of {profile.rows} rows did."
     )
     return Comparison(name, [Check(sentence, [p_value])])
 
@@ -287,20 +322,30 @@ def compare_repeats(
 def compare_predictions(
     name: str, profile: ColumnProfile, new: NewColumn
 ) -> Comparison:
-    """Compare the distribution of predictions, in which nothing else is drift."""
+    """Compare the distribution of predictions.
+
+    Other checks of a column, such as those for its range, are left out.
+    """
     comparison = compare_column(name, profile, new)
+    # The first check of each kind of column is the one for its distribution.
     return replace(comparison, checks=comparison.checks[:1])
 
 
 def compare_missing(bins: Bins) -> float:
-    """Return the p-value that new values are not more often missing."""
+    """Return the p-value of the test whether missing values have become more frequent.
+
+    The last of the bins is the one for missing values.
+    """
     return compare_rates(
         bins.training[-1], sum(bins.training), bins.new[-1], sum(bins.new)
     )
 
 
 def describe_missing(name: str, bins: Bins, psi: float) -> str:
-    """Return a sentence on missing values if their share has changed the most, else ''."""
+    """Describe missing values if, of all bins, their share has changed the most.
+
+    Returns an empty text if the share of another bin has changed more.
+    """
     label, before, now = find_largest_change(bins)
     if label != MISSING:
         return ""
@@ -311,7 +356,10 @@ def describe_missing(name: str, bins: Bins, psi: float) -> str:
 
 
 def find_largest_change(bins: Bins) -> tuple[str, float, float]:
-    """Return the label of the bin whose share has changed the most, and both shares."""
+    """Find the bin whose share of the rows has changed the most.
+
+    Returns its label, its share of the training rows, and its share of the new rows.
+    """
     training = bins.training_shares
     new = bins.new_shares
     changes = [abs(now - before) for before, now in zip(training, new, strict=True)]
@@ -320,7 +368,7 @@ def find_largest_change(bins: Bins) -> tuple[str, float, float]:
 
 
 def label_bins(edges: Sequence[float]) -> list[str]:
-    """Return the ranges of the bins between edges, as a person reads them."""
+    """Name the range of numbers of each bin, such as "up to 5" or "5 to 10"."""
     if not edges:
         return ["any number"]
     numbers = [format_number(edge) for edge in edges]
@@ -329,7 +377,7 @@ def label_bins(edges: Sequence[float]) -> list[str]:
 
 
 def label_groups(edges: Sequence[str]) -> list[str]:
-    """Return the groups of rarer categories between edges, as a person reads them."""
+    """Name the groups into which the edges divide the rarer categories."""
     if not edges:
         return ["others"]
     between = [f"others to '{edge}'" for edge in edges]
@@ -337,5 +385,5 @@ def label_groups(edges: Sequence[str]) -> list[str]:
 
 
 def format_number(number: float) -> str:
-    """Return a number with the digits that a person needs to compare it."""
+    """Format a number with up to six digits, which are enough for a comparison."""
     return f"{number:.6g}"

@@ -1,4 +1,4 @@
-"""Combining the raw files into one table: a type for each column, and all rows in order."""
+"""Combine the raw files into one table: a type for each column, and all rows in order."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ from sources import (
 )
 
 FILES_AT_A_TIME = 64
-# Columns of the combined rows that are no data: each begins with a NUL, as no name does.
+# Columns that are added to the combined rows to verify the guessed types. Their names
+# begin with a NUL, so that they differ from the name of every column of data.
 MISFIT = "\0misfit"  # whether the row contradicts the types that were guessed
 BYTES = "\0bytes"  # the length of the row in its CSV file
 MISSING_WORD = "\0missing word "  # before the name of a column that holds words like NA
 
 
 def choose_types(sources: list[Source], roles: ColumnRoles) -> dict[str, pl.DataType]:
-    """Return the columns to keep, each with the type that holds it in every file.
+    """Choose the columns to keep, and for each one a type that fits it in every file.
 
-    A file may lack a feature, which then counts as missing, but neither the target nor a
-    key. Raises DataError if it does, or if no type holds a column.
+    If a file lacks a feature, its values are missing in this file. Raises DataError if a
+    file lacks a key or the target, or if no type fits a column in all files.
     """
     names = list(dict.fromkeys(name for source in sources for name in source.columns))
     if roles.schema is not None:
@@ -127,9 +128,10 @@ def _note_similar_names(
 def _choose_type(
     sources: list[Source], name: str, roles: ColumnRoles
 ) -> pl.DataType | None:
-    """Return the type that holds a column in every file; None to leave a feature out.
+    """Choose the type that fits a column in every file.
 
-    Raises DataError if no type does.
+    Returns None if the column is a feature that has to be left out. Raises DataError if
+    the types of the files have no common type.
     """
     first_files = _find_first_file_of_each_type(sources, name)
     if set(first_files) <= {TEXT}:
@@ -138,7 +140,7 @@ def _choose_type(
     if set(first_files) <= {NUMBER, TEXT} and name != roles.target:
         _keep_infinities_as_text(sources, name)
         first_files = _find_first_file_of_each_type(sources, name)
-    if not _can_hold(sources, name, first_files, roles):
+    if not _has_usable_types(sources, name, first_files, roles):
         return None
     if not first_files:
         return TEXT
@@ -149,15 +151,15 @@ def _choose_type(
     else:
         common_type = _common_feature_type(sources, name, first_files)
     if common_type is None:
-        raise _changed_type(sources, name, first_files, roles)
+        raise _explain_changed_type(sources, name, first_files, roles)
     return common_type
 
 
 def _fit_type(sources: list[Source], name: str, schema: ColumnSchema) -> pl.DataType:
-    """Return the type of a column of a model's schema, or one that holds more values.
+    """Return the type by which a column of new data is read: usually that of the schema.
 
-    In new data, a column of integers may hold fractions, and one of dates may hold times:
-    a note tells so.
+    If the new data holds fractions where the training data held integers, or times where
+    it held dates, the type is NUMBER or TIMESTAMP instead, and a note is added.
     """
     if schema.type == INTEGER and not _holds_for_all(_is_whole, sources, name, NUMBER):
         sources[0].notes.append(
@@ -179,7 +181,7 @@ def _fit_type(sources: list[Source], name: str, schema: ColumnSchema) -> pl.Data
 def _find_first_file_of_each_type(
     sources: list[Source], name: str
 ) -> dict[pl.DataType, Source]:
-    """Return the types that a column has in the files, each with the first of these."""
+    """Return each type that a column has in any file, with the first file of this type."""
     first_files: dict[pl.DataType, Source] = {}
     for source in sources:
         column = source.columns.get(name)
@@ -189,9 +191,10 @@ def _find_first_file_of_each_type(
 
 
 def _keep_words_as_text(sources: list[Source], name: str) -> None:
-    """Make a column text in the CSV files in which its only values are words like NA.
+    """Make a column text in the CSV files in which it holds nothing but words like NA.
 
-    They are values, not missing ones, in a target and by `data.not_missing`.
+    These words are values, not missing values, if the column is the target or if
+    `data.not_missing` in settings.yml lists them.
     """
     for source in sources:
         column = source.columns.get(name)
@@ -201,38 +204,45 @@ def _keep_words_as_text(sources: list[Source], name: str) -> None:
 
 def _keep_infinities_as_text(sources: list[Source], name: str) -> None:
     """Make a column text if its only numbers, in all CSV files, are words like Inf."""
-    numbers = [
-        (source, source.columns[name])
+    sources_with_numbers = [
+        source
         for source in sources
         if name in source.columns and source.columns[name].type == NUMBER
     ]
-    for _, column in numbers:
-        if column.as_text is None:
+    for source in sources_with_numbers:
+        has_other_numbers = source.columns[name].as_text is None
+        if has_other_numbers:
             return
-    for source, column in numbers:
-        # If only the first rows have been looked at, a later one may hold a number.
-        source.is_misfit = source.is_misfit | column.values.is_finite().fill_null(False)
+
+    for source in sources_with_numbers:
+        column = source.columns[name]
+        # If only the first rows have been read so far, a later row may hold a number such
+        # as 1.5. Such a row contradicts the type.
+        is_number = column.values.is_finite().fill_null(False)
+        source.is_misfit = source.is_misfit | is_number
         _read_as_text(column)
 
 
 def _read_as_text(column: Column) -> None:
-    """Make a column of a CSV file text."""
-    if column.as_text is not None:
-        column.type = TEXT
-        column.values = column.as_text
-        column.missing_words = 0
-        column.is_missing_word = None
+    """Change a column of a CSV file to text, if it has a reading as text."""
+    if column.as_text is None:
+        return
+    column.type = TEXT
+    column.values = column.as_text
+    column.missing_words = 0
+    column.is_missing_word = None
 
 
-def _can_hold(
+def _has_usable_types(
     sources: list[Source],
     name: str,
     first_files: dict[pl.DataType, Source],
     roles: ColumnRoles,
 ) -> bool:
-    """Return False, with a note, if a feature has a type that no model can take.
+    """Return whether the types of a column can be used.
 
-    Raises DataError if it is a key or the target.
+    Adds a note if they cannot, because no feature can be made of one of them. Raises
+    DataError if the column is a key or the target.
     """
     for type, source in first_files.items():
         if name in roles.keys:
@@ -257,20 +267,21 @@ def _can_hold(
 def _common_key_type(
     sources: list[Source], name: str, first_files: dict[pl.DataType, Source]
 ) -> pl.DataType | None:
-    """Return the type that tells the keys of all files apart, or None."""
+    """Return a common type by which the keys of all files stay distinct, or None."""
     if set(first_files) == {INTEGER, NUMBER} and _holds_for_all(
         _is_whole, sources, name, NUMBER
     ):
         return INTEGER
     if any(type.is_float() or type == pl.Binary for type in first_files):
-        return None  # Text of floats or bytes would not be what stands in the file.
+        # Converted to text, floats and bytes would differ from what the file holds.
+        return None
     return TEXT
 
 
 def _common_feature_type(
     sources: list[Source], name: str, first_files: dict[pl.DataType, Source]
 ) -> pl.DataType | None:
-    """Return the type that holds the values of a feature or target, or None."""
+    """Return a common type for the values of a feature or of the target, or None."""
     types = set(first_files)
     if types == {INTEGER, NUMBER}:
         return NUMBER
@@ -284,22 +295,27 @@ def _common_feature_type(
     return None
 
 
-def _changed_type(
+def _explain_changed_type(
     sources: list[Source],
     name: str,
     first_files: dict[pl.DataType, Source],
     roles: ColumnRoles,
 ) -> DataError:
-    """Return an error that names a file of each type, and what a note says of one."""
-    places = " and ".join(
+    """Return an error that names each type of a column, with the first file of this type.
+
+    If a file has a note on the column, the error quotes the first such note.
+    """
+    types = " and ".join(
         f"{type_name(type)} in {source.name}" for type, source in first_files.items()
     )
-    message = f"The column '{name}' changes its type: {places}. Make it one type."
-    if name not in roles.keys:
+    if name in roles.keys:
+        message = f"The column '{name}' changes its type: {types}. Make it one type."
+    else:
         message = (
-            f"The column '{name}' changes its type: {places}. Make it one type, or list"
+            f"The column '{name}' changes its type: {types}. Make it one type, or list"
             " it under data.ignore in settings.yml."
         )
+
     for source in sources:
         for note in source.notes:
             if f"'{name}'" in note:
@@ -328,7 +344,10 @@ def _holds_for_all(
     name: str,
     type: pl.DataType,
 ) -> bool:
-    """Return whether a test holds for all values of a column, in the files of a type."""
+    """Return whether all values of a column pass a test, in the files of a type.
+
+    Files in which the column has another type are not tested.
+    """
     for source in sources:
         column = source.columns.get(name)
         if column and column.type == type:
@@ -341,12 +360,13 @@ def _holds_for_all(
 def stack_rows(
     sources: list[Source], types: dict[str, pl.DataType], scratch: Path
 ) -> pl.LazyFrame:
-    """Return all rows of all files, in order, as the columns of `types`.
+    """Stack the rows of all files, in order, as a table with the columns of `types`.
 
-    With them come columns for `summarise_files`, whose names begin with a NUL. Raises
-    OSError or PolarsError if many files are copied and `scratch` has no room for that.
+    The table also has columns for `summarise_files`, whose names begin with a NUL. If
+    there are many files, they are copied into the folder `scratch`. Raises OSError or
+    PolarsError if it has no room for them.
     """
-    # Only files whose types were guessed have such a column.
+    # Missing words are counted only in columns whose types were guessed.
     checked_names = {
         name
         for source in sources
@@ -355,7 +375,8 @@ def stack_rows(
     }
     if len(sources) <= FILES_AT_A_TIME:
         return pl.concat(_select_rows(sources, types, checked_names, 0))
-    # polars opens all files of a plan at once, and plans for thousands take minutes.
+    # polars opens all files of a query at once, and takes minutes to plan a query over
+    # thousands of files. So some files at a time are copied into one.
     copies = []
     for start in range(0, len(sources), FILES_AT_A_TIME):
         some_sources = sources[start : start + FILES_AT_A_TIME]
@@ -372,9 +393,10 @@ def _select_rows(
     checked_names: set[str],
     first_position: int,
 ) -> list[pl.LazyFrame]:
-    """Return the rows of some files, of which the first one has this position.
+    """Select from each file the columns of `types`, and the columns for `summarise_files`.
 
-    The columns with `checked_names` come with a column that counts missing words.
+    `first_position` is the position of the first of these files among all files. For the
+    columns in `checked_names`, a further column tells which rows hold a missing word.
     """
     frames = []
     for position, source in enumerate(sources, first_position):
@@ -395,8 +417,9 @@ def _select_rows(
                 selected.append(is_word.alias(MISSING_WORD + name))
         frame = source.frame.select(selected)
         is_csv = any(column.text is not None for column in source.columns.values())
-        # The text of CSV is parsed once, for the output and for the summary. Parquet is
-        # not kept for the slower of the two, which would take memory: each reads it.
+        # The output and the summary both read the rows. Text of CSV is expensive to
+        # parse, so its values are kept in memory for both. Parquet is read twice instead,
+        # which saves this memory.
         frames.append(frame.cache() if is_csv else frame)
     return frames
 
@@ -404,10 +427,11 @@ def _select_rows(
 def summarise_files(
     rows: pl.LazyFrame, *figures: pl.Expr, several: bool
 ) -> pl.LazyFrame:
-    """Return a row for each file in stacked rows: its number of rows and the `figures`.
+    """Summarise stacked rows: return one row for each file.
 
-    With them come the sums that `confirm_types` needs. `several` says whether the rows
-    are those of several files.
+    It holds the number of the file's rows, the `figures`, which are aggregations by the
+    caller, and the sums that `confirm_types` needs. `several` is True if the rows are
+    those of more than one file.
     """
     sums = (cs.by_name(MISFIT, BYTES) | cs.starts_with(MISSING_WORD)).sum()
     summary = [pl.len().alias("rows"), sums, *figures]
@@ -417,9 +441,10 @@ def summarise_files(
 
 
 def confirm_types(sources: list[Source], summary: pl.DataFrame) -> set[str]:
-    """Return the files of which all rows have the types that were guessed.
+    """Return the names of the files in which all rows have the guessed types.
 
-    Also takes over how many missing words each of their columns holds in all rows.
+    Also sets the `missing_words` of each column to their number in all rows, as only
+    those of the first rows have been counted so far.
     """
     summary_by_file = {row[FILE]: row for row in summary.to_dicts()}
     confirmed = set()

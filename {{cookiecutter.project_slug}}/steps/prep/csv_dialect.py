@@ -1,8 +1,8 @@
-"""How a CSV file is written: its packing, encoding, delimiter, header and quotes.
+"""Find out how a CSV file is written: its packing, encoding, delimiter, header and quotes.
 
-polars reads a plain file as it is. Any other file (packed by zip, bz2 or xz, in another
-encoding, with odd quotes, line ends or blank lines) is first copied row by row into a
-Parquet file of text, by Python's csv module, which names the line that is wrong.
+polars reads plain files itself. Other files are packed by zip, bz2 or xz, have another
+encoding, or have odd quotes, line ends or blank lines. Python's csv module first copies
+their rows as text into a Parquet file. Its errors name the line that is wrong.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 DELIMITERS = ",;\t|"
-BLANK = " "  # as a delimiter, which any number of blanks is then
-FIRST_LINES = 50  # of a file, in which the header and the delimiter are looked for
-FEWEST_LINES = 2  # that make a table: one of names and one of values
-START_BYTES = 65_536  # of a file, in which its delimiter and odd bytes are looked for
+BLANK = " "  # As a delimiter, it stands for one or more spaces.
+FIRST_LINES = 50  # This many lines of a file are read to find its header and delimiter.
+FEWEST_LINES = 2  # A table has at least a line of names and a line of values.
+START_BYTES = 65_536  # This many bytes are read to find the delimiter and odd bytes.
 BLOCK_BYTES = 2**20
-COPIED_ROWS = 10_000  # at a time
+COPIED_ROWS = 10_000  # This many rows are copied at once.
 
 LONGEST_VALUE = 2**24  # in characters
 
@@ -45,8 +45,7 @@ csv.field_size_limit(LONGEST_VALUE)
 class CsvFile:
     """A CSV file whose dialect is known.
 
-    `skipped_lines` stand before the header, such as a title or `sep=;`. polars reads the columns under the
-    `positions` "0", "1" and so on, because it takes some names for patterns.
+    `skipped_lines` is the number of lines before the header, such as a title or `sep=;`.
     """
 
     path: Path
@@ -58,7 +57,11 @@ class CsvFile:
 
     @property
     def positions(self) -> list[str]:
-        """Return the names under which polars reads the columns."""
+        """Return the names "0", "1" and so on under which polars reads the columns.
+
+        The names in the header cannot be used: polars treats a name such as `^a$` as a
+        regular expression.
+        """
         return [str(position) for position in range(len(self.header))]
 
     def open_text(self) -> IO[str]:
@@ -66,10 +69,10 @@ class CsvFile:
         return open_text(self.path, self.encoding)
 
     def count_row_bytes(self) -> int:
-        """Count the bytes of all rows, each with one byte for its end.
+        """Count the bytes of all rows below the header, with one byte for each line end.
 
-        Returns 0 if the values of a row cannot add up to its bytes, because the file is
-        packed or holds quotes.
+        Returns 0 if this number could not be compared with the lengths of the values that
+        polars reads, because the file is packed or holds quotes.
         """
         size = 0
         block = b""
@@ -80,14 +83,14 @@ class CsvFile:
             for block in iter(partial(file.read, BLOCK_BYTES), b""):
                 if b'"' in block:
                     return 0
-                # To ask whether there is any is quicker than to count them.
+                # Searching for one "\r" first is faster than counting them in each block.
                 returns = block.count(b"\r") if b"\r" in block else 0
                 size += len(block) - returns
         lacks_last_line_end = bool(block) and not block.endswith(b"\n")
         return size + lacks_last_line_end
 
     def is_plain(self) -> bool:
-        """Return whether polars can read the file, as far as its start tells."""
+        """Return whether polars can read the file, judged by its name and its start."""
         is_packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
         if is_packed or self.skipped_lines or self.encoding != "utf-8-sig":
             return False
@@ -100,7 +103,7 @@ class CsvFile:
         return not has_lone_return and not has_blank_line
 
     def scan(self) -> pl.LazyFrame:
-        """Return the rows as polars reads them: text, under the names in `positions`."""
+        """Read the rows by polars, as text in columns with the names in `positions`."""
         return pl.scan_csv(
             self.path,
             glob=False,
@@ -112,7 +115,7 @@ class CsvFile:
     def has_odd_lines(self) -> bool:
         """Return whether polars and Python's csv module may read some line differently.
 
-        A line is odd if it has not one value for each column, or quotes within a value.
+        Such a line has more or fewer values than the header, or quotes within a value.
         """
         lines = pl.scan_csv(
             self.path,
@@ -127,7 +130,8 @@ class CsvFile:
         has_quote = line.str.contains('"', literal=True).fill_null(False)
         if self._has_odd_line(lines.filter(~has_quote), line, "\r"):
             return True
-        # Each quoted value becomes one sign, behind which only a delimiter may stand.
+        # Each quoted value is replaced by one character, "\x1f". Only a delimiter may
+        # follow it, or else the line is odd.
         without_quoted_values = line.str.replace_all(
             rf'(^|{delimiter})"(?:[^"]|"")*"', "${1}\x1f"
         )
@@ -137,11 +141,15 @@ class CsvFile:
         )
 
     def _has_odd_line(self, lines: pl.LazyFrame, text: pl.Expr, odd_signs: str) -> bool:
-        """Return whether a line has odd signs, or not one value for each column."""
+        """Return whether any line has odd signs, or more or fewer values than the header.
+
+        `odd_signs` is a regular expression.
+        """
         columns = len(self.header)
         values = text.str.count_matches(self.delimiter, literal=True) + 1
         is_odd = (values != columns) | text.str.contains(odd_signs)
-        # A blank line is null here; in a file of one column it is a missing value.
+        # A blank line is null here. It is odd, except in a file of one column, in which
+        # it is a missing value.
         is_odd = is_odd.fill_null(columns > 1)
         found_odd = lines.select(is_odd.any()).collect(engine="streaming").item()
         return bool(found_odd)
@@ -149,8 +157,8 @@ class CsvFile:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line number and the values of each row, as Python's csv reads them.
 
-        Blank lines are skipped, but in a file of one column they are missing values.
-        Raises DataError on a row that has not one value for each column.
+        Blank lines are skipped, except in a file of one column, in which they are missing
+        values. Raises DataError on a row with more or fewer values than the header.
         """
         columns = len(self.header)
         with self.open_text() as file:
@@ -160,7 +168,7 @@ class CsvFile:
                 for values in reader:
                     line = reader.line_num + self.skipped_lines
                     if self.delimiter == BLANK and len(values) == columns + 1:
-                        # Blanks at the end of a line are no value.
+                        # Spaces at the end of a line are not a value.
                         values = values[:-1] if not values[-1] else values
                     if len(values) == columns:
                         yield line, values
@@ -177,7 +185,11 @@ class CsvFile:
                 raise explain_csv_error(error, self.name, line) from None
 
     def _suggest_settings(self) -> str:
-        """Return which settings may read an odd file, as the end of a sentence."""
+        """Suggest settings by which an odd file may be read.
+
+        The suggestion begins with ": ", so that it can be appended to a sentence. It is
+        empty if no settings are known that would help.
+        """
         lines = self.read_first_lines()
         if len(self.header) == 1 and _hold_decimal_commas(lines[1:]):
             return (
@@ -216,7 +228,7 @@ class CsvFile:
 
 
 def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
-    """Return an error that names the line at which Python's csv module has stopped."""
+    """Turn an error of Python's csv module into a DataError that names the line."""
     if "field limit" in str(error):
         return DataError(
             f"{name}, line {line}: a value has more than {LONGEST_VALUE // 2**20} million"
@@ -227,14 +239,21 @@ def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
 
 @dataclass(frozen=True)
 class Layout:
-    """A delimiter that gives equally many values on each line behind some others."""
+    """A way to read the first lines of a file as a table.
+
+    Below the `skipped_lines`, the delimiter divides every line into as many values as the
+    table has `columns`.
+    """
 
     delimiter: str
     skipped_lines: int
     columns: int
 
     def suggest_to_skip_lines(self) -> str:
-        """Return which settings read the table below some lines, as the end of a note."""
+        """Suggest the settings by which the table below the skipped lines is read.
+
+        The suggestion begins with ": ", so that it can be appended to a sentence.
+        """
         settings = f"data.skip_lines: {self.skipped_lines}"
         if self.delimiter == BLANK:
             settings += " and data.delimiter: ' '"
@@ -245,19 +264,27 @@ class Layout:
 
 
 def find_layout(lines: list[str]) -> Layout | None:
-    """Return the layout in which the first lines of a file are a table, or None.
+    """Find a layout by which the first lines of a file, with their line ends, are a table.
 
-    It has as few lines before the table as possible, then as many columns.
+    If there are several, the one that skips the fewest lines is returned, and among
+    these the one with the most columns. Returns None if there is none.
     """
+    # Blank lines at the end are not part of the table.
     lines = "".join(lines).rstrip().splitlines()
+    if not lines:
+        return None
+
     layouts = []
     for delimiter in DELIMITERS + BLANK:
-        counts = [_count_values(line, delimiter) for line in lines]
-        columns = counts[-1] if counts else 0
-        skipped_lines = len(counts)
-        while skipped_lines and counts[skipped_lines - 1] == columns:
+        value_counts = [_count_values(line, delimiter) for line in lines]
+        # The last line belongs to the table, so it tells the number of columns. The table
+        # begins behind the last line that has another number of values.
+        columns = value_counts[-1]
+        skipped_lines = len(lines)
+        while skipped_lines and value_counts[skipped_lines - 1] == columns:
             skipped_lines -= 1
-        if columns > 1 and len(counts) - skipped_lines >= FEWEST_LINES:
+        table_lines = len(lines) - skipped_lines
+        if columns > 1 and table_lines >= FEWEST_LINES:
             layouts.append(Layout(delimiter, skipped_lines, columns))
     if not layouts:
         return None
@@ -265,7 +292,7 @@ def find_layout(lines: list[str]) -> Layout | None:
 
 
 def _count_values(line: str, delimiter: str) -> int:
-    """Count the values of a line."""
+    """Count the values into which a delimiter divides a line."""
     if delimiter == BLANK:
         return len(line.split())
     return len(next(csv.reader([line], delimiter=delimiter), []))
@@ -279,16 +306,16 @@ def _hold_decimal_commas(lines: list[str]) -> bool:
 def detect_dialect(
     path: Path, name: str, encoding: str, text_format: TextFormat = USUAL_FORMAT
 ) -> CsvFile:
-    """Find out how a CSV file is written, by the settings and by its first lines.
+    """Detect the delimiter and the header of a CSV file by the settings and its start.
 
     Raises UnicodeError if the file is not text in this encoding, and DataError if it is
-    empty or names a column twice.
+    empty or if two columns have the same name.
     """
     with open_text(path, encoding) as file:
         start = file.read(START_BYTES)
         if "\0" in start or start.startswith("PAR1"):
             raise UnicodeError(f"{name} is not text in {encoding}.")
-        # Excel writes such a first line.
+        # Excel writes a first line such as `sep=;` to declare the delimiter.
         declaration = re.match(r'"?sep=(.)"?\r?\n', start)
         skipped_lines = text_format.skip_lines
         if declaration:
@@ -332,7 +359,10 @@ def detect_dialect(
 def _create_reader(
     file: IO[str], delimiter: str, skipped_lines: int, *, strict: bool = True
 ) -> Reader:
-    """Return a reader of the rows behind some lines, which do not count in `line_num`."""
+    """Skip some lines of a file, and return a reader of the rows below them.
+
+    The `line_num` of the reader does not count the skipped lines.
+    """
     for _ in range(skipped_lines):
         file.readline()
     return csv.reader(
@@ -349,13 +379,14 @@ def _choose_delimiter(
     skipped_lines: int,
     text_format: TextFormat,
 ) -> str:
-    """Return the delimiter that makes most columns of the header.
+    """Choose one of the delimiters by the header into which each divides the first line.
 
-    One that makes as many values of the lines below is preferred.
+    Delimiters that divide the lines below into as many values as the header are
+    preferred. Among these, or else among all, the one with the most columns is chosen.
     """
     columns = {delimiter: len(header) for delimiter, header in headers.items()}
     if max(columns.values()) == 1 and len(columns) > 1:
-        # The file has one column, whose decimal numbers no delimiter may divide.
+        # The file has one column. Its decimal mark must not be taken for a delimiter.
         columns.pop(text_format.decimal, None)
 
     def rank(delimiter: str) -> tuple[bool, int]:
@@ -374,14 +405,16 @@ def _lines_have(columns: int, start: str, delimiter: str, skipped_lines: int) ->
     )
     rows = list(islice(filter(None, reader), FIRST_LINES))
     if len(start) == START_BYTES:
-        rows = rows[:-1]  # It may be cut.
+        # The file goes on, so the last of these rows may be cut off.
+        rows = rows[:-1]
     return all(len(row) == columns for row in rows)
 
 
 def suggest_header(names: list[str]) -> str:
-    """Return the advice to write a header if names look like values, or nothing.
+    """Suggest to write a header if the names of the columns look like values.
 
-    They do if one is a fraction or negative, or if all are integers out of order.
+    They look like values if one of them is a fraction or a negative integer, or if all of
+    them are integers that are not in rising order. Returns an empty text otherwise.
     """
     has_value = any(re.fullmatch(r"-\d+|-?\d+\.\d+", name) for name in names)
     integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
@@ -395,12 +428,12 @@ def suggest_header(names: list[str]) -> str:
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
-    """Open a file, unpacked and decoded, with its line ends as they are."""
+    """Open a file as text: unpack and decode it, and keep its line ends."""
     return io.TextIOWrapper(open_unpacked(path), encoding, newline="")
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
-    """Open the bytes of a file, unpacked by what its first bytes say.
+    """Open the bytes of a file, and unpack them if its first bytes show a packed file.
 
     Raises DataError if a zip archive does not hold exactly one CSV file.
     """
@@ -443,10 +476,10 @@ def check_encoding(encoding: str) -> None:
 
 
 def detect_unicode(path: Path) -> str:
-    """Return utf-32 or utf-16 if a file begins with that mark, else utf-8-sig."""
+    """Return utf-32 or utf-16 if a file begins with its byte order mark, else utf-8-sig."""
     with open_unpacked(path) as file:
         start = file.read(4)
-    # The mark of UTF-16 is also the beginning of one of UTF-32.
+    # The mark of UTF-32 begins with the one of UTF-16, so it is looked for first.
     if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -1,7 +1,8 @@
-"""Reading new data by the schema of the model that will score it.
+"""Read new data by the schema of the model that will score it.
 
-A column of a type that can be read as the schema's is converted. Whatever does not fit is
-collected from all files, so that one message lists it.
+A column is converted to the type of the schema if its values allow that. Otherwise, the
+sentence that describes the value or the column that does not fit is called a misfit. The
+misfits of all files are collected, so that one message can list them.
 """
 
 from __future__ import annotations
@@ -47,18 +48,20 @@ KINDS: dict[pl.DataType | None, str] = {
 def find_csv_misfits(
     source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
 ) -> None:
-    """Note for each column of a CSV file the first value that does not fit the schema.
+    """Find the first value that does not fit the schema, in each column of a CSV file.
 
-    The notes go to the `misfits` of the source, or to its notes if no model needs them.
+    A sentence on it is added to the `misfits` of the source. If the model does not need
+    the column, the sentence is added to the notes instead.
     """
     for name, column in list(source.columns.items()):
         schema = roles.get_schema(name)
         if schema is None or schema.type == TEXT or column.type != TEXT:
             continue
+        # The schema asks for another type, but some value could only be read as text.
         assert column.text is not None
         text = null_if_missing(column.text, text_format)
         misfit = _find_misfit(source, text, schema, text_format)
-        # A row may span several lines, so its line is looked up in the file.
+        # A value may span several lines, so the row's line is looked up in the file.
         line, _ = next(islice(file.rows(), misfit.row, None), (misfit.row, []))
         _add_misfit(
             source,
@@ -71,7 +74,10 @@ def find_csv_misfits(
 
 @dataclass(frozen=True)
 class TextMisfit:
-    """The first value of a column of text that does not fit, its row, and how to fix it."""
+    """A value of a column of text that does not fit the schema, and how to fix it.
+
+    `row` is its row, counted from 0.
+    """
 
     row: int
     value: str
@@ -81,25 +87,37 @@ class TextMisfit:
 def _find_misfit(
     source: Source, text: pl.Expr, schema: ColumnSchema, text_format: TextFormat
 ) -> TextMisfit:
-    """Find the first value that does not read as the type of the schema."""
-    wanted = NUMBER if schema.type == INTEGER else schema.type
-    is_odd = parse_as_type(text, wanted, text_format).is_null()
-    filled = source.frame.select(text=text, is_odd=is_odd).with_row_index("row")
-    filled = filled.drop_nulls("text")
-    odd = filled.filter("is_odd").head(SAMPLED_VALUES).collect(engine="streaming")
+    """Find the value of a column of text that best shows why it does not fit the schema.
+
+    This is the first value that can be parsed neither as the type of the schema nor as a
+    date in a format that is certain. If there is none, it is the first value that cannot
+    be parsed as the type of the schema.
+    """
+    # Fractions are accepted where the schema asks for integers, see `_fit_type`.
+    type = NUMBER if schema.type == INTEGER else schema.type
+    is_unreadable = parse_as_type(text, type, text_format).is_null()
+    rows = source.frame.select(text=text, is_unreadable=is_unreadable)
+    filled = rows.with_row_index("row").drop_nulls("text")
     sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
-    # If no value is odd, they are of several types, such as 1 and true.
-    row, value, _ = (sample if odd.is_empty() else odd).row(0)
-    for odd_row, odd_value, _ in odd.iter_rows():
-        if find_certain_format(odd_value) is None:
-            row, value = odd_row, odd_value
+    unreadable = filled.filter("is_unreadable").head(SAMPLED_VALUES)
+    candidates = unreadable.collect(engine="streaming")
+    if candidates.is_empty():
+        # Each value can be parsed, but they are of several types, such as 1 and true.
+        candidates = sample.head(1)
+
+    row, value, _ = candidates.row(0)
+    for candidate_row, candidate_value, _ in candidates.iter_rows():
+        # A date in another format is often right, and only its format has to be set.
+        if find_certain_format(candidate_value) is None:
+            row = candidate_row
+            value = candidate_value
             break
     fix = _suggest_fix(sample.select("text"), text_format)
     return TextMisfit(row, value[:SHOWN_CHARACTERS], fix)
 
 
 def _suggest_fix(sample: pl.DataFrame, text_format: TextFormat) -> str:
-    """Return how text can be read that is not of the type that a model needs."""
+    """Return advice on values of text that do not fit: settings, or a correction."""
     settings = suggest_settings(sample, text_format)
     if settings:
         return f"if the file is written so, write {settings} in settings.yml"
@@ -109,10 +127,12 @@ def _suggest_fix(sample: pl.DataFrame, text_format: TextFormat) -> str:
 def fit_parquet_columns(
     source: Source, text_format: TextFormat, roles: ColumnRoles
 ) -> None:
-    """Read the columns of a Parquet file by the schema, where it asks for another type.
+    """Convert the columns of a Parquet file to the types of the schema.
 
-    Text is parsed as the text of a CSV file is. Numbers, dates and booleans become the
-    categories that they are in the training data, such as 1 the category +1.
+    - Text is parsed in the same way as the text of a CSV file.
+    - Where the schema asks for text, numbers, dates and booleans become the categories of
+      the training data: the number 1 becomes "+1" if it was written so there.
+    - Columns that cannot be converted are added to the misfits of the source.
     """
     for name, column in list(source.columns.items()):
         schema = roles.get_schema(name)
@@ -137,9 +157,10 @@ def fit_parquet_columns(
 
 
 def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> None:
-    """Read words such as NA in a Parquet file as missing values, and note it.
+    """Make words such as NA in a column of a Parquet file missing values, and note it.
 
-    They are values of Parquet files, but were missing values in the CSV training data.
+    In Parquet files such words are usually values, but the training data came from CSV
+    files, in which they were missing values.
     """
     column = source.columns[name]
     if column.missing_words:
@@ -158,7 +179,10 @@ def _parse_parquet_text(
     text_format: TextFormat,
     roles: ColumnRoles,
 ) -> None:
-    """Parse a column of text as the first type that reads all of its values."""
+    """Parse a column of text by the first type that fits all of its values.
+
+    If no type does, a value that does not fit is added to the misfits.
+    """
     text = source.columns[name].values
     column = infer_text_column(source.frame, name, text, text_format, roles)
     if column.type != TEXT:
@@ -179,9 +203,10 @@ def _parse_parquet_text(
 def _spell_as_categories(
     source: Source, name: str, schema: ColumnSchema, text_format: TextFormat
 ) -> None:
-    """Read numbers, dates or booleans as the categories of the training data.
+    """Convert numbers, dates or booleans to the categories of the training data.
 
-    A value that is no category stays what it is, as text: to the model, it is unseen.
+    A value that is not among the categories is converted to text as it is. The model
+    treats it as a category that it has not seen.
     """
     column = source.columns[name]
     spellings = _list_spellings(column, schema, text_format)
@@ -196,16 +221,17 @@ def _spell_as_categories(
             " save the column as text",
         )
         return
-    known = pl.Series(list(spellings), dtype=column.type)
-    is_unseen = pl.when(~column.values.is_in(known.implode())).then(column.values)
-    (unseen,) = count_values(source.frame, [is_unseen])
-    if unseen:
+    spelled_values = pl.Series(list(spellings), dtype=column.type)
+    is_unseen = ~column.values.is_in(spelled_values.implode())
+    unseen_values = pl.when(is_unseen).then(column.values)
+    (unseen_count,) = count_values(source.frame, [unseen_values])
+    if unseen_count:
         source.notes.append(
             f"the column '{name}' of {source.name} holds values that the training data"
-            f" does not have as text ({unseen}): they count as missing."
+            f" does not have as text ({unseen_count}): they count as missing."
         )
     text = column.values.replace_strict(
-        known,
+        spelled_values,
         pl.Series(list(spellings.values()), dtype=pl.String),
         default=column.values.cast(pl.String),
         return_dtype=pl.String,
@@ -216,10 +242,10 @@ def _spell_as_categories(
 def _list_spellings(
     column: Column, schema: ColumnSchema, text_format: TextFormat
 ) -> dict[object, str]:
-    """Return the category for each value of the column's type that one stands for.
+    """Return how the training data spelled each value, such as 7 by the category "007".
 
-    Returns an empty dictionary if the categories are not known, or if two of them stand
-    for the same value.
+    Returns an empty dictionary if the schema does not list the categories, or if two of
+    them spell the same value, such as "7" and "007".
     """
     if schema.categories is None or column.type is None or column.type not in KINDS:
         return {}
@@ -239,19 +265,20 @@ def _list_spellings(
 def _read_categories(
     categories: pl.Series, type: pl.DataType, text_format: TextFormat
 ) -> pl.Series:
-    """Return categories as values of a type, null where they do not read as one."""
+    """Parse categories as values of a type; null where a category cannot be parsed."""
     text = pl.col("text")
     values = parse_as_type(text, type, text_format)
     if type in (INTEGER, NUMBER):
-        # In a column of text, a code such as 007 is the number 7 in another program.
+        # 007 is parsed as a code, not as a number. But the program that wrote the new
+        # data may have stored it as the number 7.
         values = pl.coalesce(values, text.cast(type, strict=False))
     return categories.to_frame("text").select(values).to_series()
 
 
 def _add_misfit(source: Source, name: str, schema: ColumnSchema, sentence: str) -> None:
-    """Add a sentence to the misfits; a column that no model needs is left out instead.
+    """Add a sentence on a column that does not fit to the misfits, and remove its type.
 
-    A column that does not fit has no type any more.
+    If the model does not need the column, it is removed, and the sentence becomes a note.
     """
     if schema.is_needed:
         source.misfits.append(f"{sentence}.")
@@ -262,18 +289,18 @@ def _add_misfit(source: Source, name: str, schema: ColumnSchema, sentence: str) 
 
 
 def _name_kind(column: Column) -> str:
-    """Return what the values of a column are, for a message."""
+    """Return what the values of a column are, such as "a number", for a message."""
     return KINDS.get(column.type, str(column.type))
 
 
 def _get_first_value(source: Source, column: Column) -> object:
-    """Return the first value of a column."""
+    """Return the first value of a column that is not missing."""
     values = source.frame.select(column.values.drop_nulls().head(1))
     return values.collect(engine="streaming").item()
 
 
 def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) -> None:
-    """Raise DataError with all that does not fit the schema, if anything does not."""
+    """Check that all files fit the schema. Raises DataError that lists the misfits."""
     problems = _find_missing_columns(sources, names, roles)
     for source in sources:
         _check_booleans(source, roles)
@@ -293,10 +320,11 @@ def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) ->
 def _find_missing_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[str]:
-    """Return a sentence for each key and each feature of the model that is missing.
+    """Return a sentence for each column that the model needs and the files lack.
 
-    A feature may be missing in some files, which is noted, but not in all. `names` are
-    the columns of all files, of which the most similar one is proposed.
+    Every file must have the keys. A feature may be missing in some files, which adds a
+    note, but not in all of them. `names` are the columns of all files: the one with the
+    most similar name is suggested.
     """
     assert roles.schema is not None
     problems = []
@@ -349,7 +377,8 @@ def _check_folders(source: Source, roles: ColumnRoles) -> None:
     """Add misfits for folders such as `year=old` where the schema asks for a number."""
     for name, column in list(source.columns.items()):
         schema = roles.get_schema(name)
-        # The misfits of columns of files have been found before, and have no type.
+        # Columns that are in the files were checked before: if they do not fit, they
+        # have no type any more. So a column that still is text comes from a folder.
         if schema is None or schema.type == TEXT or column.type != TEXT:
             continue
         value = _get_first_value(source, column)

@@ -1,4 +1,4 @@
-"""Opening the raw CSV and Parquet files: their columns, and the types of these."""
+"""Open the raw CSV and Parquet files, and find their columns and the columns' types."""
 
 from __future__ import annotations
 
@@ -53,28 +53,34 @@ def open_files(
     roles: ColumnRoles,
     trusted: Container[str] | None = None,
 ) -> list[Source]:
-    """Open all files of a folder; `year=2026` in a path is a column of its files.
+    """Open all raw files of a folder, and return them in the order in which it lists them.
 
-    The types of the `trusted` files are guessed from their first rows, and those of all
-    files if it is None. Raises DataError if a file cannot be read as a table.
+    A folder such as `year=2026` in the path of a file adds a column `year` to this file.
+    `trusted` holds the names of the files whose types may be guessed from their first
+    rows; if it is None, these are all files. In the other files, all rows are read to
+    find the types. Raises DataError if a file cannot be read as a table.
     """
-    found = find_files(raw)
-    names = {path: name_file(path, raw) for path in found.tables}
+    raw_files = find_files(raw)
+    names = {path: name_file(path, raw) for path in raw_files.tables}
+
+    # Small files are opened together, which is faster. All others are opened one by one.
     sources = open_small_files(names, scratch, text_format, roles)
     for path, name in names.items():
-        if path not in sources:
-            sources[path] = open_file(
-                path,
-                name,
-                scratch,
-                text_format,
-                roles,
-                trust_first_rows=trusted is None or name in trusted,
-            )
-    in_order = [sources[path] for path in found.tables]
-    add_partition_columns(in_order, text_format, roles)
-    in_order[0].notes.extend(found.list_notes(raw))
-    return in_order
+        if path in sources:
+            continue
+        sources[path] = open_file(
+            path,
+            name,
+            scratch,
+            text_format,
+            roles,
+            trust_first_rows=trusted is None or name in trusted,
+        )
+
+    ordered_sources = [sources[path] for path in raw_files.tables]
+    add_partition_columns(ordered_sources, text_format, roles)
+    ordered_sources[0].notes.extend(raw_files.list_notes(raw))
+    return ordered_sources
 
 
 def name_file(path: Path, raw: Path) -> str:
@@ -85,30 +91,34 @@ def name_file(path: Path, raw: Path) -> str:
 def open_small_files(
     names: dict[Path, str], scratch: Path, text_format: TextFormat, roles: ColumnRoles
 ) -> dict[Path, Source]:
-    """Open the small CSV files among many, by their paths; return nothing if few are.
+    """Open only the small CSV files among those of `names`, and return them by path.
 
-    Raises DataError if one cannot be read as a table, or the folder `scratch` is full.
+    `names` holds the name in messages of each raw file, by its path. Large files and
+    Parquet files are not in the result. It is empty if there are fewer than MANY_FILES
+    small files, because opening them together is not faster then. Raises DataError if
+    one cannot be read as a table, or if the folder `scratch` is full.
     """
     try:
         paths = [path for path in names if not _is_parquet(path) and is_small(path)]
     except OSError:
-        # The file that cannot be read is named when it is opened on its own.
+        # A file cannot be read. The error is raised, with its name, by `open_file`.
         return {}
     if len(paths) < MANY_FILES:
         return {}
+
     small_files = (read_small_file(path, names[path], text_format) for path in paths)
     sources: list[Source] = []
     for batch in divide_into_batches(small_files):
         with explain_full_disk("The text of small files", scratch):
-            opened = open_batch(batch, scratch, text_format, roles)
-        for source, small in zip(opened, batch.files, strict=True):
-            _look_through_columns(source, small.file, text_format, roles)
-        sources += opened
+            batch_sources = open_batch(batch, scratch, text_format, roles)
+        for source, small_file in zip(batch_sources, batch.files, strict=True):
+            _check_columns(source, small_file.file, text_format, roles)
+        sources += batch_sources
     return dict(zip(paths, sources, strict=True))
 
 
 def read_small_file(path: Path, name: str, text_format: TextFormat) -> SmallFile:
-    """Return a CSV file with all of its rows. Raises DataError if it is no table."""
+    """Read all rows of a small CSV file. Raises DataError if it is not a table."""
     with explain_damage(name):
         check_content(path, name)
         for file in detect_files(path, name, text_format):
@@ -121,7 +131,7 @@ def read_small_file(path: Path, name: str, text_format: TextFormat) -> SmallFile
 
 @contextmanager
 def explain_damage(name: str) -> Iterator[None]:
-    """Turn errors of the system and of packed files into a DataError with the file."""
+    """Turn errors of the system or of unpacking into a DataError that names the file."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
@@ -132,12 +142,15 @@ def explain_damage(name: str) -> Iterator[None]:
 
 @contextmanager
 def explain_full_disk(what: str, scratch: Path) -> Iterator[None]:
-    """Turn the error of a full temporary folder into a DataError."""
+    """Turn the error that the folder `scratch` is full into a DataError.
+
+    `what` is the beginning of the message: what was being copied into the folder.
+    """
     try:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = find_system_error(error)
-        # Errors of polars have their reason in their text, and no number.
+        # Only errors of Python have a number. polars gives the reason in the text.
         number = error.errno if isinstance(error, OSError) else None
         if reason is None or number not in {None, *NO_SPACE}:
             raise
@@ -156,10 +169,11 @@ def open_file(
     *,
     trust_first_rows: bool = False,
 ) -> Source:
-    """Find the columns of a file and their types, and call it `name` in messages.
+    """Open a raw file: find its columns and their types.
 
-    Writes a copy into the folder `scratch` if polars cannot read the file itself. Raises
-    DataError if the file cannot be read as a table.
+    `name` is the name of the file in messages. If polars cannot read the file correctly,
+    a copy is written into the folder `scratch`. If `trust_first_rows` is True, the types
+    are guessed from the first rows. Raises DataError if the file is not a table.
     """
     with explain_damage(name):
         check_content(path, name)
@@ -174,7 +188,7 @@ def open_file(
 
 
 def _is_parquet(path: Path) -> bool:
-    """Return whether a file is Parquet by its name."""
+    """Return whether the ending of a file's name is one of Parquet."""
     return path.name.lower().endswith(PARQUET_ENDINGS)
 
 
@@ -187,16 +201,16 @@ def _open_csv(
     *,
     trust_first_rows: bool,
 ) -> Source:
-    """Open a CSV file in Unicode or in the encoding of settings.yml.
+    """Open a CSV file that is written in Unicode or in the encoding of settings.yml.
 
-    Raises DataError if it is in neither, or has broken lines.
+    Raises DataError if it is written in neither, or if a line is broken.
     """
     for file in detect_files(path, name, text_format):
         try:
             source = _open_csv_rows(
                 file, scratch, text_format, roles, trust_first_rows=trust_first_rows
             )
-            _look_through_columns(source, file, text_format, roles)
+            _check_columns(source, file, text_format, roles)
             return source
         except UnicodeError:
             continue
@@ -204,10 +218,10 @@ def _open_csv(
 
 
 def detect_files(path: Path, name: str, text_format: TextFormat) -> Iterator[CsvFile]:
-    """Yield how a CSV file is written, for each encoding that it may have.
+    """Yield the dialect of a CSV file for each encoding in which it can be decoded.
 
-    They are Unicode and that of settings.yml. Raises DataError if it is not known, or if
-    the file has no header.
+    The encodings that are tried are Unicode and the one of settings.yml. Raises DataError
+    if Python does not know the encoding of settings.yml, or if the file has no header.
     """
     encodings = [detect_unicode(path)]
     if text_format.encoding:
@@ -226,47 +240,59 @@ def _open_csv_rows(
     *,
     trust_first_rows: bool,
 ) -> Source:
-    """Open a CSV file by polars itself, or by a copy if it may read some line wrongly.
+    """Open the rows of a CSV file in the encoding of `file`, and find the columns' types.
 
-    If the first rows are trusted, the lines are not looked through: that each row adds up
-    to its bytes is verified while all rows are written.
+    polars reads the file itself if it reads every line as Python's csv module does.
+    Otherwise the csv module copies the rows into the folder `scratch`, and polars reads
+    the copy.
+
+    To check all lines in advance takes one more pass over the file. It is left out if
+    the first rows are trusted: while all rows are written, `confirm_types` compares the
+    bytes of the values that polars has read with the bytes of the file.
     """
-    row_bytes = file.count_row_bytes() if trust_first_rows else 0
-    if _can_be_scanned(file, lines_are_verified_later=row_bytes > 0):
-        frame = file.scan()
-    else:
-        frame = _copy_rows(file, scratch)
-        row_bytes = 0
-        trust_first_rows = False
+    expected_bytes = 0
+    if trust_first_rows:
+        expected_bytes = file.count_row_bytes()
+    bytes_are_verified_later = expected_bytes > 0
+
+    if not _polars_reads_correctly(file, bytes_are_verified_later):
+        copied_rows = _copy_rows(file, scratch)
+        return infer_csv_columns(
+            copied_rows, file, text_format, roles, trust_first_rows=False
+        )
+
     source = infer_csv_columns(
-        frame, file, text_format, roles, trust_first_rows=trust_first_rows
+        file.scan(), file, text_format, roles, trust_first_rows=trust_first_rows
     )
-    if row_bytes:
-        lengths = [pl.col(position).str.len_bytes() for position in file.positions]
-        # A delimiter between two values, and a line end.
-        separators = pl.lit(len(file.positions), pl.UInt32)
-        source.row_bytes = pl.sum_horizontal(*lengths, separators)
-        source.expected_bytes = row_bytes
+    if bytes_are_verified_later:
+        value_bytes = [pl.col(column).str.len_bytes() for column in file.positions]
+        # A row of n values has n - 1 delimiters and one line end.
+        separator_bytes = pl.lit(len(file.positions), pl.UInt32)
+        source.row_bytes = pl.sum_horizontal(*value_bytes, separator_bytes)
+        source.expected_bytes = expected_bytes
     return source
 
 
-def _can_be_scanned(file: CsvFile, *, lines_are_verified_later: bool) -> bool:
-    """Return whether polars reads the same rows as Python's csv module."""
+def _polars_reads_correctly(file: CsvFile, bytes_are_verified_later: bool) -> bool:
+    """Return whether polars reads the same rows as Python's csv module.
+
+    If the bytes are verified later, only the start of the file is checked here.
+    """
     if not file.is_plain():
         return False
-    if lines_are_verified_later:
+    if bytes_are_verified_later:
         return True
     try:
         return not file.has_odd_lines()
     except (pl.exceptions.PolarsError, OSError):
-        # Python's csv module says what is wrong, and in which line.
+        # Python's csv module then reads the file, and its error names the line.
         return False
 
 
 def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
-    """Return the rows of a CSV file from a copy in Parquet in the folder `scratch`.
+    """Copy a CSV file to Parquet in the folder `scratch`, and return the copied rows.
 
-    Raises DataError if the folder has no room for it.
+    Raises DataError if the folder has no room for the copy.
     """
     copy = scratch / f"{uuid.uuid4().hex}.parquet"
     with explain_full_disk(file.name, scratch):
@@ -274,12 +300,14 @@ def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
     return pl.scan_parquet(copy, glob=False)
 
 
-def _look_through_columns(
+def _check_columns(
     source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
 ) -> None:
-    """Leave out columns without a name, and add notes, or misfits of a model's schema.
+    """Remove columns without a name, and note what is odd in the others.
 
-    Raises DataError if a column of training data has values but no name.
+    For training data, doubtful values go to the notes of the source. For data to score,
+    values that do not fit the model's schema go to its misfits. Raises DataError if a
+    column of training data has values but no name.
     """
     _drop_nameless_columns(source, file.header, roles)
     if roles.schema is None:
@@ -293,9 +321,11 @@ def _look_through_columns(
 def _drop_nameless_columns(
     source: Source, header: list[str], roles: ColumnRoles
 ) -> None:
-    """Leave out columns without a name: the index of pandas, or one without a value.
+    """Remove the columns without a name from a source.
 
-    Raises DataError if another column of training data has values but no name.
+    In training data, such a column may be without any value, or the first one, which is
+    probably an index written by pandas. Raises DataError for any other. Data to score
+    may have any number of them.
     """
     for position, name in enumerate(header):
         if name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from column_notes import note_columns
 from sources import FILE, ColumnRoles, DataError, type_name
 from write_parts import WrittenParts
 
-# The figures of a column, by the heads of the report's table.
-FIGURES = ("type", "missing", "distinct", "smallest", "largest")
+# The statistics of a column that the report shows, in the order of its table.
+STATISTICS = ("type", "missing", "distinct", "smallest", "largest")
 STYLE = """
 body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
 table { border-collapse: collapse; }
@@ -24,10 +25,10 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; 
 def build_report(
     written: WrittenParts, prepared: Path, roles: ColumnRoles
 ) -> dict[str, Any]:
-    """Return the figures of files, rows and columns, and the notes, for `report.json`.
+    """Build the content of `report.json`: statistics of files, rows and columns, and notes.
 
-    Raises DataError if there is no row, or no target in any row, or if `features` has
-    changed the number of rows.
+    Raises DataError if the files have no row, if no row has a value in the target, or if
+    `features` in prep.py has changed the number of rows.
     """
     files = _count_rows_by_file(written)
     rows_in = sum(files.values())
@@ -70,7 +71,10 @@ def _count_rows_by_file(written: WrittenParts) -> dict[str, int]:
 def _count_dropped_rows(
     written: WrittenParts, rows_in: int, target: str | None
 ) -> dict[str, int]:
-    """Return how many rows are left out, by the reason. Raises DataError if all are."""
+    """Return how many rows are left out for each reason.
+
+    Raises DataError if no row has a value in the target that can be used.
+    """
     if not target:
         return {"no value in the target": 0}
     filled = int(written.summary["filled"].sum())
@@ -85,44 +89,59 @@ def _count_dropped_rows(
     return dropped
 
 
-def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the figures of each column of the prepared parts, and the number of rows.
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic of a column, such as "missing", and how polars computes it."""
 
-    Text has no smallest and largest value, and only text has a number of distinct ones.
+    column: str
+    kind: str
+    expression: pl.Expr
+
+
+def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the statistics of each prepared column, and the number of prepared rows.
+
+    All columns have a type and a number of missing values. Columns of text also have a
+    number of distinct values; numbers and dates have a smallest and a largest value.
     """
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
     columns: dict[str, dict[str, Any]] = {}
-    expressions: dict[tuple[str, str], pl.Expr] = {}  # by column and figure
+    statistics: list[Statistic] = []
     for position, (name, dtype) in enumerate(table.collect_schema().items()):
         columns[name] = {"type": type_name(dtype)}
-        # By its position, because polars takes a name like `^a$` for a pattern.
+        # The column is selected by its position, because polars would treat a name such
+        # as `^a$` as a regular expression.
         column = pl.nth(position)
-        expressions[name, "missing"] = column.null_count()
+        statistics.append(Statistic(name, "missing", column.null_count()))
         if dtype == pl.String:
-            expressions[name, "distinct"] = column.approx_n_unique()
+            statistics.append(Statistic(name, "distinct", column.approx_n_unique()))
         elif dtype.is_numeric() or dtype.is_temporal():
-            expressions[name, "smallest"] = column.min().cast(pl.String)
-            expressions[name, "largest"] = column.max().cast(pl.String)
+            smallest = column.min().cast(pl.String)
+            largest = column.max().cast(pl.String)
+            statistics.append(Statistic(name, "smallest", smallest))
+            statistics.append(Statistic(name, "largest", largest))
 
-    # All figures are computed in one pass over the rows.
-    figures = table.select(
-        pl.len().alias("rows"),
-        *(figure.alias(str(i)) for i, figure in enumerate(expressions.values())),
-    )
-    rows, *values = figures.collect(engine="streaming").row(0)
-    for (name, figure), value in zip(expressions, values, strict=True):
-        columns[name][figure] = value
+    # All statistics are computed in one pass over the rows. Their numbers serve as names
+    # of the result's columns, because polars needs names that differ.
+    numbered = [
+        statistic.expression.alias(str(number))
+        for number, statistic in enumerate(statistics)
+    ]
+    summary = table.select(pl.len().alias("rows"), *numbered)
+    rows, *values = summary.collect(engine="streaming").row(0)
+    for statistic, value in zip(statistics, values, strict=True):
+        columns[statistic.column][statistic.kind] = value
     return columns, rows
 
 
 def render_report(report: dict[str, Any]) -> str:
-    """Return the report as one HTML page that needs no other file."""
+    """Render the report as one HTML page that needs no other file."""
     dropped = ", ".join(
         f"{count} dropped ({reason})" for reason, count in report["dropped"].items()
     )
     notes = "".join(f"<li>{html.escape(note)}" for note in report["notes"])
     columns = [
-        [name, *(column.get(figure, "") for figure in FIGURES)]
+        [name, *(column.get(kind, "") for kind in STATISTICS)]
         for name, column in report["columns"].items()
     ]
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
@@ -133,7 +152,7 @@ def render_report(report: dict[str, Any]) -> str:
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>
 <h2>Columns</h2>
-{render_table(["column", *FIGURES], columns)}
+{render_table(["column", *STATISTICS], columns)}
 <h2>Files</h2>
 {render_table(["file", "rows"], report["files"].items())}
 </html>
@@ -141,6 +160,6 @@ def render_report(report: dict[str, Any]) -> str:
 
 
 def render_table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows of texts and numbers as an HTML table below its heads."""
+    """Render rows of texts and numbers as an HTML table with the column heads `heads`."""
     lines = ["".join(f"<td>{html.escape(str(cell))}" for cell in row) for row in rows]
     return f"<table><tr><th>{'<th>'.join(heads)}<tr>{'<tr>'.join(lines)}</table>"

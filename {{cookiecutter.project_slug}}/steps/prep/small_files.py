@@ -1,8 +1,8 @@
-"""Reading many small CSV files together.
+"""Read many small CSV files together.
 
-To open a file on its own takes polars longer than it takes Python's csv module to read
-half a megabyte. So the rows of small files with the same header are copied as text into
-one file, and the types of all their columns are found in one pass.
+polars needs more time to open one file than Python's csv module needs to read half a
+megabyte. So the rows of small files with the same header are copied as text into one
+file, and the types of all their columns are found in one pass over it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from sources import FILE, ColumnRoles, Source
 from text_values import TextFormat
 from type_inference import build_columns, fit_all_candidates, list_builders
 
-MANY_FILES = 32  # with fewer, each file is opened on its own
+MANY_FILES = 32  # If there are fewer small files, each one is opened on its own.
 SMALL_BYTES = 500_000
-VALUES_IN_BATCH = 500_000  # of the files that are copied together
+VALUES_IN_BATCH = 500_000  # With this many values, a batch takes no further file.
 
+# The first bytes of files that are packed by gzip, bz2, xz and zip.
 PACKED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK")
 
 
@@ -36,26 +37,39 @@ class SmallFile:
 
 @dataclass
 class Batch:
-    """Small files that follow each other and have the same header."""
+    """Consecutive small files with the same header, and the number of their values."""
 
     files: list[SmallFile] = field(default_factory=list)
     values: int = 0
 
-    def takes(self, small: SmallFile) -> bool:
-        """Return whether a file can be copied together with these."""
+    @property
+    def header(self) -> list[str]:
+        """Return the names of the columns, which all files share."""
+        return self.files[0].file.header
+
+    @property
+    def column_names(self) -> list[str]:
+        """Return the names "0", "1" and so on under which polars reads the columns."""
+        return self.files[0].file.positions
+
+    def can_take(self, small_file: SmallFile) -> bool:
+        """Return whether the batch has room for a file, and the file has its header."""
         if not self.files:
             return True
         has_room = self.values < VALUES_IN_BATCH
-        return has_room and small.file.header == self.files[0].file.header
+        return has_room and small_file.file.header == self.header
 
-    def add(self, small: SmallFile) -> None:
-        """Add a file."""
-        self.files.append(small)
-        self.values += len(small.rows) * len(small.file.header)
+    def add(self, small_file: SmallFile) -> None:
+        """Add a file to the batch."""
+        self.files.append(small_file)
+        self.values += len(small_file.rows) * len(small_file.file.header)
 
 
 def is_small(path: Path) -> bool:
-    """Return whether a file is small and not packed, so that its rows are few."""
+    """Return whether a file is small and not packed.
+
+    A small packed file may hold a great many rows.
+    """
     if path.stat().st_size > SMALL_BYTES:
         return False
     with path.open("rb") as file:
@@ -63,13 +77,13 @@ def is_small(path: Path) -> bool:
 
 
 def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:
-    """Yield the files in their order, as batches that can be copied together."""
+    """Divide files, in their order, into batches that can be copied together."""
     batch = Batch()
-    for small in files:
-        if not batch.takes(small):
+    for small_file in files:
+        if not batch.can_take(small_file):
             yield batch
             batch = Batch()
-        batch.add(small)
+        batch.add(small_file)
     if batch.files:
         yield batch
 
@@ -77,46 +91,48 @@ def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:
 def open_batch(
     batch: Batch, scratch: Path, text_format: TextFormat, roles: ColumnRoles
 ) -> list[Source]:
-    """Return the files of a batch with the types that their columns have in all rows.
+    """Find the types of all columns of a batch, and return a source for each of its files.
 
-    Their text is copied into the folder `scratch`. Raises OSError if it has no room.
+    The rows are copied as text into the folder `scratch`, from which the sources read
+    them, and are removed from the batch. Raises OSError if the folder has no room.
     """
-    header = batch.files[0].file.header
     texts = _stack_texts(batch)
-    # The rows are read from a copy, so that their memory is free for the next batch.
+    # The sources read the copy, so the memory of the rows is free for the next batch.
     copy = scratch / f"{uuid.uuid4().hex}.arrow"
     texts.write_ipc(copy)
     copied = pl.scan_ipc(copy, glob=False)
 
-    builders = list_builders(header, text_format, roles)
+    builders = list_builders(batch.header, text_format, roles)
     fits_by_file = find_fits(texts, builders)
-    positions = batch.files[0].file.positions
-    stripped = {position: pl.col(position).str.strip_chars() for position in positions}
+    stripped = {name: pl.col(name).str.strip_chars() for name in batch.column_names}
 
     sources = []
-    start = 0
-    for number, small in enumerate(batch.files):
-        # A file without rows is not among the texts.
-        fits = fits_by_file.get(number) or fit_all_candidates(builders)
+    first_row = 0
+    for file_number, small_file in enumerate(batch.files):
+        # A file without rows is not among the texts, so every type fits it.
+        fits = fits_by_file.get(file_number) or fit_all_candidates(builders)
         narrowest = [column_fits[0] for column_fits in fits]
-        columns, _ = build_columns(header, narrowest, stripped, text_format, roles)
-        rows = copied.select(positions).slice(start, len(small.rows))
-        sources.append(Source(small.file.name, rows, columns))
-        start += len(small.rows)
-        small.rows = []
+        columns, _ = build_columns(
+            batch.header, narrowest, stripped, text_format, roles
+        )
+        row_count = len(small_file.rows)
+        rows = copied.select(batch.column_names).slice(first_row, row_count)
+        sources.append(Source(small_file.file.name, rows, columns))
+        first_row += row_count
+        small_file.rows = []
     return sources
 
 
 def _stack_texts(batch: Batch) -> pl.DataFrame:
-    """Return the rows of a batch as text, each with the number of its file in the batch."""
+    """Return all rows of a batch as text, with the number of each row's file in FILE."""
     rows: list[list[str]] = []
-    numbers: list[int] = []
-    for number, small in enumerate(batch.files):
-        rows += small.rows
-        numbers += [number] * len(small.rows)
-    columns = [pl.Series(FILE, numbers, pl.UInt32)]
-    for index, position in enumerate(batch.files[0].file.positions):
+    file_numbers: list[int] = []
+    for file_number, small_file in enumerate(batch.files):
+        rows += small_file.rows
+        file_numbers += [file_number] * len(small_file.rows)
+    columns = [pl.Series(FILE, file_numbers, pl.UInt32)]
+    for index, name in enumerate(batch.column_names):
         values = [row[index] for row in rows]
-        columns.append(pl.Series(position, values, pl.String))
-    # An empty field is null, as it is where polars reads the file.
+        columns.append(pl.Series(name, values, pl.String))
+    # Empty values become null, because polars also reads an empty value of a file as null.
     return pl.DataFrame(columns).with_columns(pl.col(pl.String).replace("", None))

@@ -1,4 +1,4 @@
-"""How the text of a CSV file becomes numbers, dates, booleans and missing values."""
+"""Parse the text of a CSV file as numbers, dates, booleans and missing values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sources import BOOLEAN, DATE, INTEGER, NUMBER, TEXT, TIMESTAMP, DataError
 SECONDS_PER_DAY = 86_400
 # The minus sign of mathematics, and dashes that are written in its place.
 TYPOGRAPHIC_MINUS = r"^[\u2212\u2012\u2013\uFE63\uFF0D]"
-# No date is older if its year has four digits, as it must have in the format %Y.
+# The directive %Y needs a year of four digits, and no such year is earlier.
 FIRST_YEAR_OF_FOUR_DIGITS = 1000
 
 # The letters of strptime's directives for a year, a month, a day, and a time of day.
@@ -38,7 +38,7 @@ def _list_all_cases(word: str) -> list[str]:
     return ["".join(spelling) for spelling in product(*letters)]
 
 
-# Whatever polars reads as the number NaN, and what C writes for it on Windows.
+# The spellings that polars reads as the number NaN, and those of C on Windows.
 NAN_WORDS = [
     *(sign + nan for sign in ("", "+", "-") for nan in _list_all_cases("nan")),
     *_list_common_cases(["1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "-nan(ind)"]),
@@ -53,13 +53,17 @@ FALSE_WORDS = _list_all_cases("false")
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How the text of CSV files is written, where it differs from the usual.
+    """How the text of CSV files is written, where it differs from the usual format.
 
-    These are settings below `data` in settings.yml. `encoding` is tried for files that
-    are not UTF-8. `skip_lines` stand above the names of the columns. `units`, such as % or EUR, may stand before or behind a number.
-    `date_format` has formats of strptime, and ISO 8601 is always read, too. `missing`
-    are further spellings of a missing value, and `not_missing` are usual ones, such as
-    NA, that are values in columns of text.
+    The fields are settings below `data` in settings.yml:
+
+    - `encoding` is tried for files that are not UTF-8.
+    - `skip_lines` is the number of lines above the names of the columns.
+    - `units`, such as % or EUR, may stand before or behind a number.
+    - `date_format` has one or more formats of strptime. ISO 8601 is always read, too.
+    - `missing` lists further spellings of a missing value.
+    - `not_missing` lists usual spellings of one, such as NA, that are values in columns
+      of text.
     """
 
     encoding: str = ""
@@ -103,7 +107,7 @@ TRAILING_MINUS = "trailing_minus"
 
 @dataclass(frozen=True)
 class Reading:
-    """How the text of a column becomes values: the type, and how dates are written.
+    """How the text of a column is parsed: the type, and how dates are written.
 
     Dates and timestamps are in ISO 8601 or in the `date_format`. A number with a date
     format is a time of day or a duration, in seconds. Other types have no date format.
@@ -114,7 +118,7 @@ class Reading:
 
 
 def is_time_of_day(reading: Reading) -> bool:
-    """Return whether a column is read as times of day or durations, in seconds."""
+    """Return whether a reading gives times of day or durations, in seconds."""
     return reading.dtype == NUMBER and reading.date_format != ""
 
 
@@ -122,21 +126,25 @@ ISO_READINGS = (Reading(DATE), Reading(TIMESTAMP))
 
 
 def null_if_empty(stripped: pl.Expr) -> pl.Expr:
-    """Return text, without blanks around it, as null where nothing is left."""
+    """Replace empty text by null. `stripped` is text without spaces around it."""
     return pl.when(stripped != "").then(stripped)
 
 
 def null_if_nan(stripped: pl.Expr) -> pl.Expr:
-    """Return text, without blanks around it, as null where it is empty or spells NaN."""
+    """Replace text by null where it is empty or spells NaN.
+
+    `stripped` is text without spaces around it.
+    """
     return pl.when(~stripped.is_in(["", *NAN_WORDS])).then(stripped)
 
 
 def null_if_missing(
     stripped: pl.Expr, text_format: TextFormat, *, in_text: bool = False
 ) -> pl.Expr:
-    """Return text, without blanks around it, as null where it spells a missing value.
+    """Replace text by null where it spells a missing value.
 
-    The words in `not_missing` of the format are values `in_text`, and missing elsewhere.
+    `stripped` is text without spaces around it. If the column is one of text, as
+    `in_text` says, the words in `not_missing` of the format are kept as values.
     """
     words = {*MISSING_WORDS, *text_format.missing}
     if in_text:
@@ -146,7 +154,7 @@ def null_if_missing(
 
 
 def parse_text(text: pl.Expr, reading: Reading, text_format: TextFormat) -> pl.Expr:
-    """Return text as values of a type, null where it does not read as one."""
+    """Parse text as values of a type; null where it cannot be parsed."""
     if reading.dtype == INTEGER:
         return _parse_integer(text, text_format)
     if reading.dtype == NUMBER:
@@ -164,7 +172,7 @@ def parse_text(text: pl.Expr, reading: Reading, text_format: TextFormat) -> pl.E
 
 
 def list_usual_readings(text_format: TextFormat) -> list[Reading]:
-    """Return the readings that a column may have by settings.yml, the narrowest first."""
+    """Return the readings that settings.yml allows for a column, the narrowest first."""
     readings = [Reading(INTEGER), Reading(NUMBER), Reading(BOOLEAN)]
     for date_format in text_format.date_formats:
         readings += list_date_readings(date_format)
@@ -174,7 +182,7 @@ def list_usual_readings(text_format: TextFormat) -> list[Reading]:
 def parse_as_type(
     text: pl.Expr, dtype: pl.DataType, text_format: TextFormat
 ) -> pl.Expr:
-    """Return text as values of a type, in any reading that settings.yml allows."""
+    """Parse text as values of a type; null where no reading of settings.yml can do so."""
     if dtype == TEXT:
         return text
     return pl.coalesce(
@@ -185,7 +193,7 @@ def parse_as_type(
 
 
 def list_date_readings(date_format: str) -> list[Reading]:
-    """Return what a column in this format may be: dates, timestamps, or seconds."""
+    """Return the readings of a format of strptime: dates, timestamps, or seconds."""
     if not has_directive(TIME_LETTERS, date_format):
         return [Reading(DATE, date_format), Reading(TIMESTAMP, date_format)]
     if not has_directive(YEAR_LETTERS, date_format):
@@ -199,7 +207,11 @@ def has_directive(letters: str, date_format: str) -> bool:
 
 
 def check_date_formats(text_format: TextFormat) -> None:
-    """Raise DataError if a format in settings.yml can read no date and no time."""
+    """Check the formats of dates in settings.yml.
+
+    Each one must have a year and a month, or only a time of day. Raises DataError if one
+    does not, or if polars does not accept it.
+    """
     for date_format in text_format.date_formats:
         setting = f"data.date_format in settings.yml: '{date_format}'"
         has_year = has_directive(YEAR_LETTERS, date_format)
@@ -210,31 +222,33 @@ def check_date_formats(text_format: TextFormat) -> None:
                 f"{setting} needs a year and a month, such as '%d.%m.%Y', or the hour of"
                 " a time, such as '%H:%M'."
             )
-        example = pl.lit("2026")
+        # polars raises an error for a format that it does not accept, whatever the text
+        # is. So any text serves as an example, and its value is not used.
+        any_text = pl.lit("2026")
         try:
             for reading in list_date_readings(date_format):
-                pl.select(parse_text(example, reading, text_format))
+                pl.select(parse_text(any_text, reading, text_format))
         except pl.exceptions.PolarsError as error:
             first_line = str(error).partition("\n")[0]
             raise DataError(f"{setting} is not a format: {first_line}") from None
 
 
 def _parse_integer(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Return integers. Digits behind a zero (007) are a code, which only text keeps."""
+    """Parse integers. Digits behind a zero, such as 007, are a code and become null."""
     digits = _normalise_number(text, text_format)
     is_integer = digits.str.contains(r"^[+-]?(0|[1-9][0-9]{0,17})$")
     return pl.when(is_integer).then(digits.cast(pl.Int64, strict=False))
 
 
 def _parse_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Return floats. Digits behind a zero, or 19 and more, are a code, not a number."""
+    """Parse floats. Digits behind a zero, or more than 18 digits, are a code: null."""
     digits = _normalise_number(text, text_format)
     is_code = digits.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
     return pl.when(~is_code).then(digits.cast(pl.Float64, strict=False))
 
 
 def _parse_seconds(text: pl.Expr, time_format: str) -> pl.Expr:
-    """Return times of day and durations as seconds, such as 3723.5 for 1:02:03.5."""
+    """Parse times of day and durations as seconds, such as 3723.5 for 1:02:03.5."""
     if time_format != HOURS_MINUTES_SECONDS:
         time = text.str.to_time(time_format, strict=False)
         return time.cast(pl.Int64) / 1e9
@@ -246,7 +260,7 @@ def _parse_seconds(text: pl.Expr, time_format: str) -> pl.Expr:
 
 
 def _parse_date(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Return dates in ISO 8601 or in the given format."""
+    """Parse dates in ISO 8601, and in a format of strptime if it is not empty."""
     iso_date = text.str.to_date("%Y-%m-%d", strict=False)
     if not date_format:
         return iso_date
@@ -255,7 +269,10 @@ def _parse_date(text: pl.Expr, date_format: str) -> pl.Expr:
 
 
 def _parse_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Return timestamps in UTC: of ISO 8601, with or without a zone, and dates."""
+    """Parse timestamps, and dates as the start of the day; those with a zone in UTC.
+
+    They are in ISO 8601, and in a format of strptime if it is not empty.
+    """
     spaced = text.str.replace("T", " ", literal=True)
     with_seconds = spaced.str.replace(r"^([^ ]+ \d\d:\d\d)(Z|[+-].*)?$", "${1}:00${2}")
     naive = with_seconds.str.to_datetime(
@@ -281,7 +298,7 @@ def _looks_like_iso(date_format: str) -> bool:
 
 
 def _parse_formatted_date(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Return dates in a format of strptime. A month without a day is its first one."""
+    """Parse dates in a format of strptime. A month without a day means its first day."""
     if not has_directive(DAY_LETTERS, date_format):
         text = text + "|01"
         date_format += "|%d"
@@ -290,7 +307,7 @@ def _parse_formatted_date(text: pl.Expr, date_format: str) -> pl.Expr:
 
 
 def _parse_formatted_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Return timestamps in a format of strptime, those with a zone in UTC."""
+    """Parse timestamps in a format of strptime; those with a zone are converted to UTC."""
     timestamp = text.str.to_datetime(date_format, time_unit="us", strict=False)
     if has_directive("zZ", date_format):
         timestamp = timestamp.dt.replace_time_zone(None)
@@ -298,14 +315,17 @@ def _parse_formatted_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
 
 
 def _null_if_year_is_short(values: pl.Expr, date_format: str) -> pl.Expr:
-    """Return null in place of the year 26, as polars reads 31.01.26 by %d.%m.%Y."""
+    """Replace dates by null if the format has %Y and the year has less than four digits.
+
+    polars reads 31.01.26 by the format %d.%m.%Y as a date in the year 26.
+    """
     if not has_directive("Y", date_format):
         return values
     return pl.when(values.dt.year() >= FIRST_YEAR_OF_FOUR_DIGITS).then(values)
 
 
 def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Return numbers spelled as in Python: without units and thousands, with a point."""
+    """Spell numbers as Python does: without units and separators, with a decimal point."""
     text = text.str.replace(TYPOGRAPHIC_MINUS, "-")
     if text_format.negative:
         text = _move_minus_to_front(text, text_format.negative)
@@ -316,7 +336,7 @@ def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     if text_format.thousands:
         text = _remove_thousands(text, text_format)
     if text_format.decimal != ".":
-        # A point is no decimal mark then, so a text with one is no number.
+        # A point is not a decimal mark then, so a text with a point is not a number.
         has_point = text.str.contains(".", literal=True)
         with_point = text.str.replace(text_format.decimal, ".", literal=True)
         text = pl.when(~has_point).then(with_point)
@@ -324,7 +344,7 @@ def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
 
 
 def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
-    """Return negative numbers with a minus sign before them: (1.50) or 1.50- as -1.50."""
+    """Spell negative numbers with a minus sign in front: (1.50) or 1.50- as -1.50."""
     if negative == PARENTHESES:
         # A unit may stand before the parentheses or inside.
         return text.str.replace(r"^([^()]*)\(([^()]*)\)$", "-${1}${2}")
@@ -332,9 +352,10 @@ def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
 
 
 def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Return text without its thousands separators, if they stand at every third digit.
+    """Remove the thousands separators of numbers in which they are where they belong.
 
-    In Indian numbers they stand at every second digit, but for the last three.
+    They divide the digits into groups of three. In Indian numbers, only the last group
+    has three digits, and the groups before it have two: 12,34,567.
     """
     separator = text_format.thousands
     if separator == " ":

@@ -1,6 +1,7 @@
-"""Register the new model if it is good enough by its evaluation.
+"""Register the new model if its evaluation shows that it is good enough.
 
-Through MLflow's registry: here a database file of the project, on Azure ML the workspace.
+The model goes to MLflow's registry: a database file of the project in a local run, and
+the workspace on Azure ML.
 """
 
 from __future__ import annotations
@@ -18,44 +19,62 @@ from mlflow.exceptions import MlflowException
 # The tag of a registered version; evaluate reads it.
 REFERENCE_TAG = "reference"
 
-# A model with one of these verdicts of the evaluation is registered.
+# The verdicts of the evaluation with which a model is registered.
 GOOD_VERDICTS = ("better", "no worse", "within the margin")
+# The verdicts that speak against a model. All others leave the decision to a person.
+REFUSED_VERDICTS = ("worse", "the same")
 
 
 def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
-    """Decide by the `metrics.json` of an evaluation; return the decision and the reason.
+    """Decide whether to register a model; return the decision and the reason.
 
-    By the rule `unless_worse`, a first model is registered if it is better than the
-    baseline by more than chance; so is a model of another question than the registered
-    one. Any other model is refused if it is worse than the registered one by more than
-    chance and the margin, if it is that one again, and if the two cannot be compared, so
-    that a person decides. By the rule `always` it is registered.
+    `evaluation` is the content of the evaluation's `metrics.json`. By the rule
+    `unless_worse`:
+
+    - If no model is registered yet, the model is registered if it is better than the
+      baseline by more than chance.
+    - If the registered model answers another question, for example because it predicts
+      another target, the new model is compared with the baseline in the same way.
+    - Otherwise the model is compared with the registered one, and is registered unless it
+      is worse by more than chance and the margin.
+    - The model is refused if it is the registered model again, or if the two models
+      cannot be compared. In the second case, a person has to decide.
+
+    By the rule `always`, every model is registered.
     """
-    registered = evaluation["registered"]
-    baseline = evaluation["baseline"]
-    if registered is None:
-        is_good = baseline["is_beaten"]
-        reason = f"no model is registered yet, and {baseline['reason']}"
-    elif registered["verdict"] == "another question":
-        is_good = baseline["is_beaten"]
-        reason = f"{registered['reason']}; {baseline['reason']}"
-    else:
-        is_good = registered["verdict"] in GOOD_VERDICTS
-        reason = registered["reason"]
-    if is_good:
+    is_good_enough, reason = _judge_quality(evaluation)
+    if is_good_enough:
         return True, reason
     if rule == "always":
         return True, f"{reason}; register is 'always'"
-    if registered and registered["verdict"] in ("worse", "the same"):
+
+    # The override is not suggested for a model that nobody should want to register.
+    registered = evaluation["registered"]
+    is_clearly_refused = registered and registered["verdict"] in REFUSED_VERDICTS
+    if is_clearly_refused:
         return False, reason
     return False, f"{reason}; to register it all the same: --set register=always"
 
 
-def choose_reference(evaluation: dict[str, Any]) -> str | None:
-    """Return the registered version by which later models are judged, None for this one.
+def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:
+    """Return whether a model is good enough by the rule `unless_worse`, and the reason."""
+    registered = evaluation["registered"]
+    baseline = evaluation["baseline"]
+    if registered is None:
+        reason = f"no model is registered yet, and {baseline['reason']}"
+        return baseline["is_beaten"], reason
+    if registered["verdict"] == "another question":
+        reason = f"{registered['reason']}; {baseline['reason']}"
+        return baseline["is_beaten"], reason
+    return registered["verdict"] in GOOD_VERDICTS, registered["reason"]
 
-    A version that is no better than the one it was compared with does not take its place.
-    So many small losses cannot add up.
+
+def choose_reference(evaluation: dict[str, Any]) -> str | None:
+    """Choose the registered version with which later models are compared.
+
+    Returns None if they are compared with the new model itself. A new model that is not
+    better than the version it was compared with does not replace it as the reference.
+    Otherwise a series of small losses, each within the margin, could add up unnoticed.
     """
     registered = evaluation["registered"]
     if registered and registered["verdict"] in ("no worse", "within the margin"):
@@ -64,21 +83,22 @@ def choose_reference(evaluation: dict[str, Any]) -> str | None:
 
 
 def register(model: Path, name: str, reference: str | None = None) -> str:
-    """Register the model in a folder under a name, and return its version.
+    """Register the model in the folder `model` under a name, and return its version.
 
-    `reference` is the version by which later models are judged in place of this one. The
-    files are complete in the run's artifacts before the registry names them.
+    `reference` is the version with which later models are compared, or None if it is the
+    new version. All files are uploaded before the registry refers to them.
     """
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")
         source = mlflow.get_artifact_uri("model")
-    # mlflow.register_model("runs:/...") would do the same. But with azureml-mlflow it
-    # takes the model for one of MLflow's logged models, which Azure ML does not have.
+    # mlflow.register_model("runs:/...") is not used, because with azureml-mlflow it looks
+    # for one of MLflow's "logged models", which Azure ML does not have.
     client = MlflowClient()
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        # MLflow's own server says the first, Azure ML may say the second.
+        # The name is already registered. MLflow's own server returns the first of these
+        # codes, and Azure ML may return the second.
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
             raise
     tags = {REFERENCE_TAG: reference} if reference else None
@@ -89,7 +109,10 @@ def register(model: Path, name: str, reference: str | None = None) -> str:
 def register_if_allowed(
     model: Path, evaluation: Path, registration: Path, *, model_name: str, rule: str
 ) -> None:
-    """Register the model if the rule allows it; write what was decided, and why."""
+    """Register the model if the rule allows it, and write `registration.json`.
+
+    The file in the folder `registration` holds the decision, its reason and the version.
+    """
     text = (evaluation / "metrics.json").read_text(encoding="utf-8")
     metrics = json.loads(text)
     is_registered, reason = decide(metrics, rule)
@@ -114,7 +137,10 @@ def register_if_allowed(
 
 
 def main() -> None:
-    """Register as the command line says; end with one sentence if a file is in the way."""
+    """Run the step with the arguments of the command line.
+
+    Exits with a message if a file cannot be read or written.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, required=True)

@@ -5,14 +5,15 @@ whether the next step goes left or right. The lookup in this module follows Quic
 (Lucchese et al., 2015, "QuickScorer: A fast algorithm to rank documents with additive
 ensembles of regression trees"), and needs no walk:
 
-- The leaves of a tree are numbered from left to right, and leaf i is bit i of a word.
+- The leaves of a tree are numbered from left to right. A set of leaves is stored as an
+  integer of 32 or 64 bits, called a word: bit i is 1 if leaf i belongs to the set.
 - A row that goes left at a branch cannot end in a leaf on the right of this branch, and
   the other way round. So the value of one feature rules some leaves out.
-- A table holds, for every feature and every kind of value, the leaves that this value
-  still allows. The words of all features are combined by AND. Exactly one bit remains:
-  the leaf in which the walk would have ended.
+- A table holds, for every feature and every kind of value, the word of the leaves that
+  this value still allows. The words of all features are combined by AND. Exactly one bit
+  remains: the leaf in which the walk would have ended.
 
-An example is this tree with three leaves, whose word is written with leaf 2 first:
+An example is this tree with three leaves. Its words are written with leaf 2 first:
 
     x <= 5 ?
       yes: leaf 0
@@ -28,9 +29,10 @@ An example is this tree with three leaves, whose word is written with leaf 2 fir
 
 For x = 7 and y = 2, `110 & 011` is `010`: the row ends in leaf 1.
 
-The kinds of values of a feature are numbered, and the number is called the code of a
-value: here, x has the code 0 up to 5, and the code 1 above. The words of several trees are
-stored side by side, as a group of trees, so that a single operation handles all of them.
+The kinds of values of a feature are numbered. The number of a value's kind is called its
+code, and is the row of the table in which its word is found: here, x has the code 0 up to
+5, and the code 1 above. The words of several trees are stored side by side, as a group of
+trees, so that a single operation handles all of them.
 """
 
 from __future__ import annotations
@@ -46,9 +48,9 @@ from sklearn.ensemble import (
 )
 from sklearn.pipeline import Pipeline
 
-# This many rows are looked up at once, because their codes fit into the processor's cache.
+# This many rows are looked up at once. Their codes fit into the processor's cache.
 ROWS_AT_ONCE = 4096
-# The words of a group of trees have this size for each row.
+# The words of a group of trees have this size in total, for each row.
 BYTES_AT_ONCE = 32
 # The largest word has 64 bits, so a tree cannot have more leaves.
 MOST_LEAVES = 64
@@ -121,9 +123,14 @@ class TreeGroup(NamedTuple):
 class LookupTables:
     """The lookup tables of a model, and the codes by which values are looked up.
 
-    The code of a category is the category's own number. Two numbers have the same code if
-    no threshold of any tree lies between them: the code is the count of the thresholds
-    below the number. The last code of each feature stands for a missing value.
+    A code is the row of a feature's table in which the word of a value is found:
+
+    - The code of a category is the number of the category.
+    - The code of a number is how many thresholds of the feature are below it. So two
+      numbers have the same code if no threshold of any tree lies between them. With n
+      thresholds, the codes are 0 to n.
+    - The code of a missing value follows the last one of the other values: it is n + 1,
+      or the number of all categories.
     """
 
     def __init__(self, boosted: BoostedModel) -> None:
@@ -146,9 +153,9 @@ class LookupTables:
         self.groups = self._build_groups(trees)
 
     def _read_features(self, boosted: BoostedModel, trees: list[Tree]) -> None:
-        """Set the categories or the thresholds of each feature on which a tree branches.
+        """Set `is_known_category` and `thresholds` of the features on which trees branch.
 
-        They define the codes of the feature's values.
+        They define the codes of the features' values.
         """
         category_bits, row_of_feature = (
             boosted._bin_mapper.make_known_categories_bitsets()
@@ -229,20 +236,30 @@ class LookupTables:
             thresholds = self.thresholds[feature]
             # A value that equals the threshold goes left, and its code is this position.
             position = np.searchsorted(thresholds, node["num_threshold"])
-            goes_left = np.arange(len(thresholds) + 1) <= position
+            codes = np.arange(len(thresholds) + 1)
+            goes_left = codes <= position
+        # The last code is the one of a missing value.
         return np.append(goes_left, missing_goes_left)
 
     def encode(self, rows: Array) -> dict[int, Array]:
-        """Return by feature the code of each row's value, for features that trees use."""
+        """Convert the values of rows to codes.
+
+        Returns an array for each feature that the trees use. It holds the code of the
+        feature's value in each row.
+        """
         codes = {}
         for feature, thresholds in self.thresholds.items():
             values = rows[:, feature]
-            codes[feature] = np.searchsorted(thresholds, values)
-            codes[feature][np.isnan(values)] = len(thresholds) + 1
+            # This counts the thresholds below each value. The result is 0 to n for n
+            # thresholds, so n + 1 is free for missing values.
+            codes_of_feature = np.searchsorted(thresholds, values)
+            codes_of_feature[np.isnan(values)] = len(thresholds) + 1
+            codes[feature] = codes_of_feature
         for feature, is_known in self.is_known_category.items():
             values = rows[:, feature]
+            missing_code = len(is_known)
             # A missing value is NaN, and NaN >= 0 is false.
-            category_or_missing = np.where(values >= 0, values, len(is_known))
+            category_or_missing = np.where(values >= 0, values, missing_code)
             codes[feature] = category_or_missing.astype(np.intp)
         return codes
 
@@ -265,6 +282,8 @@ class LookupTables:
                 leaves_of_trees = _find_leaves(group, codes, rows_in_batch)
                 for leaf_values, leaves in zip(group.leaf_values, leaves_of_trees):
                     column = tree_number % self.trees_per_iteration
+                    # "clip" would read a number beyond the last leaf as the last one. But
+                    # every number is that of an existing leaf.
                     totals[column] += leaf_values.take(leaves, mode="clip")
                     tree_number += 1
             sums[batch] = totals.T
@@ -289,25 +308,31 @@ class LookupTables:
 
 
 def _find_leaves(group: TreeGroup, codes: dict[int, Array], rows: int) -> Array:
-    """Return the number of the leaf in which each row ends, in a row for each tree.
+    """Find the number of the leaf in which each row ends, for each tree of a group.
 
-    `rows` is the number of rows, which `codes` does not tell if no tree has a branch.
+    Returns an array with a row for each tree and a column for each of the `rows`. The
+    number of rows is an argument, because `codes` is empty if no tree has a branch.
     """
     possible_leaves = np.broadcast_to(
         group.all_leaves, (rows, len(group.all_leaves))
     ).copy()
     for feature, table in group.allowed_leaves.items():
-        possible_leaves &= table.take(codes[feature], axis=0, mode="clip")
+        # This takes from the table, for each row, the words that belong to its code. With
+        # "clip", numpy reads a code beyond the end of the table, such as an impossible
+        # category, as the last code: that of a missing value.
+        allowed_leaves = table.take(codes[feature], axis=0, mode="clip")
+        possible_leaves &= allowed_leaves
 
-    # Now each word has a single bit. Subtracting 1 from it sets exactly the bits below,
-    # so their count is the number of the leaf: 0100 - 1 = 0011, which is leaf 2.
+    # Each element of `possible_leaves` is the word of one row and one tree, in which now
+    # only the bit of the leaf is set. Subtracting 1 sets exactly the bits below it, so
+    # their count is the number of the leaf: 0100 - 1 = 0011 has two bits, for leaf 2.
     bits_below = possible_leaves - possible_leaves.dtype.type(1)
     leaves: Array = np.bitwise_count(bits_below).T
     return leaves
 
 
 class Branch(NamedTuple):
-    """An inner node of a tree, and the words of the leaves on either side of it."""
+    """An inner node of a tree, and the words of the leaves on its left and its right."""
 
     node: Any
     left_leaves: np.uint64
@@ -317,10 +342,10 @@ class Branch(NamedTuple):
 def list_branches(
     nodes: Array, start: int, leaf_values: list[float]
 ) -> Iterator[Branch]:
-    """Yield the branches at and below the node `start`, and collect the leaves' values.
+    """Yield the branches at and below the node `start`, and append to `leaf_values`.
 
-    The values are appended to `leaf_values` from left to right, so the position of a
-    value in this list is the number of its leaf, and of the leaf's bit.
+    The value of each leaf is appended, from left to right. So the position of a value in
+    this list is the number of its leaf, and of the leaf's bit in a word.
     """
     node = nodes[start]
     if node["is_leaf"]:
@@ -338,7 +363,7 @@ def list_branches(
 
 
 def unpack_bits(words: Array) -> npt.NDArray[np.bool_]:
-    """Return for each bit of an array of 32-bit words whether it is set, lowest first."""
+    """Return a boolean for each bit of some 32-bit integers, beginning with the lowest."""
     octets = words.astype("<u4").view(np.uint8)
     return np.unpackbits(octets, bitorder="little").astype(bool)
 

@@ -1,7 +1,7 @@
-"""The schema of the training data: how prep read each raw column of it.
+"""The schema of the training data: how prep read each of its raw columns.
 
-Prep writes it into the metadata of each prepared part. It is saved with the model, so that
-scoring's prep reads new data as the training data was read.
+Prep writes the schema into the metadata of each prepared part. The schema is saved with
+the model, so that prep reads new data in the same way when it is scored.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import polars as pl
 from split import TEXT, get_column
 
 FILE_NAME = "schema.json"
-# Of a column of text with more different values, they are not kept.
+# If a column of text has more distinct values, the schema does not list them.
 MOST_CATEGORIES = 10_000
 
 Schema = dict[str, Any]
 
 
 def read_schema(prepared: Path) -> Schema | None:
-    """Return the schema that prep has written into the prepared parts, if it has."""
+    """Return the schema that prep wrote into the prepared parts, or None without one."""
     part = min(prepared.glob("*.parquet"))
     text = pl.read_parquet_metadata(part).get("schema")
     return None if text is None else json.loads(text)
@@ -31,18 +31,23 @@ def read_schema(prepared: Path) -> Schema | None:
 def complete_schema(
     schema: Schema, table: pl.DataFrame, features: Sequence[str]
 ) -> Schema:
-    """Return the schema with the features of the model, and the categories of text.
+    """Add the features of the model and the categories of text columns to the schema.
 
-    By them, scoring's prep tells which columns must be there, and how a number in a
-    column of text was spelled.
+    When new data is scored, prep needs the features to tell which columns must be there.
+    It needs the categories to spell a number as the training data did, such as 7 as
+    "007". Columns with more than MOST_CATEGORIES distinct values get no categories.
     """
     columns = {}
     for name, column in schema["columns"].items():
         columns[name] = column
-        if column["type"] != "text" or name not in table.columns:
+        is_prepared_text = column["type"] == "text" and name in table.columns
+        if not is_prepared_text:
             continue
+
         categories = get_column(table, name).drop_nulls().unique()
-        if categories.dtype == TEXT and len(categories) <= MOST_CATEGORIES:
+        # `features` in prep.py may have changed the type of the column.
+        is_still_text = categories.dtype == TEXT
+        if is_still_text and len(categories) <= MOST_CATEGORIES:
             columns[name] = {**column, "categories": sorted(categories)}
     return {**schema, "columns": columns, "features": list(features)}
 
