@@ -199,7 +199,7 @@ def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
 
 
 def _hash_code(step: Step, code: Path, fingerprints: Fingerprints) -> str:
-    """Return a fingerprint of the files of a step's snapshot, read from the folder `code`."""
+    """Return a fingerprint of a step's snapshot, whose files are in the folder `code`."""
     files = {file.as_posix(): code / file for file in step.snapshot}
     return fingerprints.hash_files(files)
 
