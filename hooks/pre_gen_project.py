@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# JSON escapes the quotes and backslashes of an answer, so no answer can end this string.
+# JSON puts a backslash before each quote of an answer, so no answer can end this string.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 PROGRAM = GENERATION["program"]
 ARGUMENTS = GENERATION["arguments"]
 TEMPLATE = Path(GENERATION["template"])
 
-# The questions and their default answers. Other names in the file begin with an underscore.
+# The questions and their default answers. Names that begin with an underscore are never
+# asked.
 DEFAULTS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 QUESTIONS = {key: value for key, value in DEFAULTS.items() if not key.startswith("_")}
 
@@ -82,7 +83,8 @@ def refuse_value(question: str, answer: object) -> Remark:
     text = "" if answer is None else str(answer)
     fix = f'write "{text}"'
     if isinstance(answer, bool):
-        # cookiecutter lets no text replace a boolean of the configuration file.
+        # cookiecutter does not let an answer of the command line replace a boolean of the
+        # configuration file.
         fix += ", with the quotes, in your configuration file"
     return Remark(question, f"{problem}: {fix}.", correction=text)
 
@@ -91,7 +93,7 @@ def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
     """Yield a remark if the answer breaks its rule, or is unusual."""
     rule = RULES[question]
     problem = rule.check("", question, answer)
-    # An empty answer can be filled in later.
+    # Azure's names may stay empty for now, and are filled in later.
     if problem is None or problem.kind == "empty":
         return
 
@@ -111,8 +113,10 @@ def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
     if character is None:
         return
 
-    # Python reads a byte that is invalid in the terminal's encoding as such a surrogate.
-    if character[0] >= "\ud800":
+    # Where a byte is invalid in the terminal's encoding, Python reads a surrogate, which is
+    # a character from U+D800 to U+DFFF.
+    is_surrogate = character[0] >= "\ud800"
+    if is_surrogate:
         yield Remark(
             question,
             f"{question} is not text in this terminal's encoding: set LC_ALL=C.UTF-8, or "
@@ -144,9 +148,13 @@ def check_folder() -> Iterator[Remark]:
     )
 
 
-def ask_azure() -> Iterator[Remark]:
+def check_online() -> Iterator[Remark]:
     """Yield a remark on each answer that Azure contradicts or cannot confirm."""
+    # Imported only here, as without online checks nothing of Azure is needed.
     from runtime.azure import online_checks
+
+    # An empty answer stands for the default number of nodes, here as in settings.yml.
+    max_nodes = ANSWERS["max_nodes"] or DEFAULTS["max_nodes"]
 
     names = online_checks.AzureNames(
         subscription_id=ANSWERS["azure_subscription_id"],
@@ -155,40 +163,51 @@ def ask_azure() -> Iterator[Remark]:
         region=ANSWERS["azure_region"],
         compute_name=ANSWERS["compute_name"],
         vm_size=ANSWERS["vm_size"],
-        max_nodes=int(ANSWERS["max_nodes"] or 2),
+        max_nodes=int(max_nodes),
         environment_name=f"{ANSWERS['project_slug']}-steps",
         provision_command=f"python -m {ANSWERS['package_name']} provision",
     )
-    questions = {
+    # The questions that have another name than the setting that they fill in.
+    renamed_questions = {
         "subscription_id": "azure_subscription_id",
         "region": "azure_region",
     }
     for row in online_checks.ask_azure(names):
         if not row.fix:
             continue
-        question = questions.get(row.setting, row.setting) or row.name
-        is_wrong = row.status == online_checks.WRONG and row.setting != ""
+
+        if row.setting:
+            question = renamed_questions.get(row.setting, row.setting)
+            is_wrong = row.status == online_checks.WRONG
+        else:
+            # No other answer would solve this problem, so it does not stop generation. The
+            # message begins with the name of the check, such as "storage".
+            question = row.name
+            is_wrong = False
         yield Remark(question, f"{question}: {row}", is_wrong=is_wrong)
 
 
 def explain_refusal(wrong: list[Remark]) -> str:
     """Return all problems, and the command that generates the project with right answers."""
     answers = {question: ANSWERS[question] for question in QUESTIONS}
+    placeholders = []
     for remark in wrong:
         answers[remark.question] = remark.correction
+    for question, answer in answers.items():
+        if answer is None:
+            placeholder = f"<{question}>"
+            answers[question] = placeholder
+            placeholders.append(placeholder)
 
-    gaps = [f"<{question}>" for question, answer in answers.items() if answer is None]
-    for gap in gaps:
-        answers[gap.strip("<>")] = gap
-    step = "run this command, with the corrections made"
-    if gaps:
-        step = (
-            f"put your answers in place of {' and '.join(gaps)} in this command, and "
-            "run it"
+    next_step = "run this command, with the corrections made"
+    if placeholders:
+        next_step = (
+            f"put your answers in place of {' and '.join(placeholders)} in this command, "
+            "and run it"
         )
     lines = [
         *(escape(remark.message) for remark in wrong),
-        f"\nNothing was generated, and no file was changed. To continue, {step}:\n",
+        f"\nNothing was generated, and no file was changed. To continue, {next_step}:\n",
         " ".join(quote(word) for word in build_command(answers)),
         "\nWhat cookiecutter prints below says no more than this.",
     ]
@@ -196,12 +215,16 @@ def explain_refusal(wrong: list[Remark]) -> str:
 
 
 def build_command(answers: dict[str, str]) -> list[str]:
-    """Return the command that generates the same project with other answers, by arguments."""
+    """Return the command that generates the project with corrected answers.
+
+    The command is a list of the program and its arguments, which are not quoted yet.
+    """
     for question, answer in answers.items():
         if "{" in answer:
-            # cookiecutter renders answers. A string in double braces renders to itself.
-            text = json.dumps(answer, ensure_ascii=False)
-            answers[question] = "{" * 2 + f" {text} " + "}" * 2
+            # cookiecutter would read braces in an answer as Jinja. So the answer is written
+            # as a Jinja expression, a string in double braces, which renders to the answer.
+            string = json.dumps(answer, ensure_ascii=False)
+            answers[question] = "{" * 2 + f" {string} " + "}" * 2
 
     options = keep_options(ARGUMENTS) if PROGRAM else [ANSWERS["_template"]]
     if PROGRAM == "cruft":
@@ -215,7 +238,7 @@ def build_command(answers: dict[str, str]) -> list[str]:
 
 
 def keep_options(arguments: list[str]) -> list[str]:
-    """Return the arguments of the command except answers and options that supply answers."""
+    """Return the arguments that supply no answers, neither themselves nor from a file."""
     flags = ("--no-input", "-y", "--replay")
     options = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
     kept = []
@@ -231,22 +254,48 @@ def keep_options(arguments: list[str]) -> list[str]:
 
 def escape(text: str) -> str:
     """Escape characters that are not printable, such as those that move the cursor."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    escaped = ""
+    for character in text:
+        if character.isprintable():
+            escaped += character
+        else:
+            escaped += ascii(character)[1:-1]  # Without the quotes that it adds.
+    return escaped
 
 
 def quote(word: str) -> str:
     """Quote an argument for the command line of this system."""
     if os.name == "nt":
-        quoted = subprocess.list2cmdline([word])
-        if quoted.startswith('"') or not re.search("[<>&|^]", quoted):
-            return quoted
-        return f'"{quoted}"'
+        return quote_for_windows(word)
     if can_show(word):
         return shlex.quote(word)
+    return quote_as_escapes(word)
 
-    # Between $' and ', bash reads escapes such as \xc3 as bytes.
-    text = word.encode("utf-8", "surrogateescape").decode("latin-1")
-    escaped = text.encode("unicode_escape").decode().replace("'", "\\'")
+
+def quote_for_windows(word: str) -> str:
+    """Quote an argument for the command prompt of Windows, `cmd`."""
+    # list2cmdline puts an argument in quotes only if it is empty or holds a space or a tab.
+    quoted = subprocess.list2cmdline([word])
+    has_quotes = quoted.startswith('"')
+    # Outside quotes, `cmd` reads these characters as redirections and operators.
+    has_operators = re.search("[<>&|^]", quoted) is not None
+    if has_operators and not has_quotes:
+        return f'"{quoted}"'
+    return quoted
+
+
+def quote_as_escapes(word: str) -> str:
+    """Quote an argument for bash in ASCII, as $'...' with escapes such as \\xc3.
+
+    bash reads such an escape as one byte, so each byte of the argument gets its own.
+    """
+    # The surrogates in `word` are bytes that are no UTF-8, and become these bytes again.
+    utf8_bytes = word.encode("utf-8", "surrogateescape")
+    # Latin-1 reads each byte as the character of the same number. So Python's escapes, which
+    # escape characters, are those of the bytes.
+    one_character_per_byte = utf8_bytes.decode("latin-1")
+    escaped = one_character_per_byte.encode("unicode_escape").decode()
+    escaped = escaped.replace("'", "\\'")
     return f"$'{escaped}'"
 
 
@@ -267,7 +316,7 @@ def main() -> None:
 
     remarks = [*check_folder(), *check_answers()]
     if ANSWERS["check_azure"] == "online" and not any(r.is_wrong for r in remarks):
-        remarks += ask_azure()
+        remarks += check_online()
 
     wrong = [remark for remark in remarks if remark.is_wrong]
     if wrong:

@@ -43,7 +43,12 @@ DataInputs = Mapping[str, Input]
 
 
 def training(settings: Settings, data: DataInputs) -> PipelineJob:
-    """Train and evaluate a model, and register it unless the registered one is better."""
+    """Train and evaluate a model, and register it unless the registered one is better.
+
+    `run --help` shows this first line, which says what the pipeline does. This function
+    only builds the steps, connects them, and returns the pipeline job. `data` maps
+    `raw_data` to the input with the training data.
+    """
     prep = build_prep_step(settings, target=settings.data.target)
     train = build_train_step(settings)
     evaluate = build_evaluate_step(settings)
@@ -67,7 +72,12 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
 
 
 def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
-    """Predict new data, which needs no target, with the registered model."""
+    """Predict new data, which needs no target, with the registered model.
+
+    `run --help` shows this first line, which says what the pipeline does. This function
+    only builds the steps, connects them, and returns the pipeline job. `data` maps
+    `raw_data` to the input with the new data.
+    """
     model_version = str(settings.scoring.model_version)
     prep = build_prep_step(settings, model_version=model_version)
     monitor = build_monitor_step(settings)

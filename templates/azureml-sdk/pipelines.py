@@ -37,7 +37,12 @@ DataParameters = Mapping[str, PipelineParameter]
 
 
 def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
-    """Train and evaluate a model, and register it unless the registered one is better."""
+    """Train and evaluate a model, and register it unless the registered one is better.
+
+    `run --help` shows this first line, which says what the pipeline does. This function
+    only builds the steps of the pipeline and returns them. `data` maps `raw_data` to the
+    pipeline parameter with the training data.
+    """
     prepared = OutputFileDatasetConfig("prepared")
     model = OutputFileDatasetConfig("model")
     holdout = OutputFileDatasetConfig("holdout")
@@ -54,7 +59,12 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
 
 
 def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
-    """Predict new data, which needs no target, with the registered model."""
+    """Predict new data, which needs no target, with the registered model.
+
+    `run --help` shows this first line, which says what the pipeline does. This function
+    only builds the steps of the pipeline and returns them. `data` maps `raw_data` to the
+    pipeline parameter with the new data.
+    """
     prepared = OutputFileDatasetConfig("prepared")
     drift_report = OutputFileDatasetConfig("drift_report")
     model_version = PipelineParameter(

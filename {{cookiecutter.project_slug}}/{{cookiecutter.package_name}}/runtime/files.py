@@ -1,4 +1,4 @@
-"""List the files of a folder of data, here and on Azure ML."""
+"""List the files of a folder, in the same way for local runs and for Azure ML."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 
 def list_files(data: Path) -> dict[str, Path]:
-    """Return a file, or all files below a folder, by their names from there on.
+    """Return the path of each file of data, by its name relative to the folder `data`.
 
-    Hidden files are left out, as Azure ML is not sent them either. Folders behind links
-    are looked into, each once.
+    If `data` is a file, the result is this file alone. Hidden files are left out, because
+    they are not uploaded to Azure ML either. Links to folders are followed, but each folder
+    is visited only once, so links in a circle do no harm.
     """
     if data.is_file():
         return {data.name: data}

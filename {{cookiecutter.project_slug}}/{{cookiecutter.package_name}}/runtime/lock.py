@@ -1,8 +1,8 @@
 """Pin the packages of a project: `environment/*.in` name them, `*.txt` hold the versions.
 
-`project.txt` is what is installed on this machine, `steps.txt` what the steps run with on
-Azure ML. uv finds versions that go together, for every Python and platform at once. Only
-the standard library is needed here, and uv.
+`project.txt` pins the packages on this machine, and `steps.txt` those of the steps on
+Azure ML. uv finds versions that go together, for every Python and platform at once. This
+module needs only the standard library and uv.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ OPTIONS = [
 
 @dataclass(frozen=True)
 class Change:
-    """A package whose pin has changed; an empty version means that it has no pin."""
+    """A package whose pin has changed.
+
+    `before` is empty if the package had no pin, and `after` if it has none any more.
+    """
 
     file: str
     package: str
@@ -63,18 +66,21 @@ def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
     environment = environment.resolve()
     files = [environment / PROJECT_PINS, environment / STEPS_PINS]
 
-    # Below `environment`, so that the new files can be renamed into their place.
+    # The new files are renamed to their final paths at the end. This needs a folder on the
+    # same file system, so it is made inside `environment`.
     with tempfile.TemporaryDirectory(dir=environment, prefix=".lock-") as name:
         folder = Path(name)
         for file in files:
-            # uv keeps the versions of a file that it replaces.
+            # uv keeps the versions that it reads in the file that it writes.
             if file.exists() and not upgrade:
                 shutil.copy(file, folder)
 
-        if "-r driver.in" in (environment / "project.in").read_text("utf-8", "replace"):
-            lock_project_first(uv, environment, folder)
+        project_source = (environment / "project.in").read_text("utf-8", "replace")
+        uses_azureml_sdk = "-r driver.in" in project_source
+        if uses_azureml_sdk:
+            give_steps_versions_of_project(uv, environment, folder)
         else:
-            lock_steps_first(uv, environment, folder)
+            give_project_versions_of_steps(uv, environment, folder)
 
         changes = []
         for file in files:
@@ -85,29 +91,39 @@ def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
     return changes
 
 
-def lock_project_first(uv: list[str], environment: Path, folder: Path) -> None:
-    """Pin a project of azureml-sdk, which limits the versions of the steps' packages."""
+def give_steps_versions_of_project(
+    uv: list[str], environment: Path, folder: Path
+) -> None:
+    """Pin the project's packages, then the steps' packages at the same versions.
+
+    This is for projects with azureml-sdk. Both the project and the steps use this SDK, so
+    the project's versions work for the steps too. The pins are written to `folder`.
+    """
     project_pins = folder / PROJECT_PINS
     steps_pins = folder / STEPS_PINS
     compile_pins(uv, environment, ["project.in"], project_pins)
     compile_pins(uv, environment, STEPS_SOURCES, steps_pins, constraints=project_pins)
 
 
-def lock_steps_first(uv: list[str], environment: Path, folder: Path) -> None:
-    """Pin a project of azure-ai-ml, whose steps have packages of azureml-sdk on Azure.
+def give_project_versions_of_steps(
+    uv: list[str], environment: Path, folder: Path
+) -> None:
+    """Pin the steps' packages, then the project's packages at the same versions.
 
-    The project takes the versions of the steps, except those of Azure's own packages and
-    of OpenTelemetry, of which the two SDKs need different versions.
+    This is for projects with azure-ai-ml. On Azure ML, their steps still run with packages
+    of the older azureml-sdk. The two SDKs need different versions of Azure's own packages
+    and of OpenTelemetry, so the project gets its own versions of these. The pins are
+    written to `folder`.
     """
     steps_pins = folder / STEPS_PINS
     compile_pins(uv, environment, STEPS_SOURCES, steps_pins)
 
-    shared = []
+    shared_pins = []
     for line in steps_pins.read_text(encoding="utf-8").splitlines():
         if not line.startswith(("azure", "opentelemetry")):
-            shared.append(line)
+            shared_pins.append(line)
     constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(shared) + "\n", encoding="utf-8")
+    constraints.write_text("\n".join(shared_pins) + "\n", encoding="utf-8")
 
     compile_pins(
         uv, environment, ["project.in"], folder / PROJECT_PINS, constraints=constraints
@@ -133,10 +149,12 @@ def compile_pins(
     output: Path,
     constraints: Path | None = None,
 ) -> None:
-    """Have uv write the pins of `sources`, files in the folder `environment`, to `output`.
+    """Have uv pin the packages of some source files, and write the pins to `output`.
 
-    Versions that `output` holds already are kept where that is possible. Raises CommandError
-    with uv's own explanation if there are no versions that go together.
+    `sources` are names of files in the folder `environment`, such as `steps.in`. uv keeps
+    versions that `output` holds already, where that is possible, and allows no other
+    version of a package that the file `constraints` pins. Raises CommandError with uv's own
+    explanation if there are no versions that go together.
     """
     command = [*uv, "pip", "compile", *OPTIONS, *sources, f"--output-file={output}"]
     if constraints:
@@ -145,10 +163,11 @@ def compile_pins(
     done = subprocess.run(
         command,
         cwd=environment,
-        # As pip does, since companies have certificate authorities of their own.
+        # Companies have certificate authorities of their own. pip trusts those of the
+        # operating system, so uv is told to do the same.
         env={"UV_SYSTEM_CERTS": "1", **os.environ},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # The pins, which are in the file too.
+        stdout=subprocess.DEVNULL,  # uv also writes the pins here, not only to the file.
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
@@ -163,9 +182,10 @@ def compile_pins(
 
 
 def read_pins(file: Path) -> dict[str, str]:
-    """Return what a file of pins says of each package: `1.2`, or a URL, with its markers.
+    """Return the version or URL of each package in a file of pins, with its markers.
 
-    A package that has several lines, for different Pythons, has them joined by commas.
+    A package may have several lines, for different Pythons. Their versions are then joined
+    by commas. If the file is missing, the result is empty.
     """
     pins: dict[str, str] = {}
     if not file.exists():

@@ -115,11 +115,12 @@ class Project(Generic[S]):
         return reading.model
 
     def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
-        """Return the workspace.
+        """Return the names, region and cloud of the workspace, as the files describe it.
 
-        `needs` are the keys of settings that must not be empty, such as `compute.name`.
-        For settings below `workspace`, they lack this first part. Raises SettingsError with
-        the problems of all wrong values, and of the empty values that are needed.
+        `needs` are the keys of settings that must not be empty, such as `compute.name`. A
+        setting of the section `workspace` is named without its section, such as `region`.
+        Raises SettingsError with the problems of all wrong values, and of the empty values
+        that are needed.
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()
@@ -146,7 +147,7 @@ class Project(Generic[S]):
     def find_problems(self) -> list[Problem]:
         """Return the problems of all wrong, empty and unusual values in the files.
 
-        A problem of the package's name is the first of them.
+        If the package's name is wrong, this is the first problem.
         """
         problems: list[Problem] = []
         wrong_name = rules.PACKAGE.check("", "package_name", self.package)
@@ -196,18 +197,19 @@ class Project(Generic[S]):
         }
 
     def read_parameter(self, name: str, text: str) -> Any:
-        """Convert the text of a pipeline parameter to a value, and check it.
+        """Convert the value of a pipeline parameter from a string, and check it.
 
-        If a section of the settings has a setting with the name of the parameter, the value
-        must follow the rules of this setting. A text without such a setting is returned as
-        it is. Raises SettingsError if the value breaks a rule.
+        If there is a setting with the name of the parameter, in any section, the value gets
+        the type of this setting and must follow its rules. If there is none, the string is
+        returned unchanged. Raises SettingsError if the value breaks a rule.
         """
         field = self._find_setting_of_parameter(name)
         if field is None:
             return text
 
         value: Any = text
-        # A text that is not valid YAML remains text, and the rule says what is wrong.
+        # If the string is not valid YAML, the string itself is checked. The message then
+        # says which rule it breaks.
         with suppress(ValueError, yaml.YAMLError):
             value = parse_yaml(text)
         try:
@@ -216,14 +218,14 @@ class Project(Generic[S]):
             raise SettingsError(error.problems) from None
 
     def _find_setting_of_parameter(self, name: str) -> FieldInfo | None:
-        """Return the setting that has the name of a pipeline parameter, or None."""
+        """Return the first setting that has the name of a pipeline parameter, or None."""
         # A parallel step calls its number of nodes node_count, and gets it from the setting
         # compute.max_nodes.
         setting = "max_nodes" if name == "node_count" else name
         for section in self.model.model_fields.values():
             model = section.annotation
             if not isinstance(model, type) or not issubclass(model, BaseModel):
-                # This is no section but a single setting, such as `name`.
+                # This is not a section but a single setting, such as `name`.
                 continue
             if setting in model.model_fields:
                 return model.model_fields[setting]
@@ -235,7 +237,7 @@ class Project(Generic[S]):
         return self.files.name != "" and (self.root / self.files.settings).exists()
 
     def _read_settings(self) -> Reading[S]:
-        """Read the settings for the workspace, with all problems of their files."""
+        """Read the settings for the workspace, and find all problems of their files."""
         if self._has_own_settings:
             return read_model_with_overrides(
                 self.root,

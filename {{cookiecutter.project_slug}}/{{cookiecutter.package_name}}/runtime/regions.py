@@ -1,6 +1,6 @@
-"""The regions of Azure, and the region that a person means by a display name or a city.
+"""List the regions of Azure, and find the one meant by a display name or a city.
 
-Nothing is imported but the standard library, as the template's hook uses these names too.
+This module imports only the standard library, because the template's hook uses it too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import permutations
 
-# Short name, display name, and places. A country stands with the region that is open to
-# everybody there, and with several regions where people must choose.
+# Each line has a region's short name, its display name, and places: cities, states and
+# countries. A country is listed with the region that is open to all customers. If there are
+# several of these, it is listed with each, and people must choose.
 _TABLE = """
 australiacentral   | Australia Central    | Canberra
 australiacentral2  | Australia Central 2  | Canberra
@@ -87,7 +88,7 @@ westus             | West US              | California, San Francisco
 westus2            | West US 2            | Washington, Seattle, Quincy
 westus3            | West US 3            | Phoenix, Arizona
 """
-# What people write in place of a word of a display name.
+# Other spellings that people use for a word of a display name.
 _SYNONYMS = {
     "america": "us",
     "britain": "uk",
@@ -102,19 +103,20 @@ _SYNONYMS = {
 
 @dataclass(frozen=True)
 class Region:
-    """A region of Azure, with all that people write when they mean it."""
+    """A region of Azure, with the spellings by which people may name it."""
 
     name: str
     display_name: str
-    spellings: frozenset[str]  # In lower-case letters and digits, without spaces.
+    spellings: frozenset[str]  # They have lower-case letters and digits, and no spaces.
 
 
 def find_regions(text: str) -> list[str]:
-    """Return the short names of the regions that a text means; empty if it means none.
+    """Return the short names of the regions that a user may mean by `text`.
 
-    The text is a short name, a display name with its words in any order, or a place: a
-    city, a state or a country. What stands in brackets or after a comma does not count:
-    `az account list-locations` shows "(Europe) West Europe".
+    `text` may be a short name, a display name with its words in any order, or a place: a
+    city, a state or a country. Text in brackets and after a comma is ignored, because `az
+    account list-locations` shows "(Europe) West Europe". The list is empty if no region
+    matches.
     """
     without_brackets = re.sub(r"\(.*?\)", " ", text)
     spelling = "".join(_split_words(without_brackets.partition(",")[0]))
@@ -124,9 +126,10 @@ def find_regions(text: str) -> list[str]:
 
 
 def find_misspelt_region(text: str) -> str | None:
-    """Return the region that a text means but for one typing error, or None.
+    """Return the short name of the region that is spelt like `text` with one typing error.
 
-    Short spellings are left out: `ok` is not a misspelt `uk`.
+    Returns None if no region, or more than one, is spelt like that. Spellings of fewer than
+    six characters are not compared: `ok` is not a misspelt `uk`.
     """
     typed = "".join(_split_words(text))
     names = set()
@@ -150,26 +153,36 @@ def _read_table(table: str) -> dict[str, Region]:
 
 
 def _spell_display_name(display_name: str) -> set[str]:
-    """Return the spellings of a display name: words in any order, or the first ones."""
-    parts = _split_words(display_name)
-    spellings = {"".join(order) for order in permutations(parts)}
-    spellings |= {"".join(parts[:count]) for count in range(2, len(parts))}
+    """Return the spellings of a display name.
+
+    Its words may be in any order, the last ones may be missing if two are left, and "eu" may
+    stand for "europe".
+    """
+    name_words = _split_words(display_name)
+    spellings = {"".join(order) for order in permutations(name_words)}
+    for count in range(2, len(name_words)):
+        spellings.add("".join(name_words[:count]))
     abbreviated = {spelling.replace("europe", "eu") for spelling in spellings}
     return spellings | abbreviated
 
 
 def _split_words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without accents, synonyms replaced."""
+    """Return the words and numbers of a text, in lower case and without accents.
+
+    Words of _SYNONYMS are replaced, such as "eastern" by "east".
+    """
     plain = unicodedata.normalize("NFKD", text.lower().replace("ø", "o"))
     plain = "".join(char for char in plain if not unicodedata.combining(char))
     return [_SYNONYMS.get(word, word) for word in re.findall("[a-z]+|[0-9]+", plain)]
 
 
 def _differ_by_a_typing_error(a: str, b: str) -> bool:
-    """Return whether one letter is missing, added or another, or two are exchanged.
+    """Return whether two different spellings differ by a single typing error.
 
-    A digit is no typing error: eastus4 is not eastus2.
+    A typing error is one letter that is missing, added or wrong, or two neighbouring letters
+    in the wrong order. A different digit is not a typing error: eastus4 is not eastus2.
     """
+    # Remove the beginning and the end that both have in common.
     while a and b and a[0] == b[0]:
         a = a[1:]
         b = b[1:]
@@ -183,5 +196,6 @@ def _differ_by_a_typing_error(a: str, b: str) -> bool:
     return is_one_letter or are_exchanged
 
 
-#: The regions by short name. Azure opens new ones: another name is unusual, not wrong.
+#: The regions by short name. Azure opens new regions, so the rules treat another name as
+#: unusual and not as wrong.
 REGIONS = _read_table(_TABLE)

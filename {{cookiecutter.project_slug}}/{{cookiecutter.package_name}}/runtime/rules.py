@@ -88,7 +88,7 @@ class Problem:
 
 
 def _keep(value: Any) -> Any:
-    """Return a value as it is, for rules that know no correction."""
+    """Return a value unchanged, for rules that know no correction."""
     return value
 
 
@@ -130,15 +130,19 @@ class Rule:
     ) -> Problem | None:
         """Return the problem with a value, or None if the value follows the rule.
 
-        `file` and `key` are where the value is written, for the message. `value_type` is
-        the type that the value must have. It may be a union such as `int | str`; a
-        correction is then of the first of its types.
+        The value comes from the setting `key` of `file`. The problem names both, so that
+        messages can tell the user where to correct it.
+
+        `value_type` is the type that the value must have. If it is a union such as
+        `int | str`, the value may have any of its types. A wrong value is then converted to
+        the first of them, `int`, to find a correction.
         """
-        if self.expected_value and value == "":
+        may_be_empty_for_now = self.expected_value != ""
+        if may_be_empty_for_now and value == "":
             return Problem(file, key, "is empty", self._give_advice(), kind="empty")
 
-        types = get_args(value_type) or (value_type,)
-        if type(value) in types and self.fits(value):
+        accepted_types = get_args(value_type) or (value_type,)
+        if type(value) in accepted_types and self.fits(value):
             advice = self.advise_if_unusual(value)
             if not advice:
                 return None
@@ -149,7 +153,7 @@ class Rule:
             return Problem(file, key, text, self._give_advice())
 
         text = f"is {to_text(value)}, but must be {self.requirement}"
-        fix = self._describe_correction(value, types[0])
+        fix = self._describe_correction(value, accepted_types[0])
         return Problem(file, key, text, fix or self._give_advice())
 
     def _give_advice(self) -> str:
@@ -166,7 +170,7 @@ class Rule:
         if not isinstance(value, (str, int, float)):
             return ""
         try:
-            # The value may be of another type, such as the text "2" where 2 is expected.
+            # The value may be of another type, such as the string "2" instead of 2.
             converted = value_type(str(value).strip())
             mended = self.mend(converted)
         except ValueError:
@@ -176,22 +180,25 @@ class Rule:
 
         yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
         if yaml_has_changed_text:
-            # YAML reads `yes` as true, and `1.10` as 1.1. What the user has written is
-            # lost, so the message cannot repeat it.
+            # YAML reads `yes` as true, and `1.10` as 1.1. The user's spelling is lost, so
+            # the message cannot repeat it in quotes.
             return "put it in quotes"
         if isinstance(value, str):
             return f"write {mended}"
-        # Text needs its quotes here: YAML reads 7 as a number, and '7' as text.
+        # If the correction is a string, the message shows its quotes: YAML reads 7 as a
+        # number, and '7' as a string.
         return f"write {mended!r}"
 
 
 class RegionRule(Rule):
-    """The rule of regions. It corrects the names of cities, and lists all regions if a
-    name is unknown.
+    """The rule of regions. A correction may offer several regions to choose from.
+
+    A wrong value is often the name of a city or a country. The correction then names its
+    regions. If no region matches, it lists all regions of Azure.
     """
 
     def _describe_correction(self, value: Any, value_type: type) -> str:
-        """Return which region to write, or between which regions to choose."""
+        """Return which region to write, or from which regions to choose."""
         if not isinstance(value, str):
             return ""
         names = find_regions(value) or REGIONS
@@ -199,7 +206,7 @@ class RegionRule(Rule):
 
 
 def to_text(value: Any) -> str:
-    """Return a value in the form in which messages show it, which is JSON if possible."""
+    """Return a value as messages show it: as JSON, or as Python code if JSON cannot."""
     try:
         return json.dumps(value, default=str, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -238,11 +245,11 @@ def _list_choices(choices: Iterable[str]) -> str:
 
 
 def _replace_characters(allowed: str, replacement: str, value: str) -> str:
-    """Return a text in which only allowed characters are left.
+    """Replace each run of characters that are not allowed, and return the result.
 
     `allowed` are characters and ranges as in the square brackets of a regular expression,
-    such as "a-z0-9". Accents are removed, and each run of other characters is replaced.
-    Hyphens, underscores, periods and spaces at both ends are removed.
+    such as "a-z0-9". Before, accents are removed from letters. Afterwards, hyphens,
+    underscores, periods and spaces are removed at both ends.
     """
     plain = unicodedata.normalize("NFKD", value)
     plain = "".join(char for char in plain if not unicodedata.combining(char))
@@ -329,7 +336,7 @@ def _may_name_project(name: str) -> bool:
 
 
 def _may_name_region(name: str) -> bool:
-    """Return whether a text is a region, or may be one that is not in the table yet."""
+    """Return whether a name is a region, or may be one that is not in the table yet."""
     if name in REGIONS:
         return True
     is_city_or_other_spelling = bool(find_regions(name))

@@ -1,4 +1,4 @@
-"""The workspace and what is in it, reached with azure-ai-ml.
+"""Use a workspace of Azure ML, and all that it holds, by means of azure-ai-ml.
 
 Projects with azureml-sdk have a module of the same name, with the same classes and methods.
 """
@@ -38,7 +38,7 @@ from .sdk_steps import build_steps, set_parameters
 from .uploads import open_container
 
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
-#: A new cluster gives each idle node back, down to the last one.
+#: A new cluster releases idle nodes after 20 minutes, and may shrink to no node at all.
 SCALING = {"min_instances": 0, "idle_time_before_scale_down": 1200}
 # The name of an endpoint has at most 32 characters, and ends in a digest of 6.
 MAX_ENDPOINT_NAME = 32
@@ -78,7 +78,10 @@ class Run:
         return statuses
 
     def failures(self) -> list[Failure]:
-        """Ask Azure why the job has failed: for its failed steps, or else for itself."""
+        """Ask Azure why each failed step has failed.
+
+        If no step has failed, the result is the failure of the pipeline job itself.
+        """
         jobs = self.client.jobs.list(parent_job_name=self.id)
         failed_steps = [job for job in jobs if _state(job) == "failed"]
         if not failed_steps:
@@ -86,7 +89,10 @@ class Run:
         return [self._failure(job, step=job.display_name) for job in failed_steps]
 
     def _failure(self, job: Any, step: str) -> Failure:
-        """Return why a job has failed. `step` is the name of its step, or ""."""
+        """Return why a job has failed, which may be the job of a step or of a pipeline.
+
+        `step` is the name of the step, or "" for the job of a pipeline.
+        """
         # `jobs.stream` reads these details too, but only prints them.
         details = self.client.jobs._runs_operations.get_run_details(job.name)
         error = details.error.error if details.error else None
@@ -150,7 +156,11 @@ class Workspace:
 
     @classmethod
     def connect(cls, config: WorkspaceConfig) -> Workspace:
-        """Return the workspace. Raises WorkspaceMissing or LoginMissing."""
+        """Log in, and return the workspace.
+
+        Raises LoginMissing if there is no valid login, and WorkspaceMissing if the workspace
+        does not exist.
+        """
         client = _log_in(config)
         try:
             workspace = client.workspaces.get(config.workspace_name)
@@ -162,7 +172,8 @@ class Workspace:
     def create(cls, config: WorkspaceConfig, uses_identities: bool) -> Workspace:
         """Create the workspace, and its resource group if there is none.
 
-        Its datastores are reached by identities, or else by the key of the account.
+        With `uses_identities`, its datastores are reached by the identity of the user or the
+        cluster, or else by the key of the storage account.
         """
         client = _log_in(config)
         _provide_resource_group(client, config)
@@ -174,7 +185,11 @@ class Workspace:
         return cls(client, client.workspaces.begin_create(new).result(), config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster, or None. Raises NotACluster or ClusterFailed."""
+        """Return a cluster that is ready, or None if there is none of this name.
+
+        Raises NotACluster if a compute of another kind has this name, and ClusterFailed if
+        the cluster is not ready.
+        """
         compute = self._find_compute(name)
         if compute is None:
             return None
@@ -185,13 +200,17 @@ class Workspace:
         return self._find_compute(name) is not None
 
     def _find_compute(self, name: str) -> entities.Compute | None:
+        """Return the compute of this name, of any kind, or None."""
         try:
             return self.client.compute.get(name)
         except ResourceNotFoundError:
             return None
 
     def create_cluster(self, setting: Compute) -> Cluster:
-        """Create the cluster that the settings describe. Raises ClusterFailed."""
+        """Create the cluster that the settings describe, and wait until it is ready.
+
+        Raises ClusterFailed if Azure could not create it.
+        """
         new = entities.AmlCompute(
             name=setting.name,
             size=setting.vm_size,
@@ -206,7 +225,10 @@ class Workspace:
         return _require_ready(setting.name, compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Make a cluster build the images. Return False if it does so already."""
+        """Let a cluster build the images of environments.
+
+        Returns whether this is a change, so False if the cluster builds them already.
+        """
         if self.sdk_workspace.image_build_compute == name:
             return False
         change = entities.Workspace(
@@ -229,6 +251,7 @@ class Workspace:
 
     @cached_property
     def _default_store(self) -> Any:
+        """The default datastore of the workspace, which Azure is asked for only once."""
         return self.client.datastores.get_default(include_secrets=True)
 
     def default_datastore(self) -> tuple[str, ContainerClient]:
@@ -252,11 +275,11 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> entities.PipelineJob:
-        """Return the job of the pipeline.
+        """Build a pipeline as a job of the SDK, which can be started or published.
 
-        `folders` are the folders of the default datastore to read, by the names of the
-        pipeline's inputs for data. If `changing` names any of these inputs, the steps run
-        each time, because files may have changed.
+        `folders` maps each pipeline input for data to the folder of the default datastore
+        that it reads. `changing` are the inputs whose files may change from run to run. If
+        there are any, all steps run each time.
         """
         addresses = {
             name: f"azureml://datastores/{self._default_store.name}/paths/"
@@ -295,7 +318,8 @@ class Workspace:
         try:
             job = self.client.jobs.create_or_update(built)
             return StartedRun(Run(self.client, job))
-        except Exception as error:  # The SDK raises errors of many classes.
+        except Exception as error:
+            # The SDK raises errors of many classes, which share no other base class.
             started = self._find_started_run(error, name, experiment)
             if started is None:
                 raise
@@ -309,7 +333,8 @@ class Workspace:
         `error` is the error of the submission, and `name` is the name of the job. Raises
         StartUnknown if Azure cannot be asked for the run.
         """
-        # Other requests, such as uploads of code, come before the submission.
+        # If the failed request was one of those that come before the submission, such as an
+        # upload of code, no job has started.
         is_submission = "/jobs/" in connection.request_address(error)
         if not is_submission:
             return None
@@ -323,7 +348,11 @@ class Workspace:
         return Run(self.client, job)
 
     def endpoint_name(self, name: str) -> str:
-        """Return a name that no other endpoint of the region has."""
+        """Return a name for an endpoint that is unique in the region, as Azure demands.
+
+        It begins with `name`, which may be shortened, and ends in a digest of the workspace's
+        id and `name`.
+        """
         identity = f"{self.sdk_workspace.id}/{name}".lower()
         digest = hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_CHARACTERS]
         starts_with_letter = re.sub("^[^a-z]*", "", name.lower())
@@ -346,7 +375,10 @@ class Workspace:
         built: entities.PipelineJob,
         description: str,
     ) -> Endpoint:
-        """Publish a job as the default deployment of an endpoint, which may be new."""
+        """Publish a job as the default deployment of an endpoint.
+
+        If `endpoint` is None, an endpoint of this name is created.
+        """
         endpoints = self.client.batch_endpoints
         if endpoint is None:
             new = entities.BatchEndpoint(name=name, description=description)
@@ -380,7 +412,8 @@ class Workspace:
     ) -> list[ScheduleChange]:
         """Give the pipeline the schedule of the settings, or disable its schedule.
 
-        Without `built` nothing is changed. Returns what was changed, or would be.
+        Returns the changes. If `built` is None, nothing is changed, and the result is what
+        would be changed.
         """
         schedules = self.client.schedules
         try:
@@ -404,7 +437,7 @@ class Workspace:
                 description=description,
                 trigger=_trigger(setting),
                 create_job=built,
-                is_enabled=True,  # It may have been disabled.
+                is_enabled=True,  # An existing schedule may have been disabled.
             )
             schedules.begin_create_or_update(new).result()
         if is_enabled and existing.description == description:
@@ -413,12 +446,17 @@ class Workspace:
 
 
 def _log_in(config: WorkspaceConfig) -> MLClient:
-    """Return a client with the current login, without prompting. Raises LoginMissing."""
+    """Return a client with the current login of this machine.
+
+    It never opens a prompt or a browser. Raises LoginMissing if no token can be had.
+    """
     authority, manager = CLOUDS[config.cloud]
     credential = login.credential(authority)
     try:
         credential.get_token(f"https://{manager}/.default")
-    except Exception as error:  # The errors of msal and azure-identity.
+    except Exception as error:
+        # msal, azure-identity and the HTTP client raise errors that share no other base
+        # class. Whichever it is, no request to Azure can be made without a token.
         raise connection.LoginMissing(error, config) from error
     return MLClient(
         credential,
@@ -427,8 +465,8 @@ def _log_in(config: WorkspaceConfig) -> MLClient:
         config.workspace_name,
         cloud=config.cloud,
         enable_telemetry=False,
-        # The SDK looks for errors of its uploads only where it shows their progress.
-        # Otherwise it waits forever for files that could not be uploaded.
+        # With progress bars, the SDK raises the errors of failed uploads. Without them, it
+        # ignores these errors, and then waits forever for files that were not uploaded.
         show_progress=True,
     )
 
@@ -481,9 +519,12 @@ def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
 def _deployment(
     endpoint_name: str, built: entities.PipelineJob, description: str
 ) -> entities.PipelineComponentBatchDeployment:
-    """Return a new deployment of a job, named by the time, such as v20260131063000123."""
+    """Return a new deployment of a job, named after the current time.
+
+    The name is the UTC time to the millisecond, such as v20260131063000123.
+    """
     now = datetime.now(timezone.utc)
-    version = f"v{now:%Y%m%d%H%M%S%f}"[:18]  # down to milliseconds
+    version = f"v{now:%Y%m%d%H%M%S%f}"[:18]  # Cut off after the milliseconds.
 
     component = built.component
     # The name of a component may only have letters, digits and underscores.
@@ -523,14 +564,18 @@ def _trigger(setting: Schedule) -> entities.RecurrenceTrigger:
 
 def _state(job: Any) -> str:
     """Return the state of a job, in lower case."""
-    # The SDK gives some states as members of an enumeration, and others as texts.
+    # The SDK gives some states as members of an enumeration, and others as strings.
     return str(getattr(job.status, "value", job.status)).lower()
 
 
 def _require_ready(
     name: str, compute: entities.Compute, config: WorkspaceConfig
 ) -> Cluster:
-    """Return a cluster that is ready. Raises NotACluster or ClusterFailed."""
+    """Return a compute as a cluster that is ready.
+
+    Raises NotACluster if the compute is of another kind, and ClusterFailed if it is not
+    ready.
+    """
     if not isinstance(compute, entities.AmlCompute):
         raise connection.NotACluster(name, compute.type, config)
     if compute.provisioning_state != "Succeeded":

@@ -1,4 +1,4 @@
-"""The workspace and what is in it, reached with azureml-sdk.
+"""Use a workspace of Azure ML, and all that it holds, by means of azureml-sdk.
 
 Projects with azure-ai-ml have a module of the same name, with the same classes and methods.
 """
@@ -44,9 +44,9 @@ PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 # A token is replaced this many seconds before it expires.
 TOKEN_MARGIN = 300
 TIME_ZONES = {zone.value: zone for zone in sdk.TimeZone}
-#: A new cluster gives each idle node back, down to the last one.
+#: A new cluster releases idle nodes after 20 minutes, and may shrink to no node at all.
 SCALING = {"min_nodes": 0, "idle_seconds_before_scaledown": 1200}
-# An endpoint is looked up among at most this many.
+# The SDK finds an endpoint by listing all of them. It lists at most this many.
 MAX_ENDPOINTS = 1000
 
 
@@ -78,7 +78,10 @@ class Run:
         return statuses
 
     def failures(self) -> list[Failure]:
-        """Ask Azure why the run has failed: for its failed steps, or else for itself."""
+        """Ask Azure why each failed step has failed.
+
+        If no step has failed, the result is the failure of the run itself.
+        """
         steps = self.sdk_run.get_steps()
         failed_steps = [step for step in steps if step.get_status() == "Failed"]
         if not failed_steps:
@@ -87,7 +90,10 @@ class Run:
 
 
 def _failure(run: Any, step: str) -> Failure:
-    """Return why a run has failed. `step` is the name of its step, or "" for a pipeline."""
+    """Return why a run has failed, which may be the run of a step or of a pipeline.
+
+    `step` is the name of the step, or "" for the run of a pipeline.
+    """
     details = run.get_details()
     properties = run.get_properties()
     error = (details.get("error") or {}).get("error") or {}
@@ -138,7 +144,11 @@ class Workspace:
 
     @classmethod
     def connect(cls, config: WorkspaceConfig) -> Workspace:
-        """Return the workspace. Raises WorkspaceMissing, LoginMissing or AzureError."""
+        """Log in, and return the workspace.
+
+        Raises LoginMissing if there is no valid login, WorkspaceMissing if the workspace
+        does not exist, and AzureError if the login has no access to the subscription.
+        """
         auth = _log_in(config)
         try:
             workspace = SdkWorkspace.get(
@@ -148,7 +158,7 @@ class Workspace:
                 config.resource_group,
             )
         except UserErrorException:
-            # The text of the SDK's error would list all subscriptions.
+            # The message of the SDK's error would list all subscriptions of the login.
             raise AzureError(
                 f"{config.files.config}: the login sees no subscription "
                 f"{config.subscription_id}. Write one that `az account list --output "
@@ -164,7 +174,8 @@ class Workspace:
     def create(cls, config: WorkspaceConfig, uses_identities: bool) -> Workspace:
         """Create the workspace, and its resource group if there is none.
 
-        Its datastores are reached by identities, or else by the key of the account.
+        With `uses_identities`, its datastores are reached by the identity of the user or the
+        cluster, or else by the key of the storage account.
         """
         workspace = SdkWorkspace.create(
             config.workspace_name,
@@ -179,7 +190,11 @@ class Workspace:
         return cls(workspace, config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster that is ready, or None. Raises NotACluster or ClusterFailed."""
+        """Wait until a cluster is ready, and return it, or None if there is none.
+
+        Raises NotACluster if a compute of another kind has this name, and ClusterFailed if
+        Azure could not create the cluster.
+        """
         compute = self.sdk_workspace.compute_targets.get(name)
         if compute is None:
             return None
@@ -190,7 +205,10 @@ class Workspace:
         return name in self.sdk_workspace.compute_targets
 
     def create_cluster(self, setting: Compute) -> Cluster:
-        """Create the cluster that the settings describe. Raises ClusterFailed."""
+        """Create the cluster that the settings describe, and wait until it is ready.
+
+        Raises ClusterFailed if Azure could not create it.
+        """
         new = AmlCompute.provisioning_configuration(
             setting.vm_size,
             max_nodes=setting.max_nodes,
@@ -202,7 +220,10 @@ class Workspace:
         return _wait_until_ready(setting.name, compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Make a cluster build the images. Return False if it does so already."""
+        """Let a cluster build the images of environments.
+
+        Returns whether this is a change, so False if the cluster builds them already.
+        """
         if self.sdk_workspace.get_details().get("imageBuildCompute") == name:
             return False
         self.sdk_workspace.update(image_build_compute=name)
@@ -214,7 +235,8 @@ class Workspace:
         existing = None
         try:
             existing = Environment.get(self.sdk_workspace, name)
-        except Exception as error:  # The SDK raises no class of its own here.
+        except Exception as error:
+            # The SDK raises a plain Exception here, so only the status tells what is wrong.
             if connection.status_code(error) != 404:
                 raise
         if existing and _contents(existing) == _contents(environment):
@@ -224,6 +246,7 @@ class Workspace:
 
     @cached_property
     def _default_store(self) -> Any:
+        """The default datastore of the workspace, which Azure is asked for only once."""
         return self.sdk_workspace.get_default_datastore()
 
     def default_datastore(self) -> tuple[str, ContainerClient]:
@@ -246,11 +269,11 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> sdk.Pipeline:
-        """Return the SDK's pipeline.
+        """Build a pipeline as an object of the SDK, which can be started or published.
 
-        `folders` are the folders of the default datastore to read, by the names of the
-        pipeline's parameters for data. Steps that read parameters in `changing` run each
-        time, because their files may have changed.
+        `folders` maps each pipeline parameter for data to the folder of the default
+        datastore that it reads. `changing` are the parameters whose files may change from
+        run to run. The steps that read these parameters run each time.
         """
         datasets = {
             name: Dataset.File.from_files((self._default_store, folder), validate=False)
@@ -274,7 +297,8 @@ class Workspace:
         try:
             run = sdk_experiment.submit(built, pipeline_parameters=parameters)
             return StartedRun(Run(run))
-        except Exception as error:  # The errors of requests, msrest and the SDK.
+        except Exception as error:
+            # requests, msrest and the SDK raise errors that share no other base class.
             started = self._find_started_run(error, sdk_experiment)
             if started is None:
                 raise
@@ -288,8 +312,9 @@ class Workspace:
         `error` is the error of the submission. Raises StartUnknown if Azure cannot be asked
         whether the run has started.
         """
-        # The SDK has chosen the id of the run before it submits it. The id is known from
-        # the address of the failed request. Other requests come before the submission.
+        # The SDK chooses the id of the run itself, and submits the run to an address that
+        # contains this id. If the failed request had another address, it was one of those
+        # that come before the submission, so no run has started.
         address = connection.request_address(error)
         submission = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
         if submission is None:
@@ -304,11 +329,14 @@ class Workspace:
         return Run(run) if has_started else None
 
     def endpoint_name(self, name: str) -> str:
-        """Return the name of the endpoint, which must be unique in the workspace only."""
+        """Return the name of the endpoint, which is `name` itself.
+
+        It must be unique only in the workspace.
+        """
         return name
 
     def find_endpoint(self, name: str) -> Endpoint | None:
-        """Return an endpoint, or None."""
+        """Return an endpoint, or None if there is none of this name."""
         endpoints = sdk.PipelineEndpoint.list(
             self.sdk_workspace, max_results=MAX_ENDPOINTS
         )
@@ -324,7 +352,10 @@ class Workspace:
         built: sdk.Pipeline,
         description: str,
     ) -> Endpoint:
-        """Publish a pipeline as the default of an endpoint, which may be new."""
+        """Publish a pipeline as the default version of an endpoint.
+
+        If `endpoint` is None, an endpoint of this name is created.
+        """
         published = built.publish(name, description=description)
         if endpoint:
             endpoint.sdk_endpoint.add_default(published)
@@ -343,7 +374,8 @@ class Workspace:
     ) -> list[ScheduleChange]:
         """Give the endpoint the schedule of the settings, and disable all others.
 
-        Without `built` nothing is changed. Returns what was changed, or would be.
+        Returns the changes. If `built` is None, nothing is changed, and the result is what
+        would be changed.
         """
         changes = []
         description = setting.describe() if setting else ""
@@ -379,18 +411,28 @@ class Workspace:
     def _create_schedule(
         self, endpoint: Endpoint, setting: Schedule, experiment: str
     ) -> sdk.Schedule:
-        zone = TIME_ZONES[setting.time_zone]
+        """Create the schedule of the settings for an endpoint, and wait until it is active."""
+        recurrence = sdk.ScheduleRecurrence(
+            frequency=setting.frequency,
+            interval=setting.interval,
+            start_time=setting.start_time,
+            time_zone=TIME_ZONES[setting.time_zone],
+            hours=setting.hours,
+            minutes=setting.minutes,
+            week_days=setting.week_days,
+        )
         return sdk.Schedule.create_for_pipeline_endpoint(
             self.sdk_workspace,
             endpoint.sdk_endpoint.name,
             endpoint.sdk_endpoint.id,
             experiment,
-            recurrence=sdk.ScheduleRecurrence(**{**vars(setting), "time_zone": zone}),
+            recurrence=recurrence,
             description=setting.describe(),
             wait_for_provisioning=True,
         )
 
     def _active_schedules(self, endpoint: Endpoint | None) -> list[sdk.Schedule]:
+        """Return the schedules of an endpoint that are not disabled."""
         if endpoint is None:
             return []
         schedules = sdk.Schedule.list(
@@ -400,9 +442,11 @@ class Workspace:
 
 
 def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
-    """Return the login, without ever asking the user for one. Raises LoginMissing.
+    """Return the current login of this machine. It never opens a prompt or a browser.
 
-    Logins are tried in the same order as by `check --online`.
+    Logins are tried in the same order as by `check --online`. Raises LoginMissing if there
+    is none, or if Azure refuses it. If a service principal is set and Azure cannot be
+    reached, the SDK's own error is raised.
     """
     cloud = config.cloud
     principal = [os.environ.get(name) for name in PRINCIPAL]
@@ -412,7 +456,8 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
         else:
             auth = authentication.TokenAuthentication(_token_source(cloud), cloud)
         auth.get_authentication_header()
-    except Exception as error:  # The errors of the SDK, msal and azure-identity.
+    except Exception as error:
+        # The SDK, msal and azure-identity raise errors that share no other base class.
         is_refusal = "AADSTS" in str(error)
         if all(principal) and not is_refusal:
             raise  # Azure has not refused the login, but could not be reached.
@@ -421,10 +466,10 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
 
 
 def _token_source(cloud: str) -> Callable[[str], str]:
-    """Return a function that returns a token for an audience.
+    """Return a function from which the SDK gets a token for an audience.
 
-    It is a function because the SDK makes a copy of it. A copied object would not share
-    the tokens that are kept here.
+    The function keeps its tokens and uses them again. It cannot be an object with a method,
+    as the SDK copies what it is given: the copy of an object would have its own tokens.
     """
     credential = login.credential(CLOUDS[cloud].login)
     # The SDK asks for a token at each request, and `az` takes a second for one.
@@ -482,6 +527,6 @@ def _wait_until_ready(name: str, compute: Any, config: WorkspaceConfig) -> Clust
 
 
 def _contents(environment: Environment) -> tuple[str, dict[str, Any]]:
-    """Return the base image and the packages from which an environment is built."""
+    """Return the base image and the packages of an environment, to compare it by."""
     packages = environment.python.conda_dependencies.as_dict()
     return environment.docker.base_image, packages

@@ -1,6 +1,6 @@
-"""Keep what the Azure SDKs print, warn of and log, without any secret.
+"""Keep the output, warnings and log records of the Azure SDKs, with secrets masked.
 
-It goes to a file that git ignores, or with `--debug` to the screen.
+They are written to a file that git ignores, or to the screen with `--debug`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-LOG_FILE = "runs/azure.log"  # from the project's folder on; git ignores all of runs/
-MAX_BYTES = 5_000_000  # of the file; one older file, azure.log.1, is kept beside it
+#: The path of the log file in the project. Git ignores all of runs/.
+LOG_FILE = "runs/azure.log"
+#: A log file of this size is renamed to azure.log.1, and a new one is begun.
+MAX_BYTES = 5_000_000
 
 MASK = "***"
-#: What is masked: the named group, or else all that matches.
+#: Patterns of secrets. If a pattern has a group named `secret`, only this group is masked;
+#: otherwise the whole match is.
 SECRETS = (
     re.compile(r"eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # a token (JWT)
     re.compile(r"(?i)\bbearer\s+(?P<secret>[^\s'\",]+)"),
@@ -54,6 +57,7 @@ def mask_secrets(text: str) -> str:
 
 
 def _mask_match(match: re.Match[str]) -> str:
+    """Return the text of a match of one of SECRETS, with the secret replaced by MASK."""
     if "secret" not in match.re.groupindex:
         return MASK
     start, end = match.span("secret")
@@ -68,16 +72,19 @@ class _MaskingFormatter(logging.Formatter):
 
 
 class _PrintedLines(io.TextIOBase):
-    """A file for what is printed: each line becomes a record of the log."""
+    """A text file that replaces standard output, and logs each line that is printed."""
 
     def __init__(self) -> None:
-        self.rest = ""
+        self.unfinished_line = ""
 
     def write(self, text: str) -> int:
-        # Progress bars print one line again and again, and begin with a return.
-        *lines, self.rest = (self.rest + text.replace("\r", "\n")).split("\n")
-        for line in filter(str.strip, lines):
-            printed.info(line.rstrip())
+        # A progress bar prints a carriage return and then its line once more. So a carriage
+        # return ends a line here too.
+        unlogged = self.unfinished_line + text.replace("\r", "\n")
+        *lines, self.unfinished_line = unlogged.split("\n")
+        for line in lines:
+            if line.strip():
+                printed.info(line.rstrip())
         return len(text)
 
     def writable(self) -> bool:
@@ -85,18 +92,18 @@ class _PrintedLines(io.TextIOBase):
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """The log file. A full disk must not stop the command that is logged."""
+    """The log file. If it cannot be written, as on a full disk, the command goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Lose the record."""
+        """Drop the record that could not be written, without a message."""
 
 
 @contextmanager
 def keep_sdk_output(root: Path, debug: bool = False) -> Iterator[str]:
-    """Write what is printed, warned of and logged to a file; yield the file's name.
+    """Write all output, warnings and log records to the log file; yield the file's name.
 
-    With `debug` it goes to standard error, with more detail, and the name is empty. So
-    it is where the file cannot be written: then nothing is kept.
+    With `debug`, they are written to standard error instead, with more detail. If the log
+    file cannot be opened, they are dropped. In both cases the yielded name is empty.
     """
     handler = _open_handler(root, debug)
     lines = _PrintedLines()
@@ -110,19 +117,19 @@ def keep_sdk_output(root: Path, debug: bool = False) -> Iterator[str]:
         try:
             yield LOG_FILE if isinstance(handler, _LogFile) else ""
         finally:
-            lines.write("\n")
+            lines.write("\n")  # This logs a last line that was not ended.
 
 
 @contextmanager
 def show_log() -> Iterator[None]:
-    """Write what is logged to standard error, with all detail, without any secret."""
+    """Write all log records to standard error, in full detail, with secrets masked."""
     with _log_to(logging.StreamHandler(sys.stderr), logging.DEBUG):
         yield
 
 
 @contextmanager
 def _log_to(handler: logging.Handler, level: int) -> Iterator[None]:
-    """Let one handler have all that is logged; close it at the end."""
+    """Send all log records from `level` on to one handler only, and close it at the end."""
     handler.setFormatter(
         _MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
@@ -136,7 +143,7 @@ def _log_to(handler: logging.Handler, level: int) -> Iterator[None]:
     # `login.credential` would silence it otherwise.
     identity_logger.setLevel(level)
     try:
-        with _without_handlers_of_the_sdks():
+        with _detach_sdk_handlers():
             yield
     finally:
         root_logger.handlers = earlier_handlers
@@ -146,27 +153,36 @@ def _log_to(handler: logging.Handler, level: int) -> Iterator[None]:
 
 
 @contextmanager
-def _without_handlers_of_the_sdks() -> Iterator[None]:
-    """Pass on what the SDKs' loggers would print on the screen themselves."""
-    loggers = [
+def _detach_sdk_handlers() -> Iterator[None]:
+    """Detach the handlers by which the SDKs' loggers print on the screen.
+
+    Their records go to the handlers of the root logger instead. At the end, the handlers
+    are attached again.
+    """
+    sdk_loggers = [
         logger
         for name, logger in logging.root.manager.loggerDict.items()
         if name.startswith("azure") and isinstance(logger, logging.Logger)
     ]
-    earlier = [(logger, logger.handlers, logger.propagate) for logger in loggers]
-    for logger in loggers:
+    earlier_states = [
+        (logger, logger.handlers, logger.propagate) for logger in sdk_loggers
+    ]
+    for logger in sdk_loggers:
         logger.handlers = []
         logger.propagate = True
     try:
         yield
     finally:
-        for logger, handlers, propagate in earlier:
+        for logger, handlers, propagate in earlier_states:
             logger.handlers = handlers
             logger.propagate = propagate
 
 
 def _open_handler(root: Path, debug: bool) -> logging.Handler:
-    """Return a handler for the screen or the log file, or one that keeps nothing."""
+    """Return a handler that writes to the screen with `debug`, or else to the log file.
+
+    If the log file cannot be opened, the handler drops all records.
+    """
     if debug:
         return logging.StreamHandler(sys.stderr)
     path = root / LOG_FILE

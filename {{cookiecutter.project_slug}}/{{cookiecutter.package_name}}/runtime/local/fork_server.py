@@ -6,10 +6,10 @@ Imports take longer than most steps' work, and all steps import the same package
 program imports them while an earlier step still runs, and then forks a process for each
 step, which runs the step's script from its first line, as Python itself would.
 
-Protocol: for each step, the local run writes one line of JSON to standard input, the
-step's command, with `arguments` (a script and what follows it), `folder`, `environment`
-and `log`. This program prints two lines: the number of the step's process, and its exit
-code once it has ended. What the step prints goes to its log.
+Protocol: for each step, the local run writes the step's command to standard input, as one
+line of JSON with `arguments` (the script and its arguments), `folder`, `environment` and
+`log`. This program prints two lines: the process id of the step, and its exit code once it
+has ended. The output of the step goes to its log.
 
 The local run holds the other end of standard input. When that end is closed, whether the
 run has finished, was interrupted or was killed, the step and all that it has started are
@@ -21,7 +21,7 @@ the process of the run; it imports the main module of the run anew in each proce
 step that uses `multiprocessing` itself would share it. Here the forked process returns to
 the end of this file, so that Python ends it as any other.
 
-It runs on Linux alone: elsewhere a process cannot fork, or not safely.
+It runs only on Linux, as other systems cannot fork a process, or not safely.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 
-# The numbers of the standard streams, as the operating system has them.
+# The file descriptors of the standard streams.
 STANDARD_INPUT = 0
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
-PR_SET_PDEATHSIG = 1  # The number that Linux has given to this call of prctl.
+# The option of Linux's prctl by which a process gets a signal when its parent ends.
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class StepCommand:
     """The script, folder, environment and log of a step's process."""
 
-    arguments: list[str]  # the script, and what follows it on the command line
+    arguments: list[str]  # The script comes first, then its arguments.
     folder: str
     environment: dict[str, str]
     log: str
@@ -91,33 +92,34 @@ def serve(packages: list[str]) -> StepCommand:
 def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process as soon as its parent process ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have been killed before this request.
+    # If the parent was killed before this request, Linux sends no signal. This process then
+    # has another parent already.
     if os.getppid() != parent:
         os._exit(1)
 
 
 def redirect_streams(log: str) -> None:
     """Send standard output and errors to a file, and make standard input empty."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    empty_input = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    os.dup2(nothing, STANDARD_INPUT)
+    os.dup2(empty_input, STANDARD_INPUT)
     os.dup2(output, STANDARD_OUTPUT)
     os.dup2(output, STANDARD_ERROR)
-    os.close(nothing)
+    os.close(empty_input)
     os.close(output)
 
 
 def preload(packages: list[str], commands: int) -> None:
-    """Import packages into the fork server; skip those that cannot be imported.
+    """Import packages into the fork server, and skip those that cannot be imported.
 
-    Ends the fork server if the local run ends meanwhile, which closes the other end of
-    the file descriptor `commands`.
+    `commands` is the file descriptor from which commands are read. If the local run ends
+    meanwhile, it closes the other end, and this function ends the fork server.
     """
-    # Python has put the folder of this file on the path, which no step has there.
+    # Python has put the folder of this file first on sys.path, where no step has it.
     del sys.path[0]
     end_of_run = select.poll()
     end_of_run.register(commands, select.POLLHUP)
-    # Imports leave no garbage behind, and looking for it takes long.
+    # Imports leave no garbage to collect, and the search for it would take long.
     gc.disable()
     for package in packages:
         if end_of_run.poll(0):
@@ -136,13 +138,15 @@ def wait_for_step(step_pid: int, commands: int) -> int:
     """
     assert sys.platform == "linux"
     end_of_step = os.pidfd_open(step_pid)
-    # While a step runs, `commands` becomes readable only when the run closes it.
+    # The run sends no command while a step runs, so `commands` becomes readable only when
+    # the run closes it.
     ready, _, _ = select.select([end_of_step, commands], [], [])
     os.close(end_of_step)
 
     step_has_ended = end_of_step in ready
     if not step_has_ended:
-        # The step may not have started its own session yet, which is killed below.
+        # The session of the step is killed below. But a step that has just been forked may
+        # not be in its own session yet, so its process is killed first.
         os.kill(step_pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
         os.killpg(step_pid, signal.SIGKILL)
@@ -168,8 +172,9 @@ def become_step(command: StepCommand, server_variables: dict[str, str]) -> None:
         command_line = [sys.executable, *command.arguments]
         os.execve(sys.executable, command_line, command.environment)
 
-    # Packages set some variables when they are imported, as they would in the step. They
-    # stay, unless the step's command has another value than the server was started with.
+    # Some packages set environment variables when they are imported, and would do so in the
+    # step too. So these variables stay. Only those are changed whose value in the step's
+    # command is not the one that the server was started with.
     for name in server_variables.keys() - command.environment.keys():
         os.environ.pop(name, None)
     for name, value in command.environment.items():

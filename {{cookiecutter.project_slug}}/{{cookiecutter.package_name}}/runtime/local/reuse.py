@@ -4,14 +4,15 @@ The rule is that of `allow_reuse` on Azure ML: results are used again while the 
 files, arguments, parameters, environment variables, packages and inputs are the same. The
 reuse key of a step is a hash of all these. Data counts as the same if its content is the
 same. The output of another step counts as the same only if the same execution has written
-it, so that all steps after one that runs must run too.
+it. So if a step runs, all steps that follow it run too.
 
 A step that looks up the registered model has no `allow_reuse` on Azure ML, as the model
 may change. In a local run, its results are used again while the registered model is the
 same. `pipelines.py` declares these steps by `reads_model`.
 
-A version that the same run has registered counts as the one that its steps have looked
-up. Otherwise, `evaluate` would have to compare each newly registered model with itself.
+If a run registers a new version, the results of its own steps stay reusable, although the
+steps have looked up the version before. Otherwise, the next run would have to run
+`evaluate` again, which would compare the newly registered model with itself.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class StepReuse:
         if key == NOT_REUSABLE:
             return None
         model = self.find_model(step)
-        # While the lock is held, no other run removes the run that is found.
+        # Without the lock, another run could remove the earlier run before its results are
+        # recorded.
         with lock_folder(context.runs):
             results = find_results(context.runs, step.name, key, model.fingerprint)
             if results is not None:
@@ -94,24 +96,31 @@ class StepReuse:
     def record_results(
         self, step: Step, key: str, model_before: RegisteredModel, seconds: float
     ) -> None:
-        """Record what a step has written.
+        """Record the results of a step that has run.
 
-        `model_before` is the registered model as it was before the step ran. If this run
-        has registered another one since, the results of the steps before it count for that
-        model too. If somebody else has, the results of this step are not used again.
+        `key` is the reuse key of the step, and `model_before` is the registered model as it
+        was before the step ran. The registered model may have changed in the meantime:
+
+        - If this run has registered the new model, the results of the earlier steps stay
+          reusable. They are recorded as valid for the new model too.
+        - If something else has registered it, this step may have looked up either model.
+          Its results are then recorded as not reusable.
         """
         context = self._context
         model = self.find_model(step)
-        is_new_model = model.fingerprint != model_before.fingerprint
-        if is_new_model and model.run == context.folder.name:
+        model_has_changed = model.fingerprint != model_before.fingerprint
+        was_registered_by_this_run = model.run == context.folder.name
+
+        recorded_key = key
+        if model_has_changed and was_registered_by_this_run:
             for name in context.plan.list_steps_before(step.name):
                 self._extend_to_model(name, model_before.fingerprint, model.fingerprint)
-        elif is_new_model:
-            key = NOT_REUSABLE
+        elif model_has_changed:
+            recorded_key = NOT_REUSABLE
 
         results = StepRecord(
             arguments=describe_step(step, context.plan.values),
-            key=key,
+            key=recorded_key,
             models=[model.fingerprint],
             files=hash_listing(context.step_folder(step) / "outputs"),
             seconds=seconds,
@@ -119,7 +128,11 @@ class StepReuse:
         context.record_step(step.name, results)
 
     def _describe_inputs(self, step: Step) -> dict[str, str]:
-        """Return for each input of a step a text that differs once its content does."""
+        """Return a description of each input of a step, for the reuse key.
+
+        Data is described by a hash of its files. The output of another step is described by
+        the id of the execution that wrote it.
+        """
         inputs = {}
         for name, source in step.inputs.items():
             if isinstance(source, Parameter):
@@ -132,7 +145,11 @@ class StepReuse:
         return inputs
 
     def _extend_to_model(self, step: str, old_model: str, new_model: str) -> None:
-        """Let results of a step that hold for one registered model hold for another too."""
+        """Record that the results of a step are valid for a new registered model too.
+
+        This changes nothing unless they are valid for the old model. `old_model` and
+        `new_model` are fingerprints.
+        """
         results = self._context.record.done.get(step)
         if results is not None and old_model in results.models:
             models = [*results.models, new_model]
@@ -142,16 +159,17 @@ class StepReuse:
 
 
 def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | None:
-    """Return the results of a step in the newest run in which its reuse key was the same.
+    """Return the newest results of a step with the same reuse key, or None.
 
-    `model` is the fingerprint of the registered model that the step looks up. Results
-    whose files have changed since, or are gone, are passed over.
+    `model` is the fingerprint of the registered model that the step looks up. The results
+    must be valid for this model. Results are skipped if their files were changed or removed
+    after the step had written them.
     """
     for run in list_runs(runs):
         results = run.record.done.get(step)
         if results is None or results.key != key or model not in results.models:
             continue
-        # The run may itself have taken the results over from an earlier one.
+        # This run may have reused the results of an earlier run, which has the files.
         run_with_files = results.run or run.folder.name
         with suppress(OSError):
             outputs = runs / run_with_files / step / "outputs"
@@ -161,14 +179,18 @@ def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | No
 
 
 def describe_value(value: Argument | Source, values: Mapping[str, Value]) -> str:
-    """Return an argument or the source of an input as text, with parameters' values."""
+    """Return an argument or the source of an input as text.
+
+    A parameter is replaced by its value from `values`.
+    """
     return str(values[value.name] if isinstance(value, Parameter) else value)
 
 
 def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
     """Return the arguments and inputs of a step as text.
 
-    The path of the project is not part of them, so that the project can be moved.
+    They do not contain the path of the project, so results stay reusable after the project
+    has been moved.
     """
     return [
         describe_value(value, values)
@@ -177,7 +199,7 @@ def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
 
 
 def _hash_code(step: Step, code: Path, fingerprints: Fingerprints) -> str:
-    """Return a fingerprint of the files of a step's snapshot, which are in a folder."""
+    """Return a fingerprint of a step's snapshot, whose files are in the folder `code`."""
     files = {file.as_posix(): code / file for file in step.snapshot}
     return fingerprints.hash_files(files)
 
@@ -186,7 +208,7 @@ def _hash_step(
     step: Step, values: Mapping[str, Value], inputs: Mapping[str, str], code: str
 ) -> str:
     """Return the hash of everything that the results of a step depend on."""
-    # The type of an argument is part of it, as a text may read like an output's name.
+    # A plain string may equal the name of an output. The type tells them apart.
     arguments = [
         [type(argument).__name__, describe_value(argument, values)]
         for argument in (*step.arguments, *step.unused_parameters)

@@ -31,9 +31,9 @@ FAILED = "[red]failed[/] "
 REMOVED = "[dim]removed[/] "
 #: Lines of a log that begin like this are shown on the screen too.
 NOTE = "note: "
-#: The number of notes that are shown of one log.
+#: At most this many notes of a log are shown.
 MOST_NOTES = 100
-#: The number of characters that are shown of a log's line.
+#: At most this many characters of a log's line are shown.
 LONGEST_LINE = 10_000
 
 
@@ -48,7 +48,8 @@ class LogSummary:
 def summarize_log(log: Path) -> LogSummary:
     """Return the last lines and the notes of a log, which may be of any size.
 
-    Longer lines are cut off. Raises OSError if the log cannot be read.
+    Lines are cut off after LONGEST_LINE characters. Raises OSError if the log cannot be
+    read.
     """
     last_lines: deque[str] = deque(maxlen=LOG_END)
     notes: list[str] = []
@@ -62,7 +63,8 @@ def summarize_log(log: Path) -> LogSummary:
                 if is_new_note and len(notes) < MOST_NOTES:
                     notes.append(text)
             is_rest_of_line = not line.endswith("\n")
-    # A step may print text from data, which anybody can have written.
+    # A step may print values from its data, which may contain characters that control the
+    # terminal.
     return LogSummary(
         [make_harmless(line) for line in last_lines],
         [make_harmless(note) for note in notes],
@@ -87,10 +89,11 @@ class Screen:
     def show_progress(
         self, text: str, step_folder: Path | None = None, last_duration: float = 0.0
     ) -> Iterator[None]:
-        """Show a text and the time that passes, if there is a terminal.
+        """Show a text and the elapsed time while the block runs, if there is a terminal.
 
-        With the folder of a step, also show how far the step has come. With the seconds
-        that it took in the last run, also show how many may be left.
+        If `step_folder` is the folder of a step, the progress of the step is shown too. If
+        `last_duration` is the seconds that the step took in its last run, an estimate of the
+        time left is shown too.
         """
         with Progress(
             SpinnerColumn(),
@@ -114,7 +117,8 @@ class _StepProgress(ProgressColumn):
         super().__init__()
         self._folder = folder
         self._last_duration = last_duration
-        self._first_batch = 0.0  # seconds until the first mini-batch was done
+        # The seconds from the start of the step until its first mini-batch was done.
+        self._first_batch = 0.0
 
     def render(self, task: Task) -> Text:
         """Return the text that rich shows in this column."""
@@ -135,13 +139,13 @@ class _StepProgress(ProgressColumn):
 
 
 def _read_progress(log: Path) -> str:
-    """Return how many mini-batches are done, such as "3/10", by the end of a log.
+    """Return how many mini-batches are done, such as "3/10", from the end of a log.
 
-    Returns an empty text if the log does not say so.
+    Returns "" if the log does not say so, or cannot be read.
     """
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LONGEST_LINE))
-        # The text after the last line break may still be written.
+        # The step may not have written all of the last line yet, so it is left out.
         complete_lines = file.read().decode("utf-8", "replace").split("\n")[:-1]
         for line in reversed(complete_lines):
             if line.startswith(PROGRESS):
@@ -150,10 +154,10 @@ def _read_progress(log: Path) -> str:
 
 
 def _describe_batches(progress: str, seconds: float) -> str:
-    """Return a text on how many mini-batches are done, how fast, and how long it takes.
+    """Describe how many mini-batches are done, their speed, and the seconds left.
 
-    `seconds` have passed since the first one was done. That one does not count for the
-    speed, as it had to wait for its worker to start.
+    `progress` is such as "3/10". `seconds` have passed since the first mini-batch was done.
+    The speed is that of the later ones, as the first had to wait for its worker to start.
     """
     done, total = (int(number) for number in progress.split("/"))
     text = f"{done} of {total} mini-batches"
@@ -166,7 +170,8 @@ def _describe_batches(progress: str, seconds: float) -> str:
 def _measure_files(folder: Path) -> int:
     """Return the size of all files below a folder, in bytes.
 
-    The folder is being written to, so a file may be gone once its size is read.
+    The step still writes to the folder. If a file disappears before its size is read, the
+    rest is not counted.
     """
     size = 0
     with suppress(OSError):

@@ -1,9 +1,9 @@
 """Run one step in a process of its own, and end it when the local run ends.
 
-Protocol: this program reads one line of JSON from standard input, the step's command,
-with `arguments` (a script and what follows it), `folder`, `environment` and `log`. It
-prints two lines: the number of the step's process, and its exit code once it has ended.
-What the step prints goes to its log.
+Protocol: this program reads the step's command from standard input, as one line of JSON
+with `arguments` (the script and its arguments), `folder`, `environment` and `log`. It
+prints two lines: the process id of the step, and its exit code once it has ended. The
+output of the step goes to its log.
 
 The local run holds the other end of standard input. When that end is closed, whether the
 run has finished, was interrupted or was killed, the step and all that it has started are
@@ -25,7 +25,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-PR_SET_PDEATHSIG = 1  # The number that Linux has given to this call of prctl.
+# The option of Linux's prctl by which a process gets a signal when its parent ends.
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -55,21 +56,24 @@ def main() -> None:
     exit_code = step.wait()
     kill_session(step.pid)
     print(exit_code, flush=True)
-    # The usual end of a Python program would wait for the thread, which still reads.
+    # The thread still waits for the end of the run. `os._exit` ends this program all the
+    # same, while a normal exit could block on the standard input that the thread reads.
     os._exit(0)
 
 
 def make_death_request(supervisor: int) -> Callable[[], None]:
     """Return a function by which a child process asks Linux to kill it with its parent.
 
-    `supervisor` is the process number of the parent.
+    `supervisor` is the process id of the parent.
     """
-    # Loaded here, as little may be done between fork and exec.
+    # The function runs between fork and exec, where loading a library is not safe. So the
+    # library is loaded before.
     prctl = ctypes.CDLL(None).prctl
 
     def die_with_parent() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # The parent may have been killed before this request.
+        # If the parent was killed before this request, Linux sends no signal. This process
+        # then has another parent already.
         if os.getppid() != supervisor:
             os._exit(1)
 
@@ -78,8 +82,8 @@ def make_death_request(supervisor: int) -> Callable[[], None]:
 
 def kill_step_with_run(step: subprocess.Popen[bytes]) -> None:
     """Wait until the local run ends, then kill the step and end this program."""
-    # The run writes nothing more to standard input, so this call returns when the run
-    # closes it, or ends.
+    # The run writes nothing more to standard input. So this call returns only when the run
+    # closes it or ends.
     os.read(sys.stdin.fileno(), 1)
     step.kill()
     kill_session(step.pid)
@@ -87,7 +91,7 @@ def kill_step_with_run(step: subprocess.Popen[bytes]) -> None:
 
 
 def kill_session(leader: int) -> None:
-    """Kill all processes in the session that the process `leader` has started.
+    """Kill all processes in the process group of the step, whose process id is `leader`.
 
     On Windows, which has no sessions, nothing is killed.
     """

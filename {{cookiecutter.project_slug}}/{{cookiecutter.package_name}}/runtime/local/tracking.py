@@ -1,7 +1,7 @@
-"""Set up MLflow for local runs, with its database and files in `mlruns/` of the project.
+"""Set up MLflow for local runs. Its database and files are in the project's `mlruns/`.
 
-MLflow writes absolute paths into its database. If the project was moved, or is a copy of
-another one, the old paths are replaced before a run.
+MLflow writes absolute paths into its database. After a project has been moved or copied,
+these paths are wrong, so they are replaced before the next run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..errors import CommandError
 
-# These paths begin in the project's folder.
+# These paths are relative to the project's folder.
 DATABASE = "mlruns/mlflow.db"
 ARTIFACTS = "mlruns/artifacts"
 #: The database is made here, and moved to its place once it is complete.
@@ -37,9 +37,9 @@ PATH_COLUMNS = [
 ]
 #: Variables with secrets of a login or of a CI job. Steps on Azure ML do not have them.
 SECRETS = re.compile(r"(AZURE|ARM|ACTIONS)_.*|GITHUB_TOKEN|SYSTEM_ACCESSTOKEN")
-#: A program that makes the experiment, and the database if there is none. Its last line of
-#: output is the reason if it fails. Looking for garbage, of which imports leave none, would
-#: take a third of the time.
+#: A program that creates the experiment, and the database if there is none. If it fails, its
+#: last line of output is the reason. It turns the garbage collector off: imports leave no
+#: garbage, and the search for it would take a third of the time.
 CREATE_EXPERIMENT = """
 import ctypes, gc, signal, sys
 if sys.platform == "linux":
@@ -69,18 +69,19 @@ def database_uri(database: Path) -> str:
     uri = f"sqlite:///{database.as_posix()}"
     if "?" not in uri:
         return uri
-    # A question mark would begin the options. The URI must name the driver here, as MLflow
-    # would make a folder called `file:` otherwise.
+    # In a URI, a question mark begins the options. So the path is written as a URI itself,
+    # in which a question mark is escaped. The URI must also name the driver, `pysqlite`:
+    # without it, MLflow would create a folder called `file:`.
     path = database.as_uri().removeprefix("file://")
     return f"sqlite+pysqlite:///file:{path}?uri=true"
 
 
 def step_environment(root: Path, database: Path | None = None) -> dict[str, str]:
-    """Return the environment variables of this process, changed as steps need them.
+    """Return the environment variables for a step: those of this process, with changes.
 
-    Secrets and MLflow's own variables are removed, and those that name the project's
-    database are added. `PYTHONSAFEPATH` is removed too, as with it a step would not find
-    the modules beside its script.
+    Secrets and all variables of MLflow are removed. Variables are added by which MLflow
+    uses `database`, or the project's own database if it is None. `PYTHONSAFEPATH` is removed
+    too, because with it a step would not find the modules in the folder of its script.
     """
     inherited = {
         name: value
@@ -123,7 +124,7 @@ def ensure_database(root: Path, experiment: str) -> None:
         ).fetchall()
         for _, experiment_id, location in experiments:
             folder = location.removesuffix(f"/{experiment_id}")
-            # Any other folder was chosen by a user, and stays.
+            # Other folders were chosen by users, so their paths are not changed.
             is_in_mlruns = folder.startswith("file:") and folder.endswith(ARTIFACTS)
             if is_in_mlruns and folder != artifacts:
                 _replace_paths(connection, f"{folder}/", f"{artifacts}/")
@@ -143,9 +144,9 @@ def check_path_length(database: Path) -> None:
 
 
 def _create_database(root: Path, experiment: str) -> None:
-    """Create the database in another folder, then move it to its place.
+    """Create the database in a temporary folder, then move it to its final path.
 
-    A run that is killed meanwhile leaves no incomplete database in that place.
+    So there is never an incomplete database at the final path, even if a run is killed.
     """
     unfinished = root / UNFINISHED
     unfinished.mkdir()
@@ -242,7 +243,7 @@ def _check_experiment(database: Path, experiment: str) -> None:
 
 
 def _list_schemas() -> list[str]:
-    """Return the versions of the schema that MLflow can upgrade from; the last is current.
+    """Return the schema versions that MLflow knows, with the current one at the end.
 
     They are read from MLflow's files, as importing MLflow takes seconds. The list is empty
     if the files do not have the expected form.
@@ -265,7 +266,7 @@ def _list_schemas() -> list[str]:
 
 
 def _replace_paths(connection: sqlite3.Connection, old: str, new: str) -> None:
-    """In all paths that begin with `old`, replace this beginning by `new`."""
+    """Replace the prefix `old` by `new` in all paths of the database that begin with it."""
     size = len(old)
     for table, column in PATH_COLUMNS:
         connection.execute(
