@@ -25,7 +25,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from conftest import TEMPLATE
-from threadpoolctl import threadpool_limits
+from step_tracking import track_in
 
 STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
 
@@ -50,14 +50,8 @@ saved_model = load(STEPS / "evaluate" / "saved_model.py")
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("mlruns")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("figures", (folder / "artifacts").as_uri())
-    mlflow.set_experiment("figures")
-    with threadpool_limits(1):  # tables so small are not worth two threads
+    with track_in(tmp_path_factory.mktemp("mlruns"), "figures"):
         yield
-    mlflow.set_tracking_uri(before)
 
 
 def learn(

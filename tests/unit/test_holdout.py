@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import evaluate
-import mlflow
 import numpy as np
 import polars as pl
 import pytest
 import register
 import train
 from split import Split, TimeSplit
-from threadpoolctl import threadpool_limits
+from step_tracking import track_in
 from training_rows import (
     DataError,
     choose_split,
@@ -31,14 +30,8 @@ from training_rows import (
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("mlruns")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("holdout", (folder / "artifacts").as_uri())
-    mlflow.set_experiment("holdout")
-    with threadpool_limits(1):  # tables so small are not worth two threads
+    with track_in(tmp_path_factory.mktemp("mlruns"), "holdout"):
         yield
-    mlflow.set_tracking_uri(before)
 
 
 def learn(table: pl.DataFrame, folder: Path, **options: Any) -> dict[str, Any]:

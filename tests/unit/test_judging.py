@@ -20,7 +20,7 @@ import register
 import train
 from model_metrics import METRICS, CannotCompute, Predictions, compute_metric
 from sklearn import metrics
-from threadpoolctl import threadpool_limits
+from step_tracking import track_in
 
 from benchmarks import gate
 
@@ -40,14 +40,8 @@ CASES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("mlruns")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("judging", (folder / "artifacts").as_uri())
-    mlflow.set_experiment("judging")
-    with threadpool_limits(1):  # tables so small are not worth two threads
+    with track_in(tmp_path_factory.mktemp("mlruns"), "judging"):
         yield
-    mlflow.set_tracking_uri(before)
 
 
 # Metrics and intervals

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import comparison
-import mlflow
 import model_metrics
 import numpy as np
 import pandas as pd
@@ -32,20 +31,14 @@ import sklearn.datasets
 import train
 from registered_model import find_registered_model
 from sources import DataError
+from step_tracking import track_in
 from text_values import USUAL_FORMAT, TextFormat
-from threadpoolctl import threadpool_limits
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("mlruns")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("schema", (folder / "artifacts").as_uri())
-    mlflow.set_experiment("schema")
-    with threadpool_limits(1):  # tables so small are not worth two threads
+    with track_in(tmp_path_factory.mktemp("mlruns"), "schema"):
         yield
-    mlflow.set_tracking_uri(before)
 
 
 @dataclass
