@@ -55,11 +55,10 @@ class NewTexts:
 
 @dataclass(frozen=True)
 class NewDates:
-    """The range of new dates, None without any, and how many are after those of training."""
+    """The latest new date, None without any, and how many are after those of training."""
 
     missing: int
     filled: int
-    earliest: datetime | None
     latest: datetime | None
     after: int
 
@@ -148,7 +147,6 @@ def describe_column(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
         return {
             "missing": dates.null_count(),
             "filled": dates.count(),
-            "earliest": dates.min(),
             "latest": dates.max(),
             "after": (dates > profile.latest).sum(),
         }
@@ -178,7 +176,6 @@ def read_counts(values: Mapping[str, Any], profile: ColumnProfile) -> NewColumn:
         return NewDates(
             missing=values["missing"],
             filled=values["filled"],
-            earliest=values["earliest"],
             latest=values["latest"],
             after=values["after"],
         )

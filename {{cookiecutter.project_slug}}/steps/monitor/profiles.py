@@ -53,11 +53,10 @@ class TextProfile:
 
 @dataclass(frozen=True)
 class DateProfile:
-    """The range of a column of dates in training."""
+    """How many dates a column had in training, and the latest of them."""
 
     missing: int
     filled: int
-    earliest: datetime
     latest: datetime
 
 
@@ -109,6 +108,5 @@ def parse_column(column: Mapping[str, Any]) -> ColumnProfile:
     return DateProfile(
         missing=fields["missing"],
         filled=fields["filled"],
-        earliest=datetime.fromisoformat(fields["earliest"]),
         latest=datetime.fromisoformat(fields["latest"]),
     )
