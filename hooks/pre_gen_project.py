@@ -7,8 +7,6 @@ command to continue with, and exits with 1. cookiecutter then writes nothing.
 import json
 import os
 import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +27,10 @@ QUESTIONS = {key: value for key, value in DEFAULTS.items() if not key.startswith
 # The rules are a module of the generated package. It holds no Jinja, so the hook imports it
 # from the template.
 sys.dont_write_bytecode = True
-sys.path.insert(0, GENERATION["package"])
+sys.path[:0] = [GENERATION["package"], str(TEMPLATE / "hooks")]
+import corrected_command
 from runtime import rules
+from runtime.harmless_text import make_harmless
 
 RULES = {
     "project_slug": rules.SLUG,
@@ -192,12 +192,11 @@ def explain_refusal(wrong: list[Remark]) -> str:
     answers = {question: ANSWERS[question] for question in QUESTIONS}
     placeholders = []
     for remark in wrong:
-        answers[remark.question] = remark.correction
-    for question, answer in answers.items():
-        if answer is None:
-            placeholder = f"<{question}>"
-            answers[question] = placeholder
-            placeholders.append(placeholder)
+        correction = remark.correction
+        if correction is None:
+            correction = f"<{remark.question}>"
+            placeholders.append(correction)
+        answers[remark.question] = correction
 
     next_step = "run this command, with the corrections made"
     if placeholders:
@@ -205,107 +204,22 @@ def explain_refusal(wrong: list[Remark]) -> str:
             f"put your answers in place of {' and '.join(placeholders)} in this command, "
             "and run it"
         )
+    if PROGRAM == "cruft":
+        command = corrected_command.write_for_cruft(ARGUMENTS, answers)
+    else:
+        # Another program that calls cookiecutter has no arguments that could be repeated.
+        arguments = ARGUMENTS if PROGRAM else [ANSWERS["_template"]]
+        folder_holds_files = bool(os.listdir())
+        command = corrected_command.write_for_cookiecutter(
+            arguments, answers, folder_holds_files
+        )
     lines = [
-        *(escape(remark.message) for remark in wrong),
+        *(make_harmless(remark.message) for remark in wrong),
         f"\nNothing was generated, and no file was changed. To continue, {next_step}:\n",
-        " ".join(quote(word) for word in build_command(answers)),
+        command,
         "\nWhat cookiecutter prints below says no more than this.",
     ]
     return "\n".join(lines)
-
-
-def build_command(answers: dict[str, str]) -> list[str]:
-    """Return the command that generates the project with corrected answers.
-
-    The command is a list of the program and its arguments, which are not quoted yet.
-    """
-    for question, answer in answers.items():
-        if "{" in answer:
-            # cookiecutter would read braces in an answer as Jinja. So the answer is written
-            # as a Jinja expression, a string in double braces, which renders to the answer.
-            string = json.dumps(answer, ensure_ascii=False)
-            answers[question] = "{" * 2 + f" {string} " + "}" * 2
-
-    options = keep_options(ARGUMENTS) if PROGRAM else [ANSWERS["_template"]]
-    if PROGRAM == "cruft":
-        answers_as_json = json.dumps(answers, ensure_ascii=False)
-        return ["cruft", *options, "--no-input", "--extra-context", answers_as_json]
-
-    if os.listdir() and "--skip-if-file-exists" not in options:
-        options.append("--skip-if-file-exists")
-    pairs = [f"{question}={answer}" for question, answer in answers.items()]
-    return ["cookiecutter", "--no-input", *options, *pairs]
-
-
-def keep_options(arguments: list[str]) -> list[str]:
-    """Return the arguments that supply no answers, neither themselves nor from a file."""
-    flags = ("--no-input", "-y", "--replay")
-    options = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
-    kept = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        name, equals, _ = argument.partition("=")
-        if name in options and not equals:
-            next(remaining, None)  # Skip the value of the option.
-        elif name not in (*flags, *options, *QUESTIONS):
-            kept.append(argument)
-    return kept
-
-
-def escape(text: str) -> str:
-    """Escape characters that are not printable, such as those that move the cursor."""
-    escaped = ""
-    for character in text:
-        if character.isprintable():
-            escaped += character
-        else:
-            escaped += ascii(character)[1:-1]  # Without the quotes that it adds.
-    return escaped
-
-
-def quote(word: str) -> str:
-    """Quote an argument for the command line of this system."""
-    if os.name == "nt":
-        return quote_for_windows(word)
-    if can_show(word):
-        return shlex.quote(word)
-    return quote_as_escapes(word)
-
-
-def quote_for_windows(word: str) -> str:
-    """Quote an argument for the command prompt of Windows, `cmd`."""
-    # list2cmdline puts an argument in quotes only if it is empty or holds a space or a tab.
-    quoted = subprocess.list2cmdline([word])
-    has_quotes = quoted.startswith('"')
-    # Outside quotes, `cmd` reads these characters as redirections and operators.
-    has_operators = re.search("[<>&|^]", quoted) is not None
-    if has_operators and not has_quotes:
-        return f'"{quoted}"'
-    return quoted
-
-
-def quote_as_escapes(word: str) -> str:
-    """Quote an argument for bash in ASCII, as $'...' with escapes such as \\xc3.
-
-    bash reads such an escape as one byte, so each byte of the argument gets its own.
-    """
-    # The surrogates in `word` are bytes that are no UTF-8, and become these bytes again.
-    utf8_bytes = word.encode("utf-8", "surrogateescape")
-    # Latin-1 reads each byte as the character of the same number. So Python's escapes, which
-    # escape characters, are those of the bytes.
-    one_character_per_byte = utf8_bytes.decode("latin-1")
-    escaped = one_character_per_byte.encode("unicode_escape").decode()
-    escaped = escaped.replace("'", "\\'")
-    return f"$'{escaped}'"
-
-
-def can_show(word: str) -> bool:
-    """Return whether the terminal can show each character of a word."""
-    try:
-        word.encode(sys.stderr.encoding)
-    except UnicodeEncodeError:
-        return False
-    return word.isprintable()
 
 
 def main() -> None:
@@ -324,7 +238,7 @@ def main() -> None:
     if remarks:
         print("\nWorth a look, before anything is written:\n", file=sys.stderr)
         for remark in remarks:
-            print(f"    {escape(remark.message)}", file=sys.stderr)
+            print(f"    {make_harmless(remark.message)}", file=sys.stderr)
 
 
 main()

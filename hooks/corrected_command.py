@@ -1,0 +1,125 @@
+"""Write the command with which a user continues after wrong answers were refused.
+
+It is the command that the user ran, with all answers as arguments, ready to be pasted into
+bash, or into the command prompt of Windows. pre_gen_project.py imports this module;
+cookiecutter itself does not use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+# Options of cookiecutter and cruft that supply answers, or that decide how to ask for them.
+# The first are followed by a value.
+ANSWER_OPTIONS = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
+ANSWER_FLAGS = ("--no-input", "-y", "--replay")
+
+
+def write_for_cookiecutter(
+    arguments: list[str], answers: dict[str, str], folder_holds_files: bool
+) -> str:
+    """Return the command line that generates with cookiecutter.
+
+    `arguments` are those of the refused command. If the project's folder holds files
+    already, the new command keeps them.
+    """
+    options = drop_answers(arguments, list(answers))
+    if folder_holds_files and "--skip-if-file-exists" not in options:
+        options.append("--skip-if-file-exists")
+
+    pairs = [
+        f"{question}={protect_braces(answer)}" for question, answer in answers.items()
+    ]
+    return quote_all(["cookiecutter", "--no-input", *options, *pairs])
+
+
+def write_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
+    """Return the command line that generates with cruft, which takes answers as JSON."""
+    protected = {
+        question: protect_braces(answer) for question, answer in answers.items()
+    }
+    context = json.dumps(protected, ensure_ascii=False)
+    options = drop_answers(arguments, list(answers))
+    return quote_all(["cruft", *options, "--no-input", "--extra-context", context])
+
+
+def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
+    """Return the arguments without those that supply answers, by themselves or in a file."""
+    others = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, equals, _ = argument.partition("=")
+        if name in ANSWER_OPTIONS:
+            value_is_next_argument = not equals
+            if value_is_next_argument:
+                next(remaining, None)
+        elif name not in ANSWER_FLAGS and name not in questions:
+            others.append(argument)
+    return others
+
+
+def protect_braces(answer: str) -> str:
+    """Return an answer in a form that cookiecutter does not take for Jinja.
+
+    cookiecutter renders each answer. So an answer with braces is written as a Jinja
+    expression, a string in double braces, which renders to the answer.
+    """
+    if "{" not in answer:
+        return answer
+    string = json.dumps(answer, ensure_ascii=False)
+    return "{" * 2 + f" {string} " + "}" * 2
+
+
+def quote_all(words: list[str]) -> str:
+    """Return a program and its arguments as a command line of this system."""
+    if os.name == "nt":
+        return " ".join(quote_for_windows(word) for word in words)
+    return " ".join(quote_for_bash(word) for word in words)
+
+
+def quote_for_windows(word: str) -> str:
+    """Quote an argument for the command prompt of Windows, `cmd`."""
+    # list2cmdline puts an argument in quotes only if it is empty or holds a space or a tab.
+    quoted = subprocess.list2cmdline([word])
+    has_quotes = quoted.startswith('"')
+    # Outside quotes, `cmd` reads these characters as redirections and operators.
+    has_operators = re.search("[<>&|^]", quoted) is not None
+    if has_operators and not has_quotes:
+        return f'"{quoted}"'
+    return quoted
+
+
+def quote_for_bash(word: str) -> str:
+    """Quote an argument for bash, with escapes if the terminal cannot show it."""
+    if can_show(word):
+        return shlex.quote(word)
+    return quote_as_escapes(word)
+
+
+def can_show(word: str) -> bool:
+    """Return whether the terminal can show each character of a word."""
+    try:
+        word.encode(sys.stderr.encoding)
+    except UnicodeEncodeError:
+        return False
+    return word.isprintable()
+
+
+def quote_as_escapes(word: str) -> str:
+    """Quote an argument for bash in ASCII, as $'...' with escapes such as \\xc3.
+
+    bash reads such an escape as one byte, so each byte of the argument gets its own.
+    """
+    # The surrogates in `word` are bytes that are no UTF-8, and become these bytes again.
+    utf8_bytes = word.encode("utf-8", "surrogateescape")
+    # Latin-1 reads each byte as the character of the same number. So Python's escapes, which
+    # escape characters, are those of the bytes.
+    one_character_per_byte = utf8_bytes.decode("latin-1")
+    escaped = one_character_per_byte.encode("unicode_escape").decode()
+    escaped = escaped.replace("'", "\\'")
+    return f"$'{escaped}'"
