@@ -66,7 +66,7 @@ def test_the_sample_is_trained_on_and_scored(
     again = project.run("scoring").json
     assert {step["status"] for step in again["steps"]} == {"reused"}
     drift = output(scoring, "monitor", "drift_report") / "drift.json"
-    assert json.loads(drift.read_text(encoding="utf-8"))["drift"] == {}
+    assert json.loads(drift.read_text(encoding="utf-8"))["drift"] == []
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
     scored = predictions(scoring)
     keys = ["studyName", "Individual ID"]

@@ -49,12 +49,12 @@ def compare_distributions(training: Sequence[int], new: Sequence[int]) -> float:
     return float(stats.chi2_contingency(table, correction=False).pvalue)
 
 
-def compare_levels(training: Sequence[int], new: Sequence[int]) -> float:
+def compare_locations(training: Sequence[int], new: Sequence[int]) -> float:
     """Return the p-value of the hypothesis that the new values are neither larger nor smaller.
 
     The bins are in the order of their values. It is the test of van der Waerden: ranks
-    become quantiles of a normal distribution, whose means are compared. If only the level
-    of a column changes, this test needs fewer rows than that of its distribution.
+    become quantiles of a normal distribution, whose means are compared. If all values of
+    a column shift, this test needs fewer rows than that of its distribution.
     """
     table = pool_small_bins(training, new)
     if table.shape[1] < 2:
@@ -134,6 +134,6 @@ def compare_unseen_categories(
     ]
 
 
-def choose_level(tests: int) -> float:
+def significance_level(tests: int) -> float:
     """Return the p-value below which one of several tests is no chance (Bonferroni)."""
     return FALSE_ALARMS / max(tests, 1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from training_comparison import Comparison, Verdict
+from training_comparison import Comparison, Outcome
 
 MOST_FIGURES = 12  # of features, those that moved the most
 LONGEST_LABEL = 18
@@ -37,53 +37,50 @@ rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 def render_report(
     title: str,
     summary: str,
-    features: Sequence[Comparison],
-    predictions: Comparison,
-    verdict: Verdict,
+    features: Sequence[Outcome],
+    repeats: Outcome,
+    predictions: Outcome,
     max_psi: float,
 ) -> str:
     """Return the comparison as one HTML page that needs no other file.
 
     Features stand in the order of how far they have moved.
     """
-    by_psi = sorted(features, key=lambda comparison: -(comparison.psi or 0))
+    by_psi = sorted(features, key=lambda outcome: -(outcome.comparison.psi or 0))
+    outcomes = [*features, repeats, predictions]
+    drift = [sentence for outcome in outcomes for sentence in outcome.drift]
+    facts = [sentence for outcome in outcomes for sentence in outcome.facts]
     title = html.escape(title)
-    figures = "".join(
-        render_figure(comparison, verdict) for comparison in by_psi[:MOST_FIGURES]
-    )
+    figures = "".join(render_figure(outcome) for outcome in by_psi[:MOST_FIGURES])
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{STYLE}</style>
 <h1>{title}</h1>
 <p>{html.escape(summary[0].upper() + summary[1:])}.</p>
-{render_sentences("Drift", verdict.drift)}
-{render_sentences("New, but no drift", verdict.facts)}
+{render_sentences("Drift", drift)}
+{render_sentences("New, but not drift", facts)}
 <h2>Predictions</h2>
-<div class="figures">{render_figure(predictions, verdict)}</div>
+<div class="figures">{render_figure(predictions)}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
-A PSI above {max_psi:g} is drift if chance does not explain it for so many rows.</p>
-{render_table(by_psi, verdict)}
+A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.</p>
+{render_table(by_psi)}
 <div class="figures">{figures}</div>
 </html>
 """
 
 
-def render_sentences(heading: str, sentences: Mapping[str, Sequence[str]]) -> str:
+def render_sentences(heading: str, sentences: Sequence[str]) -> str:
     """Return sentences as a list below a heading, or an empty text without any."""
-    items = "".join(
-        f"<li>{html.escape(sentence)}</li>\n"
-        for group in sentences.values()
-        for sentence in group
-    )
+    items = "".join(f"<li>{html.escape(sentence)}</li>\n" for sentence in sentences)
     return f"<h2>{heading}</h2>\n<ul>{items}</ul>" if items else ""
 
 
-def render_table(features: Sequence[Comparison], verdict: Verdict) -> str:
+def render_table(features: Sequence[Outcome]) -> str:
     """Return a table of the features with their PSI and missing values."""
     rows = []
-    for feature in features:
-        is_drift = feature.name in verdict.drift
+    for outcome in features:
+        feature = outcome.comparison
         cells = [f'<td dir="auto">{html.escape(feature.name)}</td>']
         figures = [f"{feature.psi or 0:.2f}"]
         if feature.bins is not None:
@@ -91,8 +88,8 @@ def render_table(features: Sequence[Comparison], verdict: Verdict) -> str:
             figures.append(f"{feature.bins.training_shares[-1]:.1%}")
             figures.append(f"{feature.bins.new_shares[-1]:.1%}")
         cells += [f'<td class="number">{figure}</td>' for figure in figures]
-        cells.append(f"<td>{'drift' if is_drift else ''}</td>")
-        kind = ' class="drift"' if is_drift else ""
+        cells.append(f"<td>{'drift' if outcome.drift else ''}</td>")
+        kind = ' class="drift"' if outcome.drift else ""
         rows.append(f"<tr{kind}>{''.join(cells)}</tr>\n")
     return f"""<table><thead><tr><th>feature</th><th class="number">PSI</th>
 <th class="number">missing in training</th><th class="number">missing now</th><th></th>
@@ -100,10 +97,11 @@ def render_table(features: Sequence[Comparison], verdict: Verdict) -> str:
 {"".join(rows)}</tbody></table>"""
 
 
-def render_figure(comparison: Comparison, verdict: Verdict) -> str:
+def render_figure(outcome: Outcome) -> str:
     """Return the picture of a comparison with its name and PSI, in HTML."""
+    comparison = outcome.comparison
     name = html.escape(comparison.name)
-    mark = ", drift" if comparison.name in verdict.drift else ""
+    mark = ", drift" if outcome.drift else ""
     caption = f"{name}: PSI {comparison.psi or 0:.2f}{mark}"
     picture = encode_picture(draw_shares(comparison))
     return (

@@ -23,7 +23,7 @@ from profiles import Profile
 from scoring_model import MonitorError, ScoringModel, load_scoring_model
 from training_comparison import (
     Comparison,
-    Verdict,
+    Outcome,
     compare_column,
     compare_predictions,
     compare_repeats,
@@ -35,9 +35,7 @@ SHOWN_NOTES = 20  # on the screen; all are in the report
 SHOWN_NAMES = 3  # in the summary
 # Azure ML keeps the metrics of a run by a limited number of names.
 MOST_METRICS = 100
-# What comparisons are called that are not of a feature.
 PREDICTIONS = "predictions"
-ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,25 @@ class DriftResult:
 
     model: ScoringModel
     rows: int
-    features: Sequence[Comparison]
-    repeats: Comparison
-    predictions: Comparison
-    verdict: Verdict
+    features: Sequence[Outcome]
+    repeats: Outcome
+    predictions: Outcome
     max_psi: float
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcomes of all comparisons, those of the features first."""
+        return [*self.features, self.repeats, self.predictions]
+
+    @property
+    def drift(self) -> list[str]:
+        """Return the sentences on drift, of all comparisons."""
+        return [sentence for outcome in self.outcomes for sentence in outcome.drift]
+
+    @property
+    def facts(self) -> list[str]:
+        """Return the sentences on differences that are not drift, of all comparisons."""
+        return [sentence for outcome in self.outcomes for sentence in outcome.facts]
 
 
 def monitor(
@@ -76,7 +88,7 @@ def monitor(
             " data, so new data is not compared with it: train again to have one."
         )
         summary = "not compared with the training data"
-        write_json({"summary": summary, "drift": {}, "features": {}}, drift_report)
+        write_json({"summary": summary, "drift": [], "features": {}}, drift_report)
         print(summary)
         return
     for name in ignore:
@@ -87,9 +99,9 @@ def monitor(
             )
     result = compare_with_training(prepared, model, model.profile, max_psi, ignore)
     write_report(result, drift_report)
-    log_figures(result, drift_report)
+    log_metrics(result, drift_report)
     print_notes(result)
-    if result.verdict.drift and on_drift == "stop":
+    if result.drift and on_drift == "stop":
         raise MonitorError(
             f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
             f" Look at report.html in {drift_report}, and mend the data. If the data is"
@@ -127,16 +139,20 @@ def compare_with_training(
         compare_column(name, column, new.columns[name])
         for name, column in profiles.items()
     ]
-    repeats = compare_repeats(ROWS, profile.repeats, new.rows, new.repeated)
+    repeats = compare_repeats("rows", profile.repeats, new.rows, new.repeated)
     predictions = predict_sample(model, profile, new.sample)
-    verdict = judge([*features, repeats, predictions], max_psi)
+
+    # The level of significance depends on the number of all tests, so all comparisons are
+    # judged together.
+    *feature_outcomes, repeats_outcome, predictions_outcome = judge(
+        [*features, repeats, predictions], max_psi
+    )
     return DriftResult(
         model=model,
         rows=new.rows,
-        features=features,
-        repeats=repeats,
-        predictions=predictions,
-        verdict=verdict,
+        features=feature_outcomes,
+        repeats=repeats_outcome,
+        predictions=predictions_outcome,
         max_psi=max_psi,
     )
 
@@ -156,7 +172,9 @@ def predict_sample(
 
 def summarize(result: DriftResult) -> str:
     """Return the outcome on one line, without a full stop."""
-    drifted = [c.name for c in result.features if c.name in result.verdict.drift]
+    drifted = [
+        outcome.comparison.name for outcome in result.features if outcome.drift
+    ]
     compared = f"{result.rows} rows compared with version {result.model.version}"
     parts = []
     if drifted:
@@ -164,9 +182,9 @@ def summarize(result: DriftResult) -> str:
         if len(drifted) > SHOWN_NAMES:
             names += ", …"
         parts.append(f"in {len(drifted)} of {len(result.features)} features ({names})")
-    if PREDICTIONS in result.verdict.drift:
+    if result.predictions.drift:
         parts.append("in the predictions")
-    if ROWS in result.verdict.drift:
+    if result.repeats.drift:
         parts.append("in repeated rows")
     if not parts:
         return f"{compared}: no drift in {len(result.features)} features"
@@ -175,68 +193,73 @@ def summarize(result: DriftResult) -> str:
 
 def print_notes(result: DriftResult) -> None:
     """Print a note on each drift, those of the first comparisons."""
-    sentences = [
-        sentence
-        for sentences in result.verdict.drift.values()
-        for sentence in sentences
-    ]
-    for sentence in sentences[:SHOWN_NOTES]:
+    for sentence in result.drift[:SHOWN_NOTES]:
         print(f"note: drift: {sentence}")
-    if len(sentences) > SHOWN_NOTES:
-        print(f"note: {len(sentences) - SHOWN_NOTES} more are in the drift report.")
+    if len(result.drift) > SHOWN_NOTES:
+        print(f"note: {len(result.drift) - SHOWN_NOTES} more are in the drift report.")
 
 
 def write_report(result: DriftResult, folder: Path) -> None:
     """Write the result as `drift.json` and as `report.html` into a folder."""
-    verdict = result.verdict
-    figures = {
+    contents = {
         "model": result.model.name,
         "version": result.model.version,
         "rows": result.rows,
         "max_psi": result.max_psi,
         "summary": summarize(result),
-        "drift": verdict.drift,
-        "facts": verdict.facts,
-        "predictions": describe_comparison(result.predictions),
-        "features": {c.name: describe_comparison(c) for c in result.features},
+        "drift": result.drift,
+        "facts": result.facts,
+        "predictions": outcome_to_json(result.predictions),
+        "features": {
+            outcome.comparison.name: outcome_to_json(outcome)
+            for outcome in result.features
+        },
     }
     title = f"{result.model.name}: new data and training data"
     page = render_report(
         title,
         summarize(result),
         result.features,
+        result.repeats,
         result.predictions,
-        verdict,
         result.max_psi,
     )
-    write_json(figures, folder)
+    write_json(contents, folder)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def write_json(figures: dict[str, Any], folder: Path) -> None:
-    """Write figures as `drift.json` into a folder."""
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
+def write_json(contents: dict[str, Any], folder: Path) -> None:
+    """Write `drift.json` into a folder."""
+    text = json.dumps(contents, indent=2, ensure_ascii=False)
     (folder / "drift.json").write_text(text, encoding="utf-8")
 
 
-def describe_comparison(comparison: Comparison) -> dict[str, Any]:
-    """Return the PSI and the bins of a comparison as JSON."""
-    bins = None if comparison.bins is None else asdict(comparison.bins)
-    return {"psi": comparison.psi, "bins": bins}
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the PSI, the bins and the drift of a feature or the predictions as JSON."""
+    bins = outcome.comparison.bins
+    return {
+        "psi": outcome.comparison.psi,
+        "drift": outcome.drift,
+        "bins": None if bins is None else asdict(bins),
+    }
 
 
-def log_figures(result: DriftResult, folder: Path) -> None:
+def log_metrics(result: DriftResult, folder: Path) -> None:
     """Log the PSI of the features that moved the most to MLflow, and the report."""
-    moved = [c for c in [result.predictions, *result.features] if c.psi is not None]
-    moved.sort(key=lambda comparison: -(comparison.psi or 0))
+    psi_by_name = {
+        outcome.comparison.name: outcome.comparison.psi
+        for outcome in [*result.features, result.predictions]
+        if outcome.comparison.psi is not None
+    }
+    names = sorted(psi_by_name, key=lambda name: -psi_by_name[name])
     metrics: dict[str, float] = {
         "rows": result.rows,
-        "drifted": len(result.verdict.drift),
+        "drifted": sum(bool(outcome.drift) for outcome in result.outcomes),
     }
-    for comparison in moved[: MOST_METRICS - len(metrics)]:
+    for name in names[: MOST_METRICS - len(metrics)]:
         # MLflow allows no other characters in the name of a metric.
-        name = re.sub(r"[^\w .:/-]", "_", comparison.name)
-        metrics[f"psi {name}"] = comparison.psi or 0.0
+        metric = re.sub(r"[^\w .:/-]", "_", f"psi {name}")
+        metrics[metric] = psi_by_name[name]
     with mlflow.start_run():
         mlflow.log_metrics(metrics)
         mlflow.log_artifacts(str(folder))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from drift import (
-    choose_level,
     compare_distributions,
-    compare_levels,
+    compare_locations,
     compare_rates,
     compare_unseen_categories,
     population_stability_index,
+    significance_level,
 )
 from new_rows import NewColumn, NewDates, NewNumbers, NewTexts
 from profiles import (
@@ -87,15 +87,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Sentences on drift, and on other differences, by the name of the comparison."""
+class Outcome:
+    """A comparison, with sentences on its drift and on differences that are not drift."""
 
-    drift: Mapping[str, Sequence[str]]
-    facts: Mapping[str, Sequence[str]]
+    comparison: Comparison
+    drift: Sequence[str]
+    facts: Sequence[str]
 
 
-def judge(comparisons: Sequence[Comparison], max_psi: float) -> Verdict:
-    """Decide which differences are drift, and which may be due to chance.
+def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
+    """Decide for each comparison what is drift, and what may be due to chance.
 
     A difference is drift if a p-value is below a level that falls with the number of
     tests: among many tests, some have a small p-value by chance. `max_psi` is the limit
@@ -107,25 +108,22 @@ def judge(comparisons: Sequence[Comparison], max_psi: float) -> Verdict:
         for check in comparison.checks
         for p_value in check.p_values
     ]
-    level = choose_level(len(p_values))
+    level = significance_level(len(p_values))
+    return [judge_comparison(comparison, level, max_psi) for comparison in comparisons]
 
-    drift: dict[str, list[str]] = {}
-    facts: dict[str, list[str]] = {}
-    for comparison in comparisons:
-        exceeds_psi = comparison.psi is not None and comparison.psi > max_psi
-        listed = list(comparison.facts)
-        drifted = []
-        for check in comparison.checks:
-            is_improbable = min(check.p_values) < level
-            if is_improbable and (exceeds_psi or not check.needs_psi):
-                drifted.append(check.sentence)
-            elif check.sentence and not check.needs_psi:
-                listed.append(check.sentence)
-        if drifted:
-            drift[comparison.name] = drifted
-        if listed:
-            facts[comparison.name] = listed
-    return Verdict(drift, facts)
+
+def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Outcome:
+    """Decide what is drift in a comparison; `level` is the limit of its p-values."""
+    exceeds_psi = comparison.psi is not None and comparison.psi > max_psi
+    drift = []
+    facts = list(comparison.facts)
+    for check in comparison.checks:
+        is_improbable = min(check.p_values) < level
+        if is_improbable and (exceeds_psi or not check.needs_psi):
+            drift.append(check.sentence)
+        elif check.sentence and not check.needs_psi:
+            facts.append(check.sentence)
+    return Outcome(comparison, drift, facts)
 
 
 def compare_column(name: str, profile: ColumnProfile, new: NewColumn) -> Comparison:
@@ -152,7 +150,7 @@ def compare_numbers(name: str, profile: NumberProfile, new: NewNumbers) -> Compa
     psi = population_stability_index(bins.training, bins.new)
     p_values = [
         compare_distributions(bins.training, bins.new),
-        compare_levels(profile.counts, new.counts),
+        compare_locations(profile.counts, new.counts),
         compare_missing(bins),
     ]
     sentence = describe_missing(name, bins, psi)
