@@ -172,9 +172,7 @@ def predict_sample(
 
 def summarize(result: DriftResult) -> str:
     """Return the outcome on one line, without a full stop."""
-    drifted = [
-        outcome.comparison.name for outcome in result.features if outcome.drift
-    ]
+    drifted = [outcome.comparison.name for outcome in result.features if outcome.drift]
     compared = f"{result.rows} rows compared with version {result.model.version}"
     parts = []
     if drifted:
