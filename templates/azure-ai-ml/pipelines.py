@@ -156,7 +156,7 @@ def build_prep_step(
             "prepared": Output(type="uri_folder"),
             "data_report": Output(type="uri_folder"),
         },
-        compute=settings.compute.name,
+        compute=settings.compute_of("prep").name,
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
         # For scoring, the registered model may have changed since the last run.
@@ -195,7 +195,7 @@ def build_train_step(settings: Settings) -> Command:
             "model": Output(type="uri_folder"),
             "holdout": Output(type="uri_folder"),
         },
-        compute=settings.compute.name,
+        compute=settings.compute_of("train").name,
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
     )
@@ -220,7 +220,7 @@ def build_evaluate_step(settings: Settings) -> Command:
             "holdout": Input(type="uri_folder"),
         },
         outputs={"evaluation": Output(type="uri_folder")},
-        compute=settings.compute.name,
+        compute=settings.compute_of("evaluate").name,
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
         # The step looks up the registered model, which may have changed since the last run.
@@ -247,7 +247,7 @@ def build_register_step(settings: Settings) -> Command:
             "register": settings.training.register,
         },
         outputs={"registration": Output(type="uri_folder")},
-        compute=settings.compute.name,
+        compute=settings.compute_of("register").name,
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
         # The step looks up the registered model, which may have changed since the last run.
@@ -276,7 +276,7 @@ def build_monitor_step(settings: Settings) -> Command:
             "on_drift": settings.monitoring.on_drift,
         },
         outputs={"drift_report": Output(type="uri_folder")},
-        compute=settings.compute.name,
+        compute=settings.compute_of("monitor").name,
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
         # The step looks up the registered model, which may have changed since the last run.
@@ -309,8 +309,8 @@ def build_score_step(settings: Settings) -> Parallel:
         },
         outputs={"predictions": Output(type="uri_folder")},
         input_data="${{inputs.prepared}}",
-        compute=settings.compute.name,
-        instance_count=settings.compute.max_nodes,
+        compute=settings.compute_of("score").name,
+        instance_count=settings.compute_of("score").max_nodes,
         max_concurrency_per_instance=settings.scoring.process_count_per_node,
         mini_batch_size=str(settings.scoring.mini_batch_size),
         retry_settings={

@@ -128,7 +128,7 @@ def build_prep_step(
             model_version=model_version,
         ),
         inputs=[],
-        runconfig=build_run_configuration(settings),
+        runconfig=build_run_configuration(settings, step="prep"),
         # For scoring, the registered model may have changed since the last run.
         allow_reuse=model_version is None,
     )
@@ -166,7 +166,7 @@ def build_train_step(
             # This option must be the last one: train.py takes all that follows it.
             hyperparameters=hyperparameters,
         ),
-        runconfig=build_run_configuration(settings),
+        runconfig=build_run_configuration(settings, step="train"),
         allow_reuse=True,
     )
 
@@ -190,7 +190,7 @@ def build_evaluate_step(
             metric=settings.training.metric,
             margin=settings.training.margin,
         ),
-        runconfig=build_run_configuration(settings),
+        runconfig=build_run_configuration(settings, step="evaluate"),
         # The step looks up the registered model, which may have changed since the last run.
         allow_reuse=False,
     )
@@ -213,7 +213,7 @@ def build_register_step(
             model_name=settings.name,
             register=PipelineParameter("register", settings.training.register),
         ),
-        runconfig=build_run_configuration(settings),
+        runconfig=build_run_configuration(settings, step="register"),
         # The step looks up the registered model, which may have changed since the last run.
         allow_reuse=False,
     )
@@ -239,7 +239,7 @@ def build_monitor_step(
             ignore=settings.monitoring.ignore,
             on_drift=PipelineParameter("on_drift", settings.monitoring.on_drift),
         ),
-        runconfig=build_run_configuration(settings),
+        runconfig=build_run_configuration(settings, step="monitor"),
         # The step looks up the registered model, which may have changed since the last run.
         allow_reuse=False,
     )
@@ -275,12 +275,13 @@ def build_score_step(
 def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
     """Build the configuration of the score step: how its work is divided and retried."""
     scoring = settings.scoring
+    compute = settings.compute_of("score")
     return ParallelRunConfig(
         source_directory=str(STEPS / "score"),
         entry_script="score.py",
         environment=build_environment(settings),
-        compute_target=settings.compute.name,
-        node_count=PipelineParameter("node_count", settings.compute.max_nodes),
+        compute_target=compute.name,
+        node_count=PipelineParameter("node_count", compute.max_nodes),
         process_count_per_node=PipelineParameter(
             "process_count_per_node", scoring.process_count_per_node
         ),
@@ -297,10 +298,10 @@ def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
     )
 
 
-def build_run_configuration(settings: Settings) -> RunConfiguration:
-    """Build the configuration of all other steps: cluster, environment and variables."""
+def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:
+    """Build the configuration of another step: its cluster, environment and variables."""
     run_configuration = RunConfiguration()
-    run_configuration.target = settings.compute.name
+    run_configuration.target = settings.compute_of(step).name
     run_configuration.environment = build_environment(settings)
     # Idle threads of OpenMP sleep instead of spinning, which leaves the cores to others.
     run_configuration.environment_variables = {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -91,8 +91,12 @@ def test_predictions_are_those_of_azureml_sdk(
     rows = pd.read_parquet(remote)
     assert len(rows) > 40
     project = bake()
+    clusters = "{gpu: {name: gpu, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
+    with (project.path / "settings.yml").open("a", encoding="utf-8") as file:
+        file.write(f"computes: {clusters}\nsteps: {{train: gpu}}\n")
     training = project.run("training", "--set", "max_iterations=20")
     assert training.code == 0, training.err
+    assert "train on gpu. Here, this machine takes the place of all" in training.err
     scoring = project.run("scoring")
     assert scoring.code == 0, scoring.err
     local = Path(scoring.json["steps"][-1]["outputs"]["predictions"])
@@ -252,6 +256,22 @@ def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:
     assert_one_sentence(failed)
     assert "gpu-cluster, which is not in workspace" in failed.err
     assert "provision` creates it" in failed.err
+
+    path = user.project.path / "settings.yml"
+    text = path.read_text(encoding="utf-8")
+    gpu = "{gpu: {name: gpu-cluster, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
+    path.write_text(f"{text}computes: {gpu}\nsteps: {{trian: gpu}}\n")
+    misspelt = shell.run("submit training")
+    checked = shell.run("check")
+    path.write_text(f"{text}computes: {gpu}\nsteps: {{train: gpu}}\n")
+    failed = shell.run("publish training")
+    path.write_text(text, encoding="utf-8")
+    message = "settings.yml: steps.trian is not the name of a step: write train.\n"
+    assert (misspelt.code, misspelt.err) == (1, message)
+    assert checked.code == 1
+    assert "steps.trian" in checked.out
+    assert_one_sentence(failed)
+    assert "computes.gpu.name is gpu-cluster, which is not in workspace" in failed.err
 
 
 def test_no_workspace_and_no_login(user: User) -> None:

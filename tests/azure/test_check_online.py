@@ -98,8 +98,9 @@ class Checker:
     def __call__(self, before: str = "pass") -> dict[str, dict[str, str]]:
         """The rows by their names; `before` runs first in the process."""
         script = "import sys; from penguins.runtime.azure import checks; "
-        script += f"from penguins.settings import PROJECT; {before};"
-        script += "sys.exit(checks.main(PROJECT, online=True, as_json=True))"
+        script += "from penguins.__main__ import PROJECT, load_pipelines as load;"
+        script += f"{before};"
+        script += "sys.exit(checks.main(PROJECT, load, online=True, as_json=True))"
         start = time.monotonic()
         done = subprocess.run(
             [PYTHONS["azureml-sdk"], "-c", script],
@@ -652,8 +653,8 @@ def test_table_for_people(check: Checker) -> None:
     check.answer("compute", reply(404))
     script = (
         "import sys; from penguins.runtime.azure import checks; "
-        "from penguins.settings import PROJECT; "
-        "sys.exit(checks.main(PROJECT, True, False))"
+        "from penguins.__main__ import PROJECT, load_pipelines; "
+        "sys.exit(checks.main(PROJECT, load_pipelines, online=True, as_json=False))"
     )
     done = subprocess.run(
         [PYTHONS["azureml-sdk"], "-c", script],

@@ -22,6 +22,16 @@ IDENTITY = (
     f"/subscriptions/{Standin.subscription_id}/resourceGroups/group/providers/"
     "Microsoft.ManagedIdentity/userAssignedIdentities/reader"
 )
+#: Another cluster, with an identity of its own, for one of the steps.
+SCORE_ELSEWHERE = """
+computes:
+  many:
+    name: many-nodes
+    vm_size: Standard_D2ds_v4
+    max_nodes: 3
+    identity: system
+steps: {score: many}
+"""
 PREP = """
 import pathlib, sys
 for port in ("--prepared", "--report"):
@@ -40,6 +50,7 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
         standin.azure.python = project.interpreter
         user = User(project, standin, tmp_path / "home")
         project.set("compute", identity="system")
+        project.edit("settings.yml", "keep_runs:", f"{SCORE_ELSEWHERE}keep_runs:")
         user.write("prep", PREP)
         user.write("monitor", MONITOR)
         user.write("score", SCORE)
@@ -58,10 +69,14 @@ def check(shell: Shell) -> dict[str, dict[str, str]]:
     return {row["name"]: row for row in rows}
 
 
-def cluster_principal(user: User) -> str:
-    """Return the id of the cluster's identity."""
+def cluster_principal(user: User, cluster_name: str) -> str:
+    """Return the id of a cluster's identity."""
     resources = user.standin.azure.resources.items()
-    (cluster,) = (resource for id, resource in resources if "/computes/" in id)
+    (cluster,) = (
+        resource
+        for id, resource in resources
+        if id.endswith(f"/computes/{cluster_name}")
+    )
     (principal,) = principals_of(cluster)
     return principal
 
@@ -86,7 +101,8 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     provisioned = shell.run("provision --create-workspace")
     assert_went_well(provisioned)
     lines = words(provisioned.out)
-    assert lines.count(("assigned", "role")) == 4
+    assert lines.count(("created", "cluster")) == 2
+    assert lines.count(("assigned", "role")) == 7  # Yours, and three for each cluster.
     assert ("chosen", "cluster") in lines
     assert ("waiting", "until") in lines
 
@@ -96,11 +112,25 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
         "cluster's identity",
         "your roles",
         "cluster's roles",
+        "computes.many: compute",
+        "computes.many: cluster's identity",
+        "computes.many: cluster's roles",
+        "computes.many: VM size",
     ):
         assert rows[name]["status"] == "ok", rows[name]
     assert rows["storage"]["text"] == "standinstorage accepts no keys"
+    # Each cluster fits, but 4 nodes of each of the same family do not.
+    quota = rows["computes.many: quota"]
+    assert (quota["status"], quota["key"]) == ("to review", "computes.many.max_nodes")
+    assert "need 6 vCPUs, and the clusters above 8, of 12 allowed" in quota["text"]
 
     assert_went_well(shell.run("submit scoring --wait"))
+    _, steps = user.newest_run()
+    assert user.standin.azure.clusters == {
+        steps["prep"].id: "cpu-cluster",
+        steps["monitor"].id: "cpu-cluster",
+        steps["score"].id: "many-nodes",
+    }
     settings = user.project.path / "settings.yml"
     schedule = "schedules: {scoring: {frequency: Day, interval: 1}}\n"
     settings.write_text(
@@ -138,7 +168,7 @@ def test_roles_that_an_owner_must_give(user: User, shell: Shell) -> None:
     azure.may_assign_roles = False
     refused = shell.run("provision --create-workspace")
     commands = re.findall("an owner runs (az role assignment create .*)", refused.out)
-    assert len(commands) == 4
+    assert len(commands) == 7
     assert commands[0].startswith(
         f"az role assignment create --assignee-object-id {CLIENT_ID} --role "
         '"Storage Blob Data Contributor" --scope /subscriptions/'
@@ -167,7 +197,7 @@ def test_roles_that_an_owner_must_give(user: User, shell: Shell) -> None:
         ),
         pytest.param(
             QUEUE_DATA,
-            "cluster's roles",
+            "computes.many: cluster's roles",
             "AuthorizationPermissionMismatch",
             id="the cluster's role for queues",
         ),
@@ -177,7 +207,12 @@ def test_a_role_that_is_missing_is_named_by_the_check(
     user: User, shell: Shell, role: str, row: str, message: str
 ) -> None:
     assert_went_well(shell.run("provision --create-workspace"))
-    owner = CLIENT_ID if row == "your roles" else cluster_principal(user)
+    owners = {
+        "your roles": CLIENT_ID,
+        "cluster's roles": cluster_principal(user, "cpu-cluster"),
+        "computes.many: cluster's roles": cluster_principal(user, "many-nodes"),
+    }
+    owner = owners[row]
     take_role(user, owner, role)
     rows = check(shell)
     assert rows[row]["status"] == "wrong"
@@ -192,7 +227,7 @@ def test_a_role_that_is_missing_is_named_by_the_check(
 def test_a_cluster_without_an_identity(user: User, shell: Shell) -> None:
     assert_went_well(shell.run("provision --create-workspace"))
     for id, resource in user.standin.azure.resources.items():
-        if "/computes/" in id:
+        if id.endswith("/computes/cpu-cluster"):
             resource.pop("identity")
     identity = check(shell)["cluster's identity"]
     assert identity["status"] == "wrong"

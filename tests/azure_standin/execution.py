@@ -156,6 +156,11 @@ class Step:
         self.folder = job.azure.runs_folder / job.run.id / name
 
     @property
+    def cluster(self) -> str:
+        """The name of the cluster that the step runs on."""
+        raise NotImplementedError
+
+    @property
     def outputs(self) -> dict[str, str]:
         raise NotImplementedError
 
@@ -193,10 +198,11 @@ class Step:
             self.run.end("Completed")
             self.run.started = self.run.ended
             return earlier
+        self.azure.clusters[self.run.id] = self.cluster
         self.run.begin()
         try:
             why = self.azure.stillborn_steps.get(self.run.name)
-            why = why or missing_of_step(self.azure, self.is_parallel)
+            why = why or missing_of_step(self.azure, self.cluster, self.is_parallel)
             if why:
                 self.keep_logs({"logs/azureml/executionlogs.txt": why.encode()})
                 raise StepFailed(why)
@@ -331,6 +337,10 @@ class GraphStep(Step):
         """The names of the inputs or outputs, but for those that only order steps."""
         ports = self.interface[kind]
         return [port["Name"] for port in ports if not port["SkipProcessing"]]
+
+    @property
+    def cluster(self) -> str:
+        return self.values["Target"]
 
     @property
     def outputs(self) -> dict[str, str]:

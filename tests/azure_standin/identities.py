@@ -65,11 +65,15 @@ def check_blob_login(azure: Azure, request: Request) -> Reply | None:
     return None
 
 
-def missing_of_step(azure: Azure, is_parallel: bool) -> str:
+def missing_of_step(azure: Azure, cluster_name: str, is_parallel: bool) -> str:
     """Return why a step cannot read and write its data, or an empty text."""
     if not azure.is_keyless:
         return ""
-    (cluster,) = (one for id, one in azure.resources.items() if "/computes/" in id)
+    (cluster,) = (
+        resource
+        for id, resource in azure.resources.items()
+        if id.endswith(f"/computes/{cluster_name}".lower())
+    )
     roles = PARALLEL_STEP_ROLES if is_parallel else STEP_ROLES
     for principal in principals_of(cluster):
         if has_roles(azure, principal, roles):

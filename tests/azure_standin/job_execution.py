@@ -147,6 +147,8 @@ class NodeStep(Step):
             properties["azureml.parallelrunstep"] = "true"
         super().__init__(job, name, new_id()[:8], properties)
         self.job_outputs = job.definition.get("outputs") or {}
+        default = job.settings.get("default_compute")
+        self.job_cluster = job.definition.get("computeId") or default or ""
 
     @cached_property
     def pipeline_outputs(self) -> dict[str, str]:
@@ -168,6 +170,11 @@ class NodeStep(Step):
             for port, name in self.pipeline_outputs.items()
         }
         return {port: one["uri"] for port, one in given.items() if one.get("uri")}
+
+    @property
+    def cluster(self) -> str:
+        own = self.node.get("computeId") or self.job_cluster
+        return str(own).rpartition("/")[2]
 
     @property
     def outputs(self) -> dict[str, str]:

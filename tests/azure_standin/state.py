@@ -118,6 +118,8 @@ class Azure:
         self.is_keyless = False
         #: Path in lower case → the assignment of a role.
         self.role_assignments: dict[str, Json] = {}
+        #: The cluster that each step has run on, by the id of the step's run.
+        self.clusters: dict[str, str] = {}
         #: Whether whoever is logged in may assign roles.
         self.may_assign_roles = True
         #: How often a role that was just assigned does not work yet.

@@ -141,6 +141,9 @@ VALUES = [
     ("schedules.scoring", {"frequency": "Week", "interval": 1, "week_days": ["monday"]}, "write Monday"),
     ("schedules.scoring", {"frequency": "Day"}, "schedules.scoring.interval is missing"),
     ("schedules.scoring", {"cron": "0 6 * * *"}, "schedules.scoring.cron is not a setting"),
+    ("computes", {"gpu": {"name": "gpu-1", "vm_size": "", "max_nodes": 1}}, "computes.gpu.name is"),
+    ("computes", {"gpu": {"name": "gpu", "vm_sise": "x", "max_nodes": 1}}, "computes.gpu.vm_sise is not a setting: write vm_size"),
+    ("steps", {"train": "gpu"}, "steps lets train run on gpu, which is not below computes: describe it there"),
     ("name", ..., "name is missing: add it"),
     ("data.target", ..., "data.target is missing: add it"),
     ("colour", "blue", "colour is not a setting: delete it"),
@@ -192,13 +195,35 @@ def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
     open_project(root).settings()
 
 
-def test_the_schedule_that_settings_yml_shows_is_right(root: Path) -> None:
+GPU = {"name": "gpu-cluster", "vm_size": "Standard_NC4as_T4_v3", "max_nodes": 1}
+
+
+def test_a_step_on_another_cluster(root: Path) -> None:
+    change(root, "computes", {"gpu": GPU})
+    change(root, "steps", {"train": "gpu"})
+    values = open_project(root).settings()
+    clusters = [values.compute_of(step).name for step in ("prep", "train")]
+    assert clusters == ["cpu-cluster", "gpu-cluster"]
+    change(root, "steps", {"train": "gpv"})
+    assert "not below computes: write gpu." in refusal(open_project(root).settings)
+
+
+def test_what_all_clusters_need(root: Path) -> None:
+    change(root, "computes", {"gpu": GPU | {"name": "", "vm_size": ""}})
+    open_project(root).workspace_config()
+    with pytest.raises(errors.SettingsError, match=r"computes\.gpu\.name is empty"):
+        open_project(root).workspace_config(["compute.name"])
+
+
+def test_what_settings_yml_shows_in_comments_is_right(root: Path) -> None:
     file = root / "settings.yml"
     lines = file.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("# schedules:"))
     shown = [line.removeprefix("# ") for line in lines[start:] if line.startswith("# ")]
     file.write_text("\n".join([*lines, *shown]), encoding="utf-8")
-    assert open_project(root).settings().schedules["scoring"].week_days == ["Monday"]
+    values = open_project(root).settings()
+    assert values.schedules["scoring"].week_days == ["Monday"]
+    assert values.compute_of("train").name == "gpu-cluster"
 
 
 def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
@@ -388,7 +413,7 @@ def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
 # More workspaces
 
 PROD = ".azureml/prod.json"
-MAY_DIFFER = "data, workspace, compute, schedules, monitoring, scoring may differ"
+MAY_DIFFER = "data, workspace, compute, computes, steps, schedules, monitoring, scoring may differ"
 
 
 @pytest.fixture
@@ -451,7 +476,9 @@ schedules: {scoring: {frequency: Hour, interval: 2}, training: }
 ONE_FILE = [
     ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {ONE}: correct it."),
     ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
-    ("computes: {max_nodes: 3}", "computes is not a setting: write compute."),
+    ("comput: {max_nodes: 3}", "comput is not a setting: write compute."),
+    ("computes: {max_nodes: 3}", "computes.max_nodes is 3, but must hold names with values: write name, vm_size, max_nodes, identity, subnet, public_ip there."),
+    ("steps: {train: gpu}", "steps lets train run on gpu, which is not below computes: describe it there, as docs/azure.md shows."),
     ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes, identity, subnet, public_ip there."),
     ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be the short name of a region, in lower-case letters and digits: write westeurope.'),
     ("data: {target: studyName}", "data.keys names the target, studyName: remove it."),

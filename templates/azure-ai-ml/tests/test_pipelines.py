@@ -82,9 +82,9 @@ def test_jobs_are_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_steps_run_on_the_cluster(name: str) -> None:
-    for node in build_job(name, SETTINGS).jobs.values():
-        assert node.compute == CLUSTER
+def test_steps_run_on_their_cluster(name: str) -> None:
+    for step, node in build_job(name, SETTINGS).jobs.items():
+        assert node.compute == SETTINGS.compute_of(step).name
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -42,12 +42,14 @@ SETTINGS = choose_cluster(PROJECT.settings(), CLUSTER)
 
 
 def create_workspace() -> Workspace:
-    """Return a workspace with one cluster, which sends no requests."""
+    """Return a workspace with the clusters of the settings, which sends no requests."""
     workspace = MagicMock(Workspace)
     store = AzureBlobDatastore(workspace, "workspaceblobstore", "blobs", "account")
     workspace.get_default_datastore.return_value = store
-    cluster = SimpleNamespace(name=CLUSTER, type="AmlCompute")
-    workspace.compute_targets = {CLUSTER: cluster}
+    clusters = [compute.name for compute in SETTINGS.all_computes().values()]
+    workspace.compute_targets = {
+        name: SimpleNamespace(name=name, type="AmlCompute") for name in clusters
+    }
     return workspace
 
 
@@ -110,9 +112,10 @@ def test_scoring_graph() -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_steps_run_on_the_cluster(name: str) -> None:
+def test_steps_run_on_their_cluster(name: str) -> None:
     for node in build_pipeline(name, SETTINGS).graph.module_nodes:
-        assert node.get_param("Target").get_value() == CLUSTER
+        cluster = SETTINGS.compute_of(node.name).name
+        assert node.get_param("Target").get_value() == cluster
 
 
 def test_a_cluster_that_does_not_exist_is_refused() -> None:

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import VERSION, not_installed
-from .errors import CommandError
+from .errors import CommandError, SettingsError
 from .project import Pipelines, Project
+from .steps import find_unknown_steps
 from .workspaces import SETTINGS
 
 if TYPE_CHECKING:
@@ -160,7 +161,9 @@ def check(args: Namespace) -> int:
     from .azure import checks, sdk_log
 
     with sdk_log.show_log() if args.debug else nullcontext():
-        return checks.main(args.project, online=args.online, as_json=args.json)
+        return checks.main(
+            args.project, args.load_pipelines, online=args.online, as_json=args.json
+        )
 
 
 def lock(args: Namespace) -> None:
@@ -197,7 +200,7 @@ def draw(args: Namespace) -> None:
     from .azure import sdk_steps
 
     settings = args.project.settings()
-    for name, pipeline in args.load_pipelines().items():
+    for name, pipeline in _load_pipelines(args).items():
         steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
         print(f"`{name}`:\n\n{graph.draw(steps)}\n")
 
@@ -207,7 +210,7 @@ def provision(args: Namespace) -> None:
     from .azure import workspace
 
     workspace.provision(
-        args.project, args.load_pipelines(), args.create_workspace, args.debug
+        args.project, _load_pipelines(args), args.create_workspace, args.debug
     )
 
 
@@ -287,9 +290,18 @@ def _load(load_pipelines: PipelineLoader) -> Pipelines:
     return pipelines
 
 
+def _load_pipelines(args: Namespace) -> Pipelines:
+    """Load the pipelines. Raises SettingsError if the settings name a step of none of them."""
+    pipelines: Pipelines = args.load_pipelines()
+    problems = find_unknown_steps(args.project, pipelines)
+    if problems:
+        raise SettingsError(problems)
+    return pipelines
+
+
 def _find_pipelines(args: Namespace) -> Pipelines:
     """Load the pipelines. Raises CommandError if the named one is not among them."""
-    pipelines: Pipelines = args.load_pipelines()
+    pipelines = _load_pipelines(args)
     if args.pipeline not in pipelines:
         raise CommandError(
             f"No pipeline is called {args.pipeline!r}. There are {', '.join(pipelines)}."

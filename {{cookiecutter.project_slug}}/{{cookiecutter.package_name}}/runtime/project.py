@@ -6,6 +6,7 @@ workspace. All problems of these files are reported at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ class Project(Generic[S]):
 
         `needs` are the keys of settings that must not be empty, such as `compute.name`. A
         setting of the section `workspace` is named without its section, such as `region`.
+        A setting of `compute` stands for that of each cluster below `computes`, too.
         Raises SettingsError with the problems of all wrong values, and of the empty values
         that are needed.
         """
@@ -129,7 +131,8 @@ class Project(Generic[S]):
         stopping: list[Problem] = []
         for problem in config.problems + settings.problems:
             is_wrong = problem.kind == "wrong"
-            is_needed = problem.key.removeprefix("workspace.") in needed_keys
+            key = problem.key.removeprefix("workspace.")
+            is_needed = re.sub(r"^computes\.\w+\.", "compute.", key) in needed_keys
             if is_wrong or (problem.kind == "empty" and is_needed):
                 stopping.append(problem)
         if config.model is None or settings.model is None or stopping:

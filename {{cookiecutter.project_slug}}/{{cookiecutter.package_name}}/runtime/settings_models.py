@@ -6,6 +6,7 @@ the types of values that occur often, and the settings that every project has.
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ class ProjectSettings(Section):
     #: The sections that `settings.NAME.yml` may hold. All other settings are the same in
     #: each workspace.
     may_differ: ClassVar[frozenset[str]] = frozenset(
-        {"data", "workspace", "compute", "schedules"}
+        {"data", "workspace", "compute", "computes", "steps", "schedules"}
     )
 
     #: The name of the experiment and of the registered model.
@@ -205,11 +206,48 @@ class ProjectSettings(Section):
     #: A section that each project defines itself, with the paths of its data.
     data: Any
     workspace: Location
+    #: The cluster of all steps that are not below `steps`.
     compute: Compute
+    #: Further clusters, by the names that `steps` has for them.
+    computes: ByName[Compute] = {}
+    #: For each step that runs on another cluster, the name of this cluster in `computes`.
+    steps: Annotated[dict[str, Text], BeforeValidator(_replace_null_by_dict)] = {}
     #: The schedules by the names of their pipelines.
     schedules: ByName[Schedule | None] = {}
     #: How many runs are kept on this machine. Older ones are removed.
     keep_runs: Count = 20
+
+    @field_validator("steps")
+    @classmethod
+    def _check_steps(
+        cls, steps: dict[str, str], info: ValidationInfo
+    ) -> dict[str, str]:
+        """Return the steps. Raises the error of `refuse` if a cluster is not in `computes`."""
+        if "computes" not in info.data:
+            return steps  # They are wrong themselves, which is reported already.
+        computes = list(info.data["computes"])
+        for step, name in steps.items():
+            if name in computes:
+                continue
+            nearest = difflib.get_close_matches(name, computes, n=1)
+            fix = "describe it there, as docs/azure.md shows"
+            if nearest:
+                fix = f"write {nearest[0]}"
+            elif computes:
+                fix = f"write {' or '.join(computes)}, or {fix}"
+            raise refuse(f"lets {step} run on {name}, which is not below computes", fix)
+        return steps
+
+    def compute_of(self, step: str) -> Compute:
+        """Return the cluster that a step runs on."""
+        if step in self.steps:
+            return self.computes[self.steps[step]]
+        return self.compute
+
+    def all_computes(self) -> dict[str, Compute]:
+        """Return all clusters by their keys in the settings, such as `computes.gpu`."""
+        further = {f"computes.{name}": self.computes[name] for name in self.computes}
+        return {"compute": self.compute, **further}
 
 
 class Config(Section):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CommandError
-from .project import Project
+from .project import Pipelines, Project
+from .rules import Problem
 
 #: How many lines of a failed step's log are printed, from its end.
 LOG_END = 20
@@ -82,6 +83,35 @@ class Step:
             *self.unused_parameters,
         ]
         return [value for value in candidates if isinstance(value, Parameter)]
+
+
+def find_unknown_steps(project: Project[Any], pipelines: Pipelines) -> list[Problem]:
+    """Return a problem for each name in the setting `steps` that is no step of a pipeline.
+
+    Raises SettingsError if the settings are wrong.
+    """
+    settings = project.settings()
+    if not settings.steps:
+        return []
+    # Only now, as this imports the SDK.
+    from .azure.sdk_steps import build_steps, read_steps
+
+    names = [
+        step.name
+        for pipeline in pipelines.values()
+        for step in read_steps(build_steps(pipeline, settings))
+    ]
+    problems = []
+    for name in settings.steps:
+        if name in names:
+            continue
+        key = f"steps.{name}"
+        similar = difflib.get_close_matches(name, names, n=1)
+        choices = similar or dict.fromkeys(names)
+        text = "is not the name of a step"
+        fix = f"write {' or '.join(choices)}"
+        problems.append(Problem(project.file_of(key), key, text, fix))
+    return problems
 
 
 class PipelineError(CommandError):

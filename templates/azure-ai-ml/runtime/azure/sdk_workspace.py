@@ -287,11 +287,11 @@ class Workspace:
             for name, folder in folders.items()
         }
         job = build_steps(pipeline, settings, addresses)
-        # An endpoint runs its pipeline on this cluster.
+        # An endpoint runs on this cluster the steps that have no other.
         job.settings.default_compute = settings.compute.name
-        identity = settings.compute.identity
-        if identity:
-            for node in job.jobs.values():
+        for name, node in job.jobs.items():
+            identity = settings.compute_of(name).identity
+            if identity:
                 node.identity = _step_identity(identity)
         # Azure ML does not notice changed files, and would reuse earlier results.
         job.settings.force_rerun = bool(changing) or None

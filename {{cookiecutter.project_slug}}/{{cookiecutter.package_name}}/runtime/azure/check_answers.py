@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 ML = "Microsoft.MachineLearningServices"
@@ -36,6 +36,7 @@ class AzureNames:
     environment_name: str
     cloud: str = "AzureCloud"
     identity: str = ""  # Of the cluster: "system", or the id of an identity.
+    compute_key: str = "compute"  # Where the settings describe the cluster.
     #: The command that creates what is missing, such as `python -m penguins provision`.
     provision_command: str = "provision"
 
@@ -49,6 +50,7 @@ class Row:
     text: str
     fix: str = ""
     setting: str = ""  # The field of AzureNames that the fix is for, if it is for one.
+    compute_key: str = "compute"  # The cluster that the row may be about.
 
     def __str__(self) -> str:
         """Return the text and the fix as whole sentences."""
@@ -90,6 +92,22 @@ class Facts(AzureNames):
     cluster_principal: str = ""  # The id of the cluster's identity.
     #: What Azure says about the VM size in the region of the workspace.
     size_in_region: Mapping[str, Any] | None = None
+    #: The vCPUs of the clusters that have been checked, by the family of their VM sizes.
+    cores: Mapping[str, int] = field(default_factory=dict)
+
+    def with_cluster(self, names: AzureNames) -> Facts:
+        """Return the facts for the checks of another cluster in the same workspace."""
+        return replace(
+            self,
+            compute_key=names.compute_key,
+            compute_name=names.compute_name,
+            vm_size=names.vm_size,
+            max_nodes=names.max_nodes,
+            identity=names.identity,
+            compute_exists=False,
+            cluster_principal="",
+            size_in_region=None,
+        )
 
     @property
     def subscription(self) -> str:

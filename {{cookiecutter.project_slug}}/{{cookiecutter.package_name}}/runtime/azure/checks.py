@@ -7,13 +7,15 @@ Here the two are put together into one table, for all workspaces of the project.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import COMMAND
 from ..errors import SettingsError
-from ..project import Project
+from ..project import Pipelines, Project
 from ..rules import Problem
+from ..steps import find_unknown_steps
 from ..workspaces import CONFIG, NEEDED, SETTINGS
 from .check_answers import EMPTY, OK, UNASKED, UNUSUAL, WRONG, AzureNames, Row
 from .online_checks import ask_azure
@@ -51,7 +53,12 @@ class Check:
     key: str = ""
 
 
-def main(project: Project[Any], online: bool, as_json: bool) -> int:
+def main(
+    project: Project[Any],
+    load_pipelines: Callable[[], Pipelines],
+    online: bool,
+    as_json: bool,
+) -> int:
     """Print the checks, of all workspaces if none is named, and return the exit code.
 
     It is 1 if something is wrong, or if Azure could not be asked about a workspace. What
@@ -59,6 +66,9 @@ def main(project: Project[Any], online: bool, as_json: bool) -> int:
     """
     projects = [project] if project.files.name else project.for_all_workspaces()
     checks = check_settings(*projects)
+    if any(_names_steps(project) for project in projects):
+        # Only now, as this imports the SDK.
+        checks += check_steps(load_pipelines(), *projects)
     was_asked = True
     if online:
         for workspace in projects:
@@ -92,13 +102,32 @@ def check_settings(*projects: Project[Any]) -> list[Check]:
     return list(dict.fromkeys(checks))
 
 
+def _names_steps(project: Project[Any]) -> bool:
+    """Return whether settings that can be read name steps."""
+    try:
+        return bool(project.settings().steps)
+    except SettingsError:
+        return False
+
+
+def check_steps(pipelines: Pipelines, *projects: Project[Any]) -> list[Check]:
+    """Return a row for each step in the settings that no pipeline has."""
+    problems = dict.fromkeys(
+        problem
+        for project in projects
+        if _names_steps(project)
+        for problem in find_unknown_steps(project, pipelines)
+    )
+    return [_describe_problem(problem) for problem in problems]
+
+
 def check_azure(project: Project[Any]) -> list[Check]:
     """Return what Azure says about the settings of one workspace."""
     try:
-        names = read_azure_names(project)
+        clusters = read_azure_names(project)
     except SettingsError:
         return [Check("Azure", UNASKED, "not asked while settings are wrong")]
-    return [_place_row(row, project) for row in ask_azure(names)]
+    return [_place_row(row, project) for row in ask_azure(*clusters)]
 
 
 def _describe_problem(problem: Problem) -> Check:
@@ -137,23 +166,27 @@ def _name_row(file: str, key: str) -> str:
     return f"{file}: {key}" if key else file
 
 
-def read_azure_names(project: Project[Any]) -> AzureNames:
-    """Return what Azure is asked about, or raise SettingsError."""
+def read_azure_names(project: Project[Any]) -> list[AzureNames]:
+    """Return what Azure is asked about, once for each cluster, or raise SettingsError."""
     settings = project.settings()
     config = project.workspace_config(needs=())
-    return AzureNames(
-        subscription_id=config.subscription_id,
-        resource_group=config.resource_group,
-        workspace_name=config.workspace_name,
-        region=config.region,
-        cloud=config.cloud,
-        compute_name=settings.compute.name,
-        vm_size=settings.compute.vm_size,
-        max_nodes=settings.compute.max_nodes,
-        environment_name=f"{settings.name}-steps",
-        identity=settings.compute.identity or "",
-        provision_command=f"{COMMAND} provision{project.files.option}",
-    )
+    return [
+        AzureNames(
+            subscription_id=config.subscription_id,
+            resource_group=config.resource_group,
+            workspace_name=config.workspace_name,
+            region=config.region,
+            cloud=config.cloud,
+            compute_key=key,
+            compute_name=compute.name,
+            vm_size=compute.vm_size,
+            max_nodes=compute.max_nodes,
+            environment_name=f"{settings.name}-steps",
+            identity=compute.identity or "",
+            provision_command=f"{COMMAND} provision{project.files.option}",
+        )
+        for key, compute in settings.all_computes().items()
+    ]
 
 
 def _place_row(row: Row, project: Project[Any]) -> Check:
@@ -162,6 +195,8 @@ def _place_row(row: Row, project: Project[Any]) -> Check:
     if not row.setting:
         return check
     file, key = PLACES[row.setting]
+    if key.startswith("compute."):
+        key = key.replace("compute", row.compute_key, 1)
     own_file = project.files.config if file == CONFIG else project.files.settings
     return replace(check, file=own_file, key=key)
 

@@ -93,7 +93,7 @@ class NotACluster(AzureError):
 
     def __init__(self, name: str, kind: str, config: WorkspaceConfig) -> None:
         super().__init__(
-            f"{config.files.settings}: compute.name is {name}, a {kind}, not a compute "
+            f"{config.files.settings}: the compute {name} is a {kind}, not a compute "
             "cluster: write another name."
         )
 

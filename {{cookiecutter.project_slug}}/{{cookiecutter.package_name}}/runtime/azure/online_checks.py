@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..harmless_text import make_harmless
@@ -232,7 +232,11 @@ def check_quota(azure: ResourceManager, facts: Facts) -> Answer:
     quota_name = smallest["name"]["localizedValue"]
     text = f"{need}, of {limit} allowed, {in_use} in use ({quota_name})"
     if needed <= limit:
-        return Answer(OK, text)
+        answer = _check_quota_together(limited, needed, facts) or Answer(OK, text)
+        cores_of_family = facts.cores.get(family, 0) + needed
+        return replace(
+            answer, facts={"cores": {**facts.cores, family: cores_of_family}}
+        )
     ask = "ask for more quota in the Studio"
     if limit == 0:
         another = "write a size of another family, as a smaller one cannot help"
@@ -244,19 +248,43 @@ def check_quota(azure: ResourceManager, facts: Facts) -> Answer:
     return Answer(WRONG, text, fix, setting="vm_size")
 
 
+def _check_quota_together(
+    quotas: list[dict[str, Any]], needed: int, facts: Facts
+) -> Answer | None:
+    """Return what is wrong if this cluster and those before it use their nodes at once."""
+    family = (facts.size_in_region or {})["family"]
+    for quota in quotas:
+        cores = facts.cores.get(family, 0)
+        if _is_total(quota):
+            cores = sum(facts.cores.values())
+        if cores and needed + cores > quota["limit"]:
+            return Answer(
+                UNUSUAL,
+                f"{facts.max_nodes} nodes need {needed} vCPUs, and the clusters above "
+                f"{cores}, of {quota['limit']} allowed ({quota['name']['localizedValue']})",
+                "write fewer nodes, or ask for more quota in the Studio, if the clusters "
+                "are to work at the same time",
+                setting="max_nodes",
+            )
+    return None
+
+
 def _list_quotas(
     azure: ResourceManager, location: str, family: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the quotas of dedicated cores: of all VM sizes together, and of a family."""
     for usage in azure.list_items(f"{location}/usages"):
-        kind = usage["type"].removeprefix(f"{ML}/")
-        is_total = kind == "totalDedicatedCores/usages"
         is_of_family = (
-            kind == "vmFamily/dedicatedCores/usages"
+            usage["type"] == f"{ML}/vmFamily/dedicatedCores/usages"
             and usage["name"]["value"].lower() == family.lower()
         )
-        if is_total or is_of_family:
+        if _is_total(usage) or is_of_family:
             yield usage
+
+
+def _is_total(usage: Mapping[str, Any]) -> bool:
+    """Return whether a quota is of the dedicated cores of all VM sizes together."""
+    return bool(usage["type"] == f"{ML}/totalDedicatedCores/usages")
 
 
 @dataclass(frozen=True)
@@ -266,6 +294,7 @@ class Check:
     name: str
     make: Callable[[ResourceManager, Facts], Answer]
     needs: tuple[str, ...]
+    is_of_cluster: bool = False  # Whether it is made for each cluster of the settings.
 
 
 #: The checks that follow the login, in this order.
@@ -285,21 +314,34 @@ CHECKS = [
     Check("storage", check_storage, needs=("workspace", "storage_account")),
     Check("default datastore", check_default_datastore, needs=("workspace",)),
     Check("environment", check_environment, needs=("workspace",)),
-    Check("compute", check_compute, needs=("workspace", "compute_name")),
+    Check(
+        "compute",
+        check_compute,
+        needs=("workspace", "compute_name"),
+        is_of_cluster=True,
+    ),
     Check(
         "cluster's identity",
         check_cluster_identity,
         needs=("workspace", "compute_name", "compute_exists"),
+        is_of_cluster=True,
     ),
     Check("your roles", check_login_roles, needs=("workspace", "login_id")),
     Check(
         "cluster's roles",
         check_cluster_roles,
         needs=("workspace", "compute_exists"),
+        is_of_cluster=True,
     ),
-    Check("VM size", check_vm_size, needs=("subscription_id", "region", "vm_size")),
-    Check("quota", check_quota, needs=("size_in_region",)),
+    Check(
+        "VM size",
+        check_vm_size,
+        needs=("subscription_id", "region", "vm_size"),
+        is_of_cluster=True,
+    ),
+    Check("quota", check_quota, needs=("size_in_region",), is_of_cluster=True),
 ]
+CLUSTER_CHECKS = [check for check in CHECKS if check.is_of_cluster]
 #: The needs as messages call them, where they are not called as their fields.
 _NEEDS = {
     "vm_size": "VM size",
@@ -309,12 +351,16 @@ _NEEDS = {
 }
 
 
-def ask_azure(names: AzureNames) -> list[Row]:
-    """Return what Azure says about the names, with one row for what it was not asked."""
+def ask_azure(names: AzureNames, *further_clusters: AzureNames) -> list[Row]:
+    """Return what Azure says about the names, with one row for what it was not asked.
+
+    `further_clusters` differ from `names` only in their clusters.
+    """
     rows: list[Row] = []
+    clusters = [names, *further_clusters]
     # No time-out of requests covers the look-up of a host. So the checks run in a thread,
     # and after LIMIT seconds it is no longer waited for.
-    thread = threading.Thread(target=_make_checks, args=(names, rows), daemon=True)
+    thread = threading.Thread(target=_make_checks, args=(clusters, rows), daemon=True)
     with request_guard.guard_requests():
         thread.start()
         thread.join(LIMIT)
@@ -324,8 +370,12 @@ def ask_azure(names: AzureNames) -> list[Row]:
     return [*rows, late]
 
 
-def _make_checks(names: AzureNames, rows: list[Row]) -> None:
-    """Make all checks in turn, and append a row to `rows` as soon as each is made."""
+def _make_checks(clusters: Sequence[AzureNames], rows: list[Row]) -> None:
+    """Make all checks in turn, and append a row to `rows` as soon as each is made.
+
+    All checks are made for the first of the clusters, and those of a cluster for the others.
+    """
+    names = clusters[0]
     deadline = time.monotonic() + LIMIT
     try:
         token = login.get_token(names.cloud)
@@ -342,33 +392,52 @@ def _make_checks(names: AzureNames, rows: list[Row]) -> None:
     azure = ResourceManager(names, token, deadline)
     login_id = str(claims.get("oid", ""))
     facts = Facts(**asdict(names), tenant_id=tenant_id, login_id=login_id)
-    skipped_by_reason: dict[str, list[str]] = {}
-    stop_reason = ""
+    checker = _Checker(azure, facts, rows)
     for check in CHECKS:
-        reason = stop_reason or _find_missing_need(check, facts)
+        checker.make(check, check.name)
+    for cluster in clusters[1:]:
+        checker.facts = checker.facts.with_cluster(cluster)
+        for check in CLUSTER_CHECKS:
+            checker.make(check, f"{cluster.compute_key}: {check.name}")
+    for reason, skipped in checker.skipped_by_reason.items():
+        rows.append(_describe_skipped(reason, skipped))
+
+
+@dataclass
+class _Checker:
+    """Makes one check after another, with the facts that those before have found."""
+
+    azure: ResourceManager
+    facts: Facts
+    rows: list[Row]
+    skipped_by_reason: dict[str, list[str]] = field(default_factory=dict)
+    stop_reason: str = ""
+
+    def make(self, check: Check, row_name: str) -> None:
+        """Make a check and append its row, or note why it cannot be made."""
+        reason = self.stop_reason or _find_missing_need(check, self.facts)
         if reason:
-            skipped_by_reason.setdefault(reason, []).append(check.name)
-            continue
+            self.skipped_by_reason.setdefault(reason, []).append(row_name)
+            return
         try:
-            answer = check.make(azure, facts)
+            answer = check.make(self.azure, self.facts)
         except CheckFailed as failed:
             answer = failed.answer
             if failed.stops_all:
-                stop_reason = f"as {answer.text}"
+                self.stop_reason = f"as {answer.text}"
         except (AttributeError, LookupError, TypeError, ValueError):
             answer = Answer(UNASKED, "Azure's answer is not of the documented form")
-        facts = replace(facts, **answer.facts)
-        rows.append(
+        self.facts = replace(self.facts, **answer.facts)
+        self.rows.append(
             Row(
-                name=check.name,
+                name=row_name,
                 status=answer.status,
                 text=make_harmless(answer.text),
                 fix=make_harmless(answer.fix),
                 setting=answer.setting,
+                compute_key=self.facts.compute_key,
             )
         )
-    for reason, skipped in skipped_by_reason.items():
-        rows.append(_describe_skipped(reason, skipped))
 
 
 def _describe_missing_login(error: str, cloud: str) -> Row:

@@ -6,7 +6,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -137,29 +137,31 @@ class RoleStatus:
     command: str = ""
 
 
-def provide_roles(names: AzureNames) -> list[RoleStatus]:
-    """Give you and the cluster the roles for data without keys, as far as the login may.
+def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
+    """Give you and the clusters the roles for data without keys, as far as the login may.
 
     Raises CheckFailed if Azure does not answer what is there, and LoginError.
     """
+    names = clusters[0]  # All are in the same workspace.
     token = get_token(names.cloud)
     claims = read_claims(token)
     azure = ResourceManager(names, token, time.monotonic() + LONGEST_WAIT)
     workspace_path = Facts(**asdict(names)).workspace_path
     workspace = azure.get(workspace_path, ML_VERSION)
     storage = str(workspace["properties"]["storageAccount"])
-    cluster = azure.get(f"{workspace_path}/computes/{names.compute_name}", ML_VERSION)
 
     login_kind = "ServicePrincipal" if claims.get("idtyp") == "app" else "User"
     principals = [
-        _Principal("you", str(claims.get("oid", "")), login_kind, LOGIN_ROLES),
-        _Principal(
-            names.compute_name,
-            find_principal(cluster, names.identity),
-            "ServicePrincipal",
-            CLUSTER_ROLES,
-        ),
+        _Principal("you", str(claims.get("oid", "")), login_kind, LOGIN_ROLES)
     ]
+    for cluster in clusters:
+        path = f"{workspace_path}/computes/{cluster.compute_name}"
+        principal_id = find_principal(azure.get(path, ML_VERSION), cluster.identity)
+        principals.append(
+            _Principal(
+                cluster.compute_name, principal_id, "ServicePrincipal", CLUSTER_ROLES
+            )
+        )
     statuses = []
     for principal in principals:
         if principal.id:

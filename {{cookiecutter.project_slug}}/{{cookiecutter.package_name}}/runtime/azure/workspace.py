@@ -23,7 +23,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from .. import COMMAND
 from ..files import list_files
 from ..project import Pipelines, Project
-from ..settings_models import ProjectSettings, Schedule
+from ..settings_models import Compute, ProjectSettings, Schedule
 from ..steps import LOG_END, parameter_values
 from ..workspaces import NEEDED
 from .check_answers import CheckFailed
@@ -107,7 +107,7 @@ def provision(
         except WorkspaceMissing:
             if not create_workspace:
                 raise
-            uses_identities = settings.compute.identity is not None
+            uses_identities = _use_identities(settings)
             workspace = call_with_limit(
                 "to create the workspace", Workspace.create, config, uses_identities
             )
@@ -115,7 +115,8 @@ def provision(
 
         session = _Session(workspace, project, settings, printer)
         session.report(status, f"workspace {workspace.name}, in {workspace.region}")
-        session.provide_cluster()
+        for compute in settings.all_computes().values():
+            session.provide_cluster(compute)
         session.provide_image_builder()
         session.provide_roles()
         for environment in environments(pipelines, settings):
@@ -156,7 +157,7 @@ def submit(
             "to connect to the workspace", Workspace.connect, config
         )
         session = _Session(workspace, project, settings, printer)
-        session.require_compute()
+        session.require_computes()
         session.upload_all(data)
         built = session.build(pipeline, data)
         started = call_with_limit(
@@ -214,7 +215,7 @@ def publish(
                 "published", f"{endpoint_name}, a new default (now: {earlier_version})"
             )
         else:
-            session.require_compute()
+            session.require_computes()
             session.upload_all(data)
             built = session.build(pipeline, data)
             endpoint = call_with_limit(
@@ -246,6 +247,11 @@ def publish(
                 session.report(change.status, change.description)
             else:
                 session.report(change.status, f"schedule {change.description}")
+
+
+def _use_identities(settings: ProjectSettings) -> bool:
+    """Return whether the settings give an identity to a cluster."""
+    return any(compute.identity for compute in settings.all_computes().values())
 
 
 def _pipeline_data(
@@ -358,13 +364,12 @@ class _Session:
             status = f"would be {status:10}"
         self.printer(f"{status:10} {text}")
 
-    def provide_cluster(self) -> None:
-        """Create the cluster if the workspace has none of the name in the settings.
+    def provide_cluster(self, setting: Compute) -> None:
+        """Create a cluster of the settings if the workspace has none of this name.
 
         An existing cluster is not changed. If it differs from the settings, this is
         reported.
         """
-        setting = self.settings.compute
         status = "unchanged"
         cluster = call_with_limit(
             "to look up the cluster", self.workspace.find_cluster, setting.name
@@ -406,11 +411,11 @@ class _Session:
 
         If the user may not assign a role, the command with which an owner does is printed.
         """
-        if self.settings.compute.identity is None:
+        clusters = [names for names in read_azure_names(self.project) if names.identity]
+        if not clusters:
             return
-        names = read_azure_names(self.project)
         try:
-            statuses = call_with_limit("to give roles", provide_roles, names)
+            statuses = call_with_limit("to give roles", provide_roles, clusters)
         except CheckFailed as failed:
             raise AzureError(f"{failed.answer.text} {failed.answer.fix}") from failed
         for status in statuses:
@@ -433,17 +438,19 @@ class _Session:
             status, f"environment {registered.name}, version {registered.version}"
         )
 
-    def require_compute(self) -> None:
-        """Raise AzureError if the workspace has no compute of the name in the settings."""
-        name = self.settings.compute.name
-        if not call_with_limit(
-            "to look up the compute", self.workspace.has_compute, name
-        ):
-            raise AzureError(
-                f"{self.project.file_of('compute.name')}: compute.name is {name}, which "
-                f"is not in {self.workspace.name}: `{COMMAND} "
-                f"provision{self.project.files.option}` creates it."
+    def require_computes(self) -> None:
+        """Raise AzureError if the workspace lacks one of the computes in the settings."""
+        for section, compute in self.settings.all_computes().items():
+            exists = call_with_limit(
+                "to look up the compute", self.workspace.has_compute, compute.name
             )
+            if not exists:
+                key = f"{section}.name"
+                raise AzureError(
+                    f"{self.project.file_of(key)}: {key} is {compute.name}, which is not "
+                    f"in {self.workspace.name}: `{COMMAND} "
+                    f"provision{self.project.files.option}` creates it."
+                )
 
     def build(self, pipeline: Any, data: Mapping[str, DataFolder]) -> Any:
         """Return the SDK's pipeline, which reads the folders of its data parameters."""

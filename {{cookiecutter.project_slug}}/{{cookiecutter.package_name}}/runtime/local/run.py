@@ -88,6 +88,7 @@ class LocalRun:
         if only is not None:
             check_step_can_run(self.context, only)
         names = list(plan.steps) if only is None else [only]
+        self._describe_clusters(names)
 
         with ExitStack() as stack:
             try:
@@ -108,6 +109,16 @@ class LocalRun:
         is_complete = all(result.status in ("ran", "reused") for result in results)
         status = "completed" if is_complete else "failed"
         return RunResult(plan.pipeline, status, str(self.folder), results)
+
+    def _describe_clusters(self, steps: Sequence[str]) -> None:
+        """Say that all steps run here, if some of them have another cluster on Azure ML."""
+        clusters = self.context.settings.steps
+        others = [f"{step} on {clusters[step]}" for step in steps if step in clusters]
+        if others:
+            self.context.screen.print(
+                f"On Azure ML, clusters of their own have: {', '.join(others)}. Here, this "
+                "machine takes the place of all clusters."
+            )
 
     def _open_database(self, last_step: Step) -> None:
         """Make MLflow's database if there is none, and check that it can be used."""
