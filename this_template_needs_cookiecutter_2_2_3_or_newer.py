@@ -89,7 +89,7 @@ def refuse_impossible_folder(slug: object) -> str:
         sys.path.insert(0, os.path.join(os.path.dirname(__file__), PACKAGE))
         from runtime.rules import SLUG
 
-        problem = SLUG.check("", "project_slug", name)
+        problem = SLUG.check("project_slug", name)
         sys.exit(str(problem))
     return name
 

@@ -1,4 +1,4 @@
-"""Write the command with which a user continues after wrong answers were refused.
+"""Build the command that repeats a refused generation with corrected answers.
 
 It is the command that the user ran, with all answers as arguments, ready to be pasted into
 bash, or into the command prompt of Windows. pre_gen_project.py imports this module;
@@ -14,13 +14,13 @@ import shlex
 import subprocess
 import sys
 
-# Options of cookiecutter and cruft that supply answers, or that decide how to ask for them.
-# The first are followed by a value.
+# Options of cookiecutter and cruft that supply answers, each followed by a value.
 ANSWER_OPTIONS = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
+# Options without a value that decide whether answers are asked for.
 ANSWER_FLAGS = ("--no-input", "-y", "--replay")
 
 
-def write_for_cookiecutter(
+def command_for_cookiecutter(
     arguments: list[str], answers: dict[str, str], folder_holds_files: bool
 ) -> str:
     """Return the command line that generates with cookiecutter.
@@ -38,7 +38,7 @@ def write_for_cookiecutter(
     return quote_all(["cookiecutter", "--no-input", *options, *pairs])
 
 
-def write_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
+def command_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
     """Return the command line that generates with cruft, which takes answers as JSON."""
     protected = {
         question: protect_braces(answer) for question, answer in answers.items()
@@ -72,7 +72,7 @@ def protect_braces(answer: str) -> str:
     if "{" not in answer:
         return answer
     string = json.dumps(answer, ensure_ascii=False)
-    return "{" * 2 + f" {string} " + "}" * 2
+    return "{{ " + string + " }}"
 
 
 def quote_all(words: list[str]) -> str:
@@ -115,7 +115,7 @@ def quote_as_escapes(word: str) -> str:
 
     bash reads such an escape as one byte, so each byte of the argument gets its own.
     """
-    # The surrogates in `word` are bytes that are no UTF-8, and become these bytes again.
+    # The surrogates in `word` are bytes that are not valid UTF-8, and become these bytes again.
     utf8_bytes = word.encode("utf-8", "surrogateescape")
     # Latin-1 reads each byte as the character of the same number. So Python's escapes, which
     # escape characters, are those of the bytes.

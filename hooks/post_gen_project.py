@@ -14,8 +14,9 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 IS_WINDOWS = os.name == "nt"
 
-# The newest Python 3 that each SDK supports. The oldest is 3.11.
+# The minor versions of Python 3 that the SDKs support.
 NEWEST_PYTHON = {"azureml-sdk": 11, "azure-ai-ml": 14}
+OLDEST_PYTHON = 11
 
 # Where to write an answer that was left empty and that Azure needs.
 AZURE_SETTINGS = {
@@ -46,7 +47,7 @@ def list_install_commands() -> list[str]:
         return [f"uv venv --python {python}", activate, "uv pip install -e ."]
 
     newest = NEWEST_PYTHON[ANSWERS["azureml_sdk"]]
-    for minor in range(newest, 10, -1):
+    for minor in range(newest, OLDEST_PYTHON - 1, -1):
         if shutil.which(f"python3.{minor}"):
             return [f"python3.{minor} -m venv .venv", activate, "pip install -e ."]
 
@@ -63,7 +64,7 @@ def explain_next_steps() -> str:
         *list_install_commands(),
         f"python -m {ANSWERS['package_name']} run training",
     ]
-    lines = ["", "The project is generated. What is next:", ""]
+    lines = ["", "The project is generated. Next steps:", ""]
     lines += [f"    {command}" for command in commands]
 
     empty = [place for key, place in AZURE_SETTINGS.items() if not ANSWERS[key]]
@@ -77,7 +78,7 @@ def explain_next_steps() -> str:
 with suppress(OSError):
     os.removedirs(".github/workflows")
 
-# `cruft update` and `cruft diff` generate into a temporary folder, where nothing is to do.
+# `cruft update` and `cruft diff` generate into a temporary folder, where there is nothing to do.
 if GENERATION["program"] != "cruft" or GENERATION["arguments"][:1] == ["create"]:
     sys.stdout.reconfigure(errors="backslashreplace")
     try:

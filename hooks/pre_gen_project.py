@@ -14,6 +14,7 @@ from pathlib import Path
 
 # JSON puts a backslash before each quote of an answer, so no answer can end this string.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+# The template's extension offers this function, which describes the command that generates.
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 PROGRAM = GENERATION["program"]
 ARGUMENTS = GENERATION["arguments"]
@@ -41,7 +42,8 @@ RULES = {
     "azure_region": rules.REGION,
     "compute_name": rules.CLUSTER,
     "vm_size": rules.VM_SIZE,
-    "max_nodes": rules.Rule("a whole number, 1 or more", "|[1-9][0-9]*"),
+    # An empty answer stands for the default number of nodes.
+    "max_nodes": rules.Rule("a whole number, 1 or more", "([1-9][0-9]*)?"),
 }
 for question, default in QUESTIONS.items():
     if isinstance(default, list):
@@ -92,12 +94,12 @@ def refuse_value(question: str, answer: object) -> Remark:
 def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
     """Yield a remark if the answer breaks its rule, or is unusual."""
     rule = RULES[question]
-    problem = rule.check("", question, answer)
+    problem = rule.check(question, answer)
     # Azure's names may stay empty for now, and are filled in later.
     if problem is None or problem.kind == "empty":
         return
 
-    corrected = rule.mend(answer.strip())
+    corrected = rule.correct(answer.strip())
     yield Remark(
         question,
         message=str(problem),
@@ -205,19 +207,19 @@ def explain_refusal(wrong: list[Remark]) -> str:
             "and run it"
         )
     if PROGRAM == "cruft":
-        command = corrected_command.write_for_cruft(ARGUMENTS, answers)
+        command = corrected_command.command_for_cruft(ARGUMENTS, answers)
     else:
         # Another program that calls cookiecutter has no arguments that could be repeated.
         arguments = ARGUMENTS if PROGRAM else [ANSWERS["_template"]]
         folder_holds_files = bool(os.listdir())
-        command = corrected_command.write_for_cookiecutter(
+        command = corrected_command.command_for_cookiecutter(
             arguments, answers, folder_holds_files
         )
     lines = [
         *(make_harmless(remark.message) for remark in wrong),
         f"\nNothing was generated, and no file was changed. To continue, {next_step}:\n",
         command,
-        "\nWhat cookiecutter prints below says no more than this.",
+        "\nYou can ignore the error that cookiecutter prints below.",
     ]
     return "\n".join(lines)
 
@@ -236,9 +238,13 @@ def main() -> None:
     if wrong:
         sys.exit(explain_refusal(wrong))
     if remarks:
-        print("\nWorth a look, before anything is written:\n", file=sys.stderr)
+        print(
+            "\nPlease check these answers. They are unusual, but allowed:\n",
+            file=sys.stderr,
+        )
         for remark in remarks:
             print(f"    {make_harmless(remark.message)}", file=sys.stderr)
 
 
+# cookiecutter runs this file as a script.
 main()

@@ -123,7 +123,7 @@ def create(template: Path, tmp_path: Path) -> Create:
     def create() -> Project:
         extra = '{"project_name": "Up to date"}'
         call = f"cruft create {template} -y --checkout old --extra-context '{extra}'"
-        assert "What is next" in shell(tmp_path, call)
+        assert "Next steps" in shell(tmp_path, call)
         project = Project(tmp_path / "up-to-date", "up_to_date")
         commit(project.path, first=True)
         return project
@@ -154,7 +154,7 @@ def test_an_update_keeps_the_changes_of_the_user(
     ours = shell(project.path, "git diff HEAD~ HEAD -- data")
 
     output = shell(project.path, "cruft update -y")
-    assert "What is next" not in output
+    assert "Next steps" not in output
     assert not list(project.path.rglob("*.rej"))
     assert "UU" not in shell(project.path, "git status --porcelain")
     commit(project.path)
@@ -294,7 +294,7 @@ def test_wrong_answers_are_reported_with_a_cruft_command(
     assert "Traceback" not in output
     again = re.search("(?m)^cruft create .*$", output)
     assert again
-    assert "What is next" in shell(tmp_path, again[0])
+    assert "Next steps" in shell(tmp_path, again[0])
     (project,) = (tmp_path / "my projects").iterdir()
     state = json.loads((project / ".cruft.json").read_text(encoding="utf-8"))
     assert (state["checkout"], state["template"]) == ("old", str(template))
@@ -320,7 +320,7 @@ def test_an_update_does_not_check_the_answers_again(create: Create) -> None:
         project.edit(file, '"cpu-cluster"', '"1"')
     commit(project.path)
     output = shell(project.path, "cruft update -y")
-    assert "compute" not in output and "What is next" not in output
+    assert "compute" not in output and "Next steps" not in output
     assert "up to date" in shell(project.path, "cruft check")
     checked = project.python("-m", "up_to_date", "check")
     assert checked.code == 1 and "compute.name" in checked.out

@@ -374,7 +374,7 @@ UNUSUAL = [
 
 def check(rule: str, value: Any) -> Any:
     """Return the problem with a value by the rule of a name, or None."""
-    return getattr(rules, rule).check("settings.yml", "key", value)
+    return getattr(rules, rule).check("key", value)
 
 
 def list_ids(cases: list[Any]) -> list[str]:
@@ -395,7 +395,7 @@ def test_good_value(rule: str, value: str) -> None:
 def test_bad_value_with_its_message(rule: str, value: str, text: str) -> None:
     problem = check(rule, value)
     assert problem.kind == "wrong"
-    assert str(problem).startswith(f"settings.yml: key {text}")
+    assert str(problem).startswith(f"key {text}")
     assert len(str(problem).splitlines()) == 1
 
 

@@ -84,7 +84,7 @@ class Project(Generic[S]):
 
         Raises SettingsError if the project has no file for this workspace.
         """
-        wrong_name = rules.NAME.check("", "--workspace", workspace)
+        wrong_name = rules.NAME.check("--workspace", workspace)
         if wrong_name:
             raise SettingsError([wrong_name])
 
@@ -153,7 +153,7 @@ class Project(Generic[S]):
         If the package's name is wrong, this is the first problem.
         """
         problems: list[Problem] = []
-        wrong_name = rules.PACKAGE.check("", "package_name", self.package)
+        wrong_name = rules.PACKAGE.check("package_name", self.package)
         if wrong_name:
             problems.append(wrong_name)
         problems += self._read_settings().problems

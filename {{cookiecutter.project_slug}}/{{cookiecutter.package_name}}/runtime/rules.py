@@ -37,33 +37,7 @@ CLOUDS = {
     "AzureChinaCloud": Cloud("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
-# A package with one of these names would hide a folder of the project, or a module that
-# the project or one of its dependencies imports.
-_MODULES_AND_FOLDERS = """
-steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
-train evaluate register score adal alembic azure azureml click cloudpickle comm
-cryptography debugpy docker duckdb fastapi flask git google graphql ipykernel ipython
-jedi jinja2 joblib jupyter jupyterlab jwt mako matplotlib mlflow msal msrest nbformat
-numpy packaging pandas parso pip polars psutil pyarrow pydantic pygments pytest pytz
-referencing requests rich scipy setuptools six sklearn skops sqlalchemy starlette
-tabulate tornado traitlets urllib3 werkzeug wheel yaml zmq
-"""
-# Modules of the standard library that Python 3.10 to 3.12 have, and newer versions have
-# not. A newer Python, which does not list them any more, may generate the project.
-_REMOVED_MODULES = """
-aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
-mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
-"""
-# Windows opens a device where a file or folder has one of these names.
-_WINDOWS_DEVICES = """
-aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
-lpt8 lpt9 nul prn
-"""
-WINDOWS_DEVICES = frozenset(_WINDOWS_DEVICES.split())
-RESERVED_PACKAGE_NAMES = sys.stdlib_module_names.union(
-    _MODULES_AND_FOLDERS.split(), _REMOVED_MODULES.split(), WINDOWS_DEVICES
-)
-
+# Text that stands for a value, such as <name> or an id of zeros.
 _PLACEHOLDER = r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*"
 
 
@@ -106,13 +80,14 @@ class Rule:
     #: A regular expression that the whole value must match, or a function that returns
     #: whether a value passes.
     test: str | Callable[[Any], object]
-    #: Returns the value that the user probably meant. Messages propose it only if it passes
+    #: Returns the value that the user probably meant. Messages offer it only if it passes
     #: the test.
-    mend: Callable[[Any], Any] = _keep
+    correct: Callable[[Any], Any] = _keep
     #: Which value is expected. It continues the sentence "Write ..." in messages about
-    #: empty values and placeholders. With it, a value may be empty until Azure is used;
-    #: without it, an empty value is as wrong as any other.
+    #: empty values and placeholders.
     expected_value: str = ""
+    #: Whether the value may be empty until Azure is used.
+    may_be_empty_for_now: bool = False
     #: Returns advice if a value that passes the test is unusual, or "" if it is not.
     advise_if_unusual: Callable[[str], str] = _accept_without_advice
 
@@ -125,36 +100,32 @@ class Rule:
         except ValueError:
             return False
 
-    def check(
-        self, file: str, key: str, value: Any, value_type: Any = str
-    ) -> Problem | None:
-        """Return the problem with a value, or None if the value follows the rule.
+    def check(self, key: str, value: Any, value_type: Any = str) -> Problem | None:
+        """Return the problem with the value of a setting, or None if it follows the rule.
 
-        The value comes from the setting `key` of `file`. The problem names both, so that
-        messages can tell the user where to correct it.
+        `key` is the name of the setting in the problem's message.
 
         `value_type` is the type that the value must have. If it is a union such as
         `int | str`, the value may have any of its types. A wrong value is then converted to
         the first of them, `int`, to find a correction.
         """
-        may_be_empty_for_now = self.expected_value != ""
-        if may_be_empty_for_now and value == "":
-            return Problem(file, key, "is empty", self._give_advice(), kind="empty")
+        if self.may_be_empty_for_now and value == "":
+            return Problem("", key, "is empty", self._give_advice(), kind="empty")
 
         accepted_types = get_args(value_type) or (value_type,)
         if type(value) in accepted_types and self.fits(value):
             advice = self.advise_if_unusual(value)
             if not advice:
                 return None
-            return Problem(file, key, f"is {to_text(value)}", advice, kind="unusual")
+            return Problem("", key, f"is {to_text(value)}", advice, kind="unusual")
 
         if re.fullmatch(_PLACEHOLDER, str(value)):
             text = f"is {to_text(value)}, a placeholder"
-            return Problem(file, key, text, self._give_advice())
+            return Problem("", key, text, self._give_advice())
 
         text = f"is {to_text(value)}, but must be {self.requirement}"
         fix = self._describe_correction(value, accepted_types[0])
-        return Problem(file, key, text, fix or self._give_advice())
+        return Problem("", key, text, fix or self._give_advice())
 
     def _give_advice(self) -> str:
         """Return what to do about a value for which no correction is known."""
@@ -172,10 +143,10 @@ class Rule:
         try:
             # The value may be of another type, such as the string "2" instead of 2.
             converted = value_type(str(value).strip())
-            mended = self.mend(converted)
+            corrected = self.correct(converted)
         except ValueError:
             return ""
-        if not self.fits(mended):
+        if not self.fits(corrected):
             return ""
 
         yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
@@ -184,10 +155,10 @@ class Rule:
             # the message cannot repeat it in quotes.
             return "put it in quotes"
         if isinstance(value, str):
-            return f"write {mended}"
+            return f"write {corrected}"
         # If the correction is a string, the message shows its quotes: YAML reads 7 as a
         # number, and '7' as a string.
-        return f"write {mended!r}"
+        return f"write {corrected!r}"
 
 
 class RegionRule(Rule):
@@ -216,7 +187,10 @@ def to_text(value: Any) -> str:
 def whole(low: int, high: float = math.inf) -> Rule:
     """Return the rule that a value is a whole number from `low` to `high`."""
     limits = f"{low} or more" if high == math.inf else f"{low} to {high}"
-    return Rule(f"a whole number, {limits}", lambda number: low <= number <= high)
+    return Rule(
+        requirement=f"a whole number, {limits}",
+        test=lambda number: low <= number <= high,
+    )
 
 
 def one_of(*choices: str) -> Rule:
@@ -230,7 +204,11 @@ def one_of(*choices: str) -> Rule:
         nearest = difflib.get_close_matches(value, choices, n=1)
         return nearest[0] if nearest else ""
 
-    return Rule(f"one of {', '.join(choices)}", choices.__contains__, find_nearest)
+    return Rule(
+        requirement=f"one of {', '.join(choices)}",
+        test=choices.__contains__,
+        correct=find_nearest,
+    )
 
 
 def _list_choices(choices: Iterable[str]) -> str:
@@ -239,9 +217,6 @@ def _list_choices(choices: Iterable[str]) -> str:
     if len(names) <= 2:
         return " or ".join(names)
     return f"one of {', '.join(names)}"
-
-
-# Corrections
 
 
 def _replace_characters(allowed: str, replacement: str, value: str) -> str:
@@ -256,27 +231,220 @@ def _replace_characters(allowed: str, replacement: str, value: str) -> str:
     return re.sub(f"[^{allowed}]+", replacement, plain).strip("-_. ")
 
 
-def _mend_name(value: str) -> str:
+# The rules. They are taken from Microsoft's page on naming rules for resources, from the
+# ARM types of Microsoft.MachineLearningServices, from azureml-core (the name of the
+# experiment), and from Azure ML Studio (the name of a cluster).
+
+_NAME = "letters, digits, hyphens and underscores, a letter or digit first"
+_NO_OPTION = "and not begin with a hyphen, as options of the steps do"
+
+
+# The name of the project
+
+# Windows opens a device where a file or folder has one of these names.
+_WINDOWS_DEVICES = """
+aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
+lpt8 lpt9 nul prn
+"""
+WINDOWS_DEVICES = frozenset(_WINDOWS_DEVICES.split())
+_PREFIXES_OF_MICROSOFT = ("AzureML", "Microsoft")
+
+
+def _correct_name(value: str) -> str:
+    """Return a name with a hyphen in place of characters that are not allowed."""
     return _replace_characters("a-zA-Z0-9_-", "-", value)
 
 
-def _mend_subscription(value: str) -> str:
+NAME = Rule(
+    requirement=f"1 to 255 {_NAME}",
+    test="[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}",
+    correct=_correct_name,
+)
+
+
+def _may_be_slug(name: str) -> bool:
+    """Return whether a new project may have this slug."""
+    if name.startswith(_PREFIXES_OF_MICROSOFT) or name.lower() in WINDOWS_DEVICES:
+        return False
+    return re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name) is not None
+
+
+def _correct_slug(value: str) -> str:
+    """Return a slug that is allowed, and as similar as possible."""
+    name = _correct_name(value)[:100].rstrip("-_")
+    if name.startswith(_PREFIXES_OF_MICROSOFT):
+        return name.lower()
+    return f"{name}-project" if name.lower() in WINDOWS_DEVICES else name
+
+
+# SLUG and NEW_PACKAGE are for new projects. They are stricter than NAME and PACKAGE, which
+# also accept the names of existing projects, because these cannot be changed any more.
+# The slug names a folder, and the environment SLUG-steps on Azure ML.
+SLUG = Rule(
+    requirement=f"1 to 100 {_NAME}, and neither begin with AzureML or Microsoft, which "
+    "Azure ML reserves, nor be the name of a device of Windows, such as con",
+    test=_may_be_slug,
+    correct=_correct_slug,
+)
+
+
+# The name of the package
+
+# A package with one of these names would hide a folder of the project ...
+_FOLDERS = """
+steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
+train evaluate monitor register score
+"""
+# ... or a package that the project or one of its dependencies imports ...
+_PACKAGES = """
+adal alembic azure azureml click cloudpickle comm cryptography debugpy docker duckdb
+fastapi flask git google graphql ipykernel ipython jedi jinja2 joblib jupyter jupyterlab
+jwt mako matplotlib mlflow msal msrest nbformat numpy packaging pandas parso pip polars
+psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy setuptools
+six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
+yaml zmq
+"""
+# ... or a module of the standard library. These are in Python 3.10 to 3.12, but not in newer
+# versions, which may generate the project as well.
+_REMOVED_MODULES = """
+aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
+mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
+"""
+RESERVED_PACKAGE_NAMES = sys.stdlib_module_names.union(
+    _FOLDERS.split(), _PACKAGES.split(), _REMOVED_MODULES.split(), WINDOWS_DEVICES
+)
+
+
+def _is_reserved(name: str) -> bool:
+    """Return whether a package must not have this name."""
+    return keyword.iskeyword(name) or name.lower() in RESERVED_PACKAGE_NAMES
+
+
+def _may_be_package(name: str) -> bool:
+    """Return whether the package of an existing project may have this name."""
+    if _is_reserved(name):
+        return False
+    return re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name) is not None
+
+
+def _correct_package(value: str) -> str:
+    """Return a name that is allowed, and as similar as possible."""
+    name = _replace_characters("a-zA-Z0-9_", "_", value)
+    if name[:1].isdigit():
+        name = f"p{name}"
+    return f"{name}_project" if _is_reserved(name) else name
+
+
+PACKAGE = Rule(
+    requirement="1 to 80 letters, digits and underscores, a letter first, and neither a "
+    "word of Python nor a module or folder that the project uses",
+    test=_may_be_package,
+    correct=_correct_package,
+)
+
+
+def _may_be_new_package(name: str) -> bool:
+    """Return whether the package of a new project may have this name."""
+    if _is_reserved(name):
+        return False
+    return re.fullmatch("[a-z][a-z0-9_]{0,39}", name) is not None
+
+
+def _correct_new_package(value: str) -> str:
+    """Return a name in lower case of at most 40 characters that is allowed."""
+    return _correct_package(value.lower())[:40].rstrip("_")
+
+
+NEW_PACKAGE = Rule(
+    requirement="1 to 40 lower-case letters, digits and underscores, a letter first, and "
+    "neither a word of Python nor a module or folder that the project uses",
+    test=_may_be_new_package,
+    correct=_correct_new_package,
+)
+
+
+# The workspace
+
+
+def _correct_subscription(value: str) -> str:
     """Return an id in lower case, without braces or spaces, with its four hyphens."""
     digits = re.sub("[^0-9a-f]", "", value.lower())
     return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
 
 
-def _mend_resource_group(value: str) -> str:
+SUBSCRIPTION = Rule(
+    requirement="an id such as 12345678-9abc-def0-1234-56789abcdef0",
+    test="(?!0{8}(-0{4}){3}-0{12})[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+    correct=_correct_subscription,
+    expected_value="what `az account show --query id --output tsv` prints",
+    may_be_empty_for_now=True,
+)
+
+
+def _correct_resource_group(value: str) -> str:
+    """Return a name with a hyphen in place of characters that are not allowed."""
     return _replace_characters(r"\w.()-", "-", value)
 
 
-def _mend_region(value: str) -> str:
+RESOURCE_GROUP = Rule(
+    requirement="1 to 90 letters, digits, hyphens, underscores, periods and round "
+    "brackets, and not end with a period",
+    test=r"[\w.()-]{0,89}[\w()-]",
+    correct=_correct_resource_group,
+    expected_value="a resource group's name (`az group list --output table` shows those "
+    "there are)",
+    may_be_empty_for_now=True,
+)
+WORKSPACE = Rule(
+    requirement=f"3 to 33 {_NAME}",
+    test="[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}",
+    correct=_correct_name,
+    expected_value="a workspace's name (`az ml workspace list --output table` shows those "
+    "there are)",
+    may_be_empty_for_now=True,
+)
+
+
+def _may_be_region(name: str) -> bool:
+    """Return whether a name is a region, or may be one that is not in the table yet."""
+    if name in REGIONS:
+        return True
+    is_city_or_other_spelling = bool(find_regions(name))
+    if is_city_or_other_spelling:
+        return False
+    return re.fullmatch("[a-z][a-z0-9]+", name) is not None
+
+
+def _correct_region(value: str) -> str:
     """Return the region that a name or a place means, or "" if this is not certain."""
     names = find_regions(value)
     return names[0] if len(names) == 1 else ""
 
 
-def _mend_cluster(value: str) -> str:
+def _advise_on_region(name: str) -> str:
+    """Return advice if a region is not in the table, or ""."""
+    if name in REGIONS:
+        return ""
+    misspelt = find_misspelt_region(name)
+    choices = misspelt or _list_choices(REGIONS)
+    return f"no region of this name is known; unless it is new, write {choices}"
+
+
+REGION = RegionRule(
+    requirement="the short name of a region, in lower-case letters and digits",
+    test=_may_be_region,
+    correct=_correct_region,
+    expected_value="the workspace's region (`az account list-locations --output table` "
+    "shows them)",
+    may_be_empty_for_now=True,
+    advise_if_unusual=_advise_on_region,
+)
+
+
+# The compute cluster
+
+
+def _correct_cluster(value: str) -> str:
     """Return a name that does not end in a number, such as cpu-cluster-a.
 
     Azure ML refuses a name whose part after the last hyphen has only digits. The number
@@ -290,83 +458,22 @@ def _mend_cluster(value: str) -> str:
     return start + hyphen + end
 
 
-def _mend_package(value: str) -> str:
-    name = _replace_characters("a-zA-Z0-9_", "_", value)
-    if name[:1].isdigit():
-        name = f"p{name}"
-    return f"{name}_project" if _is_reserved(name) else name
-
-
-def _mend_new_package(value: str) -> str:
-    return _mend_package(value.lower())[:40].rstrip("_")
-
-
-def _mend_slug(value: str) -> str:
-    name = _mend_name(value)[:100].rstrip("-_")
-    if name.startswith(("AzureML", "Microsoft")):
-        return name.lower()
-    return f"{name}-project" if name.lower() in WINDOWS_DEVICES else name
-
-
-# Tests
-
-
-def _is_reserved(name: str) -> bool:
-    """Return whether a package must not have this name."""
-    return keyword.iskeyword(name) or name.lower() in RESERVED_PACKAGE_NAMES
-
-
-def _may_name_package(name: str) -> bool:
-    if _is_reserved(name):
-        return False
-    return re.fullmatch("[a-zA-Z][a-zA-Z0-9_]{0,79}", name) is not None
-
-
-def _may_name_new_package(name: str) -> bool:
-    if _is_reserved(name):
-        return False
-    return re.fullmatch("[a-z][a-z0-9_]{0,39}", name) is not None
-
-
-def _may_name_project(name: str) -> bool:
-    """Return whether a new project may have this slug."""
-    if name.startswith(("AzureML", "Microsoft")) or name.lower() in WINDOWS_DEVICES:
-        return False
-    return re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name) is not None
-
-
-def _may_name_region(name: str) -> bool:
-    """Return whether a name is a region, or may be one that is not in the table yet."""
-    if name in REGIONS:
-        return True
-    is_city_or_other_spelling = bool(find_regions(name))
-    if is_city_or_other_spelling:
-        return False
-    return re.fullmatch("[a-z][a-z0-9]+", name) is not None
-
-
-def _is_model_version(value: Any) -> bool:
-    return value == "latest" or (isinstance(value, int) and value >= 1)
-
-
-# Advice about values that are allowed, but unusual
-
-
-def _advise_on_region(name: str) -> str:
-    """Return advice if a region is not in the table, or ""."""
-    if name in REGIONS:
-        return ""
-    misspelt = find_misspelt_region(name)
-    choices = misspelt or _list_choices(REGIONS)
-    return f"no region of this name is known; unless it is new, write {choices}"
-
-
 def _advise_on_cluster(name: str) -> str:
     """Return advice if a cluster's name is too long for some parts of Azure ML, or ""."""
     if len(name) <= 16:
         return ""
     return "shorten it to 16 characters, which every part of Azure ML accepts"
 
+
+CLUSTER = Rule(
+    requirement="3 to 24 letters, digits and hyphens, a letter first, and a letter "
+    "somewhere after each hyphen",
+    test="[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}",
+    correct=_correct_cluster,
+    expected_value="a compute cluster's name, such as cpu-cluster",
+    may_be_empty_for_now=True,
+    advise_if_unusual=_advise_on_cluster,
+)
 
 #: Patterns of the VM sizes that Azure retires, with the day on which this happens. They are
 #: from Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
@@ -383,6 +490,11 @@ RETIRING_VM_SIZES = {
 }
 
 
+def _correct_vm_size(value: str) -> str:
+    """Return a VM size with an underscore in place of spaces."""
+    return re.sub(r"\s+", "_", value)
+
+
 def _advise_on_vm_size(name: str) -> str:
     """Return advice if Azure retires a VM size, or if it looks like none, or ""."""
     for pattern, day in RETIRING_VM_SIZES.items():
@@ -396,100 +508,77 @@ def _advise_on_vm_size(name: str) -> str:
     return "sizes look like Standard_D4ds_v4 (`az ml compute list-sizes` shows them)"
 
 
-# The rules. They are taken from Microsoft's page on naming rules for resources, from the
-# ARM types of Microsoft.MachineLearningServices, from azureml-core (the name of the
-# experiment), and from Azure ML Studio (the name of a cluster).
-
-_NAME = "letters, digits, hyphens and underscores, a letter or digit first"
-_NO_OPTION = "and not begin with a hyphen, as options of the steps do"
-
-NAME = Rule(f"1 to 255 {_NAME}", "[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}", _mend_name)
-PACKAGE = Rule(
-    "1 to 80 letters, digits and underscores, a letter first, and neither a word of "
-    "Python nor a module or folder that the project uses",
-    _may_name_package,
-    _mend_package,
-)
-# The next two rules are for new projects. They are stricter than PACKAGE and NAME, which
-# also accept the names of existing projects, because these cannot be changed any more.
-NEW_PACKAGE = Rule(
-    "1 to 40 lower-case letters, digits and underscores, a letter first, and neither a "
-    "word of Python nor a module or folder that the project uses",
-    _may_name_new_package,
-    _mend_new_package,
-)
-# The slug names a folder, and the environment SLUG-steps on Azure ML.
-SLUG = Rule(
-    f"1 to 100 {_NAME}, and neither begin with AzureML or Microsoft, which Azure ML "
-    "reserves, nor be the name of a device of Windows, such as con",
-    _may_name_project,
-    _mend_slug,
-)
-SUBSCRIPTION = Rule(
-    "an id such as 12345678-9abc-def0-1234-56789abcdef0",
-    "(?!0{8}(-0{4}){3}-0{12})[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
-    _mend_subscription,
-    "what `az account show --query id --output tsv` prints",
-)
-RESOURCE_GROUP = Rule(
-    "1 to 90 letters, digits, hyphens, underscores, periods and round brackets, and "
-    "not end with a period",
-    r"[\w.()-]{0,89}[\w()-]",
-    _mend_resource_group,
-    "a resource group's name (`az group list --output table` shows those there are)",
-)
-WORKSPACE = Rule(
-    f"3 to 33 {_NAME}",
-    "[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}",
-    _mend_name,
-    "a workspace's name (`az ml workspace list --output table` shows those there are)",
-)
-REGION = RegionRule(
-    "the short name of a region, in lower-case letters and digits",
-    _may_name_region,
-    _mend_region,
-    "the workspace's region (`az account list-locations --output table` shows them)",
-    _advise_on_region,
-)
-CLUSTER = Rule(
-    "3 to 24 letters, digits and hyphens, a letter first, and a letter somewhere after "
-    "each hyphen",
-    "[a-zA-Z](?!.*-[0-9]*$)[a-zA-Z0-9-]{2,23}",
-    _mend_cluster,
-    "a compute cluster's name, such as cpu-cluster",
-    _advise_on_cluster,
-)
 VM_SIZE = Rule(
-    "letters, digits, hyphens and underscores, such as Standard_D4ds_v4",
-    "[a-zA-Z0-9_-]+",
-    lambda value: re.sub(r"\s+", "_", value),
-    "a VM size, such as Standard_D4ds_v4",
-    _advise_on_vm_size,
+    requirement="letters, digits, hyphens and underscores, such as Standard_D4ds_v4",
+    test="[a-zA-Z0-9_-]+",
+    correct=_correct_vm_size,
+    expected_value="a VM size, such as Standard_D4ds_v4",
+    may_be_empty_for_now=True,
+    advise_if_unusual=_advise_on_vm_size,
 )
 IDENTITY = Rule(
-    "system, or the resource id of a user-assigned identity",
-    "system|/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
+    requirement="system, or the resource id of a user-assigned identity",
+    test="system|/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
     "Microsoft.ManagedIdentity/userAssignedIdentities/[^/]+",
 )
 SUBNET = Rule(
-    "the resource id of a subnet",
-    "/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
+    requirement="the resource id of a subnet",
+    test="/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
     "Microsoft.Network/virtualNetworks/[^/]+/subnets/[^/]+",
 )
-FILES = Rule("a path, from the project's folder on", r"(?s).*\S.*")
-COLUMN = Rule(f"a column's name, {_NO_OPTION}", "(?s)[^-].*")
-TEXT = Rule(f"some text, {_NO_OPTION}", "(?s)[^-].*")
-HYPERPARAMETER = Rule("a number, a text, true or false", lambda value: True)
-MODEL_VERSION = Rule(
-    "latest, or a version's number",
-    _is_model_version,
-    lambda value: int(value) if value.isdecimal() else "latest",
+
+
+# Data, models and schedules
+
+
+def _accept(_: Any) -> bool:
+    """Accept any value of the right type."""
+    return True
+
+
+FILES = Rule(
+    requirement="a path, from the project's folder on",
+    test=r"(?s).*\S.*",
 )
+COLUMN = Rule(requirement=f"a column's name, {_NO_OPTION}", test="(?s)[^-].*")
+TEXT = Rule(requirement=f"some text, {_NO_OPTION}", test="(?s)[^-].*")
+HYPERPARAMETER = Rule(requirement="a number, a text, true or false", test=_accept)
+
+
+def _is_model_version(value: Any) -> bool:
+    """Return whether a value is "latest", or a number from 1 on."""
+    return value == "latest" or (isinstance(value, int) and value >= 1)
+
+
+def _correct_model_version(value: str) -> int | str:
+    """Return the number that a text holds, or "latest" if it holds none."""
+    return int(value) if value.isdecimal() else "latest"
+
+
+MODEL_VERSION = Rule(
+    requirement="latest, or a version's number",
+    test=_is_model_version,
+    correct=_correct_model_version,
+)
+
+
+def _is_start_time(value: str) -> bool:
+    """Return whether a text is a time without a time zone. May raise ValueError."""
+    datetime.strptime(value, "%Y-%m-%dT%H:%M:%S")
+    return True
+
+
+def _correct_start_time(value: str) -> str:
+    """Return a time with a T between its date and its hours."""
+    return value.replace(" ", "T")
+
+
 TIME_ZONE = Rule(
-    "a time zone of Windows, such as UTC or W. Europe Standard Time", "[A-Z][^/]+"
+    requirement="a time zone of Windows, such as UTC or W. Europe Standard Time",
+    test="[A-Z][^/]+",
 )
 START_TIME = Rule(
-    "a time such as 2027-01-31T06:00:00, without a time zone",
-    lambda value: datetime.strptime(value, "%Y-%m-%dT%H:%M:%S"),
-    lambda value: value.replace(" ", "T"),
+    requirement="a time such as 2027-01-31T06:00:00, without a time zone",
+    test=_is_start_time,
+    correct=_correct_start_time,
 )

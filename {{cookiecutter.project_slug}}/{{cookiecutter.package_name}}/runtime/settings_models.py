@@ -63,9 +63,7 @@ class Follows:
                 value = float(value)
 
             # A validator does not know its file and key. settings_reader adds them later.
-            problem = self.rule.check(
-                file="", key="", value=value, value_type=value_type
-            )
+            problem = self.rule.check(key="", value=value, value_type=value_type)
             if problem and _is_refused(problem, info):
                 raise refuse(problem.text, problem.fix, problem.kind)
             return value
