@@ -99,10 +99,10 @@ def parse_yaml(text: str) -> Any:
 
 def parse_json(text: str) -> Any:
     """Return the value of a JSON text. Raises JSONDecodeError or DuplicateName."""
-    return json.loads(text, object_pairs_hook=_to_dict)
+    return json.loads(text, object_pairs_hook=_build_dict)
 
 
-def _to_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _build_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return the dict of a JSON object. Raises DuplicateName."""
     values: dict[str, Any] = {}
     for name, value in pairs:
@@ -119,29 +119,42 @@ def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
     lists them if the file is missing. Raises UnreadableFile if the file is missing or
     empty, or cannot be read or parsed.
     """
-    fix = "correct it, or restore it from version control"
+    correct_or_restore = "correct it, or restore it from version control"
     try:
         text = (root / file).read_text(encoding="utf-8-sig")
-        if text.strip():
-            return parse_json(text) if file.endswith(".json") else parse_yaml(text)
-        problem = Problem(file, "", "is empty", fix)
     except FileNotFoundError:
         fix = f"write it, with {', '.join(names)}"
-        problem = Problem(file, "", "is missing", fix)
+        raise UnreadableFile(Problem(file, "", "is missing", fix)) from None
+    except (OSError, ValueError) as error:
+        # A text that is not UTF-8 raises a ValueError.
+        text = f"cannot be read ({_join_lines(error)})"
+        raise UnreadableFile(Problem(file, "", text, correct_or_restore)) from None
+
+    if not text.strip():
+        raise UnreadableFile(Problem(file, "", "is empty", correct_or_restore))
+    try:
+        return parse_json(text) if file.endswith(".json") else parse_yaml(text)
     except DuplicateName as error:
-        fix = "delete one of the two"
-        problem = Problem(file, error.name, f"is written twice{error.place}", fix)
+        text = f"is written twice{error.place}"
+        problem = Problem(file, error.name, text, "delete one of the two")
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        problem = Problem(file, "", f"is not JSON at {place} ({error.msg})", fix)
+        text = f"is not JSON at {place} ({error.msg})"
+        problem = Problem(file, "", text, correct_or_restore)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}"
-        problem = Problem(file, "", f"is not YAML at {place} ({error.problem})", fix)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        problem = Problem(file, "", f"cannot be read ({reason})", fix)
+        text = f"is not YAML at {place} ({error.problem})"
+        problem = Problem(file, "", text, correct_or_restore)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        text = f"cannot be read ({_join_lines(error)})"
+        problem = Problem(file, "", text, correct_or_restore)
     raise UnreadableFile(problem)
+
+
+def _join_lines(error: Exception) -> str:
+    """Return the message of an error on one line."""
+    return " ".join(str(error).split())
 
 
 # Models
@@ -187,25 +200,30 @@ def read_model_with_overrides(
     if not isinstance(values, dict):
         return base
 
-    shared = [name for name in model.model_fields if name not in sections]
+    shared = [
+        name
+        for name in model.model_fields
+        if name in overrides and name not in sections
+    ]
+    fix = f"write it in {file} ({', '.join(sections)} may differ)"
     problems = [
-        Problem(
-            overrides_file,
-            name,
-            text="is the same in every workspace",
-            fix=f"write it in {file} ({', '.join(sections)} may differ)",
-        )
+        Problem(overrides_file, name, "is the same in every workspace", fix)
         for name in shared
-        if name in overrides
     ]
     overrides = {name: value for name, value in overrides.items() if name not in shared}
-
     merged = merge_overrides(values, overrides)
-    problems_of_base = {(p.key, p.text): p for p in base.problems}
-    for problem in find_problems(model, merged, overrides_file, written=overrides):
-        same_problem_of_base = problems_of_base.get((problem.key, problem.text))
-        problems.append(same_problem_of_base or problem)
+    problems_of_merged = find_problems(model, merged, overrides_file, overrides)
+    problems += _prefer_base(problems_of_merged, base.problems)
     return _validate(model, merged, problems)
+
+
+def _prefer_base(problems: list[Problem], base: list[Problem]) -> list[Problem]:
+    """Return the problems, each with the file of `base` if it has the same problem."""
+    problems_of_base = {(problem.key, problem.text): problem for problem in base}
+    return [
+        problems_of_base.get((problem.key, problem.text), problem)
+        for problem in problems
+    ]
 
 
 def merge_overrides(
@@ -238,7 +256,7 @@ def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
     try:
         return model(value=value).value
     except ValidationError as error:
-        problems = [_describe(detail, file, key) for detail in error.errors()]
+        problems = [_describe_error(detail, file, key) for detail in error.errors()]
         raise WrongValue(problems) from None
 
 
@@ -253,74 +271,74 @@ def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M
 
 
 def find_problems(
-    model: type[BaseModel], values: Any, file: str, written: Any = None
+    model: type[BaseModel], values: Any, file: str, file_values: Any = None
 ) -> list[Problem]:
     """Return the problems of all wrong, empty and unusual values, in the file's order.
 
-    `file` is the name of the file in the messages. `written` are the contents of this
-    file, if `values` also has settings from another one.
+    `file` is the name of the file in the messages. If `values` were merged from two files,
+    `file_values` are those of this file alone.
     """
-    if written is None:
-        written = values
+    if file_values is None:
+        file_values = values
     try:
         model.model_validate(values, context=REPORT_EVERYTHING)
     except ValidationError as error:
-        problems = _describe_all(error, model, written, file)
+        problems = _describe_errors(error, model, file_values, file)
     else:
         return []
 
-    order = [*values] if isinstance(values, dict) else []
+    sections = [*values] if isinstance(values, dict) else []
 
-    def position(problem: Problem) -> int:
+    def find_position(problem: Problem) -> int:
         """Return the position of a problem's section in the file."""
         section = problem.key.partition(".")[0]
-        return order.index(section) if section in order else len(order)
+        return sections.index(section) if section in sections else len(sections)
 
-    return sorted(problems, key=position)
+    return sorted(problems, key=find_position)
 
 
-def _describe_all(
-    error: ValidationError, model: type[BaseModel], written: Any, file: str
+def _describe_errors(
+    validation: ValidationError, model: type[BaseModel], file_values: Any, file: str
 ) -> list[Problem]:
     """Return the problems for which pydantic has refused the values of a file.
 
     Of a misspelt name pydantic reports two errors: the name is unknown, and the setting
     that was meant is missing. Only the first becomes a problem.
     """
-    problems = []
-    misspelt = set()
-    for detail in error.errors():
-        path = _to_path(detail)
+    problems: list[Problem] = []
+    missing: list[Problem] = []
+    misspelt_keys = set()
+    for error in validation.errors():
+        path = _find_path(error)
         key = ".".join(path)
-        if detail["type"] in ("extra_forbidden", "invalid_key"):
+        if error["type"] in ("extra_forbidden", "invalid_key"):
             *parents, name = path
-            fields = _name_fields(_find_section(model, parents))
-            absent = set(fields) - _find_names(written, parents)
+            fields = _list_field_names(_find_section(model, parents))
+            absent = set(fields) - _list_names(file_values, parents)
             # The message is: "... is not a setting: delete it (name, data are)."
             fix = f"delete it ({', '.join(fields)} are)"
             for close_name in difflib.get_close_matches(name, absent, 1):
                 fix = f"write {close_name}"
-                misspelt.add(".".join([*parents, close_name]))
+                misspelt_keys.add(".".join([*parents, close_name]))
             problems.append(Problem(file, key, "is not a setting", fix))
-        elif detail["type"] == "model_type":
-            names = ", ".join(_name_fields(_find_section(model, path)))
-            text = f"is {to_text(detail['input'])}, but must hold names with values"
+        elif error["type"] == "model_type":
+            names = ", ".join(_list_field_names(_find_section(model, path)))
+            text = f"is {to_text(error['input'])}, but must hold names with values"
             problems.append(Problem(file, key, text, f"write {names} there"))
+        elif error["type"] == "missing":
+            missing.append(_describe_error(error, file, key))
         else:
-            problems.append(_describe(detail, file, key))
+            problems.append(_describe_error(error, file, key))
 
-    return [
-        problem
-        for problem in problems
-        if problem.key not in misspelt or problem.text != "is missing"
-    ]
+    problems += [problem for problem in missing if problem.key not in misspelt_keys]
+    return problems
 
 
-def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
+def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
     """Return the problem of one setting that pydantic describes in an error."""
-    value = detail["input"]
-    context = detail.get("ctx", {})
-    match detail["type"]:
+    value = error["input"]
+    context = error.get("ctx", {})
+    match error["type"]:
         case "wrong" | "empty" | "unusual" as kind:
             # settings_models.refuse has made this error.
             return Problem(file, key, context["text"], context["fix"], kind)
@@ -334,7 +352,7 @@ def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
             return Problem(file, key, text, "write NAME: VALUE there")
         case _:
             # A validator or a type that the project itself has added made this error.
-            reason = detail["msg"].removeprefix("Value error, ")
+            reason = error["msg"].removeprefix("Value error, ")
             text = f"is {to_text(value)} ({reason})"
             if reason.startswith("Input should "):
                 text = f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
@@ -344,17 +362,17 @@ def _describe(detail: ErrorDetails, file: str, key: str) -> Problem:
             return Problem(file, key, text, "correct it")
 
 
-def _to_path(detail: ErrorDetails) -> list[str]:
+def _find_path(error: ErrorDetails) -> list[str]:
     """Return the names that lead to the setting of an error, such as ["data", "keys"].
 
     Positions in lists are left out.
     """
-    location = detail["loc"]
+    location = error["loc"]
     is_about_name = location[-1:] == ("[key]",)
     if is_about_name:
         # YAML can hold a number as a name, so all names become texts.
         return [str(part) for part in location[:-1]]
-    if detail["type"] == "invalid_key":
+    if error["type"] == "invalid_key":
         return [str(part) for part in location]
     return [part for part in location if isinstance(part, str)]
 
@@ -373,7 +391,7 @@ def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel
     return section
 
 
-def _name_fields(section: type[BaseModel]) -> list[str]:
+def _list_field_names(section: type[BaseModel]) -> list[str]:
     """Return the names of a section's settings as a file has them."""
     return [field.alias or name for name, field in section.model_fields.items()]
 
@@ -385,7 +403,7 @@ def _list_models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _list_models(part)]
 
 
-def _find_names(values: Any, path: Iterable[str]) -> set[Any]:
+def _list_names(values: Any, path: Iterable[str]) -> set[Any]:
     """Return the names in the section at a path, or no names if there is no section."""
     for name in path:
         values = values.get(name) if isinstance(values, dict) else None
