@@ -23,7 +23,7 @@ from training_comparison import (
     compare_repeats,
     judge,
 )
-from training_profile import choose_edges, describe_column
+from training_profile import choose_edges, profile_column
 
 MAX_PSI = 0.2
 SAMPLE = PROJECT / "data" / "sample"
@@ -34,7 +34,7 @@ def compare(training: pl.DataFrame, new: pl.DataFrame) -> list[Outcome]:
     profiles = {}
     for column in training:
         # polars would take some names for patterns, so train gives none.
-        described = json.dumps(describe_column(column.alias("")))
+        described = json.dumps(profile_column(column.alias("")))
         profiles[column.name] = parse_column(json.loads(described))
     counted = count_new_rows(new.lazy(), profiles, new.columns)
     repeated = len(training) - training.n_unique()

@@ -1,6 +1,6 @@
 """The statistics of drift: how far a distribution has moved, and whether by chance.
 
-Counts of the training rows and of the new rows, bin by bin, are all that is needed.
+They need only the numbers of training rows and of new rows in each bin.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from scipy import stats
 
 # Added to each count, so that the index is finite where a bin is empty.
 PRIOR_ROWS = 0.5
-# A chi-squared test needs about so many expected rows in each bin.
+# A chi-squared test needs about this many expected rows in each bin.
 FEWEST_EXPECTED = 5
-# The chance that one run reports drift of unchanged data. The tests are approximate, so
-# it is half of the chance that is promised, 1 in 100.
+# The probability that one run reports drift of unchanged data. The documentation promises
+# 1 in 100. The tests are approximate, so half of that is used.
 FALSE_ALARMS = 0.005
 
 Counts = npt.NDArray[np.float64]
@@ -96,10 +96,11 @@ def pool_small_bins(training: Sequence[int], new: Sequence[int]) -> Counts:
 def compare_rates(
     training_count: int, training_rows: int, new_count: int, new_rows: int
 ) -> float:
-    """Return the p-value of the hypothesis that new rows are not more often of a kind.
+    """Return the p-value of the hypothesis that rows of a kind have become no more frequent.
 
-    Of all rows of this kind, each is a new one by the share of new rows among all. The
-    test is exact, and holds for kinds that training has never seen.
+    `training_count` of the `training_rows` and `new_count` of the `new_rows` are of this
+    kind. Under the hypothesis, each row of the kind is a new one with the probability that
+    any row is. The test is exact, and also holds for kinds without any training row.
     """
     share = new_rows / (training_rows + new_rows)
     return float(stats.binom.sf(new_count - 1, training_count + new_count, share))
@@ -108,32 +109,36 @@ def compare_rates(
 def compare_unseen_categories(
     training: Mapping[str, int], new: Mapping[str, int]
 ) -> list[float]:
-    """Return two p-values of the hypothesis that unseen categories are no news.
+    """Return two p-values of the hypothesis that categories are unseen only by chance.
 
-    Without drift, all rows of a category are new ones by the share of new rows among all,
-    to the power of its rows. The first p-value is for a category of as many rows as the
-    most frequent unseen one, the second for the number of unseen categories. So neither a
-    frequent new category is missed, nor many rare ones.
+    `training` and `new` have the number of rows of each category.
+
+    Without drift, the probability that all r rows of a category are new rows is share ** r,
+    where share is the share of new rows among all rows. Its sum over the categories is the
+    expected number of unseen ones. The first p-value is this number for categories that are
+    at least as frequent as the most frequent unseen one; it finds one frequent new category.
+    The second p-value is for the number of unseen categories; it finds many rare ones.
     """
-    unseen = [rows for category, rows in new.items() if category not in training]
-    if not unseen:
+    unseen_rows = [rows for category, rows in new.items() if category not in training]
+    if not unseen_rows:
         return [1.0, 1.0]
+
     share = sum(new.values()) / (sum(training.values()) + sum(new.values()))
-    totals = [rows + new.get(category, 0) for category, rows in training.items()]
-    totals += unseen
-    expected = 0.0
-    expected_as_frequent = 0.0
-    for rows in totals:
-        chance = share**rows
-        expected += chance
-        if rows >= max(unseen):
-            expected_as_frequent += chance
+    seen_rows = [rows + new.get(category, 0) for category, rows in training.items()]
+    all_rows = [*seen_rows, *unseen_rows]
+    expected_unseen = sum(share**rows for rows in all_rows)
+    expected_frequent_unseen = sum(
+        share**rows for rows in all_rows if rows >= max(unseen_rows)
+    )
     return [
-        min(expected_as_frequent, 1.0),
-        float(stats.poisson.sf(len(unseen) - 1, expected)),
+        min(expected_frequent_unseen, 1.0),
+        float(stats.poisson.sf(len(unseen_rows) - 1, expected_unseen)),
     ]
 
 
 def significance_level(tests: int) -> float:
-    """Return the p-value below which one of several tests is no chance (Bonferroni)."""
+    """Return the p-value below which the result of one of several tests is significant.
+
+    It is Bonferroni's correction for the number of tests.
+    """
     return FALSE_ALARMS / max(tests, 1)

@@ -104,7 +104,7 @@ def monitor(
     if result.drift and on_drift == "stop":
         raise MonitorError(
             f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
-            f" Look at report.html in {drift_report}, and mend the data. If the data is"
+            f" Look at report.html in {drift_report}, and correct the data. If the data is"
             " right, train again with newer data. To score it all the same: --set"
             " on_drift=warn. To leave a column out of this comparison, list it under"
             " monitoring.ignore in settings.yml."
@@ -190,7 +190,7 @@ def summarize(result: DriftResult) -> str:
 
 
 def print_notes(result: DriftResult) -> None:
-    """Print a note on each drift, those of the first comparisons."""
+    """Print a note on each drift, up to a number that fits on the screen."""
     for sentence in result.drift[:SHOWN_NOTES]:
         print(f"note: drift: {sentence}")
     if len(result.drift) > SHOWN_NOTES:

@@ -1,7 +1,8 @@
-"""Counting new rows in the bins and categories of a profile, in one pass over the parts."""
+"""Count new rows in the bins and categories of a profile, in one pass over the parts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +20,11 @@ TEXT = pl.String()
 
 
 @dataclass(frozen=True)
-class NewNumbers:
-    """New values of a column of numbers, in the bins of its profile.
+class NumberCounts:
+    """The new values of a column of numbers, counted in the bins of its profile.
 
-    `smallest`, `largest` and `mean` are None if there is no value. `below` and `above` count the
-    values beyond the range of training.
+    `smallest`, `largest` and `mean` are None if there is no value. `below` and `above`
+    count the values outside the range of training.
     """
 
     missing: int
@@ -36,26 +37,29 @@ class NewNumbers:
 
     @property
     def filled(self) -> int:
-        """The number of rows that have a number."""
+        """Return the number of rows that have a number."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True)
-class NewTexts:
-    """How often each category occurs in new rows."""
+class CategoryCounts:
+    """The number of new rows of each category of a column."""
 
     missing: int
     categories: Mapping[str, int]
 
     @property
     def filled(self) -> int:
-        """The number of rows that have a category."""
+        """Return the number of rows that have a category."""
         return sum(self.categories.values())
 
 
 @dataclass(frozen=True)
-class NewDates:
-    """The latest new date, None without any, and how many are after those of training."""
+class DateCounts:
+    """The new dates of a column: the latest one, and how many are later than in training.
+
+    `latest` is None if there is no date.
+    """
 
     missing: int
     filled: int
@@ -63,15 +67,18 @@ class NewDates:
     after: int
 
 
-NewColumn = NewNumbers | NewTexts | NewDates
+ColumnCounts = NumberCounts | CategoryCounts | DateCounts
 
 
 @dataclass(frozen=True)
 class NewRows:
-    """All new rows by column, how many of them repeat another one, and a sample of them."""
+    """The counts of all new rows by column, and a sample of the rows.
+
+    `repeated` is the number of rows that repeat another one.
+    """
 
     rows: int
-    columns: Mapping[str, NewColumn]
+    columns: Mapping[str, ColumnCounts]
     repeated: int
     sample: pl.DataFrame
 
@@ -91,28 +98,33 @@ def count_new_rows(
     """Count the rows of a table in the bins of each profile.
 
     A row repeats another one if they are the same in the columns `repeat_by`. The sample
-    has the columns `sampled` of rows at even distances. Nothing but the counts and the
-    sample is held in memory, and a hash of each row.
+    has the columns `sampled` of rows at even distances. Only the counts, the sample, and a
+    hash of each row are held in memory.
     """
     rows: int = table.select(pl.len()).collect().item()
-    distance = -(-rows // sampled_rows)
-    figures = [hash_rows(repeat_by).n_unique().alias("different")]
-    # Columns are numbered, as a name of a column may be anything.
+    rows_per_sampled_row = math.ceil(rows / sampled_rows)
+    statistics = {
+        name: column_statistics(name, profile) for name, profile in profiles.items()
+    }
+
+    # The results have the numbers of their columns, because names of columns may be any
+    # text, and could be equal to another result's name.
+    aggregations = [hash_rows(repeat_by).n_unique().alias("distinct rows")]
     for number, name in enumerate(sampled):
-        values = cs.by_name(name).gather_every(distance).implode()
-        figures.append(values.alias(f"sample {number}"))
-    for number, (name, profile) in enumerate(profiles.items()):
-        for figure, expression in describe_column(name, profile).items():
-            figures.append(expression.alias(f"{figure} {number}"))
-    collected = table.select(figures).collect(engine="streaming")
+        values = cs.by_name(name).gather_every(rows_per_sampled_row).implode()
+        aggregations.append(values.alias(f"sample {number}"))
+    for number, name in enumerate(profiles):
+        for statistic, expression in statistics[name].items():
+            aggregations.append(expression.alias(f"{statistic} {number}"))
+    collected = table.select(aggregations).collect(engine="streaming")
 
     columns = {}
     for number, (name, profile) in enumerate(profiles.items()):
-        counted = {
-            figure: collected[f"{figure} {number}"][0]
-            for figure in describe_column(name, profile)
+        values_by_statistic = {
+            statistic: collected[f"{statistic} {number}"][0]
+            for statistic in statistics[name]
         }
-        columns[name] = read_counts(counted, profile)
+        columns[name] = to_column_counts(values_by_statistic, profile)
     sample = {
         name: collected[f"sample {number}"][0].alias("")
         for number, name in enumerate(sampled)
@@ -120,13 +132,13 @@ def count_new_rows(
     return NewRows(
         rows=rows,
         columns=columns,
-        repeated=rows - collected["different"][0],
+        repeated=rows - collected["distinct rows"][0],
         sample=pl.DataFrame(sample),
     )
 
 
 def hash_rows(columns: Sequence[str]) -> pl.Expr:
-    """Return a hash of each row that is the same if some columns hold the same.
+    """Return a hash of each row. Rows with the same values in the columns have the same.
 
     It is the sum of the columns' own hashes, which takes half the time of `pl.struct`.
     """
@@ -134,8 +146,8 @@ def hash_rows(columns: Sequence[str]) -> pl.Expr:
     return pl.sum_horizontal(hashes)
 
 
-def describe_column(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
-    """Return what is to be computed of a column, by names that `read_counts` reads."""
+def column_statistics(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
+    """Return the expressions of a column's statistics, which `to_column_counts` reads."""
     if isinstance(profile, TextProfile):
         texts = cs.by_name(name).cast(TEXT, strict=False)
         return {
@@ -151,7 +163,7 @@ def describe_column(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
             "after": (dates > profile.latest).sum(),
         }
     numbers = cs.by_name(name).cast(NUMBER, strict=False).fill_nan(None)
-    figures = {
+    statistics = {
         "missing": numbers.null_count(),
         "smallest": numbers.min(),
         "largest": numbers.max(),
@@ -161,27 +173,29 @@ def describe_column(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
         "filled": numbers.count(),
     }
     for number, edge in enumerate(profile.edges):
-        figures[f"up_to_{number}"] = (numbers <= edge).sum()
-    return figures
+        statistics[f"up to edge {number}"] = (numbers <= edge).sum()
+    return statistics
 
 
-def read_counts(values: Mapping[str, Any], profile: ColumnProfile) -> NewColumn:
-    """Return what was computed of a column as its counts."""
+def to_column_counts(values: Mapping[str, Any], profile: ColumnProfile) -> ColumnCounts:
+    """Return the counts of a column from the values of its statistics."""
     if isinstance(profile, TextProfile):
-        text, rows = values["texts"].struct.fields
-        counted = values["texts"].struct.unnest()
-        texts = dict(zip(counted[text], counted[rows], strict=True))
-        return NewTexts(values["missing"], texts)
+        # polars has named the first of the two fields like the column.
+        texts, rows = values["texts"].struct.unnest().get_columns()
+        categories = dict(zip(texts, rows, strict=True))
+        return CategoryCounts(values["missing"], categories)
     if isinstance(profile, DateProfile):
-        return NewDates(
+        return DateCounts(
             missing=values["missing"],
             filled=values["filled"],
             latest=values["latest"],
             after=values["after"],
         )
-    up_to_edges = [values[f"up_to_{number}"] for number in range(len(profile.edges))]
+    up_to_edges = [
+        values[f"up to edge {number}"] for number in range(len(profile.edges))
+    ]
     counts = np.diff([0, *up_to_edges, values["filled"]])
-    return NewNumbers(
+    return NumberCounts(
         missing=values["missing"],
         counts=counts.tolist(),
         smallest=values["smallest"],
@@ -195,9 +209,9 @@ def read_counts(values: Mapping[str, Any], profile: ColumnProfile) -> NewColumn:
 def select_features(
     table: pl.DataFrame, columns: Mapping[str, pl.DataType]
 ) -> pl.DataFrame:
-    """Return the columns that a model asks for, in its types.
+    """Return the columns that a model needs, in its types.
 
-    Values of another type count as missing: score refuses them, and says where they are.
+    Values of another type count as missing, as the step `score` reports them.
     """
     features = {}
     for name, dtype in columns.items():

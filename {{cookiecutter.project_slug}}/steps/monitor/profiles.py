@@ -1,4 +1,4 @@
-"""The profile that train has saved with a model: what its training rows held."""
+"""Read the profile of its training rows that is saved with a model as `profile.json`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NumberProfile:
-    """What a column of numbers held in training.
+    """The values of a column of numbers in training.
 
-    Bin i holds `counts[i]` numbers. It reaches from `edges[i - 1]`, without it, to
-    `edges[i]`, with it; the first and the last bin have no end.
+    Bin i has `counts[i]` numbers. They are greater than `edges[i - 1]`, and at most
+    `edges[i]`. The first bin has no lower edge, and the last one no upper edge.
     """
 
     missing: int
@@ -25,18 +25,19 @@ class NumberProfile:
 
     @property
     def filled(self) -> int:
-        """The number of rows that have a number."""
+        """Return the number of rows that have a number."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True)
 class TextProfile:
-    """How often each category of a column occurred in training.
+    """The number of rows of each category of a column in training.
 
-    Those of many rows are `frequent`, the most frequent one first. All others are in bins
-    in the order of the alphabet. Bin i holds `counts[i]` rows. It reaches from
-    `edges[i - 1]`, without it, to `edges[i]`, with it; the first and the last bin have no
-    end. `seen` has the rows of all categories, or is None if they were too many.
+    `frequent` are categories of many rows, the most frequent one first. The others are in
+    alphabetical order and divided into bins. Bin i has `counts[i]` rows, with categories
+    after `edges[i - 1]`, up to and including `edges[i]`. The first bin has no lower edge,
+    and the last one no upper edge. `seen` has the rows of all categories, or is None if
+    there were too many.
     """
 
     missing: int
@@ -47,13 +48,13 @@ class TextProfile:
 
     @property
     def filled(self) -> int:
-        """The number of rows that have a category."""
+        """Return the number of rows that have a category."""
         return sum(self.frequent.values()) + sum(self.counts)
 
 
 @dataclass(frozen=True)
 class DateProfile:
-    """How many dates a column had in training, and the latest of them."""
+    """The number of dates of a column in training, and the latest of them."""
 
     missing: int
     filled: int
@@ -65,9 +66,9 @@ ColumnProfile = NumberProfile | TextProfile | DateProfile
 
 @dataclass(frozen=True)
 class RepeatProfile:
-    """How many rows of training repeated another one in the keys, if there are any.
+    """The number of training rows that repeat another one in the key columns.
 
-    Without keys they did so in all features.
+    Without keys, rows are compared in all features.
     """
 
     keys: Sequence[str]

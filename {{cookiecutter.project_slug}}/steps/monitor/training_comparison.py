@@ -15,7 +15,7 @@ from drift import (
     population_stability_index,
     significance_level,
 )
-from new_rows import NewColumn, NewDates, NewNumbers, NewTexts
+from new_rows import CategoryCounts, ColumnCounts, DateCounts, NumberCounts
 from profiles import (
     ColumnProfile,
     DateProfile,
@@ -126,21 +126,21 @@ def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Ou
     return Outcome(comparison, drift, facts)
 
 
-def compare_column(name: str, profile: ColumnProfile, new: NewColumn) -> Comparison:
+def compare_column(name: str, profile: ColumnProfile, new: ColumnCounts) -> Comparison:
     """Compare the values of a column: numbers, texts or dates.
 
     Raises TypeError if the new values are of another kind than those of the profile.
     """
-    if isinstance(profile, NumberProfile) and isinstance(new, NewNumbers):
+    if isinstance(profile, NumberProfile) and isinstance(new, NumberCounts):
         return compare_numbers(name, profile, new)
-    if isinstance(profile, TextProfile) and isinstance(new, NewTexts):
+    if isinstance(profile, TextProfile) and isinstance(new, CategoryCounts):
         return compare_texts(name, profile, new)
-    if isinstance(profile, DateProfile) and isinstance(new, NewDates):
+    if isinstance(profile, DateProfile) and isinstance(new, DateCounts):
         return compare_dates(name, profile, new)
     raise TypeError(f"{name}: {type(new).__name__} does not go with the profile")
 
 
-def compare_numbers(name: str, profile: NumberProfile, new: NewNumbers) -> Comparison:
+def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Comparison:
     """Compare the distribution and the range of a column of numbers."""
     bins = Bins(
         labels=[*label_bins(profile.edges), MISSING],
@@ -184,7 +184,7 @@ def compare_numbers(name: str, profile: NumberProfile, new: NewNumbers) -> Compa
     return Comparison(name, [distribution, below, above], psi, bins)
 
 
-def compare_texts(name: str, profile: TextProfile, new: NewTexts) -> Comparison:
+def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Comparison:
     """Compare the shares of the categories of a column, and find unseen categories."""
     bins = count_categories(profile, new)
     psi = population_stability_index(bins.training, bins.new)
@@ -202,7 +202,7 @@ def compare_texts(name: str, profile: TextProfile, new: NewTexts) -> Comparison:
     return Comparison(name, checks, psi, bins)
 
 
-def count_categories(profile: TextProfile, new: NewTexts) -> Bins:
+def count_categories(profile: TextProfile, new: CategoryCounts) -> Bins:
     """Count the training rows and the new rows by category.
 
     There is a bin for each frequent category of the training rows, and one for missing
@@ -225,7 +225,9 @@ def count_categories(profile: TextProfile, new: NewTexts) -> Bins:
     )
 
 
-def check_unseen_categories(name: str, seen: Mapping[str, int], new: NewTexts) -> Check:
+def check_unseen_categories(
+    name: str, seen: Mapping[str, int], new: CategoryCounts
+) -> Check:
     """Check whether new rows have categories that no training row has.
 
     `seen` holds the number of training rows of each category.
@@ -254,7 +256,7 @@ def check_unseen_categories(name: str, seen: Mapping[str, int], new: NewTexts) -
     return Check(sentence, p_values)
 
 
-def compare_dates(name: str, profile: DateProfile, new: NewDates) -> Comparison:
+def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Comparison:
     """Compare the missing values of a column of dates.
 
     New data is usually later than training data, so later dates are a fact, not drift.
@@ -318,7 +320,7 @@ def compare_repeats(
 
 
 def compare_predictions(
-    name: str, profile: ColumnProfile, new: NewColumn
+    name: str, profile: ColumnProfile, new: ColumnCounts
 ) -> Comparison:
     """Compare the distribution of predictions.
 

@@ -1,4 +1,4 @@
-"""The profile of the training data: what each feature of a model held.
+"""Write the profile of the training data: the distribution of each feature of a model.
 
 It is saved with the model as `profile.json`. Before new data is scored, the step `monitor`
 compares that data with it.
@@ -7,6 +7,7 @@ compares that data with it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,22 @@ from sklearn.pipeline import Pipeline
 from split import DATE, NUMBER, TEXT, get_column
 
 FILE_NAME = "profile.json"
-# With fewer bins, a mean that moves by half a standard deviation stays below the usual
-# limit of the population stability index too often.
+# With fewer bins, the population stability index often stays below its usual limit although
+# the mean has moved by half a standard deviation.
 BINS = 20
-# The edges of the bins are quantiles of about so many rows; all rows are counted.
+# The edges of the bins are quantiles of about this many rows. All rows are counted.
 ROWS_FOR_EDGES = 100_000
-# Of a column of text with more different values, they are not listed.
+# The categories of a column are listed if there are at most this many.
 MOST_CATEGORIES = 10_000
+# The model predicts about this many of the held-out rows.
 PREDICTED_ROWS = 10_000
 # The types of features by the kinds of NumPy's types.
 TYPES = {"f": NUMBER, "M": DATE, "O": TEXT}
 
+# The profile of all features, as it is written to the file.
 Profile = dict[str, Any]
+# The part of it for one feature, or for the predictions.
+ColumnProfile = dict[str, Any]
 
 
 def describe_training_data(
@@ -41,14 +46,14 @@ def describe_training_data(
 ) -> Profile:
     """Return the profile of the features in the rows that a model is trained on.
 
-    Of all rows that were prepared, it counts those that repeat another one in the keys
-    or, without keys, in all features.
+    It also has the number of prepared rows that repeat another one in the keys or, without
+    keys, in all features.
     """
-    by = keys or list(features)
-    different = prepared_rows.select(cs.by_name(*by)).hash_rows().n_unique()
+    repeat_columns = keys or list(features)
+    hashes = prepared_rows.select(cs.by_name(*repeat_columns)).hash_rows()
     columns = {}
     for name in features:
-        column = describe_column(get_column(training, name))
+        column = profile_column(get_column(training, name))
         if column["missing"] < len(training):
             columns[name] = column
     return {
@@ -57,13 +62,13 @@ def describe_training_data(
         "repeats": {
             "keys": list(keys),
             "rows": len(prepared_rows),
-            "repeated": len(prepared_rows) - different,
+            "repeated": len(prepared_rows) - hashes.n_unique(),
         },
     }
 
 
-def describe_column(values: pl.Series) -> Profile:
-    """Return what a column holds, by its type for a model: text, dates or numbers."""
+def profile_column(values: pl.Series) -> ColumnProfile:
+    """Return the profile of a column of text, dates or numbers."""
     if values.dtype.is_float():
         values = values.fill_nan(None)
     missing = values.null_count()
@@ -71,25 +76,26 @@ def describe_column(values: pl.Series) -> Profile:
     if filled.is_empty():
         return {"missing": missing}
     if values.dtype == TEXT:
-        return {"kind": "text", "missing": missing, **describe_categories(filled)}
+        return {"kind": "text", "missing": missing, **profile_categories(filled)}
     if values.dtype.is_temporal():
-        return {"kind": "date", "missing": missing, **describe_dates(filled)}
+        return {"kind": "date", "missing": missing, **profile_dates(filled)}
     numbers = filled.cast(NUMBER)
-    return {"kind": "number", "missing": missing, **describe_numbers(numbers)}
+    return {"kind": "number", "missing": missing, **profile_numbers(numbers)}
 
 
-def describe_dates(dates: pl.Series) -> Profile:
+def profile_dates(dates: pl.Series) -> ColumnProfile:
     """Return the number of dates and the latest of them, in ISO 8601."""
     texts = dates.cast(DATE).dt.to_string("iso:strict")
     return {"filled": len(dates), "latest": texts.max()}
 
 
-def describe_categories(texts: pl.Series) -> Profile:
-    """Return how often each text occurs that is in one of BINS rows, or more often.
+def profile_categories(texts: pl.Series) -> ColumnProfile:
+    """Count the rows of each frequent category, and group the others into bins.
 
-    The other texts are in bins of about as many rows, in the order of the alphabet, as
-    numbers are. So texts that training has not seen have a bin, too. If there are not too
-    many texts, the rows of each are listed as `seen`.
+    A category is frequent if it has at least 1/BINS of the rows. The bins divide the
+    alphabetical order of the others into ranges of about as many rows each, so that a new
+    category falls into one of them as well. If there are not too many categories, `seen`
+    lists the rows of each.
     """
     counted = texts.alias("text").value_counts(name="rows").sort("text")
     rows_per_bin = len(texts) / BINS
@@ -109,23 +115,24 @@ def describe_categories(texts: pl.Series) -> Profile:
 def group_rare_texts(
     rare: pl.DataFrame, rows_per_bin: float
 ) -> tuple[list[str], list[int]]:
-    """Return the edges between bins of texts in the order of the alphabet, and the rows.
+    """Group texts in alphabetical order into bins of about `rows_per_bin` rows.
 
-    `rare` has a `text` and its number of `rows` in each row.
+    `rare` has a `text` and its number of `rows` in each row. Returns the last text of each
+    bin except for the last bin, and the number of rows in each bin.
     """
     bins = (rare["rows"].cum_sum() - rare["rows"]) // rows_per_bin
     grouped = rare.group_by(bins.alias("bin"), maintain_order=True).agg(
         pl.col("text").last(), pl.col("rows").sum()
     )
-    # The last bin has no end. There is one, also where no text is rare.
+    # The last bin is open-ended. It exists even if no text is rare.
     return grouped["text"].to_list()[:-1], grouped["rows"].to_list() or [0]
 
 
-def describe_numbers(numbers: pl.Series) -> Profile:
-    """Return the range of numbers, and how many of them are in each bin.
+def profile_numbers(numbers: pl.Series) -> ColumnProfile:
+    """Return the range and the mean of numbers, and how many of them are in each bin.
 
-    A bin reaches from one of the `edges`, without it, to the next one, with it. The first
-    and the last bin have no end.
+    The numbers in a bin are greater than the edge before it, and at most the edge after
+    it. The first bin has no lower edge, and the last one no upper edge.
     """
     edges = choose_edges(numbers)
     values = numbers.to_numpy()
@@ -141,14 +148,14 @@ def describe_numbers(numbers: pl.Series) -> Profile:
 
 
 def choose_edges(numbers: pl.Series) -> list[float]:
-    """Return the edges between bins of numbers: at most BINS, of about as many rows each.
+    """Return the edges between at most BINS bins of numbers, of about as many rows each.
 
-    If there are at most BINS different numbers, each has a bin of its own.
+    If there are at most BINS distinct numbers, each has a bin of its own.
     """
-    sample = numbers.gather_every(-(-len(numbers) // ROWS_FOR_EDGES))
-    different = sample.unique().sort()
-    if len(different) <= BINS:
-        return [float(number) for number in different[:-1]]
+    sample = numbers.gather_every(math.ceil(len(numbers) / ROWS_FOR_EDGES))
+    distinct = sample.unique().sort()
+    if len(distinct) <= BINS:
+        return [float(number) for number in distinct[:-1]]
     shares = [number / BINS for number in range(1, BINS)]
     quantiles = np.quantile(sample.to_numpy(), shares, method="lower")
     return [float(edge) for edge in np.unique(quantiles)]
@@ -156,21 +163,20 @@ def choose_edges(numbers: pl.Series) -> list[float]:
 
 def describe_predictions(
     pipeline: Pipeline, held_out: pl.DataFrame, features: pd.DataFrame, task: str
-) -> Profile:
+) -> ColumnProfile:
     """Return the distribution of a model's predictions for held-out rows.
 
-    `features` are what the model was trained on. Of many rows, about PREDICTED_ROWS are
-    predicted.
+    `features` are those that the model was trained on.
     """
-    sample = held_out.gather_every(-(-len(held_out) // PREDICTED_ROWS))
+    sample = held_out.gather_every(math.ceil(len(held_out) / PREDICTED_ROWS))
     columns = {
         name: get_column(sample, name).cast(TYPES[dtype.kind])
         for name, dtype in features.dtypes.items()
     }
     predictions = pipeline.predict(pl.DataFrame(columns).to_pandas())
     if task == "regression":
-        return describe_column(pl.Series(predictions, dtype=NUMBER))
-    return describe_column(pl.Series([str(name) for name in predictions], dtype=TEXT))
+        return profile_column(pl.Series(predictions, dtype=NUMBER))
+    return profile_column(pl.Series([str(name) for name in predictions], dtype=TEXT))
 
 
 def save_profile(profile: Profile, model: Path) -> None:
