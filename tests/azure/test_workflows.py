@@ -429,7 +429,7 @@ def test_a_push_goes_to_the_end_on_github(on_github: Platform) -> None:
     pushed = on_github.push()
     assert_it_goes_to_the_end(on_github, pushed)
     checks = pushed["checks"]
-    assert re.search("held-out rows: log_loss .*, accuracy 0.9", checks.summary)
+    assert re.search("held-out rows: log loss .*, accuracy 0.9", checks.summary)
     assert "registered as version 1" in checks.summary
     reports = [Path(path).parts[2:] for path in checks.artifacts]
     assert reports == [

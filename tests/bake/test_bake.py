@@ -110,6 +110,7 @@ steps/evaluate/.amlignore
 steps/evaluate/comparison.py
 steps/evaluate/difference.py
 steps/evaluate/evaluate.py
+steps/evaluate/evaluation_figures.py
 steps/evaluate/evaluation_report.py
 steps/evaluate/model_metrics.py
 steps/evaluate/saved_model.py

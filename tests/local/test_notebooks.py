@@ -124,7 +124,7 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
         ["ran", "register"],
     ]
     report = training.data("report.html", "text/html")
-    assert report.count("data:image/svg+xml") == 2
+    assert report.count("data:image/svg+xml") == 5
     assert "worse than the registered version 1" in training.text('decision["reason"]')
     assert "version 1</th>" in training.data("registered['version']", "text/html")
 

@@ -264,7 +264,7 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
             features = saved_model.select_columns(rows, models[0].columns)
             target = rows["target"].to_pandas()
             old, new = (model.pipeline for model in models)
-            metric = comparison.Metric("f1_macro", higher_is_better=True)
+            metric = comparison.Metric("f1_macro", "macro F1", higher_is_better=True)
             return comparison.compare_pipelines(
                 metric, new, old, features, features, target, groups
             )
@@ -437,7 +437,7 @@ def test_a_model_whose_split_fails_is_not_compared(
     current = dataclasses.replace(model, split=foreign_split)
     monkeypatch.setattr(comparison, "load_model", lambda folder: current)
     holdout = pl.read_parquet(tmp_path / "holdout")
-    metric = comparison.Metric("accuracy", higher_is_better=True)
+    metric = comparison.Metric("accuracy", "accuracy", higher_is_better=True)
     found = comparison.compare_with_registered(name, model, holdout, metric, 0.02)
     why = "it cannot say which rows it was trained on ('DataFrame' object has no"
     assert f"not comparable with the registered version 1: {why}" in found["reason"]
@@ -493,7 +493,7 @@ def test_a_model_of_another_python_is_refused_before_it_is_loaded(
     with pytest.raises(score.ScoringError, match="was trained with Python 3.99, and"):
         score.load_scorer(name, "latest", predictions=tmp_path / "out")
     holdout = pl.read_parquet(tmp_path / "holdout")
-    metric = comparison.Metric("accuracy", higher_is_better=True)
+    metric = comparison.Metric("accuracy", "accuracy", higher_is_better=True)
     judged = comparison.compare_with_registered(name, model, holdout, metric, 0.02)
     assert "it was trained with Python 3.99" in judged["reason"]
 

@@ -265,7 +265,7 @@ def test_a_class_that_is_never_predicted_is_named(
     printed = capsys.readouterr().out
     assert "note: no row is predicted to be 'yes', though" in printed
     page = (tmp_path / "rare/evaluation/report.html").read_text(encoding="utf-8")
-    assert "Note: no row is predicted to be &#x27;yes&#x27;" in page
+    assert "<li>No row is predicted to be &#x27;yes&#x27;" in page
     assert not evaluation["baseline"]["is_beaten"]
 
 
@@ -274,8 +274,11 @@ def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
     table = pl.DataFrame({"id": range(300), "x": x, "y": np.maximum(x - 20.0, 0)})
     evaluation = learn(table, tmp_path / "zeros", keys=["id"], task="regression")
     assert "mape" not in evaluation["metrics"]
-    reason = "mape is left out: the target is 0 in some rows, and mape divides by it."
-    assert reason in evaluation["notes"]
+    note = (
+        "mean absolute percentage error is left out: the target is 0 in some rows, and this"
+        " metric divides by it."
+    )
+    assert note in evaluation["notes"]
 
 
 # The number of trees

@@ -234,23 +234,24 @@ def test_a_first_model_must_beat_the_baseline(
     noise = run_training(draw_table(400, signal=0), tmp_path / "noise")
     assert not noise["registered"]
     assert (
-        "not better by more than chance than the baseline (class shares): log_loss"
-        in (noise["reason"])
+        "not better by more than chance than the baseline (class shares): log loss"
+        in noise["reason"]
     )
     assert "to register it all the same: --set register=always" in noise["reason"]
 
     capsys.readouterr()
     learned = run_training(draw_table(400, signal=3), tmp_path / "learned")
     assert learned["version"] == "1"
-    assert "no model is registered yet, and it is better than the baseline" in (
-        learned["reason"]
+    assert (
+        "no model is registered yet, and the new model is better than the baseline"
+        in (learned["reason"])
     )
     evaluation = read_evaluation(tmp_path / "learned")
     baseline = evaluation["baseline"]["metrics"]["log_loss"]
     assert baseline == pytest.approx(np.log(2), abs=0.03)
-    assert f"(baseline {baseline:.4g})" in capsys.readouterr().out
+    assert f"(baseline: {baseline:.4g})" in capsys.readouterr().out
     page = (tmp_path / "learned/evaluation/report.html").read_text(encoding="utf-8")
-    assert "baseline (class shares)</th>" in page
+    assert ">baseline (class shares)</th>" in page
     runs: Any = mlflow.search_runs()
     assert runs["metrics.baseline_log_loss"].max() > 0.6
 
@@ -286,7 +287,7 @@ def test_models_are_compared_by_the_metric_of_the_settings(
     comparison_by = decision["comparison"]
     assert comparison_by["metric"] == metric
     assert comparison_by["interval"][0] <= comparison_by["difference"]
-    assert f"{metric} " in decision["reason"]
+    assert f"{model_metrics.find_metric(metric, task).title} " in decision["reason"]
 
 
 def test_a_metric_of_another_task_is_refused(tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     assert not decision["registered"]
     assert "worse than the registered version 2" in decision["reason"]
     again = run_training(table, tmp_path / "again", **similar)
-    assert again["reason"] == "it is the registered version 3 again"
+    assert again["reason"] == "the new model is the registered version 3 again"
 
 
 def test_a_model_of_another_question_is_judged_by_the_baseline(tmp_path: Path) -> None:

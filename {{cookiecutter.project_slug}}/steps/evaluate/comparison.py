@@ -24,6 +24,7 @@ from model_metrics import (
     CannotCompute,
     Metric,
     encode_target,
+    format_value,
     list_classes,
     measure,
     predict,
@@ -76,8 +77,8 @@ def compare_with_baseline(
     if count < FEWEST_GROUPS_FOR_BASELINE:
         reason = (
             f"too few groups of rows (equal ones, or of one key) are held out to tell"
-            f" whether it is better than the baseline ({new.baseline_name}): {count}, and"
-            f" {FEWEST_GROUPS_FOR_BASELINE} are needed"
+            f" whether the new model is better than the baseline ({new.baseline_name}):"
+            f" {count}, and {FEWEST_GROUPS_FOR_BASELINE} are needed"
         )
         return {**result, "reason": reason}
     if new.holdout_column:
@@ -87,18 +88,18 @@ def compare_with_baseline(
             metric, new.pipeline, new.baseline, features, features, target, groups
         )
     except CannotCompute as error:
-        reason = f"{metric.name} cannot be computed on the held-out rows: {error}"
+        reason = f"{metric.title} cannot be computed on the held-out rows: {error}"
         return {**result, "reason": reason}
 
     is_beaten = difference.verdict == "better"
-    description = describe_difference(difference)
-    if is_beaten:
-        reason = f"it is better than the baseline ({new.baseline_name}): {description}"
-    else:
-        reason = (
-            "it is not better by more than chance than the baseline"
-            f" ({new.baseline_name}): {description}"
-        )
+    relation = difference.verdict
+    if relation not in ("better", "worse"):
+        relation = "not better by more than chance"
+    description = describe_difference(difference, metric, "baseline")
+    reason = (
+        f"the new model is {relation} than the baseline ({new.baseline_name}):"
+        f" {description}"
+    )
     return {
         **result,
         "is_beaten": is_beaten,
@@ -129,13 +130,23 @@ def compare_pipelines(
     )
 
 
-def describe_difference(difference: Difference) -> str:
-    """Return both values, the difference and what is chance, as part of a sentence."""
-    low, high = difference.interval
+def describe_difference(
+    difference: Difference, metric: Metric, other_model: str
+) -> str:
+    """Return both values, the difference and whether it is chance, as part of a sentence.
+
+    `other_model` is what the model is called with which the new one was compared.
+    """
+    new_value = format_value(difference.new)
+    other_value = format_value(difference.other)
+    change = format_value(difference.difference, signed=True)
+    low, high = (format_value(limit, signed=True) for limit in difference.interval)
+    # The interval of these lies on both sides of 0.
+    is_within_chance = difference.verdict == "no worse"
+    chance = "within chance" if is_within_chance else "more than chance"
     return (
-        f"{difference.metric} {difference.new:.4g}, not {difference.other:.4g};"
-        f" difference {difference.difference:+.4g} (95 % interval {low:+.4g} to"
-        f" {high:+.4g})"
+        f"{metric.title} {new_value} ({other_model}: {other_value}; {metric.direction}),"
+        f" and the difference of {change} is {chance} (95 % interval {low} to {high})"
     )
 
 
@@ -150,8 +161,8 @@ def compare_with_registered(
     Returns None if no model is registered, else the `version` it was compared with, the
     `verdict` and the `reason` in words. Verdicts are better, no worse, within the margin,
     worse, the same, not comparable, another question. Unless the models are the same or
-    cannot be compared, the `comparison` and the registered model's `metrics` on these
-    rows come with them.
+    cannot be compared, the `comparison` comes with them, and for the same rows the
+    registered model's `metrics` and the `metrics_of_new_model`.
 
     The newest version is not the one to compare with if it was itself only no worse than
     an earlier one. Else every version could be a little worse than the one before it, and
@@ -166,9 +177,9 @@ def compare_with_registered(
         current = _load_registered(name, str(newest.version))
         rows, groups = _find_shared_rows(new, current, holdout)
         if _is_the_same(new, current, rows):
-            return _report(newest, "the same", f"it is {label} again")
+            return _report(newest, "the same", f"the new model is {label} again")
     except NotComparable as error:
-        reason = f"not comparable with {label}: {error}"
+        reason = f"the new model is not comparable with {label}: {error}"
         return _report(newest, "not comparable", reason)
     except AnotherQuestion as error:
         reason = f"{label} answers another question: {error}"
@@ -186,7 +197,8 @@ def compare_with_registered(
         return _judge(new, current, rows, groups, reference, metric, margin)
     except NotComparable as error:
         reason = (
-            f"not comparable with the registered version {reference.version}: {error}"
+            "the new model is not comparable with the registered version"
+            f" {reference.version}: {error}"
         )
         return _report(reference, "not comparable", reason)
 
@@ -212,12 +224,14 @@ def _judge(
     target = rows[new.target].to_pandas()
     with _not_comparable_if_it_fails("it cannot predict these rows"):
         features = select_features(reference, rows)
+        features_of_new = select_columns(rows, new.columns)
         metrics_of_reference = measure(reference.pipeline, features, target, new.task)
+        metrics_of_new_model = measure(new.pipeline, features_of_new, target, new.task)
         difference = compare_pipelines(
             metric,
             new.pipeline,
             reference.pipeline,
-            select_columns(rows, new.columns),
+            features_of_new,
             features,
             target,
             groups,
@@ -225,16 +239,19 @@ def _judge(
         )
     relation = difference.verdict
     if relation == "within the margin":
-        relation = f"worse by no more than the margin of {difference.accepted_loss:.4g}"
+        margin_text = format_value(difference.accepted_loss)
+        relation = f"worse by no more than the margin of {margin_text}"
+    description = describe_difference(difference, metric, f"version {version.version}")
     reason = (
-        f"{relation} than the registered version {version.version} on {len(rows)} rows"
-        f" held out from both: {describe_difference(difference)}; these rows would show a"
-        f" loss of {difference.detectable:.4g}"
+        f"the new model is {relation} than the registered version {version.version} on"
+        f" {len(rows)} rows held out from both: {description}; these rows would show a"
+        f" loss of {format_value(difference.detectable)}"
     )
     return {
         **_report(version, difference.verdict, reason),
         "comparison": {**asdict(difference), "rows": len(rows)},
         "metrics": metrics_of_reference,
+        "metrics_of_new_model": metrics_of_new_model,
     }
 
 

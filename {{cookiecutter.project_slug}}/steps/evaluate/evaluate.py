@@ -9,25 +9,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import polars as pl
 from comparison import compare_with_baseline, compare_with_registered
-from evaluation_report import draw_figures, render_report
+from evaluation_figures import Picture, draw_pictures
+from evaluation_report import (
+    SHOWN_FEATURES,
+    render_classes,
+    render_report,
+    render_worst_rows,
+)
 from model_metrics import (
     METRICS,
     Metric,
     compute_metric,
     encode_target,
     find_metric,
+    format_value,
     list_classes,
     measure,
     note_weak_figures,
     predict,
 )
-from saved_model import load_model, select_columns
+from saved_model import SavedModel, load_model, select_columns
 from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
@@ -119,35 +128,89 @@ def evaluate(
         "notes": [*saved.notes, *notes],
     }
     importance = rank_features(saved.pipeline, features, target, metric)
-    predicted = saved.pipeline.predict(features)
-    figures = draw_figures(target, predicted, importance, task)
-    title = f"{model_name}: {task} of {saved.target}"
-    page = render_report(title, results, figures)
-
-    evaluation.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2, allow_nan=False)
-    (evaluation / "metrics.json").write_text(text, encoding="utf-8")
-    (evaluation / "report.html").write_text(page, encoding="utf-8")
-    with mlflow.start_run():
+    with mlflow.start_run() as run:
+        page, pictures = make_report(
+            f"{model_name}: {task} of {saved.target}",
+            saved,
+            rows,
+            results,
+            importance,
+            metric,
+            describe_training(saved, len(rows), run),
+        )
+        evaluation.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(results, indent=2, allow_nan=False)
+        (evaluation / "metrics.json").write_text(text, encoding="utf-8")
+        (evaluation / "report.html").write_text(page, encoding="utf-8")
         mlflow.log_metrics(values)
         mlflow.log_metrics(
             {f"baseline_{name}": value for name, value in baseline["metrics"].items()}
         )
-        for name, figure in figures.items():
-            mlflow.log_figure(figure, f"{name.lower().replace(' ', '_')}.png")
+        for picture in pictures:
+            mlflow.log_figure(picture.figure, f"{picture.name}.png")
         mlflow.log_artifacts(str(evaluation))
     reason = registered["reason"] if registered else "no model is registered yet"
-    shown = describe_metrics(values, baseline["metrics"])
+    shown = describe_metrics(values, baseline["metrics"], task)
     print(f"{len(target)} held-out rows: {shown}; {reason}")
 
 
-def describe_metrics(values: dict[str, float], baseline: dict[str, float]) -> str:
+def make_report(
+    title: str,
+    saved: SavedModel,
+    rows: pl.DataFrame,
+    results: dict[str, Any],
+    importance: pd.Series,
+    metric: Metric,
+    facts: dict[str, str],
+) -> tuple[str, list[Picture]]:
+    """Return the page of the report, and the pictures in it."""
+    features = select_columns(rows, saved.columns)
+    answers = rows[saved.target].to_pandas()
+    classes = list_classes(answers, [saved.pipeline])
+    target = encode_target(answers, classes)
+    predictions = predict(saved.pipeline, features, classes)
+    pictures = draw_pictures(
+        target, predictions, classes, importance, metric, saved.target
+    )
+    table_of_classes = ""
+    if classes:
+        table_of_classes = render_classes(target, predictions.values, classes)
+    shown = [*saved.keys, *importance.index[:SHOWN_FEATURES]]
+    shown_columns = pl.DataFrame({name: rows[name] for name in shown})
+    worst_rows = render_worst_rows(shown_columns, target, predictions, classes)
+    page = render_report(title, results, facts, pictures, table_of_classes, worst_rows)
+    return page, pictures
+
+
+def describe_training(
+    saved: SavedModel, held_out: int, run: mlflow.ActiveRun
+) -> dict[str, str]:
+    """Return when, where and how the model was trained, as names and texts."""
+    facts = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "run": run.data.tags.get("run", run.info.run_id),
+    }
+    commit = run.data.tags.get("mlflow.source.git.commit")
+    if commit:
+        facts["git commit"] = commit
+    if saved.training_rows is not None:
+        facts["training rows"] = f"{saved.training_rows:,}"
+    facts["held-out rows"] = f"{held_out:,}"
+    facts["features"] = f"{len(saved.columns):,}"
+    return facts | saved.parameters
+
+
+def describe_metrics(
+    values: dict[str, float], baseline: dict[str, float], task: str
+) -> str:
     """Return all metrics as text, each with the baseline's value in brackets."""
     shown = []
-    for name, value in values.items():
-        text = f"{name} {value:.4g}"
-        if name in baseline:
-            text += f" (baseline {baseline[name]:.4g})"
+    for metric in METRICS[task]:
+        if metric.name not in values:
+            continue
+        text = f"{metric.title} {format_value(values[metric.name])}"
+        if metric.name in baseline:
+            text += f" (baseline: {format_value(baseline[metric.name])})"
         shown.append(text)
     return ", ".join(shown)
 

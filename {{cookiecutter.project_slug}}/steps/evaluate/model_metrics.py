@@ -24,27 +24,36 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by which models are judged and compared."""
+    """A metric by which models are judged and compared.
+
+    `name` is that of `training.metric` in settings.yml, and `title` what people read.
+    """
 
     name: str
+    title: str
     higher_is_better: bool
+
+    @property
+    def direction(self) -> str:
+        """Which values are better, in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 # By task. The first one is the default.
 METRICS = {
     "classification": [
-        Metric("log_loss", higher_is_better=False),
-        Metric("roc_auc", higher_is_better=True),
-        Metric("average_precision", higher_is_better=True),
-        Metric("f1_macro", higher_is_better=True),
-        Metric("balanced_accuracy", higher_is_better=True),
-        Metric("accuracy", higher_is_better=True),
+        Metric("log_loss", "log loss", higher_is_better=False),
+        Metric("roc_auc", "ROC AUC", higher_is_better=True),
+        Metric("average_precision", "average precision", higher_is_better=True),
+        Metric("f1_macro", "macro F1", higher_is_better=True),
+        Metric("balanced_accuracy", "balanced accuracy", higher_is_better=True),
+        Metric("accuracy", "accuracy", higher_is_better=True),
     ],
     "regression": [
-        Metric("rmse", higher_is_better=False),
-        Metric("mae", higher_is_better=False),
-        Metric("mape", higher_is_better=False),
-        Metric("r2", higher_is_better=True),
+        Metric("rmse", "root mean squared error", higher_is_better=False),
+        Metric("mae", "mean absolute error", higher_is_better=False),
+        Metric("mape", "mean absolute percentage error", higher_is_better=False),
+        Metric("r2", "R²", higher_is_better=True),
     ],
 }
 # Probabilities of different rows count as equal if they are in the same of so many ranges
@@ -55,6 +64,17 @@ SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log lo
 
 class CannotCompute(Exception):
     """A metric has no value for these rows; the message says why."""
+
+
+def format_value(value: float, *, signed: bool = False) -> str:
+    """Return a value of a metric as text, with four significant digits.
+
+    Digits before the decimal point are never left out: 45231.7 is "45,232".
+    """
+    sign = "+" if signed else ""
+    if 1_000 <= abs(value) < 1e15:
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.4g}"
 
 
 def find_metric(name: str, task: str) -> Metric:
@@ -153,7 +173,7 @@ def compute_metric(name: str, target: Array, predictions: Predictions) -> float:
         case "mape":
             if not target.all():
                 raise CannotCompute(
-                    "the target is 0 in some rows, and mape divides by it"
+                    "the target is 0 in some rows, and this metric divides by it"
                 )
             return float(metrics.mean_absolute_percentage_error(target, values))
         case "r2":
@@ -189,7 +209,7 @@ def note_weak_figures(
         try:
             compute_metric(metric.name, encoded, predictions)
         except CannotCompute as error:
-            notes.append(f"{metric.name} is left out: {error}.")
+            notes.append(f"{metric.title} is left out: {error}.")
     if task == "regression":
         return notes
 
@@ -200,12 +220,12 @@ def note_weak_figures(
         if actual and name not in known:
             notes.append(
                 f"{actual} held-out rows are of the class '{name}', which the model does"
-                " not know: each of them adds 36 to the sum that log_loss is the mean of."
+                " not know: each of them adds 36 to the sum that log loss is the mean of."
             )
         elif actual and not predicted:
             notes.append(
                 f"no row is predicted to be '{name}', though {actual} of {len(target)} are:"
-                " accuracy says nothing about this class. Look at average_precision."
+                " accuracy says nothing about this class. Look at average precision."
             )
     return notes
 
@@ -224,12 +244,12 @@ def _average_over_classes(
     assert predictions.probabilities is not None
     scores = [
         score(target == position, predictions.probabilities[:, position])
-        for position in _select_classes(name, target, predictions)
+        for position in select_classes(name, target, predictions)
     ]
     return float(np.mean(scores))
 
 
-def _select_classes(name: str, target: Array, predictions: Predictions) -> list[int]:
+def select_classes(name: str, target: Array, predictions: Predictions) -> list[int]:
     """Return the positions of the classes whose ranks are judged.
 
     Raises CannotCompute if all rows are of one class.
@@ -346,7 +366,7 @@ def _compute_rank_metric(
     """
     assert predictions.probabilities is not None
     by_class = []
-    for position in _select_classes(name, target, predictions):
+    for position in select_classes(name, target, predictions):
         ranks = _rank_descending(predictions.probabilities[:, position])
         width = int(ranks.max()) + 1
         is_positive = target == position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -47,7 +47,8 @@ class SavedModel:
     a last value, as `baseline_name` says. `task` and `target` are empty, and `split` and
     `baseline` are None, if the model does not say, because it was not saved by this
     project's train step. `holdout_column` has the dates from which on rows were held out;
-    it is empty if they were held out at random. `notes` are those of the training.
+    it is empty if they were held out at random. `keys`, `training_rows`, `parameters` and
+    `notes` are those of the training.
     """
 
     pipeline: Pipeline
@@ -59,6 +60,9 @@ class SavedModel:
     baseline: Any = None
     baseline_name: str = ""
     holdout_column: str = ""
+    keys: tuple[str, ...] = ()
+    training_rows: int | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -89,6 +93,9 @@ def load_model(folder: Path) -> SavedModel:
         baseline=baseline,
         baseline_name=metadata.get("baseline", ""),
         holdout_column=metadata.get("holdout_column", ""),
+        keys=tuple(metadata.get("keys", [])),
+        training_rows=metadata.get("training_rows"),
+        parameters=metadata.get("parameters", {}),
         notes=tuple(metadata.get("notes", [])),
     )
 

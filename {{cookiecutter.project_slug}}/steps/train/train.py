@@ -114,6 +114,8 @@ class ModelDescription:
     split: Split | TimeSplit
     baseline: str
     holdout_column: str = ""  # Rows are held out from a date in this column on.
+    training_rows: int | None = None
+    parameters: dict[str, str] = field(default_factory=dict)  # as MLflow has them
     notes: list[str] = field(default_factory=list)
 
 
@@ -186,16 +188,15 @@ def train(
     baseline = fit_baseline(answers, task, dates)
 
     rows, columns = features.shape
+    parameters = {
+        "task": task,
+        "target": target,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        **hyperparameters,
+    }
     with mlflow.start_run():
-        mlflow.log_params(
-            {
-                "task": task,
-                "target": target,
-                "test_fraction": test_fraction,
-                "seed": seed,
-                **hyperparameters,
-            }
-        )
+        mlflow.log_params(parameters)
         if can_choose_iterations(pipeline):
             mlflow.log_metric("iterations", pipeline[-1].n_iter_)
         mlflow.log_metrics(
@@ -213,6 +214,8 @@ def train(
         split,
         baseline.name,
         holdout_column=holdout_column or "",
+        training_rows=rows,
+        parameters={name: str(value) for name, value in parameters.items()},
         notes=notes,
     )
     save_model(pipeline, features, description, baseline, model)

@@ -1,0 +1,234 @@
+"""What the reports say: their sentences, figures and pictures, for odd tables as well."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from comparison import describe_difference
+from difference import Difference
+from evaluation_figures import draw_pictures
+from evaluation_report import (
+    render_classes,
+    render_metrics,
+    render_report,
+    render_verdict,
+    render_worst_rows,
+)
+from model_metrics import METRICS, Predictions, find_metric, format_value
+from sklearn.metrics import classification_report
+
+NAMES = ["<script>alert(1)</script>", "عدد الأيام", "name_without_a_blank_" * 9]
+LOG_LOSS = find_metric("log_loss", "classification")
+BASELINE = {
+    "name": "class shares",
+    "metrics": {"log_loss": 1.07, "accuracy": 0.4},
+    "is_beaten": True,
+    "reason": "the new model is better than the baseline (class shares): …",
+}
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: its elements, and the texts of its table cells."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self._in_cell = False
+        self.feed(markup)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+    def assert_offline_and_accessible(self) -> None:
+        """Nothing is loaded or run, and pictures and headings are what readers expect."""
+        assert not {"script", "link", "iframe"} & {tag for tag, _ in self.elements}
+        for tag, attributes in self.elements:
+            assert not [name for name in attributes if name.startswith("on")]
+            if tag == "img":
+                assert str(attributes["src"]).startswith("data:image/svg+xml;base64,")
+                assert len(str(attributes["alt"])) > 40
+        headings = [tag for tag, _ in self.elements if re.fullmatch("h[1-6]", tag)]
+        assert headings[0] == "h1"
+        assert set(headings[1:]) <= {"h2"}
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    return {
+        "task": "classification",
+        "target": "y",
+        "rows": 61,
+        "compared_by": {"metric": "log_loss"},
+        "metrics": {"log_loss": 0.114, "accuracy": 0.9},
+        "baseline": BASELINE,
+        "registered": None,
+        "notes": [],
+        **changes,
+    }
+
+
+def test_values_of_metrics_keep_the_digits_before_the_point() -> None:
+    values = [0.13791, 45231.7, -1234.4, 0.0000123, 1e20]
+    texts = ["0.1379", "45,232", "-1,234", "1.23e-05", "1e+20"]
+    assert [format_value(value) for value in values] == texts
+    assert format_value(0.5, signed=True) == "+0.5"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "chance"),
+    [("better", "more than chance"), ("no worse", "within chance")],
+)
+def test_a_difference_cannot_be_misread(verdict: str, chance: str) -> None:
+    difference = Difference(
+        metric="log_loss",
+        new=0.114,
+        other=1.07,
+        difference=-0.956,
+        interval=(-1.2, -0.7),
+        detectable=0.3,
+        accepted_loss=0.02,
+        verdict=verdict,
+    )
+    assert describe_difference(difference, LOG_LOSS, "baseline") == (
+        "log loss 0.114 (baseline: 1.07; lower is better), and the difference of -0.956 is"
+        f" {chance} (95 % interval -1.2 to -0.7)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_registered"),
+    [("no worse", True), ("within the margin", True), ("worse", False)],
+)
+def test_the_verdict_comes_first_and_says_what_follows(
+    verdict: str, is_registered: bool
+) -> None:
+    registered = {"version": "3", "verdict": verdict, "reason": f"{verdict} than 3"}
+    first, second = render_verdict(evaluation(registered=registered)).split("\n")
+    assert first.startswith('<p class="verdict ')
+    assert f"{verdict.capitalize()} than 3. So it is" in first
+    assert ("not registered" in first) is not is_registered
+    assert second.startswith("<p>The new model is better than the baseline")
+
+
+def test_metrics_stand_beside_those_of_the_other_models_on_the_same_rows() -> None:
+    page = Page(render_metrics(evaluation()))
+    heads, log_loss, accuracy = page.rows
+    assert heads == ["metric", "this model", "baseline (class shares)", "difference"]
+    assert log_loss[0].startswith("log loss")
+    assert "lower is better; models are compared by it" in log_loss[0]
+    assert log_loss[1:] == ["0.114", "1.07", "-0.956better"]
+    assert accuracy[1:] == ["0.9", "0.4", "+0.5better"]
+
+    registered = {
+        "version": "3",
+        "verdict": "worse",
+        "reason": "worse",
+        "comparison": {"rows": 61},
+        "metrics": {"log_loss": 0.1, "accuracy": 0.9},
+        "metrics_of_new_model": {"log_loss": 0.2, "accuracy": 0.8},
+    }
+    page = Page(render_metrics(evaluation(registered=registered)))
+    assert page.rows[0][4:] == ["version 3", "difference"]
+    assert page.rows[1][4:] == ["0.1", "+0.014worse"]
+    assert page.rows[2][4:] == ["0.9", "+0equal"]
+
+    registered["comparison"] = {"rows": 40}
+    page = Page(render_metrics(evaluation(registered=registered)))
+    assert page.rows[3] == ["metric", "this model", "version 3", "difference"]
+    assert page.rows[4][1:] == ["0.2", "0.1", "+0.1worse"]
+
+
+def test_the_table_of_classes_has_the_figures_of_scikit_learn() -> None:
+    random = np.random.default_rng(1)
+    classes = ["rare", "never seen", "often", "sometimes"]
+    target = random.choice([0, 2, 3], 300, p=[0.1, 0.6, 0.3])
+    values = np.where(random.random(300) < 0.6, target, 2)
+    expected: Any = classification_report(
+        target, values, labels=range(4), output_dict=True, zero_division=0
+    )
+    _, *rows = Page(render_classes(target, values, classes)).rows
+    assert [row[0] for row in rows] == ["often", "sometimes", "rare", "never seen"]
+    assert rows[-1][1:] == ["0", "0", "", "", ""]
+    for name, actual, _, *shares in rows[:-1]:
+        figures = expected[str(classes.index(name))]
+        assert int(actual) == figures["support"]
+        names = ("precision", "recall", "f1-score")
+        assert shares == [f"{figures[name]:.1%}" for name in names]
+
+
+def draw_predictions(count: int, classes: int) -> tuple[Any, Predictions, list[str]]:
+    """Targets of some classes, with predictions for them, and the names of the classes."""
+    random = np.random.default_rng(0)
+    names = [f"{NAMES[position % 3]} {position}" for position in range(classes)]
+    target = random.integers(0, classes, count)
+    probabilities = random.dirichlet(np.ones(classes), count)
+    probabilities[np.arange(count), target] += 0.3
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return target, Predictions(probabilities.argmax(axis=1), probabilities), names
+
+
+@pytest.mark.parametrize("classes", [0, 1, 2, 9])
+def test_a_report_is_one_page_that_reads_offline(classes: int) -> None:
+    """0 classes are a regression; of 1 class, nothing can be told apart."""
+    task = "classification" if classes else "regression"
+    target, predictions, names = draw_predictions(300, max(classes, 1))
+    if not classes:
+        target, predictions, names = np.arange(300.0), Predictions(np.arange(300.0)), []
+    features = [f"{NAMES[number % 3]} {number}" for number in range(300)]
+    importance = pd.Series(np.linspace(1, 0, 300), features)
+    metric = METRICS[task][0]
+    pictures = draw_pictures(target, predictions, names, importance, metric, NAMES[0])
+    assert len(pictures) == {0: 4, 1: 2}.get(classes, 5)
+    assert f"{metric.title} gets" in pictures[-1].description
+
+    keys = pl.DataFrame({NAMES[0]: [NAMES[2], None] * 150})
+    worst_rows = render_worst_rows(keys, target, predictions, names)
+    table = render_classes(target, predictions.values, names) if names else ""
+    results = evaluation(task=task, notes=[f"'{NAMES[0]}' is odd."])
+    facts = {"run": NAMES[0], "training rows": "240"}
+    markup = render_report(NAMES[0], results, facts, pictures, table, worst_rows)
+    page = Page(markup)
+    page.assert_offline_and_accessible()
+    assert (
+        markup.index("verdict good") < markup.index("is odd") < markup.index("<table")
+    )
+    # A name is whole where there is room.
+    assert NAMES[2][:95] in {row[0][:95] for row in page.rows[-10:]}
+
+
+def test_the_rows_with_the_largest_errors_are_named_by_their_keys() -> None:
+    keys = pl.DataFrame({"id": [f"row {number}" for number in range(20)]})
+    target = np.arange(20.0)
+    values = target.copy()
+    values[13] += 1000
+    values[4] -= 7
+    _, first, second, *_ = Page(
+        render_worst_rows(keys, target, Predictions(values), [])
+    ).rows
+    assert first == ["row 13", "13", "1,013", "+1,000"]
+    assert second == ["row 4", "4", "-3", "-7"]
+
+    probabilities = np.full((20, 2), 0.5)
+    probabilities[11] = [0.99, 0.01]
+    predictions = Predictions(np.zeros(20, dtype=int), probabilities)
+    table = render_worst_rows(keys, np.ones(20, dtype=int), predictions, ["no", "yes"])
+    assert Page(table).rows[1] == ["row 11", "yes", "no", "1.00%"]
