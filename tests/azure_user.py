@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -241,3 +242,31 @@ def reuse_is_the_same_here_and_there(user: User) -> None:
         remote = [one for one in ("prep", "train") if states[one] != "reused"]
         local = [s["name"] for s in here.json["steps"][:2] if s["status"] != "reused"]
         assert (number, local, remote) == (number, runs, runs)
+
+
+def status_judges_runs(user: User, shell: Shell, fire: Callable[[], Run]) -> None:
+    """`status` exits with 1 if the run that a weekly schedule has started is not well.
+
+    `fire` starts this run, and does not wait for its end.
+    """
+    before = shell.run("status")
+    assert (before.code, before.err) == (0, "")
+    assert "scheduled  frequency Week, interval 1" in before.out
+
+    run = fire()
+    while not run.ended:
+        time.sleep(0.05)
+    for status, created, word in (
+        ("Completed", "2099-01-01", "completed"),
+        ("Failed", "2099-01-01", "failed"),
+        ("Completed", "2020-01-01", "overdue"),
+    ):
+        run.status = status
+        run.created = f"{created}T06:30:00.0000000+00:00"
+        run.started = run.created
+        result = shell.run("status")
+        assert result.err == ""
+        assert result.code == (0 if word == "completed" else 1), result
+        assert f"{run.id}" in result.out or word == "overdue"
+        assert any(line.startswith(word) for line in result.out.splitlines())
+    assert "no run since 2020-01-01 06:30 UTC." in result.out

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from azure_standin import Fault, Standin, resources
+from azure_standin.pipelines import fire_schedule
 from azure_standin.truth import TRUTH, judge
 from azure_user import (
     ANSWERS,
@@ -30,6 +31,7 @@ from azure_user import (
     assert_all_finished,
     assert_one_sentence,
     reuse_is_the_same_here_and_there,
+    status_judges_runs,
     trained_on_azure,
     words,
 )
@@ -237,7 +239,8 @@ def active(user: User) -> list[Any]:
 
 
 def test_publish_twice_and_a_changed_schedule(user: User) -> None:
-    endpoints = user.standin.azure.endpoints
+    azure = user.standin.azure
+    endpoints = azure.endpoints
     first = user.run("publish", "scoring")
     assert first.code == 0, first.err
     (endpoint,) = endpoints.values()
@@ -265,6 +268,12 @@ def test_publish_twice_and_a_changed_schedule(user: User) -> None:
     assert schedule["PipelineEndpointId"] == endpoint["Id"]
     assert schedule["Recurrence"]["Frequency"] == "Week"
     assert schedule["Recurrence"]["TimeZone"] == "W. Europe Standard Time"
+
+    with closing(Shell(user)) as shell:
+        scope = (
+            endpoint["Url"].partition("/pipelines/v1.0")[2].partition("/PipelineR")[0]
+        )
+        status_judges_runs(user, shell, lambda: fire_schedule(azure, scope, schedule))
 
     third = user.run("publish", "scoring")
     assert "unchanged  schedule" in third.out

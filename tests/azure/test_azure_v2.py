@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from azure_standin import Fault, Standin
+from azure_standin.jobs import fire_schedule
 from azure_standin.truth import TRUTH, judge
 from azure_user import (
     ANSWERS,
@@ -20,6 +21,7 @@ from azure_user import (
     assert_all_finished,
     assert_one_sentence,
     reuse_is_the_same_here_and_there,
+    status_judges_runs,
     trained_on_azure,
     words,
 )
@@ -171,6 +173,7 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
     assert (trigger["frequency"].lower(), trigger["interval"]) == ("week", 1)
     assert trigger["timeZone"] == "W. Europe Standard Time"
     assert "unchanged  schedule" in shell.run("publish scoring").out
+    status_judges_runs(user, shell, lambda: fire_schedule(azure, schedule))
 
     path.write_text(plain, encoding="utf-8")
     last = shell.run("publish scoring --data folder/of/tomorrow")

@@ -30,6 +30,11 @@ FILES = {
     "github": ".github/workflows/pipelines.yml",
     "azure-devops": "azure-pipelines.yml",
 }
+#: The workflows that call `status` each day.
+STATUS_FILES = {
+    "github": ".github/workflows/status.yml",
+    "azure-devops": "azure-pipelines-status.yml",
+}
 SDKS = {"github": "azureml-sdk", "azure-devops": "azure-ai-ml"}
 TOOLS = Path(sys.executable).parent
 VARIABLES = {
@@ -339,8 +344,9 @@ def assert_pinned(workflow: Path) -> None:
 
 def test_the_workflow_of_a_project_on_github_is_linted_and_pinned(bake: Bake) -> None:
     project = bake(ci_platform="github").path
-    assert_linted(project, FILES["github"])
-    assert_pinned(project / FILES["github"])
+    for file in (FILES["github"], STATUS_FILES["github"]):
+        assert_linted(project, file)
+        assert_pinned(project / file)
 
 
 @pytest.mark.parametrize("name", ["test.yml", "release.yml"])
@@ -359,10 +365,21 @@ def test_all_workflows_of_this_repository_are_looked_at() -> None:
 
 
 def test_a_pipeline_of_azure_devops_fits_its_schema(bake: Bake) -> None:
-    file = str(bake(ci_platform="azure-devops").path / FILES["azure-devops"])
+    project = bake(ci_platform="azure-devops").path
     azure = ("--builtin-schema", "vendor.azure-pipelines")
     known = ("--data-transform", "azure-pipelines", "--regex-variant", "nonunicode")
-    tool("check-jsonschema", *azure, *known, file)
+    for file in (FILES["azure-devops"], STATUS_FILES["azure-devops"]):
+        tool("check-jsonschema", *azure, *known, str(project / file))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_day_the_runs_in_prod_are_looked_at(bake: Bake, name: str) -> None:
+    text = (bake(ci_platform=name).path / STATUS_FILES[name]).read_text("utf-8")
+    assert re.findall(r"python -m penguins (.*)", text) == ["status --workspace prod"]
+    assert '- cron: "30 7 * * *"' in text
+    # Nobody approves these runs, so they must not have the identity of prod.
+    assert "environment: status" in text or "azureSubscription: penguins-status" in text
+    assert "environment: prod" not in text
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from .resources import workspace_of
@@ -43,6 +44,34 @@ def get_experiment_by_id(azure: Azure, request: Request) -> Json:
 @route(f"POST {_HISTORY}/experiments/{{name}}")
 def post_experiment(azure: Azure, request: Request) -> Json:
     return get_or_create_experiment(azure, request["name"])
+
+
+@route(f"POST {_HISTORY}/experiments:query")
+def query_experiments(azure: Azure, request: Request) -> Json:
+    """The experiments; a filter can only name one."""
+    name = re.search(
+        "name eq '?([^')]+)", request.json().get("filter") or "", re.IGNORECASE
+    )
+    known = list(azure.experiments.values())
+    return page([one for one in known if name is None or one["name"] == name[1]])
+
+
+@route(f"POST {_HISTORY}/experiment(id)?s/{{experiment}}/runs:query")
+def query_runs(azure: Azure, request: Request) -> Json:
+    """The pipeline runs of an experiment with a tag or a property, the newest first."""
+    named = azure.experiments.get(request["experiment"])
+    experiment = named["experimentId"] if named else request["experiment"]
+    filter = request.json()["filter"]
+    wanted = re.findall(
+        r'(Tags|Properties)/(azureml.pipelineid|pipeline) eq "([^"]+)"', filter
+    )
+    runs = []
+    for run in reversed(azure.runs.values()):
+        values = {"Tags": run.tags, "Properties": run.properties}
+        is_wanted = all(values[kind].get(name) == value for kind, name, value in wanted)
+        if run.type == "azureml.PipelineRun" and not run.parent and is_wanted:
+            runs.append(run_dto(azure, run))
+    return page([run for run in runs if run["experimentId"] == experiment])
 
 
 #: What run history has of a run beside, none of which is known here.

@@ -151,7 +151,9 @@ def job_dto(job: ComponentJob) -> Json:
     if run.properties["runSource"] == "BatchDeployment":
         answers |= dict.fromkeys(("settings", "jobs", "inputs", "outputs"))
     known = {key: definition[key] for key in told if key in definition}
-    return arm(f"{job.scope}/jobs/{run.id}", told | known | answers)
+    answer = arm(f"{job.scope}/jobs/{run.id}", told | known | answers)
+    answer["systemData"]["createdAt"] = run.created
+    return answer
 
 
 def mode_of(given: Json, mode: str) -> Json:
@@ -208,7 +210,10 @@ def get_job(azure: Azure, request: Request) -> Json:
 
 @route("GET arm{scope}/jobs")
 def list_jobs(azure: Azure, request: Request) -> Json:
-    return {"value": [job_dto(job) for job in azure.component_jobs.values()][::-1]}
+    names = list(azure.component_jobs)
+    if schedule := request.query.get("scheduleid"):
+        names = azure.runs_of_schedules[schedule]
+    return {"value": [job_dto(azure.component_jobs[name]) for name in names][::-1]}
 
 
 @route(f"POST {_JOB}/cancel")
@@ -432,6 +437,16 @@ def put_schedule(azure: Azure, request: Request) -> Reply:
     reply = put_resource(azure, request, answer, "s")
     reply.body = {"properties": reply.body["properties"]}
     return reply
+
+
+def fire_schedule(azure: Azure, schedule: Json) -> Run:
+    """Start the run that a schedule would start when it is due."""
+    scope, _, name = schedule["id"].partition("/schedules/")
+    definition = schedule["properties"]["action"]["jobDefinition"]
+    job = new_job(azure, scope, f"{name}-{new_id()}", definition, {})
+    azure.runs_of_schedules[name].append(job.run.id)
+    job.start()
+    return job.run
 
 
 def trigger_dto(sent: Json) -> Json:

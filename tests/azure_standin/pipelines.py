@@ -346,6 +346,28 @@ def list_schedules_of(azure: Azure, request: Request) -> list[Json]:
     return [one for one in schedules if one.get(fields[kind]) == request[kind]]
 
 
+@route(f"GET {_BASE}/PipelineRuns/Schedule/{{id}}/Last")
+def get_last_run_of_schedule(azure: Azure, request: Request) -> Json | Reply:
+    schedule = find(azure.schedules, request)
+    run_ids = azure.runs_of_schedules.get(schedule["Id"])
+    if not run_ids:
+        return Reply(b"", 204)
+    return job_dto(azure.jobs[run_ids[-1]])
+
+
+def fire_schedule(azure: Azure, scope: str, schedule: Json) -> Run:
+    """Start the run that a schedule would start when it is due."""
+    endpoint = azure.endpoints[schedule["PipelineEndpointId"]]
+    version = endpoint["PipelineVersionList"][int(endpoint["DefaultVersion"])]
+    graph_id = azure.pipelines[version["PipelineId"]]["GraphId"]
+    experiment = schedule["PipelineSubmissionInfo"]["ExperimentName"]
+    job = new_job(azure, scope, experiment, graph_id, {})
+    job.run.properties["azureml.pipelineid"] = version["PipelineId"]
+    azure.runs_of_schedules[schedule["Id"]].append(job.run.id)
+    job.start()
+    return job.run
+
+
 @route(f"GET {_BASE}/Schedules/{{id}}")
 def get_schedule(azure: Azure, request: Request) -> Json:
     return find(azure.schedules, request)

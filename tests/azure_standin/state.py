@@ -118,6 +118,8 @@ class Azure:
         self.is_keyless = False
         #: Path in lower case → the assignment of a role.
         self.role_assignments: dict[str, Json] = {}
+        #: Id or name of a schedule → the ids of the runs that it has started.
+        self.runs_of_schedules: dict[str, list[str]] = defaultdict(list)
         #: The cluster that each step has run on, by the id of the step's run.
         self.clusters: dict[str, str] = {}
         #: Whether whoever is logged in may assign roles.

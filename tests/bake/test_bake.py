@@ -69,6 +69,7 @@ penguins/runtime/azure/resource_manager.py
 penguins/runtime/azure/roles.py
 penguins/runtime/azure/sdk_steps.py
 penguins/runtime/azure/sdk_workspace.py
+penguins/runtime/azure/status.py
 penguins/runtime/azure/uploads.py
 penguins/runtime/azure/workspace.py
 penguins/runtime/command_line.py
@@ -172,8 +173,13 @@ PLATFORMS = {
         ".github/workflows",
         ".github/workflows/README.md",
         ".github/workflows/pipelines.yml",
+        ".github/workflows/status.yml",
     },
-    "azure-devops": {"azure-pipelines.md", "azure-pipelines.yml"},
+    "azure-devops": {
+        "azure-pipelines.md",
+        "azure-pipelines.yml",
+        "azure-pipelines-status.yml",
+    },
 }
 #: The contents of files that black has checked. Most files are the same in all projects.
 TIDY: set[bytes] = set()

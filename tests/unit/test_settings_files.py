@@ -195,6 +195,26 @@ def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
     open_project(root).settings()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "hours"),
+    [
+        ({"frequency": "Minute", "interval": 15}, 0.25),
+        ({"frequency": "Day", "interval": 1}, 24),
+        ({"frequency": "Day", "interval": 1, "hours": [6, 18, 20]}, 12),
+        ({"frequency": "Day", "interval": 2, "hours": [6, 18]}, 36),
+        ({"frequency": "Week", "interval": 1, "week_days": ["Monday", "Friday"]}, 96),
+        ({"frequency": "Month", "interval": 1}, 31 * 24),
+    ],
+    ids=str,
+)
+def test_the_longest_pause_of_a_schedule(
+    root: Path, schedule: dict[str, Any], hours: float
+) -> None:
+    change(root, "schedules.scoring", schedule)
+    pause = open_project(root).settings().schedules["scoring"].longest_pause()
+    assert pause.total_seconds() == hours * 3600
+
+
 GPU = {"name": "gpu-cluster", "vm_size": "Standard_NC4as_T4_v3", "max_nodes": 1}
 
 

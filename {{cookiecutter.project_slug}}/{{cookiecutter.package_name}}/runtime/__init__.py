@@ -54,6 +54,7 @@ On Azure ML:
     azure/resources.py       what a workspace has, described the same way for both SDKs
     azure/uploads.py         uploads data, several files at a time
     azure/workspace.py       provision, submit, publish
+    azure/status.py          status
     azure/sdk_steps.py       the steps of the SDK that the pipelines are written in
     azure/sdk_workspace.py   the workspace of that SDK
 """

@@ -237,6 +237,14 @@ def publish(args: Namespace) -> None:
     )
 
 
+def status(args: Namespace) -> int:
+    """Print how the newest runs on Azure ML have ended."""
+    from .azure.status import show_status
+
+    is_well = show_status(args.project, _load_pipelines(args), args.debug)
+    return 0 if is_well else 1
+
+
 # Checks, and options whose values have parts --------------------------------------------
 
 
@@ -472,6 +480,13 @@ def _add_azure_commands(commands: _Commands) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only show what would change"
     )
+    _add_sdk_debug(parser)
+
+    parser = commands.add(
+        status,
+        "show the newest runs on Azure ML; exit with 1 if one failed or is overdue",
+    )
+    _add_workspace(parser)
     _add_sdk_debug(parser)
 
 

@@ -10,6 +10,7 @@ import difflib
 import re
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -28,6 +29,15 @@ from .rules import Problem, Rule, one_of, whole
 #: The context of a validation that also refuses values that are only empty or unusual.
 REPORT_EVERYTHING = "report everything"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+#: The times after which the frequencies of a schedule repeat; the longest one for months.
+PERIODS = {
+    "Minute": timedelta(minutes=1),
+    "Hour": timedelta(hours=1),
+    "Day": timedelta(days=1),
+    "Week": timedelta(weeks=1),
+    "Month": timedelta(days=31),
+}
 
 # Pydantic's models are abstract base classes, which have a method `register`. Pydantic
 # would warn that a setting of this name hides the method, which is not needed here.
@@ -184,6 +194,18 @@ class Schedule(Section):
                 fix="delete it, or write frequency: Week",
             )
         return week_days
+
+    def longest_pause(self) -> timedelta:
+        """Return the longest time from one run of the schedule to the next."""
+        starts = sorted(
+            timedelta(days=DAYS.index(day), hours=hour, minutes=minute)
+            for day in self.week_days or DAYS[:1]
+            for hour in self.hours or [0]
+            for minute in self.minutes or [0]
+        )
+        period = self.interval * PERIODS[self.frequency]
+        next_starts = [*starts[1:], starts[0] + period]
+        return max(after - before for before, after in zip(starts, next_starts))
 
     def describe(self) -> str:
         """Return the schedule as text, such as "frequency Day, interval 1, hours [6]"."""

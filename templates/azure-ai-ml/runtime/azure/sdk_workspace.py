@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import requests
@@ -26,8 +27,11 @@ from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
 from . import connection, login
 from .resources import (
+    PIPELINE_TAG,
+    ActiveSchedule,
     Cluster,
     Failure,
+    PastRun,
     RegisteredEnvironment,
     ScheduleChange,
     StartedRun,
@@ -45,6 +49,8 @@ MAX_ENDPOINT_NAME = 32
 DIGEST_CHARACTERS = 6
 # Logs are downloaded in chunks of this size.
 CHUNK_BYTES = 1 << 16
+# Only so many of the newest jobs of the workspace, or of a schedule, are looked through.
+JOBS_LOOKED_THROUGH = 500
 # An endpoint keeps this many deployments. Azure allows 20.
 KEPT_DEPLOYMENTS = 10
 
@@ -300,6 +306,7 @@ class Workspace:
     def start(
         self,
         built: entities.PipelineJob,
+        pipeline_name: str,
         experiment: str,
         parameters: dict[str, Any],
     ) -> StartedRun[Run]:
@@ -315,6 +322,7 @@ class Workspace:
         name = f"{built.display_name}-{uuid.uuid4().hex[:12]}"
         built.name = name
         built.experiment_name = experiment
+        built.tags = {PIPELINE_TAG: pipeline_name}
         try:
             job = self.client.jobs.create_or_update(built)
             return StartedRun(Run(self.client, job))
@@ -402,9 +410,57 @@ class Workspace:
         for name in ours[:-KEPT_DEPLOYMENTS]:
             deployments.begin_delete(name, endpoint_name).result()
 
+    def newest_runs(
+        self,
+        pipeline_name: str,
+        experiment: str,
+        endpoint: Endpoint | None,
+        count: int,
+    ) -> list[PastRun]:
+        """Return the newest runs of a pipeline in an experiment, the newest first."""
+        runs = []
+        for job in islice(self.client.jobs.list(), JOBS_LOOKED_THROUGH):
+            if job is None or job.type != constants.JobType.PIPELINE:
+                continue  # The SDK yields None for a job that it cannot read.
+            is_submitted = (
+                job.experiment_name == experiment
+                and job.tags.get(PIPELINE_TAG) == pipeline_name
+            )
+            # A job that an endpoint has started is in the experiment of the endpoint.
+            is_published = (
+                endpoint is not None
+                and job.experiment_name == endpoint.sdk_endpoint.name
+            )
+            if is_submitted or is_published:
+                runs.append(_read_past_run(job))
+        return sorted(runs, key=lambda run: run.started, reverse=True)[:count]
+
+    def list_schedules(
+        self, name: str, endpoint: Endpoint | None
+    ) -> list[ActiveSchedule]:
+        """Return the active schedule of this name, as a list that may be empty."""
+        try:
+            schedule = self.client.schedules.get(name)
+        except ResourceNotFoundError:
+            return []
+        if not schedule.is_enabled:
+            return []
+        jobs = self.client.jobs.list(scheduled_job_name=name)
+        runs = [_read_past_run(job) for job in islice(jobs, JOBS_LOOKED_THROUGH) if job]
+        newest_run = max(runs, key=lambda run: run.started, default=None)
+        created = schedule.creation_context.created_at
+        return [
+            ActiveSchedule(
+                schedule.description or name,
+                created.astimezone(timezone.utc),
+                newest_run,
+            )
+        ]
+
     def schedule(
         self,
         name: str,
+        pipeline_name: str,
         endpoint: Endpoint | None,
         setting: Schedule | None,
         built: entities.PipelineJob | None,
@@ -432,6 +488,7 @@ class Workspace:
         description = setting.describe()
         if built:
             built.experiment_name = experiment
+            built.tags = {PIPELINE_TAG: pipeline_name}
             new = entities.JobSchedule(
                 name=name,
                 description=description,
@@ -559,6 +616,17 @@ def _trigger(setting: Schedule) -> entities.RecurrenceTrigger:
         schedule=pattern,
         start_time=setting.start_time,
         time_zone=setting.time_zone,
+    )
+
+
+def _read_past_run(job: Any) -> PastRun:
+    """Describe a job of a pipeline."""
+    created = job.creation_context.created_at
+    return PastRun(
+        id=str(job.name),
+        state=_state(job),
+        started=created.astimezone(timezone.utc),
+        url=str(job.studio_url),
     )
 
 

@@ -11,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,17 @@ from ..workspaces import WorkspaceConfig
 from . import connection, login
 from .connection import AzureError
 from .resources import (
+    PIPELINE_TAG,
+    ActiveSchedule,
     Cluster,
     Failure,
+    PastRun,
     RegisteredEnvironment,
     ScheduleChange,
     StartedRun,
     StepStatus,
     read_end,
+    read_time,
 )
 from .sdk_steps import build_steps
 from .uploads import open_container
@@ -283,7 +289,11 @@ class Workspace:
         return sdk.Pipeline(self.sdk_workspace, steps)
 
     def start(
-        self, built: sdk.Pipeline, experiment: str, parameters: dict[str, Any]
+        self,
+        built: sdk.Pipeline,
+        pipeline_name: str,
+        experiment: str,
+        parameters: dict[str, Any],
     ) -> StartedRun[Run]:
         """Start a run of a pipeline in an experiment, and return it.
 
@@ -295,7 +305,11 @@ class Workspace:
         """
         sdk_experiment = Experiment(self.sdk_workspace, experiment)
         try:
-            run = sdk_experiment.submit(built, pipeline_parameters=parameters)
+            run = sdk_experiment.submit(
+                built,
+                tags={PIPELINE_TAG: pipeline_name},
+                pipeline_parameters=parameters,
+            )
             return StartedRun(Run(run))
         except Exception as error:
             # requests, msrest and the SDK raise errors that share no other base class.
@@ -367,6 +381,7 @@ class Workspace:
     def schedule(
         self,
         name: str,
+        pipeline_name: str,
         endpoint: Endpoint | None,
         setting: Schedule | None,
         built: sdk.Pipeline | None,
@@ -374,6 +389,7 @@ class Workspace:
     ) -> list[ScheduleChange]:
         """Give the endpoint the schedule of the settings, and disable all others.
 
+        `pipeline_name` is not needed here: the runs name the published pipeline.
         Returns the changes. If `built` is None, nothing is changed, and the result is what
         would be changed.
         """
@@ -407,6 +423,51 @@ class Workspace:
                 ScheduleChange("disabled", schedule.description or schedule.id)
             )
         return changes
+
+    def newest_runs(
+        self,
+        pipeline_name: str,
+        experiment: str,
+        endpoint: Endpoint | None,
+        count: int,
+    ) -> list[PastRun]:
+        """Return the newest runs of a pipeline in an experiment, the newest first."""
+        sdk_experiments = Experiment.list(self.sdk_workspace, experiment)
+        if not sdk_experiments:
+            return []
+        # A run that the endpoint has started has no tag. It names the published pipeline.
+        filters: list[dict[str, Any]] = [{"tags": {PIPELINE_TAG: pipeline_name}}]
+        if endpoint:
+            published = endpoint.sdk_endpoint.get_pipeline()
+            filters.append({"properties": {"azureml.pipelineid": published.id}})
+
+        runs = []
+        for run_filter in filters:
+            newest = sdk_experiments[0].get_runs(
+                type="azureml.PipelineRun", **run_filter
+            )
+            # The SDK asks for each run by itself, so no more are taken than needed.
+            runs += [_read_past_run(run) for run in islice(newest, count)]
+        return sorted(runs, key=lambda run: run.started, reverse=True)[:count]
+
+    def list_schedules(
+        self, name: str, endpoint: Endpoint | None
+    ) -> list[ActiveSchedule]:
+        """Return the active schedules of an endpoint of this name."""
+        schedules = []
+        for schedule in self._active_schedules(endpoint):
+            newest_run = schedule.get_last_pipeline_run()
+            # The SDK itself shows no time of a schedule.
+            caller = schedule._schedule_provider._service_caller
+            created = read_time(caller.get_schedule_async(schedule.id).created_date)
+            schedules.append(
+                ActiveSchedule(
+                    description=schedule.description or schedule.id,
+                    created=created,
+                    newest_run=_read_past_run(newest_run) if newest_run else None,
+                )
+            )
+        return schedules
 
     def _create_schedule(
         self, endpoint: Endpoint, setting: Schedule, experiment: str
@@ -507,6 +568,19 @@ def _network_options(setting: Compute) -> dict[str, Any]:
         "subnet_name": parts[10],
         "enable_node_public_ip": setting.public_ip,
     }
+
+
+def _read_past_run(run: Any) -> PastRun:
+    """Describe a run of a pipeline."""
+    details = run.get_details()
+    # A run that waits for a node has no time of its start yet.
+    started = details.get("startTimeUtc")
+    return PastRun(
+        id=run.id,
+        state=str(details["status"]).lower(),
+        started=read_time(started) if started else datetime.now(timezone.utc),
+        url=run.get_portal_url(),
+    )
 
 
 def _state(run: Any) -> str:

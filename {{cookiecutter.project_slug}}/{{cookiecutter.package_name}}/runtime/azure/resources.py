@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import IO, Generic, TypeVar
 
+#: The tag that names the pipeline of a run.
+PIPELINE_TAG = "pipeline"
 LOG_END_BYTES = 1 << 20  # of a log that are read
 
 RunType = TypeVar("RunType")
@@ -59,6 +62,25 @@ class ScheduleChange:
 
 
 @dataclass(frozen=True)
+class PastRun:
+    """A run that was started at some time, and its state in lower case."""
+
+    id: str
+    state: str
+    started: datetime
+    url: str
+
+
+@dataclass(frozen=True)
+class ActiveSchedule:
+    """A schedule that is not disabled, and the newest run that it has started, if any."""
+
+    description: str
+    created: datetime
+    newest_run: PastRun | None
+
+
+@dataclass(frozen=True)
 class Failure:
     """A step of a run that has failed, or the run itself, which has no logs."""
 
@@ -68,6 +90,13 @@ class Failure:
     logs: list[str]
     read_log: Callable[[str], str]  # takes a name of `logs`
     is_parallel: bool
+
+
+def read_time(text: str) -> datetime:
+    """Return a time as Azure writes it, such as 2026-11-29T05:00:01.1234567Z, in UTC."""
+    # Azure writes seven decimals, and sometimes Z in place of +00:00.
+    seconds = text[: len("2026-11-29T05:00:01")]
+    return datetime.fromisoformat(seconds).replace(tzinfo=timezone.utc)
 
 
 def read_end(file: IO[bytes]) -> str:

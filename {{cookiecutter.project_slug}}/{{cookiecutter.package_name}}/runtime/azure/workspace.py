@@ -161,7 +161,12 @@ def submit(
         session.upload_all(data)
         built = session.build(pipeline, data)
         started = call_with_limit(
-            "to submit the pipeline", workspace.start, built, settings.name, overrides
+            "to submit the pipeline",
+            workspace.start,
+            built,
+            name,
+            settings.name,
+            overrides,
         )
 
         run = started.run
@@ -237,6 +242,7 @@ def publish(
             "to schedule the pipeline",
             workspace.schedule,
             endpoint_name,
+            name,
             endpoint,
             schedule,
             built,
