@@ -185,6 +185,7 @@ def build_train_step(settings: Settings) -> Command:
             test_fraction=settings.training.test_fraction,
             **settings.training.holdout_arguments(),
             seed=settings.training.seed,
+            search=settings.training.search_as_json(),
             # This option must be the last one: train.py takes all that follows it.
             hyperparameters={
                 name: "${{inputs." + name + "}}" for name in hyperparameters

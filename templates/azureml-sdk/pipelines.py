@@ -163,6 +163,7 @@ def build_train_step(
             test_fraction=settings.training.test_fraction,
             **settings.training.holdout_arguments(),
             seed=settings.training.seed,
+            search=settings.training.search_as_json(),
             # This option must be the last one: train.py takes all that follows it.
             hyperparameters=hyperparameters,
         ),

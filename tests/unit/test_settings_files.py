@@ -110,6 +110,23 @@ VALUES = [
     ("training.holdout", {"column": "d"}, "is missing"),
     ("training.holdout", {"column": "d", "form": "2026-01-01"}, "write from"),
     ("training.holdout", {"column": "d", "from": "May"}, "must be a date such as"),
+    ("training.search", {"tries": 3}, "training.search.space is missing: add it"),
+    ("training.search", {"tires": 3, "space": {"a": [1]}}, "training.search.tires is not a setting: write tries"),
+    ("training.search", {"tries": 0, "space": {"a": [1]}}, ONE),
+    ("training.search", {"minutes": 0, "space": {"a": [1]}}, "must be above 0"),
+    ("training.search", {"space": {}}, "names no hyperparameter: add one, such as learning_rate: [0.05, 0.1]"),
+    ("training.search", {"space": {"a b": [1]}}, "is not a name of letters"),
+    ("training.search", {"space": {"a": 0.1}}, "space.a is 0.1, but must be a list or a range: write [0.1], or a range such as {low: 1, high: 10}"),
+    ("training.search", {"space": {"a": []}}, "space.a is an empty list"),
+    ("training.search", {"space": {"a": [[1]]}}, "space.a holds [1], but must hold numbers"),
+    ("training.search", {"space": {"a": {"min": 1, "max": 2}}}, "space.a has min, which no range has: write a range as {low: 1, high: 10}"),
+    ("training.search", {"space": {"a": {"low": 1}}}, "space.a has no high: add high"),
+    ("training.search", {"space": {"a": {"low": 3, "high": 1}}}, "space.a is empty, as low is 3 and high is 1: exchange them"),
+    ("training.search", {"space": {"a": {"low": 3, "high": 3}}}, "write [3]"),
+    ("training.search", {"space": {"a": {"low": 0, "high": 3, "log": True}}}, "only numbers above 0 have a logarithm: raise low, for example to 0.001, or delete log"),
+    ("training.search", {"space": {"a": {"low": 1, "high": 3, "log": "yes"}}}, "log must be true or false"),
+    ("training.search", {"space": {"a": {"low": "1e-3", "high": 3}}}, 'has low: "1e-3", which is no number: write low: 0.001'),
+    ("training.search", {"space": {"a": {"low": 1, "high": float("inf")}}}, "which is no number: write a number"),
     ("data.group", "Species", "names the target"),
     ("training.register", "never", "must be one of unless_worse, always"),
     ("training.hyperparameters", [1], "must hold names with values"),
@@ -173,6 +190,8 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
         ("training.seed", 2**32 - 1),
         ("training.holdout", {"column": "d", "from": "2026-01-31"}),
         ("training.metric", "roc_auc"),
+        ("training.search", {"space": {"a": [1, "b", None, True]}}),
+        ("training.search", {"minutes": 1.5, "space": {"a": {"low": 0, "high": 0.5}}}),
         ("data.group", "studyName"),
         ("scoring.model_version", 1),
         ("scoring.error_threshold", -1),
@@ -244,6 +263,26 @@ def test_what_settings_yml_shows_in_comments_is_right(root: Path) -> None:
     values = open_project(root).settings()
     assert values.schedules["scoring"].week_days == ["Monday"]
     assert values.compute_of("train").name == "gpu-cluster"
+
+
+def test_the_search_that_settings_yml_shows_is_right(root: Path) -> None:
+    file = root / "settings.yml"
+    before, _, shown = file.read_text(encoding="utf-8").partition("  # search:")
+    lines, _, after = shown.partition("\n\n")
+    uncommented = f"  search:{lines}".replace("\n  #", "\n  ")
+    file.write_text(f"{before}{uncommented}\n\n{after}", encoding="utf-8")
+    training = open_project(root).settings().training
+    search = json.loads(training.search_as_json())
+    assert search["metric"] == "default"
+    assert (search["tries"], search["minutes"]) == (50, 30)
+    assert search["space"]["max_leaf_nodes"] == {"low": 4, "high": 64, "log": True}
+
+
+def test_all_wrong_values_of_a_search_at_once(root: Path) -> None:
+    change(root, "training.search", {"tries": 0, "space": {"a": [], "b": {"low": 1}}})
+    message = refusal(open_project(root).settings)
+    for key in ("training.search.tries", "space.a is an empty list", "space.b has no"):
+        assert key in message
 
 
 def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from .runtime import rules
 from .runtime.project import Project
 from .runtime.rules import Rule, one_of, whole
+from .runtime.search_space import ValuesToTry
 from .runtime.settings_models import (
     ByName,
     Column,
@@ -155,6 +156,24 @@ class Holdout(Section):
     start: Annotated[str, Follows(DATE)] = Field(alias="from")
 
 
+class Search(Section):
+    """The hyperparameters to try, and how many tries there are."""
+
+    tries: Count = 50
+    minutes: Annotated[float, Follows(Rule("above 0", lambda m: m > 0))] | None = None
+    space: ByName[ValuesToTry]
+
+    @field_validator("space")
+    @classmethod
+    def _try_something(cls, space: dict[str, Any]) -> dict[str, Any]:
+        if not space:
+            raise refuse(
+                "names no hyperparameter",
+                fix="add one, such as learning_rate: [0.05, 0.1]",
+            )
+        return space
+
+
 class Training(Section):
     """How the model is trained, and when it is registered."""
 
@@ -165,6 +184,9 @@ class Training(Section):
     margin: Margin = 0.02
     register: Annotated[str, Follows(one_of("unless_worse", "always"))]
     hyperparameters: ByName[Hyperparameter]
+    search: Search | None = (
+        None  # Without it, the hyperparameters are used as they are.
+    )
 
     @field_validator("hyperparameters")
     @classmethod
@@ -187,6 +209,13 @@ class Training(Section):
             "holdout_column": self.holdout.column,
             "holdout_from": self.holdout.start,
         }
+
+    def search_as_json(self) -> str | None:
+        """Return the search and the metric that it goes by as JSON; None without one."""
+        if self.search is None:
+            return None
+        search = self.search.model_dump(exclude_none=True)
+        return json.dumps({"metric": self.metric, **search})
 
     def parameter_values(self) -> dict[str, str | int | float]:
         """Return the hyperparameters as values of pipeline parameters.

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
+import inspect
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +28,19 @@ import numpy.typing as npt
 import pandas as pd
 import polars as pl
 from baseline import Baseline, fit_baseline
+from cross_validation import CannotJudge, Fold, cross_validate, list_folds
 from iterations import FOLDS, can_choose_iterations, choose_iterations
 from mlflow.types import ColSpec, Schema
+from search import (
+    Search,
+    SearchResult,
+    compute_fingerprint,
+    describe_search,
+    draw_candidates,
+    read_search,
+    run_search,
+    save_search,
+)
 from sklearn import ensemble
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
@@ -133,12 +147,14 @@ def train(
     holdout_from: str | None = None,
     seed: int = 42,
     hyperparameters: Mapping[str, Any],
+    search: Search | None = None,
 ) -> None:
     """Train on the Parquet parts in `prepared`; write the model and the held-out rows.
 
     Rows with the same value of the column `group` are all trained on or all held out. If
     `holdout_column` is given, the rows from the date `holdout_from` on are held out, else
-    the share `test_fraction` at random.
+    the share `test_fraction` at random. A `search` replaces the hyperparameters by the
+    best ones that it finds.
 
     Parameters and metrics go to MLflow. Raises DataError if no model can be trained on
     this data.
@@ -173,6 +189,7 @@ def train(
     answers = divided.training[target].to_pandas()
     held_out = divided.holdout
     folds = divide_into_folds(divided.training, split)
+    judged_folds = list_folds(divided.training, folds, split)
     dates = None
     if isinstance(split, TimeSplit):
         dates = divided.training[split.column].to_pandas()
@@ -182,20 +199,35 @@ def train(
     profile = describe_training_data(prepared_rows, divided.training, features, keys)
     # The fit needs the memory of these.
     del prepared_rows, table, divided
-    pipeline, training_score = fit_model(
-        features, answers, task, seed, hyperparameters, folds
-    )
-    baseline = fit_baseline(answers, task, dates)
 
     rows, columns = features.shape
-    parameters = {
-        "task": task,
-        "target": target,
-        "test_fraction": test_fraction,
-        "seed": seed,
-        **hyperparameters,
-    }
+    search_result = None
     with mlflow.start_run():
+        if search is not None:
+            search_result = search_hyperparameters(
+                search,
+                features,
+                answers,
+                task,
+                seed,
+                hyperparameters,
+                folds,
+                judged_folds,
+            )
+            hyperparameters = search_result.best_hyperparameters
+            for note in describe_search(search_result):
+                print(f"note: {note}")
+        pipeline, training_score = fit_model(
+            features, answers, task, seed, hyperparameters, folds
+        )
+        baseline = fit_baseline(answers, task, dates)
+        parameters = {
+            "task": task,
+            "target": target,
+            "test_fraction": test_fraction,
+            "seed": seed,
+            **hyperparameters,
+        }
         mlflow.log_params(parameters)
         if can_choose_iterations(pipeline):
             mlflow.log_metric("iterations", pipeline[-1].n_iter_)
@@ -219,6 +251,8 @@ def train(
         notes=notes,
     )
     save_model(pipeline, features, description, baseline, model)
+    if search_result is not None:
+        save_search(search_result, model)
     if schema is not None:
         save_schema(schema, model)
     profile["predictions"] = describe_predictions(pipeline, held_out, features, task)
@@ -237,23 +271,122 @@ def fit_model(
 ) -> tuple[Pipeline, float]:
     """Return a trained pipeline, and its score on some of the rows it was trained on.
 
-    If the model adds trees one by one, it gets as many as predict best what they were not
-    trained on, by `choose_iterations`, but not if `early_stopping` is a hyperparameter.
-
     Raises DataError, with the words of scikit-learn, if it refuses a hyperparameter.
     """
     # Every so many rows, as to score all of them may take as long as the fit.
     sample = slice(None, None, -(-len(features) // SCORED_ROWS))
     try:
-        pipeline = build_model(features, task, seed, **hyperparameters)
-        if can_choose_iterations(pipeline) and "early_stopping" not in hyperparameters:
-            iterations = choose_iterations(pipeline, features, answers, folds)
-            pipeline[-1].set_params(max_iter=iterations)
+        pipeline = prepare_model(features, answers, task, seed, hyperparameters, folds)
         pipeline.fit(features, answers)
         score = pipeline.score(features[sample], answers[sample])
     except (TypeError, ValueError) as error:
         raise DataError(f"The model cannot be trained: {error}") from None
     return pipeline, float(score)
+
+
+def prepare_model(
+    features: pd.DataFrame,
+    answers: pd.Series,
+    task: str,
+    seed: int,
+    hyperparameters: Mapping[str, Any],
+    folds: npt.NDArray[np.int64],
+) -> Pipeline:
+    """Return an untrained pipeline with all its hyperparameters.
+
+    If the model adds trees one by one, it gets as many as predict best what they were not
+    trained on, by `choose_iterations`, but not if `early_stopping` is a hyperparameter.
+
+    Raises TypeError or ValueError if scikit-learn refuses a hyperparameter.
+    """
+    pipeline = build_model(features, task, seed, **hyperparameters)
+    if can_choose_iterations(pipeline) and "early_stopping" not in hyperparameters:
+        iterations = choose_iterations(pipeline, features, answers, folds)
+        pipeline[-1].set_params(max_iter=iterations)
+    return pipeline
+
+
+def search_hyperparameters(
+    search: Search,
+    features: pd.DataFrame,
+    answers: pd.Series,
+    task: str,
+    seed: int,
+    hyperparameters: Mapping[str, Any],
+    folds: npt.NDArray[np.int64],
+    judged_folds: list[Fold],
+) -> SearchResult:
+    """Try hyperparameters on the training rows, and return how each of them did.
+
+    Raises DataError if the search has names that `build_model` does not take, or if the
+    hyperparameters of settings.yml cannot be tried.
+    """
+    check_names(search, features, task, seed)
+    measure = partial(
+        measure_hyperparameters,
+        features=features,
+        answers=answers,
+        task=task,
+        seed=seed,
+        folds=folds,
+        judged_folds=judged_folds,
+        metric=search.metric,
+    )
+    fingerprint = compute_fingerprint(
+        features, answers, judged_folds, task=task, seed=seed, metric=search.metric
+    )
+    candidates = draw_candidates(search, hyperparameters, seed)
+    try:
+        return run_search(
+            search, candidates, measure, fingerprint=fingerprint, rows=len(features)
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The model cannot be trained: {error}") from None
+    except CannotJudge as error:
+        raise DataError(
+            f"training.search cannot judge its tries by {search.metric}: {error}. Choose"
+            " another training.metric, or delete training.search, in settings.yml."
+        ) from None
+
+
+def measure_hyperparameters(
+    hyperparameters: Mapping[str, Any],
+    *,
+    features: pd.DataFrame,
+    answers: pd.Series,
+    task: str,
+    seed: int,
+    folds: npt.NDArray[np.int64],
+    judged_folds: list[Fold],
+    metric: str,
+) -> float:
+    """Return the metric of a model with these hyperparameters, by cross-validation."""
+    pipeline = prepare_model(features, answers, task, seed, hyperparameters, folds)
+    return cross_validate(pipeline, features, answers, judged_folds, task, metric)
+
+
+def check_names(search: Search, features: pd.DataFrame, task: str, seed: int) -> None:
+    """Raise DataError if the space has names that `build_model` does not take.
+
+    The message names all of them, and for each the most similar name that is taken.
+    """
+    parameters = inspect.signature(build_model).parameters
+    accepted = set(parameters) - {"features", "task", "seed"}
+    accepted |= set(build_model(features, task, seed)[-1].get_params(deep=False))
+    problems = []
+    for name, values in search.space.items():
+        value = values[0] if isinstance(values, list) else values["low"]
+        try:
+            build_model(features, task, seed, **{name: value})
+        except (TypeError, ValueError):
+            similar = difflib.get_close_matches(name, accepted, n=1)
+            fix = f"write {similar[0]}" if similar else "delete it"
+            problems.append(
+                f"training.search.space names {name}, which build_model in"
+                f" steps/train/train.py does not take: {fix}."
+            )
+    if problems:
+        raise DataError(" ".join(problems))
 
 
 def divide_into_folds(
@@ -354,9 +487,11 @@ def main() -> None:
     parser.add_argument("--holdout-column")
     parser.add_argument("--holdout-from")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--search", help="training.search of settings.yml as JSON")
     # The last one, as it takes all that follows: a value may begin with a hyphen.
     parser.add_argument("--hyperparameters", nargs=argparse.REMAINDER, default=[])
     args = parser.parse_args()
+    search = read_search(args.search, args.task) if args.search else None
     try:
         train(
             args.prepared,
@@ -371,6 +506,7 @@ def main() -> None:
             holdout_from=args.holdout_from,
             seed=args.seed,
             hyperparameters=parse_hyperparameters(args.hyperparameters),
+            search=search,
         )
     except DataError as error:
         sys.exit(f"train: {error}")

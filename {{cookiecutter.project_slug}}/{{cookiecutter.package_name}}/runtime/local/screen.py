@@ -31,6 +31,9 @@ FAILED = "[red]failed[/] "
 REMOVED = "[dim]removed[/] "
 #: Lines of a log that begin like this are shown on the screen too.
 NOTE = "note: "
+#: The last line of a log that begins like this is shown while the step runs. A step that
+#: takes long can print how far it has come, and how long the rest takes.
+STEP_PROGRESS = "progress: "
 #: At most this many notes of a log are shown.
 MOST_NOTES = 100
 #: At most this many characters of a log's line are shown.
@@ -126,30 +129,35 @@ class _StepProgress(ProgressColumn):
             return Text("")
         elapsed = task.elapsed or 0.0
         parts = []
-        progress = _read_progress(self._folder / "log.txt")
-        if progress:
+        log = self._folder / "log.txt"
+        batches = _read_last_line(log, PROGRESS)
+        if batches:
             self._first_batch = self._first_batch or elapsed
-            parts.append(_describe_batches(progress, elapsed - self._first_batch))
+            parts.append(_describe_batches(batches, elapsed - self._first_batch))
+        progress = make_harmless(_read_last_line(log, STEP_PROGRESS))
+        if progress:
+            parts.append(progress)
         size = _measure_files(self._folder / "outputs")
         if size and elapsed:
             parts.append(f"{decimal(size)} written, {decimal(int(size / elapsed))}/s")
-        if self._last_duration > elapsed:
+        # What the step itself says about the time left is more exact.
+        if self._last_duration > elapsed and not progress:
             parts.append(f"about {self._last_duration - elapsed:.0f} s left")
         return Text(", ".join(parts), "dim")
 
 
-def _read_progress(log: Path) -> str:
-    """Return how many mini-batches are done, such as "3/10", from the end of a log.
+def _read_last_line(log: Path, start: str) -> str:
+    """Return the rest of the last line that begins with `start`, from the end of a log.
 
-    Returns "" if the log does not say so, or cannot be read.
+    Returns "" if there is none, or the log cannot be read.
     """
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LONGEST_LINE))
         # The step may not have written all of the last line yet, so it is left out.
         complete_lines = file.read().decode("utf-8", "replace").split("\n")[:-1]
         for line in reversed(complete_lines):
-            if line.startswith(PROGRESS):
-                return line.removeprefix(PROGRESS)
+            if line.startswith(start):
+                return line.removeprefix(start)
     return ""
 
 
