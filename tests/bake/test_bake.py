@@ -100,6 +100,7 @@ penguins/runtime/project.py
 penguins/runtime/py.typed
 penguins/runtime/regions.py
 penguins/runtime/rules.py
+penguins/runtime/search_space.py
 penguins/runtime/settings_models.py
 penguins/runtime/settings_reader.py
 penguins/runtime/steps.py
@@ -152,7 +153,9 @@ steps/score/score.py
 steps/score/trees.py
 steps/train/.amlignore
 steps/train/baseline.py
+steps/train/cross_validation.py
 steps/train/iterations.py
+steps/train/search.py
 steps/train/split.py
 steps/train/train.py
 steps/train/training_profile.py
