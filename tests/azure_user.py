@@ -147,7 +147,12 @@ class Shell:
 
 @contextmanager
 def trained_on_azure(project: Project, folder: Path) -> Iterator[User]:
-    """A project as it is generated, provisioned, trained and scored with on Azure."""
+    """A project, provisioned, trained and scored with on Azure.
+
+    It has a search of a single try, which is that of its hyperparameters as they are.
+    """
+    search = {"tries": 1, "space": {"learning_rate": [0.2]}}
+    project.set("training", search=search)
     with Standin.running(folder / "standin") as standin:
         standin.azure.python = project.interpreter
         user = User(project, standin, folder / "home")

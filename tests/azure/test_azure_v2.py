@@ -77,6 +77,9 @@ def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
     azure = trained.standin.azure
     steps = {run.name: run for run in azure.runs.values() if run.parent}
     assert steps["train"].parameters["max_iterations"] == "20"
+    (tried,) = (run for run in azure.runs.values() if run.parent == steps["train"].id)
+    assert tried.parameters["max_iterations"] == "20"
+    assert {metric["key"] for metric in tried.metrics} == {"cv_log_loss", "seconds"}
     metrics = {one["key"]: one["value"] for one in steps["evaluate"].metrics}
     assert metrics["accuracy"] > 0.9
     assert [one["version"] for one in azure.models["penguins"]] == ["1"]

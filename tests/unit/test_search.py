@@ -269,6 +269,7 @@ def test_the_best_try_is_what_is_trained(
     assert scores == sorted(t["score"] for t in saved["tries"])
     parent = mlflow.get_run(children[0].data.tags["mlflow.parentRunId"])
     assert parent.data.params["learning_rate"] == "0.5"
+    assert parent.data.metrics["cv_rmse"] == best["score"]
 
 
 def test_an_interrupted_search_goes_on(

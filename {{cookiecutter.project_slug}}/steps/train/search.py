@@ -81,6 +81,11 @@ class SearchResult:
         """Return the hyperparameters of the best try."""
         return self.tries[self.best].hyperparameters
 
+    @property
+    def best_score(self) -> float | None:
+        """Return the metric of the best try. The first try has one, so this has one too."""
+        return self.tries[self.best].score
+
 
 def read_search(text: str, task: str) -> Search:
     """Return the search that settings.yml describes, given as JSON."""
@@ -209,9 +214,8 @@ def _try_candidate(
     started = monotonic()
     try:
         score = measure(candidate)
-    except Exception as error:
-        # Some combinations of values may be impossible. Each library raises errors of its
-        # own then, and the other tries are worth their time.
+    except Exception as error:  # noqa: BLE001 (Libraries may raise anything.)
+        # Some combinations of values may be impossible. The other tries still count.
         seconds = monotonic() - started
         return position, Try(candidate, None, seconds, f"{type(error).__name__}: {error}")
     if not math.isfinite(score):

@@ -229,6 +229,8 @@ def train(
             **hyperparameters,
         }
         mlflow.log_params(parameters)
+        if search_result is not None:
+            mlflow.log_metric(f"cv_{search_result.metric}", search_result.best_score)
         if can_choose_iterations(pipeline):
             mlflow.log_metric("iterations", pipeline[-1].n_iter_)
         mlflow.log_metrics(
