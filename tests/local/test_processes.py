@@ -64,7 +64,8 @@ def test_steps_import_the_modules_beside_them(toy_project: Project) -> None:
 
 
 STARTS_A_CHILD = """
-import subprocess
+import subprocess, tempfile
+tempfile.mkdtemp()
 child = subprocess.Popen(["sleep", "600"])
 Path("started").touch()
 """
@@ -84,10 +85,19 @@ in_either_process = pytest.mark.parametrize(
     ids=["killed", "interrupted", "terminated"],
 )
 def test_a_run_that_is_ended_leaves_no_process(
-    toy_project: Project, number: signal.Signals, code: int, step: str
+    toy_project: Project,
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+    step: str,
 ) -> None:
     write_toy_step(toy_project, step, f"{STARTS_A_CHILD}child.wait()")
-    process = start_command(toy_project, "run", "training", "--json", variables=COLD)
+    temporary_files = tmp_path / "tmp"
+    temporary_files.mkdir()
+    variables = {**COLD, "TMPDIR": str(temporary_files)}
+    process = start_command(
+        toy_project, "run", "training", "--json", variables=variables
+    )
     wait_until(lambda: bool([*toy_project.path.glob(f"runs/*/{step}/code/started")]))
     assert any("sleep 600" in command for command in list_running(toy_project))
     process.send_signal(number)
@@ -99,6 +109,8 @@ def test_a_run_that_is_ended_leaves_no_process(
             "The run was stopped. The results of finished steps are kept." in result.err
         )
         assert "To continue, run: python -m toy run training" in result.err
+        # azureml-sdk makes this folder in each process.
+        assert {path.name for path in temporary_files.iterdir()} <= {"azureml-logs"}
     wait_until(lambda: not list_running(toy_project))
     (folder,) = toy_project.path.glob("runs/*-training")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))

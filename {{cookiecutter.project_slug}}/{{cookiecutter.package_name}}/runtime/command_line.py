@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import VERSION, not_installed
 from .errors import CommandError, SettingsError
+from .harmless_text import make_harmless
 from .project import Pipelines, Project
 from .steps import find_unknown_steps
 from .workspaces import SETTINGS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .local.run_result import RunResult
+    from .local.screen import Screen
 
 PipelineLoader = Callable[[], Pipelines]
 
@@ -60,7 +60,8 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
         sys.stdout.flush()
         return code
     except CommandError as error:
-        print(error, file=sys.stderr)
+        # The message may quote settings, data or Azure.
+        print(make_harmless(str(error)), file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(not_installed(error), file=sys.stderr)
@@ -96,36 +97,35 @@ def run(args: Namespace) -> int:
     """Run a pipeline, or one step of it, on this machine."""
     from rich.console import Console
 
+    from .local.screen import Screen
+
     _check_step_options(args)
     _check_temporary_folder()
     parameters = _read_parameters(args)
     # With --json, standard output is for the JSON alone.
-    console = Console(stderr=args.json)
+    screen = Screen(Console(stderr=args.json))
     try:
-        result = _run_on_this_machine(args, parameters, console)
+        result = _run_on_this_machine(args, parameters, screen)
     except (KeyboardInterrupt, SystemExit):
         # Without --fresh, the steps that have finished are not run again.
         arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
         continue_command = f"{args.project.command} {shlex.join(arguments)}"
-        console.print(
+        screen.print(
             "The run was stopped. The results of finished steps are kept. To continue,"
-            f" run: {continue_command}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f" run: {continue_command}"
         )
         raise
     if result.status == "completed":
         for step in result.steps:
             for output, folder in step.outputs.items():
-                console.print(f"{output:14}{folder}", markup=False, soft_wrap=True)
+                screen.print(f"{output:14}{folder}")
     if args.json:
         print(json.dumps(asdict(result)))
     return 0 if result.status == "completed" else 1
 
 
 def _run_on_this_machine(
-    args: Namespace, parameters: dict[str, str], console: Console
+    args: Namespace, parameters: dict[str, str], screen: Screen
 ) -> RunResult:
     """Run a pipeline, or one step of it, and return how the run ended.
 
@@ -135,7 +135,7 @@ def _run_on_this_machine(
     from .local.run import new_run
     from .local.step_alone import find_newest_run
 
-    with console.status("loading the SDK"):
+    with screen.console.status("loading the SDK"):
         pipelines = _find_pipelines(args)
 
     earlier_run = None
@@ -143,15 +143,15 @@ def _run_on_this_machine(
         earlier_run = args.folder.resolve()
     elif args.step:
         earlier_run = find_newest_run(args.project, args.pipeline)
-        console.print(
-            f"The step uses the newest run: {earlier_run}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        screen.print(f"The step uses the newest run: {earlier_run}")
 
     prepared_run = new_run(
-        args.project, pipelines, args.pipeline, parameters, console, earlier_run
+        args.project,
+        pipelines,
+        args.pipeline,
+        parameters,
+        screen.console,
+        earlier_run,
     )
     return prepared_run.run(args.step, args.fresh, args.debug)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import COMMAND
 from ..errors import SettingsError
+from ..harmless_text import make_harmless
 from ..project import Pipelines, Project
 from ..rules import Problem
 from ..steps import find_unknown_steps
@@ -225,6 +226,10 @@ def _to_json(checks: list[Check]) -> str:
 
 
 def _print_table(checks: list[Check]) -> None:
+    """Print checks as a table, and below it how to fix what is wrong.
+
+    Settings may hold any text, so all text is made harmless for the screen.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -233,7 +238,8 @@ def _print_table(checks: list[Check]) -> None:
     table = Table(box=None, show_header=False)
     for check in checks:
         colored = Text(check.status, COLORS[check.status])
-        table.add_row(check.name, colored, Text(check.text))
+        name = Text(make_harmless(check.name))
+        table.add_row(name, colored, Text(make_harmless(check.text)))
     console.print(table)
 
     # Fixes stand below the table, whose columns would break a command into pieces.
@@ -241,7 +247,8 @@ def _print_table(checks: list[Check]) -> None:
         if check.fix:
             place = ": ".join(part for part in (check.file, check.key) if part)
             place = place or check.name
-            console.print(Text(f"\n{place}: {check.fix}"), soft_wrap=True)
+            fix = make_harmless(f"{place}: {check.fix}")
+            console.print(Text(f"\n{fix}"), soft_wrap=True)
 
     counts = []
     for status in COLORS:

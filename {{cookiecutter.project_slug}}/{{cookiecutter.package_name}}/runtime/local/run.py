@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -58,10 +59,17 @@ def new_run(
 
     if console is None:
         console = Console(force_jupyter=False, force_terminal=False)
-    folder = _write_record(project, record, folder)
-    return LocalRun(
-        RunContext(project, settings, plan, folder, record, Screen(console))
+    temporary_files = _make_temporary_folder()
+    context = RunContext(
+        project=project,
+        settings=settings,
+        plan=plan,
+        folder=_write_record(project, record, folder),
+        record=record,
+        screen=Screen(console),
+        temporary_files=temporary_files,
     )
+    return LocalRun(context)
 
 
 class LocalRun:
@@ -97,6 +105,7 @@ class LocalRun:
                 raise LocalRunError(
                     f"Another run is at work, or nothing can be written, in {error}."
                 ) from None
+            stack.enter_context(self.context.temporary_files)
             stack.enter_context(closing(self._processes))
             self._open_database(last_step=plan.steps[names[-1]])
             if debug and only is not None:
@@ -211,6 +220,18 @@ def _write_record(
         raise _make_write_error(project.root, error) from None
     tracking.check_path_length(folder / ".lock")
     return folder
+
+
+def _make_temporary_folder() -> TemporaryDirectory[str]:
+    """Make a folder for temporary files. Raises LocalRunError if it cannot be made."""
+    try:
+        # A file in it that cannot be removed is no reason to fail.
+        return TemporaryDirectory(prefix="steps-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise LocalRunError(
+            f"Temporary files cannot be written: {error}. Free some space, or set the"
+            " environment variable TMPDIR to another folder."
+        ) from None
 
 
 def _make_write_error(root: Path, error: Exception) -> LocalRunError:

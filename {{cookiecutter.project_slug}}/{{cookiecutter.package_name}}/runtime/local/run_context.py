@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..project import Project
@@ -29,6 +30,9 @@ class RunContext:
     folder: Path  # of this run
     record: RunRecord
     screen: Screen
+    #: Where the steps write temporary files. It is removed when the run ends, with what
+    #: steps that were killed have left in it.
+    temporary_files: TemporaryDirectory[str]
 
     @property
     def runs(self) -> Path:

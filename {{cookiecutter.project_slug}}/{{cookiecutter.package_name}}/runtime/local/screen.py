@@ -66,12 +66,7 @@ def summarize_log(log: Path) -> LogSummary:
                 if is_new_note and len(notes) < MOST_NOTES:
                     notes.append(text)
             is_rest_of_line = not line.endswith("\n")
-    # A step may print values from its data, which may contain characters that control the
-    # terminal.
-    return LogSummary(
-        [make_harmless(line) for line in last_lines],
-        [make_harmless(note) for note in notes],
-    )
+    return LogSummary(list(last_lines), notes)
 
 
 class Screen:
@@ -83,9 +78,10 @@ class Screen:
     def print(self, text: str, *, label: str = "", style: str = "none") -> None:
         """Print a label and a text, the text in a style of rich.
 
-        The label may hold rich's markup for colours. The text is printed as it is.
+        The label may hold rich's markup for colours. The text may hold values from data, so
+        it is made harmless.
         """
-        line = f"{label}[{style}]{escape(text)}[/]"
+        line = f"{label}[{style}]{escape(make_harmless(text))}[/]"
         self.console.print(line, highlight=False, soft_wrap=True)
 
     @contextmanager

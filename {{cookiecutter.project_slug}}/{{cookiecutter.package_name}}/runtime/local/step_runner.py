@@ -217,6 +217,7 @@ def make_common_environment(context: RunContext) -> dict[str, str]:
     return {
         **tracking.step_environment(context.project.root),
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": context.temporary_files.name,
         "MLFLOW_EXPERIMENT_NAME": context.settings.name,
     }
 

@@ -36,7 +36,15 @@ PATH_COLUMNS = [
     ("model_versions", "storage_location"),
 ]
 #: Variables with secrets of a login or of a CI job. Steps on Azure ML do not have them.
-SECRETS = re.compile(r"(AZURE|ARM|ACTIONS)_.*|GITHUB_TOKEN|SYSTEM_ACCESSTOKEN")
+SECRETS = re.compile(
+    # Logins of Azure, of a managed identity and of Terraform.
+    r"(AZURE|ARM|MSI|IDENTITY)_.*"
+    # Jobs on GitHub, and its command line.
+    r"|ACTIONS_.*|(GITHUB|GH)_TOKEN"
+    # Jobs on Azure Pipelines, and its task AzureCLI with `addSpnToEnvironment`.
+    r"|SYSTEM_ACCESSTOKEN|ENDPOINT_AUTH_.*|servicePrincipalKey|idToken",
+    re.IGNORECASE,
+)
 #: A program that creates the experiment, and the database if there is none. If it fails, its
 #: last line of output is the reason. It turns the garbage collector off: imports leave no
 #: garbage, and the search for it would take a third of the time.
