@@ -2,7 +2,7 @@
 
     python tests/local/kill_runs.py [--kills 100] [--seed 1] [--sdk azure-ai-ml]
 
-It takes about half a minute a kill, and is no test: `test_processes.py` and
+It takes about 15 seconds a kill, and is no test: `test_processes.py` and
 `test_step_processes.py` test a part of it. It runs on Linux only. Each line of the table
 says which run was hit, when, by which signal and in which of its processes, and how it
 ended. The faults follow below it, if there are any. After a kill,
@@ -12,8 +12,8 @@ ended. The faults follow below it, if there are any. After a kill,
 - no temporary file stays behind, unless the run itself was killed by SIGKILL,
 - each step that is recorded as done has the outputs that were recorded,
 - MLflow's database is sound, and each registered model is whole,
-- the same command then runs through, and the predictions are those of a run that was not
-  disturbed.
+- after three kills, the same command runs through, and the predictions are those of a run
+  that was not disturbed.
 
 The exit code is 1 if there was a fault.
 """
@@ -30,8 +30,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -58,6 +59,10 @@ LONGEST_RUN = 300.0
 HANGS = "the run hangs"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 TARGETS = ("run", "helper", "step", "worker", "all")
+#: azureml-sdk makes this folder for temporary files in each process.
+FOLDER_OF_SDK = "azureml-logs"
+#: The next runs of a project may be killed too, before one runs through.
+KILLS_IN_A_PROJECT = 3
 #: Files that a model needs to be used.
 MODEL_FILES = {"MLmodel", "schema.json"}
 
@@ -93,6 +98,7 @@ class Kill:
     moment: float  # seconds after the start of the run
     number: signal.Signals
     target: str  # the role of a process, or "all"
+    mark: str  # the value of MARK in the processes of the run
 
 
 @dataclass(frozen=True)
@@ -178,16 +184,16 @@ def start_run(
     )
 
 
-def disturb_run(project: Path, sdk: str, mark: str, kill: Kill) -> Ending:
+def disturb_run(project: Path, sdk: str, kill: Kill) -> Ending:
     """Start a run, kill one of its processes or all, and wait for it to end."""
-    run = start_run(project, sdk, mark, *kill.case.arguments)
+    run = start_run(project, sdk, kill.mark, *kill.case.arguments)
     try:
         output, _ = run.communicate(timeout=kill.moment)
         return Ending(run.returncode, output, hit=())
     except subprocess.TimeoutExpired:
         pass
 
-    processes = list_processes(mark)
+    processes = list_processes(kill.mark)
     targets = [process for process in processes if process.role == kill.target]
     if kill.target == "all":
         targets = processes
@@ -196,10 +202,8 @@ def disturb_run(project: Path, sdk: str, mark: str, kill: Kill) -> Ending:
     else:
         targets = [random.choice(processes)]
     for process in targets:
-        try:
+        with suppress(ProcessLookupError):  # It has just ended.
             os.kill(process.pid, kill.number)
-        except ProcessLookupError:
-            continue
     try:
         output, _ = run.communicate(timeout=LONGEST_RUN)
     except subprocess.TimeoutExpired:
@@ -210,7 +214,7 @@ def disturb_run(project: Path, sdk: str, mark: str, kill: Kill) -> Ending:
 # What is left ---------------------------------------------------------------------------
 
 
-def find_faults(project: Path, mark: str, kill: Kill, ending: Ending) -> Iterator[str]:
+def find_faults(project: Path, kill: Kill, ending: Ending) -> Iterator[str]:
     """Yield what is wrong after a disturbed run."""
     if ending.output == HANGS:
         yield HANGS
@@ -223,11 +227,12 @@ def find_faults(project: Path, mark: str, kill: Kill, ending: Ending) -> Iterato
         yield f"exit code 0: {ending.output}"
 
     deadline = time.monotonic() + GRACE
-    while list_processes(mark) and time.monotonic() < deadline:
+    while list_processes(kill.mark) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for process in list_processes(mark):
+    for process in list_processes(kill.mark):
         yield f"still running: {process.role} {process.command}"
-        os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
     files = hash_files(project)
     time.sleep(0.5)
@@ -236,7 +241,10 @@ def find_faults(project: Path, mark: str, kill: Kill, ending: Ending) -> Iterato
     is_run_killed = kill.number == signal.SIGKILL and "run" in ending.hit
     if not is_run_killed:
         for path in (project.parent / "tmp").iterdir():
-            yield f"temporary file: {path.name}"
+            if path.name != FOLDER_OF_SDK:
+                yield f"temporary file: {path.name}"
+    # The next kill in this project leaves files of its own.
+    shutil.rmtree(project.parent / "tmp")
     yield from check_records(project)
     yield from check_registry(project)
 
@@ -361,16 +369,21 @@ def measure_cases(folder: Path, sdk: str) -> dict[str, float]:
     return seconds
 
 
-def choose_kills(count: int, seconds: dict[str, float]) -> Iterator[Kill]:
-    """Yield kills at random moments; cases, signals and targets take turns."""
-    for number in range(count):
-        case = CASES[number % len(CASES)]
-        yield Kill(
-            case,
-            moment=random.uniform(0.2, seconds[case.name]),
-            number=SIGNALS[number // 2 % 2],
-            target=random.choice(TARGETS),
-        )
+def choose_kills(count: int, seconds: dict[str, float]) -> Iterator[list[Kill]]:
+    """Yield the kills in each of several projects, at random moments."""
+    cases = cycle(CASES)
+    for first in range(0, count, KILLS_IN_A_PROJECT):
+        case = next(cases)
+        yield [
+            Kill(
+                case,
+                moment=random.uniform(0.2, seconds[case.name]),
+                number=random.choice(SIGNALS),
+                target=random.choice(TARGETS),
+                mark=f"{os.getpid()}-{number}",
+            )
+            for number in range(first, min(first + KILLS_IN_A_PROJECT, count))
+        ]
 
 
 def main() -> None:
@@ -389,23 +402,36 @@ def main() -> None:
         make_states(folder, args.sdk)
         expected = read_predictions(folder / "scored" / "penguins")
         seconds = measure_cases(folder, args.sdk)
-        for number, kill in enumerate(choose_kills(args.kills, seconds)):
-            with copy_state(folder, kill.case) as project:
-                mark = f"{args.seed}-{number}"
-                ending = disturb_run(project, args.sdk, mark, kill)
-                found = list(find_faults(project, mark, kill, ending))
-                found += check_next_run(project, args.sdk, kill.case, expected)
-            print(
-                f"{kill.case.name:25} {kill.moment:5.1f} s  {kill.number.name}"
-                f"  {', '.join(ending.hit) or 'had ended':24} exit code {ending.code}",
-                flush=True,
-            )
-            for fault in found:
-                print(f"    FAULT: {fault}", flush=True)
-            hits += bool(ending.hit)
-            faults += bool(found)
-    print(f"{hits} runs were hit, and {faults} of them left a fault.")
+        for kills in choose_kills(args.kills, seconds):
+            with copy_state(folder, kills[0].case) as project:
+                for kill in kills:
+                    ending = disturb_run(project, args.sdk, kill)
+                    found = list(find_faults(project, kill, ending))
+                    show_kill(kill, ending, found)
+                    hits += bool(ending.hit)
+                    faults += len(found)
+                found = list(check_next_run(project, args.sdk, kills[0].case, expected))
+                show_faults(found)
+                faults += len(found)
+    print(f"{hits} runs were hit, and {faults} faults were found.")
     sys.exit(1 if faults else 0)
+
+
+def show_kill(kill: Kill, ending: Ending, faults: list[str]) -> None:
+    """Print a line of the table, and the faults below it."""
+    hit = ", ".join(ending.hit) or "had ended"
+    print(
+        f"{kill.case.name:25} {kill.moment:5.1f} s  {kill.number.name}  {hit:24}"
+        f" exit code {ending.code}",
+        flush=True,
+    )
+    show_faults(faults)
+
+
+def show_faults(faults: list[str]) -> None:
+    """Print faults, each on a line."""
+    for fault in faults:
+        print(f"    FAULT: {fault}", flush=True)
 
 
 if __name__ == "__main__":
