@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import requests
 from template_package import request_guard
 
 SILENCE = 0.2  # seconds, in place of a minute
+BOMB = gzip.compress(bytes(30_000_000))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,6 +41,15 @@ class Handler(BaseHTTPRequestHandler):
             case "/huge":
                 self.begin(3000)
                 self.wfile.write(b"x" * 3000)
+            case "/endless":
+                self.begin(10**12)
+                with suppress(OSError):  # The guard closes the connection.
+                    while True:
+                        self.wfile.write(b"x" * 100_000)
+            case "/bomb":
+                self.begin(len(BOMB), 200, **{"Content-Encoding": "gzip"})
+                with suppress(OSError):
+                    self.wfile.write(BOMB)
             case "/cut":
                 self.begin(1000)
                 self.wfile.write(b"x" * 500)
@@ -106,6 +119,18 @@ def test_a_request_is_given_up(address: str, path: str, text: str) -> None:
     assert time.monotonic() - started < 10 * SILENCE
     assert failure.value.request.url == f"{address}/{path}"
     assert len(Handler.seen) == 1
+
+
+@pytest.mark.parametrize("path", ["endless", "bomb"])
+def test_a_huge_answer_does_not_fill_the_memory(address: str, path: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(request_guard.RequestFailed, match="has more than"):
+            requests.get(f"{address}/{path}")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 5_000_000  # bytes, with those of the server in this process
 
 
 def test_a_server_that_does_not_answer_is_not_asked_for_ever(address: str) -> None:
