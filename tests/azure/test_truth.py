@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(TRUTH is None, reason="no specifications beside 
 RECORDED = (
     *("Default", "AmlCompute", "Succeeded", "Completed", "Failed", "Finished"),
     *("NotStarted", "StepType", "azureml.isreused", "azureml.parallelrunstep"),
-    *("totalDedicatedCores/usages", "vmFamily/dedicatedCores/usages"),
+    *("/totalDedicatedCores/usages", "/vmFamily/dedicatedCores/usages", "type"),
     *("logs/azureml/executionlogs.txt", "azureml-logs/executionlogs.txt"),
     *("limit", "name", "value", "properties", "tenantId", "supportedComputeTypes"),
     "true",

@@ -1,4 +1,7 @@
-"""ARM's assets, by name and version: code, environments, data, models, components."""
+"""The assets of a workspace in ARM: code, environments, data, models, and components.
+
+An asset is a "container" with a name, which has versions.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,17 @@ _KIND = "(?P<kind>codes|environments|data|models|components)"
 _KINDS = f"arm{{scope}}/{_KIND}"
 _ASSET = f"{_KINDS}/{{name}}"
 _VERSION = f"{_ASSET}/versions/{{version}}"
-#: The containers of the datastores that data and models are in.
-_STORES = {"workspaceblobstore": CONTAINER, "workspaceartifactstore": ARTIFACTS}
-#: The names of all that have none, which are not listed.
-_ANONYMOUS = ("azureml_anonymous", "CliV2AnonymousEnvironment")
-_PATHS = ("codeUri", "dataUri", "modelUri")
-#: What every asset has, as far as nobody has said otherwise.
-_PLAIN: Json = {
+#: The datastores of data and models, with their containers of blobs.
+_CONTAINER_OF_STORE = {
+    "workspaceblobstore": CONTAINER,
+    "workspaceartifactstore": ARTIFACTS,
+}
+#: Assets that were registered without a name. They are not listed.
+_ANONYMOUS_NAMES = ("azureml_anonymous", "CliV2AnonymousEnvironment")
+#: The properties with the location of an asset's files.
+_URI_PROPERTIES = ("codeUri", "dataUri", "modelUri")
+#: The properties of every asset, with their values if a request sets none.
+_DEFAULTS: Json = {
     "description": None,
     "tags": {},
     "properties": {},
@@ -34,42 +41,56 @@ _PLAIN: Json = {
 }
 
 
-# What there is
+# Reading assets
 
 
 def versions(azure: Azure, scope: str, kind: str, name: str) -> list[Json]:
-    """The versions of an asset as ARM gives them, oldest first."""
-    place = f"{scope}/{kind}/{name}/versions"
+    """Return the versions of an asset as ARM sends them, oldest first."""
     if kind == "models":
-        return [model_dto(azure, scope, one) for one in azure.models.get(name, [])]
-    # What v1 has registered is seen too, with no more than that it is there.
-    ids = [f"{place}/{one['version']}" for one in azure.environments.get(name, [])]
-    known = [arm(id, _PLAIN) for id in ids if kind == "environments"]
-    return known + azure.below(place)
+        models = azure.models.get(name, [])
+        return [model_dto(azure, scope, model) for model in models]
+
+    folder = f"{scope}/{kind}/{name}/versions"
+    registered_by_v1 = []
+    if kind == "environments":
+        # The API of v1 registers other properties, which ARM does not show here.
+        registered_by_v1 = [
+            arm(f"{folder}/{environment['version']}", _DEFAULTS)
+            for environment in azure.environments.get(name, [])
+        ]
+    return registered_by_v1 + azure.below(folder)
 
 
 def version_of(azure: Azure, scope: str, kind: str, name: str, version: str) -> Json:
-    for one in versions(azure, scope, kind, name):
-        if one["name"] == version:
-            return one
+    """Return a version of an asset. Raises Refusal if there is none."""
+    for asset in versions(azure, scope, kind, name):
+        if asset["name"] == version:
+            return asset
     message = f"Could not find asset with ID {scope}/{kind}/{name}/versions/{version}"
     raise Refusal(404, message, "UserError")
 
 
 def blobs_of(azure: Azure, scope: str, uri: str) -> str:
-    """The folder of blobs, or the blob, that the URI of a place or an asset means."""
+    """Return the blob, or the folder of blobs, of the URI of a path or of an asset."""
     text = re.sub("^azureml:/*", "", uri).rstrip("/")
-    if found := re.search(r"(?:^|/)datastores/([^/]+)/(?:paths/)?(.*)", text):
-        return f"{_STORES[found[1]]}/{found[2]}"
-    if found := re.search(r"/(data|models)/([^/]+)/versions/([^/]+)$", text):
-        kept = version_of(azure, scope, *found.groups())["properties"]
-    elif found := re.fullmatch("([^/:@]+)(?::([^/]+)|@latest)", text):
-        newest = versions(azure, scope, "data", found[1])[-1:]
-        version = found[2] or (newest[0]["name"] if newest else "latest")
-        kept = version_of(azure, scope, "data", found[1], version)["properties"]
+    in_datastore = re.search(r"(?:^|/)datastores/([^/]+)/(?:paths/)?(.*)", text)
+    if in_datastore:
+        return f"{_CONTAINER_OF_STORE[in_datastore[1]]}/{in_datastore[2]}"
+
+    asset_id = re.search(r"/(data|models)/([^/]+)/versions/([^/]+)$", text)
+    data_name = re.fullmatch("([^/:@]+)(?::([^/]+)|@latest)", text)
+    if asset_id:
+        asset = version_of(azure, scope, *asset_id.groups())
+    elif data_name:
+        name, version = data_name.groups()
+        if version is None:
+            all_versions = versions(azure, scope, "data", name)
+            version = all_versions[-1]["name"] if all_versions else "latest"
+        asset = version_of(azure, scope, "data", name, version)
     else:
-        raise ValueError(f"no place that the stand-in knows: {uri}")
-    return blobs_of(azure, scope, kept.get("dataUri") or kept["modelUri"])
+        raise ValueError(f"The stand-in does not know this kind of URI: {uri}")
+    properties = asset["properties"]
+    return blobs_of(azure, scope, properties.get("dataUri") or properties["modelUri"])
 
 
 @route(f"GET {_VERSION}")
@@ -80,129 +101,158 @@ def get_version(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_ASSET}/versions")
 def list_versions(azure: Azure, request: Request) -> Json:
-    """The versions, newest first as they are asked for; code of a hash has any name."""
+    """Return versions in the requested order.
+
+    If a request has a hash, all code with this hash is returned, whatever its name is.
+    """
     scope, kind, name = request["scope"], request["kind"], request["name"]
-    if hash := request.query.get("hash"):
-        codes = azure.below(f"{scope}/codes")
-        known = [
+    content_hash = request.query.get("hash")
+    if content_hash:
+        assets = [
             code
-            for code in codes
-            if code["properties"]["properties"].get("hash_sha256") == hash
+            for code in azure.below(f"{scope}/codes")
+            if code["properties"]["properties"].get("hash_sha256") == content_hash
         ]
     else:
-        known = versions(azure, scope, kind, name)
-    if not known and kind in ("models", "environments", "components"):
+        assets = versions(azure, scope, kind, name)
+    if not assets and kind in ("models", "environments", "components"):
         raise Refusal(404, f"Could not find {kind[:-1]}: {name}.", "UserError")
     if "desc" in request.query.get("$orderby", ""):
-        known = known[::-1]
-    return {"value": known[: int(request.query.get("$top", len(known)))]}
+        assets = assets[::-1]
+    limit = int(request.query.get("$top", len(assets)))
+    return {"value": assets[:limit]}
 
 
 @route(f"GET {_ASSET}")
 def get_container(azure: Azure, request: Request) -> Json:
     scope, kind, name = request["scope"], request["kind"], request["name"]
-    known = versions(azure, scope, kind, name)
-    if not known:
+    all_versions = versions(azure, scope, kind, name)
+    if not all_versions:
         raise Refusal(404, f"Could not find {kind.rstrip('s')}: {name}.", "UserError")
-    return container_dto(scope, kind, name, known)
+    return container_dto(scope, kind, name, all_versions)
 
 
 @route(f"GET {_KINDS}")
 def list_containers(azure: Azure, request: Request) -> Json:
     scope, kind = request["scope"], request["kind"]
-    place = f"{scope}/{kind}/"
-    ids = [one["id"] for one in azure.below(f"{scope}/{kind}")]
-    names = dict.fromkeys(id[len(place) :].partition("/")[0] for id in ids)
-    names = {name: None for name in names if name not in _ANONYMOUS}
-    more = {"models": azure.models, "environments": azure.environments}
-    names |= dict.fromkeys(more.get(kind, {}))
-    known = {name: versions(azure, scope, kind, name) for name in names}
-    return {
-        "value": [container_dto(scope, kind, *one) for one in known.items() if one[1]]
-    }
+    # A dict keeps the order in which the assets were registered.
+    names: dict[str, None] = {}
+    for version in azure.below(f"{scope}/{kind}"):
+        path = version["id"].removeprefix(f"{scope}/{kind}/")
+        names[path.partition("/")[0]] = None
+    for name in _ANONYMOUS_NAMES:
+        names.pop(name, None)
+    if kind == "models":
+        names |= dict.fromkeys(azure.models)
+    if kind == "environments":
+        names |= dict.fromkeys(azure.environments)
+
+    containers = []
+    for name in names:
+        all_versions = versions(azure, scope, kind, name)
+        if all_versions:
+            containers.append(container_dto(scope, kind, name, all_versions))
+    return {"value": containers}
 
 
-def container_dto(scope: str, kind: str, name: str, known: list[Json]) -> Json:
-    newest = known[-1]["name"]
-    properties = {key: _PLAIN[key] for key in _PLAIN if key != "isAnonymous"}
-    properties |= {
-        "latestVersion": newest,
-        "nextVersion": str(int(newest) + 1) if newest.isdigit() else None,
-    }
+def container_dto(scope: str, kind: str, name: str, all_versions: list[Json]) -> Json:
+    """Return an asset as ARM sends it, with the number of its next version."""
+    newest = all_versions[-1]
+    latest_version = newest["name"]
+    next_version = None
+    if latest_version.isdigit():
+        next_version = str(int(latest_version) + 1)
+
+    properties = dict(_DEFAULTS)
+    del properties["isAnonymous"]
+    properties["latestVersion"] = latest_version
+    properties["nextVersion"] = next_version
     if kind == "data":
-        properties["dataType"] = known[-1]["properties"]["dataType"]
+        properties["dataType"] = newest["properties"]["dataType"]
     else:
         properties["provisioningState"] = "Succeeded"
     return arm(f"{scope}/{kind}/{name}", properties)
 
 
-# What is registered
+# Registering assets
 
 
-def given_of(azure: Azure, request: Request) -> Json:
-    """What is said of a version that is to be registered."""
+def read_properties(azure: Azure, request: Request) -> Json:
+    """Return the properties of a version that is to be registered, without nulls."""
     workspace_of(azure, request["scope"])
-    sent = request.json()["properties"]
-    return {key: value for key, value in sent.items() if value is not None}
+    properties = request.json()["properties"]
+    return {name: value for name, value in properties.items() if value is not None}
 
 
-def registered(request: Request, answer: Json, old: Json | None = None) -> Reply:
-    """201 and where a version is, 200 if it was there: then it must be in one place."""
+def reply_to_put(request: Request, answer: Json, old: Json | None = None) -> Reply:
+    """Return the reply to a registration: 201 if the version is new, or 200.
+
+    `old` is the version before the registration. Raises Refusal if the location of its
+    files would change.
+    """
     if old is None:
         return Reply(answer, 201, {"Location": location_of(request)})
-    paths = [
-        [str(one["properties"].get(key)).lower() for key in _PATHS]
-        for one in (old, answer)
-    ]
-    if paths[0] != paths[1]:
+    if _find_uris(old) != _find_uris(answer):
         raise Refusal(400, "Asset paths cannot be updated.", "UserError")
     return Reply(answer, 200)
 
 
+def _find_uris(asset: Json) -> list[str]:
+    """Return the locations of an asset's files, in lower case."""
+    return [str(asset["properties"].get(name)).lower() for name in _URI_PROPERTIES]
+
+
 @route("PUT arm{scope}/(?P<kind>codes|environments|data)/{name}/versions/{version}")
 def put_version(azure: Azure, request: Request) -> Reply:
-    given, id = given_of(azure, request), request.path
-    complete = _COMPLETE[request["kind"]](request["scope"], given)
-    answer = arm(id, _PLAIN | complete)
-    reply = registered(request, answer, azure.resources.get(id.lower()))
-    azure.resources[id.lower()] = answer
+    properties = read_properties(azure, request)
+    complete = _COMPLETE[request["kind"]]
+    answer = arm(request.path, _DEFAULTS | complete(request["scope"], properties))
+    key = request.path.lower()
+    reply = reply_to_put(request, answer, azure.resources.get(key))
+    azure.resources[key] = answer
     return reply
 
 
 @route("PUT arm{scope}/components/{name}/versions/{version}")
 def put_component(azure: Azure, request: Request) -> Reply:
-    """Register a component, which is kept as it was sent too: that is what runs."""
-    given, scope = given_of(azure, request), request["scope"]
-    id, spec = component_id(request.path, given), given["componentSpec"]
-    environment = spec.get("task", spec).get("environment", "")
-    if found := re.search(
-        "/workspaces/.*/environments/([^/]+)/versions/(.+)", environment
-    ):
-        version_of(azure, scope, "environments", *found.groups())
+    """Register a component. Its specification is also stored as it was sent, to be run."""
+    properties = read_properties(azure, request)
+    id = component_id(request.path, properties)
+    spec = properties["componentSpec"]
+    environment = re.search(
+        "/workspaces/.*/environments/([^/]+)/versions/(.+)",
+        spec.get("task", spec).get("environment", ""),
+    )
+    if environment:
+        # Raises Refusal if the environment does not exist.
+        version_of(azure, request["scope"], "environments", *environment.groups())
+
     spec.setdefault("version", id.rpartition("/")[2])
     azure.components[id.lower()] = spec
-    answer = arm(id, _PLAIN | complete_component(given))
+    answer = arm(id, _DEFAULTS | complete_component(properties))
     azure.resources[id.lower()] = answer
-    return registered(request, answer)
+    return reply_to_put(request, answer)
 
 
 @route("PUT arm{scope}/models/{name}/versions/{version}")
 def put_model(azure: Azure, request: Request) -> Reply:
-    given, scope, name = given_of(azure, request), request["scope"], request["name"]
-    uri, job = of_a_job(azure, scope, given["modelUri"])
-    given["jobName"] = given.get("jobName") or job
-    known = {one["name"]: one for one in versions(azure, scope, "models", name)}
-    old = known.get(request["version"])
-    answer = arm(request.path, _PLAIN | given | {"modelUri": uri})
-    reply = registered(request, answer, old)
-    keep_model(azure, name, request["version"], uri, job or "", details=given)
-    reply.body = version_of(azure, scope, "models", name, request["version"])
+    scope, name, version = request["scope"], request["name"], request["version"]
+    properties = read_properties(azure, request)
+    uri, job = resolve_job_output(azure, scope, properties["modelUri"])
+    properties["jobName"] = properties.get("jobName") or job
+    old_versions = {
+        model["name"]: model for model in versions(azure, scope, "models", name)
+    }
+    answer = arm(request.path, _DEFAULTS | properties | {"modelUri": uri})
+    reply = reply_to_put(request, answer, old_versions.get(version))
+    keep_model(azure, name, version, uri, job or "", details=properties)
+    reply.body = version_of(azure, scope, "models", name, version)
     return reply
 
 
 @route(f"POST {_VERSION}/startPendingUpload")
 def start_upload(azure: Azure, request: Request) -> Json:
-    """A container of its own for a folder of code."""
+    """Return the address of a new container for the files of an asset."""
     workspace = workspace_of(azure, request["scope"])
     name = f"{workspace['properties']['workspaceId'][:10]}-{new_id()}"
     uri = f"https://{BLOB_HOST}:443/{name}"
@@ -220,23 +270,29 @@ def start_upload(azure: Azure, request: Request) -> Json:
 
 
 def code_files(azure: Azure, id: str) -> dict[str, str]:
-    """The files of a code asset: path in its folder → blob."""
+    """Return the blobs of a code asset, by their paths in its folder."""
     uri = resource_of(azure, id.removeprefix("azureml:"))["properties"]["codeUri"]
     return azure.files(urlsplit(uri).path.strip("/"))
 
 
-def complete_code(scope: str, given: Json) -> Json:
-    properties = texts(given.get("properties", {}))
-    done = {"isAnonymous": False, "provisioningState": "Succeeded"}
-    return given | done | {"properties": properties}
+def complete_code(scope: str, properties: Json) -> Json:
+    """Return the properties of a code asset as ARM stores them."""
+    return properties | {
+        "isAnonymous": False,
+        "provisioningState": "Succeeded",
+        "properties": numbers_to_text(properties.get("properties", {})),
+    }
 
 
-def complete_environment(scope: str, given: Json) -> Json:
-    """The conda file is kept as JSON, whatever was sent."""
-    if "condaFile" in given:
-        conda = yaml.safe_load(given["condaFile"])
-        given = given | {"condaFile": json.dumps(conda, indent=2)}
-    return given | {
+def complete_environment(scope: str, properties: Json) -> Json:
+    """Return the properties of an environment as ARM stores them.
+
+    The conda file is stored as JSON, even if it was sent as YAML.
+    """
+    if "condaFile" in properties:
+        conda = yaml.safe_load(properties["condaFile"])
+        properties = properties | {"condaFile": json.dumps(conda, indent=2)}
+    return properties | {
         "environmentType": "UserCreated",
         "osType": "Linux",
         "autoRebuild": "Disabled",
@@ -247,24 +303,28 @@ def complete_environment(scope: str, given: Json) -> Json:
     }
 
 
-def complete_data(scope: str, given: Json) -> Json:
-    """A place in a datastore is named in full, a folder with a slash at its end."""
-    uri = re.sub(
-        "^azureml://datastores/", f"{long_uri(scope)}/datastores/", given["dataUri"]
-    )
-    if given["dataType"] == "uri_folder":
+def complete_data(scope: str, properties: Json) -> Json:
+    """Return the properties of a data asset as ARM stores them.
+
+    A path in a datastore gets its workspace, and a folder ends with a slash.
+    """
+    datastores = f"{workspace_uri(scope)}/datastores/"
+    uri = re.sub("^azureml://datastores/", datastores, properties["dataUri"])
+    if properties["dataType"] == "uri_folder":
         uri = uri.rstrip("/") + "/"
-    return given | {"dataUri": uri}
+    return properties | {"dataUri": uri}
 
 
-def long_uri(scope: str) -> str:
+def workspace_uri(scope: str) -> str:
+    """Return the URI of a workspace, from its resource id."""
     _, _, subscription, _, group, *_, workspace = scope.split("/")
-    place = (
-        f"subscriptions/{subscription}/resourcegroups/{group}/workspaces/{workspace}"
+    return (
+        f"azureml://subscriptions/{subscription}/resourcegroups/{group}"
+        f"/workspaces/{workspace}"
     )
-    return f"azureml://{place}"
 
 
+#: The functions that complete the properties of a version, by the kind of the asset.
 _COMPLETE = {
     "codes": complete_code,
     "environments": complete_environment,
@@ -275,72 +335,82 @@ _COMPLETE = {
 # Components
 
 
-def component_id(id: str, given: Json) -> str:
-    """The id of a component: one without a name is known by what it says."""
-    if not given.get("isAnonymous"):
+def component_id(id: str, properties: Json) -> str:
+    """Return the id of a component. If it has no name, the id is a hash of its contents."""
+    if not properties.get("isAnonymous"):
         return id
-    text = json.dumps(given["componentSpec"] | {"version": ""}, sort_keys=True)
+    text = json.dumps(properties["componentSpec"] | {"version": ""}, sort_keys=True)
     return f"{id.rpartition('/')[0]}/{uuid.uuid5(uuid.NAMESPACE_URL, text)}"
 
 
-def complete_component(given: Json) -> Json:
-    """The description goes with the specification, whose values become texts."""
-    spec = dict(texts(given["componentSpec"]))
-    for own in ("_source", "jobs", "sourceJobId"):
-        spec.pop(own, None)
+def complete_component(properties: Json) -> Json:
+    """Return the properties of a component as ARM stores them.
+
+    The values of its specification are text. The description is only in the specification.
+    """
+    spec = dict(numbers_to_text(properties["componentSpec"]))
+    for name in ("_source", "jobs", "sourceJobId"):
+        spec.pop(name, None)
     if spec["type"] == "command":
         spec["resources"] = {"instance_count": "1"} | spec.get("resources", {})
     else:
         spec.pop("resources", None)
     if spec["type"] == "pipeline":
         spec["is_deterministic"] = "False"
-    ports = {
-        kind: {name: dict(port) for name, port in spec[kind].items()}
-        for kind in ("inputs", "outputs")
-        if kind in spec
-    }
-    for port in [port for kind in ports.values() for port in kind.values()]:
-        port.pop("mode", None)
-    for port in ports.get("inputs", {}).values():
+    for kind in ("inputs", "outputs"):
+        if kind in spec:
+            spec[kind] = {name: dict(port) for name, port in spec[kind].items()}
+        for port in spec.get(kind, {}).values():
+            port.pop("mode", None)
+    for port in spec.get("inputs", {}).values():
         port.setdefault("optional", "False")
-    return given | {"description": None, "componentSpec": spec | ports}
+    return properties | {"description": None, "componentSpec": spec}
 
 
-def texts(value: Any) -> Any:
-    """The same with a text for each number and truth."""
+def numbers_to_text(value: Any) -> Any:
+    """Return a JSON value with text in place of each number, true and false."""
     if isinstance(value, dict):
-        return {key: texts(one) for key, one in value.items()}
+        return {name: numbers_to_text(member) for name, member in value.items()}
     if isinstance(value, list):
-        return [texts(one) for one in value]
+        return [numbers_to_text(member) for member in value]
     return value if value is None else str(value)
 
 
-# Models, which are MLflow's too
+# Models, which MLflow registers and shows as well
 
 
-def of_a_job(azure: Azure, scope: str, uri: str) -> tuple[str, str | None]:
-    """The place and the job of a URI that names an output of a job."""
-    found = re.match("azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths)?/?(.*)", uri)
-    if not found:
+def resolve_job_output(azure: Azure, scope: str, uri: str) -> tuple[str, str | None]:
+    """Return the path in a datastore of a URI that names an output of a job, and the job.
+
+    Any other URI is returned as it is, without a job. Raises Refusal if there is no such
+    job.
+    """
+    match = re.match("azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths)?/?(.*)", uri)
+    if not match:
         return uri, None
-    name, output, path = found.groups()
-    if name not in azure.runs:
-        raise Refusal(400, f"Run {name} was not found.", "UserError")
-    run = azure.runs[name]
+
+    job, output, path = match.groups()
+    if job not in azure.runs:
+        raise Refusal(400, f"Run {job} was not found.", "UserError")
+    run = azure.runs[job]
     folder = run.outputs.get(output, f"{ARTIFACTS}/{run.container}")
-    container, _, rest = f"{folder}/{path}".partition("/")
-    stores = {container: store for store, container in _STORES.items()}
-    return f"{long_uri(scope)}/datastores/{stores[container]}/paths/{rest}", name
+    container, _, blob = f"{folder}/{path}".partition("/")
+    store_of_container = {
+        container: store for store, container in _CONTAINER_OF_STORE.items()
+    }
+    store = store_of_container[container]
+    return f"{workspace_uri(scope)}/datastores/{store}/paths/{blob}", job
 
 
 def model_dto(azure: Azure, scope: str, model: Json) -> Json:
-    """A version of MLflow's registry as ARM gives it, with what ARM was told of it."""
+    """Return a version in MLflow's registry as ARM sends it, with its details from ARM."""
     name, version, uri = model["name"], model["version"], model["source"]
     details = azure.model_details.get((name, version), {})
-    if found := re.search(r"/runs/([^/]+)/artifacts/(.+)", uri):
-        store = f"{long_uri(scope)}/datastores/workspaceartifactstore/paths"
-        uri = f"{store}/ExperimentRun/dcid.{found[1]}/{found[2]}"
-    kept = {
+    artifact = re.search(r"/runs/([^/]+)/artifacts/(.+)", uri)
+    if artifact:
+        store = f"{workspace_uri(scope)}/datastores/workspaceartifactstore/paths"
+        uri = f"{store}/ExperimentRun/dcid.{artifact[1]}/{artifact[2]}"
+    properties = {
         "flavors": {},
         "modelType": "mlflow_model",
         "jobName": model["run_id"] or None,
@@ -348,5 +418,5 @@ def model_dto(azure: Azure, scope: str, model: Json) -> Json:
         "provisioningState": "Succeeded",
         "tags": {tag["key"]: tag["value"] for tag in model["tags"]},
     }
-    properties = _PLAIN | kept | details | {"modelUri": uri}
-    return arm(f"{scope}/models/{name}/versions/{version}", properties)
+    id = f"{scope}/models/{name}/versions/{version}"
+    return arm(id, _DEFAULTS | properties | details | {"modelUri": uri})

@@ -10,12 +10,13 @@ from .state import Azure, Json, Run, new_id
 from .wire import BLOB_HOST, REGION, SIGNATURE, Refusal, Request, error_of, now, route
 
 _HISTORY = "ml/history/v1.0{scope}"
-# Clients name the experiment as long as they do not know its id.
+# Clients use the experiment's name until they know its id.
 _RUN = f"{_HISTORY}/experiment(id)?s/{{experiment}}/runs/{{run}}"
 _ARTIFACTS = "ml/artifact/v2.0{scope}/artifacts"
 
 
 def page(values: list[Json]) -> Json:
+    """Return values as the only page of a list."""
     return {"value": values, "continuationToken": None, "nextLink": None}
 
 
@@ -23,6 +24,7 @@ def page(values: list[Json]) -> Json:
 
 
 def get_or_create_experiment(azure: Azure, name: str) -> Json:
+    """Return the experiment of a name."""
     experiment = {"name": name, "experimentId": new_id(), "createdUtc": now()}
     return azure.experiments.setdefault(name, experiment)
 
@@ -37,8 +39,10 @@ def get_experiment(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_HISTORY}/experimentids/{{id}}")
 def get_experiment_by_id(azure: Azure, request: Request) -> Json:
-    known = azure.experiments.values()
-    return next(one for one in known if one["experimentId"] == request["id"])
+    for experiment in azure.experiments.values():
+        if experiment["experimentId"] == request["id"]:
+            return experiment
+    raise Refusal(404, f"Experiment {request['id']} was not found.")
 
 
 @route(f"POST {_HISTORY}/experiments/{{name}}")
@@ -48,34 +52,39 @@ def post_experiment(azure: Azure, request: Request) -> Json:
 
 @route(f"POST {_HISTORY}/experiments:query")
 def query_experiments(azure: Azure, request: Request) -> Json:
-    """The experiments; a filter can only name one."""
-    name = re.search(
-        "name eq '?([^')]+)", request.json().get("filter") or "", re.IGNORECASE
-    )
-    known = list(azure.experiments.values())
-    return page([one for one in known if name is None or one["name"] == name[1]])
+    """Return the experiments. A filter can only be the name of one."""
+    filter_text = request.json().get("filter") or ""
+    name = re.search("name eq '?([^')]+)", filter_text, re.IGNORECASE)
+    experiments = list(azure.experiments.values())
+    if name:
+        experiments = [each for each in experiments if each["name"] == name[1]]
+    return page(experiments)
 
 
 @route(f"POST {_HISTORY}/experiment(id)?s/{{experiment}}/runs:query")
 def query_runs(azure: Azure, request: Request) -> Json:
-    """The pipeline runs of an experiment with a tag or a property, the newest first."""
-    named = azure.experiments.get(request["experiment"])
-    experiment = named["experimentId"] if named else request["experiment"]
-    filter = request.json()["filter"]
-    wanted = re.findall(
-        r'(Tags|Properties)/(azureml.pipelineid|pipeline) eq "([^"]+)"', filter
+    """Return the pipeline runs of an experiment with a tag or a property, newest first."""
+    experiment_id = request["experiment"]
+    if experiment_id in azure.experiments:
+        # The request has the name of the experiment.
+        experiment_id = azure.experiments[experiment_id]["experimentId"]
+    conditions = re.findall(
+        r'(Tags|Properties)/(azureml.pipelineid|pipeline) eq "([^"]+)"',
+        request.json()["filter"],
     )
-    runs = []
+    matching_runs = []
     for run in reversed(azure.runs.values()):
         values = {"Tags": run.tags, "Properties": run.properties}
-        is_wanted = all(values[kind].get(name) == value for kind, name, value in wanted)
-        if run.type == "azureml.PipelineRun" and not run.parent and is_wanted:
-            runs.append(run_dto(azure, run))
-    return page([run for run in runs if run["experimentId"] == experiment])
+        matches = all(
+            values[kind].get(name) == value for kind, name, value in conditions
+        )
+        if run.type == "azureml.PipelineRun" and not run.parent and matches:
+            matching_runs.append(run_dto(azure, run))
+    return page([run for run in matching_runs if run["experimentId"] == experiment_id])
 
 
-#: What run history has of a run beside, none of which is known here.
-_UNSAID = (
+#: Properties of a run that the stand-in leaves empty.
+_EMPTY_PROPERTIES = (
     *("userId", "token", "warnings", "cancelationReason", "scheduleId", "description"),
     *("scriptName", "target", "runDefinition", "jobSpecification", "primaryMetricName"),
     *("createdFrom", "computeRequest", "compute", "retainForLifetimeOfWorkspace"),
@@ -84,13 +93,18 @@ _UNSAID = (
 
 
 def run_dto(azure: Azure, run: Run) -> Json:
-    """A run as run history gives it."""
-    unnamed = None if run.type == "azureml.PipelineRun" else run.name
-    lists = ("inputDatasets", "outputDatasets", "uniqueChildRunComputeTargets")
-    return dict.fromkeys(_UNSAID) | {
-        **{key: {} for key in ("parameters", "settings", "services")},
-        **{key: [] for key in lists},
-        **dict.fromkeys(("revision", "statusRevision", "currentAttemptId"), 1),
+    """Return a run as run history sends it."""
+    name = None if run.type == "azureml.PipelineRun" else run.name
+    return dict.fromkeys(_EMPTY_PROPERTIES) | {
+        "parameters": {},
+        "settings": {},
+        "services": {},
+        "inputDatasets": [],
+        "outputDatasets": [],
+        "uniqueChildRunComputeTargets": [],
+        "revision": 1,
+        "statusRevision": 1,
+        "currentAttemptId": 1,
         "hidden": False,
         "runId": run.id,
         "runNumber": run.number,
@@ -101,7 +115,7 @@ def run_dto(azure: Azure, run: Run) -> Json:
         "createdUtc": run.created,
         "startTimeUtc": run.started,
         "endTimeUtc": run.ended,
-        "name": run.properties.get("azureml.moduleName", unnamed),
+        "name": run.properties.get("azureml.moduleName", name),
         "displayName": run.name,
         "dataContainerId": f"dcid.{run.data_of or run.id}",
         "runType": run.type,
@@ -112,12 +126,14 @@ def run_dto(azure: Azure, run: Run) -> Json:
 
 
 def error_dto(run: Run) -> Json | None:
+    """Return the error of a run, or None if it has not failed."""
     if run.error is None:
         return None
     return error_of("UserError", run.error)
 
 
 def find_run(azure: Azure, request: Request) -> Run:
+    """Return the run that a request names. Raises Refusal."""
     if request["run"] not in azure.runs:
         raise Refusal(404, f"Run {request['run']} was not found.")
     return azure.runs[request["run"]]
@@ -130,27 +146,33 @@ def get_run(azure: Azure, request: Request) -> Json:
 
 @route(f"POST {_HISTORY}/rundata")
 def get_run_data(azure: Azure, request: Request) -> Json:
-    """A run with its outputs, each of which has the name of a data asset."""
-    run = azure.runs.get(request.json()["runId"])
+    """Return a run with its outputs, each of which has the name of a data asset."""
+    run_id = request.json()["runId"]
+    run = azure.runs.get(run_id)
     if run is None:
-        raise Refusal(404, f"Run {request.json()['runId']} was not found.")
-    workspace = workspace_of(azure, request["scope"])["properties"]["workspaceId"]
-    place = f"azureml://locations/{REGION}/workspaces/{workspace}/data"
+        raise Refusal(404, f"Run {run_id} was not found.")
+
+    workspace_id = workspace_of(azure, request["scope"])["properties"]["workspaceId"]
+    data = f"azureml://locations/{REGION}/workspaces/{workspace_id}/data"
     outputs = {
         name: {
-            "assetId": f"{place}/azureml_{run.id}_output_data_{name}/versions/1",
+            "assetId": f"{data}/azureml_{run.id}_output_data_{name}/versions/1",
             "type": "UriFolder",
         }
         for name in ("default", *run.outputs)
     }
-    known = run_dto(azure, run) | {"inputs": {}, "outputs": outputs}
-    unset = dict.fromkeys(("runDefinition", "jobSpecification", "systemSettings"))
-    return {"runMetadata": known} | unset
+    return {
+        "runMetadata": run_dto(azure, run) | {"inputs": {}, "outputs": outputs},
+        "runDefinition": None,
+        "jobSpecification": None,
+        "systemSettings": None,
+    }
 
 
 @route(f"PATCH {_RUN}")
 def patch_run(azure: Azure, request: Request) -> Json:
-    run, body = find_run(azure, request), request.json()
+    run = find_run(azure, request)
+    body = request.json()
     run.tags |= body.get("tags") or {}
     run.properties |= body.get("properties") or {}
     return run_dto(azure, run)
@@ -162,12 +184,12 @@ def get_run_details(azure: Azure, request: Request) -> Json:
     logs = [
         path for path in azure.artifacts(run) if path.startswith(("logs/", "user_"))
     ]
-    told = (
+    properties = (
         *("runId", "runNumber", "rootRunId", "parentRunId", "status"),
         *("startTimeUtc", "endTimeUtc", "properties", "tags", "error"),
     )
-    known = run_dto(azure, run)
-    return {key: known[key] for key in told} | {
+    whole_run = run_dto(azure, run)
+    return {name: whole_run[name] for name in properties} | {
         "logFiles": {path: content_uri(run.container, path) for path in logs},
         "inputDatasets": [],
         "outputDatasets": [],
@@ -179,25 +201,36 @@ def get_children(azure: Azure, request: Request) -> Json:
     return page([run_dto(azure, run) for run in azure.children(request["run"])])
 
 
-# Artifacts: blobs `azureml/ORIGIN/CONTAINER/PATH`, where a run is a container
+# Artifacts are the blobs `azureml/ORIGIN/CONTAINER/PATH`. Each run has a container. The
+# functions below take ORIGIN/CONTAINER as `container_path`.
 
 
-def content_uri(place: str, path: str) -> str:
-    """Where an artifact is read and written, signed as the service does it."""
-    return f"https://{BLOB_HOST}/azureml/{place}/{quote(path)}?sig={SIGNATURE}"
+def content_uri(container_path: str, path: str) -> str:
+    """Return the signed address at which an artifact is read and written."""
+    artifact = f"{container_path}/{quote(path)}"
+    return f"https://{BLOB_HOST}/azureml/{artifact}?sig={SIGNATURE}"
 
 
-def artifact_dto(place: str, path: str) -> Json:
-    origin, _, container = place.partition("/")
-    names = {"origin": origin, "container": container, "path": path}
-    return names | {"artifactId": f"{place}/{path}"}
+def artifact_dto(container_path: str, path: str) -> Json:
+    """Return an artifact as the service lists it, without its address."""
+    origin, _, container = container_path.partition("/")
+    return {
+        "origin": origin,
+        "container": container,
+        "path": path,
+        "artifactId": f"{container_path}/{path}",
+    }
 
 
-def content_dto(place: str, path: str) -> Json:
-    """Where an artifact is, which is not said where artifacts are listed."""
-    names = artifact_dto(place, path)
-    del names["artifactId"]
-    return names | {"contentUri": content_uri(place, path)}
+def content_dto(container_path: str, path: str) -> Json:
+    """Return an artifact with its address, and without its id."""
+    origin, _, container = container_path.partition("/")
+    return {
+        "origin": origin,
+        "container": container,
+        "path": path,
+        "contentUri": content_uri(container_path, path),
+    }
 
 
 @route(
@@ -213,7 +246,8 @@ def list_artifacts(azure: Azure, request: Request) -> Json:
     f"GET {_ARTIFACTS}/prefix/contentinfo/ExperimentRun/dcid.{{run}}/{{prefix:rest}}"
 )
 def list_contents(azure: Azure, request: Request) -> Json:
-    run, prefix = find_run(azure, request), request["prefix"]
+    run = find_run(azure, request)
+    prefix = request["prefix"]
     paths = [path for path in azure.artifacts(run) if path.startswith(prefix)]
     return page([content_dto(run.container, path) for path in paths])
 
@@ -223,7 +257,7 @@ def list_contents(azure: Azure, request: Request) -> Json:
     f"GET {_ARTIFACTS}/contentinfo/ExperimentRun/dcid.{{run}}/{{path:rest}}",
 )
 def get_artifact(azure: Azure, request: Request) -> Json:
-    """Where an artifact can be read; its path stands in the address or in the query."""
+    """Return the address of an artifact, whose path is in the request's path or query."""
     run = find_run(azure, request)
     path = request.values.get("path") or request.query["path"]
     if path not in azure.artifacts(run):
@@ -233,13 +267,13 @@ def get_artifact(azure: Azure, request: Request) -> Json:
 
 @route(f"POST {_RUN}/artifacts/batch/metadata")
 def create_artifacts(azure: Azure, request: Request) -> Json:
-    """A place to write to for each artifact."""
-    place = find_run(azure, request).container
-    paths = [one["path"] for one in request.json()["paths"]]
+    """Return an address to write to for each artifact."""
+    container = find_run(azure, request).container
+    paths = [artifact["path"] for artifact in request.json()["paths"]]
     return {
-        "artifacts": {path: artifact_dto(place, path) for path in paths},
+        "artifacts": {path: artifact_dto(container, path) for path in paths},
         "artifactContentInformation": {
-            path: content_dto(place, path) for path in paths
+            path: content_dto(container, path) for path in paths
         },
         "errors": {},
     }
