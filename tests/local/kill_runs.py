@@ -220,10 +220,10 @@ def find_faults(project: Path, kill: Kill, ending: Ending) -> Iterator[str]:
         yield HANGS
     if "Traceback" in ending.output:
         yield f"traceback: {ending.output}"
-    # A mini-batch whose worker was killed is tried again, and a step without its fork
-    # server runs as a plain process.
-    may_go_on = {"worker", "helper"}.intersection(ending.hit)
-    if ending.hit and ending.code == 0 and not may_go_on:
+    # Others may be replaced: a mini-batch whose worker was killed is tried again, and a
+    # step without its fork server runs as a plain process.
+    is_step_killed = ending.hit == ("step",)
+    if is_step_killed and ending.code == 0:
         yield f"exit code 0: {ending.output}"
 
     deadline = time.monotonic() + GRACE

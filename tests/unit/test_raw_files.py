@@ -155,6 +155,27 @@ def test_links_that_lead_nowhere_are_named(name: str, tmp_path: Path) -> None:
         prepare(raw, tmp_path / "out")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
+@pytest.mark.parametrize("name", [b"\xfc.csv", b"\xfc/a.csv"], ids=["file", "folder"])
+def test_a_name_that_is_not_utf_8_is_shown(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "raw" / os.fsdecode(name)
+    path.parent.mkdir(parents=True)
+    path.write_text("x\n1\n")
+    with pytest.raises(DataError, match=r"raw/\\udcfc\S* is not UTF-8"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+
+
+#: A shell, a terminal or a search for files would take these for more than names.
+HOSTILE_NAMES = ["-rf.csv", "*.csv", "a[1].csv", "{a,b}.csv", "a\nb.csv", "\x1b[2J.csv"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such name")
+def test_files_with_odd_names_are_read(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", dict.fromkeys(HOSTILE_NAMES, "x\n1\n"))
+    prepare(raw, tmp_path / "out")
+    assert len(read(tmp_path / "out")) == len(HOSTILE_NAMES)
+
+
 def test_a_path_that_is_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to("gone")
     with pytest.raises(DataError, match="it is a link to gone, where nothing is"):

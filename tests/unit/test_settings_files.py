@@ -338,6 +338,13 @@ def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) 
     assert text in refusal(open_project(root).settings)
 
 
+#: A short text that stands for a billion values: each list has the list before it nine times.
+BOMB = "a0: &a0 [x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n"
+    for level in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -350,6 +357,10 @@ def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) 
         (b"name: [\x07]\n", "settings.yml cannot be read"),
         (b"name: \xff\n", "settings.yml cannot be read"),
         (b"name: &a [*a]\n", "settings.yml: name is "),
+        (
+            BOMB.encode(),
+            "settings.yml cannot be read (it has more than 20 aliases, such as *name)",
+        ),
     ],
 )
 def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> None:

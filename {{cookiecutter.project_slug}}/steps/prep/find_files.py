@@ -120,6 +120,8 @@ def find_files(raw: Path) -> FoundFiles:
                 [f"{raw} holds no file that ends in {', '.join(ENDINGS)}.", *notes]
             )
         )
+    for path in found.tables:
+        _check_encoding_of_name(path)
     return found
 
 
@@ -241,6 +243,17 @@ def _check_regular_file(path: Path, status: os.stat_result) -> None:
             raise DataError(
                 f"{show_text(path)} is {kind}, not a file: write the data to a file."
             )
+
+
+def _check_encoding_of_name(path: Path) -> None:
+    """Raise DataError if a path is not UTF-8: polars cannot open such a file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"The path {show_text(path)} is not UTF-8, as names from an old Windows disk"
+            " may be: rename the file or folder."
+        ) from None
 
 
 def _check_table_format(folder: Path, names: set[str]) -> None:

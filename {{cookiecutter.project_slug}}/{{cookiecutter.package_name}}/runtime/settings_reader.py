@@ -22,6 +22,8 @@ from .settings_models import REPORT_EVERYTHING, Section
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_ALIASES = 20  # in a YAML file
+
 
 @dataclass(frozen=True)
 class Reading(Generic[M]):
@@ -70,6 +72,22 @@ class _Loader(yaml.SafeLoader):
 
     PyYAML itself would use the last of two values, and not report the others.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._alias_count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
+        """Return the next node. Raises ValueError if the text has too many aliases.
+
+        If aliases stand for lists of aliases, and so on, a short text has so many values
+        that no memory is large enough for them.
+        """
+        if self.check_event(yaml.AliasEvent):
+            self._alias_count += 1
+        if self._alias_count > MOST_ALIASES:
+            raise ValueError(f"it has more than {MOST_ALIASES} aliases, such as *name")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         """Return the dict of a mapping. Raises DuplicateName."""
