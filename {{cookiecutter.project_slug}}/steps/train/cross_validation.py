@@ -108,7 +108,9 @@ def cross_validate(
         targets.append(target)
         predictions.append(predicted)
     if not targets:
-        raise CannotJudge("no part of the training rows can be predicted from the others")
+        raise CannotJudge(
+            "no part of the training rows can be predicted from the others"
+        )
 
     target = np.concatenate(targets)
     predicted = np.concatenate(predictions)

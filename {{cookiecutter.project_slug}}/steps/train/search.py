@@ -33,7 +33,8 @@ MOST_ROWS_SIDE_BY_SIDE = 100_000
 DRAWS_PER_TRY = 20
 LONGEST_ERROR = 1_000  # characters, of which MLflow takes no more than 8,000
 DIGITS = 4  # of numbers that are drawn, so that they can be read and copied
-TAG = "search"  # The tag of a try's run in MLflow; it has the fingerprint of the search.
+# The tag of a try's run in MLflow; it has the fingerprint of the search.
+TAG = "search"
 
 Hyperparameters = dict[str, Any]
 
@@ -178,7 +179,9 @@ def run_search(
         _record_try(tries[0], search.metric, fingerprint)
 
     progress = Progress(search, len(candidates), started, len(tries))
-    remaining = [position for position in range(len(candidates)) if position not in tries]
+    remaining = [
+        position for position in range(len(candidates)) if position not in tries
+    ]
     jobs = 1 if rows > MOST_ROWS_SIDE_BY_SIDE else -1
     parallel = Parallel(
         n_jobs=jobs, pre_dispatch="n_jobs", return_as="generator_unordered"
@@ -217,7 +220,9 @@ def _try_candidate(
     except Exception as error:  # noqa: BLE001 (Libraries may raise anything.)
         # Some combinations of values may be impossible. The other tries still count.
         seconds = monotonic() - started
-        return position, Try(candidate, None, seconds, f"{type(error).__name__}: {error}")
+        return position, Try(
+            candidate, None, seconds, f"{type(error).__name__}: {error}"
+        )
     if not math.isfinite(score):
         error_text = "its metric is not a finite number"
         return position, Try(candidate, None, monotonic() - started, error_text)
@@ -281,7 +286,9 @@ def compute_fingerprint(
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([sklearn.__version__, settings, list(features)]).encode())
     for table in (features, answers):
-        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+        digest.update(
+            pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
+        )
     for fold in folds:
         digest.update(fold.fitted.tobytes() + fold.judged.tobytes())
     for file in sorted(Path(__file__).parent.glob("*.py")):
