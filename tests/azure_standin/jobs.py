@@ -27,16 +27,14 @@ _DEPLOYMENT = f"{_ENDPOINT}/deployments/{{deployment}}"
 _SCHEDULE = "arm{scope}/schedules/{name}"
 
 
-# Operations that take a while, of which all are done when somebody asks
+# Long-running operations. Each has succeeded when its status is requested
 
 
 def operation(azure: Azure, request: Request, kind: str) -> dict[str, str]:
-    """Headers that say where to ask whether what was begun is done."""
-    workspace = workspace_of(azure, request["scope"])["properties"]["workspaceId"]
-    place = f"{request['scope'].partition('/resourceGroups/')[0]}/providers/{PROVIDER}"
-    status = (
-        f"{place}/locations/{REGION}/mfeOperationsStatus/{kind}:{workspace}:{new_id()}"
-    )
+    """Return the headers with the addresses of an operation's status and result."""
+    workspace_id = workspace_of(azure, request["scope"])["properties"]["workspaceId"]
+    operation_id = f"{kind}:{workspace_id}:{new_id()}"
+    status = f"{location_id(request['scope'])}/mfeOperationsStatus/{operation_id}"
     version = request.query["api-version"]
     return {
         "Azure-AsyncOperation": f"https://{ARM_HOST}{status}?api-version={version}",
@@ -45,7 +43,14 @@ def operation(azure: Azure, request: Request, kind: str) -> dict[str, str]:
     }
 
 
+def location_id(scope: str) -> str:
+    """Return the resource id of the region, in the subscription of a workspace."""
+    subscription = scope.partition("/resourceGroups/")[0]
+    return f"{subscription}/providers/{PROVIDER}/locations/{REGION}"
+
+
 def accepted(azure: Azure, request: Request, answer: Json, kind: str) -> Reply:
+    """Return the reply that a resource is being created."""
     headers = operation(azure, request, kind)
     creating = answer["properties"] | {"provisioningState": "Creating"}
     return Reply(answer | {"properties": creating}, 201, headers)
@@ -53,9 +58,14 @@ def accepted(azure: Azure, request: Request, answer: Json, kind: str) -> Reply:
 
 @route(f"GET {LOCATION}/mfeOperationsStatus/{{id}}")
 def get_operation(azure: Azure, request: Request) -> Json:
-    names = {"id": request.path, "name": request["id"], "status": "Succeeded"}
-    times = {"startTime": now(), "endTime": now(), "percentComplete": 100.0}
-    return names | times
+    return {
+        "id": request.path,
+        "name": request["id"],
+        "status": "Succeeded",
+        "startTime": now(),
+        "endTime": now(),
+        "percentComplete": 100.0,
+    }
 
 
 @route(f"GET {LOCATION}/mfeOperationResults/{{id}}")
@@ -69,31 +79,29 @@ def get_operation_result(azure: Azure, request: Request) -> Reply:
 def new_job(
     azure: Azure, scope: str, name: str, definition: Json, properties: dict[str, str]
 ) -> ComponentJob:
-    """A job, not yet started; `properties` are those that its origin adds."""
-    unknown = [
-        node["componentId"]
-        for node in definition["jobs"].values()
-        if node["componentId"].lower() not in azure.components
-    ]
-    if unknown:
-        raise Refusal(400, f"There are no components {unknown}.", "UserError")
-    settings = definition.get("settings") or {}
-    places = [definition.get("computeId"), settings.get("default_compute")]
-    places += [node.get("computeId") for node in definition["jobs"].values()]
-    for cluster in {place.rpartition("/")[2] for place in places if place}:
-        if f"{scope}/computes/{cluster}".lower() not in azure.resources:
-            raise Refusal(400, f"Compute {cluster} was not found.", "UserError")
+    """Create a job that is not started yet.
+
+    `properties` depend on whether the job was submitted or comes from an endpoint. Raises
+    Refusal if the definition names a component or a cluster that does not exist.
+    """
+    _check_components(azure, definition)
+    _check_clusters(azure, scope, definition)
     experiment = definition.get("experimentName") or "Default"
     get_or_create_experiment(azure, experiment)
-    inputs = (definition.get("inputs") or {}).items()
-    texts = {key: one["value"] for key, one in inputs if "value" in one}
-    told = {
+
+    settings = definition.get("settings") or {}
+    parameters = {
+        name: pipeline_input["value"]
+        for name, pipeline_input in (definition.get("inputs") or {}).items()
+        if "value" in pipeline_input
+    }
+    properties_of_service = {
         "azureml.DevPlatv2": "true",
         "azureml.DatasetAccessMode": "Asset",
         "azureml.runsource": "azureml.PipelineRun",
         "runSource": "MFE",
         "runType": "HTTP",
-        "azureml.parameters": json.dumps(texts, separators=(",", ":")),
+        "azureml.parameters": json.dumps(parameters, separators=(",", ":")),
         "azureml.continue_on_step_failure": str(
             settings.get("continue_on_step_failure", True)
         ),
@@ -103,12 +111,16 @@ def new_job(
         "azureml.pipelineComponent": "pipelinerun",
     }
     if compute := definition.get("computeId"):
-        told["azureml.defaultComputeName"] = compute.rpartition("/")[2]
+        properties_of_service["azureml.defaultComputeName"] = last_part(compute)
     run = azure.new_run(
         experiment,
         id=name,
         name=definition.get("displayName") or name,
-        properties=(definition.get("properties") or {}) | told | properties,
+        properties={
+            **(definition.get("properties") or {}),
+            **properties_of_service,
+            **properties,
+        },
         tags=dict(definition.get("tags") or {}),
     )
     job = ComponentJob(azure, scope, run, definition)
@@ -116,24 +128,59 @@ def new_job(
     return job
 
 
+def _check_components(azure: Azure, definition: Json) -> None:
+    """Raise Refusal if a node of a pipeline has a component that does not exist."""
+    ids = [node["componentId"] for node in definition["jobs"].values()]
+    missing = [id for id in ids if id.lower() not in azure.components]
+    if missing:
+        raise Refusal(400, f"There are no components {missing}.", "UserError")
+
+
+def _check_clusters(azure: Azure, scope: str, definition: Json) -> None:
+    """Raise Refusal if a job or one of its nodes has a cluster that does not exist."""
+    settings = definition.get("settings") or {}
+    ids = [definition.get("computeId"), settings.get("default_compute")]
+    ids += [node.get("computeId") for node in definition["jobs"].values()]
+    for cluster in {last_part(id) for id in ids if id}:
+        if f"{scope}/computes/{cluster}".lower() not in azure.resources:
+            raise Refusal(400, f"Compute {cluster} was not found.", "UserError")
+
+
+def last_part(id: str) -> str:
+    """Return the name at the end of a resource id."""
+    return id.rpartition("/")[2]
+
+
 def job_dto(job: ComponentJob) -> Json:
-    """A job as ARM gives it, as far as its run has come."""
-    run, definition = job.run, job.definition
+    """Return a job as ARM sends it, with the status of its run."""
+    run = job.run
+    definition = job.definition
     inputs = {
-        name: {"description": None} | mode_of(one, "ReadOnlyMount") | one
-        for name, one in (definition.get("inputs") or {}).items()
+        name: {"description": None} | default_mode(sent, "ReadOnlyMount") | sent
+        for name, sent in (definition.get("inputs") or {}).items()
     }
-    unsaid = ("description", "uri", "assetName", "assetVersion", "autoDeleteSetting")
-    outputs = {
-        name: dict.fromkeys(unsaid) | mode_of(one | {"uri": ""}, "ReadWriteMount") | one
-        for name, one in (definition.get("outputs") or {}).items()
-    }
-    unset = ("identity", "componentId", "notificationSetting", "secretsConfiguration")
-    told = dict.fromkeys((*unset, "computeId", "sourceJobId"))
+    outputs = {}
+    for name, sent in (definition.get("outputs") or {}).items():
+        outputs[name] = {
+            "description": None,
+            "uri": None,
+            "assetName": None,
+            "assetVersion": None,
+            "autoDeleteSetting": None,
+            "mode": "ReadWriteMount",
+            **sent,
+        }
+
     status = "Preparing" if run.status == "NotStarted" else run.status
     if run.status == "Running" and run.cancel.is_set():
         status = "CancelRequested"
-    answers = {
+
+    # These are null if the definition has no value for them.
+    optional = (
+        *("identity", "componentId", "notificationSetting", "secretsConfiguration"),
+        *("computeId", "sourceJobId"),
+    )
+    properties = {name: definition.get(name) for name in optional} | {
         "description": definition.get("description"),
         "tags": run.tags,
         "properties": run.properties,
@@ -149,46 +196,50 @@ def job_dto(job: ComponentJob) -> Json:
         "outputs": outputs,
     }
     if run.properties["runSource"] == "BatchDeployment":
-        answers |= dict.fromkeys(("settings", "jobs", "inputs", "outputs"))
-    known = {key: definition[key] for key in told if key in definition}
-    answer = arm(f"{job.scope}/jobs/{run.id}", told | known | answers)
+        properties |= dict.fromkeys(("settings", "jobs", "inputs", "outputs"))
+    answer = arm(f"{job.scope}/jobs/{run.id}", properties)
     answer["systemData"]["createdAt"] = run.created
     return answer
 
 
-def mode_of(given: Json, mode: str) -> Json:
-    return {"mode": mode} if "uri" in given else {}
+def default_mode(sent: Json, mode: str) -> Json:
+    """Return the default mode of an input that is a file or a folder."""
+    return {"mode": mode} if "uri" in sent else {}
 
 
 def services(scope: str, run: Run) -> Json:
-    """Where a job can be looked at."""
+    """Return the addresses at which a job can be viewed."""
     _, _, subscription, _, group, *_, workspace = scope.split("/")
-    place = (
+    workspace_id = (
         f"/subscriptions/{subscription}/resourcegroups/{group}/workspaces/{workspace}"
     )
     endpoints = {
         "Tracking": f"azureml://{ML_HOST}/mlflow/v1.0{scope}?",
-        "Studio": f"https://ml.azure.com/runs/{run.id}?wsid={place}",
+        "Studio": f"https://ml.azure.com/runs/{run.id}?wsid={workspace_id}",
     }
-    unsaid = dict.fromkeys(("port", "status", "errorMessage", "properties", "nodes"))
+    empty = dict.fromkeys(("port", "status", "errorMessage", "properties", "nodes"))
     return {
-        kind: unsaid | {"jobServiceType": kind, "endpoint": endpoint}
+        kind: empty | {"jobServiceType": kind, "endpoint": endpoint}
         for kind, endpoint in endpoints.items()
     }
 
 
 @route(f"PUT {_JOB}")
 def put_job(azure: Azure, request: Request) -> Reply:
-    """Submit a job; if there is one of that name, it only changes what is said of it."""
-    scope, name, sent = request["scope"], request["name"], request.json()["properties"]
+    """Submit a job, or change the tags and the description of a job that exists."""
+    scope, name = request["scope"], request["name"]
+    sent = request.json()["properties"]
     workspace_of(azure, scope)
-    if known := azure.component_jobs.get(name):
-        known.run.tags = dict(sent.get("tags") or {})
-        for word in ("description", "isArchived"):
-            known.definition[word] = sent.get(word)
-        return Reply(job_dto(known), 200)
+    existing = azure.component_jobs.get(name)
+    if existing:
+        existing.run.tags = dict(sent.get("tags") or {})
+        existing.definition["description"] = sent.get("description")
+        existing.definition["isArchived"] = sent.get("isArchived")
+        return Reply(job_dto(existing), 200)
+
     if sent["jobType"] != "Pipeline":
-        raise Refusal(400, f"No {sent['jobType']} job is played.", "UserError")
+        message = f"The stand-in runs no job of type {sent['jobType']}."
+        raise Refusal(400, message, "UserError")
     job = new_job(azure, scope, name, sent, {})
     answer = job_dto(job)
     job.start()
@@ -197,7 +248,7 @@ def put_job(azure: Azure, request: Request) -> Reply:
 
 @route(f"GET {_JOB}")
 def get_job(azure: Azure, request: Request) -> Json:
-    """A job; of a child ARM says only that it is there."""
+    """Return a job. Of a child, ARM sends only the id and the name."""
     name = request["name"]
     if job := azure.component_jobs.get(name):
         return job_dto(job)
@@ -218,22 +269,22 @@ def list_jobs(azure: Azure, request: Request) -> Json:
 
 @route(f"POST {_JOB}/cancel")
 def cancel_job(azure: Azure, request: Request) -> Reply:
-    """Its end is waited for at the place that is told."""
+    """Cancel a job, and return the address at which clients wait for its end."""
     name = request["name"]
     if name not in azure.component_jobs:
         raise Refusal(404, f"Run {name} was not found.", "UserError")
     azure.component_jobs[name].run.cancel.set()
-    place = f"{request['scope'].partition('/resourceGroups/')[0]}/providers/{PROVIDER}"
-    result = f"{place}/locations/{REGION}/mfeOperationResults/jc:{name}"
+    result = f"{location_id(request['scope'])}/mfeOperationResults/jc:{name}"
     version = request.query["api-version"]
     location = f"https://{ARM_HOST}{result}?api-version={version}"
     return Reply(b"", 202, {"Location": location})
 
 
-# Batch endpoints and what is deployed to them
+# Batch endpoints and their deployments
 
 
 def put_resource(azure: Azure, request: Request, answer: Json, kind: str) -> Reply:
+    """Store a resource, and return the reply that it is being created."""
     azure.resources[request.path.lower()] = answer
     return accepted(azure, request, answer, kind)
 
@@ -241,28 +292,27 @@ def put_resource(azure: Azure, request: Request, answer: Json, kind: str) -> Rep
 @route(f"PUT {_ENDPOINT}")
 def put_endpoint(azure: Azure, request: Request) -> Reply:
     workspace_of(azure, request["scope"])
-    sent, name = request.json(), request["name"]
-    given = sent["properties"]
-    own = {
+    name = request["name"]
+    body = request.json()
+    sent = body["properties"]
+    properties_of_service = {
         "BatchEndpointCreationApiVersion": request.query["api-version"],
         "azureml.onlineendpointid": request.path.lower().replace("batch", "online"),
     }
     properties = {
-        "description": given.get("description"),
-        "properties": (given.get("properties") or {}) | own,
+        "description": sent.get("description"),
+        "properties": (sent.get("properties") or {}) | properties_of_service,
         "scoringUri": f"https://{name}.{INFERENCE_DOMAIN}/jobs",
         "swaggerUri": None,
         "authMode": "AADToken",
-        "defaults": given.get("defaults") or {"deploymentName": None},
+        "defaults": sent.get("defaults") or {"deploymentName": None},
         "provisioningState": "Succeeded",
     }
-    nobody = dict.fromkeys(
-        ("principalId", "tenantId"), f"{0:08}-0000-0000-0000-{0:012}"
-    )
+    zeros = "00000000-0000-0000-0000-000000000000"
     answer = arm(request.path, properties) | {
-        "tags": sent.get("tags") or {},
-        "location": sent["location"],
-        "identity": {"type": "None"} | nobody,
+        "tags": body.get("tags") or {},
+        "location": body["location"],
+        "identity": {"type": "None", "principalId": zeros, "tenantId": zeros},
     }
     reply = put_resource(azure, request, answer, "be")
     reply.body["properties"]["scoringUri"] = None
@@ -277,6 +327,7 @@ def get_endpoint(azure: Azure, request: Request) -> Json:
 
 
 def find_endpoint(azure: Azure, id: str) -> Json:
+    """Return an endpoint or a deployment. Raises Refusal if there is none."""
     if id.lower() not in azure.resources:
         raise Refusal(404, "The specified resource was not found.", "NotFound")
     return azure.resources[id.lower()]
@@ -284,13 +335,15 @@ def find_endpoint(azure: Azure, id: str) -> Json:
 
 @route("GET arm{scope}/batchEndpoints")
 def list_endpoints(azure: Azure, request: Request) -> Json:
-    known = azure.below(f"{request['scope']}/batchEndpoints")
-    return {"value": [one for one in known if one["type"].endswith("batchEndpoints")]}
+    # Below the endpoints there are also their deployments.
+    resources = azure.below(f"{request['scope']}/batchEndpoints")
+    endpoints = [each for each in resources if each["type"].endswith("batchEndpoints")]
+    return {"value": endpoints}
 
 
 @route(f"DELETE {_DEPLOYMENT}")
 def delete_deployment(azure: Azure, request: Request) -> Reply:
-    """As the deletion of an endpoint was recorded."""
+    """Delete a deployment. The reply is like the recorded one of an endpoint."""
     endpoint = find_endpoint(azure, request.path.partition("/deployments/")[0])
     if endpoint["properties"]["defaults"]["deploymentName"] == request["deployment"]:
         raise Refusal(400, "The deployment is the endpoint's default.", "UserError")
@@ -301,13 +354,15 @@ def delete_deployment(azure: Azure, request: Request) -> Reply:
 @route(f"PUT {_DEPLOYMENT}")
 def put_deployment(azure: Azure, request: Request) -> Reply:
     find_endpoint(azure, request.path.partition("/deployments/")[0])
-    sent = request.json()
-    given = {key: one for key, one in sent["properties"].items() if one is not None}
-    component = component_of(given)
+    body = request.json()
+    sent = {
+        name: value for name, value in body["properties"].items() if value is not None
+    }
+    component = component_of(sent)
     if azure.components.get(component.lower(), {}).get("type") != "pipeline":
         raise Refusal(400, f"There is no pipeline component {component}.", "UserError")
-    unset = ("description", "codeConfiguration", "environmentId", "model", "compute")
-    properties = dict.fromkeys((*unset, "environmentVariables", "outputFileName")) | {
+    empty = ("description", "codeConfiguration", "environmentId", "model", "compute")
+    properties = dict.fromkeys((*empty, "environmentVariables", "outputFileName")) | {
         "properties": {},
         "errorThreshold": 0,
         "retrySettings": {"maxRetries": 0, "timeout": "PT0S"},
@@ -317,14 +372,22 @@ def put_deployment(azure: Azure, request: Request) -> Reply:
         "outputAction": "SummaryOnly",
         "resources": {"instanceCount": 1, "instanceType": None, "properties": None},
     }
-    properties |= given | {"provisioningState": "Succeeded"}
-    tags = (sent.get("tags") or {}) | {"ComponentDeployment.ComponentId": component}
-    more = {"tags": tags, "location": sent["location"]}
-    return put_resource(azure, request, arm(request.path, properties) | more, "bd")
+    properties |= sent | {"provisioningState": "Succeeded"}
+    answer = arm(request.path, properties) | {
+        "tags": {
+            **(body.get("tags") or {}),
+            "ComponentDeployment.ComponentId": component,
+        },
+        "location": body["location"],
+    }
+    return put_resource(azure, request, answer, "bd")
 
 
 def component_of(deployment: Json) -> str:
-    """The id of the component that a deployment runs, as one version or another says it."""
+    """Return the id of the component that a deployment runs.
+
+    Its place depends on the version of the API with which the deployment was sent.
+    """
     if configuration := deployment.get("deploymentConfiguration"):
         return str(configuration["componentId"]["assetId"])
     return str(deployment["properties"]["ComponentDeployment.ComponentId"])
@@ -342,29 +405,32 @@ def list_deployments(azure: Azure, request: Request) -> Json:
 
 @route("POST inference/jobs")
 def invoke(azure: Azure, request: Request) -> Reply:
-    """Start the pipeline of the deployment that is named, else of the default."""
+    """Start the pipeline of the named deployment, or of the default deployment."""
     name = request.host.partition(".")[0]
     ids = [id for id in azure.resources if id.endswith(f"/batchendpoints/{name}")]
     if not ids:
         raise Refusal(404, "The specified resource was not found.", "NotFound")
     endpoint = azure.resources[ids[0]]
     default = endpoint["properties"]["defaults"]["deploymentName"]
-    wanted = request.headers.get("azureml-model-deployment") or default
-    if not wanted:
+    deployment_name = request.headers.get("azureml-model-deployment") or default
+    if not deployment_name:
         raise Refusal(400, "The endpoint has no default deployment.", "UserError")
-    id, given = f"{endpoint['id']}/deployments/{wanted}", request.json()["properties"]
+    id = f"{endpoint['id']}/deployments/{deployment_name}"
     deployment = find_endpoint(azure, id)["properties"]
     component = azure.components[component_of(deployment).lower()]
     configuration = deployment.get("deploymentConfiguration") or {}
-    sent = given.get("inputData") or {}
+    sent = request.json()["properties"]
+    inputs = sent.get("inputData") or {}
+    experiment = (sent.get("properties") or {}).get("experimentName")
     definition = {
-        "description": f"Pipeline submission for endpoint: {name}, deployment: {wanted}.",
-        "experimentName": (given.get("properties") or {}).get("experimentName") or name,
+        "description": f"Pipeline submission for endpoint: {name}, "
+        f"deployment: {deployment_name}.",
+        "experimentName": experiment or name,
         "displayName": f"invoked_{new_id()[:8]}",
-        "tags": {"azureml.deploymentname": wanted},
+        "tags": {"azureml.deploymentname": deployment_name},
         "settings": configuration.get("settings"),
         "jobs": component["jobs"],
-        "inputs": inputs_of(component, sent),
+        "inputs": add_default_inputs(component, inputs),
     }
     origin = {
         "azureml.runLineageType": "batchDeployment",
@@ -373,40 +439,43 @@ def invoke(azure: Azure, request: Request) -> Reply:
     }
     scope = endpoint["id"].partition("/batchEndpoints/")[0]
     job = new_job(azure, scope, new_id(), definition, origin)
-    answer = invoked_dto(job, sent)
+    answer = invoked_job_dto(job, inputs)
     job.start()
-    place = f"https://{ML_HOST}/mferp/managementfrontend{id}"
-    location = {"Location": f"{place}?api-version=2020-09-01-dataplanepreview"}
-    return Reply(answer, 201, location)
+    address = f"https://{ML_HOST}/mferp/managementfrontend{id}"
+    location = f"{address}?api-version=2020-09-01-dataplanepreview"
+    return Reply(answer, 201, {"Location": location})
 
 
-def inputs_of(component: Json, sent: Json) -> Json:
-    """The inputs of an invoked pipeline: what was sent, else its component's defaults."""
-    declared = component.get("inputs") or {}
-    inputs: Json = {
-        name: {"jobInputType": "literal", "value": str(one["default"])}
-        for name, one in declared.items()
-        if one.get("default") is not None
+def add_default_inputs(component: Json, inputs: Json) -> Json:
+    """Return the inputs of an invoked pipeline, with the defaults of its component."""
+    defaults: Json = {
+        name: {"jobInputType": "literal", "value": str(declared["default"])}
+        for name, declared in (component.get("inputs") or {}).items()
+        if declared.get("default") is not None
     }
-    return inputs | sent
+    return defaults | inputs
 
 
-def invoked_dto(job: ComponentJob, sent: Json) -> Json:
-    """A job as the endpoint that it was begun by gives it: in words of its own."""
-    unset = ("target", "instanceCount", "location", "instanceType", "properties")
-    unsaid = dict.fromkeys(("port", "properties"))
+def invoked_job_dto(job: ComponentJob, inputs: Json) -> Json:
+    """Return a job as the endpoint that has started it sends it."""
+    empty = ("target", "instanceCount", "location", "instanceType", "properties")
     properties = {
         "provisioningState": "Succeeded",
         "inputData": {
-            key: {"description": None} | mode_of(one, "ReadOnlyMount") | one
-            for key, one in sent.items()
+            name: {"description": None} | default_mode(sent, "ReadOnlyMount") | sent
+            for name, sent in inputs.items()
         },
-        "compute": dict.fromkeys(unset) | {"isLocal": False},
+        "compute": dict.fromkeys(empty) | {"isLocal": False},
         "output": {"datastoreId": None, "path": None},
         "status": "Preparing",
         "interactionEndpoints": {
-            kind: unsaid | {"jobEndpointType": kind, "endpoint": one["endpoint"]}
-            for kind, one in services(job.scope, job.run).items()
+            kind: {
+                "jobEndpointType": kind,
+                "endpoint": service["endpoint"],
+                "port": None,
+                "properties": None,
+            }
+            for kind, service in services(job.scope, job.run).items()
         },
         "tags": dict(job.run.tags),
         "properties": dict(job.run.properties),
@@ -416,24 +485,30 @@ def invoked_dto(job: ComponentJob, sent: Json) -> Json:
     return answer | {"type": f"{PROVIDER}/workspaces/batchEndpoints/jobs"}
 
 
-# Schedules, which are kept and never come due
+# Schedules. They are stored, but never start a job
 
 
 @route(f"PUT {_SCHEDULE}")
 def put_schedule(azure: Azure, request: Request) -> Reply:
     workspace_of(azure, request["scope"])
     sent = request.json()["properties"]
-    kept: dict[str, Any] = {"description": None, "tags": {}, "properties": {}}
-    earlier = azure.resources.get(request.path.lower())
-    is_enabled = earlier["properties"]["isEnabled"] if earlier else True
-    kept |= {"displayName": None, "isEnabled": is_enabled}
-    kept |= {key: one for key, one in sent.items() if one is not None}
-    kept["trigger"] = trigger_dto(sent["trigger"])
-    kept["provisioningState"] = "Succeeded"
-    action = kept["action"]
-    if definition := action.get("jobDefinition"):
-        kept["action"] = action | {"jobDefinition": definition_dto(definition)}
-    answer = arm(request.path, kept)
+    existing = azure.resources.get(request.path.lower())
+    is_enabled = existing["properties"]["isEnabled"] if existing else True
+    properties: dict[str, Any] = {
+        "description": None,
+        "tags": {},
+        "properties": {},
+        "displayName": None,
+        "isEnabled": is_enabled,
+    }
+    properties |= {name: value for name, value in sent.items() if value is not None}
+    properties["trigger"] = trigger_dto(sent["trigger"])
+    properties["provisioningState"] = "Succeeded"
+    definition = sent["action"].get("jobDefinition")
+    if definition:
+        complete_definition = {"jobDefinition": definition_dto(definition)}
+        properties["action"] = sent["action"] | complete_definition
+    answer = arm(request.path, properties)
     reply = put_resource(azure, request, answer, "s")
     reply.body = {"properties": reply.body["properties"]}
     return reply
@@ -450,28 +525,40 @@ def fire_schedule(azure: Azure, schedule: Json) -> Run:
 
 
 def trigger_dto(sent: Json) -> Json:
-    """A trigger, with its words as the service writes them."""
+    """Return a trigger as the service sends it, with capitals in its words."""
     trigger = {"endTime": None, **sent}
     if frequency := sent.get("frequency"):
         trigger["frequency"] = frequency.capitalize()
     if schedule := sent.get("schedule"):
         days = [day.capitalize() for day in schedule.get("weekDays") or []]
-        more = {"weekDays": days or None, "monthDays": schedule.get("monthDays")}
-        trigger["schedule"] = schedule | more
+        trigger["schedule"] = {
+            **schedule,
+            "weekDays": days or None,
+            "monthDays": schedule.get("monthDays"),
+        }
     return trigger
 
 
 def definition_dto(sent: Json) -> Json:
-    unset = ("description", "displayName", "services", "computeId", "identity")
-    more = ("componentId", "notificationSetting", "secretsConfiguration")
-    unsaid = dict.fromkeys((*unset, *more, "sourceJobId"))
-    states = {"status": "NotStarted", "experimentName": "Default", "isArchived": False}
-    inputs = {
-        name: {"description": None} | one
-        for name, one in (sent.get("inputs") or {}).items()
+    """Return the definition of a scheduled job with all properties that it may have."""
+    empty = (
+        *("description", "displayName", "services", "computeId", "identity"),
+        *("componentId", "notificationSetting", "secretsConfiguration", "sourceJobId"),
+    )
+    defaults: Json = dict.fromkeys(empty) | {
+        "status": "NotStarted",
+        "experimentName": "Default",
+        "isArchived": False,
+        "tags": {},
+        "properties": {},
+        "outputs": {},
+        "settings": None,
     }
-    plain: Json = {"tags": {}, "properties": {}, "outputs": {}, "settings": None}
-    return unsaid | states | plain | sent | {"inputs": inputs}
+    inputs = {
+        name: {"description": None} | pipeline_input
+        for name, pipeline_input in (sent.get("inputs") or {}).items()
+    }
+    return defaults | sent | {"inputs": inputs}
 
 
 @route(f"GET {_SCHEDULE}")
