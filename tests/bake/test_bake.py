@@ -140,6 +140,7 @@ steps/prep/read_by_schema.py
 steps/prep/read_files.py
 steps/prep/registered_model.py
 steps/prep/report.py
+steps/prep/row_sample.py
 steps/prep/schema.py
 steps/prep/small_files.py
 steps/prep/sources.py

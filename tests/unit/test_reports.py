@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from evaluation_report import (
     render_worst_rows,
 )
 from model_metrics import METRICS, Predictions, find_metric, format_value
+from prep import prepare, write_report
+from report import format_share
+from row_sample import count_ranges
 from sklearn.metrics import classification_report
 
 NAMES = ["<script>alert(1)</script>", "عدد الأيام", "name_without_a_blank_" * 9]
@@ -232,3 +236,76 @@ def test_the_rows_with_the_largest_errors_are_named_by_their_keys() -> None:
     predictions = Predictions(np.zeros(20, dtype=int), probabilities)
     table = render_worst_rows(keys, np.ones(20, dtype=int), predictions, ["no", "yes"])
     assert Page(table).rows[1] == ["row 11", "yes", "no", "1.00%"]
+
+
+# The data report
+
+
+def read_data_report(table: pl.DataFrame, folder: Path, target: str) -> Page:
+    """Prepare a table, and return the page on it."""
+    folder.mkdir()
+    table.write_csv(folder / "raw.csv")
+    report = prepare(folder / "raw.csv", folder / "prepared", target=target)
+    write_report(report, folder)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_data_report_counts_as_people_do(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {
+            "number": range(1000),
+            "city": ["Paris", "paris", "Rome", None] * 250,
+            "constant": ["same"] * 999 + [None],
+            "y": ["<b>yes</b>"] * 300 + [NAMES[1]] * 700,
+        }
+    )
+    page = read_data_report(table, tmp_path / "a", "y")
+    page.assert_offline_and_accessible()
+    assert ["<b>yes</b>", "300 (30.0 %)"] in page.rows
+    columns = {row[0]: row for row in page.rows if len(row) == 8}
+    assert columns["number"][1:7] == ["feature", "integer", "0 %", "", "0", "999"]
+    assert columns["city"][3:5] == ["25.0 %", "3"]
+    assert columns["constant"][3:5] == ["0.1 %", "1"]
+    assert columns["constant"][7] == "same 100.0 %"
+    assert columns["y"][1] == "target"
+    markup = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert (
+        "&#x27;city&#x27; has categories that differ only in upper and lower" in markup
+    )
+    assert "in every row that has a value: &#x27;constant&#x27;. Nothing" in markup
+    assert markup.count("<svg") == 1
+
+
+def test_a_data_report_of_odd_columns_shows_them_as_they_are(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {
+        f"{name} {i}": [name, "ab"] * 2 for i in range(99) for name in NAMES
+    }
+    table = pl.DataFrame(
+        {**columns, "all missing": [None] * 4, "y": [1.5, 2, 3, 1e300]}
+    )
+    page = read_data_report(table, tmp_path / "a", "y")
+    page.assert_offline_and_accessible()
+    names = [row[0] for row in page.rows if len(row) == 8]
+    assert names[1:] == table.columns
+    missing = next(row[3] for row in page.rows if row[0] == "all missing")
+    assert missing == "100 %"
+
+
+def test_a_share_is_0_or_100_percent_only_if_it_is_exact() -> None:
+    assert [format_share(count, 10**6) for count in (0, 1, 5_000, 999_999, 10**6)] == [
+        "0 %",
+        "< 0.1 %",
+        "0.5 %",
+        "> 99.9 %",
+        "100 %",
+    ]
+    assert format_share(0, 0) == "0 %"
+
+
+def test_ranges_of_a_histogram_are_those_of_numpy() -> None:
+    values = np.random.default_rng(0).normal(size=5000)
+    expected, _ = np.histogram(values, bins=24)
+    assert count_ranges(pl.Series(values)) == list(expected)
+    huge = pl.Series([-1.7e308, 0.0, 1.7e308])
+    assert sum(count_ranges(huge)) == 3
+    assert count_ranges(pl.Series([1.0, 1.0])) == []

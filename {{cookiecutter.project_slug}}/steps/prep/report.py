@@ -10,15 +10,33 @@ from typing import Any
 
 import polars as pl
 from column_notes import note_columns
+from row_sample import describe_sample
 from sources import FILE, ColumnRoles, DataError, type_name
 from write_parts import WrittenParts
 
 # The statistics of a column that the report shows, in the order of its table.
 STATISTICS = ("type", "missing", "distinct", "smallest", "largest")
+SHOWN_CLASSES = 30
+# The picture of a distribution, in the units of its drawing.
+PICTURE_WIDTH = 144
+PICTURE_HEIGHT = 32
 STYLE = """
-body { font: 1rem/1.5 system-ui; max-width: 50rem; margin: auto; padding: 1rem; }
+:root { color-scheme: light; }
+body { font: 1rem/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff;
+  max-width: 75rem; margin: auto; padding: 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; }
+h2 { font-size: 1.2rem; margin-top: 2rem; }
+p, li, th, td { overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
+th, td { padding: .35rem .8rem; border-bottom: 1px solid #d0d7de; text-align: start;
+  vertical-align: top; min-width: 6rem; }
+thead th { border-bottom: 2px solid #8c959f; }
+tbody th { font-weight: 600; min-width: min(14rem, 35vw); }
+.whole { white-space: nowrap; }
+svg { display: block; fill: #1f5f99; }
+@media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
 
@@ -56,6 +74,9 @@ def build_report(
         "dropped": dropped,
         "notes": notes,
         "columns": columns,
+        "roles": _name_roles(columns, roles),
+        "classes": _count_classes(prepared, columns, roles.target),
+        "sample": describe_sample(prepared),
     }
 
 
@@ -87,6 +108,35 @@ def _count_dropped_rows(
     if infinite:
         dropped["an infinite target"] = infinite
     return dropped
+
+
+def _name_roles(columns: Iterable[str], roles: ColumnRoles) -> dict[str, str]:
+    """Return what each column is used for: target, key or feature."""
+    names = {}
+    for name in columns:
+        names[name] = "feature"
+        if name in roles.keys:
+            names[name] = "key"
+        elif name == roles.target:
+            names[name] = "target"
+    return names
+
+
+def _count_classes(
+    prepared: Path, columns: dict[str, dict[str, Any]], target: str | None
+) -> dict[str, int]:
+    """Return the number of rows of the target's most frequent classes.
+
+    There are none without a target, or if it is numbers or dates.
+    """
+    if target is None or columns[target]["type"] not in ("text", "boolean"):
+        return {}
+    table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
+    # The column is selected by its position for the reason given in `describe_columns`.
+    values = pl.nth(list(columns).index(target)).alias("value")
+    counts = table.select(values).group_by("value").len(name="rows")
+    most = counts.sort("rows", "value", descending=[True, False]).head(SHOWN_CLASSES)
+    return {str(value): rows for value, rows in most.collect(engine="streaming").rows()}
 
 
 @dataclass(frozen=True)
@@ -131,35 +181,184 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     rows, *values = summary.collect(engine="streaming").row(0)
     for statistic, value in zip(statistics, values, strict=True):
         columns[statistic.column][statistic.kind] = value
+    for figures in columns.values():
+        # polars counts a missing value as one of the distinct values.
+        if figures["missing"] and figures.get("distinct"):
+            figures["distinct"] -= 1
     return columns, rows
 
 
 def render_report(report: dict[str, Any]) -> str:
     """Render the report as one HTML page that needs no other file."""
     dropped = ", ".join(
-        f"{count} dropped ({reason})" for reason, count in report["dropped"].items()
+        f"{count:,} dropped ({reason})" for reason, count in report["dropped"].items()
     )
-    notes = "".join(f"<li>{html.escape(note)}" for note in report["notes"])
-    columns = [
-        [name, *(column.get(kind, "") for kind in STATISTICS)]
-        for name, column in report["columns"].items()
-    ]
+    notes = "".join(
+        f"<li>{html.escape(note)}" for note in [*report["notes"], *observe(report)]
+    )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data report</title><style>{STYLE}</style>
 <h1>Data report</h1>
-<p>{report["rows_in"]} rows read, {report["rows_out"]} prepared; {dropped}.</p>
+<p>{report["rows_in"]:,} rows read, {report["rows_out"]:,} prepared; {dropped}.</p>
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>
+{render_classes(report)}
 <h2>Columns</h2>
-{render_table(["column", *STATISTICS], columns)}
+{render_columns(report)}
+<h2>First rows</h2>
+{render_table(report["columns"], map(_escape_all, report["sample"]["first_rows"]))}
 <h2>Files</h2>
-{render_table(["file", "rows"], report["files"].items())}
+{render_table(["file", "rows"], _list_shares(report["files"], report["rows_in"]))}
 </html>
 """
 
 
-def render_table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Render rows of texts and numbers as an HTML table with the column heads `heads`."""
-    lines = ["".join(f"<td>{html.escape(str(cell))}" for cell in row) for row in rows]
-    return f"<table><tr><th>{'<th>'.join(heads)}<tr>{'<tr>'.join(lines)}</table>"
+def observe(report: dict[str, Any]) -> list[str]:
+    """Return sentences on columns that hold one value only or two spellings of one.
+
+    They are no notes, as they are no mistakes, and the screen has no room for them.
+    """
+    sentences = []
+    constant = [name for name in report["columns"] if _is_constant(report, name)]
+    if constant:
+        names = ", ".join(f"'{name}'" for name in constant)
+        sentences.append(
+            f"One value only in every row that has a value: {names}. Nothing can be"
+            " learned from it: list it under data.ignore, if it stays so."
+        )
+    for name, column in report["sample"]["columns"].items():
+        texts = column.get("same_but_for_case")
+        if texts:
+            spellings = ", ".join(f"'{text}'" for text in texts)
+            sentences.append(
+                f"Column '{name}' has categories that differ only in upper and lower case,"
+                f" such as {spellings}. A model takes them for different ones: write them"
+                " alike in features() in prep.py if they are the same."
+            )
+    return sentences
+
+
+def _is_constant(report: dict[str, Any], name: str) -> bool:
+    """Return whether all rows of a column that have a value have the same one."""
+    column = report["columns"][name]
+    if column["missing"] == report["rows_out"]:
+        return False
+    if "smallest" in column:
+        return bool(column["smallest"] == column["largest"])
+    if "distinct" in column:
+        return bool(column["distinct"] == 1)
+    return len(report["sample"]["columns"][name]["frequent"]) == 1
+
+
+def render_classes(report: dict[str, Any]) -> str:
+    """Render the number of rows of each class of the target, if it has classes."""
+    if not report["classes"]:
+        return ""
+    heads = ["class", "rows"]
+    table = render_table(heads, _list_shares(report["classes"], report["rows_out"]))
+    more = ""
+    if sum(report["classes"].values()) < report["rows_out"]:
+        more = f"<p>Only the {SHOWN_CLASSES} most frequent classes are listed.</p>"
+    return f"<h2>Classes of the target</h2>\n{table}{more}"
+
+
+def _list_shares(counts: dict[str, int], total: int) -> list[list[str]]:
+    """Return names, and numbers of rows with their share of all rows, in HTML."""
+    return [
+        [_escape(name), f"{count:,} ({format_share(count, total)})"]
+        for name, count in counts.items()
+    ]
+
+
+def render_columns(report: dict[str, Any]) -> str:
+    """Render a table with the role, the statistics and the distribution of each column."""
+    sample = report["sample"]
+    lines = []
+    for name, column in report["columns"].items():
+        missing = format_share(column["missing"], report["rows_out"])
+        distinct = column.get("distinct", "")
+        line = [
+            _escape(name),
+            report["roles"][name],
+            _escape(column["type"]),
+            missing,
+            f"{distinct:,}" if distinct else "",
+            _keep_on_a_line(column.get("smallest", "")),
+            _keep_on_a_line(column.get("largest", "")),
+            render_distribution(sample["columns"][name]),
+        ]
+        lines.append(line)
+    caption = ""
+    if sample["rows"] < report["rows_out"]:
+        caption = f"<p>Distributions are those of {sample['rows']:,} rows.</p>\n"
+    return caption + render_table(
+        ["column", "role", *STATISTICS, "distribution"], lines
+    )
+
+
+def format_share(count: int, total: int) -> str:
+    """Return a share in percent, which is 0 % and 100 % only if it is so exactly."""
+    if count in (0, total):
+        return "100 %" if count and total else "0 %"
+    percent = 100 * count / total
+    if percent < 0.1:
+        return "< 0.1 %"
+    if percent > 99.9:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"
+
+
+def render_distribution(column: dict[str, Any]) -> str:
+    """Render a histogram as a picture, or the most frequent values as text."""
+    if "histogram" not in column:
+        shares = [
+            f"{_escape(text)} {100 * share:.1f} %" for text, share in column["frequent"]
+        ]
+        return "<br>".join(shares)
+    counts = column["histogram"]
+    if not counts:
+        return ""
+    width = PICTURE_WIDTH / len(counts)
+    largest = max(counts)
+    steps = [f"M0 {PICTURE_HEIGHT}"]
+    for position, count in enumerate(counts, start=1):
+        height = PICTURE_HEIGHT * (1 - count / largest)
+        # A value that occurs is seen, however rare it is.
+        if count:
+            height = min(height, PICTURE_HEIGHT - 1)
+        steps.append(f"V{height:.1f}H{position * width:.0f}")
+    return (
+        f'<svg viewBox="0 0 {PICTURE_WIDTH} {PICTURE_HEIGHT}" width="{PICTURE_WIDTH}"'
+        ' role="img" aria-label="histogram">'
+        f'<path d="{"".join(steps)}V{PICTURE_HEIGHT}Z"/></svg>'
+    )
+
+
+def _escape(value: object) -> str:
+    """Return a value of the data in HTML, in its own direction of writing."""
+    return f"<bdi>{html.escape(str(value))}</bdi>" if str(value) else ""
+
+
+def _keep_on_a_line(value: object) -> str:
+    """Return a number or a date in HTML, which is not broken at a hyphen."""
+    return f'<span class="whole">{html.escape(str(value))}</span>'
+
+
+def _escape_all(values: Iterable[object]) -> list[str]:
+    """Return values of the data in HTML."""
+    return [_escape(value) for value in values]
+
+
+def render_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Render a table whose first column names the rows; its cells are HTML."""
+    head = "".join(f'<th scope="col">{_escape(text)}</th>' for text in heads)
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    body = "\n".join(lines)
+    return (
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
