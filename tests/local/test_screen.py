@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_notes_are_on_the_screen(
     ]
     assert "note: not one" not in result.err
     assert "note: not one" in read_log(result, "prep")
+
+
+WRITES_A_REPORT = """
+report = Path.cwd().parent / "outputs" / "data_report" / "report.html"
+report.write_text("<p>", encoding="utf-8")
+"""
+
+
+def test_a_run_ends_with_links_to_its_reports(toy_project: Project) -> None:
+    """The last line of a step stays on the screen if its results are used again."""
+    write_toy_step(toy_project, "prep", WRITES_A_REPORT)
+    for status in ("ran", "reused"):
+        result = run_pipeline(toy_project, "training")
+        assert result.code == 0, result.err
+        prep, *_, heading, link = result.err.splitlines()
+        assert prep.startswith(f"{status} prep ")
+        assert " done" in prep
+        assert heading == "To look at the results, open:"
+        with urllib.request.urlopen(link.strip()) as report:
+            assert report.read() == b"<p>"
+        # Standard output is for programs alone.
+        assert "file://" not in result.out
 
 
 FAULTY_MODULE = """

@@ -119,6 +119,11 @@ def run(args: Namespace) -> int:
         for step in result.steps:
             for output, folder in step.outputs.items():
                 screen.print(f"{output:14}{folder}")
+        reports = result.list_reports()
+        if reports:
+            screen.print("To look at the results, open:")
+        for report in reports:
+            screen.print(f"  {report.as_uri()}")
     if args.json:
         print(json.dumps(asdict(result)))
     return 0 if result.status == "completed" else 1

@@ -29,7 +29,7 @@ from .run_context import RunContext, explain_full_disks
 from .run_folder import lock_folder, make_run_folder, remove_old_runs
 from .run_record import RunRecord
 from .run_result import RunResult, StepResult
-from .screen import FAILED, REMOVED, REUSED, Screen
+from .screen import FAILED, REMOVED, REUSED, Screen, summarize_log
 from .step_alone import check_step_can_run, read_earlier_run
 from .step_runner import StepRunner, make_common_environment
 
@@ -175,8 +175,17 @@ class LocalRun:
             return StepResult(step.name, "failed")
 
         label = f"{REUSED}{step.name:10}"
-        context.screen.print(f"({results.run})", label=label, style="dim")
+        last_line = self._read_last_line(results.run, step.name)
+        context.screen.print(f"{last_line} ({results.run})".lstrip(), label=label)
         return StepResult(step.name, "reused", outputs=context.find_outputs(step))
+
+    def _read_last_line(self, run: str, step: str) -> str:
+        """Return the last line of a step's log in an earlier run; empty without a log."""
+        try:
+            log = summarize_log(self.context.runs / run / step / "log.txt")
+        except OSError:
+            return ""
+        return log.last_line
 
     def _remove_old_runs(self) -> None:
         """Remove the runs beyond those that the settings keep, and show which."""

@@ -25,6 +25,16 @@ class RunResult:
     folder: str
     steps: list[StepResult]
 
+    def list_reports(self) -> list[Path]:
+        """Return the pages that the steps have written for people, in the steps' order."""
+        reports = []
+        for step in self.steps:
+            for folder in step.outputs.values():
+                report = Path(folder) / "report.html"
+                if report.is_file():
+                    reports.append(report)
+        return reports
+
     def output(self, port: str) -> Path:
         """Return the folder that a step has written to a port.
 

@@ -47,6 +47,11 @@ class LogSummary:
     last_lines: list[str]
     notes: list[str]  # without repetitions
 
+    @property
+    def last_line(self) -> str:
+        """The last line, which sums up what the step has done; empty without any."""
+        return self.last_lines[-1] if self.last_lines else ""
+
 
 def summarize_log(log: Path) -> LogSummary:
     """Return the last lines and the notes of a log, which may be of any size.

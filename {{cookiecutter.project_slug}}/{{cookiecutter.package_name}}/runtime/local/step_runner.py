@@ -182,9 +182,8 @@ class StepRunner:
     def _show_success(self, step: Step, log: LogSummary, seconds: float) -> None:
         """Show that a step has ended well, with the last line and the notes of its log."""
         screen = self._context.screen
-        last_line = log.last_lines[-1] if log.last_lines else ""
         label = f"{RAN}{step.name:10}{seconds:6.1f} s  "
-        screen.print(last_line, label=label, style="dim")
+        screen.print(log.last_line, label=label)
         for note in log.notes:
             screen.print(f"    {note}")
 
