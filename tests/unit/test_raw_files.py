@@ -348,6 +348,23 @@ def test_the_odd_one_of_many_small_files_is_named(
         prepare(raw, tmp_path / "out", keys=["id"])
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {f"{number:03}.csv": "x\n1\n2\n-999\n" for number in range(40)},
+        {"blank.csv": "\nx\n" + "1\n2\n-999\n" * 40},
+    ],
+    ids=["small files", "a blank line above the names"],
+)
+def test_a_sentinel_is_noted_if_the_rows_were_copied(
+    files: dict[str, str | bytes], tmp_path: Path
+) -> None:
+    raw = write(tmp_path / "raw", files)
+    notes = "\n".join(prepare(raw, tmp_path / "out")["notes"])
+    assert "holds -999 in 40 rows" in notes
+    assert "write data.missing: ['-999'] in settings.yml" in notes
+
+
 def make_parquet(folder: Path, table: pa.Table, **options: Any) -> Path:
     """Write a Parquet file by pyarrow, and return its folder."""
     folder.mkdir()

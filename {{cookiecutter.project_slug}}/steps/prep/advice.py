@@ -19,6 +19,7 @@ from sources import (
     ColumnRoles,
     Source,
     count_values,
+    find_first_values,
     show_text,
 )
 from text_values import (
@@ -406,6 +407,18 @@ def _all_may_have_thousands(
     return bool(source.frame.select(fits).collect(engine="streaming").item())
 
 
+@dataclass(frozen=True)
+class ColumnWithWords:
+    """A column that holds words such as NA, and the files in which it does.
+
+    The files are all CSV or all Parquet.
+    """
+
+    name: str
+    sources: list[Source]
+    is_csv: bool
+
+
 def note_missing_words(
     sources: list[Source], types: dict[str, pl.DataType], roles: ColumnRoles
 ) -> None:
@@ -414,71 +427,73 @@ def note_missing_words(
     In CSV files they are missing values. In Parquet files, which have missing values of
     their own, they are text.
     """
+    columns_by_file: dict[str, list[ColumnWithWords]] = {}
+    for column in _list_columns_with_words(sources, types, roles):
+        first_file = column.sources[0].name
+        columns_by_file.setdefault(first_file, []).append(column)
+    for columns in columns_by_file.values():
+        source = columns[0].sources[0]
+        words = [_select_words(source.columns[column.name]) for column in columns]
+        for column, word in zip(columns, find_first_values(source.frame, words)):
+            source.notes.append(_explain_word(column, str(word)))
+
+
+def _list_columns_with_words(
+    sources: list[Source], types: dict[str, pl.DataType], roles: ColumnRoles
+) -> Iterator[ColumnWithWords]:
+    """Yield the columns that hold words such as NA, if it matters how these are read."""
     for name, dtype in types.items():
         # The words of a key are always values.
         if name in roles.keys:
             continue
-        is_text_target = name == roles.target and dtype == TEXT
-        in_csv: list[tuple[Source, Column]] = []
-        in_parquet: list[tuple[Source, Column]] = []
+        in_csv: list[Source] = []
+        in_parquet: list[Source] = []
         for source in sources:
             column = source.columns.get(name)
             if column is None or not column.missing_words:
                 continue
             # Only the columns of CSV files have a text.
-            if column.text is not None:
-                in_csv.append((source, column))
-            elif not is_text_target:
-                in_parquet.append((source, column))
+            files = in_parquet if column.text is None else in_csv
+            files.append(source)
         if in_csv:
-            _add_note_on_words(name, in_csv, is_csv=True)
-        if in_parquet:
-            _add_note_on_words(name, in_parquet, is_csv=False)
+            yield ColumnWithWords(name, in_csv, is_csv=True)
+        is_text_target = name == roles.target and dtype == TEXT
+        if in_parquet and not is_text_target:
+            yield ColumnWithWords(name, in_parquet, is_csv=False)
 
 
-def _add_note_on_words(
-    name: str, columns_with_words: list[tuple[Source, Column]], *, is_csv: bool
-) -> None:
-    """Add a note on words such as NA in the column `name` to the first file with any.
+def _select_words(column: Column) -> pl.Expr:
+    """Return the words such as NA in a column, and null for its other values."""
+    if column.text is None:
+        is_word = column.values.is_in(MISSING_WORDS)
+        return pl.when(is_word).then(column.values)
+    return pl.when(column.values.is_null()).then(null_if_empty(column.text))
 
-    `columns_with_words` are the files that have them, all CSV or all Parquet.
-    """
-    source, column = columns_with_words[0]
-    word = _find_missing_word(source, column)
-    file_names = source.name
-    other_files = len(columns_with_words) - 1
+
+def _explain_word(column_with_words: ColumnWithWords, word: str) -> str:
+    """Return a note that tells how a word such as NA is read in a column."""
+    name = column_with_words.name
+    columns = [source.columns[name] for source in column_with_words.sources]
+    file_names = column_with_words.sources[0].name
+    other_files = len(columns) - 1
     if other_files == 1:
         file_names += " and 1 more file"
     elif other_files:
         file_names += f" and {other_files} more files"
-    count = sum(column.missing_words for _, column in columns_with_words)
+    count = sum(column.missing_words for column in columns)
     rows = "1 row" if count == 1 else f"{count} rows"
-    if is_csv and column.type == TEXT:
-        source.notes.append(
+    if column_with_words.is_csv and columns[0].type == TEXT:
+        return (
             f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
             f" ({rows} with such words): if it is a category, write"
             f" data.not_missing: ['{word}'] in settings.yml."
         )
-    elif is_csv:
-        source.notes.append(
+    if column_with_words.is_csv:
+        return (
             f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
             f" ({rows} with such words)."
         )
-    else:
-        source.notes.append(
-            f"'{word}' in the column '{name}' of {file_names} is a value of its own, as"
-            f" Parquet has missing values apart ({rows} with such words)."
-        )
-
-
-def _find_missing_word(source: Source, column: Column) -> str:
-    """Return the first word such as NA in a column that holds one."""
-    if column.text is None:
-        text = column.values
-        is_word = text.is_in(MISSING_WORDS)
-    else:
-        text = null_if_empty(column.text)
-        is_word = column.values.is_null()
-    filled = source.frame.select(text=text, is_word=is_word).drop_nulls("text")
-    first_word = filled.filter("is_word").head(1).collect(engine="streaming")
-    return str(first_word.item(0, 0))
+    return (
+        f"'{word}' in the column '{name}' of {file_names} is a value of its own, as"
+        f" Parquet has missing values apart ({rows} with such words)."
+    )

@@ -8,7 +8,7 @@ of thousands of columns, or of thousands of files, would take minutes and gigaby
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 from sources import FILE, NUMBER
@@ -51,7 +51,7 @@ class Candidate:
 CandidateBuilder = Callable[[pl.Expr, pl.Expr], Candidate]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ColumnBuilders:
     """The candidates of columns of one kind.
 
@@ -60,9 +60,17 @@ class ColumnBuilders:
     its first value: of the text without blanks, where `null_if_missing` is not null.
     """
 
-    usual: Sequence[CandidateBuilder]
+    usual: tuple[CandidateBuilder, ...]
     null_if_missing: Callable[[pl.Expr], pl.Expr] | None = None
     find_by_value: Callable[[str], CandidateBuilder | None] | None = None
+
+    def skip_through(self, build: CandidateBuilder) -> ColumnBuilders:
+        """Return the candidates that are tried after `build` does not hold a column."""
+        if build not in self.usual:
+            # It was found by a value, so that only text is left.
+            return ColumnBuilders(self.usual[-1:])
+        following = self.usual[self.usual.index(build) + 1 :]
+        return replace(self, usual=following)
 
 
 @dataclass(frozen=True)
@@ -93,34 +101,34 @@ class Fit:
 
 def find_fits(
     texts: pl.DataFrame, builders: Sequence[ColumnBuilders]
-) -> dict[int, list[list[Fit]]]:
-    """Return for each file the candidates that hold all values, for each of its columns.
+) -> dict[int, list[Fit]]:
+    """Return for each file the first candidate that holds all values of each column.
 
     `texts` has the column FILE and the columns "0", "1" and so on of text. `builders` are
-    the candidates of these columns. Columns of one kind share them.
+    the candidates of these columns. Columns with the same candidates are counted together.
     """
     width = len(builders)
-    files = texts[FILE].unique(maintain_order=True).to_list()
-    fits: dict[int, list[list[Fit]]] = {
-        file: [[] for _ in range(width)] for file in files
-    }
+    fits_by_group: dict[int, Fit] = {}
     for positions in _divide_columns(builders, len(texts)):
         values = _stack_columns(texts, positions, width)
-        for group, group_fits in _find_group_fits(values, builders[positions[0]]):
-            file, position = divmod(group, width)
-            fits[file][position] = group_fits
-    return fits
+        fits_by_group |= _find_group_fits(values, builders[positions[0]])
+
+    files = texts[FILE].unique(maintain_order=True).to_list()
+    return {
+        file: [fits_by_group[file * width + position] for position in range(width)]
+        for file in files
+    }
 
 
 def _divide_columns(
     builders: Sequence[ColumnBuilders], rows: int
 ) -> Iterator[list[int]]:
-    """Yield the positions of columns that share their candidates, a few at a time."""
-    positions_by_kind: dict[int, list[int]] = {}
+    """Yield the positions of columns with the same candidates, a few at a time."""
+    positions_by_builders: dict[ColumnBuilders, list[int]] = {}
     for position, column_builders in enumerate(builders):
-        positions_by_kind.setdefault(id(column_builders), []).append(position)
+        positions_by_builders.setdefault(column_builders, []).append(position)
     columns_at_a_time = max(1, VALUES_AT_A_TIME // max(1, rows))
-    for positions in positions_by_kind.values():
+    for positions in positions_by_builders.values():
         for start in range(0, len(positions), columns_at_a_time):
             yield positions[start : start + columns_at_a_time]
 
@@ -148,44 +156,40 @@ def _stack_columns(
     )
 
 
-def _find_group_fits(
-    values: pl.DataFrame, builders: ColumnBuilders
-) -> Iterator[tuple[int, list[Fit]]]:
-    """Yield each group of values with the candidates that hold all of them."""
+def _find_group_fits(values: pl.DataFrame, builders: ColumnBuilders) -> dict[int, Fit]:
+    """Return for each group of values the first candidate that holds all of them."""
+    *typed_builders, text_builder = builders.usual
+    fits: dict[int, Fit] = {}
+    for build in typed_builders:
+        build_fits = _fit_candidate(values, build)
+        if build_fits:
+            fits |= build_fits
+            values = values.filter(~pl.col("group").is_in(list(build_fits)))
+    # Only text holds what is left, unless it is written in a form that has to be known.
+    build_fits = _find_fits_by_value(values, builders)
+    return fits | _fit_candidate(values, text_builder) | build_fits
+
+
+def _fit_candidate(values: pl.DataFrame, build: CandidateBuilder) -> dict[int, Fit]:
+    """Return the groups of which a candidate holds all values, with their counts."""
     sample = values.filter(pl.col("row") < SAMPLED_ROWS)
-    fits: dict[int, list[Fit]] = {}
-    for build in builders.usual:
-        counts_by_group = _count_groups(sample, build)
-        if len(sample) < len(values):
-            plausible = [
-                group for group, counts in counts_by_group.items() if counts.all_fit
-            ]
-            rows = values.filter(pl.col("group").is_in(plausible))
-            counts_by_group = _count_groups(rows, build)
-        for group, counts in counts_by_group.items():
-            if counts.all_fit:
-                fits.setdefault(group, []).append(Fit(build, counts))
-    for group, fit in _find_fits_by_value(values, builders, fits):
-        # Text, which holds every value, stays the last one.
-        fits[group].insert(-1, fit)
-    yield from fits.items()
+    counts = _count_fitting_groups(sample, build)
+    if len(sample) < len(values) and not counts.is_empty():
+        rows = values.filter(pl.col("group").is_in(counts["group"].implode()))
+        counts = _count_fitting_groups(rows, build)
+    return {
+        group: Fit(build, CandidateCounts(*sums)) for group, *sums in counts.iter_rows()
+    }
 
 
 def _find_fits_by_value(
-    values: pl.DataFrame, builders: ColumnBuilders, fits: dict[int, list[Fit]]
-) -> Iterator[tuple[int, Fit]]:
-    """Yield a further candidate that holds all values of a group, for some groups.
-
-    It is found by the first value. All values decide whether it holds them.
-    """
+    values: pl.DataFrame, builders: ColumnBuilders
+) -> dict[int, Fit]:
+    """Return the groups that are held by a candidate which their first value suggests."""
     if builders.find_by_value is None or builders.null_if_missing is None:
-        return
-    only_text_fits = [
-        group for group, group_fits in fits.items() if len(group_fits) == 1
-    ]
+        return {}
     first_values = (
-        values.filter(pl.col("group").is_in(only_text_fits))
-        .select("group", value=builders.null_if_missing(pl.col("stripped")))
+        values.select("group", value=builders.null_if_missing(pl.col("stripped")))
         .drop_nulls("value")
         .unique("group", keep="first")
     )
@@ -194,19 +198,23 @@ def _find_fits_by_value(
         build = builders.find_by_value(value)
         if build is not None:
             groups_by_builder.setdefault(build, []).append(group)
+
+    fits: dict[int, Fit] = {}
     for build, groups in groups_by_builder.items():
         rows = values.filter(pl.col("group").is_in(groups))
-        for group, counts in _count_groups(rows, build).items():
-            if counts.all_fit:
-                yield group, Fit(build, counts)
+        fits |= _fit_candidate(rows, build)
+    return fits
 
 
-def _count_groups(
+def _count_fitting_groups(
     values: pl.DataFrame, build: CandidateBuilder
-) -> dict[int, CandidateCounts]:
-    """Count the values of a candidate in each group."""
+) -> pl.DataFrame:
+    """Count the values of a candidate in each group of which it holds all values.
+
+    The table has the column `group` and the fields of CandidateCounts, in their order.
+    """
     candidate = build(pl.col("text"), pl.col("stripped"))
-    counts = (
+    return (
         values.lazy()
         .select(
             "group",
@@ -217,6 +225,6 @@ def _count_groups(
         )
         .group_by("group")
         .agg(pl.all().sum())
+        .filter(pl.col("fitting") == pl.col("filled"))
         .collect()
     )
-    return {group: CandidateCounts(*sums) for group, *sums in counts.iter_rows()}

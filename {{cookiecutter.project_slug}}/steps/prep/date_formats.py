@@ -155,6 +155,8 @@ def _match(spelling: Spelling, text: str) -> bool:
 
 def _find_date_formats(text: str, dates: tuple[Spelling, ...]) -> Iterator[str]:
     """Yield the formats of a text that is a date, with or without weekday and time."""
+    if not re.match(rf"\d|{WEEKDAY}|{MONTH}", text, re.IGNORECASE):
+        return
     weekday = re.match(rf"{WEEKDAY}(,?) *(?=\w)", text, re.IGNORECASE)
     prefix = ""
     if weekday:

@@ -13,9 +13,11 @@ from sources import DataError
 
 START_BYTES = 512
 GZIP_SIZE_BYTES = 4
-LONGEST_LINE = (
-    2**24
-)  # in bytes; a longer one would take twelve times its size in memory
+# In bytes. A longer line would take twelve times its size in memory.
+LONGEST_LINE = 2**24
+# So many bytes are read at such intervals to see that lines end all along a file.
+LINE_END_BYTES = 2**16
+LINE_END_INTERVAL = LONGEST_LINE // 2
 
 SAVE_SHEET = "save its sheet as CSV UTF-8 in Excel or LibreOffice"
 USE_PANDAS = "read it with pandas and write it with to_parquet()"
@@ -107,7 +109,7 @@ def check_line_lengths(path: Path, name: str) -> None:
 
     Python's csv module reads files that are packed otherwise, and has a limit of its own.
     """
-    if _count_unpacked_bytes(path) <= LONGEST_LINE:
+    if _count_unpacked_bytes(path) <= LONGEST_LINE or _has_regular_line_ends(path):
         return
     start_of_line = 0
     end_of_block = 0
@@ -125,6 +127,19 @@ def check_line_lengths(path: Path, name: str) -> None:
                     f" begins at byte {start_of_line}: it is too long to be read as a row"
                     " of a table."
                 )
+
+
+def _has_regular_line_ends(path: Path) -> bool:
+    """Return whether a line ends at regular intervals, so that no line can be too long.
+
+    Only a small part of a file that is not packed is read for this.
+    """
+    with open_unpacked(path) as file:
+        while block := file.read(LINE_END_BYTES):
+            if b"\n" not in block and b"\r" not in block:
+                return False
+            file.seek(LINE_END_INTERVAL - len(block), os.SEEK_CUR)
+    return True
 
 
 def _count_unpacked_bytes(path: Path) -> int:

@@ -191,8 +191,8 @@ def _convert_dates(
     if texts.is_empty():
         return column
     kind = ColumnKind(types=(NUMBER, DATE, TIMESTAMP), words_are_values=True)
-    narrowest = find_fits(texts, [list_builders_of_kind(kind, text_format)])[0][0][0]
-    candidate = narrowest.build(column.values, column.values)
+    fit = find_fits(texts, [list_builders_of_kind(kind, text_format)])[0][0]
+    candidate = fit.build(column.values, column.values)
     holds_times = is_time_of_day(candidate.reading)
     if candidate.reading.dtype not in (DATE, TIMESTAMP) and not holds_times:
         return column

@@ -52,7 +52,7 @@ def _infer_columns(
     builders = list_builders_of_kind(kind, text_format)
     table = pl.DataFrame({"0": distinct}, schema={"0": pl.String})
     files = table.select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
-    fit = find_fits(files, [builders])[0][0][0]
+    fit = find_fits(files, [builders])[0][0]
     text = pl.col("0")
     candidate = fit.build(text, text.str.strip_chars())
     values = table.select(candidate.fitting).to_series()

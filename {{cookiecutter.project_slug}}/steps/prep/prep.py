@@ -114,7 +114,7 @@ def _prepare(
         if roles.schema is None:
             # What counts as a missing value is a matter of the training data.
             note_missing_words(written.sources, written.types, roles)
-    return build_report(written, prepared, roles)
+        return build_report(written, prepared, roles)
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:

@@ -17,7 +17,7 @@ from candidates import find_fits
 from csv_dialect import CsvFile
 from sources import FILE, ColumnRoles, Source
 from text_values import TextFormat
-from type_inference import build_columns, fit_all_candidates, list_builders
+from type_inference import build_columns, list_builders, list_fits_without_rows
 
 MANY_FILES = 32  # If there are fewer small files, each one is opened on its own.
 SMALL_BYTES = 500_000
@@ -109,12 +109,9 @@ def open_batch(
     sources = []
     first_row = 0
     for file_number, small_file in enumerate(batch.files):
-        # A file without rows is not among the texts, so every type fits it.
-        fits = fits_by_file.get(file_number) or fit_all_candidates(builders)
-        narrowest = [column_fits[0] for column_fits in fits]
-        columns, _ = build_columns(
-            batch.header, narrowest, stripped, text_format, roles
-        )
+        # A file without rows is not among the texts.
+        fits = fits_by_file.get(file_number) or list_fits_without_rows(builders)
+        columns, _ = build_columns(batch.header, fits, stripped, text_format, roles)
         row_count = len(small_file.rows)
         rows = copied.select(batch.column_names).slice(first_row, row_count)
         sources.append(Source(small_file.file.name, rows, columns))

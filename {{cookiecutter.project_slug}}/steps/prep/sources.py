@@ -161,6 +161,27 @@ def count_values(frame: pl.LazyFrame, expressions: Iterable[pl.Expr]) -> list[in
     return [row[str(id(expression))] for expression in expressions]
 
 
+def find_first_values(
+    frame: pl.LazyFrame, expressions: Sequence[pl.Expr]
+) -> list[object]:
+    """Return the first value of each expression that is not null, or None."""
+    if not expressions:
+        return []
+    first_rows = frame.head(FIRST_ROWS).select(
+        expression.drop_nulls().first().alias(str(i))
+        for i, expression in enumerate(expressions)
+    )
+    values: list[object] = list(first_rows.collect(engine="streaming").row(0))
+    for i, expression in enumerate(expressions):
+        if values[i] is None:
+            # A query of its own ends at the first value, while one for all expressions
+            # would read all rows.
+            first_value = frame.select(value=expression).drop_nulls().head(1)
+            found = first_value.collect(engine="streaming")
+            values[i] = None if found.is_empty() else found.item()
+    return values
+
+
 def find_system_error(error: Exception) -> str | None:
     """Return why the operating system refused to read or write a file, if it did.
 

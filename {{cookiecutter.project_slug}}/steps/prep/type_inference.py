@@ -9,6 +9,7 @@ checked instead: it is a misfit if it contradicts a type.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -142,13 +143,14 @@ def infer_csv_columns(
     most_rows = count_first_rows(file)
     first_rows = frame.head(most_rows).collect(engine="streaming")
     are_all_rows = len(first_rows) < most_rows
-    fits = find_first_fits(first_rows, file.header, text_format, roles)
+    builders = list_builders(file.header, text_format, roles)
     stripped = {
         position: pl.col(position).str.strip_chars() for position in file.positions
     }
     if are_all_rows:
-        chosen = [column_fits[0] for column_fits in fits]
+        fits = find_first_fits(first_rows, builders)
     elif trust_first_rows:
+        fits = find_first_fits(first_rows, builders)
         # Many expressions read each row at once, and polars would strip it for each.
         frame = frame.with_columns(
             text.name.suffix(" stripped") for text in stripped.values()
@@ -156,16 +158,10 @@ def infer_csv_columns(
         stripped = {
             position: pl.col(f"{position} stripped") for position in file.positions
         }
-        chosen = [column_fits[0] for column_fits in fits]
     else:
-        fits = _complete_fits_of_empty_columns(
-            fits, frame, file.header, stripped, text_format, roles
-        )
-        chosen = _choose_fits(fits, frame, stripped)
+        fits = _find_fits_of_all_rows(first_rows, frame, builders, text_format)
 
-    columns, candidates = build_columns(
-        file.header, chosen, stripped, text_format, roles
-    )
+    columns, candidates = build_columns(file.header, fits, stripped, text_format, roles)
     source = Source(file.name, frame, columns)
     if trust_first_rows and not are_all_rows:
         _check_all_rows(source, candidates)
@@ -181,13 +177,9 @@ def infer_text_column(
 ) -> Column:
     """Return a column of text of a Parquet file, read as that of a CSV file would be."""
     texts = frame.select(text.alias("0"))
-    stripped = {"0": pl.col("0").str.strip_chars()}
     first_rows = texts.head(FIRST_ROWS).collect(engine="streaming")
-    fits = find_first_fits(first_rows, [name], text_format, roles)
-    fits = _complete_fits_of_empty_columns(
-        fits, texts, [name], stripped, text_format, roles
-    )
-    (fit,) = _choose_fits(fits, texts, stripped)
+    builders = list_builders([name], text_format, roles)
+    (fit,) = _find_fits_of_all_rows(first_rows, texts, builders, text_format)
     candidate = fit.build(text, text.str.strip_chars())
     return Column(
         type=candidate.reading.dtype if fit.counts.filled else None,
@@ -202,23 +194,19 @@ def count_first_rows(file: CsvFile) -> int:
 
 
 def find_first_fits(
-    first_rows: pl.DataFrame,
-    header: list[str],
-    text_format: TextFormat,
-    roles: ColumnRoles,
-) -> list[list[Fit]]:
-    """Return the candidates of each column that hold all of the first rows of a file."""
-    builders = list_builders(header, text_format, roles)
+    first_rows: pl.DataFrame, builders: Sequence[ColumnBuilders]
+) -> list[Fit]:
+    """Return the first candidate of each column that holds all of the first rows."""
     if first_rows.is_empty():
-        return fit_all_candidates(builders)
+        return list_fits_without_rows(builders)
     texts = first_rows.select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
     return find_fits(texts, builders)[0]
 
 
-def fit_all_candidates(builders: list[ColumnBuilders]) -> list[list[Fit]]:
-    """Return all candidates of the columns of a file without rows: each of them fits."""
+def list_fits_without_rows(builders: Sequence[ColumnBuilders]) -> list[Fit]:
+    """Return the first candidate of each column of a file without rows."""
     no_values = CandidateCounts(0, 0, 0)
-    return [[Fit(build, no_values) for build in column.usual] for column in builders]
+    return [Fit(column_builders.usual[0], no_values) for column_builders in builders]
 
 
 def build_columns(
@@ -279,9 +267,9 @@ def list_builders_of_kind(kind: ColumnKind, text_format: TextFormat) -> ColumnBu
     A key is its text, blanks included, unless all of its values are plain integers.
     """
     if kind.is_ignored:
-        return ColumnBuilders([_build_ignored])
+        return ColumnBuilders((_build_ignored,))
     if kind.is_key:
-        return ColumnBuilders([_build_integer_key, _build_text_key])
+        return ColumnBuilders((_build_integer_key, _build_text_key))
     usual_readings = [
         reading
         for dtype in kind.types
@@ -300,7 +288,7 @@ def list_builders_of_kind(kind: ColumnKind, text_format: TextFormat) -> ColumnBu
         )
     builders.append(partial(_build_text, kind=kind, text_format=text_format))
     return ColumnBuilders(
-        usual=builders,
+        usual=tuple(builders),
         null_if_missing=partial(null_if_missing, text_format=text_format),
         find_by_value=partial(
             _find_certain_builder, kind=kind, text_format=text_format
@@ -502,59 +490,53 @@ def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
     return (text < "-") | is_code | is_negative_code | ~is_usual
 
 
-def _complete_fits_of_empty_columns(
-    fits: list[list[Fit]],
+def _find_fits_of_all_rows(
+    first_rows: pl.DataFrame,
     frame: pl.LazyFrame,
-    header: list[str],
-    stripped: dict[str, pl.Expr],
+    builders: Sequence[ColumnBuilders],
     text_format: TextFormat,
-    roles: ColumnRoles,
-) -> list[list[Fit]]:
-    """Add candidates by the first value of columns that have none in the first rows."""
-    builders = list_builders(header, text_format, roles)
-    empty = [
-        i
-        for i, column in enumerate(builders)
-        if column.find_by_value and len(fits[i]) == len(column.usual)
-    ]
-    if not empty:
-        return fits
-    texts = list(stripped.values())
-    first_values = frame.select(
-        null_if_missing(texts[i], text_format).drop_nulls().first().alias(str(i))
-        for i in empty
-    )
-    completed = list(fits)
-    for i, value in zip(empty, first_values.collect(engine="streaming").row(0)):
-        find_by_value = builders[i].find_by_value
-        build = find_by_value(value) if find_by_value and value else None
-        if build is not None:
-            *others, text = fits[i]
-            completed[i] = [*others, Fit(build, CandidateCounts(0, 0, 0)), text]
-    return completed
-
-
-def _choose_fits(
-    fits: list[list[Fit]], frame: pl.LazyFrame, stripped: dict[str, pl.Expr]
 ) -> list[Fit]:
     """Return the first candidate of each column that holds all rows, with its counts.
 
-    Text, the last candidate, always fits.
+    The first rows rule out most candidates. Text, the last candidate, always fits.
     """
-    positions = list(stripped)
-    chosen: dict[int, Fit] = {}
-    untried = [iter(column_fits) for column_fits in fits]
-    while len(chosen) < len(fits):
-        undecided = [i for i in range(len(fits)) if i not in chosen]
-        tried = [next(untried[i]).build for i in undecided]
+    first_rows = _fill_empty_columns(first_rows, frame, text_format)
+    untried = list(builders)
+    fits: dict[int, Fit] = {}
+    while len(fits) < len(builders):
+        undecided = [i for i in range(len(builders)) if i not in fits]
+        texts = first_rows.select(
+            pl.col(str(i)).alias(str(position)) for position, i in enumerate(undecided)
+        )
+        first_fits = find_first_fits(texts, [untried[i] for i in undecided])
         candidates = [
-            build(pl.col(positions[i]), stripped[positions[i]])
-            for i, build in zip(undecided, tried)
+            fit.build(pl.col(str(i)), pl.col(str(i)).str.strip_chars())
+            for i, fit in zip(undecided, first_fits)
         ]
-        for i, build, counts in zip(undecided, tried, _count(candidates, frame)):
+        all_counts = _count(candidates, frame)
+        for i, fit, counts in zip(undecided, first_fits, all_counts):
             if counts.all_fit:
-                chosen[i] = Fit(build, counts)
-    return [chosen[i] for i in range(len(fits))]
+                fits[i] = Fit(fit.build, counts)
+            else:
+                untried[i] = untried[i].skip_through(fit.build)
+    return [fits[i] for i in range(len(builders))]
+
+
+def _fill_empty_columns(
+    first_rows: pl.DataFrame, frame: pl.LazyFrame, text_format: TextFormat
+) -> pl.DataFrame:
+    """Return the first rows, with the first value of all rows in columns without any."""
+    filled = null_if_missing(pl.all().str.strip_chars(), text_format)
+    value_counts = first_rows.select(filled.count()).row(0, named=True)
+    empty = [name for name, count in value_counts.items() if not count]
+    if not empty:
+        return first_rows
+    filled = null_if_missing(pl.col(empty).str.strip_chars(), text_format)
+    first_values = frame.select(filled.drop_nulls().first())
+    values_by_name = first_values.collect(engine="streaming").row(0, named=True)
+    return first_rows.with_columns(
+        pl.lit(value, pl.String).alias(name) for name, value in values_by_name.items()
+    )
 
 
 def _count(candidates: list[Candidate], rows: pl.LazyFrame) -> list[CandidateCounts]:
