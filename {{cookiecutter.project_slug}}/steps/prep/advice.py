@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -76,50 +76,109 @@ def suggest_name(name: str, candidates: list[str]) -> str:
     return f": did you mean '{show_text(by_folded_name[similar[0]])}'?"
 
 
-def note_doubtful_text(
-    source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
+def note_readings(
+    source: Source,
+    names: Sequence[str],
+    file: CsvFile,
+    text_format: TextFormat,
+    roles: ColumnRoles,
 ) -> None:
-    """Add notes on columns that are text, though most values read as another type."""
-    texts = {
-        name: null_if_missing(column.text, text_format)
-        for name, column in source.columns.items()
-        if column.type == TEXT
-        and column.text is not None
-        and name not in roles.keys
-        and name not in roles.ignore
-    }
+    """Add notes on columns of a CSV file that the user might want to be read otherwise.
+
+    `names` are the columns that are looked at. Keys are left out.
+    """
+    texts: dict[str, pl.Expr] = {}
+    for name in names:
+        column = source.columns[name]
+        if column.text is None or column.type not in (NUMBER, TEXT):
+            continue
+        if roles.is_read(name) and name not in roles.keys:
+            texts[name] = null_if_missing(column.text, text_format)
+    if not texts:
+        return
+
     first_rows = (
         source.frame.head(FIRST_ROWS)
         .select(text.alias(str(i)) for i, text in enumerate(texts.values()))
         .collect(engine="streaming")
     )
     for first_values, (name, text) in zip(first_rows, texts.items()):
-        filled = source.frame.select(text=text).with_row_index("row").drop_nulls("text")
-        sample = first_values.drop_nulls().head(SAMPLED_VALUES).to_frame("text")
-        if sample.is_empty():
-            sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
-        certain_readings = _find_certain_readings(sample)
-        formats = _find_fitting_formats(sample, text_format, certain_readings)
-        if not formats:
-            continue
-        odd = _find_odd_values(filled, text_format, certain_readings, file)
-        if odd is None:
-            # Numbers and dates stand beside each other: none of them is the odd one.
-            continue
-        if text_format in formats:
-            (count,) = count_values(source.frame, [source.columns[name].values])
-            source.notes.append(
-                f"column '{name}' is text because of {odd.count} of {count} values:"
-                f" '{odd.first_value}' in line {odd.line} of {source.name}: correct it,"
-                " or write it in data.missing in settings.yml."
-            )
-        else:
-            settings = _name_settings(text_format, formats)
-            source.notes.append(
-                f"column '{name}' is text, though most of it may be numbers or dates"
-                f" ('{odd.first_value}' in line {odd.line} of {source.name}): if so,"
-                f" write {settings} in settings.yml."
-            )
+        values = first_values.drop_nulls().head(SAMPLED_VALUES)
+        if source.columns[name].type == TEXT:
+            _note_doubtful_text(source, name, text, values, file, text_format)
+        elif not values.is_empty():
+            _note_doubtful_number(source, name, text, values, text_format)
+
+
+def _note_doubtful_text(
+    source: Source,
+    name: str,
+    text: pl.Expr,
+    values: pl.Series,
+    file: CsvFile,
+    text_format: TextFormat,
+) -> None:
+    """Add a note on a column that is text, if most values read as another type.
+
+    `values` are those of the first rows, without missing values.
+    """
+    filled = source.frame.select(text=text).with_row_index("row").drop_nulls("text")
+    sample = values.to_frame("text")
+    if sample.is_empty():
+        sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
+    certain_readings = _find_certain_readings(sample)
+    formats = _find_fitting_formats(sample, text_format, certain_readings)
+    if not formats:
+        return
+    odd = _find_odd_values(filled, text_format, certain_readings, file)
+    if odd is None:
+        # Numbers and dates stand beside each other: none of them is the odd one.
+        return
+    if text_format in formats:
+        (count,) = count_values(source.frame, [source.columns[name].values])
+        source.notes.append(
+            f"column '{name}' is text because of {odd.count} of {count} values:"
+            f" '{odd.first_value}' in line {odd.line} of {source.name}: correct it,"
+            " or write it in data.missing in settings.yml."
+        )
+    else:
+        settings = _name_settings(text_format, formats)
+        source.notes.append(
+            f"column '{name}' is text, though most of it may be numbers or dates"
+            f" ('{odd.first_value}' in line {odd.line} of {source.name}): if so,"
+            f" write {settings} in settings.yml."
+        )
+
+
+def _note_doubtful_number(
+    source: Source,
+    name: str,
+    text: pl.Expr,
+    values: pl.Series,
+    text_format: TextFormat,
+) -> None:
+    """Add a note on a number that was a time of day or may have thousands separators.
+
+    Times of day are read as seconds. The point of 1.234 may separate thousands. `values`
+    are those of the first rows, without missing values.
+    """
+    first_value = values[0]
+    if source.columns[name].holds_times:
+        source.notes.append(
+            f"column '{name}' of {source.name} holds times, such as '{first_value}', and"
+            " is read as a number of seconds."
+        )
+        return
+    if not _may_have_thousands(values.head(FEW_ROWS), text_format):
+        return
+    if _all_may_have_thousands(source, text, text_format):
+        other = "," if text_format.decimal == "." else "."
+        source.notes.append(
+            f"column '{name}' of {source.name} holds numbers with three digits behind"
+            f" '{text_format.decimal}', such as '{first_value}': if it separates"
+            f" thousands, write data.thousands: '{text_format.decimal}' and"
+            f" data.decimal: '{other}' in settings.yml."
+        )
 
 
 def suggest_settings(sample: pl.DataFrame, text_format: TextFormat) -> str:
@@ -293,46 +352,6 @@ def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
             written = repr(value)
         changes.append(f"data.{key}: {written}")
     return changes
-
-
-def note_readings(source: Source, text_format: TextFormat, roles: ColumnRoles) -> None:
-    """Add notes on columns that are read in a way that the user might not expect.
-
-    These are times of day, which become seconds, and numbers such as 1.234, whose point
-    may separate thousands.
-    """
-    columns = {
-        name: column
-        for name, column in source.columns.items()
-        if column.type == NUMBER and column.text is not None and roles.is_read(name)
-    }
-    if not columns:
-        return
-    texts = [
-        null_if_missing(column.text, text_format).alias(str(i))
-        for i, column in enumerate(columns.values())
-        if column.text is not None
-    ]
-    first_rows = source.frame.head(FEW_ROWS).select(texts).collect(engine="streaming")
-    for text, values, (name, column) in zip(texts, first_rows, columns.items()):
-        filled = values.drop_nulls()
-        if filled.is_empty():
-            continue
-        if column.holds_times:
-            source.notes.append(
-                f"column '{name}' of {source.name} holds times, such as '{filled[0]}', and"
-                " is read as a number of seconds."
-            )
-        elif _may_have_thousands(filled, text_format) and _all_may_have_thousands(
-            source, text, text_format
-        ):
-            other = "," if text_format.decimal == "." else "."
-            source.notes.append(
-                f"column '{name}' of {source.name} holds numbers with three digits behind"
-                f" '{text_format.decimal}', such as '{filled[0]}': if it separates"
-                f" thousands, write data.thousands: '{text_format.decimal}' and"
-                f" data.decimal: '{other}' in settings.yml."
-            )
 
 
 def note_layout(source: Source, file: CsvFile) -> None:

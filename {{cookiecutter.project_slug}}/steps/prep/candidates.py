@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import polars as pl
 from sources import FILE, NUMBER
@@ -32,7 +33,7 @@ class Candidate:
     filled_or_word: pl.Expr
     is_odd: Callable[[pl.Expr], pl.Expr] | None = None
 
-    @property
+    @cached_property
     def fitting(self) -> pl.Expr:
         """Return the values that are not odd."""
         if self.is_odd is None:

@@ -7,12 +7,13 @@ import lzma
 import uuid
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
-from advice import note_doubtful_text, note_layout, note_readings
+from advice import note_layout, note_readings
 from csv_dialect import (
     CsvFile,
     check_encoding,
@@ -43,6 +44,8 @@ from sources import (
 from text_values import USUAL_FORMAT, TextFormat
 from type_inference import infer_csv_columns, nameless
 
+# In so many files a column is looked at for values that may be read in another way.
+MOST_CHECKED_FILES = 20
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -108,11 +111,12 @@ def open_small_files(
 
     small_files = (read_small_file(path, names[path], text_format) for path in paths)
     sources: list[Source] = []
+    checked_files: Counter[tuple[str, pl.DataType | None]] = Counter()
     for batch in divide_into_batches(small_files):
         with explain_full_disk("The text of small files", scratch):
             batch_sources = open_batch(batch, scratch, text_format, roles)
         for source, small_file in zip(batch_sources, batch.files, strict=True):
-            _check_columns(source, small_file.file, text_format, roles)
+            _check_columns(source, small_file.file, text_format, roles, checked_files)
         sources += batch_sources
     return dict(zip(paths, sources, strict=True))
 
@@ -210,7 +214,7 @@ def _open_csv(
             source = _open_csv_rows(
                 file, scratch, text_format, roles, trust_first_rows=trust_first_rows
             )
-            _check_columns(source, file, text_format, roles)
+            _check_columns(source, file, text_format, roles, Counter())
             return source
         except UnicodeError:
             continue
@@ -301,21 +305,32 @@ def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
 
 
 def _check_columns(
-    source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
+    source: Source,
+    file: CsvFile,
+    text_format: TextFormat,
+    roles: ColumnRoles,
+    checked_files: Counter[tuple[str, pl.DataType | None]],
 ) -> None:
     """Remove columns without a name, and note what is odd in the others.
 
     For training data, doubtful values go to the notes of the source. For data to score,
     values that do not fit the model's schema go to its misfits. Raises DataError if a
     column of training data has values but no name.
+
+    `checked_files` counts the files in which each column of a type was looked at, because
+    it takes long to look at it in thousands of files.
     """
     _drop_nameless_columns(source, file.header, roles)
-    if roles.schema is None:
-        note_doubtful_text(source, file, text_format, roles)
-        note_readings(source, text_format, roles)
-        note_layout(source, file)
-    else:
+    if roles.schema is not None:
         find_csv_misfits(source, file, text_format, roles)
+        return
+    names = []
+    for name, column in source.columns.items():
+        if checked_files[name, column.type] < MOST_CHECKED_FILES:
+            checked_files[name, column.type] += 1
+            names.append(name)
+    note_readings(source, names, file, text_format, roles)
+    note_layout(source, file)
 
 
 def _drop_nameless_columns(

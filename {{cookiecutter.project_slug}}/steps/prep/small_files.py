@@ -10,10 +10,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import polars as pl
-from candidates import find_fits
+from candidates import Candidate, CandidateBuilder, find_fits
 from csv_dialect import CsvFile
 from sources import FILE, ColumnRoles, Source
 from text_values import TextFormat
@@ -106,12 +107,22 @@ def open_batch(
     fits_by_file = find_fits(texts, builders)
     stripped = {name: pl.col(name).str.strip_chars() for name in batch.column_names}
 
+    @cache
+    def build_candidate(name: str, build: CandidateBuilder) -> Candidate:
+        # Most files have the same types, and share the expressions for them.
+        return build(pl.col(name), stripped[name])
+
     sources = []
     first_row = 0
     for file_number, small_file in enumerate(batch.files):
         # A file without rows is not among the texts.
         fits = fits_by_file.get(file_number) or list_fits_without_rows(builders)
-        columns, _ = build_columns(batch.header, fits, stripped, text_format, roles)
+        candidates = [
+            build_candidate(name, fit.build) for name, fit in zip(stripped, fits)
+        ]
+        columns = build_columns(
+            batch.header, fits, candidates, stripped, text_format, roles
+        )
         row_count = len(small_file.rows)
         rows = copied.select(batch.column_names).slice(first_row, row_count)
         sources.append(Source(small_file.file.name, rows, columns))

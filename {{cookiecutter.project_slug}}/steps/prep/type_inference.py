@@ -161,7 +161,11 @@ def infer_csv_columns(
     else:
         fits = _find_fits_of_all_rows(first_rows, frame, builders, text_format)
 
-    columns, candidates = build_columns(file.header, fits, stripped, text_format, roles)
+    candidates = [
+        fit.build(pl.col(position), text)
+        for fit, (position, text) in zip(fits, stripped.items())
+    ]
+    columns = build_columns(file.header, fits, candidates, stripped, text_format, roles)
     source = Source(file.name, frame, columns)
     if trust_first_rows and not are_all_rows:
         _check_all_rows(source, candidates)
@@ -212,34 +216,33 @@ def list_fits_without_rows(builders: Sequence[ColumnBuilders]) -> list[Fit]:
 def build_columns(
     header: list[str],
     fits: list[Fit],
+    candidates: list[Candidate],
     stripped: dict[str, pl.Expr],
     text_format: TextFormat,
     roles: ColumnRoles,
-) -> tuple[dict[str, Column], list[Candidate]]:
-    """Return the columns of a file by their names, and the candidates that they are.
+) -> dict[str, Column]:
+    """Return the columns of a file by their names.
 
-    `fits` has the candidate of each column. `stripped` is the text of each column
-    without blanks around it, under the name by which polars reads the column.
+    `fits` and `candidates` have the reading of each column. `stripped` is the text of each
+    column without blanks around it, under the name by which polars reads the column.
     """
     columns: dict[str, Column] = {}
-    candidates: list[Candidate] = []
-    for index, (position, text) in enumerate(stripped.items()):
-        fit = fits[index]
-        candidate = fit.build(pl.col(position), text)
-        candidates.append(candidate)
+    for index, text in enumerate(stripped.values()):
+        counts = fits[index].counts
+        candidate = candidates[index]
         name = header[index]
         column = Column(
-            type=candidate.reading.dtype if fit.counts.filled else None,
+            type=candidate.reading.dtype if counts.filled else None,
             values=candidate.fitting,
             text=text,
             holds_times=is_time_of_day(candidate.reading),
-            missing_words=fit.counts.filled_or_word - fit.counts.filled,
+            missing_words=counts.filled_or_word - counts.filled,
         )
-        if not fit.counts.finite or column.type is None:
+        if not counts.finite or column.type is None:
             # The column may hold nothing but words: none, NA, or Inf.
             column.as_text = find_kind(name, roles).select_text(text, text_format)
         columns[name or nameless(index)] = column
-    return columns, candidates
+    return columns
 
 
 def nameless(position: int) -> str:
