@@ -156,6 +156,8 @@ def trained_on_azure(project: Project, folder: Path) -> Iterator[User]:
     with Standin.running(folder / "standin") as standin:
         standin.azure.python = project.interpreter
         user = User(project, standin, folder / "home")
+        with (project.path / "settings.yml").open("a", encoding="utf-8") as settings:
+            settings.write("register_outputs: [prepared, predictions]\n")
         for command in (
             "provision --create-workspace",
             "submit training --wait --set max_iterations=20",
@@ -180,6 +182,19 @@ def assert_all_finished(user: User, run: str, word: str) -> None:
     }.items():
         finished = [line[1] for line in words(text) if line[0] == word]
         assert finished == [*steps, "run"]
+
+
+def assert_outputs_are_registered(user: User) -> None:
+    """The outputs that the settings name are data assets, each with one version."""
+    azure = user.standin.azure
+    assert {name: len(versions) for name, versions in azure.data_assets.items()} == {
+        "penguins-training-prepared": 1,
+        "penguins-scoring-prepared": 1,
+        "penguins-scoring-predictions": 1,
+    }
+    for (folder,) in azure.data_assets.values():
+        assert all(name.endswith(".parquet") for name in azure.files(folder))
+        assert azure.files(folder)
 
 
 def words(text: str) -> list[tuple[str, ...]]:

@@ -49,7 +49,7 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
     only builds the steps, connects them, and returns the pipeline job. `data` maps
     `raw_data` to the input with the training data.
     """
-    prep = build_prep_step(settings, target=settings.data.target)
+    prep = build_prep_step(settings, "training", target=settings.data.target)
     train = build_train_step(settings)
     evaluate = build_evaluate_step(settings)
     register_model = build_register_step(settings)
@@ -79,7 +79,7 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     `raw_data` to the input with the new data.
     """
     model_version = str(settings.scoring.model_version)
-    prep = build_prep_step(settings, model_version=model_version)
+    prep = build_prep_step(settings, "scoring", model_version=model_version)
     monitor = build_monitor_step(settings)
     score = build_score_step(settings)
 
@@ -122,7 +122,10 @@ PIPELINES = {
 
 
 def build_prep_step(
-    settings: Settings, target: str | None = None, model_version: str | None = None
+    settings: Settings,
+    pipeline: str,
+    target: str | None = None,
+    model_version: str | None = None,
 ) -> Command:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
@@ -153,7 +156,7 @@ def build_prep_step(
         ),
         inputs={"raw": Input(type="uri_folder"), **model_inputs},
         outputs={
-            "prepared": Output(type="uri_folder"),
+            "prepared": build_output(settings, pipeline, "prepared"),
             "data_report": Output(type="uri_folder"),
         },
         compute=settings.compute_of("prep").name,
@@ -308,7 +311,7 @@ def build_score_step(settings: Settings) -> Parallel:
             "drift_report": Input(type="uri_folder"),
             "model_version": str(settings.scoring.model_version),
         },
-        outputs={"predictions": Output(type="uri_folder")},
+        outputs={"predictions": build_output(settings, "scoring", "predictions")},
         input_data="${{inputs.prepared}}",
         compute=settings.compute_of("score").name,
         instance_count=settings.compute_of("score").max_nodes,
@@ -324,6 +327,14 @@ def build_score_step(settings: Settings) -> Parallel:
         # The step looks up the registered model, which may have changed since the last run.
         is_deterministic=False,
     )
+
+
+def build_output(settings: Settings, pipeline: str, name: str) -> Output:
+    """Build an output that Azure ML registers as a data asset, if the settings say so.
+
+    Without a version, Azure ML gives each asset the next one.
+    """
+    return Output(type="uri_folder", name=settings.asset_name(pipeline, name))
 
 
 def build_environment(settings: Settings) -> Environment:

@@ -43,7 +43,7 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     only builds the steps of the pipeline and returns them. `data` maps `raw_data` to the
     pipeline parameter with the training data.
     """
-    prepared = OutputFileDatasetConfig("prepared")
+    prepared = build_output(settings, "training", "prepared")
     model = OutputFileDatasetConfig("model")
     holdout = OutputFileDatasetConfig("holdout")
     evaluation = OutputFileDatasetConfig("evaluation")
@@ -65,7 +65,7 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     only builds the steps of the pipeline and returns them. `data` maps `raw_data` to the
     pipeline parameter with the new data.
     """
-    prepared = OutputFileDatasetConfig("prepared")
+    prepared = build_output(settings, "scoring", "prepared")
     drift_report = OutputFileDatasetConfig("drift_report")
     model_version = PipelineParameter(
         "model_version", str(settings.scoring.model_version)
@@ -256,7 +256,7 @@ def build_score_step(
 
     It does not read the drift report, but waits for it: monitor may end the pipeline.
     """
-    predictions = OutputFileDatasetConfig("predictions")
+    predictions = build_output(settings, "scoring", "predictions")
     return ParallelRunStep(
         name="score",
         parallel_run_config=build_parallel_run_config(settings),
@@ -297,6 +297,17 @@ def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
         # The worker processes of a node share its cores, so each uses one thread.
         environment_variables={"OMP_NUM_THREADS": "1"},
     )
+
+
+def build_output(
+    settings: Settings, pipeline: str, name: str
+) -> OutputFileDatasetConfig:
+    """Build an output that Azure ML registers as a dataset, if the settings say so."""
+    output = OutputFileDatasetConfig(name)
+    asset_name = settings.asset_name(pipeline, name)
+    if asset_name is None:
+        return output
+    return output.register_on_complete(asset_name)
 
 
 def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:

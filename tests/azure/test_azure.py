@@ -30,6 +30,7 @@ from azure_user import (
     User,
     assert_all_finished,
     assert_one_sentence,
+    assert_outputs_are_registered,
     reuse_is_the_same_here_and_there,
     status_judges_runs,
     trained_on_azure,
@@ -76,6 +77,10 @@ def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
     version = azure.models["penguins"][0]
     assert (version["version"], version["run_id"]) == ("1", steps["register"].id)
     assert "model/MLmodel" in azure.artifacts(steps["register"])
+
+
+def test_named_outputs_are_registered(trained: User) -> None:
+    assert_outputs_are_registered(trained)
 
 
 def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from azure_user import (
     User,
     assert_all_finished,
     assert_one_sentence,
+    assert_outputs_are_registered,
     reuse_is_the_same_here_and_there,
     status_judges_runs,
     trained_on_azure,
@@ -83,6 +84,10 @@ def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
     metrics = {one["key"]: one["value"] for one in steps["evaluate"].metrics}
     assert metrics["accuracy"] > 0.9
     assert [one["version"] for one in azure.models["penguins"]] == ["1"]
+
+
+def test_named_outputs_are_registered(trained: User) -> None:
+    assert_outputs_are_registered(trained)
 
 
 def test_predictions_are_those_of_azureml_sdk(

@@ -165,6 +165,11 @@ class Step:
         raise NotImplementedError
 
     @property
+    def asset_names(self) -> dict[str, str]:
+        """The data assets that outputs are registered as, by the names of the outputs."""
+        raise NotImplementedError
+
+    @property
     def paths(self) -> dict[str, Path]:
         """Where the script finds each input and output."""
         raise NotImplementedError
@@ -216,6 +221,8 @@ class Step:
         if self.is_deterministic:
             self.azure.reusable[self.fingerprint] = self.run
         self.run.outputs = self.outputs
+        for output, asset in self.asset_names.items():
+            self.azure.data_assets[asset].append(self.outputs[output])
         self.run.end("Completed")
         return self.run
 
@@ -346,6 +353,18 @@ class GraphStep(Step):
     def outputs(self) -> dict[str, str]:
         folder = f"{CONTAINER}/dataset/{self.run.id}"
         return {name: f"{folder}/{name}" for name in self.ports("Outputs")}
+
+    @property
+    def asset_names(self) -> dict[str, str]:
+        registrations = {
+            one["Name"]: one["DatasetRegistration"]
+            for one in self.node["ModuleOutputSettings"]
+        }
+        return {
+            output: registration["Name"]
+            for output, registration in registrations.items()
+            if registration.get("CreateNewVersion")
+        }
 
     @cached_property
     def paths(self) -> dict[str, Path]:

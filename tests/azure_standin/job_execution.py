@@ -188,6 +188,11 @@ class NodeStep(Step):
             places[port] = blobs_of(self.azure, self.job.scope, own)
         return places
 
+    @property
+    def asset_names(self) -> dict[str, str]:
+        outputs = self.node.get("outputs") or {}
+        return {port: one["name"] for port, one in outputs.items() if one.get("name")}
+
     @cached_property
     def paths(self) -> dict[str, Path]:
         paths = {port: self.folder / "inputs" / port for port in self.sources}

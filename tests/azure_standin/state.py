@@ -120,6 +120,8 @@ class Azure:
         self.role_assignments: dict[str, Json] = {}
         #: Id or name of a schedule → the ids of the runs that it has started.
         self.runs_of_schedules: dict[str, list[str]] = defaultdict(list)
+        #: Name of a data asset → the folder of blobs of each of its versions.
+        self.data_assets: dict[str, list[str]] = defaultdict(list)
         #: The cluster that each step has run on, by the id of the step's run.
         self.clusters: dict[str, str] = {}
         #: Whether whoever is logged in may assign roles.

@@ -161,6 +161,7 @@ VALUES = [
     ("computes", {"gpu": {"name": "gpu-1", "vm_size": "", "max_nodes": 1}}, "computes.gpu.name is"),
     ("computes", {"gpu": {"name": "gpu", "vm_sise": "x", "max_nodes": 1}}, "computes.gpu.vm_sise is not a setting: write vm_size"),
     ("steps", {"train": "gpu"}, "steps lets train run on gpu, which is not below computes: describe it there"),
+    ("register_outputs", ["prediction"], "must be one of prepared, predictions: write predictions"),
     ("name", ..., "name is missing: add it"),
     ("data.target", ..., "data.target is missing: add it"),
     ("colour", "blue", "colour is not a setting: delete it"),
@@ -483,7 +484,7 @@ def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
 # More workspaces
 
 PROD = ".azureml/prod.json"
-MAY_DIFFER = "data, workspace, compute, computes, steps, schedules, monitoring, scoring may differ"
+MAY_DIFFER = "data, workspace, compute, computes, steps, schedules, monitoring, scoring, register_outputs may differ"
 
 
 @pytest.fixture

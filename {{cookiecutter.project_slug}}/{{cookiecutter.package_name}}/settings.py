@@ -38,6 +38,7 @@ NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus")
 Fraction = Annotated[float, Follows(Rule("above 0, below 1", lambda f: 0 < f < 1))]
 DATE = Rule("a date such as 2026-01-31", datetime.fromisoformat)
 Margin = Annotated[float, Follows(Rule("from 0, below 1", lambda m: 0 <= m < 1))]
+RegisteredOutput = Annotated[str, Follows(one_of("prepared", "predictions"))]
 Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETER)]
 
 # The metrics by which models of a task can be compared. The first one is the default.
@@ -252,13 +253,19 @@ class Settings(ProjectSettings):
     """All settings of `settings.yml`."""
 
     # The sections that a workspace may replace in its `settings.NAME.yml`.
-    may_differ = ProjectSettings.may_differ | {"monitoring", "scoring"}
+    may_differ = ProjectSettings.may_differ | {
+        "monitoring",
+        "scoring",
+        "register_outputs",
+    }
 
     task: Annotated[str, Follows(one_of("classification", "regression"))]
     data: Data
     training: Training
     monitoring: Monitoring = Field(default_factory=Monitoring)
     scoring: Scoring
+    # The outputs of steps that Azure ML registers as data assets.
+    register_outputs: ListOf[RegisteredOutput] = Field(default_factory=list)
 
     @field_validator("training")
     @classmethod
@@ -273,6 +280,12 @@ class Settings(ProjectSettings):
             f"names the metric {training.metric}, which is not for task: {task}",
             fix=f"write metric: default, or one of {names}",
         )
+
+    def asset_name(self, pipeline: str, output: str) -> str | None:
+        """Return the data asset that an output is registered as, or None if it is not."""
+        if output not in self.register_outputs:
+            return None
+        return f"{self.name}-{pipeline}-{output}"
 
 
 PROJECT = Project(Path(__file__).resolve().parent, Settings)
