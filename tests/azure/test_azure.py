@@ -117,7 +117,11 @@ def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
     assert sorted(trained.new_modules()) == steps
     before = len(trained.standin.requests)
     train = trained.project.path / "steps/train/train.py"
-    train.write_text(train.read_text(encoding="utf-8") + "\n# edited\n", "utf-8")
+    page = (trained.project.path / "docs/change.md").read_text(encoding="utf-8")
+    autolog = re.search(r"( +mlflow\.sklearn\.autolog.*?)```", page, re.DOTALL)
+    assert autolog
+    fit = "        pipeline.fit(features, answers)\n"
+    trained.project.edit("steps/train/train.py", fit, autolog[1])
 
     result = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
 
@@ -134,6 +138,14 @@ def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
         *("finished", "finished", "finished")
     ]
     assert len(trained.standin.azure.models["penguins"]) == 1  # it is that one again
+
+    # What autolog has logged is in the step's own run, and no request was refused.
+    step = trained.newest_run()[1]["train"]
+    assert step.parameters["model__learning_rate"] == "0.1"
+    assert step.parameters["learning_rate"] == "0.1"
+    names = [run.name for run in trained.standin.azure.runs.values()]
+    assert names.count("train") == 2  # One for each submission.
+    assert not [one for one in new if "/mlflow/" in one.path and one.status >= 400]
 
 
 def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
