@@ -89,7 +89,7 @@ def remove_everything(user: User) -> None:
 def remove_data_and_code(user: User) -> None:
     remove_everything(user)
     azure = user.standin.azure
-    user.standin.create_workspace("workspace", "group", compute="cpu-cluster")
+    user.standin.create_workspace("workspace", "group", "cpu-cluster")
     azure.experiments.clear()
     azure.modules.clear()
     azure.endpoints.clear()

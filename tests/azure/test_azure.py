@@ -46,7 +46,7 @@ NO_IDENTITY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
 def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
     """A project whose steps do nothing, in a workspace with a cluster."""
     with Standin.running(tmp_path / "standin") as standin:
-        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        standin.create_workspace("workspace", "group", "cpu-cluster")
         user = User(bake(**ANSWERS), standin, tmp_path / "home")
         for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
             user.write(step, "print('done')")

@@ -45,7 +45,7 @@ def user(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]
     folder = tmp_path_factory.mktemp("azure")
     with Standin.running(folder / "standin") as standin:
         standin.azure.python = PYTHONS[SDK]
-        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        standin.create_workspace("workspace", "group", "cpu-cluster")
         user = User(bake(**ANSWERS, azureml_sdk=SDK), standin, folder / "home")
         for step in STEPS:
             user.write(step, "print('done')")

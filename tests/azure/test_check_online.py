@@ -142,7 +142,7 @@ def check(project: Path, tmp_path: Path) -> Iterator[Checker]:
     }
     env |= {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}  # with no az
     with Standin.running(tmp_path / "standin") as standin:
-        standin.create_workspace("ws-ml", "rg-ml", compute="cpu-cluster")
+        standin.create_workspace("ws-ml", "rg-ml", "cpu-cluster")
         standin.azure.environments["penguins-steps"].append({"version": "1"})
         env |= standin.environment(tmp_path)
         yield Checker(project, standin, env | SERVICE_PRINCIPAL)

@@ -32,7 +32,7 @@ def user(
     """A project whose steps do nothing, in a workspace with a cluster."""
     folder = tmp_path_factory.mktemp("azure")
     with Standin.running(folder / "standin") as standin:
-        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        standin.create_workspace("workspace", "group", "cpu-cluster")
         project = bake(**ANSWERS, azureml_sdk=request.param)
         standin.azure.python = project.interpreter
         user = User(project, standin, folder / "home")

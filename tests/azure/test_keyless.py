@@ -239,7 +239,7 @@ def test_a_cluster_without_an_identity(user: User, shell: Shell) -> None:
 
 
 def test_datastores_that_still_use_keys(user: User, shell: Shell) -> None:
-    user.standin.create_workspace("workspace", "group", compute="cpu-cluster")
+    user.standin.create_workspace("workspace", "group", "cpu-cluster", "many-nodes")
     rows = check(shell)
     assert rows["default datastore"]["status"] == "wrong"
     assert rows["default datastore"]["fix"].startswith(

@@ -254,7 +254,7 @@ def standin(tmp_path: Path) -> Iterator[Standin]:
 @pytest.fixture
 def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
     """A project whose workspace is provisioned; in the end nothing unknown was asked for."""
-    standin.create_workspace("workspace", "group", compute="cpu-cluster")
+    standin.create_workspace("workspace", "group", "cpu-cluster")
     project = Project(tmp_path / "project", standin)
     standin.azure.upload(project.folder / "data", "datastore/raw")
     yield project

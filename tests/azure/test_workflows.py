@@ -391,7 +391,7 @@ def repository(name: str, bake: Bake, folder: Path) -> Iterator[Platform]:
     with Standin.running(folder / "standin") as standin:
         standin.azure.python = project.interpreter
         for where in ("test", "prod"):
-            standin.create_workspace(where, "group", compute=f"{where}-cluster")
+            standin.create_workspace(where, "group", f"{where}-cluster")
             file = project.path / ".azureml" / f"{where}.json"
             file.write_text(json.dumps(config | {"workspace_name": where}))
             own = project.path / f"settings.{where}.yml"

@@ -31,7 +31,7 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
     """
     with Standin.running(tmp_path / "standin") as standin:
         standin.azure.python = PYTHONS[request.param]
-        standin.create_workspace("ml-test", "group", compute="cpu-cluster")
+        standin.create_workspace("ml-test", "group", "cpu-cluster")
         project = bake(**ANSWERS, azureml_sdk=request.param)
         for step in ("prep", "monitor", "score"):
             (project.path / f"steps/{step}/{step}.py").write_text("print('done')")

@@ -45,14 +45,14 @@ _KEY = "stand-in" * 4
 
 
 def token(audience: str) -> str:
-    """A token like Azure AD's: clients read audience and expiry, not the signature."""
+    """Return a token with the claims of Azure AD's. Clients do not check its signature."""
     issued = int(time.time())
     claims = {"aud": audience, "tid": TENANT_ID, "oid": CLIENT_ID, "appid": CLIENT_ID}
     return jwt.encode(claims | {"iat": issued, "exp": issued + 3600}, _KEY)
 
 
 def is_token(text: str) -> bool:
-    """Whether a token is one of those given here, and still good."""
+    """Return whether the stand-in has issued a token, and it has not expired."""
     try:
         jwt.decode(text, _KEY, ["HS256"], options={"verify_aud": False})
     except jwt.InvalidTokenError:
@@ -72,7 +72,7 @@ def get_openid_configuration(azure: Azure, request: Request) -> Json:
 
 @route("GET login/common/discovery/instance")
 def discover_login(azure: Azure, request: Request) -> Json:
-    """Asked for after a failed login."""
+    """Return the hosts of the cloud. Clients ask for them after a failed login."""
     host = request.host
     tenant = f"https://{host}/{TENANT_ID}/v2.0/.well-known/openid-configuration"
     clouds = [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}]
@@ -81,14 +81,15 @@ def discover_login(azure: Azure, request: Request) -> Json:
 
 @route("POST login/{tenant}/oauth2/v2.0/token")
 def log_in(azure: Azure, request: Request) -> Json:
-    """By the secret of the service principal, or by a token of another issuer."""
+    """Log a service principal in by its secret, or by a token of another issuer."""
     if request["tenant"] != TENANT_ID:
         message = "AADSTS900023: Specified tenant identifier is not valid."
         raise Refusal(400, message)
     form = request.form()
-    given = (form.get("client_secret"), form.get("client_assertion"))
-    good = {(CLIENT_SECRET, None), (None, CLIENT_ASSERTION)}
-    if form.get("client_id") != CLIENT_ID or given not in good:
+    has_secret = form.get("client_secret") == CLIENT_SECRET
+    has_assertion = form.get("client_assertion") == CLIENT_ASSERTION
+    is_right_client = form.get("client_id") == CLIENT_ID
+    if not is_right_client or not (has_secret or has_assertion):
         raise Refusal(401, "AADSTS7000215: Invalid client secret provided.")
     access = token(form["scope"].removesuffix("/.default"))
     return {"token_type": "Bearer", "expires_in": 3599, "access_token": access}
@@ -96,10 +97,11 @@ def log_in(azure: Azure, request: Request) -> Json:
 
 @route("GET identity/metadata/identity/oauth2/token")
 def get_identity_token(azure: Azure, request: Request) -> Json:
-    """The managed identity of the machine that asks, if it has one."""
+    """Return a token of the managed identity of this machine, if it has one."""
     if not azure.has_identity:
         raise Refusal(400, "Identity not found")
-    seconds, resource = 3600, request.query["resource"]
+    seconds = 3600
+    resource = request.query["resource"]
     return {
         "access_token": token(resource),
         "expires_in": str(seconds),
@@ -109,12 +111,13 @@ def get_identity_token(azure: Azure, request: Request) -> Json:
     }
 
 
-# Where things are
+# Addresses of the services
 
 
 @route("GET arm/metadata/endpoints")
 def get_clouds(azure: Azure, request: Request) -> list[Json]:
-    manager, login = f"https://{ARM_HOST}/", f"https://{LOGIN_HOST}/"
+    manager = f"https://{ARM_HOST}/"
+    login = f"https://{LOGIN_HOST}/"
     cloud = {
         "name": "AzureCloud",
         "resourceManager": manager,
@@ -138,14 +141,14 @@ def discover(azure: Azure, request: Request) -> Json:
     return {name: f"https://{host}" for name, host in hosts.items()}
 
 
-# What there is in the resource manager, by its id in lower case
+# Resources, which are stored by their ids in lower case
 
 
 def fill(azure: Azure) -> None:
-    """Have the subscription, and what Azure ML offers in the region."""
+    """Add the subscription, and the VM sizes and quotas of the region."""
     subscription = f"/subscriptions/{SUBSCRIPTION_ID}"
     provider = f"{subscription}/providers/{PROVIDER}"
-    kinds = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
+    resource_types = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
     sizes = [
         _size("Standard_D2ds_v4", "standardDDSv4Family", 2),
         _size("Standard_D4ds_v4", "standardDDSv4Family", 4),
@@ -181,7 +184,7 @@ def fill(azure: Azure) -> None:
             0,
         ),
     ]
-    known: dict[str, Json] = {
+    resources: dict[str, Json] = {
         subscription: {
             "id": subscription,
             "subscriptionId": SUBSCRIPTION_ID,
@@ -196,15 +199,16 @@ def fill(azure: Azure) -> None:
             "namespace": PROVIDER,
             "registrationState": "Registered",
             "registrationPolicy": "RegistrationRequired",
-            "resourceTypes": kinds,
+            "resourceTypes": resource_types,
         },
         f"{provider}/locations/{REGION}/vmSizes": {"value": sizes},
         f"{provider}/locations/{REGION}/usages": {"value": usages},
     }
-    azure.resources |= {id.lower(): resource for id, resource in known.items()}
+    azure.resources |= {id.lower(): resource for id, resource in resources.items()}
 
 
 def _size(name: str, family: str, cores: int, for_clusters: bool = True) -> Json:
+    """Return a VM size as the service lists it."""
     kinds = ["AmlCompute", "ComputeInstance"] if for_clusters else ["ComputeInstance"]
     return {
         "name": name,
@@ -221,6 +225,7 @@ def _size(name: str, family: str, cores: int, for_clusters: bool = True) -> Json
 
 
 def _usage(kind: str, name: str, text: str, limit: int, used: int = 0) -> Json:
+    """Return a quota as the service lists it. `text` is its localized name."""
     suffix = f"/usages/{name.replace(' ', '_')}" if kind.startswith("vmFamily") else ""
     return {
         "id": f"/subscriptions/{SUBSCRIPTION_ID}{suffix}",
@@ -233,43 +238,53 @@ def _usage(kind: str, name: str, text: str, limit: int, used: int = 0) -> Json:
 
 
 def resource_of(azure: Azure, id: str) -> Json:
-    """The resource of an id; a Refusal with the code that the resource manager has."""
+    """Return the resource with an id. Raises Refusal if there is none."""
     if id.lower() in azure.resources:
         return azure.resources[id.lower()]
     kind, name = PurePosixPath(id.lower()).parts[-2:]
-    missing = {"subscriptions": "Subscription", "resourcegroups": "ResourceGroup"}
-    code = f"{missing.get(kind, 'Resource')}NotFound"
+    code = "ResourceNotFound"
+    if kind == "subscriptions":
+        code = "SubscriptionNotFound"
+    elif kind == "resourcegroups":
+        code = "ResourceGroupNotFound"
     raise Refusal(404, f"The {kind[:-1]} '{name}' could not be found.", code)
 
 
 def workspace_of(azure: Azure, scope: str) -> Json:
+    """Return the workspace with a resource id. Raises Refusal if there is none."""
     return resource_of(azure, scope)
 
 
 def arm(id: str, properties: Json) -> Json:
-    """A part of a workspace as ARM gives it: its type stands in its id."""
-    kinds = id.partition("/workspaces/")[2].split("/")[1::2]
-    who = {"By": CLIENT_ID, "ByType": "Application", "At": now()}
-    changes = ("created", "lastModified")
+    """Return a resource of a workspace as ARM sends it, with the type that its id has."""
+    # After the workspace, types and names alternate.
+    types = id.partition("/workspaces/")[2].split("/")[1::2]
     return {
         "id": id,
         "name": id.rpartition("/")[2],
-        "type": "/".join([PROVIDER, "workspaces", *kinds]),
+        "type": "/".join([PROVIDER, "workspaces", *types]),
         "properties": properties,
-        "systemData": {f"{one}{key}": who[key] for one in changes for key in who},
+        "systemData": {
+            "createdBy": CLIENT_ID,
+            "createdByType": "Application",
+            "createdAt": now(),
+            "lastModifiedBy": CLIENT_ID,
+            "lastModifiedByType": "Application",
+            "lastModifiedAt": now(),
+        },
     }
 
 
 def location_of(request: Request) -> str:
-    """Where ARM says that what was put is to be found."""
+    """Return the address of a resource that a request has created."""
     version = request.query["api-version"]
     return f"https://{ARM_HOST}{request.path}?api-version={version}"
 
 
 @route("GET arm/subscriptions")
 def list_subscriptions(azure: Azure, request: Request) -> Json:
-    found = resource_of(azure, f"/subscriptions/{SUBSCRIPTION_ID}")
-    return {"value": [found], "nextLink": ""}
+    subscription = resource_of(azure, f"/subscriptions/{SUBSCRIPTION_ID}")
+    return {"value": [subscription], "nextLink": ""}
 
 
 @route(
@@ -286,19 +301,23 @@ def get_resource(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {LOCATION}/usages")
 def list_usages(azure: Azure, request: Request) -> Json:
-    """The usages, page by page."""
-    known = resource_of(azure, request.path)["value"]
+    """Return a page of the quotas, with the address of the next page."""
+    usages = resource_of(azure, request.path)["value"]
     start = int(request.query.get("$skiptoken", 0))
     end = start + azure.page_size
-    query = {"api-version": request.query["api-version"], "$skiptoken": end}
-    link = f"https://{ARM_HOST}{request.path}?{urllib.parse.urlencode(query)}"
-    return {"value": known[start:end]} | ({"nextLink": link} if known[end:] else {})
+    page: Json = {"value": usages[start:end]}
+    if usages[end:]:
+        query = {"api-version": request.query["api-version"], "$skiptoken": end}
+        address = f"https://{ARM_HOST}{request.path}"
+        page["nextLink"] = f"{address}?{urllib.parse.urlencode(query)}"
+    return page
 
 
 @route("GET arm{scope}/computes/{name}")
 def get_compute_of_arm(azure: Azure, request: Request) -> Json | Reply:
-    found = azure.resources.get(request.path.lower())
-    return found or Reply(b"", 404)  # with no body, as recorded
+    compute = azure.resources.get(request.path.lower())
+    # The recorded reply has no body.
+    return compute or Reply(b"", 404)
 
 
 @route(f"PUT {_GROUP}")
@@ -307,6 +326,7 @@ def put_group(azure: Azure, request: Request) -> Json:
 
 
 def create_group(azure: Azure, id: str, location: str) -> Json:
+    """Add a resource group if there is none, and return it."""
     group = {"id": id, "name": id.rpartition("/")[2], "location": location}
     return azure.resources.setdefault(id.lower(), group | {"properties": _SUCCEEDED})
 
@@ -314,12 +334,12 @@ def create_group(azure: Azure, id: str, location: str) -> Json:
 def create_workspace(
     azure: Azure, scope: str, location: str = REGION, datastores_mode: str = "accesskey"
 ) -> None:
-    """Put a workspace into the subscription, with its group and storage account."""
+    """Add a workspace to the subscription, with its group and storage account."""
     group = scope.partition("/providers/")[0]
     create_group(azure, group, location)
     providers = f"{group}/providers"
     storage = f"{providers}/Microsoft.Storage/storageAccounts/{STORAGE_ACCOUNT}"
-    name, id = scope.rpartition("/")[2], new_id()
+    name = scope.rpartition("/")[2]
     keys = {
         "allowSharedKeyAccess": not azure.is_keyless,
         "supportsHttpsTrafficOnly": True,
@@ -347,7 +367,7 @@ def create_workspace(
         "imageBuildCompute": None,
         "publicNetworkAccess": "Enabled",
         "privateLinkCount": 0,
-        "workspaceId": id,
+        "workspaceId": new_id(),
         "creationTime": now(),
         "discoveryUrl": f"https://{ML_HOST}/discovery",
         "mlFlowTrackingUri": f"azureml://{ML_HOST}/mlflow/v1.0{scope}",
@@ -364,30 +384,31 @@ def create_workspace(
 
 @route(f"PUT {_GROUP}/providers/Microsoft.Resources/deployments/{{name}}")
 def put_deployment(azure: Azure, request: Request) -> Json | Reply:
-    """The way in which the SDKs create a workspace: no other resource of it is made."""
+    """Create the workspaces of a deployment, as the SDKs do. Other resources are ignored."""
     group = request.path.partition("/providers/")[0].replace("groups/", "Groups/")
     resource_of(azure, group)
-    wanted = request.json()["properties"]
-    given = {key: one["value"] for key, one in (wanted["parameters"] or {}).items()}
+    deployment = request.json()["properties"]
+    parameters = deployment["parameters"] or {}
 
-    def value(text: str) -> str:
+    def resolve(text: str) -> str:
+        """Return the value of a text, which may be the name of a parameter."""
         parameter = re.fullmatch(r"\[parameters\('(\w+)'\)\]", text)
-        return str(given[parameter[1]]) if parameter else text
+        return str(parameters[parameter[1]]["value"]) if parameter else text
 
-    for resource in wanted["template"]["resources"]:
+    for resource in deployment["template"]["resources"]:
         if resource["type"] != f"{PROVIDER}/workspaces":
             continue
-        name = value(resource["name"])
+        name = resolve(resource["name"])
         if name in azure.failing_deployments:
             return _begin_failing_deployment(request, name)
         scope = f"{group}/providers/{resource['type']}/{name}"
         mode = resource["properties"].get("systemDatastoresAuthMode") or "accesskey"
-        create_workspace(azure, scope, value(resource["location"]), value(mode))
+        create_workspace(azure, scope, resolve(resource["location"]), resolve(mode))
     return {"id": request.path, "name": request["name"], "properties": _SUCCEEDED}
 
 
 def _begin_failing_deployment(request: Request, workspace: str) -> Reply:
-    """Accept a deployment whose failure shows when its status is asked for."""
+    """Accept a deployment that will fail: its status says so."""
     status = f"https://{ARM_HOST}{request.path}/operationStatuses/{workspace}"
     query = f"api-version={request.query['api-version']}"
     answer = {
@@ -446,15 +467,17 @@ def get_compute(azure: Azure, request: Request) -> Json:
 
 @route("PUT arm{scope}/computes/{name}")
 def put_compute(azure: Azure, request: Request) -> Reply:
-    body, scope = request.json(), request["scope"]
-    wanted = body["properties"]["properties"]
-    compute = create_compute(azure, scope, request["name"], body["location"], wanted)
+    scope = request["scope"]
+    body = request.json()
+    sent = body["properties"]["properties"]
+    compute = create_compute(azure, scope, request["name"], body["location"], sent)
     identity = new_identity(body.get("identity"))
     if identity:
         compute["identity"] = identity
     compute["properties"]["description"] = body["properties"].get("description")
-    place = f"{scope.partition('/resourceGroups/')[0]}/providers/{PROVIDER}/locations"
-    status = f"https://{ARM_HOST}{place}/{REGION}/computeOperationsStatus/{new_id()}"
+    subscription = scope.partition("/resourceGroups/")[0]
+    region = f"{subscription}/providers/{PROVIDER}/locations/{REGION}"
+    status = f"https://{ARM_HOST}{region}/computeOperationsStatus/{new_id()}"
     query = f"api-version={request.query['api-version']}&service=new"
     creating = compute["properties"] | {"provisioningState": "Creating"}
     answer = compute | {"properties": creating}
@@ -467,9 +490,12 @@ def get_compute_operation(azure: Azure, request: Request) -> Json:
 
 
 def create_compute(
-    azure: Azure, scope: str, name: str, location: str, wanted: Json
+    azure: Azure, scope: str, name: str, location: str, sent: Json
 ) -> Json:
-    """Put a cluster, with no node running, into the workspace."""
+    """Add a cluster without running nodes to a workspace.
+
+    `sent` are the properties of the cluster, which replace their defaults.
+    """
     counts = ("preparing", "running", "idle", "unusable", "leaving", "preempted")
     cluster: Json = {
         "subnet": None,
@@ -484,8 +510,8 @@ def create_compute(
         "isolatedNetwork": False,
         "enableNodePublicIp": True,
     }
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    wanted["vmSize"] = wanted["vmSize"].upper()
+    cluster |= {name: value for name, value in sent.items() if value is not None}
+    cluster["vmSize"] = cluster["vmSize"].upper()
     properties = _SUCCEEDED | {
         "computeType": "AmlCompute",
         "computeLocation": location,
@@ -496,9 +522,15 @@ def create_compute(
         "description": None,
         "createdOn": now(),
         "modifiedOn": now(),
-        "properties": cluster | wanted,
+        "properties": cluster,
     }
-    id, kind = f"{scope}/computes/{name}", f"{PROVIDER}/workspaces/computes"
-    names = {"id": id, "name": name, "type": kind, "location": location, "tags": {}}
-    azure.resources[id.lower()] = names | {"properties": properties}
-    return azure.resources[id.lower()]
+    compute = {
+        "id": f"{scope}/computes/{name}",
+        "name": name,
+        "type": f"{PROVIDER}/workspaces/computes",
+        "location": location,
+        "tags": {},
+        "properties": properties,
+    }
+    azure.resources[f"{scope}/computes/{name}".lower()] = compute
+    return compute

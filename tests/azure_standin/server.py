@@ -181,22 +181,22 @@ class Standin:
         """The requests whose target matches a regular expression, in their order."""
         return [one for one in self.requests if re.search(pattern, one.target)]
 
-    def create_workspace(
-        self, name: str, resource_group: str, compute: str | None = None
-    ) -> str:
-        """Have a workspace, and a cluster if named, from the start; gives its id."""
+    def create_workspace(self, name: str, resource_group: str, *clusters: str) -> str:
+        """Add a workspace with clusters to the subscription; return its resource id."""
         group = f"/subscriptions/{self.subscription_id}/resourceGroups/{resource_group}"
         scope = f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{name}"
         resources.create_workspace(self.azure, scope)
-        if compute:
-            idle = "PT120S"
-            scale = {"minNodeCount": 0, "maxNodeCount": 2}
-            wanted = {
+        for cluster in clusters:
+            properties = {
                 "vmSize": "STANDARD_D4DS_V4",
                 "vmPriority": "Dedicated",
-                "scaleSettings": scale | {"nodeIdleTimeBeforeScaleDown": idle},
+                "scaleSettings": {
+                    "minNodeCount": 0,
+                    "maxNodeCount": 2,
+                    "nodeIdleTimeBeforeScaleDown": "PT120S",
+                },
             }
-            resources.create_compute(self.azure, scope, compute, REGION, wanted)
+            resources.create_compute(self.azure, scope, cluster, REGION, properties)
         return scope
 
     def record(self, request: Request) -> Fault | None:

@@ -180,7 +180,7 @@ def test_add_a_pipeline(walk_of_each_sdk: Walk) -> None:
 
 def test_run_an_added_pipeline_on_azure(bake: Bake, tmp_path: Path) -> None:
     with Standin.running(tmp_path / "standin") as standin:
-        standin.create_workspace("workspace", "group", compute="cpu-cluster")
+        standin.create_workspace("workspace", "group", "cpu-cluster")
         project = bake(
             azure_subscription_id=standin.subscription_id,
             azure_resource_group="group",
