@@ -24,10 +24,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import TEMPLATE
+from conftest import PYTHONS, SDKS, TEMPLATE
 from step_tracking import track_in
 
 STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
+#: On Linux, it has imported the packages already.
+PYTHON = PYTHONS[SDKS[0]]
 
 
 def load(path: Path) -> Any:
@@ -121,7 +123,7 @@ def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
 def prepared(raw: Path, keys: list[str]) -> pl.DataFrame:
     """The rows of a raw folder as the prep step gives them to train."""
     out = raw.parent / f"{raw.name}-prepared"
-    command = [sys.executable, "-B", str(STEPS / "prep" / "prep.py"), "--raw", str(raw)]
+    command = [PYTHON, "-B", str(STEPS / "prep" / "prep.py"), "--raw", str(raw)]
     command += ["--prepared", str(out), "--report", str(out) + "-report"]
     command += ["--target", "y", "--keys", *keys]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -378,7 +380,7 @@ def test_a_model_of_version_1_is_still_compared_and_scored(
 
 def run_step(name: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a step as the pipeline does."""
-    command = [sys.executable, "-B", str(STEPS / name / f"{name}.py")]
+    command = [PYTHON, "-B", str(STEPS / name / f"{name}.py")]
     for option, value in options.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
     variables = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
@@ -616,7 +618,7 @@ def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
         "print(split.groups(pl.DataFrame({'id': ['1']}))[0])"
     )
     done = subprocess.run(
-        [sys.executable, "-B", "-c", code],
+        [PYTHON, "-B", "-c", code],
         capture_output=True,
         text=True,
         cwd=tmp_path / "elsewhere",

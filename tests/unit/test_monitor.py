@@ -15,6 +15,7 @@ from drift import compare_distributions, compare_locations, population_stability
 from drift_report import render_report
 from new_rows import count_new_rows
 from profiles import RepeatProfile, parse_column
+from scoring_model import MonitorError, read_profile
 from sklearn import datasets
 from template_package import PROJECT
 from training_comparison import (
@@ -258,3 +259,20 @@ def test_names_of_any_kind_are_compared_and_escaped() -> None:
     assert "<script>" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
+
+
+DAMAGED_PROFILES = {
+    "cut off": b'{"rows": 3, "features": {',
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "without features": b'{"rows": 3}',
+    "features that are a number": b'{"rows": 3, "features": 1}',
+    "an unknown figure": b'{"rows": 3, "features": {"a": {"kind": "text", "x": 1}}}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_PROFILES.values(), ids=DAMAGED_PROFILES)
+def test_a_damaged_profile_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_bytes(content)
+    with pytest.raises(MonitorError, match=r"profile\.json of the model is damaged \("):
+        read_profile(tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from template_package import load
 
 run_record = load("runtime.local.run_record")
+run_folder = load("runtime.local.run_folder")
 
 #: A record as version 1.0.0 of the template wrote it.
 RECORD_OF_1_0_0 = {
@@ -130,3 +131,19 @@ def test_a_file_that_is_no_record_is_refused(tmp_path: Path, content: bytes) -> 
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(ValueError):
         run_record.RunRecord.read(tmp_path)
+
+
+def test_a_run_that_was_moved_and_replaced_by_a_link_is_not_removed(
+    tmp_path: Path,
+) -> None:
+    names = ["2026-11-24-101500-training", "2026-11-24-101600-training"]
+    runs = tmp_path / "runs"
+    for name in names:
+        (runs / name).mkdir(parents=True)
+        write_record(runs / name, RECORD_OF_1_0_0 | {"done": {}})
+    moved = (runs / names[0]).rename(tmp_path / "moved")
+    (runs / names[0]).symlink_to(moved)
+
+    removed = run_folder.remove_old_runs(runs, 0, tmp_path, lambda name: False)
+    assert removed == [names[1]]
+    assert [path.name for path in moved.glob("*.json")] == ["run.json"]

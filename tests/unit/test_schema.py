@@ -30,6 +30,7 @@ import score
 import sklearn.datasets
 import train
 from registered_model import find_registered_model
+from schema import parse_schema
 from sources import DataError
 from step_tracking import track_in
 from text_values import USUAL_FORMAT, TextFormat
@@ -653,3 +654,25 @@ def test_a_model_of_parquet_scores_csv(project: Project, tmp_path: Path) -> None
         file = write(tmp_path / f"{row}.csv", rows[row : row + 1])
         scored, _ = project.score(file)
         assert scored.drop("row").equals(expected[row : row + 1].drop("row"))
+
+
+DAMAGED_SCHEMAS = {
+    "empty": "",
+    "cut off": '{"layout": 1, "keys": [',
+    "nested too deeply": "[" * 100_000,
+    "a list": "[]",
+    "without columns": '{"layout": 1, "keys": [], "text_format": {}}',
+    "a layout that is text": '{"layout": "1"}',
+    "an unknown type": (
+        '{"layout": 1, "keys": [], "text_format": {}, "columns": {"a": {"type": "b"}}}'
+    ),
+    "columns that are a number": (
+        '{"layout": 1, "keys": [], "text_format": {}, "columns": 1}'
+    ),
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED_SCHEMAS.values(), ids=DAMAGED_SCHEMAS)
+def test_a_damaged_schema_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"schema\.json of the model is damaged \("):
+        parse_schema(text)

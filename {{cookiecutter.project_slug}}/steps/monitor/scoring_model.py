@@ -136,8 +136,19 @@ def list_columns(description: Model) -> dict[str, pl.DataType]:
 
 
 def read_profile(folder: Path) -> Profile | None:
-    """Return the profile in the folder of a saved model, if it has one."""
+    """Return the profile in the folder of a saved model, if it has one.
+
+    Raises MonitorError if it is damaged.
+    """
     file = folder / PROFILE
     if not file.exists():
         return None
-    return parse_profile(json.loads(file.read_text(encoding="utf-8")))
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return parse_profile(json.loads(text))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise MonitorError(
+            f"The file {PROFILE} of the model is damaged ({error!r}): train again with"
+            " --set register=always, or choose another version by"
+            " scoring.model_version."
+        ) from None

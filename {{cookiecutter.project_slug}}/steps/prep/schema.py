@@ -93,9 +93,23 @@ def _holds_times(sources: list[Source], name: str) -> bool:
 def parse_schema(text: str) -> Schema:
     """Read the `schema.json` of a model.
 
+    Raises DataError if it is damaged, or was written by a newer version of the project.
+    """
+    try:
+        return _build_schema(json.loads(text))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"The file schema.json of the model is damaged ({error!r}): train again with"
+            " --set register=always, or choose another version by"
+            " scoring.model_version."
+        ) from None
+
+
+def _build_schema(schema: dict[str, Any]) -> Schema:
+    """Return the schema that `schema.json` of a model holds.
+
     Raises DataError if it was written by a newer version of the project.
     """
-    schema = json.loads(text)
     if schema["layout"] > LAYOUT:
         raise DataError(
             "The model was trained by a newer version of this project, whose schema this"

@@ -106,9 +106,9 @@ def remove_old_runs(
 ) -> list[str]:
     """Remove all runs except the newest `keep`, and return the names of those removed.
 
-    Some older runs stay too: the `current` one, those that a user has renamed, those that
-    are still at work, those for whose name `is_needed` returns True, and those whose
-    results are used by a run that stays. Raises OSError if the folder `runs` cannot be
+    Some older runs stay too: the `current` one, those that a user has renamed or replaced
+    by a link, those that are still at work, those for whose name `is_needed` returns True,
+    and those whose results are used by a run that stays. Raises OSError if the folder `runs` cannot be
     written.
 
     A run is removed in two stages. First its record is deleted while the folder of runs is
@@ -140,8 +140,13 @@ def _choose_old_runs(
 
     `by_name` has all runs by the names of their folders, with the newest first.
     """
-    # A run that a user has renamed is never removed, and does not count.
-    names = [name for name in by_name if RUN_NAME.fullmatch(name)]
+    # A run that a user has renamed, or moved elsewhere and replaced by a link, is never
+    # removed, and does not count.
+    names = [
+        name
+        for name, run in by_name.items()
+        if RUN_NAME.fullmatch(name) and not run.folder.is_symlink()
+    ]
     beyond_the_newest = names[keep:]
 
     old: set[str] = set()
