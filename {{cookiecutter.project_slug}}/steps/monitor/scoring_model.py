@@ -146,7 +146,13 @@ def read_profile(folder: Path) -> Profile | None:
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
         return parse_profile(json.loads(text))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise MonitorError(
             f"The file {PROFILE} of the model is damaged ({error!r}): train again with"
             " --set register=always, or choose another version by"

@@ -55,7 +55,9 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
     file = folder / "schema.json"
     if not file.exists():
         return RegisteredModel(name, version, None)
-    return RegisteredModel(name, version, parse_schema(file.read_text("utf-8", errors="replace")))
+    return RegisteredModel(
+        name, version, parse_schema(file.read_text("utf-8", errors="replace"))
+    )
 
 
 def choose_roles(

@@ -97,7 +97,13 @@ def parse_schema(text: str) -> Schema:
     """
     try:
         return _build_schema(json.loads(text))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise DataError(
             f"The file schema.json of the model is damaged ({error!r}): train again with"
             " --set register=always, or choose another version by"
