@@ -57,11 +57,14 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
     @dsl.pipeline(name="training", experiment_name=settings.name)
     @declare_inputs(
         raw_data=Input(type="uri_folder"),
+        on_violation=settings.data.on_violation,
         register=settings.training.register,
         **settings.training.parameter_values(),
     )
-    def pipeline(raw_data: Input, register: str, **hyperparameters: Any) -> None:
-        prepared = prep(raw=raw_data).outputs.prepared
+    def pipeline(
+        raw_data: Input, on_violation: str, register: str, **hyperparameters: Any
+    ) -> None:
+        prepared = prep(raw=raw_data, on_violation=on_violation).outputs.prepared
         trained = train(prepared=prepared, **hyperparameters).outputs
         evaluated = evaluate(model=trained.model, holdout=trained.holdout).outputs
         register_model(
@@ -86,11 +89,16 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     @dsl.pipeline(name="scoring", experiment_name=settings.name)
     @declare_inputs(
         raw_data=Input(type="uri_folder"),
+        on_violation=settings.data.on_violation,
         model_version=model_version,
         on_drift=settings.monitoring.on_drift,
     )
-    def pipeline(raw_data: Input, model_version: str, on_drift: str) -> None:
-        prepared = prep(raw=raw_data, model_version=model_version).outputs.prepared
+    def pipeline(
+        raw_data: Input, on_violation: str, model_version: str, on_drift: str
+    ) -> None:
+        prepared = prep(
+            raw=raw_data, on_violation=on_violation, model_version=model_version
+        ).outputs.prepared
         monitored = monitor(
             prepared=prepared, model_version=model_version, on_drift=on_drift
         ).outputs
@@ -152,9 +160,15 @@ def build_prep_step(
             ignore=settings.data.ignore,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
+            expect=settings.data.expectations(),
+            on_violation="${{inputs.on_violation}}",
             **model_options,
         ),
-        inputs={"raw": Input(type="uri_folder"), **model_inputs},
+        inputs={
+            "raw": Input(type="uri_folder"),
+            "on_violation": settings.data.on_violation,
+            **model_inputs,
+        },
         outputs={
             "prepared": build_output(settings, pipeline, "prepared"),
             "data_report": Output(type="uri_folder"),

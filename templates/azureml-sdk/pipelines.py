@@ -124,6 +124,8 @@ def build_prep_step(
             ignore=settings.data.ignore,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
+            expect=settings.data.expectations(),
+            on_violation=PipelineParameter("on_violation", settings.data.on_violation),
             model_name=None if model_version is None else settings.name,
             model_version=model_version,
         ),

@@ -7,12 +7,14 @@ hold none, so no project is generated.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prep import prepare
 from pydantic import Field, field_validator, model_validator
 from template_package import (
     PROJECT,
@@ -128,6 +130,28 @@ VALUES = [
     ("training.search", {"space": {"a": {"low": "1e-3", "high": 3}}}, 'has low: "1e-3", which is no number: write low: 0.001'),
     ("training.search", {"space": {"a": {"low": 1, "high": float("inf")}}}, "which is no number: write a number"),
     ("data.group", "Species", "names the target"),
+    ("data.expect", [1], "must hold names with values"),
+    ("data.expect", {7: {"min": 0}}, "write '7'"),
+    ("data.expect", {"age": None}, "write min, max, values, missing, unique there"),
+    ("data.expect", {"age": {}}, "holds no rule: write min, max, values, missing or unique"),
+    ("data.expect", {"age": {"min": None}}, "holds no rule"),
+    ("data.expect", {"age": {"minn": 0}}, "expect.age.minn is not a setting: write min"),
+    ("data.expect", {"age": {"regex": "a"}}, "expect.age.regex is not a setting: delete it (min,"),
+    ("data.expect", {"age": {"min": "0"}}, "must be a number or a date such as 2026-01-31: write 0"),
+    ("data.expect", {"age": {"min": "May"}}, "must be a number or a date such as"),
+    ("data.expect", {"age": {"max": True}}, "must be a number or a date such as"),
+    ("data.expect", {"age": {"max": float("nan")}}, "must be a number or a date such as"),
+    ("data.expect", {"age": {"min": 9, "max": 1}}, "expect.age.max is 1, which is below min, 9"),
+    ("data.expect", {"d": {"min": "2026-02-01", "max": "2026-01-31"}}, "is below min"),
+    ("data.expect", {"d": {"min": 1, "max": "2026-01-31"}}, "write two numbers or two dates"),
+    ("data.expect", {"plan": {"values": "free"}}, "must be a list: write [free]"),
+    ("data.expect", {"plan": {"values": []}}, "is an empty list"),
+    ("data.expect", {"plan": {"values": [1.5]}}, "a text, a whole number, true or false"),
+    ("data.expect", {"plan": {"values": [1], "min": 0}}, "delete one of the two"),
+    ("data.expect", {"plan": {"missing": 5}}, "is 5.0, but must be a share from 0 to 1"),
+    ("data.expect", {"plan": {"missing": "5%"}}, "must be a share from 0 to 1"),
+    ("data.expect", {"plan": {"unique": "yes"}}, "should be a valid boolean"),
+    ("data.on_violation", "stopp", "write stop"),
     ("training.register", "never", "must be one of unless_worse, always"),
     ("training.hyperparameters", [1], "must hold names with values"),
     ("training.hyperparameters", {"raw_data": 1}, "is already a parameter of the pipeline"),
@@ -194,6 +218,10 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
         ("training.search", {"space": {"a": [1, "b", None, True]}}),
         ("training.search", {"minutes": 1.5, "space": {"a": {"low": 0, "high": 0.5}}}),
         ("data.group", "studyName"),
+        ("data.expect", None),
+        ("data.expect", {"a b": {"min": -1.5, "max": 3, "missing": 0}}),
+        ("data.expect", {"d": {"min": "2026-01-31T10:00Z", "max": "2026-01-31"}}),
+        ("data.expect", {"v": {"values": ["a", 1, True], "unique": False}}),
         ("scoring.model_version", 1),
         ("scoring.error_threshold", -1),
         ("workspace.region", None),
@@ -284,6 +312,29 @@ def test_all_wrong_values_of_a_search_at_once(root: Path) -> None:
     message = refusal(open_project(root).settings)
     for key in ("training.search.tries", "space.a is an empty list", "space.b has no"):
         assert key in message
+
+
+def test_the_expectations_that_settings_yml_shows_hold_for_the_sample(
+    root: Path, tmp_path: Path
+) -> None:
+    file = root / "settings.yml"
+    text = file.read_text(encoding="utf-8")
+    start = text.index("  # expect:")
+    end = text.index("  rows_per_part:")
+    shown = re.sub("^  # ", "  ", text[start:end], flags=re.MULTILINE)
+    file.write_text(text[:start] + shown + text[end:], encoding="utf-8")
+
+    data = open_project(root).settings().data
+    assert len(data.expect) == 4
+    report = prepare(
+        PROJECT / "data" / "sample" / "training",
+        tmp_path / "prepared",
+        target="Species",
+        keys=data.keys,
+        expectations=json.loads(data.expectations()),
+    )
+    assert report["violations"] == []
+    assert len(report["rows_against_rules"]) == 5
 
 
 def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:

@@ -8,17 +8,25 @@ that every project needs: `name`, `workspace`, `compute`, `schedules` and `keep_
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import math
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .runtime import rules
 from .runtime.project import Project
 from .runtime.rules import Rule, one_of, whole
 from .runtime.search_space import ValuesToTry
 from .runtime.settings_models import (
+    ByColumn,
     ByName,
     Column,
     Count,
@@ -146,8 +154,102 @@ class TextFormat(Section):
         return json.dumps(values)
 
 
+def _parse_time(text: str) -> datetime:
+    """Return a date or a time in ISO 8601 as a time in UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_bound(value: float | str) -> bool:
+    """Return whether values of a column can be compared with a min or max."""
+    if isinstance(value, str):
+        _parse_time(value)
+        return True
+    return math.isfinite(value)
+
+
+Bound = Annotated[
+    int | float | str, Follows(Rule("a number or a date such as 2026-01-31", _is_bound))
+]
+AllowedValue = Annotated[
+    str | int | bool,
+    Follows(Rule("a text, a whole number, true or false", lambda value: True)),
+]
+Share = Annotated[float, Follows(Rule("a share from 0 to 1", lambda s: 0 <= s <= 1))]
+
+
+class ColumnRules(Section):
+    """What you know of a column. `prep` checks it on every run."""
+
+    min: Bound | None = None
+    max: Bound | None = None  # A date without a time is the whole day.
+    values: list[AllowedValue] | None = None
+    missing: Share | None = None  # The largest share of missing values.
+    unique: bool | None = None
+
+    @field_validator("max")
+    @classmethod
+    def _be_above_the_min(cls, largest: Bound | None, info: ValidationInfo) -> Any:
+        smallest = info.data.get("min")
+        if largest is None or smallest is None:
+            return largest
+        if isinstance(largest, str) and isinstance(smallest, str):
+            end = _parse_time(largest)
+            if len(largest) <= len("2026-01-31"):
+                end = datetime.combine(end, time.max, UTC)
+            is_below = end < _parse_time(smallest)
+        elif isinstance(largest, str) or isinstance(smallest, str):
+            raise refuse(
+                f"is {largest}, but min is {smallest}",
+                fix="write two numbers or two dates",
+            )
+        else:
+            is_below = largest < smallest
+        if is_below:
+            raise refuse(
+                f"is {largest}, which is below min, {smallest}",
+                fix="correct one of the two",
+            )
+        return largest
+
+    @field_validator("values")
+    @classmethod
+    def _list_all_that_is_allowed(
+        cls, values: list[str | int | bool] | None, info: ValidationInfo
+    ) -> list[str | int | bool] | None:
+        if values is None:
+            return None
+        if not values:
+            raise refuse("is an empty list", fix="list the values that may occur")
+        for limit in ("min", "max"):
+            if info.data.get(limit) is not None:
+                raise refuse(
+                    f"lists all values that may occur, so {limit} says nothing new",
+                    fix="delete one of the two",
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _hold_a_rule(self) -> ColumnRules:
+        if all(value is None for _, value in self):
+            raise refuse(
+                "holds no rule", fix="write min, max, values, missing or unique there"
+            )
+        return self
+
+
 class Data(TextFormat, Tables):
     """All settings below `data`."""
+
+    expect: ByColumn[ColumnRules] = Field(default_factory=dict)
+    on_violation: Annotated[str, Follows(one_of("stop", "warn"))] = "stop"
+
+    def expectations(self) -> str | None:
+        """Return the rules of all columns as JSON, or None without any."""
+        if not self.expect:
+            return None
+        rules = self.model_dump(include={"expect"}, exclude_none=True)
+        return json.dumps(rules["expect"])
 
 
 class Holdout(Section):
@@ -194,7 +296,7 @@ class Training(Section):
     def _leave_names_to_the_pipeline(
         cls, hyperparameters: dict[str, str | int | float | bool]
     ) -> dict[str, str | int | float | bool]:
-        for name in ("raw_data", "register"):
+        for name in ("raw_data", "register", "on_violation"):
             if name in hyperparameters:
                 raise refuse(
                     f"names {name}, which is already a parameter of the pipeline",

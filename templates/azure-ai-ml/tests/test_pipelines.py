@@ -60,7 +60,12 @@ def test_training_graph() -> None:
         "evaluate.evaluation -> register.evaluation",
     }
     hyperparameters = SETTINGS.training.hyperparameters
-    assert set(job.inputs) == {"raw_data", "register", *hyperparameters}
+    assert set(job.inputs) == {
+        "raw_data",
+        "on_violation",
+        "register",
+        *hyperparameters,
+    }
 
 
 def test_scoring_graph() -> None:
@@ -72,7 +77,12 @@ def test_scoring_graph() -> None:
         "prep.prepared -> score.prepared",
         "monitor.drift_report -> score.drift_report",
     }
-    assert set(job.inputs) == {"raw_data", "model_version", "on_drift"}
+    assert set(job.inputs) == {
+        "raw_data",
+        "on_violation",
+        "model_version",
+        "on_drift",
+    }
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -88,7 +88,12 @@ def test_training_graph() -> None:
         "evaluate.evaluation -> register.evaluation",
     }
     hyperparameters = SETTINGS.training.hyperparameters
-    assert set(pipeline.graph.params) == {"raw_data", "register", *hyperparameters}
+    assert set(pipeline.graph.params) == {
+        "raw_data",
+        "on_violation",
+        "register",
+        *hyperparameters,
+    }
 
 
 def test_scoring_graph() -> None:
@@ -103,6 +108,7 @@ def test_scoring_graph() -> None:
     }
     assert set(pipeline.graph.params) == {
         "raw_data",
+        "on_violation",
         "model_version",
         "on_drift",
         "mini_batch_size",

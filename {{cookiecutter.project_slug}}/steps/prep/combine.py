@@ -19,6 +19,7 @@ from sources import (
     INTEGER,
     LARGEST_EXACT_INTEGER,
     NUMBER,
+    ROW_NUMBER,
     TEXT,
     TIMESTAMP,
     TYPE_NAMES,
@@ -310,6 +311,11 @@ def _explain_changed_type(
     )
     if name in roles.keys:
         message = f"The column '{name}' changes its type: {types}. Make it one type."
+    elif name in roles.only_checked:
+        message = (
+            f"The column '{name}' changes its type: {types}. Make it one type, or remove"
+            " its rules from data.expect in settings.yml."
+        )
     else:
         message = (
             f"The column '{name}' changes its type: {types}. Make it one type, or list"
@@ -358,13 +364,18 @@ def _holds_for_all(
 
 
 def stack_rows(
-    sources: list[Source], types: dict[str, pl.DataType], scratch: Path
+    sources: list[Source],
+    types: dict[str, pl.DataType],
+    scratch: Path,
+    *,
+    with_row_numbers: bool = False,
 ) -> pl.LazyFrame:
     """Stack the rows of all files, in order, as a table with the columns of `types`.
 
-    The table also has columns for `summarise_files`, whose names begin with a NUL. If
-    there are many files, they are copied into the folder `scratch`. Raises OSError or
-    PolarsError if it has no room for them.
+    The table also has columns for `summarise_files`, whose names begin with a NUL, and
+    the numbers of the rows in their files if the caller needs them. If there are many
+    files, they are copied into the folder `scratch`. Raises OSError or PolarsError if it
+    has no room for them.
     """
     # Missing words are counted only in columns whose types were guessed.
     checked_names = {
@@ -374,13 +385,18 @@ def stack_rows(
         if column.is_missing_word is not None
     }
     if len(sources) <= FILES_AT_A_TIME:
-        return pl.concat(_select_rows(sources, types, checked_names, 0))
+        frames = _select_rows(
+            sources, types, checked_names, 0, with_row_numbers=with_row_numbers
+        )
+        return pl.concat(frames)
     # polars opens all files of a query at once, and takes minutes to plan a query over
     # thousands of files. So some files at a time are copied into one.
     copies = []
     for start in range(0, len(sources), FILES_AT_A_TIME):
         some_sources = sources[start : start + FILES_AT_A_TIME]
-        frames = _select_rows(some_sources, types, checked_names, start)
+        frames = _select_rows(
+            some_sources, types, checked_names, start, with_row_numbers=with_row_numbers
+        )
         copy = scratch / f"{uuid.uuid4().hex}.parquet"
         pl.concat(frames).sink_parquet(copy, compression_level=1)
         copies.append(copy)
@@ -392,6 +408,8 @@ def _select_rows(
     types: dict[str, pl.DataType],
     checked_names: set[str],
     first_position: int,
+    *,
+    with_row_numbers: bool,
 ) -> list[pl.LazyFrame]:
     """Select from each file the columns of `types`, and the columns for `summarise_files`.
 
@@ -416,6 +434,8 @@ def _select_rows(
                     is_word = pl.lit(False)
                 selected.append(is_word.alias(MISSING_WORD + name))
         frame = source.frame.select(selected)
+        if with_row_numbers:
+            frame = frame.with_row_index(ROW_NUMBER)
         is_csv = any(column.text is not None for column in source.columns.values())
         # The output and the summary both read the rows. Text of CSV is expensive to
         # parse, so its values are kept in memory for both. Parquet is read twice instead,

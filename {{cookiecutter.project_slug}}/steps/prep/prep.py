@@ -13,14 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 from advice import note_missing_words
+from expectations import (
+    CheckResult,
+    expect_of_new_data,
+    expect_of_training_data,
+    find_violations,
+    parse_expectations,
+)
 from registered_model import (
     RegisteredModel,
     choose_roles,
@@ -34,6 +43,12 @@ from text_values import USUAL_FORMAT, TextFormat, check_date_formats
 from write_parts import Describe, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report
+# Azure ML keeps the metrics of a run by a limited number of names.
+MOST_METRICS = 100
+
+# The rules of data.expect in settings.yml, by column and by the name of the rule.
+Expectations = Mapping[str, Mapping[str, Any]]
+NO_EXPECTATIONS: Expectations = MappingProxyType({})
 
 
 def features(table: pl.LazyFrame) -> pl.LazyFrame:
@@ -53,13 +68,16 @@ def prepare(
     ignore: Sequence[str] = (),
     rows_per_part: int = 100_000,
     text_format: TextFormat = USUAL_FORMAT,
+    expectations: Expectations = NO_EXPECTATIONS,
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts into the folder `prepared`, and return a report.
 
     With a `target`, rows that lack it are left out. Without one and without `keys`, a
-    first column `row` numbers the rows. Raises DataError if the data cannot be prepared.
+    first column `row` numbers the rows. Rules of `expectations` that the rows break are
+    `violations` in the report. Raises DataError if the data cannot be prepared.
     """
     roles = ColumnRoles(target, keys, ignore)
+    roles = expect_of_training_data(roles, expectations)
 
     def describe(
         sources: list[Source], types: Mapping[str, pl.DataType]
@@ -78,14 +96,18 @@ def prepare_for_model(
     ignore: Sequence[str] = (),
     rows_per_part: int = 100_000,
     text_settings: Mapping[str, Any] | None = None,
+    expectations: Expectations = NO_EXPECTATIONS,
 ) -> dict[str, Any]:
     """Prepare new data for the registered model that will score it, and return a report.
 
-    The data is read by the model's schema. `keys`, `ignore` and `text_settings` are those
-    of settings.yml. Each part names the model's version and the keys, for the score step.
-    Raises DataError if the data cannot be prepared, or does not fit the model.
+    The data is read by the model's schema. `keys`, `ignore`, `text_settings` and
+    `expectations` are those of settings.yml. Each part names the model's version and the
+    keys, for the score step. Raises DataError if the data cannot be prepared, or does not
+    fit the model.
     """
     roles, notes = choose_roles(model, keys, ignore)
+    target = None if model.schema is None else model.schema.target
+    roles = expect_of_new_data(roles, expectations, ignore, target)
     text_format, notes_on_text = choose_text_format(model, text_settings or {})
 
     def describe(*_: Any) -> dict[str, str]:
@@ -114,7 +136,19 @@ def _prepare(
         if roles.schema is None:
             # What counts as a missing value is a matter of the training data.
             note_missing_words(written.sources, written.types, roles)
-        return build_report(written, prepared, roles)
+        report = build_report(written, prepared, roles)
+        results = find_violations(
+            written.sources, written.checks, written.summary, writer.hashes_file
+        )
+        return {**describe_results(results), **report}
+
+
+def describe_results(results: Sequence[CheckResult]) -> dict[str, Any]:
+    """Return the violations, and how many rows break each rule, for the report."""
+    return {
+        "violations": [result.violation for result in results if result.violation],
+        "rows_against_rules": {result.name: result.rows for result in results},
+    }
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
@@ -131,8 +165,39 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         os.replace(unfinished, folder / name)
 
 
+def log_figures(report: dict[str, Any]) -> None:
+    """Log to MLflow how many rules are violated, and how many rows break each rule."""
+    # MLflow takes long to import, and prep without rules does not need it.
+    import mlflow
+
+    metrics: dict[str, float] = {"violations": len(report["violations"])}
+    for name, rows in report["rows_against_rules"].items():
+        if len(metrics) < MOST_METRICS:
+            # MLflow allows no other characters in the name of a metric.
+            metrics[re.sub(r"[^\w .:/-]", "_", f"rows against {name}")] = rows
+    with mlflow.start_run():
+        mlflow.log_metrics(metrics)
+
+
+def stop_at_violations(report: dict[str, Any], folder: Path) -> None:
+    """Raise DataError if the data violates a rule. `folder` has the report."""
+    count = len(report["violations"])
+    if not count:
+        return
+    rules = "a rule" if count == 1 else f"{count} rules"
+    raise DataError(
+        f"The data violates {rules} of data.expect in settings.yml, see the notes above"
+        f" and report.html in {folder}. The pipeline ends here, as data.on_violation is"
+        " 'stop'. Correct the data, or the rules if they are wrong. To go on all the same:"
+        " --set on_violation=warn"
+    )
+
+
 def print_summary(report: dict[str, Any]) -> None:
-    """Print the first notes, and how many rows were read and prepared."""
+    """Print violations and the first notes, and how many rows were read and prepared."""
+    for violation in report["violations"]:
+        # Flushed, as the violations come before the error that ends prep because of them.
+        print(f"note: violation: {violation}", flush=True)
     notes = report["notes"]
     for note in notes[:SHOWN_NOTES]:
         print(f"note: {note}")
@@ -162,6 +227,8 @@ def main() -> None:
     parser.add_argument("--ignore", nargs="*", default=[])
     parser.add_argument("--rows-per-part", type=int, default=100_000)
     parser.add_argument("--text-format", type=parse_text_settings, default={})
+    parser.add_argument("--expect", type=parse_expectations, default={})
+    parser.add_argument("--on-violation", choices=["warn", "stop"], default="stop")
     # For scoring: the registered model by whose schema the data is read.
     parser.add_argument("--model-name")
     parser.add_argument("--model-version", default="latest")
@@ -172,6 +239,7 @@ def main() -> None:
         "keys": args.keys,
         "ignore": args.ignore,
         "rows_per_part": args.rows_per_part,
+        "expectations": args.expect,
     }
     try:
         if args.model_name:
@@ -183,11 +251,15 @@ def main() -> None:
             text_format = TextFormat.from_json(json.dumps(args.text_format))
             report = prepare(target=args.target, text_format=text_format, **options)
         write_report(report, args.report)
+        print_summary(report)
+        if args.expect:
+            log_figures(report)
+        if args.on_violation == "stop":
+            stop_at_violations(report, args.report)
     except DataError as error:
         sys.exit(f"prep: {error}")
     except OSError as error:
         sys.exit(f"prep: a file cannot be read or written: {error}")
-    print_summary(report)
 
 
 if __name__ == "__main__":

@@ -196,11 +196,15 @@ def render_report(report: dict[str, Any]) -> str:
     notes = "".join(
         f"<li>{html.escape(note)}" for note in [*report["notes"], *observe(report)]
     )
+    violations = "".join(f"<li>{html.escape(text)}" for text in report["violations"])
+    if violations:
+        violations = f"<h2>Violations of data.expect</h2>\n<ul>{violations}</ul>"
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data report</title><style>{STYLE}</style>
 <h1>Data report</h1>
 <p>{report["rows_in"]:,} rows read, {report["rows_out"]:,} prepared; {dropped}.</p>
+{violations}
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>
 {render_classes(report)}

@@ -38,6 +38,7 @@ class Schema:
     keys: Sequence[str]
     text_format: TextFormat
     columns: Mapping[str, ColumnSchema]
+    target: str | None = None
 
 
 def describe_schema(
@@ -134,4 +135,9 @@ def _build_schema(schema: dict[str, Any]) -> Schema:
         for name, column in schema["columns"].items()
     }
     text_format = TextFormat.from_json(json.dumps(schema["text_format"]))
-    return Schema(schema["keys"], text_format, columns)
+    return Schema(
+        keys=schema["keys"],
+        text_format=text_format,
+        columns=columns,
+        target=schema.get("target"),
+    )

@@ -125,7 +125,8 @@ def open_batch(
         )
         row_count = len(small_file.rows)
         rows = copied.select(batch.column_names).slice(first_row, row_count)
-        sources.append(Source(small_file.file.name, rows, columns))
+        file = small_file.file
+        sources.append(Source(file.name, rows, columns, csv_file=file))
         first_row += row_count
         small_file.rows = []
     return sources

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from csv_dialect import CsvFile
 
 # The types that a feature can have, with their names in messages and in the report.
 TYPE_NAMES: dict[pl.DataType, str] = {
@@ -20,8 +24,10 @@ TYPE_NAMES: dict[pl.DataType, str] = {
 }
 INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES
 
-# The column with the number of a row's file. It begins with a NUL, as no name does.
+# The columns with the number of a row's file, and of the row in this file, from 0. Their
+# names begin with a NUL, as no name of a column of data does.
 FILE = "\0file"
+ROW_NUMBER = "\0row"
 
 # The types whose values can be read as a type of a model's schema, that type first. Text
 # reads as text alone, as its spelling would be lost otherwise.
@@ -66,18 +72,25 @@ class ColumnRoles:
 
     They are what `data` in settings.yml names. With the `schema` of a registered model,
     only its columns and the keys are read, for scoring.
+
+    `expectations` are the rules of `data.expect`, by column and by the name of the rule.
+    The columns in `only_checked` are read because of their rules, and not prepared. Those
+    in `optional` may have rules though no file has the column.
     """
 
     target: str | None = None
     keys: Sequence[str] = ()
     ignore: Sequence[str] = ()
     schema: Mapping[str, ColumnSchema] | None = None
+    expectations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    only_checked: Sequence[str] = ()
+    optional: Collection[str] = ()
 
     def is_read(self, name: str) -> bool:
         """Return whether a column is read."""
         if self.schema is None:
             return name not in self.ignore
-        return name in self.schema or name in self.keys
+        return name in self.schema or name in (*self.keys, *self.only_checked)
 
     def get_schema(self, name: str) -> ColumnSchema | None:
         """Return how the model's schema reads a column; None if that is to be guessed."""
@@ -123,7 +136,8 @@ class Source:
     If the types were guessed from the first rows, `is_misfit` tells for each row whether
     it contradicts them. `row_bytes` is the length of each row in the file, which must add
     up to `expected_bytes` if polars has split the lines into values as it should.
-    `misfits` are sentences on values that do not fit the schema of a model.
+    `misfits` are sentences on values that do not fit the schema of a model. `csv_file` is
+    None for Parquet files.
     """
 
     name: str
@@ -134,6 +148,7 @@ class Source:
     expected_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
+    csv_file: CsvFile | None = None
 
 
 def show_text(text: object) -> str:

@@ -166,7 +166,7 @@ def infer_csv_columns(
         for fit, (position, text) in zip(fits, stripped.items())
     ]
     columns = build_columns(file.header, fits, candidates, stripped, text_format, roles)
-    source = Source(file.name, frame, columns)
+    source = Source(file.name, frame, columns, csv_file=file)
     if trust_first_rows and not are_all_rows:
         _check_all_rows(source, candidates)
     return source

@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 from combine import choose_types, confirm_types, stack_rows, summarise_files
+from expectations import Check, choose_checks, count_broken_rows, select_hashes
 from read_files import open_files
 from sources import TYPE_NAMES, ColumnRoles, DataError, Source, find_system_error
 from text_values import TextFormat
@@ -33,11 +34,13 @@ class WrittenParts:
 
     `summary` has a row for each file that has rows: its number of `rows` and, with a
     target, how many have a value in it (`filled`), and how many of these are `infinite`.
+    It also has the figures of the `checks` of data.expect.
     """
 
     sources: list[Source]
     types: dict[str, pl.DataType]
     summary: pl.DataFrame
+    checks: list[Check]
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,22 @@ class PartWriter:
     add_features: AddFeatures
     describe: Describe
 
+    @property
+    def hashes_file(self) -> Path:
+        """Return the file with the hashes of the columns that must be unique."""
+        return self.scratch / "hashes.parquet"
+
     def write(self, sources: list[Source]) -> WrittenParts:
         """Write all rows, but those without a target. Raises DataError if it cannot."""
         types = choose_types(sources, self.roles)
+        checks = choose_checks(sources, types, self.roles)
         with self._explain_errors():
-            rows = stack_rows(sources, types, self.scratch)
-        table = rows.drop(cs.starts_with("\0"))
-        figures = []
+            rows = stack_rows(
+                sources, types, self.scratch, with_row_numbers=len(checks) > 0
+            )
+        only_checked = cs.by_name(*self.roles.only_checked, require_all=False)
+        table = rows.drop(cs.starts_with("\0") | only_checked)
+        figures = count_broken_rows(checks)
         target = self.roles.target
         if target:
             values = cs.by_name(target)
@@ -74,8 +86,18 @@ class PartWriter:
             table = table.drop_nulls(values).remove(is_infinite)
         table = self._select_columns(table)
         summary = summarise_files(rows, *figures, several=len(sources) > 1)
-        summarised = self._sink(table, summary, self.describe(sources, types))
-        return WrittenParts(sources, types, summarised)
+        prepared_types = {
+            name: dtype
+            for name, dtype in types.items()
+            if name not in self.roles.only_checked
+        }
+        summarised = self._sink(
+            table,
+            summary,
+            select_hashes(rows, checks),
+            self.describe(sources, prepared_types),
+        )
+        return WrittenParts(sources, prepared_types, summarised, checks)
 
     def _select_columns(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Return the table with the user's features, and with row numbers if needed."""
@@ -95,11 +117,16 @@ class PartWriter:
         return table.with_row_index(ROW).cast({ROW: pl.Int64})
 
     def _sink(
-        self, table: pl.LazyFrame, summary: pl.LazyFrame, metadata: dict[str, str]
+        self,
+        table: pl.LazyFrame,
+        summary: pl.LazyFrame,
+        hashes: pl.LazyFrame | None,
+        metadata: dict[str, str],
     ) -> pl.DataFrame:
         """Write the table, and return the summary, in one pass over the raw files.
 
-        Raises DataError if the system does not let a file be read or written.
+        The hashes, if there are any, are written to `hashes_file` in the same pass. Raises
+        DataError if the system does not let a file be read or written.
         """
         parts = pl.PartitionBy(
             self.folder,
@@ -109,10 +136,13 @@ class PartWriter:
         written = table.sink_parquet(
             parts, compression_level=1, metadata=metadata, mkdir=True, lazy=True
         )
+        outputs = [summary, written]
+        if hashes is not None:
+            outputs.append(hashes.sink_parquet(self.hashes_file, lazy=True))
         with self._explain_errors(), pl.Config(streaming_chunk_size=ROWS_IN_MEMORY):
-            _, summarised = pl.collect_all(
-                [written, summary],
-                # polars would keep Parquet in memory for the two, see `stack_rows`.
+            summarised, *_ = pl.collect_all(
+                outputs,
+                # polars would keep Parquet in memory for all, see `stack_rows`.
                 optimizations=pl.QueryOptFlags(comm_subplan_elim=False),
                 engine="streaming",
             )

@@ -123,6 +123,7 @@ Name = Annotated[str, BeforeValidator(_check_name)]
 ByName = Annotated[dict[Name, T], BeforeValidator(_replace_null_by_dict)]
 DataPath = Annotated[str, Follows(rules.FILES)]
 Column = Annotated[str, Follows(rules.COLUMN)]
+ByColumn = Annotated[dict[Column, T], BeforeValidator(_replace_null_by_dict)]
 Text = Annotated[str, Follows(rules.TEXT)]
 Count = Annotated[int, Follows(whole(1))]
 

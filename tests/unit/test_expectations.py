@@ -1,0 +1,408 @@
+"""Test `data.expect`: what prep says of data that breaks a rule, and of rules that fit none."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import expectations
+import pandas as pd
+import polars as pl
+import pytest
+from prep import prepare, prepare_for_model, stop_at_violations
+from registered_model import RegisteredModel
+from report import render_report
+from schema import parse_schema
+from sources import DataError
+from template_package import PROJECT
+from text_values import TextFormat
+
+SAMPLE = PROJECT / "data" / "sample" / "training"
+CUSTOMERS = """id,age,plan,email,signed_up,score
+1,34,free,a@b,2016-03-01,0.5
+2,-5,pro,,2016-03-02,0.25
+2,51,Pro,,2014-12-31,1.5
+4,130,team,d@b,2016-03-04,0.75
+"""
+
+
+def write(folder: Path, **files: str | pl.DataFrame) -> Path:
+    """Write CSV or Parquet files into a new folder, and return the folder."""
+    folder.mkdir()
+    for name, content in files.items():
+        if isinstance(content, str):
+            (folder / f"{name}.csv").write_text(content, encoding="utf-8")
+        else:
+            content.write_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def find_violations(raw: Path, rules: dict[str, Any], **options: Any) -> list[str]:
+    """Prepare raw data as training data, and return the violations in the report."""
+    report = prepare(raw, raw.parent / "out", expectations=rules, **options)
+    violations: list[str] = report["violations"]
+    return violations
+
+
+# The column and its rules, and the violation.
+BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
+    "min": (
+        "age",
+        {"min": 0},
+        (
+            "the column 'age' is below the min of 0 in 1 of 4 rows; the first such value is"
+            " -5, in line 3 of customers.csv."
+        ),
+    ),
+    "max": (
+        "age",
+        {"min": -10, "max": 50},
+        (
+            "the column 'age' is above the max of 50 in 2 of 4 rows; the first such value is"
+            " 51, in line 4 of customers.csv."
+        ),
+    ),
+    "min of fractions": (
+        "score",
+        {"min": 0.5},
+        (
+            "the column 'score' is below the min of 0.5 in 1 of 4 rows; the first such value"
+            " is 0.25, in line 3 of customers.csv."
+        ),
+    ),
+    "values": (
+        "plan",
+        {"values": ["free", "pro", "team"]},
+        (
+            "the column 'plan' is none of the values free, pro, team in 1 of 4 rows; the first"
+            " other value is 'Pro', in line 4 of customers.csv."
+        ),
+    ),
+    "values of integers": (
+        "id",
+        {"values": [1, 2, 3]},
+        (
+            "the column 'id' is none of the values 1, 2, 3 in 1 of 4 rows; the first other"
+            " value is 4, in line 5 of customers.csv."
+        ),
+    ),
+    "missing": (
+        "email",
+        {"missing": 0.49},
+        (
+            "the column 'email' has no value in 2 of 4 rows (50.00%), more than the share of"
+            " 0.49 that may be missing; the first is line 3 of customers.csv."
+        ),
+    ),
+    "unique": (
+        "id",
+        {"unique": True},
+        (
+            "the column 'id', which must be unique, repeats an earlier value in 1 of 4 rows;"
+            " the first such value is 2, in line 4 of customers.csv."
+        ),
+    ),
+    "date": (
+        "signed_up",
+        {"min": "2015-01-01"},
+        (
+            "the column 'signed_up' is below the min of 2015-01-01 in 1 of 4 rows; the first"
+            " such value is 2014-12-31, in line 4 of customers.csv."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("column", "rules", "violation"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_rule(
+    column: str, rules: dict[str, Any], violation: str, tmp_path: Path
+) -> None:
+    raw = write(tmp_path / "raw", customers=CUSTOMERS)
+    assert find_violations(raw, {column: rules}) == [violation]
+    # It is the same if no model sees the column.
+    assert find_violations(raw, {column: rules}, ignore=[column]) == [violation]
+    prepared = pl.read_parquet(tmp_path / "out" / "*.parquet")
+    assert column not in prepared.columns
+
+
+KEPT: dict[str, tuple[str, dict[str, Any]]] = {
+    "limits belong to the range": ("age", {"min": -5, "max": 130}),
+    "missing values break no other rule": ("email", {"values": ["a@b", "d@b"]}),
+    "as many missing values as allowed": ("email", {"missing": 0.5}),
+    "missing values are not repeated": ("email", {"unique": True}),
+    "a rule that is switched off": ("id", {"unique": False}),
+    "a limit of more than 64 bits": ("age", {"max": 10**30}),
+    "a value of more than 64 bits": ("id", {"values": [1, 2, 4, 10**30]}),
+    "a time": ("signed_up", {"min": "2014-12-31T00:00:00+02:00"}),
+    "a date for times": ("at", {"max": "2026-01-31", "min": "2026-01-30"}),
+    "dates": ("signed_up", {"values": ["2016-03-01", "2016-03-02", "2016-03-04", "2014-12-31"]}),
+    "booleans": ("flag", {"values": [True, False]}),
+    "a column without values": ("empty", {"min": 5, "values": ["a"], "missing": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "rules"), KEPT.values(), ids=KEPT)
+def test_a_rule_that_holds(column: str, rules: dict[str, Any], tmp_path: Path) -> None:
+    lines = CUSTOMERS.splitlines()
+    lines[0] += ",at,flag,empty"
+    lines[1:] = [f"{line},2026-01-31 23:59:00,true," for line in lines[1:]]
+    raw = write(tmp_path / "raw", customers="\n".join(lines))
+    assert find_violations(raw, {column: rules}) == []
+
+
+def test_the_sample_as_pandas_sees_it(tmp_path: Path) -> None:
+    """The individuals of the published penguins are numbered anew in each study."""
+    rules: dict[str, dict[str, Any]] = {
+        "Individual ID": {"unique": True},
+        "Body Mass (g)": {"min": 2900, "max": 6000},
+        "Sex": {"missing": 0.02},
+    }
+    report = prepare(
+        SAMPLE, tmp_path / "out", keys=["Individual ID"], expectations=rules
+    )
+    penguins = pd.concat(pd.read_csv(file) for file in sorted(SAMPLE.iterdir()))
+    mass = penguins["Body Mass (g)"]
+    assert report["rows_against_rules"] == {
+        "Individual ID unique": penguins["Individual ID"].duplicated().sum(),
+        "Body Mass (g) min": (mass < 2900).sum(),
+        "Body Mass (g) max": (mass > 6000).sum(),
+        "Sex missing": penguins["Sex"].isna().sum(),
+    }
+    assert report["violations"][0].endswith("'N21A1', in line 2 of PAL0809.csv.")
+    assert all(report["rows_against_rules"].values())
+    assert len(report["violations"]) == 4
+
+
+# A column and its rules, and what the error says.
+MISFITS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a misspelt column": ("Agee", {"min": 0}, "No file has a column 'Agee'.*'age'?"),
+    "min of text": (
+        "plan",
+        {"min": 0},
+        "data.expect.plan.min in settings.yml is 0, but",
+    ),
+    "max of booleans": ("flag", {"max": 1}, "is of type boolean, and only numbers and"),
+    "a date for numbers": (
+        "age",
+        {"min": "2015-01-01"},
+        "is 2015-01-01, a date, but the column 'age' is of type integer: write a number",
+    ),
+    "a number for dates": (
+        "signed_up",
+        {"max": 2030},
+        "is 2030, a number, but .* of type date: write a date such as",
+    ),
+    "values of fractions": ("score", {"values": [1, 2]}, "use min and max"),
+    "integers for text": ("plan", {"values": [1]}, "lists 1, but .*: put it in quotes"),
+    "booleans for text": ("plan", {"values": [True]}, "lists true, but .*in quotes"),
+    "text for integers": ("id", {"values": ["1"]}, "without quotes"),
+    "text for dates": ("signed_up", {"values": ["May"]}, "a date such as"),
+    "text for booleans": ("flag", {"values": ["yes"]}, "write true or false"),
+}
+
+
+@pytest.mark.parametrize(("column", "rules", "text"), MISFITS.values(), ids=MISFITS)
+def test_a_rule_that_does_not_fit(
+    column: str, rules: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    rows = CUSTOMERS.replace("\n", ",true\n").replace("score,true", "score,flag")
+    raw = write(tmp_path / "raw", customers=rows)
+    with pytest.raises(DataError, match=f"(?i){text}"):
+        find_violations(raw, {column: rules})
+
+
+def test_all_rules_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
+    ages = "\n".join(f"{age},a" for age in range(40))
+    raw = write(tmp_path / "raw", customers=f"age,plan\n{ages}\nn.v.,b\n")
+    rules = {"age": {"min": 0, "max": 9}, "plam": {"unique": True}}
+    with pytest.raises(DataError) as error:
+        find_violations(raw, rules)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    # The value that makes the column one of text is the reason.
+    assert "'n.v.' in line 42 of customers.csv" in lines[0]
+    assert "did you mean 'plan'?" in lines[2]
+
+
+def test_the_first_row_is_found_wherever_it_is(tmp_path: Path) -> None:
+    """Rows are counted by their file, and values shown as the file spells them."""
+    numbers = "\n".join(["x;y", *(f"{n};1,5" for n in range(12_000)), "1.234,5;2"])
+    quoted = 'x;y\n"5";"a\nb"\n"-1";1\n'
+    raw = write(
+        tmp_path / "raw",
+        a=numbers,
+        b=quoted,
+        c=pl.DataFrame({"x": [7.0, -2.0], "y": ["1", "2"]}),
+    )
+    text_format = TextFormat(decimal=",", thousands=".")
+    rules = {"x": {"min": 0, "max": 11_999}}
+    options = {"text_format": text_format, "ignore": ["y"]}
+    assert find_violations(raw, rules, **options) == [
+        (
+            "the column 'x' is below the min of 0 in 2 of 12005 rows; the first such value is"
+            " -1, in line 4 of b.csv."
+        ),
+    ]
+    rules = {"x": {"max": 1234}}
+    (violation,) = find_violations(raw, rules, **options)
+    assert violation.endswith("is 1235, in line 1237 of a.csv.")
+    (raw / "a.csv").unlink()
+    (raw / "b.csv").unlink()
+    (violation,) = find_violations(raw, {"x": {"min": 0}}, **options)
+    assert violation.endswith("is -2.0, in row 2 of c.parquet.")
+
+
+def test_many_small_files(tmp_path: Path) -> None:
+    files = {f"part{n:03}": f"id,x\n{n},1\n{n + 1},2\n" for n in range(100)}
+    raw = write(tmp_path / "raw", **files)
+    rules = {"id": {"unique": True, "max": 70}}
+    assert find_violations(raw, rules) == [
+        (
+            "the column 'id', which must be unique, repeats an earlier value in 99 of 200"
+            " rows; the first such value is 1, in line 2 of part001.csv."
+        ),
+        (
+            "the column 'id' is above the max of 70 in 59 of 200 rows; the first such value is"
+            " 71, in line 3 of part070.csv."
+        ),
+    ]
+
+
+@pytest.mark.parametrize("portion", [7, 50, 10**6])
+def test_repeats_are_found_in_portions(
+    portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory for `unique` is that of one portion, whatever the number of rows."""
+    monkeypatch.setattr(expectations, "HASHES_AT_A_TIME", portion)
+    chance = random.Random(portion)
+    values = [chance.choice([None, *range(150)]) for _ in range(300)]
+    raw = write(tmp_path / "raw", a=pl.DataFrame({"x": values[:100]}))
+    pl.DataFrame({"x": values[100:]}).write_parquet(raw / "b.parquet")
+
+    filled = [value for value in values if value is not None]
+    repeats = len(filled) - len(set(filled))
+    first = next(i for i, v in enumerate(values) if v is not None and v in values[:i])
+    (violation,) = find_violations(raw, {"x": {"unique": True}})
+    assert f"in {repeats} of 300 rows" in violation
+    assert violation.endswith(f"{values[first]}, in row {first + 1} of a.parquet.")
+
+
+def read_as_model(folder: Path, **options: Any) -> RegisteredModel:
+    """Prepare customers as training data, and return a model with their schema."""
+    prepare(
+        write(folder / "training", customers=CUSTOMERS),
+        folder / "prepared",
+        target="plan",
+        ignore=["email"],
+        **options,
+    )
+    part = folder / "prepared" / "part-00000.parquet"
+    schema = json.loads(pl.read_parquet_metadata(part)["schema"])
+    return RegisteredModel("m", "1", parse_schema(json.dumps(schema)))
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "age": {"min": 0},
+    "plan": {"values": ["free"]},
+    "email": {"unique": True},
+    "score": {"max": 1},
+}
+
+
+def test_new_data_need_not_have_every_column(tmp_path: Path) -> None:
+    model = read_as_model(tmp_path, expectations=RULES)
+    assert model.schema is not None
+    assert "email" not in model.schema.columns
+    raw = write(
+        tmp_path / "new", customers="id,age,signed_up,score\n1,-1,2020-01-01,1.5\n"
+    )
+    options: dict[str, Any] = {"ignore": ["email"], "expectations": RULES}
+    report = prepare_for_model(raw, tmp_path / "out", model, **options)
+    assert len(report["violations"]) == 2
+    assert report["rows_against_rules"] == {"age min": 1, "score max": 1}
+
+    # An ignored column is checked if it is there. The target is not.
+    (raw / "customers.csv").write_text(
+        "id,age,signed_up,score,email,plan\n1,1,2020-01-01,1,a,x\n2,1,2020-01-01,1,a,x\n"
+    )
+    report = prepare_for_model(raw, tmp_path / "out", model, **options)
+    assert [v for v in report["violations"] if "'email'" in v] == report["violations"]
+    assert "email" not in pl.read_parquet(tmp_path / "out" / "*.parquet").columns
+
+    options["expectations"] = {"ages": {"min": 0}}
+    with pytest.raises(DataError, match="data.expect .* did you mean 'age'?"):
+        prepare_for_model(raw, tmp_path / "out", model, **options)
+    old_model = RegisteredModel("m", "1", None)
+    options["expectations"] = RULES | {"other": {"min": 0}}
+    report = prepare_for_model(raw, tmp_path / "out", old_model, **options)
+    assert len(report["violations"]) == 2
+
+
+def test_fractions_where_the_training_data_had_integers_break_values(
+    tmp_path: Path,
+) -> None:
+    model = read_as_model(tmp_path)
+    raw = write(tmp_path / "new", a="id,age,signed_up,score\n1,34.5,2020-01-01,1.5\n")
+    report = prepare_for_model(
+        raw, tmp_path / "out", model, expectations={"age": {"values": [34, 51]}}
+    )
+    assert (
+        "the first other value is 34.5, in line 2 of a.csv" in report["violations"][0]
+    )
+
+
+def test_violations_come_first_in_the_report(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", a="x,<b>\n1,-2\n")
+    report = prepare(raw, tmp_path / "out", expectations={"<b>": {"min": 0}})
+    page = render_report(report)
+    assert "<b>" not in page
+    assert page.index("is below the min of 0") < page.index("Worth a look")
+    with pytest.raises(DataError, match="violates a rule of data.expect"):
+        stop_at_violations(report, tmp_path)
+    stop_at_violations(prepare(raw, tmp_path / "out"), tmp_path)
+
+
+def test_stop_and_warn(tmp_path: Path) -> None:
+    """Both print every violation and log the figures. Only `stop` ends with a failure."""
+    raw = write(tmp_path / "raw", customers=CUSTOMERS)
+    rules = {"age": {"min": 0, "max": 120}, "id": {"unique": True}}
+    command: list[object] = [
+        *(sys.executable, "-B", PROJECT / "steps" / "prep" / "prep.py"),
+        *(
+            "--raw",
+            raw,
+            "--prepared",
+            tmp_path / "out",
+            "--report",
+            tmp_path / "report",
+        ),
+        *("--expect", json.dumps(rules), "--on-violation"),
+    ]
+    results = {}
+    for reaction in ("stop", "warn"):
+        results[reaction] = subprocess.run(
+            [*map(str, command), reaction],
+            capture_output=True,
+            text=True,
+            check=False,
+            # A folder of files needs no database, which would take seconds to create.
+            env={
+                "MLFLOW_TRACKING_URI": f"file:{tmp_path}/mlruns",
+                "MLFLOW_ALLOW_FILE_STORE": "true",
+            },
+        )
+        assert results[reaction].stdout.count("note: violation: the column") == 3
+    assert results["warn"].returncode == 0
+    assert results["stop"].returncode == 1
+    assert results["stop"].stderr.startswith("prep: The data violates 3 rules of")
+    assert "--set on_violation=warn" in results["stop"].stderr
+    (figures,) = {
+        tuple(sorted((f.name, f.read_text().split()[1]) for f in folder.iterdir()))
+        for folder in tmp_path.glob("mlruns/*/*/metrics")
+    }
+    assert ("violations", "3.0") in figures
+    assert ("rows against id unique", "1.0") in figures
