@@ -33,6 +33,19 @@ ANSWERS = {
     "compute_name": "cpu-cluster",
     "vm_size": "STANDARD_D4DS_V4",
 }
+#: Rules for the sample, which breaks two of the three.
+EXPECTATIONS = {
+    "Sex": {"missing": 0.01},
+    "Individual ID": {"unique": True},
+    "Body Mass (g)": {"min": 1000, "max": 9000},
+}
+BROKEN_RULES = (
+    "note: violation: the column 'Sex' has no value in 10 of 301 rows (3.32%), more than"
+    " the share of 0.01 that may be missing; the first is line 4 of PAL0708.csv.\n"
+    "note: violation: the column 'Individual ID', which must be unique, repeats an earlier"
+    " value in 120 of 301 rows; the first such value is 'N21A1', in line 2 of"
+    " PAL0809.csv."
+)
 SECRET = "secret-of-the-stand-in"
 #: Answers one command line after another, without the start of a process for each. What
 #: the SDK does between two tries takes no time.
@@ -149,10 +162,12 @@ class Shell:
 def trained_on_azure(project: Project, folder: Path) -> Iterator[User]:
     """A project, provisioned, trained and scored with on Azure.
 
-    It has a search of a single try, which is that of its hyperparameters as they are.
+    It has a search of a single try, which is that of its hyperparameters as they are, and
+    rules for its data.
     """
     search = {"tries": 1, "space": {"learning_rate": [0.2]}}
     project.set("training", search=search)
+    project.set("data", expect=EXPECTATIONS, on_violation="warn")
     with Standin.running(folder / "standin") as standin:
         standin.azure.python = project.interpreter
         user = User(project, standin, folder / "home")
@@ -195,6 +210,26 @@ def assert_outputs_are_registered(user: User) -> None:
     for (folder,) in azure.data_assets.values():
         assert all(name.endswith(".parquet") for name in azure.files(folder))
         assert azure.files(folder)
+
+
+def assert_broken_rules_are_reported(user: User) -> None:
+    """With `warn`, they are in the log of prep and in MLflow. `stop` ends the run there."""
+    azure = user.standin.azure
+    prep = next(run for run in azure.runs.values() if run.name == "prep")
+    log = azure.blobs[azure.files(f"azureml/{prep.container}")["user_logs/std_log.txt"]]
+    violations = [line for line in log.decode().splitlines() if "violation:" in line]
+    assert sorted(violations) == sorted(BROKEN_RULES.splitlines())
+    figures = {metric["key"]: metric["value"] for metric in prep.metrics}
+    assert figures["violations"] == 2
+    assert figures["rows against Individual ID unique"] == 120
+
+    stopped = user.run("submit", "training", "--wait", "--set", "on_violation=stop")
+    assert stopped.code == 1
+    assert ("failed", "prep") in words(stopped.out)
+    for line in BROKEN_RULES.splitlines():
+        assert line in stopped.out
+    assert "prep: The data violates 2 rules of data.expect in settings" in stopped.out
+    assert "train" not in user.newest_run()[1]
 
 
 def words(text: str) -> list[tuple[str, ...]]:

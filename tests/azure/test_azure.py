@@ -29,6 +29,7 @@ from azure_user import (
     Shell,
     User,
     assert_all_finished,
+    assert_broken_rules_are_reported,
     assert_one_sentence,
     assert_outputs_are_registered,
     reuse_is_the_same_here_and_there,
@@ -167,6 +168,10 @@ def test_scoring_with_a_pinned_model(trained: User) -> None:
         if "model-versions/get" in request.path
     }
     assert asked == {"1"}
+
+
+def test_data_that_breaks_rules(trained: User) -> None:
+    assert_broken_rules_are_reported(trained)
 
 
 def test_no_secret_leaves_the_project(trained: User) -> None:

@@ -19,6 +19,7 @@ from azure_user import (
     Shell,
     User,
     assert_all_finished,
+    assert_broken_rules_are_reported,
     assert_one_sentence,
     assert_outputs_are_registered,
     reuse_is_the_same_here_and_there,
@@ -124,6 +125,10 @@ def test_unchanged_steps_are_reused(trained: User) -> None:
 
 def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
     reuse_is_the_same_here_and_there(user)
+
+
+def test_data_that_breaks_rules(trained: User) -> None:
+    assert_broken_rules_are_reported(trained)
 
 
 def test_no_secret_leaves_the_project(trained: User) -> None:
