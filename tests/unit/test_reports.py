@@ -21,6 +21,7 @@ from evaluation_report import (
     render_verdict,
     render_worst_rows,
 )
+from leaks import NEARLY_PERFECT, measure_alone, measure_skill
 from model_metrics import METRICS, Predictions, find_metric, format_value
 from prep import prepare, write_report
 from report import format_share
@@ -309,3 +310,29 @@ def test_ranges_of_a_histogram_are_those_of_numpy() -> None:
     huge = pl.Series([-1.7e308, 0.0, 1.7e308])
     assert sum(count_ranges(huge)) == 3
     assert count_ranges(pl.Series([1.0, 1.0])) == []
+
+
+# Leaks
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_copy_of_the_target_is_a_leak_and_a_good_feature_is_none(task: str) -> None:
+    random = np.random.default_rng(0)
+    target: Any = random.integers(0, 3, 600)
+    text = pd.Series(np.array(["red", "green", None], object)[target])
+    feature = pd.Series(target + random.normal(size=600) / 3)
+    if task == "regression":
+        target = random.normal(size=600)
+        text = pd.Series(target * 2.2 + 3)
+        feature = pd.Series(target + random.normal(size=600) / 5)
+    assert measure_alone(text, target, task) >= NEARLY_PERFECT
+    assert 0.8 < measure_alone(feature, target, task) < NEARLY_PERFECT
+    assert measure_alone(pd.Series(random.normal(size=600)), target, task) < 0.2
+
+
+def test_skill_is_0_for_guesses_and_1_for_no_error() -> None:
+    target = np.array([0, 1, 0, 1])
+    shares = np.full((4, 2), 0.5)
+    assert measure_skill(target, shares, "classification") == 0
+    assert measure_skill(target, np.eye(2)[target], "classification") == 1
+    assert measure_skill(np.zeros(4), np.zeros(4), "regression") == 0

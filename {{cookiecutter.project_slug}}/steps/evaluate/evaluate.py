@@ -24,6 +24,7 @@ from evaluation_report import (
     render_report,
     render_worst_rows,
 )
+from leaks import note_leak
 from model_metrics import (
     METRICS,
     Metric,
@@ -108,7 +109,9 @@ def evaluate(
     target = rows[saved.target].to_pandas()
 
     values = measure(saved.pipeline, features, target, task)
+    importance = rank_features(saved.pipeline, features, target, metric)
     notes = note_weak_figures(saved.pipeline, features, target, task)
+    notes += note_leak(saved.pipeline, features, target, importance, task)
     for note in notes:
         print(f"note: {note}")
     baseline = compare_with_baseline(saved, rows, metric)
@@ -127,7 +130,6 @@ def evaluate(
         "registered": registered,
         "notes": [*saved.notes, *notes],
     }
-    importance = rank_features(saved.pipeline, features, target, metric)
     with mlflow.start_run() as run:
         page, pictures = make_report(
             f"{model_name}: {task} of {saved.target}",
