@@ -309,6 +309,7 @@ def build_score_step(settings: Settings) -> Parallel:
     """
     arguments = build_arguments(
         predictions="${{outputs.predictions}}",
+        predictions_format=settings.scoring.format,
         model_name=settings.name,
         model_version="${{inputs.model_version}}",
     )

@@ -267,6 +267,7 @@ def build_score_step(
         output=predictions,
         arguments=build_arguments(
             predictions=predictions,
+            predictions_format=settings.scoring.format,
             model_name=settings.name,
             model_version=model_version,
         ),

@@ -128,6 +128,9 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
     assert "worse than the registered version 1" in training.text('decision["reason"]')
     assert "version 1</th>" in training.data("registered['version']", "text/html")
 
+    # Tables name what their first column holds.
+    assert "<th>column</th>" in training.data("prep.prepare(raw", "text/html")
+    assert "<th>feature</th>" in scoring.data("moved =", "text/html")
     assert "<th>prediction</th>" in scoring.data("predictions.head()", "text/html")
     assert scoring.data("plt.legend", "image/png")
 

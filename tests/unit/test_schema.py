@@ -575,13 +575,18 @@ def test_score_uses_the_version_that_prep_has_used(
     prep.prepare_for_model(file, tmp_path / "prepared", model)
     other = table(["a", "b"]).assign(y=lambda rows: rows.y.replace("yes", "perhaps"))
     project.train(write(tmp_path / "other" / "a.csv", other))
-    score.scorer = score.load_scorer(
-        project.name, "latest", predictions=tmp_path / "out"
-    )
-    assert score.scorer.version == "2"
     (part,) = (tmp_path / "prepared").iterdir()
-    score.run([str(part)])
-    scored = pl.read_parquet(tmp_path / "out")
+    for suffix in ("parquet", "csv"):
+        score.scorer = score.load_scorer(
+            project.name,
+            "latest",
+            predictions=tmp_path / suffix,
+            predictions_format=suffix,
+        )
+        assert score.scorer.version == "2"
+        assert score.run([str(part)]) == [f"{part.stem}.{suffix}"]
+    scored = pl.read_parquet(tmp_path / "parquet")
+    assert scored.equals(pl.read_csv(tmp_path / "csv"))
     assert set(scored["prediction"]) == {"yes", "no"}
 
 

@@ -341,9 +341,13 @@ class Monitoring(Section):
 
 
 class Scoring(Section):
-    """Which version of the model scores, and how the work is split into mini-batches."""
+    """Which version of the model scores, and how the work is split into mini-batches.
+
+    `format` is that of the files with the predictions.
+    """
 
     model_version: Annotated[str | int, Follows(rules.MODEL_VERSION)]
+    format: Annotated[str, Follows(one_of("parquet", "csv"))] = "parquet"
     mini_batch_size: Count
     process_count_per_node: Count
     run_max_try: Count

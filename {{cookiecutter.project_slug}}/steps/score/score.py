@@ -3,8 +3,8 @@
 Prep has written two facts into the metadata of each part: the names of its key columns,
 and the version of the registered model whose schema it has used to read the data.
 
-The predictions for a part are a Parquet file of the same name. Its columns are the keys
-(or `row`, if there are none), `prediction`, and for a classification
+The predictions for a part are a file of the same name, in Parquet or CSV. Its columns are
+the keys (or `row`, if there are none), `prediction`, and for a classification
 `probability_<class>` for each class.
 """
 
@@ -62,6 +62,8 @@ class Scorer:
     columns: dict[str, pl.DataType]
     #: The folder to write the predictions into.
     predictions: Path
+    #: The format of their files: parquet or csv.
+    predictions_format: str = "parquet"
 
 
 scorer: Scorer
@@ -75,16 +77,22 @@ def init() -> None:
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument(
+        "--predictions-format", choices=["parquet", "csv"], default="parquet"
+    )
     args, _ = parser.parse_known_args()
 
     global scorer
     scorer = load_scorer(
-        args.model_name, args.model_version, predictions=args.predictions
+        args.model_name,
+        args.model_version,
+        predictions=args.predictions,
+        predictions_format=args.predictions_format,
     )
 
 
 def run(mini_batch: list[str]) -> list[str]:
-    """Predict each part of a mini-batch, and return the names of the parts."""
+    """Predict each part of a mini-batch, and return the names of the files."""
     return [score_part(choose_scorer(part), part) for part in map(Path, mini_batch)]
 
 
@@ -98,11 +106,22 @@ def choose_scorer(part: Path) -> Scorer:
     global scorer
     version = read_part_metadata(part).get("model_version", scorer.version)
     if version != scorer.version:
-        scorer = load_scorer(scorer.name, version, predictions=scorer.predictions)
+        scorer = load_scorer(
+            scorer.name,
+            version,
+            predictions=scorer.predictions,
+            predictions_format=scorer.predictions_format,
+        )
     return scorer
 
 
-def load_scorer(model_name: str, model_version: str, *, predictions: Path) -> Scorer:
+def load_scorer(
+    model_name: str,
+    model_version: str,
+    *,
+    predictions: Path,
+    predictions_format: str = "parquet",
+) -> Scorer:
     """Load a registered model, and make the folder for its predictions.
 
     `model_version` may be "latest". Raises ScoringError if there is no such model, if it
@@ -127,7 +146,7 @@ def load_scorer(model_name: str, model_version: str, *, predictions: Path) -> Sc
         predictions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScoringError(f"The predictions cannot be written: {error}") from None
-    return Scorer(model_name, version, model, columns, predictions)
+    return Scorer(model_name, version, model, columns, predictions, predictions_format)
 
 
 def find_version(name: str, version: str) -> str:
@@ -206,7 +225,7 @@ def read_part_metadata(part: Path) -> dict[str, str]:
 
 
 def score_part(scorer: Scorer, part: Path) -> str:
-    """Write the predictions for one part, and return the part's name.
+    """Write the predictions for one part, and return the name of their file.
 
     Their file appears under its name only when it is complete. Raises ScoringError if the
     part cannot be read or scored, or if the predictions cannot be written.
@@ -226,14 +245,18 @@ def score_part(scorer: Scorer, part: Path) -> str:
 
     # The file is written under another name first, so no predictions are ever half
     # written. If the driver tries a part again, the new file replaces the first one.
+    finished = scorer.predictions / f"{part.stem}.{scorer.predictions_format}"
     unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
     try:
-        scored.write_parquet(unfinished)
-        os.replace(unfinished, scorer.predictions / part.name)
+        if scorer.predictions_format == "csv":
+            scored.write_csv(unfinished)
+        else:
+            scored.write_parquet(unfinished)
+        os.replace(unfinished, finished)
     except (OSError, pl.exceptions.PolarsError) as error:
         unfinished.unlink(missing_ok=True)
-        raise ScoringError(f"{part.name} cannot be written: {error}") from None
-    return part.name
+        raise ScoringError(f"{finished.name} cannot be written: {error}") from None
+    return finished.name
 
 
 def select_features(
