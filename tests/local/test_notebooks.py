@@ -124,7 +124,8 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
         ["ran", "register"],
     ]
     report = training.data("report.html", "text/html")
-    assert report.count("data:image/svg+xml") == 5
+    pictures = 5 if "ROC curve" in report else 4  # A regression has one fewer.
+    assert report.count("data:image/svg+xml") == pictures
     assert "worse than the registered version 1" in training.text('decision["reason"]')
     assert "version 1</th>" in training.data("registered['version']", "text/html")
 
