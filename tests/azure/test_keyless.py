@@ -22,6 +22,10 @@ IDENTITY = (
     f"/subscriptions/{Standin.subscription_id}/resourceGroups/group/providers/"
     "Microsoft.ManagedIdentity/userAssignedIdentities/reader"
 )
+SUBNET = (
+    f"/subscriptions/{Standin.subscription_id}/resourceGroups/network/providers/"
+    "Microsoft.Network/virtualNetworks/company/subnets/machine-learning"
+)
 #: Another cluster, with an identity of its own, for one of the steps.
 SCORE_ELSEWHERE = """
 computes:
@@ -98,6 +102,12 @@ def assert_went_well(result: Result) -> None:
 def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     user.standin.azure.blob_refusals_left = 1  # The new role does not work at once.
     user.project.set("workspace", image_build_compute="cpu-cluster")
+    elsewhere = SUBNET.replace(Standin.subscription_id, "99999999-0000-4000-8000-1234")
+    user.project.set("compute", subnet=elsewhere, public_ip=False)
+    refused = shell.run("provision --create-workspace")
+    assert (refused.code, len(user.standin.requests)) == (1, 0)
+    assert "compute.subnet is in the subscription 99999999-0000-4000-8000" in refused.err
+    user.project.set("compute", subnet=SUBNET)
     provisioned = shell.run("provision --create-workspace")
     assert_went_well(provisioned)
     lines = words(provisioned.out)
@@ -105,6 +115,15 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     assert lines.count(("assigned", "role")) == 7  # Yours, and three for each cluster.
     assert ("chosen", "cluster") in lines
     assert ("waiting", "until") in lines
+    clusters = {
+        resource["name"]: resource["properties"]["properties"]
+        for id, resource in user.standin.azure.resources.items()
+        if "/computes/" in id
+    }
+    assert clusters["cpu-cluster"]["subnet"] == {"id": SUBNET}
+    assert clusters["cpu-cluster"]["enableNodePublicIp"] is False
+    assert not clusters["many-nodes"]["subnet"]
+    assert clusters["many-nodes"]["enableNodePublicIp"] is True
 
     rows = check(shell)
     for name in (

@@ -517,12 +517,16 @@ VM_SIZE = Rule(
     advise_if_unusual=_advise_on_vm_size,
 )
 IDENTITY = Rule(
-    requirement="system, or the resource id of a user-assigned identity",
+    requirement="system, or the resource id of a user-assigned identity, such as "
+    "/subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.ManagedIdentity/"
+    "userAssignedIdentities/NAME",
     test="system|/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
     "Microsoft.ManagedIdentity/userAssignedIdentities/[^/]+",
+    correct=str.lower,
 )
 SUBNET = Rule(
-    requirement="the resource id of a subnet",
+    requirement="the resource id of a subnet, such as /subscriptions/ID/resourceGroups/"
+    "GROUP/providers/Microsoft.Network/virtualNetworks/NETWORK/subnets/NAME",
     test="/subscriptions/[^/]+/resource[gG]roups/[^/]+/providers/"
     "Microsoft.Network/virtualNetworks/[^/]+/subnets/[^/]+",
 )

@@ -557,9 +557,9 @@ def _identity_options(setting: Compute) -> dict[str, Any]:
 
 
 def _network_options(setting: Compute) -> dict[str, Any]:
-    """Return the SDK's options for the subnet of a new cluster."""
+    """Return the SDK's options for the subnet and the public addresses of a new cluster."""
     if setting.subnet is None:
-        return {}
+        return {"enable_node_public_ip": setting.public_ip}
     # /subscriptions/ID/resourceGroups/GROUP/providers/…/virtualNetworks/NET/subnets/NAME
     parts = setting.subnet.split("/")
     return {

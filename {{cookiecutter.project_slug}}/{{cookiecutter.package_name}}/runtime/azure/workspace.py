@@ -25,7 +25,7 @@ from ..files import list_files
 from ..project import Pipelines, Project
 from ..settings_models import Compute, ProjectSettings, Schedule
 from ..steps import LOG_END, parameter_values
-from ..workspaces import NEEDED
+from ..workspaces import NEEDED, WorkspaceConfig
 from .check_answers import CheckFailed
 from .checks import read_azure_names
 from .connection import (
@@ -93,6 +93,7 @@ def provision(
         needs.append("region")
     config = project.workspace_config(needs)
     settings = project.settings()
+    _check_subnets(project, settings, config)
     # Each key once, in the order of the pipelines.
     data_keys = dict.fromkeys(
         key for pipeline in pipelines.values() for key in pipeline.data.values()
@@ -253,6 +254,27 @@ def publish(
                 session.report(change.status, change.description)
             else:
                 session.report(change.status, f"schedule {change.description}")
+
+
+def _check_subnets(
+    project: Project[Any], settings: ProjectSettings, config: WorkspaceConfig
+) -> None:
+    """Raise AzureError if a subnet is not in the subscription of the workspace.
+
+    Azure ML demands this. azureml-sdk leaves the subscription out of what it sends, so that
+    Azure would look for the subnet in the wrong place.
+    """
+    for section, compute in settings.all_computes().items():
+        if compute.subnet is None:
+            continue
+        subscription = compute.subnet.split("/")[2]
+        if subscription.lower() != config.subscription_id.lower():
+            key = f"{section}.subnet"
+            raise AzureError(
+                f"{project.file_of(key)}: {key} is in the subscription {subscription}, but "
+                f"the workspace is in {config.subscription_id}. Write a subnet of that "
+                "subscription."
+            )
 
 
 def _use_identities(settings: ProjectSettings) -> bool:
