@@ -130,6 +130,19 @@ def test_a_cluster_that_azure_refuses(
     assert f" answered {real.status} {real.code}: " in failed.err
 
 
+def test_a_cluster_that_azure_refuses_to_show(user: User, shell: Shell) -> None:
+    """azureml-sdk keeps only a text of this answer, in which quotes are escaped."""
+    user.project.set("compute", name="hidden-cluster")
+    real = REFUSALS["missing role"]
+    pattern = "GET .*/computes/hidden-cluster$"
+    user.standin.faults.append(Fault(pattern, refusal=real, times=None))
+    failed = shell.run("provision")
+    user.project.set("compute", name="cpu-cluster")
+    assert_one_sentence(failed)
+    assert "Ask the owner for the role AzureML Compute Operator" in failed.err
+    assert f" answered 403 {real.code}: " in failed.err
+
+
 def test_a_workspace_whose_name_was_deleted_recently(user: User, shell: Shell) -> None:
     config = user.project.path / ".azureml/config.json"
     text = config.read_text(encoding="utf-8")

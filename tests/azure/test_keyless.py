@@ -106,7 +106,9 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     user.project.set("compute", subnet=elsewhere, public_ip=False)
     refused = shell.run("provision --create-workspace")
     assert (refused.code, len(user.standin.requests)) == (1, 0)
-    assert "compute.subnet is in the subscription 99999999-0000-4000-8000" in refused.err
+    assert (
+        "compute.subnet is in the subscription 99999999-0000-4000-8000" in refused.err
+    )
     user.project.set("compute", subnet=SUBNET)
     provisioned = shell.run("provision --create-workspace")
     assert_went_well(provisioned)

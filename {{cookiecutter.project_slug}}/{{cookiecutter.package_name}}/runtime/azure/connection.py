@@ -257,10 +257,15 @@ def read_service_error(error: BaseException) -> ServiceError | None:
         if status >= 400 or service_error.code:
             return service_error
 
-    # azureml-sdk writes some answers into the text of its errors, and keeps nothing else.
     status = status_code(error)
     if status is None:
         return None
+    # For some errors, azureml-sdk keeps no more than a text with the status.
+    refusal = request_guard.last_refusal()
+    if refusal is not None and refusal.status_code == status:
+        return refusals.read_error(
+            status, refusal.headers, refusal.text, refusal.url or address
+        )
     text = "\n".join(_messages(error))
     body_in_text = re.search(r"\{.*\}", text, re.DOTALL)
     body = body_in_text[0] if body_in_text else ""

@@ -54,6 +54,8 @@ class RequestGuard:
     def __init__(self, send: Callable[..., Response]) -> None:
         self.send_unguarded = send
         self.answered_at = time.monotonic()
+        #: The last answer that was an error. The SDKs may keep only a part of it.
+        self.last_refusal: Response | None = None
         self.lock = threading.Lock()
         #: When each request was first tried that has not been answered well since, by its
         #: method and address. A server that is silent to one file is silent to the next,
@@ -92,6 +94,8 @@ class RequestGuard:
             )
         if not options.get("stream"):
             _read_answer(request, response, give_up_at)
+            if response.status_code >= 400:
+                self.last_refusal = response
         if response.status_code < 500 and not is_busy:
             self._note_answer(request)
         return response
@@ -138,6 +142,11 @@ _active_guard: RequestGuard | None = None
 def last_answer_time() -> float:
     """Return when a request was last answered well, by the monotonic clock, or 0."""
     return _active_guard.answered_at if _active_guard else 0.0
+
+
+def last_refusal() -> Response | None:
+    """Return the last answer that was an error, while there is a guard."""
+    return _active_guard.last_refusal if _active_guard else None
 
 
 @contextmanager
