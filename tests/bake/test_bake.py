@@ -117,6 +117,7 @@ steps/evaluate/evaluation_report.py
 steps/evaluate/leaks.py
 steps/evaluate/model_metrics.py
 steps/evaluate/saved_model.py
+steps/evaluate/search_report.py
 steps/monitor/.amlignore
 steps/monitor/drift.py
 steps/monitor/drift_report.py

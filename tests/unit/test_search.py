@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cross_validation
+import evaluate
 import joblib
 import mlflow
 import numpy as np
@@ -233,7 +234,7 @@ def train_with(folder: Path, described: dict[str, Any], **options: Any) -> Any:
 def find_children() -> list[Any]:
     """Return the nested runs of the newest run of the step, oldest first."""
     runs = mlflow.search_runs(order_by=["start_time DESC"], output_format="list")
-    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    parent = next(run for run in runs if "training_rows" in run.data.metrics)
     return [
         run
         for run in reversed(runs)
@@ -255,6 +256,15 @@ def test_the_best_try_is_what_is_trained(
     assert model[-1].learning_rate == 0.5
     assert "note: the best of 3 tries has learning_rate 0.5, with rmse" in printed
     assert "progress: 3 of 3 tries, best rmse" in printed
+
+    evaluate.evaluate(
+        tmp_path / "model", tmp_path / "holdout", tmp_path / "report", model_name="m"
+    )
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    _, _, section = page.partition("<h2>Search for hyperparameters</h2>")
+    assert "3 tries, judged by rmse" in section
+    assert section.index("0.5") < section.index("settings.yml") < section.index("0.001")
+    assert "The one with the values of settings.yml is orange." in page
 
     children = find_children()
     assert len(children) == 3

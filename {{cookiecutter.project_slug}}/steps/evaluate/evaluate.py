@@ -38,6 +38,7 @@ from model_metrics import (
     predict,
 )
 from saved_model import SavedModel, load_model, select_columns
+from search_report import Search, draw_search, read_search, render_search
 from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
@@ -139,6 +140,7 @@ def evaluate(
             importance,
             metric,
             describe_training(saved, len(rows), run),
+            read_search(model),
         )
         evaluation.mkdir(parents=True, exist_ok=True)
         text = json.dumps(results, indent=2, allow_nan=False)
@@ -164,6 +166,7 @@ def make_report(
     importance: pd.Series,
     metric: Metric,
     facts: dict[str, str],
+    search: Search | None = None,
 ) -> tuple[str, list[Picture]]:
     """Return the page of the report, and the pictures in it."""
     features = select_columns(rows, saved.columns)
@@ -180,7 +183,15 @@ def make_report(
     shown = [*saved.keys, *importance.index[:SHOWN_FEATURES]]
     shown_columns = pl.DataFrame({name: rows[name] for name in shown})
     worst_rows = render_worst_rows(shown_columns, target, predictions, classes)
-    page = render_report(title, results, facts, pictures, table_of_classes, worst_rows)
+    table_of_tries = ""
+    if search is not None:
+        table_of_tries = render_search(search)
+        picture = draw_search(search)
+        if picture is not None:
+            pictures.append(picture)
+    page = render_report(
+        title, results, facts, pictures, table_of_classes, worst_rows, table_of_tries
+    )
     return page, pictures
 
 

@@ -91,14 +91,16 @@ def render_report(
     pictures: Sequence[Picture],
     classes: str,
     worst_rows: str,
+    tries: str = "",
 ) -> str:
     """Return the evaluation as one HTML page that needs no other file.
 
-    `facts` are shown above the metrics. `classes` and `worst_rows` are tables in HTML;
-    the first one is empty in a regression.
+    `facts` are shown above the metrics. `classes`, `worst_rows` and `tries` are tables in
+    HTML. The first one is empty in a regression, and the last one without a search.
     """
     title = html.escape(title)
     by_class = f"<h2>Classes</h2>\n{classes}" if classes else ""
+    search = f"<h2>Search for hyperparameters</h2>\n{tries}" if tries else ""
     figures = "".join(render_picture(picture) for picture in pictures)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -114,6 +116,7 @@ def render_report(
 {figures}</div>
 <h2>Rows with the largest errors</h2>
 {worst_rows}
+{search}
 <h2>This training</h2>
 {render_facts(facts)}
 </html>

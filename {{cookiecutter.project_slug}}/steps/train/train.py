@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +30,7 @@ from baseline import Baseline, fit_baseline
 from cross_validation import CannotJudge, Fold, cross_validate, list_folds
 from iterations import FOLDS, can_choose_iterations, choose_iterations
 from mlflow.types import ColSpec, Schema
+from model_requirements import list_requirements
 from search import (
     Search,
     SearchResult,
@@ -64,7 +64,6 @@ from training_rows import (
 from training_schema import complete_schema, read_schema, save_schema
 
 SCORED_ROWS = 10_000  # about so many give the score on the training rows
-REQUIREMENTS = ("cloudpickle", "mlflow", "numpy", "pandas", "polars", "scikit-learn")
 # The types of a model's signature by the kinds of NumPy's types.
 SIGNATURE_TYPES = {"f": "double", "M": "datetime", "O": "string"}
 
@@ -427,8 +426,10 @@ def save_model(
         for name, dtype in features.dtypes.items()
     ]
     # Saved with the code of this step, so that the model needs no file of this project.
-    for module in find_modules_of_this_step():
+    modules = find_modules_of_this_step()
+    for module in modules:
         cloudpickle.register_pickle_by_value(module)
+    requirements = list_requirements(pipeline, [module.__name__ for module in modules])
     # MLflow warns of cloudpickle, which is chosen on purpose: it saves any pipeline.
     logger = logging.getLogger("mlflow.sklearn")
     logger.addFilter(lambda record: "cloudpickle" not in record.getMessage())
@@ -436,7 +437,7 @@ def save_model(
         pipeline,
         folder,
         serialization_format="cloudpickle",
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        pip_requirements=requirements,
         signature=mlflow.models.ModelSignature(Schema(columns)),
         metadata=asdict(description),
     )
