@@ -158,6 +158,7 @@ steps/train/.amlignore
 steps/train/baseline.py
 steps/train/cross_validation.py
 steps/train/iterations.py
+steps/train/model_requirements.py
 steps/train/search.py
 steps/train/split.py
 steps/train/train.py

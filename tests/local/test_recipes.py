@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from pathlib import Path
 
@@ -176,6 +177,49 @@ def test_add_a_pipeline(walk_of_each_sdk: Walk) -> None:
         checked = project.python("-m", *tool, f"{project.package}/pipelines.py")
         assert checked.code == 0, checked.out + checked.err
     walk.assert_tests_pass("tests/test_pipelines.py")
+
+
+SHOW_SWEEP = """
+import json, sweep
+job = sweep.build_sweep(sweep.PROJECT.settings())
+print(job._validate()._to_dict()["result"])
+job._to_rest_object()  # raises an error if it cannot be sent
+print(json.dumps(job._to_dict()))
+"""
+
+
+def test_search_on_many_nodes(bake: Bake) -> None:
+    """The SDK itself validates the sweep, and writes what it would send."""
+    project = bake(azureml_sdk="azure-ai-ml")
+    page = (project.path / "docs" / "models.md").read_text(encoding="utf-8")
+    recipe = page.partition("### Search on many nodes\n")[2]
+    (script,) = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+    (project.path / "sweep.py").write_text(script, encoding="utf-8")
+    space = {
+        "learning_rate": {"low": 0.01, "high": 0.5, "log": True},
+        "max_leaf_nodes": {"low": 4, "high": 6},
+        "l2_regularization": [0, 1.5, None],
+    }
+    project.set("training", search={"tries": 20, "space": space}, metric="roc_auc")
+    done = project.python("-c", SHOW_SWEEP)
+    assert done.code == 0, done.err
+    result, text = done.out.strip().splitlines()[-2:]
+    assert result == "Succeeded"
+    *_, sweep = json.loads(text)["jobs"].values()
+    assert sweep["objective"] == {"goal": "maximize", "primary_metric": "cv_roc_auc"}
+    assert sweep["limits"]["max_total_trials"] == 20
+    assert "max_leaf_nodes '${{inputs.max_leaf_nodes}}'" in sweep["trial"]["command"]
+    drawn = sweep["search_space"]
+    assert drawn["learning_rate"] == {
+        "type": "loguniform",
+        "min_value": pytest.approx(math.log(0.01)),
+        "max_value": pytest.approx(math.log(0.5)),
+    }
+    assert drawn["max_leaf_nodes"] == {"type": "choice", "values": ["4", "5", "6"]}
+    assert drawn["l2_regularization"]["values"] == ["0", "1.5", "None"]
+    for tool in (["black", "--check", "--quiet"], ["ruff", "check"], ["mypy"]):
+        checked = project.python("-m", *tool, "sweep.py")
+        assert checked.code == 0, checked.out + checked.err
 
 
 def test_run_an_added_pipeline_on_azure(bake: Bake, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ import pandas as pd
 import polars as pl
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 from trees import UnsupportedModel, use_lookup_tables
 
@@ -330,7 +331,14 @@ def predict(
         features = pd.concat([features, features])
     if hasattr(model, "predict_proba"):
         probabilities = model.predict_proba(features)
-        columns["prediction"] = model.classes_[probabilities.argmax(axis=1)]
+        last_step = model[-1] if isinstance(model, Pipeline) else model
+        if isinstance(last_step, HistGradientBoostingClassifier):
+            # These predict the class of the largest probability, which is here already.
+            predicted = model.classes_[probabilities.argmax(axis=1)]
+        else:
+            # Others may decide in another way, such as by a threshold.
+            predicted = model.predict(features)
+        columns["prediction"] = predicted
         for name, column in zip(model.classes_, probabilities.T, strict=True):
             columns[f"probability_{name}"] = column
     else:
