@@ -187,8 +187,8 @@ def test_let_the_model_choose_a_threshold(tmp_path: Path) -> None:
         functions=f"{before}{choice}{end}",
     )
     scored = train_and_score(module, tmp_path, "classification", settings)
-    lowest = scored.filter(prediction="yes")["probability_yes"].min()
-    assert lowest < 0.5
+    predicted = scored.filter(prediction="yes")["probability_yes"]
+    assert (predicted < 0.5).any()
 
 
 @pytest.fixture(scope="module")

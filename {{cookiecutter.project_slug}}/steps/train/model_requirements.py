@@ -24,7 +24,7 @@ class _Nowhere:
         return len(data)
 
 
-class _ModuleRecorder(cloudpickle.Pickler):  # type: ignore[misc] (It has no types.)
+class _ModuleRecorder(cloudpickle.Pickler):  # type: ignore[misc]  # It has no types.
     """A pickler that notes the modules of all objects that it comes across."""
 
     def __init__(self) -> None:
