@@ -15,6 +15,7 @@ import mlflow
 import model_metrics
 import numpy as np
 import polars as pl
+import prep_changes
 import pytest
 import register
 import train
@@ -189,11 +190,16 @@ def run_training(
     task: str = "classification",
     metric: str = "default",
     rule: str = "unless_worse",
+    schema: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train, evaluate and register as the pipeline does; return what was decided."""
+    """Train, evaluate and register as the pipeline does; return what was decided.
+
+    `schema` is how prep says that it has read the data.
+    """
     (folder / "prepared").mkdir(parents=True)
-    table.write_parquet(folder / "prepared" / "part-00000.parquet")
+    metadata = None if schema is None else {"schema": json.dumps(schema)}
+    table.write_parquet(folder / "prepared" / "part-00000.parquet", metadata=metadata)
     train.train(
         folder / "prepared",
         folder / "model",
@@ -320,6 +326,47 @@ def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     assert "worse than the registered version 2" in decision["reason"]
     again = run_training(table, tmp_path / "again", **similar)
     assert again["reason"] == "the new model is the registered version 3 again"
+
+
+def test_a_change_of_prep_is_told_in_the_reason_and_in_the_report(
+    tmp_path: Path,
+) -> None:
+    schema: dict[str, Any] = {
+        "code": "1234",
+        "text_format": {"missing": ["n.v."]},
+        "columns": {"x": {"type": "number"}, "z": {"type": "number"}},
+    }
+    decision = run_training(draw_table(400, 3), tmp_path / "first", schema=schema)
+    assert "prep" not in decision["reason"]
+    table = draw_table(600, 3)
+    decision = run_training(table, tmp_path / "more rows", schema=schema)
+    assert "prep" not in decision["reason"]
+
+    changed: dict[str, Any] = {
+        "code": "5678",
+        "text_format": {"decimal": ","},
+        "columns": {**schema["columns"], "z": {"type": "text"}},
+    }
+    fewer_trees: dict[str, Any] = {"hyperparameters": {"max_iterations": 10}}
+    decision = run_training(table, tmp_path / "changed", schema=changed, **fewer_trees)
+    assert (
+        "prep has changed since version 1 was trained (the files of steps/prep,"
+        " data.decimal, data.missing, the type of 'z'), so that version may have been"
+        " judged on other values than it was trained on"
+    ) in decision["reason"]
+    page = (tmp_path / "changed/evaluation/report.html").read_text(encoding="utf-8")
+    assert "prep has changed since version 1" in page
+
+
+def test_a_model_that_does_not_say_how_prep_was_is_not_doubted() -> None:
+    schema = {"code": "1", "text_format": {}, "columns": {"x": {"type": "number"}}}
+    assert prep_changes.list_prep_changes(schema, {}, ["x"]) == []
+    # A feature that features() in prep.py has added is no column of the raw data.
+    assert prep_changes.list_prep_changes(schema, schema, ["x", "ratio"]) == []
+    many = {"columns": {name: {"type": "text"} for name in "abcde"}}
+    others = {"columns": {name: {"type": "date"} for name in "abcde"}}
+    changes = prep_changes.list_prep_changes(many, others, list("abcde"))
+    assert changes[-2:] == ["the type of 'c'", "the types of 2 more columns"]
 
 
 def test_a_model_of_another_question_is_judged_by_the_baseline(tmp_path: Path) -> None:

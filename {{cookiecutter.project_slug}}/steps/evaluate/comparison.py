@@ -29,6 +29,7 @@ from model_metrics import (
     measure,
     predict,
 )
+from prep_changes import describe_prep_changes, list_prep_changes
 from saved_model import SavedModel, load_model, select_columns, select_features
 from sklearn.pipeline import Pipeline
 
@@ -247,6 +248,9 @@ def _judge(
         f" {len(rows)} rows held out from both: {description}; these rows would show a"
         f" loss of {format_value(difference.detectable)}"
     )
+    changes = list_prep_changes(new.schema, reference.schema, reference.columns)
+    if changes:
+        reason += f"; {describe_prep_changes(changes, str(version.version))}"
     return {
         **_report(version, difference.verdict, reason),
         "comparison": {**asdict(difference), "rows": len(rows)},

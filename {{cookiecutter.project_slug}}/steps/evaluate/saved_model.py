@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +49,8 @@ class SavedModel:
     `baseline` are None, if the model does not say, because it was not saved by this
     project's train step. `holdout_column` has the dates from which on rows were held out;
     it is empty if they were held out at random. `keys`, `training_rows`, `parameters` and
-    `notes` are those of the training.
+    `notes` are those of the training. `schema` says how prep has read the training data,
+    and is empty if that is unknown.
     """
 
     pipeline: Pipeline
@@ -64,6 +66,7 @@ class SavedModel:
     training_rows: int | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -75,7 +78,7 @@ def load_model(folder: Path) -> SavedModel:
         _check_python(description)
         pipeline = mlflow.sklearn.load_model(copy.as_uri())
         split = _load_split(copy, pipeline)
-        categories = _read_categories(copy)
+        schema = _read_schema(copy)
         baseline = _load_baseline(copy)
     if description.signature is None:
         raise ValueError("it was saved without a signature, which names its columns")
@@ -86,7 +89,7 @@ def load_model(folder: Path) -> SavedModel:
             column["name"]: TYPES[column["type"]]
             for column in description.signature.inputs.to_dict()
         },
-        categories=categories,
+        categories=_list_categories(schema),
         task=metadata.get("task", ""),
         target=metadata.get("target", ""),
         split=split,
@@ -97,6 +100,7 @@ def load_model(folder: Path) -> SavedModel:
         training_rows=metadata.get("training_rows"),
         parameters=metadata.get("parameters", {}),
         notes=tuple(metadata.get("notes", [])),
+        schema=schema,
     )
 
 
@@ -124,15 +128,20 @@ def _load_split(folder: Path, pipeline: Pipeline) -> Any:
     return getattr(pipeline, "split", None)
 
 
-def _read_categories(folder: Path) -> dict[str, set[str]]:
-    """Return the texts in each column of text, as the model's schema names them."""
+def _read_schema(folder: Path) -> dict[str, Any]:
+    """Return how prep has read the training data of a model; empty if it is unknown."""
     file = folder / "schema.json"
     if not file.exists():
         return {}
-    columns = json.loads(file.read_text(encoding="utf-8"))["columns"]
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return schema
+
+
+def _list_categories(schema: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return the texts in each column of text, as the model's schema names them."""
     return {
         name: set(column["categories"])
-        for name, column in columns.items()
+        for name, column in schema.get("columns", {}).items()
         if "categories" in column
     }
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -68,11 +70,24 @@ def describe_schema(
     }
     return {
         "layout": LAYOUT,
+        "code": hash_code(),
         "target": roles.target,
         "keys": list(roles.keys),
         "text_format": changed_settings,
         "columns": columns,
     }
+
+
+def hash_code() -> str:
+    """Return a fingerprint of the Python files of this step.
+
+    By it, evaluate tells whether two models were trained on data from the same prep.
+    """
+    digest = sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.name.encode())
+        digest.update(sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _is_in_csv(sources: list[Source], name: str) -> bool:
