@@ -88,12 +88,15 @@ penguins/runtime/local/reuse.py
 penguins/runtime/local/run.py
 penguins/runtime/local/run_context.py
 penguins/runtime/local/run_folder.py
+penguins/runtime/local/run_history.py
 penguins/runtime/local/run_record.py
 penguins/runtime/local/run_result.py
+penguins/runtime/local/run_tables.py
 penguins/runtime/local/screen.py
 penguins/runtime/local/step_alone.py
 penguins/runtime/local/step_runner.py
 penguins/runtime/local/supervisor.py
+penguins/runtime/local/tracked_runs.py
 penguins/runtime/local/tracking.py
 penguins/runtime/lock.py
 penguins/runtime/project.py
@@ -116,6 +119,7 @@ steps/evaluate/evaluation_figures.py
 steps/evaluate/evaluation_report.py
 steps/evaluate/leaks.py
 steps/evaluate/model_metrics.py
+steps/evaluate/prep_changes.py
 steps/evaluate/saved_model.py
 steps/evaluate/search_report.py
 steps/monitor/.amlignore

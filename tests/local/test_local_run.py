@@ -65,6 +65,7 @@ def test_the_sample_is_trained_on_and_scored(
     # Though MLflow has written a file beside the model when it was loaded:
     again = project.run("scoring").json
     assert {step["status"] for step in again["steps"]} == {"reused"}
+    assert_the_runs_are_listed(project, training, again)
     drift = output(scoring, "monitor", "drift_report") / "drift.json"
     assert json.loads(drift.read_text(encoding="utf-8"))["drift"] == []
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
@@ -79,6 +80,32 @@ def test_the_sample_is_trained_on_and_scored(
         p.name for p in (output(training, "train", "model").parents[1]).iterdir()
     }
     assert leftovers == {"code", "outputs", "log.txt"}
+
+
+def assert_the_runs_are_listed(
+    project: Project, training: dict[str, Any], newest: dict[str, Any]
+) -> None:
+    """The commands `runs` and `models` show what MLflow has of a run and its steps."""
+    name = Path(training["folder"]).name
+    listed = project.python("-m", project.package, "runs")
+    assert listed.code == 0, listed.err
+    lines = listed.out.splitlines()
+    assert lines[1].split()[0] == Path(newest["folder"]).name
+    # All its steps were reused, and so were their results: rows and version.
+    assert lines[1].split()[3:5] == ["43", "1"]
+    assert lines[2] == "    no drift"
+    row = next(index for index, line in enumerate(lines) if line.startswith(name))
+    evaluation = output(training, "evaluate", "evaluation")
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    log_loss = f"{metrics['metrics']['log_loss']:.4g}"
+    assert lines[row].split()[3:] == ["301", "1", log_loss]
+    assert lines[row + 1] == "    better than the baseline"
+
+    models = project.python("-m", project.package, "models")
+    assert models.code == 0, models.err
+    version, _, _, value, run = models.out.splitlines()[1].split()
+    assert (version, value, run) == ("1", log_loss, name)
+    assert "scoring uses version 1, the newest" in models.out
 
 
 def test_regression_on_the_sample(bake: Bake) -> None:

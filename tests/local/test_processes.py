@@ -42,7 +42,8 @@ def test_runs_that_start_at_once(new_toy_project: Project, tmp_path: Path) -> No
         with closing(sqlite3.connect(database)) as connection:
             rows = connection.execute("SELECT status, experiment_id FROM runs")
             mlflow_runs = rows.fetchall()
-        assert len(mlflow_runs) == run_count
+        # Each has the run of the pipeline and those of its four steps.
+        assert len(mlflow_runs) == 5 * run_count
         assert {status for status, _ in mlflow_runs} == {"FINISHED"}
         assert len({experiment for _, experiment in mlflow_runs}) == 1
     names = {path.name for path in database.parent.iterdir()}
@@ -202,10 +203,13 @@ def test_forked_workers_are_like_spawned_ones(toy_project: Project) -> None:
         assert result.code == 0, result.err
 
         folder = Path(result.json["folder"])
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        mlflow_run = record["done"]["score"]["mlflow_run"]
         random_numbers = []
         worker_count = 0
         for file_of_worker in (folder / "score" / "code").glob("worker-*.json"):
             text = file_of_worker.read_text().replace(folder.name, "RUN")
+            text = text.replace(mlflow_run, "RUN IN MLFLOW")
             drawn, facts_of_worker = json.loads(text)
             random_numbers += drawn
             facts.add(json.dumps(facts_of_worker))

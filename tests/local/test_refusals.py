@@ -220,6 +220,8 @@ WRONG_VALUES = {
         "target=Island": "The pipeline has no parameter 'target'",
         "=1": "The pipeline has no parameter ''",
         "register": "write --set NAME=VALUE",
+        # The bytes of an argument that is not UTF-8, as Python passes them on.
+        "register=\udcff": "are not UTF-8",
         "": "write --set NAME=VALUE",
     },
     "scoring": {

@@ -132,6 +132,10 @@ def evaluate(
         "notes": [*saved.notes, *notes],
     }
     with mlflow.start_run() as run:
+        # The command `runs` shows these tags.
+        mlflow.set_tags(
+            {"metric": metric.name, "verdict": describe_verdict(registered, baseline)}
+        )
         page, pictures = make_report(
             f"{model_name}: {task} of {saved.target}",
             saved,
@@ -211,6 +215,20 @@ def describe_training(
     facts["held-out rows"] = f"{held_out:,}"
     facts["features"] = f"{len(saved.columns):,}"
     return facts | saved.parameters
+
+
+def describe_verdict(
+    registered: dict[str, Any] | None, baseline: dict[str, Any]
+) -> str:
+    """Return in a few words how the model compares with the registered one.
+
+    If no model is registered, the baseline takes its place.
+    """
+    if registered is not None:
+        return str(registered["verdict"])
+    if baseline["is_beaten"]:
+        return "better than the baseline"
+    return "not better than the baseline"
 
 
 def describe_metrics(

@@ -243,7 +243,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def log_metrics(result: DriftResult, folder: Path) -> None:
-    """Log the PSI of the features that moved the most to MLflow, and the report."""
+    """Log the verdict, the PSI of the features that moved the most, and the report."""
     psi_by_name = {
         outcome.comparison.name: outcome.comparison.psi
         for outcome in [*result.features, result.predictions]
@@ -258,7 +258,10 @@ def log_metrics(result: DriftResult, folder: Path) -> None:
         # MLflow allows no other characters in the name of a metric.
         metric = re.sub(r"[^\w .:/-]", "_", f"psi {name}")
         metrics[metric] = psi_by_name[name]
+    verdict = "drift" if metrics["drifted"] else "no drift"
     with mlflow.start_run():
+        # The command `runs` shows these tags.
+        mlflow.set_tags({"verdict": verdict, "version": result.model.version})
         mlflow.log_metrics(metrics)
         mlflow.log_artifacts(str(folder))
 

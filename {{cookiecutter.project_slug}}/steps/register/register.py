@@ -103,6 +103,8 @@ def register(model: Path, name: str, reference: str | None = None) -> str:
             raise
     tags = {REFERENCE_TAG: reference} if reference else None
     version = client.create_model_version(name, source, run.info.run_id, tags=tags)
+    # The command `runs` shows this tag.
+    client.set_tag(run.info.run_id, "version", version.version)
     return str(version.version)
 
 

@@ -36,6 +36,9 @@ On this machine:
     local/fork_server.py      forks the processes of steps, with their packages loaded
     local/parallel_driver.py  the driver of a parallel step
     local/tracking.py         MLflow's database
+    local/tracked_runs.py     the runs of pipelines and steps in this database
+    local/run_history.py      earlier runs, and what differs between two of them
+    local/run_tables.py       what the commands `runs` and `models` print
     local/screen.py           messages and progress
 
 On Azure ML:

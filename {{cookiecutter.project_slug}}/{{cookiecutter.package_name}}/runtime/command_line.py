@@ -12,12 +12,14 @@ import gc
 import json
 import os
 import shlex
+import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import VERSION, not_installed
 from .errors import CommandError, SettingsError
-from .harmless_text import make_harmless
+from .harmless_text import is_utf8, make_harmless
 from .project import Pipelines, Project
 from .steps import find_unknown_steps
 from .workspaces import SETTINGS
@@ -56,7 +58,8 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
         args.load_pipelines = lambda: _load(load_pipelines)
         if getattr(args, "workspace", None) is not None:
             args.project = project.for_workspace(args.workspace)
-        code = args.function(args) or 0
+        with _remove_temporary_files():
+            code = args.function(args) or 0
         sys.stdout.flush()
         return code
     except CommandError as error:
@@ -70,6 +73,22 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
         return 128 + signal.SIGINT
     except OSError as error:
         return _end_without_output(error)
+
+
+@contextmanager
+def _remove_temporary_files() -> Iterator[None]:
+    """Remove all temporary files of a command at its end.
+
+    azureml-sdk would leave a folder for logs, `azureml-logs`, to which all users of the
+    machine may write.
+    """
+    with ExitStack() as stack:
+        # If no temporary file can be written, the commands that need some say so.
+        with suppress(OSError):
+            folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            tempfile.tempdir = stack.enter_context(folder)
+            stack.callback(setattr, tempfile, "tempdir", None)
+        yield
 
 
 def _end_without_output(error: OSError) -> int:
@@ -159,6 +178,89 @@ def _run_on_this_machine(
         earlier_run,
     )
     return prepared_run.run(args.step, args.fresh, args.debug)
+
+
+def runs(args: Namespace) -> None:
+    """Print a table of earlier runs, or two of them side by side."""
+    from .local.run_history import find_run, read_history
+    from .local.run_tables import format_comparison, format_runs
+
+    root = args.project.root
+    try:
+        history = read_history(root)
+    except sqlite3.Error as error:
+        raise _make_database_error(root, error) from None
+    if len(args.run) > 2:
+        raise CommandError("Name two runs to compare them, or one part of their names.")
+    if len(args.run) == 2:
+        first = find_run(history, args.run[0])
+        second = find_run(history, args.run[1])
+        print("\n".join(format_comparison(first, second)))
+        return
+
+    text = args.run[0] if args.run else ""
+    shown = [run for run in history if text in run.name]
+    if shown:
+        print("\n".join(format_runs(history, shown, _find_width())))
+    elif history:
+        find_run(history, text)
+    else:
+        print(f"There is no run yet. To make one: {args.project.command} run training")
+
+
+def models(args: Namespace) -> None:
+    """Print the versions of the registered model, and the one that each pipeline uses."""
+    from .local.plan import make_plan
+    from .local.registered_models import list_versions
+    from .local.run_history import read_history
+    from .local.run_tables import format_models
+
+    project = args.project
+    settings = project.settings()
+    try:
+        versions = list_versions(project.root, settings.name)
+        history = read_history(project.root)
+        table = format_models(project.root, versions, history)
+    except sqlite3.Error as error:
+        raise _make_database_error(project.root, error) from None
+    if not versions:
+        print(
+            f"No model {settings.name} is registered on this machine. To train one:"
+            f" {project.command} run training"
+        )
+        return
+
+    print("\n".join(table))
+    print()
+    for name, pipeline in _load_pipelines(args).items():
+        if pipeline.model_version is not None:
+            chosen = make_plan(project, settings, name, pipeline, {}).model_version
+            print(_describe_used_version(name, chosen, [v.version for v in versions]))
+
+
+def _describe_used_version(pipeline: str, chosen: str, versions: Sequence[str]) -> str:
+    """Return which version of the model a pipeline uses; `versions` are newest first."""
+    setting = f"{SETTINGS}: scoring.model_version is {chosen}"
+    if chosen == "latest":
+        return f"{pipeline} uses version {versions[0]}, the newest ({setting})."
+    if chosen in versions:
+        return f"{pipeline} uses version {chosen} ({setting})."
+    return f"{pipeline} will fail: there is no version {chosen} ({setting})."
+
+
+def _make_database_error(root: Path, error: sqlite3.Error) -> CommandError:
+    """Return the error of a command that cannot read MLflow's database."""
+    return CommandError(
+        f"MLflow's database in {root / 'mlruns'} cannot be read: {error}. Move it away: the"
+        " next run makes a new one, without the models that were registered."
+    )
+
+
+def _find_width() -> int | None:
+    """Return the width of the terminal, or None if the output goes elsewhere."""
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def check(args: Namespace) -> int:
@@ -325,11 +427,16 @@ def _find_pipelines(args: Namespace) -> Pipelines:
 def _read_parameters(args: Namespace) -> dict[str, str]:
     """Return the values that `--set` gives to pipeline parameters, by their names.
 
-    Raises CommandError if an assignment has no `=`.
+    Raises CommandError if an assignment has no `=`, or is not UTF-8.
     """
     for assignment in args.set:
         if "=" not in assignment:
             raise CommandError(f"--set {assignment}: write --set NAME=VALUE.")
+        if not is_utf8(assignment):
+            raise CommandError(
+                f"--set {assignment}: the terminal or the script has sent bytes that are"
+                " not UTF-8. Write the value in UTF-8."
+            )
     return dict(assignment.split("=", 1) for assignment in args.set)
 
 
@@ -439,6 +546,16 @@ def _add_local_commands(commands: _Commands) -> None:
         help="run the step from steps/ in this terminal, so that breakpoint() works",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    parser = commands.add(runs, "list earlier runs, or compare two of them")
+    parser.add_argument(
+        "run",
+        nargs="*",
+        metavar="RUN",
+        help="two runs to compare, or a part of the names of those to list",
+    )
+
+    commands.add(models, "list the versions of the registered model")
 
     parser = commands.add(check, "check the settings")
     _add_workspace(parser)

@@ -18,6 +18,18 @@ CI_COMMANDS = r"##(?=vso\[|\[)|^[^\S\n]*::"
 HARMFUL = re.compile(f"{CONTROLS}|{CI_COMMANDS}", re.MULTILINE | re.IGNORECASE)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8.
+
+    Arguments and names of files that are not UTF-8 become texts that cannot.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def make_harmless(text: str) -> str:
     """Replace what a terminal or a CI agent would take for a command by visible text."""
     return HARMFUL.sub(_make_visible, text)

@@ -29,6 +29,16 @@ FIND_VERSION = """
         AND (:version = 'latest' OR version = :version)
     ORDER BY version DESC
 """
+#: A version belongs to the run of the step `register`, which is below the pipeline's run.
+LIST_VERSIONS = """
+    SELECT
+        version, creation_time,
+        (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run'),
+        (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'mlflow.parentRunId')
+    FROM model_versions
+    WHERE name = :model AND current_stage IS NOT 'Deleted_Internal'
+    ORDER BY version DESC
+"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,18 @@ class ModelVersion:
     identity: str  # differs from that of every other version
     files: Path | None  # None if they are not on this machine
     run: str  # the local run that has registered it, or an empty text
+
+
+@dataclass(frozen=True)
+class VersionOrigin:
+    """When a version of a model was registered, and by which run."""
+
+    version: str
+    created: int  # milliseconds since 1970
+    #: The folder of the local run that has registered it, or an empty text.
+    run: str
+    #: The id in MLflow of the same run, or an empty text.
+    mlflow_run: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,21 @@ def find_model_version(root: Path, model: str, version: str) -> ModelVersion | N
     files = Path(url2pathname(uri.path)) if uri.scheme == "file" else None
     identity = json.dumps([number, created, mlflow_run])
     return ModelVersion(identity, files, local_run or "")
+
+
+def list_versions(root: Path, model: str) -> list[VersionOrigin]:
+    """Return the versions of a registered model, with the newest first.
+
+    Raises sqlite3.Error if the database cannot be read.
+    """
+    if not (root / DATABASE).exists():
+        return []
+    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+        rows = connection.execute(LIST_VERSIONS, {"model": model}).fetchall()
+    return [
+        VersionOrigin(str(version), int(created or 0), run or "", mlflow_run or "")
+        for version, created, run, mlflow_run in rows
+    ]
 
 
 def list_model_sources(root: Path) -> list[str]:

@@ -94,12 +94,18 @@ class StepReuse:
                 return NOT_REUSABLE
 
     def record_results(
-        self, step: Step, key: str, model_before: RegisteredModel, seconds: float
+        self,
+        step: Step,
+        key: str,
+        model_before: RegisteredModel,
+        seconds: float,
+        mlflow_run: str,
     ) -> None:
         """Record the results of a step that has run.
 
-        `key` is the reuse key of the step, and `model_before` is the registered model as it
-        was before the step ran. The registered model may have changed in the meantime:
+        `key` is the reuse key of the step, `mlflow_run` is the id of its run in MLflow, and
+        `model_before` is the registered model as it was before the step ran. The registered
+        model may have changed in the meantime:
 
         - If this run has registered the new model, the results of the earlier steps stay
           reusable. They are recorded as valid for the new model too.
@@ -124,6 +130,8 @@ class StepReuse:
             models=[model.fingerprint],
             files=hash_listing(context.step_folder(step) / "outputs"),
             seconds=seconds,
+            mlflow_run=mlflow_run,
+            data=self._hash_data(step),
         )
         context.record_step(step.name, results)
 
@@ -143,6 +151,19 @@ class StepReuse:
                 execution = self._context.record.done[producer].id
                 inputs[name] = f"{execution} {port}"
         return inputs
+
+    def _hash_data(self, step: Step) -> dict[str, str]:
+        """Return the fingerprints of the data that a step reads, by the names of inputs.
+
+        Data that cannot be read is left out.
+        """
+        data: dict[str, str] = {}
+        for name, source in step.inputs.items():
+            if isinstance(source, Parameter):
+                with suppress(OSError):
+                    files = list_files(self._context.find_source(source))
+                    data[name] = self._fingerprints.hash_files(files)
+        return data
 
     def _extend_to_model(self, step: str, old_model: str, new_model: str) -> None:
         """Record that the results of a step are valid for a new registered model too.

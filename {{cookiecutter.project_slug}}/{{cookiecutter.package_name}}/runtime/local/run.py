@@ -8,8 +8,8 @@ a run.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +26,18 @@ from .processes import StepProcesses
 from .registered_models import list_model_sources
 from .reuse import StepReuse
 from .run_context import RunContext, explain_full_disks
-from .run_folder import lock_folder, make_run_folder, remove_old_runs
+from .run_folder import (
+    copy_project_files,
+    lock_folder,
+    make_run_folder,
+    remove_old_runs,
+)
 from .run_record import RunRecord
 from .run_result import RunResult, StepResult
 from .screen import FAILED, REMOVED, REUSED, Screen, summarize_log
 from .step_alone import check_step_can_run, read_earlier_run
 from .step_runner import StepRunner, make_common_environment
+from .tracked_runs import TrackedRuns, find_git_commit
 
 
 def new_run(
@@ -56,6 +62,7 @@ def new_run(
         record = read_earlier_run(folder, name)
     record.set.update(values or {})
     plan = make_plan(project, settings, name, pipelines[name], record.set)
+    record.steps = list(plan.steps)
 
     if console is None:
         console = Console(force_jupyter=False, force_terminal=False)
@@ -80,7 +87,13 @@ class LocalRun:
         self.folder = context.folder
         self._processes = StepProcesses()
         self._reuse = StepReuse(context)
-        self._step_runner = StepRunner(context, self._reuse, self._processes)
+        root = context.project.root
+        self._tracked_runs = TrackedRuns(
+            root / tracking.DATABASE, context.settings.name, find_git_commit(root)
+        )
+        self._step_runner = StepRunner(
+            context, self._reuse, self._processes, self._tracked_runs
+        )
 
     def run(
         self, only: str | None = None, fresh: bool = False, debug: bool = False
@@ -108,6 +121,7 @@ class LocalRun:
             stack.enter_context(self.context.temporary_files)
             stack.enter_context(closing(self._processes))
             self._open_database(last_step=plan.steps[names[-1]])
+            stack.enter_context(self._track_run())
             if debug and only is not None:
                 results = [self._step_runner.debug(plan.steps[only])]
             else:
@@ -146,6 +160,40 @@ class LocalRun:
                 tracking.ensure_database(root, context.settings.name)
         except (OSError, sqlite3.Error) as error:
             raise _make_write_error(root, error) from None
+
+    @contextmanager
+    def _track_run(self) -> Iterator[None]:
+        """Show this run in MLflow while the block runs, and its results afterwards.
+
+        Raises LocalRunError if MLflow's database cannot be written when the run starts.
+        """
+        context = self.context
+        record = context.record
+        with ExitStack() as stack:
+            try:
+                run = stack.enter_context(
+                    self._tracked_runs.track(
+                        self.folder.name,
+                        {"pipeline": record.pipeline},
+                        record.mlflow_run,
+                    )
+                )
+            except sqlite3.Error as error:
+                raise _make_write_error(context.project.root, error) from None
+            record.mlflow_run = run.id
+            yield
+            run.status = "FAILED" if record.find_unfinished_steps() else "FINISHED"
+            # The steps' own runs have the results, too. So the run goes on without these.
+            with suppress(sqlite3.Error):
+                self._tracked_runs.set_results(
+                    run.id,
+                    {name: str(value) for name, value in context.plan.values.items()},
+                    [
+                        record.done[step].mlflow_run
+                        for step in record.steps
+                        if step in record.done
+                    ],
+                )
 
     def _run_steps(self, names: Sequence[str], must_run: bool) -> list[StepResult]:
         """Run steps, or use results of earlier runs; once one fails, skip the others."""
@@ -211,7 +259,7 @@ class LocalRun:
 def _write_record(
     project: Project[Any], record: RunRecord, folder: Path | None
 ) -> Path:
-    """Write the record of a run into its folder, and return the folder.
+    """Write the record of a run and the project's files into its folder; return the folder.
 
     A new folder is made if `folder` is None. Raises LocalRunError if it cannot be written,
     and TrackingError if the project's path is too long.
@@ -225,6 +273,7 @@ def _write_record(
                 folder = make_run_folder(runs, record)
         else:
             record.write(folder)
+        copy_project_files(project.root, project.package, folder)
     except OSError as error:
         raise _make_write_error(project.root, error) from None
     tracking.check_path_length(folder / ".lock")

@@ -3,6 +3,9 @@
 Each run has a folder of its own, with a folder for each step:
 
     run.json             the record: the pipeline, its parameters, and the finished steps
+    settings.yml         copies of files of the project that steps depend on, as they were
+    pipelines.py         when the run started
+    steps.txt
     STEP/code/           the copy of the step's files, in which the step runs
     STEP/outputs/PORT/   the files that the step writes
     STEP/log.txt         the text that the step prints
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ..harmless_text import is_utf8
 from .run_record import RECORD, RunRecord
 
 #: The name of a run's folder, unless a user has renamed it to keep the run.
@@ -38,11 +42,14 @@ class Run:
 def list_runs(runs: Path, pipeline: str | None = None) -> list[Run]:
     """Return the runs of a pipeline, or of all pipelines, with the newest first.
 
-    Folders without a record, or with one that cannot be read, are left out.
+    Folders without a record, or with one that cannot be read, are left out. So are those
+    whose names are not UTF-8, as no record could name them.
     """
     readable: list[Run] = []
     with suppress(OSError):
         for folder in runs.iterdir():
+            if not is_utf8(folder.name):
+                continue
             with suppress(OSError, ValueError):
                 readable.append(Run(folder, RunRecord.read(folder)))
     newest_first = sorted(readable, key=lambda run: run.record.started, reverse=True)
@@ -84,6 +91,21 @@ def make_run_folder(runs: Path, record: RunRecord) -> Path:
     )
 
 
+def copy_project_files(root: Path, package: str, folder: Path) -> None:
+    """Copy the project's settings, pipelines and pins into the folder of a run.
+
+    Raises OSError if they cannot be copied.
+    """
+    sources = [
+        root / "settings.yml",
+        root / package / "pipelines.py",
+        root / "environment" / "steps.txt",
+    ]
+    for source in sources:
+        if source.is_file():
+            shutil.copyfile(source, folder / source.name)
+
+
 @contextmanager
 def lock_folder(folder: Path, seconds: float = 60) -> Iterator[None]:
     """Hold the lock of a folder, so that no other process holds it at the same time.
@@ -106,10 +128,11 @@ def remove_old_runs(
 ) -> list[str]:
     """Remove all runs except the newest `keep`, and return the names of those removed.
 
-    Some older runs stay too: the `current` one, those that a user has renamed or replaced
-    by a link, those that are still at work, those for whose name `is_needed` returns True,
-    and those whose results are used by a run that stays. Raises OSError if the folder `runs` cannot be
-    written.
+    Runs that have failed are counted apart: the newest `keep` of them stay, so that they
+    never take the place of runs that went well. Some older runs stay too: the `current`
+    one, those that a user has renamed or replaced by a link, those that are still at work,
+    those for whose name `is_needed` returns True, and those whose results are used by a run
+    that stays. Raises OSError if the folder `runs` cannot be written.
 
     A run is removed in two stages. First its record is deleted while the folder of runs is
     locked, so that a new run cannot use its results any more. Then its files are deleted,
@@ -140,19 +163,22 @@ def _choose_old_runs(
 
     `by_name` has all runs by the names of their folders, with the newest first.
     """
-    # A run that a user has renamed, or moved elsewhere and replaced by a link, is never
-    # removed, and does not count.
-    names = [
-        name
-        for name, run in by_name.items()
-        if RUN_NAME.fullmatch(name) and not run.folder.is_symlink()
-    ]
-    beyond_the_newest = names[keep:]
+    complete: list[str] = []
+    failed: list[str] = []
+    for name, run in by_name.items():
+        # A run that a user has renamed, or moved elsewhere and replaced by a link, is never
+        # removed, and does not count.
+        if not RUN_NAME.fullmatch(name) or run.folder.is_symlink():
+            continue
+        if run.record.find_unfinished_steps():
+            failed.append(name)
+        else:
+            complete.append(name)
 
     old: set[str] = set()
-    for name in beyond_the_newest:
+    for name in complete[keep:] + failed[keep:]:
         must_stay = (
-            name == current.name or is_needed(name) or _is_at_work(by_name[name].folder)
+            name == current.name or is_needed(name) or is_at_work(by_name[name].folder)
         )
         if not must_stay:
             old.add(name)
@@ -176,7 +202,7 @@ def _find_used_runs(kept: list[Run], by_name: dict[str, Run]) -> set[str]:
     return used
 
 
-def _is_at_work(folder: Path) -> bool:
+def is_at_work(folder: Path) -> bool:
     """Return whether a run still holds the lock of its folder."""
     try:
         with lock_folder(folder, 0):

@@ -23,6 +23,10 @@ def check_run_name(name: str) -> str:
     return name
 
 
+#: The id of a run in MLflow, or an empty text.
+MlflowRunId = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
+
+
 class StepRecord(BaseModel):
     """The results of a step that has ended well, and what they were made from."""
 
@@ -41,6 +45,10 @@ class StepRecord(BaseModel):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     #: The run whose folder has the outputs; empty if it is the run of this record.
     run: Annotated[str, AfterValidator(check_run_name)] = ""
+    #: The id of the step's run in MLflow; empty if an older version has run the step.
+    mlflow_run: MlflowRunId = ""
+    #: The fingerprints of the data that the step has read, by the names of its inputs.
+    data: dict[str, str] = {}
     #: Tells this execution of the step from all others.
     id: str = Field(default_factory=lambda: uuid4().hex)
 
@@ -53,10 +61,18 @@ class RunRecord(BaseModel):
     pipeline: str
     #: The parameters that the command line has set, with their values as text.
     set: dict[str, str] = {}
+    #: The names of the pipeline's steps, in their order. Version 1.0.0 did not record them.
+    steps: list[str] = []
     #: The results of each step that has ended well, by the step's name.
     done: dict[str, StepRecord] = {}
+    #: The id of the run in MLflow; empty if it has none.
+    mlflow_run: MlflowRunId = ""
     #: Nanoseconds since 1970, and more than those of all earlier runs.
     started: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    def find_unfinished_steps(self) -> list[str]:
+        """Return the steps that have not ended well, because they failed or never ran."""
+        return [step for step in self.steps if step not in self.done]
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:

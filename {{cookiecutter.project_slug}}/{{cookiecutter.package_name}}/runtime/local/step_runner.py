@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
 
@@ -21,17 +22,23 @@ from .run_context import RunContext, explain_full_disks
 from .run_folder import find_last_duration
 from .run_result import StepResult
 from .screen import FAILED, RAN, LogSummary, summarize_log
+from .tracked_runs import FOLDER_TAG, PARENT_TAG, TrackedRun, TrackedRuns
 
 
 class StepRunner:
     """Run the steps of a run, and record the results of those that end well."""
 
     def __init__(
-        self, context: RunContext, reuse: StepReuse, processes: StepProcesses
+        self,
+        context: RunContext,
+        reuse: StepReuse,
+        processes: StepProcesses,
+        tracked_runs: TrackedRuns,
     ) -> None:
         self._context = context
         self._reuse = reuse
         self._processes = processes
+        self._tracked_runs = tracked_runs
 
     def run(self, step: Step, next_step: Step | None) -> StepResult:
         """Run a step in a copy of its files, and return how it ended.
@@ -49,7 +56,9 @@ class StepRunner:
         model_before = self._reuse.find_model(step)
 
         started = monotonic()
-        exit_code = self._run_process(step, next_step)
+        with self._track_step(step) as tracked:
+            exit_code = self._run_process(step, next_step, tracked.id)
+            tracked.status = "FAILED" if exit_code else "FINISHED"
         seconds = round(monotonic() - started, 2)
 
         log = summarize_log(step_folder / "log.txt")
@@ -59,7 +68,7 @@ class StepRunner:
         if key != self._reuse.compute_key(step, code_folder):
             # The data has changed while the step read it.
             key = NOT_REUSABLE
-        self._reuse.record_results(step, key, model_before, seconds)
+        self._reuse.record_results(step, key, model_before, seconds, tracked.id)
         self._show_success(step, log, seconds)
         return StepResult(step.name, "ran", seconds, outputs)
 
@@ -78,13 +87,16 @@ class StepRunner:
         if step.is_parallel:
             # The first argument is the driver, and this one is its option.
             arguments.insert(1, parallel_driver.IN_ONE_PROCESS)
-        environment = self._make_environment(step)
-        # Otherwise Python would write __pycache__ into steps/, which would be uploaded.
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        command = StepCommand(arguments, str(step.source_directory), environment)
 
         started = monotonic()
-        exit_code = run_in_terminal(command)
+        with self._track_step(step) as tracked:
+            environment = self._make_environment(step, tracked.id)
+            # Otherwise Python would write __pycache__ into steps/, which would be uploaded.
+            environment["PYTHONDONTWRITEBYTECODE"] = "1"
+            exit_code = run_in_terminal(
+                StepCommand(arguments, str(step.source_directory), environment)
+            )
+            tracked.status = "FAILED" if exit_code else "FINISHED"
         seconds = round(monotonic() - started, 2)
 
         label = FAILED
@@ -92,7 +104,9 @@ class StepRunner:
         if exit_code == 0:
             label = RAN
             status = "ran"
-            self._reuse.record_results(step, NOT_REUSABLE, model_before, seconds)
+            self._reuse.record_results(
+                step, NOT_REUSABLE, model_before, seconds, tracked.id
+            )
         self._context.screen.print(
             f"{step.name} from {step.source_directory}", label=label
         )
@@ -117,17 +131,26 @@ class StepRunner:
 
     # Process ----------------------------------------------------------------------------
 
-    def _run_process(self, step: Step, next_step: Step | None) -> int:
+    def _track_step(self, step: Step) -> AbstractContextManager[TrackedRun]:
+        """Create the run of a step in MLflow, below the run of the pipeline."""
+        tags = {
+            PARENT_TAG: self._context.record.mlflow_run,
+            FOLDER_TAG: self._context.folder.name,
+        }
+        return self._tracked_runs.track(step.name, tags)
+
+    def _run_process(self, step: Step, next_step: Step | None, mlflow_run: str) -> int:
         """Run a step's process, which prints to the step's log, and return its exit code.
 
-        The exit code is negative if a signal ended the process.
+        `mlflow_run` is the id of the run in MLflow that the step continues. The exit code
+        is negative if a signal ended the process.
         """
         step_folder = self._context.step_folder(step)
         log = step_folder / "log.txt"
         command = StepCommand(
             arguments=self._list_arguments(step),
             folder=str(step_folder / "code"),
-            environment=self._make_environment(step),
+            environment=self._make_environment(step, mlflow_run),
             log=str(log),
         )
         next_variables = None
@@ -166,11 +189,20 @@ class StepRunner:
                 arguments.append(describe_value(argument, self._context.plan.values))
         return arguments
 
-    def _make_environment(self, step: Step) -> dict[str, str]:
-        """Return all environment variables of a step."""
-        tags = {"mlflow.runName": step.name, "run": self._context.folder.name}
+    def _make_environment(self, step: Step, mlflow_run: str) -> dict[str, str]:
+        """Return all environment variables of a step.
+
+        The first run that the step starts in MLflow continues the run with the id
+        `mlflow_run`. All further ones are below it.
+        """
+        tags = {
+            "mlflow.runName": step.name,
+            PARENT_TAG: mlflow_run,
+            FOLDER_TAG: self._context.folder.name,
+        }
         return {
             **make_common_environment(self._context),
+            "MLFLOW_RUN_ID": mlflow_run,
             "MLFLOW_RUN_CONTEXT": json.dumps(tags),
             # As on Azure ML, a variable has the folder of each input and output.
             **self._context.find_folders(step),

@@ -1,0 +1,204 @@
+"""Write the runs of pipelines and of their steps into MLflow's database, and read them.
+
+A run of a pipeline is a run of MLflow with the name of its folder. Below it is a run for
+each step that has run. A step continues its run, which the variable `MLFLOW_RUN_ID` names,
+as on Azure ML. The database is written without MLflow, because importing MLflow takes
+longer than all the rest of a run in which nothing has changed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from .tracking import DATABASE
+
+#: The tag by which MLflow finds the run that another run belongs to.
+PARENT_TAG = "mlflow.parentRunId"
+#: The tag of a step's run that names the folder of the pipeline's run.
+FOLDER_TAG = "run"
+#: A run that exists already is opened again: one of its steps is run again.
+INSERT_RUN = """
+    INSERT INTO runs (
+        run_uuid, name, source_type, source_name, entry_point_name, user_id, status,
+        start_time, source_version, lifecycle_stage, artifact_uri, experiment_id
+    )
+    SELECT
+        :run, :name, 'UNKNOWN', '', '', :user, 'RUNNING',
+        :now, '', 'active', artifact_location || '/' || :run || '/artifacts', experiment_id
+    FROM experiments WHERE name = :experiment
+    ON CONFLICT (run_uuid) DO UPDATE SET status = 'RUNNING', end_time = NULL
+"""
+COPY_PARAMETERS = """
+    REPLACE INTO params (key, value, run_uuid)
+    SELECT key, value, :to_run FROM params WHERE run_uuid = :from_run
+"""
+COPY_METRICS = """
+    REPLACE INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
+    SELECT key, value, timestamp, step, is_nan, :to_run
+    FROM latest_metrics WHERE run_uuid = :from_run
+"""
+#: The earlier values of a metric are not copied. The step's own run has them.
+FILL_METRIC_HISTORY = """
+    INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid)
+    SELECT key, value, timestamp, step, is_nan, run_uuid
+    FROM latest_metrics WHERE run_uuid = :to_run
+"""
+#: The tags of MLflow itself and of a local run are not results.
+COPY_TAGS = """
+    REPLACE INTO tags (key, value, run_uuid)
+    SELECT key, value, :to_run FROM tags
+    WHERE run_uuid = :from_run AND key <> 'run' AND key NOT LIKE 'mlflow.%'
+"""
+READ_METRICS = """
+    SELECT key, CAST(value AS REAL) FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan
+"""
+READ_TAGS = "SELECT key, value FROM tags WHERE run_uuid = ? AND value IS NOT NULL"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What runs have logged to MLflow: the newest value of each metric, and the tags."""
+
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def read_results(root: Path, runs: Sequence[str]) -> Results:
+    """Return what runs with these ids have logged; the last one of them counts.
+
+    Raises sqlite3.Error if the database cannot be read.
+    """
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    database = root / DATABASE
+    if not database.exists():
+        return Results(metrics, tags)
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
+        for run in runs:
+            metrics.update(connection.execute(READ_METRICS, [run]).fetchall())
+            tags.update(connection.execute(READ_TAGS, [run]).fetchall())
+    return Results(metrics, tags)
+
+
+@dataclass
+class TrackedRun:
+    """A run in MLflow that is at work."""
+
+    id: str
+    #: How the run has ended, in MLflow's words. A run that does not say so was stopped.
+    status: str = "KILLED"
+
+
+@dataclass(frozen=True)
+class TrackedRuns:
+    """The runs of an experiment in MLflow's database."""
+
+    database: Path
+    experiment: str
+    #: The commit of the project in git, or an empty text.
+    commit: str = ""
+
+    @contextmanager
+    def track(
+        self, name: str, tags: Mapping[str, str], run: str = ""
+    ) -> Iterator[TrackedRun]:
+        """Create a run that is at work during the `with` block, and end it afterwards.
+
+        If `run` is the id of a run that exists, it is opened again. Raises sqlite3.Error if
+        the database cannot be written when the run starts.
+        """
+        tracked = TrackedRun(run or uuid4().hex)
+        values = {
+            "run": tracked.id,
+            "name": name,
+            "user": _find_user(),
+            "now": _read_clock(),
+            "experiment": self.experiment,
+        }
+        all_tags = {"mlflow.runName": name, "mlflow.user": values["user"], **tags}
+        if self.commit:
+            all_tags["mlflow.source.git.commit"] = self.commit
+        with closing(self._connect()) as connection, connection:
+            connection.execute(INSERT_RUN, values)
+            connection.executemany(
+                "REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
+                [(key, value, tracked.id) for key, value in all_tags.items()],
+            )
+        try:
+            yield tracked
+        finally:
+            # If this fails, MLflow shows the run as running. Its results are not affected.
+            with (
+                suppress(sqlite3.Error),
+                closing(self._connect()) as connection,
+                connection,
+            ):
+                connection.execute(
+                    "UPDATE runs SET status = ?, end_time = ? WHERE run_uuid = ?",
+                    [tracked.status, _read_clock(), tracked.id],
+                )
+
+    def set_results(
+        self, run: str, parameters: Mapping[str, str], steps: Sequence[str]
+    ) -> None:
+        """Give the run of a pipeline its parameters, and all that its steps have logged.
+
+        `steps` are the ids of the steps' runs, which may belong to an earlier run of the
+        pipeline. If two of them have logged the same name, the later step's value counts.
+        Raises sqlite3.Error if the database cannot be written.
+        """
+        with closing(self._connect()) as connection, connection:
+            # The run has results already if one of its steps has been run again.
+            for table in ("params", "latest_metrics", "metrics"):
+                connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run])
+            connection.executemany(
+                "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)",
+                [(key, value, run) for key, value in parameters.items()],
+            )
+            for step in steps:
+                runs = {"from_run": step, "to_run": run}
+                connection.execute(COPY_PARAMETERS, runs)
+                connection.execute(COPY_METRICS, runs)
+                connection.execute(COPY_TAGS, runs)
+            connection.execute(FILL_METRIC_HISTORY, {"to_run": run})
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.database, timeout=60)
+
+
+def find_git_commit(root: Path) -> str:
+    """Return the commit that a project is at, or an empty text if it is not in git."""
+    try:
+        process = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return process.stdout.strip()
+
+
+def _find_user() -> str:
+    """Return the name of the user, or "unknown" if the system has none."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return "unknown"
+
+
+def _read_clock() -> int:
+    """Return the time in milliseconds since 1970."""
+    return time.time_ns() // 10**6
