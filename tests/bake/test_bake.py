@@ -137,6 +137,7 @@ steps/prep/column_notes.py
 steps/prep/combine.py
 steps/prep/csv_dialect.py
 steps/prep/date_formats.py
+steps/prep/expectations.py
 steps/prep/file_content.py
 steps/prep/find_files.py
 steps/prep/parquet_files.py
