@@ -17,7 +17,11 @@ LONGEST_LABEL = 18
 TRAINING_COLOR = "#b8c4d6"
 NEW_COLOR = "#c2410c"
 STYLE = """
-body { font: 1rem/1.5 system-ui; max-width: 60rem; margin: auto; padding: 1rem; }
+:root { color-scheme: light; }
+body { font: 1rem/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff;
+  max-width: 66rem; margin: auto; padding: 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin-bottom: 2rem; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
 td.number, th.number { text-align: right; white-space: nowrap; }
@@ -26,9 +30,11 @@ tr.drift td { background: #fff3e8; }
 td:first-child, li { overflow-wrap: anywhere; }
 .figures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
-figure { margin: 0; }
+figure { margin: 0; break-inside: avoid; }
 figcaption { font-weight: 600; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
+@media print { body { max-width: none; padding: 0; } tr { break-inside: avoid; }
+  h2 { break-after: avoid; } }
 """
 # Text in figures is shown as it is, in whatever letters, and never read as a formula.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
@@ -106,7 +112,8 @@ def render_figure(outcome: Outcome) -> str:
     picture = encode_picture(draw_shares(comparison))
     return (
         f'<figure><figcaption dir="auto">{caption}</figcaption>'
-        f'<img alt="{caption}" src="data:{picture}"></figure>\n'
+        f'<img alt="{caption}. Bars show the share of the rows in each range, of training'
+        f' and of new data." src="data:{picture}"></figure>\n'
     )
 
 
