@@ -10,7 +10,7 @@ from ..project import Pipelines, Project
 from ..settings_models import ProjectSettings, Schedule
 from ..workspaces import NEEDED
 from .connection import Printer, call_with_limit, quiet_azure_calls
-from .resources import ActiveSchedule
+from .resources import ActiveSchedule, PastRun
 from .sdk_workspace import Workspace
 
 # So many runs of each pipeline are shown.
@@ -66,26 +66,46 @@ def _show_pipeline(
         "to list the schedules", workspace.list_schedules, endpoint_name, endpoint
     )
 
+    runs_are_well = _show_runs(runs, name, workspace, printer)
+    setting = settings.schedules.get(name)
+    schedules_are_well = _show_schedules(schedules, setting, printer)
+    if setting and not schedules:
+        printer(
+            f"{'missing':10} schedule {setting.describe()}: `{COMMAND} publish "
+            f"{name}{workspace_option}` creates it."
+        )
+    return runs_are_well and schedules_are_well
+
+
+def _show_runs(
+    runs: list[PastRun], name: str, workspace: Workspace, printer: Printer
+) -> bool:
+    """Print the newest runs of a pipeline. Return False if the newest one has failed."""
+    if not runs:
+        printer(f"{'none':10} {name} has not run in {workspace.name}")
+        return True
     for run in runs:
         printer(f"{run.state:10} {name}, {_format(run.started)}, run {run.id}")
-    if runs:
-        printer(runs[0].url)
-    else:
-        printer(f"{'none':10} {name} has not run in {workspace.name}")
-    is_well = not runs or runs[0].state != "failed"
+    printer(runs[0].url)
+    return runs[0].state != "failed"
 
-    setting = settings.schedules.get(name)
+
+def _show_schedules(
+    schedules: list[ActiveSchedule], setting: Schedule | None, printer: Printer
+) -> bool:
+    """Print the schedules of a pipeline. Return False if one has failed or is overdue."""
+    are_well = True
     for schedule in schedules:
         newest = schedule.newest_run
         delay = describe_delay(schedule, setting, datetime.now(timezone.utc))
         if newest and newest.state == "failed":
-            is_well = False
+            are_well = False
             printer(
                 f"{'failed':10} schedule {schedule.description}: run {newest.id}, "
                 f"{_format(newest.started)}\n{newest.url}"
             )
         elif delay:
-            is_well = False
+            are_well = False
             printer(f"{'overdue':10} schedule {schedule.description}: {delay}")
         elif newest:
             printer(
@@ -94,12 +114,7 @@ def _show_pipeline(
             )
         else:
             printer(f"{'scheduled':10} {schedule.description}: no run yet")
-    if setting and not schedules:
-        printer(
-            f"{'missing':10} schedule {setting.describe()}: `{COMMAND} publish "
-            f"{name}{workspace_option}` creates it."
-        )
-    return is_well
+    return are_well
 
 
 def describe_delay(
