@@ -78,6 +78,31 @@ SCRIPTS = {
         "raise OSError('mine')"
     ),
     "recurses for ever": "def f():\n    f()\ntry:\n    f()\nexcept RecursionError:\n    print('deep')",
+    "exits by a subclass of SystemExit": "class End(SystemExit): pass\nraise End(6)",
+    "exits in a thread": (
+        "import sys, threading\nthread = threading.Thread(target=sys.exit, args=[3])\n"
+        "thread.start()\nthread.join()\nprint('still there')"
+    ),
+    "raises in a thread": (
+        "import threading\nthread = threading.Thread(target=lambda: 1 / 0, name='T')\n"
+        "thread.start()\nthread.join()\nprint('still there')"
+    ),
+    "exits by os._exit in a thread": (
+        "import os, threading, time\n"
+        "threading.Thread(target=os._exit, args=[5]).start()\ntime.sleep(9)"
+    ),
+    "raises with a note": (
+        "error = ValueError('x')\nerror.add_note('the note')\nraise error"
+    ),
+    "has a wrong command line": "import argparse; argparse.ArgumentParser().parse_args()",
+    "ends by its own handler": (
+        "import os, signal, sys\nsignal.signal(15, lambda *_: sys.exit(9))\n"
+        "os.kill(os.getpid(), 15)"
+    ),
+    "sets an alarm": (
+        "import signal, time\nsignal.signal(signal.SIGALRM, lambda *_: print('ring'))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.1)\ntime.sleep(0.3)"
+    ),
     "is killed": "import os\nos.kill(os.getpid(), 9)",
     "is terminated": "import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(9)",
     "aborts": "import os; os.abort()",
@@ -96,6 +121,10 @@ SCRIPTS = {
     "writes much while it imports": (
         "import sys\nfor _ in range(100_000):\n    print('0123456789')\nimport json"
     ),
+    "writes what is no text": r"print('a\0b'); print('\udcff')",
+    "writes to file descriptors": r"import os; os.write(2, b'raw'); os.write(1, b'out')",
+    "closes its input": "import sys; sys.stdin.close(); print('done')",
+    "detaches its output": "import sys; sys.stdout.detach().write(b'x')",
     "closes its output": "import sys; sys.stdout.close()",
     "closes file descriptor 1": "import os; os.close(1); os.open('x.txt', 65)",
     "leaves a file open": "file = open('open.txt', 'w'); file.write('whole')",
@@ -158,6 +187,30 @@ SCRIPTS = {
         "print(os.getsid(0) == os.getpid() or 'of the caller')\n"
         "print(sys.stdin, sys.stdout, sys.stderr, os.umask(0))"
     ),
+    "prints the names of its module": (
+        "print(type(__builtins__), __builtins__.len([1]), __cached__, __spec__)\n"
+        "print(type(__loader__), __loader__.get_source('__main__'))"
+    ),
+    "prints its limits": (
+        "import locale, os, resource, shutil, sys, threading, time\n"
+        "names = [name for name in dir(resource) if name.startswith('RLIMIT')]\n"
+        "print([resource.getrlimit(getattr(resource, name)) for name in names])\n"
+        "print(os.sched_getaffinity(0), os.getpriority(0, 0), os.isatty(1))\n"
+        "print(sys.getrecursionlimit(), threading.stack_size(), time.tzname)\n"
+        "print(locale.getlocale(), shutil.get_terminal_size(), sys.stdin.errors)"
+    ),
+    "prints its hooks": (
+        "import sys\nprint(sys.excepthook, sys.displayhook, sys.breakpointhook)\n"
+        "print(sys.unraisablehook, sys.gettrace(), sys.getprofile(), sys.warnoptions)"
+    ),
+    "works in a folder that is gone": (
+        "import os\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir('../gone')\n"
+        "try:\n    os.getcwd()\nexcept OSError as error:\n    print(error)"
+    ),
+    "sets up logging": (
+        "import logging\nprint(logging.root.handlers, logging.root.level)\n"
+        "logging.basicConfig(level='INFO')\nlogging.info('now')"
+    ),
     "warns": "import warnings; warnings.warn('old', DeprecationWarning)",
     "logs": "import logging; logging.warning('%s rows', 3)",
     "uses a pool of processes": (
@@ -169,6 +222,22 @@ SCRIPTS = {
         "if __name__ == '__main__':\n"
         "    with multiprocessing.get_context('spawn').Pool(2) as pool:\n"
         "        print(pool.map(double, [1, 2]))"
+    ),
+    "chooses to spawn processes": (
+        "import multiprocessing\ndef double(x):\n    return 2 * x\n"
+        "if __name__ == '__main__':\n    multiprocessing.set_start_method('spawn')\n"
+        "    with multiprocessing.Pool(1) as pool:\n        print(pool.map(double, [1]))"
+    ),
+    "shares memory": (
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "memory = SharedMemory(create=True, size=8)\nmemory.buf[0] = 7\n"
+        "print(memory.buf[0])\nmemory.close()\nmemory.unlink()"
+    ),
+    "runs another program in its place": "import os; os.execvp('echo', ['echo', 'other'])",
+    "starts a program by asyncio": (
+        "import asyncio\nasync def main():\n"
+        "    process = await asyncio.create_subprocess_exec('echo', 'hi', stdout=-1)\n"
+        "    print(await process.communicate())\nasyncio.run(main())"
     ),
     "asks multiprocessing who it is": (
         "import multiprocessing\nprint(multiprocessing.current_process())\n"

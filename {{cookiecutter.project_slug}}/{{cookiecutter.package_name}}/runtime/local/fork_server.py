@@ -26,6 +26,7 @@ It runs only on Linux, as other systems cannot fork a process, or not safely.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import gc
 import json
@@ -35,6 +36,7 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 
 # The file descriptors of the standard streams.
@@ -192,7 +194,13 @@ def become_step(command: StepCommand, server_variables: dict[str, str]) -> None:
 def run_script(path: str) -> None:
     """Run a script as the main module, and show its errors as Python would."""
     main_module = ModuleType("__main__")
-    main_module.__file__ = path
+    # Python gives these names to the main module, beside those that every module has.
+    vars(main_module).update(
+        __file__=path,
+        __cached__=None,
+        __loader__=SourceFileLoader("__main__", path),
+        __builtins__=builtins,
+    )
     sys.modules["__main__"] = main_module
     try:
         with open(path, "rb") as script:
