@@ -488,11 +488,31 @@ def test_a_step_runs_though_the_fork_server_is_gone(tmp_path: Path) -> None:
     prepare(tmp_path / "step", "print('done')")
     runner = processes.StepProcesses()
     runner.load_packages(environment(), {})
-    os.kill(runner._fork_server._process.pid, signal.SIGKILL)
+    (server,) = runner._fork_servers.values()
+    os.kill(server._process.pid, signal.SIGKILL)
     code = runner.run(command(tmp_path / "step", tmp_path / "log.txt"), {})
     runner.close()
     assert code == 0
     assert (tmp_path / "log.txt").read_text() == "done\n"
+
+
+def test_steps_with_other_variables_have_a_fork_server_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = (*processes.FORK_SERVER[:2], "colorsys")
+    monkeypatch.setattr(processes, "FORK_SERVER", server)
+    prepare(tmp_path / "step", "import sys; print('colorsys' in sys.modules)")
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    runner = processes.StepProcesses()
+    are_forked = []
+    for variables, next_variables in [({}, {}), ({}, one_thread), (one_thread, None)]:
+        log = tmp_path / "log.txt"
+        runner.run(command(tmp_path / "step", log), variables, next_variables)
+        are_forked.append(log.read_text().strip())
+    servers_left = len(runner._fork_servers)
+    runner.close()
+    assert are_forked == ["False", "True", "True"]
+    assert servers_left == 1
 
 
 def test_steps_draw_different_random_numbers(tmp_path: Path, forked: Any) -> None:

@@ -2,7 +2,8 @@
 
 The first step of a run is a plain process. On Linux, the packages that steps import are
 loaded meanwhile by `fork_server.py`, and the steps after it are forked from there. A
-forked step behaves like a plain process; it only starts sooner.
+forked step behaves like a plain process; it only starts sooner. A first step that needs
+these packages itself is forked, too, so that they are not loaded twice.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class StepProcesses:
     """Run the steps of one run, one after another; `close` ends what is left."""
 
     def __init__(self) -> None:
-        self._fork_server: _StepRunner | None = None
-        self._fork_variables: Mapping[str, str] = {}
+        # By the variables that the steps of a fork server declare.
+        self._fork_servers: dict[frozenset[tuple[str, str]], _StepRunner] = {}
 
     def load_packages(
         self, environment: Mapping[str, str], variables: Mapping[str, str]
@@ -61,9 +62,11 @@ class StepProcesses:
         Packages read such variables when they are imported. `environment` is what all
         steps have in common.
         """
-        if CAN_FORK and self._fork_server is None:
-            self._fork_server = _StepRunner(FORK_SERVER, {**environment, **variables})
-            self._fork_variables = dict(variables)
+        key = frozenset(variables.items())
+        if CAN_FORK and key not in self._fork_servers:
+            self._fork_servers[key] = _StepRunner(
+                FORK_SERVER, {**environment, **variables}
+            )
 
     def run(
         self,
@@ -76,12 +79,13 @@ class StepProcesses:
         `variables` are those that the step declares, `next_variables` those of the step
         after it, for which packages are loaded meanwhile.
         """
+        self._close_unneeded_servers(variables, next_variables)
         # A fork server that is started now still loads packages, so it is for the steps
         # after this one.
-        server = self._fork_server
+        server = self._fork_servers.get(frozenset(variables.items()))
         if next_variables is not None:
             self.load_packages(command.environment, next_variables)
-        if server is not None and dict(variables) == self._fork_variables:
+        if server is not None:
             code = server.run(command)
             if code is not None:
                 return code
@@ -92,11 +96,21 @@ class StepProcesses:
             supervisor.close()
         return -KILLED if code is None else code
 
+    def _close_unneeded_servers(
+        self, variables: Mapping[str, str], next_variables: Mapping[str, str] | None
+    ) -> None:
+        """End the fork servers that neither this step nor the next one is forked from."""
+        needed = {frozenset(variables.items())}
+        if next_variables is not None:
+            needed.add(frozenset(next_variables.items()))
+        for key in self._fork_servers.keys() - needed:
+            self._fork_servers.pop(key).close()
+
     def close(self) -> None:
-        """End the step that runs, if one does, and the fork server."""
-        if self._fork_server is not None:
-            self._fork_server.close()
-            self._fork_server = None
+        """End the step that runs, if one does, and the fork servers."""
+        while self._fork_servers:
+            _, server = self._fork_servers.popitem()
+            server.close()
 
 
 class _StepRunner:

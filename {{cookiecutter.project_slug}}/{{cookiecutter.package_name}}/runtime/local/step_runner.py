@@ -153,6 +153,11 @@ class StepRunner:
             environment=self._make_environment(step, mlflow_run),
             log=str(log),
         )
+        if step.name in self._context.plan.model_readers:
+            # It imports MLflow to look up the registered model.
+            self._processes.load_packages(
+                make_common_environment(self._context), step.environment_variables
+            )
         next_variables = None
         if next_step is not None:
             next_variables = next_step.environment_variables
