@@ -426,13 +426,17 @@ def test_columns_that_the_model_does_not_need_never_stop_scoring(
     rows = new_rows()
     expected, _ = trained.score(write(tmp_path / "a.csv", rows))
     odd = rows.assign(y=1.5, comment=["1", "x", "2024-01-01", ""], empty="a word")
-    write(tmp_path / "odd" / "a.csv", odd[:2])
+    doubled = pd.concat([odd, odd[["y", "comment"]]], axis=1)
+    write(tmp_path / "odd" / "a.csv", doubled[:2])
     odd[2:].assign(comment=1, y="b").to_parquet(tmp_path / "odd" / "b.parquet")
     (tmp_path / "odd" / "b.parquet").rename(tmp_path / "odd" / "c.parquet")
     scored, report = trained.score(tmp_path / "odd")
     assert scored.equals(expected)
     assert not {"y", "comment"} & report["columns"].keys()
     assert not [note for note in report["notes"] if "ignore" in note]
+    doubled = pd.concat([odd, odd[["age"]]], axis=1)
+    with pytest.raises(DataError, match="names the column 'age' twice"):
+        trained.score(write(tmp_path / "b.csv", doubled))
 
 
 FORMS_OF_VALUES = {

@@ -14,6 +14,7 @@ import io
 import lzma
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import polars as pl
-from sources import DataError
+from sources import ColumnRoles, DataError
 from text_values import USUAL_FORMAT, TextFormat
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class CsvFile:
         block = b""
         with open_unpacked(self.path) as file:
             is_packed = not isinstance(file, io.BufferedReader)
+            for _ in range(self.skipped_lines):
+                file.readline()
             if is_packed or b'"' in file.readline():
                 return 0
             for block in iter(partial(file.read, BLOCK_BYTES), b""):
@@ -92,21 +95,22 @@ class CsvFile:
     def is_plain(self) -> bool:
         """Return whether polars can read the file, judged by its name and its start."""
         is_packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
-        if is_packed or self.skipped_lines or self.encoding != "utf-8-sig":
-            return False
-        if self.delimiter == BLANK:
+        if is_packed or self.encoding != "utf-8-sig" or self.delimiter == BLANK:
             return False
         with open_unpacked(self.path) as file:
             start = file.read(START_BYTES)
         has_lone_return = re.search(rb"\r[^\n]", start)
-        has_blank_line = start.lstrip(b"\r\n") != start
-        return not has_lone_return and not has_blank_line
+        lines = start.split(b"\n")[self.skipped_lines :]
+        # Python's csv module takes the first line below that is not blank for the header.
+        has_header = bool(lines) and lines[0].strip(b"\r") != b""
+        return has_header and not has_lone_return
 
     def scan(self) -> pl.LazyFrame:
         """Read the rows by polars, as text in columns with the names in `positions`."""
         return pl.scan_csv(
             self.path,
             glob=False,
+            skip_lines=self.skipped_lines,
             separator=self.delimiter,
             new_columns=self.positions,
             infer_schema=False,
@@ -120,6 +124,7 @@ class CsvFile:
         lines = pl.scan_csv(
             self.path,
             glob=False,
+            skip_lines=self.skipped_lines,
             separator="\x1f",
             quote_char=None,
             new_columns=["line"],
@@ -309,7 +314,7 @@ def detect_dialect(
     """Detect the delimiter and the header of a CSV file by the settings and its start.
 
     Raises UnicodeError if the file is not text in this encoding, and DataError if it is
-    empty or if two columns have the same name.
+    empty.
     """
     with open_text(path, encoding) as file:
         start = file.read(START_BYTES)
@@ -340,12 +345,6 @@ def detect_dialect(
         header = header[:-1]
     if not header:
         raise DataError(f"{name} is empty.")
-    for position, column in enumerate(header):
-        if column and column in header[:position]:
-            raise DataError(
-                f"{name}: the first line names the column '{column}' twice"
-                f"{suggest_header(header)}."
-            )
     return CsvFile(
         path=path,
         name=name,
@@ -354,6 +353,25 @@ def detect_dialect(
         skipped_lines=skipped_lines,
         header=header,
     )
+
+
+def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
+    """Check that no two columns have the same name.
+
+    In data to score, columns that the model does not need may have the same name. It is
+    removed from the header, so that they are left out like columns without a name.
+    Raises DataError for other columns.
+    """
+    counts = Counter(file.header)
+    for position, name in enumerate(file.header):
+        if not name or counts[name] == 1:
+            continue
+        if roles.schema is None or roles.is_read(name):
+            raise DataError(
+                f"{file.name}: the first line names the column '{name}' twice"
+                f"{suggest_header(file.header)}."
+            )
+        file.header[position] = ""
 
 
 def _create_reader(

@@ -17,6 +17,7 @@ from advice import note_layout, note_readings
 from csv_dialect import (
     CsvFile,
     check_encoding,
+    check_repeated_names,
     detect_dialect,
     detect_unicode,
     explain_undecodable,
@@ -109,7 +110,9 @@ def open_small_files(
     if len(paths) < MANY_FILES:
         return {}
 
-    small_files = (read_small_file(path, names[path], text_format) for path in paths)
+    small_files = (
+        read_small_file(path, names[path], text_format, roles) for path in paths
+    )
     sources: list[Source] = []
     checked_files: Counter[tuple[str, pl.DataType | None]] = Counter()
     for batch in divide_into_batches(small_files):
@@ -121,11 +124,13 @@ def open_small_files(
     return dict(zip(paths, sources, strict=True))
 
 
-def read_small_file(path: Path, name: str, text_format: TextFormat) -> SmallFile:
+def read_small_file(
+    path: Path, name: str, text_format: TextFormat, roles: ColumnRoles
+) -> SmallFile:
     """Read all rows of a small CSV file. Raises DataError if it is not a table."""
     with explain_damage(name):
         check_content(path, name)
-        for file in detect_files(path, name, text_format):
+        for file in detect_files(path, name, text_format, roles):
             try:
                 return SmallFile(file, [values for _, values in file.rows()])
             except UnicodeError:
@@ -209,7 +214,7 @@ def _open_csv(
 
     Raises DataError if it is written in neither, or if a line is broken.
     """
-    for file in detect_files(path, name, text_format):
+    for file in detect_files(path, name, text_format, roles):
         try:
             source = _open_csv_rows(
                 file, scratch, text_format, roles, trust_first_rows=trust_first_rows
@@ -221,11 +226,14 @@ def _open_csv(
     raise DataError(explain_undecodable(path, name))
 
 
-def detect_files(path: Path, name: str, text_format: TextFormat) -> Iterator[CsvFile]:
+def detect_files(
+    path: Path, name: str, text_format: TextFormat, roles: ColumnRoles
+) -> Iterator[CsvFile]:
     """Yield the dialect of a CSV file for each encoding in which it can be decoded.
 
     The encodings that are tried are Unicode and the one of settings.yml. Raises DataError
-    if Python does not know the encoding of settings.yml, or if the file has no header.
+    if Python does not know the encoding of settings.yml, if the file has no header, or if
+    columns that are read have the same name.
     """
     encodings = [detect_unicode(path)]
     if text_format.encoding:
@@ -233,7 +241,9 @@ def detect_files(path: Path, name: str, text_format: TextFormat) -> Iterator[Csv
     for encoding in encodings:
         check_encoding(encoding)
         with suppress(UnicodeError):
-            yield detect_dialect(path, name, encoding, text_format)
+            file = detect_dialect(path, name, encoding, text_format)
+            check_repeated_names(file, roles)
+            yield file
 
 
 def _open_csv_rows(
