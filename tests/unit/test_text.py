@@ -471,6 +471,15 @@ ODD_LAYOUTS = {
     ),
     "no names": ("5.1,3.5,setosa\n4.9,3.0,setosa\n", "first line seems to be data"),
     "no names and equal values": ("0.2,0.2,a\n1,2,b\n", "first line seems to be data"),
+    "no names, powers of ten": ("5e-1,4.18e-02\n6e-1,1e-3\n", "seems to be data"),
+    "names of rows": (
+        '"Weight","Feed"\n"1",26.5,NA\n"2",27.6,5\n',
+        "names of rows, as R writes them, write a name for this column",
+    ),
+    "a title with one value less": (
+        "Sales,2026\na,b,c\n1,2,3\n",
+        "if the names are in line 2, write data.skip_lines: 1 in settings.yml",
+    ),
     "no names, integers": ("6,148,72\n1,85,66\n", "first line seems to be data"),
 }
 

@@ -204,6 +204,11 @@ class CsvFile:
         layout = find_layout(lines)
         if layout is None:
             return ""
+        if self._may_have_row_names(layout, lines):
+            return (
+                ": if the first column holds names of rows, as R writes them, write a name"
+                " for this column at the start of the line of names"
+            )
         if layout.skipped_lines > self.skipped_lines:
             return layout.suggest_to_skip_lines()
         if layout.delimiter == BLANK:
@@ -212,6 +217,19 @@ class CsvFile:
                 " settings.yml"
             )
         return ""
+
+    def _may_have_row_names(self, layout: Layout, lines: list[str]) -> bool:
+        """Return whether all rows have a value more than the header, and hold numbers.
+
+        A line without numbers below the header may be the header itself, below a title.
+        """
+        first_row = self.skipped_lines + 1
+        if layout.delimiter != self.delimiter or layout.skipped_lines != first_row:
+            return False
+        if layout.columns != len(self.header) + 1:
+            return False
+        values = next(csv.reader([lines[first_row]], delimiter=self.delimiter), [])
+        return any(re.fullmatch(r"[+-]?[\d.]+", value) for value in values)
 
     def read_first_lines(self) -> list[str]:
         """Return the first lines of the file, those above the header too."""
@@ -434,7 +452,9 @@ def suggest_header(names: list[str]) -> str:
     They look like values if one of them is a fraction or a negative integer, or if all of
     them are integers that are not in rising order. Returns an empty text otherwise.
     """
-    has_value = any(re.fullmatch(r"-\d+|-?\d+\.\d+", name) for name in names)
+    has_value = any(
+        re.fullmatch(r"-\d+|[+-]?\d*\.\d+(?:[eE][+-]?\d+)?", name) for name in names
+    )
     integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
     is_row = len(integers) == len(names) > 1 and integers != sorted(set(integers))
     if not has_value and not is_row:
