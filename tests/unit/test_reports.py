@@ -319,7 +319,8 @@ def test_ranges_of_a_histogram_are_those_of_numpy() -> None:
 def test_a_copy_of_the_target_is_a_leak_and_a_good_feature_is_none(task: str) -> None:
     random = np.random.default_rng(0)
     target: Any = random.integers(0, 3, 600)
-    text = pd.Series(np.array(["red", "green", None], object)[target])
+    target[0] = 3  # a class with one row
+    text = pd.Series(np.array(["red", "green", None, "blue"], object)[target])
     feature = pd.Series(target + random.normal(size=600) / 3)
     if task == "regression":
         target = random.normal(size=600)
@@ -328,6 +329,10 @@ def test_a_copy_of_the_target_is_a_leak_and_a_good_feature_is_none(task: str) ->
     assert measure_alone(text, target, task) >= NEARLY_PERFECT
     assert 0.8 < measure_alone(feature, target, task) < NEARLY_PERFECT
     assert measure_alone(pd.Series(random.normal(size=600)), target, task) < 0.2
+    # Numbers beyond those of a tree, and too few rows.
+    huge = pd.Series(np.where(np.arange(600) % 2, np.inf, 1e300))
+    assert measure_alone(huge, target, task) < 0.2
+    assert measure_alone(text[:4], target[:4], task) == 0
 
 
 def test_skill_is_0_for_guesses_and_1_for_no_error() -> None:

@@ -82,34 +82,30 @@ def measure_skill(target: Array, predicted: Array, task: str) -> float:
 def measure_alone(values: pd.Series, target: Array, task: str) -> float:
     """Return the skill of a decision tree that sees one feature, by cross-validation.
 
-    It is 0 if there are too few rows of a class.
+    Rare classes are left out. The skill is 0 if there are too few rows or classes.
     """
+    if len(target) < FOLDS:
+        return 0.0
     rows = np.random.default_rng(0).permutation(len(target))[:MOST_ROWS]
-    column = encode_feature(values)[rows].reshape(-1, 1)
+    # The order of the values is all that a tree needs, and ranks cannot be infinite.
+    # Missing values come before all others.
+    ranks = pd.factorize(values, sort=True)[0]
+    column = ranks[rows].reshape(-1, 1)
     target = target[rows]
     if task == "regression":
         number = DecisionTreeRegressor(min_samples_leaf=SMALLEST_LEAF, random_state=0)
         folds = KFold(FOLDS)
         predicted = cross_val_predict(number, column, target, cv=folds)
         return measure_skill(target, predicted, task)
-    classes, positions, counts = np.unique(
-        target, return_inverse=True, return_counts=True
-    )
-    if len(classes) < 2 or counts.min() < FOLDS:
+    _, positions, counts = np.unique(target, return_inverse=True, return_counts=True)
+    # Each part of a cross-validation needs a row of each class.
+    is_frequent = counts[positions] >= FOLDS
+    column = column[is_frequent]
+    positions = np.unique(positions[is_frequent], return_inverse=True)[1]
+    if len(np.unique(positions)) < 2:
         return 0.0
     tree = DecisionTreeClassifier(min_samples_leaf=SMALLEST_LEAF, random_state=0)
     predicted = cross_val_predict(
         tree, column, positions, cv=StratifiedKFold(FOLDS), method="predict_proba"
     )
     return measure_skill(positions, predicted, task)
-
-
-def encode_feature(values: pd.Series) -> Array:
-    """Return a feature as numbers; missing values are smaller than all others."""
-    if values.dtype == object:
-        return np.asarray(pd.factorize(values, sort=True)[0], dtype=float)
-    numbers = values.astype("int64") if values.dtype.kind == "M" else values
-    filled = np.asarray(numbers, dtype=float)
-    is_missing = np.asarray(values.isna())
-    smallest = filled[~is_missing].min(initial=0)
-    return np.where(is_missing, smallest - 1, filled)
