@@ -305,8 +305,22 @@ def test_publish_twice_and_a_changed_schedule(user: User) -> None:
     assert active(user) == [schedule]
     assert endpoint["DefaultVersion"] == "2"
 
-    path.write_text(weekly.replace("hours: [6]", "hours: [7]"), encoding="utf-8")
+    # Published again with an older model, it keeps this one.
+    older = weekly.replace("model_version: latest", "model_version: 1")
+    path.write_text(older.replace("hours: [6]", "hours: [7]"), encoding="utf-8")
+    before = len(user.standin.requests)
     assert user.run("publish", "scoring").code == 0
+    (published,) = (
+        one.json()
+        for one in user.standin.requests[before:]
+        if one.method == "POST" and one.path.endswith("/Pipelines/Create")
+    )
+    (model_version,) = (
+        one["DefaultValue"]
+        for one in published["GraphInterface"]["Parameters"]
+        if one["Name"] == "model_version"
+    )
+    assert model_version == "1"
     (changed,) = active(user)
     assert changed["Recurrence"]["Schedule"]["Hours"] == [7]
     assert changed["Id"] != schedule["Id"]

@@ -185,7 +185,13 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
     trigger = schedule["properties"]["trigger"]
     assert (trigger["frequency"].lower(), trigger["interval"]) == ("week", 1)
     assert trigger["timeZone"] == "W. Europe Standard Time"
+    # Published again with an older model, the schedule scores with it.
+    older = weekly.replace("model_version: latest", "model_version: 1")
+    path.write_text(older, encoding="utf-8")
     assert "unchanged  schedule" in shell.run("publish scoring").out
+    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
+    inputs = schedule["properties"]["action"]["jobDefinition"]["inputs"]
+    assert inputs["model_version"]["value"] == "1"
     status_judges_runs(user, shell, lambda: fire_schedule(azure, schedule))
 
     path.write_text(plain, encoding="utf-8")
