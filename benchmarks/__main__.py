@@ -16,7 +16,7 @@ from datetime import date
 from os import cpu_count
 from pathlib import Path
 
-from . import generation, local_run, prep, scoring
+from . import generation, local_run, monitoring, prep, scoring
 from .measure import Figures, show
 
 BENCHMARKS: dict[str, Callable[[int], Figures]] = {
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[int], Figures]] = {
     "scoring": scoring.measure_scoring,
     "own_model": scoring.measure_own_model,
     "training": scoring.measure_training,
+    "monitoring": monitoring.measure_monitoring,
 }
 
 
