@@ -113,19 +113,16 @@ def expect_of_new_data(
     The target is not checked. New data may lack every column with a rule that the model
     does not need. `ignore` are the ignored columns of settings.yml.
     """
-    rules = {name: rules for name, rules in expectations.items() if name != target}
+    checked = {name: expectations[name] for name in expectations if name != target}
     if roles.schema is None:
         # An older model does not tell which columns it was trained with.
-        with_rules = expect_of_training_data(roles, rules)
-        return replace(with_rules, optional=list(rules))
+        roles = expect_of_training_data(roles, checked)
+        return replace(roles, optional=list(checked))
+    read_by_model = [*roles.schema, *roles.keys]
     return replace(
         roles,
-        expectations=rules,
-        only_checked=[
-            name
-            for name in rules
-            if name not in roles.schema and name not in roles.keys
-        ],
+        expectations=checked,
+        only_checked=[name for name in checked if name not in read_by_model],
         optional=[*roles.schema, *ignore],
     )
 
@@ -151,20 +148,21 @@ def choose_checks(
                 " neither numbers nor dates nor text: remove its rules, or convert it."
             )
             continue
+
         # A column without any value has no type that could contradict a rule.
-        holds_values = any(column.type is not None for column in columns)
+        is_empty = all(column.type is None for column in columns)
         for rule, value in rules.items():
-            if value is False:
-                # It is `unique: false`, which demands nothing.
+            needs_type = rule in ("min", "max", "values")
+            is_switched_off = rule == "unique" and not value
+            if is_switched_off or (needs_type and is_empty):
                 continue
-            if rule in ("min", "max", "values"):
-                if not holds_values:
-                    continue
-                problem = _find_misfit(name, rule, value, types[name], roles)
-                if problem:
-                    problems.append(problem + _quote_note(name, sources))
-                    continue
-            checks.append(_build_check(name, rule, value, types[name]))
+            problem = None
+            if needs_type:
+                problem = _explain_misfit(name, rule, value, types[name], roles)
+            if problem is None:
+                checks.append(_build_check(name, rule, value, types[name]))
+            else:
+                problems.append(problem + _quote_note(name, sources))
     if problems:
         raise DataError("\n".join(problems))
     return checks
@@ -188,7 +186,7 @@ def _quote_note(name: str, sources: list[Source]) -> str:
     return ""
 
 
-def _find_misfit(
+def _explain_misfit(
     name: str, rule: str, value: Any, dtype: pl.DataType, roles: ColumnRoles
 ) -> str | None:
     """Return the sentence that a rule does not fit the type of its column, or None."""
@@ -468,7 +466,7 @@ def _find_place(source: Source, row: int) -> str:
         # No value of the file has a line break. The names are in line 1.
         return f"line {row + 2} of {source.name}"
     # A value may span several lines, so the row's line is looked up in the file.
-    line, _ = next(islice(source.csv_file.rows(), row, None))
+    line, _ = next(islice(source.csv_file.rows(), row, None), (row + 1, []))
     return f"line {line} of {source.name}"
 
 
