@@ -75,6 +75,16 @@ def test_the_sample_is_trained_on_and_scored(
     assert scored.columns[3:].str.startswith("probability_").all()
     assert scored[keys].equals(rows[keys])
     assert scored.filter(like="probability_").sum(axis=1).round(6).eq(1).all()
+    rows.assign(**{"Flipper Length (mm)": rows["Flipper Length (mm)"] / 10}).to_csv(
+        project.path / "drifted.csv", index=False
+    )
+    drifted = ("--set", "raw_data=drifted.csv", "--set", "on_drift=stop")
+    stopped = project.run("scoring", *drifted)
+    assert stopped.code == 1
+    statuses = [step["status"] for step in stopped.json["steps"]]
+    assert statuses == ["ran", "failed", "skipped"]
+    assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.err
+    assert "Nothing is scored, as monitoring.on_drift is 'stop'" in stopped.err
     assert not (project.path / "mlruns" / "0").exists()
     leftovers = {
         p.name for p in (output(training, "train", "model").parents[1]).iterdir()
