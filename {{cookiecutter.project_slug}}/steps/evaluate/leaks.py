@@ -23,6 +23,7 @@ MOST_ROWS = 5_000
 FOLDS = 5
 # Small leaves would learn the rows by heart.
 SMALLEST_LEAF = 3
+LARGEST = 1e38  # A tree refuses numbers of more than 32 bits, and infinite ones.
 
 Array = npt.NDArray[Any]
 
@@ -87,10 +88,7 @@ def measure_alone(values: pd.Series, target: Array, task: str) -> float:
     if len(target) < FOLDS:
         return 0.0
     rows = np.random.default_rng(0).permutation(len(target))[:MOST_ROWS]
-    # The order of the values is all that a tree needs, and ranks cannot be infinite.
-    # Missing values come before all others.
-    ranks = pd.factorize(values, sort=True)[0]
-    column = ranks[rows].reshape(-1, 1)
+    column = encode_feature(values)[rows].reshape(-1, 1)
     target = target[rows]
     if task == "regression":
         number = DecisionTreeRegressor(min_samples_leaf=SMALLEST_LEAF, random_state=0)
@@ -109,3 +107,15 @@ def measure_alone(values: pd.Series, target: Array, task: str) -> float:
         tree, column, positions, cv=StratifiedKFold(FOLDS), method="predict_proba"
     )
     return measure_skill(positions, predicted, task)
+
+
+def encode_feature(values: pd.Series) -> Array:
+    """Return a feature as numbers that a decision tree takes.
+
+    Missing values are smaller than all others, and texts are numbered in their order.
+    """
+    if values.dtype == object:
+        return np.asarray(pd.factorize(values, sort=True)[0], dtype=float)
+    numbers = values.astype("int64") if values.dtype.kind == "M" else values
+    filled = np.clip(np.asarray(numbers, dtype=float), -LARGEST, LARGEST)
+    return np.where(np.asarray(values.isna()), -2 * LARGEST, filled)
