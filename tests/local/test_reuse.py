@@ -504,7 +504,7 @@ def test_a_step_alone_works_on_what_was_reused(toy: ReuseToy) -> None:
     shutil.rmtree(Path(first["folder"]))
     result = toy.project.run("training", "--step", "train", "--folder", folder)
     assert result.code == 1
-    assert "what prep made is gone: run it first, with --step prep" in result.err
+    assert "The outputs of prep are gone. Run it first, with --step prep" in result.err
     assert list_statuses(toy.run("training", "--step", "prep", "--folder", folder)) == [
         "ran"
     ]

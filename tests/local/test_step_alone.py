@@ -103,7 +103,7 @@ def test_a_step_alone_takes_the_project_as_it_is_now(toy_project: Project) -> No
     toy_project.edit("settings.yml", "target: Species", "target: Island")
     refused = run_alone("evaluate")
     assert refused.code == 1
-    assert "made with other settings" in refused.err
+    assert "prep ran with other settings" in refused.err
     assert "Species" in refused.err and "Island" in refused.err
     assert "--step prep" in refused.err
     assert run_alone("prep").code == 0
@@ -121,4 +121,4 @@ def test_no_step_uses_what_a_failed_step_has_written(toy_project: Project) -> No
         toy_project, "training", "--step", "evaluate", "--folder", folder
     )
     assert result.code == 1
-    assert "train has not ended well" in result.err
+    assert "train has not succeeded" in result.err

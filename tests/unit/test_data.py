@@ -487,12 +487,12 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "an ignored column that there is not": (
         "y_leak,y\n1,2\n",
         {"target": "y", "ignore": ["Y_leek"]},
-        "did you mean 'y_leak'",
+        r"which data.ignore in settings.yml names\. Did you mean 'y_leak'\?$",
     ),
     "a key that there is not": (
         "Id,y\n1,2\n",
         {"keys": ["id"]},
-        "has no column 'id', the key by settings.yml.*did you mean 'Id'",
+        r"has no column 'id', the key in settings.yml.*Did you mean 'Id'\?$",
     ),
     "a feature row": ("row,y\n1,2\n", {"target": "y"}, "'row' has the name of the row"),
 }
@@ -513,9 +513,9 @@ def test_refused(
 @pytest.mark.parametrize(
     ("path", "hint"),
     {
-        "*.csv": "write the folder alone",
+        "*.csv": "Write the folder alone",
         "~/data": "in place of ~",
-        "https://example.com/a.csv": "download it",
+        "https://example.com/a.csv": "Download the data",
         "data": "the path of a folder or file",
     }.items(),
 )

@@ -225,7 +225,7 @@ def test_all_rules_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
     assert len(lines) == 3
     # The value that makes the column one of text is the reason.
     assert "'n.v.' in line 42 of customers.csv" in lines[0]
-    assert "did you mean 'plan'?" in lines[2]
+    assert "Did you mean 'plan'?" in lines[2]
 
 
 def test_the_first_row_is_found_wherever_it_is(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_new_data_need_not_have_every_column(tmp_path: Path) -> None:
     assert "email" not in pl.read_parquet(tmp_path / "out" / "*.parquet").columns
 
     options["expectations"] = {"ages": {"min": 0}}
-    with pytest.raises(DataError, match="data.expect .* did you mean 'age'?"):
+    with pytest.raises(DataError, match="data.expect .* Did you mean 'age'?"):
         prepare_for_model(raw, tmp_path / "out", model, **options)
     old_model = RegisteredModel("m", "1", None)
     options["expectations"] = RULES | {"other": {"min": 0}}

@@ -178,7 +178,7 @@ def test_files_with_odd_names_are_read(tmp_path: Path) -> None:
 
 def test_a_path_that_is_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to("gone")
-    with pytest.raises(DataError, match="it is a link to gone, where nothing is"):
+    with pytest.raises(DataError, match="It is a link to gone, where nothing is"):
         prepare(tmp_path / "raw", tmp_path / "out")
 
 
@@ -203,17 +203,20 @@ def test_very_deep_folders_are_read(tmp_path: Path) -> None:
 
 
 HIDDEN: dict[str, tuple[str, str]] = {
-    "a file": ("_a.csv", "not read, as names that begin with _ .*: _a.csv"),
-    "a folder": ("_old/a.csv", "not read, as names that begin with _ .*: _old"),
+    "a file": ("_a.csv", "not read, because names that begin with _ .*: _a.csv"),
+    "a folder": ("_old/a.csv", "not read, because names that begin with _ .*: _old"),
     "unfinished output": (
         "_temporary/0/a.parquet",
-        "not read, as names that begin .*: _temporary",
+        "not read, because names that begin .*: _temporary",
     ),
-    "a dotfile": (".a.csv", "not read, as names that begin with _ or . .*: .a.csv"),
-    "another kind": ("a.jsonl", "not read, as only CSV and Parquet .*: a.jsonl"),
-    "a dangling link": ("notes.txt", "not read, as only CSV .*: notes.txt"),
-    "an escape": ("\x1b[2J.txt", r"not read, as only CSV .*: \\x1b\[2J.txt"),
-    "no UTF-8": ("a\udcff.txt", r"not read, as only CSV .*: a\\udcff.txt"),
+    "a dotfile": (
+        ".a.csv",
+        "not read, because names that begin with _ or . .*: .a.csv",
+    ),
+    "another kind": ("a.jsonl", "not read, because only CSV and Parquet .*: a.jsonl"),
+    "a dangling link": ("notes.txt", "not read, because only CSV .*: notes.txt"),
+    "an escape": ("\x1b[2J.txt", r"not read, because only CSV .*: \\x1b\[2J.txt"),
+    "no UTF-8": ("a\udcff.txt", r"not read, because only CSV .*: a\\udcff.txt"),
 }
 
 
@@ -263,7 +266,7 @@ OTHER_CONTENT: dict[str, tuple[bytes, str]] = {
     "a tar archive": (b"a.csv".ljust(257, b"\0") + b"ustar", "is a tar archive"),
     "a zero-width space": (
         "id\u200b,x\n1,2\n".encode(),
-        r"no column 'id', .*it has id\\u200b, x",
+        r"no column 'id', .*It has id\\u200b, x",
     ),
 }
 

@@ -384,15 +384,15 @@ def test_all_that_does_not_fit_is_reported_at_once(
     )
     with pytest.raises(DataError) as caught:
         trained.score(tmp_path / "new")
-    fix = "correct it, or write it in data.missing in settings.yml."
+    fix = "Correct it, or write it in data.missing in settings.yml."
     needs = "as the model needs"
     assert str(caught.value).splitlines() == [
         "The new data does not fit the model's training data:",
-        "a.csv has no column 'zip', which the model needs: did you mean 'ZIP'?",
-        f"a.csv, line 4: '<18' in the column 'age' is not a number, {needs}: {fix}",
-        f"a.csv, line 3: 'often' in the column 'smoker' is not true or false, {needs}: {fix}",
-        f"a.csv, line 5: 'before 2020' in the column 'born' is not a date, {needs}: {fix}",
-        f"b.csv, line 2: '?x' in the column 'weight' is not a number, {needs}: {fix}",
+        "a.csv has no column 'zip', which the model needs. Did you mean 'ZIP'?",
+        f"a.csv, line 4: '<18' in the column 'age' is not a number, {needs}. {fix}",
+        f"a.csv, line 3: 'often' in the column 'smoker' is not true or false, {needs}. {fix}",
+        f"a.csv, line 5: 'before 2020' in the column 'born' is not a date, {needs}. {fix}",
+        f"b.csv, line 2: '?x' in the column 'weight' is not a number, {needs}. {fix}",
     ]
     _, report = trained.score(
         write(tmp_path / "c.csv", rows.rename(columns={"ZIP ": "zip"})),

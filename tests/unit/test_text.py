@@ -310,7 +310,7 @@ NOTED: dict[str, tuple[list[str], str]] = {
     ),
     "a sentinel": (
         [str(i % 40) for i in range(90)] + ["-999"] * 10,
-        r"holds -999 in 10 rows, .* from 0 to 39: .* data.missing: \['-999'\] in",
+        r"holds -999 in 10 rows, .* from 0 to 39. If .* data.missing: \['-999'\] in",
     ),
     "a sentinel that is a fraction": (
         [f"{i % 40 / 2}" for i in range(90)] + ["-99.00"],
@@ -322,7 +322,7 @@ NOTED: dict[str, tuple[list[str], str]] = {
     ),
     "numbers of invoices": (
         [f"INV-{i}" for i in range(60)],
-        "all in one form, such as 'INV-0': if it names the rows, list it under data.keys",
+        "all in one form, such as 'INV-0': if it identifies the rows, list it under data.keys",
     ),
     "hexadecimal numbers": (
         [f"{i * 99991:08x}-{i:04x}" for i in range(60)],
@@ -439,11 +439,11 @@ def test_a_layout_is_read(
 ODD_LAYOUTS = {
     "a title": (
         "Sales of 2026\n\na;b\n1;2\n3;4\n",
-        "if the names are in line 3, write data.skip_lines: 2 in settings.yml",
+        "If the names are in line 3, write data.skip_lines: 2 in settings.yml",
     ),
     "comments": (
         "# by a program, today\n# of sales\na,b,c\n1,2,3\n",
-        "if the names are in line 3, write data.skip_lines: 2 in settings.yml",
+        "If the names are in line 3, write data.skip_lines: 2 in settings.yml",
     ),
     "a title above blanks": (
         "Sales, 2026\na b c\n1 2 3\n",
@@ -459,11 +459,11 @@ ODD_LAYOUTS = {
     ),
     "blanks": (
         "a b\n1 2\n3 4\n",
-        "if blanks separate its columns, write data.delimiter: ' '",
+        "If blanks separate its columns, write data.delimiter: ' '",
     ),
     "blanks and decimal commas": (
         "a b\n1,5 2,5\n3,5 4,5\n",
-        "if blanks separate the columns, write data.delimiter: ' '",
+        "If blanks separate the columns, write data.delimiter: ' '",
     ),
     "one column of decimal commas": (
         "x\n1,5\n2,75\n",

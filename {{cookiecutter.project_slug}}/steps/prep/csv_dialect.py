@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import polars as pl
+from messages import join_sentences
 from sources import ColumnRoles, DataError
 from text_values import USUAL_FORMAT, TextFormat
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 DELIMITERS = ",;\t|"
-BLANK = " "  # As a delimiter, it stands for one or more spaces.
+SPACES = " "  # As a delimiter, it stands for one or more spaces.
 FIRST_LINES = 50  # This many lines of a file are read to find its header and delimiter.
 FEWEST_LINES = 2  # A table has at least a line of names and a line of values.
 START_BYTES = 65_536  # This many bytes are read to find the delimiter and odd bytes.
@@ -95,7 +96,7 @@ class CsvFile:
     def is_plain(self) -> bool:
         """Return whether polars can read the file, judged by its name and its start."""
         is_packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
-        if is_packed or self.encoding != "utf-8-sig" or self.delimiter == BLANK:
+        if is_packed or self.encoding != "utf-8-sig" or self.delimiter == SPACES:
             return False
         with open_unpacked(self.path) as file:
             start = file.read(START_BYTES)
@@ -172,7 +173,7 @@ class CsvFile:
                 next(filter(None, reader), None)  # the header
                 for values in reader:
                     line = reader.line_num + self.skipped_lines
-                    if self.delimiter == BLANK and len(values) == columns + 1:
+                    if self.delimiter == SPACES and len(values) == columns + 1:
                         # Spaces at the end of a line are not a value.
                         values = values[:-1] if not values[-1] else values
                     if len(values) == columns:
@@ -180,41 +181,49 @@ class CsvFile:
                     elif columns == 1 and not values:
                         yield line, [""]
                     elif len(values) > 1 or "".join(values).strip():
-                        raise DataError(
+                        message = (
                             f"{self.name}, line {line}: {len(values)} values where the"
-                            f" line of names has {columns} columns"
-                            f"{self._suggest_settings()}."
+                            f" line of names has {columns} columns."
                         )
+                        hint = self._suggest_settings()
+                        raise DataError(join_sentences(message, hint))
             except csv.Error as error:
                 line = reader.line_num + self.skipped_lines
                 raise explain_csv_error(error, self.name, line) from None
 
-    def _suggest_settings(self) -> str:
-        """Suggest settings by which an odd file may be read.
+    def find_line(self, row: int) -> int:
+        """Return the number of the line in which a row ends. Rows count from 0.
 
-        The suggestion begins with ": ", so that it can be appended to a sentence. It is
-        empty if no settings are known that would help.
+        Values may span several lines, so the rows before it are read again.
+        """
+        line, _ = next(islice(self.rows(), row, None), (row, []))
+        return line
+
+    def _suggest_settings(self) -> str:
+        """Return a sentence with settings by which an odd file may be read.
+
+        It is empty if no settings are known that would help.
         """
         lines = self.read_first_lines()
         if len(self.header) == 1 and _hold_decimal_commas(lines[1:]):
             return (
-                ": if it is one column of numbers with decimal commas, write"
-                " data.decimal: ',' in settings.yml"
+                "If it is one column of numbers with decimal commas, write"
+                " data.decimal: ',' in settings.yml."
             )
         layout = find_layout(lines)
         if layout is None:
             return ""
         if self._may_have_row_names(layout, lines):
             return (
-                ": if the first column holds names of rows, as R writes them, write a name"
-                " for this column at the start of the line of names"
+                "If the first column holds names of rows, as R writes them, write a name"
+                " for this column at the start of the line of names."
             )
         if layout.skipped_lines > self.skipped_lines:
             return layout.suggest_to_skip_lines()
-        if layout.delimiter == BLANK:
+        if layout.delimiter == SPACES:
             return (
-                ": if blanks separate the columns, write data.delimiter: ' ' in"
-                " settings.yml"
+                "If blanks separate the columns, write data.delimiter: ' ' in"
+                " settings.yml."
             )
         return ""
 
@@ -273,16 +282,13 @@ class Layout:
     columns: int
 
     def suggest_to_skip_lines(self) -> str:
-        """Suggest the settings by which the table below the skipped lines is read.
-
-        The suggestion begins with ": ", so that it can be appended to a sentence.
-        """
+        """Return a sentence with the settings that skip the lines above the table."""
         settings = f"data.skip_lines: {self.skipped_lines}"
-        if self.delimiter == BLANK:
+        if self.delimiter == SPACES:
             settings += " and data.delimiter: ' '"
         return (
-            f": if the names are in line {self.skipped_lines + 1}, write {settings} in"
-            " settings.yml"
+            f"If the names are in line {self.skipped_lines + 1}, write {settings} in"
+            " settings.yml."
         )
 
 
@@ -298,7 +304,7 @@ def find_layout(lines: list[str]) -> Layout | None:
         return None
 
     layouts = []
-    for delimiter in DELIMITERS + BLANK:
+    for delimiter in DELIMITERS + SPACES:
         value_counts = [_count_values(line, delimiter) for line in lines]
         # The last line belongs to the table, so it tells the number of columns. The table
         # begins behind the last line that has another number of values.
@@ -316,7 +322,7 @@ def find_layout(lines: list[str]) -> Layout | None:
 
 def _count_values(line: str, delimiter: str) -> int:
     """Count the values into which a delimiter divides a line."""
-    if delimiter == BLANK:
+    if delimiter == SPACES:
         return len(line.split())
     return len(next(csv.reader([line], delimiter=delimiter), []))
 
@@ -359,7 +365,7 @@ def detect_dialect(
                 raise explain_csv_error(error, name, line) from None
     delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
     header = [column.strip() for column in headers[delimiter]]
-    if delimiter == BLANK and header and not header[-1]:
+    if delimiter == SPACES and header and not header[-1]:
         header = header[:-1]
     if not header:
         raise DataError(f"{name} is empty.")
@@ -385,10 +391,8 @@ def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
         if not name or counts[name] == 1:
             continue
         if roles.schema is None or roles.is_read(name):
-            raise DataError(
-                f"{file.name}: the first line names the column '{name}' twice"
-                f"{suggest_header(file.header)}."
-            )
+            message = f"{file.name}: the first line names the column '{name}' twice."
+            raise DataError(join_sentences(message, suggest_header(file.header)))
         file.header[position] = ""
 
 
@@ -404,7 +408,7 @@ def _create_reader(
     return csv.reader(
         file,
         delimiter=delimiter,
-        skipinitialspace=delimiter == BLANK,
+        skipinitialspace=delimiter == SPACES,
         strict=strict,
     )
 
@@ -447,7 +451,7 @@ def _lines_have(columns: int, start: str, delimiter: str, skipped_lines: int) ->
 
 
 def suggest_header(names: list[str]) -> str:
-    """Suggest to write a header if the names of the columns look like values.
+    """Return advice to write a header if the names of the columns look like values.
 
     They look like values if one of them is a fraction or a negative integer, or if all of
     them are integers that are not in rising order. Returns an empty text otherwise.
@@ -460,8 +464,8 @@ def suggest_header(names: list[str]) -> str:
     if not has_value and not is_row:
         return ""
     return (
-        ": its first line seems to be data, so write a line with the names of the columns"
-        " above it"
+        "The first line seems to be data: write a line with the names of the columns"
+        " above it."
     )
 
 

@@ -1,7 +1,7 @@
-"""How dates and times are spelled, and the formats of strptime that read them.
+"""Find the formats of strptime in which the text of a date or time may be written.
 
-Some spellings can only mean one date, such as 31-Jan-2026: they are read without a
-setting. Others need the word of the user: 01/02/2026 is in January or in February.
+Some texts can only mean one date, such as 31-Jan-2026: they are read without a setting.
+For others, the user has to choose: 01/02/2026 is in January or in February.
 """
 
 from __future__ import annotations
@@ -10,82 +10,87 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Also of a duration, which may be longer than a day.
+# This format is also used for durations, which may be longer than a day.
 HOURS_MINUTES_SECONDS = "%H:%M:%S%.f"
 
 WEEKDAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
-MONTH = (
+MONTH_NAME = (
     r"(?:January|February|March|April|May|June|July|August|September|October"
     r"|November|December|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 )
-DAY = r"\d{1,2}"
-YEAR = r"\d{4}"
+ONE_OR_TWO_DIGITS = r"\d{1,2}"
+FOUR_DIGITS = r"\d{4}"
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """A pattern of text, and the formats of which any may be meant by it."""
+    """A regular expression, and the strptime formats that a matching text may have."""
 
     pattern: str
     formats: tuple[str, ...]
 
 
 def _spell(pattern: str, *formats: str) -> Spelling:
-    """Return a spelling whose pattern names a day, month and year by DAY, MONTH, YEAR."""
-    for name, meaning in (("DAY", DAY), ("MONTH", MONTH), ("YEAR", YEAR)):
-        pattern = pattern.replace(name, meaning)
+    """Return a spelling. Its pattern may use three names for the parts of a date.
+
+    YYYY is a year, NN is a day or a month of one or two digits, and NAME is the name of a
+    month: "NN/NN/YYYY" matches 1/31/2026, and "NN NAME YYYY" matches 31 Jan 2026.
+    """
+    pattern = pattern.replace("YYYY", FOUR_DIGITS)
+    pattern = pattern.replace("NN", ONE_OR_TWO_DIGITS)
+    pattern = pattern.replace("NAME", MONTH_NAME)
     return Spelling(pattern, formats)
 
 
 CERTAIN_DATES = (
-    _spell(r"YEAR-DAY-DAY", "%Y-%m-%d"),
-    _spell(r"YEAR/DAY/DAY", "%Y/%m/%d"),
+    _spell(r"YYYY-NN-NN", "%Y-%m-%d"),
+    _spell(r"YYYY/NN/NN", "%Y/%m/%d"),
     # With fewer digits it may be the version of a program, such as 2026.1.5.
-    _spell(r"YEAR\.\d\d\.\d\d", "%Y.%m.%d"),
-    _spell(r"YEAR-W\d\d-[1-7]", "%G-W%V-%u"),
-    _spell(r"DAY-MONTH-YEAR", "%d-%B-%Y"),
-    _spell(r"DAY/MONTH/YEAR", "%d/%B/%Y"),
-    _spell(r"DAY\.MONTH\.YEAR", "%d.%B.%Y"),
-    _spell(r"DAY MONTH YEAR", "%d %B %Y"),
-    _spell(r"DAY MONTH, YEAR", "%d %B, %Y"),
-    _spell(r"DAY\. MONTH YEAR", "%d. %B %Y"),
-    _spell(r"DAYMONTHYEAR", "%d%B%Y"),
-    _spell(r"MONTH +DAY, *YEAR", "%B %d, %Y"),
-    _spell(r"MONTH +DAY YEAR", "%B %d %Y"),
-    _spell(r"MONTH-DAY-YEAR", "%B-%d-%Y"),
-    _spell(r"YEAR-MONTH-DAY", "%Y-%B-%d"),
-    _spell(r"YEAR/MONTH/DAY", "%Y/%B/%d"),
-    _spell(r"YEAR MONTH DAY", "%Y %B %d"),
+    _spell(r"YYYY\.\d\d\.\d\d", "%Y.%m.%d"),
+    _spell(r"YYYY-W\d\d-[1-7]", "%G-W%V-%u"),
+    _spell(r"NN-NAME-YYYY", "%d-%B-%Y"),
+    _spell(r"NN/NAME/YYYY", "%d/%B/%Y"),
+    _spell(r"NN\.NAME\.YYYY", "%d.%B.%Y"),
+    _spell(r"NN NAME YYYY", "%d %B %Y"),
+    _spell(r"NN NAME, YYYY", "%d %B, %Y"),
+    _spell(r"NN\. NAME YYYY", "%d. %B %Y"),
+    _spell(r"NNNAMEYYYY", "%d%B%Y"),
+    _spell(r"NAME +NN, *YYYY", "%B %d, %Y"),
+    _spell(r"NAME +NN YYYY", "%B %d %Y"),
+    _spell(r"NAME-NN-YYYY", "%B-%d-%Y"),
+    _spell(r"YYYY-NAME-NN", "%Y-%B-%d"),
+    _spell(r"YYYY/NAME/NN", "%Y/%B/%d"),
+    _spell(r"YYYY NAME NN", "%Y %B %d"),
     # Eight digits are a date only before a time, and a number elsewhere.
     _spell(r"\d{8}(?=T\d)", "%Y%m%d"),
 )
 DOUBTFUL_DATES = (
-    _spell(r"DAY\.DAY\.YEAR", "%d.%m.%Y"),
-    _spell(r"DAY/DAY/YEAR", "%m/%d/%Y", "%d/%m/%Y"),
-    _spell(r"DAY-DAY-YEAR", "%d-%m-%Y", "%m-%d-%Y"),
-    _spell(r"DAY DAY YEAR", "%d %m %Y", "%m %d %Y"),
-    _spell(r"YEAR\.DAY\.DAY", "%Y.%m.%d"),
-    _spell(r"YEAR DAY DAY", "%Y %m %d"),
+    _spell(r"NN\.NN\.YYYY", "%d.%m.%Y"),
+    _spell(r"NN/NN/YYYY", "%m/%d/%Y", "%d/%m/%Y"),
+    _spell(r"NN-NN-YYYY", "%d-%m-%Y", "%m-%d-%Y"),
+    _spell(r"NN NN YYYY", "%d %m %Y", "%m %d %Y"),
+    _spell(r"YYYY\.NN\.NN", "%Y.%m.%d"),
+    _spell(r"YYYY NN NN", "%Y %m %d"),
     # The century of a year of two digits is not certain.
-    _spell(r"DAY\.DAY\.\d\d", "%d.%m.%y"),
-    _spell(r"DAY/DAY/\d\d", "%m/%d/%y", "%d/%m/%y", "%y/%m/%d"),
-    _spell(r"DAY-DAY-\d\d", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d"),
-    _spell(r"DAY-MONTH-\d\d", "%d-%b-%y"),
-    _spell(r"DAY MONTH \d\d", "%d %b %y"),
-    _spell(r"DAYMONTH\d\d", "%d%b%y"),
-    _spell(r"MONTH DAY, \d\d", "%b %d, %y"),
+    _spell(r"NN\.NN\.\d\d", "%d.%m.%y"),
+    _spell(r"NN/NN/\d\d", "%m/%d/%y", "%d/%m/%y", "%y/%m/%d"),
+    _spell(r"NN-NN-\d\d", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d"),
+    _spell(r"NN-NAME-\d\d", "%d-%b-%y"),
+    _spell(r"NN NAME \d\d", "%d %b %y"),
+    _spell(r"NNNAME\d\d", "%d%b%y"),
+    _spell(r"NAME NN, \d\d", "%b %d, %y"),
     # A month is read as its first day. 2010-11 may also be a season.
-    _spell(r"YEAR-\d\d", "%Y-%m"),
-    _spell(r"YEAR/\d\d", "%Y/%m"),
-    _spell(r"YEARM\d\d", "%YM%m"),
-    _spell(r"DAY/YEAR", "%m/%Y"),
-    _spell(r"DAY-YEAR", "%m-%Y"),
-    _spell(r"MONTH YEAR", "%B %Y"),
-    _spell(r"MONTH-YEAR", "%B-%Y"),
-    _spell(r"YEAR MONTH", "%Y %B"),
-    _spell(r"YEAR-MONTH", "%Y-%B"),
-    _spell(r"MONTH-\d\d", "%b-%y"),
-    _spell(r"MONTH \d\d", "%b %y"),
+    _spell(r"YYYY-\d\d", "%Y-%m"),
+    _spell(r"YYYY/\d\d", "%Y/%m"),
+    _spell(r"YYYY[M]\d\d", "%YM%m"),
+    _spell(r"NN/YYYY", "%m/%Y"),
+    _spell(r"NN-YYYY", "%m-%Y"),
+    _spell(r"NAME YYYY", "%B %Y"),
+    _spell(r"NAME-YYYY", "%B-%Y"),
+    _spell(r"YYYY NAME", "%Y %B"),
+    _spell(r"YYYY-NAME", "%Y-%B"),
+    _spell(r"NAME-\d\d", "%b-%y"),
+    _spell(r"NAME \d\d", "%b %y"),
 )
 CERTAIN_TIMES = (
     # Some programs leave out the fraction if it is zero.
@@ -100,20 +105,20 @@ DURATIONS = (
 )
 # Alone, it may be minutes and seconds, or the score of a game.
 HOURS_AND_MINUTES = _spell(r"\d{1,2}:\d\d", "%H:%M")
-TIMES_BEHIND_DATES = (*CERTAIN_TIMES, HOURS_AND_MINUTES)
-TIMES_BEHIND_T = (
-    *TIMES_BEHIND_DATES,
+TIMES_AFTER_DATE = (*CERTAIN_TIMES, HOURS_AND_MINUTES)
+TIMES_AFTER_T = (
+    *TIMES_AFTER_DATE,
     _spell(r"\d{6}(?:\.\d+)?", "%H%M%S%.f"),
     _spell(r"\d{4}", "%H%M"),
 )
-# What may stand between a date and a time, and which times may follow. A blank in a
-# format stands for any number of blanks, and for none.
+# What may be written between a date and a time, and which times may follow. A space in a
+# format means any number of spaces, including none.
 TIMES_BY_SEPARATOR = {
-    _spell(r" +", " "): TIMES_BEHIND_DATES,
-    _spell(r"T", "T"): TIMES_BEHIND_T,
-    _spell(r", *", ", "): TIMES_BEHIND_DATES,
-    _spell(r" at ", " at "): TIMES_BEHIND_DATES,
-    _spell(r":", ":"): TIMES_BEHIND_DATES,
+    _spell(r" +", " "): TIMES_AFTER_DATE,
+    _spell(r"T", "T"): TIMES_AFTER_T,
+    _spell(r", *", ", "): TIMES_AFTER_DATE,
+    _spell(r" at ", " at "): TIMES_AFTER_DATE,
+    _spell(r":", ":"): TIMES_AFTER_DATE,
 }
 # Other names of zones are not certain: IST is India's, Ireland's and Israel's.
 ZONES = (
@@ -141,7 +146,7 @@ def find_certain_format(text: str) -> str | None:
 
 
 def list_possible_formats(text: str) -> list[str]:
-    """Return the formats of which one may be meant by the text of a date or time."""
+    """Return the formats in which an ambiguous date or time may be written."""
     formats = list(_find_date_formats(text, DOUBTFUL_DATES))
     if _match(HOURS_AND_MINUTES, text):
         formats += HOURS_AND_MINUTES.formats
@@ -149,13 +154,13 @@ def list_possible_formats(text: str) -> list[str]:
 
 
 def _match(spelling: Spelling, text: str) -> bool:
-    """Return whether the whole text is spelled so."""
+    """Return whether the whole text has a spelling."""
     return re.fullmatch(spelling.pattern, text, re.IGNORECASE) is not None
 
 
 def _find_date_formats(text: str, dates: tuple[Spelling, ...]) -> Iterator[str]:
     """Yield the formats of a text that is a date, with or without weekday and time."""
-    if not re.match(rf"\d|{WEEKDAY}|{MONTH}", text, re.IGNORECASE):
+    if not re.match(rf"\d|{WEEKDAY}|{MONTH_NAME}", text, re.IGNORECASE):
         return
     weekday = re.match(rf"{WEEKDAY}(,?) *(?=\w)", text, re.IGNORECASE)
     prefix = ""
@@ -192,11 +197,13 @@ def _find_time_format(text: str) -> str | None:
 def _find_unix_format(text: str) -> str | None:
     """Return the format of a text like "Sat Jan 31 10:15:00 UTC 2026", or None."""
     found = re.fullmatch(
-        rf"{WEEKDAY} ({MONTH} +{DAY})( +\d\d:\d\d:\d\d.*?) ({YEAR})",
+        rf"{WEEKDAY} ({MONTH_NAME} +{ONE_OR_TWO_DIGITS})( +\d\d:\d\d:\d\d.*?) ({FOUR_DIGITS})",
         text,
         re.IGNORECASE,
     )
     if not found:
         return None
     time_format = _find_time_format(found[2])
-    return time_format and f"%A %B %d{time_format} %Y"
+    if time_format is None:
+        return None
+    return f"%A %B %d{time_format} %Y"

@@ -11,13 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-from advice import suggest_name
+from messages import join_sentences, show_text, suggest_similar_name
 from sources import (
     BOOLEAN,
     DATE,
@@ -29,7 +28,7 @@ from sources import (
     ColumnRoles,
     DataError,
     Source,
-    show_text,
+    find_note,
     type_name,
 )
 
@@ -171,19 +170,15 @@ def choose_checks(
 def _explain_absence(name: str, sources: list[Source]) -> str:
     """Return the sentence that no file has a column for which there are rules."""
     names = list(dict.fromkeys(name for source in sources for name in source.columns))
-    hint = suggest_name(name, names) or ": correct the name, or remove its rules."
-    return (
-        f"No file has a column '{name}', which data.expect in settings.yml names{hint}"
-    )
+    problem = f"No file has a column '{name}', which data.expect in settings.yml names."
+    hint = suggest_similar_name(name, names) or "Correct the name, or remove its rules."
+    return join_sentences(problem, hint)
 
 
 def _quote_note(name: str, sources: list[Source]) -> str:
     """Return the first note on a column, which often says why it has its type."""
-    for source in sources:
-        for note in source.notes:
-            if f"'{name}'" in note:
-                return f" In detail: {note}"
-    return ""
+    note = find_note(sources, name)
+    return f" In detail: {note.text}" if note else ""
 
 
 def _explain_misfit(

@@ -1,10 +1,11 @@
-"""Telling by its first bytes what a file is that is no table, though its name says so."""
+"""Recognize files that are named like tables but are not, by their first bytes."""
 
 from __future__ import annotations
 
 import os
 import re
 import zipfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,46 +16,59 @@ START_BYTES = 512
 GZIP_SIZE_BYTES = 4
 # In bytes. A longer line would take twelve times its size in memory.
 LONGEST_LINE = 2**24
-# So many bytes are read at such intervals to see that lines end all along a file.
+# This many bytes are read at such intervals to see that lines end all along a file.
 LINE_END_BYTES = 2**16
 LINE_END_INTERVAL = LONGEST_LINE // 2
 
 SAVE_SHEET = "save its sheet as CSV UTF-8 in Excel or LibreOffice"
 USE_PANDAS = "read it with pandas and write it with to_parquet()"
 UNPACK = "unpack it into the folder"
+CONVERT_JSON = "convert it to CSV or Parquet, for example by pandas"
 
-# The first bytes of a file, what it is, and how its data can be read.
-SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a pointer of Git LFS", "fetch it by `git lfs pull`"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", SAVE_SHEET),
-    (b"ORC", "an ORC file", USE_PANDAS),
-    (b"Obj\x01", "an Avro file", "convert it to Parquet, for example with Spark"),
-    (b"ARROW1", "an Arrow (Feather) file", USE_PANDAS),
-    (b"SQLite format 3\0", "an SQLite database", "export its table as CSV"),
-    (b"\x89HDF\r\n", "an HDF5 file", USE_PANDAS),
-    (b"<stata_dta>", "a Stata file", USE_PANDAS),
-    (b"$FL2", "an SPSS file", USE_PANDAS),
-    (b"$FL3", "an SPSS file", USE_PANDAS),
-    (b"\x93NUMPY", "a NumPy array", "write it with pandas as CSV or Parquet"),
-    (b"PARE", "an encrypted Parquet file", "write it without encryption"),
-    (b"%PDF", "a PDF document", "export its table as CSV"),
-    (b"{\\rtf", "an RTF document", "export its table as CSV"),
-    (b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK),
-    (b"\x04\x22\x4d\x18", "packed by lz4", UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
-    (b"Rar!\x1a\x07", "a RAR archive", UNPACK),
-)
-# The same for text in which blanks and the case of letters do not matter.
-TEXT_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (rb"<(!doctype|html)", "a web page", "download the file itself"),
-    (rb"<\?xml", "XML", "export its table as CSV"),
-    (
-        rb'\{\s*"[^"]*"\s*:',
-        "JSON",
-        "convert it to CSV or Parquet, for example by pandas",
+
+@dataclass(frozen=True)
+class Signature:
+    """The first bytes of a kind of file, and advice on how to get its data as a table."""
+
+    start: bytes
+    kind: str
+    advice: str
+
+
+SIGNATURES = (
+    Signature(
+        b"version https://git-lfs", "a pointer of Git LFS", "fetch it by `git lfs pull`"
     ),
-    (rb"\[\s*\{", "JSON", "convert it to CSV or Parquet, for example by pandas"),
-    (rb"\{\s*\}", "JSON", "convert it to CSV or Parquet, for example by pandas"),
+    Signature(
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", SAVE_SHEET
+    ),
+    Signature(b"ORC", "an ORC file", USE_PANDAS),
+    Signature(
+        b"Obj\x01", "an Avro file", "convert it to Parquet, for example with Spark"
+    ),
+    Signature(b"ARROW1", "an Arrow (Feather) file", USE_PANDAS),
+    Signature(b"SQLite format 3\0", "an SQLite database", "export its table as CSV"),
+    Signature(b"\x89HDF\r\n", "an HDF5 file", USE_PANDAS),
+    Signature(b"<stata_dta>", "a Stata file", USE_PANDAS),
+    Signature(b"$FL2", "an SPSS file", USE_PANDAS),
+    Signature(b"$FL3", "an SPSS file", USE_PANDAS),
+    Signature(b"\x93NUMPY", "a NumPy array", "write it with pandas as CSV or Parquet"),
+    Signature(b"PARE", "an encrypted Parquet file", "write it without encryption"),
+    Signature(b"%PDF", "a PDF document", "export its table as CSV"),
+    Signature(b"{\\rtf", "an RTF document", "export its table as CSV"),
+    Signature(b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK),
+    Signature(b"\x04\x22\x4d\x18", "packed by lz4", UNPACK),
+    Signature(b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
+    Signature(b"Rar!\x1a\x07", "a RAR archive", UNPACK),
+)
+# For JSON and markup, `start` is a regular expression. Case does not matter, and neither do
+# spaces before it.
+TEXT_SIGNATURES = (
+    Signature(rb"<(!doctype|html)", "a web page", "download the file itself"),
+    Signature(rb"<\?xml", "XML", "export its table as CSV"),
+    Signature(rb'\{\s*"[^"]*"\s*:', "JSON", CONVERT_JSON),
+    Signature(rb"\[\s*\{", "JSON", CONVERT_JSON),
+    Signature(rb"\{\s*\}", "JSON", CONVERT_JSON),
 )
 # A file in a zip archive that makes it a workbook.
 WORKBOOKS = {
@@ -72,18 +86,15 @@ BYTE_ORDER_MARKS = (
 
 
 def check_content(path: Path, name: str) -> None:
-    """Raise DataError if a file is empty, or by its first bytes no CSV and no Parquet."""
+    """Raise DataError if a file is empty, or if its first bytes show that it is no table."""
     with path.open("rb") as file:
         start = file.read(START_BYTES)
     if not start:
         raise DataError(f"{name} is empty.")
-    for signature, kind, advice in SIGNATURES:
-        if start.startswith(signature):
-            raise DataError(f"{name} is {kind}, not a table: {advice}.")
-    for pattern, kind, advice in TEXT_SIGNATURES:
-        if re.match(rb"(\xef\xbb\xbf)?\s*" + pattern, start, re.IGNORECASE):
-            raise DataError(f"{name} is {kind}, not a table: {advice}.")
-    if start[257:262] == b"ustar":
+    signature = _find_signature(start)
+    if signature is not None:
+        raise DataError(f"{name} is {signature.kind}, not a table: {signature.advice}.")
+    if start[257:262] == b"ustar":  # The mark of a tar archive is at byte 257.
         raise DataError(f"{name} is a tar archive, not a table: {UNPACK}.")
     if start.startswith(b"PK\x03\x04"):
         _check_zipped(path, name)
@@ -93,6 +104,18 @@ def check_content(path: Path, name: str) -> None:
                 f"{name} begins with two byte order marks (U+FEFF): delete one, or save"
                 " the file again as UTF-8."
             )
+
+
+def _find_signature(start: bytes) -> Signature | None:
+    """Return the signature with which a file starts, or None."""
+    for signature in SIGNATURES:
+        if start.startswith(signature.start):
+            return signature
+    for signature in TEXT_SIGNATURES:
+        pattern = rb"(\xef\xbb\xbf)?\s*" + signature.start
+        if re.match(pattern, start, re.IGNORECASE):
+            return signature
+    return None
 
 
 def _check_zipped(path: Path, name: str) -> None:
@@ -105,9 +128,9 @@ def _check_zipped(path: Path, name: str) -> None:
 
 
 def check_line_lengths(path: Path, name: str) -> None:
-    """Raise DataError if a line of a file that polars unpacks itself is too long to read.
+    """Raise DataError if a line of a file is too long to be read by polars.
 
-    Python's csv module reads files that are packed otherwise, and has a limit of its own.
+    Python's csv module has its own limit for the files that polars cannot unpack.
     """
     if _count_unpacked_bytes(path) <= LONGEST_LINE or _has_regular_line_ends(path):
         return
@@ -143,7 +166,7 @@ def _has_regular_line_ends(path: Path) -> bool:
 
 
 def _count_unpacked_bytes(path: Path) -> int:
-    """Return the size of a file, as a gzip file says it of its content in its last bytes."""
+    """Return the size of a file, or the unpacked size that gzip stores in its last bytes."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
         size = file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Finding the raw CSV and Parquet files below a folder, and what is not to be read."""
+"""Find the raw CSV and Parquet files in a folder, and report what is left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sources import DataError, find_system_error, show_text
+from messages import find_system_error, join_sentences, show_text
+from sources import (
+    DataError,
+    Note,
+)
 
 PARQUET_ENDINGS = (".parquet", ".pq")
 CSV_ENDINGS = tuple(
@@ -63,7 +67,7 @@ TABLE_FORMATS = (
     ),
 )
 
-# What a path leads to that is neither a file nor a folder.
+# Things other than a file or a folder to which a path may lead.
 SPECIAL_FILES = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -74,52 +78,58 @@ SPECIAL_FILES = (
 
 @dataclass
 class FoundFiles:
-    """The tables below a folder, sorted by path, and the paths of what is not read."""
+    """The tables below a folder, sorted by path, and the files that are not read."""
 
     tables: list[Path] = field(default_factory=list)
     other_files: list[Path] = field(default_factory=list)
     hidden_tables: list[Path] = field(default_factory=list)
 
-    def list_notes(self, folder: Path) -> list[str]:
-        """Return notes on what is not read, with paths that begin in the folder."""
+    def list_notes(self, folder: Path) -> list[Note]:
+        """Return notes on the files that are not read. Paths are relative to the folder."""
         notes = []
         if self.other_files:
             listed = _list_paths(self.other_files, folder)
-            notes.append(f"not read, as only CSV and Parquet files are: {listed}.")
+            notes.append(
+                Note(f"not read, because only CSV and Parquet files are: {listed}.")
+            )
         if self.hidden_tables:
             listed = _list_paths(self.hidden_tables, folder)
             notes.append(
-                "not read, as names that begin with _ or . are of hidden or unfinished"
-                f" files: {listed}. Rename what is data."
+                Note(
+                    "not read, because names that begin with _ or . are those of hidden"
+                    f" or unfinished files: {listed}. Rename those that hold data."
+                )
             )
         return notes
 
 
 def find_files(raw: Path) -> FoundFiles:
-    """Return the CSV and Parquet files below a folder, or the one file.
+    """Return the CSV and Parquet files below a folder, or the only file.
 
-    Raises DataError if there are none, or if something on the way cannot be read.
+    Raises DataError if there are none, or if a file or a folder cannot be read.
     """
     status = _get_status(raw)
     if status is None:
-        raise DataError(f"There is no data at {raw}: {_suggest_path(raw)}.")
+        raise DataError(f"There is no data at {raw}. {_suggest_path(raw)}")
     if stat.S_ISDIR(status.st_mode):
         for folder in raw.absolute().parents:
-            # A folder above that cannot be listed is none of this data.
+            # Parents that cannot be listed are not part of the data.
             with suppress(OSError):
                 _check_table_format(folder, set(os.listdir(folder)))
         found = _walk(raw)
     else:
         _check_regular_file(raw, status)
         found = FoundFiles()
-        (found.tables if is_table(raw) else found.other_files).append(raw)
+        if is_table(raw):
+            found.tables.append(raw)
+        else:
+            found.other_files.append(raw)
     if not found.tables:
-        notes = found.list_notes(raw) if stat.S_ISDIR(status.st_mode) else []
-        raise DataError(
-            " ".join(
-                [f"{raw} holds no file that ends in {', '.join(ENDINGS)}.", *notes]
-            )
-        )
+        message = f"{raw} holds no file that ends in {', '.join(ENDINGS)}."
+        if stat.S_ISDIR(status.st_mode):
+            notes = found.list_notes(raw)
+            message = join_sentences(message, *(note.as_sentence() for note in notes))
+        raise DataError(message)
     for path in found.tables:
         _check_encoding_of_name(path)
     return found
@@ -131,23 +141,23 @@ def is_table(path: Path) -> bool:
 
 
 def _suggest_path(raw: Path) -> str:
-    """Return what to write in settings.yml in place of a path at which nothing is."""
+    """Return a sentence on what to write in settings.yml for a path without data."""
     if raw.is_symlink():
-        return f"it is a link to {show_text(os.readlink(raw))}, where nothing is"
+        return f"It is a link to {show_text(os.readlink(raw))}, where nothing is."
     if "*" in raw.name:
-        return "write the folder alone: all of its files are read"
+        return "Write the folder alone: all of its files are read."
     if re.match(r"[a-z]+:/", str(raw)):
-        return "download it, and write the path of what you have"
+        return "Download the data, and write the path of your copy."
     if "~" in raw.parts:
-        return "write the whole path in place of ~"
-    return "write the path of a folder or file"
+        return "Write the whole path in place of ~."
+    return "Write the path of a folder or file."
 
 
 def _walk(root: Path) -> FoundFiles:
-    """Return all files below a folder, also behind links.
+    """Return all files below a folder, including those that symbolic links lead to.
 
     A folder or file to which several links lead is visited once. Raises DataError if a
-    folder cannot be read, a link leads nowhere or to itself, or a table is no file.
+    folder cannot be read, a link leads nowhere or to itself, or a table is not a file.
     """
     found = FoundFiles()
     resolved_root = root.resolve()
@@ -165,18 +175,20 @@ def _walk(root: Path) -> FoundFiles:
                 continue
             status = _get_status(path)
             if status is None:
-                _check_dangling_link(path)
+                _check_missing_target(path)
                 found.other_files.append(path)
                 continue
+
             target = resolved_folder / path.name
             if path.is_symlink():
                 target = path.resolve()
-                # What a link inside the folder leads to is found at its own place.
+                # The target of a link to something inside the root is visited anyway.
                 if target.is_relative_to(resolved_root):
                     continue
             if target in visited:
                 continue
             visited.add(target)
+
             if stat.S_ISDIR(status.st_mode):
                 folders.append((path, target))
             elif is_table(path):
@@ -190,18 +202,18 @@ def _walk(root: Path) -> FoundFiles:
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    """Return the paths in a folder. Raises DataError if the system does not tell them."""
+    """Return the paths in a folder. Raises DataError if they cannot be listed."""
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise unreadable(folder, error) from None
+        raise _explain_unreadable(folder, error) from None
 
 
 def _is_hidden_table(path: Path) -> bool:
     """Return whether a hidden file is a table, or a hidden folder may hold tables.
 
-    Folders that begin with a point, and files that begin with `._`, are those of editors
-    and of macOS.
+    Folders whose names begin with a point, and files whose names begin with `._`, belong
+    to editors and to macOS.
     """
     if path.name.startswith("_") and path.is_dir():
         return True
@@ -209,22 +221,22 @@ def _is_hidden_table(path: Path) -> bool:
 
 
 def _get_status(path: Path) -> os.stat_result | None:
-    """Return the status of what is at a path, or None if nothing is.
+    """Return the status of a file or folder, or None if there is nothing at the path.
 
-    Raises DataError if the system does not tell, as for a link that leads to itself.
+    Raises DataError if it cannot be read, for example because a link leads to itself.
     """
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise _explain_unreadable(path, error) from None
 
 
-def _check_dangling_link(path: Path) -> None:
-    """Raise DataError if data may have been where a link leads.
+def _check_missing_target(path: Path) -> None:
+    """Raise DataError if a link without a target, or a removed file, may have held data.
 
-    Only a link whose name ends as that of another kind of file is none.
+    Names with the suffix of another kind of file are ignored.
     """
     if path.suffix and not is_table(path):
         return
@@ -259,7 +271,7 @@ def _check_encoding_of_name(path: Path) -> None:
 def _check_table_format(folder: Path, names: set[str]) -> None:
     """Raise DataError if a folder holds files that are no longer part of its table.
 
-    `names` are those of all that is in the folder.
+    `names` are the names of all files and folders in it.
     """
     for table_format in TABLE_FORMATS:
         if table_format.marker.split("/")[0] not in names:
@@ -275,8 +287,8 @@ def _check_table_format(folder: Path, names: set[str]) -> None:
             )
 
 
-def unreadable(path: Path | str, error: OSError) -> DataError:
-    """Return an error that names a path and why the system does not let it be read."""
+def _explain_unreadable(path: Path, error: OSError) -> DataError:
+    """Return an error that names a path and the system's reason not to read it."""
     return DataError(f"{show_text(path)} cannot be read: {find_system_error(error)}.")
 
 

@@ -2,10 +2,9 @@
 
 Reads a file or a folder (nested, CSV and Parquet mixed) and writes clean Parquet parts
 of one schema. With a target, rows that lack it are dropped; without one every row is
-kept, for scoring. Nothing is learned from the data here and nothing is held in memory,
-so training and scoring are prepared alike, whatever their size. Training data gets the
-types that its values allow. Data to score is read by the schema of the registered model,
-so that it has the types of the training data.
+kept, for scoring. Nothing is learned from the data here, so training and scoring are
+prepared alike. Training data gets the types that its values allow. Data to score is read
+by the schema of the registered model, so that it has the types of the training data.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from types import MappingProxyType
 from typing import Any
 
 import polars as pl
-from advice import note_missing_words
 from expectations import (
     CheckResult,
     expect_of_new_data,
@@ -37,10 +35,10 @@ from registered_model import (
     find_registered_model,
 )
 from report import build_report, render_report
-from schema import describe_schema
+from schema import build_training_schema
 from sources import ColumnRoles, DataError, Source
 from text_values import USUAL_FORMAT, TextFormat, check_date_formats
-from write_parts import Describe, PartWriter, write_parts
+from write_parts import MetadataFunction, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report
 # Azure ML keeps the metrics of a run by a limited number of names.
@@ -52,10 +50,10 @@ NO_EXPECTATIONS: Expectations = MappingProxyType({})
 
 
 def features(table: pl.LazyFrame) -> pl.LazyFrame:
-    """Return the typed table with your own features as further columns, row by row.
+    """Add your own features as new columns, and keep all rows.
 
-    It is called for training and for scoring alike, where the target is missing. For
-    example: `table.with_columns(area=pl.col("length") * pl.col("width"))`
+    It is called for training and for scoring. When scoring, there is no target. For
+    example: `return table.with_columns(area=pl.col("length") * pl.col("width"))`
     """
     return table
 
@@ -79,13 +77,13 @@ def prepare(
     roles = ColumnRoles(target, keys, ignore)
     roles = expect_of_training_data(roles, expectations)
 
-    def describe(
+    def create_metadata(
         sources: list[Source], types: Mapping[str, pl.DataType]
     ) -> dict[str, str]:
-        schema = describe_schema(sources, types, roles, text_format)
+        schema = build_training_schema(sources, types, roles, text_format)
         return {"schema": json.dumps(schema)}
 
-    return _prepare(raw, prepared, roles, rows_per_part, text_format, describe)
+    return _prepare(raw, prepared, roles, rows_per_part, text_format, create_metadata)
 
 
 def prepare_for_model(
@@ -110,10 +108,12 @@ def prepare_for_model(
     roles = expect_of_new_data(roles, expectations, ignore, target)
     text_format, notes_on_text = choose_text_format(model, text_settings or {})
 
-    def describe(*_: Any) -> dict[str, str]:
+    def create_metadata(
+        sources: list[Source], types: Mapping[str, pl.DataType]
+    ) -> dict[str, str]:
         return {"model_version": model.version, "keys": json.dumps(list(roles.keys))}
 
-    report = _prepare(raw, prepared, roles, rows_per_part, text_format, describe)
+    report = _prepare(raw, prepared, roles, rows_per_part, text_format, create_metadata)
     report["notes"] = notes + notes_on_text + report["notes"]
     return report
 
@@ -124,18 +124,20 @@ def _prepare(
     roles: ColumnRoles,
     rows_per_part: int,
     text_format: TextFormat,
-    describe: Describe,
+    create_metadata: MetadataFunction,
 ) -> dict[str, Any]:
-    """Write `raw` as Parquet parts, with the metadata that `describe` returns."""
+    """Write `raw` as Parquet parts with metadata, and return a report."""
     check_date_formats(text_format)
     with TemporaryDirectory() as scratch:
         writer = PartWriter(
-            prepared, Path(scratch), rows_per_part, roles, features, describe
+            folder=prepared,
+            scratch=Path(scratch),
+            rows_per_part=rows_per_part,
+            roles=roles,
+            add_features=features,
+            create_metadata=create_metadata,
         )
         written = write_parts(raw, text_format, writer)
-        if roles.schema is None:
-            # What counts as a missing value is a matter of the training data.
-            note_missing_words(written.sources, written.types, roles)
         report = build_report(written, prepared, roles)
         results = find_violations(
             written.sources, written.checks, written.summary, writer.hashes_file
@@ -209,10 +211,11 @@ def print_summary(report: dict[str, Any]) -> None:
 def parse_text_settings(text: str) -> dict[str, Any]:
     """Return the settings on text that settings.yml holds, from JSON.
 
-    Raises ValueError or TypeError if they are none.
+    Raises ValueError if the text is not JSON, TypeError if these are not such settings.
     """
-    TextFormat.from_json(text)
     settings: dict[str, Any] = json.loads(text)
+    # Its own errors are raised here, where argparse reports them.
+    TextFormat.from_settings(settings)
     return settings
 
 
@@ -248,7 +251,7 @@ def main() -> None:
                 model=model, text_settings=args.text_format, **options
             )
         else:
-            text_format = TextFormat.from_json(json.dumps(args.text_format))
+            text_format = TextFormat.from_settings(args.text_format)
             report = prepare(target=args.target, text_format=text_format, **options)
         write_report(report, args.report)
         print_summary(report)

@@ -1,19 +1,21 @@
 """Read new data by the schema of the model that will score it.
 
-A column is converted to the type of the schema if its values allow that. Otherwise, the
-sentence that describes the value or the column that does not fit is called a misfit. The
-misfits of all files are collected, so that one message can list them.
+A column is converted to the type that the schema expects, if its values allow that.
+Otherwise it is rejected: if the model needs it, a sentence on it is added to the
+`schema_problems` of its file. Those of all files are collected, so that one message can
+list them. A column that the model does not need is left out, with a note.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 
 import polars as pl
-from advice import SAMPLED_VALUES, suggest_name, suggest_settings
 from csv_dialect import CsvFile
 from date_formats import find_certain_format
+from infer_types import infer_text_column
+from messages import join_sentences, suggest_similar_name
+from read_options import ReadOptions
 from sources import (
     BOOLEAN,
     DATE,
@@ -26,13 +28,15 @@ from sources import (
     ColumnRoles,
     ColumnSchema,
     DataError,
+    Note,
     Source,
     count_values,
 )
+from suggest_formats import suggest_settings
 from text_values import TextFormat, null_if_missing, parse_as_type
-from type_inference import infer_text_column
 
-SHOWN_MISFITS = 20
+SAMPLED_VALUES = 1_000
+SHOWN_PROBLEMS = 20
 SHOWN_CHARACTERS = 40  # of a value in a message
 # What a value of a type is, in messages.
 KINDS: dict[pl.DataType | None, str] = {
@@ -45,36 +49,32 @@ KINDS: dict[pl.DataType | None, str] = {
 }
 
 
-def find_csv_misfits(
-    source: Source, file: CsvFile, text_format: TextFormat, roles: ColumnRoles
-) -> None:
-    """Find the first value that does not fit the schema, in each column of a CSV file.
+def reject_unreadable_text(source: Source, file: CsvFile, options: ReadOptions) -> None:
+    """Reject the columns of a CSV file that can only be read as text, but must not be.
 
-    A sentence on it is added to the `misfits` of the source. If the model does not need
-    the column, the sentence is added to the notes instead.
+    The message names the first value that does not fit the schema, and its line.
     """
     for name, column in list(source.columns.items()):
-        schema = roles.get_schema(name)
-        if schema is None or schema.type == TEXT or column.type != TEXT:
+        expected = options.roles.get_schema(name)
+        if expected is None or expected.type == TEXT or column.type != TEXT:
             continue
-        # The schema asks for another type, but some value could only be read as text.
+        # This is a CSV file, so its columns have a text.
         assert column.text is not None
-        text = null_if_missing(column.text, text_format)
-        misfit = _find_misfit(source, text, schema, text_format)
-        # A value may span several lines, so the row's line is looked up in the file.
-        line, _ = next(islice(file.rows(), misfit.row, None), (misfit.row, []))
-        _add_misfit(
+        text = null_if_missing(column.text, options.text_format)
+        example = _find_unreadable_value(source, text, expected, options.text_format)
+        _reject_column(
             source,
             name,
-            schema,
-            f"{source.name}, line {line}: '{misfit.value}' in the column '{name}' is not"
-            f" {KINDS[schema.type]}, as the model needs: {misfit.fix}",
+            expected,
+            f"{source.name}, line {file.find_line(example.row)}: '{example.value}' in the"
+            f" column '{name}' is not {KINDS[expected.type]}, as the model needs.",
+            example.fix,
         )
 
 
 @dataclass(frozen=True)
-class TextMisfit:
-    """A value of a column of text that does not fit the schema, and how to fix it.
+class UnreadableValue:
+    """A text that cannot be read as the type that the schema expects, and how to fix it.
 
     `row` is its row, counted from 0.
     """
@@ -84,75 +84,70 @@ class TextMisfit:
     fix: str
 
 
-def _find_misfit(
-    source: Source, text: pl.Expr, schema: ColumnSchema, text_format: TextFormat
-) -> TextMisfit:
-    """Find the value of a column of text that best shows why it does not fit the schema.
+def _find_unreadable_value(
+    source: Source, text: pl.Expr, expected: ColumnSchema, text_format: TextFormat
+) -> UnreadableValue:
+    """Return the first value that cannot be read as the expected type.
 
-    This is the first value that can be parsed neither as the type of the schema nor as a
-    date in a format that is certain. If there is none, it is the first value that cannot
-    be parsed as the type of the schema.
+    A value that is not a date either is preferred: a date in another format is often
+    right, and only its format has to be set.
     """
-    # Fractions are accepted where the schema asks for integers, see `_fit_type`.
-    type = NUMBER if schema.type == INTEGER else schema.type
-    is_unreadable = parse_as_type(text, type, text_format).is_null()
+    # Fractions are accepted where the schema asks for integers, see `choose_types`.
+    dtype = NUMBER if expected.type == INTEGER else expected.type
+    is_unreadable = parse_as_type(text, dtype, text_format).is_null()
     rows = source.frame.select(text=text, is_unreadable=is_unreadable)
     filled = rows.with_row_index("row").drop_nulls("text")
     sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
     unreadable = filled.filter("is_unreadable").head(SAMPLED_VALUES)
-    candidates = unreadable.collect(engine="streaming")
-    if candidates.is_empty():
-        # Each value can be parsed, but they are of several types, such as 1 and true.
-        candidates = sample.head(1)
+    examples = unreadable.collect(engine="streaming")
+    if examples.is_empty():
+        # Each value can be read, but they are of several types, such as 1 and true.
+        examples = sample.head(1)
 
-    row, value, _ = candidates.row(0)
-    for candidate_row, candidate_value, _ in candidates.iter_rows():
-        # A date in another format is often right, and only its format has to be set.
-        if find_certain_format(candidate_value) is None:
-            row = candidate_row
-            value = candidate_value
-            break
-    fix = _suggest_fix(sample.select("text"), text_format)
-    return TextMisfit(row, value[:SHOWN_CHARACTERS], fix)
+    is_date = [find_certain_format(value) is not None for value in examples["text"]]
+    first = 0 if all(is_date) else is_date.index(False)
+    return UnreadableValue(
+        row=examples["row"][first],
+        value=examples["text"][first][:SHOWN_CHARACTERS],
+        fix=_suggest_fix(sample["text"], text_format),
+    )
 
 
-def _suggest_fix(sample: pl.DataFrame, text_format: TextFormat) -> str:
-    """Return advice on values of text that do not fit: settings, or a correction."""
-    settings = suggest_settings(sample, text_format)
+def _suggest_fix(values: pl.Series, text_format: TextFormat) -> str:
+    """Return a sentence on how to fix text that does not fit: by settings, or by hand."""
+    settings = suggest_settings(values, text_format)
     if settings:
-        return f"if the file is written so, write {settings} in settings.yml"
-    return "correct it, or write it in data.missing in settings.yml"
+        return f"If the file is written that way, write {settings} in settings.yml."
+    return "Correct it, or write it in data.missing in settings.yml."
 
 
-def fit_parquet_columns(
-    source: Source, text_format: TextFormat, roles: ColumnRoles
-) -> None:
-    """Convert the columns of a Parquet file to the types of the schema.
+def fit_parquet_columns(source: Source, options: ReadOptions) -> None:
+    """Convert the columns of a Parquet file to the types of the schema, or reject them.
 
     - Text is parsed in the same way as the text of a CSV file.
     - Where the schema asks for text, numbers, dates and booleans become the categories of
-      the training data: the number 1 becomes "+1" if it was written so there.
-    - Columns that cannot be converted are added to the misfits of the source.
+      the training data: the number 1 becomes "+1" if the training data spelled it so.
+    - Columns that cannot be converted are rejected.
     """
     for name, column in list(source.columns.items()):
-        schema = roles.get_schema(name)
-        if schema is None or column.type is None:
+        expected = options.roles.get_schema(name)
+        if expected is None or column.type is None:
             continue
-        if schema.type == TEXT and column.type == TEXT:
-            if schema.words_are_missing:
-                _drop_missing_words(source, name, text_format)
-        elif schema.type == TEXT:
-            _spell_as_categories(source, name, schema, text_format)
+        if expected.type == TEXT and column.type == TEXT:
+            if expected.words_are_missing:
+                _drop_missing_words(source, name, options.text_format)
+        elif expected.type == TEXT:
+            _spell_as_categories(source, name, expected, options.text_format)
         elif column.type == TEXT:
-            _parse_parquet_text(source, name, schema, text_format, roles)
-        elif column.type not in READABLE_TYPES[schema.type]:
+            _parse_parquet_text(source, name, expected, options)
+        elif column.type not in READABLE_TYPES[expected.type]:
             first = _get_first_value(source, column)
-            _add_misfit(
+            _reject_column(
                 source,
                 name,
-                schema,
+                expected,
                 f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first}),"
-                f" where the model needs {KINDS[schema.type]}",
+                f" where the model needs {KINDS[expected.type]}.",
             )
 
 
@@ -164,10 +159,11 @@ def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> N
     """
     column = source.columns[name]
     if column.missing_words:
-        source.notes.append(
+        text = (
             f"words such as NA in the column '{name}' of {source.name} are read as missing"
             f" values, as in the training data ({column.missing_words} rows)."
         )
+        source.notes.append(Note(text, column=name))
     values = null_if_missing(column.values, text_format, in_text=True)
     source.columns[name] = Column(TEXT, values)
 
@@ -175,61 +171,55 @@ def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> N
 def _parse_parquet_text(
     source: Source,
     name: str,
-    schema: ColumnSchema,
-    text_format: TextFormat,
-    roles: ColumnRoles,
+    expected: ColumnSchema,
+    options: ReadOptions,
 ) -> None:
     """Parse a column of text by the first type that fits all of its values.
 
-    If no type does, a value that does not fit is added to the misfits.
+    The column is rejected if no type does.
     """
     text = source.columns[name].values
-    column = infer_text_column(source.frame, name, text, text_format, roles)
+    column = infer_text_column(source.frame, name, text, options)
     if column.type != TEXT:
         source.columns[name] = column
         return
-    misfit = _find_misfit(
-        source, null_if_missing(text, text_format), schema, text_format
-    )
-    _add_misfit(
+    not_missing = null_if_missing(text, options.text_format)
+    example = _find_unreadable_value(source, not_missing, expected, options.text_format)
+    _reject_column(
         source,
         name,
-        schema,
-        f"{source.name}, row {misfit.row + 1}: '{misfit.value}' in the column '{name}' is"
-        f" not {KINDS[schema.type]}, as the model needs: {misfit.fix}",
+        expected,
+        f"{source.name}, row {example.row + 1}: '{example.value}' in the column '{name}'"
+        f" is not {KINDS[expected.type]}, as the model needs.",
+        example.fix,
     )
 
 
 def _spell_as_categories(
-    source: Source, name: str, schema: ColumnSchema, text_format: TextFormat
+    source: Source, name: str, expected: ColumnSchema, text_format: TextFormat
 ) -> None:
     """Convert numbers, dates or booleans to the categories of the training data.
 
     A value that is not among the categories is converted to text as it is. The model
-    treats it as a category that it has not seen.
+    treats it as a category that it has not seen. The column is rejected if it is not
+    certain which category a value is.
     """
     column = source.columns[name]
-    spellings = _list_spellings(column, schema, text_format)
+    spellings = _list_spellings(column, expected, text_format)
     if not spellings:
         first = _get_first_value(source, column)
-        _add_misfit(
+        _reject_column(
             source,
             name,
-            schema,
+            expected,
             f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first}),"
             " where the training data holds text, which may be spelled in several ways:"
-            " save the column as text",
+            " save the column as text.",
         )
         return
+
     spelled_values = pl.Series(list(spellings), dtype=column.type)
-    is_unseen = ~column.values.is_in(spelled_values.implode())
-    unseen_values = pl.when(is_unseen).then(column.values)
-    (unseen_count,) = count_values(source.frame, [unseen_values])
-    if unseen_count:
-        source.notes.append(
-            f"the column '{name}' of {source.name} holds values that the training data"
-            f" does not have as text ({unseen_count}): they count as missing."
-        )
+    _note_unseen_values(source, name, spelled_values)
     text = column.values.replace_strict(
         spelled_values,
         pl.Series(list(spellings.values()), dtype=pl.String),
@@ -239,21 +229,35 @@ def _spell_as_categories(
     source.columns[name] = Column(TEXT, text)
 
 
+def _note_unseen_values(source: Source, name: str, seen_values: pl.Series) -> None:
+    """Add a note to the source if a column holds other values than those seen before."""
+    values = source.columns[name].values
+    is_unseen = ~values.is_in(seen_values.implode())
+    unseen_values = pl.when(is_unseen).then(values)
+    (unseen_count,) = count_values(source.frame, [unseen_values])
+    if not unseen_count:
+        return
+    text = (
+        f"the column '{name}' of {source.name} holds values that the training data does"
+        f" not have as text ({unseen_count}): they count as missing."
+    )
+    source.notes.append(Note(text, column=name))
+
+
 def _list_spellings(
-    column: Column, schema: ColumnSchema, text_format: TextFormat
+    column: Column, expected: ColumnSchema, text_format: TextFormat
 ) -> dict[object, str]:
     """Return how the training data spelled each value, such as 7 by the category "007".
 
     Returns an empty dictionary if the schema does not list the categories, or if two of
     them spell the same value, such as "7" and "007".
     """
-    if schema.categories is None or column.type is None or column.type not in KINDS:
+    if expected.categories is None or column.type is None or column.type not in KINDS:
         return {}
-    categories = pl.Series(schema.categories, dtype=pl.String)
+    categories = pl.Series(expected.categories, dtype=pl.String)
+    values = _parse_categories(categories, column.type, text_format)
     spellings: dict[object, str] = {}
-    for value, category in zip(
-        _read_categories(categories, column.type, text_format), categories
-    ):
+    for value, category in zip(values, categories):
         if value is None:
             continue
         if value in spellings:
@@ -262,30 +266,35 @@ def _list_spellings(
     return spellings
 
 
-def _read_categories(
-    categories: pl.Series, type: pl.DataType, text_format: TextFormat
+def _parse_categories(
+    categories: pl.Series, dtype: pl.DataType, text_format: TextFormat
 ) -> pl.Series:
     """Parse categories as values of a type; null where a category cannot be parsed."""
     text = pl.col("text")
-    values = parse_as_type(text, type, text_format)
-    if type in (INTEGER, NUMBER):
+    values = parse_as_type(text, dtype, text_format)
+    if dtype in (INTEGER, NUMBER):
         # 007 is parsed as a code, not as a number. But the program that wrote the new
         # data may have stored it as the number 7.
-        values = pl.coalesce(values, text.cast(type, strict=False))
+        values = pl.coalesce(values, text.cast(dtype, strict=False))
     return categories.to_frame("text").select(values).to_series()
 
 
-def _add_misfit(source: Source, name: str, schema: ColumnSchema, sentence: str) -> None:
-    """Add a sentence on a column that does not fit to the misfits, and remove its type.
+def _reject_column(
+    source: Source, name: str, expected: ColumnSchema, problem: str, fix: str = ""
+) -> None:
+    """Reject a column that does not fit the schema, for the reason in `problem`.
 
-    If the model does not need the column, it is removed, and the sentence becomes a note.
+    If the model needs the column, the problem is added to the `schema_problems`.
+    Otherwise the column is removed, with a note.
     """
-    if schema.is_needed:
-        source.misfits.append(f"{sentence}.")
-        source.columns[name].type = None
-    else:
-        source.notes.append(f"{sentence}. It is left out, as it is no feature.")
-        del source.columns[name]
+    text = join_sentences(problem, fix)
+    if expected.is_needed:
+        source.schema_problems.append(text)
+        source.columns[name].is_rejected = True
+        return
+    left_out = "The column is left out, because it is not a feature of the model."
+    source.notes.append(Note(join_sentences(text, left_out), column=name))
+    del source.columns[name]
 
 
 def _name_kind(column: Column) -> str:
@@ -299,63 +308,75 @@ def _get_first_value(source: Source, column: Column) -> object:
     return values.collect(engine="streaming").item()
 
 
-def check_schema(sources: list[Source], names: list[str], roles: ColumnRoles) -> None:
-    """Check that all files fit the schema. Raises DataError that lists the misfits."""
-    problems = _find_missing_columns(sources, names, roles)
+def fit_to_schema(
+    sources: list[Source], names: list[str], roles: ColumnRoles
+) -> list[Note]:
+    """Reject the columns that do not fit the schema, once all files are open.
+
+    `names` are the columns of all files. Returns notes on features that some files lack.
+    Raises DataError that lists all problems of the columns that the model needs.
+    """
+    missing = _find_missing_columns(sources, names, roles)
+    problems = list(missing.problems)
     for source in sources:
-        _check_booleans(source, roles)
-        _check_folders(source, roles)
-        problems += source.misfits
+        _reject_other_numbers(source, roles)
+        _reject_text_of_folders(source, roles)
+        problems += source.schema_problems
     if not problems:
-        return
+        return missing.notes
     if len(problems) == 1:
         raise DataError(problems[0])
-    listed = "\n".join(problems[:SHOWN_MISFITS])
-    more = len(problems) - SHOWN_MISFITS
+    listed = "\n".join(problems[:SHOWN_PROBLEMS])
+    more = len(problems) - SHOWN_PROBLEMS
     if more > 0:
         listed += f"\nand {more} more."
     raise DataError(f"The new data does not fit the model's training data:\n{listed}")
 
 
+@dataclass
+class MissingColumns:
+    """Problems of columns that the model needs, and notes on those in some files only."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
 def _find_missing_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
-) -> list[str]:
-    """Return a sentence for each column that the model needs and the files lack.
+) -> MissingColumns:
+    """Find the keys and the features of the model that the files lack.
 
-    Every file must have the keys. A feature may be missing in some files, which adds a
-    note, but not in all of them. `names` are the columns of all files: the one with the
-    most similar name is suggested.
+    Every file must have the keys. A feature may be missing in some files, but not in all
+    of them.
     """
     assert roles.schema is not None
-    problems = []
+    missing = MissingColumns()
     for key in roles.keys:
-        for source in sources:
-            if key not in source.columns:
-                problems.append(
-                    f"{source.name} has no column '{key}', a key of the model"
-                    f"{suggest_name(key, names) or '.'}"
-                )
-                break
-    needed = [name for name, schema in roles.schema.items() if schema.is_needed]
-    for name in needed:
+        lacking = [source for source in sources if key not in source.columns]
+        if lacking:
+            problem = f"{lacking[0].name} has no column '{key}', a key of the model."
+            hint = suggest_similar_name(key, names)
+            missing.problems.append(join_sentences(problem, hint))
+    for name, expected in roles.schema.items():
         lacking = [source for source in sources if name not in source.columns]
+        if not expected.is_needed or not lacking:
+            continue
+        first = lacking[0].name
         if len(lacking) == len(sources):
-            problems.append(
-                f"{sources[0].name} has no column '{name}', which the model needs"
-                f"{suggest_name(name, names) or '.'}"
-            )
-        elif lacking:
-            lacking[0].notes.append(
-                f"{lacking[0].name} has no column '{name}': it is missing in its rows."
-            )
-    return problems
+            problem = f"{first} has no column '{name}', which the model needs."
+            hint = suggest_similar_name(name, names)
+            missing.problems.append(join_sentences(problem, hint))
+        else:
+            text = f"{first} has no column '{name}': it is missing in its rows."
+            missing.notes.append(Note(text, column=name))
+    return missing
 
 
-def _check_booleans(source: Source, roles: ColumnRoles) -> None:
-    """Add misfits for numbers other than 0 and 1 where the schema asks for booleans."""
+def _reject_other_numbers(source: Source, roles: ColumnRoles) -> None:
+    """Reject columns with numbers other than 0 and 1 where the schema asks for booleans."""
     for name, column in list(source.columns.items()):
-        schema = roles.get_schema(name)
-        if schema is None or schema.type != BOOLEAN:
+        expected = roles.get_schema(name)
+        if expected is None or expected.type != BOOLEAN or column.is_rejected:
             continue
         if column.type not in (INTEGER, NUMBER):
             continue
@@ -364,28 +385,28 @@ def _check_booleans(source: Source, roles: ColumnRoles) -> None:
         )
         first = others.head(1).collect(engine="streaming")
         if not first.is_empty():
-            _add_misfit(
+            _reject_column(
                 source,
                 name,
-                schema,
+                expected,
                 f"{source.name}: {first.item()} in the column '{name}' is not true or"
-                " false, as the model needs",
+                " false, as the model needs.",
             )
 
 
-def _check_folders(source: Source, roles: ColumnRoles) -> None:
-    """Add misfits for folders such as `year=old` where the schema asks for a number."""
+def _reject_text_of_folders(source: Source, roles: ColumnRoles) -> None:
+    """Reject folders such as `year=old` where the schema asks for a number."""
     for name, column in list(source.columns.items()):
-        schema = roles.get_schema(name)
-        # Columns that are in the files were checked before: if they do not fit, they
-        # have no type any more. So a column that still is text comes from a folder.
-        if schema is None or schema.type == TEXT or column.type != TEXT:
+        expected = roles.get_schema(name)
+        if expected is None or expected.type == TEXT:
+            continue
+        if not column.is_from_folder or column.type != TEXT:
             continue
         value = _get_first_value(source, column)
-        _add_misfit(
+        _reject_column(
             source,
             name,
-            schema,
+            expected,
             f"{source.name}: '{value}' in its folder '{name}={value}' is not"
-            f" {KINDS[schema.type]}, as the model needs",
+            f" {KINDS[expected.type]}, as the model needs.",
         )

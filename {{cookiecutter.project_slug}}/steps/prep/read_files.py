@@ -10,10 +10,10 @@ import zlib
 from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from advice import note_layout, note_readings
 from csv_dialect import (
     CsvFile,
     check_encoding,
@@ -24,9 +24,13 @@ from csv_dialect import (
 )
 from file_content import check_content, check_line_lengths
 from find_files import PARQUET_ENDINGS, find_files
+from infer_types import infer_csv_source, name_nameless
+from layout_notes import note_layout
+from messages import find_system_error, show_text
 from parquet_files import open_parquet
 from partitions import add_partition_columns
-from read_by_schema import find_csv_misfits, fit_parquet_columns
+from read_by_schema import fit_parquet_columns, reject_unreadable_text
+from read_options import ReadOptions
 from small_files import (
     MANY_FILES,
     SmallFile,
@@ -35,29 +39,33 @@ from small_files import (
     open_batch,
 )
 from sources import (
-    NO_ROLES,
     ColumnRoles,
     DataError,
+    Note,
     Source,
-    find_system_error,
-    show_text,
 )
-from text_values import USUAL_FORMAT, TextFormat
-from type_inference import infer_csv_columns, nameless
+from text_notes import note_readings
 
-# In so many files a column is looked at for values that may be read in another way.
-MOST_CHECKED_FILES = 20
+# A column of many small files is only looked at for notes in this many of them.
+MAX_NOTED_FILES = 20
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class OpenedFiles:
+    """The raw files of a folder, and notes on the files that are not read."""
+
+    sources: list[Source]
+    notes: list[Note]
 
 
 def open_files(
     raw: Path,
     scratch: Path,
-    text_format: TextFormat,
-    roles: ColumnRoles,
+    options: ReadOptions,
     trusted: Container[str] | None = None,
-) -> list[Source]:
-    """Open all raw files of a folder, and return them in the order in which it lists them.
+) -> OpenedFiles:
+    """Open all raw files of a folder, sorted by their paths.
 
     A folder such as `year=2026` in the path of a file adds a column `year` to this file.
     `trusted` holds the names of the files whose types may be guessed from their first
@@ -68,7 +76,7 @@ def open_files(
     names = {path: name_file(path, raw) for path in raw_files.tables}
 
     # Small files are opened together, which is faster. All others are opened one by one.
-    sources = open_small_files(names, scratch, text_format, roles)
+    sources = open_small_files(names, scratch, options)
     for path, name in names.items():
         if path in sources:
             continue
@@ -76,15 +84,13 @@ def open_files(
             path,
             name,
             scratch,
-            text_format,
-            roles,
+            options,
             trust_first_rows=trusted is None or name in trusted,
         )
 
     ordered_sources = [sources[path] for path in raw_files.tables]
-    add_partition_columns(ordered_sources, text_format, roles)
-    ordered_sources[0].notes.extend(raw_files.list_notes(raw))
-    return ordered_sources
+    add_partition_columns(ordered_sources, options)
+    return OpenedFiles(ordered_sources, raw_files.list_notes(raw))
 
 
 def name_file(path: Path, raw: Path) -> str:
@@ -93,7 +99,7 @@ def name_file(path: Path, raw: Path) -> str:
 
 
 def open_small_files(
-    names: dict[Path, str], scratch: Path, text_format: TextFormat, roles: ColumnRoles
+    names: dict[Path, str], scratch: Path, options: ReadOptions
 ) -> dict[Path, Source]:
     """Open only the small CSV files among those of `names`, and return them by path.
 
@@ -110,27 +116,23 @@ def open_small_files(
     if len(paths) < MANY_FILES:
         return {}
 
-    small_files = (
-        read_small_file(path, names[path], text_format, roles) for path in paths
-    )
+    small_files = (read_small_file(path, names[path], options) for path in paths)
     sources: list[Source] = []
-    checked_files: Counter[tuple[str, pl.DataType | None]] = Counter()
+    noted_files: Counter[tuple[str, pl.DataType | None]] = Counter()
     for batch in divide_into_batches(small_files):
         with explain_full_disk("The text of small files", scratch):
-            batch_sources = open_batch(batch, scratch, text_format, roles)
+            batch_sources = open_batch(batch, scratch, options)
         for source, small_file in zip(batch_sources, batch.files, strict=True):
-            _check_columns(source, small_file.file, text_format, roles, checked_files)
+            _review_columns(source, small_file.file, options, noted_files)
         sources += batch_sources
     return dict(zip(paths, sources, strict=True))
 
 
-def read_small_file(
-    path: Path, name: str, text_format: TextFormat, roles: ColumnRoles
-) -> SmallFile:
+def read_small_file(path: Path, name: str, options: ReadOptions) -> SmallFile:
     """Read all rows of a small CSV file. Raises DataError if it is not a table."""
     with explain_damage(name):
         check_content(path, name)
-        for file in detect_files(path, name, text_format, roles):
+        for file in detect_files(path, name, options):
             try:
                 return SmallFile(file, [values for _, values in file.rows()])
             except UnicodeError:
@@ -173,8 +175,7 @@ def open_file(
     path: Path,
     name: str,
     scratch: Path,
-    text_format: TextFormat = USUAL_FORMAT,
-    roles: ColumnRoles = NO_ROLES,
+    options: ReadOptions,
     *,
     trust_first_rows: bool = False,
 ) -> Source:
@@ -187,12 +188,12 @@ def open_file(
     with explain_damage(name):
         check_content(path, name)
         if _is_parquet(path):
-            source = open_parquet(path, name, text_format, roles)
-            fit_parquet_columns(source, text_format, roles)
+            source = open_parquet(path, name, options)
+            fit_parquet_columns(source, options)
             return source
         check_line_lengths(path, name)
         return _open_csv(
-            path, name, scratch, text_format, roles, trust_first_rows=trust_first_rows
+            path, name, scratch, options, trust_first_rows=trust_first_rows
         )
 
 
@@ -205,8 +206,7 @@ def _open_csv(
     path: Path,
     name: str,
     scratch: Path,
-    text_format: TextFormat,
-    roles: ColumnRoles,
+    options: ReadOptions,
     *,
     trust_first_rows: bool,
 ) -> Source:
@@ -214,21 +214,19 @@ def _open_csv(
 
     Raises DataError if it is written in neither, or if a line is broken.
     """
-    for file in detect_files(path, name, text_format, roles):
+    for file in detect_files(path, name, options):
         try:
             source = _open_csv_rows(
-                file, scratch, text_format, roles, trust_first_rows=trust_first_rows
+                file, scratch, options, trust_first_rows=trust_first_rows
             )
-            _check_columns(source, file, text_format, roles, Counter())
+            _review_columns(source, file, options, noted_files=Counter())
             return source
         except UnicodeError:
             continue
     raise DataError(explain_undecodable(path, name))
 
 
-def detect_files(
-    path: Path, name: str, text_format: TextFormat, roles: ColumnRoles
-) -> Iterator[CsvFile]:
+def detect_files(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
     """Yield the dialect of a CSV file for each encoding in which it can be decoded.
 
     The encodings that are tried are Unicode and the one of settings.yml. Raises DataError
@@ -236,21 +234,20 @@ def detect_files(
     columns that are read have the same name.
     """
     encodings = [detect_unicode(path)]
-    if text_format.encoding:
-        encodings.append(text_format.encoding)
+    if options.text_format.encoding:
+        encodings.append(options.text_format.encoding)
     for encoding in encodings:
         check_encoding(encoding)
         with suppress(UnicodeError):
-            file = detect_dialect(path, name, encoding, text_format)
-            check_repeated_names(file, roles)
+            file = detect_dialect(path, name, encoding, options.text_format)
+            check_repeated_names(file, options.roles)
             yield file
 
 
 def _open_csv_rows(
     file: CsvFile,
     scratch: Path,
-    text_format: TextFormat,
-    roles: ColumnRoles,
+    options: ReadOptions,
     *,
     trust_first_rows: bool,
 ) -> Source:
@@ -261,8 +258,8 @@ def _open_csv_rows(
     the copy.
 
     To check all lines in advance takes one more pass over the file. It is left out if
-    the first rows are trusted: while all rows are written, `confirm_types` compares the
-    bytes of the values that polars has read with the bytes of the file.
+    the first rows are trusted: while all rows are written, `find_confirmed_files`
+    compares the bytes of the values that polars has read with the bytes of the file.
     """
     expected_bytes = 0
     if trust_first_rows:
@@ -271,12 +268,10 @@ def _open_csv_rows(
 
     if not _polars_reads_correctly(file, bytes_are_verified_later):
         copied_rows = _copy_rows(file, scratch)
-        return infer_csv_columns(
-            copied_rows, file, text_format, roles, trust_first_rows=False
-        )
+        return infer_csv_source(copied_rows, file, options, trust_first_rows=False)
 
-    source = infer_csv_columns(
-        file.scan(), file, text_format, roles, trust_first_rows=trust_first_rows
+    source = infer_csv_source(
+        file.scan(), file, options, trust_first_rows=trust_first_rows
     )
     if bytes_are_verified_later:
         value_bytes = [pl.col(column).str.len_bytes() for column in file.positions]
@@ -314,32 +309,30 @@ def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
     return pl.scan_parquet(copy, glob=False)
 
 
-def _check_columns(
+def _review_columns(
     source: Source,
     file: CsvFile,
-    text_format: TextFormat,
-    roles: ColumnRoles,
-    checked_files: Counter[tuple[str, pl.DataType | None]],
+    options: ReadOptions,
+    noted_files: Counter[tuple[str, pl.DataType | None]],
 ) -> None:
-    """Remove columns without a name, and note what is odd in the others.
+    """Remove columns without a name, and add notes on what is odd in the others.
 
-    For training data, doubtful values go to the notes of the source. For data to score,
-    values that do not fit the model's schema go to its misfits. Raises DataError if a
-    column of training data has values but no name.
+    For data to score, columns that do not fit the model's schema are rejected. Raises
+    DataError if a column of training data has values but no name.
 
-    `checked_files` counts the files in which each column of a type was looked at, because
-    it takes long to look at it in thousands of files.
+    `noted_files` counts the files in which each column of a type was looked at for notes,
+    because this would take long in thousands of files.
     """
-    _drop_nameless_columns(source, file.header, roles)
-    if roles.schema is not None:
-        find_csv_misfits(source, file, text_format, roles)
+    _drop_nameless_columns(source, file.header, options.roles)
+    if options.roles.schema is not None:
+        reject_unreadable_text(source, file, options)
         return
     names = []
     for name, column in source.columns.items():
-        if checked_files[name, column.type] < MOST_CHECKED_FILES:
-            checked_files[name, column.type] += 1
+        if noted_files[name, column.type] < MAX_NOTED_FILES:
+            noted_files[name, column.type] += 1
             names.append(name)
-    note_readings(source, names, file, text_format, roles)
+    note_readings(source, names, file, options)
     note_layout(source, file)
 
 
@@ -355,7 +348,7 @@ def _drop_nameless_columns(
     for position, name in enumerate(header):
         if name:
             continue
-        column = source.columns.pop(nameless(position))
+        column = source.columns.pop(name_nameless(position))
         if column.type is None or roles.schema is not None:
             continue
         if position > 0:
@@ -364,6 +357,8 @@ def _drop_nameless_columns(
                 " one, or skip a title above the names by data.skip_lines in settings.yml."
             )
         source.notes.append(
-            f"the first column of {source.name} has no name, as pandas writes an index,"
-            " and is left out: name it in the first line if it is data."
+            Note(
+                f"the first column of {source.name} has no name, as pandas writes an index,"
+                " and is left out: name it in the first line if it is data."
+            )
         )

@@ -1,8 +1,7 @@
-"""The schema of the registered model that will score new data."""
+"""Look up the registered model that will score new data, and read data as it needs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from schema import FILE_SETTINGS, Schema, parse_schema
 from sources import ColumnRoles, DataError
-from text_values import TextFormat
+from text_values import TextFormat, format_setting
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,14 @@ class RegisteredModel:
     @property
     def label(self) -> str:
         """Return what messages call the model."""
-        return f"the model {self.name}, version {self.version},"
+        return f"version {self.version} of the model {self.name}"
 
 
 def find_registered_model(name: str, version: str) -> RegisteredModel:
-    """Look up a registered model, as score does; `version` may be "latest".
+    """Look up the version of a model that the score step will use.
 
-    Raises DataError if there is no such model, or its files are missing.
+    `version` is a number or "latest". Raises DataError if there is no such version, or
+    if its files are missing.
     """
     # MLflow takes long to import, and training's prep does not need it.
     import mlflow
@@ -45,7 +45,7 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
         if isinstance(error, OSError) or "No such artifact" in str(error):
             raise DataError(
                 f"The model {name}, version {version}, cannot be loaded: its files are"
-                " gone: train again with --set register=always, or pin another version"
+                " gone. Train again with --set register=always, or pin another version"
                 f" by scoring.model_version. ({error})"
             ) from None
         raise DataError(
@@ -63,10 +63,11 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
 def choose_roles(
     model: RegisteredModel, keys: Sequence[str], ignore: Sequence[str]
 ) -> tuple[ColumnRoles, list[str]]:
-    """Return which columns of new data are read for a model, and notes.
+    """Return the roles of the columns of new data for a model, and notes.
 
-    They are those of the model's schema. `keys` and `ignore` are what settings.yml says:
-    a note tells where that differs. They are used if the model has no schema.
+    The columns are those of the model's schema. `keys` and `ignore` are those of
+    settings.yml. They are only used if the model has no schema. Otherwise, a note names
+    the differences.
     """
     if model.schema is None:
         note = (
@@ -79,7 +80,8 @@ def choose_roles(
     if list(keys) != list(schema.keys):
         notes.append(
             f"data.keys in settings.yml is {list(keys)}, but {model.label} was trained"
-            f" with {list(schema.keys)}, which are used: train again to change them."
+            f" with {list(schema.keys)}. The keys of the model are used: train again to"
+            " change them."
         )
     needed = [name for name in ignore if name in schema.columns]
     if needed:
@@ -93,11 +95,12 @@ def choose_roles(
 def choose_text_format(
     model: RegisteredModel, settings: Mapping[str, Any]
 ) -> tuple[TextFormat, list[str]]:
-    """Return how the text of new files is read for a model, and notes.
+    """Return the text format of new files for a model, and notes.
 
-    It is the format of the training data, but for what settings.yml says of new files.
+    It is the format of the training data, with the changes that `settings`, those of
+    settings.yml, make for new files.
     """
-    written = TextFormat.from_json(json.dumps(settings))
+    written = TextFormat.from_settings(dict(settings))
     if model.schema is None:
         return written, []
     trained_with = model.schema.text_format
@@ -115,14 +118,12 @@ def choose_text_format(
             # A missing value or a unit of the training data stays one.
             changes[name] = tuple(dict.fromkeys([*old, *new]))
         notes.append(
-            f"data.{name} in settings.yml is {_show(new)}, but {model.label} was trained"
-            f" with {_show(old)}: new files are read by the setting."
+            f"data.{name} in settings.yml is {_format_or_none(new)}, but {model.label} was"
+            f" trained with {_format_or_none(old)}: new files are read by the setting."
         )
     return replace(trained_with, **changes), notes
 
 
-def _show(value: str | int | Sequence[str]) -> str:
-    """Return a setting as it is written in settings.yml."""
-    if not value:
-        return "none"
-    return repr(value) if isinstance(value, (str, int)) else str(list(value))
+def _format_or_none(value: str | int | tuple[str, ...]) -> str:
+    """Return a setting as settings.yml spells it, or "none" if it is empty."""
+    return format_setting(value) if value else "none"

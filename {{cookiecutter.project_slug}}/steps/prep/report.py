@@ -10,8 +10,9 @@ from typing import Any
 
 import polars as pl
 from column_notes import note_columns
+from missing_word_notes import note_missing_words
 from row_sample import describe_sample
-from sources import FILE, ColumnRoles, DataError, type_name
+from sources import FILE, ColumnRoles, DataError, Note, type_name
 from write_parts import WrittenParts
 
 # The statistics of a column that the report shows, in the order of its table.
@@ -61,18 +62,25 @@ def build_report(
             " columns, but must keep each row."
         )
     notes = [
-        f"{count} of {rows_in} rows are left out: {reason} '{roles.target}'."
+        Note(f"{count} of {rows_in} rows are left out: {reason} '{roles.target}'.")
         for reason, count in dropped.items()
         if count
     ]
+    notes += written.notes
     notes += dict.fromkeys(note for source in written.sources for note in source.notes)
-    notes += note_columns(columns, prepared, rows_out, notes, written.sources, roles)
+    if roles.schema is None:
+        # In data to score, the same words are missing values as in the training data.
+        notes += note_missing_words(written.sources, written.types, roles)
+    noted_columns = [note.column for note in notes]
+    notes += note_columns(
+        columns, prepared, rows_out, noted_columns, written.sources, roles
+    )
     return {
         "files": files,
         "rows_in": rows_in,
         "rows_out": rows_out,
         "dropped": dropped,
-        "notes": notes,
+        "notes": [note.text for note in notes],
         "columns": columns,
         "roles": _name_roles(columns, roles),
         "classes": _count_classes(prepared, columns, roles.target),

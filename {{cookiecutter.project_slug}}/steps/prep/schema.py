@@ -43,13 +43,13 @@ class Schema:
     target: str | None = None
 
 
-def describe_schema(
+def build_training_schema(
     sources: list[Source],
     types: Mapping[str, pl.DataType],
     roles: ColumnRoles,
     text_format: TextFormat,
 ) -> dict[str, Any]:
-    """Return the schema of training data as JSON, without what train adds to it.
+    """Return the schema of training data, which can be written as JSON.
 
     Train adds the features of the model, and the categories of columns of text.
     """
@@ -93,9 +93,7 @@ def hash_code() -> str:
 def _is_in_csv(sources: list[Source], name: str) -> bool:
     """Return whether a CSV file has the column, where words such as NA are missing."""
     for source in sources:
-        column = source.columns.get(name)
-        # Only the columns of CSV files have a text.
-        if column is not None and column.text is not None:
+        if source.is_csv and name in source.columns:
             return True
     return False
 
@@ -135,7 +133,7 @@ def _build_schema(schema: dict[str, Any]) -> Schema:
     if schema["layout"] > LAYOUT:
         raise DataError(
             "The model was trained by a newer version of this project, whose schema this"
-            " version cannot read: take over steps/prep of the newer version."
+            " version cannot read: copy steps/prep from the newer version."
         )
     type_by_name = {type_name(dtype): dtype for dtype in TYPE_NAMES}
     features = schema.get("features", [])
@@ -149,7 +147,7 @@ def _build_schema(schema: dict[str, Any]) -> Schema:
         )
         for name, column in schema["columns"].items()
     }
-    text_format = TextFormat.from_json(json.dumps(schema["text_format"]))
+    text_format = TextFormat.from_settings(schema["text_format"])
     return Schema(
         keys=schema["keys"],
         text_format=text_format,

@@ -14,15 +14,16 @@ from functools import cache
 from pathlib import Path
 
 import polars as pl
-from candidates import Candidate, CandidateBuilder, find_fits
 from csv_dialect import CsvFile
-from sources import FILE, ColumnRoles, Source
-from text_values import TextFormat
-from type_inference import build_columns, list_builders, list_fits_without_rows
+from fits import find_fits, list_fits_without_rows
+from infer_types import list_column_parsers, read_columns
+from parsers import ParsedText, Parser
+from read_options import ReadOptions
+from sources import FILE, Source
 
 MANY_FILES = 32  # If there are fewer small files, each one is opened on its own.
 SMALL_BYTES = 500_000
-VALUES_IN_BATCH = 500_000  # With this many values, a batch takes no further file.
+VALUES_IN_BATCH = 500_000  # A batch with this many values is full.
 
 # The first bytes of files that are packed by gzip, bz2, xz and zip.
 PACKED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK")
@@ -89,13 +90,11 @@ def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:
         yield batch
 
 
-def open_batch(
-    batch: Batch, scratch: Path, text_format: TextFormat, roles: ColumnRoles
-) -> list[Source]:
+def open_batch(batch: Batch, scratch: Path, options: ReadOptions) -> list[Source]:
     """Find the types of all columns of a batch, and return a source for each of its files.
 
     The rows are copied as text into the folder `scratch`, from which the sources read
-    them, and are removed from the batch. Raises OSError if the folder has no room.
+    them. To save memory, the batch loses its rows. Raises OSError if the folder is full.
     """
     texts = _stack_texts(batch)
     # The sources read the copy, so the memory of the rows is free for the next batch.
@@ -103,26 +102,25 @@ def open_batch(
     texts.write_ipc(copy)
     copied = pl.scan_ipc(copy, glob=False)
 
-    builders = list_builders(batch.header, text_format, roles)
-    fits_by_file = find_fits(texts, builders)
+    parsers = list_column_parsers(batch.header, options)
+    fits_by_file = find_fits(texts, parsers)
     stripped = {name: pl.col(name).str.strip_chars() for name in batch.column_names}
 
     @cache
-    def build_candidate(name: str, build: CandidateBuilder) -> Candidate:
+    def parse_column(name: str, parser: Parser) -> ParsedText:
         # Most files have the same types, and share the expressions for them.
-        return build(pl.col(name), stripped[name])
+        return parser.parse(pl.col(name), stripped[name])
 
     sources = []
     first_row = 0
     for file_number, small_file in enumerate(batch.files):
         # A file without rows is not among the texts.
-        fits = fits_by_file.get(file_number) or list_fits_without_rows(builders)
-        candidates = [
-            build_candidate(name, fit.build) for name, fit in zip(stripped, fits)
-        ]
-        columns = build_columns(
-            batch.header, fits, candidates, stripped, text_format, roles
-        )
+        if file_number in fits_by_file:
+            fits = fits_by_file[file_number]
+        else:
+            fits = list_fits_without_rows(parsers)
+        parsed = [parse_column(name, fit.parser) for name, fit in zip(stripped, fits)]
+        columns = read_columns(batch.header, fits, parsed, stripped, options)
         row_count = len(small_file.rows)
         rows = copied.select(batch.column_names).slice(first_row, row_count)
         file = small_file.file

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -104,59 +102,80 @@ NO_ROLES = ColumnRoles()
 
 @dataclass
 class Column:
-    """A column of one raw file.
+    """A column of one raw file, whose values are read as one type."""
 
-    `type` is None if the column holds no value. `text` is the column as the CSV file
-    spells it, without blanks around it; it is None for Parquet files. `missing_words`
-    counts the spellings of a missing value, such as NA, and `is_missing_word` tells
-    for each row whether it holds one, if only the first rows have been counted so far.
-    Times of day are numbers, in seconds: then `holds_times` is True.
-    If the column may hold nothing but words, such as NA and Inf, `as_text` is the column
-    read as text.
-    """
-
+    #: None if no value is read: the column holds none, or it is ignored.
     type: pl.DataType | None
     values: pl.Expr
+    #: What the CSV file holds, without spaces around it. None for Parquet files.
     text: pl.Expr | None = None
-    as_text: pl.Expr | None = None
+    #: The column read as text, if it may hold nothing but words such as NA and Inf.
+    text_alternative: pl.Expr | None = None
+    #: Times of day are numbers, in seconds.
     holds_times: bool = False
+    #: The number of values such as NA, which usually mean that a value is missing.
     missing_words: int = 0
+    #: Whether each row holds such a word, if they were counted only in the first rows.
     is_missing_word: pl.Expr | None = None
+    #: The column comes from a folder such as `year=2026`.
+    is_from_folder: bool = False
+    #: The column does not fit the schema of the model, and a message says so already.
+    is_rejected: bool = False
 
 
 def false_in_each_row() -> pl.Expr:
-    """Return an expression that is False once for each row, unlike a single literal."""
+    """Return an expression that is False in each row of a frame.
+
+    A literal alone would have one row, whatever the length of the frame.
+    """
     return pl.first().is_null() & pl.lit(False)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the user about the data, and the column that it is about, if any."""
+
+    text: str
+    column: str | None = None
+
+    def as_sentence(self) -> str:
+        """Return the text with a capital letter, as notes alone begin without one."""
+        return self.text[:1].upper() + self.text[1:]
+
+
+def find_note(sources: Iterable[Source], column: str) -> Note | None:
+    """Return the first note on a column, by the order of the files, or None."""
+    for source in sources:
+        for note in source.notes:
+            if note.column == column:
+                return note
+    return None
 
 
 @dataclass
 class Source:
-    """A raw file: its rows, its columns by name, and how to verify guessed types.
-
-    If the types were guessed from the first rows, `is_misfit` tells for each row whether
-    it contradicts them. `row_bytes` is the length of each row in the file, which must add
-    up to `expected_bytes` if polars has split the lines into values as it should.
-    `misfits` are sentences on values that do not fit the schema of a model. `csv_file` is
-    None for Parquet files.
-    """
+    """A raw file: its rows, its columns by name, and how to verify guessed types."""
 
     name: str
     frame: pl.LazyFrame
     columns: dict[str, Column]
-    is_misfit: pl.Expr = field(default_factory=false_in_each_row)
+    #: Whether each row contradicts the types that were guessed from the first rows.
+    contradicts_types: pl.Expr = field(default_factory=false_in_each_row)
+    #: The length of each row in the file. The lengths add up to `expected_bytes` if
+    #: polars has split the lines into values as it should.
     row_bytes: pl.Expr | None = None
     expected_bytes: int = 0
-    notes: list[str] = field(default_factory=list)
-    misfits: list[str] = field(default_factory=list)
+    #: Notes on this file alone.
+    notes: list[Note] = field(default_factory=list)
+    #: Sentences on columns that the model needs, and that do not fit its schema.
+    schema_problems: list[str] = field(default_factory=list)
+    #: How the CSV file is written. None for Parquet files.
     csv_file: CsvFile | None = None
 
-
-def show_text(text: object) -> str:
-    """Return text for messages, with characters that nobody can see as escapes."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in str(text)
-    )
+    @property
+    def is_csv(self) -> bool:
+        """Return whether the file is CSV: only the columns of CSV files have a text."""
+        return any(column.text is not None for column in self.columns.values())
 
 
 def type_name(dtype: pl.DataType) -> str:
@@ -195,18 +214,3 @@ def find_first_values(
             found = first_value.collect(engine="streaming")
             values[i] = None if found.is_empty() else found.item()
     return values
-
-
-def find_system_error(error: Exception) -> str | None:
-    """Return why the operating system refused to read or write a file, if it did.
-
-    Returns None if the error is about what the file holds. Python's errors bring the
-    reason as a number, those of polars in their text: "... (os error 13): /the/path".
-    """
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    polars_reason = re.search(r"([^:]+) \(os error \d+\)(: .*)?", str(error))
-    if polars_reason is None:
-        return None
-    reason, path = polars_reason.groups(default="")
-    return f"{reason.strip()}{path}"

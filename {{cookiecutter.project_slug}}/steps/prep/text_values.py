@@ -1,11 +1,15 @@
-"""Parse the text of a CSV file as numbers, dates, booleans and missing values."""
+"""Parse the text of a CSV file as numbers, dates, booleans and missing values.
+
+The functions take `text`, a column of text as a polars expression, or `stripped`, the
+same without spaces around it. They return expressions, too.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import polars as pl
 from date_formats import HOURS_MINUTES_SECONDS
@@ -17,7 +21,8 @@ TYPOGRAPHIC_MINUS = r"^[\u2212\u2012\u2013\uFE63\uFF0D]"
 # The directive %Y needs a year of four digits, and no such year is earlier.
 FIRST_YEAR_OF_FOUR_DIGITS = 1000
 
-# The letters of strptime's directives for a year, a month, a day, and a time of day.
+# The letters of strptime's directives for a year, a month, a day, and a time of day. The
+# directives %D, %F and %x are whole dates. %c, %s and %+ are dates with a time.
 YEAR_LETTERS = "YyGgDFxcs+"
 MONTH_LETTERS = "mbBhjUWVDFxcs+"
 DAY_LETTERS = "dejuwaADFxcs+"
@@ -59,8 +64,8 @@ class TextFormat:
 
     - `encoding` is tried for files that are not UTF-8.
     - `skip_lines` is the number of lines above the names of the columns.
-    - `units`, such as % or EUR, may stand before or behind a number.
-    - `date_format` has one or more formats of strptime. ISO 8601 is always read, too.
+    - `units`, such as % or EUR, may be written before or after a number.
+    - `date_format` has one or more formats of strptime, in addition to ISO 8601.
     - `missing` lists further spellings of a missing value.
     - `not_missing` lists usual spellings of one, such as NA, that are values in columns
       of text.
@@ -78,17 +83,18 @@ class TextFormat:
     not_missing: tuple[str, ...] = ()
 
     @classmethod
-    def from_json(cls, text: str) -> TextFormat:
-        """Read a JSON object with some of the fields.
+    def from_settings(cls, settings: Any) -> TextFormat:
+        """Create a format from some of its fields, which may come from JSON.
 
-        Raises ValueError if the text is not JSON, TypeError if it holds anything else.
+        Raises TypeError if `settings` is not a dictionary of such fields.
         """
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise TypeError(f"The text format is not a JSON object: {text}")
-        for name, value in values.items():
-            if isinstance(value, list):
-                values[name] = tuple(value)
+        if not isinstance(settings, dict):
+            raise TypeError(f"The text format is not a JSON object: {settings}")
+        values: dict[str, Any] = {
+            # JSON has lists in place of tuples.
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
         return cls(**values)
 
     @property
@@ -100,6 +106,13 @@ class TextFormat:
 
 
 USUAL_FORMAT = TextFormat()
+
+
+def format_setting(value: str | int | tuple[str, ...]) -> str:
+    """Return a setting of the text format as settings.yml spells it."""
+    return str(list(value)) if isinstance(value, tuple) else repr(value)
+
+
 # How a negative number may be written, other than with a minus sign before it.
 PARENTHESES = "parentheses"
 TRAILING_MINUS = "trailing_minus"
@@ -126,15 +139,12 @@ ISO_READINGS = (Reading(DATE), Reading(TIMESTAMP))
 
 
 def null_if_empty(stripped: pl.Expr) -> pl.Expr:
-    """Replace empty text by null. `stripped` is text without spaces around it."""
+    """Replace empty text by null."""
     return pl.when(stripped != "").then(stripped)
 
 
 def null_if_nan(stripped: pl.Expr) -> pl.Expr:
-    """Replace text by null where it is empty or spells NaN.
-
-    `stripped` is text without spaces around it.
-    """
+    """Replace text by null where it is empty or spells NaN."""
     return pl.when(~stripped.is_in(["", *NAN_WORDS])).then(stripped)
 
 
@@ -143,8 +153,8 @@ def null_if_missing(
 ) -> pl.Expr:
     """Replace text by null where it spells a missing value.
 
-    `stripped` is text without spaces around it. If the column is one of text, as
-    `in_text` says, the words in `not_missing` of the format are kept as values.
+    If the column is one of text (`in_text`), the words in `not_missing` of the format are
+    kept as values.
     """
     words = {*MISSING_WORDS, *text_format.missing}
     if in_text:
@@ -182,7 +192,7 @@ def list_usual_readings(text_format: TextFormat) -> list[Reading]:
 def parse_as_type(
     text: pl.Expr, dtype: pl.DataType, text_format: TextFormat
 ) -> pl.Expr:
-    """Parse text as values of a type; null where no reading of settings.yml can do so."""
+    """Parse text as values of a type; null where no reading that is allowed can do so."""
     if dtype == TEXT:
         return text
     return pl.coalesce(
@@ -193,10 +203,12 @@ def parse_as_type(
 
 
 def list_date_readings(date_format: str) -> list[Reading]:
-    """Return the readings of a format of strptime: dates, timestamps, or seconds."""
+    """Return the readings of a format of strptime, which depend on its directives."""
     if not has_directive(TIME_LETTERS, date_format):
+        # A column of timestamps may hold dates alone in some rows.
         return [Reading(DATE, date_format), Reading(TIMESTAMP, date_format)]
     if not has_directive(YEAR_LETTERS, date_format):
+        # A time of day is a number of seconds.
         return [Reading(NUMBER, date_format)]
     return [Reading(TIMESTAMP, date_format)]
 
@@ -234,15 +246,15 @@ def check_date_formats(text_format: TextFormat) -> None:
 
 
 def _parse_integer(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Parse integers. Digits behind a zero, such as 007, are a code and become null."""
-    digits = _normalise_number(text, text_format)
+    """Parse integers. Digits after a zero, such as 007, are a code and become null."""
+    digits = _normalize_number(text, text_format)
     is_integer = digits.str.contains(r"^[+-]?(0|[1-9][0-9]{0,17})$")
     return pl.when(is_integer).then(digits.cast(pl.Int64, strict=False))
 
 
 def _parse_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Parse floats. Digits behind a zero, or more than 18 digits, are a code: null."""
-    digits = _normalise_number(text, text_format)
+    """Parse floats. Digits after a zero, or more than 18 digits, are a code: null."""
+    digits = _normalize_number(text, text_format)
     is_code = digits.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
     return pl.when(~is_code).then(digits.cast(pl.Float64, strict=False))
 
@@ -273,23 +285,30 @@ def _parse_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
 
     They are in ISO 8601, and in a format of strptime if it is not empty.
     """
-    spaced = text.str.replace("T", " ", literal=True)
-    with_seconds = spaced.str.replace(r"^([^ ]+ \d\d:\d\d)(Z|[+-].*)?$", "${1}:00${2}")
-    naive = with_seconds.str.to_datetime(
-        "%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False
-    )
-    zoned = with_seconds.str.to_datetime(
-        "%Y-%m-%d %H:%M:%S%.f%#z", time_unit="us", strict=False
-    ).dt.replace_time_zone(None)
-    iso_date = text.str.to_date("%Y-%m-%d", strict=False).cast(TIMESTAMP)
-    iso_readings = [naive, zoned, iso_date]
     if not date_format:
-        return pl.coalesce(iso_readings)
+        return _parse_iso_timestamp(text)
     timestamp = _parse_formatted_timestamp(text, date_format)
     date = _parse_formatted_date(text, date_format).cast(TIMESTAMP)
     if _looks_like_iso(date_format):
         return pl.coalesce(timestamp, date)
-    return pl.coalesce(timestamp, date, *iso_readings)
+    return pl.coalesce(timestamp, date, _parse_iso_timestamp(text))
+
+
+def _parse_iso_timestamp(text: pl.Expr) -> pl.Expr:
+    """Parse timestamps in ISO 8601, with or without seconds and a zone, and dates."""
+    with_space = text.str.replace("T", " ", literal=True)
+    # 2026-01-31 10:15 becomes 2026-01-31 10:15:00.
+    with_seconds = with_space.str.replace(
+        r"^([^ ]+ \d\d:\d\d)(Z|[+-].*)?$", "${1}:00${2}"
+    )
+    without_zone = with_seconds.str.to_datetime(
+        "%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False
+    )
+    with_zone = with_seconds.str.to_datetime(
+        "%Y-%m-%d %H:%M:%S%.f%#z", time_unit="us", strict=False
+    ).dt.replace_time_zone(None)
+    date = text.str.to_date("%Y-%m-%d", strict=False).cast(TIMESTAMP)
+    return pl.coalesce(without_zone, with_zone, date)
 
 
 def _looks_like_iso(date_format: str) -> bool:
@@ -324,7 +343,7 @@ def _null_if_year_is_short(values: pl.Expr, date_format: str) -> pl.Expr:
     return pl.when(values.dt.year() >= FIRST_YEAR_OF_FOUR_DIGITS).then(values)
 
 
-def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
+def _normalize_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
     """Spell numbers as Python does: without units and separators, with a decimal point."""
     text = text.str.replace(TYPOGRAPHIC_MINUS, "-")
     if text_format.negative:
@@ -346,13 +365,13 @@ def _normalise_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
 def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
     """Spell negative numbers with a minus sign in front: (1.50) or 1.50- as -1.50."""
     if negative == PARENTHESES:
-        # A unit may stand before the parentheses or inside.
+        # A unit may be before the parentheses or inside.
         return text.str.replace(r"^([^()]*)\(([^()]*)\)$", "-${1}${2}")
     return text.str.replace(r"^([^+-].*?)\s*-$", "-${1}")
 
 
 def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Remove the thousands separators of numbers in which they are where they belong.
+    """Remove the thousands separators of numbers in which they are correctly placed.
 
     They divide the digits into groups of three. In Indian numbers, only the last group
     has three digits, and the groups before it have two: 12,34,567.

@@ -1,103 +1,128 @@
-"""Writing the prepared table as Parquet parts, with the user's features.
+"""Write the prepared table as Parquet parts, with the user's features.
 
-Most files are in all rows as their first rows are. So the types of the columns are
-guessed from these, and verified while all rows are written. If that fails for a file, it
-is looked through from its first row to its last, and the parts are written anew.
+In most files, all rows look like the first ones. So the types of the columns are guessed
+from the first rows, and verified while all rows are written. If a guess is wrong, the
+file is read in full to find the types, and the parts are written again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
-from combine import choose_types, confirm_types, stack_rows, summarise_files
+from choose_types import choose_types
+from combine import (
+    aggregate_by_file,
+    find_confirmed_files,
+    set_missing_words,
+    stack_rows,
+)
 from expectations import Check, choose_checks, count_broken_rows, select_hashes
-from read_files import open_files
-from sources import TYPE_NAMES, ColumnRoles, DataError, Source, find_system_error
+from messages import find_system_error
+from read_files import OpenedFiles, open_files
+from read_options import ReadOptions
+from sources import (
+    TYPE_NAMES,
+    ColumnRoles,
+    DataError,
+    Note,
+    Source,
+)
 from text_values import TextFormat
 
-ROW = "row"  # numbers the rows to score, from 0, where no key column names them
-# Rows at a time, of which many are under way: fewer than is usual take less memory.
-ROWS_IN_MEMORY = 20_000
+ROW = "row"  # The column that numbers the rows to score, from 0, if there are no keys.
+# polars holds many chunks of rows in memory at once. Its own chunks are larger.
+ROWS_IN_CHUNK = 20_000
 
-AddFeatures = Callable[[pl.LazyFrame], pl.LazyFrame]
-Describe = Callable[[list[Source], Mapping[str, pl.DataType]], dict[str, str]]
+# Returns a table with the user's features as further columns.
+FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
+# Returns metadata for the Parquet parts, from the files and the types of the columns.
+MetadataFunction = Callable[[list[Source], Mapping[str, pl.DataType]], dict[str, str]]
 
 
 @dataclass
 class WrittenParts:
-    """What was read for the prepared parts, and how many rows of each file it was.
-
-    `summary` has a row for each file that has rows: its number of `rows` and, with a
-    target, how many have a value in it (`filled`), and how many of these are `infinite`.
-    It also has the figures of the `checks` of data.expect.
-    """
+    """The outcome of writing the parts: the files, the types, and a summary by file."""
 
     sources: list[Source]
     types: dict[str, pl.DataType]
+    #: One row for each file that has rows: its number of `rows` and, with a target, how
+    #: many have a value in it (`filled`), and how many of these are `infinite`.
     summary: pl.DataFrame
+    #: Notes that concern all files. Those on a single file are in its source.
+    notes: list[Note]
+    #: The checks of data.expect. The summary also has what they count in each file.
     checks: list[Check]
 
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Writes the rows of raw files as Parquet parts of at most `rows_per_part` rows.
-
-    Each part has metadata for the steps that follow: `describe` returns it, given the
-    files and the types of their columns. Rows of many files are first copied into the
-    folder `scratch`.
-    """
+    """Writes the rows of raw files as Parquet parts, which are numbered."""
 
     folder: Path
+    #: A folder for copies of the rows, if there are many files.
     scratch: Path
+    #: The largest number of rows in a part.
     rows_per_part: int
     roles: ColumnRoles
-    add_features: AddFeatures
-    describe: Describe
+    add_features: FeatureFunction
+    #: Each part has this metadata, for the steps that follow.
+    create_metadata: MetadataFunction
 
     @property
     def hashes_file(self) -> Path:
         """Return the file with the hashes of the columns that must be unique."""
         return self.scratch / "hashes.parquet"
 
-    def write(self, sources: list[Source]) -> WrittenParts:
-        """Write all rows, but those without a target. Raises DataError if it cannot."""
-        types = choose_types(sources, self.roles)
+    def write(self, opened: OpenedFiles) -> WrittenParts:
+        """Write all rows, except those without a target.
+
+        Raises DataError if the files do not become one table, or cannot be written.
+        """
+        typed = choose_types(opened.sources, self.roles)
+        sources = typed.sources
+        types = typed.types
         checks = choose_checks(sources, types, self.roles)
         with self._explain_errors():
             rows = stack_rows(
                 sources, types, self.scratch, with_row_numbers=len(checks) > 0
             )
+
         only_checked = cs.by_name(*self.roles.only_checked, require_all=False)
         table = rows.drop(cs.starts_with("\0") | only_checked)
-        figures = count_broken_rows(checks)
+        aggregations = count_broken_rows(checks)
         target = self.roles.target
         if target:
-            values = cs.by_name(target)
+            values = cs.by_name(target).as_expr()
             is_infinite = pl.lit(False)
             if types[target] == pl.Float64:
                 is_infinite = values.is_infinite()
-            figures.append(values.count().alias("filled"))
-            figures.append(is_infinite.sum().alias("infinite"))
-            table = table.drop_nulls(values).remove(is_infinite)
+            table = table.filter(values.is_not_null()).remove(is_infinite)
+            aggregations.append(values.count().alias("filled"))
+            aggregations.append(is_infinite.sum().alias("infinite"))
+
         table = self._select_columns(table)
-        summary = summarise_files(rows, *figures, several=len(sources) > 1)
+        summary = aggregate_by_file(
+            rows, *aggregations, has_many_files=len(sources) > 1
+        )
         prepared_types = {
             name: dtype
             for name, dtype in types.items()
             if name not in self.roles.only_checked
         }
-        summarised = self._sink(
-            table,
-            summary,
-            select_hashes(rows, checks),
-            self.describe(sources, prepared_types),
+        metadata = self.create_metadata(sources, prepared_types)
+        hashes = select_hashes(rows, checks)
+        return WrittenParts(
+            sources=sources,
+            types=prepared_types,
+            summary=self._sink(table, summary, hashes, metadata),
+            notes=opened.notes + typed.notes,
+            checks=checks,
         )
-        return WrittenParts(sources, prepared_types, summarised, checks)
 
     def _select_columns(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Return the table with the user's features, and with row numbers if needed."""
@@ -139,14 +164,15 @@ class PartWriter:
         outputs = [summary, written]
         if hashes is not None:
             outputs.append(hashes.sink_parquet(self.hashes_file, lazy=True))
-        with self._explain_errors(), pl.Config(streaming_chunk_size=ROWS_IN_MEMORY):
-            summarised, *_ = pl.collect_all(
+        with self._explain_errors(), pl.Config(streaming_chunk_size=ROWS_IN_CHUNK):
+            collected_summary, *_ = pl.collect_all(
                 outputs,
-                # polars would keep Parquet in memory for all, see `stack_rows`.
+                # Without this, polars would keep the rows of Parquet files in memory for
+                # all outputs.
                 optimizations=pl.QueryOptFlags(comm_subplan_elim=False),
                 engine="streaming",
             )
-        return summarised
+        return collected_summary
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
@@ -167,52 +193,70 @@ def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> Writt
 
     Raises DataError if the data cannot be read, or does not become one table.
     """
+    options = ReadOptions(text_format, writer.roles)
     confirmed: set[str] = set()
-    # Guessed types may be wrong, and so may be what polars or we say of them.
-    with suppress(pl.exceptions.PolarsError):
-        sources = open_files(raw, writer.scratch, text_format, writer.roles)
-        with suppress(DataError):
-            written = writer.write(sources)
-            confirmed = confirm_types(sources, written.summary)
-            if len(confirmed) == len(sources):
-                return written
-    for part in writer.folder.glob("part-*.parquet"):
-        part.unlink()
-    sources = open_files(
-        raw, writer.scratch, text_format, writer.roles, trusted=confirmed
-    )
-    written = writer.write(sources)
-    confirm_types(sources, written.summary)
+    written = _write_with_guessed_types(raw, options, writer)
+    if written is not None:
+        confirmed = find_confirmed_files(written.sources, written.summary)
+    if written is None or len(confirmed) < len(written.sources):
+        for part in writer.folder.glob("part-*.parquet"):
+            part.unlink()
+        opened = open_files(raw, writer.scratch, options, trusted=confirmed)
+        written = writer.write(opened)
+    set_missing_words(written.sources, written.summary)
     return written
 
 
+def _write_with_guessed_types(
+    raw: Path, options: ReadOptions, writer: PartWriter
+) -> WrittenParts | None:
+    """Write the parts with types that are guessed from the first rows of the files.
+
+    Returns None if that fails: a wrong guess can make polars or our own checks fail. If
+    the data is the reason, writing the parts again raises the error again. Only errors
+    of opening the files do not depend on a guess. They are raised as DataError.
+    """
+    try:
+        opened = open_files(raw, writer.scratch, options)
+    except pl.exceptions.PolarsError:
+        return None
+    try:
+        return writer.write(opened)
+    except (DataError, pl.exceptions.PolarsError):
+        return None
+
+
 def apply_features(
-    table: pl.LazyFrame, add_features: AddFeatures, required: Sequence[str]
+    table: pl.LazyFrame, add_features: FeatureFunction, required: Sequence[str]
 ) -> pl.LazyFrame:
     """Return the table with the user's features, in the types of prepared tables.
 
     Raises DataError if `features` fails, leaves out one of the columns that are
-    `required`, or makes one of another kind.
+    `required`, or adds a column of a type that is not supported.
     """
-    added = ~cs.by_name(*required, require_all=False)
+    others = ~cs.by_name(*required, require_all=False)
+    integers = others & cs.integer()
+    numbers = others & (cs.numeric() - cs.integer())
+    times = others & cs.datetime(time_zone=None)
+    categories = others & (cs.categorical() | cs.enum())
     table = add_features(table).with_columns(
-        (added & cs.integer()).cast(pl.Int64),
-        (added & cs.numeric() - cs.integer()).cast(pl.Float64),
-        (added & cs.datetime(time_zone=None)).cast(pl.Datetime("us")),
-        (added & (cs.categorical() | cs.enum())).cast(pl.String),
+        integers.cast(pl.Int64),
+        numbers.cast(pl.Float64),
+        times.cast(pl.Datetime("us")),
+        categories.cast(pl.String),
     )
     try:
-        schema = table.collect_schema()
+        frame_schema = table.collect_schema()
     except pl.exceptions.PolarsError as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(f"features() in prep.py fails: {first_line}.") from None
     for name in required:
-        if name not in schema:
+        if name not in frame_schema:
             raise DataError(
-                f"features() in prep.py leaves out the column '{name}', which is the"
-                " target or a key by settings.yml."
+                f"features() in prep.py leaves out the column '{name}', which settings.yml"
+                " names as the target or as a key."
             )
-    for name, dtype in schema.items():
+    for name, dtype in frame_schema.items():
         if name not in required and dtype not in TYPE_NAMES:
             raise DataError(
                 f"features() in prep.py makes the column '{name}' of type {dtype}, which"

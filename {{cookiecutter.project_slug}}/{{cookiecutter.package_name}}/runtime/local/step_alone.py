@@ -58,28 +58,23 @@ def check_step_can_run(context: RunContext, name: str) -> None:
         reason = _find_obstacle(context, plan.steps[earlier])
         if reason:
             raise LocalRunError(
-                f"{name} cannot run, {reason}: run it first, with --step {earlier}."
+                f"{name} cannot run. {reason} Run it first, with --step {earlier}."
             )
 
 
 def _find_obstacle(context: RunContext, step: Step) -> str:
-    """Return why the results of a step cannot be used, or an empty text if they can.
-
-    The reason continues a sentence, such as "train cannot run, as prep ...".
-    """
+    """Return a sentence on why the results of a step cannot be used, or "" if they can."""
     results = context.record.done.get(step.name)
     if results is None:
-        return f"as {step.name} has not ended well in {context.folder}"
+        return f"{step.name} has not succeeded in {context.folder}."
     outputs = context.find_outputs(step)
     if not all(Path(output).exists() for output in outputs.values()):
-        return f"as what {step.name} made is gone"
+        return f"The outputs of {step.name} are gone."
     arguments = describe_step(step, context.plan.values)
     if arguments == results.arguments:
         return ""
-    return (
-        f"on what {step.name} made with other settings"
-        f" ({_describe_difference(results, arguments)})"
-    )
+    difference = _describe_difference(results, arguments)
+    return f"{step.name} ran with other settings ({difference})."
 
 
 def _describe_difference(results: StepRecord, arguments: list[str]) -> str:

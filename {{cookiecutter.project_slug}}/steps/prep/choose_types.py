@@ -1,0 +1,407 @@
+"""Choose which columns are prepared, and for each one a type that fits it in every file."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import polars as pl
+from csv_dialect import suggest_header
+from messages import join_sentences, show_text, suggest_similar_name
+from read_by_schema import fit_to_schema
+from sources import (
+    BOOLEAN,
+    DATE,
+    INTEGER,
+    LARGEST_EXACT_INTEGER,
+    NUMBER,
+    TEXT,
+    TIMESTAMP,
+    TYPE_NAMES,
+    ColumnRoles,
+    ColumnSchema,
+    DataError,
+    Note,
+    Source,
+    find_note,
+    type_name,
+)
+
+
+@dataclass(frozen=True)
+class TypedFiles:
+    """The raw files, the type of each column that is prepared, and notes on all files."""
+
+    sources: list[Source]
+    types: dict[str, pl.DataType]
+    notes: list[Note]
+
+
+@dataclass(frozen=True)
+class TypeChoice:
+    """The type of a column in all files, or None if it is left out, and a note on why."""
+
+    dtype: pl.DataType | None
+    note: Note | None = None
+
+
+def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
+    """Choose the columns to prepare, and for each one a type that fits it in every file.
+
+    If a file lacks a feature, its values are missing in this file. Raises DataError if a
+    file lacks a key or the target, if new data does not fit the schema of the model, or
+    if no type fits a column in all files.
+    """
+    names = list_column_names(sources)
+    notes: list[Note] = []
+    if roles.schema is not None:
+        notes += fit_to_schema(sources, names, roles)
+    _check_required_columns(sources, names, roles)
+    if roles.target:
+        # Only training data must have the ignored columns.
+        _check_ignored_columns(names, roles)
+
+    used_names = [name for name in names if roles.is_read(name)]
+    notes += _note_invisible_characters(names)
+    notes += _note_similar_names(used_names)
+
+    guessed_names = [name for name in used_names if roles.get_schema(name) is None]
+    sources = _read_words_as_text(sources, guessed_names, roles)
+    types: dict[str, pl.DataType] = {}
+    for name in used_names:
+        expected = roles.get_schema(name)
+        if expected is None:
+            choice = _choose_type(sources, name, roles)
+        else:
+            choice = _fit_type(sources, name, expected)
+        if choice.dtype is not None:
+            types[name] = choice.dtype
+        if choice.note is not None:
+            notes.append(choice.note)
+    return TypedFiles(sources, types, notes)
+
+
+def list_column_names(sources: list[Source]) -> list[str]:
+    """Return the names of the columns of all files, in the order of the files."""
+    names: dict[str, None] = {}
+    for source in sources:
+        names.update(dict.fromkeys(source.columns))
+    return list(names)
+
+
+# Checks and notes that need only the names of the columns.
+
+
+def _check_required_columns(
+    sources: list[Source], names: list[str], roles: ColumnRoles
+) -> None:
+    """Raise DataError if a file lacks a key or the target."""
+    role_by_name = dict.fromkeys(roles.keys, "key")
+    if roles.target:
+        role_by_name[roles.target] = "target"
+    for source in sources:
+        for name, role in role_by_name.items():
+            if name in source.columns:
+                continue
+            message = (
+                f"{source.name} has no column '{name}', the {role} in settings.yml. It has"
+                f" {show_text(', '.join(source.columns))}."
+            )
+            hint = suggest_similar_name(name, names)
+            if not hint:
+                hint = suggest_header(list(source.columns))
+            raise DataError(join_sentences(message, hint))
+
+
+def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
+    """Raise DataError if no file has a column that is to be ignored."""
+    for name in roles.ignore:
+        if name in names:
+            continue
+        message = (
+            f"No file has a column '{name}', which data.ignore in settings.yml names."
+        )
+        raise DataError(join_sentences(message, suggest_similar_name(name, names)))
+
+
+def _note_invisible_characters(names: list[str]) -> Iterator[Note]:
+    """Yield a note on each name with characters that nobody can see, such as U+200B."""
+    for name in names:
+        shown = show_text(name)
+        if shown == name:
+            continue
+        text = (
+            f"the name of the column '{shown}' has invisible characters, which are shown"
+            " as escapes here: they are also part of the name in settings.yml."
+        )
+        yield Note(text, column=name)
+
+
+def _note_similar_names(names: list[str]) -> Iterator[Note]:
+    """Yield a note on columns whose names differ only by case or by Unicode form."""
+    similar: dict[str, list[str]] = {}
+    for name in names:
+        folded = unicodedata.normalize("NFKC", name).casefold().strip()
+        similar.setdefault(folded, []).append(name)
+    for group in similar.values():
+        if len(group) == 1:
+            continue
+        listed = " and ".join(f"'{show_text(name)}'" for name in group)
+        yield Note(
+            f"the columns {listed} differ only by case or Unicode form: they stay apart;"
+            " rename one if they are the same."
+        )
+
+
+# Columns that hold nothing but words in all files, such as NA, none or Inf.
+
+
+def _read_words_as_text(
+    sources: list[Source], names: list[str], roles: ColumnRoles
+) -> list[Source]:
+    """Return the files with some of the columns in `names` read as text.
+
+    These are the columns that hold nothing but words in all files: words such as NA,
+    which may be values rather than missing values, and words such as Inf, which may be
+    names rather than numbers.
+    """
+    names_by_file: list[list[str]] = [[] for _ in sources]
+    for name in names:
+        for file_number in _find_files_of_words(sources, name, roles):
+            names_by_file[file_number].append(name)
+    return [
+        _read_columns_as_text(source, text_names) if text_names else source
+        for source, text_names in zip(sources, names_by_file)
+    ]
+
+
+def _find_files_of_words(
+    sources: list[Source], name: str, roles: ColumnRoles
+) -> list[int]:
+    """Return the numbers of the files in which a column is to be read as text.
+
+    There are none if any file has a value in the column that is not a word.
+    """
+    columns = {
+        file_number: source.columns[name]
+        for file_number, source in enumerate(sources)
+        if name in source.columns
+    }
+    types = {column.type for column in columns.values() if column.type is not None}
+    if not types or types == {TEXT}:
+        return [
+            file_number
+            for file_number, column in columns.items()
+            if column.type is None
+            and column.missing_words
+            and column.text_alternative is not None
+        ]
+    if types <= {NUMBER, TEXT} and name != roles.target:
+        numbers = {
+            file_number: column
+            for file_number, column in columns.items()
+            if column.type == NUMBER
+        }
+        # A column that also holds numbers such as 1.5 has no alternative as text.
+        if all(column.text_alternative is not None for column in numbers.values()):
+            return list(numbers)
+    return []
+
+
+def _read_columns_as_text(source: Source, names: list[str]) -> Source:
+    """Return a CSV file with some of its columns read as text."""
+    columns = dict(source.columns)
+    contradicts_types = source.contradicts_types
+    for name in names:
+        column = columns[name]
+        assert column.text_alternative is not None
+        if column.type == NUMBER:
+            # If only the first rows have been read so far, a later row may hold a number
+            # such as 1.5. It contradicts the guess that the column holds only words.
+            is_number = column.values.is_finite().fill_null(False)
+            contradicts_types = contradicts_types | is_number
+        columns[name] = replace(
+            column,
+            type=TEXT,
+            values=column.text_alternative,
+            missing_words=0,
+            is_missing_word=None,
+        )
+    return replace(source, columns=columns, contradicts_types=contradicts_types)
+
+
+# The type of a column in all files.
+
+
+def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeChoice:
+    """Choose the type that fits a column in every file.
+
+    A feature of a type that no feature can have is left out. Raises DataError if the
+    column is a key or the target, or if the types of the files have no common type.
+    """
+    first_file_by_type = _find_first_file_of_each_type(sources, name)
+    is_key = name in roles.keys
+    for dtype, source in first_file_by_type.items():
+        if _is_usable(dtype, is_key=is_key):
+            continue
+        if is_key or name == roles.target:
+            raise DataError(
+                f"{source.name}: the column '{name}' is of type {dtype}, which is neither"
+                " a number nor a date nor text: convert it."
+            )
+        text = (
+            f"the column '{name}' in {source.name} is of type {dtype}, which no feature"
+            " can be made of, and is left out."
+        )
+        return TypeChoice(None, Note(text, column=name))
+
+    if not first_file_by_type:
+        # No file has a value in the column.
+        return TypeChoice(TEXT)
+    types = set(first_file_by_type)
+    if len(types) == 1:
+        return TypeChoice(types.pop())
+    if is_key:
+        common_type = _find_common_key_type(sources, name, types)
+    else:
+        common_type = _find_common_feature_type(sources, name, types)
+    if common_type is None:
+        raise _explain_changed_type(sources, name, first_file_by_type, roles)
+    return TypeChoice(common_type)
+
+
+def _fit_type(sources: list[Source], name: str, expected: ColumnSchema) -> TypeChoice:
+    """Return the type by which a column of new data is read: usually that of the schema.
+
+    If the new data holds fractions where the training data held integers, or times where
+    it held dates, the type is NUMBER or TIMESTAMP instead, with a note.
+    """
+    if expected.type == INTEGER and not _all_values(sources, name, NUMBER, _is_whole):
+        text = (
+            f"the column '{name}' holds fractions, where the training data held integers:"
+            " check that features() in prep.py can use them."
+        )
+        return TypeChoice(NUMBER, Note(text, column=name))
+    if expected.type == DATE and not _all_values(
+        sources, name, TIMESTAMP, _is_midnight
+    ):
+        text = (
+            f"the column '{name}' holds times, where the training data held dates: check"
+            " that features() in prep.py can use them."
+        )
+        return TypeChoice(TIMESTAMP, Note(text, column=name))
+    return TypeChoice(expected.type)
+
+
+def _find_first_file_of_each_type(
+    sources: list[Source], name: str
+) -> dict[pl.DataType, Source]:
+    """Return each type that a column has in any file, with the first file of this type."""
+    first_file_by_type: dict[pl.DataType, Source] = {}
+    for source in sources:
+        column = source.columns.get(name)
+        if column and column.type is not None:
+            first_file_by_type.setdefault(column.type, source)
+    return first_file_by_type
+
+
+def _is_usable(dtype: pl.DataType, *, is_key: bool) -> bool:
+    """Return whether a key, or else a feature or the target, can have a type."""
+    if is_key:
+        return not dtype.is_nested() and dtype != pl.Duration
+    return dtype in TYPE_NAMES
+
+
+def _find_common_key_type(
+    sources: list[Source], name: str, types: set[pl.DataType]
+) -> pl.DataType | None:
+    """Return a common type by which the keys of all files stay distinct, or None."""
+    if types == {INTEGER, NUMBER} and _all_values(sources, name, NUMBER, _is_whole):
+        return INTEGER
+    if any(dtype.is_float() or dtype == pl.Binary for dtype in types):
+        # Converted to text, floats and bytes would differ from what the file holds.
+        return None
+    return TEXT
+
+
+def _find_common_feature_type(
+    sources: list[Source], name: str, types: set[pl.DataType]
+) -> pl.DataType | None:
+    """Return a common type for the values of a feature or of the target, or None."""
+    if types == {INTEGER, NUMBER}:
+        return NUMBER
+    if types == {DATE, TIMESTAMP}:
+        return TIMESTAMP
+    if types <= {BOOLEAN, INTEGER, NUMBER}:
+        numbers_are_bits = all(
+            _all_values(sources, name, dtype, _is_bit) for dtype in (INTEGER, NUMBER)
+        )
+        return INTEGER if numbers_are_bits else None
+    return None
+
+
+def _explain_changed_type(
+    sources: list[Source],
+    name: str,
+    first_file_by_type: dict[pl.DataType, Source],
+    roles: ColumnRoles,
+) -> DataError:
+    """Return an error that names each type of a column, with the first file of this type.
+
+    If a file has a note on the column, the error quotes the first such note.
+    """
+    types = " and ".join(
+        f"{type_name(dtype)} in {source.name}"
+        for dtype, source in first_file_by_type.items()
+    )
+    if name in roles.keys:
+        message = f"The column '{name}' changes its type: {types}. Make it one type."
+    elif name in roles.only_checked:
+        message = (
+            f"The column '{name}' changes its type: {types}. Make it one type, or remove"
+            " its rules from data.expect in settings.yml."
+        )
+    else:
+        message = (
+            f"The column '{name}' changes its type: {types}. Make it one type, or list"
+            " it under data.ignore in settings.yml."
+        )
+    note = find_note(sources, name)
+    if note is not None:
+        message += f" In detail: {note.text}"
+    return DataError(message)
+
+
+def _all_values(
+    sources: list[Source],
+    name: str,
+    dtype: pl.DataType,
+    test: Callable[[pl.Expr], pl.Expr],
+) -> bool:
+    """Return whether all values of a column pass a test, in the files of a type.
+
+    Files in which the column has another type are not tested.
+    """
+    for source in sources:
+        column = source.columns.get(name)
+        if column and column.type == dtype:
+            passed = source.frame.select(test(column.values).all())
+            if not passed.collect(engine="streaming").item():
+                return False
+    return True
+
+
+def _is_whole(values: pl.Expr) -> pl.Expr:
+    """Return whether each float is an integer that an Int64 holds exactly."""
+    return (values == values.round()) & (values.abs() <= LARGEST_EXACT_INTEGER)
+
+
+def _is_midnight(values: pl.Expr) -> pl.Expr:
+    """Return whether each time is the start of a day."""
+    return values == values.dt.truncate("1d")
+
+
+def _is_bit(values: pl.Expr) -> pl.Expr:
+    """Return whether each number is 0 or 1."""
+    return (values == 0) | (values == 1)

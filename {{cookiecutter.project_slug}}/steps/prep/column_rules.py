@@ -1,0 +1,80 @@
+"""The rules by which the text of a column is read, which follow from its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+from sources import (
+    BOOLEAN,
+    DATE,
+    INTEGER,
+    NUMBER,
+    READABLE_TYPES,
+    TIMESTAMP,
+    ColumnRoles,
+)
+from text_values import (
+    Reading,
+    TextFormat,
+    is_time_of_day,
+    null_if_empty,
+    null_if_missing,
+    null_if_nan,
+)
+
+
+@dataclass(frozen=True)
+class ColumnRules:
+    """Which types a column may have, and which of its words are missing values."""
+
+    is_ignored: bool = False
+    is_key: bool = False
+    #: In the target, words such as NA are classes. Only NaN is a missing value.
+    is_target: bool = False
+    #: All words such as NA are values, not missing values.
+    words_are_values: bool = False
+    #: The types that are tried before text, in this order.
+    types: tuple[pl.DataType, ...] = (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP)
+    #: Times of day may be read as numbers, in seconds.
+    times_are_numbers: bool = True
+
+    def allows(self, reading: Reading) -> bool:
+        """Return whether the column may be read in this way."""
+        if is_time_of_day(reading) and not self.times_are_numbers:
+            return False
+        return reading.dtype in self.types
+
+    def select_values_of_text(
+        self, stripped: pl.Expr, text_format: TextFormat
+    ) -> pl.Expr:
+        """Return the values that the column has as text, and null for missing values."""
+        if self.words_are_values:
+            return null_if_empty(stripped)
+        if self.is_target:
+            return null_if_nan(stripped)
+        return null_if_missing(stripped, text_format, in_text=True)
+
+    def may_have_words_as_values(self, text_format: TextFormat) -> bool:
+        """Return whether a word such as NA may be a value if the column is text."""
+        has_words = self.is_target or self.words_are_values
+        return has_words or bool(text_format.not_missing)
+
+
+def find_rules(name: str, roles: ColumnRoles) -> ColumnRules:
+    """Return the rules of a column.
+
+    A column of a model's schema has only the types that can be read as the schema's.
+    """
+    expected = roles.get_schema(name)
+    if expected is not None:
+        return ColumnRules(
+            words_are_values=not expected.words_are_missing,
+            types=READABLE_TYPES[expected.type],
+            times_are_numbers=expected.holds_times,
+        )
+    return ColumnRules(
+        is_ignored=not roles.is_read(name),
+        is_key=name in roles.keys,
+        is_target=name == roles.target,
+    )

@@ -1,0 +1,77 @@
+"""Write notes on CSV files whose lines may be divided in another way than they were read."""
+
+from __future__ import annotations
+
+import re
+
+from csv_dialect import SPACES, CsvFile, find_layout, suggest_header
+from messages import join_sentences
+from sources import Note, Source
+
+COMMENT_SIGNS = ("#", "%", "//")
+TRIED_ROWS = 100
+SHOWN_CHARACTERS = 40  # of names in a note
+
+
+def note_layout(source: Source, file: CsvFile) -> None:
+    """Add notes if the first line may hold data or a comment, or spaces are delimiters."""
+    source.notes += _note_header(source, file)
+    if len(file.header) == 1:
+        source.notes += _note_only_column(source, file)
+
+
+def _note_header(source: Source, file: CsvFile) -> list[Note]:
+    """Return a note if the first line seems to be data, in a list."""
+    hint = suggest_header(file.header)
+    if not hint:
+        return []
+    names = ", ".join(file.header)[:SHOWN_CHARACTERS]
+    text = f"{source.name} names its columns {names}."
+    return [Note(join_sentences(text, hint))]
+
+
+def _note_only_column(source: Source, file: CsvFile) -> list[Note]:
+    """Return a note, in a list, if the only column of a file may be several."""
+    name = file.header[0]
+    shown_name = name[:SHOWN_CHARACTERS]
+    if name.startswith(COMMENT_SIGNS):
+        text = (
+            f"{source.name} begins with '{shown_name}', which is taken for the name of its"
+            " only column: if it is a comment, write data.skip_lines: 1 in settings.yml."
+        )
+        return [Note(text, column=name)]
+
+    text = f"{source.name} has one column, '{shown_name}'."
+    layout = find_layout(file.read_first_lines())
+    has_title = layout is not None and layout.skipped_lines > file.skipped_lines
+    if layout is not None and has_title and layout.delimiter != SPACES:
+        hint = layout.suggest_to_skip_lines()
+        return [Note(join_sentences(text, hint), column=name)]
+    if _may_be_divided_by_spaces(source, name):
+        hint = (
+            "If blanks separate its columns, write data.delimiter: ' ' in settings.yml."
+        )
+        return [Note(join_sentences(text, hint), column=name)]
+    return []
+
+
+def _may_be_divided_by_spaces(source: Source, name: str) -> bool:
+    """Return whether the lines of a file of one column hold equally many words.
+
+    Each line must also hold a number, because two words may be the name of a person.
+    """
+    word_count = len(name.split())
+    column = source.columns.get(name)
+    if word_count < 2 or column is None or column.text is None:
+        return False
+    texts = source.frame.select(column.text).head(TRIED_ROWS)
+    values = texts.collect(engine="streaming").to_series().drop_nulls()
+    lines = [text.split() for text in values]
+    if not lines:
+        return False
+    return all(len(words) == word_count and _has_number(words) for words in lines)
+
+
+def _has_number(words: list[str]) -> bool:
+    """Return whether one of the words is a number."""
+    return any(re.fullmatch(r"[+-]?[\d.]+", word) for word in words)

@@ -1,0 +1,109 @@
+"""Write notes that tell how words such as NA are read.
+
+In CSV files they are missing values. In Parquet files, which have missing values of their
+own, they are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+from sources import TEXT, Column, ColumnRoles, Note, Source, find_first_values
+from text_values import MISSING_WORDS, null_if_empty
+
+
+@dataclass(frozen=True)
+class ColumnWithWords:
+    """A column that holds words such as NA, and the files in which it does.
+
+    The files are all CSV or all Parquet.
+    """
+
+    name: str
+    sources: list[Source]
+    is_csv: bool
+
+
+def note_missing_words(
+    sources: list[Source], types: dict[str, pl.DataType], roles: ColumnRoles
+) -> list[Note]:
+    """Return notes on the columns that hold words such as NA."""
+    columns_by_file: dict[str, list[ColumnWithWords]] = {}
+    for column in _list_columns_with_words(sources, types, roles):
+        first_file = column.sources[0].name
+        columns_by_file.setdefault(first_file, []).append(column)
+
+    notes = []
+    for columns in columns_by_file.values():
+        source = columns[0].sources[0]
+        words = [_select_words(source.columns[column.name]) for column in columns]
+        first_words = find_first_values(source.frame, words)
+        for column, word in zip(columns, first_words):
+            notes.append(Note(_explain_word(column, str(word)), column=column.name))
+    return notes
+
+
+def _list_columns_with_words(
+    sources: list[Source], types: dict[str, pl.DataType], roles: ColumnRoles
+) -> Iterator[ColumnWithWords]:
+    """Yield the columns that hold words such as NA, if it matters how these are read."""
+    for name, dtype in types.items():
+        # The words of a key are always values.
+        if name in roles.keys:
+            continue
+        in_csv: list[Source] = []
+        in_parquet: list[Source] = []
+        for source in sources:
+            column = source.columns.get(name)
+            if column is None or not column.missing_words:
+                continue
+            # Only the columns of CSV files have a text.
+            if column.text is not None:
+                in_csv.append(source)
+            else:
+                in_parquet.append(source)
+        if in_csv:
+            yield ColumnWithWords(name, in_csv, is_csv=True)
+        is_text_target = name == roles.target and dtype == TEXT
+        if in_parquet and not is_text_target:
+            yield ColumnWithWords(name, in_parquet, is_csv=False)
+
+
+def _select_words(column: Column) -> pl.Expr:
+    """Return the words such as NA in a column, and null for its other values."""
+    if column.text is None:
+        is_word = column.values.is_in(MISSING_WORDS)
+        return pl.when(is_word).then(column.values)
+    return pl.when(column.values.is_null()).then(null_if_empty(column.text))
+
+
+def _explain_word(column_with_words: ColumnWithWords, word: str) -> str:
+    """Return the text of a note on how a word such as NA is read in a column."""
+    name = column_with_words.name
+    columns = [source.columns[name] for source in column_with_words.sources]
+    file_names = column_with_words.sources[0].name
+    other_files = len(columns) - 1
+    if other_files == 1:
+        file_names += " and 1 more file"
+    elif other_files:
+        file_names += f" and {other_files} more files"
+    count = sum(column.missing_words for column in columns)
+    rows = "1 row" if count == 1 else f"{count} rows"
+
+    if not column_with_words.is_csv:
+        return (
+            f"'{word}' in the column '{name}' of {file_names} is a value of its own,"
+            f" because Parquet stores missing values apart ({rows} with such words)."
+        )
+    if columns[0].type == TEXT:
+        return (
+            f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
+            f" ({rows} with such words): if it is a category, write"
+            f" data.not_missing: ['{word}'] in settings.yml."
+        )
+    return (
+        f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
+        f" ({rows} with such words)."
+    )

@@ -1,0 +1,16 @@
+"""What is known about the raw files before they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sources import NO_ROLES, ColumnRoles
+from text_values import USUAL_FORMAT, TextFormat
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the text of the raw files is written, and what their columns are used for."""
+
+    text_format: TextFormat = USUAL_FORMAT
+    roles: ColumnRoles = NO_ROLES
