@@ -55,22 +55,24 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
     """
     names = list_column_names(sources)
     notes: list[Note] = []
-    if roles.schema is not None:
+    if roles.model_columns is not None:
         notes += fit_to_schema(sources, names, roles)
     _check_required_columns(sources, names, roles)
     if roles.target:
         # Only training data must have the ignored columns.
         _check_ignored_columns(names, roles)
 
-    used_names = [name for name in names if roles.is_read(name)]
+    used_names = [name for name in names if roles.is_used(name)]
     notes += _note_invisible_characters(names)
     notes += _note_similar_names(used_names)
 
-    guessed_names = [name for name in used_names if roles.get_schema(name) is None]
+    guessed_names = [
+        name for name in used_names if roles.get_expected_column(name) is None
+    ]
     sources = _read_words_as_text(sources, guessed_names, roles)
     types: dict[str, pl.DataType] = {}
     for name in used_names:
-        expected = roles.get_schema(name)
+        expected = roles.get_expected_column(name)
         if expected is None:
             choice = _choose_type(sources, name, roles)
         else:

@@ -46,7 +46,7 @@ def note_columns(
         distinct = column.get("distinct", 0)
         if not values:
             texts_by_name[name] = f"column '{name}' holds no value."
-        elif roles.schema is not None:
+        elif roles.model_columns is not None:
             # The model needs these columns, so advice to ignore them would be wrong.
             continue
         elif values >= MANY_VALUES and distinct >= NEARLY_ALL * values:

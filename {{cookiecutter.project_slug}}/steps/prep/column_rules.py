@@ -66,7 +66,7 @@ def find_rules(name: str, roles: ColumnRoles) -> ColumnRules:
 
     A column of a model's schema has only the types that can be read as the schema's.
     """
-    expected = roles.get_schema(name)
+    expected = roles.get_expected_column(name)
     if expected is not None:
         return ColumnRules(
             words_are_values=not expected.words_are_missing,
@@ -74,7 +74,7 @@ def find_rules(name: str, roles: ColumnRoles) -> ColumnRules:
             times_are_numbers=expected.holds_times,
         )
     return ColumnRules(
-        is_ignored=not roles.is_read(name),
+        is_ignored=not roles.is_used(name),
         is_key=name in roles.keys,
         is_target=name == roles.target,
     )

@@ -113,16 +113,16 @@ def expect_of_new_data(
     does not need. `ignore` are the ignored columns of settings.yml.
     """
     checked = {name: expectations[name] for name in expectations if name != target}
-    if roles.schema is None:
+    if roles.model_columns is None:
         # An older model does not tell which columns it was trained with.
         roles = expect_of_training_data(roles, checked)
         return replace(roles, optional=list(checked))
-    read_by_model = [*roles.schema, *roles.keys]
+    read_by_model = [*roles.model_columns, *roles.keys]
     return replace(
         roles,
         expectations=checked,
         only_checked=[name for name in checked if name not in read_by_model],
-        optional=[*roles.schema, *ignore],
+        optional=[*roles.model_columns, *ignore],
     )
 
 
@@ -185,11 +185,11 @@ def _explain_misfit(
     name: str, rule: str, value: Any, dtype: pl.DataType, roles: ColumnRoles
 ) -> str | None:
     """Return the sentence that a rule does not fit the type of its column, or None."""
-    schema = roles.get_schema(name)
-    if schema is not None:
+    expected = roles.get_expected_column(name)
+    if expected is not None:
         # New data may hold fractions where the training data held integers. The fractions
         # then break the rule, which itself is right.
-        dtype = schema.type
+        dtype = expected.type
     setting = f"data.expect.{name}.{rule} in settings.yml"
     column = f"the column '{name}' is of type {type_name(dtype)}"
     if rule == "values":

@@ -106,7 +106,7 @@ def _add_columns(source: Source, path: Path, options: ReadOptions) -> None:
                 " if it is data, call reset_index() before to_parquet()."
             )
             source.notes.append(Note(text, column=name))
-        elif not options.roles.is_read(name):
+        elif not options.roles.is_used(name):
             source.columns[name] = Column(None, pl.lit(None))
         elif dtype == pl.Binary:
             source.columns[name] = _convert_bytes(
@@ -120,7 +120,11 @@ def _add_columns(source: Source, path: Path, options: ReadOptions) -> None:
             )
         else:
             column = _convert_column(source.frame, position, dtype, is_key=is_key)
-            if column.type == TEXT and not is_key and options.roles.schema is None:
+            if (
+                column.type == TEXT
+                and not is_key
+                and options.roles.model_columns is None
+            ):
                 column = _convert_dates(source.frame, column, options.text_format)
             source.columns[name] = column
     _set_counts(source)

@@ -55,7 +55,7 @@ def reject_unreadable_text(source: Source, file: CsvFile, options: ReadOptions) 
     The message names the first value that does not fit the schema, and its line.
     """
     for name, column in list(source.columns.items()):
-        expected = options.roles.get_schema(name)
+        expected = options.roles.get_expected_column(name)
         if expected is None or expected.type == TEXT or column.type != TEXT:
             continue
         # This is a CSV file, so its columns have a text.
@@ -87,11 +87,7 @@ class UnreadableValue:
 def _find_unreadable_value(
     source: Source, text: pl.Expr, expected: ColumnSchema, text_format: TextFormat
 ) -> UnreadableValue:
-    """Return the first value that cannot be read as the expected type.
-
-    A value that is not a date either is preferred: a date in another format is often
-    right, and only its format has to be set.
-    """
+    """Return a value of a column that cannot be read as the expected type."""
     # Fractions are accepted where the schema asks for integers, see `choose_types`.
     dtype = NUMBER if expected.type == INTEGER else expected.type
     is_unreadable = parse_as_type(text, dtype, text_format).is_null()
@@ -104,13 +100,23 @@ def _find_unreadable_value(
         # Each value can be read, but they are of several types, such as 1 and true.
         examples = sample.head(1)
 
-    is_date = [find_certain_format(value) is not None for value in examples["text"]]
-    first = 0 if all(is_date) else is_date.index(False)
+    position = _choose_example(examples["text"])
     return UnreadableValue(
-        row=examples["row"][first],
-        value=examples["text"][first][:SHOWN_CHARACTERS],
+        row=examples["row"][position],
+        value=examples["text"][position][:SHOWN_CHARACTERS],
         fix=_suggest_fix(sample["text"], text_format),
     )
+
+
+def _choose_example(values: pl.Series) -> int:
+    """Return the position of the first value that is not a date, or else 0.
+
+    A date in another format is often right, and only its format has to be set.
+    """
+    for position, value in enumerate(values):
+        if find_certain_format(value) is None:
+            return position
+    return 0
 
 
 def _suggest_fix(values: pl.Series, text_format: TextFormat) -> str:
@@ -130,7 +136,7 @@ def fit_parquet_columns(source: Source, options: ReadOptions) -> None:
     - Columns that cannot be converted are rejected.
     """
     for name, column in list(source.columns.items()):
-        expected = options.roles.get_schema(name)
+        expected = options.roles.get_expected_column(name)
         if expected is None or column.type is None:
             continue
         if expected.type == TEXT and column.type == TEXT:
@@ -349,7 +355,7 @@ def _find_missing_columns(
     Every file must have the keys. A feature may be missing in some files, but not in all
     of them.
     """
-    assert roles.schema is not None
+    assert roles.model_columns is not None
     missing = MissingColumns()
     for key in roles.keys:
         lacking = [source for source in sources if key not in source.columns]
@@ -357,7 +363,7 @@ def _find_missing_columns(
             problem = f"{lacking[0].name} has no column '{key}', a key of the model."
             hint = suggest_similar_name(key, names)
             missing.problems.append(join_sentences(problem, hint))
-    for name, expected in roles.schema.items():
+    for name, expected in roles.model_columns.items():
         lacking = [source for source in sources if name not in source.columns]
         if not expected.is_needed or not lacking:
             continue
@@ -375,7 +381,7 @@ def _find_missing_columns(
 def _reject_other_numbers(source: Source, roles: ColumnRoles) -> None:
     """Reject columns with numbers other than 0 and 1 where the schema asks for booleans."""
     for name, column in list(source.columns.items()):
-        expected = roles.get_schema(name)
+        expected = roles.get_expected_column(name)
         if expected is None or expected.type != BOOLEAN or column.is_rejected:
             continue
         if column.type not in (INTEGER, NUMBER):
@@ -397,7 +403,7 @@ def _reject_other_numbers(source: Source, roles: ColumnRoles) -> None:
 def _reject_text_of_folders(source: Source, roles: ColumnRoles) -> None:
     """Reject folders such as `year=old` where the schema asks for a number."""
     for name, column in list(source.columns.items()):
-        expected = roles.get_schema(name)
+        expected = roles.get_expected_column(name)
         if expected is None or expected.type == TEXT:
             continue
         if not column.is_from_folder or column.type != TEXT:

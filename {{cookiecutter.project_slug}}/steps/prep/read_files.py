@@ -324,7 +324,7 @@ def _review_columns(
     because this would take long in thousands of files.
     """
     _drop_nameless_columns(source, file.header, options.roles)
-    if options.roles.schema is not None:
+    if options.roles.model_columns is not None:
         reject_unreadable_text(source, file, options)
         return
     names = []
@@ -349,7 +349,7 @@ def _drop_nameless_columns(
         if name:
             continue
         column = source.columns.pop(name_nameless(position))
-        if column.type is None or roles.schema is not None:
+        if column.type is None or roles.model_columns is not None:
             continue
         if position > 0:
             raise DataError(

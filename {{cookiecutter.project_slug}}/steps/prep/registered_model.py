@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from schema import FILE_SETTINGS, Schema, parse_schema
+from schema import FILE_SETTINGS, ModelSchema, parse_schema
 from sources import ColumnRoles, DataError
 from text_values import TextFormat, format_setting
 
@@ -18,7 +18,7 @@ class RegisteredModel:
 
     name: str
     version: str
-    schema: Schema | None
+    schema: ModelSchema | None
 
     @property
     def label(self) -> str:

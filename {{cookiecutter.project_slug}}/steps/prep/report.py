@@ -68,7 +68,7 @@ def build_report(
     ]
     notes += written.notes
     notes += dict.fromkeys(note for source in written.sources for note in source.notes)
-    if roles.schema is None:
+    if roles.model_columns is None:
         # In data to score, the same words are missing values as in the training data.
         notes += note_missing_words(written.sources, written.types, roles)
     noted_columns = [note.column for note in notes]

@@ -34,7 +34,7 @@ FILE_SETTINGS = ("encoding", "delimiter", "skip_lines")
 
 
 @dataclass(frozen=True)
-class Schema:
+class ModelSchema:
     """How the training data of a model was read: its keys, text format and columns."""
 
     keys: Sequence[str]
@@ -104,7 +104,7 @@ def _holds_times(sources: list[Source], name: str) -> bool:
     return any(column is not None and column.holds_times for column in columns)
 
 
-def parse_schema(text: str) -> Schema:
+def parse_schema(text: str) -> ModelSchema:
     """Read the `schema.json` of a model.
 
     Raises DataError if it is damaged, or was written by a newer version of the project.
@@ -125,7 +125,7 @@ def parse_schema(text: str) -> Schema:
         ) from None
 
 
-def _build_schema(schema: dict[str, Any]) -> Schema:
+def _build_schema(schema: dict[str, Any]) -> ModelSchema:
     """Return the schema that `schema.json` of a model holds.
 
     Raises DataError if it was written by a newer version of the project.
@@ -148,7 +148,7 @@ def _build_schema(schema: dict[str, Any]) -> Schema:
         for name, column in schema["columns"].items()
     }
     text_format = TextFormat.from_settings(schema["text_format"])
-    return Schema(
+    return ModelSchema(
         keys=schema["keys"],
         text_format=text_format,
         columns=columns,

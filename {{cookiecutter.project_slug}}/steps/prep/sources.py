@@ -1,4 +1,4 @@
-"""What the modules of this step share: the types of columns, and an opened raw file."""
+"""The types of columns, what they are used for, and the raw files that hold them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TYPE_NAMES: dict[pl.DataType, str] = {
     pl.Datetime("us"): "timestamp",
     pl.String(): "text",
 }
-INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES
+INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES  # in this order
 
 # The columns with the number of a row's file, and of the row in this file, from 0. Their
 # names begin with a NUL, as no name of a column of data does.
 FILE = "\0file"
 ROW_NUMBER = "\0row"
 
-# The types whose values can be read as a type of a model's schema, that type first. Text
-# reads as text alone, as its spelling would be lost otherwise.
+# The types whose values can be read as a type of a model's schema, that type first. The
+# list of text is empty: text is only read as text, because its spelling would be lost.
 READABLE_TYPES: dict[pl.DataType, tuple[pl.DataType, ...]] = {
     INTEGER: (INTEGER, NUMBER, BOOLEAN),
     NUMBER: (NUMBER, INTEGER, BOOLEAN),
@@ -49,52 +49,47 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class ColumnSchema:
-    """How a column of a model's training data was read, and so how new data is read.
-
-    In a column of text, `words_are_missing` says whether words such as NA count as missing
-    values. `categories` are the values of a column of text, or None if they are too many.
-    A column of numbers that `holds_times` is one of times of day, in seconds. Only columns
-    that are features of the model are needed; others may be missing.
-    """
+    """How a column of a model's training data was read, and so how new data is read."""
 
     type: pl.DataType
+    #: In a column of text, words such as NA are missing values.
     words_are_missing: bool = True
+    #: The values of a column of text. None if they are too many, or of another type.
     categories: Sequence[str] | None = None
+    #: The numbers are times of day, in seconds.
     holds_times: bool = False
+    #: The column is a feature of the model. Other columns may be missing.
     is_needed: bool = False
 
 
 @dataclass(frozen=True)
 class ColumnRoles:
-    """Which columns are read, and what for: the target, keys, and columns to ignore.
-
-    They are what `data` in settings.yml names. With the `schema` of a registered model,
-    only its columns and the keys are read, for scoring.
-
-    `expectations` are the rules of `data.expect`, by column and by the name of the rule.
-    The columns in `only_checked` are read because of their rules, and not prepared. Those
-    in `optional` may have rules though no file has the column.
-    """
+    """Which columns are used, and what for, as `data` in settings.yml says."""
 
     target: str | None = None
     keys: Sequence[str] = ()
     ignore: Sequence[str] = ()
-    schema: Mapping[str, ColumnSchema] | None = None
+    #: The columns of the registered model that will score the data. If they are known,
+    #: only these and the keys are used. None for training data.
+    model_columns: Mapping[str, ColumnSchema] | None = None
+    #: The rules of `data.expect`, by column and by the name of the rule.
     expectations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Columns that are only used to check their rules, and are not prepared.
     only_checked: Sequence[str] = ()
+    #: Columns that may have rules although no file has the column.
     optional: Collection[str] = ()
 
-    def is_read(self, name: str) -> bool:
-        """Return whether a column is read."""
-        if self.schema is None:
+    def is_used(self, name: str) -> bool:
+        """Return whether a column is used for anything."""
+        if self.model_columns is None:
             return name not in self.ignore
-        return name in self.schema or name in (*self.keys, *self.only_checked)
+        return name in self.model_columns or name in (*self.keys, *self.only_checked)
 
-    def get_schema(self, name: str) -> ColumnSchema | None:
-        """Return how the model's schema reads a column; None if that is to be guessed."""
-        if self.schema is None or name in self.keys:
+    def get_expected_column(self, name: str) -> ColumnSchema | None:
+        """Return what the model expects of a column, or None if its type is guessed."""
+        if self.model_columns is None or name in self.keys:
             return None
-        return self.schema.get(name)
+        return self.model_columns.get(name)
 
 
 NO_ROLES = ColumnRoles()

@@ -38,7 +38,7 @@ def note_readings(
         column = source.columns[name]
         if column.text is None or column.type not in (NUMBER, TEXT):
             continue
-        if options.roles.is_read(name) and name not in options.roles.keys:
+        if options.roles.is_used(name) and name not in options.roles.keys:
             texts[name] = null_if_missing(column.text, options.text_format)
     if not texts:
         return
