@@ -478,7 +478,7 @@ ODD_LAYOUTS = {
     ),
     "a title with one value less": (
         "Sales,2026\na,b,c\n1,2,3\n",
-        "if the names are in line 2, write data.skip_lines: 1 in settings.yml",
+        "If the names are in line 2, write data.skip_lines: 1 in settings.yml",
     ),
     "no names, integers": ("6,148,72\n1,85,66\n", "first line seems to be data"),
 }

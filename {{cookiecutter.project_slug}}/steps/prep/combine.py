@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
-from sources import FILE, Column, Source
+from sources import FILE, ROW_NUMBER, Column, Source
 
 FILES_AT_A_TIME = 64
 # Columns that are added to the combined rows to verify the guessed types. Their names
@@ -96,6 +96,8 @@ def _select_rows(
                     is_word = pl.lit(False)
                 selected.append(is_word.alias(MISSING_WORD + name))
         frame = source.frame.select(selected)
+        if with_row_numbers:
+            frame = frame.with_row_index(ROW_NUMBER)
         # The output and the summary both read the rows. Text of CSV is expensive to
         # parse, so its values are kept in memory for both. Parquet is read twice instead,
         # which saves this memory.

@@ -390,7 +390,7 @@ def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
     for position, name in enumerate(file.header):
         if not name or counts[name] == 1:
             continue
-        if roles.schema is None or roles.is_read(name):
+        if roles.model_columns is None or roles.is_used(name):
             message = f"{file.name}: the first line names the column '{name}' twice."
             raise DataError(join_sentences(message, suggest_header(file.header)))
         file.header[position] = ""

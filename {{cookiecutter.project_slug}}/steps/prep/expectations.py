@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -190,30 +191,34 @@ def _explain_misfit(
         # New data may hold fractions where the training data held integers. The fractions
         # then break the rule, which itself is right.
         dtype = expected.type
-    setting = f"data.expect.{name}.{rule} in settings.yml"
-    column = f"the column '{name}' is of type {type_name(dtype)}"
+    column_type = type_name(dtype)
     if rule == "values":
         if dtype.is_float():
             return (
-                f"{setting} lists values, but {column}, whose values cannot be compared"
+                f"data.expect.{name}.{rule} in settings.yml lists values, but the column"
+                f" '{name}' is of type {column_type}, whose values cannot be compared"
                 " exactly: use min and max."
             )
         for item in value:
             if not _is_of_type(item, dtype):
+                shown_item = json.dumps(item, ensure_ascii=False)
                 return (
-                    f"{setting} lists {json.dumps(item, ensure_ascii=False)}, but"
-                    f" {column}: {_explain_spelling(dtype)}."
+                    f"data.expect.{name}.{rule} in settings.yml lists {shown_item}, but"
+                    f" the column '{name}' is of type {column_type}:"
+                    f" {_explain_spelling(dtype)}."
                 )
         return None
     if not (dtype.is_numeric() or dtype.is_temporal()):
         return (
-            f"{setting} is {value}, but {column}, and only numbers and dates have a"
+            f"data.expect.{name}.{rule} in settings.yml is {value}, but the column"
+            f" '{name}' is of type {column_type}, and only numbers and dates have a"
             f" {rule}: correct the data, or remove the rule."
         )
     if not _is_of_type(value, dtype):
         kind = "a date" if isinstance(value, str) else "a number"
         return (
-            f"{setting} is {value}, {kind}, but {column}: {_explain_spelling(dtype)}."
+            f"data.expect.{name}.{rule} in settings.yml is {value}, {kind}, but the column"
+            f" '{name}' is of type {column_type}: {_explain_spelling(dtype)}."
         )
     return None
 
