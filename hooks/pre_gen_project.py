@@ -92,10 +92,10 @@ def refuse_value(question: str, answer: object) -> Remark:
 
 
 def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
-    """Yield a remark if the answer breaks its rule, or is unusual."""
+    """Yield a remark if the answer breaks its rule or looks unusual."""
     rule = RULES[question]
     problem = rule.check(question, answer)
-    # Azure's names may stay empty for now, and are filled in later.
+    # Only the names on Azure may be empty. They can be filled in later.
     if problem is None or problem.kind == "empty":
         return
 

@@ -35,11 +35,11 @@ def note_leak(
     importance: pd.Series,
     task: str,
 ) -> list[str]:
-    """Return a note if a feature alone predicts nearly everything, else no note.
+    """Return a note if one feature alone predicts the target almost perfectly.
 
-    Only a nearly perfect model is suspected. Of its features, the first few of
-    `importance` are tried: a decision tree sees one of them and nothing else, and is
-    judged on rows that it was not trained on.
+    This is only checked if the model itself is almost perfect. For each of the most
+    important features, a decision tree is trained on this feature alone, and scored on
+    rows that it was not trained on. The list is empty if there is no such feature.
     """
     classes = list_classes(target, [model])
     answers = encode_target(target, classes)

@@ -117,7 +117,7 @@ def draw_search(search: Search) -> Picture | None:
 
 
 def _draw_values(panel: Axes, name: str, tries: Sequence[Try], first: Try) -> None:
-    """Draw the metric of tries by the values of one hyperparameter."""
+    """Plot the metric of each try against its value of one hyperparameter."""
     values = [tried["hyperparameters"][name] for tried in tries]
     are_numbers = all(
         isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -127,7 +127,7 @@ def _draw_values(panel: Axes, name: str, tries: Sequence[Try], first: Try) -> No
         values = [shorten_name(value) for value in values]
     elif min(values) > 0 and max(values) / min(values) > LOGARITHMIC_FACTOR:
         panel.set_xscale("log")
-        # The usual labels of such a scale are formulas, which figures do not have here.
+        # By default, the labels are formulas such as 10^2, which are switched off here.
         panel.xaxis.set_major_formatter("{x:g}")
     colors = [SECOND_COLOR if tried == first else COLOR for tried in tries]
     panel.scatter(values, [tried["score"] for tried in tries], c=colors, s=18)

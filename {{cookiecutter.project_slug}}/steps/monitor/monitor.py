@@ -121,7 +121,7 @@ def compare_with_training(
 ) -> DriftResult:
     """Compare prepared parts with the profile of a model.
 
-    Raises MonitorError if a column is missing that the model needs.
+    Raises MonitorError if a column that the model needs is missing.
     """
     table = scan_parts(prepared)
     names = table.collect_schema().names()
@@ -131,7 +131,8 @@ def compare_with_training(
     profiles = {
         name: column for name, column in profile.features.items() if name not in ignore
     }
-    repeat_by = [*profile.repeats.keys] or [*profile.features]
+    # Without keys, a row repeats another one if all features are the same.
+    repeat_by = list(profile.repeats.keys) or list(profile.features)
     new = count_new_rows(
         table, profiles, repeat_by, [*model.columns], sampled_rows=PREDICTED_ROWS
     )
@@ -142,7 +143,7 @@ def compare_with_training(
     repeats = compare_repeats("rows", profile.repeats, new.rows, new.repeated)
     predictions = predict_sample(model, profile, new.sample)
 
-    # The level of significance depends on the number of all tests, so all comparisons are
+    # The significance level depends on the number of all tests, so all comparisons are
     # judged together.
     *feature_outcomes, repeats_outcome, predictions_outcome = judge(
         [*features, repeats, predictions], max_psi

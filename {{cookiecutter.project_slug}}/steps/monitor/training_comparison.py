@@ -186,9 +186,10 @@ def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Com
 
 def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Comparison:
     """Compare the shares of the categories of a column, and find unseen categories."""
-    bins = count_categories(profile, new)
+    bins = divide_into_bins(profile, new)
     psi = population_stability_index(bins.training, bins.new)
     p_values = [compare_distributions(bins.training, bins.new), compare_missing(bins)]
+    # If the share of missing values has changed the most, this is what is reported.
     sentence = describe_missing(name, bins, psi)
     if not sentence:
         label, before, now = find_largest_change(bins)
@@ -202,7 +203,7 @@ def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Compa
     return Comparison(name, checks, psi, bins)
 
 
-def count_categories(profile: TextProfile, new: CategoryCounts) -> Bins:
+def divide_into_bins(profile: TextProfile, new: CategoryCounts) -> Bins:
     """Count the training rows and the new rows by category.
 
     There is a bin for each frequent category of the training rows, and one for missing

@@ -239,8 +239,8 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
 def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeChoice:
     """Choose the type that fits a column in every file.
 
-    A feature of a type that no feature can have is left out. Raises DataError if the
-    column is a key or the target, or if the types of the files have no common type.
+    A feature of an unsupported type is left out, with a note. Raises DataError if a key or
+    the target has an unsupported type, or if the types of the files have no common type.
     """
     first_file_by_type = _find_first_file_of_each_type(sources, name)
     is_key = name in roles.keys

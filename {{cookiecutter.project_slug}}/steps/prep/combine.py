@@ -36,8 +36,8 @@ def stack_rows(
     The table also has the columns FILE, CONTRADICTS_TYPES and BYTES, and a column that
     begins with MISSING_WORD for each column that may hold words like NA. If the caller
     needs them, ROW_NUMBER has the numbers of the rows in their files. If there are many
-    files, they are copied into the folder `scratch`. Raises OSError or PolarsError if it
-    has no room for them.
+    files, they are copied into the folder `scratch`. Raises OSError or PolarsError if the
+    disk is full.
     """
     # Missing words are counted only in columns whose types were guessed.
     checked_names = {

@@ -335,7 +335,7 @@ def _hold_decimal_commas(lines: list[str]) -> bool:
 def detect_dialect(
     path: Path, name: str, encoding: str, text_format: TextFormat = USUAL_FORMAT
 ) -> CsvFile:
-    """Detect the delimiter and the header of a CSV file by the settings and its start.
+    """Detect the delimiter and the header of a CSV file from the settings and its start.
 
     Raises UnicodeError if the file is not text in this encoding, and DataError if it is
     empty.
@@ -349,13 +349,13 @@ def detect_dialect(
         skipped_lines = text_format.skip_lines
         if declaration:
             skipped_lines = max(1, skipped_lines)
-        delimiters = DELIMITERS
+        candidates = list(DELIMITERS)
         if text_format.delimiter:
-            delimiters = text_format.delimiter
+            candidates = [text_format.delimiter]
         elif declaration:
-            delimiters = declaration[1]
+            candidates = [declaration[1]]
         headers: dict[str, list[str]] = {}
-        for delimiter in delimiters:
+        for delimiter in candidates:
             file.seek(0)
             reader = _create_reader(file, delimiter, skipped_lines, strict=False)
             try:

@@ -88,16 +88,16 @@ def count_parsed_values(
     filled_or_word = [column.filled_or_word for column in columns]
     not_infinite = [column.not_infinite for column in columns]
     counts = count_values(rows, [*fitting, *filled, *filled_or_word, *not_infinite])
-    width = len(columns)
-    return [
-        ValueCounts(
-            fitting=counts[i],
-            filled=counts[width + i],
-            filled_or_word=counts[2 * width + i],
-            not_infinite=counts[3 * width + i],
-        )
-        for i in range(width)
-    ]
+
+    number = len(columns)
+    counts_by_column = zip(
+        counts[:number],
+        counts[number : 2 * number],
+        counts[2 * number : 3 * number],
+        counts[3 * number :],
+        strict=True,
+    )
+    return [ValueCounts(*counts_of_column) for counts_of_column in counts_by_column]
 
 
 def _divide_columns(parsers: Sequence[ColumnParsers], rows: int) -> Iterator[list[int]]:

@@ -202,7 +202,8 @@ def render_report(report: dict[str, Any]) -> str:
         f"{count:,} dropped ({reason})" for reason, count in report["dropped"].items()
     )
     notes = "".join(
-        f"<li>{html.escape(note)}" for note in [*report["notes"], *observe(report)]
+        f"<li>{html.escape(note)}"
+        for note in [*report["notes"], *describe_unusual_columns(report)]
     )
     violations = "".join(f"<li>{html.escape(text)}" for text in report["violations"])
     if violations:
@@ -226,18 +227,19 @@ def render_report(report: dict[str, Any]) -> str:
 """
 
 
-def observe(report: dict[str, Any]) -> list[str]:
-    """Return sentences on columns that hold one value only or two spellings of one.
+def describe_unusual_columns(report: dict[str, Any]) -> list[str]:
+    """Describe columns with a single value, and categories that differ only in case.
 
-    They are no notes, as they are no mistakes, and the screen has no room for them.
+    These sentences are only in the report. Notes, which are also on the screen, are about
+    probable mistakes.
     """
     sentences = []
     constant = [name for name in report["columns"] if _is_constant(report, name)]
     if constant:
         names = ", ".join(f"'{name}'" for name in constant)
         sentences.append(
-            f"One value only in every row that has a value: {names}. Nothing can be"
-            " learned from it: list it under data.ignore, if it stays so."
+            f"Only one value occurs in {names}. Nothing can be learned from it: list the"
+            " column under data.ignore if this will not change."
         )
     for name, column in report["sample"]["columns"].items():
         texts = column.get("same_but_for_case")
@@ -245,8 +247,8 @@ def observe(report: dict[str, Any]) -> list[str]:
             spellings = ", ".join(f"'{text}'" for text in texts)
             sentences.append(
                 f"Column '{name}' has categories that differ only in upper and lower case,"
-                f" such as {spellings}. A model takes them for different ones: write them"
-                " alike in features() in prep.py if they are the same."
+                f" such as {spellings}. A model treats them as different categories: if"
+                " they are the same, make them equal in features() in prep.py."
             )
     return sentences
 

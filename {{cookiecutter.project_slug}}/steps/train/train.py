@@ -69,12 +69,16 @@ SIGNATURE_TYPES = {"f": "double", "M": "datetime", "O": "string"}
 
 
 def build_model(
-    features: pd.DataFrame, task: str, seed: int, max_iterations: int = 200, **more: Any
+    features: pd.DataFrame,
+    task: str,
+    seed: int,
+    max_iterations: int = 200,
+    **hyperparameters: Any,
 ) -> Pipeline:
     """Return an untrained pipeline for features that are numbers, dates and texts.
 
-    `max_iterations` and all other hyperparameters are what `training.hyperparameters`
-    in settings.yml names: those of scikit-learn's HistGradientBoosting models.
+    The hyperparameters are those of `training.hyperparameters` in settings.yml. They are
+    passed on to scikit-learn's HistGradientBoosting models.
     """
     numbers = list(features.select_dtypes("number"))
     dates = list(features.select_dtypes("datetime"))
@@ -82,11 +86,12 @@ def build_model(
     categories = OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan,  # an unseen category counts as missing
-        min_frequency=5,  # rarer ones are put together
+        min_frequency=5,  # rarer categories are merged into one
         max_categories=254,  # the trees' 255 bins, less one for missing values
     )
     columns = [
-        ("categories", categories, texts),  # first: the trees know them by position
+        # `categorical_features` names the categories by position, so they come first.
+        ("categories", categories, texts),
         ("numbers", "passthrough", numbers),
         ("dates", FunctionTransformer(encode_dates), dates),
     ]
@@ -94,10 +99,13 @@ def build_model(
         "classification": ensemble.HistGradientBoostingClassifier,
         "regression": ensemble.HistGradientBoostingRegressor,
     }
-    # `fit_model` chooses the number of trees, with rows of one group on one side.
-    more = {"max_iter": max_iterations, "early_stopping": False, **more}
+    # scikit-learn's early stopping would divide rows of one group. `fit_model` chooses the
+    # number of trees by its own cross-validation, which does not.
+    defaults = {"max_iter": max_iterations, "early_stopping": False}
     model = trees[task](
-        categorical_features=range(len(texts)), random_state=seed, **more
+        categorical_features=range(len(texts)),
+        random_state=seed,
+        **{**defaults, **hyperparameters},
     )
     return Pipeline([("encode", ColumnTransformer(columns)), ("model", model)])
 
@@ -369,13 +377,19 @@ def measure_hyperparameters(
 def check_names(search: Search, features: pd.DataFrame, task: str, seed: int) -> None:
     """Raise DataError if the space has names that `build_model` does not take.
 
-    The message names all of them, and for each the most similar name that is taken.
+    The message lists all unknown names, each with the most similar accepted one.
     """
-    parameters = inspect.signature(build_model).parameters
-    accepted = set(parameters) - {"features", "task", "seed"}
+    parameters = inspect.signature(build_model).parameters.values()
+    accepted = {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind != parameter.VAR_KEYWORD
+    }
+    accepted -= {"features", "task", "seed"}
     accepted |= set(build_model(features, task, seed)[-1].get_params(deep=False))
     problems = []
     for name, values in search.space.items():
+        # An unknown name fails with any value, so the first one is enough.
         value = values[0] if isinstance(values, list) else values["low"]
         try:
             build_model(features, task, seed, **{name: value})

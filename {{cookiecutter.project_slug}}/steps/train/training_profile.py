@@ -46,8 +46,9 @@ def describe_training_data(
 ) -> Profile:
     """Return the profile of the features in the rows that a model is trained on.
 
-    It also has the number of prepared rows that repeat another one in the keys or, without
-    keys, in all features.
+    It also has the number of prepared rows with the same keys as another row or, without
+    keys, with the same features. Features without any value are left out, because new
+    values cannot be compared with them.
     """
     repeat_columns = keys or list(features)
     hashes = prepared_rows.select(cs.by_name(*repeat_columns)).hash_rows()

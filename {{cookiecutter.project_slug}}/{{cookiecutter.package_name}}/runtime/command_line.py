@@ -379,7 +379,7 @@ def _check_step_options(args: Namespace) -> None:
         )
     if args.debug and args.json:
         raise CommandError(
-            "--debug and --json do not go together, as the step has the terminal."
+            "--debug and --json do not go together, because a debugger needs the terminal."
         )
 
 

@@ -381,17 +381,18 @@ def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
 
 
 def _find_path(error: ErrorDetails) -> list[str]:
-    """Return the names that lead to the setting of an error, such as ["data", "keys"].
+    """Return the path of the setting that an error is about, such as ["data", "keys"].
 
     Positions in lists are left out.
     """
     location = error["loc"]
     is_about_name = location[-1:] == ("[key]",)
     if is_about_name:
-        # YAML can hold a number as a name, so all names become texts.
-        return [str(part) for part in location[:-1]]
-    if error["type"] == "invalid_key":
+        location = location[:-1]
+    if is_about_name or error["type"] == "invalid_key":
+        # The name itself is wrong. It may be a number, which YAML allows as a name.
         return [str(part) for part in location]
+    # Here, a number is a position in a list.
     return [part for part in location if isinstance(part, str)]
 
 

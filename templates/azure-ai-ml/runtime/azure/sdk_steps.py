@@ -275,7 +275,11 @@ class _Node:
         self.refuse(f"runs `{command}`", "let it begin with python and a script")
 
     def read_driver(self) -> tuple[str, list[Argument]]:
-        """Return the script of a parallel node, and the arguments of its driver."""
+        """Return the script of a parallel node, and the arguments of its driver.
+
+        The driver is the program that divides the files of an input into mini-batches, and
+        calls the script's `run(mini_batch)` with each.
+        """
         task = self.component["task"]
         script = task["entry_script"]
         retries = self.node.get("retry_settings") or {}

@@ -125,11 +125,11 @@ class Printer:
 def quiet_azure_calls(
     config: WorkspaceConfig, root: Path, debug: bool = False
 ) -> Iterator[Printer]:
-    """Silence the SDK, guard its requests, and turn its errors into AzureError.
+    """Silence the SDK, limit the time of its requests, and raise its errors as AzureError.
 
-    Yields a printer, which still reaches the screen. What the SDK prints, and the traceback
-    of an error, are in the log file below `root`, which the error's message names; with
-    `debug` they are on the screen.
+    Yields a printer, which still prints on the screen. The SDK's own output and tracebacks
+    go to a log file below `root`, whose path the error's message gives. With `debug`, they
+    go to the screen.
     """
     printer = Printer()
     with keep_sdk_output(root, debug) as log_file, request_guard.guard_requests():
@@ -137,6 +137,7 @@ def quiet_azure_calls(
             yield printer
         except CommandError as error:
             if error.__cause__ is None:
+                # The project's own code has raised it, with a message for the user.
                 raise
             raise AzureError(_log_error(error, str(error), log_file)) from error
         except Exception as error:  # The errors of the SDKs have no other base class.
@@ -243,7 +244,12 @@ def _explain(error: BaseException, config: WorkspaceConfig) -> str:
 
 
 def read_service_error(error: BaseException) -> ServiceError | None:
-    """Return what a service has answered, if that is behind an error of an SDK."""
+    """Return the answer of a service that has caused an error of an SDK, if there is one."""
+    return _find_response(error) or _find_remembered_refusal(error)
+
+
+def _find_response(error: BaseException) -> ServiceError | None:
+    """Return the answer of the first HTTP response among the causes of an error."""
     address = request_address(error)
     for cause in _causes(error):
         response: Any = getattr(cause, "response", None)
@@ -256,11 +262,19 @@ def read_service_error(error: BaseException) -> ServiceError | None:
         # A long operation can fail in an answer with the status 200, which has a code.
         if status >= 400 or service_error.code:
             return service_error
+    return None
 
+
+def _find_remembered_refusal(error: BaseException) -> ServiceError | None:
+    """Return the answer for an error that has a status, but no HTTP response.
+
+    azureml-sdk raises such errors. The answer is the last refusal, if it has this status,
+    or else whatever the text of the error tells about it.
+    """
     status = status_code(error)
     if status is None:
         return None
-    # For some errors, azureml-sdk keeps no more than a text with the status.
+    address = request_address(error)
     refusal = request_guard.last_refusal()
     if refusal is not None and refusal.status_code == status:
         return refusals.read_error(

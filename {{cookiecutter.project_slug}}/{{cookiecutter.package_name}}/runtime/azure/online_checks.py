@@ -373,7 +373,8 @@ def ask_azure(names: AzureNames, *further_clusters: AzureNames) -> list[Row]:
 def _make_checks(clusters: Sequence[AzureNames], rows: list[Row]) -> None:
     """Make all checks in turn, and append a row to `rows` as soon as each is made.
 
-    All checks are made for the first of the clusters, and those of a cluster for the others.
+    Every check is made for the first cluster. For each other cluster, only the checks of a
+    cluster are made.
     """
     names = clusters[0]
     deadline = time.monotonic() + LIMIT

@@ -385,7 +385,8 @@ def load_entry_script(script: str, arguments: list[str]) -> None:
     if numpy := sys.modules.get("numpy"):
         # Otherwise all forked workers would draw the same random numbers.
         numpy.random.seed()
-    # Imports leave no garbage behind, and looking for it takes long.
+    # Imports leave no garbage behind, and looking for it takes long. Afterwards, the imported
+    # objects are excluded from later collections as well.
     gc.disable()
     try:
         # The module is not registered in `sys.modules`, as it may not be on Azure ML: a

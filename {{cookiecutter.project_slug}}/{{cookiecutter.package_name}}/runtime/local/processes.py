@@ -57,10 +57,11 @@ class StepProcesses:
     def load_packages(
         self, environment: Mapping[str, str], variables: Mapping[str, str]
     ) -> None:
-        """Start to import packages for the steps that declare these `variables`.
+        """Start a fork server that imports packages for the steps with these `variables`.
 
-        Packages read such variables when they are imported. `environment` is what all
-        steps have in common.
+        Some packages read environment variables when they are imported, so each set of
+        variables needs a server of its own. `environment` has the variables that all steps
+        have in common.
         """
         key = frozenset(variables.items())
         if CAN_FORK and key not in self._fork_servers:
