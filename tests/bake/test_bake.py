@@ -159,8 +159,11 @@ steps/prep/schema.py
 steps/prep/small_files.py
 steps/prep/sources.py
 steps/prep/suggest_formats.py
+steps/prep/table_layout.py
+steps/prep/text_encoding.py
 steps/prep/text_notes.py
 steps/prep/text_values.py
+steps/prep/unpack.py
 steps/prep/write_parts.py
 steps/register/.amlignore
 steps/register/register.py

@@ -406,7 +406,7 @@ def test_rows_left_out_are_said(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
-    "no UTF-8": (UMLAUT.encode("cp1252"), {}, "line 2: is not UTF-8.*Müller.*cp1252"),
+    "no UTF-8": (UMLAUT.encode("cp1252"), {}, "line 2 is not UTF-8.*Müller.*cp1252"),
     "UTF-16 without a mark": (UMLAUT.encode("utf-16-le"), {}, "encoding: utf-16-le"),
     "no encoding": (
         UMLAUT.encode("cp1252"),

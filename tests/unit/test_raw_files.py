@@ -332,7 +332,7 @@ def test_many_small_files_are_read_as_each_alone(
     {
         "a long line": (b"id,x\n1,2\n1,2,3\n", "050.csv, line 3: 3 values where"),
         "an empty file": (b"", "050.csv is empty"),
-        "another encoding": (b"id,x\n1,\xfc\n", "050.csv, line 2: is not UTF-8"),
+        "another encoding": (b"id,x\n1,\xfc\n", "050.csv, line 2 is not UTF-8"),
         "another type": (
             b"id,x\n1,2\n2,6O\n",
             "x.*changes its type.*'6O' in line 3 of",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import polars as pl
-from csv_dialect import suggest_header
 from messages import join_sentences, show_text, suggest_similar_name
 from read_by_schema import fit_to_schema
 from sources import (
@@ -27,6 +26,7 @@ from sources import (
     find_note,
     type_name,
 )
+from table_layout import suggest_header
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Find out how a CSV file is written: its packing, encoding, delimiter, header and quotes.
+"""Detect the delimiter and the header of a CSV file, and read its rows.
 
 polars reads plain files itself. Other files are packed by zip, bz2 or xz, have another
 encoding, or have odd quotes, line ends or blank lines. Python's csv module first copies
@@ -7,13 +7,9 @@ their rows as text into a Parquet file. Its errors name the line that is wrong.
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
-import lzma
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,35 +21,39 @@ from typing import IO, TYPE_CHECKING
 import polars as pl
 from messages import join_sentences
 from sources import ColumnRoles, DataError
+from table_layout import (
+    DELIMITERS,
+    SPACES,
+    Layout,
+    are_decimal_commas,
+    find_layout,
+    suggest_header,
+)
 from text_values import USUAL_FORMAT, TextFormat
+from unpack import is_packed, open_text, open_unpacked
 
 if TYPE_CHECKING:
     from _csv import Reader
 
-DELIMITERS = ",;\t|"
-SPACES = " "  # As a delimiter, it stands for one or more spaces.
 FIRST_LINES = 50  # This many lines of a file are read to find its header and delimiter.
-FEWEST_LINES = 2  # A table has at least a line of names and a line of values.
 START_BYTES = 65_536  # This many bytes are read to find the delimiter and odd bytes.
 BLOCK_BYTES = 2**20
 COPIED_ROWS = 10_000  # This many rows are copied at once.
-
 LONGEST_VALUE = 2**24  # in characters
-
-csv.field_size_limit(LONGEST_VALUE)
+# A character that text does not contain. It stands for a quoted value.
+UNUSED = "\x1f"
 
 
 @dataclass
 class CsvFile:
-    """A CSV file whose dialect is known.
-
-    `skipped_lines` is the number of lines before the header, such as a title or `sep=;`.
-    """
+    """A CSV file whose dialect is known."""
 
     path: Path
+    #: The name of the file in messages.
     name: str
     encoding: str
     delimiter: str
+    #: The number of lines before the header, such as a title or `sep=;`.
     skipped_lines: int
     header: list[str]
 
@@ -73,36 +73,42 @@ class CsvFile:
     def count_row_bytes(self) -> int:
         """Count the bytes of all rows below the header, with one byte for each line end.
 
-        Returns 0 if this number could not be compared with the lengths of the values that
-        polars reads, because the file is packed or holds quotes.
+        The number is that of all bytes without carriage returns, and one more if the last
+        line has no end. Returns 0 if it could not be compared with the lengths of the
+        values that polars reads, because the file is packed or holds quotes.
         """
+        if is_packed(self.path):
+            return 0
         size = 0
         block = b""
-        with open_unpacked(self.path) as file:
-            is_packed = not isinstance(file, io.BufferedReader)
+        with self.path.open("rb") as file:
             for _ in range(self.skipped_lines):
                 file.readline()
-            if is_packed or b'"' in file.readline():
+            if b'"' in file.readline():
                 return 0
             for block in iter(partial(file.read, BLOCK_BYTES), b""):
                 if b'"' in block:
                     return 0
                 # Searching for one "\r" first is faster than counting them in each block.
-                returns = block.count(b"\r") if b"\r" in block else 0
-                size += len(block) - returns
-        lacks_last_line_end = bool(block) and not block.endswith(b"\n")
-        return size + lacks_last_line_end
+                carriage_returns = block.count(b"\r") if b"\r" in block else 0
+                size += len(block) - carriage_returns
+        if block and not block.endswith(b"\n"):
+            size += 1
+        return size
 
     def is_plain(self) -> bool:
         """Return whether polars can read the file, judged by its name and its start."""
-        is_packed = self.path.name.lower().endswith((".bz2", ".xz", ".zip"))
-        if is_packed or self.encoding != "utf-8-sig" or self.delimiter == SPACES:
+        # polars unpacks gzip itself.
+        if self.path.name.lower().endswith((".bz2", ".xz", ".zip")):
+            return False
+        if self.encoding != "utf-8-sig" or self.delimiter == SPACES:
             return False
         with open_unpacked(self.path) as file:
             start = file.read(START_BYTES)
         has_lone_return = re.search(rb"\r[^\n]", start)
+        # If a blank line is above the header, Python's csv module skips it, and polars
+        # does not.
         lines = start.split(b"\n")[self.skipped_lines :]
-        # Python's csv module takes the first line below that is not blank for the header.
         has_header = bool(lines) and lines[0].strip(b"\r") != b""
         return has_header and not has_lone_return
 
@@ -126,7 +132,7 @@ class CsvFile:
             self.path,
             glob=False,
             skip_lines=self.skipped_lines,
-            separator="\x1f",
+            separator=UNUSED,
             quote_char=None,
             new_columns=["line"],
             infer_schema=False,
@@ -136,24 +142,23 @@ class CsvFile:
         has_quote = line.str.contains('"', literal=True).fill_null(False)
         if self._has_odd_line(lines.filter(~has_quote), line, "\r"):
             return True
-        # Each quoted value is replaced by one character, "\x1f". Only a delimiter may
-        # follow it, or else the line is odd.
+        # Each quoted value is replaced by one character. Only a delimiter may follow it.
         without_quoted_values = line.str.replace_all(
-            rf'(^|{delimiter})"(?:[^"]|"")*"', "${1}\x1f"
+            rf'(^|{delimiter})"(?:[^"]|"")*"', "${1}" + UNUSED
         )
-        odd_signs = rf'["\r]|\x1f[^{delimiter}]'
+        forbidden = rf'["\r]|{UNUSED}[^{delimiter}]'
         return self._has_odd_line(
-            lines.filter(has_quote), without_quoted_values, odd_signs
+            lines.filter(has_quote), without_quoted_values, forbidden
         )
 
-    def _has_odd_line(self, lines: pl.LazyFrame, text: pl.Expr, odd_signs: str) -> bool:
-        """Return whether any line has odd signs, or more or fewer values than the header.
+    def _has_odd_line(self, lines: pl.LazyFrame, text: pl.Expr, forbidden: str) -> bool:
+        """Return whether a line has more or fewer values than the header, or is forbidden.
 
-        `odd_signs` is a regular expression.
+        `forbidden` is a regular expression that no line may match.
         """
         columns = len(self.header)
         values = text.str.count_matches(self.delimiter, literal=True) + 1
-        is_odd = (values != columns) | text.str.contains(odd_signs)
+        is_odd = (values != columns) | text.str.contains(forbidden)
         # A blank line is null here. It is odd, except in a file of one column, in which
         # it is a missing value.
         is_odd = is_odd.fill_null(columns > 1)
@@ -170,26 +175,37 @@ class CsvFile:
         with self.open_text() as file:
             reader = _create_reader(file, self.delimiter, self.skipped_lines)
             try:
-                next(filter(None, reader), None)  # the header
+                _read_header(reader)
                 for values in reader:
                     line = reader.line_num + self.skipped_lines
-                    if self.delimiter == SPACES and len(values) == columns + 1:
-                        # Spaces at the end of a line are not a value.
-                        values = values[:-1] if not values[-1] else values
                     if len(values) == columns:
                         yield line, values
-                    elif columns == 1 and not values:
-                        yield line, [""]
-                    elif len(values) > 1 or "".join(values).strip():
-                        message = (
-                            f"{self.name}, line {line}: {len(values)} values where the"
-                            f" line of names has {columns} columns."
-                        )
-                        hint = self._suggest_settings()
-                        raise DataError(join_sentences(message, hint))
+                        continue
+                    corrected = self._correct_row(values, line)
+                    if corrected is not None:
+                        yield line, corrected
             except csv.Error as error:
                 line = reader.line_num + self.skipped_lines
                 raise explain_csv_error(error, self.name, line) from None
+
+    def _correct_row(self, values: list[str], line: int) -> list[str] | None:
+        """Return a row with more or fewer values than the header with one for each column.
+
+        Returns None for a blank line. Raises DataError if the row cannot be corrected.
+        """
+        columns = len(self.header)
+        if columns == 1 and not values:
+            return [""]
+        if len(values) <= 1 and not "".join(values).strip():
+            return None
+        if self.delimiter == SPACES and len(values) == columns + 1 and not values[-1]:
+            # Spaces at the end of a line are not a value.
+            return values[:-1]
+        message = (
+            f"{self.name}, line {line}: {len(values)} values where the line of names has"
+            f" {columns} columns."
+        )
+        raise DataError(join_sentences(message, self._suggest_settings()))
 
     def find_line(self, row: int) -> int:
         """Return the number of the line in which a row ends. Rows count from 0.
@@ -205,7 +221,7 @@ class CsvFile:
         It is empty if no settings are known that would help.
         """
         lines = self.read_first_lines()
-        if len(self.header) == 1 and _hold_decimal_commas(lines[1:]):
+        if len(self.header) == 1 and are_decimal_commas(lines[1:]):
             return (
                 "If it is one column of numbers with decimal commas, write"
                 " data.decimal: ',' in settings.yml."
@@ -264,72 +280,9 @@ def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
     if "field limit" in str(error):
         return DataError(
             f"{name}, line {line}: a value has more than {LONGEST_VALUE // 2**20} million"
-            " characters: shorten it, or close the quotes in which it stands."
+            " characters: shorten it, or close the quotes around it."
         )
     return DataError(f"{name}, line {line}: {error}.")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A way to read the first lines of a file as a table.
-
-    Below the `skipped_lines`, the delimiter divides every line into as many values as the
-    table has `columns`.
-    """
-
-    delimiter: str
-    skipped_lines: int
-    columns: int
-
-    def suggest_to_skip_lines(self) -> str:
-        """Return a sentence with the settings that skip the lines above the table."""
-        settings = f"data.skip_lines: {self.skipped_lines}"
-        if self.delimiter == SPACES:
-            settings += " and data.delimiter: ' '"
-        return (
-            f"If the names are in line {self.skipped_lines + 1}, write {settings} in"
-            " settings.yml."
-        )
-
-
-def find_layout(lines: list[str]) -> Layout | None:
-    """Find a layout by which the first lines of a file, with their line ends, are a table.
-
-    If there are several, the one that skips the fewest lines is returned, and among
-    these the one with the most columns. Returns None if there is none.
-    """
-    # Blank lines at the end are not part of the table.
-    lines = "".join(lines).rstrip().splitlines()
-    if not lines:
-        return None
-
-    layouts = []
-    for delimiter in DELIMITERS + SPACES:
-        value_counts = [_count_values(line, delimiter) for line in lines]
-        # The last line belongs to the table, so it tells the number of columns. The table
-        # begins behind the last line that has another number of values.
-        columns = value_counts[-1]
-        skipped_lines = len(lines)
-        while skipped_lines and value_counts[skipped_lines - 1] == columns:
-            skipped_lines -= 1
-        table_lines = len(lines) - skipped_lines
-        if columns > 1 and table_lines >= FEWEST_LINES:
-            layouts.append(Layout(delimiter, skipped_lines, columns))
-    if not layouts:
-        return None
-    return min(layouts, key=lambda layout: (layout.skipped_lines, -layout.columns))
-
-
-def _count_values(line: str, delimiter: str) -> int:
-    """Count the values into which a delimiter divides a line."""
-    if delimiter == SPACES:
-        return len(line.split())
-    return len(next(csv.reader([line], delimiter=delimiter), []))
-
-
-def _hold_decimal_commas(lines: list[str]) -> bool:
-    """Return whether each line is a number with a decimal comma."""
-    return all(re.fullmatch(r"[+-]?\d*,\d+", line.strip()) for line in lines if line)
 
 
 def detect_dialect(
@@ -354,15 +307,8 @@ def detect_dialect(
             candidates = [text_format.delimiter]
         elif declaration:
             candidates = [declaration[1]]
-        headers: dict[str, list[str]] = {}
-        for delimiter in candidates:
-            file.seek(0)
-            reader = _create_reader(file, delimiter, skipped_lines, strict=False)
-            try:
-                headers[delimiter] = next(filter(None, reader), [])
-            except csv.Error as error:
-                line = reader.line_num + skipped_lines
-                raise explain_csv_error(error, name, line) from None
+        headers = _read_headers(file, name, candidates, skipped_lines)
+
     delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
     header = [column.strip() for column in headers[delimiter]]
     if delimiter == SPACES and header and not header[-1]:
@@ -377,6 +323,25 @@ def detect_dialect(
         skipped_lines=skipped_lines,
         header=header,
     )
+
+
+def _read_headers(
+    file: IO[str], name: str, delimiters: list[str], skipped_lines: int
+) -> dict[str, list[str]]:
+    """Return the names into which each delimiter divides the first line.
+
+    Raises DataError if the line cannot be read as CSV.
+    """
+    headers: dict[str, list[str]] = {}
+    for delimiter in delimiters:
+        file.seek(0)
+        reader = _create_reader(file, delimiter, skipped_lines, strict=False)
+        try:
+            headers[delimiter] = _read_header(reader)
+        except csv.Error as error:
+            line = reader.line_num + skipped_lines
+            raise explain_csv_error(error, name, line) from None
+    return headers
 
 
 def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
@@ -403,6 +368,7 @@ def _create_reader(
 
     The `line_num` of the reader does not count the skipped lines.
     """
+    csv.field_size_limit(LONGEST_VALUE)
     for _ in range(skipped_lines):
         file.readline()
     return csv.reader(
@@ -413,16 +379,24 @@ def _create_reader(
     )
 
 
+def _read_header(reader: Reader) -> list[str]:
+    """Return the values of the first line that is not blank, or an empty list."""
+    for values in reader:
+        if values:
+            return values
+    return []
+
+
 def _choose_delimiter(
     headers: dict[str, list[str]],
     start: str,
     skipped_lines: int,
     text_format: TextFormat,
 ) -> str:
-    """Choose one of the delimiters by the header into which each divides the first line.
+    """Return the delimiter that divides the header and the rows into as many values.
 
-    Delimiters that divide the lines below into as many values as the header are
-    preferred. Among these, or else among all, the one with the most columns is chosen.
+    Of several, or if there is none, it is the one with the most columns. `headers` has
+    the names into which each delimiter divides the first line.
     """
     columns = {delimiter: len(header) for delimiter, header in headers.items()}
     if max(columns.values()) == 1 and len(columns) > 1:
@@ -430,7 +404,7 @@ def _choose_delimiter(
         columns.pop(text_format.decimal, None)
 
     def rank(delimiter: str) -> tuple[bool, int]:
-        is_consistent = columns[delimiter] > 1 and _lines_have(
+        is_consistent = columns[delimiter] > 1 and _have_all_rows_width(
             columns[delimiter], start, delimiter, skipped_lines
         )
         return is_consistent, columns[delimiter]
@@ -438,7 +412,9 @@ def _choose_delimiter(
     return max(columns, key=rank)
 
 
-def _lines_have(columns: int, start: str, delimiter: str, skipped_lines: int) -> bool:
+def _have_all_rows_width(
+    columns: int, start: str, delimiter: str, skipped_lines: int
+) -> bool:
     """Return whether the first rows of a file have one value for each column."""
     reader = _create_reader(
         io.StringIO(start, newline=""), delimiter, skipped_lines, strict=False
@@ -448,107 +424,3 @@ def _lines_have(columns: int, start: str, delimiter: str, skipped_lines: int) ->
         # The file goes on, so the last of these rows may be cut off.
         rows = rows[:-1]
     return all(len(row) == columns for row in rows)
-
-
-def suggest_header(names: list[str]) -> str:
-    """Return advice to write a header if the names of the columns look like values.
-
-    They look like values if one of them is a fraction or a negative integer, or if all of
-    them are integers that are not in rising order. Returns an empty text otherwise.
-    """
-    has_value = any(
-        re.fullmatch(r"-\d+|[+-]?\d*\.\d+(?:[eE][+-]?\d+)?", name) for name in names
-    )
-    integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
-    is_row = len(integers) == len(names) > 1 and integers != sorted(set(integers))
-    if not has_value and not is_row:
-        return ""
-    return (
-        "The first line seems to be data: write a line with the names of the columns"
-        " above it."
-    )
-
-
-def open_text(path: Path, encoding: str) -> IO[str]:
-    """Open a file as text: unpack and decode it, and keep its line ends."""
-    return io.TextIOWrapper(open_unpacked(path), encoding, newline="")
-
-
-def open_unpacked(path: Path) -> IO[bytes]:
-    """Open the bytes of a file, and unpack them if its first bytes show a packed file.
-
-    Raises DataError if a zip archive does not hold exactly one CSV file.
-    """
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start.startswith(b"\x1f\x8b"):
-        return gzip.open(path)  # type: ignore[return-value]
-    if start.startswith(b"BZh"):
-        return bz2.open(path)
-    if start.startswith(b"\xfd7zXZ"):
-        return lzma.open(path)
-    if start.startswith(b"PK\x03\x04"):
-        return _open_zipped(path)
-    return path.open("rb")
-
-
-def _open_zipped(path: Path) -> IO[bytes]:
-    """Open the CSV file in a zip archive. Raises DataError if there is not exactly one."""
-    archive = zipfile.ZipFile(path)
-    csv_files = [
-        name
-        for name in archive.namelist()
-        if name.lower().endswith((".csv", ".tsv")) and Path(name).name[0] not in "._"
-    ]
-    if len(csv_files) != 1:
-        raise DataError(
-            f"{path.name} holds {len(csv_files)} CSV files, not one: unpack it."
-        )
-    return archive.open(csv_files[0])
-
-
-def check_encoding(encoding: str) -> None:
-    """Raise DataError if Python does not know a text encoding of this name."""
-    try:
-        io.TextIOWrapper(io.BytesIO(), encoding)
-    except LookupError:
-        raise DataError(
-            f"data.encoding in settings.yml: Python knows no '{encoding}'."
-        ) from None
-
-
-def detect_unicode(path: Path) -> str:
-    """Return utf-32 or utf-16 if a file begins with its byte order mark, else utf-8-sig."""
-    with open_unpacked(path) as file:
-        start = file.read(4)
-    # The mark of UTF-32 begins with the one of UTF-16, so it is looked for first.
-    if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        return "utf-32"
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    return "utf-8-sig"
-
-
-def explain_undecodable(path: Path, name: str) -> str:
-    """Return why a file cannot be decoded, with the encoding to write in settings.yml."""
-    with open_unpacked(path) as file:
-        start = file.read(START_BYTES)
-        is_parquet = start.startswith(b"PAR1")
-        # Every second byte of Latin text in UTF-16 is zero.
-        if not is_parquet and start.count(b"\0") * 3 > len(start):
-            order = "le" if start[1:2] == b"\0" else "be"
-            return f"{name} is UTF-16: write data.encoding: utf-16-{order} in settings.yml."
-        if is_parquet or b"\0" in start:
-            return f"{name} is not a CSV file, though its name says so."
-        file.seek(0)
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                guess = line.decode("cp1252", "replace").strip()[:60]
-                return (
-                    f"{name}, line {number}: is not UTF-8: if it should read '{guess}',"
-                    " write data.encoding: cp1252 in settings.yml, else the encoding"
-                    " that the file was saved in."
-                )
-    return f"{name} is not a CSV file in UTF-8."

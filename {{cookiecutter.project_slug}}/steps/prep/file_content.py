@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from csv_dialect import BLOCK_BYTES, open_unpacked
+from csv_dialect import BLOCK_BYTES
 from sources import DataError
+from unpack import GZIP_START, ZIP_START, open_unpacked
 
 START_BYTES = 512
 GZIP_SIZE_BYTES = 4
@@ -96,7 +97,7 @@ def check_content(path: Path, name: str) -> None:
         raise DataError(f"{name} is {signature.kind}, not a table: {signature.advice}.")
     if start[257:262] == b"ustar":  # The mark of a tar archive is at byte 257.
         raise DataError(f"{name} is a tar archive, not a table: {UNPACK}.")
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith(ZIP_START):
         _check_zipped(path, name)
     for mark in BYTE_ORDER_MARKS:
         if start.startswith(mark * 2):
@@ -168,7 +169,7 @@ def _has_regular_line_ends(path: Path) -> bool:
 def _count_unpacked_bytes(path: Path) -> int:
     """Return the size of a file, or the unpacked size that gzip stores in its last bytes."""
     with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
+        is_gzip = file.read(len(GZIP_START)) == GZIP_START
         size = file.seek(0, os.SEEK_END)
         if not is_gzip or size < GZIP_SIZE_BYTES:
             return size

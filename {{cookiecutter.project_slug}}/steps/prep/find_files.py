@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from messages import find_system_error, join_sentences, show_text
-from sources import (
-    DataError,
-    Note,
-)
+from sources import DataError, Note
 
 PARQUET_ENDINGS = (".parquet", ".pq")
 CSV_ENDINGS = tuple(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from csv_dialect import SPACES, CsvFile, find_layout, suggest_header
+from csv_dialect import CsvFile
 from messages import join_sentences
 from sources import Note, Source
+from table_layout import SPACES, find_layout, suggest_header
 
 COMMENT_SIGNS = ("#", "%", "//")
 TRIED_ROWS = 100

@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from csv_dialect import (
-    CsvFile,
-    check_encoding,
-    check_repeated_names,
-    detect_dialect,
-    detect_unicode,
-    explain_undecodable,
-)
+from csv_dialect import CsvFile, check_repeated_names, detect_dialect
 from file_content import check_content, check_line_lengths
 from find_files import PARQUET_ENDINGS, find_files
 from infer_types import infer_csv_source, name_nameless
@@ -31,19 +24,9 @@ from parquet_files import open_parquet
 from partitions import add_partition_columns
 from read_by_schema import fit_parquet_columns, reject_unreadable_text
 from read_options import ReadOptions
-from small_files import (
-    MANY_FILES,
-    SmallFile,
-    divide_into_batches,
-    is_small,
-    open_batch,
-)
-from sources import (
-    ColumnRoles,
-    DataError,
-    Note,
-    Source,
-)
+from small_files import MANY_FILES, SmallFile, divide_into_batches, is_small, open_batch
+from sources import ColumnRoles, DataError, Note, Source
+from text_encoding import check_encoding, detect_unicode, explain_undecodable
 from text_notes import note_readings
 
 # A column of many small files is only looked at for notes in this many of them.

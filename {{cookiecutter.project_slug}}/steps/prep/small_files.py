@@ -20,13 +20,11 @@ from infer_types import list_column_parsers, read_columns
 from parsers import ParsedText, Parser
 from read_options import ReadOptions
 from sources import FILE, Source
+from unpack import is_packed
 
 MANY_FILES = 32  # If there are fewer small files, each one is opened on its own.
 SMALL_BYTES = 500_000
 VALUES_IN_BATCH = 500_000  # A batch with this many values is full.
-
-# The first bytes of files that are packed by gzip, bz2, xz and zip.
-PACKED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK")
 
 
 @dataclass
@@ -72,10 +70,7 @@ def is_small(path: Path) -> bool:
 
     A small packed file may hold a great many rows.
     """
-    if path.stat().st_size > SMALL_BYTES:
-        return False
-    with path.open("rb") as file:
-        return not file.read(6).startswith(PACKED_STARTS)
+    return path.stat().st_size <= SMALL_BYTES and not is_packed(path)
 
 
 def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:

@@ -25,13 +25,7 @@ from expectations import Check, choose_checks, count_broken_rows, select_hashes
 from messages import find_system_error
 from read_files import OpenedFiles, open_files
 from read_options import ReadOptions
-from sources import (
-    TYPE_NAMES,
-    ColumnRoles,
-    DataError,
-    Note,
-    Source,
-)
+from sources import TYPE_NAMES, ColumnRoles, DataError, Note, Source
 from text_values import TextFormat
 
 ROW = "row"  # The column that numbers the rows to score, from 0, if there are no keys.
