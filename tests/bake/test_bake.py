@@ -469,7 +469,7 @@ def test_projects_of_the_two_sdks_differ_only_in_these_files(bake: Bake) -> None
     assert differing == {
         *(f"penguins/runtime/azure/sdk_{name}.py" for name in ("steps", "workspace")),
         *("penguins/pipelines.py", "tests/test_pipelines.py", "README.md"),
-        *("docs/azure.md", "docs/change.md", "docs/updating.md"),
+        *("docs/azure.md", "docs/change.md", "docs/models.md", "docs/updating.md"),
         *("environment/project.in", "environment/project.txt", "pyproject.toml"),
         ".cookiecutter.json",
     }

@@ -191,7 +191,7 @@ def test_a_step_that_raises_ends_the_run(bake: Bake) -> None:
     project = bake()
     fault = "        raise RuntimeError('broken on purpose')\n"
     head = "            hyperparameters=parse_hyperparameters(args.hyperparameters),\n"
-    head += "        )\n"
+    head += "            search=search,\n        )\n"
     project.edit("steps/train/train.py", head, head + fault)
     result = project.run("training")
     assert result.code == 1

@@ -18,11 +18,11 @@ TABLE = "PIPELINES = {\n"
 STEP_RECIPE = {
     "azureml-sdk": (
         "        build_train_step(settings, prepared, model, holdout),\n",
-        '    prepared = OutputFileDatasetConfig("prepared")\n',
+        '    prepared = build_output(settings, "training", "prepared")\n',
     ),
     "azure-ai-ml": (
         "        trained = train(prepared=prepared, **hyperparameters).outputs\n",
-        "    prep = build_prep_step(settings, target=settings.data.target)\n",
+        '    prep = build_prep_step(settings, "training", target=settings.data.target)\n',
     ),
 }
 

@@ -23,7 +23,7 @@ from messages import find_system_error, show_text
 from parquet_files import open_parquet
 from partitions import add_partition_columns
 from read_by_schema import fit_parquet_columns, reject_unreadable_text
-from read_options import ReadOptions
+from read_options import USUAL_OPTIONS, ReadOptions
 from small_files import MANY_FILES, SmallFile, divide_into_batches, is_small, open_batch
 from sources import ColumnRoles, DataError, Note, Source
 from text_encoding import check_encoding, detect_unicode, explain_undecodable
@@ -158,7 +158,7 @@ def open_file(
     path: Path,
     name: str,
     scratch: Path,
-    options: ReadOptions,
+    options: ReadOptions = USUAL_OPTIONS,
     *,
     trust_first_rows: bool = False,
 ) -> Source:

@@ -14,3 +14,7 @@ class ReadOptions:
 
     text_format: TextFormat = USUAL_FORMAT
     roles: ColumnRoles = NO_ROLES
+
+
+#: The options without any settings.
+USUAL_OPTIONS = ReadOptions()
