@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,14 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
         "Island",
         "not seen: 'King George' (6)",
     ),
+    "every date the first day of Unix time": (
+        lambda t: t.with_columns(pl.lit(date(1970, 1, 1)).alias("Date Egg")),
+        "Date Egg",
+        (
+            "43 of 43 dates are before the earliest of training, 2007-11-09; the"
+            " earliest is 1970-01-01."
+        ),
+    ),
 }
 
 
@@ -227,6 +236,36 @@ def test_later_dates_are_no_drift(penguins: tuple[pl.DataFrame, pl.DataFrame]) -
         and "dates are after the latest of training" in fact
         for fact in facts
     )
+
+
+@pytest.mark.parametrize(
+    ("offset", "drifted"),
+    [("-2020y", ["day"]), ("8000y", [])],
+    ids=["before year 1", "after year 9999"],
+)
+def test_years_that_python_cannot_represent(offset: str, drifted: list[str]) -> None:
+    usual = pl.DataFrame({"day": [date(2019, 1, 2), date(2020, 3, 4)] * 100})
+    unusual = usual.with_columns(pl.col("day").dt.offset_by(offset))
+    assert list_drift(compare(unusual, unusual)) == {}
+    assert list(list_drift(compare(usual, unusual))) == drifted
+
+
+def test_a_profile_without_an_earliest_date_is_compared() -> None:
+    """Earlier versions have saved only the latest date."""
+    profile = parse_column(
+        {
+            "kind": "date",
+            "missing": 0,
+            "filled": 200,
+            "latest": "2026-01-01T00:00:00.000000",
+        }
+    )
+    new = pl.DataFrame({"day": [date(1970, 1, 1)] * 200})
+    counted = count_new_rows(new.lazy(), {"day": profile}, ["day"])
+    comparison = compare_column("day", profile, counted.columns["day"])
+    [outcome] = judge([comparison], MAX_PSI)
+    assert not outcome.drift
+    assert not outcome.facts
 
 
 TABLES = {

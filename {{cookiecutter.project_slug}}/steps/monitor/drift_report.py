@@ -66,10 +66,12 @@ def render_report(
 {render_sentences("Drift", drift)}
 {render_sentences("New, but not drift", facts)}
 <h2>Predictions</h2>
+<p>For classification, the predicted classes are compared, not their probabilities.</p>
 <div class="figures">{render_figure(predictions)}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
-A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.</p>
+A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.
+The PSI of a column of dates compares only how many of them are missing.</p>
 {render_table(by_psi)}
 <div class="figures">{figures}</div>
 </html>

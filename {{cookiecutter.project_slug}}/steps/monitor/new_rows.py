@@ -56,14 +56,17 @@ class CategoryCounts:
 
 @dataclass(frozen=True)
 class DateCounts:
-    """The new dates of a column: the latest one, and how many are later than in training.
+    """The number of new dates of a column, and the earliest and latest of them.
 
-    `latest` is None if there is no date.
+    `earliest` and `latest` are None if there is no date. `before` and `after` count the
+    dates outside the range of training. `before` is 0 if the profile has no earliest date.
     """
 
     missing: int
     filled: int
+    earliest: datetime | None
     latest: datetime | None
+    before: int
     after: int
 
 
@@ -155,11 +158,18 @@ def column_statistics(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
             "texts": texts.drop_nulls().value_counts(name="rows").implode(),
         }
     if isinstance(profile, DateProfile):
+        # A file may hold years that Python's dates cannot represent, such as the year 0.
         dates = cs.by_name(name).cast(DATE, strict=False)
+        dates = dates.clip(datetime.min, datetime.max)
+        before = pl.lit(0)
+        if profile.earliest is not None:
+            before = (dates < profile.earliest).sum()
         return {
             "missing": dates.null_count(),
             "filled": dates.count(),
+            "earliest": dates.min(),
             "latest": dates.max(),
+            "before": before,
             "after": (dates > profile.latest).sum(),
         }
     numbers = cs.by_name(name).cast(NUMBER, strict=False).fill_nan(None)
@@ -188,7 +198,9 @@ def to_column_counts(values: Mapping[str, Any], profile: ColumnProfile) -> Colum
         return DateCounts(
             missing=values["missing"],
             filled=values["filled"],
+            earliest=values["earliest"],
             latest=values["latest"],
+            before=values["before"],
             after=values["after"],
         )
     up_to_edges = [

@@ -54,10 +54,14 @@ class TextProfile:
 
 @dataclass(frozen=True)
 class DateProfile:
-    """The number of dates of a column in training, and the latest of them."""
+    """The number of dates of a column in training, and the earliest and latest of them.
+
+    `earliest` is None in a profile that an earlier version of this project has saved.
+    """
 
     missing: int
     filled: int
+    earliest: datetime | None
     latest: datetime
 
 
@@ -106,8 +110,12 @@ def parse_column(column: Mapping[str, Any]) -> ColumnProfile:
         return NumberProfile(**fields)
     if kind == "text":
         return TextProfile(**fields)
+    earliest = None
+    if "earliest" in fields:
+        earliest = datetime.fromisoformat(fields["earliest"])
     return DateProfile(
         missing=fields["missing"],
         filled=fields["filled"],
+        earliest=earliest,
         latest=datetime.fromisoformat(fields["latest"]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 
 from drift import (
@@ -258,7 +259,7 @@ def check_unseen_categories(
 
 
 def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Comparison:
-    """Compare the missing values of a column of dates.
+    """Compare the missing values of a column of dates, and find dates before training.
 
     New data is usually later than training data, so later dates are a fact, not drift.
     """
@@ -268,9 +269,12 @@ def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Compariso
         new=[new.filled, new.missing],
     )
     psi = population_stability_index(bins.training, bins.new)
-    check = Check(
+    missing = Check(
         describe_missing(name, bins, psi), [compare_missing(bins)], needs_psi=True
     )
+    checks = [missing]
+    if profile.earliest is not None:
+        checks.append(check_earlier_dates(name, profile.filled, profile.earliest, new))
     facts = []
     if new.after and new.latest is not None:
         facts.append(
@@ -278,7 +282,26 @@ def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Compariso
             f" training, {profile.latest:%Y-%m-%d}; the latest is"
             f" {new.latest:%Y-%m-%d}."
         )
-    return Comparison(name, [check], psi, bins, facts)
+    return Comparison(name, checks, psi, bins, facts)
+
+
+def check_earlier_dates(
+    name: str, training_dates: int, earliest: datetime, new: DateCounts
+) -> Check:
+    """Check whether new dates are before the earliest of the training dates.
+
+    `training_dates` is the number of training rows that have a date.
+    """
+    p_value = compare_rates(0, training_dates, new.before, new.filled)
+    if not new.before or new.earliest is None:
+        # Without a sentence nothing is reported, but the test is counted.
+        return Check("", [p_value])
+
+    sentence = (
+        f"'{name}': {new.before} of {new.filled} dates are before the earliest of"
+        f" training, {earliest:%Y-%m-%d}; the earliest is {new.earliest:%Y-%m-%d}."
+    )
+    return Check(sentence, [p_value])
 
 
 def compare_repeats(

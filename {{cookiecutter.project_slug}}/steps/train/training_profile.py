@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,11 @@ def profile_column(values: pl.Series) -> ColumnProfile:
 
 
 def profile_dates(dates: pl.Series) -> ColumnProfile:
-    """Return the number of dates and the latest of them, in ISO 8601."""
-    texts = dates.cast(DATE).dt.to_string("iso:strict")
-    return {"filled": len(dates), "latest": texts.max()}
+    """Return the number of dates, and the earliest and the latest of them in ISO 8601."""
+    # A file may hold years that Python's dates cannot represent, such as the year 0.
+    representable = dates.cast(DATE).clip(datetime.min, datetime.max)
+    texts = representable.dt.to_string("iso:strict")
+    return {"filled": len(dates), "earliest": texts.min(), "latest": texts.max()}
 
 
 def profile_categories(texts: pl.Series) -> ColumnProfile:
