@@ -386,6 +386,26 @@ def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None
     assert html.escape(notes[0]) in render_report(report)
 
 
+def test_distinct_texts_are_counted_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"C-{i * 7919}" for i in range(1500)]
+    plans = [None, "free", "paid"] * 500
+    table = pl.DataFrame({"id": keys, "^plan$": plans, "y": plans[::-1]})
+    raw = write(tmp_path / "raw", {"a.parquet": table})
+    monkeypatch.setattr("report.VALUES_PER_PASS", 3000)
+    report = prepare(raw, tmp_path / "exact")
+    columns = report["columns"]
+    assert columns["id"]["distinct"] == 1500
+    assert columns["^plan$"]["distinct"] == columns["y"]["distinct"] == 2
+    assert "<td>1,500</td>" in render_report(report)
+
+    monkeypatch.setattr("report.MOST_COUNTED_ROWS", 1499)
+    report = prepare(raw, tmp_path / "estimate")
+    assert 1400 < report["columns"]["id"]["distinct"] <= 1500
+    assert "<td>about 1," in render_report(report)
+
+
 def test_plain_tables_and_ignored_columns_need_no_note(tmp_path: Path) -> None:
     text = "zip,word,x,day\n01234,a,1.5,2026-01-31\nK1A,b,,\n98765,a,2,2026-02-01\n"
     files: dict[str, File] = {"a.csv": text, "b.csv": text, "c.csv": column("n.v.")}

@@ -18,6 +18,11 @@ from write_parts import WrittenParts
 # The statistics of a column that the report shows, in the order of its table.
 STATISTICS = ("type", "missing", "distinct", "smallest", "largest")
 SHOWN_CLASSES = 30
+# With more rows, the distinct values of a column are estimated.
+MOST_COUNTED_ROWS = 1_000_000
+# Distinct values are counted in several passes if there are more values, because each
+# value takes memory until its pass ends.
+VALUES_PER_PASS = 2_000_000
 # The picture of a distribution, in the units of its drawing.
 PICTURE_WIDTH = 144
 PICTURE_HEIGHT = 32
@@ -160,11 +165,13 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the statistics of each prepared column, and the number of prepared rows.
 
     All columns have a type and a number of missing values. Columns of text also have a
-    number of distinct values; numbers and dates have a smallest and a largest value.
+    number of distinct values, which is an estimate if there are more than
+    MOST_COUNTED_ROWS rows; numbers and dates have a smallest and a largest value.
     """
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
     columns: dict[str, dict[str, Any]] = {}
     statistics: list[Statistic] = []
+    text_positions: dict[str, int] = {}
     for position, (name, dtype) in enumerate(table.collect_schema().items()):
         columns[name] = {"type": type_name(dtype)}
         # The column is selected by its position, because polars would treat a name such
@@ -172,6 +179,7 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
         column = pl.nth(position)
         statistics.append(Statistic(name, "missing", column.null_count()))
         if dtype == pl.String:
+            text_positions[name] = position
             statistics.append(Statistic(name, "distinct", column.approx_n_unique()))
         elif dtype.is_numeric() or dtype.is_temporal():
             smallest = column.min().cast(pl.String)
@@ -189,11 +197,44 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     rows, *values = summary.collect(engine="streaming").row(0)
     for statistic, value in zip(statistics, values, strict=True):
         columns[statistic.column][statistic.kind] = value
+    if rows <= MOST_COUNTED_ROWS:
+        # Exact numbers replace the estimates.
+        counts = _count_distinct_texts(table, text_positions, rows)
+        for name, distinct in counts.items():
+            columns[name]["distinct"] = distinct
+
     for figures in columns.values():
+        if "distinct" not in figures:
+            continue
         # polars counts a missing value as one of the distinct values.
-        if figures["missing"] and figures.get("distinct"):
+        if figures["missing"] and figures["distinct"]:
             figures["distinct"] -= 1
+        # An estimate can exceed the number of values.
+        figures["distinct"] = min(figures["distinct"], rows - figures["missing"])
     return columns, rows
+
+
+def _count_distinct_texts(
+    table: pl.LazyFrame, positions: dict[str, int], rows: int
+) -> dict[str, int]:
+    """Return the number of distinct texts of each column; a missing value counts as one.
+
+    `positions` has the position of each column by its name.
+    """
+    names = list(positions)
+    columns_per_pass = max(1, VALUES_PER_PASS // max(1, rows))
+    counts: dict[str, int] = {}
+    for start in range(0, len(names), columns_per_pass):
+        batch = names[start : start + columns_per_pass]
+        # Hashes of 64 bits take less memory than the texts, and do not collide in
+        # practice. Aliases are numbers, as names may be regular expressions.
+        expressions = [
+            pl.nth(positions[name]).hash().n_unique().alias(str(positions[name]))
+            for name in batch
+        ]
+        values = table.select(expressions).collect(engine="streaming").row(0)
+        counts |= dict(zip(batch, values, strict=True))
+    return counts
 
 
 def render_report(report: dict[str, Any]) -> str:
@@ -291,13 +332,12 @@ def render_columns(report: dict[str, Any]) -> str:
     lines = []
     for name, column in report["columns"].items():
         missing = format_share(column["missing"], report["rows_out"])
-        distinct = column.get("distinct", "")
         line = [
             _escape(name),
             report["roles"][name],
             _escape(column["type"]),
             missing,
-            f"{distinct:,}" if distinct else "",
+            _format_distinct(column.get("distinct"), report["rows_out"]),
             _keep_on_a_line(column.get("smallest", "")),
             _keep_on_a_line(column.get("largest", "")),
             render_distribution(sample["columns"][name]),
@@ -309,6 +349,15 @@ def render_columns(report: dict[str, Any]) -> str:
     return caption + render_table(
         ["column", "role", *STATISTICS, "distribution"], lines
     )
+
+
+def _format_distinct(distinct: int | None, rows: int) -> str:
+    """Return a number of distinct values; an estimate begins with "about"."""
+    if not distinct:
+        return ""
+    if rows > MOST_COUNTED_ROWS:
+        return f"about {distinct:,}"
+    return f"{distinct:,}"
 
 
 def format_share(count: int, total: int) -> str:
