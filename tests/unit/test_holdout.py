@@ -17,6 +17,8 @@ import polars as pl
 import pytest
 import register
 import train
+from model_metrics import note_weak_figures
+from sklearn.tree import DecisionTreeClassifier
 from split import Split, TimeSplit
 from step_tracking import track_in
 from training_rows import (
@@ -145,7 +147,9 @@ def test_models_with_two_dates_are_compared_on_rows_after_both(tmp_path: Path) -
     ("options", "message"),
     [
         ({"group": "client"}, "no column 'client', which data.group names"),
+        ({"group": "Volumne"}, r"or take it out .* Did you mean 'volume'\?$"),
         ({"holdout_column": "date"}, "no column 'date', which training.holdout names"),
+        ({"holdout_column": "Days"}, r"or take it out .* Did you mean 'day'\?$"),
         ({"holdout_column": "y"}, "holds '98.8.*, not dates"),
         ({"holdout_from": "2030-01-01"}, "choose an earlier date than 2030-01-01"),
         ({"holdout_from": "2000-01-01"}, "choose a later date than 2000-01-01"),
@@ -267,6 +271,22 @@ def test_a_class_that_is_never_predicted_is_named(
     page = (tmp_path / "rare/evaluation/report.html").read_text(encoding="utf-8")
     assert "<li>No row is predicted to be &#x27;yes&#x27;" in page
     assert not evaluation["baseline"]["is_beaten"]
+
+
+def test_a_class_that_is_hardly_ever_predicted_is_named() -> None:
+    features = pl.DataFrame({"x": range(400)}).to_pandas()
+    target = pl.Series(["yes"] * 40 + ["no"] * 360).to_pandas()
+
+    def note_classes(predicted_rows: int) -> list[str]:
+        answers = ["yes"] * predicted_rows + ["no"] * (400 - predicted_rows)
+        model = DecisionTreeClassifier().fit(features, answers)
+        return note_weak_figures(model, features, target, "classification")
+
+    (note,) = note_classes(7)
+    assert note.startswith("only 7 rows are predicted to be 'yes', though 40 of 400 are")
+    assert note.endswith("see docs/change.md, 'Decide by a threshold'.")
+    assert note_classes(1)[0].startswith("only 1 row is predicted to be 'yes'")
+    assert not note_classes(8)
 
 
 def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ METRICS = {
         Metric("r2", "R²", higher_is_better=True),
     ],
 }
+# A note names a class if the rows predicted to be of it are a smaller share of its rows.
+RARELY_PREDICTED = 0.2
 # Probabilities of different rows count as equal if they are in the same of so many ranges
 # with equally many rows. Only intervals depend on it, and only for more rows than this.
 MOST_RANKS = 5_000
@@ -216,6 +218,9 @@ def note_weak_figures(
     actual_rows = np.bincount(encoded, minlength=len(classes))
     predicted_rows = np.bincount(predictions.values, minlength=len(classes))
     known = {str(name) for name in model.classes_}
+    hint = ""
+    if len(classes) == 2:
+        hint = " To predict it more often, see docs/change.md, 'Decide by a threshold'."
     for name, actual, predicted in zip(classes, actual_rows, predicted_rows):
         if actual and name not in known:
             notes.append(
@@ -226,6 +231,14 @@ def note_weak_figures(
             notes.append(
                 f"no row is predicted to be '{name}', though {actual} of {len(target)} are:"
                 " accuracy says nothing about this class. Look at average precision."
+                f"{hint}"
+            )
+        elif predicted < RARELY_PREDICTED * actual:
+            verb = "row is" if predicted == 1 else "rows are"
+            notes.append(
+                f"only {predicted} {verb} predicted to be '{name}', though {actual} of"
+                f" {len(target)} are: accuracy says little about this class. Look at"
+                f" average precision.{hint}"
             )
     return notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,8 +193,9 @@ def choose_split(
     """
     if group is not None and group not in table.columns:
         raise DataError(
-            f"There is no column '{group}', which data.group names: correct the name, and"
+            f"There is no column '{group}', which data.group names: correct the name, or"
             " take it out of data.ignore in settings.yml."
+            f"{_suggest_similar_name(group, table.columns)}"
         )
     by = [group] if group else list(keys)
     by = by or [name for name in table.columns if name != target]
@@ -206,7 +208,8 @@ def choose_split(
     if holdout_column not in table.columns:
         raise DataError(
             f"There is no column '{holdout_column}', which training.holdout names: correct"
-            " the name, and take it out of data.ignore in settings.yml."
+            " the name, or take it out of data.ignore in settings.yml."
+            f"{_suggest_similar_name(holdout_column, table.columns)}"
         )
     dates = get_column(table, holdout_column)
     if not dates.dtype.is_temporal():
@@ -216,6 +219,15 @@ def choose_split(
             " out of data.keys, or set data.date_format in settings.yml."
         )
     return TimeSplit(by, seed, holdout_column, holdout_from)
+
+
+def _suggest_similar_name(name: str, columns: Sequence[str]) -> str:
+    """Ask whether the most similar column is meant; return "" if none is similar."""
+    by_folded_name = {column.casefold(): column for column in columns}
+    similar = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
+    if not similar:
+        return ""
+    return f" Did you mean '{by_folded_name[similar[0]]}'?"
 
 
 def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split:
