@@ -141,7 +141,8 @@ def test_each_run_is_listed_with_what_was_changed_for_it(history: History) -> No
     assert newest.split()[0] == SECOND
     assert newest.split()[3:] == ["120", "-", "0.25"]
     edits = (
-        "training.margin: 0.05, training.group: customer, steps/train/train.py, data"
+        "training.margin: 0.05, training.group: customer, steps/train/train.py, content of"
+        " the data"
     )
     assert details[:3] == [
         "    worse",

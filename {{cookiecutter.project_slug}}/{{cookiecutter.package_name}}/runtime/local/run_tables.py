@@ -148,7 +148,7 @@ def _list_edits(run: PastRun, history: Sequence[PastRun | UnreadableRun]) -> lis
     ]
     edits += [change.name for change in compare_code(before, run)]
     if list_changed_data(before, run):
-        edits.append("data")
+        edits.append("content of the data")
     return edits
 
 
