@@ -283,7 +283,9 @@ def test_a_class_that_is_hardly_ever_predicted_is_named() -> None:
         return note_weak_figures(model, features, target, "classification")
 
     (note,) = note_classes(7)
-    assert note.startswith("only 7 rows are predicted to be 'yes', though 40 of 400 are")
+    assert note.startswith(
+        "only 7 rows are predicted to be 'yes', though 40 of 400 are"
+    )
     assert note.endswith("see docs/change.md, 'Decide by a threshold'.")
     assert note_classes(1)[0].startswith("only 1 row is predicted to be 'yes'")
     assert not note_classes(8)

@@ -273,7 +273,7 @@ def test_a_data_report_counts_as_people_do(tmp_path: Path) -> None:
     assert (
         "&#x27;city&#x27; has categories that differ only in upper and lower" in markup
     )
-    assert "in every row that has a value: &#x27;constant&#x27;. Nothing" in markup
+    assert "Only one value occurs in &#x27;constant&#x27;. Nothing" in markup
     assert markup.count("<svg") == 1
 
 
