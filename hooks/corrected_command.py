@@ -23,10 +23,10 @@ ANSWER_FLAGS = ("--no-input", "-y", "--replay")
 def command_for_cookiecutter(
     arguments: list[str], answers: dict[str, str], folder_holds_files: bool
 ) -> str:
-    """Return the command line that generates with cookiecutter.
+    """Return the command line that generates with cookiecutter and corrected answers.
 
-    `arguments` are those of the refused command. If the project's folder holds files
-    already, the new command keeps them.
+    `arguments` are those of the command whose answers were refused. If the project's folder
+    holds files already, the new command keeps them.
     """
     options = drop_answers(arguments, list(answers))
     if folder_holds_files and "--skip-if-file-exists" not in options:
@@ -115,10 +115,9 @@ def quote_as_escapes(word: str) -> str:
 
     bash reads such an escape as one byte, so each byte of the argument gets its own.
     """
-    # The surrogates in `word` are bytes that are not valid UTF-8, and become these bytes again.
+    # Python reads bytes that are not valid UTF-8 as surrogates, which become bytes again.
     utf8_bytes = word.encode("utf-8", "surrogateescape")
-    # Latin-1 reads each byte as the character of the same number. So Python's escapes, which
-    # escape characters, are those of the bytes.
+    # Latin-1 turns each byte into one character, so that Python writes one escape per byte.
     one_character_per_byte = utf8_bytes.decode("latin-1")
     escaped = one_character_per_byte.encode("unicode_escape").decode()
     escaped = escaped.replace("'", "\\'")

@@ -37,7 +37,7 @@ from sklearn.pipeline import Pipeline
 FEWEST_GROUPS = 30
 # With fewer groups of held-out rows, no model is said to beat the baseline.
 FEWEST_GROUPS_FOR_BASELINE = 10
-# In so many periods, rows held out from a date on are divided.
+# Rows that are held out by date are divided into this many periods.
 PERIODS = 10
 # The tag of a registered version that names the version by which it was judged.
 REFERENCE_TAG = "reference"
@@ -292,7 +292,7 @@ def _load_registered(name: str, version: str) -> SavedModel:
 def _find_shared_rows(
     new: SavedModel, current: SavedModel, holdout: pl.DataFrame
 ) -> tuple[pl.DataFrame, Array]:
-    """Do as `find_shared_rows`. Raises NotComparable also if the current model fails."""
+    """Return the rows of `find_shared_rows`; raise NotComparable if the old model fails."""
     with _not_comparable_if_it_fails("it cannot say which rows it was trained on"):
         return find_shared_rows(new, current, holdout)
 

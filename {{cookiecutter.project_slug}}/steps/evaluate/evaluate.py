@@ -202,9 +202,13 @@ def make_report(
 def describe_training(
     saved: SavedModel, held_out: int, run: mlflow.ActiveRun
 ) -> dict[str, str]:
-    """Return when, where and how the model was trained, as names and texts."""
+    """Return facts on the model and its evaluation, as names and texts.
+
+    The date and the run are those of the evaluation. The step `train` may have been reused
+    from an earlier run.
+    """
     facts = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "evaluated on": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "run": run.data.tags.get("run", run.info.run_id),
     }
     commit = run.data.tags.get("mlflow.source.git.commit")

@@ -117,7 +117,7 @@ def render_report(
 <h2>Rows with the largest errors</h2>
 {worst_rows}
 {search}
-<h2>This training</h2>
+<h2>This model</h2>
 {render_facts(facts)}
 </html>
 """

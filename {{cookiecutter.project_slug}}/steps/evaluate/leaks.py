@@ -16,7 +16,8 @@ from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-# A model is nearly perfect from this share of what there is to explain on.
+# A model with at least this skill is nearly perfect. The skill is the share that the model
+# explains of what there is to explain.
 NEARLY_PERFECT = 0.98
 SUSPECTS = 3  # features that matter most
 MOST_ROWS = 5_000

@@ -48,14 +48,16 @@ class ScoringModel:
 def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
     """Load the model that will score the parts in the folder `prepared`.
 
-    It is the version by whose schema prep has read them. If they do not name it, it is
-    `version`, which may be "latest". Raises MonitorError if the model cannot be loaded.
+    The version of the model is recorded in the parts, because prep has read them by its
+    schema. If none is recorded, it is `version`, which may be "latest". Raises MonitorError
+    if the model cannot be loaded.
     """
     version = read_version_of_parts(prepared) or version
     if version == "latest":
         version = find_newest_version(name)
     folder = download_model(name, version)
-    # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
+    # MLflow decodes %20 in a path to a space, so it loads a copy at a path without such
+    # characters.
     with TemporaryDirectory() as plain:
         copy = shutil.copytree(folder, Path(plain) / "model")
         description = Model.load(str(copy))

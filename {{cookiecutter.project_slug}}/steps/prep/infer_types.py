@@ -204,8 +204,9 @@ def _mark_contradicting_rows(
 ) -> Source:
     """Return the source with marks on the rows that contradict the guessed types.
 
-    `parsed_columns` is the parsed text of the source's columns. The source also marks the rows with words such as NA, of which only those in the first rows
-    have been counted so far.
+    `parsed_columns` is the parsed text of the source's columns. The source also marks the
+    rows with words such as NA, of which only those in the first rows have been counted so
+    far.
     """
     values_by_name: dict[str, pl.Expr] = {}
     contradictions = [source.contradicts_types]

@@ -364,9 +364,9 @@ def _list_fast_parsers(
 def _find_parser_by_value(
     value: str, *, rules: ColumnRules, text_format: TextFormat
 ) -> Parser | None:
-    """Return the parser of the only format that a date such as 31-Jan-2026 can have.
+    """Return the parser of a date that can be read in only one way, such as 31-Jan-2026.
 
-    Returns None if the value is not such a date.
+    Returns None for other values, and for ISO dates, which have a parser already.
     """
     date_format = find_certain_format(value)
     if date_format is None or date_format == ISO_DATE:

@@ -168,7 +168,9 @@ def _judge_classes(
         raise CannotJudge("all rows that are judged are of one class")
     ranked = list(occurring)
     if probabilities.shape[1] == 2:
-        rarer = int(np.bincount(target).argmin())
+        # The same class as in the evaluation: of two equally frequent ones, the second.
+        counts = np.bincount(target, minlength=2)
+        rarer = 0 if counts[0] < counts[1] else 1
         ranked = [rarer if metric == "average_precision" else 1]
     compute = {
         "roc_auc": metrics.roc_auc_score,

@@ -1,4 +1,4 @@
-"""The number of trees: as many as are good for rows that they were not trained on."""
+"""Choose the number of trees by cross-validation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 FOLDS = 5
-# With more training rows, a single fold tells the number of trees well enough.
+# With more training rows, a single fold is enough to choose the number of trees.
 MOST_ROWS_FOR_ALL_FOLDS = 20_000
-# Training of a fold stops after so many trees that did not improve it.
+# Training of a fold stops after this many trees that did not improve it.
 PATIENCE = 20
 GROWING_MODELS = (
     ensemble.HistGradientBoostingClassifier,
@@ -31,7 +31,7 @@ def choose_iterations(
     answers: pd.Series,
     folds: npt.NDArray[np.integer],
 ) -> int:
-    """Return how many trees predict best what they were not trained on.
+    """Return the number of trees with the smallest loss on rows they were not trained on.
 
     `folds` has a number for each row. The rows of each number from 0 to 4 are predicted,
     after each tree, by a model of all other rows; rows of other numbers are only trained
@@ -56,9 +56,9 @@ def _measure_losses(
     answers: pd.Series,
     is_judged: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.float64]:
-    """Return the loss of the judged rows after 0, 1, 2, ... trees, of all rows together.
+    """Return the loss after 0, 1, 2, ... trees, summed over the judged rows.
 
-    It is 0 everywhere if too few rows are on either side.
+    It is 0 everywhere if there are too few judged rows, or too few others to train on.
     """
     fold = clone(pipeline)
     model = fold[-1]
@@ -82,6 +82,6 @@ def _measure_losses(
     )
     measured = -np.asarray(model.validation_score_) * is_judged.sum()
     losses[: len(measured)] = measured
-    # Trees that were not added any more would not have improved it.
+    # Early stopping ended before the last trees. Their loss is taken to be the last one.
     losses[len(measured) :] = measured[-1]
     return losses

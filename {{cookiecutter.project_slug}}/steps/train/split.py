@@ -123,8 +123,8 @@ class TimeSplit:
 def value_bits(values: pl.Series) -> npt.NDArray[np.uint64]:
     """Return 64 bits for each value of a column, the same for values that count as equal.
 
-    The bits are the float that the value is, but a hash for text that is no number,
-    boolean or date. What is returned for missing values is not used.
+    A number, boolean or date is represented by the bits of its float, even if it is written
+    as text. Other text is represented by a hash. The bits of missing values have no meaning.
     """
     if values.dtype == TEXT:
         values = values.fill_null("")

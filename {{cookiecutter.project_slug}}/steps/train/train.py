@@ -325,7 +325,10 @@ def search_hyperparameters(
     folds: npt.NDArray[np.int64],
     judged_folds: list[Fold],
 ) -> SearchResult:
-    """Try hyperparameters on the training rows, and return how each of them did.
+    """Try hyperparameters on the training rows, and return the score of each try.
+
+    The score of a try is measured on `judged_folds`. `folds` has the number of the fold of
+    each row, by which the number of trees is chosen within a try.
 
     Raises DataError if the search has names that `build_model` does not take, or if the
     hyperparameters of settings.yml cannot be tried.

@@ -120,7 +120,7 @@ class Project(Generic[S]):
 
         `needs` are the keys of settings that must not be empty, such as `compute.name`. A
         setting of the section `workspace` is named without its section, such as `region`.
-        A setting of `compute` stands for that of each cluster below `computes`, too.
+        A setting of `compute` also stands for that of each cluster below `computes`.
         Raises SettingsError with the problems of all wrong values, and of the empty values
         that are needed.
         """
@@ -128,15 +128,15 @@ class Project(Generic[S]):
         settings = self._read_settings()
 
         needed_keys = set(needs)
-        stopping: list[Problem] = []
+        blocking_problems: list[Problem] = []
         for problem in config.problems + settings.problems:
             is_wrong = problem.kind == "wrong"
             key = problem.key.removeprefix("workspace.")
             is_needed = re.sub(r"^computes\.\w+\.", "compute.", key) in needed_keys
             if is_wrong or (problem.kind == "empty" and is_needed):
-                stopping.append(problem)
-        if config.model is None or settings.model is None or stopping:
-            raise SettingsError(stopping)
+                blocking_problems.append(problem)
+        if config.model is None or settings.model is None or blocking_problems:
+            raise SettingsError(blocking_problems)
 
         return WorkspaceConfig(
             subscription_id=config.model.subscription_id,

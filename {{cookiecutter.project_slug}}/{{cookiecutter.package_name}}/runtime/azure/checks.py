@@ -88,8 +88,11 @@ def main(
 
 
 def check_settings(*projects: Project[Any]) -> list[Check]:
-    """Return what the rules say about the settings, and whether the data exists."""
-    # A problem of settings.yml is a problem of each workspace, but is shown once.
+    """Check the settings by their rules, and check whether the data exists.
+
+    There is one project for each workspace.
+    """
+    # All projects share settings.yml, so each of its problems is shown only once.
     problems = dict.fromkeys(
         problem for project in projects for problem in project.find_problems()
     )

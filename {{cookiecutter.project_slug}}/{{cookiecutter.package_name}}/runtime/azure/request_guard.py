@@ -238,9 +238,10 @@ def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
 def _read_answer(
     request: PreparedRequest, response: Response, give_up_at: float
 ) -> None:
-    """Read the body of an answer, and put it in the place of the connection.
+    """Read the body of an answer into memory, and let `response.raw` read it from there.
 
-    Raises RequestFailed if it is too large, or if it comes in too slowly.
+    `give_up_at` is a time of `time.monotonic()`. Raises RequestFailed if the body is too
+    large, or if it has not arrived by then.
     """
     import requests
     from urllib3 import HTTPResponse

@@ -72,8 +72,8 @@ def make_death_request(supervisor: int) -> Callable[[], None]:
 
     def die_with_parent() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # If the parent was killed before this request, Linux sends no signal. This process
-        # then has another parent already.
+        # If the parent was killed before this request, Linux sends no signal. Linux has then
+        # given this process another parent.
         if os.getppid() != supervisor:
             os._exit(1)
 
