@@ -86,7 +86,7 @@ def build_model(
     categories = OrdinalEncoder(
         handle_unknown="use_encoded_value",
         unknown_value=np.nan,  # an unseen category counts as missing
-        min_frequency=5,  # rarer categories are merged into one
+        min_frequency=5,  # rarer ones are put together
         max_categories=254,  # the trees' 255 bins, less one for missing values
     )
     columns = [
