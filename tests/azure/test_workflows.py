@@ -136,13 +136,14 @@ def github(path: Path) -> tuple[list[str], list[Job]]:
         rights = job.get("permissions", whole["permissions"])
         for step in job["steps"]:
             always = {None: False, "always()": True}[step.get("if")]
-            action, given = step.get("uses", "").partition("@")[0], step.get("with", {})
+            action = step.get("uses", "").partition("@")[0]
+            inputs = step.get("with", {})
             if action == "azure/login":
                 assert rights["id-token"] == "write"
-                ids = (given["client-id"], given["tenant-id"])
+                ids = (inputs["client-id"], inputs["tenant-id"])
                 steps.append(Step(login=(variable(ids[0]), variable(ids[1]))))
             elif action == "actions/upload-artifact":
-                steps.append(Step(files=given["path"].split(), always=always))
+                steps.append(Step(files=inputs["path"].split(), always=always))
             elif "run" in step:
                 steps.append(Step(step["run"], always=always))
             else:
@@ -155,9 +156,10 @@ def github(path: Path) -> tuple[list[str], list[Job]]:
 
 
 def variable(text: str) -> str:
-    found = re.fullmatch(r"\$\{\{ vars\.(\w+) \}\}", text)
-    assert found, text
-    return VARIABLES[found[1]]
+    """Return the value of a variable that a workflow names, such as `${{ vars.ID }}`."""
+    reference = re.fullmatch(r"\$\{\{ vars\.(\w+) \}\}", text)
+    assert reference, text
+    return VARIABLES[reference[1]]
 
 
 def azure_devops(path: Path) -> tuple[list[str], list[Job]]:
@@ -174,13 +176,14 @@ def azure_devops(path: Path) -> tuple[list[str], list[Job]]:
         steps = []
         for step in listed:
             always = {None: False, "succeededOrFailed()": True}[step.get("condition")]
-            task, given = step.get("task"), step.get("inputs", {})
+            task = step.get("task")
+            inputs = step.get("inputs", {})
             if task == "AzureCLI@2":
-                assert given["scriptType"] == "bash"
-                assert given["scriptLocation"] == "inlineScript"
-                assert given["azureSubscription"] == f"penguins-{stage['stage']}"
+                assert inputs["scriptType"] == "bash"
+                assert inputs["scriptLocation"] == "inlineScript"
+                assert inputs["azureSubscription"] == f"penguins-{stage['stage']}"
                 steps.append(Step(login=(resources.CLIENT_ID, resources.TENANT_ID)))
-                steps.append(Step(given["inlineScript"]))
+                steps.append(Step(inputs["inlineScript"]))
             elif "bash" in step:
                 steps.append(Step(step["bash"], always=always))
             elif "publish" in step:
@@ -221,7 +224,7 @@ class Platform:
         self.install("az", AZ)
 
     def install(self, tool: str, text: str) -> None:
-        """Have a script on the path, before the tools that are there."""
+        """Put a script on the path, before the real tool of this name."""
         script = self.folder / "bin" / tool
         script.parent.mkdir(exist_ok=True)
         script.write_text(text.format(python=sys.executable))
@@ -247,7 +250,7 @@ class Platform:
         return jobs
 
     def push(self, *names: str) -> dict[str, Ran]:
-        """What comes of a push to main; of `names` alone, as if others had gone well."""
+        """Run the jobs of a push to main; with `names`, only these, as if others had succeeded."""
         results: dict[str, Ran] = {}
         for job in self.jobs():
             is_due = job.name in names if names else True
@@ -261,10 +264,12 @@ class Platform:
         self.clones += 1
         clone = self.folder / f"{job.name}-{self.clones}"
         self.git("clone", "--quiet", ".", str(clone))
-        summary, login = clone / "step-summary.md", clone / ".azure" / "login.json"
+        summary = clone / "step-summary.md"
+        login = clone / ".azure" / "login.json"
         login.parent.mkdir()
         environment = self.environment(clone, summary)
-        ran, before = Ran(), len(self.user.standin.requests)
+        ran = Ran()
+        before = len(self.user.standin.requests)
         for step in job.steps:
             if not (ran.went_well or step.always):
                 continue

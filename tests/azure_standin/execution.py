@@ -114,8 +114,8 @@ class PipelineJob(Job):
         )
         if producer := self.producers.get(source["NodeId"]):
             return producer.outputs[source["PortName"]]
-        known = {one["Id"]: one for one in self.graph["DatasetNodes"]}
-        definition = known[source["NodeId"]]["DataSetDefinition"]
+        dataset_nodes = {node["Id"]: node for node in self.graph["DatasetNodes"]}
+        definition = dataset_nodes[source["NodeId"]]["DataSetDefinition"]
         if name := definition.get("ParameterName"):
             id = self.datasets[name]
         else:
@@ -171,23 +171,23 @@ class Step:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Where the script finds each input and output."""
+        """Return the path at which the script finds each input and output."""
         raise NotImplementedError
 
     @property
     def fingerprint(self) -> str:
-        """What the outputs depend on: a step that has the same is not run again."""
+        """Return a text on all that the outputs depend on. If it is the same, they are reused."""
         raise NotImplementedError
 
     def command(self) -> list[str]:
         raise NotImplementedError
 
     def own_variables(self) -> dict[str, str]:
-        """What the environment of the script has beside what every step's has."""
+        """Return the environment variables that only this step has."""
         raise NotImplementedError
 
     def execute(self) -> Run:
-        """Run the step, and give back the run that holds its outputs."""
+        """Run the step, or reuse an earlier run. Return the run that has its outputs."""
         earlier = self.azure.reusable.get(self.fingerprint)
         if earlier:
             pipeline = earlier.tags["azureml.pipeline"]

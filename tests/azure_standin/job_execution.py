@@ -57,8 +57,8 @@ class ComponentJob(Job):
             else:
                 self.log(f"Completing processing run id {step.run.id}.")
                 bound = step.pipeline_outputs.items()
-                made = self.producers[name].outputs
-                self.run.outputs |= {name: made[port] for port, name in bound}
+                outputs = self.producers[name].outputs
+                self.run.outputs |= {name: outputs[port] for port, name in bound}
         self.log("Finishing experiment: no runs left and nothing to schedule.")
         end = {"StartTime": self.run.started, "EndTime": now(), "Status": "Finished"}
         stages = json.dumps({"Initialization": None, "Execution": end})
@@ -70,13 +70,13 @@ class ComponentJob(Job):
             )
 
     def log(self, line: str) -> None:
-        """Say a line in the log of the whole job, which a client streams."""
+        """Append a line to the log of the whole job, which a client streams."""
         for name in ("executionlogs", "stderrlogs", "stdoutlogs"):
             blob = f"{ARTIFACTS}/{self.run.container}/logs/azureml/{name}.txt"
-            known = self.azure.blobs.setdefault(blob, b"")
+            log = self.azure.blobs.setdefault(blob, b"")
             if name == "executionlogs":
                 moment = now()[:19].replace("T", " ")
-                self.azure.blobs[blob] = known + f"[{moment}Z] {line}\n".encode()
+                self.azure.blobs[blob] = log + f"[{moment}Z] {line}\n".encode()
 
     @property
     def settings(self) -> Json:
@@ -84,35 +84,39 @@ class ComponentJob(Job):
 
     @staticmethod
     def parents(node: Json) -> set[str]:
-        """The nodes whose outputs a node reads."""
-        return {
-            match["node"]
-            for given in (node.get("inputs") or {}).values()
-            if (match := binding(given)) and match["node"]
-        }
+        """Return the names of the nodes whose outputs a node reads."""
+        names = set()
+        for node_input in (node.get("inputs") or {}).values():
+            match = binding(node_input)
+            if match and match["node"]:
+                names.add(match["node"])
+        return names
 
-    def value(self, given: Json | None) -> Value | None:
-        """What an input of a node, or of the job, stands for; None if it is not given."""
-        if not given:
+    def value(self, sent: Json | None) -> Value | None:
+        """Return the value of an input of a node or of the job, or None if it has none."""
+        if not sent:
             return None
-        if uri := given.get("uri"):
+        if uri := sent.get("uri"):
             return Value(place=blobs_of(self.azure, self.scope, uri))
-        if not (match := binding(given)):
-            return Value(text=str(given["value"]))
+        match = binding(sent)
+        if not match:
+            return Value(text=str(sent["value"]))
         if match["node"]:
             return Value(place=self.producers[match["node"]].outputs[match["port"]])
         return self.value((self.definition.get("inputs") or {}).get(match["input"]))
 
 
-def binding(given: Json) -> re.Match[str] | None:
-    return _BINDING.fullmatch(str(given.get("value", "")))
+def binding(sent: Json) -> re.Match[str] | None:
+    """Match the value of an input or output that names another one, such as a node's."""
+    return _BINDING.fullmatch(str(sent.get("value", "")))
 
 
 class NodeStep(Step):
     """A node of a pipeline job: a command, or a parallel one."""
 
     def __init__(self, job: ComponentJob, name: str, node: Json):
-        self.node, self.spec = node, job.azure.components[node["componentId"].lower()]
+        self.node = node
+        self.spec = job.azure.components[node["componentId"].lower()]
         kind = self.spec["type"]
         if kind not in ("command", "parallel"):
             raise ValueError(f"{name} is of type {kind}, which is not played")
@@ -152,29 +156,29 @@ class NodeStep(Step):
 
     @cached_property
     def pipeline_outputs(self) -> dict[str, str]:
-        """The outputs of the job that are outputs of this node, by the node's."""
-        given = (self.node.get("outputs") or {}).items()
-        found = {port: binding(one) for port, one in given}
-        return {
-            port: match["output"]
-            for port, match in found.items()
-            if match and match["output"]
-        }
+        """Return the outputs of the job that are outputs of this node, by the node's."""
+        names = {}
+        for port, sent in (self.node.get("outputs") or {}).items():
+            match = binding(sent)
+            if match and match["output"]:
+                names[port] = match["output"]
+        return names
 
     @cached_property
     def chosen_places(self) -> dict[str, str]:
-        """The URIs that outputs are to be written to, where the job says one."""
-        given = dict(self.node.get("outputs") or {})
-        given |= {
+        """Return the URIs to write outputs to, for the outputs that have one."""
+        outputs = dict(self.node.get("outputs") or {})
+        outputs |= {
             port: self.job_outputs.get(name) or {}
             for port, name in self.pipeline_outputs.items()
         }
-        return {port: one["uri"] for port, one in given.items() if one.get("uri")}
+        return {port: sent["uri"] for port, sent in outputs.items() if sent.get("uri")}
 
     @property
     def cluster(self) -> str:
-        own = self.node.get("computeId") or self.job_cluster
-        return str(own).rpartition("/")[2]
+        """Return the name of the cluster that the node runs on."""
+        cluster_id = self.node.get("computeId") or self.job_cluster
+        return str(cluster_id).rpartition("/")[2]
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -183,15 +187,17 @@ class NodeStep(Step):
             for port in self.spec.get("outputs") or {}
         }
         for port, uri in self.chosen_places.items():
-            own = uri.replace("${{name}}", self.run.id)
-            own = own.replace("${{output_name}}", port)
-            places[port] = blobs_of(self.azure, self.job.scope, own)
+            uri_of_run = uri.replace("${{name}}", self.run.id)
+            uri_of_output = uri_of_run.replace("${{output_name}}", port)
+            places[port] = blobs_of(self.azure, self.job.scope, uri_of_output)
         return places
 
     @property
     def asset_names(self) -> dict[str, str]:
         outputs = self.node.get("outputs") or {}
-        return {port: one["name"] for port, one in outputs.items() if one.get("name")}
+        return {
+            port: sent["name"] for port, sent in outputs.items() if sent.get("name")
+        }
 
     @cached_property
     def paths(self) -> dict[str, Path]:

@@ -37,8 +37,8 @@ def missing(kind: str, name: str) -> Refusal:
 def milliseconds(moment: str | None) -> int | None:
     if moment is None:
         return None
-    known = datetime.strptime(moment[:26], "%Y-%m-%dT%H:%M:%S.%f")
-    return int(known.replace(tzinfo=timezone.utc).timestamp() * 1000)
+    time = datetime.strptime(moment[:26], "%Y-%m-%dT%H:%M:%S.%f")
+    return int(time.replace(tzinfo=timezone.utc).timestamp() * 1000)
 
 
 # Experiments
@@ -101,8 +101,10 @@ def run_dto(azure: Azure, request: Request, run: Run) -> Json:
 @mlflow("POST runs/create")
 def create_run(azure: Azure, request: Request) -> Json:
     body = request.json()
-    known = azure.experiments.items()
-    names = {experiment["experimentId"]: name for name, experiment in known}
+    names = {
+        experiment["experimentId"]: name
+        for name, experiment in azure.experiments.items()
+    }
     tags = {tag["key"]: tag["value"] for tag in body.get("tags", [])}
     run = azure.new_run(
         names[body["experiment_id"]],
@@ -122,12 +124,12 @@ def get_run(azure: Azure, request: Request) -> Json:
 
 @mlflow("POST runs/search")
 def search_runs(azure: Azure, request: Request) -> Json:
-    """The runs of some experiments with one value of one tag: no other search is played."""
+    """Return the runs of experiments whose tag has a value. Other filters are refused."""
     body = request.json()
-    found = re.fullmatch(r"tags\.(\w+) = '(\w+)'", body.get("filter", ""))
-    if not found:
+    condition = re.fullmatch(r"tags\.(\w+) = '(\w+)'", body.get("filter", ""))
+    if not condition:
         raise Refusal(501, f"The stand-in plays no search for {body.get('filter')!r}.")
-    tag, value = found.groups()
+    tag, value = condition.groups()
     ids = {azure.experiments[name]["experimentId"]: name for name in azure.experiments}
     names = {ids[id] for id in body["experiment_ids"]}
     runs = [
@@ -140,8 +142,9 @@ def search_runs(azure: Azure, request: Request) -> Json:
 
 @mlflow("POST runs/update")
 def update_run(azure: Azure, request: Request) -> Json:
-    run, status = find_run(azure, request), request.json().get("status")
-    # The status of a step is the service's to say.
+    run = find_run(azure, request)
+    status = request.json().get("status")
+    # Only the service itself sets the status of a step.
     if status and run.type == "azureml.mlflow":
         run.end(next(name for name, word in _RUN_STATUS.items() if word == status))
     return {"run_info": run_dto(azure, request, run)["info"]}
@@ -149,7 +152,8 @@ def update_run(azure: Azure, request: Request) -> Json:
 
 @mlflow("POST runs/log-batch")
 def log_batch(azure: Azure, request: Request) -> Json:
-    run, body = find_run(azure, request), request.json()
+    run = find_run(azure, request)
+    body = request.json()
     run.metrics += body.get("metrics", [])
     run.tags |= {tag["key"]: tag["value"] for tag in body.get("tags", [])}
     for parameter in body.get("params", []):

@@ -21,6 +21,7 @@ from sklearn import datasets
 from template_package import PROJECT
 from training_comparison import (
     Outcome,
+    Outcomes,
     compare_column,
     compare_repeats,
     judge,
@@ -294,7 +295,8 @@ def test_names_of_any_kind_are_compared_and_escaped() -> None:
     *features, repeats = compare(training, new)
     assert list(list_drift(features)) == names
     assert not repeats.drift
-    page = render_report("<b>", "<i>", features, repeats, features[0], MAX_PSI)
+    outcomes = Outcomes(features, repeats, predictions=features[0])
+    page = render_report("<b>", "<i>", outcomes, MAX_PSI)
     assert "<script>" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;" in page

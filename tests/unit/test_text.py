@@ -16,7 +16,6 @@ from sources import DataError
 from text_values import TextFormat
 
 DAY = datetime.date(2026, 1, 31)
-MIDNIGHT = datetime.datetime(2026, 1, 31)
 MORNING = datetime.datetime(2026, 1, 31, 10, 15)
 AFTERNOON = datetime.datetime(2026, 1, 31, 14, 5)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from training_comparison import Comparison, Outcome
+from training_comparison import Comparison, Outcome, Outcomes
 
 MOST_FIGURES = 12  # of features, those that moved the most
 LONGEST_LABEL = 18
@@ -43,19 +43,16 @@ rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 def render_report(
     title: str,
     summary: str,
-    features: Sequence[Outcome],
-    repeats: Outcome,
-    predictions: Outcome,
+    outcomes: Outcomes,
     max_psi: float,
 ) -> str:
     """Return the comparison as one HTML page that needs no other file.
 
-    Features stand in the order of how far they have moved.
+    The features that have moved the farthest come first.
     """
-    by_psi = sorted(features, key=lambda outcome: -(outcome.comparison.psi or 0))
-    outcomes = [*features, repeats, predictions]
-    drift = [sentence for outcome in outcomes for sentence in outcome.drift]
-    facts = [sentence for outcome in outcomes for sentence in outcome.facts]
+    by_psi = sorted(
+        outcomes.features, key=lambda outcome: -(outcome.comparison.psi or 0)
+    )
     title = html.escape(title)
     figures = "".join(render_figure(outcome) for outcome in by_psi[:MOST_FIGURES])
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
@@ -63,11 +60,11 @@ def render_report(
 <title>{title}</title><style>{STYLE}</style>
 <h1>{title}</h1>
 <p>{html.escape(summary[0].upper() + summary[1:])}.</p>
-{render_sentences("Drift", drift)}
-{render_sentences("New, but not drift", facts)}
+{render_sentences("Drift", outcomes.drift)}
+{render_sentences("New, but not drift", outcomes.facts)}
 <h2>Predictions</h2>
 <p>For classification, the predicted classes are compared, not their probabilities.</p>
-<div class="figures">{render_figure(predictions)}</div>
+<div class="figures">{render_figure(outcomes.predictions)}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
 A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.

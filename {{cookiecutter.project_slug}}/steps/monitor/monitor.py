@@ -24,6 +24,7 @@ from scoring_model import MonitorError, ScoringModel, load_scoring_model
 from training_comparison import (
     Comparison,
     Outcome,
+    Outcomes,
     compare_column,
     compare_predictions,
     compare_repeats,
@@ -44,25 +45,8 @@ class DriftResult:
 
     model: ScoringModel
     rows: int
-    features: Sequence[Outcome]
-    repeats: Outcome
-    predictions: Outcome
+    outcomes: Outcomes
     max_psi: float
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """Return the outcomes of all comparisons, those of the features first."""
-        return [*self.features, self.repeats, self.predictions]
-
-    @property
-    def drift(self) -> list[str]:
-        """Return the sentences on drift, of all comparisons."""
-        return [sentence for outcome in self.outcomes for sentence in outcome.drift]
-
-    @property
-    def facts(self) -> list[str]:
-        """Return the sentences on differences that are not drift, of all comparisons."""
-        return [sentence for outcome in self.outcomes for sentence in outcome.facts]
 
 
 def monitor(
@@ -101,7 +85,7 @@ def monitor(
     write_report(result, drift_report)
     log_metrics(result, drift_report)
     print_notes(result)
-    if result.drift and on_drift == "stop":
+    if result.outcomes.drift and on_drift == "stop":
         raise MonitorError(
             f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
             f" Look at report.html in {drift_report}, and correct the data. If the data is"
@@ -151,9 +135,7 @@ def compare_with_training(
     return DriftResult(
         model=model,
         rows=new.rows,
-        features=feature_outcomes,
-        repeats=repeats_outcome,
-        predictions=predictions_outcome,
+        outcomes=Outcomes(feature_outcomes, repeats_outcome, predictions_outcome),
         max_psi=max_psi,
     )
 
@@ -173,29 +155,35 @@ def predict_sample(
 
 def summarize(result: DriftResult) -> str:
     """Return the outcome on one line, without a full stop."""
-    drifted = [outcome.comparison.name for outcome in result.features if outcome.drift]
+    drifted = [
+        outcome.comparison.name for outcome in result.outcomes.features if outcome.drift
+    ]
     compared = f"{result.rows} rows compared with version {result.model.version}"
     parts = []
     if drifted:
         names = ", ".join(f"'{name}'" for name in drifted[:SHOWN_NAMES])
         if len(drifted) > SHOWN_NAMES:
             names += ", …"
-        parts.append(f"in {len(drifted)} of {len(result.features)} features ({names})")
-    if result.predictions.drift:
+        parts.append(
+            f"in {len(drifted)} of {len(result.outcomes.features)} features ({names})"
+        )
+    if result.outcomes.predictions.drift:
         parts.append("in the predictions")
-    if result.repeats.drift:
+    if result.outcomes.repeats.drift:
         parts.append("in repeated rows")
     if not parts:
-        return f"{compared}: no drift in {len(result.features)} features"
+        return f"{compared}: no drift in {len(result.outcomes.features)} features"
     return f"{compared}: drift {' and '.join(parts)}"
 
 
 def print_notes(result: DriftResult) -> None:
     """Print a note on each drift, up to a number that fits on the screen."""
-    for sentence in result.drift[:SHOWN_NOTES]:
+    for sentence in result.outcomes.drift[:SHOWN_NOTES]:
         print(f"note: drift: {sentence}")
-    if len(result.drift) > SHOWN_NOTES:
-        print(f"note: {len(result.drift) - SHOWN_NOTES} more are in the drift report.")
+    if len(result.outcomes.drift) > SHOWN_NOTES:
+        print(
+            f"note: {len(result.outcomes.drift) - SHOWN_NOTES} more are in the drift report."
+        )
 
 
 def write_report(result: DriftResult, folder: Path) -> None:
@@ -206,21 +194,19 @@ def write_report(result: DriftResult, folder: Path) -> None:
         "rows": result.rows,
         "max_psi": result.max_psi,
         "summary": summarize(result),
-        "drift": result.drift,
-        "facts": result.facts,
-        "predictions": outcome_to_json(result.predictions),
+        "drift": result.outcomes.drift,
+        "facts": result.outcomes.facts,
+        "predictions": outcome_to_json(result.outcomes.predictions),
         "features": {
             outcome.comparison.name: outcome_to_json(outcome)
-            for outcome in result.features
+            for outcome in result.outcomes.features
         },
     }
     title = f"{result.model.name}: new data and training data"
     page = render_report(
         title,
         summarize(result),
-        result.features,
-        result.repeats,
-        result.predictions,
+        result.outcomes,
         result.max_psi,
     )
     write_json(contents, folder)
@@ -247,13 +233,13 @@ def log_metrics(result: DriftResult, folder: Path) -> None:
     """Log the verdict, the PSI of the features that moved the most, and the report."""
     psi_by_name = {
         outcome.comparison.name: outcome.comparison.psi
-        for outcome in [*result.features, result.predictions]
+        for outcome in [*result.outcomes.features, result.outcomes.predictions]
         if outcome.comparison.psi is not None
     }
     names = sorted(psi_by_name, key=lambda name: -psi_by_name[name])
     metrics: dict[str, float] = {
         "rows": result.rows,
-        "drifted": sum(bool(outcome.drift) for outcome in result.outcomes),
+        "drifted": sum(bool(outcome.drift) for outcome in result.outcomes.all),
     }
     for name in names[: MOST_METRICS - len(metrics)]:
         # MLflow allows no other characters in the name of a metric.

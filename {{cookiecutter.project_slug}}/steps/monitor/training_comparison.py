@@ -96,6 +96,30 @@ class Outcome:
     facts: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """The outcomes of the features, of repeated rows, and of the predictions."""
+
+    features: Sequence[Outcome]
+    repeats: Outcome
+    predictions: Outcome
+
+    @property
+    def all(self) -> list[Outcome]:
+        """Return the outcomes of all comparisons, those of the features first."""
+        return [*self.features, self.repeats, self.predictions]
+
+    @property
+    def drift(self) -> list[str]:
+        """Return the sentences on drift, of all comparisons."""
+        return [sentence for outcome in self.all for sentence in outcome.drift]
+
+    @property
+    def facts(self) -> list[str]:
+        """Return the sentences on differences that are not drift, of all comparisons."""
+        return [sentence for outcome in self.all for sentence in outcome.facts]
+
+
 def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
     """Decide for each comparison what is drift, and what may be due to chance.
 

@@ -11,6 +11,7 @@ import ast
 import difflib
 import inspect
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -282,8 +283,8 @@ def fit_model(
 
     Raises DataError, with the words of scikit-learn, if it refuses a hyperparameter.
     """
-    # Every so many rows, as to score all of them may take as long as the fit.
-    sample = slice(None, None, -(-len(features) // SCORED_ROWS))
+    # Only some rows are scored, because scoring all of them may take as long as the fit.
+    sample = slice(None, None, math.ceil(len(features) / SCORED_ROWS))
     try:
         pipeline = prepare_model(features, answers, task, seed, hyperparameters, folds)
         pipeline.fit(features, answers)
