@@ -446,7 +446,7 @@ def test_an_answer_to_a_submission_that_is_lost(
     assert fault.seen == (2 if times else 4)  # what the SDK tries by itself
     (run,) = user.standin.azure.jobs
     assert f"submitted  training, run {run}" in result.out
-    assert ("though the answer to that was lost" in result.out) == (times is None)
+    assert ("although Azure's reply was lost" in result.out) == (times is None)
 
 
 def test_a_submission_of_which_nothing_is_known(user: User, shell: Shell) -> None:
@@ -684,7 +684,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
     assert failed.code == 1
     assert "Its logs/user/error.txt ends:" in failed.out
     assert "ValueError: no model" in failed.out
-    assert "logs/user/ there holds what the entry script printed" in failed.out
+    assert "The folder logs/user/ has what the entry script printed" in failed.out
 
 
 def test_a_run_that_is_cancelled(user: User) -> None:

@@ -258,7 +258,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
     assert failed.code == 1
     assert "Its logs/user/error.txt ends:" in failed.out
     assert "ValueError: no model" in failed.out
-    assert "logs/user/ there holds what the entry script printed" in failed.out
+    assert "The folder logs/user/ has what the entry script printed" in failed.out
     assert allowed.code == 0, allowed.out
 
 

@@ -54,12 +54,20 @@ On Azure ML:
     azure/request_guard.py   limits for every request of the SDKs
     azure/refusals.py        why Azure refuses a request, and what to do
     azure/sdk_log.py         where what the SDK prints and logs is kept
-    azure/resources.py       what a workspace has, described the same way for both SDKs
-    azure/uploads.py         uploads data, several files at a time
-    azure/workspace.py       provision, submit, publish
-    azure/status.py          status
+    azure/provision.py       the command `provision`
+    azure/submit.py          the command `submit`
+    azure/publish.py         the command `publish`
+    azure/status.py          the command `status`
+    azure/session.py         the connection of a command to a workspace
+    azure/data_folders.py    the folders that pipelines read their data from
+    azure/upload_data.py     uploads these folders
+    azure/blob_container.py  uploads files, several at a time
+    azure/build_pipeline.py  builds a pipeline that Azure ML can run
+    azure/follow_run.py      follows a run to its end
+    azure/resources.py       descriptions of what is in a workspace
+    azure/workspace_interface.py  what the commands need of a workspace
     azure/sdk_steps.py       the steps of the SDK that the pipelines are written in
-    azure/sdk_workspace.py   the workspace of that SDK
+    azure/sdk_workspace.py   the workspace interface, implemented with that SDK
 """
 
 import sys

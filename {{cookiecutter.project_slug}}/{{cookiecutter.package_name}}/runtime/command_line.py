@@ -314,33 +314,46 @@ def draw(args: Namespace) -> None:
 
 def provision(args: Namespace) -> None:
     """Create on Azure what the pipelines need."""
-    from .azure import workspace
+    from .azure.provision import provision as provision_workspace
 
-    workspace.provision(
-        args.project, _load_pipelines(args), args.create_workspace, args.debug
+    provision_workspace(
+        args.project,
+        _load_pipelines(args),
+        create_workspace=args.create_workspace,
+        debug=args.debug,
     )
 
 
 def submit(args: Namespace) -> int:
     """Run a pipeline on Azure ML."""
-    from .azure import workspace
+    from .azure.submit import submit as submit_pipeline
 
     pipelines = _find_pipelines(args)
     parameters = _read_parameters(args)
-    went_well = workspace.submit(
-        args.project, pipelines, args.pipeline, parameters, args.wait, args.debug
+    is_well = submit_pipeline(
+        args.project,
+        pipelines,
+        args.pipeline,
+        parameters,
+        wait=args.wait,
+        debug=args.debug,
     )
-    return 0 if went_well else 1
+    return 0 if is_well else 1
 
 
 def publish(args: Namespace) -> None:
     """Publish a pipeline on Azure ML."""
-    from .azure import workspace
+    from .azure.publish import publish as publish_pipeline
 
     pipelines = _find_pipelines(args)
     folders = _read_folders(args.data, list(pipelines[args.pipeline].data))
-    workspace.publish(
-        args.project, pipelines, args.pipeline, folders, args.dry_run, args.debug
+    publish_pipeline(
+        args.project,
+        pipelines,
+        args.pipeline,
+        folders,
+        dry_run=args.dry_run,
+        debug=args.debug,
     )
 
 

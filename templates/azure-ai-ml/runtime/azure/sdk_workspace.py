@@ -1,6 +1,7 @@
-"""Use a workspace of Azure ML, and all that it holds, by means of azure-ai-ml.
+"""A workspace of Azure ML and its runs, used by means of azure-ai-ml.
 
-Projects with azureml-sdk have a module of the same name, with the same classes and methods.
+`workspace_interface.py` describes the methods. Projects with azureml-sdk have another module
+of this name, which implements the same interface.
 """
 
 from __future__ import annotations
@@ -19,27 +20,29 @@ from typing import Any
 import requests
 from azure.ai.ml import MLClient, constants, entities
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import ContainerClient
 
 from ..project import PipelineDefinition
 from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
 from . import connection, login
+from .blob_container import open_container
 from .resources import (
     PIPELINE_TAG,
     ActiveSchedule,
     Cluster,
+    Datastore,
+    Endpoint,
     Failure,
     PastRun,
+    Publication,
     RegisteredEnvironment,
     ScheduleChange,
-    StartedRun,
     StepStatus,
     read_end,
 )
 from .sdk_steps import build_steps, set_parameters
-from .uploads import open_container
+from .workspace_interface import RunInterface, StartedRun, WorkspaceInterface
 
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
 #: A new cluster releases idle nodes after 20 minutes, and may shrink to no node at all.
@@ -56,7 +59,7 @@ KEPT_DEPLOYMENTS = 10
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(RunInterface):
     """A pipeline job."""
 
     client: MLClient
@@ -126,26 +129,7 @@ class Run:
         )
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A batch endpoint, and its default deployment."""
-
-    sdk_endpoint: entities.BatchEndpoint
-
-    @property
-    def deployment(self) -> str:
-        return getattr(self.sdk_endpoint.defaults, "deployment_name", None) or ""
-
-    @property
-    def version(self) -> str:
-        return f"deployment {self.deployment}"
-
-    @property
-    def url(self) -> str:
-        return str(self.sdk_endpoint.scoring_uri)
-
-
-class Workspace:
+class Workspace(WorkspaceInterface):
     """A workspace, reached with the current login."""
 
     def __init__(
@@ -191,11 +175,7 @@ class Workspace:
         return cls(client, client.workspaces.begin_create(new).result(), config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster that is ready, or None if there is none of this name.
-
-        Raises NotACluster if a compute of another kind has this name, and ClusterFailed if
-        the cluster is not ready.
-        """
+        """Return a cluster that is ready, or None if there is none of this name."""
         compute = self._find_compute(name)
         if compute is None:
             return None
@@ -213,10 +193,7 @@ class Workspace:
             return None
 
     def create_cluster(self, setting: Compute) -> Cluster:
-        """Create the cluster that the settings describe, and wait until it is ready.
-
-        Raises ClusterFailed if Azure could not create it.
-        """
+        """Create the cluster that the settings describe, and wait until it is ready."""
         new = entities.AmlCompute(
             name=setting.name,
             size=setting.vm_size,
@@ -231,10 +208,7 @@ class Workspace:
         return _require_ready(setting.name, compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images of environments.
-
-        Returns whether this is a change, so False if the cluster builds them already.
-        """
+        """Let a cluster build the images of environments. Return whether this is new."""
         if self.sdk_workspace.image_build_compute == name:
             return False
         change = entities.Workspace(
@@ -260,8 +234,8 @@ class Workspace:
         """The default datastore of the workspace, which Azure is asked for only once."""
         return self.client.datastores.get_default(include_secrets=True)
 
-    def default_datastore(self) -> tuple[str, ContainerClient]:
-        """Return the default datastore's name, and a client of its container of blobs."""
+    def default_datastore(self) -> Datastore:
+        """Return the default datastore."""
         store = self._default_store
         # A datastore without keys has neither of them, and is reached by the login.
         key = getattr(store.credentials, "account_key", None)
@@ -272,7 +246,7 @@ class Workspace:
             store.container_name,
             key or sas_token or self.client._credential,
         )
-        return store.name, container
+        return Datastore(store.name, container)
 
     def build(
         self,
@@ -283,9 +257,7 @@ class Workspace:
     ) -> entities.PipelineJob:
         """Build a pipeline as a job of the SDK, which can be started or published.
 
-        `folders` maps each pipeline input for data to the folder of the default datastore
-        that it reads. `changing` are the inputs whose files may change from run to run. If
-        there are any, all steps run each time.
+        If there are `changing` inputs, no step is reused.
         """
         addresses = {
             name: f"azureml://datastores/{self._default_store.name}/paths/"
@@ -309,15 +281,8 @@ class Workspace:
         pipeline_name: str,
         experiment: str,
         parameters: dict[str, Any],
-    ) -> StartedRun[Run]:
-        """Start a job in an experiment, and return its run.
-
-        If the connection is lost before Azure answers, the job may have started all the
-        same. So Azure is asked for it, and the run is returned if it has started.
-
-        Raises the error of the submission if the job has not started, and StartUnknown if
-        Azure cannot be asked.
-        """
+    ) -> StartedRun:
+        """Start a job in an experiment, and return its run."""
         set_parameters(built, parameters)
         name = f"{built.display_name}-{uuid.uuid4().hex[:12]}"
         built.name = name
@@ -370,11 +335,13 @@ class Workspace:
     def find_endpoint(self, name: str) -> Endpoint | None:
         """Return an endpoint that can be called, or None."""
         try:
-            endpoint = Endpoint(self.client.batch_endpoints.get(name))
+            sdk_endpoint = self.client.batch_endpoints.get(name)
         except ResourceNotFoundError:
             return None
-        # If a publication has failed, it may have left an endpoint without a deployment.
-        return endpoint if endpoint.deployment else None
+        if not _default_deployment(sdk_endpoint):
+            # A failed publication may leave an endpoint without a deployment.
+            return None
+        return _describe_endpoint(sdk_endpoint)
 
     def publish(
         self,
@@ -383,10 +350,7 @@ class Workspace:
         built: entities.PipelineJob,
         description: str,
     ) -> Endpoint:
-        """Publish a job as the default deployment of an endpoint.
-
-        If `endpoint` is None, an endpoint of this name is created.
-        """
+        """Publish a job as the default deployment of an endpoint."""
         endpoints = self.client.batch_endpoints
         if endpoint is None:
             new = entities.BatchEndpoint(name=name, description=description)
@@ -400,7 +364,7 @@ class Workspace:
         sdk_endpoint.defaults = {"deployment_name": deployment.name}
         endpoints.begin_create_or_update(sdk_endpoint).result()
         self._delete_old_deployments(name)
-        return Endpoint(endpoints.get(name))
+        return _describe_endpoint(endpoints.get(name))
 
     def _delete_old_deployments(self, endpoint_name: str) -> None:
         """Delete the project's deployments except the newest. Keep those made by others."""
@@ -439,11 +403,8 @@ class Workspace:
         self, name: str, endpoint: Endpoint | None
     ) -> list[ActiveSchedule]:
         """Return the active schedule of this name, as a list that may be empty."""
-        try:
-            schedule = self.client.schedules.get(name)
-        except ResourceNotFoundError:
-            return []
-        if not schedule.is_enabled:
+        schedule = self._find_enabled_schedule(name)
+        if schedule is None:
             return []
         jobs = self.client.jobs.list(scheduled_job_name=name)
         runs = [_read_past_run(job) for job in islice(jobs, JOBS_LOOKED_THROUGH) if job]
@@ -457,49 +418,68 @@ class Workspace:
             )
         ]
 
-    def schedule(
-        self,
-        name: str,
-        pipeline_name: str,
-        endpoint: Endpoint | None,
-        setting: Schedule | None,
-        built: entities.PipelineJob | None,
-        experiment: str,
+    def plan_schedule(
+        self, name: str, endpoint: Endpoint | None, setting: Schedule | None
     ) -> list[ScheduleChange]:
-        """Give the pipeline the schedule of the settings, or disable its schedule.
-
-        Returns the changes. If `built` is None, nothing is changed, and the result is what
-        would be changed.
-        """
-        schedules = self.client.schedules
-        try:
-            existing = schedules.get(name)
-        except ResourceNotFoundError:
-            existing = None
-        is_enabled = existing is not None and existing.is_enabled
-
-        if setting is None:
-            if not is_enabled:
-                return []
-            if built:
-                schedules.begin_disable(name).result()
-            return [ScheduleChange("disabled", existing.description or name)]
-
-        description = setting.describe()
-        if built:
-            built.experiment_name = experiment
-            built.tags = {PIPELINE_TAG: pipeline_name}
-            new = entities.JobSchedule(
-                name=name,
-                description=description,
-                trigger=_trigger(setting),
-                create_job=built,
-                is_enabled=True,  # An existing schedule may have been disabled.
-            )
-            schedules.begin_create_or_update(new).result()
-        if is_enabled and existing.description == description:
+        """Return what `apply_schedule` would change, without changing anything."""
+        enabled = self._find_enabled_schedule(name)
+        description = setting.describe() if setting else ""
+        if setting and enabled and enabled.description == description:
             return [ScheduleChange("unchanged", description)]
-        return [ScheduleChange("scheduled", description)]
+        if setting:
+            return [ScheduleChange("scheduled", description)]
+        if enabled:
+            return [ScheduleChange("disabled", enabled.description or name)]
+        return []
+
+    def apply_schedule(
+        self, publication: Publication, setting: Schedule | None
+    ) -> list[ScheduleChange]:
+        """Give a published pipeline the schedule of the settings, or disable its schedule."""
+        endpoint = publication.endpoint
+        changes = self.plan_schedule(endpoint.name, endpoint, setting)
+        if setting:
+            self._write_schedule(publication, setting)
+        elif changes:
+            self.client.schedules.begin_disable(endpoint.name).result()
+        return changes
+
+    def _find_enabled_schedule(self, name: str) -> entities.Schedule | None:
+        """Return the schedule of this name, or None if there is none or it is disabled."""
+        try:
+            schedule = self.client.schedules.get(name)
+        except ResourceNotFoundError:
+            return None
+        return schedule if schedule.is_enabled else None
+
+    def _write_schedule(self, publication: Publication, setting: Schedule) -> None:
+        """Create the schedule of a published pipeline, or replace the existing one."""
+        job = publication.sdk_pipeline
+        job.experiment_name = publication.experiment
+        job.tags = {PIPELINE_TAG: publication.pipeline_name}
+        schedule = entities.JobSchedule(
+            name=publication.endpoint.name,
+            description=setting.describe(),
+            trigger=_make_trigger(setting),
+            create_job=job,
+            is_enabled=True,  # An existing schedule may have been disabled.
+        )
+        self.client.schedules.begin_create_or_update(schedule).result()
+
+
+def _default_deployment(sdk_endpoint: entities.BatchEndpoint) -> str:
+    """Return the name of an endpoint's default deployment, or an empty string."""
+    return getattr(sdk_endpoint.defaults, "deployment_name", None) or ""
+
+
+def _describe_endpoint(sdk_endpoint: entities.BatchEndpoint) -> Endpoint:
+    """Describe an endpoint with its current default deployment."""
+    return Endpoint(
+        name=sdk_endpoint.name,
+        version=f"deployment {_default_deployment(sdk_endpoint)}",
+        url=str(sdk_endpoint.scoring_uri),
+        sdk_endpoint=sdk_endpoint,
+    )
 
 
 def _log_in(config: WorkspaceConfig) -> MLClient:
@@ -600,7 +580,7 @@ def _deployment(
     )
 
 
-def _trigger(setting: Schedule) -> entities.RecurrenceTrigger:
+def _make_trigger(setting: Schedule) -> entities.RecurrenceTrigger:
     """Return the times of a schedule as an object of the SDK."""
     pattern = None
     if setting.hours or setting.minutes or setting.week_days:

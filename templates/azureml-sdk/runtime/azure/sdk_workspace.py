@@ -1,6 +1,7 @@
-"""Use a workspace of Azure ML, and all that it holds, by means of azureml-sdk.
+"""A workspace of Azure ML and its runs, used by means of azureml-sdk.
 
-Projects with azure-ai-ml have a module of the same name, with the same classes and methods.
+`workspace_interface.py` describes the methods. Projects with azure-ai-ml have another module
+of this name, which implements the same interface.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from azure.storage.blob import ContainerClient
 from azureml.core import Dataset, Environment, Experiment, authentication
 from azureml.core import Workspace as SdkWorkspace
 from azureml.core.compute import AmlCompute
@@ -29,22 +29,25 @@ from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
 from . import connection, login
+from .blob_container import open_container
 from .connection import AzureError
 from .resources import (
     PIPELINE_TAG,
     ActiveSchedule,
     Cluster,
+    Datastore,
+    Endpoint,
     Failure,
     PastRun,
+    Publication,
     RegisteredEnvironment,
     ScheduleChange,
-    StartedRun,
     StepStatus,
     read_end,
     read_time,
 )
 from .sdk_steps import build_steps
-from .uploads import open_container
+from .workspace_interface import RunInterface, StartedRun, WorkspaceInterface
 
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 # A token is replaced this many seconds before it expires.
@@ -57,7 +60,7 @@ MAX_ENDPOINTS = 1000
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(RunInterface):
     """A pipeline run."""
 
     sdk_run: sdk.PipelineRun
@@ -124,22 +127,7 @@ def _failure(run: Any, step: str) -> Failure:
     )
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A pipeline endpoint, and its default version."""
-
-    sdk_endpoint: sdk.PipelineEndpoint
-
-    @property
-    def version(self) -> str:
-        return f"version {self.sdk_endpoint.default_version}"
-
-    @property
-    def url(self) -> str:
-        return str(self.sdk_endpoint.endpoint)
-
-
-class Workspace:
+class Workspace(WorkspaceInterface):
     """A workspace, reached with the current login."""
 
     def __init__(self, workspace: SdkWorkspace, config: WorkspaceConfig) -> None:
@@ -196,11 +184,7 @@ class Workspace:
         return cls(workspace, config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Wait until a cluster is ready, and return it, or None if there is none.
-
-        Raises NotACluster if a compute of another kind has this name, and ClusterFailed if
-        Azure could not create the cluster.
-        """
+        """Return a cluster once it is ready, or None if there is none of this name."""
         compute = self.sdk_workspace.compute_targets.get(name)
         if compute is None:
             return None
@@ -211,10 +195,7 @@ class Workspace:
         return name in self.sdk_workspace.compute_targets
 
     def create_cluster(self, setting: Compute) -> Cluster:
-        """Create the cluster that the settings describe, and wait until it is ready.
-
-        Raises ClusterFailed if Azure could not create it.
-        """
+        """Create the cluster that the settings describe, and wait until it is ready."""
         new = AmlCompute.provisioning_configuration(
             setting.vm_size,
             max_nodes=setting.max_nodes,
@@ -226,10 +207,7 @@ class Workspace:
         return _wait_until_ready(setting.name, compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images of environments.
-
-        Returns whether this is a change, so False if the cluster builds them already.
-        """
+        """Let a cluster build the images of environments. Return whether this is new."""
         if self.sdk_workspace.get_details().get("imageBuildCompute") == name:
             return False
         self.sdk_workspace.update(image_build_compute=name)
@@ -255,8 +233,8 @@ class Workspace:
         """The default datastore of the workspace, which Azure is asked for only once."""
         return self.sdk_workspace.get_default_datastore()
 
-    def default_datastore(self) -> tuple[str, ContainerClient]:
-        """Return the default datastore's name, and a client of its container of blobs."""
+    def default_datastore(self) -> Datastore:
+        """Return the default datastore."""
         store = self._default_store
         # A datastore without keys is reached by the login. The SDK itself would send no
         # credential at all.
@@ -266,7 +244,7 @@ class Workspace:
         container = open_container(
             store.account_name, store.endpoint, store.container_name, credential
         )
-        return store.name, container
+        return Datastore(store.name, container)
 
     def build(
         self,
@@ -275,12 +253,7 @@ class Workspace:
         folders: Mapping[str, str],
         changing: Collection[str],
     ) -> sdk.Pipeline:
-        """Build a pipeline as an object of the SDK, which can be started or published.
-
-        `folders` maps each pipeline parameter for data to the folder of the default
-        datastore that it reads. `changing` are the parameters whose files may change from
-        run to run. The steps that read these parameters run each time.
-        """
+        """Build a pipeline as an object of the SDK, which can be started or published."""
         datasets = {
             name: Dataset.File.from_files((self._default_store, folder), validate=False)
             for name, folder in folders.items()
@@ -294,15 +267,8 @@ class Workspace:
         pipeline_name: str,
         experiment: str,
         parameters: dict[str, Any],
-    ) -> StartedRun[Run]:
-        """Start a run of a pipeline in an experiment, and return it.
-
-        If the connection is lost before Azure answers, the run may have started all the
-        same. So Azure is asked for it, and the run is returned if it has started.
-
-        Raises the error of the submission if the run has not started, and StartUnknown if
-        Azure cannot be asked.
-        """
+    ) -> StartedRun:
+        """Start a run of a pipeline in an experiment, and return the run."""
         sdk_experiment = Experiment(self.sdk_workspace, experiment)
         try:
             run = sdk_experiment.submit(
@@ -321,7 +287,7 @@ class Workspace:
     def _find_started_run(
         self, error: Exception, sdk_experiment: Experiment
     ) -> Run | None:
-        """Return the run that a failed submission has started all the same, or None.
+        """Return the run that a failed submission has started nevertheless, or None.
 
         `error` is the error of the submission. Raises StartUnknown if Azure cannot be asked
         whether the run has started.
@@ -343,10 +309,7 @@ class Workspace:
         return Run(run) if has_started else None
 
     def endpoint_name(self, name: str) -> str:
-        """Return the name of the endpoint, which is `name` itself.
-
-        It must be unique only in the workspace.
-        """
+        """Return `name` itself, because it must be unique only in the workspace."""
         return name
 
     def find_endpoint(self, name: str) -> Endpoint | None:
@@ -356,7 +319,7 @@ class Workspace:
         )
         for endpoint in endpoints:
             if endpoint.name == name:
-                return Endpoint(endpoint)
+                return _describe_endpoint(endpoint)
         return None
 
     def publish(
@@ -366,63 +329,47 @@ class Workspace:
         built: sdk.Pipeline,
         description: str,
     ) -> Endpoint:
-        """Publish a pipeline as the default version of an endpoint.
-
-        If `endpoint` is None, an endpoint of this name is created.
-        """
+        """Publish a pipeline as the default version of an endpoint."""
         published = built.publish(name, description=description)
         if endpoint:
-            endpoint.sdk_endpoint.add_default(published)
-            return endpoint
-        return Endpoint(
-            sdk.PipelineEndpoint.publish(self.sdk_workspace, name, "", published)
-        )
+            sdk_endpoint = endpoint.sdk_endpoint
+            sdk_endpoint.add_default(published)
+        else:
+            sdk_endpoint = sdk.PipelineEndpoint.publish(
+                self.sdk_workspace, name, "", published
+            )
+        return _describe_endpoint(sdk_endpoint)
 
-    def schedule(
-        self,
-        name: str,
-        pipeline_name: str,
-        endpoint: Endpoint | None,
-        setting: Schedule | None,
-        built: sdk.Pipeline | None,
-        experiment: str,
+    def plan_schedule(
+        self, name: str, endpoint: Endpoint | None, setting: Schedule | None
     ) -> list[ScheduleChange]:
-        """Give the endpoint the schedule of the settings, and disable all others.
+        """Return what `apply_schedule` would change, without changing anything."""
+        active = self._list_active_schedules(endpoint)
+        kept = _find_same_schedule(active, setting)
+        others = [schedule for schedule in active if schedule is not kept]
+        return _describe_changes(setting, kept is None, others)
 
-        `pipeline_name` is not needed here: the runs name the published pipeline.
-        Returns the changes. If `built` is None, nothing is changed, and the result is what
-        would be changed.
-        """
-        changes = []
-        description = setting.describe() if setting else ""
-        active = self._active_schedules(endpoint)
-        kept = None
-        if setting:
-            # Azure returns a recurrence in another form, so the descriptions are compared.
-            for schedule in active:
-                if schedule.description == description:
-                    kept = schedule
-                    break
-            changes.append(
-                ScheduleChange("unchanged" if kept else "scheduled", description)
-            )
-            if endpoint and built and not kept:
-                kept = self._create_schedule(endpoint, setting, experiment)
-                # If an answer is lost, the SDK sends the request again, which creates a
-                # second schedule. So the schedules are listed again.
-                active = self._active_schedules(endpoint)
+    def apply_schedule(
+        self, publication: Publication, setting: Schedule | None
+    ) -> list[ScheduleChange]:
+        """Give a published pipeline the schedule of the settings, and disable all others."""
+        active = self._list_active_schedules(publication.endpoint)
+        kept = _find_same_schedule(active, setting)
+        is_new = kept is None
+        if setting and is_new:
+            kept = self._create_schedule(publication, setting)
+            # If a reply is lost, the SDK sends the request again, which creates a second
+            # schedule. So the schedules are listed again.
+            active = self._list_active_schedules(publication.endpoint)
 
-        # The others are disabled last. If this fails, the next `publish` disables them.
-        # If the new schedule were missing instead, nobody would notice.
-        for schedule in active:
-            if kept and schedule.id == kept.id:
-                continue
-            if built:
-                schedule.disable(wait_for_provisioning=True)
-            changes.append(
-                ScheduleChange("disabled", schedule.description or schedule.id)
-            )
-        return changes
+        # The others are disabled last. If this fails, the next `publish` disables them. If
+        # the new schedule were missing instead, nobody would notice.
+        others = [
+            schedule for schedule in active if kept is None or schedule.id != kept.id
+        ]
+        for schedule in others:
+            schedule.disable(wait_for_provisioning=True)
+        return _describe_changes(setting, is_new, others)
 
     def newest_runs(
         self,
@@ -455,7 +402,7 @@ class Workspace:
     ) -> list[ActiveSchedule]:
         """Return the active schedules of an endpoint of this name."""
         schedules = []
-        for schedule in self._active_schedules(endpoint):
+        for schedule in self._list_active_schedules(endpoint):
             newest_run = schedule.get_last_pipeline_run()
             # The SDK itself shows no time of a schedule.
             caller = schedule._schedule_provider._service_caller
@@ -470,9 +417,9 @@ class Workspace:
         return schedules
 
     def _create_schedule(
-        self, endpoint: Endpoint, setting: Schedule, experiment: str
+        self, publication: Publication, setting: Schedule
     ) -> sdk.Schedule:
-        """Create the schedule of the settings for an endpoint, and wait until it is active."""
+        """Create a schedule for a published pipeline, and wait until it is active."""
         recurrence = sdk.ScheduleRecurrence(
             frequency=setting.frequency,
             interval=setting.interval,
@@ -484,15 +431,15 @@ class Workspace:
         )
         return sdk.Schedule.create_for_pipeline_endpoint(
             self.sdk_workspace,
-            endpoint.sdk_endpoint.name,
-            endpoint.sdk_endpoint.id,
-            experiment,
+            publication.endpoint.name,
+            publication.endpoint.sdk_endpoint.id,
+            publication.experiment,
             recurrence=recurrence,
             description=setting.describe(),
             wait_for_provisioning=True,
         )
 
-    def _active_schedules(self, endpoint: Endpoint | None) -> list[sdk.Schedule]:
+    def _list_active_schedules(self, endpoint: Endpoint | None) -> list[sdk.Schedule]:
         """Return the schedules of an endpoint that are not disabled."""
         if endpoint is None:
             return []
@@ -500,6 +447,47 @@ class Workspace:
             self.sdk_workspace, pipeline_endpoint_id=endpoint.sdk_endpoint.id
         )
         return [schedule for schedule in schedules if schedule.status == "Active"]
+
+
+def _describe_endpoint(sdk_endpoint: sdk.PipelineEndpoint) -> Endpoint:
+    """Describe an endpoint with its current default version."""
+    return Endpoint(
+        name=sdk_endpoint.name,
+        version=f"version {sdk_endpoint.default_version}",
+        url=str(sdk_endpoint.endpoint),
+        sdk_endpoint=sdk_endpoint,
+    )
+
+
+def _find_same_schedule(
+    active: list[sdk.Schedule], setting: Schedule | None
+) -> sdk.Schedule | None:
+    """Return the active schedule that is as in the settings, or None."""
+    if setting is None:
+        return None
+    # Azure returns a recurrence in another form, so the descriptions are compared.
+    description = setting.describe()
+    for schedule in active:
+        if schedule.description == description:
+            return schedule
+    return None
+
+
+def _describe_changes(
+    setting: Schedule | None, is_new: bool, disabled: list[sdk.Schedule]
+) -> list[ScheduleChange]:
+    """Describe the schedule of the settings, if there is one, and the disabled schedules."""
+    changes = []
+    if setting:
+        description = setting.describe()
+        if is_new:
+            changes.append(ScheduleChange("scheduled", description))
+        else:
+            changes.append(ScheduleChange("unchanged", description))
+    for schedule in disabled:
+        name = schedule.description or schedule.id
+        changes.append(ScheduleChange("disabled", name))
+    return changes
 
 
 def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -41,6 +41,7 @@ UNREACHABLE = (
     ServiceResponseError,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -153,17 +154,19 @@ def _log_error(error: Exception, message: str, log_file: str) -> str:
     return f"{message} Details are in {log_file}."
 
 
-def call_with_limit(purpose: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Return `function(*arguments)`; raise CallTooLong if that takes too long.
+def call_with_limit(
+    purpose: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Call a function of an SDK, and return its result.
 
-    It takes too long if Azure has not answered any request for a while, or if Azure goes on
-    answering that it is not done. `purpose` is for the message, such as "to publish".
+    Raises CallTooLong if Azure has answered no request for a while, or if the call takes
+    longer than LONGEST_CALL. `purpose` is for the message, such as "to publish".
     """
     future: Future[T] = Future()
 
     def call() -> None:
         try:
-            future.set_result(function(*arguments))
+            future.set_result(function(*args, **kwargs))
         except BaseException as error:  # noqa: BLE001 (it is raised again below)
             future.set_exception(error)
 

@@ -1,4 +1,4 @@
-"""What a workspace has and does, described the same way for both SDKs."""
+"""Descriptions of what is in a workspace, which are the same for both SDKs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import IO, Generic, TypeVar
+from typing import IO, Any, Literal
+
+from azure.storage.blob import ContainerClient
 
 #: The tag that names the pipeline of a run.
 PIPELINE_TAG = "pipeline"
-LOG_END_BYTES = 1 << 20  # of a log that are read
-
-RunType = TypeVar("RunType")
+# At most this many bytes of a log are read, from its end.
+LOG_END_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A compute cluster, as it is on Azure."""
+    """A compute cluster that exists on Azure."""
 
     vm_size: str
     max_nodes: int
@@ -33,8 +34,16 @@ class RegisteredEnvironment:
 
 
 @dataclass(frozen=True)
+class Datastore:
+    """A datastore of the workspace, and a client of its container of blobs."""
+
+    name: str
+    container: ContainerClient
+
+
+@dataclass(frozen=True)
 class StepStatus:
-    """How far a step of a run has got, such as "running" or "reused"."""
+    """The state of a step in a run, such as "running" or "reused"."""
 
     run_id: str
     name: str
@@ -42,30 +51,40 @@ class StepStatus:
 
 
 @dataclass(frozen=True)
-class StartedRun(Generic[RunType]):
-    """A run that Azure has started.
+class Endpoint:
+    """An endpoint under which a pipeline is published."""
 
-    If `answer_was_lost`, Azure's answer to the submission never arrived, and the run was
-    found by its id.
-    """
+    name: str
+    #: The default version or deployment, such as "version 3".
+    version: str
+    url: str
+    sdk_endpoint: Any
 
-    run: RunType
-    answer_was_lost: bool = False
+
+@dataclass(frozen=True)
+class Publication:
+    """A pipeline that was published under an endpoint."""
+
+    pipeline_name: str
+    experiment: str
+    endpoint: Endpoint
+    sdk_pipeline: Any
 
 
 @dataclass(frozen=True)
 class ScheduleChange:
-    """What was done to a schedule: "scheduled", "unchanged" or "disabled"."""
+    """A schedule, and whether it is new, is kept as it was, or is disabled."""
 
-    status: str
+    status: Literal["scheduled", "unchanged", "disabled"]
     description: str
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run that was started at some time, and its state in lower case."""
+    """A run of a pipeline, which may have ended."""
 
     id: str
+    #: The state in lower case, such as "running" or "failed".
     state: str
     started: datetime
     url: str
@@ -73,34 +92,39 @@ class PastRun:
 
 @dataclass(frozen=True)
 class ActiveSchedule:
-    """A schedule that is not disabled, and the newest run that it has started, if any."""
+    """A schedule that is not disabled."""
 
     description: str
     created: datetime
+    #: The newest run that the schedule has started, if there is one.
     newest_run: PastRun | None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A step of a run that has failed, or the run itself, which has no logs."""
+    """Why a step of a run has failed, or the run as a whole."""
 
-    step: str  # empty for the run itself
-    reason: str  # empty if Azure gives none
+    #: The name of the step. Empty for the run as a whole, which has no logs.
+    step: str
+    #: The reason that Azure gives. Empty if it gives none.
+    reason: str
     url: str
+    #: The names of the logs.
     logs: list[str]
-    read_log: Callable[[str], str]  # takes a name of `logs`
+    #: Downloads a log by its name, and returns its end.
+    read_log: Callable[[str], str]
     is_parallel: bool
 
 
 def read_time(text: str) -> datetime:
-    """Return a time as Azure writes it, such as 2026-11-29T05:00:01.1234567Z, in UTC."""
+    """Parse a time in the format of Azure, such as 2026-11-29T05:00:01.1234567Z, as UTC."""
     # Azure writes seven decimals, and sometimes Z in place of +00:00.
     seconds = text[: len("2026-11-29T05:00:01")]
     return datetime.fromisoformat(seconds).replace(tzinfo=timezone.utc)
 
 
 def read_end(file: IO[bytes]) -> str:
-    """Return the end of a log, which can be too large to be read as a whole."""
+    """Return the last LOG_END_BYTES of a log as text."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - LOG_END_BYTES))
     return file.read().decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""`status`: how the newest runs of the pipelines have ended, and which schedule is overdue."""
+"""`status`: show how the newest runs have ended, and which schedules are overdue."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 from .. import COMMAND
 from ..project import Pipelines, Project
-from ..settings_models import ProjectSettings, Schedule
+from ..settings_models import Schedule
 from ..workspaces import NEEDED
-from .connection import Printer, call_with_limit, quiet_azure_calls
+from .connection import call_with_limit
+from .publish import find_endpoint_name
 from .resources import ActiveSchedule, PastRun
-from .sdk_workspace import Workspace
+from .session import Session, open_session
 
-# So many runs of each pipeline are shown.
+# This many runs of each pipeline are shown.
 SHOWN_RUNS = 3
-#: A run may begin so much later than planned: nodes start, and clocks change in summer.
+#: A run may begin this much later than planned, because nodes take time to start, and
+#: clocks change in summer.
 GRACE = timedelta(hours=2)
 #: The time zone of a schedule's start is up to 12 hours behind UTC.
 LARGEST_OFFSET = timedelta(hours=12)
@@ -30,27 +32,18 @@ def show_status(
     schedule is overdue.
     """
     config = project.workspace_config(NEEDED)
-    settings = project.settings()
-    with quiet_azure_calls(config, project.root, debug) as printer:
-        workspace = call_with_limit(
-            "to connect to the workspace", Workspace.connect, config
-        )
-        checks = [
-            _show_pipeline(workspace, settings, name, printer, project.files.option)
-            for name in pipelines
-        ]
-        return all(checks)
+    with open_session(project, config, debug=debug) as session:
+        results = [_show_pipeline(session, name) for name in pipelines]
+        return all(results)
 
 
-def _show_pipeline(
-    workspace: Workspace,
-    settings: ProjectSettings,
-    name: str,
-    printer: Printer,
-    workspace_option: str,
-) -> bool:
-    """Print the newest runs and the schedules of a pipeline. Return whether all is well."""
-    endpoint_name = workspace.endpoint_name(f"{settings.name}-{name}")
+def _show_pipeline(session: Session, name: str) -> bool:
+    """Print the newest runs and the schedules of a pipeline.
+
+    Returns False if the newest run has failed, or if a schedule has failed or is overdue.
+    """
+    workspace = session.workspace
+    endpoint_name = find_endpoint_name(session, name)
     endpoint = call_with_limit(
         "to look up the endpoint", workspace.find_endpoint, endpoint_name
     )
@@ -58,7 +51,7 @@ def _show_pipeline(
         "to list the runs",
         workspace.newest_runs,
         name,
-        settings.name,
+        session.settings.name,
         endpoint,
         SHOWN_RUNS,
     )
@@ -66,64 +59,71 @@ def _show_pipeline(
         "to list the schedules", workspace.list_schedules, endpoint_name, endpoint
     )
 
-    runs_are_well = _show_runs(runs, name, workspace, printer)
-    setting = settings.schedules.get(name)
-    schedules_are_well = _show_schedules(schedules, setting, printer)
-    if setting and not schedules:
-        printer(
-            f"{'missing':10} schedule {setting.describe()}: `{COMMAND} publish "
-            f"{name}{workspace_option}` creates it."
-        )
+    runs_are_well = _show_runs(session, name, runs)
+    schedules_are_well = _show_schedules(session, name, schedules)
     return runs_are_well and schedules_are_well
 
 
-def _show_runs(
-    runs: list[PastRun], name: str, workspace: Workspace, printer: Printer
-) -> bool:
+def _show_runs(session: Session, name: str, runs: list[PastRun]) -> bool:
     """Print the newest runs of a pipeline. Return False if the newest one has failed."""
     if not runs:
-        printer(f"{'none':10} {name} has not run in {workspace.name}")
+        session.report("none", f"{name} has not run in {session.workspace.name}")
         return True
     for run in runs:
-        printer(f"{run.state:10} {name}, {_format(run.started)}, run {run.id}")
-    printer(runs[0].url)
-    return runs[0].state != "failed"
+        session.report(run.state, f"{name}, {_format_time(run.started)}, run {run.id}")
+    newest = runs[0]
+    session.printer(newest.url)
+    return newest.state != "failed"
 
 
 def _show_schedules(
-    schedules: list[ActiveSchedule], setting: Schedule | None, printer: Printer
+    session: Session, name: str, schedules: list[ActiveSchedule]
 ) -> bool:
     """Print the schedules of a pipeline. Return False if one has failed or is overdue."""
-    are_well = True
-    for schedule in schedules:
-        newest = schedule.newest_run
-        delay = describe_delay(schedule, setting, datetime.now(timezone.utc))
-        if newest and newest.state == "failed":
-            are_well = False
-            printer(
-                f"{'failed':10} schedule {schedule.description}: run {newest.id}, "
-                f"{_format(newest.started)}\n{newest.url}"
-            )
-        elif delay:
-            are_well = False
-            printer(f"{'overdue':10} schedule {schedule.description}: {delay}")
-        elif newest:
-            printer(
-                f"{'scheduled':10} {schedule.description}: newest run {newest.state}, "
-                f"{_format(newest.started)}"
-            )
-        else:
-            printer(f"{'scheduled':10} {schedule.description}: no run yet")
-    return are_well
+    setting = session.settings.schedules.get(name)
+    results = [_show_schedule(session, schedule, setting) for schedule in schedules]
+    if setting and not schedules:
+        command = f"{COMMAND} publish {name}{session.project.files.option}"
+        session.report(
+            "missing", f"schedule {setting.describe()}: `{command}` creates it."
+        )
+    return all(results)
+
+
+def _show_schedule(
+    session: Session, schedule: ActiveSchedule, setting: Schedule | None
+) -> bool:
+    """Print one schedule. Return False if its newest run has failed or is overdue."""
+    description = schedule.description
+    newest = schedule.newest_run
+    if newest and newest.state == "failed":
+        session.report(
+            "failed",
+            f"schedule {description}: run {newest.id}, {_format_time(newest.started)}\n"
+            f"{newest.url}",
+        )
+        return False
+
+    delay = describe_delay(schedule, setting, datetime.now(timezone.utc))
+    if delay:
+        session.report("overdue", f"schedule {description}: {delay}")
+        return False
+
+    if newest:
+        time = _format_time(newest.started)
+        session.report("scheduled", f"{description}: newest run {newest.state}, {time}")
+    else:
+        session.report("scheduled", f"{description}: no run yet")
+    return True
 
 
 def describe_delay(
     schedule: ActiveSchedule, setting: Schedule | None, now: datetime
 ) -> str:
-    """Return since when a schedule has started no run, if that is too long, or else "".
+    """Return a sentence if a schedule is overdue at the time `now`, or an empty string.
 
     `setting` is the schedule of the settings. An active schedule that differs from it is
-    never overdue, as its times are not known.
+    never called overdue, because its times are unknown.
     """
     if setting is None or setting.describe() != schedule.description:
         return ""
@@ -138,8 +138,9 @@ def describe_delay(
         last_start = schedule.created
     if now <= last_start + setting.longest_pause() + GRACE:
         return ""
-    return f"it has started no run since {_format(last_start)}."
+    return f"it has started no run since {_format_time(last_start)}."
 
 
-def _format(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
+    """Return a time such as "2026-11-29 05:00 UTC"."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,97 @@
+"""Choose the folders of the default datastore that a pipeline reads its data from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from ..files import list_files
+from ..project import Project
+from .connection import AzureError
+
+# Files are read in chunks of this size.
+CHUNK_BYTES = 1 << 20
+# The name of a folder contains this many hexadecimal digits of the digest of its files.
+DIGEST_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder of the default datastore, and the local files to upload into it."""
+
+    path: str
+    #: The local files by their paths on the datastore. It is empty if the user has named
+    #: the folder, whose files can then change at any time.
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def choose_data_folders(
+    project: Project[Any],
+    data_settings: Mapping[str, str],
+    named_folders: Mapping[str, str],
+) -> dict[str, DataFolder]:
+    """Return the folder that each data parameter of a pipeline reads.
+
+    `data_settings` maps each data parameter to the setting below `data` that has the path
+    of its files. `named_folders` are the folders that the user has chosen instead, by
+    parameter. Raises AzureError if there are no files at the path of a setting.
+    """
+    folders = {}
+    for parameter, setting in data_settings.items():
+        named_folder = named_folders.get(parameter)
+        if named_folder:
+            folders[parameter] = DataFolder(named_folder)
+        else:
+            folders[parameter] = make_data_folder(project, setting)
+    return folders
+
+
+def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
+    """Return a folder for the files of the setting `data.SETTING`.
+
+    The name of the folder contains a digest of the files, so changed files get a new folder.
+    In an unchanged folder, Azure ML would not notice that files have changed, and would
+    reuse the results of earlier runs. Raises AzureError if there are no files.
+    """
+    files = list_data_files(project, setting)
+    if not files:
+        key = f"data.{setting}"
+        raise AzureError(
+            f"{project.file_of(key)}: {key} is {_get_path(project, setting)}, but "
+            "there is no file there. Put the data there, or correct the path."
+        )
+
+    digest = _digest_files(files)[:DIGEST_DIGITS]
+    path = f"{project.settings().name}/{setting}-{digest}"
+    return DataFolder(
+        path, {f"{path}/{relative}": file for relative, file in files.items()}
+    )
+
+
+def list_data_files(project: Project[Any], setting: str) -> dict[str, Path]:
+    """Return the local files of the setting `data.SETTING`, sorted by their local paths.
+
+    The keys are the paths relative to the path in the setting.
+    """
+    files = list_files(project.root / _get_path(project, setting))
+    return dict(sorted(files.items(), key=itemgetter(1)))
+
+
+def _get_path(project: Project[Any], setting: str) -> str:
+    """Return the path in the setting `data.SETTING`."""
+    return str(getattr(project.settings().data, setting))
+
+
+def _digest_files(files: Mapping[str, Path]) -> str:
+    """Return a digest of the names, sizes and contents of files."""
+    digest = hashlib.sha256()
+    for name, file in files.items():
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as content:
+            while chunk := content.read(CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()

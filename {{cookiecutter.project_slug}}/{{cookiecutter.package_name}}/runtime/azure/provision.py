@@ -1,0 +1,201 @@
+"""`provision`: create on Azure what the pipelines need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import COMMAND
+from ..project import Pipelines, Project
+from ..settings_models import Compute, ProjectSettings
+from ..workspaces import NEEDED, WorkspaceConfig
+from .check_answers import CheckFailed
+from .checks import read_azure_names
+from .connection import (
+    AzureError,
+    WorkspaceMissing,
+    call_with_limit,
+    quiet_azure_calls,
+)
+from .data_folders import DataFolder, list_data_files, make_data_folder
+from .roles import provide_roles
+from .sdk_steps import environments
+from .sdk_workspace import Workspace
+from .session import Session
+from .upload_data import upload_data
+
+
+def provision(
+    project: Project[Any],
+    pipelines: Pipelines,
+    *,
+    create_workspace: bool = False,
+    debug: bool = False,
+) -> None:
+    """Create what the pipelines need on Azure. Do not change what exists already.
+
+    Data that is not on this machine is reported, but is not an error, because a build server
+    may have only the sample data, which is in git.
+    """
+    needs = [*NEEDED, "compute.name", "compute.vm_size"]
+    if create_workspace:
+        needs.append("region")
+    config = project.workspace_config(needs)
+    settings = project.settings()
+    _check_subnets(project, config)
+
+    with quiet_azure_calls(config, project.root, debug) as printer:
+        workspace, status = _provide_workspace(config, settings, create_workspace)
+        session = Session(workspace, project, settings, printer)
+        session.report(status, f"workspace {workspace.name}, in {workspace.region}")
+
+        for compute in settings.all_computes().values():
+            _provide_cluster(session, compute)
+        _provide_image_builder(session)
+        has_new_roles = _provide_roles(session)
+        for environment in environments(pipelines, settings):
+            _provide_environment(session, environment)
+        upload_data(session, _find_data(session, pipelines), has_new_roles)
+
+
+def _check_subnets(project: Project[Any], config: WorkspaceConfig) -> None:
+    """Raise AzureError if a subnet is not in the subscription of the workspace.
+
+    Azure ML demands this. azureml-sdk leaves the subscription out of what it sends, so Azure
+    would look for the subnet in the wrong place.
+    """
+    for section, compute in project.settings().all_computes().items():
+        if compute.subnet is None:
+            continue
+        subscription = compute.subnet.split("/")[2]
+        if subscription.lower() != config.subscription_id.lower():
+            key = f"{section}.subnet"
+            raise AzureError(
+                f"{project.file_of(key)}: {key} is in the subscription {subscription}, but "
+                f"the workspace is in {config.subscription_id}. Write a subnet of that "
+                "subscription."
+            )
+
+
+def _provide_workspace(
+    config: WorkspaceConfig, settings: ProjectSettings, create_workspace: bool
+) -> tuple[Workspace, str]:
+    """Return the workspace, and "unchanged" or "created".
+
+    With `create_workspace`, the workspace is created if it does not exist. Otherwise
+    WorkspaceMissing is raised.
+    """
+    try:
+        workspace = call_with_limit(
+            "to connect to the workspace", Workspace.connect, config
+        )
+    except WorkspaceMissing:
+        if not create_workspace:
+            raise
+    else:
+        return workspace, "unchanged"
+
+    computes = settings.all_computes().values()
+    uses_identities = any(compute.identity for compute in computes)
+    workspace = call_with_limit(
+        "to create the workspace", Workspace.create, config, uses_identities
+    )
+    return workspace, "created"
+
+
+def _provide_cluster(session: Session, setting: Compute) -> None:
+    """Create a cluster of the settings if the workspace has none of this name.
+
+    An existing cluster is not changed. If it differs from the settings, this is reported.
+    """
+    workspace = session.workspace
+    status = "unchanged"
+    cluster = call_with_limit(
+        "to look up the cluster", workspace.find_cluster, setting.name
+    )
+    if cluster is None:
+        status = "created"
+        cluster = call_with_limit(
+            "to create the cluster", workspace.create_cluster, setting
+        )
+
+    nodes = cluster.max_nodes
+    size = cluster.vm_size
+    session.report(status, f"cluster {setting.name}, up to {nodes} nodes of {size}")
+
+    has_other_nodes = nodes != setting.max_nodes
+    has_other_size = size.lower() != setting.vm_size.lower()
+    if has_other_nodes or has_other_size:
+        command = f"{COMMAND} check --online{session.project.files.option}"
+        session.report(
+            "differing",
+            f"cluster {setting.name} is not as in the settings. `{command}` shows the "
+            "difference.",
+        )
+
+
+def _provide_image_builder(session: Session) -> None:
+    """Let the cluster that the settings name build the images of environments."""
+    name = session.settings.workspace.image_build_compute
+    if name is None:
+        return
+    is_new = call_with_limit(
+        "to choose the cluster that builds images",
+        session.workspace.use_image_builder,
+        name,
+    )
+    status = "chosen" if is_new else "unchanged"
+    session.report(status, f"cluster {name}, which builds images")
+
+
+def _provide_roles(session: Session) -> bool:
+    """Assign the roles that steps need to reach data without account keys.
+
+    If the user may not assign a role, print the command with which an owner can. Return
+    whether a role was assigned.
+    """
+    clusters = [names for names in read_azure_names(session.project) if names.identity]
+    if not clusters:
+        return False
+    try:
+        statuses = call_with_limit("to give roles", provide_roles, clusters)
+    except CheckFailed as failed:
+        raise AzureError(f"{failed.answer.text} {failed.answer.fix}") from failed
+
+    for status in statuses:
+        text = f"role {status.role.name} on {status.account} for {status.owner}"
+        if status.command:
+            session.report("missing", f"{text}: an owner runs {status.command}")
+        elif status.is_new:
+            session.report("assigned", text)
+        else:
+            session.report("unchanged", text)
+    return any(status.is_new for status in statuses)
+
+
+def _provide_environment(session: Session, environment: Any) -> None:
+    """Register an environment, unless the same one is registered already."""
+    registered = call_with_limit(
+        "to register the environment", session.workspace.register, environment
+    )
+    status = "registered" if registered.is_new else "unchanged"
+    session.report(
+        status, f"environment {registered.name}, version {registered.version}"
+    )
+
+
+def _find_data(session: Session, pipelines: Pipelines) -> list[DataFolder]:
+    """Return the data of all pipelines, and report settings without files."""
+    project = session.project
+    # A dict keeps each setting once, in the order of the pipelines.
+    data_settings = dict.fromkeys(
+        setting for pipeline in pipelines.values() for setting in pipeline.data.values()
+    )
+
+    folders = []
+    for setting in data_settings:
+        if list_data_files(project, setting):
+            folders.append(make_data_folder(project, setting))
+        else:
+            path = getattr(session.settings.data, setting)
+            session.report("missing", f"data.{setting}: there is no file in {path}")
+    return folders

@@ -1,0 +1,164 @@
+"""`publish`: publish a pipeline under an endpoint, with the schedule of the settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ..project import PipelineDefinition, Pipelines, Project
+from ..settings_models import ProjectSettings, Schedule
+from ..workspaces import NEEDED
+from .build_pipeline import build_pipeline
+from .connection import AzureError, call_with_limit
+from .data_folders import DataFolder, choose_data_folders
+from .resources import Endpoint, Publication, ScheduleChange
+from .sdk_workspace import TIME_ZONES
+from .session import Session, open_session
+from .upload_data import upload_data
+
+
+def publish(
+    project: Project[Any],
+    pipelines: Pipelines,
+    name: str,
+    folders: Mapping[str, str] | None = None,
+    *,
+    dry_run: bool = False,
+    debug: bool = False,
+) -> None:
+    """Publish the pipeline `name` under an endpoint, with the schedule of the settings.
+
+    The published pipeline reads the project's data in its present state. `folders` are
+    folders of the default datastore, by the data parameters that read them instead. Each
+    run reads their current files. A dry run only reports what would change.
+    """
+    config = project.workspace_config([*NEEDED, "compute.name"])
+    pipeline = pipelines[name]
+    schedule = _find_schedule(project, pipelines, name)
+    data = choose_data_folders(project, pipeline.data, folders or {})
+
+    with open_session(project, config, debug=debug, dry_run=dry_run) as session:
+        endpoint_name = find_endpoint_name(session, name)
+        endpoint = call_with_limit(
+            "to look up the endpoint", session.workspace.find_endpoint, endpoint_name
+        )
+        if dry_run:
+            _report_plan(session, endpoint_name, endpoint, data, schedule)
+            return
+
+        publication = _publish_pipeline(
+            session, name, pipeline, data, endpoint_name, endpoint
+        )
+        changes = call_with_limit(
+            "to schedule the pipeline",
+            session.workspace.apply_schedule,
+            publication,
+            schedule,
+        )
+        _report_schedules(session, changes)
+
+
+def find_endpoint_name(session: Session, pipeline_name: str) -> str:
+    """Return the name of the endpoint under which a pipeline is published."""
+    return session.workspace.endpoint_name(f"{session.settings.name}-{pipeline_name}")
+
+
+def _report_plan(
+    session: Session,
+    endpoint_name: str,
+    endpoint: Endpoint | None,
+    data: Mapping[str, DataFolder],
+    schedule: Schedule | None,
+) -> None:
+    """Report what `publish` would upload, publish and schedule."""
+    upload_data(session, data.values())
+
+    version = endpoint.version if endpoint else "none"
+    session.report("published", f"{endpoint_name}, a new default (now: {version})")
+
+    changes = call_with_limit(
+        "to schedule the pipeline",
+        session.workspace.plan_schedule,
+        endpoint_name,
+        endpoint,
+        schedule,
+    )
+    _report_schedules(session, changes)
+
+
+def _publish_pipeline(
+    session: Session,
+    name: str,
+    pipeline: PipelineDefinition,
+    data: Mapping[str, DataFolder],
+    endpoint_name: str,
+    endpoint: Endpoint | None,
+) -> Publication:
+    """Publish a pipeline as the default of its endpoint, and report the new version.
+
+    `endpoint` is the endpoint if it exists already.
+    """
+    experiment = session.settings.name
+    earlier_version = endpoint.version if endpoint else "none"
+    built = build_pipeline(session, pipeline, data)
+    new_endpoint = call_with_limit(
+        "to publish the pipeline",
+        session.workspace.publish,
+        endpoint_name,
+        endpoint,
+        built,
+        f"{name}, {experiment}",
+    )
+    session.report(
+        "published",
+        f"{endpoint_name}, {new_endpoint.version}, now the default "
+        f"(before: {earlier_version})",
+    )
+    session.printer(new_endpoint.url)
+    return Publication(name, experiment, new_endpoint, built)
+
+
+def _report_schedules(session: Session, changes: list[ScheduleChange]) -> None:
+    """Print a line for each schedule that is new, kept or disabled."""
+    for change in changes:
+        if change.status == "scheduled":
+            session.report(change.status, change.description)
+        else:
+            session.report(change.status, f"schedule {change.description}")
+
+
+def _find_schedule(
+    project: Project[Any], pipelines: Pipelines, name: str
+) -> Schedule | None:
+    """Return the schedule that the settings have for a pipeline, or None.
+
+    Raises AzureError if the settings have a schedule for an unknown pipeline, or if the
+    schedule has an unknown time zone.
+    """
+    settings: ProjectSettings = project.settings()
+    _check_names_of_schedules(project, settings, pipelines)
+    schedule = settings.schedules.get(name)
+    if schedule is None or schedule.time_zone in TIME_ZONES:
+        return schedule
+
+    key = f"schedules.{name}.time_zone"
+    similar = difflib.get_close_matches(schedule.time_zone, TIME_ZONES)
+    suggestion = " or ".join(similar) or "UTC"
+    raise AzureError(
+        f"{project.file_of(key)}: {key} is {schedule.time_zone}, which is not a "
+        f"Windows time zone. Write {suggestion}."
+    )
+
+
+def _check_names_of_schedules(
+    project: Project[Any], settings: ProjectSettings, pipelines: Pipelines
+) -> None:
+    """Raise AzureError if the settings have a schedule for an unknown pipeline."""
+    unknown_names = settings.schedules.keys() - pipelines.keys()
+    if unknown_names:
+        key = f"schedules.{min(unknown_names)}"
+        raise AzureError(
+            f"{project.file_of(key)}: {key} does not belong to a pipeline. Write one of "
+            f"{', '.join(pipelines)}."
+        )
