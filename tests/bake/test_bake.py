@@ -81,6 +81,8 @@ penguins/runtime/azure/submit.py
 penguins/runtime/azure/upload_data.py
 penguins/runtime/azure/workspace_interface.py
 penguins/runtime/command_line.py
+penguins/runtime/command_parser.py
+penguins/runtime/commands.py
 penguins/runtime/errors.py
 penguins/runtime/files.py
 penguins/runtime/graph.py

@@ -82,11 +82,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # It also has new files.
     edit(folder / RUNTIME / "__init__.py", "\nVERSION = ", '\nNEW = "new"\nVERSION = ')
     edit(
-        *(folder / RUNTIME / "command_line.py", 'f"version {VERSION}'),
+        *(folder / RUNTIME / "command_parser.py", 'f"version {VERSION}'),
         'f"{NEW} version {VERSION}',
     )
     edit(
-        folder / RUNTIME / "command_line.py", "import VERSION,", "import NEW, VERSION,"
+        folder / RUNTIME / "command_parser.py",
+        "import VERSION,",
+        "import NEW, VERSION,",
     )
     (folder / RUNTIME / "extra.py").write_text('"""New."""\n')
     (folder / PROJECT / "tests" / "test_extra.py").write_text(

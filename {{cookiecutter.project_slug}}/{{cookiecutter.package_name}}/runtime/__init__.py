@@ -16,7 +16,9 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
     harmless_text.py      text from elsewhere, made harmless for a terminal
     graph.py              pictures of pipelines
     lock.py               pins the packages of environment/
-    command_line.py       the commands
+    command_line.py       runs the command that the command line names
+    command_parser.py     the options of all commands, and their help
+    commands.py           the commands
 
 On this machine:
 
