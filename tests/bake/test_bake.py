@@ -57,13 +57,16 @@ penguins/runtime/arguments.py
 penguins/runtime/azure/__init__.py
 penguins/runtime/azure/blob_container.py
 penguins/runtime/azure/build_pipeline.py
+penguins/runtime/azure/call_limits.py
 penguins/runtime/azure/check_answers.py
 penguins/runtime/azure/checks.py
 penguins/runtime/azure/connection.py
 penguins/runtime/azure/data_folders.py
+penguins/runtime/azure/errors.py
 penguins/runtime/azure/follow_run.py
 penguins/runtime/azure/identity_checks.py
 penguins/runtime/azure/resources.py
+penguins/runtime/azure/sdk_errors.py
 penguins/runtime/azure/sdk_log.py
 penguins/runtime/azure/login.py
 penguins/runtime/azure/online_checks.py

@@ -52,7 +52,10 @@ On Azure ML:
     azure/identity_checks.py  what it says about identities and roles
     azure/resource_manager.py  the REST API that these checks ask
     azure/roles.py           who needs which role, and how they get it
-    azure/connection.py      calls of the SDK: silent, limited in time, errors as sentences
+    azure/connection.py      silences the SDK, and turns its errors into messages
+    azure/sdk_errors.py      explains the errors of the SDK
+    azure/errors.py          the errors that end a command for Azure
+    azure/call_limits.py     limits the time of a call of the SDK
     azure/request_guard.py   limits for every request of the SDKs
     azure/refusals.py        why Azure refuses a request, and what to do
     azure/sdk_log.py         where what the SDK prints and logs is kept

@@ -25,8 +25,15 @@ from ..project import PipelineDefinition
 from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
-from . import connection, login
+from . import login
 from .blob_container import open_container
+from .errors import (
+    ClusterFailed,
+    LoginMissing,
+    NotACluster,
+    StartUnknown,
+    WorkspaceMissing,
+)
 from .resources import (
     PIPELINE_TAG,
     ActiveSchedule,
@@ -41,6 +48,7 @@ from .resources import (
     StepStatus,
     read_end,
 )
+from .sdk_errors import find_request_address
 from .sdk_steps import build_steps, set_parameters
 from .workspace_interface import RunInterface, StartedRun, WorkspaceInterface
 
@@ -155,7 +163,7 @@ class Workspace(WorkspaceInterface):
         try:
             workspace = client.workspaces.get(config.workspace_name)
         except ResourceNotFoundError:
-            raise connection.WorkspaceMissing(config) from None
+            raise WorkspaceMissing(config) from None
         return cls(client, workspace, config)
 
     @classmethod
@@ -308,7 +316,7 @@ class Workspace(WorkspaceInterface):
         """
         # If the failed request was one of those that come before the submission, such as an
         # upload of code, no job has started.
-        is_submission = "/jobs/" in connection.request_address(error)
+        is_submission = "/jobs/" in find_request_address(error)
         if not is_submission:
             return None
 
@@ -317,7 +325,7 @@ class Workspace(WorkspaceInterface):
         except ResourceNotFoundError:
             return None
         except Exception:  # noqa: BLE001 (no other error tells whether there is a run)
-            raise connection.StartUnknown(name, experiment) from error
+            raise StartUnknown(name, experiment) from error
         return Run(self.client, job)
 
     def endpoint_name(self, name: str) -> str:
@@ -494,7 +502,7 @@ def _log_in(config: WorkspaceConfig) -> MLClient:
     except Exception as error:
         # msal, azure-identity and the HTTP client raise errors that share no other base
         # class. Whichever it is, no request to Azure can be made without a token.
-        raise connection.LoginMissing(error, config) from error
+        raise LoginMissing(error, config) from error
     return MLClient(
         credential,
         config.subscription_id,
@@ -625,8 +633,8 @@ def _require_ready(
     ready.
     """
     if not isinstance(compute, entities.AmlCompute):
-        raise connection.NotACluster(name, compute.type, config)
+        raise NotACluster(name, compute.type, config)
     if compute.provisioning_state != "Succeeded":
         errors = compute.provisioning_errors or compute.provisioning_state
-        raise connection.ClusterFailed(name, errors)
+        raise ClusterFailed(name, errors)
     return Cluster(compute.size, compute.max_instances)

@@ -28,9 +28,16 @@ from ..project import PipelineDefinition
 from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
-from . import connection, login
+from . import login
 from .blob_container import open_container
-from .connection import AzureError
+from .errors import (
+    AzureError,
+    ClusterFailed,
+    LoginMissing,
+    NotACluster,
+    StartUnknown,
+    WorkspaceMissing,
+)
 from .resources import (
     PIPELINE_TAG,
     ActiveSchedule,
@@ -46,6 +53,7 @@ from .resources import (
     read_end,
     read_time,
 )
+from .sdk_errors import find_request_address, find_status_code
 from .sdk_steps import build_steps
 from .workspace_interface import RunInterface, StartedRun, WorkspaceInterface
 
@@ -159,8 +167,8 @@ class Workspace(WorkspaceInterface):
                 "table` shows."
             ) from None
         except Exception as error:
-            if connection.status_code(error) == 404:
-                raise connection.WorkspaceMissing(config) from None
+            if find_status_code(error) == 404:
+                raise WorkspaceMissing(config) from None
             raise
         return cls(workspace, config)
 
@@ -221,7 +229,7 @@ class Workspace(WorkspaceInterface):
             existing = Environment.get(self.sdk_workspace, name)
         except Exception as error:
             # The SDK raises a plain Exception here, so only the status tells what is wrong.
-            if connection.status_code(error) != 404:
+            if find_status_code(error) != 404:
                 raise
         if existing and _contents(existing) == _contents(environment):
             return RegisteredEnvironment(name, existing.version, is_new=False)
@@ -295,7 +303,7 @@ class Workspace(WorkspaceInterface):
         # The SDK chooses the id of the run itself, and submits the run to an address that
         # contains this id. If the failed request had another address, it was one of those
         # that come before the submission, so no run has started.
-        address = connection.request_address(error)
+        address = find_request_address(error)
         submission = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
         if submission is None:
             return None
@@ -305,7 +313,7 @@ class Workspace(WorkspaceInterface):
             run = sdk.PipelineRun(sdk_experiment, run_id)
             has_started = run.get_status() != "NotStarted"
         except Exception:  # noqa: BLE001 (no error tells whether the run has started)
-            raise connection.StartUnknown(run_id, sdk_experiment.name) from error
+            raise StartUnknown(run_id, sdk_experiment.name) from error
         return Run(run) if has_started else None
 
     def endpoint_name(self, name: str) -> str:
@@ -510,7 +518,7 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
         is_refusal = "AADSTS" in str(error)
         if all(principal) and not is_refusal:
             raise  # Azure has not refused the login, but could not be reached.
-        raise connection.LoginMissing(error, config) from error
+        raise LoginMissing(error, config) from error
     return auth
 
 
@@ -579,12 +587,12 @@ def _state(run: Any) -> str:
 def _wait_until_ready(name: str, compute: Any, config: WorkspaceConfig) -> Cluster:
     """Wait until a cluster is ready, and return it. Raises NotACluster or ClusterFailed."""
     if not isinstance(compute, AmlCompute):
-        raise connection.NotACluster(name, compute.type, config)
+        raise NotACluster(name, compute.type, config)
     if compute.provisioning_state != "Succeeded":
         compute.wait_for_completion()
     if compute.provisioning_state != "Succeeded":
         errors = compute.provisioning_errors or compute.provisioning_state
-        raise connection.ClusterFailed(name, errors)
+        raise ClusterFailed(name, errors)
     return Cluster(compute.vm_size, compute.scale_settings.maximum_node_count)
 
 

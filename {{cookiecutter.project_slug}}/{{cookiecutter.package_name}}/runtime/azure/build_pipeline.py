@@ -7,8 +7,9 @@ from typing import Any
 
 from .. import COMMAND
 from ..project import PipelineDefinition
-from .connection import AzureError, call_with_limit
+from .call_limits import call_with_limit
 from .data_folders import DataFolder
+from .errors import AzureError
 from .session import Session
 from .upload_data import upload_data
 

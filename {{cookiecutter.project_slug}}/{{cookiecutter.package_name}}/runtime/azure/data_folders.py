@@ -11,7 +11,7 @@ from typing import Any
 
 from ..files import list_files
 from ..project import Project
-from .connection import AzureError
+from .errors import AzureError
 
 # Files are read in chunks of this size.
 CHUNK_BYTES = 1 << 20

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 from ..steps import LOG_END
-from .connection import CallTooLong, Printer, call_with_limit
+from .call_limits import call_with_limit
+from .connection import Printer
+from .errors import CallTooLong
 from .resources import Failure
 from .session import Session
 from .workspace_interface import RunInterface

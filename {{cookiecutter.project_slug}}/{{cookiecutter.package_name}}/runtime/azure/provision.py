@@ -8,15 +8,12 @@ from .. import COMMAND
 from ..project import Pipelines, Project
 from ..settings_models import Compute, ProjectSettings
 from ..workspaces import NEEDED, WorkspaceConfig
+from .call_limits import call_with_limit
 from .check_answers import CheckFailed
 from .checks import read_azure_names
-from .connection import (
-    AzureError,
-    WorkspaceMissing,
-    call_with_limit,
-    quiet_azure_calls,
-)
+from .connection import quiet_azure_calls
 from .data_folders import DataFolder, list_data_files, make_data_folder
+from .errors import AzureError, WorkspaceMissing
 from .roles import provide_roles
 from .sdk_steps import environments
 from .sdk_workspace import Workspace

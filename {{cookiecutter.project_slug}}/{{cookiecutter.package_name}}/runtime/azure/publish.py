@@ -10,8 +10,9 @@ from ..project import PipelineDefinition, Pipelines, Project
 from ..settings_models import ProjectSettings, Schedule
 from ..workspaces import NEEDED
 from .build_pipeline import build_pipeline
-from .connection import AzureError, call_with_limit
+from .call_limits import call_with_limit
 from .data_folders import DataFolder, choose_data_folders
+from .errors import AzureError
 from .resources import Endpoint, Publication, ScheduleChange
 from .sdk_workspace import TIME_ZONES
 from .session import Session, open_session

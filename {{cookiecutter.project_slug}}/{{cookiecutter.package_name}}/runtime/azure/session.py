@@ -10,7 +10,8 @@ from typing import Any
 from ..project import Project
 from ..settings_models import ProjectSettings
 from ..workspaces import WorkspaceConfig
-from .connection import Printer, call_with_limit, quiet_azure_calls
+from .call_limits import call_with_limit
+from .connection import Printer, quiet_azure_calls
 from .sdk_workspace import Workspace
 from .workspace_interface import WorkspaceInterface
 

@@ -9,7 +9,7 @@ from .. import COMMAND
 from ..project import Pipelines, Project
 from ..settings_models import Schedule
 from ..workspaces import NEEDED
-from .connection import call_with_limit
+from .call_limits import call_with_limit
 from .publish import find_endpoint_name
 from .resources import ActiveSchedule, PastRun
 from .session import Session, open_session

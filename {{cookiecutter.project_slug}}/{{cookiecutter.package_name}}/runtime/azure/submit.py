@@ -9,7 +9,7 @@ from ..project import Pipelines, Project
 from ..steps import parameter_values
 from ..workspaces import NEEDED
 from .build_pipeline import build_pipeline
-from .connection import call_with_limit
+from .call_limits import call_with_limit
 from .data_folders import choose_data_folders
 from .follow_run import follow_run
 from .sdk_steps import build_steps, read_steps

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from .blob_container import upload_files
-from .connection import call_with_limit, read_service_error
+from .call_limits import call_with_limit
 from .data_folders import DataFolder
 from .resources import Datastore
+from .sdk_errors import find_service_error
 from .session import Session
 
 # A new role is tried at this interval, and at most this many times.
@@ -104,7 +105,7 @@ def _wait_for_roles(session: Session, container: ContainerClient) -> None:
         try:
             next(iter(container.list_blobs(results_per_page=1)), None)
         except HttpResponseError as error:
-            refusal = read_service_error(error)
+            refusal = find_service_error(error)
             if not refusal or refusal.code != "AuthorizationPermissionMismatch":
                 raise
         else:

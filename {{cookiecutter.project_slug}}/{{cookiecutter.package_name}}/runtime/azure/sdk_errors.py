@@ -1,0 +1,174 @@
+"""Explain the errors of the SDKs by the replies of Azure that have caused them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+
+from ..workspaces import WorkspaceConfig
+from . import login, refusals, request_guard
+from .refusals import ServiceError
+from .request_guard import RequestFailed
+
+# Errors of requests and of azure-core when no reply arrives.
+CONNECTION_ERRORS = (
+    requests.ConnectionError,
+    requests.Timeout,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+# The SDKs write a status code into the texts of their errors in these forms.
+STATUS_PATTERNS = (
+    r"(?:Code:|Error:|too many) \(?(\d{3})\b",
+    r"Request failed \((\d{3})\)",
+)
+
+
+def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
+    """Return what went wrong and how to fix it, in whole sentences."""
+    service_error = find_service_error(error)
+    if service_error:
+        return str(refusals.explain(service_error, config))
+
+    causes = _list_causes(error)
+    for cause in causes:
+        if isinstance(cause, RequestFailed):
+            return f"{cause} {login.CONNECTION_ADVICE}"
+    if any(isinstance(cause, CONNECTION_ERRORS) for cause in causes):
+        host = urlsplit(find_request_address(error)).hostname or "Azure"
+        kind = type(causes[-1]).__name__
+        return f"Azure cannot be reached at {host} ({kind}). {login.CONNECTION_ADVICE}"
+
+    lines = _get_message(error).splitlines()
+    detail = lines[0].rstrip(".") if lines else type(error).__name__
+    return f"The SDK gives up: {detail}."
+
+
+def find_status_code(error: BaseException) -> int | None:
+    """Return the HTTP status that has caused an error, or None.
+
+    An SDK may have wrapped the original error, or mention the status only in its text.
+    """
+    for status_code in _find_attributes(error, "status_code"):
+        return int(status_code)
+
+    text = _join_messages(error)
+    for pattern in STATUS_PATTERNS:
+        match = re.search(pattern, text)
+        if match:
+            return int(match[1])
+    return None
+
+
+def find_request_address(error: BaseException) -> str:
+    """Return the address of the request that has failed, or an empty string."""
+    for request in _find_attributes(error, "request"):
+        address = getattr(request, "url", None)
+        if address:
+            return str(address)
+    return ""
+
+
+def find_service_error(error: BaseException) -> ServiceError | None:
+    """Return the error reply of Azure that has caused an error of an SDK, or None."""
+    reply = _read_attached_reply(error)
+    if reply is not None:
+        return reply
+    return _read_detached_reply(error)
+
+
+def _read_attached_reply(error: BaseException) -> ServiceError | None:
+    """Return the error reply that is attached to an error or to one of its causes."""
+    address = find_request_address(error)
+    for cause in _list_causes(error):
+        response: Any = getattr(cause, "response", None)
+        status = getattr(response, "status_code", None)
+        if not status:
+            continue
+
+        service_error = refusals.read_error(
+            status, response.headers, _get_text(response), address
+        )
+        # A long operation can fail in a reply with the status 200, which has a code.
+        if status >= 400 or service_error.code:
+            return service_error
+    return None
+
+
+def _read_detached_reply(error: BaseException) -> ServiceError | None:
+    """Return the error reply for an error that has only a status, or None.
+
+    azureml-sdk raises such errors. If the last error reply has this status, it is the cause.
+    Otherwise, the text of the error may contain parts of the reply.
+    """
+    status = find_status_code(error)
+    if status is None:
+        return None
+
+    address = find_request_address(error)
+    last_reply = request_guard.last_refusal()
+    if last_reply is not None and last_reply.status_code == status:
+        return refusals.read_error(
+            status, last_reply.headers, last_reply.text, last_reply.url or address
+        )
+    return _parse_error_text(_join_messages(error), status, address)
+
+
+def _parse_error_text(text: str, status: int, address: str) -> ServiceError:
+    """Return the error reply that the text of an error quotes."""
+    body = re.search(r"\{.*\}", text, re.DOTALL)
+    service_error = refusals.read_error(status, {}, body[0] if body else "", address)
+    sentence = re.search(r"Request failed \(\d{3}\): (.+)", text)
+    if sentence and not service_error.code:
+        return replace(service_error, message=refusals.shorten(sentence[1]))
+    return service_error
+
+
+def _get_text(response: Any) -> str:
+    """Return the body of a reply. `text` is a property in requests, else a method."""
+    text = getattr(response, "text", "")
+    return str(text() if callable(text) else text)
+
+
+def _find_attributes(error: BaseException, name: str) -> Iterator[Any]:
+    """Yield an attribute of the error, of its causes, and of the replies attached to them."""
+    for cause in _list_causes(error):
+        for owner in (cause, getattr(cause, "response", None)):
+            value = getattr(owner, name, None)
+            if value:
+                yield value
+
+
+def _join_messages(error: BaseException) -> str:
+    """Return the messages of the error and of its causes, one below the other."""
+    return "\n".join(_get_message(cause) for cause in _list_causes(error))
+
+
+def _get_message(error: BaseException) -> str:
+    """Return the message of an error, or an empty string."""
+    # str() of azureml-sdk's ServiceException can itself fail, so it is not used here.
+    for candidate in (getattr(error, "message", ""), *error.args):
+        if candidate:
+            return str(candidate)
+    return ""
+
+
+def _list_causes(error: BaseException) -> list[BaseException]:
+    """Return an error, the error that it was raised from, and so on."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        # The errors of azureml-sdk keep the original error in an attribute.
+        inner = getattr(cause, "inner_exception", None)
+        if isinstance(inner, BaseException):
+            cause = inner
+        else:
+            cause = cause.__cause__ or cause.__context__
+    return causes
