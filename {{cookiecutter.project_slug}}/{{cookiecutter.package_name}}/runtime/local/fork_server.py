@@ -15,13 +15,13 @@ The local run holds the other end of standard input. When that end is closed, wh
 run has finished, was interrupted or was killed, the step and all that it has started are
 killed. The step is killed too if this program is.
 
-Why this is not `multiprocessing`'s fork server: its processes end by `os._exit`, which
-loses what a script has not yet written to its open files; it takes its environment from
-the process of the run; it imports the main module of the run anew in each process; and a
-step that uses `multiprocessing` itself would share it. Here the forked process returns to
-the end of this file, so that Python ends it as any other.
+The fork server of `multiprocessing` is not used, for four reasons. Its processes end by
+`os._exit`, which loses what a script has not yet written to its open files. It takes its
+environment from the process of the run. It imports the main module of the run again in each
+process. And a step that uses `multiprocessing` itself would share it. Here, the forked
+process returns to the end of this file, so that Python shuts it down normally.
 
-It runs only on Linux, as other systems cannot fork a process, or not safely.
+It runs only on Linux, because other systems cannot fork a process safely.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ from types import ModuleType
 STANDARD_INPUT = 0
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
-# The option of Linux's prctl by which a process gets a signal when its parent ends.
+# The option of Linux's prctl by which a process gets a signal when its parent ends. It is
+# used in the same way in supervisor.py.
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class StepCommand:
-    """The script, folder, environment and log of a step's process."""
+class StepRequest:
+    """A step to run. It has the fields of `StepCommand` in processes.py."""
 
-    arguments: list[str]  # The script comes first, then its arguments.
+    arguments: list[str]
     folder: str
     environment: dict[str, str]
     log: str
 
 
-def serve(packages: list[str]) -> StepCommand:
-    """Import packages, then fork a process for each step's command on standard input.
+def serve(packages: list[str]) -> StepRequest:
+    """Import packages, then fork a process for each step that is requested.
 
-    Two kinds of process leave this function in different ways. Each forked process
-    returns from it, with the command that it is to run. The fork server itself never
-    returns: it ends when its standard input is closed.
+    This function returns only in the forked processes, with the step to run. The fork
+    server itself ends when its standard input is closed.
     """
     assert sys.platform == "linux"
     # If a caller ignored this signal, the steps' exit codes would be lost.
@@ -84,7 +84,7 @@ def serve(packages: list[str]) -> StepCommand:
             die_with_parent(server_pid)
             commands.close()
             replies.close()
-            return StepCommand(**json.loads(line))
+            return StepRequest(**json.loads(line))
         print(step_pid, file=replies, flush=True)
         exit_code = wait_for_step(step_pid, commands.fileno())
         print(exit_code, file=replies, flush=True)
@@ -121,7 +121,8 @@ def preload(packages: list[str], commands: int) -> None:
     del sys.path[0]
     end_of_run = select.poll()
     end_of_run.register(commands, select.POLLHUP)
-    # Imports leave no garbage to collect, and the search for it would take long.
+    # Imports create many objects that stay, and the garbage collector would spend time
+    # looking for unused ones among them.
     gc.disable()
     for package in packages:
         if end_of_run.poll(0):
@@ -158,7 +159,7 @@ def wait_for_step(step_pid: int, commands: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def become_step(command: StepCommand, server_variables: dict[str, str]) -> None:
+def become_step(command: StepRequest, server_variables: dict[str, str]) -> None:
     """Give the forked process the session, streams, folder and variables of a step.
 
     `server_variables` are the variables that the fork server was started with.
@@ -220,7 +221,7 @@ def run_script(path: str) -> None:
 
 if __name__ == "__main__":
     variables_at_start = dict(os.environ)
-    step_command = serve(sys.argv[1:])
+    step_request = serve(sys.argv[1:])
     # From here on, this is the forked process of a step.
-    become_step(step_command, variables_at_start)
-    run_script(os.path.join(step_command.folder, step_command.arguments[0]))
+    become_step(step_request, variables_at_start)
+    run_script(os.path.join(step_request.folder, step_request.arguments[0]))

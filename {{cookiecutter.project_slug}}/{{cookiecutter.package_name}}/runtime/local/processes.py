@@ -1,9 +1,9 @@
-"""The processes that steps run in, each of which ends when the local run ends.
+"""Run each step in a process that ends when the local run ends.
 
-The first step of a run is a plain process. On Linux, the packages that steps import are
-loaded meanwhile by `fork_server.py`, and the steps after it are forked from there. A
-forked step behaves like a plain process; it only starts sooner. A first step that needs
-these packages itself is forked, too, so that they are not loaded twice.
+The first step of a run is a plain process. On Linux, `fork_server.py` loads the packages
+that steps import while this process runs, and the later steps are forked from there. A
+forked step behaves like a plain process, but starts sooner. A first step that needs these
+packages itself is forked as well, so that they are not loaded twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# Set to False if a package of yours does not work in a forked process.
+# Only Linux can fork a process safely. Set this to False if a package of your steps does not
+# work in a forked process.
 CAN_FORK = sys.platform == "linux"
 #: Packages that most steps import, in versions that environment/steps.txt pins.
 PRELOADED = (
@@ -30,95 +31,107 @@ PRELOADED = (
     "polars",
     "matplotlib",
 )
-KILLED = 9  # the number of the signal that kills a process
+# The exit code of a process that was ended by the signal SIGKILL.
+KILLED = -9
 LOCAL = Path(__file__).parent
-# Isolated, as these programs need nothing but the standard library.
+# Isolated, because the supervisor needs only the standard library.
 SUPERVISOR = (sys.executable, "-I", "-S", str(LOCAL / "supervisor.py"))
 FORK_SERVER = (sys.executable, str(LOCAL / "fork_server.py"), *PRELOADED)
 
 
 @dataclass(frozen=True)
 class StepCommand:
-    """The script, folder, environment and log of a step's process."""
+    """What is needed to start the process of a step."""
 
-    arguments: list[str]  # the script, and what follows it on the command line
+    #: The script, followed by its arguments.
+    arguments: list[str]
     folder: str
     environment: dict[str, str]
     log: str = os.devnull
 
 
 class StepProcesses:
-    """Run the steps of one run, one after another; `close` ends what is left."""
+    """Runs the steps of a run one after another, and the fork servers that this needs."""
 
     def __init__(self) -> None:
-        # By the variables that the steps of a fork server declare.
-        self._fork_servers: dict[frozenset[tuple[str, str]], _StepRunner] = {}
+        # The fork servers by the environment variables that their steps declare.
+        self._fork_servers: dict[frozenset[tuple[str, str]], _StepLauncher] = {}
 
     def load_packages(
-        self, environment: Mapping[str, str], variables: Mapping[str, str]
+        self, common_environment: Mapping[str, str], step_variables: Mapping[str, str]
     ) -> None:
-        """Start a fork server that imports packages for the steps with these `variables`.
+        """Start a fork server for the steps that declare `step_variables`.
 
-        Some packages read environment variables when they are imported, so each set of
-        variables needs a server of its own. `environment` has the variables that all steps
-        have in common.
+        Nothing happens if there is one already, or if this system cannot fork processes.
+        Some packages read environment variables when they are imported, so steps share a
+        server only if they declare the same variables. `common_environment` has the
+        variables that all steps have.
         """
-        key = frozenset(variables.items())
-        if CAN_FORK and key not in self._fork_servers:
-            self._fork_servers[key] = _StepRunner(
-                FORK_SERVER, {**environment, **variables}
-            )
+        key = frozenset(step_variables.items())
+        if not CAN_FORK or key in self._fork_servers:
+            return
+        environment = {**common_environment, **step_variables}
+        self._fork_servers[key] = _StepLauncher(FORK_SERVER, environment)
 
     def run(
         self,
         command: StepCommand,
-        variables: Mapping[str, str],
-        next_variables: Mapping[str, str] | None = None,
+        step_variables: Mapping[str, str],
+        next_step_variables: Mapping[str, str] | None = None,
     ) -> int:
-        """Run a step and return its exit code, negative if a signal ended it.
+        """Run a step and return its exit code, which is negative if a signal ended it.
 
-        `variables` are those that the step declares, `next_variables` those of the step
-        after it, for which packages are loaded meanwhile.
+        `step_variables` are the environment variables that the step declares, and
+        `next_step_variables` those of the step after it. While the step runs, packages are
+        loaded for the next one.
         """
-        self._close_unneeded_servers(variables, next_variables)
-        # A fork server that is started now still loads packages, so it is for the steps
-        # after this one.
-        server = self._fork_servers.get(frozenset(variables.items()))
-        if next_variables is not None:
-            self.load_packages(command.environment, next_variables)
+        self._close_unneeded_servers(step_variables, next_step_variables)
+        # The server is looked up first: one that is started now is still loading packages,
+        # so it is for the next step.
+        server = self._fork_servers.get(frozenset(step_variables.items()))
+        if next_step_variables is not None:
+            self.load_packages(command.environment, next_step_variables)
+
+        exit_code = None
         if server is not None:
-            code = server.run(command)
-            if code is not None:
-                return code
-        supervisor = _StepRunner(SUPERVISOR, os.environ)
+            exit_code = server.run(command)
+        if exit_code is None:
+            exit_code = self._run_plain_process(command)
+        return exit_code
+
+    def _run_plain_process(self, command: StepCommand) -> int:
+        """Run a step in a process that is not forked, and return its exit code."""
+        supervisor = _StepLauncher(SUPERVISOR, os.environ)
         try:
-            code = supervisor.run(command)
+            exit_code = supervisor.run(command)
         finally:
             supervisor.close()
-        return -KILLED if code is None else code
+        return KILLED if exit_code is None else exit_code
 
     def _close_unneeded_servers(
-        self, variables: Mapping[str, str], next_variables: Mapping[str, str] | None
+        self,
+        step_variables: Mapping[str, str],
+        next_step_variables: Mapping[str, str] | None,
     ) -> None:
         """End the fork servers that neither this step nor the next one is forked from."""
-        needed = {frozenset(variables.items())}
-        if next_variables is not None:
-            needed.add(frozenset(next_variables.items()))
+        needed = {frozenset(step_variables.items())}
+        if next_step_variables is not None:
+            needed.add(frozenset(next_step_variables.items()))
         for key in self._fork_servers.keys() - needed:
             self._fork_servers.pop(key).close()
 
     def close(self) -> None:
-        """End the step that runs, if one does, and the fork servers."""
+        """End the fork servers, and the step that is running."""
         while self._fork_servers:
             _, server = self._fork_servers.popitem()
             server.close()
 
 
-class _StepRunner:
-    """A supervisor or a fork server that has been started, and can run steps.
+class _StepLauncher:
+    """A running supervisor or fork server, which starts the processes of steps.
 
-    It reads a step's command as a line of JSON. It answers with two lines: the number of
-    the step's process, and its exit code once it has ended.
+    It reads the command of a step as a line of JSON. It replies with two lines: the process
+    id of the step, and later the exit code of the step.
     """
 
     def __init__(
@@ -134,10 +147,7 @@ class _StepRunner:
         )
 
     def run(self, command: StepCommand) -> int | None:
-        """Run a step and return its exit code, or None if it could not be started.
-
-        If this program is killed, the step is killed too.
-        """
+        """Run a step and return its exit code, or None if it could not be started."""
         assert self._process.stdin
         assert self._process.stdout
         with suppress(BrokenPipeError):
@@ -145,17 +155,19 @@ class _StepRunner:
         step_pid = self._process.stdout.readline()
         if not step_pid:
             return None
+
         exit_code = self._process.stdout.readline()
         if exit_code:
             return int(exit_code)
-        # The program was killed itself, and could not end the step.
+
+        # The supervisor or fork server was killed, and could not end the step.
         if sys.platform != "win32":
             with suppress(ProcessLookupError):
                 os.killpg(int(step_pid), signal.SIGKILL)
-        return -KILLED
+        return KILLED
 
     def close(self) -> None:
-        """End the program, and with it the step that it runs."""
+        """End the supervisor or fork server, and with it the step that it runs."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -165,11 +177,11 @@ class _StepRunner:
 
 
 def run_in_terminal(command: StepCommand) -> int:
-    """Run a step with this terminal as its input and output; return its exit code.
+    """Run a step with this terminal as its input and output, and return its exit code.
 
-    Ctrl-C is left to the step, whose debugger may take it.
+    Ctrl-C ends only the step, or is handled by its debugger.
     """
-    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    earlier_handler = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         process = subprocess.run(
             [sys.executable, *command.arguments],
@@ -178,5 +190,5 @@ def run_in_terminal(command: StepCommand) -> int:
             check=False,
         )
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, earlier_handler)
     return process.returncode

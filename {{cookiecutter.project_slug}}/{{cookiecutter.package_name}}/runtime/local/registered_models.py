@@ -1,4 +1,8 @@
-"""Read the registered models from MLflow's database, which is quicker than MLflow itself."""
+"""Read the registered models from MLflow's database.
+
+Importing MLflow takes seconds, so its tables are read directly. Their layout is that of the
+MLflow version that environment/steps.txt pins.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,12 @@ from .tracking import DATABASE
 NO_MODEL = "none"
 #: MLflow writes this file beside a model when it is loaded.
 MARK_OF_LOADING = "registered_model_meta"
-#: The newest version comes first. MLflow keeps versions that were deleted.
+#: The newest version comes first. MLflow keeps versions that were deleted. The tag `run` is
+#: FOLDER_TAG of tracked_runs.py.
 FIND_VERSION = """
     SELECT
         version, creation_time, run_id, source,
-        (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run')
+        (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run') AS local_run
     FROM model_versions
     WHERE name = :model
         AND current_stage IS NOT 'Deleted_Internal'
@@ -33,8 +38,9 @@ FIND_VERSION = """
 LIST_VERSIONS = """
     SELECT
         version, creation_time,
-        (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run'),
+        (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run') AS local_run,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'mlflow.parentRunId')
+            AS pipeline_run
     FROM model_versions
     WHERE name = :model AND current_stage IS NOT 'Deleted_Internal'
     ORDER BY version DESC
@@ -45,9 +51,12 @@ LIST_VERSIONS = """
 class ModelVersion:
     """A version of a registered model."""
 
-    identity: str  # differs from that of every other version
-    files: Path | None  # None if they are not on this machine
-    run: str  # the local run that has registered it, or an empty text
+    #: A text that no other version has.
+    identity: str
+    #: The folder with the files of the model. None if it is not on this machine.
+    files: Path | None
+    #: The local run that has registered the version, or an empty string.
+    run: str
 
 
 @dataclass(frozen=True)
@@ -55,36 +64,42 @@ class VersionOrigin:
     """When a version of a model was registered, and by which run."""
 
     version: str
-    created: int  # milliseconds since 1970
-    #: The folder of the local run that has registered it, or an empty text.
+    #: Milliseconds since 1970.
+    created: int
+    #: The folder of the local run that has registered the version, or an empty string.
     run: str
-    #: The id in MLflow of the same run, or an empty text.
+    #: The id of the same run in MLflow, or an empty string.
     mlflow_run: str
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """The registered model that a step looks up, as far as reuse depends on it."""
+    """The registered model that a step looks up."""
 
-    fingerprint: str  # empty for a step that looks up none
-    run: str  # the local run that has registered it, or an empty text
+    #: Changes with the version and with its files. Empty if the step looks up no model.
+    fingerprint: str
+    #: The local run that has registered the model, or an empty string.
+    run: str
 
 
 def find_model_version(root: Path, model: str, version: str) -> ModelVersion | None:
-    """Return a version of a registered model; the version "latest" means the newest.
+    """Return a version of a registered model, or None if it does not exist.
 
-    Returns None if there is none. Raises sqlite3.Error if the database cannot be read.
+    The version "latest" is the newest one. Raises sqlite3.Error if the database cannot be
+    read.
     """
-    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+    with closing(_connect(root)) as connection:
         parameters = {"model": model, "version": version}
         row = connection.execute(FIND_VERSION, parameters).fetchone()
     if row is None:
         return None
-    number, created, mlflow_run, source, local_run = row
-    uri = urlsplit(source or "")
-    files = Path(url2pathname(uri.path)) if uri.scheme == "file" else None
-    identity = json.dumps([number, created, mlflow_run])
-    return ModelVersion(identity, files, local_run or "")
+
+    identity = json.dumps([row["version"], row["creation_time"], row["run_id"]])
+    files = None
+    uri = urlsplit(row["source"] or "")
+    if uri.scheme == "file":
+        files = Path(url2pathname(uri.path))
+    return ModelVersion(identity, files, run=row["local_run"] or "")
 
 
 def list_versions(root: Path, model: str) -> list[VersionOrigin]:
@@ -94,33 +109,50 @@ def list_versions(root: Path, model: str) -> list[VersionOrigin]:
     """
     if not (root / DATABASE).exists():
         return []
-    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+    with closing(_connect(root)) as connection:
         rows = connection.execute(LIST_VERSIONS, {"model": model}).fetchall()
     return [
-        VersionOrigin(str(version), int(created or 0), run or "", mlflow_run or "")
-        for version, created, run, mlflow_run in rows
+        VersionOrigin(
+            version=str(row["version"]),
+            created=int(row["creation_time"] or 0),
+            run=row["local_run"] or "",
+            mlflow_run=row["pipeline_run"] or "",
+        )
+        for row in rows
     ]
 
 
 def list_model_sources(root: Path) -> list[str]:
-    """Return where the files of all registered models are, as paths or URIs."""
-    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+    """Return the paths or URIs of the files of all registered models."""
+    with closing(_connect(root)) as connection:
         rows = connection.execute("SELECT source FROM model_versions").fetchall()
-    return [source or "" for (source,) in rows]
+    return [row["source"] or "" for row in rows]
+
+
+def _connect(root: Path) -> sqlite3.Connection:
+    """Open MLflow's database, so that the values of a row can be read by their names.
+
+    Reading waits up to a minute while another process writes to the database.
+    """
+    connection = sqlite3.connect(root / DATABASE, timeout=60)
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 @dataclass(frozen=True)
 class ModelLookup:
-    """Find the registered model that a step looks up, if it does."""
+    """Finds the registered model that a step looks up."""
 
     root: Path
     model: str
-    version: str  # a number, or "latest"
-    steps: frozenset[str]  # the names of the steps that look up the model
+    #: The version to look up: a number, or "latest".
+    version: str
+    #: The names of the steps that look up the model.
+    steps: frozenset[str]
     fingerprints: Fingerprints
 
     def find(self, step: str) -> RegisteredModel:
-        """Return the registered model that a step would find now.
+        """Return the registered model that a step would look up now.
 
         Raises OSError or sqlite3.Error if it cannot be read.
         """
@@ -129,6 +161,7 @@ class ModelLookup:
         version = find_model_version(self.root, self.model, self.version)
         if version is None:
             return RegisteredModel(NO_MODEL, run="")
+
         files = list_files(version.files) if version.files else {}
         files.pop(MARK_OF_LOADING, None)
         content = self.fingerprints.hash_files(files)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +33,7 @@ from .run_folder import (
 )
 from .run_record import RunRecord
 from .run_result import RunResult, StepResult
-from .screen import FAILED, REMOVED, REUSED, Screen, summarize_log
+from .screen import FAILED, REMOVED, REUSED, LogSummary, Screen, summarize_log
 from .step_alone import check_step_can_run, read_earlier_run
 from .step_runner import StepRunner, make_common_environment
 from .tracked_runs import TrackedRuns, find_git_commit
@@ -96,42 +95,51 @@ class LocalRun:
         )
 
     def run(
-        self, only: str | None = None, fresh: bool = False, debug: bool = False
+        self, single_step: str | None = None, fresh: bool = False, debug: bool = False
     ) -> RunResult:
-        """Run the steps in the order of their dependencies, or `only` one of them.
+        """Run the steps in the order of their dependencies, or a single step.
 
-        Results of earlier runs are used again, unless the run is `fresh`. With `debug`, the
-        one step runs from `steps/`, in this terminal. Raises LocalRunError if the folder of
-        the run is in use or cannot be written, or if the one step lacks its inputs, and
-        TrackingError if MLflow's database cannot be used.
+        Results of earlier runs are reused, unless the run is `fresh`. With `debug`, the
+        single step runs from `steps/`, in this terminal. Raises LocalRunError if the folder
+        of the run is in use or cannot be written, or if the single step lacks its inputs,
+        and TrackingError if MLflow's database cannot be used.
         """
         plan = self.context.plan
-        if only is not None:
-            check_step_can_run(self.context, only)
-        names = list(plan.steps) if only is None else [only]
+        names = list(plan.steps)
+        if single_step is not None:
+            check_step_can_run(self.context, single_step)
+            names = [single_step]
         self._describe_clusters(names)
 
         with ExitStack() as stack:
-            try:
-                stack.enter_context(lock_folder(self.folder, seconds=0))
-            except OSError as error:
-                raise LocalRunError(
-                    f"Another run is at work, or nothing can be written, in {error}."
-                ) from None
+            self._lock_run_folder(stack)
             stack.enter_context(self.context.temporary_files)
             stack.enter_context(closing(self._processes))
             self._open_database(last_step=plan.steps[names[-1]])
             stack.enter_context(self._track_run())
-            if debug and only is not None:
-                results = [self._step_runner.debug(plan.steps[only])]
+            if debug and single_step is not None:
+                results = [self._step_runner.debug(plan.steps[single_step])]
             else:
-                results = self._run_steps(names, must_run=fresh or only is not None)
+                must_run = fresh or single_step is not None
+                results = self._run_steps(names, must_run)
 
-        if only is None:
+        if single_step is None:
             self._remove_old_runs()
-        is_complete = all(result.status in ("ran", "reused") for result in results)
-        status = "completed" if is_complete else "failed"
+        has_succeeded = all(result.status in ("ran", "reused") for result in results)
+        status = "completed" if has_succeeded else "failed"
         return RunResult(plan.pipeline, status, str(self.folder), results)
+
+    def _lock_run_folder(self, stack: ExitStack) -> None:
+        """Lock the folder of this run until `stack` is closed.
+
+        Raises LocalRunError if another run uses the folder, or if it cannot be written.
+        """
+        try:
+            stack.enter_context(lock_folder(self.folder, seconds=0))
+        except OSError as error:
+            raise LocalRunError(
+                f"Another run is at work, or nothing can be written, in {error}."
+            ) from None
 
     def _describe_clusters(self, steps: Sequence[str]) -> None:
         """Say that all steps run here, if some of them have another cluster on Azure ML."""
@@ -183,34 +191,33 @@ class LocalRun:
             record.mlflow_run = run.id
             yield
             run.status = "FAILED" if record.find_unfinished_steps() else "FINISHED"
-            # The steps' own runs have the results, too. So the run goes on without these.
+            parameters = {
+                name: str(value) for name, value in context.plan.values.items()
+            }
+            step_runs = [
+                record.done[step].mlflow_run
+                for step in record.steps
+                if step in record.done
+            ]
+            # If this fails, the results are still in the steps' own runs.
             with suppress(sqlite3.Error):
-                self._tracked_runs.set_results(
-                    run.id,
-                    {name: str(value) for name, value in context.plan.values.items()},
-                    [
-                        record.done[step].mlflow_run
-                        for step in record.steps
-                        if step in record.done
-                    ],
-                )
+                self._tracked_runs.set_results(run.id, parameters, step_runs)
 
     def _run_steps(self, names: Sequence[str], must_run: bool) -> list[StepResult]:
-        """Run steps, or use results of earlier runs; once one fails, skip the others."""
-        steps = self.context.plan.steps
+        """Run steps or reuse their earlier results. After a failure, skip the others."""
+        steps = [self.context.plan.steps[name] for name in names]
         results: list[StepResult] = []
-        for name, next_name in zip_longest(names, names[1:]):
+        for step, next_step in zip(steps, [*steps[1:], None], strict=True):
             if results and results[-1].status in ("failed", "skipped"):
-                results.append(StepResult(name, "skipped"))
-                continue
-            next_step = steps[next_name] if next_name else None
-            results.append(self._run_or_reuse(steps[name], next_step, must_run))
+                results.append(StepResult(step.name, "skipped"))
+            else:
+                results.append(self._run_or_reuse(step, next_step, must_run))
         return results
 
     def _run_or_reuse(
         self, step: Step, next_step: Step | None, must_run: bool
     ) -> StepResult:
-        """Use the results of an earlier run for a step, or run it; show how it ended."""
+        """Reuse the results of an earlier run for a step, or run it. Show the outcome."""
         context = self.context
         try:
             results = None if must_run else self._reuse.take_earlier_results(step)
@@ -222,27 +229,30 @@ class LocalRun:
             context.screen.print(message, label=FAILED)
             return StepResult(step.name, "failed")
 
-        label = f"{REUSED}{step.name:10}"
-        last_line = self._read_last_line(results.run, step.name)
-        context.screen.print(f"{last_line} ({results.run})".lstrip(), label=label)
+        self._show_reuse(step, results.run)
         return StepResult(step.name, "reused", outputs=context.find_outputs(step))
 
-    def _read_last_line(self, run: str, step: str) -> str:
-        """Return the last line of a step's log in an earlier run; empty without a log."""
-        try:
-            log = summarize_log(self.context.runs / run / step / "log.txt")
-        except OSError:
-            return ""
-        return log.last_line
+    def _show_reuse(self, step: Step, earlier_run: str) -> None:
+        """Show that a step is reused, with the last line and the notes of its log."""
+        log_file = self.context.runs / earlier_run / step.name / "log.txt"
+        log = LogSummary(last_lines=[], notes=[])
+        with suppress(OSError):
+            log = summarize_log(log_file)
+
+        screen = self.context.screen
+        text = f"{log.last_line} ({earlier_run})".lstrip()
+        screen.print(text, label=f"{REUSED}{step.name:10}")
+        screen.print_notes(log)
 
     def _remove_old_runs(self) -> None:
-        """Remove the runs beyond those that the settings keep, and show which."""
+        """Remove the oldest runs, as the setting `keep_runs` demands, and show which."""
         context = self.context
         keep = context.settings.keep_runs
         try:
             sources = list_model_sources(context.project.root)
 
             def has_registered_model(run: str) -> bool:
+                """Return whether the files of a registered model are in a run's folder."""
                 return any(f"/{run}/" in source for source in sources)
 
             with context.screen.show_progress("removing old runs"):
@@ -259,10 +269,10 @@ class LocalRun:
 def _write_record(
     project: Project[Any], record: RunRecord, folder: Path | None
 ) -> Path:
-    """Write the record of a run and the project's files into its folder; return the folder.
+    """Write the record of a run and the project's files into its folder.
 
-    A new folder is made if `folder` is None. Raises LocalRunError if it cannot be written,
-    and TrackingError if the project's path is too long.
+    Returns the folder, which is a new one if `folder` is None. Raises LocalRunError if it
+    cannot be written, and TrackingError if the project's path is too long.
     """
     tracking.check_path_length(project.root / tracking.DATABASE)
     runs = project.root / "runs"
@@ -283,7 +293,7 @@ def _write_record(
 def _make_temporary_folder() -> TemporaryDirectory[str]:
     """Make a folder for temporary files. Raises LocalRunError if it cannot be made."""
     try:
-        # A file in it that cannot be removed is no reason to fail.
+        # The run must not fail because a file in the folder cannot be removed.
         return TemporaryDirectory(prefix="steps-", ignore_cleanup_errors=True)
     except OSError as error:
         raise LocalRunError(

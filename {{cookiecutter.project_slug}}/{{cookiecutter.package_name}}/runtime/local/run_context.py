@@ -1,4 +1,4 @@
-"""What all modules of a local run share: its plan, its record and its folders."""
+"""The plan, the record and the folders of a local run, which all its modules share."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ LEAST_FREE = 2**16
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run: what it runs, what it has recorded so far, and where its files are."""
+    """A run, with its plan, what it has recorded so far, and its folders."""
 
     project: Project[Any]
     settings: ProjectSettings
     plan: RunPlan
-    folder: Path  # of this run
+    #: The folder of this run.
+    folder: Path
     record: RunRecord
     screen: Screen
     #: Where the steps write temporary files. It is removed when the run ends, with what
@@ -51,10 +52,14 @@ class RunContext:
         if isinstance(source, Parameter):
             return self.project.root / str(self.plan.values[source.name])
         step, port = source
+        return self._run_folder_of(step) / step / "outputs" / port
+
+    def _run_folder_of(self, step: str) -> Path:
+        """Return the folder of the run that a step's results are from."""
         results = self.record.done.get(step)
-        is_reused = results is not None and results.run != ""
-        run_folder = self.runs / results.run if results and is_reused else self.folder
-        return run_folder / step / "outputs" / port
+        if results is not None and results.run:
+            return self.runs / results.run
+        return self.folder
 
     def find_outputs(self, step: Step) -> dict[str, str]:
         """Return the folders of a step's outputs by their ports."""
@@ -79,9 +84,9 @@ class RunContext:
 
 
 def explain_full_disks(folder: Path) -> str:
-    """Return a sentence for each full disk that a run writes to, or an empty text.
+    """Return a sentence for each full disk that a run writes to, or an empty string.
 
-    These are the disks of `folder` and of temporary files.
+    The disks are those of `folder` and of temporary files.
     """
     sentences = []
     for path in (folder, Path(tempfile.gettempdir())):

@@ -1,7 +1,7 @@
 """The record of a run, in the file `run.json` of its folder.
 
-The file is data that somebody may have changed. All its values are checked when it is
-read, and none of them leads out of the folder of runs.
+Somebody may have edited the file. So all values are checked when it is read, and none of
+them can be a path outside of the folder of runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RECORD = "run.json"
 
 
 def check_run_name(name: str) -> str:
-    """Return the name of a run, or an empty text; raise ValueError for any other path."""
+    """Return the name of a run, which may be empty. Raises ValueError for other paths."""
     if name and (name in (".", "..") or set(name) & set("/\\:\0")):
         raise ValueError(f"{name!r} is not the name of a run")
     return name
@@ -28,7 +28,7 @@ MlflowRunId = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
 
 class StepRecord(BaseModel):
-    """The results of a step that has ended well, and what they were made from."""
+    """The results of a step that has succeeded, and what they were made from."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -49,12 +49,12 @@ class StepRecord(BaseModel):
     mlflow_run: MlflowRunId = ""
     #: The fingerprints of the data that the step has read, by the names of its inputs.
     data: dict[str, str] = {}
-    #: Tells this execution of the step from all others.
+    #: A unique id of this execution of the step.
     id: str = Field(default_factory=lambda: uuid4().hex)
 
 
 class RunRecord(BaseModel):
-    """The pipeline and parameters of a run, and the steps that have ended well."""
+    """The pipeline and parameters of a run, and the steps that have succeeded."""
 
     model_config = ConfigDict(strict=True)
 
@@ -63,7 +63,7 @@ class RunRecord(BaseModel):
     set: dict[str, str] = {}
     #: The names of the pipeline's steps, in their order. Version 1.0.0 did not record them.
     steps: list[str] = []
-    #: The results of each step that has ended well, by the step's name.
+    #: The results of each step that has succeeded, by the step's name.
     done: dict[str, StepRecord] = {}
     #: The id of the run in MLflow; empty if it has none.
     mlflow_run: MlflowRunId = ""
@@ -71,7 +71,7 @@ class RunRecord(BaseModel):
     started: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def find_unfinished_steps(self) -> list[str]:
-        """Return the steps that have not ended well, because they failed or never ran."""
+        """Return the steps that failed or never ran."""
         return [step for step in self.steps if step not in self.done]
 
     @classmethod

@@ -29,10 +29,10 @@ RAN = "[green]ran[/] "
 REUSED = "[cyan]reused[/] "
 FAILED = "[red]failed[/] "
 REMOVED = "[dim]removed[/] "
-#: Lines of a log that begin like this are shown on the screen too.
+#: Lines of a log with this prefix are also shown on the screen.
 NOTE = "note: "
-#: The last line of a log that begins like this is shown while the step runs. A step that
-#: takes long can print how far it has come, and how long the rest takes.
+#: The last line of a log with this prefix is shown while the step runs. A slow step can
+#: print how much it has done, and how long the rest will take.
 STEP_PROGRESS = "progress: "
 #: At most this many notes of a log are shown.
 MOST_NOTES = 100
@@ -45,11 +45,12 @@ class LogSummary:
     """The lines of a step's log that are shown on the screen."""
 
     last_lines: list[str]
-    notes: list[str]  # without repetitions
+    #: Each note once, in the order of the log.
+    notes: list[str]
 
     @property
     def last_line(self) -> str:
-        """The last line, which sums up what the step has done; empty without any."""
+        """The last line, in which a step sums up its results. Empty if there is none."""
         return self.last_lines[-1] if self.last_lines else ""
 
 
@@ -75,19 +76,24 @@ def summarize_log(log: Path) -> LogSummary:
 
 
 class Screen:
-    """Print the messages of a run, in colours where there is a terminal."""
+    """Prints the messages of a run, in colours if the output is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def print(self, text: str, *, label: str = "", style: str = "none") -> None:
-        """Print a label and a text, the text in a style of rich.
+        """Print a label and a text.
 
-        The label may hold rich's markup for colours. The text may hold values from data, so
-        it is made harmless.
+        The label may contain rich's markup for colours, and `style` is a style of rich for
+        the text. The text may quote data, so it is made harmless.
         """
         line = f"{label}[{style}]{escape(make_harmless(text))}[/]"
         self.console.print(line, highlight=False, soft_wrap=True)
+
+    def print_notes(self, log: LogSummary) -> None:
+        """Print the notes of a step's log, indented below the line of the step."""
+        for note in log.notes:
+            self.print(f"    {note}")
 
     @contextmanager
     def show_progress(
@@ -113,7 +119,7 @@ class Screen:
 
 
 class _StepProgress(ProgressColumn):
-    """Show how far a step has come, by its log, its outputs and its last duration."""
+    """Shows the progress of a step, from its log, its outputs and its last duration."""
 
     max_refresh = 1.0  # seconds
 
@@ -148,9 +154,10 @@ class _StepProgress(ProgressColumn):
 
 
 def _read_last_line(log: Path, start: str) -> str:
-    """Return the rest of the last line that begins with `start`, from the end of a log.
+    """Return the last line of a log that begins with `start`, without this prefix.
 
-    Returns "" if there is none, or the log cannot be read.
+    Returns an empty string if there is no such line near the end of the log, or if the log
+    cannot be read.
     """
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LONGEST_LINE))
@@ -165,8 +172,9 @@ def _read_last_line(log: Path, start: str) -> str:
 def _describe_batches(progress: str, seconds: float) -> str:
     """Describe how many mini-batches are done, their speed, and the seconds left.
 
-    `progress` is such as "3/10". `seconds` have passed since the first mini-batch was done.
-    The speed is that of the later ones, as the first had to wait for its worker to start.
+    `progress` is a text such as "3/10", and `seconds` is the time since the first mini-batch
+    was done. The first mini-batch is left out of the speed, because it had to wait until its
+    worker had started.
     """
     done, total = (int(number) for number in progress.split("/"))
     text = f"{done} of {total} mini-batches"
@@ -177,10 +185,9 @@ def _describe_batches(progress: str, seconds: float) -> str:
 
 
 def _measure_files(folder: Path) -> int:
-    """Return the size of all files below a folder, in bytes.
+    """Return the total size in bytes of the files in a folder that a step writes to.
 
-    The step still writes to the folder. If a file disappears before its size is read, the
-    rest is not counted.
+    If a file is removed before its size is read, the files after it are not counted.
     """
     size = 0
     with suppress(OSError):

@@ -26,7 +26,7 @@ from .tracked_runs import FOLDER_TAG, PARENT_TAG, TrackedRun, TrackedRuns
 
 
 class StepRunner:
-    """Run the steps of a run, and record the results of those that end well."""
+    """Runs the steps of a run, and records the results of those that succeed."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class StepRunner:
         copy_snapshot(step, code_folder)
         outputs = self._make_outputs(step)
         key = self._reuse.compute_key(step, code_folder)
-        # Looked up before the step runs, as the step may register a new version.
+        # Looked up before the step runs, because the step may register a new version.
         model_before = self._reuse.find_model(step)
 
         started = monotonic()
@@ -80,7 +80,7 @@ class StepRunner:
         """
         self._clear_step(step)
         outputs = self._make_outputs(step)
-        # Looked up before the step runs, as the step may register a new version.
+        # Looked up before the step runs, because the step may register a new version.
         model_before = self._reuse.find_model(step)
 
         arguments = self._list_arguments(step)
@@ -115,8 +115,8 @@ class StepRunner:
     # Files ------------------------------------------------------------------------------
 
     def _clear_step(self, step: Step) -> None:
-        """Remove what an earlier try of a step has left in this run."""
-        # The record goes first, as the outputs are not complete from now on.
+        """Remove what an earlier attempt at a step has left in this run."""
+        # The record is removed first, because from now on the outputs are incomplete.
         self._context.forget_step(step.name)
         step_folder = self._context.step_folder(step)
         if step_folder.exists():
@@ -158,14 +158,14 @@ class StepRunner:
             self._processes.load_packages(
                 make_common_environment(self._context), step.environment_variables
             )
-        next_variables = None
+        next_step_variables = None
         if next_step is not None:
-            next_variables = next_step.environment_variables
+            next_step_variables = next_step.environment_variables
 
         last_duration = self._find_last_duration(step)
         with self._context.screen.show_progress(step.name, step_folder, last_duration):
             exit_code = self._processes.run(
-                command, step.environment_variables, next_variables
+                command, step.environment_variables, next_step_variables
             )
         if exit_code < 0:
             with log.open("a", encoding="utf-8") as file:
@@ -173,10 +173,10 @@ class StepRunner:
         return exit_code
 
     def _find_last_duration(self, step: Step) -> float:
-        """Return the seconds that a step took in the last run, to show how many are left.
+        """Return the seconds that a step took in the last run, to estimate what is left.
 
-        Returns 0 where that is not shown. Mini-batches tell more exactly how long a
-        parallel step still takes.
+        Returns 0 if no estimate is shown. That of a parallel step is made from its
+        mini-batches, which is more exact.
         """
         context = self._context
         if step.is_parallel or not context.screen.console.is_terminal:
@@ -198,7 +198,7 @@ class StepRunner:
         """Return all environment variables of a step.
 
         The first run that the step starts in MLflow continues the run with the id
-        `mlflow_run`. All further ones are below it.
+        `mlflow_run`. Further runs become its children.
         """
         tags = {
             "mlflow.runName": step.name,
@@ -217,18 +217,17 @@ class StepRunner:
     # Messages ---------------------------------------------------------------------------
 
     def _show_success(self, step: Step, log: LogSummary, seconds: float) -> None:
-        """Show that a step has ended well, with the last line and the notes of its log."""
+        """Show that a step has succeeded, with the last line and the notes of its log."""
         screen = self._context.screen
         label = f"{RAN}{step.name:10}{seconds:6.1f} s  "
         screen.print(log.last_line, label=label)
-        for note in log.notes:
-            screen.print(f"    {note}")
+        screen.print_notes(log)
 
     def _show_failure(self, step: Step, log: LogSummary) -> None:
         """Show the end of a failed step's log, and the commands that run it again."""
         context = self._context
         step_folder = context.step_folder(step)
-        # The log names files of the copy that ran; the user edits those in `steps/`.
+        # The log names files of the copy that ran, but the user edits those in `steps/`.
         code_folder = f"{step_folder / 'code'}{os.sep}"
         source_folder = f"{shorten_path(step.source_directory)}{os.sep}"
 

@@ -25,7 +25,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-# The option of Linux's prctl by which a process gets a signal when its parent ends.
+# The option of Linux's prctl by which a process gets a signal when its parent ends. It is
+# used in the same way in fork_server.py.
 PR_SET_PDEATHSIG = 1
 
 
@@ -51,7 +52,7 @@ def main() -> None:
             preexec_fn=die_with_supervisor,  # noqa: PLW1509 (No thread runs yet.)
         )
     print(step.pid, flush=True)
-    threading.Thread(target=kill_step_with_run, args=[step], daemon=True).start()
+    threading.Thread(target=kill_step_when_run_ends, args=[step], daemon=True).start()
 
     exit_code = step.wait()
     kill_session(step.pid)
@@ -62,15 +63,16 @@ def main() -> None:
 
 
 def make_death_request(supervisor: int) -> Callable[[], None]:
-    """Return a function by which a child process asks Linux to kill it with its parent.
+    """Return a function that makes Linux kill the calling process when its parent ends.
 
     `supervisor` is the process id of the parent.
     """
     # The function runs between fork and exec, where loading a library is not safe. So the
-    # library is loaded before.
+    # library is loaded here.
     prctl = ctypes.CDLL(None).prctl
 
     def die_with_parent() -> None:
+        """Ask Linux to kill this process as soon as its parent process ends."""
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # If the parent was killed before this request, Linux sends no signal. Linux has then
         # given this process another parent.
@@ -80,7 +82,7 @@ def make_death_request(supervisor: int) -> Callable[[], None]:
     return die_with_parent
 
 
-def kill_step_with_run(step: subprocess.Popen[bytes]) -> None:
+def kill_step_when_run_ends(step: subprocess.Popen[bytes]) -> None:
     """Wait until the local run ends, then kill the step and end this program."""
     # The run writes nothing more to standard input. So this call returns only when the run
     # closes it or ends.

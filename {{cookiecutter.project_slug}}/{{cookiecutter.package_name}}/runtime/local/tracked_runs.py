@@ -24,7 +24,7 @@ from .tracking import DATABASE
 PARENT_TAG = "mlflow.parentRunId"
 #: The tag of a step's run that names the folder of the pipeline's run.
 FOLDER_TAG = "run"
-#: A run that exists already is opened again: one of its steps is run again.
+#: If the run exists already, it is opened again, because one of its steps runs again.
 INSERT_RUN = """
     INSERT INTO runs (
         run_uuid, name, source_type, source_name, entry_point_name, user_id, status,
@@ -65,22 +65,24 @@ READ_TAGS = "SELECT key, value FROM tags WHERE run_uuid = ? AND value IS NOT NUL
 
 @dataclass(frozen=True)
 class Results:
-    """What runs have logged to MLflow: the newest value of each metric, and the tags."""
+    """The newest value of each metric and of each tag that runs have logged to MLflow."""
 
     metrics: dict[str, float]
     tags: dict[str, str]
 
 
 def read_results(root: Path, runs: Sequence[str]) -> Results:
-    """Return what runs with these ids have logged; the last one of them counts.
+    """Return what the runs with these ids have logged.
 
-    Raises sqlite3.Error if the database cannot be read.
+    If several runs have logged the same name, the last of them counts. Raises sqlite3.Error
+    if the database cannot be read.
     """
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
     database = root / DATABASE
     if not database.exists():
         return Results(metrics, tags)
+
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         for run in runs:
             metrics.update(connection.execute(READ_METRICS, [run]).fetchall())
@@ -90,10 +92,11 @@ def read_results(root: Path, runs: Sequence[str]) -> Results:
 
 @dataclass
 class TrackedRun:
-    """A run in MLflow that is at work."""
+    """A run in MLflow that is still running."""
 
     id: str
-    #: How the run has ended, in MLflow's words. A run that does not say so was stopped.
+    #: The status with which the run will end, in MLflow's terms. It stays "KILLED" if the
+    #: run is stopped.
     status: str = "KILLED"
 
 
@@ -103,27 +106,38 @@ class TrackedRuns:
 
     database: Path
     experiment: str
-    #: The commit of the project in git, or an empty text.
+    #: The git commit of the project, or an empty string.
     commit: str = ""
 
     @contextmanager
     def track(
         self, name: str, tags: Mapping[str, str], run: str = ""
     ) -> Iterator[TrackedRun]:
-        """Create a run that is at work during the `with` block, and end it afterwards.
+        """Create a run that is running during the `with` block, and end it afterwards.
 
-        If `run` is the id of a run that exists, it is opened again. Raises sqlite3.Error if
-        the database cannot be written when the run starts.
+        If `run` is the id of an existing run, this run is opened again. Raises sqlite3.Error
+        if the database cannot be written when the run starts.
         """
         tracked = TrackedRun(run or uuid4().hex)
+        self._start(tracked, name, tags)
+        try:
+            yield tracked
+        finally:
+            # If this fails, MLflow shows the run as running. Its results are not affected.
+            with suppress(sqlite3.Error):
+                self._end(tracked)
+
+    def _start(self, tracked: TrackedRun, name: str, tags: Mapping[str, str]) -> None:
+        """Write a run and its tags into the database, with the status RUNNING."""
+        user = _find_user()
         values = {
             "run": tracked.id,
             "name": name,
-            "user": _find_user(),
+            "user": user,
             "now": _read_clock(),
             "experiment": self.experiment,
         }
-        all_tags = {"mlflow.runName": name, "mlflow.user": values["user"], **tags}
+        all_tags = {"mlflow.runName": name, "mlflow.user": user, **tags}
         if self.commit:
             all_tags["mlflow.source.git.commit"] = self.commit
         with closing(self._connect()) as connection, connection:
@@ -132,31 +146,26 @@ class TrackedRuns:
                 "REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
                 [(key, value, tracked.id) for key, value in all_tags.items()],
             )
-        try:
-            yield tracked
-        finally:
-            # If this fails, MLflow shows the run as running. Its results are not affected.
-            with (
-                suppress(sqlite3.Error),
-                closing(self._connect()) as connection,
-                connection,
-            ):
-                connection.execute(
-                    "UPDATE runs SET status = ?, end_time = ? WHERE run_uuid = ?",
-                    [tracked.status, _read_clock(), tracked.id],
-                )
+
+    def _end(self, tracked: TrackedRun) -> None:
+        """Write the final status of a run into the database."""
+        with closing(self._connect()) as connection, connection:
+            connection.execute(
+                "UPDATE runs SET status = ?, end_time = ? WHERE run_uuid = ?",
+                [tracked.status, _read_clock(), tracked.id],
+            )
 
     def set_results(
         self, run: str, parameters: Mapping[str, str], steps: Sequence[str]
     ) -> None:
-        """Give the run of a pipeline its parameters, and all that its steps have logged.
+        """Write parameters into the run of a pipeline, and copy its steps' results to it.
 
         `steps` are the ids of the steps' runs, which may belong to an earlier run of the
-        pipeline. If two of them have logged the same name, the later step's value counts.
+        pipeline. If several of them have logged the same name, the last of them counts.
         Raises sqlite3.Error if the database cannot be written.
         """
         with closing(self._connect()) as connection, connection:
-            # The run has results already if one of its steps has been run again.
+            # If one of its steps was run again, the run already has results.
             for table in ("params", "latest_metrics", "metrics"):
                 connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run])
             connection.executemany(
@@ -171,11 +180,12 @@ class TrackedRuns:
             connection.execute(FILL_METRIC_HISTORY, {"to_run": run})
 
     def _connect(self) -> sqlite3.Connection:
+        """Open the database. Wait up to a minute while another process writes to it."""
         return sqlite3.connect(self.database, timeout=60)
 
 
 def find_git_commit(root: Path) -> str:
-    """Return the commit that a project is at, or an empty text if it is not in git."""
+    """Return the current git commit of a project, or an empty string without git."""
     try:
         process = subprocess.run(
             ["git", "rev-parse", "HEAD"],
