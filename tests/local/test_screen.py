@@ -62,18 +62,20 @@ def test_notes_are_on_the_screen(
 WRITES_A_REPORT = """
 report = Path.cwd().parent / "outputs" / "data_report" / "report.html"
 report.write_text("<p>", encoding="utf-8")
+print("note: a note")
 """
 
 
 def test_a_run_ends_with_links_to_its_reports(toy_project: Project) -> None:
-    """The last line of a step stays on the screen if its results are used again."""
+    """The last line of a step and its notes are shown again if its results are reused."""
     write_toy_step(toy_project, "prep", WRITES_A_REPORT)
     for status in ("ran", "reused"):
         result = run_pipeline(toy_project, "training")
         assert result.code == 0, result.err
-        prep, *_, heading, link = result.err.splitlines()
+        prep, note, *_, heading, link = result.err.splitlines()
         assert prep.startswith(f"{status} prep ")
         assert " done" in prep
+        assert note == "    note: a note"
         assert heading == "To look at the results, open:"
         with urllib.request.urlopen(link.strip()) as report:
             assert report.read() == b"<p>"
