@@ -32,6 +32,7 @@ sys.path[:0] = [GENERATION["package"], str(TEMPLATE / "hooks")]
 import corrected_command
 from runtime import rules
 from runtime.harmless_text import make_harmless
+from runtime.rule import Rule, one_of
 
 RULES = {
     "project_slug": rules.SLUG,
@@ -43,11 +44,11 @@ RULES = {
     "compute_name": rules.CLUSTER,
     "vm_size": rules.VM_SIZE,
     # An empty answer stands for the default number of nodes.
-    "max_nodes": rules.Rule("a whole number, 1 or more", "([1-9][0-9]*)?"),
+    "max_nodes": Rule("a whole number, 1 or more", "([1-9][0-9]*)?"),
 }
 for question, default in QUESTIONS.items():
     if isinstance(default, list):
-        RULES[question] = rules.one_of(*default)
+        RULES[question] = one_of(*default)
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,13 @@ penguins/runtime/lock.py
 penguins/runtime/project.py
 penguins/runtime/py.typed
 penguins/runtime/regions.py
+penguins/runtime/rule.py
 penguins/runtime/rules.py
 penguins/runtime/search_space.py
 penguins/runtime/settings_models.py
 penguins/runtime/settings_reader.py
 penguins/runtime/steps.py
+penguins/runtime/vm_sizes.py
 penguins/runtime/workspaces.py
 penguins/settings.py
 pyproject.toml

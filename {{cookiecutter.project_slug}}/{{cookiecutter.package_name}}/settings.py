@@ -23,7 +23,7 @@ from pydantic import (
 
 from .runtime import rules
 from .runtime.project import Project
-from .runtime.rules import Rule, one_of, whole
+from .runtime.rule import Rule, one_of, whole
 from .runtime.search_space import ValuesToTry
 from .runtime.settings_models import (
     ByColumn,
@@ -43,9 +43,16 @@ Delimiter = Annotated[str, Follows(Rule("one character", lambda mark: len(mark) 
 DecimalMark = Annotated[str, Follows(one_of(".", ","))]
 ThousandsMark = Annotated[str, Follows(one_of(".", ",", " ", "'"))]
 NegativeNumbers = Annotated[str, Follows(one_of("parentheses", "trailing_minus"))]
-Fraction = Annotated[float, Follows(Rule("above 0, below 1", lambda f: 0 < f < 1))]
-DATE = Rule("a date such as 2026-01-31", datetime.fromisoformat)
-Margin = Annotated[float, Follows(Rule("from 0, below 1", lambda m: 0 <= m < 1))]
+Fraction = Annotated[
+    float, Follows(Rule("above 0, below 1", lambda fraction: 0 < fraction < 1))
+]
+Date = Annotated[
+    str, Follows(Rule("a date such as 2026-01-31", datetime.fromisoformat))
+]
+Margin = Annotated[
+    float, Follows(Rule("from 0, below 1", lambda margin: 0 <= margin < 1))
+]
+PositiveNumber = Annotated[float, Follows(Rule("above 0", lambda number: number > 0))]
 RegisteredOutput = Annotated[str, Follows(one_of("prepared", "predictions"))]
 Hyperparameter = Annotated[str | int | float | bool, Follows(rules.HYPERPARAMETER)]
 
@@ -77,9 +84,8 @@ class Tables(Section):
 
     @field_validator("keys", "ignore")
     @classmethod
-    def _do_not_name_the_target(
-        cls, columns: list[str], info: ValidationInfo
-    ) -> list[str]:
+    def _reject_target(cls, columns: list[str], info: ValidationInfo) -> list[str]:
+        """Refuse the target as a key or as an ignored column."""
         target = info.data.get("target")
         if target in columns:
             raise refuse(f"names the target, {target}", fix="remove it")
@@ -87,10 +93,11 @@ class Tables(Section):
 
     @field_validator("keys", "ignore")
     @classmethod
-    def _name_each_column_once(
+    def _reject_repeated_columns(
         cls, columns: list[str], info: ValidationInfo
     ) -> list[str]:
-        # `keys` is checked before `ignore`, so here it is empty or complete.
+        """Refuse a column that is named twice, in one list or in both."""
+        # pydantic checks `keys` before `ignore`. While it checks `keys`, there are none yet.
         columns_before = info.data.get("keys", [])
         for position, column in enumerate(columns):
             if column in columns_before or column in columns[:position]:
@@ -101,7 +108,8 @@ class Tables(Section):
 
     @field_validator("group")
     @classmethod
-    def _keep_the_group(cls, group: str | None, info: ValidationInfo) -> str | None:
+    def _check_group(cls, group: str | None, info: ValidationInfo) -> str | None:
+        """Refuse the target or an ignored column as the group."""
         if group is not None and group == info.data.get("target"):
             raise refuse(f"names the target, {group}", fix="name another column")
         if group in info.data.get("ignore", []):
@@ -112,11 +120,12 @@ class Tables(Section):
         return group
 
 
-def _replace_text_by_list(value: Any) -> Any:
+def _wrap_text_in_list(value: Any) -> Any:
+    """Return a list for a single text, so that the brackets can be left out."""
     return [value] if isinstance(value, str) else value
 
 
-DateFormats = Annotated[list[Text], BeforeValidator(_replace_text_by_list)]
+DateFormats = Annotated[list[Text], BeforeValidator(_wrap_text_in_list)]
 
 
 class TextFormat(Section):
@@ -135,9 +144,10 @@ class TextFormat(Section):
 
     @field_validator("thousands")
     @classmethod
-    def _differ_from_the_decimal_mark(
+    def _check_thousands(
         cls, thousands: str | None, info: ValidationInfo
     ) -> str | None:
+        """Refuse the decimal mark as the thousands mark."""
         decimal = info.data.get("decimal") or "."
         if thousands == decimal:
             raise refuse(
@@ -155,13 +165,13 @@ class TextFormat(Section):
 
 
 def _parse_time(text: str) -> datetime:
-    """Return a date or a time in ISO 8601 as a time in UTC. Raises ValueError."""
+    """Parse a date or a time in ISO 8601 as a time in UTC. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _is_bound(value: float | str) -> bool:
-    """Return whether values of a column can be compared with a min or max."""
+    """Return whether a value is a date or a finite number. May raise ValueError."""
     if isinstance(value, str):
         _parse_time(value)
         return True
@@ -175,11 +185,24 @@ AllowedValue = Annotated[
     str | int | bool,
     Follows(Rule("a text, a whole number, true or false", lambda value: True)),
 ]
-Share = Annotated[float, Follows(Rule("a share from 0 to 1", lambda s: 0 <= s <= 1))]
+Share = Annotated[
+    float, Follows(Rule("a share from 0 to 1", lambda share: 0 <= share <= 1))
+]
+
+
+def _is_below(largest: Any, smallest: Any) -> bool:
+    """Return whether a max is below a min. Both are numbers, or both are dates as text."""
+    if not isinstance(largest, str):
+        return bool(largest < smallest)
+    end = _parse_time(largest)
+    if len(largest) <= len("2026-01-31"):
+        # A date without a time includes the whole day.
+        end = datetime.combine(end, time.max, UTC)
+    return end < _parse_time(smallest)
 
 
 class ColumnRules(Section):
-    """What you know of a column. `prep` checks it on every run."""
+    """What you know about a column. `prep` checks it on every run."""
 
     min: Bound | None = None
     max: Bound | None = None  # A date without a time is the whole day.
@@ -189,23 +212,17 @@ class ColumnRules(Section):
 
     @field_validator("max")
     @classmethod
-    def _be_above_the_min(cls, largest: Bound | None, info: ValidationInfo) -> Any:
+    def _check_max(cls, largest: Bound | None, info: ValidationInfo) -> Any:
+        """Refuse a max that is below min, or that is not of the same type."""
         smallest = info.data.get("min")
         if largest is None or smallest is None:
             return largest
-        if isinstance(largest, str) and isinstance(smallest, str):
-            end = _parse_time(largest)
-            if len(largest) <= len("2026-01-31"):
-                end = datetime.combine(end, time.max, UTC)
-            is_below = end < _parse_time(smallest)
-        elif isinstance(largest, str) or isinstance(smallest, str):
+        if isinstance(largest, str) != isinstance(smallest, str):
             raise refuse(
                 f"is {largest}, but min is {smallest}",
                 fix="write two numbers or two dates",
             )
-        else:
-            is_below = largest < smallest
-        if is_below:
+        if _is_below(largest, smallest):
             raise refuse(
                 f"is {largest}, which is below min, {smallest}",
                 fix="correct one of the two",
@@ -214,9 +231,10 @@ class ColumnRules(Section):
 
     @field_validator("values")
     @classmethod
-    def _list_all_that_is_allowed(
+    def _check_values(
         cls, values: list[str | int | bool] | None, info: ValidationInfo
     ) -> list[str | int | bool] | None:
+        """Refuse an empty list, and a list beside min or max."""
         if values is None:
             return None
         if not values:
@@ -230,7 +248,8 @@ class ColumnRules(Section):
         return values
 
     @model_validator(mode="after")
-    def _hold_a_rule(self) -> ColumnRules:
+    def _require_a_rule(self) -> ColumnRules:
+        """Refuse a column without any rule."""
         if all(value is None for _, value in self):
             raise refuse(
                 "holds no rule", fix="write min, max, values, missing or unique there"
@@ -239,36 +258,40 @@ class ColumnRules(Section):
 
 
 class Data(TextFormat, Tables):
-    """All settings below `data`."""
+    """All settings below `data`.
+
+    Those of `TextFormat` are a class of their own because `text_format` passes them on.
+    """
 
     expect: ByColumn[ColumnRules] = Field(default_factory=dict)
     on_violation: Annotated[str, Follows(one_of("stop", "warn"))] = "stop"
 
     def expectations(self) -> str | None:
-        """Return the rules of all columns as JSON, or None without any."""
+        """Return the rules of all columns as JSON, or None if there are none."""
         if not self.expect:
             return None
-        rules = self.model_dump(include={"expect"}, exclude_none=True)
-        return json.dumps(rules["expect"])
+        section = self.model_dump(include={"expect"}, exclude_none=True)
+        return json.dumps(section["expect"])
 
 
 class Holdout(Section):
-    """The rows to hold out: all from a date on. In `settings.yml`, `start` is `from`."""
+    """Hold out the rows whose date is not before `start`, which settings.yml calls `from`."""
 
     column: Column
-    start: Annotated[str, Follows(DATE)] = Field(alias="from")
+    start: Date = Field(alias="from")
 
 
 class Search(Section):
     """The hyperparameters to try, and how many tries there are."""
 
     tries: Count = 50
-    minutes: Annotated[float, Follows(Rule("above 0", lambda m: m > 0))] | None = None
+    minutes: PositiveNumber | None = None
     space: ByName[ValuesToTry]
 
     @field_validator("space")
     @classmethod
-    def _try_something(cls, space: dict[str, Any]) -> dict[str, Any]:
+    def _check_space(cls, space: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a search without hyperparameters."""
         if not space:
             raise refuse(
                 "names no hyperparameter",
@@ -287,15 +310,15 @@ class Training(Section):
     margin: Margin = 0.02
     register: Annotated[str, Follows(one_of("unless_worse", "always"))]
     hyperparameters: ByName[Hyperparameter]
-    search: Search | None = (
-        None  # Without it, the hyperparameters are used as they are.
-    )
+    # Without a search, the hyperparameters above are used.
+    search: Search | None = None
 
     @field_validator("hyperparameters")
     @classmethod
-    def _leave_names_to_the_pipeline(
+    def _reject_reserved_names(
         cls, hyperparameters: dict[str, str | int | float | bool]
     ) -> dict[str, str | int | float | bool]:
+        """Refuse hyperparameters with the names of other pipeline parameters."""
         for name in ("raw_data", "register", "on_violation"):
             if name in hyperparameters:
                 raise refuse(
@@ -305,7 +328,7 @@ class Training(Section):
         return hyperparameters
 
     def holdout_arguments(self) -> dict[str, str]:
-        """Return the arguments of `train` for a hold-out from a date on; none without."""
+        """Return the arguments of `train` that hold out rows by date. Empty without them."""
         if self.holdout is None:
             return {}
         return {
@@ -314,7 +337,7 @@ class Training(Section):
         }
 
     def search_as_json(self) -> str | None:
-        """Return the search and the metric that it goes by as JSON; None without one."""
+        """Return the search and its metric as JSON, or None if there is no search."""
         if self.search is None:
             return None
         search = self.search.model_dump(exclude_none=True)
@@ -336,7 +359,7 @@ class Monitoring(Section):
     """When new data has drifted from the training data, and what happens then."""
 
     on_drift: Annotated[str, Follows(one_of("warn", "stop"))] = "warn"
-    max_psi: Annotated[float, Follows(Rule("above 0", lambda psi: psi > 0))] = 0.2
+    max_psi: PositiveNumber = 0.2
     ignore: ListOf[Column] = Field(default_factory=list)
 
 
@@ -375,9 +398,8 @@ class Settings(ProjectSettings):
 
     @field_validator("training")
     @classmethod
-    def _use_a_metric_of_the_task(
-        cls, training: Training, info: ValidationInfo
-    ) -> Training:
+    def _check_metric(cls, training: Training, info: ValidationInfo) -> Training:
+        """Refuse a metric that is not for the task."""
         task = info.data.get("task")
         if task is None or training.metric in ("default", *METRICS[task]):
             return training

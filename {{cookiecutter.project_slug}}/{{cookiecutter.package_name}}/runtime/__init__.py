@@ -7,7 +7,9 @@ project's own files: it is handed them, as a `Project` and its `Pipelines`.
     settings_models.py    sections of settings, and types of values that follow a rule
     settings_reader.py    settings files, read into those sections, and their problems
     workspaces.py         the workspaces of a project, and the files of each
-    rules.py              what a setting must be, and how a wrong one is corrected
+    rule.py               what a value must be, and how a wrong one is corrected
+    rules.py              the rules of names and settings
+    vm_sizes.py           VM sizes, and when Azure retires them
     regions.py            the regions of Azure, and what people call them
     arguments.py          the command lines of steps, for pipelines.py
     steps.py              the steps of a pipeline, and the values of its parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .rules import Problem
+from .rule import Problem
 
 
 class CommandError(Exception):

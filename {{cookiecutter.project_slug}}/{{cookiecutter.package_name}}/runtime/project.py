@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from . import rules
 from .errors import SettingsError
-from .rules import Problem
+from .rule import Problem
 from .settings_models import Config, Follows, ProjectSettings
 from .settings_reader import (
     Reading,
@@ -118,23 +118,19 @@ class Project(Generic[S]):
     def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
         """Return the names, region and cloud of the workspace, as the files describe it.
 
-        `needs` are the keys of settings that must not be empty, such as `compute.name`. A
-        setting of the section `workspace` is named without its section, such as `region`.
-        A setting of `compute` also stands for that of each cluster below `computes`.
-        Raises SettingsError with the problems of all wrong values, and of the empty values
-        that are needed.
+        `needs` are the settings that must not be empty, such as `compute.name`. Settings
+        below `workspace` are written without their section, such as `region`, and settings
+        of `compute` include those of the clusters below `computes`. Raises SettingsError
+        with the problems of all wrong values, and of needed values that are empty.
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()
-
         needed_keys = set(needs)
-        blocking_problems: list[Problem] = []
-        for problem in config.problems + settings.problems:
-            is_wrong = problem.kind == "wrong"
-            key = problem.key.removeprefix("workspace.")
-            is_needed = re.sub(r"^computes\.\w+\.", "compute.", key) in needed_keys
-            if is_wrong or (problem.kind == "empty" and is_needed):
-                blocking_problems.append(problem)
+        blocking_problems = [
+            problem
+            for problem in config.problems + settings.problems
+            if _is_blocking(problem, needed_keys)
+        ]
         if config.model is None or settings.model is None or blocking_problems:
             raise SettingsError(blocking_problems)
 
@@ -250,3 +246,15 @@ class Project(Generic[S]):
                 may_differ=self.model.may_differ,
             )
         return read_model(self.root, self.model, SETTINGS)
+
+
+def _is_blocking(problem: Problem, needed_keys: set[str]) -> bool:
+    """Return whether a problem makes the workspace unusable.
+
+    This is a wrong value, or an empty one that is needed.
+    """
+    if problem.kind == "wrong":
+        return True
+    key = problem.key.removeprefix("workspace.")
+    key = re.sub(r"^computes\.\w+\.", "compute.", key)
+    return problem.kind == "empty" and key in needed_keys

@@ -1,4 +1,4 @@
-"""The rules of names and settings: what a value must be, and how a wrong one is corrected.
+"""The rules of names and settings.
 
 Before a project is generated, the template's hook checks the answers by these rules. In a
 project, all commands check the settings files by them. This module imports only the
@@ -7,19 +7,17 @@ standard library, because the hook runs in the environment of cookiecutter.
 
 from __future__ import annotations
 
-import difflib
-import json
 import keyword
-import math
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from .regions import REGIONS, find_misspelt_region, find_regions
+from .rule import Rule
+from .vm_sizes import advise_on_vm_size, correct_vm_size
 
 
 class Cloud(NamedTuple):
@@ -37,129 +35,6 @@ CLOUDS = {
     "AzureChinaCloud": Cloud("login.chinacloudapi.cn", "management.chinacloudapi.cn"),
 }
 
-# Text that stands for a value, such as <name> or an id of zeros.
-_PLACEHOLDER = r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A value that is wrong, empty or unusual. `str()` of it is one sentence."""
-
-    file: str
-    #: The setting in the file, such as `compute.name`. Empty if the whole file is meant.
-    key: str
-    #: What the problem is. It continues a sentence that begins with the file and the key.
-    text: str
-    #: What to do about it, in the imperative.
-    fix: str
-    #: "wrong": the value cannot be used. "empty": Azure needs it, so it must be filled in.
-    #: "unusual": it is allowed, but is probably a mistake.
-    kind: str = "wrong"
-
-    def __str__(self) -> str:
-        place = ": ".join(part for part in (self.file, self.key) if part)
-        return f"{place} {self.text}: {self.fix}."
-
-
-def _keep(value: Any) -> Any:
-    """Return a value unchanged, for rules that know no correction."""
-    return value
-
-
-def _accept_without_advice(_: str) -> str:
-    """Return no advice, for rules under which no value is unusual."""
-    return ""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule for a value: a test, its description, and how to correct a wrong value."""
-
-    #: What the test demands. It continues the sentence "The value must be ...".
-    requirement: str
-    #: A regular expression that the whole value must match, or a function that returns
-    #: whether a value passes.
-    test: str | Callable[[Any], object]
-    #: Returns the value that the user probably meant. Messages offer it only if it passes
-    #: the test.
-    correct: Callable[[Any], Any] = _keep
-    #: Which value is expected. It continues the sentence "Write ..." in messages about
-    #: empty values and placeholders.
-    expected_value: str = ""
-    #: Whether the value may be empty until Azure is used.
-    may_be_empty_for_now: bool = False
-    #: Returns advice if a value that passes the test is unusual, or "" if it is not.
-    advise_if_unusual: Callable[[str], str] = _accept_without_advice
-
-    def fits(self, value: Any) -> bool:
-        """Return whether a value passes the test."""
-        try:
-            if isinstance(self.test, str):
-                return re.fullmatch(self.test, value) is not None
-            return bool(self.test(value))
-        except ValueError:
-            return False
-
-    def check(self, key: str, value: Any, value_type: Any = str) -> Problem | None:
-        """Return the problem with the value of a setting, or None if it follows the rule.
-
-        `key` is the name of the setting in the problem's message.
-
-        `value_type` is the type that the value must have. If it is a union such as
-        `int | str`, the value may have any of its types. A wrong value is then converted to
-        the first of them, `int`, to find a correction.
-        """
-        if self.may_be_empty_for_now and value == "":
-            return Problem("", key, "is empty", self._give_advice(), kind="empty")
-
-        accepted_types = get_args(value_type) or (value_type,)
-        if type(value) in accepted_types and self.fits(value):
-            advice = self.advise_if_unusual(value)
-            if not advice:
-                return None
-            return Problem("", key, f"is {to_text(value)}", advice, kind="unusual")
-
-        if re.fullmatch(_PLACEHOLDER, str(value)):
-            text = f"is {to_text(value)}, a placeholder"
-            return Problem("", key, text, self._give_advice())
-
-        text = f"is {to_text(value)}, but must be {self.requirement}"
-        fix = self._describe_correction(value, accepted_types[0])
-        return Problem("", key, text, fix or self._give_advice())
-
-    def _give_advice(self) -> str:
-        """Return what to do about a value for which no correction is known."""
-        if self.expected_value:
-            return f"write {self.expected_value}"
-        return "correct it"
-
-    def _describe_correction(self, value: Any, value_type: type) -> str:
-        """Return how to correct a wrong value, or "" if no correction is known.
-
-        `value_type` is the type that the value should have.
-        """
-        if not isinstance(value, (str, int, float)):
-            return ""
-        try:
-            # The value may be of another type, such as the string "2" instead of 2.
-            converted = value_type(str(value).strip())
-            corrected = self.correct(converted)
-        except ValueError:
-            return ""
-        if not self.fits(corrected):
-            return ""
-
-        yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
-        if yaml_has_changed_text:
-            # YAML reads `yes` as true, and `1.10` as 1.1. The user's spelling is lost, so
-            # the message cannot repeat it in quotes.
-            return "put it in quotes"
-        if isinstance(value, str):
-            return f"write {corrected}"
-        # If the correction is a string, the message shows its quotes: YAML reads 7 as a
-        # number, and '7' as a string.
-        return f"write {corrected!r}"
-
 
 class RegionRule(Rule):
     """The rule of regions. A correction may offer several regions to choose from.
@@ -176,41 +51,6 @@ class RegionRule(Rule):
         return f"write {_list_choices(names)}"
 
 
-def to_text(value: Any) -> str:
-    """Return a value as messages show it: as JSON, or as Python code if JSON cannot."""
-    try:
-        return json.dumps(value, default=str, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(value)
-
-
-def whole(low: int, high: float = math.inf) -> Rule:
-    """Return the rule that a value is a whole number from `low` to `high`."""
-    limits = f"{low} or more" if high == math.inf else f"{low} to {high}"
-    return Rule(
-        requirement=f"a whole number, {limits}",
-        test=lambda number: low <= number <= high,
-    )
-
-
-def one_of(*choices: str) -> Rule:
-    """Return the rule that a value is one of some choices."""
-
-    def find_nearest(value: str) -> str:
-        """Return the choice that was probably meant, or "" if none is similar."""
-        for choice in choices:
-            if choice.lower() == value.lower():
-                return choice
-        nearest = difflib.get_close_matches(value, choices, n=1)
-        return nearest[0] if nearest else ""
-
-    return Rule(
-        requirement=f"one of {', '.join(choices)}",
-        test=choices.__contains__,
-        correct=find_nearest,
-    )
-
-
 def _list_choices(choices: Iterable[str]) -> str:
     """Return "a or b" for two choices, and "one of a, b, c" for more."""
     names = list(choices)
@@ -223,11 +63,11 @@ def _replace_characters(allowed: str, replacement: str, value: str) -> str:
     """Replace each run of characters that are not allowed, and return the result.
 
     `allowed` are characters and ranges as in the square brackets of a regular expression,
-    such as "a-z0-9". Before, accents are removed from letters. Afterwards, hyphens,
-    underscores, periods and spaces are removed at both ends.
+    such as "a-z0-9". Accents are removed first. Hyphens, underscores, periods and spaces are
+    removed from both ends of the result.
     """
-    plain = unicodedata.normalize("NFKD", value)
-    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    decomposed = unicodedata.normalize("NFKD", value)
+    plain = "".join(char for char in decomposed if not unicodedata.combining(char))
     return re.sub(f"[^{allowed}]+", replacement, plain).strip("-_. ")
 
 
@@ -241,7 +81,7 @@ _NO_OPTION = "and not begin with a hyphen, as options of the steps do"
 
 # The name of the project
 
-# Windows opens a device where a file or folder has one of these names.
+# In Windows, these are the names of devices, so no file or folder can have them.
 _WINDOWS_DEVICES = """
 aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
 lpt8 lpt9 nul prn
@@ -475,46 +315,13 @@ CLUSTER = Rule(
     advise_if_unusual=_advise_on_cluster,
 )
 
-#: Patterns of the VM sizes that Azure retires, with the day on which this happens. They are
-#: from Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
-RETIRING_VM_SIZES = {
-    r"standard_ds?\d+(-\d)?(_v2)?(_promo)?": "2028-05-01",  # D, Ds, Dv2, Dsv2
-    r"standard_l\d+s": "2028-05-01",
-    r"standard_a\d+m?_v2": "2028-11-15",
-    r"standard_b\d+[a-z]*": "2028-11-15",
-    r"standard_f\d+s?(_v2)?": "2028-11-15",
-    r"standard_gs?\d+": "2028-11-15",
-    r"standard_l\d+s_v2": "2028-11-15",
-    r"standard_nv\d+a?s_v[34]": "2026-09-30",
-    r"standard_nc\d+r?s_v3": "2025-09-30",
-}
-
-
-def _correct_vm_size(value: str) -> str:
-    """Return a VM size with an underscore in place of spaces."""
-    return re.sub(r"\s+", "_", value)
-
-
-def _advise_on_vm_size(name: str) -> str:
-    """Return advice if Azure retires a VM size, or if it looks like none, or ""."""
-    for pattern, day in RETIRING_VM_SIZES.items():
-        if re.fullmatch(pattern, name, re.IGNORECASE):
-            return (
-                f"Azure retires it on {day}, so write a newer size, such as "
-                "Standard_D4ds_v4"
-            )
-    if re.match(r"standard_[a-z]+\d", name, re.IGNORECASE):
-        return ""
-    return "sizes look like Standard_D4ds_v4 (`az ml compute list-sizes` shows them)"
-
-
 VM_SIZE = Rule(
     requirement="letters, digits, hyphens and underscores, such as Standard_D4ds_v4",
     test="[a-zA-Z0-9_-]+",
-    correct=_correct_vm_size,
+    correct=correct_vm_size,
     expected_value="a VM size, such as Standard_D4ds_v4",
     may_be_empty_for_now=True,
-    advise_if_unusual=_advise_on_vm_size,
+    advise_if_unusual=advise_on_vm_size,
 )
 IDENTITY = Rule(
     requirement="system, or the resource id of a user-assigned identity, such as "

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from .rules import to_text
+from .rule import to_text
 from .settings_models import refuse
 
 RANGE_EXAMPLE = "{low: 1, high: 10}"

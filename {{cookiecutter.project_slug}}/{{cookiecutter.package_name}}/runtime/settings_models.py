@@ -24,13 +24,13 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from . import rules
-from .rules import Problem, Rule, one_of, whole
+from .rule import Problem, Rule, one_of, whole
 
 #: The context of a validation that also refuses values that are only empty or unusual.
 REPORT_EVERYTHING = "report everything"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-#: The times after which the frequencies of a schedule repeat; the longest one for months.
+#: How long one interval of each frequency lasts at most.
 PERIODS = {
     "Minute": timedelta(minutes=1),
     "Hour": timedelta(hours=1),
@@ -48,14 +48,14 @@ def refuse(text: str, fix: str, kind: str = "wrong") -> PydanticCustomError:
     """Return the error to raise about a setting, in a validator of its model.
 
     `text` continues a sentence that begins with the setting's file and key. `fix` says what
-    to do, in the imperative. The kinds are those of `rules.Problem`.
+    to do, in the imperative. The kinds are those of `rule.Problem`.
     """
     return PydanticCustomError(kind, "{text}: {fix}", {"text": text, "fix": fix})
 
 
 @dataclass(frozen=True)
 class Follows:
-    """Make pydantic check a value by a rule, as in `Annotated[int, Follows(whole(1))]`."""
+    """Makes pydantic check a value by a rule, as in `Annotated[int, Follows(whole(1))]`."""
 
     rule: Rule
 
@@ -66,21 +66,26 @@ class Follows:
 
         def validate(value: Any, info: ValidationInfo) -> Any:
             """Return the value. Raises the error of `refuse` if it breaks the rule."""
-            if value is None and value_type is str:
-                # YAML reads `name:`, without a value after the colon, as null.
-                value = ""
-            if type(value) is int and value_type is float:
-                value = float(value)
-
+            converted = _convert_yaml_value(value, value_type)
             # A validator does not know its file and key. settings_reader adds them later.
-            problem = self.rule.check(key="", value=value, value_type=value_type)
+            problem = self.rule.check(key="", value=converted, value_type=value_type)
             if problem and _is_refused(problem, info):
                 raise refuse(problem.text, problem.fix, problem.kind)
-            return value
+            return converted
 
         return core_schema.with_info_before_validator_function(
             validate, handler(value_type)
         )
+
+
+def _convert_yaml_value(value: Any, value_type: Any) -> Any:
+    """Convert a value that YAML reads with another type than its setting has."""
+    if value is None and value_type is str:
+        # YAML reads `name:`, without a value after the colon, as null.
+        return ""
+    if type(value) is int and value_type is float:
+        return float(value)
+    return value
 
 
 def _is_refused(problem: Problem, info: ValidationInfo) -> bool:
@@ -92,19 +97,19 @@ def _is_refused(problem: Problem, info: ValidationInfo) -> bool:
 
 
 def _replace_null_by_list(value: Any) -> Any:
-    """Return an empty list for None, which YAML reads where no value is written."""
+    """Return an empty list for None, which YAML reads if no value is written."""
     return [] if value is None else value
 
 
 def _replace_null_by_dict(value: Any) -> Any:
-    """Return an empty dict for None, which YAML reads where no value is written."""
+    """Return an empty dict for None, which YAML reads if no value is written."""
     return {} if value is None else value
 
 
 def _check_name(name: Any) -> Any:
-    """Return a name that the user has chosen, such as a pipeline's below `schedules`.
+    """Return a name that the user has chosen, such as that of a cluster.
 
-    Raises the error of `refuse` if it has other characters than letters, digits and
+    Raises the error of `refuse` if the name has other characters than letters, digits and
     underscores, or begins with a digit.
     """
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)):
@@ -175,7 +180,7 @@ class Schedule(Section):
     @field_validator("hours", "minutes")
     @classmethod
     def _check_times(cls, times: Any, info: ValidationInfo) -> Any:
-        """Return the times. Raises the error of `refuse` if the frequency has none."""
+        """Refuse times of day if the frequency is not Day or Week."""
         frequency = info.data.get("frequency", "Day")
         if times is not None and frequency not in ("Day", "Week"):
             raise refuse(
@@ -187,7 +192,7 @@ class Schedule(Section):
     @field_validator("week_days")
     @classmethod
     def _check_week_days(cls, week_days: Any, info: ValidationInfo) -> Any:
-        """Return the days. Raises the error of `refuse` if the frequency has no days."""
+        """Refuse days of the week if the frequency is not Week."""
         frequency = info.data.get("frequency", "Week")
         if week_days is not None and frequency != "Week":
             raise refuse(
@@ -243,9 +248,10 @@ class ProjectSettings(Section):
     def _check_steps(
         cls, steps: dict[str, str], info: ValidationInfo
     ) -> dict[str, str]:
-        """Return the steps. Raises the error of `refuse` if a cluster is not in `computes`."""
+        """Refuse a step whose cluster is not in `computes`."""
         if "computes" not in info.data:
-            return steps  # They are wrong themselves, which is reported already.
+            # `computes` is wrong itself, which is reported already.
+            return steps
         computes = list(info.data["computes"])
         for step, name in steps.items():
             if name in computes:
@@ -272,7 +278,7 @@ class ProjectSettings(Section):
 
 
 class Config(Section):
-    """The contents of `.azureml/config.json`, which both SDKs can read themselves too."""
+    """The contents of `.azureml/config.json`, a file that both SDKs can also read."""
 
     subscription_id: Annotated[str, Follows(rules.SUBSCRIPTION)]
     resource_group: Annotated[str, Follows(rules.RESOURCE_GROUP)]

@@ -17,21 +17,23 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .rules import Problem, to_text
+from .rule import Problem, to_text
 from .settings_models import REPORT_EVERYTHING, Section
 
 M = TypeVar("M", bound=BaseModel)
 
-MOST_ALIASES = 20  # in a YAML file
+# A YAML file may have at most this many aliases.
+MAX_ALIASES = 20
+RESTORE_FILE = "correct it, or restore it from version control"
 
 
 @dataclass(frozen=True)
 class Reading(Generic[M]):
     """The result of reading a settings file."""
 
-    #: None if one of the values is wrong.
+    #: The settings. None if one of the values is wrong.
     model: M | None
-    #: All problems, also those that leave the model usable.
+    #: All problems, including those of values that are only empty or unusual.
     problems: list[Problem]
 
 
@@ -47,7 +49,7 @@ class UnreadableFile(Exception):
 
 
 class WrongValue(Exception):
-    """A value is wrong. The error holds all problems of it."""
+    """A value breaks its rule."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -57,20 +59,20 @@ class WrongValue(Exception):
 class DuplicateName(ValueError):
     """A name is written twice in a mapping.
 
-    `place` continues a sentence, such as " (again in line 7)". It is empty for JSON, whose
-    parser does not tell the line.
+    `line` is the line of the second one. It is None for JSON, whose parser does not report
+    lines.
     """
 
-    def __init__(self, name: str, place: str = "") -> None:
+    def __init__(self, name: str, line: int | None = None) -> None:
         super().__init__(name)
         self.name = name
-        self.place = place
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
-    """Load YAML, but keep times as text, and refuse a name that is written twice.
+    """Loads YAML, but keeps times as text, and refuses a name that is written twice.
 
-    PyYAML itself would use the last of two values, and not report the others.
+    PyYAML itself would use the last of two values without a message.
     """
 
     def __init__(self, text: str) -> None:
@@ -80,13 +82,13 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
         """Return the next node. Raises ValueError if the text has too many aliases.
 
-        If aliases stand for lists of aliases, and so on, a short text has so many values
-        that no memory is large enough for them.
+        With aliases for lists of further aliases, a short text can have more values than
+        any memory can hold.
         """
         if self.check_event(yaml.AliasEvent):
             self._alias_count += 1
-        if self._alias_count > MOST_ALIASES:
-            raise ValueError(f"it has more than {MOST_ALIASES} aliases, such as *name")
+        if self._alias_count > MAX_ALIASES:
+            raise ValueError(f"it has more than {MAX_ALIASES} aliases, such as *name")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
@@ -94,8 +96,7 @@ class _Loader(yaml.SafeLoader):
         names = set()
         for name, _ in node.value:
             if name.value in names:
-                line = name.start_mark.line + 1
-                raise DuplicateName(name.value, f" (again in line {line})")
+                raise DuplicateName(name.value, line=name.start_mark.line + 1)
             names.add(name.value)
         return super().construct_mapping(node, deep)
 
@@ -133,11 +134,10 @@ def _build_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
     """Return the contents of a YAML or JSON file of the project.
 
-    `file` is its path from `root`. `names` are the settings that it should hold; a message
-    lists them if the file is missing. Raises UnreadableFile if the file is missing or
+    `file` is its path from `root`. `names` are the settings that it should contain, which a
+    message lists if the file is missing. Raises UnreadableFile if the file is missing or
     empty, or cannot be read or parsed.
     """
-    correct_or_restore = "correct it, or restore it from version control"
     try:
         text = (root / file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -145,29 +145,34 @@ def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
         raise UnreadableFile(Problem(file, "", "is missing", fix)) from None
     except (OSError, ValueError) as error:
         # A text that is not UTF-8 raises a ValueError.
-        text = f"cannot be read ({_join_lines(error)})"
-        raise UnreadableFile(Problem(file, "", text, correct_or_restore)) from None
+        raise UnreadableFile(_describe_parse_error(error, file)) from None
 
     if not text.strip():
-        raise UnreadableFile(Problem(file, "", "is empty", correct_or_restore))
+        raise UnreadableFile(Problem(file, "", "is empty", RESTORE_FILE))
     try:
         return parse_json(text) if file.endswith(".json") else parse_yaml(text)
-    except DuplicateName as error:
-        text = f"is written twice{error.place}"
-        problem = Problem(file, error.name, text, "delete one of the two")
-    except json.JSONDecodeError as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UnreadableFile(_describe_parse_error(error, file)) from None
+
+
+def _describe_parse_error(error: Exception, file: str) -> Problem:
+    """Return the problem of a file that cannot be read or parsed."""
+    if isinstance(error, DuplicateName):
+        text = "is written twice"
+        if error.line is not None:
+            text = f"is written twice (again in line {error.line})"
+        return Problem(file, error.name, text, "delete one of the two")
+
+    if isinstance(error, json.JSONDecodeError):
         place = f"line {error.lineno}, column {error.colno}"
         text = f"is not JSON at {place} ({error.msg})"
-        problem = Problem(file, "", text, correct_or_restore)
-    except yaml.MarkedYAMLError as error:
+    elif isinstance(error, yaml.MarkedYAMLError):
         mark: Any = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}"
         text = f"is not YAML at {place} ({error.problem})"
-        problem = Problem(file, "", text, correct_or_restore)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    else:
         text = f"cannot be read ({_join_lines(error)})"
-        problem = Problem(file, "", text, correct_or_restore)
-    raise UnreadableFile(problem)
+    return Problem(file, "", text, RESTORE_FILE)
 
 
 def _join_lines(error: Exception) -> str:
@@ -197,8 +202,8 @@ def read_model_with_overrides(
 ) -> Reading[M]:
     """Read a settings file, and a second file that replaces some of its settings.
 
-    The second file may hold only the sections in `may_differ`. A problem is reported for
-    the first file if this file has it even without the second, and otherwise for the
+    The second file may contain only the sections in `may_differ`. A problem is reported for
+    the first file if this file also has it without the second one, and otherwise for the
     second file.
     """
     sections = [name for name in model.model_fields if name in may_differ]
@@ -211,35 +216,48 @@ def read_model_with_overrides(
         return Reading(None, [*dict.fromkeys([error.problem, *base.problems])])
 
     if not isinstance(overrides, dict):
-        names = ", ".join(sections)
         text = f"is {to_text(overrides)}, but must hold names with values"
-        fix = f"write some of {names} there, or delete the file"
+        fix = f"write some of {', '.join(sections)} there, or delete the file"
         return Reading(None, [Problem(overrides_file, "", text, fix), *base.problems])
     if not isinstance(values, dict):
         return base
 
-    shared = [
+    forbidden = _list_forbidden_overrides(model, overrides, sections)
+    fix = f"write it in {file} ({', '.join(sections)} may differ)"
+    problems = [
+        Problem(overrides_file, name, "is the same in every workspace", fix)
+        for name in forbidden
+    ]
+
+    allowed = {
+        name: value for name, value in overrides.items() if name not in forbidden
+    }
+    merged = merge_overrides(values, allowed)
+    problems_of_merged = find_problems(model, merged, overrides_file, allowed)
+    problems += _blame_base_file(problems_of_merged, base.problems)
+    return _validate(model, merged, problems)
+
+
+def _list_forbidden_overrides(
+    model: type[BaseModel], overrides: Mapping[str, Any], sections: Sequence[str]
+) -> list[str]:
+    """Return the settings in `overrides` that are not in one of the `sections`."""
+    return [
         name
         for name in model.model_fields
         if name in overrides and name not in sections
     ]
-    fix = f"write it in {file} ({', '.join(sections)} may differ)"
-    problems = [
-        Problem(overrides_file, name, "is the same in every workspace", fix)
-        for name in shared
-    ]
-    overrides = {name: value for name, value in overrides.items() if name not in shared}
-    merged = merge_overrides(values, overrides)
-    problems_of_merged = find_problems(model, merged, overrides_file, overrides)
-    problems += _prefer_base(problems_of_merged, base.problems)
-    return _validate(model, merged, problems)
 
 
-def _prefer_base(problems: list[Problem], base: list[Problem]) -> list[Problem]:
-    """Return the problems, each with the file of `base` if it has the same problem."""
-    problems_of_base = {(problem.key, problem.text): problem for problem in base}
+def _blame_base_file(
+    problems: list[Problem], base_problems: list[Problem]
+) -> list[Problem]:
+    """Return the problems. Replace each that the base file also has by that of this file."""
+    by_key_and_text = {
+        (problem.key, problem.text): problem for problem in base_problems
+    }
     return [
-        problems_of_base.get((problem.key, problem.text), problem)
+        by_key_and_text.get((problem.key, problem.text), problem)
         for problem in problems
     ]
 
@@ -247,10 +265,10 @@ def _prefer_base(problems: list[Problem], base: list[Problem]) -> list[Problem]:
 def merge_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the settings, with those in `overrides` in place of the original ones.
+    """Return the settings after replacing those that are in `overrides`.
 
-    A section keeps the values that `overrides` does not name. Within a section, a value
-    is replaced as a whole, even if it holds further values, as a schedule does.
+    A section keeps the values that `overrides` does not mention. A value in a section is
+    replaced as a whole, even if it contains further values, as a schedule does.
     """
     merged = dict(values)
     for name, override in overrides.items():
@@ -263,10 +281,10 @@ def merge_overrides(
 
 
 def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
-    """Return a value after checking it as if it stood in a settings file.
+    """Check a value as if it were in a settings file, and return it.
 
-    `field` is the model's field whose rules it must follow. `file` and `key` say in
-    messages where the value comes from. Raises WrongValue if it breaks a rule.
+    `field` is the model's field whose rules it must follow. `file` and `key` are for the
+    messages. Raises WrongValue if it breaks a rule.
     """
     # Pydantic checks only models, so the field becomes the only one of a new model.
     fields: dict[str, Any] = {"value": (field.annotation, field)}
@@ -279,7 +297,7 @@ def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
 
 
 def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M]:
-    """Return the values as a model, or no model if a problem says that a value is wrong."""
+    """Return the values as a model, or no model if one of the problems is a wrong value."""
     if any(problem.kind == "wrong" for problem in problems):
         return Reading(None, problems)
     return Reading(model.model_validate(values), problems)
@@ -293,8 +311,8 @@ def find_problems(
 ) -> list[Problem]:
     """Return the problems of all wrong, empty and unusual values, in the file's order.
 
-    `file` is the name of the file in the messages. If `values` were merged from two files,
-    `file_values` are those of this file alone.
+    `file` is the file to name in the messages. If `values` were merged from two files,
+    `file_values` are the values of this file alone.
     """
     if file_values is None:
         file_values = values
@@ -331,14 +349,13 @@ def _describe_errors(
         key = ".".join(path)
         if error["type"] in ("extra_forbidden", "invalid_key"):
             *parents, name = path
-            fields = _list_field_names(_find_section(model, parents))
-            absent = set(fields) - _list_names(file_values, parents)
-            # The message is: "... is not a setting: delete it (name, data are)."
-            fix = f"delete it ({', '.join(fields)} are)"
-            for close_name in difflib.get_close_matches(name, absent, 1):
-                fix = f"write {close_name}"
-                misspelt_keys.add(".".join([*parents, close_name]))
-            problems.append(Problem(file, key, "is not a setting", fix))
+            section = _find_section(model, parents)
+            meant = _find_similar_setting(
+                name, section, _list_names(file_values, parents)
+            )
+            if meant:
+                misspelt_keys.add(".".join([*parents, meant]))
+            problems.append(_describe_unknown_setting(file, key, section, meant))
         elif error["type"] == "model_type":
             names = ", ".join(_list_field_names(_find_section(model, path)))
             text = f"is {to_text(error['input'])}, but must hold names with values"
@@ -350,6 +367,29 @@ def _describe_errors(
 
     problems += [problem for problem in missing if problem.key not in misspelt_keys]
     return problems
+
+
+def _find_similar_setting(
+    name: str, section: type[BaseModel], present: set[Any]
+) -> str | None:
+    """Return the setting that a misspelt name probably means, or None.
+
+    Settings that are `present` in the section already are left out.
+    """
+    absent = set(_list_field_names(section)) - present
+    similar = difflib.get_close_matches(name, absent, n=1)
+    return similar[0] if similar else None
+
+
+def _describe_unknown_setting(
+    file: str, key: str, section: type[BaseModel], meant: str | None
+) -> Problem:
+    """Return the problem of a name that is not a setting. `meant` is a similar setting."""
+    if meant:
+        fix = f"write {meant}"
+    else:
+        fix = f"delete it ({', '.join(_list_field_names(section))} are settings)"
+    return Problem(file, key, "is not a setting", fix)
 
 
 def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
@@ -369,38 +409,41 @@ def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
             text = f"is {to_text(value)}, but must hold names with values"
             return Problem(file, key, text, "write NAME: VALUE there")
         case _:
-            # A validator or a type that the project itself has added made this error.
-            reason = error["msg"].removeprefix("Value error, ")
-            text = f"is {to_text(value)} ({reason})"
-            if reason.startswith("Input should "):
-                text = f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
-            elif isinstance(value, dict):
-                # The value is a whole section, which would fill the screen.
-                text = f"cannot be used ({reason})"
+            # The error is from a validator or a type that the user has added.
+            text = _describe_other_error(error["msg"], value)
             return Problem(file, key, text, "correct it")
+
+
+def _describe_other_error(message: str, value: Any) -> str:
+    """Return the text of a problem that is described by a message of pydantic."""
+    reason = message.removeprefix("Value error, ")
+    if reason.startswith("Input should "):
+        return f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
+    if isinstance(value, dict):
+        # The value is a whole section, which would fill the screen.
+        return f"cannot be used ({reason})"
+    return f"is {to_text(value)} ({reason})"
 
 
 def _find_path(error: ErrorDetails) -> list[str]:
     """Return the path of the setting that an error is about, such as ["data", "keys"].
 
-    Positions in lists are left out.
+    Pydantic's path also contains positions in lists, which are left out here.
     """
     location = error["loc"]
-    is_about_name = location[-1:] == ("[key]",)
-    if is_about_name:
-        location = location[:-1]
-    if is_about_name or error["type"] == "invalid_key":
-        # The name itself is wrong. It may be a number, which YAML allows as a name.
+    if location[-1:] == ("[key]",):
+        # The error is about the name before this marker. YAML allows numbers as names.
+        return [str(part) for part in location[:-1]]
+    if error["type"] == "invalid_key":
         return [str(part) for part in location]
-    # Here, a number is a position in a list.
     return [part for part in location if isinstance(part, str)]
 
 
 def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
     """Return the model of the section at a path of names.
 
-    Names that the user has chosen, such as those below `schedules`, lead to no other
-    model, and are passed over.
+    Names that the user has chosen, such as those below `schedules`, are skipped, because
+    they do not lead to another model.
     """
     section = model
     for name in path:
@@ -411,7 +454,7 @@ def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel
 
 
 def _list_field_names(section: type[BaseModel]) -> list[str]:
-    """Return the names of a section's settings as a file has them."""
+    """Return the names of a section's settings, as they are written in a file."""
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
@@ -423,7 +466,7 @@ def _list_models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _list_names(values: Any, path: Iterable[str]) -> set[Any]:
-    """Return the names in the section at a path, or no names if there is no section."""
+    """Return the names in the section at a path. Empty if there is no such section."""
     for name in path:
         values = values.get(name) if isinstance(values, dict) else None
     return {*values} if isinstance(values, dict) else set()

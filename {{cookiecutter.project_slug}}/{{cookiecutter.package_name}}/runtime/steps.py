@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import CommandError
 from .project import Pipelines, Project
-from .rules import Problem
+from .rule import Problem
 
 #: How many lines of a failed step's log are printed, from its end.
 LOG_END = 20

@@ -11,7 +11,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .rules import Problem
+from .rule import Problem
 
 SETTINGS = "settings.yml"
 CONFIG = ".azureml/config.json"

@@ -15,7 +15,7 @@ from .. import COMMAND
 from ..errors import SettingsError
 from ..harmless_text import make_harmless
 from ..project import Pipelines, Project
-from ..rules import Problem
+from ..rule import Problem
 from ..steps import find_unknown_steps
 from ..workspaces import CONFIG, NEEDED, SETTINGS
 from .check_answers import EMPTY, OK, UNASKED, UNUSUAL, WRONG, AzureNames, Row

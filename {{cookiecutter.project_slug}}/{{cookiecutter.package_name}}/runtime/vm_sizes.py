@@ -1,0 +1,37 @@
+"""VM sizes: how a misspelt one is corrected, and which ones Azure retires."""
+
+from __future__ import annotations
+
+import re
+
+#: Patterns of the VM sizes that Azure retires, with the day on which this happens. They are
+#: from Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
+RETIRING_VM_SIZES = {
+    r"standard_ds?\d+(-\d)?(_v2)?(_promo)?": "2028-05-01",  # D, Ds, Dv2, Dsv2
+    r"standard_l\d+s": "2028-05-01",
+    r"standard_a\d+m?_v2": "2028-11-15",
+    r"standard_b\d+[a-z]*": "2028-11-15",
+    r"standard_f\d+s?(_v2)?": "2028-11-15",
+    r"standard_gs?\d+": "2028-11-15",
+    r"standard_l\d+s_v2": "2028-11-15",
+    r"standard_nv\d+a?s_v[34]": "2026-09-30",
+    r"standard_nc\d+r?s_v3": "2025-09-30",
+}
+
+
+def correct_vm_size(value: str) -> str:
+    """Return a VM size with an underscore in place of spaces."""
+    return re.sub(r"\s+", "_", value)
+
+
+def advise_on_vm_size(name: str) -> str:
+    """Return advice if Azure retires a VM size or the name is unusual, or else ""."""
+    for pattern, day in RETIRING_VM_SIZES.items():
+        if re.fullmatch(pattern, name, re.IGNORECASE):
+            return (
+                f"Azure retires it on {day}, so write a newer size, such as "
+                "Standard_D4ds_v4"
+            )
+    if re.match(r"standard_[a-z]+\d", name, re.IGNORECASE):
+        return ""
+    return "sizes look like Standard_D4ds_v4 (`az ml compute list-sizes` shows them)"
