@@ -1,4 +1,4 @@
-"""The stand-in's answers and what clients compare, held to what Microsoft has written."""
+"""The stand-in's answers fit Microsoft's specifications, and so do the texts we compare."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from azure_standin.truth import TRUTH, judge
 from test_standin import Project
 
 pytestmark = pytest.mark.skipif(TRUTH is None, reason="no specifications beside it")
-#: Seen on the wire, or in a specification.
-RECORDED = (
+#: Texts that the generated package compares answers with. These are in recordings.
+RECORDED_TEXTS = (
     *("Default", "AmlCompute", "Succeeded", "Completed", "Failed", "Finished"),
     *("NotStarted", "StepType", "azureml.isreused", "azureml.parallelrunstep"),
     *("/totalDedicatedCores/usages", "/vmFamily/dedicatedCores/usages", "type"),
@@ -21,21 +21,22 @@ RECORDED = (
     *("limit", "name", "value", "properties", "tenantId", "supportedComputeTypes"),
     "true",
 )
-SPECIFIED = (
+#: These are in specifications.
+SPECIFIED_TEXTS = (
     *("Canceled", "Deleted", "Deleting", "Disabled", "Registering"),
     *("registrationState", "state"),
     *("credentialsType", "imageBuildCompute", "None"),
 )
-#: Of neither: where Microsoft's own clients have them.
-IN_A_CLIENT = {
+#: These are only in Microsoft's own clients: the module that has each of them.
+TEXTS_OF_CLIENTS = {
     "Registered": "azure.mgmt.core.policies._base",
     "allowSharedKeyAccess": "azure.mgmt.storage.models._models_py3",
     "AuthorizationPermissionMismatch": "azure.storage.blob._generated.models._azure_blob_storage_enums",
     "Active": "azureml.pipeline.core._aeva_provider",
     "ParallelRunStep": "azureml.pipeline.steps",
 }
-#: Not of Azure's answers; `failed` is its Failed in lower case.
-OWN = {
+#: These are no answers of Azure. `failed` is its `Failed` in lower case.
+TEXTS_OF_OURS = {
     "",
     ".",
     "empty",
@@ -50,12 +51,13 @@ OWN = {
 }
 
 
-def test_all_answers_are_of_the_specified_form(tmp_path: Path) -> None:
+def test_answers_to_the_sdk_fit_the_specifications(tmp_path: Path) -> None:
     with Standin.running(tmp_path / "standin") as standin:
         project = Project(tmp_path / "project", standin)
         project.call("provision")
         project.call("submit", "training", {"scale": 10})
-        project.call("submit", "training", {"scale": 10})  # prep is reused
+        # The second run reuses prep, and the third one fails.
+        project.call("submit", "training", {"scale": 10})
         project.write("train/train.py", "raise SystemExit('no rows')")
         project.call("submit", "training", {"scale": 10})
         judged, faults = judge(standin.requests)
@@ -63,7 +65,7 @@ def test_all_answers_are_of_the_specified_form(tmp_path: Path) -> None:
     assert judged > 30
 
 
-def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
+def test_answer_of_the_wrong_type_is_a_fault(tmp_path: Path) -> None:
     with Standin.running(tmp_path / "standin") as standin:
         scope = standin.create_workspace("workspace", "group")
         resource = standin.azure.resources[scope.lower()]
@@ -74,37 +76,68 @@ def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
     assert any("tenantId: 5 is not string" in fault for fault in faults)
 
 
-def test_what_is_compared_is_what_microsoft_writes() -> None:
+@pytest.mark.parametrize(
+    ("texts", "folders"),
+    [
+        pytest.param(RECORDED_TEXTS, ["recordings", "azure-powershell"], id="recorded"),
+        pytest.param(SPECIFIED_TEXTS, ["specs"], id="specified"),
+    ],
+)
+def test_compared_texts_are_in_what_microsoft_published(
+    texts: tuple[str, ...], folders: list[str]
+) -> None:
     assert TRUTH
-    folders = {RECORDED: ("recordings", "azure-powershell"), SPECIFIED: ("specs",)}
-    for words, places in folders.items():
-        files = [one for place in places for one in (TRUTH / place).rglob("*.json")]
-        text = "".join(file.read_text(encoding="utf-8") for file in files)
-        text = text.replace("\\", "")  # of JSON in JSON
-        assert [word for word in words if f'{word}"' not in text] == []
-    for word, module in IN_A_CLIENT.items():
-        spec = importlib.util.find_spec(module)
-        assert spec and spec.origin
-        assert word in Path(spec.origin).read_text(encoding="utf-8")
+    published = ""
+    for folder in folders:
+        for file in (TRUTH / folder).rglob("*.json"):
+            published += file.read_text(encoding="utf-8")
+    # Some files have JSON within JSON, whose quotation marks are escaped.
+    published = published.replace("\\", "")
+    assert [text for text in texts if f'{text}"' not in published] == []
+
+
+@pytest.mark.parametrize(("text", "module"), TEXTS_OF_CLIENTS.items())
+def test_compared_text_is_in_microsofts_client(text: str, module: str) -> None:
+    spec = importlib.util.find_spec(module)
+    assert spec
+    assert spec.origin
+    assert text in Path(spec.origin).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["*checks", "*workspace"])
-def test_nothing_else_is_compared(name: str) -> None:
-    """Of the texts that the generated package compares with, those above are all."""
-    root = Path(__file__).resolve().parents[2]
-    places = ["templates/*/runtime/azure/", "{{*/{{*/runtime/azure/"]
-    files = [file for place in places for file in root.glob(f"{place}{name}.py")]
-    texts = [file.read_text(encoding="utf-8") for file in files]
-    trees = [ast.parse(text) for text in texts if not text.startswith("{%")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    compared = [node for node in nodes if isinstance(node, ast.Compare)]
-    found = {
-        node.value
-        for one in compared
-        for node in ast.walk(one)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+def test_no_other_text_is_compared(name: str) -> None:
+    """Find all texts that modules of the generated package compare with something."""
+    patterns = [
+        f"templates/*/runtime/azure/{name}.py",
+        f"{{{{*/{{{{*/runtime/azure/{name}.py",
+    ]
+    compared_texts = set()
+    for pattern in patterns:
+        for file in Path(__file__).resolve().parents[2].glob(pattern):
+            source = file.read_text(encoding="utf-8")
+            # The other files are Python. This one only includes another by Jinja.
+            if not source.startswith("{%"):
+                compared_texts |= list_compared_texts(source)
+    # The version of an interface is part of a request, and not compared with an answer.
+    compared_texts = {
+        text for text in compared_texts if not text.startswith("api-version=")
     }
-    # The version of an interface is sent with the question. It is not compared.
-    found = {text for text in found if not text.startswith("api-version=")}
-    assert len(found) > 3
-    assert found <= {*RECORDED, *SPECIFIED, *IN_A_CLIENT, *OWN}
+    assert len(compared_texts) > 3
+    assert compared_texts <= {
+        *RECORDED_TEXTS,
+        *SPECIFIED_TEXTS,
+        *TEXTS_OF_CLIENTS,
+        *TEXTS_OF_OURS,
+    }
+
+
+def list_compared_texts(source: str) -> set[str]:
+    """Return all literal texts within the comparisons of a module."""
+    texts = set()
+    for comparison in ast.walk(ast.parse(source)):
+        if not isinstance(comparison, ast.Compare):
+            continue
+        for node in ast.walk(comparison):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(node.value)
+    return texts
