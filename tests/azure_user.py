@@ -1,4 +1,4 @@
-"""Whoever works with a generated project on Azure, which the stand-in plays."""
+"""A user of a generated project, whose Azure is the stand-in, and what this user sees."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from azure_standin.state import Run
 from azure_standin.storage import ACCOUNT_KEY
 from azure_standin.wire import SIGNATURE
 from conftest import Project, Result
+from toys import skip_preloading
 
-#: A step `monitor` that compares nothing. It leaves a file, because score reads its folder.
+#: A step `monitor` that compares nothing. It writes a file, because score reads its folder.
 MONITOR = """
 import pathlib, sys
 folder = pathlib.Path(sys.argv[sys.argv.index("--drift-report") + 1])
@@ -33,13 +34,13 @@ ANSWERS = {
     "compute_name": "cpu-cluster",
     "vm_size": "STANDARD_D4DS_V4",
 }
-#: Rules for the sample, which breaks two of the three.
+#: Rules for the sample data, which violates two of the three.
 EXPECTATIONS = {
     "Sex": {"missing": 0.01},
     "Individual ID": {"unique": True},
     "Body Mass (g)": {"min": 1000, "max": 9000},
 }
-BROKEN_RULES = (
+VIOLATIONS = (
     "note: violation: the column 'Sex' has no value in 10 of 301 rows (3.32%), more than"
     " the share of 0.01 that may be missing; the first is line 4 of PAL0708.csv.\n"
     "note: violation: the column 'Individual ID', which must be unique, repeats an earlier"
@@ -47,8 +48,7 @@ BROKEN_RULES = (
     " PAL0809.csv."
 )
 SECRET = "secret-of-the-stand-in"
-#: Answers one command line after another, without the start of a process for each. What
-#: the SDK does between two tries takes no time.
+#: Runs one command line after another in a single process. The SDK's waits are cut short.
 SHELL = """
 import contextlib, importlib, io, json, os, sys, time
 sleep = time.sleep
@@ -71,7 +71,7 @@ for line in sys.stdin:
 
 @dataclass
 class User:
-    """A project, with an Azure around it for whoever works on it."""
+    """A user of a project, with an Azure and a home folder."""
 
     project: Project
     standin: Standin
@@ -79,11 +79,18 @@ class User:
     results: dict[str, Result] = field(default_factory=dict)
 
     def environment(self, login: bool = True, **variables: str) -> dict[str, str]:
-        """The variables of a process that knows no other Azure, and no other login."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AZURE_")}
-        played = self.standin.environment(self.home)
+        """Return the environment of a process that can reach only the stand-in.
+
+        Without `login`, nobody is logged in.
+        """
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("AZURE_")
+        }
+        standin_variables = self.standin.environment(self.home)
         credentials = self.standin.credentials if login else {}
-        return {**inherited, **played, **credentials, **variables}
+        return {**inherited, **standin_variables, **credentials, **variables}
 
     def start(
         self, *command: str, login: bool = True, **variables: str
@@ -105,11 +112,12 @@ class User:
         return self.project.python_with(environment, *module, *command)
 
     def write(self, step: str, text: str) -> None:
+        """Replace the script of a step."""
         path = self.project.path / "steps" / step / f"{step}.py"
         path.write_text(text, encoding="utf-8")
 
     def new_modules(self, since: int = 0) -> list[str]:
-        """The steps that were uploaded, from a request on."""
+        """Return the steps that were uploaded, leaving out the first `since` requests."""
         return [
             request.json()["Name"]
             for request in self.standin.requests[since:]
@@ -117,14 +125,14 @@ class User:
         ]
 
     def newest_run(self) -> tuple[Run, dict[str, Run]]:
-        """The pipeline run that was submitted last, and its steps' runs by name."""
+        """Return the newest pipeline run, and the runs of its steps by name."""
         azure = self.standin.azure
         job = [*azure.jobs.values(), *azure.component_jobs.values()][-1]
         steps = self.standin.azure.children(job.run.id)
         return job.run, {step.name: step for step in steps}
 
     def output(self, step: str, port: str, folder: Path) -> Path:
-        """What a step of the newest run has written to the datastore."""
+        """Download an output of a step of the newest run to a folder, and return this."""
         run = self.newest_run()[1][step]
         azure = self.standin.azure
         azure.restore(azure.files(run.outputs[port]), folder)
@@ -134,7 +142,7 @@ class User:
 class Shell:
     """Runs one command of a project after another, in one process."""
 
-    def __init__(self, user: User, **variables: str):
+    def __init__(self, user: User, **variables: str) -> None:
         self.user = user
         self.process = subprocess.Popen(
             [user.project.interpreter, "-c", SHELL, user.project.package],
@@ -146,24 +154,26 @@ class Shell:
         )
 
     def close(self) -> None:
+        """End the process."""
         with self.process:
             self.process.kill()
 
     def run(self, command: str) -> Result:
-        assert self.process.stdin and self.process.stdout
+        """Run a command to its end."""
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(command.split()) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
-        assert answer, "the command has raised something else than an error of its own"
+        assert answer, "The command has ended with an exception that it did not handle."
         return Result(*json.loads(answer))
 
 
 @contextmanager
-def trained_on_azure(project: Project, folder: Path) -> Iterator[User]:
-    """A project, provisioned, trained and scored with on Azure.
+def train_and_score_on_azure(project: Project, folder: Path) -> Iterator[User]:
+    """Provision a workspace for a project, and submit training and scoring.
 
-    It has a search of a single try, which is that of its hyperparameters as they are, and
-    rules for its data.
+    The project has rules for its data, and a search that tries only one combination.
     """
     search = {"tries": 1, "space": {"learning_rate": [0.2]}}
     project.set("training", search=search)
@@ -183,61 +193,86 @@ def trained_on_azure(project: Project, folder: Path) -> Iterator[User]:
         standin.verify()
 
 
-def assert_all_finished(user: User, run: str, word: str) -> None:
-    """All commands went well, and told of `run` and each step, in the SDK's own word."""
+def assert_all_finished(user: User, training_run: str, finished: str) -> None:
+    """Check that all commands succeeded, and printed the run and that each step ended.
+
+    `finished` is the SDK's own word for a run that has ended well.
+    """
     for result in user.results.values():
         assert (result.code, result.err) == (0, ""), result.err
     _, training, scoring = user.results.values()
     submitted, link = training.out.splitlines()[1:3]
-    assert submitted.split() == ["submitted", "training,", "run", run]
-    assert link.startswith(f"https://ml.azure.com/runs/{run}?")
-    for text, steps in {
-        training.out: ["prep", "train", "evaluate", "register"],
-        scoring.out: ["prep", "monitor", "score"],
-    }.items():
-        finished = [line[1] for line in words(text) if line[0] == word]
-        assert finished == [*steps, "run"]
+    assert submitted.split() == ["submitted", "training,", "run", training_run]
+    assert link.startswith(f"https://ml.azure.com/runs/{training_run}?")
+
+    finished_in_training = list_subjects(training.out, finished)
+    finished_in_scoring = list_subjects(scoring.out, finished)
+    assert finished_in_training == ["prep", "train", "evaluate", "register", "run"]
+    assert finished_in_scoring == ["prep", "monitor", "score", "run"]
 
 
 def assert_outputs_are_registered(user: User) -> None:
-    """The outputs that the settings name are data assets, each with one version."""
+    """Check that each output that the settings name is a data asset with one version."""
     azure = user.standin.azure
-    assert {name: len(versions) for name, versions in azure.data_assets.items()} == {
+    version_counts = {
+        name: len(versions) for name, versions in azure.data_assets.items()
+    }
+    assert version_counts == {
         "penguins-training-prepared": 1,
         "penguins-scoring-prepared": 1,
         "penguins-scoring-predictions": 1,
     }
     for (folder,) in azure.data_assets.values():
-        assert all(name.endswith(".parquet") for name in azure.files(folder))
-        assert azure.files(folder)
+        files = azure.files(folder)
+        assert files
+        assert all(name.endswith(".parquet") for name in files)
 
 
-def assert_broken_rules_are_reported(user: User) -> None:
-    """With `warn`, they are in the log of prep and in MLflow. `stop` ends the run there."""
+def assert_violations_are_reported(user: User) -> None:
+    """Check that the log of prep and MLflow have all violations of the rules.
+
+    With `on_violation=stop`, the run ends in prep.
+    """
     azure = user.standin.azure
     prep = next(run for run in azure.runs.values() if run.name == "prep")
     log = azure.blobs[azure.files(f"azureml/{prep.container}")["user_logs/std_log.txt"]]
     violations = [line for line in log.decode().splitlines() if "violation:" in line]
-    assert sorted(violations) == sorted(BROKEN_RULES.splitlines())
+    assert sorted(violations) == sorted(VIOLATIONS.splitlines())
     figures = {metric["key"]: metric["value"] for metric in prep.metrics}
     assert figures["violations"] == 2
     assert figures["rows against Individual ID unique"] == 120
 
     stopped = user.run("submit", "training", "--wait", "--set", "on_violation=stop")
     assert stopped.code == 1
-    assert ("failed", "prep") in words(stopped.out)
-    for line in BROKEN_RULES.splitlines():
+    assert ("failed", "prep") in read_lines(stopped.out)
+    for line in VIOLATIONS.splitlines():
         assert line in stopped.out
     assert "prep: The data violates 2 rules of data.expect in settings" in stopped.out
     assert "train" not in user.newest_run()[1]
 
 
-def words(text: str) -> list[tuple[str, ...]]:
-    """The first two words of each line."""
-    return [tuple(line.split()[:2]) for line in text.splitlines()]
+def read_lines(output: str) -> list[tuple[str, ...]]:
+    """Return the first two words of each line, such as ("finished", "prep")."""
+    return [tuple(line.split()[:2]) for line in output.splitlines()]
+
+
+def list_states(output: str) -> list[str]:
+    """Return the first word of each line, such as "created"."""
+    return [line[0] for line in read_lines(output) if line]
+
+
+def list_subjects(output: str, state: str) -> list[str]:
+    """Return the second word of each line that begins with `state`."""
+    return [line[1] for line in read_lines(output) if line[:1] == (state,)]
+
+
+def states_by_step(output: str) -> dict[str, str]:
+    """Return the last state of each step that a followed run has printed."""
+    return {line[1]: line[0] for line in read_lines(output) if len(line) == 2}
 
 
 def assert_one_sentence(result: Result) -> None:
+    """Check that a command has failed with a sentence, and without a traceback."""
     assert result.code == 1
     assert re.fullmatch(r"([A-Z]|[.\w/]+: ).{20,900}\.\n", result.err), result
     assert "Traceback" not in result.out + result.err
@@ -245,15 +280,14 @@ def assert_one_sentence(result: Result) -> None:
 
 
 def assert_no_secret(user: User, text: str) -> None:
-    """Neither the login's secret, nor a token, key or signature of Azure is in a text."""
-    headers = [one.headers.get("authorization", "") for one in user.standin.requests]
-    tokens = {header.partition("Bearer ")[2] for header in headers} - {""}
+    """Check that a text has no secret of the login, and no token, key or signature."""
+    tokens = {request.token for request in user.standin.requests} - {""}
     assert tokens
     for secret in (SECRET, SIGNATURE, ACCOUNT_KEY, *tokens):
         assert secret not in text
 
 
-WRITES = """
+TOY_STEP = """
 from pathlib import Path
 
 for folder in Path("../outputs").iterdir():
@@ -262,66 +296,116 @@ print("done")
 """
 
 
-def reuse_is_the_same_here_and_there(user: User) -> None:
-    """After edits of all kinds the same steps run on this machine and on the stand-in.
+@dataclass
+class Edit:
+    """An edit of a project, and which of prep and train must run after it."""
 
-    But for those that look up the registry, which Azure knows nothing of.
+    description: str
+    apply: Callable[[], None]
+    steps_that_run: list[str]
+
+
+def assert_same_steps_are_reused(user: User) -> None:
+    """Check that the same steps run here and on Azure after edits of all kinds.
+
+    Evaluate and register are left out, because only local runs know whether the registered
+    model has changed.
     """
     project = user.project
-    pipelines, pins = f"{project.package}/pipelines.py", "environment/steps.txt"
-    table, pin = "data/sample/training/PAL0708.csv", "polars=="
+    pipelines = f"{project.package}/pipelines.py"
+    pins = "environment/steps.txt"
+    table = "data/sample/training/PAL0708.csv"
     rate = "learning_rate: 0.1"
-    changes: list[tuple[Callable[[], None], list[str]]] = [
-        (lambda: None, []),
-        (lambda: user.write("train", f"{WRITES}# 1"), ["train"]),
-        (lambda: project.edit(table, "PAL0708,1,", "PAL0708,2,"), ["prep", "train"]),
-        (lambda: project.edit("settings.yml", rate, f"{rate}1"), ["train"]),
-        (lambda: project.edit(pins, pin, f"{pin}0"), ["prep", "train"]),
-        (lambda: project.edit(pipelines, "PASSIVE", "ACTIVE"), ["prep", "train"]),
-        (lambda: user.write("train", WRITES), ["train"]),
+    edits = [
+        Edit("nothing", lambda: None, []),
+        Edit("code", lambda: user.write("train", f"{TOY_STEP}# 1"), ["train"]),
+        Edit(
+            "data",
+            lambda: project.edit(table, "PAL0708,1,", "PAL0708,2,"),
+            ["prep", "train"],
+        ),
+        Edit(
+            "hyperparameter",
+            lambda: project.edit("settings.yml", rate, f"{rate}1"),
+            ["train"],
+        ),
+        Edit(
+            "packages",
+            lambda: project.edit(pins, "polars==", "polars==0"),
+            ["prep", "train"],
+        ),
+        Edit(
+            "variable",
+            lambda: project.edit(pipelines, "PASSIVE", "ACTIVE"),
+            ["prep", "train"],
+        ),
+        Edit("code as before", lambda: user.write("train", TOY_STEP), ["train"]),
     ]
-
-    def run() -> tuple[Result, Result]:
-        with closing(Shell(user)) as shell:  # anew, as it has imported pipelines.py
-            here, there = project.run("training"), shell.run("submit training --wait")
-        assert (here.code, there.code) == (0, 0), here.err + there.err
-        return here, there
-
+    skip_preloading(project)
     for step in ("prep", "train", "evaluate", "register"):
-        user.write(step, WRITES)
-    run()
-    for number, (change, runs) in enumerate(changes):
-        change()
-        here, there = run()
-        states = {line[1]: line[0] for line in words(there.out) if line[1:]}
-        remote = [one for one in ("prep", "train") if states[one] != "reused"]
-        local = [s["name"] for s in here.json["steps"][:2] if s["status"] != "reused"]
-        assert (number, local, remote) == (number, runs, runs)
+        user.write(step, TOY_STEP)
+    run_here_and_on_azure(user)
+
+    for edit in edits:
+        edit.apply()
+        local, remote = run_here_and_on_azure(user)
+        statuses = {step["name"]: step["status"] for step in local.json["steps"]}
+        states = states_by_step(remote.out)
+        steps_here = [step for step in ("prep", "train") if statuses[step] != "reused"]
+        steps_on_azure = [
+            step for step in ("prep", "train") if states[step] != "reused"
+        ]
+        assert steps_here == edit.steps_that_run, edit.description
+        assert steps_on_azure == edit.steps_that_run, edit.description
 
 
-def status_judges_runs(user: User, shell: Shell, fire: Callable[[], Run]) -> None:
-    """`status` exits with 1 if the run that a weekly schedule has started is not well.
+def run_here_and_on_azure(user: User) -> tuple[Result, Result]:
+    """Train on this machine and on Azure, and return both results."""
+    local = user.project.run("training")
+    assert local.code == 0, local.err
+    # Each shell imports pipelines.py, which may have been edited.
+    with closing(Shell(user)) as shell:
+        remote = shell.run("submit training --wait")
+    assert remote.code == 0, remote.err
+    return local, remote
 
-    `fire` starts this run, and does not wait for its end.
+
+def assert_status_judges_runs(
+    user: User, shell: Shell, start_scheduled_run: Callable[[], Run]
+) -> None:
+    """Check that `status` exits with 1 if the last run of a weekly schedule is not well.
+
+    `start_scheduled_run` starts this run, and does not wait for its end.
     """
-    before = shell.run("status")
-    assert (before.code, before.err) == (0, "")
-    assert "scheduled  frequency Week, interval 1" in before.out
+    result = shell.run("status")
+    assert (result.code, result.err) == (0, "")
+    assert "scheduled  frequency Week, interval 1" in result.out
 
-    run = fire()
+    run = start_scheduled_run()
     while not run.ended:
         time.sleep(0.05)
-    for status, created, word in (
-        ("Completed", "2099-01-01", "completed"),
-        ("Failed", "2099-01-01", "failed"),
-        ("Completed", "2020-01-01", "overdue"),
-    ):
-        run.status = status
-        run.created = f"{created}T06:30:00.0000000+00:00"
-        run.started = run.created
-        result = shell.run("status")
-        assert result.err == ""
-        assert result.code == (0 if word == "completed" else 1), result
-        assert f"{run.id}" in result.out or word == "overdue"
-        assert any(line.startswith(word) for line in result.out.splitlines())
+
+    result = run_status(shell, run, status="Completed", day="2099-01-01")
+    assert result.code == 0, result
+    assert "completed" in list_states(result.out)
+    assert run.id in result.out
+
+    result = run_status(shell, run, status="Failed", day="2099-01-01")
+    assert result.code == 1, result
+    assert "failed" in list_states(result.out)
+    assert run.id in result.out
+
+    result = run_status(shell, run, status="Completed", day="2020-01-01")
+    assert result.code == 1, result
+    assert "overdue" in list_states(result.out)
     assert "no run since 2020-01-01 06:30 UTC." in result.out
+
+
+def run_status(shell: Shell, run: Run, status: str, day: str) -> Result:
+    """Run the command `status` after setting the status and the day of a run."""
+    run.status = status
+    run.created = f"{day}T06:30:00.0000000+00:00"
+    run.started = run.created
+    result = shell.run("status")
+    assert result.err == ""
+    return result

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from conftest import Bake, Project
+from toys import skip_preloading
 
 #: Writes down all that it sees. `evaluate` and `register` use the registry as real ones do.
 TOY_STEP = """
@@ -215,6 +216,7 @@ def unused_reuse_toy(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Pr
     generated = bake(project_name="Toy")
     path = tmp_path_factory.mktemp("reuse") / "toy"
     project = Project(shutil.copytree(generated.path, path), generated.package)
+    skip_preloading(project)
     (path / "registry.py").write_text(
         f"from __future__ import annotations\n\n{getsource(register)}"
     )

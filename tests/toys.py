@@ -36,6 +36,9 @@ TOY_SCORE = """
 def run(mini_batch):
     return mini_batch
 """
+PROCESSES = "{package}/runtime/local/processes.py"
+#: How a run starts the process that steps are forked from: with packages, and without.
+PRELOADING = ('"fork_server.py"), *PRELOADED)', '"fork_server.py"))')
 #: The variables of a terminal whose locale has no umlauts.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 #: A call with this variable runs Python itself, and no fork of a prepared process.
@@ -46,6 +49,22 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 # Projects -------------------------------------------------------------------------------
+
+
+def skip_preloading(project: Project) -> None:
+    """Let runs of a project import no packages for their steps.
+
+    Toy steps use no packages, and to import them takes more than two seconds for each run.
+    Steps are still forked from the process that would have imported the packages.
+    """
+    project.edit(PROCESSES.format(package=project.package), *PRELOADING)
+
+
+def restore_preloading(project: Project) -> None:
+    """Let runs of a project import packages for their steps again."""
+    with_packages, without_packages = PRELOADING
+    file = PROCESSES.format(package=project.package)
+    project.edit(file, without_packages, with_packages)
 
 
 def write_toy_step(
@@ -73,6 +92,7 @@ def copy_project(project: Project, path: Path) -> Project:
 def new_toy_project(bake: Bake) -> Project:
     """A project with toy steps that has never run. To be copied, not changed."""
     project = bake(project_name="Toy")
+    skip_preloading(project)
     for step in STEPS:
         write_toy_step(project, step)
     return project

@@ -1,7 +1,7 @@
-"""provision, submit and publish, from the command line of generated projects.
+"""provision, submit and publish of generated projects, with azureml-sdk.
 
 The unmodified SDK talks over HTTPS to the stand-in for Azure (azure_standin/), which runs
-what it has received. Whatever it is sent has left the project: no test looks inside.
+the steps that it has received. The tests see only the commands' output and the requests.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ from azure_user import (
     Shell,
     User,
     assert_all_finished,
-    assert_broken_rules_are_reported,
     assert_one_sentence,
     assert_outputs_are_registered,
-    reuse_is_the_same_here_and_there,
-    status_judges_runs,
-    trained_on_azure,
-    words,
+    assert_same_steps_are_reused,
+    assert_status_judges_runs,
+    assert_violations_are_reported,
+    list_states,
+    read_lines,
+    states_by_step,
+    train_and_score_on_azure,
 )
 from conftest import Bake
 
-#: No managed identity is found, neither the stand-in's nor that of the machine.
+#: With these variables, neither the stand-in's managed identity nor the machine's is found.
 NO_IDENTITY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
 
 
 @pytest.fixture
 def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
-    """A project whose steps do nothing, in a workspace with a cluster."""
+    """A user whose steps do nothing, in a workspace with a cluster."""
     with Standin.running(tmp_path / "standin") as standin:
         standin.create_workspace("workspace", "group", "cpu-cluster")
         user = User(bake(**ANSWERS), standin, tmp_path / "home")
@@ -56,44 +58,54 @@ def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
 
 @pytest.fixture(scope="module")
 def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user who has trained and scored on Azure. The tests share this project."""
     project = bake(**ANSWERS)
-    with trained_on_azure(project, tmp_path_factory.mktemp("azure")) as user:
+    with train_and_score_on_azure(project, tmp_path_factory.mktemp("azure")) as user:
         yield user
 
 
-def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
-    assert_all_finished(trained, next(iter(trained.standin.azure.jobs)), "finished")
+def test_training_and_scoring_finish(trained: User) -> None:
+    training_run = next(iter(trained.standin.azure.jobs))
+    assert_all_finished(trained, training_run, finished="finished")
 
 
-def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
+def test_training_is_tracked_and_its_model_is_registered(trained: User) -> None:
     azure = trained.standin.azure
     steps = {run.name: run for run in azure.runs.values() if run.parent}
-    assert steps["train"].parameters["max_iterations"] == "20"
-    (tried,) = (run for run in azure.runs.values() if run.parent == steps["train"].id)
-    assert tried.parameters["max_iterations"] == "20"
-    assert {metric["key"] for metric in tried.metrics} == {"cv_log_loss", "seconds"}
-    metrics = {one["key"]: one["value"] for one in steps["evaluate"].metrics}
+    train = steps["train"]
+    evaluate = steps["evaluate"]
+    register = steps["register"]
+    assert train.parameters["max_iterations"] == "20"
+    (search_run,) = azure.children(train.id)
+    assert search_run.parameters["max_iterations"] == "20"
+    assert {metric["key"] for metric in search_run.metrics} == {
+        "cv_log_loss",
+        "seconds",
+    }
+    metrics = {metric["key"]: metric["value"] for metric in evaluate.metrics}
     assert metrics["accuracy"] > 0.9
-    assert "predictions.png" in azure.artifacts(steps["evaluate"])
+    assert "predictions.png" in azure.artifacts(evaluate)
     version = azure.models["penguins"][0]
-    assert (version["version"], version["run_id"]) == ("1", steps["register"].id)
-    assert "model/MLmodel" in azure.artifacts(steps["register"])
+    assert (version["version"], version["run_id"]) == ("1", register.id)
+    assert "model/MLmodel" in azure.artifacts(register)
 
 
-def test_named_outputs_are_registered(trained: User) -> None:
+def test_outputs_in_settings_are_registered(trained: User) -> None:
     assert_outputs_are_registered(trained)
 
 
 def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> None:
     remote = trained.output("score", "predictions", tmp_path / "predictions")
-    azure, project = trained.standin.azure, trained.project
-    step = next(run for run in azure.runs.values() if run.name == "register")
-    files = azure.files(f"azureml/{step.container}/model")
-    azure.restore(files, tmp_path / "model")
-    register = "import pathlib, register; register.register(pathlib.Path({!r}), {!r})"
+    azure = trained.standin.azure
+    project = trained.project
+    register_run = next(run for run in azure.runs.values() if run.name == "register")
+    model_files = azure.files(f"azureml/{register_run.container}/model")
+    azure.restore(model_files, tmp_path / "model")
+    # The model that was trained on Azure is registered on this machine.
+    code = "import pathlib, register; register.register(pathlib.Path({!r}), {!r})"
     registered = project.python(
         "-c",
-        register.format(str(tmp_path / "model"), "penguins"),
+        code.format(str(tmp_path / "model"), "penguins"),
         PYTHONPATH=str(project.path / "steps" / "register"),
         MLFLOW_TRACKING_URI=f"sqlite:///{project.path}/mlruns/mlflow.db",
         _MLFLOW_SERVER_ARTIFACT_ROOT=(project.path / "mlruns/artifacts").as_uri(),
@@ -112,243 +124,297 @@ def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> 
     pd.testing.assert_frame_equal(rows, pd.read_parquet(local), check_exact=True)
 
 
-def test_an_edited_step_is_all_that_is_uploaded_anew(trained: User) -> None:
-    # prep is told of the target in training alone, and so is two modules.
+def test_only_an_edited_step_is_uploaded_again(trained: User) -> None:
+    """Edit the step train as the page on changes says, and submit training again."""
+    # Only prep of training has the argument for the target, so prep is two modules.
     steps = ["evaluate", "monitor", "prep", "prep", "register", "score", "train"]
     assert sorted(trained.new_modules()) == steps
-    before = len(trained.standin.requests)
-    train = trained.project.path / "steps/train/train.py"
     page = (trained.project.path / "docs/change.md").read_text(encoding="utf-8")
-    autolog = re.search(r"( +mlflow\.sklearn\.autolog.*?)```", page, re.DOTALL)
-    assert autolog
+    code_on_page = re.search(r"( +mlflow\.sklearn\.autolog.*?)```", page, re.DOTALL)
+    assert code_on_page
     fit = "        pipeline.fit(features, answers)\n"
-    trained.project.edit("steps/train/train.py", fit, autolog[1])
+    trained.project.edit("steps/train/train.py", fit, code_on_page[1])
+    request_count = len(trained.standin.requests)
 
     result = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
 
     assert result.code == 0, result.err
-    assert trained.new_modules(before) == ["train"]
-    new = trained.standin.requests[before:]
-    sent = [one.path for one in new if one.target.startswith("PUT blob/snapshots/")]
-    files = {path.name for path in train.parent.glob("*.py")}
-    assert {Path(path).name for path in sent} == files
-    assert not [one for one in new if one.target.startswith("PUT blob/datastore/")]
-    states = {line[1]: line[0] for line in words(result.out) if line[1:]}
-    assert states["prep"] == "reused"
-    assert [states[step] for step in ("train", "evaluate", "register")] == [
-        *("finished", "finished", "finished")
+    assert trained.new_modules(request_count) == ["train"]
+    requests = trained.standin.requests[request_count:]
+    uploaded_files = {
+        Path(request.path).name
+        for request in requests
+        if request.target.startswith("PUT blob/snapshots/")
+    }
+    train_folder = trained.project.path / "steps" / "train"
+    assert uploaded_files == {path.name for path in train_folder.glob("*.py")}
+    uploads_of_data = [
+        request
+        for request in requests
+        if request.target.startswith("PUT blob/datastore/")
     ]
-    assert len(trained.standin.azure.models["penguins"]) == 1  # it is that one again
+    assert uploads_of_data == []
+    assert states_by_step(result.out) == {
+        **states_by_step(result.out),
+        "prep": "reused",
+        "train": "finished",
+        "evaluate": "finished",
+        "register": "finished",
+    }
+    # The model is the same as before, so it is not registered again.
+    assert len(trained.standin.azure.models["penguins"]) == 1
 
-    # What autolog has logged is in the step's own run, and no request was refused.
-    step = trained.newest_run()[1]["train"]
-    assert step.parameters["model__learning_rate"] == "0.1"
-    assert step.parameters["learning_rate"] == "0.1"
+    # autolog writes to the run of the step, and not to a run of its own.
+    train = trained.newest_run()[1]["train"]
+    assert train.parameters["model__learning_rate"] == "0.1"
+    assert train.parameters["learning_rate"] == "0.1"
     names = [run.name for run in trained.standin.azure.runs.values()]
-    assert names.count("train") == 2  # One for each submission.
-    assert not [one for one in new if "/mlflow/" in one.path and one.status >= 400]
+    assert names.count("train") == 2
+    for request in requests:
+        if "/mlflow/" in request.path:
+            assert request.status < 400, request.target
 
 
-def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
-    reuse_is_the_same_here_and_there(user)
+def test_same_steps_are_reused_here_and_on_azure(user: User) -> None:
+    assert_same_steps_are_reused(user)
 
 
-def test_scoring_with_a_pinned_model(trained: User) -> None:
-    models = trained.standin.azure.models["penguins"]
-    models.append(models[0] | {"version": str(len(models) + 1)})
-    before = len(trained.standin.requests)
+def test_scoring_uses_the_model_version_in_settings(trained: User) -> None:
+    versions = trained.standin.azure.models["penguins"]
+    versions.append(versions[0] | {"version": str(len(versions) + 1)})
+    request_count = len(trained.standin.requests)
     trained.project.set("scoring", model_version=1)
 
     result = trained.run("submit", "scoring", "--wait")
 
     assert result.code == 0, result.err
-    asked = {
+    requested_versions = {
         request.query["version"]
-        for request in trained.standin.requests[before:]
+        for request in trained.standin.requests[request_count:]
         if "model-versions/get" in request.path
     }
-    assert asked == {"1"}
+    assert requested_versions == {"1"}
 
 
-def test_data_that_breaks_rules(trained: User) -> None:
-    assert_broken_rules_are_reported(trained)
+def test_violations_of_rules_are_reported(trained: User) -> None:
+    assert_violations_are_reported(trained)
 
 
-def test_no_secret_leaves_the_project(trained: User) -> None:
+def test_requests_and_output_have_no_secret(trained: User) -> None:
     requests = trained.standin.requests
-    headers = [request.headers.get("authorization", "") for request in requests]
-    found = {header for header in headers if header.startswith("Bearer ")}
-    tokens = {header.removeprefix("Bearer ") for header in found}
+    tokens = {request.token for request in requests} - {""}
     assert tokens
     for request in requests:
-        others = {k: v for k, v in request.headers.items() if k != "authorization"}
-        said = f"{request.path} {request.query} {others}".encode() + request.body
-        hidden = [] if request.service == "login" else [SECRET]
-        for secret in (*hidden, *tokens):
-            assert secret.encode() not in said, request.target
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name != "authorization"
+        }
+        text = f"{request.path} {request.query} {headers}".encode() + request.body
+        # Only a login may have the secret.
+        secrets = tokens if request.service == "login" else {SECRET, *tokens}
+        for secret in secrets:
+            assert secret.encode() not in text, request.target
     for result in trained.results.values():
         for secret in (SECRET, "sig=", *tokens):
             assert secret not in result.out + result.err
 
 
 @pytest.mark.skipif(TRUTH is None, reason="no specifications beside it")
-def test_every_answer_is_of_the_specified_form(trained: User) -> None:
+def test_answers_fit_the_specifications(trained: User) -> None:
     assert trained.run("check", "--online").code == 0
     judged, faults = judge(trained.standin.requests)
     assert faults == []
     assert judged > 60
 
 
-def test_provision_creates_what_is_missing_once(bake: Bake, tmp_path: Path) -> None:
+# Provision ------------------------------------------------------------------------------
+
+
+def test_provision_creates_missing_resources_once(bake: Bake, tmp_path: Path) -> None:
     with Standin.running(tmp_path / "standin") as standin:
+        azure = standin.azure
         user = User(bake(**ANSWERS), standin, tmp_path / "home")
-        missing = user.run("provision")
-        assert missing.code == 1
-        assert "There is no workspace workspace in the resource group" in missing.err
-        assert "provision --create-workspace" in missing.err
-        assert not [id for id in standin.azure.resources if "groups/" in id]
+        refused = user.run("provision")
+        assert refused.code == 1
+        assert "There is no workspace workspace in the resource group" in refused.err
+        assert "provision --create-workspace" in refused.err
+        assert not [id for id in azure.resources if "groups/" in id]
 
         first = user.run("provision", "--create-workspace")
         assert (first.code, first.err) == (0, "")
-        verbs = ["created", "created", "registered", "uploaded", "uploaded"]
-        assert [line[0] for line in words(first.out)] == verbs
-        cluster = next(
-            r for id, r in standin.azure.resources.items() if "/computes/" in id
-        )
-        wanted = cluster["properties"]["properties"]
-        assert wanted["vmSize"] == "STANDARD_D4DS_V4"
-        assert wanted["scaleSettings"]["minNodeCount"] == 0
-        assert wanted["scaleSettings"]["maxNodeCount"] == 2
-        assert "PT" in wanted["scaleSettings"]["nodeIdleTimeBeforeScaleDown"]
-        pins = (user.project.path / "environment/steps.txt").read_text().split("\n")
-        environment = json.dumps(standin.azure.environments["penguins-steps"])
-        assert all(json.dumps(pin)[1:-1] in environment for pin in pins if pin)
-        data = [Path(path).name for path in standin.azure.files("datastore/penguins")]
-        names = ["PAL0708.csv", "PAL0809.csv", "PAL0910.csv", "penguins.csv"]
-        assert sorted(data) == names
+        states = ["created", "created", "registered", "uploaded", "uploaded"]
+        assert list_states(first.out) == states
+        (cluster,) = [
+            resource for id, resource in azure.resources.items() if "/computes/" in id
+        ]
+        properties = cluster["properties"]["properties"]
+        scale = properties["scaleSettings"]
+        assert properties["vmSize"] == "STANDARD_D4DS_V4"
+        assert (scale["minNodeCount"], scale["maxNodeCount"]) == (0, 2)
+        assert "PT" in scale["nodeIdleTimeBeforeScaleDown"]
+        pins = (user.project.path / "environment/steps.txt").read_text().splitlines()
+        environment = json.dumps(azure.environments["penguins-steps"])
+        for pin in filter(None, pins):
+            # In the environment, a quotation mark of a pin is escaped.
+            assert json.dumps(pin).strip('"') in environment
+        data_files = [Path(path).name for path in azure.files("datastore/penguins")]
+        tables = ["PAL0708.csv", "PAL0809.csv", "PAL0910.csv", "penguins.csv"]
+        assert sorted(data_files) == tables
 
-        before = len(standin.requests)
+        request_count = len(standin.requests)
         second = user.run("provision", "--create-workspace")
         assert second.code == 0
-        assert {line[0] for line in words(second.out)} == {"unchanged"}
-        writes = {one.method for one in standin.requests[before:]} - {"GET", "HEAD"}
-        assert writes == {"POST"}  # to log in
+        assert set(list_states(second.out)) == {"unchanged"}
+        methods = {request.method for request in standin.requests[request_count:]}
+        # The only POST is the login.
+        assert methods - {"GET", "HEAD"} == {"POST"}
         standin.verify()
 
 
-def test_changed_data_goes_to_another_folder(user: User) -> None:
+def test_changed_data_is_uploaded_to_another_folder(user: User) -> None:
     assert user.run("provision").code == 0
     user.project.edit("data/sample/scoring/penguins.csv", "Torgersen", "Biscoe")
     changed = user.run("provision")
-    assert [line[0] for line in words(changed.out)][-2:] == ["unchanged", "uploaded"]
-    folders = {
-        path.split("/")[0] for path in user.standin.azure.files("datastore/penguins")
-    }
+    assert list_states(changed.out)[-2:] == ["unchanged", "uploaded"]
+    files = user.standin.azure.files("datastore/penguins")
+    folders = {path.split("/")[0] for path in files}
     assert len(folders) == 3
 
 
-def test_provision_goes_on_without_data_that_is_not_here(
-    user: User,
-) -> None:
+def test_provision_continues_if_data_is_missing(user: User) -> None:
     user.project.set("data", training="data/customers")
-    done = user.run("provision")
-    assert (done.code, done.err) == (0, "")
+    result = user.run("provision")
+    assert (result.code, result.err) == (0, "")
     missing = "missing    data.training: there is no file in data/customers"
-    assert missing in done.out.splitlines()
-    assert words(done.out)[-1][0] == "uploaded"
+    assert missing in result.out.splitlines()
+    assert list_states(result.out)[-1] == "uploaded"
 
 
-def active(user: User) -> list[Any]:
-    found = user.standin.azure.schedules.values()
-    return [one for one in found if one["EntityStatus"] == "0"]
+# Publish --------------------------------------------------------------------------------
 
 
-def test_publish_twice_and_a_changed_schedule(user: User) -> None:
+def list_active_schedules(user: User) -> list[Any]:
+    """Return the schedules that are not disabled."""
+    schedules = user.standin.azure.schedules.values()
+    return [schedule for schedule in schedules if schedule["EntityStatus"] == "0"]
+
+
+def enable_weekly_schedules(settings: str) -> str:
+    """Return the text of settings.yml with the schedules that it has as a comment."""
+    return re.sub(r"^# (schedules:| +\w+:)", r"\1", settings, flags=re.MULTILINE)
+
+
+def test_publish_updates_the_endpoint_and_its_schedule(user: User) -> None:
+    """Publish without a schedule, then with one, with another one, and without again."""
     azure = user.standin.azure
     endpoints = azure.endpoints
+    settings_file = user.project.path / "settings.yml"
+    settings = settings_file.read_text(encoding="utf-8")
+    weekly = enable_weekly_schedules(settings)
+
     first = user.run("publish", "scoring")
     assert first.code == 0, first.err
     (endpoint,) = endpoints.values()
     assert (endpoint["Name"], endpoint["DefaultVersion"]) == ("penguins-scoring", "0")
     assert endpoint["Url"] in first.out
-    assert not active(user)
+    assert not list_active_schedules(user)
 
-    path = user.project.path / "settings.yml"
-    plain = path.read_text(encoding="utf-8")
-    weekly = re.sub(r"^# (schedules:| +\w+:)", r"\1", plain, flags=re.MULTILINE)
-    path.write_text(weekly, encoding="utf-8")
-    before = len(user.standin.requests)
-    dry = user.run("publish", "scoring", "--dry-run")
-    assert "would be published  penguins-scoring" in dry.out
-    assert "would be scheduled  frequency Week, interval 1" in dry.out
-    writes = {
-        one.route for one in user.standin.requests[before:] if one.method != "GET"
-    }
-    assert writes == {"POST login/{tenant}/oauth2/v2.0/token"}
+    settings_file.write_text(weekly, encoding="utf-8")
+    assert_dry_run_changes_nothing(user)
 
     second = user.run("publish", "scoring")
     assert second.code == 0, second.err
     assert (len(endpoints), endpoint["DefaultVersion"]) == (1, "1")
-    (schedule,) = active(user)
+    (schedule,) = list_active_schedules(user)
     assert schedule["PipelineEndpointId"] == endpoint["Id"]
     assert schedule["Recurrence"]["Frequency"] == "Week"
     assert schedule["Recurrence"]["TimeZone"] == "W. Europe Standard Time"
 
+    path_of_endpoint = endpoint["Url"].partition("/pipelines/v1.0")[2]
+    scope = path_of_endpoint.partition("/PipelineRuns")[0]
     with closing(Shell(user)) as shell:
-        scope = (
-            endpoint["Url"].partition("/pipelines/v1.0")[2].partition("/PipelineR")[0]
+        assert_status_judges_runs(
+            user, shell, lambda: fire_schedule(azure, scope, schedule)
         )
-        status_judges_runs(user, shell, lambda: fire_schedule(azure, scope, schedule))
 
     third = user.run("publish", "scoring")
     assert "unchanged  schedule" in third.out
-    assert active(user) == [schedule]
+    assert list_active_schedules(user) == [schedule]
     assert endpoint["DefaultVersion"] == "2"
 
-    # Published again with an older model, it keeps this one.
-    older = weekly.replace("model_version: latest", "model_version: 1")
-    path.write_text(older.replace("hours: [6]", "hours: [7]"), encoding="utf-8")
-    before = len(user.standin.requests)
+    older_model = weekly.replace("model_version: latest", "model_version: 1")
+    an_hour_later = older_model.replace("hours: [6]", "hours: [7]")
+    settings_file.write_text(an_hour_later, encoding="utf-8")
+    request_count = len(user.standin.requests)
     assert user.run("publish", "scoring").code == 0
-    (published,) = (
-        one.json()
-        for one in user.standin.requests[before:]
-        if one.method == "POST" and one.path.endswith("/Pipelines/Create")
-    )
-    (model_version,) = (
-        one["DefaultValue"]
-        for one in published["GraphInterface"]["Parameters"]
-        if one["Name"] == "model_version"
-    )
-    assert model_version == "1"
-    (changed,) = active(user)
+    assert find_published_model_version(user, request_count) == "1"
+    (changed,) = list_active_schedules(user)
     assert changed["Recurrence"]["Schedule"]["Hours"] == [7]
     assert changed["Id"] != schedule["Id"]
 
-    path.write_text(plain, encoding="utf-8")
+    settings_file.write_text(settings, encoding="utf-8")
     assert user.run("publish", "scoring").code == 0
-    assert not active(user)
+    assert not list_active_schedules(user)
     user.standin.verify()
 
 
-# What goes wrong
+def assert_dry_run_changes_nothing(user: User) -> None:
+    """Check that `publish --dry-run` describes the changes, and only logs in."""
+    request_count = len(user.standin.requests)
+    result = user.run("publish", "scoring", "--dry-run")
+    assert "would be published  penguins-scoring" in result.out
+    assert "would be scheduled  frequency Week, interval 1" in result.out
+    writing_routes = {
+        request.route
+        for request in user.standin.requests[request_count:]
+        if request.method != "GET"
+    }
+    assert writing_routes == {"POST login/{tenant}/oauth2/v2.0/token"}
+
+
+def find_published_model_version(user: User, request_count: int) -> str:
+    """Return the version of the model that was published after some requests."""
+    (request,) = [
+        request
+        for request in user.standin.requests[request_count:]
+        if request.method == "POST" and request.path.endswith("/Pipelines/Create")
+    ]
+    parameters = {
+        parameter["Name"]: parameter["DefaultValue"]
+        for parameter in request.json()["GraphInterface"]["Parameters"]
+    }
+    return str(parameters["model_version"])
+
+
+# Faults ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def shell(user: User) -> Iterator[Shell]:
+    """A shell that runs commands of the user's project."""
     with closing(Shell(user)) as shell:
         yield shell
 
 
 @pytest.fixture
 def cold_shell(user: User) -> Iterator[Shell]:
-    """Whose SDK keeps its notes in the user's home, as it looks for that when imported."""
+    """A shell whose SDK records uploads in the user's home.
+
+    The SDK looks for the home when it is imported, so it must not have been imported before.
+    """
     with closing(Shell(user, COLD="1")) as shell:
         yield shell
 
 
-def without_anything(user: User) -> None:
-    shutil.rmtree(user.home, ignore_errors=True)  # what the SDK has noted there
+def forget_uploads(user: User) -> None:
+    """Remove the files in which the SDK records its uploads."""
+    shutil.rmtree(user.home, ignore_errors=True)
+
+
+def remove_everything(user: User) -> None:
+    """Remove everything from Azure, so that provision must create it."""
+    forget_uploads(user)
     azure = user.standin.azure
     for id in [id for id in azure.resources if "/resourcegroups/" in id]:
         del azure.resources[id]
@@ -356,132 +422,167 @@ def without_anything(user: User) -> None:
     azure.blobs.clear()
 
 
-def with_a_new_step(user: User) -> None:
-    shutil.rmtree(user.home, ignore_errors=True)
+def change_step_and_data(user: User) -> None:
+    """Change a step and remove the data, so that submit must upload both."""
+    forget_uploads(user)
     user.write("prep", f"print({time.time_ns()})")
     azure = user.standin.azure
     azure.experiments.clear()
-    for name in azure.files("datastore").values():
-        del azure.blobs[name]
+    for blob in azure.files("datastore").values():
+        del azure.blobs[blob]
 
 
-def with_another_schedule(user: User) -> None:
+def change_schedule(user: User) -> None:
+    """Set a schedule that has not been published before."""
     path = user.project.path / "settings.yml"
-    text = path.read_text(encoding="utf-8").partition("schedules: {")[0]
+    settings = path.read_text(encoding="utf-8").partition("schedules: {")[0]
     interval = time.time_ns() % 10_000 + 1
     schedule = f"{{frequency: Minute, interval: {interval}}}"
-    line = f"schedules: {{training: {schedule}, scoring: {schedule}}}\n"
-    path.write_text(f"{text}{line}", encoding="utf-8")
+    schedules = f"schedules: {{training: {schedule}, scoring: {schedule}}}\n"
+    path.write_text(settings + schedules, encoding="utf-8")
 
 
-def without_an_endpoint(user: User) -> None:
-    with_another_schedule(user)
+def remove_endpoints(user: User) -> None:
+    """Remove all endpoints and their schedules, so that publish must create them."""
+    change_schedule(user)
     user.standin.azure.endpoints.clear()
     user.standin.azure.schedules.clear()
 
 
-#: Asked only to say sooner that an endpoint of this name exists.
-NOT_NEEDED = {"GET ml/pipelines/v1.0{scope}/PipelineEndpoints/Name"}
+#: Without this route, publish still works. Its message on an error only comes later.
+OPTIONAL_ROUTE = "GET ml/pipelines/v1.0{scope}/PipelineEndpoints/Name"
+#: The other routes of publish are those of a submission.
+ROUTES_OF_PUBLISH = "Pipelines|Endpoint|Schedule"
 
 
 @pytest.mark.parametrize(
-    ("command", "prepare", "which"),
+    ("command", "prepare", "routes_pattern"),
     [
-        ("provision --create-workspace", without_anything, ""),
-        ("submit training", with_a_new_step, ""),
-        # All but these are those of a submission.
-        ("publish training", without_an_endpoint, "Pipelines|Endpoint|Schedule"),
-        ("publish training", with_another_schedule, "Pipelines|Endpoint|Schedule"),
+        pytest.param(
+            "provision --create-workspace", remove_everything, "", id="provision"
+        ),
+        pytest.param("submit training", change_step_and_data, "", id="submit"),
+        pytest.param(
+            "publish training", remove_endpoints, ROUTES_OF_PUBLISH, id="publish"
+        ),
+        pytest.param(
+            "publish training",
+            change_schedule,
+            ROUTES_OF_PUBLISH,
+            id="publish again",
+        ),
     ],
 )
-def test_every_route_failing_in_turn(
+def test_command_recovers_from_an_error_of_each_route(
     user: User,
     cold_shell: Shell,
     command: str,
     prepare: Callable[[User], None],
-    which: str,
+    routes_pattern: str,
 ) -> None:
-    if prepare is with_another_schedule:
-        without_an_endpoint(user)
+    if prepare is change_schedule:
+        remove_endpoints(user)
         assert cold_shell.run(command).code == 0
     prepare(user)
-    before = len(user.standin.requests)
+    request_count = len(user.standin.requests)
     assert cold_shell.run(command).code == 0
-    found = {request.route or "" for request in user.standin.requests[before:]}
-    routes = sorted(route for route in found if re.search(which, route))
+    requests = user.standin.requests[request_count:]
+    requested_routes = {request.route or "" for request in requests}
+    routes = [route for route in requested_routes if re.search(routes_pattern, route)]
     assert len(routes) >= 5
-    for route in routes:
+
+    for route in sorted(routes):
         prepare(user)
         fault = Fault(route, 500, times=None)
         user.standin.faults.append(fault)
         failed = cold_shell.run(command)
         user.standin.faults.clear()
         assert fault.seen, route
-        if route not in NOT_NEEDED:
+        if route != OPTIONAL_ROUTE:
             assert_one_sentence(failed)
 
         again = cold_shell.run(command)
 
         assert (again.code, again.err) == (0, ""), route
         if "publish" in command:
-            assert len(active(user)) == 1
+            assert len(list_active_schedules(user)) == 1
             (endpoint,) = user.standin.azure.endpoints.values()
-            assert (
-                int(endpoint["DefaultVersion"])
-                == len(endpoint["PipelineVersionList"]) - 1
-            )
+            newest_version = len(endpoint["PipelineVersionList"]) - 1
+            assert endpoint["DefaultVersion"] == str(newest_version)
 
 
 SUBMIT = "POST ml/pipelines/v1.0{scope}/PipelineRuns/Submit/{id}"
 
 
-@pytest.mark.parametrize("times", [1, None])
-def test_an_answer_to_a_submission_that_is_lost(
-    user: User, shell: Shell, times: int | None
+def test_lost_answer_to_a_submission_is_requested_again(
+    user: User, shell: Shell
 ) -> None:
-    fault = Fault(SUBMIT, lost=True, times=times)
+    fault = Fault(SUBMIT, lost=True, times=1)
     user.standin.faults.append(fault)
     result = shell.run("submit training")
     assert (result.code, result.err) == (0, "")
-    assert fault.seen == (2 if times else 4)  # what the SDK tries by itself
+    assert fault.seen == 2
     (run,) = user.standin.azure.jobs
     assert f"submitted  training, run {run}" in result.out
-    assert ("although Azure's reply was lost" in result.out) == (times is None)
+    assert "although Azure's reply was lost" not in result.out
 
 
-def test_a_submission_of_which_nothing_is_known(user: User, shell: Shell) -> None:
-    asked = f"{SUBMIT}|GET ml/(history|pipelines).*[Rr]uns/[^/]+$"
-    pattern = asked.replace("{scope}", ".*").replace("{id}", "")
-    user.standin.faults.append(Fault(pattern, lost=True, times=None))
+def test_run_is_found_if_all_answers_to_its_submission_are_lost(
+    user: User, shell: Shell
+) -> None:
+    fault = Fault(SUBMIT, lost=True, times=None)
+    user.standin.faults.append(fault)
+    result = shell.run("submit training")
+    assert (result.code, result.err) == (0, "")
+    # The SDK itself tries four times.
+    assert fault.seen == 4
+    (run,) = user.standin.azure.jobs
+    assert f"submitted  training, run {run}" in result.out
+    assert "although Azure's reply was lost" in result.out
+
+
+def test_message_names_a_run_that_cannot_be_found(user: User, shell: Shell) -> None:
+    submit = SUBMIT.replace("{scope}", ".*").replace("{id}", "")
+    get_run = "GET ml/(history|pipelines).*[Rr]uns/[^/]+$"
+    user.standin.faults.append(Fault(f"{submit}|{get_run}", lost=True, times=None))
     result = shell.run("submit training")
     assert_one_sentence(result)
     (run,) = user.standin.azure.jobs
     assert f"look in the Studio for run {run} of the experiment penguins" in result.err
 
 
-def test_a_lost_answer_makes_no_second_schedule(user: User, shell: Shell) -> None:
-    with_another_schedule(user)
-    routes = ["Schedules/Create", "Pipelines/Create", "PipelineEndpoints/Create"]
-    for route in routes[:2]:
+def test_lost_answer_to_publish_creates_no_second_schedule(
+    user: User, shell: Shell
+) -> None:
+    change_schedule(user)
+    for route in ("Schedules/Create", "Pipelines/Create"):
         user.standin.faults.append(Fault(f"POST ml/.*/{route}", lost=True))
     assert shell.run("publish training").code == 0
     assert all(fault.seen == 2 for fault in user.standin.faults)
-    assert len(active(user)) == 1
+    assert len(list_active_schedules(user)) == 1
 
-    without_an_endpoint(user)
-    user.standin.faults[:] = [Fault(f"POST ml/.*/{routes[2]}", lost=True)]
+    remove_endpoints(user)
+    fault = Fault("POST ml/.*/PipelineEndpoints/Create", lost=True)
+    user.standin.faults[:] = [fault]
     result = shell.run("publish training")
     assert_one_sentence(result)
     assert "There is a pipeline endpoint penguins-training already" in result.err
     assert shell.run("publish training").code == 0
-    assert (len(user.standin.azure.endpoints), len(active(user))) == (1, 1)
+    assert len(user.standin.azure.endpoints) == 1
+    assert len(list_active_schedules(user)) == 1
 
 
-@pytest.mark.parametrize("pattern", ["PUT blob/datastore/", "PUT blob/snapshots/"])
-def test_a_connection_cut_during_an_upload(
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param("PUT blob/datastore/", id="data"),
+        pytest.param("PUT blob/snapshots/", id="code"),
+    ],
+)
+def test_submit_can_be_repeated_after_an_upload_is_cut(
     user: User, shell: Shell, pattern: str
 ) -> None:
-    with_a_new_step(user)
+    change_step_and_data(user)
     fault = Fault(pattern, cut=True, nth=2, times=None)
     user.standin.faults.append(fault)
     failed = shell.run("submit training")
@@ -490,15 +591,16 @@ def test_a_connection_cut_during_an_upload(
     assert "submitted" not in failed.out
 
     user.standin.faults.clear()
-    before = len(user.standin.requests)
+    request_count = len(user.standin.requests)
     again = shell.run("submit training")
     assert again.code == 0
-    if "datastore" in pattern:  # what had arrived is not sent again
+    if "datastore" in pattern:
+        # The first file had arrived, and is not sent again.
         assert "uploaded   2 of 3 data files" in again.out
-    assert user.standin.requests[before:]
+    assert len(user.standin.requests) > request_count
 
 
-def test_a_short_trouble_is_no_error(user: User, shell: Shell) -> None:
+def test_short_faults_of_azure_are_no_errors(user: User, shell: Shell) -> None:
     user.standin.faults += [
         Fault("GET arm{scope}", 429, retry_after=2),
         Fault("GET ml/.*/default", 503),
@@ -619,7 +721,7 @@ def test_a_step_that_fails(user: User, shell: Shell) -> None:
     )
     failed = shell.run("submit training --wait")
     assert (failed.code, failed.err) == (1, "")
-    assert ("failed", "prep") in words(failed.out)
+    assert ("failed", "prep") in read_lines(failed.out)
     shown = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2].splitlines()
     assert shown[:20] == [f"    {number}" for number in range(31, 50)] + ["    no rows"]
     step = user.newest_run()[1]["prep"]
@@ -639,7 +741,7 @@ def test_states_that_are_names_instead_of_numbers(user: User, shell: Shell) -> N
     user.write("prep", "raise SystemExit('no rows')")
     failed = shell.run("submit training --wait")
     assert failed.code == 1
-    assert ("failed", "prep") in words(failed.out)
+    assert ("failed", "prep") in read_lines(failed.out)
     prep = """
 import pathlib, sys
 for port in ("--prepared", "--report"):
@@ -661,11 +763,11 @@ def test_an_environment_of_another_image_is_registered_anew(user: User) -> None:
     assert '"conda-forge"' in json.dumps(first)
     assert "anaconda" not in json.dumps(first)
     same = user.run("provision")
-    assert ("unchanged", "environment") in words(same.out)
+    assert ("unchanged", "environment") in read_lines(same.out)
     package = user.project.package
     user.project.edit(f"{package}/pipelines.py", ":20260715.v1", ":20260801.v1")
     again = user.run("provision")
-    assert ("registered", "environment") in words(again.out)
+    assert ("registered", "environment") in read_lines(again.out)
     assert len(user.standin.azure.environments["penguins-steps"]) == 2
 
 

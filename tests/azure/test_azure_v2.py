@@ -19,13 +19,14 @@ from azure_user import (
     Shell,
     User,
     assert_all_finished,
-    assert_broken_rules_are_reported,
     assert_one_sentence,
     assert_outputs_are_registered,
-    reuse_is_the_same_here_and_there,
-    status_judges_runs,
-    trained_on_azure,
-    words,
+    assert_same_steps_are_reused,
+    assert_status_judges_runs,
+    assert_violations_are_reported,
+    list_states,
+    read_lines,
+    train_and_score_on_azure,
 )
 from conftest import PYTHONS, Bake
 
@@ -36,7 +37,7 @@ STEPS = ("prep", "train", "evaluate", "register", "monitor", "score")
 @pytest.fixture(scope="module")
 def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     project = bake(**ANSWERS, azureml_sdk=SDK)
-    with trained_on_azure(project, tmp_path_factory.mktemp("azure")) as user:
+    with train_and_score_on_azure(project, tmp_path_factory.mktemp("azure")) as user:
         yield user
 
 
@@ -70,7 +71,7 @@ def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
     run = next(iter(trained.standin.azure.component_jobs))
     assert_all_finished(trained, run, "completed")
     provision, *_ = trained.results.values()
-    assert [line[0] for line in words(provision.out)] == [
+    assert list_states(provision.out) == [
         *("created", "created", "registered", "uploaded", "uploaded"),
     ]
 
@@ -117,18 +118,18 @@ def test_predictions_are_those_of_azureml_sdk(
 def test_unchanged_steps_are_reused(trained: User) -> None:
     again = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
     assert (again.code, again.err) == (0, "")
-    lines = [line for line in words(again.out) if len(line) > 1]
+    lines = [line for line in read_lines(again.out) if len(line) > 1]
     states = {name: state for state, name in lines}
     assert (states["prep"], states["train"]) == ("reused", "reused")
     assert (states["evaluate"], states["register"]) == ("completed", "completed")
 
 
 def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
-    reuse_is_the_same_here_and_there(user)
+    assert_same_steps_are_reused(user)
 
 
 def test_data_that_breaks_rules(trained: User) -> None:
-    assert_broken_rules_are_reported(trained)
+    assert_violations_are_reported(trained)
 
 
 def test_no_secret_leaves_the_project(trained: User) -> None:
@@ -151,7 +152,7 @@ def test_provision_again_changes_nothing(trained: User) -> None:
     before = len(trained.standin.requests)
     again = trained.run("provision")
     assert again.code == 0, again.err
-    assert {line[0] for line in words(again.out)} == {"unchanged"}
+    assert set(list_states(again.out)) == {"unchanged"}
     writes = [one for one in trained.standin.requests[before:] if one.method == "PUT"]
     assert writes == []
 
@@ -192,7 +193,7 @@ def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
     (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
     inputs = schedule["properties"]["action"]["jobDefinition"]["inputs"]
     assert inputs["model_version"]["value"] == "1"
-    status_judges_runs(user, shell, lambda: fire_schedule(azure, schedule))
+    assert_status_judges_runs(user, shell, lambda: fire_schedule(azure, schedule))
 
     path.write_text(plain, encoding="utf-8")
     last = shell.run("publish scoring --data folder/of/tomorrow")
@@ -232,7 +233,7 @@ def test_a_step_that_fails(user: User, shell: Shell) -> None:
     failed = shell.run("submit training --wait")
     user.write("prep", "print('done')")
     assert (failed.code, failed.err) == (1, "")
-    assert ("failed", "prep") in words(failed.out)
+    assert ("failed", "prep") in read_lines(failed.out)
     shown = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2].splitlines()
     assert shown[:20] == [f"    {number}" for number in range(31, 50)] + ["    no rows"]
     step = user.newest_run()[1]["prep"]

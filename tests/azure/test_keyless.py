@@ -15,7 +15,7 @@ import pytest
 from azure_standin import Standin
 from azure_standin.identities import BLOB_DATA, QUEUE_DATA, principals_of
 from azure_standin.resources import CLIENT_ID
-from azure_user import ANSWERS, MONITOR, Shell, User, words
+from azure_user import ANSWERS, MONITOR, Shell, User, list_states, read_lines
 from conftest import SDKS, Bake, Result
 
 IDENTITY = (
@@ -112,7 +112,7 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     user.project.set("compute", subnet=SUBNET)
     provisioned = shell.run("provision --create-workspace")
     assert_went_well(provisioned)
-    lines = words(provisioned.out)
+    lines = read_lines(provisioned.out)
     assert lines.count(("created", "cluster")) == 2
     assert lines.count(("assigned", "role")) == 7  # Yours, and three for each cluster.
     assert ("chosen", "cluster") in lines
@@ -162,7 +162,7 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     assert "scheduled  schedule" in published.out or "scheduled" in published.out
 
     again = shell.run("provision")
-    assert {line[0] for line in words(again.out)} == {"unchanged"}
+    assert set(list_states(again.out)) == {"unchanged"}
     for request in user.standin.requests:
         if request.service != "blob" or "sig" in request.query:
             continue

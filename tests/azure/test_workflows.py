@@ -25,6 +25,7 @@ from azure_standin import Fault, Standin, resources
 from azure_standin.wire import Request
 from azure_user import ANSWERS, User
 from conftest import COLD, TEMPLATE, Bake
+from toys import skip_preloading
 
 WORKFLOWS = {
     "github": ".github/workflows/pipelines.yml",
@@ -449,6 +450,7 @@ def set_up_platform(name: str, bake: Bake, folder: Path) -> Iterator[Platform]:
             for step in ("prep", "train", "evaluate", "register", "monitor"):
                 user.write(step, TOY_STEP)
             user.write("score", TOY_SCORE)
+            skip_preloading(project)
         yield Platform(name, user, folder)
         standin.verify()
 

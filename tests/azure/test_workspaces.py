@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from azure_standin import Standin
-from azure_user import ANSWERS, Shell, User, assert_one_sentence, words
+from azure_user import ANSWERS, Shell, User, assert_one_sentence, read_lines
 from conftest import PYTHONS, SDKS, Bake
 
 PROD = """
@@ -69,7 +69,7 @@ def test_a_publish_in_prod_leaves_test_as_it_was(user: User, shell: Shell) -> No
     standin = user.standin
     first = shell.run("publish scoring --workspace test")
     assert (first.code, first.err) == (0, "")
-    assert ("scheduled", "schedule") not in words(first.out)
+    assert ("scheduled", "schedule") not in read_lines(first.out)
     lost = shell.run("publish scoring --workspace prod")
     assert_one_sentence(lost)
     assert "no workspace ml-prod in the resource group group-of-prod: " in lost.err

@@ -58,7 +58,7 @@ def versions(azure: Azure, scope: str, kind: str, name: str) -> list[Json]:
             arm(f"{folder}/{environment['version']}", _DEFAULTS)
             for environment in azure.environments.get(name, [])
         ]
-    return registered_by_v1 + azure.below(folder)
+    return registered_by_v1 + azure.list_resources_below(folder)
 
 
 def version_of(azure: Azure, scope: str, kind: str, name: str, version: str) -> Json:
@@ -110,7 +110,7 @@ def list_versions(azure: Azure, request: Request) -> Json:
     if content_hash:
         assets = [
             code
-            for code in azure.below(f"{scope}/codes")
+            for code in azure.list_resources_below(f"{scope}/codes")
             if code["properties"]["properties"].get("hash_sha256") == content_hash
         ]
     else:
@@ -137,7 +137,7 @@ def list_containers(azure: Azure, request: Request) -> Json:
     scope, kind = request["scope"], request["kind"]
     # A dict keeps the order in which the assets were registered.
     names: dict[str, None] = {}
-    for version in azure.below(f"{scope}/{kind}"):
+    for version in azure.list_resources_below(f"{scope}/{kind}"):
         path = version["id"].removeprefix(f"{scope}/{kind}/")
         names[path.partition("/")[0]] = None
     for name in _ANONYMOUS_NAMES:

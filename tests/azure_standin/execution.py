@@ -1,4 +1,4 @@
-"""Runs a pipeline of v1 from what was received, and what running one of v2 shares with that."""
+"""Run the pipelines of v1 that clients submit. job_execution.py runs those of v2."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pathlib import Path
 
 from .identities import missing_of_step
 from .resources import token
-from .state import CONTAINER, Azure, Json, Run
+from .state import ARTIFACTS, CONTAINER, Azure, Json, Run
 from .storage import dataset_folder
 from .wire import ML_HOST
 
 _logger = logging.getLogger(__name__)
 DRIVER = Path(__file__).with_name("parallel.py")
-#: What the service adds for its driver, and the entry script finds in its command line.
+#: Arguments that the service adds for its driver. Entry scripts see them in `sys.argv`.
 DRIVERS_OWN = (
     *("--model", "/mnt/azureml/model", "--aml_core_version", "1.61.0.post4"),
     *("--dataprep_version", "5.5.0", "--run_settings", '{"process_count": 1}'),
 )
-#: What a step's process inherits; all else comes from the run, as in a container.
+#: The variables that a step's process inherits. It gets all others from its run.
 _INHERITED = ("PATH", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT")
 _PORT = re.compile(r"(?:DatasetConsumptionConfig|DatasetOutputConfig):(.+)")
 _POLL_SECONDS = 0.05
@@ -37,19 +37,19 @@ _SERVICE_LOGS = ("executionlogs", "stderrlogs", "stdoutlogs")
 
 
 class StepFailed(Exception):
-    """A step did not end well; the message says which and how."""
+    """A step has failed. The message says which step, and why."""
 
 
 class StepCanceled(Exception):
-    """The run was cancelled while a step was under way."""
+    """The pipeline was cancelled while a step was running."""
 
 
 @dataclass
 class Job:
     """A pipeline to run.
 
-    `producers` gets, for each node that is done, the run whose outputs are the node's:
-    its own, or an earlier one's that is used again.
+    `producers` has the run whose outputs a finished node has: its own run, or an earlier
+    one that it reuses.
     """
 
     azure: Azure
@@ -58,15 +58,17 @@ class Job:
     producers: dict[str, Run] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
-        """Run in the background; once only, also if a client submits again."""
+        """Run the pipeline in a thread. It runs once, even if a client submits it again."""
         if self.run.status == "NotStarted":
             self.run.begin()
             threading.Thread(target=self._execute, daemon=True).start()
 
     def run_steps(self) -> None:
+        """Run the steps in their order."""
         raise NotImplementedError
 
     def _execute(self) -> None:
+        """Run the steps, and set the status of the pipeline's run."""
         try:
             self.run_steps()
         except StepFailed as failure:
@@ -74,7 +76,7 @@ class Job:
         except StepCanceled:
             self.run.end("Canceled")
         except Exception as error:
-            # A graph that cannot be run here must not look like a run without end.
+            # Otherwise the client would wait for this run forever.
             _logger.exception("The stand-in cannot run this graph.")
             self.run.end("Failed", f"The stand-in cannot run this graph: {error!r}")
         else:
@@ -83,9 +85,10 @@ class Job:
 
 @dataclass
 class PipelineJob(Job):
-    """A graph of v1, with the values that submission gave to its parameters.
+    """A graph of v1 that was submitted with values of its parameters.
 
-    `parameters` are texts by name, `datasets` are ids of saved datasets by name.
+    `parameters` has the value of each parameter, and `datasets` has the id of the saved
+    dataset of each parameter that is one.
     """
 
     graph_id: str
@@ -98,46 +101,55 @@ class PipelineJob(Job):
         order: TopologicalSorter[str] = TopologicalSorter({id: () for id in nodes})
         for edge in self.graph["Edges"]:
             source = edge["SourceOutputPort"]["NodeId"]
+            # A source can also be a dataset, which is not run.
             if source in nodes:
                 order.add(edge["DestinationInputPort"]["NodeId"], source)
         for id in order.static_order():
             self.producers[id] = GraphStep(self, nodes[id]).execute()
 
-    def source(self, node: str, port: str) -> str:
-        """The folder of blobs that an input port reads."""
-        target = {"NodeId": node, "PortName": port}
-        edges = self.graph["Edges"]
-        source = next(
-            edge["SourceOutputPort"]
-            for edge in edges
-            if target.items() <= edge["DestinationInputPort"].items()
-        )
-        if producer := self.producers.get(source["NodeId"]):
+    def find_source(self, node_id: str, port: str) -> str:
+        """Return the folder of blobs that an input of a node reads."""
+        source = self._find_source_port(node_id, port)
+        producer = self.producers.get(source["NodeId"])
+        if producer:
             return producer.outputs[source["PortName"]]
         dataset_nodes = {node["Id"]: node for node in self.graph["DatasetNodes"]}
         definition = dataset_nodes[source["NodeId"]]["DataSetDefinition"]
-        if name := definition.get("ParameterName"):
-            id = self.datasets[name]
+        parameter = definition.get("ParameterName")
+        if parameter:
+            dataset_id = self.datasets[parameter]
         else:
-            id = definition["Value"]["SavedDataSetReference"]["Id"]
-        return dataset_folder(self.azure.datasets[id])
+            dataset_id = definition["Value"]["SavedDataSetReference"]["Id"]
+        return dataset_folder(self.azure.datasets[dataset_id])
+
+    def _find_source_port(self, node_id: str, port: str) -> Json:
+        """Return the output port, or the dataset, that is connected to an input of a node."""
+        for edge in self.graph["Edges"]:
+            destination = edge["DestinationInputPort"]
+            if destination["NodeId"] == node_id and destination["PortName"] == port:
+                source: Json = edge["SourceOutputPort"]
+                return source
+        raise ValueError(f"No edge leads to the input {port} of the node {node_id}.")
 
 
 class Step:
-    """One node of a pipeline, executed in a folder of its own.
+    """A node of a pipeline, which is executed in a folder of its own.
 
-    `code` are the files that it runs with, `sources` the folder of blobs, or the blob,
-    behind each input, and `outputs` the folder of blobs of each output.
+    `code` has the blob of each file of its code, `sources` the folder of blobs (or the
+    blob) that each input reads, and `outputs` the folder of blobs of each output.
     """
 
     is_parallel: bool
-    #: Whether what it made may serve again.
+    #: Whether its outputs may be reused.
     is_deterministic: bool
     code: dict[str, str]
     sources: dict[str, str]
 
-    def __init__(self, job: Job, name: str, node_id: str, properties: dict[str, str]):
-        self.job, self.azure = job, job.azure
+    def __init__(
+        self, job: Job, name: str, node_id: str, properties: dict[str, str]
+    ) -> None:
+        self.job = job
+        self.azure = job.azure
         self.run = job.azure.new_run(
             job.run.experiment,
             name=name,
@@ -157,16 +169,17 @@ class Step:
 
     @property
     def cluster(self) -> str:
-        """The name of the cluster that the step runs on."""
+        """Return the name of the cluster that the step runs on."""
         raise NotImplementedError
 
     @property
     def outputs(self) -> dict[str, str]:
+        """Return the folder of blobs of each output."""
         raise NotImplementedError
 
     @property
     def asset_names(self) -> dict[str, str]:
-        """The data assets that outputs are registered as, by the names of the outputs."""
+        """Return the name of the data asset that each output is registered as."""
         raise NotImplementedError
 
     @property
@@ -176,10 +189,11 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """Return a text on all that the outputs depend on. If it is the same, they are reused."""
+        """Return a text that is the same for two steps exactly if their outputs are."""
         raise NotImplementedError
 
     def command(self) -> list[str]:
+        """Return the command line of the step's process."""
         raise NotImplementedError
 
     def own_variables(self) -> dict[str, str]:
@@ -188,29 +202,15 @@ class Step:
 
     def execute(self) -> Run:
         """Run the step, or reuse an earlier run. Return the run that has its outputs."""
-        earlier = self.azure.reusable.get(self.fingerprint)
-        if earlier:
-            pipeline = earlier.tags["azureml.pipeline"]
-            self.run.data_of, self.run.outputs = earlier.id, earlier.outputs
-            self.run.properties |= {
-                "azureml.isreused": "true",
-                "azureml.reusedrunid": earlier.id,
-                "azureml.reusednodeid": earlier.tags["azureml.nodeid"],
-                "azureml.reusedpipeline": pipeline,
-                "azureml.reusedpipelinerunid": pipeline,
-            }
-            time.sleep(_POLL_SECONDS)  # as it is not started, for a moment
-            self.run.end("Completed")
-            self.run.started = self.run.ended
-            return earlier
+        earlier_run = self.azure.reusable.get(self.fingerprint)
+        if earlier_run:
+            self.reuse(earlier_run)
+            return earlier_run
+
         self.azure.clusters[self.run.id] = self.cluster
         self.run.begin()
         try:
-            why = self.azure.stillborn_steps.get(self.run.name)
-            why = why or missing_of_step(self.azure, self.cluster, self.is_parallel)
-            if why:
-                self.keep_logs({"logs/azureml/executionlogs.txt": why.encode()})
-                raise StepFailed(why)
+            self.check_start()
             self.run_script()
         except StepCanceled:
             self.run.end("Canceled")
@@ -226,8 +226,34 @@ class Step:
         self.run.end("Completed")
         return self.run
 
+    def reuse(self, earlier_run: Run) -> None:
+        """Let the step's run end with the outputs and logs of an earlier one."""
+        pipeline = earlier_run.tags["azureml.pipeline"]
+        self.run.data_of = earlier_run.id
+        self.run.outputs = earlier_run.outputs
+        self.run.properties |= {
+            "azureml.isreused": "true",
+            "azureml.reusedrunid": earlier_run.id,
+            "azureml.reusednodeid": earlier_run.tags["azureml.nodeid"],
+            "azureml.reusedpipeline": pipeline,
+            "azureml.reusedpipelinerunid": pipeline,
+        }
+        # On Azure, such a run is "not started" for a moment, which clients see.
+        time.sleep(_POLL_SECONDS)
+        self.run.end("Completed")
+        self.run.started = self.run.ended
+
+    def check_start(self) -> None:
+        """Raise StepFailed if the step must fail before its script runs."""
+        error = self.azure.stillborn_steps.get(self.run.name)
+        if not error:
+            error = missing_of_step(self.azure, self.cluster, self.is_parallel)
+        if error:
+            self.keep_logs({"logs/azureml/executionlogs.txt": error.encode()})
+            raise StepFailed(error)
+
     def run_script(self) -> None:
-        """Bring what the script reads to disk, run it, and keep what it wrote."""
+        """Write the code and inputs to disk, run the script, and upload its outputs."""
         code = self.folder / "code"
         code.mkdir(parents=True)
         self.azure.restore(self.code, code)
@@ -239,9 +265,9 @@ class Step:
         for name in self.outputs:
             (self.folder / "outputs" / name).mkdir(parents=True)
         exit_code = self.run_process(code)
-        # What a script leaves in `outputs` belongs to the run's artifacts.
-        place = f"azureml/{self.run.container}/outputs"
-        self.azure.upload(code / "outputs", place)
+        # Files that a script writes into `outputs` are artifacts of its run.
+        artifacts = f"{ARTIFACTS}/{self.run.container}/outputs"
+        self.azure.upload(code / "outputs", artifacts)
         if exit_code:
             message = f"Step {self.run.name} failed with exit code {exit_code}."
             raise StepFailed(message)
@@ -249,7 +275,7 @@ class Step:
             self.azure.upload(self.folder / "outputs" / name, folder)
 
     def variables(self) -> dict[str, str]:
-        """The environment of the script, as the service fills it."""
+        """Return the environment variables of the script, as the service sets them."""
         variables = {
             name: os.environ[name] for name in _INHERITED if name in os.environ
         }
@@ -257,7 +283,8 @@ class Step:
         variables["PATH"] = os.pathsep.join(tools)
         variables |= self.azure.environment(self.folder / "home")
         variables |= self.own_variables()
-        experiment, access = self.run.experiment, token("https://ml.azure.com")
+        experiment = self.run.experiment
+        access = token("https://ml.azure.com")
         _, _, subscription, _, group, *_, workspace = self.job.scope.split("/")
         return variables | {
             "AZUREML_RUN_ID": self.run.id,
@@ -276,7 +303,7 @@ class Step:
         }
 
     def run_process(self, code: Path) -> int:
-        """Run the script to its end; meanwhile its log is an artifact of the run."""
+        """Run the script, publish its log meanwhile, and return its exit code."""
         log = self.folder / "log.txt"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -290,7 +317,7 @@ class Step:
         while process.poll() is None or self.run.name in self.azure.endless_steps:
             self.publish_log(log.read_bytes())
             if self.job.run.cancel.wait(_POLL_SECONDS):
-                # What a shell has started ends with it.
+                # The processes that the script has started end with it.
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -299,12 +326,13 @@ class Step:
         return process.returncode
 
     def publish_log(self, text: bytes, exit_code: int = 0) -> None:
-        logs = {f"logs/azureml/{one}.txt": b"" for one in _SERVICE_LOGS}
+        """Write what the script has printed so far into the log files of the service."""
+        logs = {f"logs/azureml/{name}.txt": b"" for name in _SERVICE_LOGS}
         logs["user_logs/std_log.txt"] = text
         if self.is_parallel:
-            # The driver keeps apart what the entry script says, and is itself terse.
-            end = f"SystemExit: {exit_code}\n" if exit_code else ""
-            logs["user_logs/std_log.txt"] = end.encode()
+            # The driver writes the entry script's output to other files than its own.
+            driver_output = f"SystemExit: {exit_code}\n" if exit_code else ""
+            logs["user_logs/std_log.txt"] = driver_output.encode()
             logs["logs/user/stdout/10.0.0.4/process000.stdout.txt"] = text
             if exit_code:
                 logs["logs/job_error.txt"] = b"The job failed.\n"
@@ -312,23 +340,26 @@ class Step:
         self.keep_logs(logs)
 
     def keep_logs(self, logs: dict[str, bytes]) -> None:
+        """Write log files into the artifacts of the run."""
         for path, content in logs.items():
-            self.azure.blobs[f"azureml/{self.run.container}/{path}"] = content
+            self.azure.blobs[f"{ARTIFACTS}/{self.run.container}/{path}"] = content
 
 
 class GraphStep(Step):
-    """A node of a v1 graph: PythonScriptStep or ParallelRunStep."""
+    """A node of a v1 graph: a PythonScriptStep or a ParallelRunStep."""
 
-    def __init__(self, job: PipelineJob, node: Json):
-        self.graph_job, self.node = job, node
+    def __init__(self, job: PipelineJob, node: Json) -> None:
+        self.graph_job = job
+        self.node = node
         self.module = job.azure.modules[node["ModuleId"]]
         self.interface = self.module["StructuredInterface"]
         self.is_parallel = self.module["StepType"] == "ParallelRunStep"
-        is_wanted_anew = node.get("RegenerateOutput")
-        self.is_deterministic = self.module["IsDeterministic"] and not is_wanted_anew
+        must_run_again = node.get("RegenerateOutput")
+        self.is_deterministic = self.module["IsDeterministic"] and not must_run_again
         self.code = job.azure.snapshots[self.module["StorageId"]]
-        inputs = self.ports("Inputs")
-        self.sources = {name: job.source(node["Id"], name) for name in inputs}
+        self.sources = {
+            port: job.find_source(node["Id"], port) for port in self.ports("Inputs")
+        }
         properties = {
             "StepType": self.module["StepType"],
             "ContentSnapshotId": self.module["StorageId"],
@@ -341,7 +372,7 @@ class GraphStep(Step):
         super().__init__(job, self.module["Name"], node["Id"], properties)
 
     def ports(self, kind: str) -> list[str]:
-        """The names of the inputs or outputs, but for those that only order steps."""
+        """Return the names of `Inputs` or `Outputs`, without those that only order steps."""
         ports = self.interface[kind]
         return [port["Name"] for port in ports if not port["SkipProcessing"]]
 
@@ -356,15 +387,12 @@ class GraphStep(Step):
 
     @property
     def asset_names(self) -> dict[str, str]:
-        registrations = {
-            one["Name"]: one["DatasetRegistration"]
-            for one in self.node["ModuleOutputSettings"]
-        }
-        return {
-            output: registration["Name"]
-            for output, registration in registrations.items()
-            if registration.get("CreateNewVersion")
-        }
+        names = {}
+        for output in self.node["ModuleOutputSettings"]:
+            registration = output["DatasetRegistration"]
+            if registration.get("CreateNewVersion"):
+                names[output["Name"]] = registration["Name"]
+        return names
 
     @cached_property
     def paths(self) -> dict[str, Path]:
@@ -373,32 +401,40 @@ class GraphStep(Step):
 
     @cached_property
     def values(self) -> dict[str, str]:
-        """The parameters: given in the graph or bound to the pipeline's, else defaults."""
-        parameters = self.interface["Parameters"]
-        values = {one["Name"]: one.get("DefaultValue") for one in parameters}
-        for one in self.node["ModuleParameters"]:
-            if "Value" in one:
-                value, is_bound = one["Value"], one["ValueType"] == "1"
-                values[one["Name"]] = (
-                    self.graph_job.parameters[value] if is_bound else value
-                )
+        """Return the parameters of the step.
+
+        The graph has a value, or the name of a parameter of the pipeline. Otherwise the
+        default of the step's module applies.
+        """
+        values = {}
+        for parameter in self.interface["Parameters"]:
+            values[parameter["Name"]] = parameter.get("DefaultValue")
+        for parameter in self.node["ModuleParameters"]:
+            if "Value" not in parameter:
+                continue
+            value = parameter["Value"]
+            is_parameter_of_pipeline = parameter["ValueType"] == "1"
+            if is_parameter_of_pipeline:
+                value = self.graph_job.parameters[value]
+            values[parameter["Name"]] = value
         return values
 
     @cached_property
     def fingerprint(self) -> str:
-        # The environment's definition is part of it, and so are the run's settings: see
+        # The environment and the settings of a run are part of its run configuration. See
         # learn.microsoft.com/azure/machine-learning/how-to-debug-pipeline-reuse-issues.
         parts = [self.module["Id"], self.values, self.sources, self.node["Runconfig"]]
         return json.dumps(parts, sort_keys=True)
 
     def command(self) -> list[str]:
         arguments = []
-        for one in self.interface["Arguments"]:
-            kind, value = one["ValueType"], one["Value"]
-            if kind == "Parameter":
+        for argument in self.interface["Arguments"]:
+            value = argument["Value"]
+            port = _PORT.fullmatch(value)
+            if argument["ValueType"] == "Parameter":
                 value = self.values[value]
-            elif match := _PORT.fullmatch(value):
-                value = str(self.paths[match[1]])
+            elif port:
+                value = str(self.paths[port[1]])
             arguments.append(value)
         script = self.values["Script"]
         if self.is_parallel:
@@ -410,7 +446,8 @@ class GraphStep(Step):
         configuration = json.loads(self.node["Runconfig"])
         variables = dict(configuration["environment"]["environmentVariables"] or {})
         variables |= configuration["environmentVariables"] or {}
-        for one in self.interface["Parameters"]:
-            if one["SetEnvironmentVariable"]:
-                variables[one["EnvironmentVariableOverride"]] = self.values[one["Name"]]
+        for parameter in self.interface["Parameters"]:
+            if parameter["SetEnvironmentVariable"]:
+                variable = parameter["EnvironmentVariableOverride"]
+                variables[variable] = self.values[parameter["Name"]]
         return variables | {name: str(path) for name, path in self.paths.items()}

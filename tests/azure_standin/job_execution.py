@@ -1,4 +1,4 @@
-"""Runs a pipeline job of v2 from what was received: components, code, bindings."""
+"""Run the pipeline jobs of v2 that clients submit: components, their code and bindings."""
 
 from __future__ import annotations
 
@@ -27,101 +27,112 @@ _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]")
 
 @dataclass
 class Value:
-    """What an input is given: a text, or a place among the blobs."""
+    """The value of an input: either a text, or a folder of blobs."""
 
     text: str = ""
-    place: str = ""
+    folder: str = ""
 
 
 @dataclass
 class ComponentJob(Job):
-    """A pipeline job; `definition` are the job's properties, as they were sent."""
+    """A pipeline job. `definition` has the job's properties, as they were sent."""
 
     definition: Json
 
     def run_steps(self) -> None:
         nodes = self.definition["jobs"]
-        parents = {name: self.parents(node) for name, node in nodes.items()}
-        goes_on = str(self.settings.get("continue_on_step_failure", True)) == "True"
-        lost: set[str] = set()
+        parents = {name: self.list_parents(node) for name, node in nodes.items()}
+        stops_at_failure = (
+            str(self.settings.get("continue_on_step_failure", True)) != "True"
+        )
+        unfinished: set[str] = set()
         self.log("Starting the experiment.")
         for name in TopologicalSorter(parents).static_order():
-            if parents[name] & lost or (lost and not goes_on):
-                lost.add(name)  # and is never started
+            is_stopped = bool(unfinished) and stops_at_failure
+            if is_stopped or parents[name] & unfinished:
+                unfinished.add(name)
                 continue
             try:
                 step = NodeStep(self, name, nodes[name])
                 self.producers[name] = step.execute()
             except StepFailed:
-                lost.add(name)
+                unfinished.add(name)
             else:
                 self.log(f"Completing processing run id {step.run.id}.")
-                bound = step.pipeline_outputs.items()
                 outputs = self.producers[name].outputs
-                self.run.outputs |= {name: outputs[port] for port, name in bound}
+                for port, output_of_job in step.pipeline_outputs.items():
+                    self.run.outputs[output_of_job] = outputs[port]
         self.log("Finishing experiment: no runs left and nothing to schedule.")
-        end = {"StartTime": self.run.started, "EndTime": now(), "Status": "Finished"}
-        stages = json.dumps({"Initialization": None, "Execution": end})
+        execution = {
+            "StartTime": self.run.started,
+            "EndTime": now(),
+            "Status": "Finished",
+        }
+        stages = json.dumps({"Initialization": None, "Execution": execution})
         self.run.properties["azureml.pipelines.stages"] = stages
-        if lost:
+        if unfinished:
             raise StepFailed(
                 "Pipeline has failed child jobs. For more details and logs, please go to "
                 "the job detail page and check the child jobs."
             )
 
     def log(self, line: str) -> None:
-        """Append a line to the log of the whole job, which a client streams."""
+        """Append a line to the log of the job, which clients stream."""
+        folder = f"{ARTIFACTS}/{self.run.container}/logs/azureml"
         for name in ("executionlogs", "stderrlogs", "stdoutlogs"):
-            blob = f"{ARTIFACTS}/{self.run.container}/logs/azureml/{name}.txt"
-            log = self.azure.blobs.setdefault(blob, b"")
-            if name == "executionlogs":
-                moment = now()[:19].replace("T", " ")
-                self.azure.blobs[blob] = log + f"[{moment}Z] {line}\n".encode()
+            self.azure.blobs.setdefault(f"{folder}/{name}.txt", b"")
+        time = now()[:19].replace("T", " ")
+        self.azure.blobs[
+            f"{folder}/executionlogs.txt"
+        ] += f"[{time}Z] {line}\n".encode()
 
     @property
     def settings(self) -> Json:
+        """Return the settings of the job."""
         return self.definition.get("settings") or {}
 
     @staticmethod
-    def parents(node: Json) -> set[str]:
+    def list_parents(node: Json) -> set[str]:
         """Return the names of the nodes whose outputs a node reads."""
         names = set()
         for node_input in (node.get("inputs") or {}).values():
-            match = binding(node_input)
+            match = match_binding(node_input)
             if match and match["node"]:
                 names.add(match["node"])
         return names
 
-    def value(self, sent: Json | None) -> Value | None:
+    def resolve_input(self, sent: Json | None) -> Value | None:
         """Return the value of an input of a node or of the job, or None if it has none."""
         if not sent:
             return None
-        if uri := sent.get("uri"):
-            return Value(place=blobs_of(self.azure, self.scope, uri))
-        match = binding(sent)
+        uri = sent.get("uri")
+        if uri:
+            return Value(folder=blobs_of(self.azure, self.scope, uri))
+        match = match_binding(sent)
         if not match:
             return Value(text=str(sent["value"]))
         if match["node"]:
-            return Value(place=self.producers[match["node"]].outputs[match["port"]])
-        return self.value((self.definition.get("inputs") or {}).get(match["input"]))
+            return Value(folder=self.producers[match["node"]].outputs[match["port"]])
+        inputs_of_job = self.definition.get("inputs") or {}
+        return self.resolve_input(inputs_of_job.get(match["input"]))
 
 
-def binding(sent: Json) -> re.Match[str] | None:
-    """Match the value of an input or output that names another one, such as a node's."""
+def match_binding(sent: Json) -> re.Match[str] | None:
+    """Match the value of an input or output if it is the name of another one."""
     return _BINDING.fullmatch(str(sent.get("value", "")))
 
 
 class NodeStep(Step):
-    """A node of a pipeline job: a command, or a parallel one."""
+    """A node of a pipeline job: a command or a parallel component."""
 
-    def __init__(self, job: ComponentJob, name: str, node: Json):
+    def __init__(self, job: ComponentJob, name: str, node: Json) -> None:
         self.node = node
         self.spec = job.azure.components[node["componentId"].lower()]
         kind = self.spec["type"]
         if kind not in ("command", "parallel"):
-            raise ValueError(f"{name} is of type {kind}, which is not played")
+            raise ValueError(f"The stand-in cannot run {name}, of the type {kind}.")
         if node.get("partition_keys"):
-            raise ValueError(f"{name} has partition keys, which are not played")
+            raise ValueError(f"The stand-in cannot run {name}, with partition keys.")
         self.is_parallel = kind == "parallel"
         self.task = node.get("task") or self.spec.get("task") or self.spec
         is_deterministic = str(self.spec.get("is_deterministic", True)) == "True"
@@ -133,11 +144,13 @@ class NodeStep(Step):
         self.sources = {}
         self.inputs = self.spec.get("inputs") or {}
         for port, declared in self.inputs.items():
-            value = job.value((node.get("inputs") or {}).get(port))
-            if value and value.place:
-                self.sources[port] = value.place
-            elif value or declared.get("default") is not None:
-                self.values[port] = value.text if value else str(declared["default"])
+            value = job.resolve_input((node.get("inputs") or {}).get(port))
+            if value and value.folder:
+                self.sources[port] = value.folder
+            elif value:
+                self.values[port] = value.text
+            elif declared.get("default") is not None:
+                self.values[port] = str(declared["default"])
         properties = {
             "azureml.DevPlatv2": "true",
             "azureml.DatasetAccessMode": "Asset",
@@ -156,22 +169,20 @@ class NodeStep(Step):
 
     @cached_property
     def pipeline_outputs(self) -> dict[str, str]:
-        """Return the outputs of the job that are outputs of this node, by the node's."""
+        """Return the output of the job that each output of this node is, if it is one."""
         names = {}
         for port, sent in (self.node.get("outputs") or {}).items():
-            match = binding(sent)
+            match = match_binding(sent)
             if match and match["output"]:
                 names[port] = match["output"]
         return names
 
     @cached_property
-    def chosen_places(self) -> dict[str, str]:
-        """Return the URIs to write outputs to, for the outputs that have one."""
+    def output_uris(self) -> dict[str, str]:
+        """Return the URI to write each output to, for those that have one."""
         outputs = dict(self.node.get("outputs") or {})
-        outputs |= {
-            port: self.job_outputs.get(name) or {}
-            for port, name in self.pipeline_outputs.items()
-        }
+        for port, output_of_job in self.pipeline_outputs.items():
+            outputs[port] = self.job_outputs.get(output_of_job) or {}
         return {port: sent["uri"] for port, sent in outputs.items() if sent.get("uri")}
 
     @property
@@ -182,15 +193,15 @@ class NodeStep(Step):
 
     @property
     def outputs(self) -> dict[str, str]:
-        places = {
+        folders = {
             port: f"{CONTAINER}/azureml/{self.run.id}/{port}"
             for port in self.spec.get("outputs") or {}
         }
-        for port, uri in self.chosen_places.items():
+        for port, uri in self.output_uris.items():
             uri_of_run = uri.replace("${{name}}", self.run.id)
             uri_of_output = uri_of_run.replace("${{output_name}}", port)
-            places[port] = blobs_of(self.azure, self.job.scope, uri_of_output)
-        return places
+            folders[port] = blobs_of(self.azure, self.job.scope, uri_of_output)
+        return folders
 
     @property
     def asset_names(self) -> dict[str, str]:
@@ -214,60 +225,79 @@ class NodeStep(Step):
 
     @cached_property
     def fingerprint(self) -> str:
-        contents = {
+        code = {
             path: hashlib.sha256(self.azure.blobs[blob]).hexdigest()
             for path, blob in self.code.items()
         }
-        own = ("name", "version", "display_name", "description", "tags", "_source")
-        spec = {key: self.spec[key] for key in self.spec if key not in own}
+        # These keys describe a component, and do not change what it writes.
+        descriptive_keys = {"name", "version", "display_name", "description", "tags"}
+        descriptive_keys.add("_source")
+        spec = {
+            key: value
+            for key, value in self.spec.items()
+            if key not in descriptive_keys
+        }
         spec["task"] = {key: self.task[key] for key in self.task if key != "code"}
-        told = ("inputs", "outputs", "name", "componentId", "computeId", "task")
-        node = {key: self.node[key] for key in self.node if key not in (*told, *own)}
-        places = [self.sources, self.chosen_places]
-        parts = [spec | {"code": ""}, contents, self.values, *places, node]
+        spec["code"] = ""
+        # The values below stand for the inputs, the outputs and the component.
+        resolved_keys = {"inputs", "outputs", "componentId", "computeId", "task"}
+        node = {
+            key: value
+            for key, value in self.node.items()
+            if key not in resolved_keys | descriptive_keys
+        }
+        parts = [spec, code, self.values, self.sources, self.output_uris, node]
         return json.dumps(parts, sort_keys=True)
 
-    def fill(self, text: str) -> str:
-        """A text with its values and paths; what is optional falls out without any."""
-        known = self.values | {port: str(path) for port, path in self.paths.items()}
+    def fill_in(self, text: str) -> str:
+        """Replace the placeholders of a text by values and paths.
 
-        def optional(match: re.Match[str]) -> str:
-            is_given = all(port in known for port in _PORT.findall(match[1]))
-            return match[1] if is_given else ""
+        An optional part, `$[[...]]`, is removed if a placeholder in it has no value.
+        """
+        values = self.values | {port: str(path) for port, path in self.paths.items()}
 
-        text = _OPTIONAL.sub(optional, text)
-        return _PORT.sub(lambda match: known[match[1]], text)
+        def fill_in_optional_part(match: re.Match[str]) -> str:
+            has_values = all(port in values for port in _PORT.findall(match[1]))
+            return match[1] if has_values else ""
+
+        text = _OPTIONAL.sub(fill_in_optional_part, text)
+        return _PORT.sub(lambda match: values[match[1]], text)
 
     def command(self) -> list[str]:
         if self.is_parallel:
             return self.driver_command()
-        return ["bash", "-c", self.fill(self.spec["command"])]
+        return ["bash", "-c", self.fill_in(self.spec["command"])]
 
     def driver_command(self) -> list[str]:
-        """What the service makes of a parallel node for its driver."""
-        said: dict[str, Any] = self.spec | self.node
-        tries = said.get("retry_settings") or {}
+        """Return the command line of the driver that the service makes of a parallel node."""
+        settings: dict[str, Any] = self.spec | self.node
+        retries = settings.get("retry_settings") or {}
         options = {
             "scoring_module_name": self.task["entry_script"],
-            "mini_batch_size": said["mini_batch_size"],
-            "input_fds_0": f"AZURE_ML_INPUT_{self.port_of(said['input_data'])}",
-            "error_threshold": said.get("error_threshold", -1),
-            "allowed_failed_count": said.get("mini_batch_error_threshold", -1),
-            "run_max_try": tries.get("max_retries", 3),
-            "run_invocation_timeout": tries.get("timeout", 60),
-            "logging_level": said.get("logging_level", "INFO"),
+            "mini_batch_size": settings["mini_batch_size"],
+            "input_fds_0": f"AZURE_ML_INPUT_{self.port_of(settings['input_data'])}",
+            "error_threshold": settings.get("error_threshold", -1),
+            "allowed_failed_count": settings.get("mini_batch_error_threshold", -1),
+            "run_max_try": retries.get("max_retries", 3),
+            "run_invocation_timeout": retries.get("timeout", 60),
+            "logging_level": settings.get("logging_level", "INFO"),
             "output_action": "summary_only",
         }
-        if row_file := self.task.get("append_row_to"):
+        row_file = self.task.get("append_row_to")
+        if row_file:
             path = self.paths[self.port_of(row_file)]
             options["output_action"] = "append_row"
-            options["output"], options["append_row_file_name"] = path.parent, path.name
-        given = [word for key in options for word in (f"--{key}", str(options[key]))]
-        arguments = shlex.split(self.fill(self.task.get("program_arguments") or ""))
-        start = [self.azure.python, str(DRIVER), *given]
-        return [*start, *arguments, *DRIVERS_OWN]
+            options["output"] = path.parent
+            options["append_row_file_name"] = path.name
+
+        command = [self.azure.python, str(DRIVER)]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        arguments = self.task.get("program_arguments") or ""
+        return [*command, *shlex.split(self.fill_in(arguments)), *DRIVERS_OWN]
 
     def port_of(self, text: str) -> str:
+        """Return the input or output whose placeholder a text is."""
         match = _PORT.fullmatch(text)
         assert match, text
         return match[1]

@@ -336,7 +336,7 @@ def find_endpoint(azure: Azure, id: str) -> Json:
 @route("GET arm{scope}/batchEndpoints")
 def list_endpoints(azure: Azure, request: Request) -> Json:
     # Below the endpoints there are also their deployments.
-    resources = azure.below(f"{request['scope']}/batchEndpoints")
+    resources = azure.list_resources_below(f"{request['scope']}/batchEndpoints")
     endpoints = [each for each in resources if each["type"].endswith("batchEndpoints")]
     return {"value": endpoints}
 
@@ -400,7 +400,7 @@ def get_deployment(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_ENDPOINT}/deployments")
 def list_deployments(azure: Azure, request: Request) -> Json:
-    return {"value": azure.below(request.path)}
+    return {"value": azure.list_resources_below(request.path)}
 
 
 @route("POST inference/jobs")
@@ -569,4 +569,4 @@ def get_schedule(azure: Azure, request: Request) -> Json:
 
 @route("GET arm{scope}/schedules")
 def list_schedules(azure: Azure, request: Request) -> Json:
-    return {"value": azure.below(f"{request['scope']}/schedules")}
+    return {"value": azure.list_resources_below(f"{request['scope']}/schedules")}

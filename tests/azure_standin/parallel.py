@@ -1,7 +1,7 @@
-"""Stands for ParallelRunStep's driver: calls an entry script with mini-batches of files.
+"""Imitate ParallelRunStep's driver: call an entry script with mini-batches of files.
 
-One process, one mini-batch after another; run by the execution as a script, with the whole command
-line that the SDK made for the real driver.
+The stand-in runs this script with the command line that the SDK wrote for the real driver.
+It handles one mini-batch after another, in this process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,52 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 
 
+#: The exit code of the real driver if too many mini-batches failed.
+FAILED = 42
+
+
 def main() -> int:
+    """Run the entry script on all files of the input, and return an exit code."""
+    args = parse_arguments()
+    entry_script = load(Path(args.scoring_module_name))
+    if hasattr(entry_script, "init"):
+        entry_script.init()
+    # The argument names an environment variable, which has the path of the input.
+    folder = Path(os.environ[args.input_fds_0])
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    if not files:
+        print("No mini-batch: the input has no files.", file=sys.stderr)
+        return FAILED
+
+    failed_files = 0
+    failed_batches = 0
+    rows = []
+    for start in range(0, len(files), args.mini_batch_size):
+        batch = files[start : start + args.mini_batch_size]
+        results = run_with_retries(entry_script.run, batch, args.run_max_try)
+        rows += [str(result) for result in results]
+        if len(results) < len(batch):
+            failed_batches += 1
+            failed_files += len(batch) - len(results)
+        failures = {
+            "error_threshold": failed_files,
+            "allowed_failed_count": failed_batches,
+        }
+        for limit, count in failures.items():
+            # A limit of -1 allows any number of failures.
+            if 0 <= getattr(args, limit) < count:
+                print(f"{count} failed, more than {limit} allows.", file=sys.stderr)
+                return FAILED
+    if hasattr(entry_script, "shutdown"):
+        entry_script.shutdown()
+    if args.output_action == "append_row":
+        lines = "".join(f"{row}\n" for row in rows)
+        (args.output / args.append_row_file_name).write_text(lines)
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments that concern the driver. The others are the entry script's."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--scoring_module_name", required=True)
     parser.add_argument("--mini_batch_size", type=int, required=True)
@@ -31,45 +76,14 @@ def main() -> int:
     parser.add_argument("--allowed_failed_count", type=int, default=-1)
     parser.add_argument("--run_max_try", type=int, default=3)
     args, _ = parser.parse_known_args()
-
-    entry = load(Path(args.scoring_module_name))
-    if hasattr(entry, "init"):
-        entry.init()
-    # The input is named, not pointed to: its folder is in the environment.
-    files = sorted(
-        str(path)
-        for path in Path(os.environ[args.input_fds_0]).rglob("*")
-        if path.is_file()
-    )
-    if not files:
-        print("No mini-batch: the input has no files.", file=sys.stderr)
-        return 42
-    failed, failed_batches, rows = 0, 0, []
-    for start in range(0, len(files), args.mini_batch_size):
-        batch = files[start : start + args.mini_batch_size]
-        results = attempt(entry.run, batch, args.run_max_try)
-        failed_batches += len(results) < len(batch)
-        failed += max(len(batch) - len(results), 0)
-        rows += [str(result) for result in results]
-        allowed = {"error_threshold": failed, "allowed_failed_count": failed_batches}
-        for name, count in allowed.items():
-            if 0 <= getattr(args, name) < count:
-                print(f"{count} failed, more than {name} allows.", file=sys.stderr)
-                return 42
-    if hasattr(entry, "shutdown"):
-        entry.shutdown()
-    if args.output_action == "append_row":
-        (args.output / args.append_row_file_name).write_text(
-            "".join(f"{row}\n" for row in rows)
-        )
-    return 0
+    return args
 
 
 def load(script: Path) -> Any:
-    """The entry script as a module, loaded no more kindly than the service is known to.
+    """Import the entry script as the service does, which is unlike an ordinary import.
 
-    By its path, under another name and in no table of modules; if a module is missing
-    then, as a neighbour of its is, by name.
+    The module has another name, and `sys.modules` does not have it. If the script imports a
+    module beside it, that fails. Then the script is imported by its name.
     """
     spec = importlib.util.spec_from_file_location("score_module", script)
     assert spec and spec.loader
@@ -82,8 +96,10 @@ def load(script: Path) -> Any:
     return module
 
 
-def attempt(run: Callable[[list[str]], Any], batch: list[str], tries: int) -> list[Any]:
-    """What `run` returns for a mini-batch; nothing if it raised in every try."""
+def run_with_retries(
+    run: Callable[[list[str]], Any], batch: list[str], tries: int
+) -> list[Any]:
+    """Return the results for a mini-batch, which are empty if it failed in each try."""
     for _ in range(tries):
         try:
             return list(run(list(batch)))

@@ -13,64 +13,72 @@ from .state import Azure, Json, Run, new_id
 from .wire import BLOB_HOST, ML_HOST, SIGNATURE, Refusal, Reply, Request, now, route
 
 _BASE = "ml/pipelines/v1.0{scope}"
-_T = TypeVar("_T")
+_Entity = TypeVar("_Entity")
+#: The status of an entity that is active.
+_ACTIVE = "0"
 
 
-def entity(values: Json) -> Json:
-    """A new entity of the service; its status 0 says that it is active."""
-    dates = {"CreatedDate": now(), "LastModifiedDate": now()}
-    return values | dates | {"Id": new_id(), "Etag": new_id(), "EntityStatus": "0"}
+def create_entity(values: Json) -> Json:
+    """Return a new active entity of the service."""
+    return values | {
+        "Id": new_id(),
+        "Etag": new_id(),
+        "EntityStatus": _ACTIVE,
+        "CreatedDate": now(),
+        "LastModifiedDate": now(),
+    }
 
 
-def find(entities: dict[str, _T], request: Request) -> _T:
+def find_entity(entities: dict[str, _Entity], request: Request) -> _Entity:
+    """Return the entity whose id is in the path of a request, or refuse with 404."""
     if request["id"] not in entities:
         raise Refusal(404, f"{request.path.rpartition('/')[2]} was not found.")
     return entities[request["id"]]
 
 
-# Snapshots: the folders of the steps
+# Snapshots of the steps' folders
 
 
 @route("GET ml/content/v1.0{scope}/snapshots/latest/metadata")
 def get_latest_snapshot(azure: Azure, request: Request) -> Json:
-    """None to compare with: a client leaves out only what it remembers to have sent."""
+    """Return no snapshot, so that a client omits only files that it remembers to have sent."""
     return {"id": None, "root": {}}
 
 
 @route("POST ml/content/v2.0{scope}/snapshots/getblob")
 def get_snapshot_blobs(azure: Azure, request: Request) -> Json:
-    """A place to write to for each file."""
+    """Return the address of a new blob for each file."""
     folder = f"https://{BLOB_HOST}/snapshots/{new_id()}"
-    places = {
-        name: f"{folder}/{name}?sig={SIGNATURE}" for name in request.json()["FileNames"]
-    }
-    nodes = [{"fullName": name, "blobUri": uri} for name, uri in places.items()]
+    nodes = []
+    for name in request.json()["FileNames"]:
+        uri = f"{folder}/{name}?sig={SIGNATURE}"
+        nodes.append({"fullName": name, "blobUri": uri})
     return {"fileNodes": nodes}
 
 
 @route("POST ml/content/v2.0{scope}/snapshots/{id}")
 def create_snapshot(azure: Azure, request: Request) -> Json:
-    """Keep which blob each file is in: one just written, else the parent's."""
+    """Record the blob of each file: a new one, or that of the parent snapshot."""
     body = request.json()
-    known = dict(azure.snapshots.get(body["ParentSnapshotId"], {}))
+    blobs = dict(azure.snapshots.get(body["ParentSnapshotId"], {}))
     for revision in body["FileRevisionList"]["FileNodes"]:
         blob = unquote(urlsplit(revision["BlobUri"]).path).lstrip("/")
-        known[revision["FullName"]] = blob
-    paths = list(files_of(body["DirTreeNode"]))
-    missing = [path for path in paths if known.get(path) not in azure.blobs]
+        blobs[revision["FullName"]] = blob
+    paths = list(list_files(body["DirTreeNode"]))
+    missing = [path for path in paths if blobs.get(path) not in azure.blobs]
     if missing:
         raise Refusal(400, f"{missing} were not uploaded.", "UserError")
-    azure.snapshots[request["id"]] = {path: known[path] for path in paths}
+    azure.snapshots[request["id"]] = {path: blobs[path] for path in paths}
     return {"id": request["id"]}
 
 
-def files_of(node: Json, folder: str = "") -> Iterator[str]:
-    """The paths of the files in a snapshot's tree."""
+def list_files(node: Json, folder: str = "") -> Iterator[str]:
+    """Yield the paths of the files in a snapshot's tree."""
     for name, child in node["children"].items():
         if child["type"] == "File":
             yield f"{folder}{name}"
         else:
-            yield from files_of(child, f"{folder}{name}/")
+            yield from list_files(child, f"{folder}{name}/")
 
 
 # Data types and modules
@@ -78,6 +86,7 @@ def files_of(node: Json, folder: str = "") -> Iterator[str]:
 
 @route(f"GET {_BASE}/DataTypes")
 def get_data_types(azure: Azure, request: Request) -> list[Json]:
+    """Return the names of all data types."""
     workspace_of(azure, request["scope"])
     stores = ("Blob", "DataLake", "DataLakeGen2", "Files")
     bases = ("SqlDatabase", "PostgresDatabase", "MySqlDatabase")
@@ -88,108 +97,130 @@ def get_data_types(azure: Azure, request: Request) -> list[Json]:
 
 @route(f"POST {_BASE}/Modules")
 def create_module(azure: Azure, request: Request) -> Json:
+    """Create a module, which is the definition of a step."""
     body = request.json()
     if body["StorageId"] not in azure.snapshots:
         raise Refusal(400, f"There is no snapshot {body['StorageId']}.", "UserError")
-    # The upload state says "completed".
-    module = entity(body | {"UploadState": "1"})
+    # This state of the upload means "completed".
+    module = create_entity(body | {"UploadState": "1"})
     azure.modules[module["Id"]] = module
     return module
 
 
 @route(f"GET {_BASE}/Modules/Hash/{{hash}}")
 def get_module_by_hash(azure: Azure, request: Request) -> Json | None:
-    """The module of a fingerprint, which the SDK then uses again; None if it is new."""
+    """Return the module with this fingerprint, which the SDK reuses, or None."""
     for module in azure.modules.values():
         if module["IdentifierHash"] == request["hash"]:
-            return with_interface(module)
+            return describe_module(module)
     return None
 
 
 @route(f"GET {_BASE}/Modules/{{id}}")
 def get_module(azure: Azure, request: Request) -> Json:
-    return with_interface(find(azure.modules, request))
+    """Return a module."""
+    return describe_module(find_entity(azure.modules, request))
 
 
-def with_interface(module: Json) -> Json:
-    """A module with its interface also in the words that a graph has for it."""
+def describe_module(module: Json) -> Json:
+    """Return a module, and its interface in the format that graphs use."""
     structured = module["StructuredInterface"]
-    parameters, metadata = (
-        [
-            {"Name": one["Name"], "DefaultValue": one.get("DefaultValue")}
-            for one in structured[kind]
-        ]
-        for kind in ("Parameters", "MetadataParameters")
-    )
-    ports = {
-        "Inputs": [
-            {"Name": port["Name"], "DataTypesIds": port["DataTypeIdsList"]}
-            for port in structured["Inputs"]
-        ],
-        "Outputs": [
-            {"Name": port["Name"], "DataTypeId": port["DataTypeId"]}
-            for port in structured["Outputs"]
-        ],
+    inputs = [
+        {"Name": port["Name"], "DataTypesIds": port["DataTypeIdsList"]}
+        for port in structured["Inputs"]
+    ]
+    outputs = [
+        {"Name": port["Name"], "DataTypeId": port["DataTypeId"]}
+        for port in structured["Outputs"]
+    ]
+    interface = {
+        "Parameters": list_defaults(structured["Parameters"]),
+        "MetadataParameters": list_defaults(structured["MetadataParameters"]),
+        "Ports": {"Inputs": inputs, "Outputs": outputs},
     }
-    interface = {"Parameters": parameters, "MetadataParameters": metadata}
-    return {"Data": module, "Interface": interface | {"Ports": ports}}
+    return {"Data": module, "Interface": interface}
 
 
-# Pipeline runs. The codes of a run's status and of a node's are not the same.
+def list_defaults(parameters: list[Json]) -> list[Json]:
+    """Return the names and default values of parameters."""
+    return [
+        {"Name": parameter["Name"], "DefaultValue": parameter.get("DefaultValue")}
+        for parameter in parameters
+    ]
+
+
+# Pipeline runs. The status of a run and that of a node have different codes.
 
 _RUN_STATUS = ("NotStarted", "Running", "Failed", "Completed", "Canceled")
 _NODE_STATUS = ("NotStarted", "Queued", "Running", "Failed", "Completed", "Canceled")
 
 
-def status_code(azure: Azure, run: Run, codes: tuple[str, ...]) -> int | str:
-    """A number, or the name that the SDK's model has for it: not run history's."""
+def encode_status(azure: Azure, run: Run, codes: tuple[str, ...]) -> int | str:
+    """Return the status of a run as a number, or as the name that the SDK has for it."""
     if azure.names_states:
         return run.status.replace("Completed", "Finished")
     return codes.index(run.status)
 
 
 def save_graph(azure: Azure, body: Json) -> str:
-    """Keep a graph and its interface; gives the graph's id."""
-    unknown = {node["ModuleId"] for node in body["Graph"]["ModuleNodes"]}
-    unknown -= azure.modules.keys()
+    """Save a graph and its interface, and return the graph's id."""
+    modules = {node["ModuleId"] for node in body["Graph"]["ModuleNodes"]}
+    unknown = modules - azure.modules.keys()
     if unknown:
         raise Refusal(400, f"There are no modules {unknown}.", "UserError")
     id = new_id()
-    azure.graphs[id] = {name: body[name] for name in ("Graph", "GraphInterface")}
+    azure.graphs[id] = {key: body[key] for key in ("Graph", "GraphInterface")}
     return id
 
 
-def new_job(
-    azure: Azure, scope: str, experiment: str, graph_id: str, info: Json
+def create_job(
+    azure: Azure, scope: str, experiment: str, graph_id: str, submission: Json
 ) -> PipelineJob:
-    """A run of a saved graph, not yet started; `info` is what submission says of it."""
+    """Create a run of a saved graph, with the parameters of the submission."""
     get_or_create_experiment(azure, experiment)
     saved = azure.graphs[graph_id]
-    interface, given = saved["GraphInterface"], info.get("ParameterAssignments") or {}
-    parameters = {one["Name"]: one["DefaultValue"] for one in interface["Parameters"]}
-    if unknown := given.keys() - parameters.keys():
+    interface = saved["GraphInterface"]
+
+    parameters = {
+        parameter["Name"]: parameter["DefaultValue"]
+        for parameter in interface["Parameters"]
+    }
+    assignments = submission.get("ParameterAssignments") or {}
+    unknown = assignments.keys() - parameters.keys()
+    if unknown:
         raise Refusal(400, f"The pipeline has no parameters {unknown}.", "UserError")
+
     datasets = {
-        one["Name"]: one["DefaultValue"] for one in interface["DataPathParameterList"]
+        parameter["Name"]: parameter["DefaultValue"]
+        for parameter in interface["DataPathParameterList"]
     }
-    datasets |= info.get("DataSetDefinitionValueAssignments") or {}
-    ids = {name: one["SavedDataSetReference"]["Id"] for name, one in datasets.items()}
-    properties = (info.get("Properties") or {}) | {
-        "azureml.runsource": "azureml.PipelineRun"
+    datasets |= submission.get("DataSetDefinitionValueAssignments") or {}
+    dataset_ids = {
+        name: dataset["SavedDataSetReference"]["Id"]
+        for name, dataset in datasets.items()
     }
-    tags = info.get("tags") or {}
-    run = azure.new_run(experiment, properties=properties, tags=tags)
+
+    properties = dict(submission.get("Properties") or {})
+    properties["azureml.runsource"] = "azureml.PipelineRun"
+    tags = submission.get("tags") or {}
     job = PipelineJob(
-        azure, scope, run, graph_id, saved["Graph"], parameters | given, ids
+        azure,
+        scope,
+        run=azure.new_run(experiment, properties=properties, tags=tags),
+        graph_id=graph_id,
+        graph=saved["Graph"],
+        parameters=parameters | assignments,
+        datasets=dataset_ids,
     )
-    azure.jobs[run.id] = job
+    azure.jobs[job.run.id] = job
     return job
 
 
-def job_dto(job: PipelineJob) -> Json:
+def describe_job(job: PipelineJob) -> Json:
+    """Return a pipeline run as the service sends it."""
     return {
         "Id": job.run.id,
-        "Status": {"StatusCode": status_code(job.azure, job.run, _RUN_STATUS)},
+        "Status": {"StatusCode": encode_status(job.azure, job.run, _RUN_STATUS)},
         "GraphId": job.graph_id,
         "RunHistoryExperimentName": job.run.experiment,
         "ParameterAssignments": job.parameters,
@@ -198,88 +229,110 @@ def job_dto(job: PipelineJob) -> Json:
 
 @route(f"POST {_BASE}/PipelineRuns/Unsubmitted/CreationInfoWithGraph")
 def create_pipeline_run(azure: Azure, request: Request) -> Json:
-    body, experiment = request.json(), request.query["experimentname"]
-    graph_id = save_graph(azure, body)
-    job = new_job(azure, request["scope"], experiment, graph_id, body["CreationInfo"])
-    return job_dto(job)
+    """Create a run of a graph. The next request submits it."""
+    body = request.json()
+    job = create_job(
+        azure,
+        request["scope"],
+        experiment=request.query["experimentname"],
+        graph_id=save_graph(azure, body),
+        submission=body["CreationInfo"],
+    )
+    return describe_job(job)
 
 
 @route(f"POST {_BASE}/PipelineRuns/Submit/{{id}}")
 def submit_pipeline_run(azure: Azure, request: Request) -> Reply:
-    find(azure.jobs, request).start()
+    """Start a run."""
+    find_entity(azure.jobs, request).start()
     return Reply(b"")
 
 
 @route(f"GET {_BASE}/PipelineRuns/{{id}}")
 def get_pipeline_run(azure: Azure, request: Request) -> Json:
-    return job_dto(find(azure.jobs, request))
+    """Return a run."""
+    return describe_job(find_entity(azure.jobs, request))
 
 
 @route(f"DELETE {_BASE}/PipelineRuns/{{id}}/Execution")
 def cancel_pipeline_run(azure: Azure, request: Request) -> Reply:
-    find(azure.jobs, request).run.cancel.set()
+    """Cancel a run."""
+    find_entity(azure.jobs, request).run.cancel.set()
     return Reply(b"")
 
 
 @route(f"POST {_BASE}/PipelineRuns/{{id}}/Graph/Node/StatusCode")
 def get_node_status(azure: Azure, request: Request) -> int | str:
-    (node,) = request.json()
+    """Return the status of a node of a run."""
+    (node_id,) = request.json()
     for run in azure.children(request["id"]):
-        if run.tags["azureml.nodeid"] == node:
-            return status_code(azure, run, _NODE_STATUS)
-    return 0
+        if run.tags["azureml.nodeid"] == node_id:
+            return encode_status(azure, run, _NODE_STATUS)
+    return _NODE_STATUS.index("NotStarted")
 
 
-# Published pipelines and the endpoints that hold their versions
+# Published pipelines, and the endpoints that have their versions
 
 
 @route(f"POST {_BASE}/Pipelines/Create")
 def publish_pipeline(azure: Azure, request: Request) -> Json:
+    """Publish a pipeline."""
     body = request.json()
-    names = ("Name", "Description", "Version", "Properties")
-    values = {name: body.get(name) for name in names}
-    pipeline = entity(values | {"GraphId": save_graph(azure, body)})
+    keys = ("Name", "Description", "Version", "Properties")
+    values = {key: body.get(key) for key in keys}
+    pipeline = create_entity(values | {"GraphId": save_graph(azure, body)})
     azure.pipelines[pipeline["Id"]] = pipeline
     return pipeline
 
 
 @route(f"GET {_BASE}/Pipelines")
 def list_pipelines(azure: Azure, request: Request) -> list[Json]:
+    """Return all published pipelines."""
     return list(azure.pipelines.values())
 
 
 @route(f"GET {_BASE}/Pipelines/{{id}}")
 def get_pipeline(azure: Azure, request: Request) -> Json:
-    return find(azure.pipelines, request)
+    """Return a published pipeline."""
+    return find_entity(azure.pipelines, request)
 
 
 @route(f"POST {_BASE}/PipelineEndpoints/Create")
 def create_endpoint(azure: Azure, request: Request) -> Json:
+    """Create an endpoint, whose first version is a published pipeline."""
     body = request.json()
-    if any(one["Name"] == body["Name"] for one in endpoints_of(azure, request)):
+    names = {endpoint["Name"] for endpoint in endpoints_of_workspace(azure, request)}
+    if body["Name"] in names:
         raise Refusal(409, f"There is a pipeline endpoint {body['Name']} already.")
-    first = {"Version": "0", "PipelineId": body["PipelineId"]}
-    endpoint = entity(body | {"DefaultVersion": "0", "PipelineVersionList": [first]})
+    version = {"Version": "0", "PipelineId": body["PipelineId"]}
+    versions = {"DefaultVersion": "0", "PipelineVersionList": [version]}
+    endpoint = create_entity(body | versions)
     path = f"PipelineRuns/PipelineEndpointSubmit/Id/{endpoint['Id']}"
     endpoint["Url"] = f"https://{ML_HOST}/pipelines/v1.0{request['scope']}/{path}"
     azure.endpoints[endpoint["Id"]] = endpoint
     return endpoint
 
 
-def endpoints_of(azure: Azure, request: Request) -> list[Json]:
-    """Those of the workspace, whose names another one may have too."""
-    base = f"{request['scope']}/".lower()
-    return [one for one in azure.endpoints.values() if base in one["Url"].lower()]
-
-
 @route(f"GET {_BASE}/PipelineEndpoints")
 def list_endpoints(azure: Azure, request: Request) -> list[Json]:
-    return endpoints_of(azure, request)
+    """Return the endpoints of a workspace."""
+    return endpoints_of_workspace(azure, request)
+
+
+def endpoints_of_workspace(azure: Azure, request: Request) -> list[Json]:
+    """Return the endpoints of a workspace. Other workspaces may use the same names."""
+    scope = f"{request['scope']}/".lower()
+    return [
+        endpoint
+        for endpoint in azure.endpoints.values()
+        if scope in endpoint["Url"].lower()
+    ]
 
 
 @route(f"GET {_BASE}/PipelineEndpoints/Name")
 def get_endpoint_by_name(azure: Azure, request: Request) -> Json:
-    for endpoint in endpoints_of(azure, request):
+    """Return the endpoint of a name."""
+    for endpoint in endpoints_of_workspace(azure, request):
         if endpoint["Name"] == request.query["name"]:
             return endpoint
     raise Refusal(404, f"There is no pipeline endpoint {request.query['name']}.")
@@ -287,82 +340,111 @@ def get_endpoint_by_name(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_BASE}/PipelineEndpoints/Id/{{id}}")
 def get_endpoint(azure: Azure, request: Request) -> Json:
-    return find(azure.endpoints, request)
+    """Return an endpoint."""
+    return find_entity(azure.endpoints, request)
 
 
 @route(f"PUT {_BASE}/PipelineEndpoints/{{id}}")
 def put_endpoint(azure: Azure, request: Request) -> Json:
-    endpoint = find(azure.endpoints, request)
+    """Change an endpoint."""
+    endpoint = find_entity(azure.endpoints, request)
     endpoint.update(request.json())
     return endpoint
 
 
 @route(f"GET {_BASE}/PipelineEndpoints/{{id}}/pipelines")
 def list_pipelines_of_endpoint(azure: Azure, request: Request) -> list[Json]:
-    versions = find(azure.endpoints, request)["PipelineVersionList"]
+    """Return the published pipelines that are versions of an endpoint."""
+    versions = find_entity(azure.endpoints, request)["PipelineVersionList"]
     return [azure.pipelines[version["PipelineId"]] for version in versions]
 
 
 @route(f"POST {_BASE}/PipelineRuns/PipelineEndpointSubmit/Id/{{id}}")
 def submit_endpoint(azure: Azure, request: Request) -> Json:
-    """Start the pipeline of the version that is asked for, else of the default."""
-    endpoint, info = find(azure.endpoints, request), request.json()
-    wanted = request.query.get("pipelineversion") or endpoint["DefaultVersion"]
-    versions = endpoint["PipelineVersionList"]
-    ids = {version["Version"]: version["PipelineId"] for version in versions}
-    if wanted not in ids:
-        raise Refusal(404, f"The endpoint has no version {wanted}.")
-    graph_id = azure.pipelines[ids[wanted]]["GraphId"]
-    job = new_job(azure, request["scope"], info["ExperimentName"], graph_id, info)
-    job.run.properties["azureml.pipelineid"] = ids[wanted]
+    """Start a version of an endpoint: the requested one, or the default."""
+    endpoint = find_entity(azure.endpoints, request)
+    submission = request.json()
+    number = request.query.get("pipelineversion") or endpoint["DefaultVersion"]
+    pipeline_ids = {
+        version["Version"]: version["PipelineId"]
+        for version in endpoint["PipelineVersionList"]
+    }
+    if number not in pipeline_ids:
+        raise Refusal(404, f"The endpoint has no version {number}.")
+    pipeline_id = pipeline_ids[number]
+    job = create_job(
+        azure,
+        request["scope"],
+        experiment=submission["ExperimentName"],
+        graph_id=azure.pipelines[pipeline_id]["GraphId"],
+        submission=submission,
+    )
+    job.run.properties["azureml.pipelineid"] = pipeline_id
     job.start()
-    return job_dto(job)
+    return describe_job(job)
 
 
-# Schedules, which are kept and never come due
+# Schedules, which start a run only if a test calls `fire_schedule`
 
 
 @route(f"POST {_BASE}/Schedules/Create")
 def create_schedule(azure: Azure, request: Request) -> Json:
-    # The provisioning status says "completed".
-    schedule = entity(request.json() | {"ProvisioningStatus": "0"})
+    """Create a schedule."""
+    # This provisioning status means "completed".
+    schedule = create_entity(request.json() | {"ProvisioningStatus": "0"})
     azure.schedules[schedule["Id"]] = schedule
     return schedule
 
 
 @route(f"GET {_BASE}/Schedules")
 def list_schedules(azure: Azure, request: Request) -> list[Json]:
+    """Return all schedules."""
     return list(azure.schedules.values())
 
 
-@route(
-    f"GET {_BASE}/Schedules/Pipeline/{{pipeline}}",
-    f"GET {_BASE}/Schedules/PipelineEndpoint/{{endpoint}}",
-)
-def list_schedules_of(azure: Azure, request: Request) -> list[Json]:
-    fields = {"pipeline": "PipelineId", "endpoint": "PipelineEndpointId"}
-    kind = "pipeline" if "pipeline" in request.values else "endpoint"
-    schedules = azure.schedules.values()
-    return [one for one in schedules if one.get(fields[kind]) == request[kind]]
+@route(f"GET {_BASE}/Schedules/Pipeline/{{pipeline}}")
+def list_schedules_of_pipeline(azure: Azure, request: Request) -> list[Json]:
+    """Return the schedules of a published pipeline."""
+    return [
+        schedule
+        for schedule in azure.schedules.values()
+        if schedule.get("PipelineId") == request["pipeline"]
+    ]
+
+
+@route(f"GET {_BASE}/Schedules/PipelineEndpoint/{{endpoint}}")
+def list_schedules_of_endpoint(azure: Azure, request: Request) -> list[Json]:
+    """Return the schedules of an endpoint."""
+    return [
+        schedule
+        for schedule in azure.schedules.values()
+        if schedule.get("PipelineEndpointId") == request["endpoint"]
+    ]
 
 
 @route(f"GET {_BASE}/PipelineRuns/Schedule/{{id}}/Last")
 def get_last_run_of_schedule(azure: Azure, request: Request) -> Json | Reply:
-    schedule = find(azure.schedules, request)
+    """Return the newest run of a schedule, or 204 if it has none."""
+    schedule = find_entity(azure.schedules, request)
     run_ids = azure.runs_of_schedules.get(schedule["Id"])
     if not run_ids:
         return Reply(b"", 204)
-    return job_dto(azure.jobs[run_ids[-1]])
+    return describe_job(azure.jobs[run_ids[-1]])
 
 
 def fire_schedule(azure: Azure, scope: str, schedule: Json) -> Run:
     """Start the run that a schedule would start when it is due."""
     endpoint = azure.endpoints[schedule["PipelineEndpointId"]]
     version = endpoint["PipelineVersionList"][int(endpoint["DefaultVersion"])]
-    graph_id = azure.pipelines[version["PipelineId"]]["GraphId"]
-    experiment = schedule["PipelineSubmissionInfo"]["ExperimentName"]
-    job = new_job(azure, scope, experiment, graph_id, {})
-    job.run.properties["azureml.pipelineid"] = version["PipelineId"]
+    pipeline_id = version["PipelineId"]
+    job = create_job(
+        azure,
+        scope,
+        experiment=schedule["PipelineSubmissionInfo"]["ExperimentName"],
+        graph_id=azure.pipelines[pipeline_id]["GraphId"],
+        submission={},
+    )
+    job.run.properties["azureml.pipelineid"] = pipeline_id
     azure.runs_of_schedules[schedule["Id"]].append(job.run.id)
     job.start()
     return job.run
@@ -370,11 +452,13 @@ def fire_schedule(azure: Azure, scope: str, schedule: Json) -> Run:
 
 @route(f"GET {_BASE}/Schedules/{{id}}")
 def get_schedule(azure: Azure, request: Request) -> Json:
-    return find(azure.schedules, request)
+    """Return a schedule."""
+    return find_entity(azure.schedules, request)
 
 
 @route(f"PUT {_BASE}/Schedules/{{id}}")
 def put_schedule(azure: Azure, request: Request) -> Json:
-    schedule = find(azure.schedules, request)
+    """Change a schedule."""
+    schedule = find_entity(azure.schedules, request)
     schedule.update(request.json())
     return schedule

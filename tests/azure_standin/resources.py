@@ -85,13 +85,13 @@ def log_in(azure: Azure, request: Request) -> Json:
     if request["tenant"] != TENANT_ID:
         message = "AADSTS900023: Specified tenant identifier is not valid."
         raise Refusal(400, message)
-    form = request.form()
-    has_secret = form.get("client_secret") == CLIENT_SECRET
-    has_assertion = form.get("client_assertion") == CLIENT_ASSERTION
-    is_right_client = form.get("client_id") == CLIENT_ID
+    fields = request.form_fields()
+    has_secret = fields.get("client_secret") == CLIENT_SECRET
+    has_assertion = fields.get("client_assertion") == CLIENT_ASSERTION
+    is_right_client = fields.get("client_id") == CLIENT_ID
     if not is_right_client or not (has_secret or has_assertion):
         raise Refusal(401, "AADSTS7000215: Invalid client secret provided.")
-    access = token(form["scope"].removesuffix("/.default"))
+    access = token(fields["scope"].removesuffix("/.default"))
     return {"token_type": "Bearer", "expires_in": 3599, "access_token": access}
 
 
@@ -454,7 +454,7 @@ def list_deployments(azure: Azure, request: Request) -> Json:
 
 @route("GET ml/rp/workspaces{scope}/computes")
 def list_computes(azure: Azure, request: Request) -> Json:
-    return {"value": azure.below(f"{request['scope']}/computes")}
+    return {"value": azure.list_resources_below(f"{request['scope']}/computes")}
 
 
 @route("GET ml/rp/workspaces{scope}/computes/{name}")

@@ -1,4 +1,7 @@
-"""The front: a forward proxy that ends TLS, records, and can be made to fail."""
+"""The server of the stand-in: an HTTPS proxy that answers instead of Azure's hosts.
+
+It records all requests, and tests can let it fail.
+"""
 
 from __future__ import annotations
 
@@ -44,40 +47,47 @@ _POLL_SECONDS = 0.05
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests that match, from the nth on, `times` in a row.
+    """A fault of the service, for all requests that match a pattern or for some of them."""
 
-    `pattern` is a route as it stands in `Request.route`, or a regular expression searched
-    in a request's target (`PUT blob/…`). `times=None` is for good. The answer is an error
-    in the service's own words, or with `body` what that says, with `headers`; with `stall`
-    none comes for so many seconds; with `trickle` a byte of it now and then; with `cut` the
-    line goes dead halfway through the request, with `lost` after what was asked is done.
-    A `refusal` is what a real service has answered; its status counts.
-    """
-
+    #: A route of the stand-in, or a regular expression that is searched in the target of a
+    #: request, such as `PUT blob/…`.
     pattern: str
+    #: The status of the error.
     status: int = 500
+    #: The first request with the fault. The first matching request is number 1.
     nth: int = 1
+    #: The number of requests with the fault, or None for all that follow.
     times: int | None = 1
+    #: The header `Retry-After`, in seconds.
     retry_after: int | None = None
+    #: The body of the error, in place of the service's own.
     body: Any = None
+    #: An answer of the real service, in place of an error with `status`.
     refusal: ServiceRefusal | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    #: Send no answer, and cut the connection after these seconds.
     stall: float | None = None
+    #: Send the answer slowly, byte by byte.
     trickle: bool = False
+    #: Cut the connection halfway through the request.
     cut: bool = False
+    #: Do what the request asks for, and cut the connection before the answer.
     lost: bool = False
-    #: How many requests have matched.
+    #: The number of requests that have matched so far.
     seen: int = 0
 
     def strikes(self, request: Request) -> bool:
+        """Count a request if it matches, and return whether it gets the fault."""
         is_match = re.search(self.pattern, request.target)
         if not is_match and request.route != self.pattern:
             return False
         self.seen += 1
-        last = self.seen if self.times is None else self.nth + self.times - 1
-        return self.nth <= self.seen <= last
+        if self.times is None:
+            return self.nth <= self.seen
+        return self.nth <= self.seen < self.nth + self.times
 
     def reply(self, request: Request) -> Reply:
+        """Return the answer to a request that gets the fault."""
         if self.refusal:
             reply = self.refusal.reply()
         else:
@@ -92,15 +102,16 @@ class Fault:
 
 
 class Standin:
-    """Azure, as far as a pipelines project needs it, on a port of 127.0.0.1.
+    """The parts of Azure that a project needs, on a port of 127.0.0.1.
 
-    `environment` tells a process how to find it. `azure` is what it holds, `requests` what
-    it has received, `faults` what shall go wrong.
+    Start a process with the variables of `environment` to let it use the stand-in. `azure`
+    has the state of all services, and `requests` all requests so far. Add to `faults` to let
+    requests fail.
     """
 
     subscription_id = SUBSCRIPTION_ID
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._authority = trustme.CA()
@@ -120,12 +131,13 @@ class Standin:
 
     @property
     def certificates(self) -> Path:
+        """Return the file with the certificate authority of the stand-in."""
         return self.folder / "ca.pem"
 
     @classmethod
     @contextmanager
     def running(cls, folder: Path) -> Iterator[Standin]:
-        """A stand-in that answers, and keeps its files in `folder`."""
+        """Start a stand-in that has its files in `folder`, and stop it at the end."""
         standin = cls(folder)
         serve = standin._server.serve_forever
         threading.Thread(target=serve, args=(_POLL_SECONDS,), daemon=True).start()
@@ -138,16 +150,16 @@ class Standin:
             standin._server.server_close()
 
     def environment(self, home: Path) -> dict[str, str]:
-        """The variables with which a process finds the stand-in and nothing else.
+        """Return the variables that let a process reach the stand-in, and no other host.
 
-        `home` should be new for each stand-in: the SDK notes there what it has uploaded.
+        Use a new `home` for each stand-in, because the SDK records uploads there.
         """
         home.mkdir(parents=True, exist_ok=True)
         proxy = f"http://127.0.0.1:{self._server.server_port}"
         # Some libraries read these names in upper case, some in lower case.
         proxies = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""}
         certificates = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-        # Usage data would go to hosts that are no part of a workspace.
+        # Telemetry would go to hosts that are not part of a workspace.
         telemetry_off = ("HBI_WORKSPACE_JOB", "MLFLOW_DISABLE_TELEMETRY")
         return {
             **proxies,
@@ -159,7 +171,7 @@ class Standin:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """The service principal that may log in, in the variables that the field uses."""
+        """Return the variables with the only service principal that may log in."""
         return {
             "AZURE_TENANT_ID": TENANT_ID,
             "AZURE_CLIENT_ID": CLIENT_ID,
@@ -168,18 +180,20 @@ class Standin:
 
     @property
     def unknown_requests(self) -> list[str]:
-        """The targets that no route answered."""
+        """Return the targets of the requests that no route has answered."""
         return [request.target for request in self.requests if request.route is None]
 
     def verify(self) -> None:
-        """Raise AssertionError if anything was asked that is not played, naming it."""
-        assert not self.unknown_requests, f"not played: {self.unknown_requests}"
-        assert not self.refused_hosts, f"other hosts reached for: {self.refused_hosts}"
+        """Raise AssertionError if a request was unknown, or the stand-in has made a mistake."""
+        assert not self.unknown_requests, f"unknown requests: {self.unknown_requests}"
+        assert not self.refused_hosts, f"requests to other hosts: {self.refused_hosts}"
         assert not self.mistakes, f"mistakes of the stand-in: {self.mistakes}"
 
     def received(self, pattern: str) -> list[Request]:
-        """The requests whose target matches a regular expression, in their order."""
-        return [one for one in self.requests if re.search(pattern, one.target)]
+        """Return the requests whose target matches a regular expression, in their order."""
+        return [
+            request for request in self.requests if re.search(pattern, request.target)
+        ]
 
     def create_workspace(self, name: str, resource_group: str, *clusters: str) -> str:
         """Add a workspace with clusters to the subscription; return its resource id."""
@@ -200,15 +214,16 @@ class Standin:
         return scope
 
     def record(self, request: Request) -> Fault | None:
-        """Keep a request, and tell what shall go wrong with it."""
+        """Record a request, and return the first fault that applies to it, if any does."""
         find_route(request)
         with self._lock:
             self.requests.append(request)
-            struck = [fault for fault in self.faults if fault.strikes(request)]
-        return struck[0] if struck else None
+            # Each fault counts its requests, so all of them must see this one.
+            faults = [fault for fault in self.faults if fault.strikes(request)]
+        return faults[0] if faults else None
 
     def answer(self, request: Request) -> Reply:
-        """What the service that a request was sent to answers."""
+        """Return the answer of the service that a request was sent to."""
         handler = find_route(request)
         try:
             if handler is None:
@@ -234,14 +249,14 @@ class _Proxy(ThreadingHTTPServer):
     standin: Standin
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Keep what is not just a client that hung up, as clients may."""
+        """Record an error, unless a client has closed its connection, as clients may."""
         if not isinstance(sys.exc_info()[1], OSError):
             self.standin.mistakes.append(traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # One write an answer, and no wait for the client's acknowledgement.
+    # Send each answer at once, and do not wait for the client's acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
     server: _Proxy
@@ -249,10 +264,12 @@ class _Handler(BaseHTTPRequestHandler):
     timeout: ClassVar[float] = 600
 
     def do_CONNECT(self) -> None:
-        standin, host = self.server.standin, self.path.rpartition(":")[0]
+        """Open a tunnel to a host, and speak TLS in it."""
+        standin = self.server.standin
+        host = self.path.rpartition(":")[0]
         if service_of(host) is None:
             standin.refused_hosts.append(host)
-            self.send_error(403, "The stand-in does not play this host")
+            self.send_error(403, "The stand-in does not answer for this host")
             return
         self.send_response(200, "Connection established")
         self.end_headers()
@@ -268,11 +285,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.request.close()
 
     def _handle(self) -> None:
+        """Answer a request, unless a fault applies to it."""
         standin = self.server.standin
         url = urlsplit(self.path)
         host = self.host or url.netloc
         if self.host is None and host != IDENTITY_HOST:
-            # A request in plain HTTP: nothing else that is played accepts that.
+            # Only the managed identity answers requests in plain HTTP.
             standin.refused_hosts.append(host)
             self.send_error(403, "The stand-in speaks HTTPS only")
             return
@@ -284,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(headers.get("content-length", 0)) // 2)
             self._cut()
             return
-        request.body = b"".join(self._body(headers))
+        request.body = b"".join(self._read_body(headers))
         if fault and fault.stall is not None:
             standin.stopping.wait(fault.stall)
             self._cut()
@@ -294,12 +312,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return
         reply = fault.reply(request) if fault else standin.answer(request)
-        request.status, request.answer = reply.status, reply.content()
+        request.status = reply.status
+        request.answer = reply.content()
         self._send(reply, slowly=bool(fault and fault.trickle))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 
-    def _body(self, headers: dict[str, str]) -> Iterator[bytes]:
+    def _read_body(self, headers: dict[str, str]) -> Iterator[bytes]:
+        """Yield the parts of a request's body."""
         if "chunked" not in headers.get("transfer-encoding", ""):
             yield self.rfile.read(int(headers.get("content-length", 0)))
             return
@@ -309,6 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _send(self, reply: Reply, slowly: bool = False) -> None:
+        """Send an answer, at a byte every 0.2 seconds if it is to be slow."""
         content = reply.content()
         self.send_response(reply.status)
         headers = {"Content-Type": "application/json"}
@@ -327,11 +348,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _cut(self) -> None:
-        # SO_LINGER of zero makes the close a reset, as when a line goes dead.
+        """Break the connection."""
+        # With a SO_LINGER of zero, the client sees a reset instead of an orderly end.
         self.request.setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: what was received is in `Standin.requests`."""
+        """Print nothing. All requests are in `Standin.requests`."""

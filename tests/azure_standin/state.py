@@ -1,4 +1,4 @@
-"""What the stand-in knows: the workspace and everything that was created in it."""
+"""The state of the stand-in: the workspaces and everything that was created in them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from .job_execution import ComponentJob
 
 Json = dict[str, Any]
-#: The container of the default datastore.
+#: The blob container of the default datastore.
 CONTAINER = "datastore"
-#: That of the runs' artifacts.
+#: The blob container of the runs' artifacts.
 ARTIFACTS = "azureml"
 
 
 def new_id() -> str:
+    """Return a new random id."""
     return str(uuid.uuid4())
 
 
 @dataclass
 class Run:
-    """A run as run history and MLflow know it: of a pipeline, of a step, or made by MLflow."""
+    """A run in run history and in MLflow: of a pipeline, of a step, or started by MLflow."""
 
     id: str
     experiment: str
@@ -43,47 +44,58 @@ class Run:
     started: str | None = None
     ended: str | None = None
     error: str | None = None
-    #: The run whose outputs and logs this one shows: another's if it was reused.
+    #: The run whose outputs and logs this run shows, if it was reused.
     data_of: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
-    #: Name → the folder of blobs of an output.
+    #: Name of an output → its folder of blobs.
     outputs: dict[str, str] = field(default_factory=dict)
     metrics: list[Json] = field(default_factory=list)
     cancel: threading.Event = field(default_factory=threading.Event)
 
     @property
     def container(self) -> str:
-        """Where the run's artifacts are kept, in the container `azureml` of the blob account."""
+        """Return the folder of the run's artifacts, in the blob container `azureml`."""
         return f"ExperimentRun/dcid.{self.data_of or self.id}"
 
     def begin(self) -> None:
-        self.status, self.started = "Running", now()
+        """Set the run to running."""
+        self.status = "Running"
+        self.started = now()
 
     def end(self, status: str, error: str | None = None) -> None:
-        self.status, self.ended, self.error = status, now(), error
+        """Set the run to the status with which it ended."""
+        self.status = status
+        self.ended = now()
+        self.error = error
 
 
 class Azure:
-    """The contents of one subscription's workspaces; the routes read and write it.
+    """The contents of one subscription's workspaces, which the routes read and write.
 
-    `runs_folder` is where steps are executed, `environment` tells a step how to find the stand-in.
+    Steps are executed below `runs_folder`. `environment` returns the environment variables
+    by which a step with a home folder reaches the stand-in.
     """
 
     def __init__(
         self, runs_folder: Path, environment: Callable[[Path], dict[str, str]]
-    ):
+    ) -> None:
         self.lock = threading.RLock()
         self.runs_folder = runs_folder
         self.environment = environment
-        #: Resource id in lower case → the resource as ARM gives it.
+        self._create_stores()
+        self._set_behaviour()
+
+    def _create_stores(self) -> None:
+        """Create the empty stores of everything that clients create."""
+        #: Resource id in lower case → the resource as ARM returns it.
         self.resources: dict[str, Json] = {}
-        #: "container/path" → content.
+        #: "container/path" → content of a blob.
         self.blobs: dict[str, bytes] = {}
-        #: "container/path" → the metadata that was set for it.
+        #: "container/path" → metadata of a blob.
         self.blob_metadata: dict[str, dict[str, str]] = {}
-        #: Blob and block id → content of a block that waits for its list.
+        #: Blob and block id → content of a block, until the list of blocks arrives.
         self.blocks: dict[tuple[str, str], bytes] = {}
         self.experiments: dict[str, Json] = {}
         self.runs: dict[str, Run] = {}
@@ -95,9 +107,9 @@ class Azure:
         self.modules: dict[str, Json] = {}
         #: Graph id → the graph and its interface.
         self.graphs: dict[str, Json] = {}
-        #: Run id → what it executes.
+        #: Run id → the pipeline of v1 that the run executes.
         self.jobs: dict[str, PipelineJob] = {}
-        #: Fingerprint of an executed step → its run, whose outputs serve again.
+        #: Fingerprint of an executed step → its run, whose outputs can be reused.
         self.reusable: dict[str, Run] = {}
         #: Id in lower case → the specification of a component, as it was sent.
         self.components: dict[str, Json] = {}
@@ -108,60 +120,68 @@ class Azure:
         self.schedules: dict[str, Json] = {}
         #: Registered models: name → versions, oldest first.
         self.models: dict[str, list[Json]] = {}
-        #: Name and version → what ARM, other than MLflow, was told of a model.
+        #: Name and version of a model → the properties that only ARM has, and not MLflow.
         self.model_details: dict[tuple[str, str], Json] = {}
-        #: Names of steps that never end (until their run is cancelled): for a test to fill.
-        self.endless_steps: set[str] = set()
-        #: Name of a step that dies before its script runs → why: for a test to fill.
-        self.stillborn_steps: dict[str, str] = {}
-        #: Whether storage refuses keys and anonymous requests, and wants roles.
-        self.is_keyless = False
         #: Path in lower case → the assignment of a role.
         self.role_assignments: dict[str, Json] = {}
         #: Id or name of a schedule → the ids of the runs that it has started.
         self.runs_of_schedules: dict[str, list[str]] = defaultdict(list)
         #: Name of a data asset → the folder of blobs of each of its versions.
         self.data_assets: dict[str, list[str]] = defaultdict(list)
-        #: The cluster that each step has run on, by the id of the step's run.
+        #: Id of a step's run → the cluster that the step has run on.
         self.clusters: dict[str, str] = {}
-        #: Whether whoever is logged in may assign roles.
+
+    def _set_behaviour(self) -> None:
+        """Set how the services behave. Tests change these attributes."""
+        #: The steps that end only when their run is cancelled.
+        self.endless_steps: set[str] = set()
+        #: Name of a step that fails before its script runs → the reason.
+        self.stillborn_steps: dict[str, str] = {}
+        #: Name of a workspace that cannot be created → the error.
+        self.failing_deployments: dict[str, Json] = {}
+        #: Whether storage refuses keys and anonymous requests, and demands roles.
+        self.is_keyless = False
+        #: Whether the login of the tests may assign roles.
         self.may_assign_roles = True
         #: How often a role that was just assigned does not work yet.
         self.blob_refusals_left = 0
-        #: Name of a workspace that cannot be created → why: for a test to fill.
-        self.failing_deployments: dict[str, Json] = {}
-        #: The service is on its way from numbers to names for the states of runs.
+        #: Whether the states of runs are names. The real service changes from numbers to these.
         self.names_states = False
-        #: What run history calls a parallel step: this, or ParallelRunStep.
+        #: How run history calls a parallel step: PythonScriptStep or ParallelRunStep.
         self.parallel_step_type = "PythonScriptStep"
-        #: A machine that has a managed identity.
+        #: Whether this machine has a managed identity.
         self.has_identity = False
-        #: The Python that steps run in.
+        #: The Python that steps run with.
         self.python = sys.executable
-        #: Empty for a workspace without one.
+        #: The name of the default datastore, which is empty if a workspace has none.
         self.default_datastore = "workspaceblobstore"
-        #: How many items a page of a list has.
+        #: The number of items on a page of a list.
         self.page_size = 1000
 
     def new_run(self, experiment: str, **values: Any) -> Run:
+        """Create a run with a new id, unless `values` have an id."""
         with self.lock:
-            run = Run(
-                values.pop("id", new_id()), experiment, len(self.runs) + 1, **values
-            )
+            run_id = values.pop("id", new_id())
+            run = Run(run_id, experiment, number=len(self.runs) + 1, **values)
             self.runs[run.id] = run
         return run
 
-    def below(self, id: str) -> list[Json]:
-        """The resources whose ids begin with that of another, oldest first."""
-        start = f"{id}/".lower()
-        known = list(self.resources.items())
-        return [resource for name, resource in known if name.startswith(start)]
+    def list_resources_below(self, id: str) -> list[Json]:
+        """Return the resources below another one, oldest first."""
+        prefix = f"{id}/".lower()
+        # The list is a copy, because other threads may add resources meanwhile.
+        resources = list(self.resources.items())
+        return [resource for name, resource in resources if name.startswith(prefix)]
 
     def children(self, run_id: str) -> list[Run]:
+        """Return the runs whose parent is this run."""
         return [run for run in self.runs.values() if run.parent == run_id]
 
     def files(self, folder: str) -> dict[str, str]:
-        """The files in a folder of blobs, or the one blob: path in the folder → blob."""
+        """Return the blob of each file in a folder of blobs, by its path in the folder.
+
+        If `folder` is itself a blob, it is the only file.
+        """
         with self.lock:
             if folder in self.blobs:
                 return {folder.rpartition("/")[2]: folder}
@@ -169,25 +189,24 @@ class Azure:
         return {name.removeprefix(f"{folder}/"): name for name in sorted(names)}
 
     def artifacts(self, run: Run) -> list[str]:
-        """The paths of a run's artifacts and logs."""
+        """Return the paths of a run's artifacts and logs."""
         return list(self.files(f"azureml/{run.container}"))
 
     def restore(self, files: dict[str, str], target: Path) -> None:
-        """Write blobs to the paths that they are given in a folder."""
+        """Write blobs to disk: `files` has the blob of each path below `target`."""
         for path, blob in files.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(self.blobs[blob])
 
     def upload(self, source: Path, folder: str) -> None:
-        """Copy what is in a folder on disk, if there is one, into a folder of blobs."""
+        """Copy all files of a folder on disk, if it exists, into a folder of blobs."""
         for path in sorted(source.rglob("*")):
             if path.is_file():
+                blob = f"{folder}/{path.relative_to(source).as_posix()}"
                 with self.lock:
-                    self.blobs[f"{folder}/{path.relative_to(source).as_posix()}"] = (
-                        path.read_bytes()
-                    )
+                    self.blobs[blob] = path.read_bytes()
 
     def stop(self) -> None:
-        """Cancel what still runs."""
+        """Cancel all runs."""
         for run in list(self.runs.values()):
             run.cancel.set()

@@ -1,4 +1,4 @@
-"""MLflow's tracking and model registry, as azureml-mlflow reaches them."""
+"""MLflow's tracking and model registry, at the addresses that azureml-mlflow uses."""
 
 from __future__ import annotations
 
@@ -20,47 +20,59 @@ _RUN_STATUS = {
 }
 
 
-def mlflow(target: str) -> Callable[[Handler], Handler]:
-    """A route of MLflow's REST API, in the address that MLflow 2 and 3 use."""
+def mlflow_route(target: str) -> Callable[[Handler], Handler]:
+    """Let a function answer requests to MLflow's REST API, `METHOD path`.
+
+    The address is the one that MLflow 2 and 3 use.
+    """
     method, _, path = target.partition(" ")
     return route(f"{method} ml/mlflow/v2.0{{scope}}/api/2.0/mlflow/{path}")
 
 
-def arguments(request: Request) -> Json:
+def read_arguments(request: Request) -> Json:
+    """Return the arguments of a request, which are its body or its query."""
     return request.json() if request.body else dict(request.query)
 
 
-def missing(kind: str, name: str) -> Refusal:
+def not_found(kind: str, name: str) -> Refusal:
+    """Return the error by which MLflow says that something does not exist."""
     return Refusal(404, f"{kind} {name} does not exist.", "RESOURCE_DOES_NOT_EXIST")
 
 
-def milliseconds(moment: str | None) -> int | None:
-    if moment is None:
+def to_milliseconds(timestamp: str | None) -> int | None:
+    """Convert a time of Azure ML to MLflow's milliseconds since 1970."""
+    if timestamp is None:
         return None
-    time = datetime.strptime(moment[:26], "%Y-%m-%dT%H:%M:%S.%f")
-    return int(time.replace(tzinfo=timezone.utc).timestamp() * 1000)
+    moment = datetime.strptime(timestamp[:26], "%Y-%m-%dT%H:%M:%S.%f")
+    return int(moment.replace(tzinfo=timezone.utc).timestamp() * 1000)
 
 
 # Experiments
 
 
-def experiment_dto(azure: Azure, request: Request, name: str) -> Json:
-    location = f"azureml://{ML_HOST}/mlflow/v2.0{request['scope']}/experiments/{name}"
-    state = {"lifecycle_stage": "active", "artifact_location": location}
-    id = azure.experiments[name]["experimentId"]
-    return {"experiment_id": id, "name": name} | state
+def describe_experiment(azure: Azure, request: Request, name: str) -> Json:
+    """Return an experiment as MLflow sends it."""
+    experiments = f"azureml://{ML_HOST}/mlflow/v2.0{request['scope']}/experiments"
+    return {
+        "experiment_id": azure.experiments[name]["experimentId"],
+        "name": name,
+        "lifecycle_stage": "active",
+        "artifact_location": f"{experiments}/{name}",
+    }
 
 
-@mlflow("GET experiments/get-by-name")
+@mlflow_route("GET experiments/get-by-name")
 def get_experiment_by_name(azure: Azure, request: Request) -> Json:
+    """Return the experiment of a name."""
     name = request.query["experiment_name"]
     if name not in azure.experiments:
-        raise missing("Experiment", name)
-    return {"experiment": experiment_dto(azure, request, name)}
+        raise not_found("Experiment", name)
+    return {"experiment": describe_experiment(azure, request, name)}
 
 
-@mlflow("POST experiments/create")
+@mlflow_route("POST experiments/create")
 def create_experiment(azure: Azure, request: Request) -> Json:
+    """Create an experiment."""
     experiment = get_or_create_experiment(azure, request.json()["name"])
     return {"experiment_id": experiment["experimentId"]}
 
@@ -69,37 +81,44 @@ def create_experiment(azure: Azure, request: Request) -> Json:
 
 
 def find_run(azure: Azure, request: Request) -> Run:
-    id = arguments(request)["run_id"]
-    if id not in azure.runs:
-        raise missing("Run", id)
-    return azure.runs[id]
+    """Return the run that a request names, or refuse with 404."""
+    run_id = read_arguments(request)["run_id"]
+    if run_id not in azure.runs:
+        raise not_found("Run", run_id)
+    return azure.runs[run_id]
 
 
-def run_dto(azure: Azure, request: Request, run: Run) -> Json:
-    experiment = experiment_dto(azure, request, run.experiment)
+def describe_run(azure: Azure, request: Request, run: Run) -> Json:
+    """Return a run as MLflow sends it, with the last value of each metric."""
+    experiment = describe_experiment(azure, request, run.experiment)
     info = {
         "run_id": run.id,
         "run_uuid": run.id,
         "run_name": run.name,
         "experiment_id": experiment["experiment_id"],
         "status": _RUN_STATUS[run.status],
-        "start_time": milliseconds(run.started or run.created),
-        "end_time": milliseconds(run.ended),
+        "start_time": to_milliseconds(run.started or run.created),
+        "end_time": to_milliseconds(run.ended),
         "artifact_uri": f"{experiment['artifact_location']}/runs/{run.id}/artifacts",
         "lifecycle_stage": "active",
     }
+    last_metrics = {metric["key"]: metric for metric in run.metrics}
     data = {
-        "metrics": list({metric["key"]: metric for metric in run.metrics}.values()),
-        "params": [
-            {"key": key, "value": run.parameters[key]} for key in run.parameters
-        ],
-        "tags": [{"key": key, "value": run.tags[key]} for key in run.tags],
+        "metrics": list(last_metrics.values()),
+        "params": list_pairs(run.parameters),
+        "tags": list_pairs(run.tags),
     }
     return {"info": info, "data": data}
 
 
-@mlflow("POST runs/create")
+def list_pairs(values: dict[str, str]) -> list[Json]:
+    """Return a dictionary as MLflow sends it, as a list of keys and values."""
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+@mlflow_route("POST runs/create")
 def create_run(azure: Azure, request: Request) -> Json:
+    """Start a run."""
     body = request.json()
     names = {
         experiment["experimentId"]: name
@@ -114,44 +133,52 @@ def create_run(azure: Azure, request: Request) -> Json:
         tags=tags,
     )
     run.begin()
-    return {"run": run_dto(azure, request, run)}
+    return {"run": describe_run(azure, request, run)}
 
 
-@mlflow("GET runs/get")
+@mlflow_route("GET runs/get")
 def get_run(azure: Azure, request: Request) -> Json:
-    return {"run": run_dto(azure, request, find_run(azure, request))}
+    """Return a run."""
+    return {"run": describe_run(azure, request, find_run(azure, request))}
 
 
-@mlflow("POST runs/search")
+@mlflow_route("POST runs/search")
 def search_runs(azure: Azure, request: Request) -> Json:
     """Return the runs of experiments whose tag has a value. Other filters are refused."""
     body = request.json()
     condition = re.fullmatch(r"tags\.(\w+) = '(\w+)'", body.get("filter", ""))
     if not condition:
-        raise Refusal(501, f"The stand-in plays no search for {body.get('filter')!r}.")
+        message = f"The stand-in cannot search for {body.get('filter')!r}."
+        raise Refusal(501, message)
     tag, value = condition.groups()
-    ids = {azure.experiments[name]["experimentId"]: name for name in azure.experiments}
-    names = {ids[id] for id in body["experiment_ids"]}
+    names = {
+        name
+        for name, experiment in azure.experiments.items()
+        if experiment["experimentId"] in body["experiment_ids"]
+    }
     runs = [
-        run_dto(azure, request, run)
+        describe_run(azure, request, run)
         for run in azure.runs.values()
         if run.experiment in names and run.tags.get(tag) == value
     ]
     return {"runs": runs}
 
 
-@mlflow("POST runs/update")
+@mlflow_route("POST runs/update")
 def update_run(azure: Azure, request: Request) -> Json:
+    """Set the status of a run that MLflow has started."""
     run = find_run(azure, request)
-    status = request.json().get("status")
+    mlflow_status = request.json().get("status")
     # Only the service itself sets the status of a step.
-    if status and run.type == "azureml.mlflow":
-        run.end(next(name for name, word in _RUN_STATUS.items() if word == status))
-    return {"run_info": run_dto(azure, request, run)["info"]}
+    if mlflow_status and run.type == "azureml.mlflow":
+        statuses = {mlflow: status for status, mlflow in _RUN_STATUS.items()}
+        run.end(statuses[mlflow_status])
+    return {"run_info": describe_run(azure, request, run)["info"]}
 
 
-@mlflow("POST runs/log-batch")
+@mlflow_route("POST runs/log-batch")
 def log_batch(azure: Azure, request: Request) -> Json:
+    """Record metrics, tags and parameters of a run."""
     run = find_run(azure, request)
     body = request.json()
     run.metrics += body.get("metrics", [])
@@ -161,42 +188,50 @@ def log_batch(azure: Azure, request: Request) -> Json:
     return {}
 
 
-@mlflow("POST runs/log-parameter")
+@mlflow_route("POST runs/log-parameter")
 def log_parameter(azure: Azure, request: Request) -> Json:
+    """Record a parameter of a run."""
     record_parameter(find_run(azure, request), request.json())
     return {}
 
 
 def record_parameter(run: Run, parameter: Json) -> None:
-    key, value = parameter["key"], parameter["value"]
+    """Record a parameter, whose value cannot be changed later."""
+    key = parameter["key"]
+    value = parameter["value"]
     if run.parameters.setdefault(key, value) != value:
         message = f"Parameter {key} was logged before with another value."
         raise Refusal(400, message, "INVALID_PARAMETER_VALUE")
 
 
-@mlflow("POST runs/log-metric")
+@mlflow_route("POST runs/log-metric")
 def log_metric(azure: Azure, request: Request) -> Json:
+    """Record a value of a metric of a run."""
     body = request.json()
-    names = [name for name in ("key", "value", "timestamp", "step") if name in body]
-    find_run(azure, request).metrics.append({name: body[name] for name in names})
+    keys = [key for key in ("key", "value", "timestamp", "step") if key in body]
+    find_run(azure, request).metrics.append({key: body[key] for key in keys})
     return {}
 
 
-@mlflow("POST runs/set-tag")
+@mlflow_route("POST runs/set-tag")
 def set_tag(azure: Azure, request: Request) -> Json:
-    find_run(azure, request).tags[request.json()["key"]] = request.json()["value"]
+    """Set a tag of a run."""
+    tag = request.json()
+    find_run(azure, request).tags[tag["key"]] = tag["value"]
     return {}
 
 
-@mlflow("GET metrics/get-history")
+@mlflow_route("GET metrics/get-history")
 def get_metric_history(azure: Azure, request: Request) -> Json:
-    metrics, key = find_run(azure, request).metrics, request.query["metric_key"]
+    """Return all values of a metric of a run."""
+    key = request.query["metric_key"]
+    metrics = find_run(azure, request).metrics
     return {"metrics": [metric for metric in metrics if metric["key"] == key]}
 
 
-@mlflow("POST logged-models/search")
+@mlflow_route("POST logged-models/search")
 def search_logged_models(azure: Azure, request: Request) -> Json:
-    """Azure has no logged models, for which MLflow 3 asks all the same."""
+    """Refuse to list logged models. MLflow 3 requests them, but Azure has none."""
     raise Refusal(404, "There is no such endpoint.", "ENDPOINT_NOT_FOUND")
 
 
@@ -204,13 +239,15 @@ def search_logged_models(azure: Azure, request: Request) -> Json:
 
 
 def find_versions(azure: Azure, name: str) -> list[Json]:
+    """Return the versions of a model, oldest first, or refuse with 404."""
     if name not in azure.models:
-        raise missing("Model", name)
+        raise not_found("Model", name)
     return azure.models[name]
 
 
-@mlflow("POST registered-models/create")
+@mlflow_route("POST registered-models/create")
 def create_model(azure: Azure, request: Request) -> Json:
+    """Create a registered model without versions."""
     name = request.json()["name"]
     if name in azure.models:
         message = f"Registered model {name} already exists."
@@ -219,28 +256,38 @@ def create_model(azure: Azure, request: Request) -> Json:
     return {"registered_model": {"name": name}}
 
 
-@mlflow("GET registered-models/get")
+@mlflow_route("GET registered-models/get")
 def get_model(azure: Azure, request: Request) -> Json:
+    """Return a registered model with its newest version."""
     name = request.query["name"]
     versions = find_versions(azure, name)
     return {"registered_model": {"name": name, "latest_versions": versions[-1:]}}
 
 
-@mlflow("POST registered-models/get-latest-versions")
+@mlflow_route("POST registered-models/get-latest-versions")
 def get_latest_versions(azure: Azure, request: Request) -> Json:
+    """Return a list with the newest version of a registered model."""
     return {"model_versions": find_versions(azure, request.json()["name"])[-1:]}
 
 
-@mlflow("POST model-versions/create")
+@mlflow_route("POST model-versions/create")
 def create_model_version(azure: Azure, request: Request) -> Json:
+    """Register a version, whose number follows the highest one."""
     body = request.json()
-    numbers = [one["version"] for one in find_versions(azure, body["name"])]
-    version = max((int(one) for one in numbers if one.isdigit()), default=0) + 1
-    tags, run_id = body.get("tags", []), body.get("run_id", "")
-    kept = keep_model(
-        azure, body["name"], str(version), body["source"], run_id, tags=tags
+    # Versions that were not registered by MLflow may have other names than numbers.
+    numbers = [0]
+    for registered in find_versions(azure, body["name"]):
+        if registered["version"].isdigit():
+            numbers.append(int(registered["version"]))
+    version = keep_model(
+        azure,
+        body["name"],
+        version=str(max(numbers) + 1),
+        source=body["source"],
+        run_id=body.get("run_id", ""),
+        tags=body.get("tags", []),
     )
-    return {"model_version": kept}
+    return {"model_version": version}
 
 
 def keep_model(
@@ -252,9 +299,9 @@ def keep_model(
     tags: list[Json] | None = None,
     details: Json | None = None,
 ) -> Json:
-    """Register a version, or put it in the place of the same; gives it as MLflow has it.
+    """Register a version of a model, or replace it, and return it as MLflow sends it.
 
-    `details` are what ARM has of it beside.
+    `details` has the properties that only ARM has.
     """
     moment = int(time.time() * 1000)
     model = {
@@ -268,42 +315,52 @@ def keep_model(
         "creation_timestamp": moment,
         "last_updated_timestamp": moment,
     }
-    others = [one for one in azure.models.get(name, []) if one["version"] != version]
-    azure.models[name] = [*others, model]
+    other_versions = [
+        registered
+        for registered in azure.models.get(name, [])
+        if registered["version"] != version
+    ]
+    azure.models[name] = [*other_versions, model]
     azure.model_details[name, version] = details or {}
     return model
 
 
 def find_version(azure: Azure, request: Request) -> Json:
-    values = arguments(request)
-    for version in find_versions(azure, values["name"]):
-        if version["version"] == str(values["version"]):
+    """Return the version that a request names, or refuse with 404."""
+    arguments = read_arguments(request)
+    for version in find_versions(azure, arguments["name"]):
+        if version["version"] == str(arguments["version"]):
             return version
-    raise missing("Model version", f"{values['name']}:{values['version']}")
+    raise not_found("Model version", f"{arguments['name']}:{arguments['version']}")
 
 
-@mlflow("GET model-versions/get")
+@mlflow_route("GET model-versions/get")
 def get_model_version(azure: Azure, request: Request) -> Json:
+    """Return a version of a model."""
     return {"model_version": find_version(azure, request)}
 
 
-@mlflow("GET model-versions/get-download-uri")
+@mlflow_route("GET model-versions/get-download-uri")
 def get_download_uri(azure: Azure, request: Request) -> Json:
+    """Return the address of the files of a version."""
     return {"artifact_uri": find_version(azure, request)["source"]}
 
 
-@mlflow("POST model-versions/set-tag")
+@mlflow_route("POST model-versions/set-tag")
 def set_version_tag(azure: Azure, request: Request) -> Json:
-    tag = {name: request.json()[name] for name in ("key", "value")}
+    """Add a tag to a version."""
+    body = request.json()
+    tag = {"key": body["key"], "value": body["value"]}
     find_version(azure, request)["tags"].append(tag)
     return {}
 
 
-@mlflow("GET model-versions/search")
+@mlflow_route("GET model-versions/search")
 def search_model_versions(azure: Azure, request: Request) -> Json:
-    """The versions of one model, newest first: no other search is played."""
-    text = request.query.get("filter", "")
-    match = re.fullmatch(r"\s*name\s*=\s*['\"]([^'\"]+)['\"]\s*", text)
+    """Return the versions of a model, newest first. Other searches are refused."""
+    condition = request.query.get("filter", "")
+    match = re.fullmatch(r"\s*name\s*=\s*['\"]([^'\"]+)['\"]\s*", condition)
     if not match:
-        raise Refusal(501, f"The stand-in plays no search for {text!r}.")
-    return {"model_versions": azure.models.get(match[1], [])[::-1]}
+        raise Refusal(501, f"The stand-in cannot search for {condition!r}.")
+    versions = azure.models.get(match[1], [])
+    return {"model_versions": versions[::-1]}

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, replies, the table of routes, error bodies."""
+"""The requests and replies of the stand-in, the table of its routes, and error bodies."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 REGION = "westeurope"
 LOGIN_HOST = "login.microsoftonline.com"
 ARM_HOST = "management.azure.com"
-#: The same two of a sovereign cloud.
-US_LOGIN_HOST, US_ARM_HOST = "login.microsoftonline.us", "management.usgovcloudapi.net"
+#: The same two hosts in Azure's cloud for the government of the USA.
+US_LOGIN_HOST = "login.microsoftonline.us"
+US_ARM_HOST = "management.usgovcloudapi.net"
 ML_HOST = f"{REGION}.api.azureml.ms"
-#: Where discovery sends clients for run history and its like, for models, for pipelines.
+#: Discovery sends clients to these hosts: for run history and data, models, and pipelines.
 HISTORY_HOST = f"{REGION}.experiments.azureml.net"
 MODELS_HOST = f"{REGION}.modelmanagement.azureml.net"
 PIPELINES_HOST = f"{REGION}.aether.ms"
-#: Below it each batch endpoint has a host of its own.
+#: Each batch endpoint has a host below this domain.
 INFERENCE_DOMAIN = f"{REGION}.inference.ml.azure.com"
-#: Asked in plain HTTP for the managed identity of a machine.
+#: Answers plain HTTP requests for tokens of a machine's managed identity.
 IDENTITY_HOST = "169.254.169.254"
 STORAGE_ACCOUNT = "standinstorage"
 BLOB_HOST = f"{STORAGE_ACCOUNT}.blob.core.windows.net"
-#: Of every address of a blob that needs no login (SAS).
+#: The signature in each address of a blob that needs no login (SAS).
 SIGNATURE = "signature-of-the-stand-in"
 
-#: The hosts that are played, and the service that each is. Any other host is refused.
+#: The hosts that the stand-in answers for, and their services. It refuses all other hosts.
 SERVICES = {
     LOGIN_HOST: "login",
     US_LOGIN_HOST: "login",
@@ -49,11 +50,11 @@ SERVICES = {
 
 
 def service_of(host: str) -> str | None:
-    """The service that a host is, None if it is not played."""
+    """Return the service of a host, or None if the stand-in does not answer for it."""
     return SERVICES.get(host) or SERVICES.get(f"*.{host.partition('.')[2]}")
 
 
-#: What `{scope}` stands for in a route: the resource id of a workspace.
+#: The pattern of `{scope}` in a route, the resource id of a workspace.
 _SCOPE = (
     r"(?P<scope>/subscriptions/[^/]+/resourceGroups/[^/]+"
     r"/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+)"
@@ -62,10 +63,10 @@ _SCOPE = (
 
 @dataclass
 class Request:
-    """One request as it was received.
+    """A request as it was received.
 
-    `route` is the entry of the route table that it matches, None if there is none. Headers
-    and query parameters have names in lower case: the services do not tell cases apart.
+    `route` is the entry of the route table that it matches, or None. The names of headers
+    and query parameters are in lower case, because the services ignore their case.
     """
 
     method: str
@@ -81,59 +82,67 @@ class Request:
 
     @property
     def target(self) -> str:
-        """Method, service and path as routes write them: `GET arm/subscriptions/…`."""
+        """Return method, service and path as in a route: `GET arm/subscriptions/…`."""
         return f"{self.method} {self.service}{self.path}"
 
     @property
     def service(self) -> str:
+        """Return the service of the request's host."""
         return service_of(self.host) or "unknown"
 
     @property
     def needs_token(self) -> bool:
-        """Blobs are signed, a login gives the token, and where things are all may ask."""
-        open_to_all = ("/discovery", "/metadata/endpoints")
-        return (
-            self.service in ("arm", "ml", "inference") and self.path not in open_to_all
-        )
+        """Return whether the request must have a token.
+
+        Requests for blobs have a signature or a key, and a login has no token yet.
+        """
+        public_paths = ("/discovery", "/metadata/endpoints")
+        has_tokens = self.service in ("arm", "ml", "inference")
+        return has_tokens and self.path not in public_paths
 
     @property
     def token(self) -> str:
-        """The bearer token, empty if there is none."""
+        """Return the bearer token, which is empty if the request has none."""
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         return token if scheme == "Bearer" else ""
 
     def json(self) -> Any:
+        """Return the body, which is JSON, or an empty dictionary if there is none."""
         return json.loads(self.body) if self.body else {}
 
-    def form(self) -> dict[str, str]:
+    def form_fields(self) -> dict[str, str]:
+        """Return the body, which is a form, as the values of its fields."""
         return dict(parse_qsl(self.body.decode()))
 
     def __getitem__(self, name: str) -> str:
-        """The part of the path that stands where the route says `{name}`."""
+        """Return the part of the path that `{name}` in the route matches."""
         return self.values[name]
 
 
 @dataclass
 class Reply:
-    """An answer that is more than JSON with status 200."""
+    """An answer that is not JSON, or has headers or another status than 200."""
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
     def content(self) -> bytes:
+        """Return the body as bytes."""
         if self.status == 204:
             return b""
-        is_ready = isinstance(self.body, bytes)
-        return self.body if is_ready else json.dumps(self.body).encode()
+        if isinstance(self.body, bytes):
+            return self.body
+        return json.dumps(self.body).encode()
 
 
 class Refusal(Exception):
-    """Raised by a route to answer with an error in the shape of its service."""
+    """Raised by a route to answer with an error in the format of its service."""
 
-    def __init__(self, status: int, message: str, code: str = ""):
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status = status
+        self.code = code
 
 
 Handler = Callable[["Azure", Request], Any]
@@ -141,10 +150,11 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
 
 
 def route(*targets: str) -> Callable[[Handler], Handler]:
-    """Answer the requests of these targets, `METHOD service/path/{name}`.
+    """Let a function answer the requests of some targets, `METHOD service/path/{name}`.
 
-    `{scope}` is a workspace's resource id; `{name:rest}` may hold slashes; all else is read
-    as a regular expression. What a handler returns is sent as JSON, unless it is a Reply.
+    `{scope}` matches a workspace's resource id, `{name}` a part of a path, and `{name:rest}`
+    several parts. The rest of a target is a regular expression. What the function returns is
+    sent as JSON, unless it is a Reply.
     """
 
     def register(handler: Handler) -> Handler:
@@ -159,10 +169,12 @@ def route(*targets: str) -> Callable[[Handler], Handler]:
 
 
 def find_route(request: Request) -> Handler | None:
-    """The handler of a request, whose `route` and `values` are set from the match."""
+    """Return the handler of a request, or None; set the request's `route` and `values`."""
     for target, pattern, handler in ROUTES:
-        if match := pattern.fullmatch(request.target):
-            request.route, request.values = target, match.groupdict()
+        match = pattern.fullmatch(request.target)
+        if match:
+            request.route = target
+            request.values = match.groupdict()
             return handler
     return None
 
@@ -179,20 +191,21 @@ _CODES = {
 
 
 def error_reply(request: Request, status: int, message: str, code: str = "") -> Reply:
-    """An error as the service words it: each has a shape of its own."""
+    """Return an error in the format of the service that the request was sent to."""
     code = code or _CODES.get(status, "Error")
     if request.service == "blob":
         xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         headers = {"x-ms-error-code": code, "Content-Type": "application/xml"}
         return Reply(xml.encode(), status, headers)
     if request.service in ("login", "identity"):
-        is_coded = message.startswith("AADSTS") or request.service == "identity"
-        told = message if is_coded else f"AADSTS7000215: {message}"
-        words = {"error": "invalid_request", "error_description": told}
-        return Reply(words, status)
+        if request.service == "login" and not message.startswith("AADSTS"):
+            message = f"AADSTS7000215: {message}"
+        body = {"error": "invalid_request", "error_description": message}
+        return Reply(body, status)
     if request.service in ("arm", "inference"):
         error: dict[str, Any] = {"code": code, "message": message}
-        if code in ("UserError", "NotFound"):  # of the provider, and not of ARM itself
+        # Errors of the provider have more keys than those of ARM itself.
+        if code in ("UserError", "NotFound"):
             error |= {"details": [], "additionalInfo": []}
         return Reply({"error": error}, status)
     if request.path.startswith("/mlflow/"):
@@ -201,13 +214,23 @@ def error_reply(request: Request, status: int, message: str, code: str = "") -> 
 
 
 def error_of(code: str, message: str) -> dict[str, Any]:
-    """An error of Azure ML's own services; run history keeps it with a run that failed."""
-    empty = ("severity", "messageFormat", "messageParameters", "referenceCode")
-    error: dict[str, Any] = dict.fromkeys((*empty, "detailsUri", "target"))
-    error |= {"code": code, "message": message, "details": [], "innerError": None}
+    """Return an error of Azure ML's own services, as in the run history of a failed run."""
+    error: dict[str, Any] = {
+        "code": code,
+        "severity": None,
+        "message": message,
+        "messageFormat": None,
+        "messageParameters": None,
+        "referenceCode": None,
+        "detailsUri": None,
+        "target": None,
+        "details": [],
+        "innerError": None,
+        "additionalInfo": None,
+    }
     correlation = {"operation": "0123456789abcdef0123456789abcdef", "request": "0"}
     return {
-        "error": error | {"additionalInfo": None},
+        "error": error,
         "correlation": correlation,
         "environment": REGION,
         "location": REGION,
@@ -217,5 +240,5 @@ def error_of(code: str, message: str) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time as Azure ML writes it: seven decimals and +00:00."""
+    """Return the time as Azure ML writes it, with seven decimals and +00:00."""
     return f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%f}0+00:00"

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from conftest import Bake, Project
 from sklearn import datasets
+from toys import skip_preloading
 
 
 def output(result: dict[str, Any], step: str, port: str) -> Path:
@@ -295,6 +296,7 @@ def owned(bake: Bake) -> Project:
     """A project for data of one's own."""
     project = bake()
     project.set("data", training="own", keys=[], ignore=[])
+    skip_preloading(project)  # These runs end in prep or soon after it.
     return project
 
 

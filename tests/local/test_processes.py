@@ -17,6 +17,7 @@ from toys import (
     finish_command,
     list_running,
     on_linux,
+    restore_preloading,
     run_pipeline,
     start_command,
     wait_until,
@@ -92,6 +93,8 @@ def test_a_run_that_is_ended_leaves_no_process(
     code: int,
     step: str,
 ) -> None:
+    # Packages are imported while the first step runs.
+    restore_preloading(toy_project)
     write_toy_step(toy_project, step, f"{STARTS_A_CHILD}child.wait()")
     temporary_files = tmp_path / "tmp"
     temporary_files.mkdir()
@@ -100,7 +103,9 @@ def test_a_run_that_is_ended_leaves_no_process(
         toy_project, "run", "training", "--json", variables=variables
     )
     wait_until(lambda: bool([*toy_project.path.glob(f"runs/*/{step}/code/started")]))
-    assert any("sleep 600" in command for command in list_running(toy_project))
+    wait_until(
+        lambda: any("sleep 600" in command for command in list_running(toy_project))
+    )
     process.send_signal(number)
     result = finish_command(process)
     assert result.code == code
@@ -194,6 +199,7 @@ def test_forked_workers_are_like_spawned_ones(toy_project: Project) -> None:
     )
     write_toy_step(toy_project, "prep", writes_second_file)
     write_script(toy_project, "score", WRITES_DOWN_FACTS)
+    restore_preloading(toy_project)
     facts = set[str]()
     for can_fork in (True, False):
         if not can_fork:

@@ -349,6 +349,9 @@ def test_what_is_killed_is_never_used(toy: ReuseToy) -> None:
     for step in marks:
         toy.write_step(step, pause=0.01)
     chance = random.Random()
+    started = time.monotonic()
+    toy.run("training")
+    seconds_of_a_run = time.monotonic() - started
     kills = 0
     while kills < KILLS:
         for _ in range(chance.choice([0, 1, 2])):
@@ -357,7 +360,8 @@ def test_what_is_killed_is_never_used(toy: ReuseToy) -> None:
             toy.write_step(step, marks[step], pause=0.01)
         options = ["--fresh"] if chance.random() < 0.5 else []
         for _ in range(chance.choice([1, 2])):
-            result = toy.run("training", *options, kill_after=chance.random() * 2)
+            kill_after = chance.random() * seconds_of_a_run
+            result = toy.run("training", *options, kill_after=kill_after)
             if result is None:
                 kills += 1
 
