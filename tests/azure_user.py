@@ -19,6 +19,13 @@ from azure_standin.wire import SIGNATURE
 from conftest import Project, Result
 from toys import skip_preloading
 
+#: A step `prep` that writes an empty file into each of its outputs.
+TOY_PREP = """
+import pathlib, sys
+for port in ("--prepared", "--report"):
+    folder = pathlib.Path(sys.argv[sys.argv.index(port) + 1])
+    (folder / "part.parquet").write_text("")
+"""
 #: A step `monitor` that compares nothing. It writes a file, because score reads its folder.
 MONITOR = """
 import pathlib, sys
@@ -271,6 +278,31 @@ def states_by_step(output: str) -> dict[str, str]:
     return {line[1]: line[0] for line in read_lines(output) if len(line) == 2}
 
 
+def assert_log_of_failed_step_is_shown(user: User, shell: Shell) -> None:
+    """Check that a failed submission shows the last 20 lines of the step's log."""
+    user.write("prep", "print(*range(50), sep='\\n')\nraise SystemExit('no rows')\n")
+    failed = shell.run("submit training --wait")
+    assert (failed.code, failed.err) == (1, "")
+    assert ("failed", "prep") in read_lines(failed.out)
+    end_of_log = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2]
+    numbers = [f"    {number}" for number in range(31, 50)]
+    assert end_of_log.splitlines()[:20] == [*numbers, "    no rows"]
+    step = user.newest_run()[1]["prep"]
+    assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
+
+
+def assert_output_of_entry_script_is_shown(user: User, shell: Shell) -> None:
+    """Check that a failed submission shows the error of score's entry script."""
+    user.write("prep", TOY_PREP)
+    user.write("monitor", MONITOR)
+    user.write("score", "def run(batch):\n    raise ValueError('no model')")
+    failed = shell.run("submit scoring --wait")
+    assert failed.code == 1
+    assert "Its logs/user/error.txt ends:" in failed.out
+    assert "ValueError: no model" in failed.out
+    assert "The folder logs/user/ has what the entry script printed" in failed.out
+
+
 def assert_one_sentence(result: Result) -> None:
     """Check that a command has failed with a sentence, and without a traceback."""
     assert result.code == 1
@@ -368,6 +400,11 @@ def run_here_and_on_azure(user: User) -> tuple[Result, Result]:
         remote = shell.run("submit training --wait")
     assert remote.code == 0, remote.err
     return local, remote
+
+
+def enable_weekly_schedules(settings: str) -> str:
+    """Return the text of settings.yml with the schedules that it has as a comment."""
+    return re.sub(r"^# (schedules:| +\w+:)", r"\1", settings, flags=re.MULTILINE)
 
 
 def assert_status_judges_runs(

@@ -1,11 +1,14 @@
-"""A `python` for the tests, which need not import anew what takes seconds.
+"""A `python` for the tests, which starts with the packages of the SDKs already imported.
 
     warm.py SOCKET PYTHON [ARGUMENT...]
 
-As a program it stands for PYTHON: a server that has imported the packages forks a process,
-which gets the arguments, the variables, the folder and the open files of this one, and ends
-as it does. Where that process would not be as one of PYTHON itself (options, another
-encoding, a file with the name of a package, `COLD` among the variables), PYTHON is run.
+This program replaces PYTHON. It sends its arguments, environment variables, folder and open
+files to a server, which has imported the packages. The server forks a process that runs the
+call, and this program ends as that process does.
+
+Some calls would behave differently in a forked process: those with other options, with
+another encoding, with a file that is named like a package, or with the variable `COLD`.
+For these, this program runs PYTHON itself.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-MODULES = """
+#: The packages that the server imports. Those of the other SDK are missing.
+PACKAGES = """
 azureml.core azureml.pipeline.core azureml.pipeline.steps
 azure.ai.ml azure.ai.ml.dsl azure.ai.ml.parallel
 azure.identity azure.storage.blob requests rich.progress yaml pebble pytest
@@ -29,54 +33,68 @@ sqlalchemy.dialects.mssql sqlalchemy.dialects.mysql sqlalchemy.dialects.sqlite
 sklearn.compose sklearn.ensemble
 sklearn.inspection sklearn.metrics sklearn.pipeline sklearn.preprocessing
 """
-# The first two are what a project's package sets before it imports an SDK.
-VARIABLES = {
+#: The variables of the server. A project's package sets the first two before it imports an
+#: SDK.
+SERVER_VARIABLES = {
     "HBI_WORKSPACE_JOB": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PYTHONUTF8": "1",
 }
-# Variables that Python reads when it starts; these are taken over, or are as here.
-READ_AT_START = ("PYTHON", "LC_ALL", "LD_")
-TAKEN_OVER = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
-status = 1  # the exit code of this process, unless what it runs has ended otherwise
-MOST_FILES, MOST_BYTES, MOVED = 200, 2**20, 500
+#: Python reads the variables with these prefixes when it starts. A call must have the same
+#: values as the server, except for the variables that a forked process can adopt.
+PREFIXES_READ_AT_START = ("PYTHON", "LC_ALL", "LD_")
+ADOPTED_VARIABLES = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+#: The limits of a call: its open files, and the bytes of its message.
+MAX_FILES = 200
+MAX_BYTES = 2**20
+#: A forked process first moves the files of the call behind this number.
+FREE_FILE_NUMBER = 500
+
+#: The exit code of this process, if the call does not end otherwise.
+exit_code = 1
 
 
 class Pythons:
     """A `python` for each of some real ones, as NAME/python in a folder; `close` ends them."""
 
-    def __init__(self, real: dict[str, str]) -> None:
+    def __init__(self, real_pythons: dict[str, str]) -> None:
         import tempfile
 
-        self.folder, self.servers = tempfile.mkdtemp(dir="/tmp"), list[Any]()
-        for name, python in real.items():
-            self._make(name, python)
+        self.folder = tempfile.mkdtemp(dir="/tmp")
+        self.servers = list[Any]()
+        for name, real_python in real_pythons.items():
+            self._start_server(name, real_python)
 
-    def _make(self, name: str, python: str) -> None:
+    def _start_server(self, name: str, real_python: str) -> None:
+        """Write the script NAME/python, and start its server."""
         import shlex
         import socket
         import subprocess
 
         folder = os.path.join(self.folder, name)
         os.mkdir(folder)
-        address, made = os.path.join(folder, "socket"), os.path.join(folder, "python")
-        program = shlex.join([python, "-IS", __file__, address, python])
-        with open(made, "w", encoding="utf-8") as script:
-            script.write(f'#!/bin/sh\nexec {program} "$@"\n')
-        os.chmod(made, 0o755)
+        address = os.path.join(folder, "socket")
+        command = shlex.join([real_python, "-IS", __file__, address, real_python])
+        python = os.path.join(folder, "python")
+        with open(python, "w", encoding="utf-8") as script:
+            script.write(f'#!/bin/sh\nexec {command} "$@"\n')
+        os.chmod(python, 0o755)
+
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(address)
         listener.listen(100)
         with listener:
             server = subprocess.Popen(
-                [python, __file__, made, str(listener.fileno())],
-                env={**os.environ, **VARIABLES, "HOME": folder},
-                stdin=subprocess.PIPE,  # whose end is the server's
+                [real_python, __file__, python, str(listener.fileno())],
+                env={**os.environ, **SERVER_VARIABLES, "HOME": folder},
+                # The server ends when its input is closed.
+                stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
             )
         self.servers.append(server)
 
     def close(self) -> None:
+        """End the servers."""
         import shutil
 
         for server in self.servers:
@@ -84,38 +102,41 @@ class Pythons:
         shutil.rmtree(self.folder)
 
 
-# What stands for a Python -----------------------------------------------------------------
+# The program that replaces Python ---------------------------------------------------------
 
 
-def stand_for(address: str, python: str, *words: str) -> None:
+def replace_python(address: str, python: str, *arguments: str) -> None:
+    """Let the server run a call, and end as it does; or run `python` instead."""
     import socket
 
-    files = [int(name) for name in os.listdir("/proc/self/fd")]
+    open_files = list_open_files()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    files = [one for one in files if is_open(one) and one != connection.fileno()]
-    plain = words[words[:1] == ("-B",) :]
-    call = marshal.dumps(([*plain], files, dict(os.environ), os.getcwd()))
-    try:
-        assert plain and (plain[0] in ("-m", "-c") or plain[0][0] != "-")
-        assert "COLD" not in os.environ and len(files) < MOST_FILES
-        connection.connect(address)
-        socket.send_fds(connection, [call], files)
-        answer = connection.recv(1)
-        assert answer == b"y"
-    except (AssertionError, OSError):
-        os.execv(python, [python, *words])
-    for file in files:  # which end when that process closes them
+    if not send_call(connection, address, arguments, open_files):
+        os.execv(python, [python, *arguments])
+
+    # Otherwise a pipe would stay open after the forked process has closed its end.
+    for file in open_files:
         os.close(file)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: connection.send(bytes([number])))
     code = int(connection.recv(100) or 1)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        # A signal has ended the call, and the same signal ends this process.
+        with suppress(OSError):  # SIGKILL has no handler that could be reset.
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
 
+def list_open_files() -> list[int]:
+    """Return the numbers of the open files of this process."""
+    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    # The list has the file by which the folder was read, and which is closed now.
+    return [number for number in numbers if is_open(number)]
+
+
 def is_open(file: int) -> bool:
+    """Return whether a file number is open."""
     try:
         os.fstat(file)
     except OSError:
@@ -123,33 +144,48 @@ def is_open(file: int) -> bool:
     return True
 
 
+def send_call(
+    connection: Any, address: str, arguments: tuple[str, ...], open_files: list[int]
+) -> bool:
+    """Send a call to the server, and return whether the server runs it."""
+    import socket
+
+    # With the option -B, Python writes no bytecode, and behaves the same otherwise.
+    command = list(arguments[1:] if arguments[:1] == ("-B",) else arguments)
+    has_unknown_option = not command or (
+        command[0].startswith("-") and command[0] not in ("-m", "-c")
+    )
+    if has_unknown_option or "COLD" in os.environ or len(open_files) >= MAX_FILES:
+        return False
+    call = marshal.dumps((command, open_files, dict(os.environ), os.getcwd()))
+    try:
+        connection.connect(address)
+        socket.send_fds(connection, [call], open_files)
+        return bool(connection.recv(1) == b"y")
+    except OSError:
+        return False
+
+
 # The server -------------------------------------------------------------------------------
 
 
-def serve(file: int) -> Any:
-    """Fork a process for each call; gives in that one what it is to run."""
-    import gc
-    import importlib
-    import inspect
+def serve(listener_file: int) -> Any:
+    """Fork a process for each call. Only in that process, return the call to run."""
     import select
     import socket
-    import threading
 
-    listener = socket.socket(fileno=file)
+    listener = socket.socket(fileno=listener_file)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    is_warm = False
-    while select.select([listener, 0], [], [])[0] == [listener]:
+    has_imported = False
+    standard_input = 0
+    while select.select([listener, standard_input], [], [])[0] == [listener]:
         connection, _ = listener.accept()
-        if not is_warm:
-            for name in MODULES.split():
-                with suppress(ModuleNotFoundError):  # it is the other SDK's
-                    importlib.import_module(name)
-            inspect.stack()  # looks up the files of all modules, as the SDKs have it do
-            gc.freeze()  # what is imported stays as it is, in memory that all share
-            assert threading.active_count() == 1
-            is_warm = True
-        if not os.fork():
+        if not has_imported:
+            import_packages()
+            has_imported = True
+        is_forked_process = os.fork() == 0
+        if is_forked_process:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
             return answer(connection)
@@ -157,150 +193,224 @@ def serve(file: int) -> Any:
     sys.exit()
 
 
+def import_packages() -> None:
+    """Import the packages, and prepare the process to be forked."""
+    import gc
+    import importlib
+    import inspect
+    import threading
+
+    for name in PACKAGES.split():
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    # This finds the files of all modules once. The SDKs do it in each process.
+    inspect.stack()
+    # All processes share the memory of what was imported, as nothing is collected in it.
+    gc.freeze()
+    assert threading.active_count() == 1
+
+
 def answer(connection: Any) -> Any:
-    """Fork, and see to the process: it is killed as soon as nobody waits for it."""
-    import select
+    """Fork the process of a call, and return the call there. Here, wait for its end.
+
+    The process is killed as soon as the program that waits for it has ended.
+    """
     import socket
 
-    message, files, _, _ = socket.recv_fds(connection, MOST_BYTES, MOST_FILES)
-    words, numbers, variables, folder = marshal.loads(message)
-    if not is_the_same(words, variables, folder):
+    message, files, _, _ = socket.recv_fds(connection, MAX_BYTES, MAX_FILES)
+    command, file_numbers, variables, folder = marshal.loads(message)
+    if not can_run(command, variables, folder):
         os._exit(0)
     connection.send(b"y")
-    if not (process := os.fork()):
+    process = os.fork()
+    is_forked_process = process == 0
+    if is_forked_process:
         os.setsid()
         os.close(connection.detach())
-        for file, number in zip(files, numbers, strict=True):
-            os.dup2(file, MOVED + number)
-        os.closerange(0, MOVED)
-        for number in numbers:
-            os.dup2(MOVED + number, number)
-        os.closerange(MOVED, 2 * MOVED)
-        return words, variables, folder
+        take_over_files(files, file_numbers)
+        return command, variables, folder
     for file in files:
         os.close(file)
-    ended = os.pidfd_open(process)
-    while ended not in (ready := select.select([ended, connection], [], [])[0]):
-        assert ready == [connection]
-        if number := connection.recv(1):
+    wait_for_end(process, connection)
+    os._exit(0)
+
+
+def take_over_files(files: list[int], numbers: list[int]) -> None:
+    """Give received files the numbers that they have in the call, and close all others."""
+    for file, number in zip(files, numbers, strict=True):
+        os.dup2(file, FREE_FILE_NUMBER + number)
+    os.closerange(0, FREE_FILE_NUMBER)
+    for number in numbers:
+        os.dup2(FREE_FILE_NUMBER + number, number)
+    os.closerange(FREE_FILE_NUMBER, 2 * FREE_FILE_NUMBER)
+
+
+def wait_for_end(process: int, connection: Any) -> None:
+    """Pass signals on to a process, and send its exit code. Kill it if nobody waits."""
+    import select
+
+    end_of_process = os.pidfd_open(process)
+    while True:
+        ready = select.select([end_of_process, connection], [], [])[0]
+        if end_of_process in ready:
+            break
+        number = connection.recv(1)
+        if number:
             os.kill(process, number[0])
             continue
         for kill in (os.kill, os.killpg):
             with suppress(ProcessLookupError):
                 kill(process, signal.SIGKILL)
-        os._exit(0)
+        return
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    with suppress(OSError):  # nobody waits
+    with suppress(OSError):
         connection.send(str(code).encode())
-    os._exit(0)
 
 
-def is_the_same(words: list[str], variables: dict[str, str], folder: str) -> bool:
-    """Tell whether a process that is forked here behaves like one of its own."""
-    mine, theirs = (
-        {k: v for k, v in one.items() if k.startswith(READ_AT_START)}
-        for one in (os.environ, {"PYTHONUTF8": "1", **variables})
-    )
-    others = mine.items() ^ theirs.items()
-    own = folder
-    if words[0][0] != "-":
-        own = os.path.dirname(os.path.join(folder, words[0]))
-    names = {name.partition(".")[0] for name in os.listdir(own)}
-    return {name for name, _ in others} <= TAKEN_OVER and not names & sys.modules.keys()
+def can_run(command: list[str], variables: dict[str, str], folder: str) -> bool:
+    """Return whether a process that is forked here behaves like a new one."""
+    variables_here = read_at_start(dict(os.environ))
+    variables_of_call = read_at_start({"PYTHONUTF8": "1", **variables})
+    different = {name for name, _ in variables_here ^ variables_of_call}
+    if not different <= ADOPTED_VARIABLES:
+        return False
+    # A file in this folder could replace a package that was imported already.
+    import_folder = folder
+    is_script = not command[0].startswith("-")
+    if is_script:
+        import_folder = os.path.dirname(os.path.join(folder, command[0]))
+    names = {name.partition(".")[0] for name in os.listdir(import_folder)}
+    return not names & sys.modules.keys()
+
+
+def read_at_start(variables: dict[str, str]) -> set[tuple[str, str]]:
+    """Return the variables that Python reads when it starts, with their values."""
+    return {
+        (name, value)
+        for name, value in variables.items()
+        if name.startswith(PREFIXES_READ_AT_START)
+    }
+
+
+# The forked process -----------------------------------------------------------------------
 
 
 def run(
-    executable: str, words: list[str], variables: dict[str, str], folder: str
+    executable: str, command: list[str], variables: dict[str, str], folder: str
 ) -> None:
-    """Run what the words say, as Python does."""
+    """Run a call as Python does: a module, some code, or a script."""
     import runpy
-    import time
-    from multiprocessing import util
     from types import ModuleType
 
-    os.environ.clear()
-    os.environ.update(variables)
-    os.chdir(folder)
-    time.tzset()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()
-    sys.executable = executable
-    util.spawnv_passfds = run_in_a_fork  # type: ignore[assignment]
-    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
-    # Anew, as they know what kind of file theirs is.
-    lines = 1 if os.isatty(1) else -1
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = os.fdopen(1, "w", lines, "utf-8", closefd=False)
-    sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in variables)
-    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
-    path = variables.get("PYTHONPATH", "")
-    sys.path[:1] = [folder, *filter(None, path.split(os.pathsep))]
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    adopt_environment(executable, variables, folder)
+    open_standard_streams(variables)
+    python_path = variables.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = [folder, *filter(None, python_path)]
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         return
     main = sys.modules["__main__"] = ModuleType("__main__")
-    if words[0] == "-c":
-        sys.argv, sys.path[0] = ["-c", *words[2:]], ""
-        code = compile(words[1], "<string>", "exec", dont_inherit=True)
+    if command[0] == "-c":
+        sys.argv = ["-c", *command[2:]]
+        sys.path[0] = ""
+        code = compile(command[1], "<string>", "exec", dont_inherit=True)
     else:
-        sys.argv = words
-        main.__file__ = os.path.abspath(words[0])
+        sys.argv = command
+        main.__file__ = os.path.abspath(command[0])
         sys.path[0] = os.path.dirname(main.__file__)
         with open(main.__file__, "rb") as script:
             code = compile(script.read(), main.__file__, "exec", dont_inherit=True)
     exec(code, vars(main))  # noqa: S102
 
 
-def run_in_a_fork(_: bytes, words: list[str], files: list[int]) -> int:
-    """What multiprocessing has a new Python do, whose parent waits for it by its number."""
+def adopt_environment(executable: str, variables: dict[str, str], folder: str) -> None:
+    """Give this process what a new one reads from its environment when it starts."""
+    import time
+    from multiprocessing import util
+
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    time.tzset()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    numpy = sys.modules.get("numpy")
+    if numpy:
+        numpy.random.seed()
+    sys.executable = executable
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
+    util.spawnv_passfds = run_in_fork  # type: ignore[assignment]
+
+
+def open_standard_streams(variables: dict[str, str]) -> None:
+    """Open the standard streams again, as they depend on the kind of their files."""
+    line_buffering, default_buffering = 1, -1
+    buffering = line_buffering if os.isatty(1) else default_buffering
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering, "utf-8", closefd=False)
+    sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in variables)
+    sys.stderr = os.fdopen(
+        2, "w", line_buffering, "utf-8", "backslashreplace", closefd=False
+    )
+
+
+def run_in_fork(_: bytes, command: list[str], files: list[int]) -> int:
+    """Run what multiprocessing would start a new Python for, in a fork of this process.
+
+    Returns the number of the process, which multiprocessing waits for.
+    """
     from types import ModuleType
 
     sys.stdout.flush()
-    if process := os.fork():
+    process = os.fork()
+    if process:
         return process
-    global status
-    status = 1
+    global exit_code
+    exit_code = 1
     try:
         for name in os.listdir("/proc/self/fd"):
             if int(name) not in {0, 1, 2, *files}:
                 with suppress(OSError):
                     os.close(int(name))
-        sys.argv = words[words.index("-c") :]
+        sys.argv = command[command.index("-c") :]
         main = sys.modules["__main__"] = ModuleType("__main__")
         exec(sys.argv.pop(1), vars(main))  # noqa: S102
-        status = 0
+        exit_code = 0
     except SystemExit as end:
-        status = int(end.code or 0)
+        exit_code = int(end.code or 0)
     finally:
         leave()
     raise AssertionError
 
 
-def main(place: str, what: str, *words: str) -> None:
-    if not what.isdecimal():
-        stand_for(place, what, *words)
-    atexit.register(leave)  # before all others: it is called after them
-    call = serve(int(what))
-    global status
+def main(first: str, second: str, *arguments: str) -> None:
+    """Replace Python, or serve: `main(address, python, ...)` or `main(python, file)`."""
+    is_server = second.isdecimal()
+    if not is_server:
+        replace_python(first, second, *arguments)
+    # The function that is registered first is called last, after all others.
+    atexit.register(leave)
+    command, variables, folder = serve(int(second))
+    global exit_code
     try:
-        run(place, *call)
-        status = 0
+        run(first, command, variables, folder)
+        exit_code = 0
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     except KeyboardInterrupt:
-        atexit.unregister(leave)  # as Python itself ends by that signal
+        # Python ends by this signal, and not with an exit code.
+        atexit.unregister(leave)
         raise
 
 
 def leave() -> None:
-    """End, but leave what is imported as it is: to take it apart takes a fifth of a second."""
+    """End at once. To destroy all imported modules would take a fifth of a second."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # it is closed
+        # The call may have closed its streams.
+        with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(status)
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

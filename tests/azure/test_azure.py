@@ -26,20 +26,25 @@ from azure_user import (
     ANSWERS,
     MONITOR,
     SECRET,
+    TOY_PREP,
     Shell,
     User,
     assert_all_finished,
+    assert_log_of_failed_step_is_shown,
     assert_one_sentence,
+    assert_output_of_entry_script_is_shown,
     assert_outputs_are_registered,
     assert_same_steps_are_reused,
     assert_status_judges_runs,
     assert_violations_are_reported,
+    enable_weekly_schedules,
     list_states,
     read_lines,
     states_by_step,
     train_and_score_on_azure,
 )
 from conftest import Bake
+from toys import wait_until
 
 #: With these variables, neither the stand-in's managed identity nor the machine's is found.
 NO_IDENTITY = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
@@ -298,11 +303,6 @@ def list_active_schedules(user: User) -> list[Any]:
     """Return the schedules that are not disabled."""
     schedules = user.standin.azure.schedules.values()
     return [schedule for schedule in schedules if schedule["EntityStatus"] == "0"]
-
-
-def enable_weekly_schedules(settings: str) -> str:
-    """Return the text of settings.yml with the schedules that it has as a comment."""
-    return re.sub(r"^# (schedules:| +\w+:)", r"\1", settings, flags=re.MULTILINE)
 
 
 def test_publish_updates_the_endpoint_and_its_schedule(user: User) -> None:
@@ -615,21 +615,39 @@ def test_short_faults_of_azure_are_no_errors(user: User, shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (Fault("POST login/.*/token", 401), "Azure refuses the login (AADSTS7000215)."),
-        (Fault("GET arm{scope}", 200, body=b"<html>"), "The SDK gives up"),
-        (
+        pytest.param(
+            Fault("POST login/.*/token", 401),
+            "Azure refuses the login (AADSTS7000215).",
+            id="login is refused",
+        ),
+        pytest.param(
+            Fault("GET arm{scope}", 200, body=b"<html>"),
+            "The SDK gives up",
+            id="workspace is HTML",
+        ),
+        pytest.param(
             Fault("GET arm/subscriptions", 200, body=b'{"value": []}'),
             "sees no subscription",
+            id="no subscription",
         ),
-        (Fault("GET ml/.*/default", 401), "does not accept the login. Run `az login`"),
-        (Fault("GET ml/.*/default", 403), "Ask the owner for the role AzureML Data"),
-        (Fault("POST ml/.*WithGraph", 429, retry_after=7), "asks to wait 7 s. Run the"),
+        pytest.param(
+            Fault("GET ml/.*/default", 401),
+            "does not accept the login. Run `az login`",
+            id="datastore answers 401",
+        ),
+        pytest.param(
+            Fault("GET ml/.*/default", 403),
+            "Ask the owner for the role AzureML Data",
+            id="datastore answers 403",
+        ),
+        pytest.param(
+            Fault("POST ml/.*WithGraph", 429, retry_after=7),
+            "asks to wait 7 s. Run the",
+            id="too many requests",
+        ),
     ],
-    ids=lambda value: (
-        f"{value.pattern} {value.status}" if isinstance(value, Fault) else ""
-    ),
 )
-def test_a_sentence_says_what_is_wrong(
+def test_message_explains_an_error_of_azure(
     user: User, shell: Shell, fault: Fault, sentence: str
 ) -> None:
     fault.times = None
@@ -639,17 +657,22 @@ def test_a_sentence_says_what_is_wrong(
     assert sentence in failed.err
 
 
-def test_what_is_wrong_here_is_said_before_anything_is_sent(
-    user: User, shell: Shell
-) -> None:
-    for command, text in {
+def test_wrong_options_are_refused_before_any_request(user: User, shell: Shell) -> None:
+    messages = {
         "submit training --set learning_rte=1": "Did you mean learning_rate?",
         "submit training --set learning_rate=x": "learning_rate is 'x', but must be like",
         "submit training --set x": "write --set NAME=VALUE.",
-    }.items():
+    }
+    for command, message in messages.items():
         failed = shell.run(command)
         assert (failed.code, failed.out) == (1, "")
-        assert text in failed.err
+        assert message in failed.err
+    assert not user.standin.requests
+
+
+def test_wrong_settings_are_refused_before_any_request(
+    user: User, shell: Shell
+) -> None:
     user.project.set("data", training="data/nowhere")
     failed = shell.run("submit training")
     assert (
@@ -660,12 +683,9 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(
     for command in ("provision", "submit training", "publish training"):
         assert "training.test_fraction is 2" in shell.run(command).err
     user.project.set("training", test_fraction=0.2)
-    path = user.project.path / "settings.yml"
-    weekly = (
-        "schedules: {scoring: {frequency: Week, interval: 1, "
-        "time_zone: W Europe Standard Time}}"
-    )
-    path.write_text(f"{path.read_text(encoding='utf-8')}{weekly}\n", encoding="utf-8")
+    schedule = "{frequency: Week, interval: 1, time_zone: W Europe Standard Time}"
+    with (user.project.path / "settings.yml").open("a", encoding="utf-8") as settings:
+        settings.write(f"schedules: {{scoring: {schedule}}}\n")
     failed = shell.run("publish scoring")
     assert (
         "which is not a Windows time zone. Write W. Europe Standard Time" in failed.err
@@ -673,7 +693,7 @@ def test_what_is_wrong_here_is_said_before_anything_is_sent(
     assert not user.standin.requests
 
 
-def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:
+def test_missing_compute_is_named_before_a_submission(user: User, shell: Shell) -> None:
     user.project.set("compute", name="gpu-cluster")
     failed = shell.run("submit training")
     assert_one_sentence(failed)
@@ -682,7 +702,7 @@ def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:
     assert not user.standin.azure.jobs
 
 
-def test_without_a_login(user: User) -> None:
+def test_message_without_a_login_says_how_to_log_in(user: User) -> None:
     started = time.monotonic()
     failed = user.run("submit", "training", login=False, **NO_IDENTITY)
     assert time.monotonic() - started < 30
@@ -691,23 +711,27 @@ def test_without_a_login(user: User) -> None:
     assert not user.standin.requests
 
 
-def test_whoever_is_logged_in_with_az(user: User, tmp_path: Path) -> None:
+def test_login_with_az_is_used_and_its_token_is_kept(
+    user: User, tmp_path: Path
+) -> None:
     token = resources.token("https://management.core.windows.net/")
     answer = {"accessToken": token, "expires_on": int(time.time()) + 3600}
+    # Each call of this `az` adds a line to a file.
+    calls = tmp_path / "calls"
     az = tmp_path / "bin" / "az"
     az.parent.mkdir()
-    az.write_text(f"#!/bin/sh\necho >> {tmp_path}/asked\necho '{json.dumps(answer)}'\n")
+    az.write_text(f"#!/bin/sh\necho >> {calls}\necho '{json.dumps(answer)}'\n")
     az.chmod(0o755)
     path = f"{az.parent}{os.pathsep}{os.environ['PATH']}"
 
     result = user.run("submit", "training", PATH=path, login=False, **NO_IDENTITY)
 
     assert result.code == 0, result.err
-    assert len((tmp_path / "asked").read_text()) == 1  # not at each request
+    assert calls.read_text().count("\n") == 1
     user.standin.verify()
 
 
-def test_another_cloud_has_other_hosts(user: User, shell: Shell) -> None:
+def test_cloud_for_governments_has_other_hosts(user: User, shell: Shell) -> None:
     user.project.set("workspace", cloud="AzureUSGovernment")
     assert shell.run("submit training").code == 0
     hosts = {request.host for request in user.standin.requests}
@@ -715,20 +739,11 @@ def test_another_cloud_has_other_hosts(user: User, shell: Shell) -> None:
     assert not hosts & {"login.microsoftonline.com", "management.azure.com"}
 
 
-def test_a_step_that_fails(user: User, shell: Shell) -> None:
-    user.write(
-        "prep", "print('\\n'.join(map(str, range(50)))); raise SystemExit('no rows')"
-    )
-    failed = shell.run("submit training --wait")
-    assert (failed.code, failed.err) == (1, "")
-    assert ("failed", "prep") in read_lines(failed.out)
-    shown = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2].splitlines()
-    assert shown[:20] == [f"    {number}" for number in range(31, 50)] + ["    no rows"]
-    step = user.newest_run()[1]["prep"]
-    assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
+def test_end_of_a_failed_steps_log_is_shown(user: User, shell: Shell) -> None:
+    assert_log_of_failed_step_is_shown(user, shell)
 
 
-def test_a_step_that_dies_before_its_script_runs(user: User, shell: Shell) -> None:
+def test_error_of_a_step_that_never_started_is_shown(user: User, shell: Shell) -> None:
     user.standin.azure.stillborn_steps["prep"] = "The image could not be built."
     failed = shell.run("submit training --wait")
     assert (failed.code, failed.err) == (1, "")
@@ -736,19 +751,14 @@ def test_a_step_that_dies_before_its_script_runs(user: User, shell: Shell) -> No
     assert "Its logs/azureml/executionlogs.txt ends:\n" in failed.out
 
 
-def test_states_that_are_names_instead_of_numbers(user: User, shell: Shell) -> None:
+def test_states_of_runs_may_be_names(user: User, shell: Shell) -> None:
     user.standin.azure.names_states = True
     user.write("prep", "raise SystemExit('no rows')")
     failed = shell.run("submit training --wait")
     assert failed.code == 1
     assert ("failed", "prep") in read_lines(failed.out)
-    prep = """
-import pathlib, sys
-for port in ("--prepared", "--report"):
-    folder = pathlib.Path(sys.argv[sys.argv.index(port) + 1])
-    (folder / "part.parquet").write_text("")
-"""
-    user.write("prep", prep)
+
+    user.write("prep", TOY_PREP)
     user.write("monitor", MONITOR)
     user.write("score", "def run(batch):\n    return batch")
     scored = shell.run("submit scoring --wait")
@@ -756,50 +766,45 @@ for port in ("--prepared", "--report"):
     assert scored.out.splitlines()[-1].startswith("finished   run")
 
 
-def test_an_environment_of_another_image_is_registered_anew(user: User) -> None:
+def test_environment_with_another_image_is_registered_again(user: User) -> None:
     assert user.run("provision").code == 0
-    (first,) = user.standin.azure.environments["penguins-steps"]
-    assert "openmpi4.1.0-ubuntu22.04:20260715.v1" in json.dumps(first)
-    assert '"conda-forge"' in json.dumps(first)
-    assert "anaconda" not in json.dumps(first)
-    same = user.run("provision")
-    assert ("unchanged", "environment") in read_lines(same.out)
-    package = user.project.package
-    user.project.edit(f"{package}/pipelines.py", ":20260715.v1", ":20260801.v1")
-    again = user.run("provision")
-    assert ("registered", "environment") in read_lines(again.out)
+    (environment,) = user.standin.azure.environments["penguins-steps"]
+    definition = json.dumps(environment)
+    assert "openmpi4.1.0-ubuntu22.04:20260715.v1" in definition
+    assert '"conda-forge"' in definition
+    assert "anaconda" not in definition
+
+    unchanged = user.run("provision")
+    assert ("unchanged", "environment") in read_lines(unchanged.out)
+
+    pipelines = f"{user.project.package}/pipelines.py"
+    user.project.edit(pipelines, ":20260715.v1", ":20260801.v1")
+    changed = user.run("provision")
+    assert ("registered", "environment") in read_lines(changed.out)
     assert len(user.standin.azure.environments["penguins-steps"]) == 2
 
 
-@pytest.mark.parametrize("kind", ["PythonScriptStep", "ParallelRunStep"])
-def test_a_mini_batch_that_fails(user: User, shell: Shell, kind: str) -> None:
-    user.standin.azure.parallel_step_type = kind
-    prep = """
-import pathlib, sys
-folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
-(folder / "part.parquet").write_text("")
-"""
-    user.write("prep", prep)
-    user.write("monitor", MONITOR)
-    user.write("score", "def run(batch):\n    raise ValueError('no model')")
-    failed = shell.run("submit scoring --wait")
-    assert failed.code == 1
-    assert "Its logs/user/error.txt ends:" in failed.out
-    assert "ValueError: no model" in failed.out
-    assert "The folder logs/user/ has what the entry script printed" in failed.out
+@pytest.mark.parametrize("step_type", ["PythonScriptStep", "ParallelRunStep"])
+def test_output_of_a_failed_entry_script_is_shown(
+    user: User, shell: Shell, step_type: str
+) -> None:
+    """Azure calls a parallel step by either of the two names."""
+    user.standin.azure.parallel_step_type = step_type
+    assert_output_of_entry_script_is_shown(user, shell)
 
 
-def test_a_run_that_is_cancelled(user: User) -> None:
+def test_canceled_run_ends_the_command(user: User) -> None:
     user.standin.azure.endless_steps.add("prep")
     process = user.start("submit", "training", "--wait")
-    wait_for(lambda: user.standin.azure.jobs and user.newest_run()[1])
-    user.newest_run()[0].cancel.set()
+    wait_until(lambda: bool(user.standin.azure.jobs) and bool(user.newest_run()[1]))
+    run = user.newest_run()[0]
+    run.cancel.set()
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, "")
-    assert out.splitlines()[-1] == f"canceled   run {user.newest_run()[0].id}"
+    assert out.splitlines()[-1] == f"canceled   run {run.id}"
 
 
-def test_a_run_that_never_ends_goes_on_without_its_watcher(user: User) -> None:
+def test_run_continues_after_its_command_is_interrupted(user: User) -> None:
     user.standin.azure.endless_steps.add("prep")
     process = user.start("submit", "training", "--wait")
     assert process.stdout
@@ -816,31 +821,23 @@ def test_a_run_that_never_ends_goes_on_without_its_watcher(user: User) -> None:
     assert not run.cancel.is_set()
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def test_a_wait_outlives_a_bad_connection(user: User, shell: Shell) -> None:
-    status = "GET ml/pipelines.*/PipelineRuns/[^/]+$"
-    user.standin.faults.append(Fault(status, 503, times=6))
+def test_waiting_survives_a_bad_connection(user: User, shell: Shell) -> None:
+    get_status = "GET ml/pipelines.*/PipelineRuns/[^/]+$"
+    fault = Fault(get_status, 503, times=6)
+    user.standin.faults.append(fault)
     result = shell.run("submit training --wait")
-    assert result.out.splitlines()[-1].startswith(
-        "All its logs"
-    )  # its steps do nothing
-    assert user.standin.faults[0].seen > 6
+    # The run itself fails in the end, because its steps write nothing.
+    assert result.out.splitlines()[-1].startswith("All its logs")
+    assert fault.seen > 6
 
-    user.standin.faults[:] = [Fault(status, 503, times=None)]
+    user.standin.faults[:] = [Fault(get_status, 503, times=None)]
     result = shell.run("submit training --wait")
     assert_one_sentence(result)
-    assert result.out.splitlines()[-1].startswith(
-        "The run goes on. Follow it at https:"
-    )
+    last_line = result.out.splitlines()[-1]
+    assert last_line.startswith("The run goes on. Follow it at https:")
 
 
-def test_help_waits_for_no_import(user: User) -> None:
+def test_help_does_not_import_the_sdk(user: User) -> None:
     code = f"""
 import sys
 sys.argv = ["project", "--help"]

@@ -1,4 +1,7 @@
-"""What differs on Azure for projects of azure-ai-ml, tried as in test_azure.py."""
+"""provision, submit and publish of generated projects, with azure-ai-ml.
+
+As in test_azure.py, the SDK talks to the stand-in for Azure (azure_standin/).
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,23 @@ import pandas as pd
 import pytest
 from azure_standin import Fault, Standin
 from azure_standin.jobs import fire_schedule
+from azure_standin.state import Json
 from azure_standin.truth import TRUTH, judge
 from azure_user import (
     ANSWERS,
-    MONITOR,
     Shell,
     User,
     assert_all_finished,
+    assert_log_of_failed_step_is_shown,
     assert_one_sentence,
+    assert_output_of_entry_script_is_shown,
     assert_outputs_are_registered,
     assert_same_steps_are_reused,
     assert_status_judges_runs,
     assert_violations_are_reported,
+    enable_weekly_schedules,
     list_states,
-    read_lines,
+    states_by_step,
     train_and_score_on_azure,
 )
 from conftest import PYTHONS, Bake
@@ -36,6 +42,7 @@ STEPS = ("prep", "train", "evaluate", "register", "monitor", "score")
 
 @pytest.fixture(scope="module")
 def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user who has trained and scored on Azure. The tests share this project."""
     project = bake(**ANSWERS, azureml_sdk=SDK)
     with train_and_score_on_azure(project, tmp_path_factory.mktemp("azure")) as user:
         yield user
@@ -43,7 +50,7 @@ def trained(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Us
 
 @pytest.fixture(scope="module")
 def user(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    """A project whose steps do nothing, in a workspace with a cluster."""
+    """A user whose steps do nothing, in a workspace with a cluster."""
     folder = tmp_path_factory.mktemp("azure")
     with Standin.running(folder / "standin") as standin:
         standin.azure.python = PYTHONS[SDK]
@@ -56,56 +63,59 @@ def user(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]
 
 @pytest.fixture(scope="module")
 def shell(user: User) -> Iterator[Shell]:
+    """A shell that runs commands of the user's project."""
     with closing(Shell(user)) as shell:
         yield shell
 
 
 @pytest.fixture(autouse=True)
-def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+def clear_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the faults after each test, because the tests share a stand-in."""
     yield
     if "user" in request.fixturenames:
         request.getfixturevalue("user").standin.faults.clear()
 
 
-def test_a_training_and_a_scoring_run_finish(trained: User) -> None:
-    run = next(iter(trained.standin.azure.component_jobs))
-    assert_all_finished(trained, run, "completed")
+def test_training_and_scoring_finish(trained: User) -> None:
+    training_run = next(iter(trained.standin.azure.component_jobs))
+    assert_all_finished(trained, training_run, finished="completed")
     provision, *_ = trained.results.values()
-    assert list_states(provision.out) == [
-        *("created", "created", "registered", "uploaded", "uploaded"),
-    ]
+    states = ["created", "created", "registered", "uploaded", "uploaded"]
+    assert list_states(provision.out) == states
 
 
-def test_the_run_is_tracked_and_the_model_registered(trained: User) -> None:
+def test_training_is_tracked_and_its_model_is_registered(trained: User) -> None:
     azure = trained.standin.azure
     steps = {run.name: run for run in azure.runs.values() if run.parent}
-    assert steps["train"].parameters["max_iterations"] == "20"
-    (tried,) = (run for run in azure.runs.values() if run.parent == steps["train"].id)
-    assert tried.parameters["max_iterations"] == "20"
-    assert {metric["key"] for metric in tried.metrics} == {"cv_log_loss", "seconds"}
-    metrics = {one["key"]: one["value"] for one in steps["evaluate"].metrics}
+    train = steps["train"]
+    assert train.parameters["max_iterations"] == "20"
+    (search_run,) = azure.children(train.id)
+    assert search_run.parameters["max_iterations"] == "20"
+    assert {metric["key"] for metric in search_run.metrics} == {
+        "cv_log_loss",
+        "seconds",
+    }
+    metrics = {metric["key"]: metric["value"] for metric in steps["evaluate"].metrics}
     assert metrics["accuracy"] > 0.9
-    assert [one["version"] for one in azure.models["penguins"]] == ["1"]
+    versions = [version["version"] for version in azure.models["penguins"]]
+    assert versions == ["1"]
 
 
-def test_named_outputs_are_registered(trained: User) -> None:
+def test_outputs_in_settings_are_registered(trained: User) -> None:
     assert_outputs_are_registered(trained)
 
 
-def test_predictions_are_those_of_azureml_sdk(
+def test_predictions_are_those_of_a_local_run_with_azureml_sdk(
     trained: User, bake: Bake, tmp_path: Path
 ) -> None:
-    """Row for row, of the same data and settings: those are a local run's (test_azure).
-
-    That the two are the same here too, `test_move` holds.
-    """
+    """Compare each row. test_move compares local runs of both SDKs."""
     remote = trained.output("score", "predictions", tmp_path / "predictions")
     rows = pd.read_parquet(remote)
     assert len(rows) > 40
     project = bake()
-    clusters = "{gpu: {name: gpu, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
-    with (project.path / "settings.yml").open("a", encoding="utf-8") as file:
-        file.write(f"computes: {clusters}\nsteps: {{train: gpu}}\n")
+    computes = "{gpu: {name: gpu, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
+    with (project.path / "settings.yml").open("a", encoding="utf-8") as settings:
+        settings.write(f"computes: {computes}\nsteps: {{train: gpu}}\n")
     training = project.run("training", "--set", "max_iterations=20")
     assert training.code == 0, training.err
     assert "train on gpu. Here, this machine takes the place of all" in training.err
@@ -118,30 +128,30 @@ def test_predictions_are_those_of_azureml_sdk(
 def test_unchanged_steps_are_reused(trained: User) -> None:
     again = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
     assert (again.code, again.err) == (0, "")
-    lines = [line for line in read_lines(again.out) if len(line) > 1]
-    states = {name: state for state, name in lines}
+    states = states_by_step(again.out)
     assert (states["prep"], states["train"]) == ("reused", "reused")
     assert (states["evaluate"], states["register"]) == ("completed", "completed")
 
 
-def test_the_same_steps_are_reused_here_and_on_azure(user: User) -> None:
+def test_same_steps_are_reused_here_and_on_azure(user: User) -> None:
     assert_same_steps_are_reused(user)
 
 
-def test_data_that_breaks_rules(trained: User) -> None:
+def test_violations_of_rules_are_reported(trained: User) -> None:
     assert_violations_are_reported(trained)
 
 
-def test_no_secret_leaves_the_project(trained: User) -> None:
+def test_requests_and_output_have_no_secret(trained: User) -> None:
     secret = trained.standin.credentials["AZURE_CLIENT_SECRET"]
     for result in trained.results.values():
         assert secret not in result.out + result.err
     for request in trained.standin.requests:
-        assert request.service == "login" or secret.encode() not in request.body
+        if request.service != "login":
+            assert secret.encode() not in request.body
 
 
 @pytest.mark.skipif(TRUTH is None, reason="no specifications beside it")
-def test_every_answer_is_of_the_specified_form(trained: User) -> None:
+def test_answers_fit_the_specifications(trained: User) -> None:
     assert trained.run("check", "--online").code == 0
     judged, faults = judge(trained.standin.requests)
     assert faults == []
@@ -149,162 +159,211 @@ def test_every_answer_is_of_the_specified_form(trained: User) -> None:
 
 
 def test_provision_again_changes_nothing(trained: User) -> None:
-    before = len(trained.standin.requests)
+    request_count = len(trained.standin.requests)
     again = trained.run("provision")
     assert again.code == 0, again.err
     assert set(list_states(again.out)) == {"unchanged"}
-    writes = [one for one in trained.standin.requests[before:] if one.method == "PUT"]
-    assert writes == []
+    methods = {request.method for request in trained.standin.requests[request_count:]}
+    assert "PUT" not in methods
 
 
-def test_publish_twice_and_a_changed_schedule(user: User, shell: Shell) -> None:
-    azure, path = user.standin.azure, user.project.path / "settings.yml"
+# Publish --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings_file(user: User) -> Iterator[Path]:
+    """The file settings.yml, which is as before after the test."""
+    path = user.project.path / "settings.yml"
+    settings = path.read_text(encoding="utf-8")
+    yield path
+    path.write_text(settings, encoding="utf-8")
+
+
+def find_schedule(user: User) -> Json:
+    """Return the only schedule of the workspace."""
+    (schedule,) = [
+        resource
+        for id, resource in user.standin.azure.resources.items()
+        if "/schedules/" in id
+    ]
+    return schedule
+
+
+def list_deployments(user: User) -> list[Json]:
+    """Return all deployments of batch endpoints, oldest first."""
+    return [
+        resource
+        for id, resource in user.standin.azure.resources.items()
+        if "/deployments/" in id
+    ]
+
+
+def test_publish_updates_the_endpoint_and_its_schedule(
+    user: User, shell: Shell, settings_file: Path
+) -> None:
+    """Publish without a schedule, then with one, with an older model, and without again."""
+    azure = user.standin.azure
+    settings = settings_file.read_text(encoding="utf-8")
+    weekly = enable_weekly_schedules(settings)
+
     first = shell.run("publish scoring")
     assert first.code == 0, first.err
-    name = re.search(r"penguins-scoring-\w+", first.out)[0]  # type: ignore[index]
-    assert f"https://{name}." in first.out
-    default = re.search(r"deployment (v\d+), now the default", first.out)
+    published = re.search(
+        r"(penguins-scoring-\w+).*deployment (v\d+), now the default", first.out
+    )
+    assert published
+    endpoint, deployment = published.groups()
+    assert f"https://{endpoint}." in first.out
 
-    plain = path.read_text(encoding="utf-8")
-    weekly = re.sub(r"^# (schedules:| +\w+:)", r"\1", plain, flags=re.MULTILINE)
-    path.write_text(weekly, encoding="utf-8")
-    before = len(user.standin.requests)
-    dry = shell.run("publish scoring --dry-run")
-    assert f"would be published  {name}, a new default (now: deployment v" in dry.out
-    assert "would be scheduled  frequency Week, interval 1" in dry.out
-    new = user.standin.requests[before:]
-    writes = {one.route for one in new if one.method not in ("GET", "HEAD")}
-    assert {route for route in writes if route and "listSecrets" not in route} <= {
-        "POST login/{tenant}/oauth2/v2.0/token"
-    }
+    settings_file.write_text(weekly, encoding="utf-8")
+    assert_dry_run_changes_nothing(user, shell, endpoint)
 
     second = shell.run("publish scoring")
     assert second.code == 0, second.err
-    assert default and f"(before: deployment {default[1]})" in second.out
-    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
+    assert f"(before: deployment {deployment})" in second.out
+    schedule = find_schedule(user)
     assert schedule["properties"]["isEnabled"] is True
     trigger = schedule["properties"]["trigger"]
     assert (trigger["frequency"].lower(), trigger["interval"]) == ("week", 1)
     assert trigger["timeZone"] == "W. Europe Standard Time"
-    # Published again with an older model, the schedule scores with it.
-    older = weekly.replace("model_version: latest", "model_version: 1")
-    path.write_text(older, encoding="utf-8")
+
+    older_model = weekly.replace("model_version: latest", "model_version: 1")
+    settings_file.write_text(older_model, encoding="utf-8")
     assert "unchanged  schedule" in shell.run("publish scoring").out
-    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
+    schedule = find_schedule(user)
     inputs = schedule["properties"]["action"]["jobDefinition"]["inputs"]
     assert inputs["model_version"]["value"] == "1"
     assert_status_judges_runs(user, shell, lambda: fire_schedule(azure, schedule))
 
-    path.write_text(plain, encoding="utf-8")
+    settings_file.write_text(settings, encoding="utf-8")
     last = shell.run("publish scoring --data folder/of/tomorrow")
     assert last.code == 0, last.err
     assert "disabled   schedule" in last.out
-    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
-    assert schedule["properties"]["isEnabled"] is False
-    deployments = [id for id in azure.resources if "/deployments/" in id]
-    assert len(deployments) == 4
-    for deployment in deployments:
-        configuration = azure.resources[deployment]["properties"]
-        assert "cpu-cluster" in json.dumps(configuration), configuration
+    assert find_schedule(user)["properties"]["isEnabled"] is False
+    assert len(list_deployments(user)) == 4
+    for resource in list_deployments(user):
+        assert "cpu-cluster" in json.dumps(resource["properties"]), resource
     user.standin.verify()
 
-    path.write_text(weekly, encoding="utf-8")
+    settings_file.write_text(weekly, encoding="utf-8")
     assert shell.run("publish scoring").code == 0
-    path.write_text(plain, encoding="utf-8")
-    (schedule,) = (one for id, one in azure.resources.items() if "/schedules/" in id)
-    assert schedule["properties"]["isEnabled"] is True
+    assert find_schedule(user)["properties"]["isEnabled"] is True
 
-    # Azure allows 20: the oldest go, but for those that others have made.
-    newest = azure.resources[deployments[-1]]
+
+def assert_dry_run_changes_nothing(user: User, shell: Shell, endpoint: str) -> None:
+    """Check that `publish --dry-run` describes the changes, and writes nothing."""
+    request_count = len(user.standin.requests)
+    result = shell.run("publish scoring --dry-run")
+    planned = f"would be published  {endpoint}, a new default (now: deployment v"
+    assert planned in result.out
+    assert "would be scheduled  frequency Week, interval 1" in result.out
+    for request in user.standin.requests[request_count:]:
+        reads = request.method in ("GET", "HEAD") or "listSecrets" in request.path
+        assert reads or request.service == "login", request.target
+
+
+def test_publish_deletes_the_oldest_deployments(user: User, shell: Shell) -> None:
+    """Azure allows 20 deployments. Those that the project has not named are kept."""
+    assert shell.run("publish scoring").code == 0
+    newest = list_deployments(user)[-1]
     endpoint = newest["id"].rpartition("/")[0]
-    old = [f"v{number}" for number in range(20200101000000000, 20200101000000010)]
-    for name in [*old, "by-hand"]:
+    old_names = [f"v202001010000000{number:02}" for number in range(10)]
+    names_of_project = [deployment["name"] for deployment in list_deployments(user)]
+    names_of_project += old_names
+    for name in [*old_names, "by-hand"]:
         id = f"{endpoint}/{name}"
-        azure.resources[id.lower()] = newest | {"id": id, "name": name}
+        copy = newest | {"id": id, "name": name}
+        user.standin.azure.resources[id.lower()] = copy
+
     assert shell.run("publish scoring").code == 0
-    left = {id.rpartition("/")[2] for id in azure.resources if "/deployments/" in id}
-    assert len(left) == 11 and "by-hand" in left and old[-1] in left
-    assert old[4] not in left
+
+    names = {deployment["name"] for deployment in list_deployments(user)}
+    (new_name,) = names - {*names_of_project, "by-hand"}
+    assert names == {"by-hand", *sorted(names_of_project)[-9:], new_name}
 
 
-def test_a_step_that_fails(user: User, shell: Shell) -> None:
-    failing = "print('\\n'.join(map(str, range(50)))); raise SystemExit('no rows')"
-    user.write("prep", failing)
-    failed = shell.run("submit training --wait")
-    user.write("prep", "print('done')")
-    assert (failed.code, failed.err) == (1, "")
-    assert ("failed", "prep") in read_lines(failed.out)
-    shown = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2].splitlines()
-    assert shown[:20] == [f"    {number}" for number in range(31, 50)] + ["    no rows"]
-    step = user.newest_run()[1]["prep"]
-    assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
+# Faults ---------------------------------------------------------------------------------
 
 
-def test_a_mini_batch_that_fails(user: User, shell: Shell) -> None:
-    """With as many as may fail, and one more."""
-    prep = """
-import pathlib, sys
-folder = pathlib.Path(sys.argv[sys.argv.index("--prepared") + 1])
-(folder / "part.parquet").write_text("")
-"""
-    user.write("prep", prep)
-    user.write("monitor", MONITOR)
-    user.write("score", "def run(batch):\n    raise ValueError('no model')")
-    failed = shell.run("submit scoring --wait")
+@pytest.fixture
+def restore_steps(user: User) -> Iterator[None]:
+    """Let the steps do nothing again after the test."""
+    yield
+    for step in STEPS:
+        user.write(step, "print('done')")
+
+
+@pytest.mark.usefixtures("restore_steps")
+def test_end_of_a_failed_steps_log_is_shown(user: User, shell: Shell) -> None:
+    assert_log_of_failed_step_is_shown(user, shell)
+
+
+@pytest.mark.usefixtures("restore_steps", "settings_file")
+def test_failed_mini_batches_are_allowed_up_to_the_threshold(
+    user: User, shell: Shell
+) -> None:
+    assert_output_of_entry_script_is_shown(user, shell)
     user.project.set("scoring", error_threshold=1)
     allowed = shell.run("submit scoring --wait")
-    user.project.set("scoring", error_threshold=0)
-    for step in ("prep", "monitor", "score"):
-        user.write(step, "print('done')")
-    assert failed.code == 1
-    assert "Its logs/user/error.txt ends:" in failed.out
-    assert "ValueError: no model" in failed.out
-    assert "The folder logs/user/ has what the entry script printed" in failed.out
     assert allowed.code == 0, allowed.out
 
 
-def test_an_answer_to_a_submission_that_is_lost(user: User, shell: Shell) -> None:
-    before = set(user.standin.azure.component_jobs)
+def test_lost_answer_to_a_submission_is_requested_again(
+    user: User, shell: Shell
+) -> None:
+    jobs_before = set(user.standin.azure.component_jobs)
     user.standin.faults.append(Fault("PUT arm.*/jobs/", lost=True))
-    done = shell.run("submit training")
-    assert done.code == 0, done.err
-    (run,) = set(user.standin.azure.component_jobs) - before
-    assert f"run {run}" in done.out
+    result = shell.run("submit training")
+    assert result.code == 0, result.err
+    (run,) = set(user.standin.azure.component_jobs) - jobs_before
+    assert f"run {run}" in result.out
 
 
-def test_a_compute_that_does_not_exist(user: User, shell: Shell) -> None:
+@pytest.mark.usefixtures("settings_file")
+def test_missing_compute_is_named_before_a_submission(user: User, shell: Shell) -> None:
     user.project.set("compute", name="gpu-cluster")
     failed = shell.run("submit training")
-    user.project.set("compute", name="cpu-cluster")
     assert_one_sentence(failed)
     assert "gpu-cluster, which is not in workspace" in failed.err
     assert "provision` creates it" in failed.err
 
-    path = user.project.path / "settings.yml"
-    text = path.read_text(encoding="utf-8")
+
+def test_missing_compute_of_a_step_is_named(
+    user: User, shell: Shell, settings_file: Path
+) -> None:
+    settings = settings_file.read_text(encoding="utf-8")
     gpu = "{gpu: {name: gpu-cluster, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
-    path.write_text(f"{text}computes: {gpu}\nsteps: {{trian: gpu}}\n")
-    misspelt = shell.run("submit training")
-    checked = shell.run("check")
-    path.write_text(f"{text}computes: {gpu}\nsteps: {{train: gpu}}\n")
+    settings_file.write_text(f"{settings}computes: {gpu}\nsteps: {{train: gpu}}\n")
     failed = shell.run("publish training")
-    path.write_text(text, encoding="utf-8")
-    message = "settings.yml: steps.trian is not the name of a step: write train.\n"
-    assert (misspelt.code, misspelt.err) == (1, message)
-    assert checked.code == 1
-    assert "steps.trian" in checked.out
     assert_one_sentence(failed)
     assert "computes.gpu.name is gpu-cluster, which is not in workspace" in failed.err
 
 
-def test_no_workspace_and_no_login(user: User) -> None:
+def test_compute_of_an_unknown_step_is_refused(
+    user: User, shell: Shell, settings_file: Path
+) -> None:
+    settings = settings_file.read_text(encoding="utf-8")
+    gpu = "{gpu: {name: gpu-cluster, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
+    settings_file.write_text(f"{settings}computes: {gpu}\nsteps: {{trian: gpu}}\n")
+    submitted = shell.run("submit training")
+    message = "settings.yml: steps.trian is not the name of a step: write train.\n"
+    assert (submitted.code, submitted.err) == (1, message)
+    checked = shell.run("check")
+    assert checked.code == 1
+    assert "steps.trian" in checked.out
+
+
+def test_missing_workspace_is_named(user: User) -> None:
     path = user.project.path / ".azureml/config.json"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace('"workspace"', '"elsewhere"'), encoding="utf-8")
+    config = path.read_text(encoding="utf-8")
+    path.write_text(config.replace('"workspace"', '"elsewhere"'), encoding="utf-8")
     failed = user.run("submit", "training")
-    path.write_text(text, encoding="utf-8")
+    path.write_text(config, encoding="utf-8")
     assert_one_sentence(failed)
     assert "no workspace elsewhere in the resource group group" in failed.err
-    wrong = user.run("provision", AZURE_CLIENT_SECRET="wrong")
-    assert_one_sentence(wrong)
-    assert "AADSTS7000215" in wrong.err
+
+
+def test_wrong_secret_is_refused(user: User) -> None:
+    failed = user.run("provision", AZURE_CLIENT_SECRET="wrong")
+    assert_one_sentence(failed)
+    assert "AADSTS7000215" in failed.err
