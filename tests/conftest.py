@@ -37,6 +37,22 @@ sys.dont_write_bytecode = True
 # With several threads each, tests that run side by side take four times as long, because
 # waiting threads spin. scikit-learn's own tests set this, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: The files with the longest tests, the longest first. Their numbers of tests do not show it.
+SLOW_FILES = (
+    "test_azure.py",
+    "test_local_run.py",
+    "test_places.py",
+    "test_workflows.py",
+    "test_updates.py",
+    "test_notebooks.py",
+    "test_recipes.py",
+    "test_reuse.py",
+    "test_azure_v2.py",
+    "test_move.py",
+    "test_figures.py",
+    "test_search.py",
+    "test_model_recipes.py",
+)
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 SDKS: list[str] = QUESTIONS["azureml_sdk"]
 #: The Python of each SDK. The two SDKs cannot be installed into one environment.
@@ -57,7 +73,7 @@ if sys.platform == "linux":
 
 
 def committer(home: Path) -> dict[str, str]:
-    """Return the environment of a person who commits, with the tools of the tests on PATH."""
+    """Return the environment of somebody who commits, with the tests' tools on PATH."""
     tools = Path(sys.executable).parent
     return {
         **os.environ,
@@ -144,14 +160,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Tests that need no generated project come last: most are quick, and fill the gaps.
     """
-    slow_files = ("test_azure.py", "test_local_run.py", "test_places.py")
-    tests_by_file = Counter(item.path for item in items)
+    ranks = {name: rank for rank, name in enumerate(SLOW_FILES)}
+    test_counts = Counter(item.path for item in items)
 
-    def order(item: pytest.Item) -> tuple[bool, bool, int, Path]:
+    def order(item: pytest.Item) -> tuple[int, bool, int, Path]:
         return (
-            item.path.name not in slow_files,
+            ranks.get(item.path.name, len(SLOW_FILES)),
             item.path.parent.name == "unit",
-            -tests_by_file[item.path],
+            -test_counts[item.path],
             item.path,
         )
 

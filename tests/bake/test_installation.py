@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ SOURCE_PACKAGES = ["fusepy"]
 
 @dataclass(frozen=True)
 class Target:
-    """A place in which a project may be installed."""
+    """An SDK, a Python and a platform that a project can be installed with."""
 
     sdk: str
     python: str
@@ -43,15 +44,19 @@ class Target:
         return f"{self.sdk}, Python {self.python}, {self.platform}"
 
 
-TARGETS = [
-    Target(sdk, python, platform)
-    for sdk in SDKS
-    for python in PYTHONS[sdk]
-    for platform in PLATFORMS
-]
+def list_targets() -> list[Target]:
+    """Return all targets that README.md names."""
+    targets = []
+    for sdk in SDKS:
+        for python, platform in product(PYTHONS[sdk], PLATFORMS):
+            targets.append(Target(sdk, python, platform))
+    return targets
 
 
-def uv(
+TARGETS = list_targets()
+
+
+def run_uv(
     *arguments: str | Path, cwd: Path = TEMPLATE
 ) -> subprocess.CompletedProcess[str]:
     """Run uv, and skip the test if it cannot reach the package index."""
@@ -61,7 +66,7 @@ def uv(
         "UV_SYSTEM_CERTS": "1",
     }
     environment.pop("UV_PYTHON", None)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "uv", *arguments],
         cwd=cwd,
         env=environment,
@@ -69,14 +74,14 @@ def uv(
         text=True,
         check=False,
     )
-    if "error sending request" in done.stderr:
+    if "error sending request" in process.stderr:
         pytest.skip("the package index cannot be reached")
-    return done
+    return process
 
 
 def find_wheels(target: Target) -> subprocess.CompletedProcess[str]:
-    """Have uv look for a wheel of every pin, without installing any."""
-    return uv(
+    """Run uv, which fails if a pin has no wheel for the target. Nothing is installed."""
+    return run_uv(
         "pip",
         "compile",
         "--no-deps",
@@ -93,7 +98,7 @@ Wheels = dict[Target, subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def wheels() -> Wheels:
-    """What uv says of every target; it mostly waits for the index, so it runs in threads."""
+    """The results of uv for all targets. uv runs in threads, as it waits for the index."""
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(TARGETS, pool.map(find_wheels, TARGETS), strict=True))
 
@@ -103,16 +108,16 @@ def wheels() -> Wheels:
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_every_pin_has_a_wheel(target: Target, wheels: Wheels) -> None:
-    done = wheels[target]
+    result = wheels[target]
     if target.sdk == "azureml-sdk" and target.platform == "Mac Apple chip":
         # This is why a Python for Intel chips runs there, through Rosetta.
-        assert done.returncode != 0
-        assert "azureml-dataprep-native" in done.stderr
+        assert result.returncode != 0
+        assert "azureml-dataprep-native" in result.stderr
     else:
-        assert done.returncode == 0, done.stderr
+        assert result.returncode == 0, result.stderr
 
 
-def requirement(project: Project) -> str:
+def read_required_python(project: Project) -> str:
     """Return the Pythons that a project accepts, such as `>=3.11,<3.12`."""
     pyproject = (project.path / "pyproject.toml").read_text(encoding="utf-8")
     return str(tomllib.loads(pyproject)["project"]["requires-python"])
@@ -124,7 +129,7 @@ def test_the_pages_name_the_pythons_that_are_tested(bake: Bake, sdk: str) -> Non
     newest = PYTHONS[sdk][-1]
     project = bake(azureml_sdk=sdk)
     next_minor = int(newest.removeprefix("3.")) + 1
-    assert requirement(project) == f">={oldest},<3.{next_minor}"
+    assert read_required_python(project) == f">={oldest},<3.{next_minor}"
 
     shown = oldest if oldest == newest else f"{oldest} to {newest}"
     page = (TEMPLATE / "README.md").read_text(encoding="utf-8")
@@ -132,7 +137,7 @@ def test_the_pages_name_the_pythons_that_are_tested(bake: Bake, sdk: str) -> Non
 
     readme = (project.path / "README.md").read_text(encoding="utf-8")
     assert f"{sdk} needs Python {shown}." in readme
-    accepted = {f'"{requirement(project)}"', oldest}
+    accepted = {f'"{read_required_python(project)}"', oldest}
     if sdk == "azureml-sdk":
         accepted.add("cpython-3.11-macos-x86_64")
     commands = re.findall(r'uv venv --python ("[^"]*"|[^\s`]+)', readme)
@@ -205,7 +210,7 @@ def requested_pythons(folder: Path, system: str, machine: str, *arguments: str) 
 def test_make_chooses_the_python_of_the_machine(
     tmp_path: Path, bake: Bake, system: str, machine: str, sdk_python: str
 ) -> None:
-    other_python = requirement(bake(azureml_sdk="azure-ai-ml"))
+    other_python = read_required_python(bake(azureml_sdk="azure-ai-ml"))
     expected = {
         "demo": f"{sdk_python}\n",
         "demo SDK=azure-ai-ml": f"{other_python}\n",
@@ -215,8 +220,8 @@ def test_make_chooses_the_python_of_the_machine(
     for arguments, pythons in expected.items():
         folder = tmp_path / re.sub(r"\W", "-", arguments)
         folder.mkdir()
-        made = requested_pythons(folder, system, machine, *arguments.split())
-        assert made == pythons, arguments
+        requested = requested_pythons(folder, system, machine, *arguments.split())
+        assert requested == pythons, arguments
 
 
 # Installation -------------------------------------------------------------------------------
@@ -254,11 +259,11 @@ def test_uv_sync_accepts_a_project(bake: Bake, sdk: str) -> None:
     """The slug is the name of a package that the project depends on."""
     project = bake(azureml_sdk=sdk, project_slug="pebble", package_name="penguins")
     python = f"--python={COLD[sdk]}"
-    locked = uv("lock", python, cwd=project.path)
+    locked = run_uv("lock", python, cwd=project.path)
     assert locked.returncode == 0, locked.stderr
 
     # All that is left is to install it.
-    planned = uv("sync", "--locked", "--dry-run", python, cwd=project.path)
+    planned = run_uv("sync", "--locked", "--dry-run", python, cwd=project.path)
     assert planned.returncode == 0, planned.stderr
     assert "pebble-pipelines" in planned.stderr
 
@@ -268,7 +273,7 @@ def installed_copy(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder of a project's package that was installed with `pip install .`."""
     project = bake()
     folder = tmp_path_factory.mktemp("site-packages")
-    done = uv("pip", "install", "--no-deps", "--target", folder, project.path)
+    done = run_uv("pip", "install", "--no-deps", "--target", folder, project.path)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -440,13 +445,14 @@ def test_lock_upgrades_when_asked_to(bake: Bake) -> None:
         older = re.sub(r"(?m)^idna==.*$", "idna==3.6", file.read_text())
         file.write_text(older)
 
-    kept = project.python("-m", "penguins", "lock", PATH=WITH_UV)
-    assert kept.code == 0, kept.err
-    assert kept.out.startswith("Nothing has changed")
-    result = project.python("-m", "penguins", "lock", "--upgrade", PATH=WITH_UV)
-    assert result.code == 0, result.err
-    assert re.search(r"(?m)^project.txt: idna 3.6 -> ", result.out)
-    assert re.search(r"(?m)^steps.txt: idna 3.6 -> ", result.out)
+    locked = project.python("-m", "penguins", "lock", PATH=WITH_UV)
+    assert locked.code == 0, locked.err
+    assert locked.out.startswith("Nothing has changed")
+
+    upgraded = project.python("-m", "penguins", "lock", "--upgrade", PATH=WITH_UV)
+    assert upgraded.code == 0, upgraded.err
+    assert re.search(r"(?m)^project.txt: idna 3.6 -> ", upgraded.out)
+    assert re.search(r"(?m)^steps.txt: idna 3.6 -> ", upgraded.out)
 
 
 def test_lock_says_how_to_install_uv(bake: Bake, tmp_path: Path) -> None:
