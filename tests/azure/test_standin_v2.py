@@ -450,20 +450,19 @@ def test_mini_batches_that_may_fail(tmp_path: Path, allowed: int, code: int) -> 
     script.write_text(
         "def run(batch):\n    assert 'one' not in batch[0]\n    return batch\n"
     )
-    options = {
-        "input_fds_0": "PLACE",
-        "mini_batch_size": 1,
-        "scoring_module_name": script,
-    }
-    options |= {"allowed_failed_count": allowed, "output_action": "summary_only"}
-    words = [str(word) for key in options for word in (f"--{key}", options[key])]
     (tmp_path / "data").mkdir()
     for name in ("one", "two"):
         (tmp_path / "data" / name).touch()
-    done = subprocess.run(
-        [sys.executable, parallel.__file__, *words],
+    command = [sys.executable, parallel.__file__]
+    command += ["--scoring_module_name", str(script)]
+    command += ["--input_fds_0", "FOLDER_OF_THE_INPUT"]
+    command += ["--mini_batch_size", "1"]
+    command += ["--allowed_failed_count", str(allowed)]
+    command += ["--output_action", "summary_only"]
+    process = subprocess.run(
+        command,
         check=False,
-        env={"PLACE": str(tmp_path / "data")},
+        env={"FOLDER_OF_THE_INPUT": str(tmp_path / "data")},
         capture_output=True,
     )
-    assert done.returncode == code, done.stderr
+    assert process.returncode == code, process.stderr

@@ -93,7 +93,7 @@ def test_compared_texts_are_in_what_microsoft_published(
             published += file.read_text(encoding="utf-8")
     # Some files have JSON within JSON, whose quotation marks are escaped.
     published = published.replace("\\", "")
-    assert [text for text in texts if f'{text}"' not in published] == []
+    assert [name for name in texts if f'{name}"' not in published] == []
 
 
 @pytest.mark.parametrize(("text", "module"), TEXTS_OF_CLIENTS.items())

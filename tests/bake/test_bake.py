@@ -220,7 +220,7 @@ PLATFORMS = {
     },
 }
 #: The contents of files that black has checked. Most files are the same in all projects.
-TIDY: set[bytes] = set()
+FORMATTED: set[bytes] = set()
 NAMES = {
     "one letter": {"project_name": "x"},
     "sixty letters": {"project_name": "Abcdefghi " * 6},
@@ -265,6 +265,7 @@ def test_a_platform_adds_exactly_these_files(bake: Bake, platform: str) -> None:
 
 
 def list_files_and_folders(project: Project) -> set[str]:
+    """Return the paths of all files and folders of a project, relative to it."""
     paths = project.path.rglob("*")
     return {path.relative_to(project.path).as_posix() for path in paths}
 
@@ -273,15 +274,16 @@ def test_a_workflow_can_be_added_later_and_other_files_stay(
     bake: Bake, tmp_path: Path
 ) -> None:
     project = bake()
-    own = project.path / ".github" / "workflows" / "own.yml"
-    own.parent.mkdir(parents=True)
-    own.write_text("mine")
-    readme, config = project.path / "README.md", project.path / ".cookiecutter.json"
+    other_workflow = project.path / ".github" / "workflows" / "other.yml"
+    other_workflow.parent.mkdir(parents=True)
+    other_workflow.write_text("mine")
+    readme = project.path / "README.md"
     readme.write_text("mine")
+    config = project.path / ".cookiecutter.json"
     for before, after in (("none", "github"), ("github", "none")):
         answers = config.read_text(encoding="utf-8")
         (tmp_path / "answers.json").write_text(answers.replace(before, after))
-        done = subprocess.run(
+        process = subprocess.run(
             [
                 *(sys.executable, "-m", "cookiecutter", str(TEMPLATE)),
                 *("--overwrite-if-exists", "--skip-if-file-exists"),
@@ -290,9 +292,10 @@ def test_a_workflow_can_be_added_later_and_other_files_stay(
             ],
             check=False,
         )
-        assert done.returncode == 0
-        assert (own.read_text(), readme.read_text()) == ("mine", "mine")
-        assert own.with_name("pipelines.yml").exists()
+        assert process.returncode == 0
+        assert other_workflow.read_text() == "mine"
+        assert readme.read_text() == "mine"
+        assert other_workflow.with_name("pipelines.yml").exists()
 
 
 @pytest.mark.parametrize(
@@ -316,20 +319,30 @@ def test_fresh_output_is_clean(bake: Bake, name: str, sdk: str) -> None:
             yaml.safe_load(text)
         elif path.suffix == ".toml":
             tomllib.loads(text)
-    tidy = [path for path in all_files(project) if path.suffix in (".py", ".ipynb")]
-    new = {
-        content: str(path)
-        for path in tidy
-        if (content := path.read_bytes()) not in TIDY
-    }
-    black = ["black", "--check", "--quiet", *new.values()]
-    # A project's own ruff leaves runtime/ out, so here it is checked without settings;
-    # for Python 3.10, as the hooks import it too.
-    ruff = ["ruff", "check", "--isolated", "--target-version", "py310", "."]
-    for tool in ([black] if new else []) + [ruff, ["ruff", "check", "."]]:
-        checked = project.python("-m", *tool)
-        assert checked.code == 0, checked.out + checked.err
-    TIDY.update(new)
+    assert_formatted(project)
+    # The settings of a project exclude runtime/, so it is checked without them, too: for
+    # Python 3.10, as the hooks also import it.
+    run_module(project, "ruff", "check", "--isolated", "--target-version", "py310", ".")
+    run_module(project, "ruff", "check", ".")
+
+
+def run_module(project: Project, *arguments: str) -> None:
+    """Run a module in a project, which must succeed."""
+    result = project.python("-m", *arguments)
+    assert result.code == 0, result.out + result.err
+
+
+def assert_formatted(project: Project) -> None:
+    """Check with black the files that were not checked in another project already."""
+    unchecked = {}
+    for path in all_files(project):
+        if path.suffix in (".py", ".ipynb"):
+            content = path.read_bytes()
+            if content not in FORMATTED:
+                unchecked[content] = str(path)
+    if unchecked:
+        run_module(project, "black", "--check", "--quiet", *unchecked.values())
+    FORMATTED.update(unchecked)
 
 
 def test_runs_are_not_linted_where_there_is_no_git(bake: Bake) -> None:
@@ -475,13 +488,13 @@ def is_include(path: Path) -> bool:
 
 
 def test_projects_of_the_two_sdks_differ_only_in_these_files(bake: Bake) -> None:
-    one, other = (bake(azureml_sdk=sdk) for sdk in SDKS)
-    differing = {
-        path.relative_to(one.path).as_posix()
-        for path in all_files(one)
-        if path.read_bytes() != (other.path / path.relative_to(one.path)).read_bytes()
-    }
-    assert differing == {
+    first, second = (bake(azureml_sdk=sdk) for sdk in SDKS)
+    differing_files = set()
+    for path in all_files(first):
+        name = path.relative_to(first.path)
+        if path.read_bytes() != (second.path / name).read_bytes():
+            differing_files.add(name.as_posix())
+    assert differing_files == {
         *(f"penguins/runtime/azure/sdk_{name}.py" for name in ("steps", "workspace")),
         *("penguins/pipelines.py", "tests/test_pipelines.py", "README.md"),
         *("docs/azure.md", "docs/change.md", "docs/models.md", "docs/updating.md"),
@@ -492,13 +505,13 @@ def test_projects_of_the_two_sdks_differ_only_in_these_files(bake: Bake) -> None
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_runtime_is_the_same_in_every_project(bake: Bake, sdk: str) -> None:
-    one = bake(azureml_sdk=sdk)
-    other = bake(**NAMES["quotes"], task="regression", vm_size="", azureml_sdk=sdk)
-    runtime = one.path / one.package / "runtime"
+    first = bake(azureml_sdk=sdk)
+    second = bake(**NAMES["quotes"], task="regression", vm_size="", azureml_sdk=sdk)
+    runtime = first.path / first.package / "runtime"
     files = sorted(path.relative_to(runtime) for path in runtime.rglob("*.py"))
     assert Path("local/run.py") in files
     for name in files:
-        copy = other.path / other.package / "runtime" / name
+        copy = second.path / second.package / "runtime" / name
         assert (runtime / name).read_bytes() == copy.read_bytes(), name
         text = (runtime / name).read_text(encoding="utf-8")
         # A module may import from runtime/ and its subpackages, and nothing above them.

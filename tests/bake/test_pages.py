@@ -76,15 +76,15 @@ def test_pictures_are_small_and_name_no_folder_of_a_machine(name: str) -> None:
 def test_issue_forms_ask_for_something(name: str) -> None:
     """GitHub shows no form that lacks one of these keys."""
     file = TEMPLATE / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml"
-    form = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert form.keys() >= {"name", "description", "body"}
-    for field in form["body"]:
+    issue_form = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert issue_form.keys() >= {"name", "description", "body"}
+    for field in issue_form["body"]:
         assert field["attributes"]["label"]
         assert field["type"] in {"textarea", "input", "dropdown", "markdown"}
 
 
-def release_notes(tag: str) -> subprocess.CompletedProcess[str]:
-    """Run what the workflow `release` runs for a tag."""
+def write_release_notes(tag: str) -> subprocess.CompletedProcess[str]:
+    """Run the script by which the workflow `release` gets the text for a tag."""
     script = TEMPLATE / ".github" / "release_notes.py"
     return subprocess.run(
         [sys.executable, script, tag],
@@ -98,11 +98,11 @@ def release_notes(tag: str) -> subprocess.CompletedProcess[str]:
 def test_a_release_has_the_newest_section_of_the_changelog() -> None:
     changelog = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
     newest, older, *_ = re.findall(r"(?m)^## (\S+) ", changelog)
-    notes = release_notes(newest)
+    notes = write_release_notes(newest)
     assert notes.returncode == 0, notes.stderr
     assert "An update asks of you" in notes.stdout
     assert f"## {older}" not in notes.stdout
-    refused = release_notes(older)
+    refused = write_release_notes(older)
     assert refused.returncode == 1
     assert refused.stderr == (
         f"The tag is {older}, but runtime/__init__.py has {newest}.\n"

@@ -276,8 +276,8 @@ def test_a_project_by_cookiecutter_is_linked_and_moves_to_the_other_sdk(
     fresh = " ".join(f"{key}='{value}'" for key, value in answers.items())
     fresh = f"cookiecutter --no-input -o new {template} {fresh} azureml_sdk={SDKS[1]}"
     shell(tmp_path, "mkdir new", fresh)
-    (made,) = (tmp_path / "new").iterdir()
-    output = shell(tmp_path, f"diff -r {made} {project.path} || true")
+    (new_project,) = (tmp_path / "new").iterdir()
+    output = shell(tmp_path, f"diff -r {new_project} {project.path} || true")
     assert output.splitlines() == [
         f"Only in {project.path}: .cruft.json",
         f"Only in {project.path}: .git",

@@ -129,13 +129,13 @@ def list_processes(mark: str) -> list[Process]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")
-            words = (folder / "cmdline").read_bytes().split(b"\0")
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
             status = (folder / "stat").read_text()
         except OSError:  # The process has ended meanwhile, or is another user's.
             continue
         if f"{MARK}={mark}".encode() in variables:
             pid = int(folder.name)
-            commands[pid] = b" ".join(words).decode(errors="replace").strip()
+            commands[pid] = b" ".join(arguments).decode(errors="replace").strip()
             parents[pid] = int(status.rpartition(")")[2].split()[1])
     return [
         Process(pid, find_role(pid, commands, parents), command)
@@ -396,7 +396,7 @@ def main() -> None:
     random.seed(args.seed)
 
     hits = 0
-    faults = 0
+    fault_count = 0
     with TemporaryDirectory() as name:
         folder = Path(name)
         make_states(folder, args.sdk)
@@ -406,15 +406,17 @@ def main() -> None:
             with copy_state(folder, kills[0].case) as project:
                 for kill in kills:
                     ending = disturb_run(project, args.sdk, kill)
-                    found = list(find_faults(project, kill, ending))
-                    show_kill(kill, ending, found)
-                    hits += bool(ending.hit)
-                    faults += len(found)
-                found = list(check_next_run(project, args.sdk, kills[0].case, expected))
-                show_faults(found)
-                faults += len(found)
-    print(f"{hits} runs were hit, and {faults} faults were found.")
-    sys.exit(1 if faults else 0)
+                    faults = list(find_faults(project, kill, ending))
+                    show_kill(kill, ending, faults)
+                    if ending.hit:
+                        hits += 1
+                    fault_count += len(faults)
+                case = kills[0].case
+                faults = list(check_next_run(project, args.sdk, case, expected))
+                show_faults(faults)
+                fault_count += len(faults)
+    print(f"{hits} runs were hit, and {fault_count} faults were found.")
+    sys.exit(1 if fault_count else 0)
 
 
 def show_kill(kill: Kill, ending: Ending, faults: list[str]) -> None:

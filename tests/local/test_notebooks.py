@@ -227,9 +227,9 @@ print(draw([
     for line in lines:
         ends = []
         for text in line.strip().split(" --> "):
-            found = re.fullmatch(r'(n\d+)(\[\[|\[|\()"([\w #;]+)"([\])]+)', text)
-            assert found, line
-            number, left, name, right = found.groups()
+            node = re.fullmatch(r'(n\d+)(\[\[|\[|\()"([\w #;]+)"([\])]+)', text)
+            assert node, line
+            number, left, name, right = node.groups()
             assert shapes[left] == right
             assert nodes.setdefault(number, left + name) == left + name
             ends.append(left + name)

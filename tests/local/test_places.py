@@ -177,8 +177,8 @@ def test_the_folder_of_a_run_that_is_removed_meanwhile(toy_project: Project) -> 
 def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
     """The notebook of a project imports its own steps, though another one is installed."""
     installed = bake(project_name="Installed one")
-    other = bake(project_name="Other one")
-    notebook = other.path / "notebooks" / "02_training_pipeline.ipynb"
+    project = bake(project_name="Other one")
+    notebook = project.path / "notebooks" / "02_training_pipeline.ipynb"
     lines = []
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
@@ -189,9 +189,9 @@ def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
     program = [
         "import sys\nfrom pathlib import Path\n",
         set_path,
-        f"from {other.package}.settings import PROJECT\n",
+        f"from {project.package}.settings import PROJECT\n",
         *imports,
-        f"\nimport {other.package}\nprint({other.package}.__file__)",
+        f"\nimport {project.package}\nprint({project.package}.__file__)",
         "\nprint(prep.__file__, train.__file__, evaluate.__file__)",
     ]
     process = subprocess.run(
@@ -202,7 +202,7 @@ def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
         text=True,
         check=True,
     )
-    assert process.stdout.count(str(other.path)) == 4
+    assert process.stdout.count(str(project.path)) == 4
     assert str(installed.path) not in process.stdout
 
 

@@ -657,14 +657,17 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_types_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     texts: list[File] = ["a,b\n1,\n", "a,b\n1.5,true\n", "a,b\n,0\n"]
-    for i, order in enumerate((texts, texts[::-1])):
-        files = {f"{n}.csv": text for n, text in enumerate(order)}
-        prepare(write(tmp_path / f"raw{i}", files), tmp_path / f"out{i}")
-    there, back = read(tmp_path / "out0"), read(tmp_path / "out1")
-    assert [row[1:] for row in there] == [row[1:] for row in back[::-1]]
-    assert pl.read_parquet_schema(
-        tmp_path / "out0" / "part-00000.parquet"
-    ) == pl.read_parquet_schema(tmp_path / "out1" / "part-00000.parquet")
+    forward = tmp_path / "forward"
+    backward = tmp_path / "backward"
+    for folder, order in ((forward, texts), (backward, texts[::-1])):
+        files = {f"{number}.csv": text for number, text in enumerate(order)}
+        prepare(write(folder / "raw", files), folder / "out")
+    rows = [row[1:] for row in read(forward / "out")]
+    rows_backward = [row[1:] for row in read(backward / "out")]
+    assert rows == rows_backward[::-1]
+    part = Path("out") / "part-00000.parquet"
+    types = pl.read_parquet_schema(forward / part)
+    assert types == pl.read_parquet_schema(backward / part)
 
 
 FEATURES: dict[str, tuple[Any, str]] = {
@@ -829,5 +832,7 @@ def test_odd_quotes_are_read_as_by_pythons_csv(seed: int, tmp_path: Path) -> Non
             prepare(raw, tmp_path / "out", keys=["a", "b"])
     else:
         prepare(raw, tmp_path / "out", keys=["a", "b"])
-        found = [tuple(str(v or "") for v in row) for row in read(tmp_path / "out")]
-        assert found == expected
+        rows = [
+            tuple(str(value or "") for value in row) for row in read(tmp_path / "out")
+        ]
+        assert rows == expected

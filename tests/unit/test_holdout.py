@@ -227,7 +227,7 @@ def test_groups_with_several_classes_are_not_torn_apart() -> None:
 
 
 def test_few_different_rows_are_counted_as_they_are() -> None:
-    """As Titanic is in a table of counts: 14 different rows of 2,201."""
+    """Use a table like the Titanic's table of counts, with 14 different rows of 2,201."""
     table = pl.DataFrame({"a": np.arange(2100) % 14, "y": ["x", "y", "z"] * 700})
     split = Split(["a"], 3, 0.2)
     (note,) = divide_rows(table, split, "y", []).notes

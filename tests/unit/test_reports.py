@@ -193,11 +193,15 @@ def draw_predictions(count: int, classes: int) -> tuple[Any, Predictions, list[s
 
 @pytest.mark.parametrize("classes", [0, 1, 2, 9])
 def test_a_report_is_one_page_that_reads_offline(classes: int) -> None:
-    """0 classes are a regression; of 1 class, nothing can be told apart."""
-    task = "classification" if classes else "regression"
-    target, predictions, names = draw_predictions(300, max(classes, 1))
-    if not classes:
-        target, predictions, names = np.arange(300.0), Predictions(np.arange(300.0)), []
+    """Draw a report of a regression (0 classes), of a single class, and of several."""
+    if classes == 0:
+        task = "regression"
+        target = np.arange(300.0)
+        predictions = Predictions(np.arange(300.0))
+        names: list[str] = []
+    else:
+        task = "classification"
+        target, predictions, names = draw_predictions(300, classes)
     features = [f"{NAMES[number % 3]} {number}" for number in range(300)]
     importance = pd.Series(np.linspace(1, 0, 300), features)
     metric = METRICS[task][0]

@@ -157,8 +157,9 @@ def test_a_batch_without_the_odd_value_is_read_as_in_training(
         expected = whole.filter(pl.Series(rows["x"] == value))
         assert scored.drop("row").equals(expected.drop("row"))
         assert report["columns"]["x"]["type"] == "text"
-        one, _ = project.score(write(tmp_path / "row" / "c.csv", batch[:1]))
-        assert one.drop("row").equals(expected[:1].drop("row"))
+        single_row = write(tmp_path / "row" / "c.csv", batch[:1])
+        scored_row, _ = project.score(single_row)
+        assert scored_row.drop("row").equals(expected[:1].drop("row"))
 
 
 CLEANED = {
@@ -331,8 +332,8 @@ def test_a_table_of_scikit_learn_in_every_convention(
     file = Path(sklearn.datasets.__file__).parent / "data" / name
     table = read_foreign_table(file)
     # A column of words beside the numbers, some with an umlaut or a comma.
-    words = ["Müller", "a, b", "", "007", "+1", '"quoted"']
-    table.insert(0, "word", np.resize(words, len(table)))
+    texts = ["Müller", "a, b", "", "007", "+1", '"quoted"']
+    table.insert(0, "word", np.resize(texts, len(table)))
     assert check_all_conventions(project, table, task, tmp_path / "data") == 21
 
 
@@ -577,8 +578,9 @@ def test_score_uses_the_version_that_prep_has_used(
     file = write(tmp_path / "new" / "a.csv", table(["a", "b"]).drop(columns="y"))
     model = find_registered_model(project.name, "latest")
     prep.prepare_for_model(file, tmp_path / "prepared", model)
-    other = table(["a", "b"]).assign(y=lambda rows: rows.y.replace("yes", "perhaps"))
-    project.train(write(tmp_path / "other" / "a.csv", other))
+    rows = table(["a", "b"])
+    rows["y"] = rows["y"].replace("yes", "perhaps")
+    project.train(write(tmp_path / "other" / "a.csv", rows))
     (part,) = (tmp_path / "prepared").iterdir()
     for suffix in ("parquet", "csv"):
         score.scorer = score.load_scorer(

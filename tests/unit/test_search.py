@@ -309,12 +309,12 @@ def test_an_interrupted_search_goes_on(
     assert len(find_children()) == 3
 
     # Another seed makes other folds, and other models.
-    other = train_with(tmp_path / "third", described, seed=7, **options)
+    with_other_seed = train_with(tmp_path / "third", described, seed=7, **options)
     assert len(find_children()) == 6
     assert "earlier search" not in capsys.readouterr().out
-    scores = [t["score"] for t in resumed["tries"]]
+    scores = [result["score"] for result in resumed["tries"]]
     assert len(scores) == 6
-    assert scores != [t["score"] for t in other["tries"]]
+    assert scores != [result["score"] for result in with_other_seed["tries"]]
 
 
 def test_no_try_begins_after_the_minutes_have_passed(tmp_path: Path) -> None:

@@ -458,7 +458,7 @@ def test_a_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
 def test_a_step_dies_with_its_supervisor_though_the_run_cannot_help(
     tmp_path: Path, in_fork: bool
 ) -> None:
-    """As when the run and the supervisor are killed together."""
+    """Kill the supervisor while the run is stopped, as if both were killed together."""
     prepare(tmp_path / "step", "import time\ntime.sleep(600)")
     run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
     wait_until(lambda: len(running_in(tmp_path / "step")) == 1)
