@@ -1,8 +1,9 @@
 """Find the first parser that fits each column of text, of one or many files.
 
-A parser fits a column if it loses no value. All columns with the same parsers are parsed
-together, stacked as one long column: a polars query with several expressions for each of
-thousands of columns, or of thousands of files, would take minutes and gigabytes.
+A parser fits a column if it loses no value. The values of one column in one file are
+called a group here. All groups with the same parsers are stacked as one long column, which
+is parsed at once: a polars query with several expressions for each of thousands of
+columns, or of thousands of files, would take minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -14,97 +15,110 @@ import polars as pl
 from parsers import ColumnParsers, ParsedText, Parser
 from sources import FILE, count_values
 
-SAMPLED_ROWS = 30  # of each file, which rule most parsers out
+# A parser is tried on this many rows of each file before it is tried on all rows.
+SAMPLED_ROWS = 30
 VALUES_AT_A_TIME = 2_000_000
 
 
 @dataclass(frozen=True)
 class ValueCounts:
-    """The number of values of a column, as one parser reads them."""
+    """The number of values in each field of a column's `ParsedText`."""
 
-    #: Values that are parsed and not odd.
-    fitting: int
-    #: Values that must be parsed.
-    filled: int
-    #: The same, including words such as NA.
-    filled_or_word: int
-    #: Numbers other than infinities. Of other types, any number above 0.
-    not_infinite: int
+    accepted: int
+    present: int
+    present_or_word: int
+    finite: int
 
     @property
-    def all_fit(self) -> bool:
+    def all_accepted(self) -> bool:
         """Return whether the parser loses no value."""
-        return self.fitting == self.filled
+        return self.accepted == self.present
+
+
+NO_VALUES = ValueCounts(accepted=0, present=0, present_or_word=0, finite=0)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A parser that fits a column, and the numbers of the column's values."""
+    """A parser that fits a column, and the counts of the column's values."""
 
     parser: Parser
     counts: ValueCounts
 
 
+# Public functions
+
+
 def find_fit(values: pl.Series, parsers: ColumnParsers) -> Fit:
-    """Return the first parser that fits the values of one column, of which it has any."""
-    texts = values.to_frame("0").select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
-    (fit,) = find_fits(texts, [parsers])[0]
-    return fit
+    """Return the first parser that fits the values of a single column."""
+    file_number = pl.lit(0, pl.UInt32).alias(FILE)
+    texts = values.to_frame("0").select(file_number, pl.all())
+    fits_by_file = find_fits(texts, [parsers])
+    return fits_by_file[0][0]
 
 
 def find_fits(
     texts: pl.DataFrame, parsers: Sequence[ColumnParsers]
 ) -> dict[int, list[Fit]]:
-    """Return the first parser that fits each column, for each file by its number.
+    """Return the first parser that fits each column, by the number of the file.
 
-    `texts` has the column FILE and the columns "0", "1" and so on of text. `parsers` are
-    those of these columns. A file without rows is not in the result.
+    `texts` has the number of each row's file in FILE, and columns of text named "0", "1"
+    and so on. `parsers` are the parsers of these columns. A file without rows is not in
+    the result.
     """
     width = len(parsers)
     fits_by_group: dict[int, Fit] = {}
-    for positions in _divide_columns(parsers, len(texts)):
-        values = _stack_columns(texts, positions, width)
-        fits_by_group |= _find_fits_of_groups(values, parsers[positions[0]])
+    for positions in _divide_columns(parsers, rows=len(texts)):
+        groups = _stack_columns(texts, positions, width)
+        shared_parsers = parsers[positions[0]]
+        fits_by_group |= _find_fits_of_groups(groups, shared_parsers)
 
-    files = texts[FILE].unique(maintain_order=True).to_list()
-    return {
-        file: [fits_by_group[file * width + position] for position in range(width)]
-        for file in files
-    }
+    fits_by_file: dict[int, list[Fit]] = {}
+    for file in texts[FILE].unique(maintain_order=True):
+        # See `_stack_columns` for the number of a group.
+        first_group = file * width
+        groups_of_file = range(first_group, first_group + width)
+        fits_by_file[file] = [fits_by_group[group] for group in groups_of_file]
+    return fits_by_file
 
 
 def list_fits_without_rows(parsers: Sequence[ColumnParsers]) -> list[Fit]:
-    """Return the first parser of each column of a file without rows: any of them fits."""
-    no_values = ValueCounts(fitting=0, filled=0, filled_or_word=0, not_infinite=0)
-    return [Fit(column_parsers.parsers[0], no_values) for column_parsers in parsers]
+    """Return the first parser of each column. Every parser fits a file without rows."""
+    return [Fit(column_parsers.parsers[0], NO_VALUES) for column_parsers in parsers]
 
 
 def count_parsed_values(
     columns: Sequence[ParsedText], rows: pl.LazyFrame
 ) -> list[ValueCounts]:
     """Count the values of each column, all in one pass over the rows."""
-    fitting = [column.fitting for column in columns]
-    filled = [column.filled for column in columns]
-    filled_or_word = [column.filled_or_word for column in columns]
-    not_infinite = [column.not_infinite for column in columns]
-    counts = count_values(rows, [*fitting, *filled, *filled_or_word, *not_infinite])
+    expressions: list[pl.Expr] = []
+    for column in columns:
+        expressions += [
+            column.accepted,
+            column.present,
+            column.present_or_word,
+            column.finite,
+        ]
+    counts = count_values(rows, expressions)
 
-    number = len(columns)
-    counts_by_column = zip(
-        counts[:number],
-        counts[number : 2 * number],
-        counts[2 * number : 3 * number],
-        counts[3 * number :],
-        strict=True,
-    )
-    return [ValueCounts(*counts_of_column) for counts_of_column in counts_by_column]
+    counts_of_columns = []
+    for start in range(0, len(counts), 4):
+        accepted, present, present_or_word, finite = counts[start : start + 4]
+        counts_of_columns.append(
+            ValueCounts(accepted, present, present_or_word, finite)
+        )
+    return counts_of_columns
+
+
+# Stacking columns
 
 
 def _divide_columns(parsers: Sequence[ColumnParsers], rows: int) -> Iterator[list[int]]:
-    """Yield the positions of columns with the same parsers, a few at a time."""
+    """Yield the positions of columns that share their parsers, a few at a time."""
     positions_by_parsers: dict[ColumnParsers, list[int]] = {}
     for position, column_parsers in enumerate(parsers):
         positions_by_parsers.setdefault(column_parsers, []).append(position)
+
     columns_at_a_time = max(1, VALUES_AT_A_TIME // max(1, rows))
     for positions in positions_by_parsers.values():
         for start in range(0, len(positions), columns_at_a_time):
@@ -114,63 +128,72 @@ def _divide_columns(parsers: Sequence[ColumnParsers], rows: int) -> Iterator[lis
 def _stack_columns(
     texts: pl.DataFrame, positions: list[int], width: int
 ) -> pl.DataFrame:
-    """Return the values of some columns below each other, with the columns
+    """Stack the columns at these positions. The result has the columns
 
-    - `group`, the number of the file times `width`, plus the position of the column,
-    - `row`, which counts the rows of the file, and
-    - `text` and `stripped`, without spaces around it.
+    - `group`, which is the number of the file times `width`, plus the column's position,
+    - `row`, the number of the row in its file,
+    - `text`, and
+    - `stripped`, the text without spaces around it.
     """
     row = pl.int_range(pl.len(), dtype=pl.UInt32).over(FILE)
     group = pl.col(FILE).cast(pl.Int64) * width + pl.col("position").cast(pl.Int64)
-    return (
-        texts.select(FILE, row.alias("row"), *map(str, positions))
-        .unpivot(index=[FILE, "row"], variable_name="position", value_name="text")
-        .select(
-            group.alias("group"),
-            "row",
-            "text",
-            pl.col("text").str.strip_chars().alias("stripped"),
-        )
+    stripped = pl.col("text").str.strip_chars()
+    columns = [str(position) for position in positions]
+    stacked = texts.select(FILE, row.alias("row"), *columns).unpivot(
+        index=[FILE, "row"], variable_name="position", value_name="text"
     )
+    return stacked.select(
+        group.alias("group"), "row", "text", stripped.alias("stripped")
+    )
+
+
+# Fitting groups
 
 
 def _find_fits_of_groups(
-    values: pl.DataFrame, parsers: ColumnParsers
+    groups: pl.DataFrame, parsers: ColumnParsers
 ) -> dict[int, Fit]:
-    """Return for each group of values the first parser that fits it."""
+    """Return the first parser that fits each group."""
     *typed_parsers, text_parser = parsers.parsers
     fits: dict[int, Fit] = {}
     for parser in typed_parsers:
-        new_fits = _fit_groups(values, parser)
+        new_fits = _fit_groups(groups, parser)
         if new_fits:
             fits |= new_fits
-            values = values.filter(~pl.col("group").is_in(list(new_fits)))
-    # Only text fits the other groups, unless their first value suggests a date format.
-    fits_by_value = _find_fits_by_value(values, parsers)
-    return fits | _fit_groups(values, text_parser) | fits_by_value
+            is_fitted = pl.col("group").is_in(list(new_fits))
+            groups = groups.filter(~is_fitted)
+
+    # Text fits all other groups. A date format that fits replaces it.
+    fits |= _fit_groups(groups, text_parser)
+    fits |= _find_fits_by_value(groups, parsers)
+    return fits
 
 
-def _fit_groups(values: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
+def _fit_groups(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
     """Return the groups that a parser fits."""
-    sample = values.filter(pl.col("row") < SAMPLED_ROWS)
-    counts = _count_fitting_groups(sample, parser)
-    if len(sample) < len(values) and not counts.is_empty():
-        rows = values.filter(pl.col("group").is_in(counts["group"].implode()))
-        counts = _count_fitting_groups(rows, parser)
+    sample = groups.filter(pl.col("row") < SAMPLED_ROWS)
+    fitting = _select_fitting_groups(sample, parser)
+    if len(sample) < len(groups) and not fitting.is_empty():
+        # Only groups whose sample fits are parsed in full.
+        is_candidate = pl.col("group").is_in(fitting["group"].implode())
+        fitting = _select_fitting_groups(groups.filter(is_candidate), parser)
     return {
-        group: Fit(parser, ValueCounts(*sums)) for group, *sums in counts.iter_rows()
+        group: Fit(parser, ValueCounts(*counts))
+        for group, *counts in fitting.iter_rows()
     }
 
 
-def _find_fits_by_value(values: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
-    """Return the groups that fit a parser which their first value suggests."""
+def _find_fits_by_value(groups: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
+    """Return the groups that fit the parser that their first value suggests."""
     if parsers.find_by_value is None or parsers.null_if_missing is None:
         return {}
+    not_missing = parsers.null_if_missing(pl.col("stripped"))
     first_values = (
-        values.select("group", value=parsers.null_if_missing(pl.col("stripped")))
+        groups.select("group", value=not_missing)
         .drop_nulls("value")
         .unique("group", keep="first")
     )
+
     groups_by_parser: dict[Parser, list[int]] = {}
     for group, value in first_values.iter_rows():
         parser = parsers.find_by_value(value)
@@ -178,29 +201,29 @@ def _find_fits_by_value(values: pl.DataFrame, parsers: ColumnParsers) -> dict[in
             groups_by_parser.setdefault(parser, []).append(group)
 
     fits: dict[int, Fit] = {}
-    for parser, groups in groups_by_parser.items():
-        rows = values.filter(pl.col("group").is_in(groups))
-        fits |= _fit_groups(rows, parser)
+    for parser, candidates in groups_by_parser.items():
+        is_candidate = pl.col("group").is_in(candidates)
+        fits |= _fit_groups(groups.filter(is_candidate), parser)
     return fits
 
 
-def _count_fitting_groups(values: pl.DataFrame, parser: Parser) -> pl.DataFrame:
-    """Count the values of each group that a parser fits.
+def _select_fitting_groups(groups: pl.DataFrame, parser: Parser) -> pl.DataFrame:
+    """Return a row for each group that a parser fits, with the group's value counts.
 
-    The table has the column `group` and the fields of ValueCounts, in their order.
+    Its columns are `group` and the fields of ValueCounts, in their order.
     """
     parsed = parser.parse(pl.col("text"), pl.col("stripped"))
     return (
-        values.lazy()
+        groups.lazy()
         .select(
             "group",
-            fitting=parsed.fitting.is_not_null(),
-            filled=parsed.filled.is_not_null(),
-            filled_or_word=parsed.filled_or_word.is_not_null(),
-            not_infinite=parsed.not_infinite.is_not_null(),
+            accepted=parsed.accepted.is_not_null(),
+            present=parsed.present.is_not_null(),
+            present_or_word=parsed.present_or_word.is_not_null(),
+            finite=parsed.finite.is_not_null(),
         )
         .group_by("group")
         .agg(pl.all().sum())
-        .filter(pl.col("fitting") == pl.col("filled"))
+        .filter(pl.col("accepted") == pl.col("present"))
         .collect()
     )

@@ -1,19 +1,26 @@
 """Infer the type of each column of a CSV file: the narrowest that loses none of its values.
 
-The first rows rule most types out, so that one or two are tried on the whole file. If
-the first rows are trusted, their types are used as a guess, and each row that is written
-is checked: `Source.contradicts_types` marks the rows that contradict the guess.
+The first rows rule out most types, so that only one or two are tried on the whole file. If
+the first rows are trusted, their types are used as a guess, and no other row is read here.
+Instead, `Source.contradicts_types` marks the rows that contradict the guess, and is
+evaluated while all rows are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 from column_rules import find_rules
 from csv_dialect import CsvFile
-from fits import Fit, count_parsed_values, find_fits, list_fits_without_rows
+from fits import (
+    Fit,
+    ValueCounts,
+    count_parsed_values,
+    find_fits,
+    list_fits_without_rows,
+)
 from parsers import ColumnParsers, ParsedText, list_parsers
 from read_options import ReadOptions
 from sources import FILE, FIRST_ROWS, TEXT, Column, Source
@@ -24,65 +31,61 @@ FIRST_VALUES = 4_000_000
 FEWEST_FIRST_ROWS = 100
 
 
+@dataclass(frozen=True)
+class InferredColumn:
+    """A column of a CSV file, as the parser that fits it reads it."""
+
+    #: The name in the first line of the file, which may be empty.
+    header: str
+    #: The text of the column without spaces around it.
+    stripped: pl.Expr
+    parsed: ParsedText
+    counts: ValueCounts
+
+
 def infer_csv_source(
     frame: pl.LazyFrame, file: CsvFile, options: ReadOptions, *, trust_first_rows: bool
 ) -> Source:
     """Return a CSV file as a source, with the narrowest type for each column.
 
-    If the first rows are trusted, the types are theirs, and the source marks the rows
-    that contradict them. A column without a name gets the name of `name_nameless`.
+    If the first rows are trusted, the types are guessed from them, and the source marks
+    the rows that contradict the guess.
     """
-    limit = count_first_rows(file)
-    first_rows = frame.head(limit).collect(engine="streaming")
-    has_more_rows = len(first_rows) == limit
     parsers = list_column_parsers(file.header, options)
-    stripped = {
-        position: pl.col(position).str.strip_chars() for position in file.positions
-    }
-    are_types_guessed = has_more_rows and trust_first_rows
-    if has_more_rows and not trust_first_rows:
-        fits = _find_fits_of_all_rows(first_rows, frame, parsers, options.text_format)
-    else:
-        fits = _find_fits_of_rows(first_rows, parsers)
-    if are_types_guessed:
-        # Many expressions read each row at once, and polars would strip it for each.
-        frame = frame.with_columns(
-            text.name.suffix(" stripped") for text in stripped.values()
-        )
-        stripped = {
-            position: pl.col(f"{position} stripped") for position in file.positions
-        }
+    row_limit = count_first_rows(file)
+    first_rows = frame.head(row_limit).collect(engine="streaming")
+    file_has_more_rows = len(first_rows) == row_limit
 
-    parsed = [
-        fit.parser.parse(pl.col(position), text)
-        for fit, (position, text) in zip(fits, stripped.items())
-    ]
-    columns = read_columns(file.header, fits, parsed, stripped, options)
-    source = Source(file.name, frame, columns, csv_file=file)
-    if are_types_guessed:
-        return _mark_contradicting_rows(source, parsed)
-    return source
+    if not file_has_more_rows:
+        fits = _find_fits_of_rows(first_rows, parsers)
+        return _build_source(frame, file, fits, options)
+    if trust_first_rows:
+        fits = _find_fits_of_rows(first_rows, parsers)
+        return _build_guessed_source(frame, file, fits, options)
+    fits = _find_fits_of_all_rows(first_rows, frame, parsers, options.text_format)
+    return _build_source(frame, file, fits, options)
 
 
 def infer_text_column(
     frame: pl.LazyFrame, name: str, text: pl.Expr, options: ReadOptions
 ) -> Column:
-    """Return a column of text of a Parquet file, read as that of a CSV file would be."""
+    """Return a text column of a Parquet file in the type it would have in a CSV file."""
     texts = frame.select(text.alias("0"))
     first_rows = texts.head(FIRST_ROWS).collect(engine="streaming")
     parsers = list_column_parsers([name], options)
     (fit,) = _find_fits_of_all_rows(first_rows, texts, parsers, options.text_format)
     parsed = fit.parser.parse(text, text.str.strip_chars())
     return Column(
-        type=parsed.reading.dtype if fit.counts.filled else None,
-        values=parsed.fitting,
+        type=parsed.reading.dtype if fit.counts.present else None,
+        values=parsed.accepted,
         holds_times=is_time_of_day(parsed.reading),
     )
 
 
 def count_first_rows(file: CsvFile) -> int:
-    """Return how many rows of a file the types are guessed from: fewer if it is wide."""
-    return min(FIRST_ROWS, max(FEWEST_FIRST_ROWS, FIRST_VALUES // len(file.header)))
+    """Return from how many rows of a file the types are guessed; fewer if it is wide."""
+    rows = max(FEWEST_FIRST_ROWS, FIRST_VALUES // len(file.header))
+    return min(FIRST_ROWS, rows)
 
 
 def list_column_parsers(
@@ -95,48 +98,104 @@ def list_column_parsers(
     ]
 
 
-def read_columns(
-    header: Sequence[str],
-    fits: Sequence[Fit],
-    parsed_columns: Sequence[ParsedText],
-    stripped: dict[str, pl.Expr],
-    options: ReadOptions,
-) -> dict[str, Column]:
-    """Return the columns of a file by their names, as the fitting parsers read them.
+# From inferred columns to a source
 
-    `parsed_columns` is the text of each column as its parser has parsed it. `stripped` is
-    the same text without spaces around it.
+
+def build_columns(
+    inferred_columns: Sequence[InferredColumn], options: ReadOptions
+) -> dict[str, Column]:
+    """Return the columns of a source by their names.
+
+    A column without a name gets the name of `name_nameless`.
     """
     columns: dict[str, Column] = {}
-    for index, text in enumerate(stripped.values()):
-        name = header[index]
-        counts = fits[index].counts
-        parsed = parsed_columns[index]
-        holds_values = counts.filled > 0
-        text_alternative = None
-        may_hold_only_words = not holds_values or not counts.not_infinite
-        if may_hold_only_words:
-            # The words are NA or none, or they are Inf, which is parsed as a number.
-            rules = find_rules(name, options.roles)
-            text_alternative = rules.select_values_of_text(text, options.text_format)
-        column = Column(
-            type=parsed.reading.dtype if holds_values else None,
-            values=parsed.fitting,
-            text=text,
-            text_alternative=text_alternative,
-            holds_times=is_time_of_day(parsed.reading),
-            missing_words=counts.filled_or_word - counts.filled,
-        )
-        columns[name or name_nameless(index)] = column
+    for position, inferred in enumerate(inferred_columns):
+        name = inferred.header or name_nameless(position)
+        columns[name] = _build_column(inferred, options)
     return columns
+
+
+def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
+    """Return an inferred column as a column of a source."""
+    parsed = inferred.parsed
+    counts = inferred.counts
+    has_values = counts.present > 0
+
+    # If a column holds nothing but words such as NA or Inf, `choose_types` decides
+    # whether they are text. Inf is parsed as a number, which is not finite.
+    text_alternative = None
+    may_hold_only_words = not has_values or not counts.finite
+    if may_hold_only_words:
+        rules = find_rules(inferred.header, options.roles)
+        text_alternative = rules.select_values_of_text(
+            inferred.stripped, options.text_format
+        )
+
+    return Column(
+        type=parsed.reading.dtype if has_values else None,
+        values=parsed.accepted,
+        text=inferred.stripped,
+        text_alternative=text_alternative,
+        holds_times=is_time_of_day(parsed.reading),
+        missing_words=counts.present_or_word - counts.present,
+    )
 
 
 def name_nameless(position: int) -> str:
     """Return the name that stands for a column without a name in the first line.
 
-    It begins with a NUL, as no name of a column does.
+    It begins with a NUL, so that it differs from the name of every other column.
     """
     return f"\0{position}"
+
+
+def _build_source(
+    frame: pl.LazyFrame, file: CsvFile, fits: Sequence[Fit], options: ReadOptions
+) -> Source:
+    """Return a CSV file as a source, with the types that fit all of its rows."""
+    stripped = [pl.col(position).str.strip_chars() for position in file.positions]
+    inferred_columns = _parse_columns(file, stripped, fits)
+    columns = build_columns(inferred_columns, options)
+    return Source(file.name, frame, columns, csv_file=file)
+
+
+def _build_guessed_source(
+    frame: pl.LazyFrame, file: CsvFile, fits: Sequence[Fit], options: ReadOptions
+) -> Source:
+    """Return a CSV file as a source that marks the rows that contradict its types."""
+    # Several expressions use the stripped text of a column, so it is computed once, as a
+    # further column of the frame.
+    stripped_names = [f"{position} stripped" for position in file.positions]
+    frame = frame.with_columns(
+        pl.col(position).str.strip_chars().alias(name)
+        for position, name in zip(file.positions, stripped_names)
+    )
+    stripped = [pl.col(name) for name in stripped_names]
+    inferred_columns = _parse_columns(file, stripped, fits)
+    columns = build_columns(inferred_columns, options)
+    source = Source(file.name, frame, columns, csv_file=file)
+    return _mark_contradicting_rows(source, inferred_columns)
+
+
+def _parse_columns(
+    file: CsvFile, stripped: Sequence[pl.Expr], fits: Sequence[Fit]
+) -> list[InferredColumn]:
+    """Parse each column of a file by the parser that fits it."""
+    inferred_columns = []
+    for position, header in enumerate(file.header):
+        text = pl.col(file.positions[position])
+        fit = fits[position]
+        inferred = InferredColumn(
+            header=header,
+            stripped=stripped[position],
+            parsed=fit.parser.parse(text, stripped[position]),
+            counts=fit.counts,
+        )
+        inferred_columns.append(inferred)
+    return inferred_columns
+
+
+# Finding the parsers that fit
 
 
 def _find_fits_of_rows(
@@ -145,7 +204,8 @@ def _find_fits_of_rows(
     """Return the first parser that fits each column in these rows."""
     if rows.is_empty():
         return list_fits_without_rows(parsers)
-    texts = rows.select(pl.lit(0, pl.UInt32).alias(FILE), pl.all())
+    file_number = pl.lit(0, pl.UInt32).alias(FILE)
+    texts = rows.select(file_number, pl.all())
     return find_fits(texts, parsers)[0]
 
 
@@ -161,82 +221,122 @@ def _find_fits_of_all_rows(
     every undecided column. Text, the last parser, always fits.
     """
     first_rows = _fill_empty_columns(first_rows, frame, text_format)
-    untried = list(parsers)
     fits: dict[int, Fit] = {}
-    while len(fits) < len(parsers):
-        undecided = [i for i in range(len(parsers)) if i not in fits]
-        texts = first_rows.select(
-            pl.col(str(i)).alias(str(position)) for position, i in enumerate(undecided)
-        )
-        first_fits = _find_fits_of_rows(texts, [untried[i] for i in undecided])
-        parsed = [
-            fit.parser.parse(pl.col(str(i)), pl.col(str(i)).str.strip_chars())
-            for i, fit in zip(undecided, first_fits)
-        ]
-        counts_of_all_rows = count_parsed_values(parsed, frame)
-        for i, fit, counts in zip(undecided, first_fits, counts_of_all_rows):
-            if counts.all_fit:
-                fits[i] = Fit(fit.parser, counts)
+    untried = dict(enumerate(parsers))
+    while untried:
+        first_fits = _find_fits_of_undecided(first_rows, untried)
+        counts_in_all_rows = _count_in_all_rows(frame, first_fits)
+        for position, fit in first_fits.items():
+            counts = counts_in_all_rows[position]
+            if counts.all_accepted:
+                fits[position] = Fit(fit.parser, counts)
+                del untried[position]
             else:
-                untried[i] = untried[i].without_those_tried(fit.parser)
-    return [fits[i] for i in range(len(parsers))]
+                untried[position] = untried[position].without_those_tried(fit.parser)
+    return [fits[position] for position in range(len(parsers))]
+
+
+def _find_fits_of_undecided(
+    first_rows: pl.DataFrame, untried: Mapping[int, ColumnParsers]
+) -> dict[int, Fit]:
+    """Return the first parser that fits the first rows of each undecided column.
+
+    `untried` has the parsers that are still to be tried, by the column's position.
+    """
+    # `find_fits` expects columns that are named "0", "1" and so on.
+    texts = first_rows.select(
+        pl.col(str(position)).alias(str(number))
+        for number, position in enumerate(untried)
+    )
+    fits = _find_fits_of_rows(texts, list(untried.values()))
+    return dict(zip(untried, fits))
+
+
+def _count_in_all_rows(
+    frame: pl.LazyFrame, fits: Mapping[int, Fit]
+) -> dict[int, ValueCounts]:
+    """Count the values of columns in all rows, each by the parser that may fit it."""
+    parsed_columns = []
+    for position, fit in fits.items():
+        text = pl.col(str(position))
+        parsed_columns.append(fit.parser.parse(text, text.str.strip_chars()))
+    counts = count_parsed_values(parsed_columns, frame)
+    return dict(zip(fits, counts))
 
 
 def _fill_empty_columns(
     first_rows: pl.DataFrame, frame: pl.LazyFrame, text_format: TextFormat
 ) -> pl.DataFrame:
-    """Return the first rows, with the first value of all rows in columns without any."""
-    filled = null_if_missing(pl.all().str.strip_chars(), text_format)
-    value_counts = first_rows.select(filled.count()).row(0, named=True)
+    """Return the first rows, in which each empty column gets its first value of all rows."""
+    present = null_if_missing(pl.all().str.strip_chars(), text_format)
+    value_counts = first_rows.select(present.count()).row(0, named=True)
     empty = [name for name, count in value_counts.items() if not count]
     if not empty:
         return first_rows
-    filled = null_if_missing(pl.col(empty).str.strip_chars(), text_format)
-    first_values = frame.select(filled.drop_nulls().first())
-    values_by_name = first_values.collect(engine="streaming").row(0, named=True)
+
+    present = null_if_missing(pl.col(empty).str.strip_chars(), text_format)
+    first_values = frame.select(present.drop_nulls().first())
+    value_by_name = first_values.collect(engine="streaming").row(0, named=True)
     return first_rows.with_columns(
-        pl.lit(value, pl.String).alias(name) for name, value in values_by_name.items()
+        pl.lit(value, pl.String).alias(name) for name, value in value_by_name.items()
     )
 
 
+# Verifying guessed types
+
+
 def _mark_contradicting_rows(
-    source: Source, parsed_columns: Sequence[ParsedText]
+    source: Source, inferred_columns: Sequence[InferredColumn]
 ) -> Source:
     """Return the source with marks on the rows that contradict the guessed types.
 
-    `parsed_columns` is the parsed text of the source's columns. The source also marks the
-    rows with words such as NA, of which only those in the first rows have been counted so
-    far.
+    The source also marks the rows with words such as NA, because only those in the first
+    rows have been counted so far.
     """
     values_by_name: dict[str, pl.Expr] = {}
     contradictions = [source.contradicts_types]
-    marked_columns: dict[str, Column] = {}
-    for (name, column), parsed in zip(source.columns.items(), parsed_columns):
-        # The values are computed once, for the output and for the checks.
+    columns: dict[str, Column] = {}
+    for (name, column), inferred in zip(source.columns.items(), inferred_columns):
+        # The values are needed for the output and for the checks. They are computed once,
+        # as a further column of the frame.
         values_name = f"{len(values_by_name)} values"
-        values_by_name[values_name] = parsed.values
+        values_by_name[values_name] = inferred.parsed.values
         values = pl.col(values_name)
-        if column.type is None:
-            # The column must stay without values, and also without missing words if the
-            # first rows hold none.
-            has_words = column.missing_words > 0
-            unexpected = parsed.filled if has_words else parsed.filled_or_word
-            contradictions.append(unexpected.is_not_null())
-        elif column.type != TEXT:
-            # A value that cannot be parsed contradicts the type. Text needs no parsing.
-            contradictions.append(values.is_null() & parsed.filled.is_not_null())
-        if parsed.is_odd is not None:
-            contradictions.append(parsed.is_odd(values))
-
-        is_missing_word = None
-        if parsed.filled_as_text is not None:
-            is_missing_word = values.is_null() & parsed.filled_as_text.is_not_null()
-        marked_columns[name] = replace(
-            column, values=values, is_missing_word=is_missing_word
+        contradictions += _find_contradictions(column, inferred.parsed, values)
+        columns[name] = replace(
+            column,
+            values=values,
+            is_missing_word=_find_missing_words(inferred.parsed, values),
         )
     return replace(
         source,
         frame=source.frame.with_columns(**values_by_name),
-        columns=marked_columns,
+        columns=columns,
         contradicts_types=pl.any_horizontal(contradictions),
     )
+
+
+def _find_contradictions(
+    column: Column, parsed: ParsedText, values: pl.Expr
+) -> list[pl.Expr]:
+    """Return expressions that are True in rows that contradict the column's type."""
+    contradictions = []
+    if column.type is None:
+        # The first rows hold no value, so no row may hold one. If they do not even hold
+        # a missing word, no row may hold such a word either.
+        has_words = column.missing_words > 0
+        unexpected = parsed.present if has_words else parsed.present_or_word
+        contradictions.append(unexpected.is_not_null())
+    elif column.type != TEXT:
+        # Text that cannot be parsed contradicts every type but text.
+        contradictions.append(values.is_null() & parsed.present.is_not_null())
+    if parsed.find_odd is not None:
+        contradictions.append(parsed.find_odd(values))
+    return contradictions
+
+
+def _find_missing_words(parsed: ParsedText, values: pl.Expr) -> pl.Expr | None:
+    """Return whether each row holds a word such as NA, or None if words do not matter."""
+    if parsed.present_as_text is None:
+        return None
+    return values.is_null() & parsed.present_as_text.is_not_null()

@@ -214,10 +214,10 @@ def _convert_dates(
     holds_times = is_time_of_day(parsed.reading)
     if parsed.reading.dtype not in (DATE, TIMESTAMP) and not holds_times:
         return column
-    values, fitting = count_values(frame, [column.values, parsed.fitting])
+    values, fitting = count_values(frame, [column.values, parsed.accepted])
     if fitting < values:
         return column
-    return Column(parsed.reading.dtype, parsed.fitting, holds_times=holds_times)
+    return Column(parsed.reading.dtype, parsed.accepted, holds_times=holds_times)
 
 
 def _convert_bytes(

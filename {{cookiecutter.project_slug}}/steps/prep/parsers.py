@@ -1,8 +1,20 @@
 """Parsers, each of which reads the text of a column as one type.
 
-`list_parsers` returns those that are tried for a column, the narrowest type first. Some
-parsers are fast because they only read the usual spelling of a type. They are tried
+`list_parsers` returns the parsers that are tried for a column, the narrowest type first.
+Some of them are fast because they only read the usual spelling of a type. They are tried
 before the parser that reads all spellings.
+
+A parser returns a `ParsedText`. As an example, these are its fields for a column that is
+read as integers, and in which words such as NA could be values if the column was text:
+
+    text    values  accepted  present  present_or_word
+    7       7       7         7        7
+    007     7       null      007      007               (odd: 007 may be a code)
+    seven   null    null      seven    seven             (cannot be parsed)
+    NA      null    null      null     NA                (a missing word)
+            null    null      null     null              (empty)
+
+The parser does not fit this column, because 007 and seven are present, but not accepted.
 """
 
 from __future__ import annotations
@@ -43,38 +55,41 @@ ISO_TIMESTAMPS = (
 
 @dataclass(frozen=True)
 class ParsedText:
-    """The text of a column as one parser reads it.
+    """The text of a column as one parser reads it. The module shows an example.
 
-    The parser fits the column if all text that is `filled` has been parsed, and none of
-    the parsed values is odd.
+    The parser fits the column if all text that is `present` is `accepted`.
     """
 
     reading: Reading
-    #: The parsed values, and null where the text cannot be parsed.
+    #: The parsed values; null where the text cannot be parsed.
     values: pl.Expr
-    #: The text that must be parsed, and null where it is a missing value.
-    filled: pl.Expr
-    #: The same if the column was text, where words such as NA may be values. None if
-    #: that makes no difference.
-    filled_as_text: pl.Expr | None = None
-    #: Returns for each parsed value whether it is odd, such as the number 7 for 007.
-    is_odd: Callable[[pl.Expr], pl.Expr] | None = None
+    #: The text that is not a missing value.
+    present: pl.Expr
+    #: The text that would be present if the column was text, in which words such as NA
+    #: may be values. None if this makes no difference.
+    present_as_text: pl.Expr | None = None
+    #: Returns whether each parsed value is odd. For example, the number 7 may be the code
+    #: 007. None if no value is odd.
+    find_odd: Callable[[pl.Expr], pl.Expr] | None = None
 
     @cached_property
-    def fitting(self) -> pl.Expr:
+    def accepted(self) -> pl.Expr:
         """Return the parsed values that are not odd."""
-        if self.is_odd is None:
+        if self.find_odd is None:
             return self.values
-        return pl.when(~self.is_odd(self.values)).then(self.values)
+        is_odd = self.find_odd(self.values)
+        return pl.when(~is_odd).then(self.values)
 
     @property
-    def filled_or_word(self) -> pl.Expr:
-        """Return the text that is not a missing value, including words such as NA."""
-        return self.filled if self.filled_as_text is None else self.filled_as_text
+    def present_or_word(self) -> pl.Expr:
+        """Return the present text, including words that could be values of text."""
+        if self.present_as_text is None:
+            return self.present
+        return self.present_as_text
 
     @property
-    def not_infinite(self) -> pl.Expr:
-        """Return the numbers that are not infinite; a constant for all other types."""
+    def finite(self) -> pl.Expr:
+        """Return the numbers that are finite. All values of other types count as finite."""
         if self.reading.dtype != NUMBER:
             return pl.lit(1)
         return pl.when(self.values.is_finite()).then(self.values)
@@ -83,202 +98,13 @@ class ParsedText:
 class Parser(ABC):
     """Reads the text of a column as one type.
 
-    Parsers are equal only if they are the same object, which is quick to find out.
+    Parsers are equal only if they are the same object. This makes it quick to compare
+    them, and to group columns by them.
     """
 
     @abstractmethod
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Parse a column. `stripped` is its text without spaces around it."""
-
-
-@dataclass(frozen=True, eq=False)
-class IgnoredColumnParser(Parser):
-    """Leaves the text of an ignored column as it is."""
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Return the text."""
-        return ParsedText(Reading(TEXT), values=text, filled=text)
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerKeyParser(Parser):
-    """Reads a key whose values are plain integers."""
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse integers without plus signs, leading zeros or spaces."""
-        filled = pl.when(text != "").then(text)
-        is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
-        integers = pl.when(is_integer).then(text.cast(pl.Int64, strict=False))
-        return ParsedText(Reading(INTEGER), values=integers, filled=filled)
-
-
-@dataclass(frozen=True, eq=False)
-class TextKeyParser(Parser):
-    """Reads a key as its text, including the spaces around it."""
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Return the text that is not empty."""
-        filled = pl.when(text != "").then(text)
-        return ParsedText(Reading(TEXT), values=filled, filled=filled)
-
-
-@dataclass(frozen=True, eq=False)
-class TextParser(Parser):
-    """Reads a column as text without the spaces around it."""
-
-    rules: ColumnRules
-    text_format: TextFormat
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Return the stripped text that is not a missing value."""
-        values = self.rules.select_values_of_text(stripped, self.text_format)
-        return ParsedText(
-            Reading(TEXT),
-            values=values,
-            filled=values,
-            filled_as_text=null_if_empty(stripped),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class ValueParser(Parser):
-    """Reads a type other than text, in all spellings that settings.yml allows."""
-
-    reading: Reading
-    rules: ColumnRules
-    text_format: TextFormat
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text."""
-        not_missing = null_if_missing(stripped, self.text_format)
-        return ParsedText(
-            self.reading,
-            values=parse_text(not_missing, self.reading, self.text_format),
-            filled=not_missing,
-            filled_as_text=_select_filled_text(stripped, self.rules, self.text_format),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class RoundTripDateParser(Parser):
-    """Reads dates in a format such as %Y%m%d, in which they look like numbers.
-
-    polars also parses texts that the format would never write.
-    """
-
-    value_parser: ValueParser
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse a text only if writing its date in the format gives the same text."""
-        parsed = self.value_parser.parse(text, stripped)
-        date_format = parsed.reading.date_format
-        dates = parsed.values
-        if is_time_of_day(parsed.reading):
-            dates = parsed.filled.str.to_time(date_format, strict=False)
-        is_same_text = dates.dt.strftime(date_format) == parsed.filled
-        return replace(parsed, values=pl.when(is_same_text).then(parsed.values))
-
-
-@dataclass(frozen=True, eq=False)
-class DottedDateParser(Parser):
-    """Reads dates such as 2026.01.05, but not 2026.1.5.
-
-    The shorter text may be the version of a program.
-    """
-
-    value_parser: ValueParser
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse only text that has all digits of a date."""
-        parsed = self.value_parser.parse(text, stripped)
-        has_all_digits = stripped.str.len_bytes() == DOTTED_DATE_LENGTH
-        return replace(parsed, values=pl.when(has_all_digits).then(parsed.values))
-
-
-@dataclass(frozen=True, eq=False)
-class PlainNumberParser(Parser):
-    """Reads numbers in the usual spelling, in a column without missing words. Fast."""
-
-    reading: Reading
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse text without spaces around it."""
-        return ParsedText(
-            self.reading,
-            values=text.cast(self.reading.dtype, strict=False),
-            filled=text,
-            is_odd=partial(_is_odd_number, text),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class PlainNumberOrWordParser(Parser):
-    """Reads numbers in the usual spelling, and words such as NA. Fast."""
-
-    reading: Reading
-    rules: ColumnRules
-    text_format: TextFormat
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text that is not a missing value."""
-        not_missing = null_if_missing(stripped, self.text_format)
-        parsed = PlainNumberParser(self.reading).parse(not_missing, stripped)
-        filled_as_text = _select_filled_text(stripped, self.rules, self.text_format)
-        return replace(parsed, filled_as_text=filled_as_text)
-
-
-@dataclass(frozen=True, eq=False)
-class PlainTimestampParser(Parser):
-    """Reads timestamps that are all written in one format. Fast."""
-
-    time_format: str
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse text without spaces around it."""
-        # With its cache, polars is slow when most values differ.
-        values = text.str.to_datetime(
-            self.time_format, time_unit="us", strict=False, cache=False
-        )
-        return ParsedText(Reading(TIMESTAMP), values=values, filled=text)
-
-
-@dataclass(frozen=True, eq=False)
-class PlainValueParser(Parser):
-    """Reads booleans or dates, in a column that has a value in each row. Fast."""
-
-    reading: Reading
-    text_format: TextFormat
-
-    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse text without spaces around it."""
-        values = parse_text(text, self.reading, self.text_format)
-        return ParsedText(self.reading, values=values, filled=text)
-
-
-def _select_filled_text(
-    stripped: pl.Expr, rules: ColumnRules, text_format: TextFormat
-) -> pl.Expr | None:
-    """Return the values that a column would have as text.
-
-    Returns None if words such as NA could not be values then: so polars need not compute
-    them in addition to the text that is not missing.
-    """
-    if not rules.may_have_words_as_values(text_format):
-        return None
-    return rules.select_values_of_text(stripped, text_format)
-
-
-def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
-    """Return whether a number may be a code, is huge or NaN, or has a plus sign.
-
-    It compares text by its order, in which : follows 9 and + precedes -, because that is
-    quicker than to look for patterns.
-    """
-    is_code = text.is_between(pl.lit("00"), pl.lit("0:"))
-    is_negative_code = text.is_between(pl.lit("-00"), pl.lit("-0:"))
-    # NaN is outside every range, so it counts as odd.
-    is_usual = number.is_between(-(10**18), 10**18, closed="none")
-    return (text < "-") | is_code | is_negative_code | ~is_usual
 
 
 # Choosing the parsers of a column
@@ -289,41 +115,39 @@ class ColumnParsers:
     """The parsers that are tried for a column, the narrowest type first and text last."""
 
     parsers: tuple[Parser, ...]
-    #: Returns the text of a column where it is not missing.
+    #: Replaces missing values in the text of the column by null.
     null_if_missing: Callable[[pl.Expr], pl.Expr] | None = None
-    #: Returns a further parser, or None, by the first value that is not missing. It is
-    #: tried if no parser but that of text fits the column.
+    #: Returns the parser that the first value of the column suggests, if any. It is tried
+    #: if the column would be text otherwise.
     find_by_value: Callable[[str], Parser | None] | None = None
 
     def without_those_tried(self, failed: Parser) -> ColumnParsers:
         """Return the parsers that are tried after one that does not fit the column."""
         if failed not in self.parsers:
-            # It was found by a value, so only text is left.
+            # It was suggested by a value, so only text is left.
             return ColumnParsers(self.parsers[-1:])
-        return replace(self, parsers=self.parsers[self.parsers.index(failed) + 1 :])
+        next_position = self.parsers.index(failed) + 1
+        return replace(self, parsers=self.parsers[next_position:])
 
 
 @cache
 def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
-    """Return the parsers for columns with the same rules, which share them.
+    """Return the parsers for columns with the same rules.
 
-    A key is its text, including spaces, unless all of its values are plain integers.
+    The parsers are the same objects for all of these columns, so that `find_fits` can
+    parse the columns together.
     """
     if rules.is_ignored:
         return ColumnParsers((IgnoredColumnParser(),))
     if rules.is_key:
         return ColumnParsers((IntegerKeyParser(), TextKeyParser()))
-    readings = [
-        reading
-        for dtype in rules.types
-        for reading in list_usual_readings(text_format)
-        if reading.dtype == dtype and rules.allows(reading)
-    ]
-    parsers: list[Parser] = [
-        RoundTripDateParser(ValueParser(reading, rules, text_format))
-        for reading in readings
-        if _looks_like_number(reading.date_format)
-    ]
+
+    readings = _list_allowed_readings(rules, text_format)
+    parsers: list[Parser] = []
+    for reading in readings:
+        if _looks_like_number(reading.date_format):
+            value_parser = ValueParser(reading, rules, text_format)
+            parsers.append(RoundTripDateParser(value_parser))
     for reading in readings:
         parsers += _list_fast_parsers(reading, rules, text_format)
         parsers.append(ValueParser(reading, rules, text_format))
@@ -337,16 +161,29 @@ def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
     )
 
 
+def _list_allowed_readings(
+    rules: ColumnRules, text_format: TextFormat
+) -> list[Reading]:
+    """Return the readings that the rules of a column allow, in the order of its types."""
+    usual_readings = list_usual_readings(text_format)
+    allowed_readings = []
+    for dtype in rules.types:
+        for reading in usual_readings:
+            if reading.dtype == dtype and rules.allows(reading):
+                allowed_readings.append(reading)
+    return allowed_readings
+
+
 def _looks_like_number(date_format: str) -> bool:
     """Return whether dates in this format, such as %Y%m%d, look like numbers."""
-    signs = re.sub("%[a-zA-Z]", "", date_format)
-    return date_format != "" and signs in ("", ".")
+    separators = re.sub("%[a-zA-Z]", "", date_format)
+    return date_format != "" and separators in ("", ".")
 
 
 def _list_fast_parsers(
     reading: Reading, rules: ColumnRules, text_format: TextFormat
 ) -> list[Parser]:
-    """Return fast parsers, which do not read all spellings of a type."""
+    """Return the fast parsers of a reading, which only read the usual spelling."""
     if text_format.missing or reading.date_format:
         return []
     if reading.dtype in (INTEGER, NUMBER):
@@ -364,9 +201,9 @@ def _list_fast_parsers(
 def _find_parser_by_value(
     value: str, *, rules: ColumnRules, text_format: TextFormat
 ) -> Parser | None:
-    """Return the parser of a date that can be read in only one way, such as 31-Jan-2026.
+    """Return the parser of an unambiguous date or time, such as 31-Jan-2026, or None.
 
-    Returns None for other values, and for ISO dates, which have a parser already.
+    It is also None for a date in ISO 8601, which `list_parsers` already has a parser for.
     """
     date_format = find_certain_format(value)
     if date_format is None or date_format == ISO_DATE:
@@ -383,10 +220,219 @@ def _get_date_parser(
 ) -> Parser:
     """Return the parser of dates in one format.
 
-    It is the same object for equal arguments, so that all columns whose dates have this
-    format are counted together.
+    It is the same object for equal arguments, so that `find_fits` can parse all columns
+    whose dates have this format together.
     """
-    parser = ValueParser(reading, rules, text_format)
+    value_parser = ValueParser(reading, rules, text_format)
     if reading.date_format == DOTTED_DATE:
-        return DottedDateParser(parser)
-    return parser
+        return DottedDateParser(value_parser)
+    return value_parser
+
+
+# Parsers of ignored columns, keys and text
+
+
+@dataclass(frozen=True, eq=False)
+class IgnoredColumnParser(Parser):
+    """Leaves the text of an ignored column unchanged."""
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Return the text."""
+        return ParsedText(Reading(TEXT), values=text, present=text)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerKeyParser(Parser):
+    """Reads a key whose values are all plain integers."""
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse integers without plus signs, leading zeros or spaces."""
+        is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
+        integers = text.cast(pl.Int64, strict=False)
+        return ParsedText(
+            Reading(INTEGER),
+            values=pl.when(is_integer).then(integers),
+            present=null_if_empty(text),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TextKeyParser(Parser):
+    """Reads a key as its text, including the spaces around it."""
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Return the text that is not empty."""
+        present = null_if_empty(text)
+        return ParsedText(Reading(TEXT), values=present, present=present)
+
+
+@dataclass(frozen=True, eq=False)
+class TextParser(Parser):
+    """Reads a column as text without the spaces around it."""
+
+    rules: ColumnRules
+    text_format: TextFormat
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Return the stripped text that is not a missing value."""
+        values = self.rules.select_values_of_text(stripped, self.text_format)
+        return ParsedText(
+            Reading(TEXT),
+            values=values,
+            present=values,
+            present_as_text=null_if_empty(stripped),
+        )
+
+
+# Parsers of all spellings of a type
+
+
+@dataclass(frozen=True, eq=False)
+class ValueParser(Parser):
+    """Reads a type other than text, in all spellings that settings.yml allows."""
+
+    reading: Reading
+    rules: ColumnRules
+    text_format: TextFormat
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the stripped text that is not a missing value."""
+        present = null_if_missing(stripped, self.text_format)
+        return ParsedText(
+            self.reading,
+            values=parse_text(present, self.reading, self.text_format),
+            present=present,
+            present_as_text=_select_present_as_text(
+                stripped, self.rules, self.text_format
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RoundTripDateParser(Parser):
+    """Reads dates in a format such as %Y%m%d, in which dates look like numbers.
+
+    polars also parses some texts that are not written in the format. So each date is
+    written in the format again, and accepted only if this gives the same text.
+    """
+
+    value_parser: ValueParser
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the texts that writing their dates in the format reproduces."""
+        parsed = self.value_parser.parse(text, stripped)
+        date_format = parsed.reading.date_format
+        dates = parsed.values
+        if is_time_of_day(parsed.reading):
+            # The values are seconds, which cannot be written in the format.
+            dates = parsed.present.str.to_time(date_format, strict=False)
+        is_same_text = dates.dt.strftime(date_format) == parsed.present
+        return replace(parsed, values=pl.when(is_same_text).then(parsed.values))
+
+
+@dataclass(frozen=True, eq=False)
+class DottedDateParser(Parser):
+    """Reads dates such as 2026.01.05, but not 2026.1.5.
+
+    The shorter text may be the version of a program.
+    """
+
+    value_parser: ValueParser
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the texts that have all digits of a date."""
+        parsed = self.value_parser.parse(text, stripped)
+        has_all_digits = stripped.str.len_bytes() == DOTTED_DATE_LENGTH
+        return replace(parsed, values=pl.when(has_all_digits).then(parsed.values))
+
+
+# Fast parsers of the usual spelling of a type
+
+
+@dataclass(frozen=True, eq=False)
+class PlainNumberParser(Parser):
+    """Reads numbers in a column without spaces and without words such as NA."""
+
+    reading: Reading
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the text without stripping it."""
+        return ParsedText(
+            self.reading,
+            values=text.cast(self.reading.dtype, strict=False),
+            present=text,
+            find_odd=partial(_is_odd_number, text),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PlainNumberOrWordParser(Parser):
+    """Reads numbers in a column that may have spaces and words such as NA."""
+
+    reading: Reading
+    rules: ColumnRules
+    text_format: TextFormat
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the stripped text that is not a missing value."""
+        present = null_if_missing(stripped, self.text_format)
+        parsed = PlainNumberParser(self.reading).parse(present, stripped)
+        present_as_text = _select_present_as_text(
+            stripped, self.rules, self.text_format
+        )
+        return replace(parsed, present_as_text=present_as_text)
+
+
+@dataclass(frozen=True, eq=False)
+class PlainTimestampParser(Parser):
+    """Reads timestamps that are all written in one format, without spaces around them."""
+
+    time_format: str
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the text without stripping it."""
+        # With its cache, polars is slow when most values differ.
+        values = text.str.to_datetime(
+            self.time_format, time_unit="us", strict=False, cache=False
+        )
+        return ParsedText(Reading(TIMESTAMP), values=values, present=text)
+
+
+@dataclass(frozen=True, eq=False)
+class PlainValueParser(Parser):
+    """Reads booleans or dates in a column without spaces and without words such as NA."""
+
+    reading: Reading
+    text_format: TextFormat
+
+    def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
+        """Parse the text without stripping it."""
+        values = parse_text(text, self.reading, self.text_format)
+        return ParsedText(self.reading, values=values, present=text)
+
+
+def _select_present_as_text(
+    stripped: pl.Expr, rules: ColumnRules, text_format: TextFormat
+) -> pl.Expr | None:
+    """Return the text that would be present if the column was text.
+
+    Returns None if words such as NA could not be values of that text. This saves polars
+    from computing the same text twice.
+    """
+    if not rules.may_have_words_as_values(text_format):
+        return None
+    return rules.select_values_of_text(stripped, text_format)
+
+
+def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
+    """Return whether a number may be a code, is huge or NaN, or has a plus sign.
+
+    Text is compared by its order, which is faster than matching patterns: the character
+    after 9 is a colon, and a plus sign precedes a minus sign.
+    """
+    is_code = text.is_between(pl.lit("00"), pl.lit("0:"))
+    is_negative_code = text.is_between(pl.lit("-00"), pl.lit("-0:"))
+    has_plus_sign = text < "-"
+    # NaN is outside every range, so it counts as odd.
+    is_usual = number.is_between(-(10**18), 10**18, closed="none")
+    return has_plus_sign | is_code | is_negative_code | ~is_usual

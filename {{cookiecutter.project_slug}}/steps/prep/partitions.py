@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,63 +22,71 @@ MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 def add_partition_columns(sources: list[Source], options: ReadOptions) -> None:
     """Add the columns that folders name to the files below them.
 
-    They get the types that a column of a CSV file with these values would get, except
-    that words such as NA are values. If the file itself has the column, it is taken from
+    A column gets the type that it would get in a CSV file with these values, except that
+    words such as NA are values. If a file itself has the column, the column is taken from
     the file, with a note.
     """
     partitions = [_read_partitions(source.name) for source in sources]
     names = dict.fromkeys(name for values in partitions for name in values)
     for name in names:
         texts = [values[name] for values in partitions if name in values]
-        columns = _infer_columns(name, texts, options)
+        column_by_text = _infer_columns(name, texts, options)
         for source, values in zip(sources, partitions):
             if name not in values:
                 continue
+            text = values[name]
             if name in source.columns:
-                text = (
-                    f"the column '{name}' of {source.name} is taken from the file, not"
-                    f" from its folder '{name}={values[name] or MISSING_PARTITION}'."
-                )
-                source.notes.append(Note(text, column=name))
+                source.notes.append(_note_column_of_file(source, name, text))
             else:
-                source.columns[name] = columns[values[name]]
-
-
-def _infer_columns(
-    name: str, texts: list[str | None], options: ReadOptions
-) -> dict[str | None, Column]:
-    """Return the column that a folder adds to the files below it, for each of its values.
-
-    `texts` are the values that the folders spell, or None for a missing value.
-    """
-    distinct = list(dict.fromkeys(texts))
-    # Hive has its own spelling of a missing value, so NA is a value here.
-    rules = replace(find_rules(name, options.roles), words_are_values=True)
-    column = pl.Series("text", distinct, dtype=pl.String)
-    fit = find_fit(column, list_parsers(rules, options.text_format))
-    text = pl.col("text")
-    parsed = fit.parser.parse(text, text.str.strip_chars())
-    values = column.to_frame().select(parsed.fitting).to_series()
-    dtype = parsed.reading.dtype
-    columns: dict[str | None, Column] = {}
-    for distinct_text, value in zip(distinct, values):
-        columns[distinct_text] = Column(
-            type=None if value is None else dtype,
-            values=pl.lit(value, dtype),
-            holds_times=is_time_of_day(parsed.reading),
-            is_from_folder=True,
-        )
-    return columns
+                source.columns[name] = column_by_text[text]
 
 
 def _read_partitions(path: str) -> dict[str, str | None]:
-    """Return the value of each column that the folders of a path name."""
+    """Return the value of each column that the folders of a path name.
+
+    The value is None if the folder stands for a missing value.
+    """
     partitions: dict[str, str | None] = {}
     for folder in Path(path).parts[:-1]:
         column, equals, text = folder.partition("=")
         if not equals:
             continue
-        partitions[unquote(column)] = (
-            None if text == MISSING_PARTITION else unquote(text)
-        )
+        value = None if text == MISSING_PARTITION else unquote(text)
+        partitions[unquote(column)] = value
     return partitions
+
+
+def _infer_columns(
+    name: str, texts: Sequence[str | None], options: ReadOptions
+) -> dict[str | None, Column]:
+    """Return the column that a folder adds to the files below it, by the folder's value.
+
+    `texts` are the values of all folders, which decide the type of the column.
+    """
+    # Hive has its own spelling of a missing value, so NA is a value here.
+    rules = replace(find_rules(name, options.roles), words_are_values=True)
+    distinct = pl.Series("text", list(dict.fromkeys(texts)), dtype=pl.String)
+    fit = find_fit(distinct, list_parsers(rules, options.text_format))
+
+    text = pl.col("text")
+    parsed = fit.parser.parse(text, text.str.strip_chars())
+    values = distinct.to_frame().select(parsed.accepted).to_series()
+    dtype = parsed.reading.dtype
+    column_by_text: dict[str | None, Column] = {}
+    for distinct_text, value in zip(distinct, values):
+        column_by_text[distinct_text] = Column(
+            type=None if value is None else dtype,
+            values=pl.lit(value, dtype),
+            holds_times=is_time_of_day(parsed.reading),
+            is_from_folder=True,
+        )
+    return column_by_text
+
+
+def _note_column_of_file(source: Source, name: str, text: str | None) -> Note:
+    """Return the note that a column is taken from the file, not from its folder."""
+    return Note(
+        f"the column '{name}' of {source.name} is taken from the file, not from its folder"
+        f" '{name}={text or MISSING_PARTITION}'.",
+        column=name,
+    )

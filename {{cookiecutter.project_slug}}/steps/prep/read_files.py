@@ -108,6 +108,8 @@ def open_small_files(
         for source, small_file in zip(batch_sources, batch.files, strict=True):
             _review_columns(source, small_file.file, options, noted_files)
         sources += batch_sources
+        # Free the memory of its rows before the next batch is read.
+        del batch
     return dict(zip(paths, sources, strict=True))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 from csv_dialect import CsvFile
 from fits import find_fits, list_fits_without_rows
-from infer_types import list_column_parsers, read_columns
+from infer_types import InferredColumn, build_columns, list_column_parsers
 from parsers import ParsedText, Parser
 from read_options import ReadOptions
 from sources import FILE, Source
@@ -89,40 +89,59 @@ def open_batch(batch: Batch, scratch: Path, options: ReadOptions) -> list[Source
     """Find the types of all columns of a batch, and return a source for each of its files.
 
     The rows are copied as text into the folder `scratch`, from which the sources read
-    them. To save memory, the batch loses its rows. Raises OSError if the folder is full.
+    them. Raises OSError if the folder is full.
     """
     texts = _stack_texts(batch)
-    # The sources read the copy, so the memory of the rows is free for the next batch.
     copy = scratch / f"{uuid.uuid4().hex}.arrow"
     texts.write_ipc(copy)
-    copied = pl.scan_ipc(copy, glob=False)
-
-    parsers = list_column_parsers(batch.header, options)
-    fits_by_file = find_fits(texts, parsers)
-    stripped = {name: pl.col(name).str.strip_chars() for name in batch.column_names}
-
-    @cache
-    def parse_column(name: str, parser: Parser) -> ParsedText:
-        # Most files have the same types, and share the expressions for them.
-        return parser.parse(pl.col(name), stripped[name])
+    copied_rows = pl.scan_ipc(copy, glob=False).select(batch.column_names)
 
     sources = []
     first_row = 0
-    for file_number, small_file in enumerate(batch.files):
-        # A file without rows is not among the texts.
-        if file_number in fits_by_file:
-            fits = fits_by_file[file_number]
-        else:
-            fits = list_fits_without_rows(parsers)
-        parsed = [parse_column(name, fit.parser) for name, fit in zip(stripped, fits)]
-        columns = read_columns(batch.header, fits, parsed, stripped, options)
-        row_count = len(small_file.rows)
-        rows = copied.select(batch.column_names).slice(first_row, row_count)
+    columns_of_files = _infer_columns_of_files(batch, texts, options)
+    for small_file, inferred_columns in zip(batch.files, columns_of_files, strict=True):
         file = small_file.file
+        row_count = len(small_file.rows)
+        rows = copied_rows.slice(first_row, row_count)
+        columns = build_columns(inferred_columns, options)
         sources.append(Source(file.name, rows, columns, csv_file=file))
         first_row += row_count
-        small_file.rows = []
     return sources
+
+
+def _infer_columns_of_files(
+    batch: Batch, texts: pl.DataFrame, options: ReadOptions
+) -> list[list[InferredColumn]]:
+    """Return the inferred columns of each file of a batch.
+
+    `texts` are the stacked rows of the batch.
+    """
+    parsers = list_column_parsers(batch.header, options)
+    fits_by_file = find_fits(texts, parsers)
+    fits_without_rows = list_fits_without_rows(parsers)
+    stripped = [pl.col(name).str.strip_chars() for name in batch.column_names]
+
+    @cache
+    def parse_column(position: int, parser: Parser) -> ParsedText:
+        # Most files have the same types, and share the expressions for them.
+        text = pl.col(batch.column_names[position])
+        return parser.parse(text, stripped[position])
+
+    columns_of_files = []
+    for file_number in range(len(batch.files)):
+        # Only files with rows are in `fits_by_file`.
+        fits = fits_by_file.get(file_number, fits_without_rows)
+        inferred_columns = [
+            InferredColumn(
+                header=batch.header[position],
+                stripped=stripped[position],
+                parsed=parse_column(position, fit.parser),
+                counts=fit.counts,
+            )
+            for position, fit in enumerate(fits)
+        ]
+        columns_of_files.append(inferred_columns)
+    return columns_of_files
 
 
 def _stack_texts(batch: Batch) -> pl.DataFrame:
@@ -132,6 +151,7 @@ def _stack_texts(batch: Batch) -> pl.DataFrame:
     for file_number, small_file in enumerate(batch.files):
         rows += small_file.rows
         file_numbers += [file_number] * len(small_file.rows)
+
     columns = [pl.Series(FILE, file_numbers, pl.UInt32)]
     for index, name in enumerate(batch.column_names):
         values = [row[index] for row in rows]
