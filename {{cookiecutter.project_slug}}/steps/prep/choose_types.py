@@ -18,6 +18,7 @@ from sources import (
     TEXT,
     TIMESTAMP,
     TYPE_NAMES,
+    Column,
     ColumnRoles,
     ColumnSchema,
     DataError,
@@ -49,9 +50,9 @@ class TypeChoice:
 def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
     """Choose the columns to prepare, and for each one a type that fits it in every file.
 
-    If a file lacks a feature, its values are missing in this file. Raises DataError if a
-    file lacks a key or the target, if new data does not fit the schema of the model, or
-    if no type fits a column in all files.
+    Values of features that a file lacks are missing in this file. Raises DataError if a
+    file lacks a key or the target, if new data does not fit the schema of the model, or if
+    no type fits a column in all files.
     """
     names = list_column_names(sources)
     notes: list[Note] = []
@@ -65,18 +66,11 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
     used_names = [name for name in names if roles.is_used(name)]
     notes += _note_invisible_characters(names)
     notes += _note_similar_names(used_names)
+    sources = _read_words_as_text(sources, used_names, roles)
 
-    guessed_names = [
-        name for name in used_names if roles.get_expected_column(name) is None
-    ]
-    sources = _read_words_as_text(sources, guessed_names, roles)
     types: dict[str, pl.DataType] = {}
     for name in used_names:
-        expected = roles.get_expected_column(name)
-        if expected is None:
-            choice = _choose_type(sources, name, roles)
-        else:
-            choice = _fit_type(sources, name, expected)
+        choice = _choose_type(sources, name, roles)
         if choice.dtype is not None:
             types[name] = choice.dtype
         if choice.note is not None:
@@ -162,14 +156,15 @@ def _note_similar_names(names: list[str]) -> Iterator[Note]:
 def _read_words_as_text(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Source]:
-    """Return the files with some of the columns in `names` read as text.
+    """Return the files, with columns that hold nothing but words read as text.
 
-    These are the columns that hold nothing but words in all files: words such as NA,
-    which may be values rather than missing values, and words such as Inf, which may be
-    names rather than numbers.
+    Words such as NA may be values rather than missing values, and words such as Inf may
+    be names rather than numbers. Columns of a model's schema are not changed.
     """
     names_by_file: list[list[str]] = [[] for _ in sources]
     for name in names:
+        if roles.get_expected_column(name) is not None:
+            continue
         for file_number in _find_files_of_words(sources, name, roles):
             names_by_file[file_number].append(name)
     return [
@@ -183,7 +178,7 @@ def _find_files_of_words(
 ) -> list[int]:
     """Return the numbers of the files in which a column is to be read as text.
 
-    There are none if any file has a value in the column that is not a word.
+    The list is empty if a file has a value in the column that is not a word.
     """
     columns = {
         file_number: source.columns[name]
@@ -192,23 +187,39 @@ def _find_files_of_words(
     }
     types = {column.type for column in columns.values() if column.type is not None}
     if not types or types == {TEXT}:
-        return [
-            file_number
-            for file_number, column in columns.items()
-            if column.type is None
-            and column.missing_words
-            and column.text_alternative is not None
-        ]
+        return _find_files_of_missing_words(columns)
     if types <= {NUMBER, TEXT} and name != roles.target:
-        numbers = {
-            file_number: column
-            for file_number, column in columns.items()
-            if column.type == NUMBER
-        }
-        # A column that also holds numbers such as 1.5 has no alternative as text.
-        if all(column.text_alternative is not None for column in numbers.values()):
-            return list(numbers)
+        return _find_files_of_infinities(columns)
     return []
+
+
+def _find_files_of_missing_words(columns: dict[int, Column]) -> list[int]:
+    """Return the files in which a column holds no values, but words such as NA.
+
+    `columns` has the column in each file, by the number of the file.
+    """
+    file_numbers = []
+    for file_number, column in columns.items():
+        has_only_words = column.type is None and column.missing_words > 0
+        if has_only_words and column.text_alternative is not None:
+            file_numbers.append(file_number)
+    return file_numbers
+
+
+def _find_files_of_infinities(columns: dict[int, Column]) -> list[int]:
+    """Return the files in which a column holds numbers, if all of them are infinite.
+
+    `columns` has the column in each file, by the number of the file.
+    """
+    numbers = {
+        file_number: column
+        for file_number, column in columns.items()
+        if column.type == NUMBER
+    }
+    # A column that also holds finite numbers has no alternative as text.
+    if any(column.text_alternative is None for column in numbers.values()):
+        return []
+    return list(numbers)
 
 
 def _read_columns_as_text(source: Source, names: list[str]) -> Source:
@@ -237,57 +248,86 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
 
 
 def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeChoice:
-    """Choose the type that fits a column in every file.
+    """Choose the type of a column in all files, by the model's schema or by its values."""
+    expected = roles.get_expected_column(name)
+    if expected is not None:
+        return _fit_type(sources, name, expected)
 
-    A feature of an unsupported type is left out, with a note. Raises DataError if a key or
-    the target has an unsupported type, or if the types of the files have no common type.
-    """
     first_file_by_type = _find_first_file_of_each_type(sources, name)
-    is_key = name in roles.keys
-    for dtype, source in first_file_by_type.items():
-        if _is_usable(dtype, is_key=is_key):
-            continue
-        if is_key or name == roles.target:
-            raise DataError(
-                f"{source.name}: the column '{name}' is of type {dtype}, which is neither"
-                " a number nor a date nor text: convert it."
-            )
-        text = (
-            f"the column '{name}' in {source.name} is of type {dtype}, which no feature"
-            " can be made of, and is left out."
-        )
-        return TypeChoice(None, Note(text, column=name))
+    unusable_type = _find_unusable_type(first_file_by_type, is_key=name in roles.keys)
+    if unusable_type is not None:
+        source = first_file_by_type[unusable_type]
+        return _leave_out(source, name, unusable_type, roles)
 
-    if not first_file_by_type:
+    types = list(first_file_by_type)
+    if not types:
         # No file has a value in the column.
         return TypeChoice(TEXT)
-    types = set(first_file_by_type)
     if len(types) == 1:
-        return TypeChoice(types.pop())
-    if is_key:
-        common_type = _find_common_key_type(sources, name, types)
-    else:
-        common_type = _find_common_feature_type(sources, name, types)
+        return TypeChoice(types[0])
+    common_type = _find_common_type(sources, name, set(types), roles)
     if common_type is None:
         raise _explain_changed_type(sources, name, first_file_by_type, roles)
     return TypeChoice(common_type)
 
 
+def _find_unusable_type(
+    first_file_by_type: dict[pl.DataType, Source], *, is_key: bool
+) -> pl.DataType | None:
+    """Return the first type that cannot be prepared, or None if all types can."""
+    for dtype in first_file_by_type:
+        if not _is_usable(dtype, is_key=is_key):
+            return dtype
+    return None
+
+
+def _is_usable(dtype: pl.DataType, *, is_key: bool) -> bool:
+    """Return whether a key, or else a feature or the target, can have a type."""
+    if is_key:
+        return not dtype.is_nested() and dtype != pl.Duration
+    return dtype in TYPE_NAMES
+
+
+def _leave_out(
+    source: Source, name: str, dtype: pl.DataType, roles: ColumnRoles
+) -> TypeChoice:
+    """Leave out a feature of a type that cannot be prepared, with a note.
+
+    `source` is the first file in which the column has this type. Raises DataError if the
+    column is a key or the target.
+    """
+    if name in roles.keys or name == roles.target:
+        raise DataError(
+            f"{source.name}: the column '{name}' is of type {dtype}, which is neither"
+            " a number nor a date nor text: convert it."
+        )
+    text = (
+        f"the column '{name}' in {source.name} is of type {dtype}, which no feature can be"
+        " made of, and is left out."
+    )
+    return TypeChoice(None, Note(text, column=name))
+
+
 def _fit_type(sources: list[Source], name: str, expected: ColumnSchema) -> TypeChoice:
-    """Return the type by which a column of new data is read: usually that of the schema.
+    """Choose the type of a column of new data, which is usually that of the schema.
 
     If the new data holds fractions where the training data held integers, or times where
     it held dates, the type is NUMBER or TIMESTAMP instead, with a note.
     """
-    if expected.type == INTEGER and not _all_values(sources, name, NUMBER, _is_whole):
+    holds_fractions = expected.type == INTEGER and not _all_values(
+        sources, name, NUMBER, _is_whole
+    )
+    if holds_fractions:
         text = (
             f"the column '{name}' holds fractions, where the training data held integers:"
             " check that features() in prep.py can use them."
         )
         return TypeChoice(NUMBER, Note(text, column=name))
-    if expected.type == DATE and not _all_values(
+
+    holds_times = expected.type == DATE and not _all_values(
         sources, name, TIMESTAMP, _is_midnight
-    ):
+    )
+    if holds_times:
         text = (
             f"the column '{name}' holds times, where the training data held dates: check"
             " that features() in prep.py can use them."
@@ -303,22 +343,24 @@ def _find_first_file_of_each_type(
     first_file_by_type: dict[pl.DataType, Source] = {}
     for source in sources:
         column = source.columns.get(name)
-        if column and column.type is not None:
+        if column is not None and column.type is not None:
             first_file_by_type.setdefault(column.type, source)
     return first_file_by_type
 
 
-def _is_usable(dtype: pl.DataType, *, is_key: bool) -> bool:
-    """Return whether a key, or else a feature or the target, can have a type."""
-    if is_key:
-        return not dtype.is_nested() and dtype != pl.Duration
-    return dtype in TYPE_NAMES
+def _find_common_type(
+    sources: list[Source], name: str, types: set[pl.DataType], roles: ColumnRoles
+) -> pl.DataType | None:
+    """Return a type to which a column of several types is converted, or None."""
+    if name in roles.keys:
+        return _find_common_key_type(sources, name, types)
+    return _find_common_feature_type(sources, name, types)
 
 
 def _find_common_key_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a common type by which the keys of all files stay distinct, or None."""
+    """Return a type in which the keys of all files stay distinct, or None."""
     if types == {INTEGER, NUMBER} and _all_values(sources, name, NUMBER, _is_whole):
         return INTEGER
     if any(dtype.is_float() or dtype == pl.Binary for dtype in types):
@@ -330,16 +372,16 @@ def _find_common_key_type(
 def _find_common_feature_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a common type for the values of a feature or of the target, or None."""
+    """Return a type that can hold the values of a feature in all files, or None."""
     if types == {INTEGER, NUMBER}:
         return NUMBER
     if types == {DATE, TIMESTAMP}:
         return TIMESTAMP
     if types <= {BOOLEAN, INTEGER, NUMBER}:
-        numbers_are_bits = all(
-            _all_values(sources, name, dtype, _is_bit) for dtype in (INTEGER, NUMBER)
-        )
-        return INTEGER if numbers_are_bits else None
+        # Booleans become 0 and 1 if all numbers of other files are 0 or 1, too.
+        integers_are_bits = _all_values(sources, name, INTEGER, _is_bit)
+        if integers_are_bits and _all_values(sources, name, NUMBER, _is_bit):
+            return INTEGER
     return None
 
 
@@ -349,7 +391,7 @@ def _explain_changed_type(
     first_file_by_type: dict[pl.DataType, Source],
     roles: ColumnRoles,
 ) -> DataError:
-    """Return an error that names each type of a column, with the first file of this type.
+    """Return the error for a column whose types in the files have no common type.
 
     If a file has a note on the column, the error quotes the first such note.
     """
@@ -381,16 +423,17 @@ def _all_values(
     dtype: pl.DataType,
     test: Callable[[pl.Expr], pl.Expr],
 ) -> bool:
-    """Return whether all values of a column pass a test, in the files of a type.
+    """Return whether all values of a column pass a test, in files where it has a type.
 
     Files in which the column has another type are not tested.
     """
     for source in sources:
         column = source.columns.get(name)
-        if column and column.type == dtype:
-            passed = source.frame.select(test(column.values).all())
-            if not passed.collect(engine="streaming").item():
-                return False
+        if column is None or column.type != dtype:
+            continue
+        all_pass = source.frame.select(test(column.values).all())
+        if not all_pass.collect(engine="streaming").item():
+            return False
     return True
 
 

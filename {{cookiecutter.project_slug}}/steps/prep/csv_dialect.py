@@ -1,8 +1,9 @@
 """Detect the delimiter and the header of a CSV file, and read its rows.
 
-polars reads plain files itself. Other files are packed by zip, bz2 or xz, have another
-encoding, or have odd quotes, line ends or blank lines. Python's csv module first copies
-their rows as text into a Parquet file. Its errors name the line that is wrong.
+polars reads plain files itself. Files are not plain if they are packed by zip, bz2 or xz,
+have another encoding than UTF-8, or have odd quotes, line ends or blank lines. Python's
+csv module copies the rows of such files as text into a Parquet file first. Its errors name
+the line that is wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ START_BYTES = 65_536  # This many bytes are read to find the delimiter and odd b
 BLOCK_BYTES = 2**20
 COPIED_ROWS = 10_000  # This many rows are copied at once.
 LONGEST_VALUE = 2**24  # in characters
-# A character that text does not contain. It stands for a quoted value.
+# A control character that text does not contain.
 UNUSED = "\x1f"
 
 
@@ -73,9 +74,8 @@ class CsvFile:
     def count_row_bytes(self) -> int:
         """Count the bytes of all rows below the header, with one byte for each line end.
 
-        The number is that of all bytes without carriage returns, and one more if the last
-        line has no end. Returns 0 if it could not be compared with the lengths of the
-        values that polars reads, because the file is packed or holds quotes.
+        The number is compared with the lengths of the values that polars reads. Returns 0
+        if this is not possible, because the file is packed or holds quotes.
         """
         if is_packed(self.path):
             return 0
@@ -84,7 +84,8 @@ class CsvFile:
         with self.path.open("rb") as file:
             for _ in range(self.skipped_lines):
                 file.readline()
-            if b'"' in file.readline():
+            header = file.readline()
+            if b'"' in header:
                 return 0
             for block in iter(partial(file.read, BLOCK_BYTES), b""):
                 if b'"' in block:
@@ -92,9 +93,9 @@ class CsvFile:
                 # Searching for one "\r" first is faster than counting them in each block.
                 carriage_returns = block.count(b"\r") if b"\r" in block else 0
                 size += len(block) - carriage_returns
-        if block and not block.endswith(b"\n"):
-            size += 1
-        return size
+
+        last_line_has_no_end = block != b"" and not block.endswith(b"\n")
+        return size + 1 if last_line_has_no_end else size
 
     def is_plain(self) -> bool:
         """Return whether polars can read the file, judged by its name and its start."""
@@ -103,14 +104,15 @@ class CsvFile:
             return False
         if self.encoding != "utf-8-sig" or self.delimiter == SPACES:
             return False
+
         with open_unpacked(self.path) as file:
             start = file.read(START_BYTES)
-        has_lone_return = re.search(rb"\r[^\n]", start)
-        # If a blank line is above the header, Python's csv module skips it, and polars
-        # does not.
+        has_lone_return = re.search(rb"\r[^\n]", start) is not None
+        if has_lone_return:
+            return False
+        # Python's csv module skips a blank line above the header, and polars does not.
         lines = start.split(b"\n")[self.skipped_lines :]
-        has_header = bool(lines) and lines[0].strip(b"\r") != b""
-        return has_header and not has_lone_return
+        return bool(lines) and lines[0].strip(b"\r") != b""
 
     def scan(self) -> pl.LazyFrame:
         """Read the rows by polars, as text in columns with the names in `positions`."""
@@ -128,6 +130,7 @@ class CsvFile:
 
         Such a line has more or fewer values than the header, or quotes within a value.
         """
+        # No line contains the separator, so each line is read as a single value.
         lines = pl.scan_csv(
             self.path,
             glob=False,
@@ -138,35 +141,36 @@ class CsvFile:
             infer_schema=False,
         )
         line = pl.col("line")
-        delimiter = re.escape(self.delimiter)
         has_quote = line.str.contains('"', literal=True).fill_null(False)
-        if self._has_odd_line(lines.filter(~has_quote), line, "\r"):
+        if self._has_odd_line(lines.filter(~has_quote), line, forbidden="\r"):
             return True
-        # Each quoted value is replaced by one character. Only a delimiter may follow it.
-        without_quoted_values = line.str.replace_all(
-            rf'(^|{delimiter})"(?:[^"]|"")*"', "${1}" + UNUSED
-        )
+
+        # In lines with quotes, each quoted value is replaced by an unused character, which
+        # only a delimiter may follow. No other quotes may be left.
+        delimiter = re.escape(self.delimiter)
+        quoted_value = rf'(^|{delimiter})"(?:[^"]|"")*"'
+        without_quoted_values = line.str.replace_all(quoted_value, "${1}" + UNUSED)
         forbidden = rf'["\r]|{UNUSED}[^{delimiter}]'
         return self._has_odd_line(
             lines.filter(has_quote), without_quoted_values, forbidden
         )
 
     def _has_odd_line(self, lines: pl.LazyFrame, text: pl.Expr, forbidden: str) -> bool:
-        """Return whether a line has more or fewer values than the header, or is forbidden.
+        """Return whether a line has the wrong number of values, or a forbidden character.
 
-        `forbidden` is a regular expression that no line may match.
+        `text` is the text of the lines. `forbidden` is a regular expression.
         """
         columns = len(self.header)
         values = text.str.count_matches(self.delimiter, literal=True) + 1
         is_odd = (values != columns) | text.str.contains(forbidden)
-        # A blank line is null here. It is odd, except in a file of one column, in which
-        # it is a missing value.
-        is_odd = is_odd.fill_null(columns > 1)
-        found_odd = lines.select(is_odd.any()).collect(engine="streaming").item()
-        return bool(found_odd)
+        # A blank line is null. It is odd, except in a file of one column, in which it is a
+        # missing value.
+        blank_is_odd = columns > 1
+        any_odd = is_odd.fill_null(blank_is_odd).any()
+        return bool(lines.select(any_odd).collect(engine="streaming").item())
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the line number and the values of each row, as Python's csv reads them.
+        """Yield the line number and the values of each row, read by Python's csv module.
 
         Blank lines are skipped, except in a file of one column, in which they are missing
         values. Raises DataError on a row with more or fewer values than the header.
@@ -189,17 +193,18 @@ class CsvFile:
                 raise explain_csv_error(error, self.name, line) from None
 
     def _correct_row(self, values: list[str], line: int) -> list[str] | None:
-        """Return a row with more or fewer values than the header with one for each column.
+        """Correct a row that has more or fewer values than the header has columns.
 
         Returns None for a blank line. Raises DataError if the row cannot be corrected.
         """
         columns = len(self.header)
         if columns == 1 and not values:
             return [""]
-        if len(values) <= 1 and not "".join(values).strip():
+        is_blank = len(values) <= 1 and not "".join(values).strip()
+        if is_blank:
             return None
+        # Spaces at the end of a line are not a value.
         if self.delimiter == SPACES and len(values) == columns + 1 and not values[-1]:
-            # Spaces at the end of a line are not a value.
             return values[:-1]
         message = (
             f"{self.name}, line {line}: {len(values)} values where the line of names has"
@@ -210,16 +215,16 @@ class CsvFile:
     def find_line(self, row: int) -> int:
         """Return the number of the line in which a row ends. Rows count from 0.
 
-        Values may span several lines, so the rows before it are read again.
+        Values may span several lines, so all rows above this one are read again.
         """
-        line, _ = next(islice(self.rows(), row, None), (row, []))
-        return line
+        for position, (line, _) in enumerate(self.rows()):
+            if position == row:
+                return line
+        # polars may count blank lines as rows, which the csv module skips.
+        return row
 
     def _suggest_settings(self) -> str:
-        """Return a sentence with settings by which an odd file may be read.
-
-        It is empty if no settings are known that would help.
-        """
+        """Suggest settings that may make an odd file readable; return "" without any."""
         lines = self.read_first_lines()
         if len(self.header) == 1 and are_decimal_commas(lines[1:]):
             return (
@@ -244,20 +249,21 @@ class CsvFile:
         return ""
 
     def _may_have_row_names(self, layout: Layout, lines: list[str]) -> bool:
-        """Return whether all rows have a value more than the header, and hold numbers.
+        """Return whether all rows have one value more than the header.
 
-        A line without numbers below the header may be the header itself, below a title.
+        The first row must hold a number. Otherwise it may be the header, below a title.
         """
         first_row = self.skipped_lines + 1
         if layout.delimiter != self.delimiter or layout.skipped_lines != first_row:
             return False
         if layout.columns != len(self.header) + 1:
             return False
-        values = next(csv.reader([lines[first_row]], delimiter=self.delimiter), [])
+        reader = csv.reader([lines[first_row]], delimiter=self.delimiter)
+        values = next(reader, [])
         return any(re.fullmatch(r"[+-]?[\d.]+", value) for value in values)
 
     def read_first_lines(self) -> list[str]:
-        """Return the first lines of the file, those above the header too."""
+        """Return the first lines of the file, including those above the header."""
         with self.open_text() as file:
             return list(islice(file, FIRST_LINES))
 
@@ -288,30 +294,32 @@ def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
 def detect_dialect(
     path: Path, name: str, encoding: str, text_format: TextFormat = USUAL_FORMAT
 ) -> CsvFile:
-    """Detect the delimiter and the header of a CSV file from the settings and its start.
+    """Detect the delimiter and the header of a CSV file.
 
-    Raises UnicodeError if the file is not text in this encoding, and DataError if it is
-    empty.
+    Settings in `text_format` take precedence. Raises UnicodeError if the file is not text
+    in this encoding, and DataError if it has no header.
     """
     with open_text(path, encoding) as file:
         start = file.read(START_BYTES)
         if "\0" in start or start.startswith("PAR1"):
             raise UnicodeError(f"{name} is not text in {encoding}.")
-        # Excel writes a first line such as `sep=;` to declare the delimiter.
-        declaration = re.match(r'"?sep=(.)"?\r?\n', start)
+
+        declared_delimiter = _find_declared_delimiter(start)
         skipped_lines = text_format.skip_lines
-        if declaration:
+        if declared_delimiter:
             skipped_lines = max(1, skipped_lines)
+
         candidates = list(DELIMITERS)
         if text_format.delimiter:
             candidates = [text_format.delimiter]
-        elif declaration:
-            candidates = [declaration[1]]
+        elif declared_delimiter:
+            candidates = [declared_delimiter]
         headers = _read_headers(file, name, candidates, skipped_lines)
 
     delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
     header = [column.strip() for column in headers[delimiter]]
     if delimiter == SPACES and header and not header[-1]:
+        # Spaces at the end of the line are not a name.
         header = header[:-1]
     if not header:
         raise DataError(f"{name} is empty.")
@@ -325,10 +333,16 @@ def detect_dialect(
     )
 
 
+def _find_declared_delimiter(start: str) -> str | None:
+    """Return the delimiter of a first line such as `sep=;`, which Excel writes, or None."""
+    declaration = re.match(r'"?sep=(.)"?\r?\n', start)
+    return declaration[1] if declaration else None
+
+
 def _read_headers(
     file: IO[str], name: str, delimiters: list[str], skipped_lines: int
 ) -> dict[str, list[str]]:
-    """Return the names into which each delimiter divides the first line.
+    """Split the header by each delimiter, and return the names of the columns.
 
     Raises DataError if the line cannot be read as CSV.
     """
@@ -344,21 +358,42 @@ def _read_headers(
     return headers
 
 
-def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
-    """Check that no two columns have the same name.
+def _choose_delimiter(
+    headers: dict[str, list[str]],
+    start: str,
+    skipped_lines: int,
+    text_format: TextFormat,
+) -> str:
+    """Choose a delimiter that splits the header and all rows into equally many values.
 
-    In data to score, columns that the model does not need may have the same name. It is
-    removed from the header, so that they are left out like columns without a name.
-    Raises DataError for other columns.
+    If there are several such delimiters, or none, the one with the most columns is chosen.
+    `headers` has the names of the columns by delimiter, and `start` is the file's start.
     """
-    counts = Counter(file.header)
-    for position, name in enumerate(file.header):
-        if not name or counts[name] == 1:
-            continue
-        if roles.model_columns is None or roles.is_used(name):
-            message = f"{file.name}: the first line names the column '{name}' twice."
-            raise DataError(join_sentences(message, suggest_header(file.header)))
-        file.header[position] = ""
+    columns = {delimiter: len(header) for delimiter, header in headers.items()}
+    if max(columns.values()) == 1 and len(columns) > 1:
+        # The file has one column. Its decimal mark must not be taken for a delimiter.
+        columns.pop(text_format.decimal, None)
+
+    def rank(delimiter: str) -> tuple[bool, int]:
+        is_consistent = columns[delimiter] > 1 and _have_all_rows_width(
+            columns[delimiter], start, delimiter, skipped_lines
+        )
+        return is_consistent, columns[delimiter]
+
+    return max(columns, key=rank)
+
+
+def _have_all_rows_width(
+    columns: int, start: str, delimiter: str, skipped_lines: int
+) -> bool:
+    """Return whether the first rows of a file have one value for each column."""
+    file = io.StringIO(start, newline="")
+    reader = _create_reader(file, delimiter, skipped_lines, strict=False)
+    rows = list(islice(filter(None, reader), FIRST_LINES))
+    if len(start) == START_BYTES:
+        # The file goes on, so the last of these rows may be cut off.
+        rows = rows[:-1]
+    return all(len(row) == columns for row in rows)
 
 
 def _create_reader(
@@ -387,40 +422,17 @@ def _read_header(reader: Reader) -> list[str]:
     return []
 
 
-def _choose_delimiter(
-    headers: dict[str, list[str]],
-    start: str,
-    skipped_lines: int,
-    text_format: TextFormat,
-) -> str:
-    """Return the delimiter that divides the header and the rows into as many values.
+def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
+    """Raise DataError if two columns have the same name.
 
-    Of several, or if there is none, it is the one with the most columns. `headers` has
-    the names into which each delimiter divides the first line.
+    In data to score, columns that the model does not need may have the same name. These
+    names are removed from the header, so that the columns are left out.
     """
-    columns = {delimiter: len(header) for delimiter, header in headers.items()}
-    if max(columns.values()) == 1 and len(columns) > 1:
-        # The file has one column. Its decimal mark must not be taken for a delimiter.
-        columns.pop(text_format.decimal, None)
-
-    def rank(delimiter: str) -> tuple[bool, int]:
-        is_consistent = columns[delimiter] > 1 and _have_all_rows_width(
-            columns[delimiter], start, delimiter, skipped_lines
-        )
-        return is_consistent, columns[delimiter]
-
-    return max(columns, key=rank)
-
-
-def _have_all_rows_width(
-    columns: int, start: str, delimiter: str, skipped_lines: int
-) -> bool:
-    """Return whether the first rows of a file have one value for each column."""
-    reader = _create_reader(
-        io.StringIO(start, newline=""), delimiter, skipped_lines, strict=False
-    )
-    rows = list(islice(filter(None, reader), FIRST_LINES))
-    if len(start) == START_BYTES:
-        # The file goes on, so the last of these rows may be cut off.
-        rows = rows[:-1]
-    return all(len(row) == columns for row in rows)
+    counts = Counter(file.header)
+    for position, name in enumerate(file.header):
+        if not name or counts[name] == 1:
+            continue
+        if roles.model_columns is None or roles.is_used(name):
+            message = f"{file.name}: the first line names the column '{name}' twice."
+            raise DataError(join_sentences(message, suggest_header(file.header)))
+        file.header[position] = ""

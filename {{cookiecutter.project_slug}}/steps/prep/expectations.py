@@ -1,17 +1,17 @@
-"""Check what the user expects of the columns: the rules of `data.expect` in settings.yml.
+"""Check the rules of `data.expect` in settings.yml.
 
-The rules are polars expressions, which are computed in the pass that writes the prepared
-parts. Only counts and the number of the first row are held in memory, whatever the number
-of rows. The exception is `unique`, see `find_repeats`.
+The rules are polars expressions, which are evaluated in the pass that writes the prepared
+parts. Only counts and the number of the first row that breaks a rule are kept in memory.
+The rule `unique` is an exception, see `find_repeats`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,21 @@ SHOWN_CHARACTERS = 40  # of a value in a message
 SHOWN_VALUES = 10  # of a rule in a message
 # The largest number of hashes that are compared at once, to find repeated values.
 HASHES_AT_A_TIME = 2_000_000
-# Values are compared by a hash of each seed. That two values share one hash of 64 bits is
-# likely among a few billion values. That they share both will not happen.
+# Values are compared by two hashes, one of each seed. Among a few billion values, some two
+# probably share one hash of 64 bits. No two will share both hashes.
 SEEDS = (0, 1)
+# Every integer of 64 bits is smaller.
+TWO_TO_THE_63 = 2**63
+# The rules that compare the values of a column, so that they must fit its type.
+RULES_ON_VALUES = ("min", "max", "values")
 
 
 @dataclass(frozen=True)
 class Check:
     """A rule for a column that the data has.
 
-    `breaks_rule` tells for each row whether it breaks the rule. It is None for `unique`,
-    which no row can break alone.
+    `breaks_rule` is True in rows that break the rule. It is None for `unique`, because
+    a row cannot break this rule alone.
     """
 
     column: str
@@ -58,10 +62,10 @@ class Check:
 
 @dataclass(frozen=True)
 class BrokenRows:
-    """How many rows break a rule, and the first of them.
+    """The number of rows that break a rule, and the first of them.
 
     `file` is the position of its file among all files, and `row` its row in this file,
-    counted from 0. Both are None if there is no such row.
+    counted from 0. Both are None if no row breaks the rule.
     """
 
     count: int
@@ -71,7 +75,7 @@ class BrokenRows:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How many rows break a rule, and a sentence on it if the rule does not allow that."""
+    """The number of rows that break a rule, and a sentence if the rule is violated."""
 
     name: str
     rows: int
@@ -82,7 +86,7 @@ class CheckResult:
 
 
 def parse_expectations(text: str) -> dict[str, dict[str, Any]]:
-    """Return the rules of each column from JSON. Raises ValueError if it is none."""
+    """Parse the rules of each column from JSON. Raises ValueError if it is not JSON."""
     expectations: dict[str, dict[str, Any]] = json.loads(text)
     return expectations
 
@@ -90,7 +94,7 @@ def parse_expectations(text: str) -> dict[str, dict[str, Any]]:
 def expect_of_training_data(
     roles: ColumnRoles, expectations: Mapping[str, Mapping[str, Any]]
 ) -> ColumnRoles:
-    """Return the roles of columns with the rules that training data must follow.
+    """Add the rules that training data must follow to the roles of the columns.
 
     Ignored columns that have a rule are read, too, but only to check them.
     """
@@ -108,14 +112,14 @@ def expect_of_new_data(
     ignore: Sequence[str],
     target: str | None,
 ) -> ColumnRoles:
-    """Return the roles of columns with the rules that data to score must follow.
+    """Add the rules that data to score must follow to the roles of the columns.
 
-    The target is not checked. New data may lack every column with a rule that the model
-    does not need. `ignore` are the ignored columns of settings.yml.
+    The target is not checked. Columns that the model does not need may be missing, even
+    if they have a rule. `ignore` are the ignored columns of settings.yml.
     """
     checked = {name: expectations[name] for name in expectations if name != target}
     if roles.model_columns is None:
-        # An older model does not tell which columns it was trained with.
+        # An older model does not record which columns it was trained with.
         roles = expect_of_training_data(roles, checked)
         return replace(roles, optional=list(checked))
     read_by_model = [*roles.model_columns, *roles.keys]
@@ -132,7 +136,7 @@ def choose_checks(
 ) -> list[Check]:
     """Return a check for each rule whose column the files have.
 
-    Raises DataError that lists all rules which do not fit the columns.
+    Raises DataError that lists all rules that do not fit the columns.
     """
     checks: list[Check] = []
     problems: list[str] = []
@@ -149,76 +153,97 @@ def choose_checks(
             )
             continue
 
-        # A column without any value has no type that could contradict a rule.
         is_empty = all(column.type is None for column in columns)
-        for rule, value in rules.items():
-            needs_type = rule in ("min", "max", "values")
-            is_switched_off = rule == "unique" and not value
-            if is_switched_off or (needs_type and is_empty):
-                continue
-            problem = None
-            if needs_type:
-                problem = _explain_misfit(name, rule, value, types[name], roles)
+        for rule, value in _list_effective_rules(rules, is_empty=is_empty):
+            problem = _find_problem(name, rule, value, types[name], roles)
             if problem is None:
                 checks.append(_build_check(name, rule, value, types[name]))
             else:
-                problems.append(problem + _quote_note(name, sources))
+                problems.append(join_sentences(problem, _quote_note(name, sources)))
     if problems:
         raise DataError("\n".join(problems))
     return checks
 
 
+def _list_effective_rules(
+    rules: Mapping[str, Any], *, is_empty: bool
+) -> Iterator[tuple[str, Any]]:
+    """Yield the rules of a column that are to be checked, with their values."""
+    for rule, value in rules.items():
+        is_switched_off = rule == "unique" and not value
+        # No value of an empty column can break such a rule, and the column has no type
+        # that the rule could contradict.
+        is_pointless = is_empty and rule in RULES_ON_VALUES
+        if not is_switched_off and not is_pointless:
+            yield rule, value
+
+
 def _explain_absence(name: str, sources: list[Source]) -> str:
     """Return the sentence that no file has a column for which there are rules."""
-    names = list(dict.fromkeys(name for source in sources for name in source.columns))
+    names = dict.fromkeys(column for source in sources for column in source.columns)
     problem = f"No file has a column '{name}', which data.expect in settings.yml names."
     hint = suggest_similar_name(name, names) or "Correct the name, or remove its rules."
     return join_sentences(problem, hint)
 
 
 def _quote_note(name: str, sources: list[Source]) -> str:
-    """Return the first note on a column, which often says why it has its type."""
+    """Return a sentence with the first note on a column, which may explain its type."""
     note = find_note(sources, name)
-    return f" In detail: {note.text}" if note else ""
+    return f"In detail: {note.text}" if note else ""
 
 
-def _explain_misfit(
+def _find_problem(
     name: str, rule: str, value: Any, dtype: pl.DataType, roles: ColumnRoles
 ) -> str | None:
-    """Return the sentence that a rule does not fit the type of its column, or None."""
+    """Return a sentence if a rule does not fit the type of its column, or None."""
+    if rule not in RULES_ON_VALUES:
+        return None
     expected = roles.get_expected_column(name)
     if expected is not None:
-        # New data may hold fractions where the training data held integers. The fractions
-        # then break the rule, which itself is right.
+        # New data may hold fractions where the training data held integers. The rule
+        # still fits then, and the fractions break it.
         dtype = expected.type
-    column_type = type_name(dtype)
     if rule == "values":
-        if dtype.is_float():
+        return _find_problem_of_values(name, value, dtype)
+    return _find_problem_of_bound(name, rule, value, dtype)
+
+
+def _find_problem_of_values(
+    name: str, values: Sequence[Any], dtype: pl.DataType
+) -> str | None:
+    """Return a sentence if the rule `values` does not fit a column's type, or None."""
+    if dtype.is_float():
+        return (
+            f"data.expect.{name}.values in settings.yml lists values, but the column"
+            f" '{name}' is of type {type_name(dtype)}, whose values cannot be compared"
+            " exactly: use min and max."
+        )
+    for value in values:
+        if not _is_of_type(value, dtype):
+            shown_value = json.dumps(value, ensure_ascii=False)
             return (
-                f"data.expect.{name}.{rule} in settings.yml lists values, but the column"
-                f" '{name}' is of type {column_type}, whose values cannot be compared"
-                " exactly: use min and max."
+                f"data.expect.{name}.values in settings.yml lists {shown_value}, but the"
+                f" column '{name}' is of type {type_name(dtype)}:"
+                f" {_explain_spelling(dtype)}."
             )
-        for item in value:
-            if not _is_of_type(item, dtype):
-                shown_item = json.dumps(item, ensure_ascii=False)
-                return (
-                    f"data.expect.{name}.{rule} in settings.yml lists {shown_item}, but"
-                    f" the column '{name}' is of type {column_type}:"
-                    f" {_explain_spelling(dtype)}."
-                )
-        return None
+    return None
+
+
+def _find_problem_of_bound(
+    name: str, rule: str, bound: Any, dtype: pl.DataType
+) -> str | None:
+    """Return a sentence if the rule `min` or `max` does not fit a column's type, or None."""
     if not (dtype.is_numeric() or dtype.is_temporal()):
         return (
-            f"data.expect.{name}.{rule} in settings.yml is {value}, but the column"
-            f" '{name}' is of type {column_type}, and only numbers and dates have a"
+            f"data.expect.{name}.{rule} in settings.yml is {bound}, but the column"
+            f" '{name}' is of type {type_name(dtype)}, and only numbers and dates have a"
             f" {rule}: correct the data, or remove the rule."
         )
-    if not _is_of_type(value, dtype):
-        kind = "a date" if isinstance(value, str) else "a number"
+    if not _is_of_type(bound, dtype):
+        kind = "a date" if isinstance(bound, str) else "a number"
         return (
-            f"data.expect.{name}.{rule} in settings.yml is {value}, {kind}, but the column"
-            f" '{name}' is of type {column_type}: {_explain_spelling(dtype)}."
+            f"data.expect.{name}.{rule} in settings.yml is {bound}, {kind}, but the column"
+            f" '{name}' is of type {type_name(dtype)}: {_explain_spelling(dtype)}."
         )
     return None
 
@@ -235,7 +260,7 @@ def _is_of_type(value: object, dtype: pl.DataType) -> bool:
 
 
 def _explain_spelling(dtype: pl.DataType) -> str:
-    """Return how settings.yml must spell values that are compared with a column."""
+    """Return how to spell the values of a column of this type in settings.yml."""
     if dtype == BOOLEAN:
         return "write true or false, without quotes"
     if dtype.is_numeric():
@@ -246,7 +271,10 @@ def _explain_spelling(dtype: pl.DataType) -> str:
 
 
 def _parse_date(text: str) -> date | datetime | None:
-    """Parse a date or a time in ISO 8601, which may have a zone; None for other text."""
+    """Parse a date or a time in ISO 8601; return None for other text.
+
+    A time with a zone is converted to UTC, as the times of the data are.
+    """
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -255,8 +283,9 @@ def _parse_date(text: str) -> date | datetime | None:
         time = datetime.fromisoformat(text)
     except ValueError:
         return None
-    # Times of the data are in UTC, too, and have no zone.
-    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    if time.tzinfo is None:
+        return time
+    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _build_check(name: str, rule: str, value: Any, dtype: pl.DataType) -> Check:
@@ -265,14 +294,14 @@ def _build_check(name: str, rule: str, value: Any, dtype: pl.DataType) -> Check:
     if rule == "unique":
         return Check(name, rule, value)
     if rule == "missing":
-        return Check(name, rule, value, column.is_null())
+        return Check(name, rule, value, breaks_rule=column.is_null())
     if rule == "values":
-        return Check(name, rule, value, ~_is_among(column, value, dtype))
-    if rule == "min":
-        values, bound = _make_comparable(column, value)
-        return Check(name, rule, value, values < bound)
+        is_allowed = _is_among(column, value, dtype)
+        return Check(name, rule, value, breaks_rule=~is_allowed)
     values, bound = _make_comparable(column, value)
-    return Check(name, rule, value, values > bound)
+    if rule == "min":
+        return Check(name, rule, value, breaks_rule=values < bound)
+    return Check(name, rule, value, breaks_rule=values > bound)
 
 
 def _is_among(column: pl.Expr, allowed: list[Any], dtype: pl.DataType) -> pl.Expr:
@@ -288,17 +317,18 @@ def _is_among(column: pl.Expr, allowed: list[Any], dtype: pl.DataType) -> pl.Exp
 
 
 def _make_comparable(column: pl.Expr, bound: float | str) -> tuple[pl.Expr, pl.Expr]:
-    """Return a column and a min or max, in types that can be compared.
+    """Convert a column and its min or max to types that can be compared.
 
-    A date without a time stands for the whole day, so times are compared by their day.
+    If the bound is a date without a time, the times of the column are compared by their
+    days.
     """
     if isinstance(bound, str):
         moment = _parse_date(bound)
         if isinstance(moment, datetime):
             return column.cast(TIMESTAMP), pl.lit(moment, TIMESTAMP)
         return column.cast(DATE), pl.lit(moment, DATE)
-    if abs(bound) >= 2**63:
-        # An integer of 64 bits could not hold the bound.
+    if abs(bound) >= TWO_TO_THE_63:
+        # An integer of 64 bits cannot hold the bound.
         return column, pl.lit(float(bound))
     return column, pl.lit(bound)
 
@@ -307,30 +337,33 @@ def _make_comparable(column: pl.Expr, bound: float | str) -> tuple[pl.Expr, pl.E
 
 
 def count_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
-    """Return the figures that `find_violations` needs of the rows of each file."""
-    figures = []
+    """Return aggregations that count the rows that break each rule, and find the first.
+
+    They are computed for each file, and `find_violations` reads them.
+    """
+    aggregations = []
     for number, check in enumerate(checks):
         if check.breaks_rule is None:
             continue
         first_row = pl.when(check.breaks_rule).then(pl.col(ROW_NUMBER)).min()
-        figures.append(check.breaks_rule.sum().alias(f"broken {number}"))
-        figures.append(first_row.alias(f"first broken {number}"))
-    return figures
+        aggregations.append(check.breaks_rule.sum().alias(f"broken {number}"))
+        aggregations.append(first_row.alias(f"first broken {number}"))
+    return aggregations
 
 
 def select_hashes(rows: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame | None:
-    """Return the hashes by which `unique` is checked, or None without such a rule.
+    """Select the hashes of columns that must be unique; None if there is no such column.
 
     Each value has a hash of each seed, next to the numbers of its file and row.
     """
     hashes = []
     for number, check in enumerate(checks):
-        if check.rule == "unique":
-            values = cs.by_name(check.column).as_expr()
-            hashes += [
-                pl.when(values.is_not_null()).then(values.hash(seed)).alias(name)
-                for seed, name in zip(SEEDS, _name_hashes(number))
-            ]
+        if check.rule != "unique":
+            continue
+        values = cs.by_name(check.column).as_expr()
+        for seed, name in zip(SEEDS, _name_hashes(number)):
+            hash_of_value = pl.when(values.is_not_null()).then(values.hash(seed))
+            hashes.append(hash_of_value.alias(name))
     if not hashes:
         return None
     return rows.select(FILE, ROW_NUMBER, *hashes)
@@ -349,8 +382,8 @@ def find_violations(
 ) -> list[CheckResult]:
     """Return the result of each check, with a sentence for each rule that is violated.
 
-    `summary` has the figures of `count_broken_rows` for each file. `hashes` is the file
-    with the rows of `select_hashes`.
+    `summary` has the number of rows and the aggregations of `count_broken_rows` for each
+    file. `hashes` is the file with the rows of `select_hashes`.
     """
     total = int(summary["rows"].sum())
     results = []
@@ -358,23 +391,22 @@ def find_violations(
         if check.rule == "unique":
             broken = find_repeats(hashes, _name_hashes(number), total)
         else:
-            broken = _read_figures(summary, number)
+            broken = _read_broken_rows(summary, number)
+        violation = None
+        if broken.count and not _is_allowed(check, broken, total):
+            violation = _describe_violation(check, broken, total, sources)
         name = f"{check.column} {check.rule}"
-        if not broken.count or _is_allowed(check, broken, total):
-            results.append(CheckResult(name, broken.count))
-            continue
-        sentence = _describe_violation(check, broken, total, sources)
-        results.append(CheckResult(name, broken.count, sentence))
+        results.append(CheckResult(name, broken.count, violation))
     return results
 
 
 def _is_allowed(check: Check, broken: BrokenRows, total: int) -> bool:
-    """Return whether a rule allows so many rows to lack a value."""
+    """Return whether the rule `missing` allows this share of rows without a value."""
     return check.rule == "missing" and broken.count / total <= check.value
 
 
-def _read_figures(summary: pl.DataFrame, number: int) -> BrokenRows:
-    """Return which rows break a rule, from the figures of all files."""
+def _read_broken_rows(summary: pl.DataFrame, number: int) -> BrokenRows:
+    """Return the rows that break the rule of a check, from the summary of all files."""
     broken_files = summary.filter(pl.col(f"broken {number}") > 0).sort(FILE)
     if broken_files.is_empty():
         return BrokenRows(0)
@@ -388,43 +420,49 @@ def _read_figures(summary: pl.DataFrame, number: int) -> BrokenRows:
 def find_repeats(hashes: Path, names: Sequence[str], rows: int) -> BrokenRows:
     """Find the rows that repeat a value of an earlier row, by the hashes of the values.
 
-    `names` are the columns of the hashes. Equal values have equal hashes, so the hashes
-    are compared in portions, each of those that leave the same remainder. So the memory
-    is that of HASHES_AT_A_TIME hashes, whatever the number of rows.
+    `names` are the columns of the hashes. The hashes are divided into portions by the
+    remainder of a division, so that equal values are in the same portion. The memory that
+    this takes is that of HASHES_AT_A_TIME hashes, whatever the number of rows.
     """
-    portions = -(-rows // HASHES_AT_A_TIME)
-    first_hash = pl.col(names[0])
+    portions = math.ceil(rows / HASHES_AT_A_TIME)
+    repeated_rows = 0
+    first_repeats = []
+    for portion in range(portions):
+        is_in_portion = pl.col(names[0]) % portions == portion
+        portion_hashes = (
+            pl.scan_parquet(hashes, glob=False)
+            .select(FILE, ROW_NUMBER, *names)
+            .filter(is_in_portion)
+            .collect(engine="streaming")
+        )
+        repeats = _select_repeats(portion_hashes, names)
+        repeated_rows += len(repeats)
+        first_repeats += repeats.head(1).rows()
+    if not first_repeats:
+        return BrokenRows(0)
+    file, row = min(first_repeats)
+    return BrokenRows(repeated_rows, file, row)
+
+
+def _select_repeats(hashes: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Return the file and row of each hash that an earlier row has, in their order."""
+    sorted_hashes = hashes.sort(*names, FILE, ROW_NUMBER)
     is_repeat = pl.all_horizontal(
         pl.col(name) == pl.col(name).shift() for name in names
     )
-    count = 0
-    first_rows = []
-    for portion in range(portions):
-        sorted_hashes = (
-            pl.scan_parquet(hashes, glob=False)
-            .select(FILE, ROW_NUMBER, *names)
-            .filter(first_hash % portions == portion)
-            .collect(engine="streaming")
-            .sort(*names, FILE, ROW_NUMBER)
-        )
-        repeats = sorted_hashes.filter(is_repeat).select(FILE, ROW_NUMBER)
-        count += len(repeats)
-        first_rows += repeats.sort(FILE, ROW_NUMBER).head(1).rows()
-    if not first_rows:
-        return BrokenRows(0)
-    file, row = min(first_rows)
-    return BrokenRows(count, file, row)
+    repeats = sorted_hashes.filter(is_repeat)
+    return repeats.select(FILE, ROW_NUMBER).sort(FILE, ROW_NUMBER)
 
 
 def _describe_violation(
     check: Check, broken: BrokenRows, total: int, sources: list[Source]
 ) -> str:
-    """Return the sentence on a rule that is violated, with its first row and value."""
+    """Return the sentence on a violated rule, with the first row that breaks it."""
     assert broken.file is not None
     assert broken.row is not None
     source = sources[broken.file]
-    rows = f"{broken.count} of {total} rows"
     place = _find_place(source, broken.row)
+    rows = f"{broken.count} of {total} rows"
     if check.rule == "missing":
         share = broken.count / total
         return (
@@ -452,9 +490,12 @@ def _describe_violation(
 
 def _list_values(values: Sequence[str | int]) -> str:
     """Return the first values of a rule as settings.yml has them, such as "free, pro"."""
-    texts = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
-    if len(texts) > SHOWN_VALUES:
-        texts[SHOWN_VALUES:] = ["…"]
+    texts = []
+    for value in values[:SHOWN_VALUES]:
+        # YAML writes booleans in lower case.
+        texts.append(str(value).lower() if isinstance(value, bool) else str(value))
+    if len(values) > SHOWN_VALUES:
+        texts.append("…")
     return ", ".join(texts)
 
 
@@ -465,13 +506,11 @@ def _find_place(source: Source, row: int) -> str:
     if source.expected_bytes:
         # No value of the file has a line break. The names are in line 1.
         return f"line {row + 2} of {source.name}"
-    # A value may span several lines, so the row's line is looked up in the file.
-    line, _ = next(islice(source.csv_file.rows(), row, None), (row + 1, []))
-    return f"line {line} of {source.name}"
+    return f"line {source.csv_file.find_line(row)} of {source.name}"
 
 
 def _spell_value(source: Source, name: str, row: int) -> str:
-    """Return a value as its file spells it; text is in quotes."""
+    """Return a value as its file spells it. Text is in quotes."""
     column = source.columns[name]
     spelling = column.values if column.text is None else column.text
     value = source.frame.slice(row, 1).select(spelling).collect().item()

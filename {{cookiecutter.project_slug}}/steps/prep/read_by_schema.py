@@ -1,9 +1,9 @@
 """Read new data by the schema of the model that will score it.
 
 A column is converted to the type that the schema expects, if its values allow that.
-Otherwise it is rejected: if the model needs it, a sentence on it is added to the
-`schema_problems` of its file. Those of all files are collected, so that one message can
-list them. A column that the model does not need is left out, with a note.
+Otherwise the column is rejected. If the model needs it, a sentence about it is added to
+the `schema_problems` of its file, and one error lists the problems of all files. If the
+model does not need it, the column is left out, with a note.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ KINDS: dict[pl.DataType | None, str] = {
 }
 
 
+# Columns of CSV files
+
+
 def reject_unreadable_text(source: Source, file: CsvFile, options: ReadOptions) -> None:
-    """Reject the columns of a CSV file that can only be read as text, but must not be.
+    """Reject the text columns of a CSV file for which the schema expects another type.
 
     The message names the first value that does not fit the schema, and its line.
     """
@@ -58,18 +61,16 @@ def reject_unreadable_text(source: Source, file: CsvFile, options: ReadOptions) 
         expected = options.roles.get_expected_column(name)
         if expected is None or expected.type == TEXT or column.type != TEXT:
             continue
-        # This is a CSV file, so its columns have a text.
+        # All columns of CSV files have a text.
         assert column.text is not None
         text = null_if_missing(column.text, options.text_format)
         example = _find_unreadable_value(source, text, expected, options.text_format)
-        _reject_column(
-            source,
-            name,
-            expected,
-            f"{source.name}, line {file.find_line(example.row)}: '{example.value}' in the"
-            f" column '{name}' is not {KINDS[expected.type]}, as the model needs.",
-            example.fix,
+        line = file.find_line(example.row)
+        problem = (
+            f"{source.name}, line {line}: '{example.value}' in the column '{name}' is not"
+            f" {KINDS[expected.type]}, as the model needs."
         )
+        _reject_column(source, name, expected, problem, example.fix)
 
 
 @dataclass(frozen=True)
@@ -87,31 +88,34 @@ class UnreadableValue:
 def _find_unreadable_value(
     source: Source, text: pl.Expr, expected: ColumnSchema, text_format: TextFormat
 ) -> UnreadableValue:
-    """Return a value of a column that cannot be read as the expected type."""
-    # Fractions are accepted where the schema asks for integers, see `choose_types`.
+    """Find a value of a column that cannot be read as the expected type."""
+    # Fractions are accepted where the schema expects integers, see `choose_types`.
     dtype = NUMBER if expected.type == INTEGER else expected.type
     is_unreadable = parse_as_type(text, dtype, text_format).is_null()
     rows = source.frame.select(text=text, is_unreadable=is_unreadable)
-    filled = rows.with_row_index("row").drop_nulls("text")
-    sample = filled.head(SAMPLED_VALUES).collect(engine="streaming")
-    unreadable = filled.filter("is_unreadable").head(SAMPLED_VALUES)
-    examples = unreadable.collect(engine="streaming")
-    if examples.is_empty():
+    filled_rows = rows.with_row_index("row").drop_nulls("text")
+    first_rows = filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")
+    unreadable_rows = (
+        filled_rows.filter("is_unreadable")
+        .head(SAMPLED_VALUES)
+        .collect(engine="streaming")
+    )
+    if unreadable_rows.is_empty():
         # Each value can be read, but they are of several types, such as 1 and true.
-        examples = sample.head(1)
+        unreadable_rows = first_rows.head(1)
 
-    position = _choose_example(examples["text"])
+    position = _choose_example(unreadable_rows["text"])
     return UnreadableValue(
-        row=examples["row"][position],
-        value=examples["text"][position][:SHOWN_CHARACTERS],
-        fix=_suggest_fix(sample["text"], text_format),
+        row=unreadable_rows["row"][position],
+        value=unreadable_rows["text"][position][:SHOWN_CHARACTERS],
+        fix=_suggest_fix(first_rows["text"], text_format),
     )
 
 
 def _choose_example(values: pl.Series) -> int:
-    """Return the position of the first value that is not a date, or else 0.
+    """Return the position of the first value that is not a date, or 0 if all are dates.
 
-    A date in another format is often right, and only its format has to be set.
+    A date is often right, and only its format has to be set. So it is a bad example.
     """
     for position, value in enumerate(values):
         if find_certain_format(value) is None:
@@ -127,40 +131,30 @@ def _suggest_fix(values: pl.Series, text_format: TextFormat) -> str:
     return "Correct it, or write it in data.missing in settings.yml."
 
 
-def fit_parquet_columns(source: Source, options: ReadOptions) -> None:
-    """Convert the columns of a Parquet file to the types of the schema, or reject them.
+# Columns of Parquet files
 
-    - Text is parsed in the same way as the text of a CSV file.
-    - Where the schema asks for text, numbers, dates and booleans become the categories of
-      the training data: the number 1 becomes "+1" if the training data spelled it so.
-    - Columns that cannot be converted are rejected.
-    """
+
+def fit_parquet_columns(source: Source, options: ReadOptions) -> None:
+    """Convert the columns of a Parquet file to the types of the schema, or reject them."""
     for name, column in list(source.columns.items()):
         expected = options.roles.get_expected_column(name)
         if expected is None or column.type is None:
             continue
-        if expected.type == TEXT and column.type == TEXT:
+        if column.type == TEXT and expected.type == TEXT:
             if expected.words_are_missing:
                 _drop_missing_words(source, name, options.text_format)
-        elif expected.type == TEXT:
-            _spell_as_categories(source, name, expected, options.text_format)
         elif column.type == TEXT:
             _parse_parquet_text(source, name, expected, options)
+        elif expected.type == TEXT:
+            _spell_as_categories(source, name, expected, options.text_format)
         elif column.type not in READABLE_TYPES[expected.type]:
-            first = _get_first_value(source, column)
-            _reject_column(
-                source,
-                name,
-                expected,
-                f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first}),"
-                f" where the model needs {KINDS[expected.type]}.",
-            )
+            _reject_other_type(source, name, expected)
 
 
 def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> None:
-    """Make words such as NA in a column of a Parquet file missing values, and note it.
+    """Replace words such as NA in a column of a Parquet file by null, with a note.
 
-    In Parquet files such words are usually values, but the training data came from CSV
+    Such words are usually values in Parquet files. But the training data came from CSV
     files, in which they were missing values.
     """
     column = source.columns[name]
@@ -175,14 +169,11 @@ def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> N
 
 
 def _parse_parquet_text(
-    source: Source,
-    name: str,
-    expected: ColumnSchema,
-    options: ReadOptions,
+    source: Source, name: str, expected: ColumnSchema, options: ReadOptions
 ) -> None:
-    """Parse a column of text by the first type that fits all of its values.
+    """Parse a text column by the first type that fits all of its values.
 
-    The column is rejected if no type does.
+    The column is rejected if no type but text fits.
     """
     text = source.columns[name].values
     column = infer_text_column(source.frame, name, text, options)
@@ -191,14 +182,25 @@ def _parse_parquet_text(
         return
     not_missing = null_if_missing(text, options.text_format)
     example = _find_unreadable_value(source, not_missing, expected, options.text_format)
-    _reject_column(
-        source,
-        name,
-        expected,
+    problem = (
         f"{source.name}, row {example.row + 1}: '{example.value}' in the column '{name}'"
-        f" is not {KINDS[expected.type]}, as the model needs.",
-        example.fix,
+        f" is not {KINDS[expected.type]}, as the model needs."
     )
+    _reject_column(source, name, expected, problem, example.fix)
+
+
+def _reject_other_type(source: Source, name: str, expected: ColumnSchema) -> None:
+    """Reject a column whose type cannot be converted to the expected one."""
+    column = source.columns[name]
+    first_value = _get_first_value(source, column)
+    problem = (
+        f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first_value}),"
+        f" where the model needs {KINDS[expected.type]}."
+    )
+    _reject_column(source, name, expected, problem)
+
+
+# Numbers, dates and booleans where the training data held text
 
 
 def _spell_as_categories(
@@ -206,29 +208,28 @@ def _spell_as_categories(
 ) -> None:
     """Convert numbers, dates or booleans to the categories of the training data.
 
-    A value that is not among the categories is converted to text as it is. The model
-    treats it as a category that it has not seen. The column is rejected if it is not
-    certain which category a value is.
+    For example, the number 7 becomes "007" if the training data spelled it so. The column
+    is rejected if it is not certain how the training data spelled each value.
     """
     column = source.columns[name]
-    spellings = _list_spellings(column, expected, text_format)
-    if not spellings:
-        first = _get_first_value(source, column)
-        _reject_column(
-            source,
-            name,
-            expected,
-            f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first}),"
-            " where the training data holds text, which may be spelled in several ways:"
-            " save the column as text.",
+    spelling_by_value = _list_spellings(column, expected, text_format)
+    if not spelling_by_value:
+        first_value = _get_first_value(source, column)
+        problem = (
+            f"{source.name}: the column '{name}' holds {_name_kind(column)}"
+            f" ({first_value}), where the training data holds text, which may be spelled"
+            " in several ways: save the column as text."
         )
+        _reject_column(source, name, expected, problem)
         return
 
-    spelled_values = pl.Series(list(spellings), dtype=column.type)
-    _note_unseen_values(source, name, spelled_values)
+    seen_values = pl.Series(list(spelling_by_value), dtype=column.type)
+    spellings = pl.Series(list(spelling_by_value.values()), dtype=pl.String)
+    _note_unseen_values(source, name, seen_values)
+    # The model treats unseen values as a category that it does not know.
     text = column.values.replace_strict(
-        spelled_values,
-        pl.Series(list(spellings.values()), dtype=pl.String),
+        seen_values,
+        spellings,
         default=column.values.cast(pl.String),
         return_dtype=pl.String,
     )
@@ -236,7 +237,7 @@ def _spell_as_categories(
 
 
 def _note_unseen_values(source: Source, name: str, seen_values: pl.Series) -> None:
-    """Add a note to the source if a column holds other values than those seen before."""
+    """Add a note to the source if a column holds values that were not seen in training."""
     values = source.columns[name].values
     is_unseen = ~values.is_in(seen_values.implode())
     unseen_values = pl.when(is_unseen).then(values)
@@ -262,14 +263,14 @@ def _list_spellings(
         return {}
     categories = pl.Series(expected.categories, dtype=pl.String)
     values = _parse_categories(categories, column.type, text_format)
-    spellings: dict[object, str] = {}
+    spelling_by_value: dict[object, str] = {}
     for value, category in zip(values, categories):
         if value is None:
             continue
-        if value in spellings:
+        if value in spelling_by_value:
             return {}
-        spellings[value] = category
-    return spellings
+        spelling_by_value[value] = category
+    return spelling_by_value
 
 
 def _parse_categories(
@@ -279,16 +280,19 @@ def _parse_categories(
     text = pl.col("text")
     values = parse_as_type(text, dtype, text_format)
     if dtype in (INTEGER, NUMBER):
-        # 007 is parsed as a code, not as a number. But the program that wrote the new
+        # A code such as 007 is not parsed as a number. But the program that wrote the new
         # data may have stored it as the number 7.
         values = pl.coalesce(values, text.cast(dtype, strict=False))
     return categories.to_frame("text").select(values).to_series()
 
 
+# Rejecting columns
+
+
 def _reject_column(
     source: Source, name: str, expected: ColumnSchema, problem: str, fix: str = ""
 ) -> None:
-    """Reject a column that does not fit the schema, for the reason in `problem`.
+    """Reject a column that does not fit the schema.
 
     If the model needs the column, the problem is added to the `schema_problems`.
     Otherwise the column is removed, with a note.
@@ -314,10 +318,13 @@ def _get_first_value(source: Source, column: Column) -> object:
     return values.collect(engine="streaming").item()
 
 
+# Checks of all files
+
+
 def fit_to_schema(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Note]:
-    """Reject the columns that do not fit the schema, once all files are open.
+    """Reject the columns that do not fit the schema, after all files have been opened.
 
     `names` are the columns of all files. Returns notes on features that some files lack.
     Raises DataError that lists all problems of the columns that the model needs.
@@ -328,20 +335,25 @@ def fit_to_schema(
         _reject_other_numbers(source, roles)
         _reject_text_of_folders(source, roles)
         problems += source.schema_problems
-    if not problems:
-        return missing.notes
+    if problems:
+        raise _explain_problems(problems)
+    return missing.notes
+
+
+def _explain_problems(problems: list[str]) -> DataError:
+    """Return an error that lists the problems; some of them if there are many."""
     if len(problems) == 1:
-        raise DataError(problems[0])
+        return DataError(problems[0])
     listed = "\n".join(problems[:SHOWN_PROBLEMS])
     more = len(problems) - SHOWN_PROBLEMS
     if more > 0:
         listed += f"\nand {more} more."
-    raise DataError(f"The new data does not fit the model's training data:\n{listed}")
+    return DataError(f"The new data does not fit the model's training data:\n{listed}")
 
 
 @dataclass
 class MissingColumns:
-    """Problems of columns that the model needs, and notes on those in some files only."""
+    """Problems with required columns that are missing, and notes on optional ones."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -358,50 +370,53 @@ def _find_missing_columns(
     assert roles.model_columns is not None
     missing = MissingColumns()
     for key in roles.keys:
-        lacking = [source for source in sources if key not in source.columns]
+        lacking = _list_files_without(key, sources)
         if lacking:
             problem = f"{lacking[0].name} has no column '{key}', a key of the model."
             hint = suggest_similar_name(key, names)
             missing.problems.append(join_sentences(problem, hint))
+
     for name, expected in roles.model_columns.items():
-        lacking = [source for source in sources if name not in source.columns]
+        lacking = _list_files_without(name, sources)
         if not expected.is_needed or not lacking:
             continue
-        first = lacking[0].name
+        first_file = lacking[0].name
         if len(lacking) == len(sources):
-            problem = f"{first} has no column '{name}', which the model needs."
+            problem = f"{first_file} has no column '{name}', which the model needs."
             hint = suggest_similar_name(name, names)
             missing.problems.append(join_sentences(problem, hint))
         else:
-            text = f"{first} has no column '{name}': it is missing in its rows."
+            text = f"{first_file} has no column '{name}': it is missing in its rows."
             missing.notes.append(Note(text, column=name))
     return missing
 
 
+def _list_files_without(name: str, sources: list[Source]) -> list[Source]:
+    """Return the files that do not have a column."""
+    return [source for source in sources if name not in source.columns]
+
+
 def _reject_other_numbers(source: Source, roles: ColumnRoles) -> None:
-    """Reject columns with numbers other than 0 and 1 where the schema asks for booleans."""
+    """Reject columns with numbers other than 0 and 1 where the schema expects booleans."""
     for name, column in list(source.columns.items()):
         expected = roles.get_expected_column(name)
         if expected is None or expected.type != BOOLEAN or column.is_rejected:
             continue
         if column.type not in (INTEGER, NUMBER):
             continue
-        others = source.frame.select(values=column.values).filter(
-            ~pl.col("values").is_in([0, 1])
-        )
-        first = others.head(1).collect(engine="streaming")
+        values = source.frame.select(values=column.values)
+        other_numbers = values.filter(~pl.col("values").is_in([0, 1]))
+        first = other_numbers.head(1).collect(engine="streaming")
         if not first.is_empty():
-            _reject_column(
-                source,
-                name,
-                expected,
+            problem = (
                 f"{source.name}: {first.item()} in the column '{name}' is not true or"
-                " false, as the model needs.",
+                " false, as the model needs."
             )
+            _reject_column(source, name, expected, problem)
 
 
 def _reject_text_of_folders(source: Source, roles: ColumnRoles) -> None:
-    """Reject folders such as `year=old` where the schema asks for a number."""
+    """Reject folders such as `year=old` where the schema expects a number."""
     for name, column in list(source.columns.items()):
         expected = roles.get_expected_column(name)
         if expected is None or expected.type == TEXT:
@@ -409,10 +424,8 @@ def _reject_text_of_folders(source: Source, roles: ColumnRoles) -> None:
         if not column.is_from_folder or column.type != TEXT:
             continue
         value = _get_first_value(source, column)
-        _reject_column(
-            source,
-            name,
-            expected,
+        problem = (
             f"{source.name}: '{value}' in its folder '{name}={value}' is not"
-            f" {KINDS[expected.type]}, as the model needs.",
+            f" {KINDS[expected.type]}, as the model needs."
         )
+        _reject_column(source, name, expected, problem)

@@ -1,4 +1,4 @@
-"""Find the settings by which a column of text would be read as numbers or dates.
+"""Find the settings with which a column of text would be read as numbers or dates.
 
 Numbers, booleans, dates and timestamps are called quantities here.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import polars as pl
 from date_formats import find_certain_format, list_possible_formats
@@ -21,9 +22,9 @@ from text_values import (
     parse_text,
 )
 
-# A column of which more than this share are codes, such as 007, is text on purpose.
+# If more than this share of a column's values are codes, such as 007, it is text on purpose.
 MAX_CODE_SHARE = 1 / 20
-# Codes are digits after a zero, or more digits than an integer of 64 bits can hold.
+# A code has digits after a zero, or more digits than an integer of 64 bits can hold.
 CODE_PATTERN = r"^[+-]?(0[0-9]+|[0-9]{19,})$"
 # The decimal marks and thousands separators that people use together.
 NUMBER_MARKS = (
@@ -48,18 +49,19 @@ MAX_DATES_TRIED = 20  # The formats of this many values of a column are tried.
 
 
 def suggest_settings(values: pl.Series, text_format: TextFormat) -> str:
-    """Return the settings by which most of the values would be quantities.
+    """Return the settings with which most of the values would be quantities.
 
-    Returns an empty text if there are none, or if no other setting is needed.
+    Returns "" if there are none, or if no setting needs to change.
     """
-    formats = find_fitting_formats(values, text_format, find_certain_readings(values))
+    certain_readings = find_certain_readings(values)
+    formats = find_fitting_formats(values, text_format, certain_readings)
     if not formats or text_format in formats:
         return ""
     return describe_needed_settings(text_format, formats)
 
 
 def find_certain_readings(values: pl.Series) -> list[Reading]:
-    """Return the readings of the first values that can only be one date, each once."""
+    """Return the readings of the first values that are unambiguous dates, each once."""
     readings: list[Reading] = []
     for value in values.head(MAX_DATES_TRIED):
         date_format = find_certain_format(value)
@@ -71,14 +73,14 @@ def find_certain_readings(values: pl.Series) -> list[Reading]:
 def find_fitting_formats(
     values: pl.Series, text_format: TextFormat, certain_readings: Sequence[Reading]
 ) -> list[TextFormat]:
-    """Return the formats in which most of the values are quantities.
+    """Return the formats in which the largest number of values are quantities.
 
-    Several formats are returned if they read equally many values, that of settings.yml
-    first if it is among them. The list is empty if fewer than half of the values are
-    quantities in any format, or if the column holds codes, which are text on purpose.
+    The format of settings.yml comes first if it is one of them. The list is empty if
+    fewer than half of the values are quantities in any format, or if the column holds
+    codes, which are text on purpose.
     """
     half = len(values) / 2
-    # Most columns of text end here, before the formats are tried, which takes longer.
+    # Most columns of text are ruled out here, which is faster than trying all formats.
     may_be_quantity = values.str.contains(r"(?i)\d|^(true|false)$")
     if may_be_quantity.sum() < half:
         return []
@@ -86,23 +88,31 @@ def find_fitting_formats(
     if is_code.sum() > len(values) * MAX_CODE_SHARE:
         return []
 
-    formats = list(
-        dict.fromkeys([text_format, *_list_other_formats(values, text_format)])
-    )
+    formats = [text_format, *_list_other_formats(values, text_format)]
+    distinct_formats = list(dict.fromkeys(formats))
+    counts = _count_quantities(values, distinct_formats, certain_readings)
+    highest_count = max(counts)
+    if highest_count == 0 or highest_count < half:
+        return []
+    return [
+        tried_format
+        for tried_format, count in zip(distinct_formats, counts)
+        if count == highest_count
+    ]
+
+
+def _count_quantities(
+    values: pl.Series,
+    formats: Sequence[TextFormat],
+    certain_readings: Sequence[Reading],
+) -> list[int]:
+    """Return for each format how many of the values are quantities in it."""
     text = pl.col("text")
     counts = values.to_frame("text").select(
         is_quantity(text, tried_format, certain_readings).sum().alias(str(i))
         for i, tried_format in enumerate(formats)
     )
-    count_by_format = dict(zip(formats, counts.row(0)))
-    highest_count = max(count_by_format.values())
-    if highest_count == 0 or highest_count < half:
-        return []
-    return [
-        tried_format
-        for tried_format, count in count_by_format.items()
-        if count == highest_count
-    ]
+    return list(counts.row(0))
 
 
 def is_quantity(
@@ -118,16 +128,17 @@ def is_quantity(
 def describe_needed_settings(
     text_format: TextFormat, formats: Sequence[TextFormat]
 ) -> str:
-    """Return how settings.yml would have to change for one of the formats.
+    """Return the settings to change so that one of the formats is used.
 
-    Only the formats that need the fewest settings are described, joined by "or".
+    Only the formats that need the fewest changes are described, joined by "or".
     """
     changes_by_format = [_list_changes(text_format, other) for other in formats]
     fewest = min(len(changes) for changes in changes_by_format)
     alternatives = [
         " and ".join(changes) for changes in changes_by_format if len(changes) == fewest
     ]
-    return " or ".join(dict.fromkeys(alternatives))
+    distinct_alternatives = dict.fromkeys(alternatives)
+    return " or ".join(distinct_alternatives)
 
 
 def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
@@ -137,6 +148,7 @@ def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
         if value == getattr(text_format, key):
             continue
         if key == "date_format" and len(value) == 1:
+            # A single format needs no list.
             value = value[0]
         changes.append(f"data.{key}: {format_setting(value)}")
     return changes
@@ -148,33 +160,39 @@ def _list_other_formats(
     """Yield the formats in which the values of a column could be written."""
     if values.is_empty():
         return
-    usual_marks = (text_format.decimal, text_format.thousands)
-    for units in _list_units(values, text_format):
-        for negative in _list_negatives(values, text_format):
-            for decimal, thousands in (usual_marks, *NUMBER_MARKS):
-                yield replace(
-                    text_format,
-                    units=units,
-                    negative=negative,
-                    decimal=decimal,
-                    thousands=thousands,
-                )
+    marks_in_use = (text_format.decimal, text_format.thousands)
+    number_formats = product(
+        _list_units(values, text_format),
+        _list_negatives(values, text_format),
+        (marks_in_use, *NUMBER_MARKS),
+    )
+    for units, negative, (decimal, thousands) in number_formats:
+        yield replace(
+            text_format,
+            units=units,
+            negative=negative,
+            decimal=decimal,
+            thousands=thousands,
+        )
     for date_format in _list_date_formats(values):
         yield replace(text_format, date_format=(*text_format.date_formats, date_format))
 
 
 def _list_units(values: pl.Series, text_format: TextFormat) -> list[tuple[str, ...]]:
-    """Return the units of settings.yml, and these with a unit of the first values."""
-    units = [text_format.units]
+    """Return the units of settings.yml, alone and with a unit that the values have."""
+    alternatives = [text_format.units]
     for pattern in UNIT_PATTERNS:
-        matches = values.str.extract(pattern).drop_nulls()
-        if not matches.is_empty():
-            units.append((*text_format.units, matches[0]))
-    return units
+        units = values.str.extract(pattern).drop_nulls()
+        if not units.is_empty():
+            alternatives.append((*text_format.units, units[0]))
+    return alternatives
 
 
 def _list_negatives(values: pl.Series, text_format: TextFormat) -> list[str]:
-    """Return how negative numbers may be written, that of settings.yml first."""
+    """Return the ways in which negative numbers may be written, as in `NEGATIVE_PATTERNS`.
+
+    The one of settings.yml comes first.
+    """
     negatives = [text_format.negative]
     for negative, pattern in NEGATIVE_PATTERNS.items():
         if values.str.contains(pattern).any():
