@@ -1,7 +1,8 @@
-"""A look at a sample of the prepared rows: how the values of each column are distributed."""
+"""Describe a sample of the prepared rows: how the values of each column are distributed."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +14,57 @@ SHOWN_ROWS = 5
 SHOWN_VALUES = 3
 BINS = 24
 LONGEST_VALUE = 80  # characters
-# Columns with more texts are no categories.
+# A column of text with more distinct values than this does not hold categories.
 MOST_CATEGORIES = 1_000
 
 
 def describe_sample(prepared: Path) -> dict[str, Any]:
-    """Describe the distribution of each column in a sample of the prepared rows.
+    """Describe a sample of the prepared rows for the report.
 
-    Returns the number of `rows` in the sample, its `first_rows` as texts, and by the names
-    of the `columns` either a `histogram`, which has the number of rows in ranges of equal
-    width, or the most `frequent` values with their shares of the rows that have a value.
-    `same_but_for_case` are categories that differ in nothing but upper and lower case.
+    Returns the number of `rows` in the sample, its `first_rows` as texts, and `columns`
+    with the result of `describe_distribution` for each column.
     """
-    rows = read_sample(prepared)
-    columns: dict[str, dict[str, Any]] = {}
-    for name in rows.columns:
-        # polars reads a name such as `^a$` as a pattern, so the values get another name.
-        values = rows[name].alias("value").drop_nulls()
-        if values.dtype.is_numeric() or values.dtype.is_temporal():
-            columns[name] = {"histogram": count_ranges(values)}
-        else:
-            columns[name] = {
-                "frequent": find_frequent_values(values),
-                "same_but_for_case": find_same_but_for_case(values),
-            }
+    sample = read_sample(prepared)
     first_rows = [
         [shorten_value(value) for value in row]
-        for row in rows.head(SHOWN_ROWS).iter_rows()
+        for row in sample.head(SHOWN_ROWS).iter_rows()
     ]
-    return {"rows": len(rows), "first_rows": first_rows, "columns": columns}
+    columns = {name: describe_distribution(sample[name]) for name in sample.columns}
+    return {"rows": len(sample), "first_rows": first_rows, "columns": columns}
+
+
+def describe_distribution(column: pl.Series) -> dict[str, Any]:
+    """Describe how the values of a column are distributed.
+
+    Returns a `histogram` of numbers and dates, as the number of values in each range. For
+    other columns, returns the most `frequent` values with their shares, and the categories
+    that are `same_but_for_case`.
+    """
+    # polars reads a name such as `^a$` as a pattern, so the values get another name.
+    values = column.alias("value").drop_nulls()
+    if values.dtype.is_numeric() or values.dtype.is_temporal():
+        return {"histogram": count_ranges(values)}
+    return {
+        "frequent": find_frequent_values(values),
+        "same_but_for_case": find_same_but_for_case(values),
+    }
 
 
 def read_sample(prepared: Path) -> pl.DataFrame:
-    """Read the first rows of parts that are spread over all prepared ones."""
+    """Read the first rows of parts that are spread evenly over all prepared parts."""
     parts = sorted(prepared.iterdir())
-    step = -(-len(parts) // SAMPLED_PARTS)
-    chosen = parts[::step]
-    rows_per_part = SAMPLED_ROWS // len(chosen)
+    step = math.ceil(len(parts) / SAMPLED_PARTS)
+    sampled_parts = parts[::step]
+    rows_per_part = SAMPLED_ROWS // len(sampled_parts)
     tables = [
-        pl.read_parquet(part, n_rows=rows_per_part, glob=False) for part in chosen
+        pl.read_parquet(part, n_rows=rows_per_part, glob=False)
+        for part in sampled_parts
     ]
     return pl.concat(tables)
 
 
 def shorten_value(value: object) -> str:
-    """Return a value as text that is not longer than a report shows it."""
+    """Return a value as text, cut to the length that the report shows."""
     if value is None:
         return ""
     text = str(value)
@@ -67,7 +74,7 @@ def shorten_value(value: object) -> str:
 
 
 def count_ranges(values: pl.Series) -> list[int]:
-    """Return the number of values in ranges of equal width, from the smallest to the largest.
+    """Count the values in BINS ranges of equal width between the smallest and the largest.
 
     The list is empty if there are fewer than two different finite numbers.
     """
@@ -77,7 +84,8 @@ def count_ranges(values: pl.Series) -> list[int]:
         return []
     smallest = float(numbers.min())  # type: ignore[arg-type]
     largest = float(numbers.max())  # type: ignore[arg-type]
-    # Divided first, as the difference of two large numbers can be infinite.
+    # Each number is divided first, because the difference of two large numbers can be
+    # infinite.
     width = largest / BINS - smallest / BINS
     positions = ((numbers / width) - smallest / width).floor().clip(0, BINS - 1)
     counts = [0] * BINS
@@ -94,18 +102,22 @@ def find_frequent_values(values: pl.Series) -> list[tuple[str, float]]:
 
 
 def find_same_but_for_case(values: pl.Series) -> list[str]:
-    """Return the first categories that differ in nothing but upper and lower case.
+    """Return the first categories that only differ in upper and lower case.
 
-    The list is empty if there are none, or if the texts are no categories.
+    The list is empty if there are none, or if the column does not hold categories.
     """
     if values.dtype != pl.String:
         return []
-    texts = values.unique(maintain_order=True)
-    if len(texts) > MOST_CATEGORIES:
+    categories = values.unique(maintain_order=True)
+    if len(categories) > MOST_CATEGORIES:
         return []
-    table = texts.to_frame().with_columns(key=texts.str.to_lowercase())
-    groups = table.group_by("key", maintain_order=True).agg("value")
-    repeated = groups.filter(pl.col("value").list.len() > 1)
-    if repeated.is_empty():
+    lower_case = pl.col("value").str.to_lowercase()
+    groups = (
+        categories.to_frame()
+        .group_by(lower_case.alias("lower case"), maintain_order=True)
+        .agg("value")
+    )
+    similar = groups.filter(pl.col("value").list.len() > 1)
+    if similar.is_empty():
         return []
-    return [shorten_value(text) for text in repeated["value"][0]]
+    return [shorten_value(category) for category in similar["value"][0]]

@@ -1,8 +1,8 @@
 """Write the prepared table as Parquet parts, with the user's features.
 
 In most files, all rows look like the first ones. So the types of the columns are guessed
-from the first rows, and verified while all rows are written. If a guess is wrong, the
-file is read in full to find the types, and the parts are written again.
+from the first rows, and verified while all rows are written. If a guess is wrong, the file
+is read in full to find the types, and all parts are written again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
-from choose_types import choose_types
+from choose_types import TypedFiles, choose_types
 from combine import (
     aggregate_by_file,
     find_confirmed_files,
@@ -29,7 +29,8 @@ from sources import TYPE_NAMES, ColumnRoles, DataError, Note, Source
 from text_values import TextFormat
 
 ROW = "row"  # The column that numbers the rows to score, from 0, if there are no keys.
-# polars holds many chunks of rows in memory at once. Its own chunks are larger.
+# polars has many chunks of rows in memory at once. This is fewer rows than it would put
+# into a chunk itself, which saves memory.
 ROWS_IN_CHUNK = 20_000
 
 # Returns a table with the user's features as further columns.
@@ -79,61 +80,65 @@ class PartWriter:
         """
         typed = choose_types(opened.sources, self.roles)
         sources = typed.sources
-        types = typed.types
-        checks = choose_checks(sources, types, self.roles)
+        checks = choose_checks(sources, typed.types, self.roles)
         with self._explain_errors():
             rows = stack_rows(
-                sources, types, self.scratch, with_row_numbers=len(checks) > 0
+                sources, typed.types, self.scratch, with_row_numbers=len(checks) > 0
             )
 
-        only_checked = cs.by_name(*self.roles.only_checked, require_all=False)
-        table = rows.drop(cs.starts_with("\0") | only_checked)
-        aggregations = count_broken_rows(checks)
-        target = self.roles.target
-        if target:
-            values = cs.by_name(target).as_expr()
-            is_infinite = pl.lit(False)
-            if types[target] == pl.Float64:
-                is_infinite = values.is_infinite()
-            table = table.filter(values.is_not_null()).remove(is_infinite)
-            aggregations.append(values.count().alias("filled"))
-            aggregations.append(is_infinite.sum().alias("infinite"))
-
-        table = self._select_columns(table)
-        summary = aggregate_by_file(
-            rows, *aggregations, has_many_files=len(sources) > 1
-        )
+        table = self._select_table(rows, typed.types)
+        summary = self._summarize(rows, typed, checks)
+        hashes = select_hashes(rows, checks)
         prepared_types = {
             name: dtype
-            for name, dtype in types.items()
+            for name, dtype in typed.types.items()
             if name not in self.roles.only_checked
         }
         metadata = self.create_metadata(sources, prepared_types)
-        hashes = select_hashes(rows, checks)
+        collected_summary = self._sink(table, summary, hashes, metadata)
         return WrittenParts(
             sources=sources,
             types=prepared_types,
-            summary=self._sink(table, summary, hashes, metadata),
+            summary=collected_summary,
             notes=opened.notes + typed.notes,
             checks=checks,
         )
 
-    def _select_columns(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """Return the table with the user's features, and with row numbers if needed."""
-        keys = self.roles.keys
+    def _select_table(
+        self, rows: pl.LazyFrame, types: Mapping[str, pl.DataType]
+    ) -> pl.LazyFrame:
+        """Select the rows and columns that are prepared, and add the user's features."""
+        added_columns = cs.starts_with("\0")
+        only_checked = cs.by_name(*self.roles.only_checked, require_all=False)
+        table = rows.drop(added_columns | only_checked)
+
         target = self.roles.target
-        required = [*keys, target] if target else keys
+        if not target:
+            table = apply_features(table, self.add_features, self.roles.keys)
+            return table if self.roles.keys else _number_rows(table)
+
+        has_target = cs.by_name(target).as_expr().is_not_null()
+        table = table.filter(has_target).remove(_is_infinite(target, types[target]))
+        required = [*self.roles.keys, target]
         table = apply_features(table, self.add_features, required)
-        if keys:
-            return table
-        if ROW in table.collect_schema():
-            raise DataError(
-                f"The column '{ROW}' has the name of the row numbers in the predictions:"
-                " list it under data.keys or data.ignore in settings.yml, or rename it."
-            )
+        if not self.roles.keys:
+            # Data to score will need this name.
+            _check_row_name(table)
+        return table
+
+    def _summarize(
+        self, rows: pl.LazyFrame, typed: TypedFiles, checks: Sequence[Check]
+    ) -> pl.LazyFrame:
+        """Return the summary of the rows that `WrittenParts` describes."""
+        aggregations = count_broken_rows(checks)
+        target = self.roles.target
         if target:
-            return table
-        return table.with_row_index(ROW).cast({ROW: pl.Int64})
+            filled = cs.by_name(target).as_expr().count()
+            infinite = _is_infinite(target, typed.types[target]).sum()
+            aggregations.append(filled.alias("filled"))
+            aggregations.append(infinite.alias("infinite"))
+        has_many_files = len(typed.sources) > 1
+        return aggregate_by_file(rows, *aggregations, has_many_files=has_many_files)
 
     def _sink(
         self,
@@ -142,10 +147,10 @@ class PartWriter:
         hashes: pl.LazyFrame | None,
         metadata: dict[str, str],
     ) -> pl.DataFrame:
-        """Write the table, and return the summary, in one pass over the raw files.
+        """Write the table and the hashes, and return the summary, in one pass.
 
-        The hashes, if there are any, are written to `hashes_file` in the same pass. Raises
-        DataError if the system does not let a file be read or written.
+        The hashes, if there are any, are written to `hashes_file`. Raises DataError if
+        the system refuses to read or write a file.
         """
         parts = pl.PartitionBy(
             self.folder,
@@ -170,7 +175,7 @@ class PartWriter:
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
-        """Turn an error of the system into a DataError with its reason."""
+        """Turn an error of the operating system into a DataError with its reason."""
         try:
             yield
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -192,9 +197,10 @@ def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> Writt
     written = _write_with_guessed_types(raw, options, writer)
     if written is not None:
         confirmed = find_confirmed_files(written.sources, written.summary)
+
     if written is None or len(confirmed) < len(written.sources):
-        for part in writer.folder.glob("part-*.parquet"):
-            part.unlink()
+        # Only the guesses for confirmed files can be trusted.
+        _delete_parts(writer.folder)
         opened = open_files(raw, writer.scratch, options, trusted=confirmed)
         written = writer.write(opened)
     set_missing_words(written.sources, written.summary)
@@ -206,9 +212,9 @@ def _write_with_guessed_types(
 ) -> WrittenParts | None:
     """Write the parts with types that are guessed from the first rows of the files.
 
-    Returns None if that fails: a wrong guess can make polars or our own checks fail. If
-    the data is the reason, writing the parts again raises the error again. Only errors
-    of opening the files do not depend on a guess. They are raised as DataError.
+    Returns None if this fails, because a wrong guess can make polars or our own checks
+    fail. If the data is to blame, the error is raised when the parts are written again.
+    Raises DataError if a file cannot be opened, which does not depend on a guess.
     """
     try:
         opened = open_files(raw, writer.scratch, options)
@@ -220,25 +226,43 @@ def _write_with_guessed_types(
         return None
 
 
+def _delete_parts(folder: Path) -> None:
+    """Delete the parts in a folder."""
+    for part in folder.glob("part-*.parquet"):
+        part.unlink()
+
+
+def _is_infinite(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Return whether each value of a column of this type is an infinite number."""
+    if dtype != pl.Float64:
+        return pl.lit(False)
+    return cs.by_name(name).as_expr().is_infinite()
+
+
+def _number_rows(table: pl.LazyFrame) -> pl.LazyFrame:
+    """Add the column ROW, which numbers the rows from 0."""
+    _check_row_name(table)
+    return table.with_row_index(ROW).cast({ROW: pl.Int64})
+
+
+def _check_row_name(table: pl.LazyFrame) -> None:
+    """Raise DataError if the table has a column ROW already."""
+    if ROW in table.collect_schema():
+        raise DataError(
+            f"The column '{ROW}' has the name of the row numbers in the predictions:"
+            " list it under data.keys or data.ignore in settings.yml, or rename it."
+        )
+
+
 def apply_features(
     table: pl.LazyFrame, add_features: FeatureFunction, required: Sequence[str]
 ) -> pl.LazyFrame:
-    """Return the table with the user's features, in the types of prepared tables.
+    """Add the user's features to the table, in the types of prepared tables.
 
-    Raises DataError if `features` fails, leaves out one of the columns that are
-    `required`, or adds a column of a type that is not supported.
+    Raises DataError if `features` fails, leaves out a column that is `required`, or adds a
+    column of a type that is not supported.
     """
-    others = ~cs.by_name(*required, require_all=False)
-    integers = others & cs.integer()
-    numbers = others & (cs.numeric() - cs.integer())
-    times = others & cs.datetime(time_zone=None)
-    categories = others & (cs.categorical() | cs.enum())
-    table = add_features(table).with_columns(
-        integers.cast(pl.Int64),
-        numbers.cast(pl.Float64),
-        times.cast(pl.Datetime("us")),
-        categories.cast(pl.String),
-    )
+    table = _convert_feature_types(add_features(table), required)
     try:
         frame_schema = table.collect_schema()
     except pl.exceptions.PolarsError as error:
@@ -257,3 +281,23 @@ def apply_features(
                 " is neither a number nor a date nor text: convert it."
             )
     return table
+
+
+def _convert_feature_types(
+    table: pl.LazyFrame, required: Sequence[str]
+) -> pl.LazyFrame:
+    """Convert all columns but those that are `required` to the types of features.
+
+    Columns of other types are not changed.
+    """
+    features = ~cs.by_name(*required, require_all=False)
+    integers = features & cs.integer()
+    numbers = features & (cs.numeric() - cs.integer())
+    times = features & cs.datetime(time_zone=None)
+    categories = features & (cs.categorical() | cs.enum())
+    return table.with_columns(
+        integers.cast(pl.Int64),
+        numbers.cast(pl.Float64),
+        times.cast(pl.Datetime("us")),
+        categories.cast(pl.String),
+    )
