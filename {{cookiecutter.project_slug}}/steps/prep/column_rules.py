@@ -1,4 +1,4 @@
-"""The rules by which the text of a column is read, which follow from its name."""
+"""Find the rules for reading the text of a column, which follow from its name and role."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ColumnRules:
     times_are_numbers: bool = True
 
     def allows(self, reading: Reading) -> bool:
-        """Return whether the column may be read in this way."""
+        """Return whether a reading is allowed for the column."""
         if is_time_of_day(reading) and not self.times_are_numbers:
             return False
         return reading.dtype in self.types
@@ -48,7 +48,7 @@ class ColumnRules:
     def select_values_of_text(
         self, stripped: pl.Expr, text_format: TextFormat
     ) -> pl.Expr:
-        """Return the values that the column has as text, and null for missing values."""
+        """Return the values of the column if it is text, with null for missing values."""
         if self.words_are_values:
             return null_if_empty(stripped)
         if self.is_target:
@@ -57,14 +57,15 @@ class ColumnRules:
 
     def may_have_words_as_values(self, text_format: TextFormat) -> bool:
         """Return whether a word such as NA may be a value if the column is text."""
-        has_words = self.is_target or self.words_are_values
-        return has_words or bool(text_format.not_missing)
+        some_words_are_values = self.is_target or self.words_are_values
+        return some_words_are_values or len(text_format.not_missing) > 0
 
 
 def find_rules(name: str, roles: ColumnRoles) -> ColumnRules:
     """Return the rules of a column.
 
-    A column of a model's schema has only the types that can be read as the schema's.
+    The types of a column in a model's schema are those that can be converted to the type
+    in the schema.
     """
     expected = roles.get_expected_column(name)
     if expected is not None:

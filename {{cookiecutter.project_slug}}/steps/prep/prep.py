@@ -1,10 +1,11 @@
 """Prepare raw CSV and Parquet files for training or for scoring.
 
-Reads a file or a folder (nested, CSV and Parquet mixed) and writes clean Parquet parts
-of one schema. With a target, rows that lack it are dropped; without one every row is
-kept, for scoring. Nothing is learned from the data here, so training and scoring are
-prepared alike. Training data gets the types that its values allow. Data to score is read
-by the schema of the registered model, so that it has the types of the training data.
+This step reads a file, or all CSV and Parquet files below a folder, and writes Parquet
+parts that all have the same columns and types. Rows without a target are left out of
+training data. All rows to score are kept.
+
+Training data gets the types that its values allow. Data to score is read by the schema of
+the registered model, so that it has the types of the training data.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from text_values import USUAL_FORMAT, TextFormat, check_date_formats
 from write_parts import MetadataFunction, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report
-# Azure ML keeps the metrics of a run by a limited number of names.
+# Azure ML limits the number of metrics that a run can have.
 MOST_METRICS = 100
 
 # The rules of data.expect in settings.yml, by column and by the name of the rule.
@@ -70,9 +71,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts into the folder `prepared`, and return a report.
 
-    With a `target`, rows that lack it are left out. Without one and without `keys`, a
-    first column `row` numbers the rows. Rules of `expectations` that the rows break are
-    `violations` in the report. Raises DataError if the data cannot be prepared.
+    With a `target`, rows without a value in it are left out. With neither a target nor
+    `keys`, a first column `row` numbers the rows. Rules of `expectations` that the rows
+    break are `violations` in the report. Raises DataError if the data cannot be prepared.
     """
     roles = ColumnRoles(target, keys, ignore)
     roles = expect_of_training_data(roles, expectations)
@@ -98,10 +99,10 @@ def prepare_for_model(
 ) -> dict[str, Any]:
     """Prepare new data for the registered model that will score it, and return a report.
 
-    The data is read by the model's schema. `keys`, `ignore`, `text_settings` and
-    `expectations` are those of settings.yml. Each part names the model's version and the
-    keys, for the score step. Raises DataError if the data cannot be prepared, or does not
-    fit the model.
+    The data is read by the model's schema. Where settings.yml differs from it, in `keys`,
+    `ignore` or `text_settings`, the report has a note. Each part names the model's version
+    and the keys, for the score step. Raises DataError if the data cannot be prepared, or
+    does not fit the model.
     """
     roles, notes = choose_roles(model, keys, ignore)
     target = None if model.schema is None else model.schema.target
@@ -161,7 +162,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         "report.html": render_report(report),
     }
     for name, text in texts.items():
-        # Renamed when it is complete, so that nobody reads half a report.
+        # The file is renamed when it is complete, so that nobody reads half a report.
         unfinished = folder / f".{name}"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, folder / name)
@@ -173,16 +174,18 @@ def log_figures(report: dict[str, Any]) -> None:
     import mlflow
 
     metrics: dict[str, float] = {"violations": len(report["violations"])}
-    for name, rows in report["rows_against_rules"].items():
-        if len(metrics) < MOST_METRICS:
-            # MLflow allows no other characters in the name of a metric.
-            metrics[re.sub(r"[^\w .:/-]", "_", f"rows against {name}")] = rows
+    for rule, rows in report["rows_against_rules"].items():
+        if len(metrics) == MOST_METRICS:
+            break
+        # MLflow allows no other characters in the name of a metric.
+        name = re.sub(r"[^\w .:/-]", "_", f"rows against {rule}")
+        metrics[name] = rows
     with mlflow.start_run():
         mlflow.log_metrics(metrics)
 
 
 def stop_at_violations(report: dict[str, Any], folder: Path) -> None:
-    """Raise DataError if the data violates a rule. `folder` has the report."""
+    """Raise DataError if the data violates a rule. The message names the report's folder."""
     count = len(report["violations"])
     if not count:
         return
@@ -190,7 +193,7 @@ def stop_at_violations(report: dict[str, Any], folder: Path) -> None:
     raise DataError(
         f"The data violates {rules} of data.expect in settings.yml, see the notes above"
         f" and report.html in {folder}. The pipeline ends here, as data.on_violation is"
-        " 'stop'. Correct the data, or the rules if they are wrong. To go on all the same:"
+        " 'stop'. Correct the data, or the rules if they are wrong. To continue anyway:"
         " --set on_violation=warn"
     )
 
@@ -198,7 +201,8 @@ def stop_at_violations(report: dict[str, Any], folder: Path) -> None:
 def print_summary(report: dict[str, Any]) -> None:
     """Print violations and the first notes, and how many rows were read and prepared."""
     for violation in report["violations"]:
-        # Flushed, as the violations come before the error that ends prep because of them.
+        # The error that may end prep is printed to another stream. Without flushing, it
+        # could appear before the violations that it mentions.
         print(f"note: violation: {violation}", flush=True)
     notes = report["notes"]
     for note in notes[:SHOWN_NOTES]:
@@ -209,18 +213,35 @@ def print_summary(report: dict[str, Any]) -> None:
 
 
 def parse_text_settings(text: str) -> dict[str, Any]:
-    """Return the settings on text that settings.yml holds, from JSON.
+    """Parse the settings for reading text from JSON.
 
-    Raises ValueError if the text is not JSON, TypeError if these are not such settings.
+    Raises ValueError if the text is not JSON, and TypeError if it has other settings.
     """
     settings: dict[str, Any] = json.loads(text)
-    # Its own errors are raised here, where argparse reports them.
+    # Errors that are raised here are reported by argparse.
     TextFormat.from_settings(settings)
     return settings
 
 
 def main() -> None:
     """Prepare the data that the command line names, and write a report on it."""
+    args = parse_arguments()
+    try:
+        report = prepare_by_arguments(args)
+        write_report(report, args.report)
+        print_summary(report)
+        if args.expect:
+            log_figures(report)
+        if args.on_violation == "stop":
+            stop_at_violations(report, args.report)
+    except DataError as error:
+        sys.exit(f"prep: {error}")
+    except OSError as error:
+        sys.exit(f"prep: a file cannot be read or written: {error}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True)
     parser.add_argument("--prepared", type=Path, required=True)
@@ -235,34 +256,32 @@ def main() -> None:
     # For scoring: the registered model by whose schema the data is read.
     parser.add_argument("--model-name")
     parser.add_argument("--model-version", default="latest")
-    args = parser.parse_args()
-    options = {
-        "raw": args.raw,
-        "prepared": args.prepared,
-        "keys": args.keys,
-        "ignore": args.ignore,
-        "rows_per_part": args.rows_per_part,
-        "expectations": args.expect,
-    }
-    try:
-        if args.model_name:
-            model = find_registered_model(args.model_name, args.model_version)
-            report = prepare_for_model(
-                model=model, text_settings=args.text_format, **options
-            )
-        else:
-            text_format = TextFormat.from_settings(args.text_format)
-            report = prepare(target=args.target, text_format=text_format, **options)
-        write_report(report, args.report)
-        print_summary(report)
-        if args.expect:
-            log_figures(report)
-        if args.on_violation == "stop":
-            stop_at_violations(report, args.report)
-    except DataError as error:
-        sys.exit(f"prep: {error}")
-    except OSError as error:
-        sys.exit(f"prep: a file cannot be read or written: {error}")
+    return parser.parse_args()
+
+
+def prepare_by_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Prepare data for training, or for the model that the arguments name."""
+    if not args.model_name:
+        return prepare(
+            raw=args.raw,
+            prepared=args.prepared,
+            target=args.target,
+            keys=args.keys,
+            ignore=args.ignore,
+            rows_per_part=args.rows_per_part,
+            text_format=TextFormat.from_settings(args.text_format),
+            expectations=args.expect,
+        )
+    return prepare_for_model(
+        raw=args.raw,
+        prepared=args.prepared,
+        model=find_registered_model(args.model_name, args.model_version),
+        keys=args.keys,
+        ignore=args.ignore,
+        rows_per_part=args.rows_per_part,
+        text_settings=args.text_format,
+        expectations=args.expect,
+    )
 
 
 if __name__ == "__main__":

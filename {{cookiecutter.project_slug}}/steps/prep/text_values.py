@@ -1,7 +1,7 @@
 """Parse the text of a CSV file as numbers, dates, booleans and missing values.
 
-The functions take `text`, a column of text as a polars expression, or `stripped`, the
-same without spaces around it. They return expressions, too.
+Most functions take a column of text as a polars expression, and return an expression.
+`stripped` is text without spaces around it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from date_formats import HOURS_MINUTES_SECONDS
 from sources import BOOLEAN, DATE, INTEGER, NUMBER, TEXT, TIMESTAMP, DataError
 
 SECONDS_PER_DAY = 86_400
-# The minus sign of mathematics, and dashes that are written in its place.
+# The mathematical minus sign, and dashes that are written in its place.
 TYPOGRAPHIC_MINUS = r"^[\u2212\u2012\u2013\uFE63\uFF0D]"
-# The directive %Y needs a year of four digits, and no such year is earlier.
 FIRST_YEAR_OF_FOUR_DIGITS = 1000
 
-# The letters of strptime's directives for a year, a month, a day, and a time of day. The
-# directives %D, %F and %x are whole dates. %c, %s and %+ are dates with a time.
+# The letters of strptime's directives that contain a year, a month, a day, or a time of day.
+# For example, %D, %F and %x are whole dates, and %c, %s and %+ are dates with a time.
 YEAR_LETTERS = "YyGgDFxcs+"
 MONTH_LETTERS = "mbBhjUWVDFxcs+"
 DAY_LETTERS = "dejuwaADFxcs+"
@@ -30,7 +29,7 @@ TIME_LETTERS = "HIklTRXrcs+"
 
 
 def _list_common_cases(words: list[str]) -> list[str]:
-    """Return each word as it is, in lower case and in upper case."""
+    """Return each word unchanged, in lower case and in upper case."""
     spellings: set[str] = set()
     for word in words:
         spellings.update((word, word.lower(), word.upper()))
@@ -43,7 +42,7 @@ def _list_all_cases(word: str) -> list[str]:
     return ["".join(spelling) for spelling in product(*letters)]
 
 
-# The spellings that polars reads as the number NaN, and those of C on Windows.
+# The words that polars reads as the number NaN, and those that C writes on Windows.
 NAN_WORDS = [
     *(sign + nan for sign in ("", "+", "-") for nan in _list_all_cases("nan")),
     *_list_common_cases(["1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "-nan(ind)"]),
@@ -66,9 +65,9 @@ class TextFormat:
     - `skip_lines` is the number of lines above the names of the columns.
     - `units`, such as % or EUR, may be written before or after a number.
     - `date_format` has one or more formats of strptime, in addition to ISO 8601.
-    - `missing` lists further spellings of a missing value.
-    - `not_missing` lists usual spellings of one, such as NA, that are values in columns
-      of text.
+    - `missing` lists further words for a missing value.
+    - `not_missing` lists words that usually mean a missing value, such as NA, but are
+      values in columns of text.
     """
 
     encoding: str = ""
@@ -84,9 +83,9 @@ class TextFormat:
 
     @classmethod
     def from_settings(cls, settings: Any) -> TextFormat:
-        """Create a format from some of its fields, which may come from JSON.
+        """Create a format from a dictionary of its fields, which may come from JSON.
 
-        Raises TypeError if `settings` is not a dictionary of such fields.
+        Raises TypeError if `settings` is not such a dictionary.
         """
         if not isinstance(settings, dict):
             raise TypeError(f"The text format is not a JSON object: {settings}")
@@ -99,7 +98,7 @@ class TextFormat:
 
     @property
     def date_formats(self) -> tuple[str, ...]:
-        """Return the formats of dates, of which settings.yml may hold one or several."""
+        """Return the date formats as a tuple. In settings.yml, a single one is a string."""
         if isinstance(self.date_format, str):
             return (self.date_format,) if self.date_format else ()
         return self.date_format
@@ -120,10 +119,11 @@ TRAILING_MINUS = "trailing_minus"
 
 @dataclass(frozen=True)
 class Reading:
-    """How the text of a column is parsed: the type, and how dates are written.
+    """How the text of a column is parsed: its type, and how dates are written.
 
-    Dates and timestamps are in ISO 8601 or in the `date_format`. A number with a date
-    format is a time of day or a duration, in seconds. Other types have no date format.
+    Dates and timestamps are written in ISO 8601 or in the `date_format`. A number with a
+    date format is a time of day or a duration, in seconds. Other types have no date
+    format.
     """
 
     dtype: pl.DataType
@@ -131,7 +131,7 @@ class Reading:
 
 
 def is_time_of_day(reading: Reading) -> bool:
-    """Return whether a reading gives times of day or durations, in seconds."""
+    """Return whether a reading parses times of day or durations as seconds."""
     return reading.dtype == NUMBER and reading.date_format != ""
 
 
@@ -151,20 +151,19 @@ def null_if_nan(stripped: pl.Expr) -> pl.Expr:
 def null_if_missing(
     stripped: pl.Expr, text_format: TextFormat, *, in_text: bool = False
 ) -> pl.Expr:
-    """Replace text by null where it spells a missing value.
+    """Replace words for missing values by null.
 
-    If the column is one of text (`in_text`), the words in `not_missing` of the format are
-    kept as values.
+    In a column of text (`in_text`), the `not_missing` words of the format are kept.
     """
-    words = {*MISSING_WORDS, *text_format.missing}
+    missing_words = {*MISSING_WORDS, *text_format.missing}
     if in_text:
-        words -= set(text_format.not_missing)
-    is_missing = stripped.is_in(sorted(words))
+        missing_words -= set(text_format.not_missing)
+    is_missing = stripped.is_in(sorted(missing_words))
     return pl.when(~is_missing).then(stripped)
 
 
 def parse_text(text: pl.Expr, reading: Reading, text_format: TextFormat) -> pl.Expr:
-    """Parse text as values of a type; null where it cannot be parsed."""
+    """Parse text as values of one type. Text that cannot be parsed becomes null."""
     if reading.dtype == INTEGER:
         return _parse_integer(text, text_format)
     if reading.dtype == NUMBER:
@@ -182,7 +181,7 @@ def parse_text(text: pl.Expr, reading: Reading, text_format: TextFormat) -> pl.E
 
 
 def list_usual_readings(text_format: TextFormat) -> list[Reading]:
-    """Return the readings that settings.yml allows for a column, the narrowest first."""
+    """Return the readings that settings.yml allows, the narrowest type first."""
     readings = [Reading(INTEGER), Reading(NUMBER), Reading(BOOLEAN)]
     for date_format in text_format.date_formats:
         readings += list_date_readings(date_format)
@@ -192,7 +191,7 @@ def list_usual_readings(text_format: TextFormat) -> list[Reading]:
 def parse_as_type(
     text: pl.Expr, dtype: pl.DataType, text_format: TextFormat
 ) -> pl.Expr:
-    """Parse text as values of a type; null where no reading that is allowed can do so."""
+    """Parse text by the first allowed reading of a type that can parse it, or as null."""
     if dtype == TEXT:
         return text
     return pl.coalesce(
@@ -203,12 +202,14 @@ def parse_as_type(
 
 
 def list_date_readings(date_format: str) -> list[Reading]:
-    """Return the readings of a format of strptime, which depend on its directives."""
-    if not has_directive(TIME_LETTERS, date_format):
+    """Return the readings in which a format of strptime is used."""
+    has_time = has_directive(TIME_LETTERS, date_format)
+    has_year = has_directive(YEAR_LETTERS, date_format)
+    if not has_time:
         # A column of timestamps may hold dates alone in some rows.
         return [Reading(DATE, date_format), Reading(TIMESTAMP, date_format)]
-    if not has_directive(YEAR_LETTERS, date_format):
-        # A time of day is a number of seconds.
+    if not has_year:
+        # A time of day is read as a number of seconds.
         return [Reading(NUMBER, date_format)]
     return [Reading(TIMESTAMP, date_format)]
 
@@ -219,17 +220,17 @@ def has_directive(letters: str, date_format: str) -> bool:
 
 
 def check_date_formats(text_format: TextFormat) -> None:
-    """Check the formats of dates in settings.yml.
+    """Raise DataError if a date format of settings.yml cannot be used.
 
-    Each one must have a year and a month, or only a time of day. Raises DataError if one
-    does not, or if polars does not accept it.
+    A format must have a year and a month, or only a time of day, and polars must accept it.
     """
     for date_format in text_format.date_formats:
         setting = f"data.date_format in settings.yml: '{date_format}'"
         has_year = has_directive(YEAR_LETTERS, date_format)
         has_month = has_directive(MONTH_LETTERS, date_format)
         has_time = has_directive(TIME_LETTERS, date_format)
-        if has_year != has_month or not (has_year or has_time):
+        has_date_or_time = has_year or has_time
+        if has_year != has_month or not has_date_or_time:
             raise DataError(
                 f"{setting} needs a year and a month, such as '%d.%m.%Y', or the hour of"
                 " a time, such as '%H:%M'."
@@ -245,45 +246,111 @@ def check_date_formats(text_format: TextFormat) -> None:
             raise DataError(f"{setting} is not a format: {first_line}") from None
 
 
+# Numbers
+
+
 def _parse_integer(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Parse integers. Digits after a zero, such as 007, are a code and become null."""
-    digits = _normalize_number(text, text_format)
-    is_integer = digits.str.contains(r"^[+-]?(0|[1-9][0-9]{0,17})$")
-    return pl.when(is_integer).then(digits.cast(pl.Int64, strict=False))
+    """Parse integers. Codes, with digits after a zero such as 007, become null."""
+    number = _normalize_number(text, text_format)
+    is_integer = number.str.contains(r"^[+-]?(0|[1-9][0-9]{0,17})$")
+    return pl.when(is_integer).then(number.cast(pl.Int64, strict=False))
 
 
 def _parse_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Parse floats. Digits after a zero, or more than 18 digits, are a code: null."""
-    digits = _normalize_number(text, text_format)
-    is_code = digits.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
-    return pl.when(~is_code).then(digits.cast(pl.Float64, strict=False))
+    """Parse floats. Codes, with digits after a zero or more than 18 digits, become null."""
+    number = _normalize_number(text, text_format)
+    is_code = number.str.contains(r"^[+-]?(0[0-9]|[0-9]{19})")
+    return pl.when(~is_code).then(number.cast(pl.Float64, strict=False))
+
+
+def _normalize_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
+    """Remove units and thousands separators, and write decimal points and minus signs."""
+    text = text.str.replace(TYPOGRAPHIC_MINUS, "-")
+    if text_format.negative:
+        text = _move_minus_to_front(text, text_format.negative)
+    if text_format.units:
+        unit = "|".join(re.escape(unit) for unit in text_format.units)
+        text = text.str.replace(rf"\s*(?:{unit})$", "")
+        text = text.str.replace(rf"^([+-]?)(?:{unit})\s*", "${1}")
+    if text_format.thousands:
+        text = _remove_thousands(text, text_format)
+    if text_format.decimal != ".":
+        # A point is not a decimal mark here, so a text with a point is not a number.
+        has_point = text.str.contains(".", literal=True)
+        with_point = text.str.replace(text_format.decimal, ".", literal=True)
+        text = pl.when(~has_point).then(with_point)
+    return text
+
+
+def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
+    """Write a minus sign in front of negative numbers: (1.50) or 1.50- become -1.50."""
+    if negative == PARENTHESES:
+        # A unit may be before the parentheses or inside them.
+        return text.str.replace(r"^([^()]*)\(([^()]*)\)$", "-${1}${2}")
+    return text.str.replace(r"^([^+-].*?)\s*-$", "-${1}")
+
+
+def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
+    """Remove thousands separators from numbers in which they are correctly placed.
+
+    The separators divide the digits into groups of three. In Indian numbers, only the last
+    group has three digits, and the groups before it have two: 12,34,567.
+    """
+    separator = text_format.thousands
+    if separator == " ":
+        # French numbers use a no-break space, a narrow one, or a thin one.
+        text = text.str.replace_all(r"\p{Zs}", " ")
+    if separator == "'":
+        # Swiss numbers use an apostrophe, straight or curly.
+        text = text.str.replace_all("\u2019", "'", literal=True)
+    mark = re.escape(separator)
+    three_digits = mark + r"\d{3}"
+    two_digits = mark + r"\d{2}"
+    western = r"\d{1,3}" + f"(?:{three_digits})+"
+    indian = r"\d{1,2}" + f"(?:{two_digits})+{three_digits}"
+    fraction = re.escape(text_format.decimal) + r"\d*"
+    is_grouped = text.str.contains(rf"^[+-]?(?:{western}|{indian})(?:{fraction})?$")
+    without_separators = text.str.replace_all(separator, "", literal=True)
+    return pl.when(is_grouped).then(without_separators).otherwise(text)
+
+
+# Dates and times
 
 
 def _parse_seconds(text: pl.Expr, time_format: str) -> pl.Expr:
     """Parse times of day and durations as seconds, such as 3723.5 for 1:02:03.5."""
-    if time_format != HOURS_MINUTES_SECONDS:
-        time = text.str.to_time(time_format, strict=False)
-        return time.cast(pl.Int64) / 1e9
-    duration = r"^(?:(\d+) days?,? )?(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)$"
-    days, hours, minutes, seconds = (
-        text.str.extract(duration, group).cast(pl.Float64) for group in (1, 2, 3, 4)
-    )
-    return days.fill_null(0) * SECONDS_PER_DAY + hours * 3600 + minutes * 60 + seconds
+    if time_format == HOURS_MINUTES_SECONDS:
+        return _parse_duration(text)
+    time = text.str.to_time(time_format, strict=False)
+    nanoseconds = time.cast(pl.Int64)
+    return nanoseconds / 1e9
+
+
+def _parse_duration(text: pl.Expr) -> pl.Expr:
+    """Parse durations such as 2 days 1:02:03.5 as seconds. The days are optional."""
+    pattern = r"^(?:(\d+) days?,? )?(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)$"
+    days = text.str.extract(pattern, 1).cast(pl.Float64).fill_null(0)
+    hours = text.str.extract(pattern, 2).cast(pl.Float64)
+    minutes = text.str.extract(pattern, 3).cast(pl.Float64)
+    seconds = text.str.extract(pattern, 4).cast(pl.Float64)
+    return days * SECONDS_PER_DAY + hours * 3600 + minutes * 60 + seconds
 
 
 def _parse_date(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Parse dates in ISO 8601, and in a format of strptime if it is not empty."""
+    """Parse dates in a format of strptime, if it is not empty, and in ISO 8601."""
     iso_date = text.str.to_date("%Y-%m-%d", strict=False)
     if not date_format:
         return iso_date
     date = _parse_formatted_date(text, date_format)
-    return date if _looks_like_iso(date_format) else pl.coalesce(date, iso_date)
+    if _looks_like_iso(date_format):
+        return date
+    return pl.coalesce(date, iso_date)
 
 
 def _parse_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Parse timestamps, and dates as the start of the day; those with a zone in UTC.
+    """Parse timestamps in a format of strptime, if it is not empty, and in ISO 8601.
 
-    They are in ISO 8601, and in a format of strptime if it is not empty.
+    A date is the start of its day. A timestamp with a zone is converted to UTC.
     """
     if not date_format:
         return _parse_iso_timestamp(text)
@@ -295,7 +362,7 @@ def _parse_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
 
 
 def _parse_iso_timestamp(text: pl.Expr) -> pl.Expr:
-    """Parse timestamps in ISO 8601, with or without seconds and a zone, and dates."""
+    """Parse dates and timestamps in ISO 8601, with or without seconds and a zone."""
     with_space = text.str.replace("T", " ", literal=True)
     # 2026-01-31 10:15 becomes 2026-01-31 10:15:00.
     with_seconds = with_space.str.replace(
@@ -326,7 +393,7 @@ def _parse_formatted_date(text: pl.Expr, date_format: str) -> pl.Expr:
 
 
 def _parse_formatted_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
-    """Parse timestamps in a format of strptime; those with a zone are converted to UTC."""
+    """Parse timestamps in a format of strptime, and convert those with a zone to UTC."""
     timestamp = text.str.to_datetime(date_format, time_unit="us", strict=False)
     if has_directive("zZ", date_format):
         timestamp = timestamp.dt.replace_time_zone(None)
@@ -334,61 +401,10 @@ def _parse_formatted_timestamp(text: pl.Expr, date_format: str) -> pl.Expr:
 
 
 def _null_if_year_is_short(values: pl.Expr, date_format: str) -> pl.Expr:
-    """Replace dates by null if the format has %Y and the year has less than four digits.
+    """Replace dates by null if the format has %Y and the year has fewer than four digits.
 
-    polars reads 31.01.26 by the format %d.%m.%Y as a date in the year 26.
+    polars would parse 31.01.26 with the format %d.%m.%Y as a date in the year 26.
     """
     if not has_directive("Y", date_format):
         return values
     return pl.when(values.dt.year() >= FIRST_YEAR_OF_FOUR_DIGITS).then(values)
-
-
-def _normalize_number(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Spell numbers as Python does: without units and separators, with a decimal point."""
-    text = text.str.replace(TYPOGRAPHIC_MINUS, "-")
-    if text_format.negative:
-        text = _move_minus_to_front(text, text_format.negative)
-    if text_format.units:
-        unit = "|".join(re.escape(unit) for unit in text_format.units)
-        text = text.str.replace(rf"\s*(?:{unit})$", "")
-        text = text.str.replace(rf"^([+-]?)(?:{unit})\s*", "${1}")
-    if text_format.thousands:
-        text = _remove_thousands(text, text_format)
-    if text_format.decimal != ".":
-        # A point is not a decimal mark then, so a text with a point is not a number.
-        has_point = text.str.contains(".", literal=True)
-        with_point = text.str.replace(text_format.decimal, ".", literal=True)
-        text = pl.when(~has_point).then(with_point)
-    return text
-
-
-def _move_minus_to_front(text: pl.Expr, negative: str) -> pl.Expr:
-    """Spell negative numbers with a minus sign in front: (1.50) or 1.50- as -1.50."""
-    if negative == PARENTHESES:
-        # A unit may be before the parentheses or inside.
-        return text.str.replace(r"^([^()]*)\(([^()]*)\)$", "-${1}${2}")
-    return text.str.replace(r"^([^+-].*?)\s*-$", "-${1}")
-
-
-def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
-    """Remove the thousands separators of numbers in which they are correctly placed.
-
-    They divide the digits into groups of three. In Indian numbers, only the last group
-    has three digits, and the groups before it have two: 12,34,567.
-    """
-    separator = text_format.thousands
-    if separator == " ":
-        # French numbers use a no-break space, a narrow one, or a thin one.
-        text = text.str.replace_all(r"\p{Zs}", " ")
-    if separator == "'":
-        # Swiss numbers use an apostrophe, straight or curly.
-        text = text.str.replace_all("\u2019", "'", literal=True)
-    mark = re.escape(separator)
-    three_digits = mark + r"\d{3}"
-    two_digits = mark + r"\d{2}"
-    western = r"\d{1,3}" + f"(?:{three_digits})+"
-    indian = r"\d{1,2}" + f"(?:{two_digits})+{three_digits}"
-    fraction = re.escape(text_format.decimal) + r"\d*"
-    is_grouped = text.str.contains(rf"^[+-]?(?:{western}|{indian})(?:{fraction})?$")
-    without = text.str.replace_all(separator, "", literal=True)
-    return pl.when(is_grouped).then(without).otherwise(text)
