@@ -1,7 +1,7 @@
-"""Find the formats of strptime in which the text of a date or time may be written.
+"""Find the strptime formats in which the text of a date or time may be written.
 
-Some texts can only mean one date, such as 31-Jan-2026: they are read without a setting.
-For others, the user has to choose: 01/02/2026 is in January or in February.
+A text such as 31-Jan-2026 is unambiguous, and is read without a setting. For others, the
+user has to choose: 01/02/2026 is in January or in February.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Spelling:
 
 
 def _spell(pattern: str, *formats: str) -> Spelling:
-    """Return a spelling. Its pattern may use three names for the parts of a date.
+    """Return a spelling. Its pattern may contain placeholders for the parts of a date.
 
     YYYY is a year, NN is a day or a month of one or two digits, and NAME is the name of a
     month: "NN/NN/YYYY" matches 1/31/2026, and "NN NAME YYYY" matches 31 Jan 2026.
@@ -45,7 +45,7 @@ def _spell(pattern: str, *formats: str) -> Spelling:
 CERTAIN_DATES = (
     _spell(r"YYYY-NN-NN", "%Y-%m-%d"),
     _spell(r"YYYY/NN/NN", "%Y/%m/%d"),
-    # With fewer digits it may be the version of a program, such as 2026.1.5.
+    # With fewer digits, such as 2026.1.5, it may be the version of a program.
     _spell(r"YYYY\.\d\d\.\d\d", "%Y.%m.%d"),
     _spell(r"YYYY-W\d\d-[1-7]", "%G-W%V-%u"),
     _spell(r"NN-NAME-YYYY", "%d-%B-%Y"),
@@ -61,7 +61,7 @@ CERTAIN_DATES = (
     _spell(r"YYYY-NAME-NN", "%Y-%B-%d"),
     _spell(r"YYYY/NAME/NN", "%Y/%B/%d"),
     _spell(r"YYYY NAME NN", "%Y %B %d"),
-    # Eight digits are a date only before a time, and a number elsewhere.
+    # Eight digits are only a date if a time follows them. Otherwise they are a number.
     _spell(r"\d{8}(?=T\d)", "%Y%m%d"),
 )
 DOUBTFUL_DATES = (
@@ -71,7 +71,7 @@ DOUBTFUL_DATES = (
     _spell(r"NN NN YYYY", "%d %m %Y", "%m %d %Y"),
     _spell(r"YYYY\.NN\.NN", "%Y.%m.%d"),
     _spell(r"YYYY NN NN", "%Y %m %d"),
-    # The century of a year of two digits is not certain.
+    # The century of a year with two digits is not certain.
     _spell(r"NN\.NN\.\d\d", "%d.%m.%y"),
     _spell(r"NN/NN/\d\d", "%m/%d/%y", "%d/%m/%y", "%y/%m/%d"),
     _spell(r"NN-NN-\d\d", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d"),
@@ -103,7 +103,7 @@ DURATIONS = (
     _spell(r"\d+:\d\d:\d\d(?:\.\d+)?", HOURS_MINUTES_SECONDS),
     _spell(r"\d+ days?,? \d+:\d\d:\d\d(?:\.\d+)?", HOURS_MINUTES_SECONDS),
 )
-# Alone, it may be minutes and seconds, or the score of a game.
+# Without a date, it may be minutes and seconds, or the score of a game.
 HOURS_AND_MINUTES = _spell(r"\d{1,2}:\d\d", "%H:%M")
 TIMES_AFTER_DATE = (*CERTAIN_TIMES, HOURS_AND_MINUTES)
 TIMES_AFTER_T = (
@@ -111,8 +111,8 @@ TIMES_AFTER_T = (
     _spell(r"\d{6}(?:\.\d+)?", "%H%M%S%.f"),
     _spell(r"\d{4}", "%H%M"),
 )
-# What may be written between a date and a time, and which times may follow. A space in a
-# format means any number of spaces, including none.
+# The separators between a date and a time, and the times that may follow each one. A space
+# in a format stands for any number of spaces, including none.
 TIMES_BY_SEPARATOR = {
     _spell(r" +", " "): TIMES_AFTER_DATE,
     _spell(r"T", "T"): TIMES_AFTER_T,
@@ -120,7 +120,7 @@ TIMES_BY_SEPARATOR = {
     _spell(r" at ", " at "): TIMES_AFTER_DATE,
     _spell(r":", ":"): TIMES_AFTER_DATE,
 }
-# Other names of zones are not certain: IST is India's, Ireland's and Israel's.
+# Other names of zones are ambiguous: IST is the time of India, of Ireland and of Israel.
 ZONES = (
     _spell(r"", ""),
     _spell(r" ?Z", " Z"),
@@ -135,53 +135,61 @@ ZONES = (
 
 
 def find_certain_format(text: str) -> str | None:
-    """Return the only format that the text of a date or time can have, or None."""
-    if not re.search(r"\d", text):
+    """Return the format of an unambiguous date or time; return None for other text."""
+    has_digit = re.search(r"\d", text) is not None
+    if not has_digit:
         return None
     for spelling in (*CERTAIN_TIMES, *DURATIONS):
-        if _match(spelling, text):
+        if _matches(spelling, text):
             return spelling.formats[0]
-    date_formats = _find_date_formats(text, CERTAIN_DATES)
-    return next(date_formats, None) or _find_unix_format(text)
+    for date_format in _find_date_formats(text, CERTAIN_DATES):
+        return date_format
+    return _find_unix_format(text)
 
 
 def list_possible_formats(text: str) -> list[str]:
     """Return the formats in which an ambiguous date or time may be written."""
     formats = list(_find_date_formats(text, DOUBTFUL_DATES))
-    if _match(HOURS_AND_MINUTES, text):
+    if _matches(HOURS_AND_MINUTES, text):
         formats += HOURS_AND_MINUTES.formats
     return formats
 
 
-def _match(spelling: Spelling, text: str) -> bool:
-    """Return whether the whole text has a spelling."""
+def _matches(spelling: Spelling, text: str) -> bool:
+    """Return whether the whole text matches the pattern of a spelling."""
     return re.fullmatch(spelling.pattern, text, re.IGNORECASE) is not None
 
 
 def _find_date_formats(text: str, dates: tuple[Spelling, ...]) -> Iterator[str]:
-    """Yield the formats of a text that is a date, with or without weekday and time."""
+    """Yield the formats of a text that is a date, with or without weekday and time.
+
+    `dates` are the spellings of the date itself.
+    """
+    # Most texts are ruled out here, which is faster than trying all spellings.
     if not re.match(rf"\d|{WEEKDAY}|{MONTH_NAME}", text, re.IGNORECASE):
         return
+    weekday_format = ""
     weekday = re.match(rf"{WEEKDAY}(,?) *(?=\w)", text, re.IGNORECASE)
-    prefix = ""
     if weekday:
-        prefix = f"%A{weekday[1]} "
+        comma = weekday[1]
+        weekday_format = f"%A{comma} "
         text = text[weekday.end() :]
-    for date in dates:
-        found = re.match(date.pattern, text, re.IGNORECASE)
-        if not found:
+
+    for spelling in dates:
+        date = re.match(spelling.pattern, text, re.IGNORECASE)
+        if not date:
             continue
-        time_format = _find_time_format(text[found.end() :])
+        time_format = _find_time_format(text[date.end() :])
         if time_format is None:
             continue
-        for date_format in date.formats:
-            yield f"{prefix}{date_format}{time_format}"
+        for date_format in spelling.formats:
+            yield weekday_format + date_format + time_format
 
 
 def _find_time_format(text: str) -> str | None:
-    """Return the format of what follows a date: nothing, or a time and perhaps a zone.
+    """Return the format of the text after a date: nothing, or a time with or without a zone.
 
-    Returns None if it is anything else.
+    Returns None for other text.
     """
     if not text:
         return ""
@@ -195,15 +203,17 @@ def _find_time_format(text: str) -> str | None:
 
 
 def _find_unix_format(text: str) -> str | None:
-    """Return the format of a text like "Sat Jan 31 10:15:00 UTC 2026", or None."""
-    found = re.fullmatch(
-        rf"{WEEKDAY} ({MONTH_NAME} +{ONE_OR_TWO_DIGITS})( +\d\d:\d\d:\d\d.*?) ({FOUR_DIGITS})",
-        text,
-        re.IGNORECASE,
-    )
-    if not found:
+    """Return the format of a text such as "Sat Jan 31 10:15:00 UTC 2026", or None.
+
+    The year comes last, so `_find_date_formats` does not find this format.
+    """
+    month_and_day = rf"{MONTH_NAME} +{ONE_OR_TWO_DIGITS}"
+    time_and_zone = r" +\d\d:\d\d:\d\d.*?"
+    pattern = rf"{WEEKDAY} {month_and_day}({time_and_zone}) {FOUR_DIGITS}"
+    match = re.fullmatch(pattern, text, re.IGNORECASE)
+    if not match:
         return None
-    time_format = _find_time_format(found[2])
+    time_format = _find_time_format(match[1])
     if time_format is None:
         return None
     return f"%A %B %d{time_format} %Y"

@@ -15,11 +15,11 @@ from unpack import GZIP_START, ZIP_START, open_unpacked
 
 START_BYTES = 512
 GZIP_SIZE_BYTES = 4
-# In bytes. A longer line would take twelve times its size in memory.
+# In bytes. polars needs twelve times the size of a line in memory.
 LONGEST_LINE = 2**24
-# This many bytes are read at such intervals to see that lines end all along a file.
-LINE_END_BYTES = 2**16
+# At intervals of this many bytes, some bytes are searched for the end of a line.
 LINE_END_INTERVAL = LONGEST_LINE // 2
+LINE_END_BYTES = 2**16
 
 SAVE_SHEET = "save its sheet as CSV UTF-8 in Excel or LibreOffice"
 USE_PANDAS = "read it with pandas and write it with to_parquet()"
@@ -62,8 +62,7 @@ SIGNATURES = (
     Signature(b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     Signature(b"Rar!\x1a\x07", "a RAR archive", UNPACK),
 )
-# For JSON and markup, `start` is a regular expression. Case does not matter, and neither do
-# spaces before it.
+# For JSON and markup, `start` is a regular expression. Case and leading spaces are ignored.
 TEXT_SIGNATURES = (
     Signature(rb"<(!doctype|html)", "a web page", "download the file itself"),
     Signature(rb"<\?xml", "XML", "export its table as CSV"),
@@ -71,7 +70,7 @@ TEXT_SIGNATURES = (
     Signature(rb"\[\s*\{", "JSON", CONVERT_JSON),
     Signature(rb"\{\s*\}", "JSON", CONVERT_JSON),
 )
-# A file in a zip archive that makes it a workbook.
+# The files by which a zip archive is recognized as a workbook.
 WORKBOOKS = {
     "xl/workbook.xml": "an Excel workbook (.xlsx)",
     "xl/workbook.bin": "an Excel workbook (.xlsb)",
@@ -87,7 +86,7 @@ BYTE_ORDER_MARKS = (
 
 
 def check_content(path: Path, name: str) -> None:
-    """Raise DataError if a file is empty, or if its first bytes show that it is no table."""
+    """Raise DataError if a file is empty, or if its first bytes are not those of a table."""
     with path.open("rb") as file:
         start = file.read(START_BYTES)
     if not start:
@@ -95,7 +94,8 @@ def check_content(path: Path, name: str) -> None:
     signature = _find_signature(start)
     if signature is not None:
         raise DataError(f"{name} is {signature.kind}, not a table: {signature.advice}.")
-    if start[257:262] == b"ustar":  # The mark of a tar archive is at byte 257.
+    is_tar = start[257:262] == b"ustar"
+    if is_tar:
         raise DataError(f"{name} is a tar archive, not a table: {UNPACK}.")
     if start.startswith(ZIP_START):
         _check_zipped(path, name)
@@ -108,7 +108,7 @@ def check_content(path: Path, name: str) -> None:
 
 
 def _find_signature(start: bytes) -> Signature | None:
-    """Return the signature with which a file starts, or None."""
+    """Return the signature with which a file starts, or None if it starts with none."""
     for signature in SIGNATURES:
         if start.startswith(signature.start):
             return signature
@@ -129,12 +129,14 @@ def _check_zipped(path: Path, name: str) -> None:
 
 
 def check_line_lengths(path: Path, name: str) -> None:
-    """Raise DataError if a line of a file is too long to be read by polars.
+    """Raise DataError if a line of a file is too long for polars to read it.
 
-    Python's csv module has its own limit for the files that polars cannot unpack.
+    Files that polars cannot unpack are read by Python's csv module, which has a limit of
+    its own.
     """
     if _count_unpacked_bytes(path) <= LONGEST_LINE or _has_regular_line_ends(path):
         return
+
     start_of_line = 0
     end_of_block = 0
     with open_unpacked(path) as file:
@@ -154,9 +156,9 @@ def check_line_lengths(path: Path, name: str) -> None:
 
 
 def _has_regular_line_ends(path: Path) -> bool:
-    """Return whether a line ends at regular intervals, so that no line can be too long.
+    """Return whether lines end at regular intervals, so that no line can be too long.
 
-    Only a small part of a file that is not packed is read for this.
+    If the file is not packed, only a small part of it is read.
     """
     with open_unpacked(path) as file:
         while block := file.read(LINE_END_BYTES):

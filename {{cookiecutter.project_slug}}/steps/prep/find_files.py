@@ -22,13 +22,12 @@ LISTED_FILES = 5  # in a note
 
 @dataclass(frozen=True)
 class TableFormat:
-    """A kind of table whose folder also holds files that are no longer part of it.
-
-    A folder is such a table if the pattern `marker` matches something in it.
-    """
+    """A kind of table whose folder also holds files that are no longer part of it."""
 
     name: str
+    #: A folder is such a table if this pattern matches a path in it.
     marker: str
+    #: How to export the rows that the table has now.
     export: str
 
 
@@ -64,7 +63,7 @@ TABLE_FORMATS = (
     ),
 )
 
-# Things other than a file or a folder to which a path may lead.
+# Tests of a path's mode, and what the path is if it passes the test.
 SPECIAL_FILES = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -75,11 +74,16 @@ SPECIAL_FILES = (
 
 @dataclass
 class FoundFiles:
-    """The tables below a folder, sorted by path, and the files that are not read."""
+    """The CSV and Parquet files below a folder, and the files that are not read."""
 
     tables: list[Path] = field(default_factory=list)
     other_files: list[Path] = field(default_factory=list)
     hidden_tables: list[Path] = field(default_factory=list)
+
+    def sort(self) -> None:
+        """Sort all paths."""
+        for paths in (self.tables, self.other_files, self.hidden_tables):
+            paths.sort()
 
     def list_notes(self, folder: Path) -> list[Note]:
         """Return notes on the files that are not read. Paths are relative to the folder."""
@@ -108,25 +112,22 @@ def find_files(raw: Path) -> FoundFiles:
     status = _get_status(raw)
     if status is None:
         raise DataError(f"There is no data at {raw}. {_suggest_path(raw)}")
-    if stat.S_ISDIR(status.st_mode):
-        for folder in raw.absolute().parents:
-            # Parents that cannot be listed are not part of the data.
-            with suppress(OSError):
-                _check_table_format(folder, set(os.listdir(folder)))
+
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if is_folder:
+        _check_parents(raw)
         found = _walk(raw)
     else:
         _check_regular_file(raw, status)
         found = FoundFiles()
         if is_table(raw):
             found.tables.append(raw)
-        else:
-            found.other_files.append(raw)
+
     if not found.tables:
         message = f"{raw} holds no file that ends in {', '.join(ENDINGS)}."
-        if stat.S_ISDIR(status.st_mode):
-            notes = found.list_notes(raw)
-            message = join_sentences(message, *(note.as_sentence() for note in notes))
-        raise DataError(message)
+        notes = found.list_notes(raw) if is_folder else []
+        sentences = [note.as_sentence() for note in notes]
+        raise DataError(join_sentences(message, *sentences))
     for path in found.tables:
         _check_encoding_of_name(path)
     return found
@@ -135,6 +136,14 @@ def find_files(raw: Path) -> FoundFiles:
 def is_table(path: Path) -> bool:
     """Return whether a file is CSV or Parquet by its name."""
     return path.name.lower().endswith(ENDINGS)
+
+
+def _check_parents(raw: Path) -> None:
+    """Raise DataError if the folder is within a table that it must not be read from."""
+    for parent in raw.absolute().parents:
+        # Parents that cannot be listed are not part of the data.
+        with suppress(OSError):
+            _check_table_format(parent, set(os.listdir(parent)))
 
 
 def _suggest_path(raw: Path) -> str:
@@ -166,7 +175,7 @@ def _walk(root: Path) -> FoundFiles:
         paths = _list_folder(folder)
         _check_table_format(folder, {path.name for path in paths})
         for path in paths:
-            if path.name[0] in "._":
+            if path.name.startswith((".", "_")):
                 if _is_hidden_table(path):
                     found.hidden_tables.append(path)
                 continue
@@ -176,13 +185,11 @@ def _walk(root: Path) -> FoundFiles:
                 found.other_files.append(path)
                 continue
 
-            target = resolved_folder / path.name
-            if path.is_symlink():
-                target = path.resolve()
-                # The target of a link to something inside the root is visited anyway.
-                if target.is_relative_to(resolved_root):
-                    continue
-            if target in visited:
+            is_link = path.is_symlink()
+            target = path.resolve() if is_link else resolved_folder / path.name
+            # Something inside the root is visited anyway, so links to it are skipped.
+            is_link_inside = is_link and target.is_relative_to(resolved_root)
+            if is_link_inside or target in visited:
                 continue
             visited.add(target)
 
@@ -193,8 +200,7 @@ def _walk(root: Path) -> FoundFiles:
                 found.tables.append(path)
             else:
                 found.other_files.append(path)
-    for paths in (found.tables, found.other_files, found.hidden_tables):
-        paths.sort()
+    found.sort()
     return found
 
 
@@ -209,8 +215,8 @@ def _list_folder(folder: Path) -> list[Path]:
 def _is_hidden_table(path: Path) -> bool:
     """Return whether a hidden file is a table, or a hidden folder may hold tables.
 
-    Folders whose names begin with a point, and files whose names begin with `._`, belong
-    to editors and to macOS.
+    Folders whose names begin with a dot belong to editors, and files whose names begin
+    with `._` to macOS.
     """
     if path.name.startswith("_") and path.is_dir():
         return True
@@ -231,11 +237,13 @@ def _get_status(path: Path) -> os.stat_result | None:
 
 
 def _check_missing_target(path: Path) -> None:
-    """Raise DataError if a link without a target, or a removed file, may have held data.
+    """Raise DataError if a path may have led to data, but leads nowhere.
 
-    Names with the suffix of another kind of file are ignored.
+    It is a link without a target, or a file that was removed. Names with the suffix of
+    another kind of file are ignored.
     """
-    if path.suffix and not is_table(path):
+    has_other_suffix = path.suffix != "" and not is_table(path)
+    if has_other_suffix:
         return
     if not path.is_symlink():
         raise DataError(f"{show_text(path)} was removed while the data was read.")
@@ -271,7 +279,8 @@ def _check_table_format(folder: Path, names: set[str]) -> None:
     `names` are the names of all files and folders in it.
     """
     for table_format in TABLE_FORMATS:
-        if table_format.marker.split("/")[0] not in names:
+        first_name = table_format.marker.partition("/")[0]
+        if first_name not in names:
             continue
         markers = sorted(folder.glob(table_format.marker))
         if markers:
@@ -285,12 +294,12 @@ def _check_table_format(folder: Path, names: set[str]) -> None:
 
 
 def _explain_unreadable(path: Path, error: OSError) -> DataError:
-    """Return an error that names a path and the system's reason not to read it."""
+    """Return an error that names a path, and the system's reason for not reading it."""
     return DataError(f"{show_text(path)} cannot be read: {find_system_error(error)}.")
 
 
 def _list_paths(paths: list[Path], folder: Path) -> str:
-    """Return the first paths for a note, and how many more there are."""
+    """List the first paths for a note, and say how many more there are."""
     shown = [
         show_text(path.relative_to(folder).as_posix()) for path in paths[:LISTED_FILES]
     ]

@@ -1,4 +1,4 @@
-"""Helpers that write messages for the user."""
+"""Write messages for the user."""
 
 from __future__ import annotations
 
@@ -9,32 +9,40 @@ from collections.abc import Iterable
 
 
 def show_text(text: object) -> str:
-    """Return text for messages, with characters that nobody can see as escapes."""
+    """Return text for messages, with invisible characters as escapes such as \\u200b."""
     return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
+        character if character.isprintable() else _escape(character)
         for character in str(text)
     )
 
 
+def _escape(character: str) -> str:
+    """Return the escape by which a character is written in Python."""
+    quoted = ascii(character)
+    return quoted[1:-1]
+
+
 def join_sentences(*sentences: str) -> str:
-    """Return the sentences that are not empty, with a space between them."""
+    """Join the sentences that are not empty by spaces."""
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def suggest_similar_name(name: str, candidates: Iterable[str]) -> str:
     """Ask whether the most similar candidate is meant; return "" if none is similar."""
-    by_folded_name = {candidate.casefold(): candidate for candidate in candidates}
-    similar = difflib.get_close_matches(name.casefold(), by_folded_name, 1)
+    candidate_by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    similar = difflib.get_close_matches(name.casefold(), candidate_by_folded, n=1)
     if not similar:
         return ""
-    return f"Did you mean '{show_text(by_folded_name[similar[0]])}'?"
+    candidate = candidate_by_folded[similar[0]]
+    return f"Did you mean '{show_text(candidate)}'?"
 
 
 def find_system_error(error: Exception) -> str | None:
-    """Return why the operating system refused to read or write a file, if it did.
+    """Return the operating system's reason for not reading or writing a file.
 
-    Returns None if the error is about what the file holds. Python's errors bring the
-    reason as a number, those of polars in their text: "... (os error 13): /the/path".
+    Returns None if the error is about the content of the file. Errors of Python hold the
+    reason as a number. Errors of polars hold it in their text, such as
+    "Permission denied (os error 13): /the/path".
     """
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)

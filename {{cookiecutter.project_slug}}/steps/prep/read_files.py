@@ -1,4 +1,4 @@
-"""Open the raw CSV and Parquet files, and find their columns and the columns' types."""
+"""Open the raw CSV and Parquet files, and find the types of their columns."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from sources import ColumnRoles, DataError, Note, Source
 from text_encoding import check_encoding, detect_unicode, explain_undecodable
 from text_notes import note_readings
 
-# A column of many small files is only looked at for notes in this many of them.
+# A column that many small files have is examined for notes in this many of them.
 MAX_NOTED_FILES = 20
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# The numbers of errors that mean that a disk is full.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def open_files(
 
     A folder such as `year=2026` in the path of a file adds a column `year` to this file.
     `trusted` holds the names of the files whose types may be guessed from their first
-    rows; if it is None, these are all files. In the other files, all rows are read to
-    find the types. Raises DataError if a file cannot be read as a table.
+    rows. None means all files. In the other files, all rows are read to find the types.
+    Raises DataError if a file cannot be read as a table.
     """
     raw_files = find_files(raw)
     names = {path: name_file(path, raw) for path in raw_files.tables}
@@ -63,12 +64,9 @@ def open_files(
     for path, name in names.items():
         if path in sources:
             continue
+        is_trusted = trusted is None or name in trusted
         sources[path] = open_file(
-            path,
-            name,
-            scratch,
-            options,
-            trust_first_rows=trusted is None or name in trusted,
+            path, name, scratch, options, trust_first_rows=is_trusted
         )
 
     ordered_sources = [sources[path] for path in raw_files.tables]
@@ -78,23 +76,25 @@ def open_files(
 
 def name_file(path: Path, raw: Path) -> str:
     """Return the name of a file in messages: its path below the folder of the raw data."""
-    return show_text(path.name if path == raw else path.relative_to(raw).as_posix())
+    if path == raw:
+        return show_text(path.name)
+    return show_text(path.relative_to(raw).as_posix())
 
 
 def open_small_files(
     names: dict[Path, str], scratch: Path, options: ReadOptions
 ) -> dict[Path, Source]:
-    """Open only the small CSV files among those of `names`, and return them by path.
+    """Open the small CSV files together, and return them by their paths.
 
-    `names` holds the name in messages of each raw file, by its path. Large files and
-    Parquet files are not in the result. It is empty if there are fewer than MANY_FILES
-    small files, because opening them together is not faster then. Raises DataError if
-    one cannot be read as a table, or if the folder `scratch` is full.
+    `names` has the name in messages of each raw file, by its path. The result is empty if
+    there are fewer than MANY_FILES small files, because opening them together is not
+    faster then. Raises DataError if a small file cannot be read as a table, or if the
+    folder `scratch` is full.
     """
     try:
         paths = [path for path in names if not _is_parquet(path) and is_small(path)]
     except OSError:
-        # A file cannot be read. The error is raised, with its name, by `open_file`.
+        # A file cannot be read. `open_file` raises an error with its name.
         return {}
     if len(paths) < MANY_FILES:
         return {}
@@ -131,7 +131,8 @@ def explain_damage(name: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
-        if reason := find_system_error(error):
+        reason = find_system_error(error)
+        if reason is not None:
             raise DataError(f"{name} cannot be read: {reason}.") from None
         raise DataError(f"{name} is cut short or damaged: {error}.") from None
 
@@ -146,9 +147,16 @@ def explain_full_disk(what: str, scratch: Path) -> Iterator[None]:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = find_system_error(error)
-        # Only errors of Python have a number. polars gives the reason in the text.
-        number = error.errno if isinstance(error, OSError) else None
-        if reason is None or number not in {None, *NO_SPACE}:
+        if reason is None:
+            raise
+        # Errors of Python have a number, which tells whether the disk is full. Those of
+        # polars have none.
+        is_other_error = (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and error.errno not in NO_SPACE
+        )
+        if is_other_error:
             raise
         raise DataError(
             f"{what} cannot be copied into the temporary folder {scratch}: {reason}."
@@ -164,11 +172,11 @@ def open_file(
     *,
     trust_first_rows: bool = False,
 ) -> Source:
-    """Open a raw file: find its columns and their types.
+    """Open a raw file, which messages call `name`, and find the types of its columns.
 
-    `name` is the name of the file in messages. If polars cannot read the file correctly,
-    a copy is written into the folder `scratch`. If `trust_first_rows` is True, the types
-    are guessed from the first rows. Raises DataError if the file is not a table.
+    If polars cannot read the file correctly, a copy is written into the folder `scratch`.
+    If `trust_first_rows` is True, the types are guessed from the first rows. Raises
+    DataError if the file is not a table.
     """
     with explain_damage(name):
         check_content(path, name)
@@ -183,7 +191,7 @@ def open_file(
 
 
 def _is_parquet(path: Path) -> bool:
-    """Return whether the ending of a file's name is one of Parquet."""
+    """Return whether a file is Parquet, judged by its name."""
     return path.name.lower().endswith(PARQUET_ENDINGS)
 
 
@@ -195,9 +203,9 @@ def _open_csv(
     *,
     trust_first_rows: bool,
 ) -> Source:
-    """Open a CSV file that is written in Unicode or in the encoding of settings.yml.
+    """Open a CSV file in Unicode or in the encoding of settings.yml.
 
-    Raises DataError if it is written in neither, or if a line is broken.
+    Raises DataError if the file is in neither, or if a line is broken.
     """
     for file in detect_files(path, name, options):
         try:
@@ -212,11 +220,10 @@ def _open_csv(
 
 
 def detect_files(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
-    """Yield the dialect of a CSV file for each encoding in which it can be decoded.
+    """Yield a CSV file with its dialect, for each encoding in which it can be decoded.
 
-    The encodings that are tried are Unicode and the one of settings.yml. Raises DataError
-    if Python does not know the encoding of settings.yml, if the file has no header, or if
-    columns that are read have the same name.
+    Unicode and the encoding of settings.yml are tried. Raises DataError if Python does not
+    know the encoding, if the file has no header, or if two columns have the same name.
     """
     encodings = [detect_unicode(path)]
     if options.text_format.encoding:
@@ -236,19 +243,16 @@ def _open_csv_rows(
     *,
     trust_first_rows: bool,
 ) -> Source:
-    """Open the rows of a CSV file in the encoding of `file`, and find the columns' types.
+    """Open the rows of a CSV file, and find the types of its columns.
 
     polars reads the file itself if it reads every line as Python's csv module does.
     Otherwise the csv module copies the rows into the folder `scratch`, and polars reads
     the copy.
-
-    To check all lines in advance takes one more pass over the file. It is left out if
-    the first rows are trusted: while all rows are written, `find_confirmed_files`
-    compares the bytes of the values that polars has read with the bytes of the file.
     """
-    expected_bytes = 0
-    if trust_first_rows:
-        expected_bytes = file.count_row_bytes()
+    # If the first rows are trusted, the lines are not checked here, which would take one
+    # more pass over the file. Instead, `find_confirmed_files` later compares the bytes of
+    # the values that polars has read with the bytes of the file.
+    expected_bytes = file.count_row_bytes() if trust_first_rows else 0
     bytes_are_verified_later = expected_bytes > 0
 
     if not _polars_reads_correctly(file, bytes_are_verified_later):
@@ -259,18 +263,23 @@ def _open_csv_rows(
         file.scan(), file, options, trust_first_rows=trust_first_rows
     )
     if bytes_are_verified_later:
-        value_bytes = [pl.col(column).str.len_bytes() for column in file.positions]
-        # A row of n values has n - 1 delimiters and one line end.
-        separator_bytes = pl.lit(len(file.positions), pl.UInt32)
-        source.row_bytes = pl.sum_horizontal(*value_bytes, separator_bytes)
+        source.row_bytes = _measure_rows(file)
         source.expected_bytes = expected_bytes
     return source
+
+
+def _measure_rows(file: CsvFile) -> pl.Expr:
+    """Return the length of each row in bytes, as far as polars has read values from it."""
+    value_bytes = [pl.col(column).str.len_bytes() for column in file.positions]
+    # A row of n values has n - 1 delimiters and one line end.
+    separator_bytes = pl.lit(len(file.positions), pl.UInt32)
+    return pl.sum_horizontal(*value_bytes, separator_bytes)
 
 
 def _polars_reads_correctly(file: CsvFile, bytes_are_verified_later: bool) -> bool:
     """Return whether polars reads the same rows as Python's csv module.
 
-    If the bytes are verified later, only the start of the file is checked here.
+    If the bytes are verified later, only the start of the file is checked.
     """
     if not file.is_plain():
         return False
@@ -279,7 +288,7 @@ def _polars_reads_correctly(file: CsvFile, bytes_are_verified_later: bool) -> bo
     try:
         return not file.has_odd_lines()
     except (pl.exceptions.PolarsError, OSError):
-        # Python's csv module then reads the file, and its error names the line.
+        # Python's csv module reads the file instead. Its error names the line.
         return False
 
 
@@ -300,13 +309,13 @@ def _review_columns(
     options: ReadOptions,
     noted_files: Counter[tuple[str, pl.DataType | None]],
 ) -> None:
-    """Remove columns without a name, and add notes on what is odd in the others.
+    """Remove columns without a name, and add notes on the others.
 
-    For data to score, columns that do not fit the model's schema are rejected. Raises
-    DataError if a column of training data has values but no name.
+    In data to score, columns that do not fit the model's schema are rejected instead.
+    Raises DataError if a column of training data has values but no name.
 
-    `noted_files` counts the files in which each column of a type was looked at for notes,
-    because this would take long in thousands of files.
+    `noted_files` counts the files in which each column of a type has been examined for
+    notes. To examine thousands of files would take too long.
     """
     _drop_nameless_columns(source, file.header, options.roles)
     if options.roles.model_columns is not None:
@@ -326,9 +335,8 @@ def _drop_nameless_columns(
 ) -> None:
     """Remove the columns without a name from a source.
 
-    In training data, such a column may be without any value, or the first one, which is
-    probably an index written by pandas. Raises DataError for any other. Data to score
-    may have any number of them.
+    Raises DataError if such a column of training data has values. The first column is an
+    exception, because it is probably an index that pandas wrote.
     """
     for position, name in enumerate(header):
         if name:
@@ -341,9 +349,8 @@ def _drop_nameless_columns(
                 f"{source.name}: column {position + 1} has no name in the first line: write"
                 " one, or skip a title above the names by data.skip_lines in settings.yml."
             )
-        source.notes.append(
-            Note(
-                f"the first column of {source.name} has no name, as pandas writes an index,"
-                " and is left out: name it in the first line if it is data."
-            )
+        text = (
+            f"the first column of {source.name} has no name, as pandas writes an index, and"
+            " is left out: name it in the first line if it is data."
         )
+        source.notes.append(Note(text))

@@ -1,4 +1,4 @@
-"""Find out which of the first lines of a CSV file are a table."""
+"""Find the layout of a CSV file: its delimiter, and the first line of its table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ FEWEST_LINES = 2  # A table has at least a line of names and a line of values.
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to read the first lines of a file as a table.
-
-    After the `skipped_lines`, the delimiter divides every line into as many values as the
-    table has `columns`.
-    """
+    """A way to read the first lines of a file as a table."""
 
     delimiter: str
+    #: The number of lines above the table.
     skipped_lines: int
+    #: The number of values in each line of the table.
     columns: int
 
     def suggest_to_skip_lines(self) -> str:
@@ -35,59 +33,80 @@ class Layout:
 
 
 def find_layout(lines: list[str]) -> Layout | None:
-    """Find a layout by which the first lines of a file, with their line ends, are a table.
+    """Find the layout of a file from its first lines, or return None if there is none.
 
-    If there are several, the one that skips the fewest lines is returned, and among
-    these the one with the most columns. Returns None if there is none.
+    Of several layouts, the one that skips the fewest lines is returned, and among these the
+    one with the most columns.
     """
     # Blank lines at the end are not part of the table.
     lines = "".join(lines).rstrip().splitlines()
     if not lines:
         return None
-
-    layouts = []
-    for delimiter in DELIMITERS + SPACES:
-        value_counts = [_count_values(line, delimiter) for line in lines]
-        # The last line belongs to the table, so it has the number of columns. The table
-        # begins after the last line with another number of values.
-        columns = value_counts[-1]
-        skipped_lines = len(lines)
-        while skipped_lines and value_counts[skipped_lines - 1] == columns:
-            skipped_lines -= 1
-        table_lines = len(lines) - skipped_lines
-        if columns > 1 and table_lines >= FEWEST_LINES:
-            layouts.append(Layout(delimiter, skipped_lines, columns))
-    if not layouts:
+    layouts = [_measure_layout(lines, delimiter) for delimiter in DELIMITERS + SPACES]
+    tables = [
+        layout
+        for layout in layouts
+        if layout.columns > 1 and len(lines) - layout.skipped_lines >= FEWEST_LINES
+    ]
+    if not tables:
         return None
-    return min(layouts, key=lambda layout: (layout.skipped_lines, -layout.columns))
+    return min(tables, key=lambda layout: (layout.skipped_lines, -layout.columns))
+
+
+def _measure_layout(lines: list[str], delimiter: str) -> Layout:
+    """Return the layout of a table that is divided by a delimiter.
+
+    The last line belongs to the table, so it has the number of columns. The table begins
+    after the last line that has another number of values.
+    """
+    value_counts = [_count_values(line, delimiter) for line in lines]
+    columns = value_counts[-1]
+    skipped_lines = len(lines)
+    while skipped_lines and value_counts[skipped_lines - 1] == columns:
+        skipped_lines -= 1
+    return Layout(delimiter, skipped_lines, columns)
 
 
 def _count_values(line: str, delimiter: str) -> int:
     """Count the values into which a delimiter divides a line."""
     if delimiter == SPACES:
         return len(line.split())
-    return len(next(csv.reader([line], delimiter=delimiter), []))
+    reader = csv.reader([line], delimiter=delimiter)
+    values = next(reader, [])
+    return len(values)
 
 
 def are_decimal_commas(lines: list[str]) -> bool:
     """Return whether each line is a number with a decimal comma."""
-    return all(re.fullmatch(r"[+-]?\d*,\d+", line.strip()) for line in lines if line)
+    filled_lines = [line for line in lines if line]
+    return all(re.fullmatch(r"[+-]?\d*,\d+", line.strip()) for line in filled_lines)
 
 
 def suggest_header(names: list[str]) -> str:
-    """Return advice to write a header if the names of the columns look like values.
+    """Advise to write a header if the names of the columns look like values.
 
-    They look like values if one of them is a fraction or a negative integer, or if all of
-    them are integers that are not in rising order. Returns an empty text otherwise.
+    Returns "" if they do not.
     """
-    has_value = any(
-        re.fullmatch(r"-\d+|[+-]?\d*\.\d+(?:[eE][+-]?\d+)?", name) for name in names
-    )
-    integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
-    is_row = len(integers) == len(names) > 1 and integers != sorted(set(integers))
-    if not has_value and not is_row:
+    if not _has_value(names) and not _are_unsorted_integers(names):
         return ""
     return (
         "The first line seems to be data: write a line with the names of the columns"
         " above it."
     )
+
+
+def _has_value(names: list[str]) -> bool:
+    """Return whether a name is a fraction or a negative integer."""
+    value = r"-\d+|[+-]?\d*\.\d+(?:[eE][+-]?\d+)?"
+    return any(re.fullmatch(value, name) for name in names)
+
+
+def _are_unsorted_integers(names: list[str]) -> bool:
+    """Return whether all names are integers, which are not in rising order.
+
+    Integers in rising order may be years or positions.
+    """
+    integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
+    if len(names) < 2 or len(integers) < len(names):
+        return False
+    return integers != sorted(set(integers))
