@@ -181,14 +181,13 @@ def _parse_columns(
     file: CsvFile, stripped: Sequence[pl.Expr], fits: Sequence[Fit]
 ) -> list[InferredColumn]:
     """Parse each column of a file by the parser that fits it."""
+    texts = [pl.col(position) for position in file.positions]
     inferred_columns = []
-    for position, header in enumerate(file.header):
-        text = pl.col(file.positions[position])
-        fit = fits[position]
+    for i, fit in enumerate(fits):
         inferred = InferredColumn(
-            header=header,
-            stripped=stripped[position],
-            parsed=fit.parser.parse(text, stripped[position]),
+            header=file.header[i],
+            stripped=stripped[i],
+            parsed=fit.parser.parse(texts[i], stripped[i]),
             counts=fit.counts,
         )
         inferred_columns.append(inferred)

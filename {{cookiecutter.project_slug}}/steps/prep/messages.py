@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 def show_text(text: object) -> str:
-    """Return text for messages, with invisible characters as escapes such as \\u200b."""
+    """Return text for messages, in which invisible characters are shown as escapes."""
     return "".join(
         character if character.isprintable() else _escape(character)
         for character in str(text)

@@ -1,4 +1,4 @@
-"""Look up the registered model that will score new data, and read data as it needs."""
+"""Look up the registered model that will score new data, and choose how to read the data."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
 
     try:
         if version == "latest":
-            versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-            version = max((str(v.version) for v in versions), key=int, default=version)
+            version = _find_latest_version(name) or version
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
-        if isinstance(error, OSError) or "No such artifact" in str(error):
+        files_are_gone = isinstance(error, OSError) or "No such artifact" in str(error)
+        if files_are_gone:
             raise DataError(
                 f"The model {name}, version {version}, cannot be loaded: its files are"
                 " gone. Train again with --set register=always, or pin another version"
@@ -52,12 +52,21 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
             f"The model {name}, version {version}, cannot be loaded: run the training"
             f" pipeline first, or pin a registered version. ({error})"
         ) from None
+
     file = folder / "schema.json"
     if not file.exists():
-        return RegisteredModel(name, version, None)
-    return RegisteredModel(
-        name, version, parse_schema(file.read_text("utf-8", errors="replace"))
-    )
+        return RegisteredModel(name, version, schema=None)
+    schema = parse_schema(file.read_text("utf-8", errors="replace"))
+    return RegisteredModel(name, version, schema)
+
+
+def _find_latest_version(name: str) -> str | None:
+    """Return the highest version of a registered model, or None if it has none."""
+    import mlflow
+
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    numbers = [str(version.version) for version in versions]
+    return max(numbers, key=int, default=None)
 
 
 def choose_roles(
@@ -65,16 +74,16 @@ def choose_roles(
 ) -> tuple[ColumnRoles, list[str]]:
     """Return the roles of the columns of new data for a model, and notes.
 
-    The columns are those of the model's schema. `keys` and `ignore` are those of
-    settings.yml. They are only used if the model has no schema. Otherwise, a note names
-    the differences.
+    The roles follow the model's schema. `keys` and `ignore` of settings.yml are only used
+    if the model has no schema. Otherwise, notes name the differences.
     """
     if model.schema is None:
         note = (
             f"{model.label} has no schema, so the types of the columns are guessed from"
             " the new data: train again to have it read as the training data was."
         )
-        return ColumnRoles(None, keys, ignore), [note]
+        return ColumnRoles(keys=keys, ignore=ignore), [note]
+
     schema = model.schema
     notes = []
     if list(keys) != list(schema.keys):
@@ -89,7 +98,8 @@ def choose_roles(
             f"data.ignore in settings.yml names {', '.join(map(repr, needed))}, but"
             f" {model.label} was trained with it: train again to ignore it."
         )
-    return ColumnRoles(None, schema.keys, (), schema.columns), notes
+    roles = ColumnRoles(keys=schema.keys, model_columns=schema.columns)
+    return roles, notes
 
 
 def choose_text_format(
@@ -97,33 +107,36 @@ def choose_text_format(
 ) -> tuple[TextFormat, list[str]]:
     """Return the text format of new files for a model, and notes.
 
-    It is the format of the training data, with the changes that `settings`, those of
-    settings.yml, make for new files.
+    It is the format of the training data, except where `settings` of settings.yml differ
+    from it. Notes name these differences.
     """
-    written = TextFormat.from_settings(dict(settings))
+    new_format = TextFormat.from_settings(dict(settings))
     if model.schema is None:
-        return written, []
-    trained_with = model.schema.text_format
+        return new_format, []
+
+    training_format = model.schema.text_format
     changes = {}
     notes = []
     for name in settings:
-        new = getattr(written, name)
-        old = getattr(trained_with, name)
+        new = getattr(new_format, name)
+        old = getattr(training_format, name)
         if new == old:
             continue
         changes[name] = new
         if name in FILE_SETTINGS:
             continue
         if name in ("missing", "not_missing", "units"):
-            # A missing value or a unit of the training data stays one.
+            # The words and units of the training data keep their meaning.
             changes[name] = tuple(dict.fromkeys([*old, *new]))
         notes.append(
             f"data.{name} in settings.yml is {_format_or_none(new)}, but {model.label} was"
             f" trained with {_format_or_none(old)}: new files are read by the setting."
         )
-    return replace(trained_with, **changes), notes
+    return replace(training_format, **changes), notes
 
 
 def _format_or_none(value: str | int | tuple[str, ...]) -> str:
     """Return a setting as settings.yml spells it, or "none" if it is empty."""
-    return format_setting(value) if value else "none"
+    if not value:
+        return "none"
+    return format_setting(value)

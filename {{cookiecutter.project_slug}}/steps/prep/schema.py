@@ -28,8 +28,8 @@ from text_values import USUAL_FORMAT, TextFormat
 
 # The layout of `schema.json`. Raise it when older versions of prep would misread it.
 LAYOUT = 1
-# How a file is divided into lines and values says nothing about the values, so new files
-# are read by the settings of today.
+# These settings say how a file is divided into lines and values. They are not part of the
+# schema, because new files may be divided differently.
 FILE_SETTINGS = ("encoding", "delimiter", "skip_lines")
 
 
@@ -49,9 +49,9 @@ def build_training_schema(
     roles: ColumnRoles,
     text_format: TextFormat,
 ) -> dict[str, Any]:
-    """Return the schema of training data, which can be written as JSON.
+    """Build the schema of training data, as a dictionary that can be written as JSON.
 
-    Train adds the features of the model, and the categories of columns of text.
+    The train step adds the features of the model, and the categories of text columns.
     """
     columns = {}
     for name, dtype in types.items():
@@ -81,7 +81,8 @@ def build_training_schema(
 def hash_code() -> str:
     """Return a fingerprint of the Python files of this step.
 
-    By it, evaluate tells whether two models were trained on data from the same prep.
+    The evaluate step uses it to find out whether two models were trained on data that the
+    same code prepared.
     """
     digest = sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -91,23 +92,20 @@ def hash_code() -> str:
 
 
 def _is_in_csv(sources: list[Source], name: str) -> bool:
-    """Return whether a CSV file has the column, where words such as NA are missing."""
-    for source in sources:
-        if source.is_csv and name in source.columns:
-            return True
-    return False
+    """Return whether a CSV file has the column, so that words such as NA are missing."""
+    return any(source.is_csv and name in source.columns for source in sources)
 
 
 def _holds_times(sources: list[Source], name: str) -> bool:
-    """Return whether a file has times of day in the column, which are seconds."""
+    """Return whether a file has times of day in the column, which are read as seconds."""
     columns = [source.columns.get(name) for source in sources]
     return any(column is not None and column.holds_times for column in columns)
 
 
 def parse_schema(text: str) -> ModelSchema:
-    """Read the `schema.json` of a model.
+    """Parse the `schema.json` of a model.
 
-    Raises DataError if it is damaged, or was written by a newer version of the project.
+    Raises DataError if it is damaged, or if a newer version of the project wrote it.
     """
     try:
         return _build_schema(json.loads(text))
@@ -126,9 +124,9 @@ def parse_schema(text: str) -> ModelSchema:
 
 
 def _build_schema(schema: dict[str, Any]) -> ModelSchema:
-    """Return the schema that `schema.json` of a model holds.
+    """Build the schema of a model from the content of its `schema.json`.
 
-    Raises DataError if it was written by a newer version of the project.
+    Raises DataError if a newer version of the project wrote it.
     """
     if schema["layout"] > LAYOUT:
         raise DataError(
@@ -137,20 +135,18 @@ def _build_schema(schema: dict[str, Any]) -> ModelSchema:
         )
     type_by_name = {type_name(dtype): dtype for dtype in TYPE_NAMES}
     features = schema.get("features", [])
-    columns = {
-        name: ColumnSchema(
+    columns = {}
+    for name, column in schema["columns"].items():
+        columns[name] = ColumnSchema(
             type=type_by_name[column["type"]],
             words_are_missing=column.get("words_are_missing", True),
             categories=column.get("categories"),
             holds_times=column.get("holds_times", False),
             is_needed=name in features,
         )
-        for name, column in schema["columns"].items()
-    }
-    text_format = TextFormat.from_settings(schema["text_format"])
     return ModelSchema(
         keys=schema["keys"],
-        text_format=text_format,
+        text_format=TextFormat.from_settings(schema["text_format"]),
         columns=columns,
         target=schema.get("target"),
     )

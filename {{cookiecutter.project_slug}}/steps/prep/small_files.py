@@ -110,22 +110,19 @@ def open_batch(batch: Batch, scratch: Path, options: ReadOptions) -> list[Source
 
 
 def _infer_columns_of_files(
-    batch: Batch, texts: pl.DataFrame, options: ReadOptions
+    batch: Batch, rows: pl.DataFrame, options: ReadOptions
 ) -> list[list[InferredColumn]]:
-    """Return the inferred columns of each file of a batch.
-
-    `texts` are the stacked rows of the batch.
-    """
+    """Infer the columns of each file of a batch from its stacked rows."""
     parsers = list_column_parsers(batch.header, options)
-    fits_by_file = find_fits(texts, parsers)
+    fits_by_file = find_fits(rows, parsers)
     fits_without_rows = list_fits_without_rows(parsers)
-    stripped = [pl.col(name).str.strip_chars() for name in batch.column_names]
+    text_columns = [pl.col(name) for name in batch.column_names]
+    stripped = [text.str.strip_chars() for text in text_columns]
 
     @cache
     def parse_column(position: int, parser: Parser) -> ParsedText:
         # Most files have the same types, and share the expressions for them.
-        text = pl.col(batch.column_names[position])
-        return parser.parse(text, stripped[position])
+        return parser.parse(text_columns[position], stripped[position])
 
     columns_of_files = []
     for file_number in range(len(batch.files)):

@@ -1,4 +1,4 @@
-"""The types of columns, what they are used for, and the raw files that hold them."""
+"""Define raw files and their columns: the types, the roles, and the notes on them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ import polars as pl
 if TYPE_CHECKING:
     from csv_dialect import CsvFile
 
-# The types that a feature can have, with their names in messages and in the report.
+# The types that a feature can have.
+INTEGER: pl.DataType = pl.Int64()
+NUMBER: pl.DataType = pl.Float64()
+BOOLEAN: pl.DataType = pl.Boolean()
+DATE: pl.DataType = pl.Date()
+TIMESTAMP: pl.DataType = pl.Datetime("us")
+TEXT: pl.DataType = pl.String()
+# Their names in messages and in the report.
 TYPE_NAMES: dict[pl.DataType, str] = {
-    pl.Int64(): "integer",
-    pl.Float64(): "number",
-    pl.Boolean(): "boolean",
-    pl.Date(): "date",
-    pl.Datetime("us"): "timestamp",
-    pl.String(): "text",
+    INTEGER: "integer",
+    NUMBER: "number",
+    BOOLEAN: "boolean",
+    DATE: "date",
+    TIMESTAMP: "timestamp",
+    TEXT: "text",
 }
-INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP, TEXT = TYPE_NAMES  # in this order
 
 # The columns with the number of a row's file, and of the row in this file, from 0. Their
-# names begin with a NUL, as no name of a column of data does.
+# names begin with a NUL, so that they differ from the name of every column of data.
 FILE = "\0file"
 ROW_NUMBER = "\0row"
 
-# The types whose values can be read as a type of a model's schema, that type first. The
-# list of text is empty: text is only read as text, because its spelling would be lost.
+# The types that can be converted to each type of a model's schema, that type first. No type
+# can be converted to text, because the original spelling would be lost.
 READABLE_TYPES: dict[pl.DataType, tuple[pl.DataType, ...]] = {
     INTEGER: (INTEGER, NUMBER, BOOLEAN),
     NUMBER: (NUMBER, INTEGER, BOOLEAN),
@@ -39,7 +45,7 @@ READABLE_TYPES: dict[pl.DataType, tuple[pl.DataType, ...]] = {
 }
 
 FIRST_ROWS = 10_000  # of a CSV file, from which the types of its columns are guessed
-# Up to this number, a float holds every integer exactly.
+# A float holds every integer up to this one exactly.
 LARGEST_EXACT_INTEGER = 2**53
 
 
@@ -49,12 +55,12 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class ColumnSchema:
-    """How a column of a model's training data was read, and so how new data is read."""
+    """How a column of a model's training data was read. New data is read the same way."""
 
     type: pl.DataType
     #: In a column of text, words such as NA are missing values.
     words_are_missing: bool = True
-    #: The values of a column of text. None if they are too many, or of another type.
+    #: The values of a column of text. None for other types, or if there are too many.
     categories: Sequence[str] | None = None
     #: The numbers are times of day, in seconds.
     holds_times: bool = False
@@ -64,13 +70,13 @@ class ColumnSchema:
 
 @dataclass(frozen=True)
 class ColumnRoles:
-    """Which columns are used, and what for, as `data` in settings.yml says."""
+    """What the columns are used for, from the section `data` of settings.yml."""
 
     target: str | None = None
     keys: Sequence[str] = ()
     ignore: Sequence[str] = ()
-    #: The columns of the registered model that will score the data. If they are known,
-    #: only these and the keys are used. None for training data.
+    #: The columns of the registered model that will score the data. Only these and the
+    #: keys are used. None for training data, and if the model records no columns.
     model_columns: Mapping[str, ColumnSchema] | None = None
     #: The rules of `data.expect`, by column and by the name of the rule.
     expectations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -86,7 +92,7 @@ class ColumnRoles:
         return name in self.model_columns or name in (*self.keys, *self.only_checked)
 
     def get_expected_column(self, name: str) -> ColumnSchema | None:
-        """Return what the model expects of a column, or None if its type is guessed."""
+        """Return the model's schema of a column, or None if its type is guessed."""
         if self.model_columns is None or name in self.keys:
             return None
         return self.model_columns.get(name)
@@ -97,20 +103,20 @@ NO_ROLES = ColumnRoles()
 
 @dataclass
 class Column:
-    """A column of one raw file, whose values are read as one type."""
+    """A column of one raw file, and how its values are read."""
 
     #: None if no value is read: the column holds none, or it is ignored.
     type: pl.DataType | None
     values: pl.Expr
-    #: What the CSV file holds, without spaces around it. None for Parquet files.
+    #: The text in the CSV file, without spaces around it. None for Parquet files.
     text: pl.Expr | None = None
     #: The column read as text, if it may hold nothing but words such as NA and Inf.
     text_alternative: pl.Expr | None = None
     #: Times of day are numbers, in seconds.
     holds_times: bool = False
-    #: The number of values such as NA, which usually mean that a value is missing.
+    #: The number of words such as NA, which usually mean that a value is missing.
     missing_words: int = 0
-    #: Whether each row holds such a word, if they were counted only in the first rows.
+    #: Whether each row holds such a word, if only those in the first rows were counted.
     is_missing_word: pl.Expr | None = None
     #: The column comes from a folder such as `year=2026`.
     is_from_folder: bool = False
@@ -121,7 +127,7 @@ class Column:
 def false_in_each_row() -> pl.Expr:
     """Return an expression that is False in each row of a frame.
 
-    A literal alone would have one row, whatever the length of the frame.
+    A literal alone would have a single row, so it is combined with a column.
     """
     return pl.first().is_null() & pl.lit(False)
 
@@ -134,12 +140,12 @@ class Note:
     column: str | None = None
 
     def as_sentence(self) -> str:
-        """Return the text with a capital letter, as notes alone begin without one."""
+        """Return the text, beginning with a capital letter."""
         return self.text[:1].upper() + self.text[1:]
 
 
 def find_note(sources: Iterable[Source], column: str) -> Note | None:
-    """Return the first note on a column, by the order of the files, or None."""
+    """Return the first note on a column, in the order of the files, or None."""
     for source in sources:
         for note in source.notes:
             if note.column == column:
@@ -149,15 +155,15 @@ def find_note(sources: Iterable[Source], column: str) -> Note | None:
 
 @dataclass
 class Source:
-    """A raw file: its rows, its columns by name, and how to verify guessed types."""
+    """A raw file: its rows, its columns by name, and how to verify their types."""
 
     name: str
     frame: pl.LazyFrame
     columns: dict[str, Column]
     #: Whether each row contradicts the types that were guessed from the first rows.
     contradicts_types: pl.Expr = field(default_factory=false_in_each_row)
-    #: The length of each row in the file. The lengths add up to `expected_bytes` if
-    #: polars has split the lines into values as it should.
+    #: The length of each row in the file. If polars has split the lines into values
+    #: correctly, the lengths add up to `expected_bytes`.
     row_bytes: pl.Expr | None = None
     expected_bytes: int = 0
     #: Notes on this file alone.
@@ -181,13 +187,14 @@ def type_name(dtype: pl.DataType) -> str:
 def count_values(frame: pl.LazyFrame, expressions: Iterable[pl.Expr]) -> list[int]:
     """Count the values of each expression that are not null, in one pass over the rows."""
     expressions = list(expressions)
-    # Many candidates share an expression, which is counted once.
-    distinct = {id(expression): expression for expression in expressions}
+    # Expressions cannot be compared, so they are distinguished by their identity. One that
+    # occurs several times is counted once.
+    distinct = {str(id(expression)): expression for expression in expressions}
     counts = frame.select(
-        expression.count().alias(str(key)) for key, expression in distinct.items()
+        expression.count().alias(identity) for identity, expression in distinct.items()
     )
-    row = counts.collect(engine="streaming").row(0, named=True)
-    return [row[str(id(expression))] for expression in expressions]
+    count_by_identity = counts.collect(engine="streaming").row(0, named=True)
+    return [count_by_identity[str(id(expression))] for expression in expressions]
 
 
 def find_first_values(
@@ -196,16 +203,23 @@ def find_first_values(
     """Return the first value of each expression that is not null, or None."""
     if not expressions:
         return []
-    first_rows = frame.head(FIRST_ROWS).select(
+    first_values = frame.head(FIRST_ROWS).select(
         expression.drop_nulls().first().alias(str(i))
         for i, expression in enumerate(expressions)
     )
-    values: list[object] = list(first_rows.collect(engine="streaming").row(0))
+    values: list[object] = list(first_values.collect(engine="streaming").row(0))
     for i, expression in enumerate(expressions):
         if values[i] is None:
-            # A query of its own ends at the first value, while one for all expressions
-            # would read all rows.
-            first_value = frame.select(value=expression).drop_nulls().head(1)
-            found = first_value.collect(engine="streaming")
-            values[i] = None if found.is_empty() else found.item()
+            values[i] = _find_first_value(frame, expression)
     return values
+
+
+def _find_first_value(frame: pl.LazyFrame, expression: pl.Expr) -> object:
+    """Return the first value of an expression that is not null, or None.
+
+    This query ends at the first value. A query for several expressions at once would read
+    all rows.
+    """
+    first_value = frame.select(value=expression).drop_nulls().head(1)
+    values = first_value.collect(engine="streaming")
+    return None if values.is_empty() else values.item()

@@ -18,6 +18,7 @@ BZ2_START = b"BZh"
 XZ_START = b"\xfd7zXZ"
 ZIP_START = b"PK\x03\x04"
 PACKED_STARTS = (GZIP_START, BZ2_START, XZ_START, ZIP_START)
+LONGEST_START = max(len(start) for start in PACKED_STARTS)
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -31,15 +32,15 @@ def is_packed(path: Path) -> bool:
 
 
 def read_start(path: Path) -> bytes:
-    """Return the first bytes of a file, as it is stored."""
+    """Return the first bytes of a file, without unpacking it."""
     with path.open("rb") as file:
-        return file.read(6)
+        return file.read(LONGEST_START)
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
-    """Open the bytes of a file, and unpack them if its first bytes show a packed file.
+    """Open the bytes of a file, and unpack them if the file is packed.
 
-    Raises DataError if a zip archive does not hold exactly one CSV file.
+    Raises DataError if it is a zip archive that does not hold exactly one CSV file.
     """
     start = read_start(path)
     if start.startswith(GZIP_START):
