@@ -308,12 +308,7 @@ def detect_dialect(
         skipped_lines = text_format.skip_lines
         if declared_delimiter:
             skipped_lines = max(1, skipped_lines)
-
-        candidates = list(DELIMITERS)
-        if text_format.delimiter:
-            candidates = [text_format.delimiter]
-        elif declared_delimiter:
-            candidates = [declared_delimiter]
+        candidates = _list_delimiters(text_format, declared_delimiter)
         headers = _read_headers(file, name, candidates, skipped_lines)
 
     delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
@@ -337,6 +332,17 @@ def _find_declared_delimiter(start: str) -> str | None:
     """Return the delimiter of a first line such as `sep=;`, which Excel writes, or None."""
     declaration = re.match(r'"?sep=(.)"?\r?\n', start)
     return declaration[1] if declaration else None
+
+
+def _list_delimiters(
+    text_format: TextFormat, declared_delimiter: str | None
+) -> list[str]:
+    """Return the delimiters that the file may have, by the settings or its first line."""
+    if text_format.delimiter:
+        return [text_format.delimiter]
+    if declared_delimiter:
+        return [declared_delimiter]
+    return list(DELIMITERS)
 
 
 def _read_headers(
@@ -364,7 +370,7 @@ def _choose_delimiter(
     skipped_lines: int,
     text_format: TextFormat,
 ) -> str:
-    """Choose a delimiter that splits the header and all rows into equally many values.
+    """Choose the delimiter that splits the header and all rows into equally many values.
 
     If there are several such delimiters, or none, the one with the most columns is chosen.
     `headers` has the names of the columns by delimiter, and `start` is the file's start.
@@ -375,18 +381,19 @@ def _choose_delimiter(
         columns.pop(text_format.decimal, None)
 
     def rank(delimiter: str) -> tuple[bool, int]:
-        is_consistent = columns[delimiter] > 1 and _have_all_rows_width(
-            columns[delimiter], start, delimiter, skipped_lines
+        width = columns[delimiter]
+        has_table = width > 1 and _rows_have_width(
+            width, start, delimiter, skipped_lines
         )
-        return is_consistent, columns[delimiter]
+        return has_table, width
 
     return max(columns, key=rank)
 
 
-def _have_all_rows_width(
+def _rows_have_width(
     columns: int, start: str, delimiter: str, skipped_lines: int
 ) -> bool:
-    """Return whether the first rows of a file have one value for each column."""
+    """Return whether all of the first rows of a file have one value for each column."""
     file = io.StringIO(start, newline="")
     reader = _create_reader(file, delimiter, skipped_lines, strict=False)
     rows = list(islice(filter(None, reader), FIRST_LINES))

@@ -174,10 +174,9 @@ def _walk(root: Path) -> FoundFiles:
         folder, resolved_folder = folders.pop()
         paths = _list_folder(folder)
         _check_table_format(folder, {path.name for path in paths})
+        found.hidden_tables += [path for path in paths if _is_hidden_table(path)]
         for path in paths:
-            if path.name.startswith((".", "_")):
-                if _is_hidden_table(path):
-                    found.hidden_tables.append(path)
+            if _is_hidden(path):
                 continue
             status = _get_status(path)
             if status is None:
@@ -192,14 +191,10 @@ def _walk(root: Path) -> FoundFiles:
             if is_link_inside or target in visited:
                 continue
             visited.add(target)
-
             if stat.S_ISDIR(status.st_mode):
                 folders.append((path, target))
-            elif is_table(path):
-                _check_regular_file(path, status)
-                found.tables.append(path)
             else:
-                found.other_files.append(path)
+                _add_file(found, path, status)
     found.sort()
     return found
 
@@ -212,15 +207,32 @@ def _list_folder(folder: Path) -> list[Path]:
         raise _explain_unreadable(folder, error) from None
 
 
+def _add_file(found: FoundFiles, path: Path, status: os.stat_result) -> None:
+    """Add a file to the tables or to the other files.
+
+    Raises DataError if a table is not a file, but a pipe or the like.
+    """
+    if is_table(path):
+        _check_regular_file(path, status)
+        found.tables.append(path)
+    else:
+        found.other_files.append(path)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Return whether a file or folder is hidden or unfinished, judged by its name."""
+    return path.name.startswith((".", "_"))
+
+
 def _is_hidden_table(path: Path) -> bool:
-    """Return whether a hidden file is a table, or a hidden folder may hold tables.
+    """Return whether a path is a hidden table, or a hidden folder that may hold tables.
 
     Folders whose names begin with a dot belong to editors, and files whose names begin
     with `._` to macOS.
     """
     if path.name.startswith("_") and path.is_dir():
         return True
-    return is_table(path) and not path.name.startswith("._")
+    return _is_hidden(path) and is_table(path) and not path.name.startswith("._")
 
 
 def _get_status(path: Path) -> os.stat_result | None:

@@ -1,4 +1,4 @@
-"""Write notes on CSV files whose lines may be divided in another way than they were read."""
+"""Write notes on CSV files whose lines may have to be divided differently."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ SHOWN_CHARACTERS = 40  # of names in a note
 
 def note_layout(source: Source, file: CsvFile) -> None:
     """Add notes if the first line may hold data or a comment, or spaces are delimiters."""
-    source.notes += _note_header(source, file)
+    notes = [_note_header(source, file)]
     if len(file.header) == 1:
-        source.notes += _note_only_column(source, file)
+        notes.append(_note_only_column(source, file))
+    source.notes += [note for note in notes if note is not None]
 
 
-def _note_header(source: Source, file: CsvFile) -> list[Note]:
-    """Return a note if the first line seems to be data, in a list."""
+def _note_header(source: Source, file: CsvFile) -> Note | None:
+    """Return a note if the first line seems to be data."""
     hint = suggest_header(file.header)
     if not hint:
-        return []
+        return None
     names = ", ".join(file.header)[:SHOWN_CHARACTERS]
     text = f"{source.name} names its columns {names}."
-    return [Note(join_sentences(text, hint))]
+    return Note(join_sentences(text, hint))
 
 
-def _note_only_column(source: Source, file: CsvFile) -> list[Note]:
-    """Return a note, in a list, if the only column of a file may be several."""
+def _note_only_column(source: Source, file: CsvFile) -> Note | None:
+    """Return a note if the only column of a file may be a comment or several columns."""
     name = file.header[0]
     shown_name = name[:SHOWN_CHARACTERS]
     if name.startswith(COMMENT_SIGNS):
@@ -40,24 +41,30 @@ def _note_only_column(source: Source, file: CsvFile) -> list[Note]:
             f"{source.name} begins with '{shown_name}', which is taken for the name of its"
             " only column: if it is a comment, write data.skip_lines: 1 in settings.yml."
         )
-        return [Note(text, column=name)]
+        return Note(text, column=name)
 
+    hint = _suggest_to_divide(source, file)
+    if not hint:
+        return None
     text = f"{source.name} has one column, '{shown_name}'."
+    return Note(join_sentences(text, hint), column=name)
+
+
+def _suggest_to_divide(source: Source, file: CsvFile) -> str:
+    """Suggest settings that divide the only column of a file; return "" without any."""
     layout = find_layout(file.read_first_lines())
     has_title = layout is not None and layout.skipped_lines > file.skipped_lines
     if layout is not None and has_title and layout.delimiter != SPACES:
-        hint = layout.suggest_to_skip_lines()
-        return [Note(join_sentences(text, hint), column=name)]
-    if _may_be_divided_by_spaces(source, name):
-        hint = (
+        return layout.suggest_to_skip_lines()
+    if _may_be_divided_by_spaces(source, file.header[0]):
+        return (
             "If blanks separate its columns, write data.delimiter: ' ' in settings.yml."
         )
-        return [Note(join_sentences(text, hint), column=name)]
-    return []
+    return ""
 
 
 def _may_be_divided_by_spaces(source: Source, name: str) -> bool:
-    """Return whether the lines of a file of one column hold equally many words.
+    """Return whether all lines of a file of one column hold the same number of words.
 
     Each line must also hold a number, because two words may be the name of a person.
     """
@@ -74,5 +81,5 @@ def _may_be_divided_by_spaces(source: Source, name: str) -> bool:
 
 
 def _has_number(words: list[str]) -> bool:
-    """Return whether one of the words is a number."""
+    """Return whether any of the words is a number."""
     return any(re.fullmatch(r"[+-]?[\d.]+", word) for word in words)

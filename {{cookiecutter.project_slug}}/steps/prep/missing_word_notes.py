@@ -1,7 +1,7 @@
-"""Write notes that tell how words such as NA are read.
+"""Write notes on how words such as NA are read.
 
-In CSV files they are missing values. In Parquet files, which have missing values of their
-own, they are text.
+In CSV files, they are missing values. In Parquet files, which store missing values
+separately, they are text.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from text_values import MISSING_WORDS, null_if_empty
 
 @dataclass(frozen=True)
 class ColumnWithWords:
-    """A column that holds words such as NA, and the files in which it does.
-
-    The files are all CSV or all Parquet.
-    """
+    """A column that holds words such as NA in some files."""
 
     name: str
+    #: These files, which are all CSV or all Parquet.
     sources: list[Source]
     is_csv: bool
 
@@ -37,6 +35,7 @@ def note_missing_words(
 
     notes = []
     for columns in columns_by_file.values():
+        # One query finds the words of all columns that have the same first file.
         source = columns[0].sources[0]
         words = [_select_words(source.columns[column.name]) for column in columns]
         first_words = find_first_values(source.frame, words)
@@ -83,27 +82,33 @@ def _explain_word(column_with_words: ColumnWithWords, word: str) -> str:
     """Return the text of a note on how a word such as NA is read in a column."""
     name = column_with_words.name
     columns = [source.columns[name] for source in column_with_words.sources]
-    file_names = column_with_words.sources[0].name
-    other_files = len(columns) - 1
-    if other_files == 1:
-        file_names += " and 1 more file"
-    elif other_files:
-        file_names += f" and {other_files} more files"
+    files = _list_files(column_with_words.sources)
     count = sum(column.missing_words for column in columns)
     rows = "1 row" if count == 1 else f"{count} rows"
 
     if not column_with_words.is_csv:
         return (
-            f"'{word}' in the column '{name}' of {file_names} is a value of its own,"
-            f" because Parquet stores missing values apart ({rows} with such words)."
+            f"'{word}' in the column '{name}' of {files} is a value of its own, because"
+            f" Parquet stores missing values apart ({rows} with such words)."
         )
     if columns[0].type == TEXT:
         return (
-            f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
+            f"'{word}' in the column '{name}' of {files} is read as a missing value"
             f" ({rows} with such words): if it is a category, write"
             f" data.not_missing: ['{word}'] in settings.yml."
         )
     return (
-        f"'{word}' in the column '{name}' of {file_names} is read as a missing value"
-        f" ({rows} with such words)."
+        f"'{word}' in the column '{name}' of {files} is read as a missing value ({rows}"
+        " with such words)."
     )
+
+
+def _list_files(sources: list[Source]) -> str:
+    """Return the name of the first file, and how many more there are."""
+    first_file = sources[0].name
+    more = len(sources) - 1
+    if more == 0:
+        return first_file
+    if more == 1:
+        return f"{first_file} and 1 more file"
+    return f"{first_file} and {more} more files"

@@ -130,7 +130,7 @@ def choose_text_format(
             changes[name] = tuple(dict.fromkeys([*old, *new]))
         notes.append(
             f"data.{name} in settings.yml is {_format_or_none(new)}, but {model.label} was"
-            f" trained with {_format_or_none(old)}: new files are read by the setting."
+            f" trained with {_format_or_none(old)}: new files are read with the new setting."
         )
     return replace(training_format, **changes), notes
 
