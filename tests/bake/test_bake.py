@@ -151,6 +151,7 @@ steps/prep/column_notes.py
 steps/prep/column_rules.py
 steps/prep/combine.py
 steps/prep/csv_dialect.py
+steps/prep/csv_file.py
 steps/prep/date_formats.py
 steps/prep/expectations.py
 steps/prep/file_content.py
@@ -179,6 +180,7 @@ steps/prep/text_encoding.py
 steps/prep/text_notes.py
 steps/prep/text_values.py
 steps/prep/unpack.py
+steps/prep/violations.py
 steps/prep/write_parts.py
 steps/register/.amlignore
 steps/register/register.py

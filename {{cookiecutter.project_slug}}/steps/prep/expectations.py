@@ -1,29 +1,20 @@
-"""Check the rules of `data.expect` in settings.yml.
-
-The rules are polars expressions, which are evaluated in the pass that writes the prepared
-parts. Only counts and the number of the first row that breaks a rule are kept in memory.
-The rule `unique` is an exception, see `find_repeats`.
-"""
+"""Turn the rules of `data.expect` in settings.yml into checks of the columns."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-from messages import join_sentences, show_text, suggest_similar_name
+from messages import join_sentences, suggest_similar_name
 from sources import (
     BOOLEAN,
     DATE,
-    FILE,
     INTEGER,
-    ROW_NUMBER,
     TEXT,
     TIMESTAMP,
     ColumnRoles,
@@ -33,13 +24,6 @@ from sources import (
     type_name,
 )
 
-SHOWN_CHARACTERS = 40  # of a value in a message
-SHOWN_VALUES = 10  # of a rule in a message
-# The largest number of hashes that are compared at once, to find repeated values.
-HASHES_AT_A_TIME = 2_000_000
-# Values are compared by two hashes, one of each seed. Among a few billion values, some two
-# probably share one hash of 64 bits. No two will share both hashes.
-SEEDS = (0, 1)
 # Every integer of 64 bits is smaller.
 TWO_TO_THE_63 = 2**63
 # The rules that compare the values of a column, so that they must fit its type.
@@ -58,31 +42,6 @@ class Check:
     rule: str
     value: Any
     breaks_rule: pl.Expr | None = None
-
-
-@dataclass(frozen=True)
-class BrokenRows:
-    """The number of rows that break a rule, and the first of them.
-
-    `file` is the position of its file among all files, and `row` its row in this file,
-    counted from 0. Both are None if no row breaks the rule.
-    """
-
-    count: int
-    file: int | None = None
-    row: int | None = None
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The number of rows that break a rule, and a sentence if the rule is violated."""
-
-    name: str
-    rows: int
-    violation: str | None = None
-
-
-# Choosing the checks
 
 
 def parse_expectations(text: str) -> dict[str, dict[str, Any]]:
@@ -331,188 +290,3 @@ def _make_comparable(column: pl.Expr, bound: float | str) -> tuple[pl.Expr, pl.E
         # An integer of 64 bits cannot hold the bound.
         return column, pl.lit(float(bound))
     return column, pl.lit(bound)
-
-
-# Finding the violations
-
-
-def count_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
-    """Return aggregations that count the rows that break each rule, and find the first.
-
-    They are computed for each file, and `find_violations` reads them.
-    """
-    aggregations = []
-    for number, check in enumerate(checks):
-        if check.breaks_rule is None:
-            continue
-        first_row = pl.when(check.breaks_rule).then(pl.col(ROW_NUMBER)).min()
-        aggregations.append(check.breaks_rule.sum().alias(f"broken {number}"))
-        aggregations.append(first_row.alias(f"first broken {number}"))
-    return aggregations
-
-
-def select_hashes(rows: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame | None:
-    """Select the hashes of columns that must be unique; None if there is no such column.
-
-    Each value has a hash of each seed, next to the numbers of its file and row.
-    """
-    hashes = []
-    for number, check in enumerate(checks):
-        if check.rule != "unique":
-            continue
-        values = cs.by_name(check.column).as_expr()
-        for seed, name in zip(SEEDS, _name_hashes(number)):
-            hash_of_value = pl.when(values.is_not_null()).then(values.hash(seed))
-            hashes.append(hash_of_value.alias(name))
-    if not hashes:
-        return None
-    return rows.select(FILE, ROW_NUMBER, *hashes)
-
-
-def _name_hashes(number: int) -> list[str]:
-    """Return the names of the columns with the hashes of a check, by its number."""
-    return [f"{number} {seed}" for seed in SEEDS]
-
-
-def find_violations(
-    sources: list[Source],
-    checks: Sequence[Check],
-    summary: pl.DataFrame,
-    hashes: Path,
-) -> list[CheckResult]:
-    """Return the result of each check, with a sentence for each rule that is violated.
-
-    `summary` has the number of rows and the aggregations of `count_broken_rows` for each
-    file. `hashes` is the file with the rows of `select_hashes`.
-    """
-    total = int(summary["rows"].sum())
-    results = []
-    for number, check in enumerate(checks):
-        if check.rule == "unique":
-            broken = find_repeats(hashes, _name_hashes(number), total)
-        else:
-            broken = _read_broken_rows(summary, number)
-        violation = None
-        if broken.count and not _is_allowed(check, broken, total):
-            violation = _describe_violation(check, broken, total, sources)
-        name = f"{check.column} {check.rule}"
-        results.append(CheckResult(name, broken.count, violation))
-    return results
-
-
-def _is_allowed(check: Check, broken: BrokenRows, total: int) -> bool:
-    """Return whether the rule `missing` allows this share of rows without a value."""
-    return check.rule == "missing" and broken.count / total <= check.value
-
-
-def _read_broken_rows(summary: pl.DataFrame, number: int) -> BrokenRows:
-    """Return the rows that break the rule of a check, from the summary of all files."""
-    broken_files = summary.filter(pl.col(f"broken {number}") > 0).sort(FILE)
-    if broken_files.is_empty():
-        return BrokenRows(0)
-    return BrokenRows(
-        count=int(broken_files[f"broken {number}"].sum()),
-        file=broken_files[FILE][0],
-        row=broken_files[f"first broken {number}"][0],
-    )
-
-
-def find_repeats(hashes: Path, names: Sequence[str], rows: int) -> BrokenRows:
-    """Find the rows that repeat a value of an earlier row, by the hashes of the values.
-
-    `names` are the columns of the hashes. The hashes are divided into portions by the
-    remainder of a division, so that equal values are in the same portion. The memory that
-    this takes is that of HASHES_AT_A_TIME hashes, whatever the number of rows.
-    """
-    portions = math.ceil(rows / HASHES_AT_A_TIME)
-    repeated_rows = 0
-    first_repeats = []
-    for portion in range(portions):
-        is_in_portion = pl.col(names[0]) % portions == portion
-        portion_hashes = (
-            pl.scan_parquet(hashes, glob=False)
-            .select(FILE, ROW_NUMBER, *names)
-            .filter(is_in_portion)
-            .collect(engine="streaming")
-        )
-        repeats = _select_repeats(portion_hashes, names)
-        repeated_rows += len(repeats)
-        first_repeats += repeats.head(1).rows()
-    if not first_repeats:
-        return BrokenRows(0)
-    file, row = min(first_repeats)
-    return BrokenRows(repeated_rows, file, row)
-
-
-def _select_repeats(hashes: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """Return the file and row of each hash that an earlier row has, in their order."""
-    sorted_hashes = hashes.sort(*names, FILE, ROW_NUMBER)
-    is_repeat = pl.all_horizontal(
-        pl.col(name) == pl.col(name).shift() for name in names
-    )
-    repeats = sorted_hashes.filter(is_repeat)
-    return repeats.select(FILE, ROW_NUMBER).sort(FILE, ROW_NUMBER)
-
-
-def _describe_violation(
-    check: Check, broken: BrokenRows, total: int, sources: list[Source]
-) -> str:
-    """Return the sentence on a violated rule, with the first row that breaks it."""
-    assert broken.file is not None
-    assert broken.row is not None
-    source = sources[broken.file]
-    place = _find_place(source, broken.row)
-    rows = f"{broken.count} of {total} rows"
-    if check.rule == "missing":
-        share = broken.count / total
-        return (
-            f"the column '{check.column}' has no value in {rows} ({share:.2%}), more than"
-            f" the share of {check.value} that may be missing; the first is {place}."
-        )
-    value = _spell_value(source, check.column, broken.row)
-    if check.rule == "unique":
-        return (
-            f"the column '{check.column}', which must be unique, repeats an earlier value"
-            f" in {rows}; the first such value is {value}, in {place}."
-        )
-    if check.rule == "values":
-        return (
-            f"the column '{check.column}' is none of the values"
-            f" {_list_values(check.value)} in {rows}; the first other value is {value}, in"
-            f" {place}."
-        )
-    relation = "below" if check.rule == "min" else "above"
-    return (
-        f"the column '{check.column}' is {relation} the {check.rule} of {check.value} in"
-        f" {rows}; the first such value is {value}, in {place}."
-    )
-
-
-def _list_values(values: Sequence[str | int]) -> str:
-    """Return the first values of a rule as settings.yml has them, such as "free, pro"."""
-    texts = []
-    for value in values[:SHOWN_VALUES]:
-        # YAML writes booleans in lower case.
-        texts.append(str(value).lower() if isinstance(value, bool) else str(value))
-    if len(values) > SHOWN_VALUES:
-        texts.append("…")
-    return ", ".join(texts)
-
-
-def _find_place(source: Source, row: int) -> str:
-    """Return where a row is, such as "line 7 of a.csv"."""
-    if source.csv_file is None:
-        return f"row {row + 1} of {source.name}"
-    if source.expected_bytes:
-        # No value of the file has a line break. The names are in line 1.
-        return f"line {row + 2} of {source.name}"
-    return f"line {source.csv_file.find_line(row)} of {source.name}"
-
-
-def _spell_value(source: Source, name: str, row: int) -> str:
-    """Return a value as its file spells it. Text is in quotes."""
-    column = source.columns[name]
-    spelling = column.values if column.text is None else column.text
-    value = source.frame.slice(row, 1).select(spelling).collect().item()
-    shown = show_text(value)[:SHOWN_CHARACTERS]
-    return f"'{shown}'" if column.type == TEXT else shown

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from csv_dialect import BLOCK_BYTES
+from csv_file import BLOCK_BYTES
 from sources import DataError
 from unpack import GZIP_START, ZIP_START, open_unpacked
 

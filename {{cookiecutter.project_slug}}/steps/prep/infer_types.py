@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 from column_rules import find_rules
-from csv_dialect import CsvFile
+from csv_file import CsvFile
 from fits import (
     Fit,
     ValueCounts,

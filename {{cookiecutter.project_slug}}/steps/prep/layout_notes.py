@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from csv_dialect import CsvFile
+from csv_file import CsvFile
 from messages import join_sentences
 from sources import Note, Source
 from table_layout import SPACES, find_layout, suggest_header

@@ -23,10 +23,8 @@ from typing import Any
 
 import polars as pl
 from expectations import (
-    CheckResult,
     expect_of_new_data,
     expect_of_training_data,
-    find_violations,
     parse_expectations,
 )
 from registered_model import (
@@ -39,6 +37,7 @@ from report import build_report, render_report
 from schema import build_training_schema
 from sources import ColumnRoles, DataError, Source
 from text_values import USUAL_FORMAT, TextFormat, check_date_formats
+from violations import CheckResult, find_violations
 from write_parts import MetadataFunction, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from csv_dialect import CsvFile, check_repeated_names, detect_dialect
+from csv_dialect import check_repeated_names, detect_dialect
+from csv_file import CsvFile
 from file_content import check_content, check_line_lengths
 from find_files import PARQUET_ENDINGS, find_files
 from infer_types import infer_csv_source, name_nameless

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import polars as pl
-from csv_dialect import CsvFile
+from csv_file import CsvFile
 from fits import find_fits, list_fits_without_rows
 from infer_types import InferredColumn, build_columns, list_column_parsers
 from parsers import ParsedText, Parser

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 if TYPE_CHECKING:
-    from csv_dialect import CsvFile
+    from csv_file import CsvFile
 
 # The types that a feature can have.
 INTEGER: pl.DataType = pl.Int64()

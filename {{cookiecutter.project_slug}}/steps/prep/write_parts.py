@@ -21,12 +21,13 @@ from combine import (
     set_missing_words,
     stack_rows,
 )
-from expectations import Check, choose_checks, count_broken_rows, select_hashes
+from expectations import Check, choose_checks
 from messages import find_system_error
 from read_files import OpenedFiles, open_files
 from read_options import ReadOptions
 from sources import TYPE_NAMES, ColumnRoles, DataError, Note, Source
 from text_values import TextFormat
+from violations import count_broken_rows, select_hashes
 
 ROW = "row"  # The column that numbers the rows to score, from 0, if there are no keys.
 # polars has many chunks of rows in memory at once. This is fewer rows than it would put
