@@ -122,7 +122,7 @@ def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
 
 
 def _note_invisible_characters(names: list[str]) -> Iterator[Note]:
-    """Yield a note on each name with characters that nobody can see, such as U+200B."""
+    """Yield a note on each name with invisible characters, such as U+200B."""
     for name in names:
         shown = show_text(name)
         if shown == name:
@@ -423,7 +423,7 @@ def _all_values(
     dtype: pl.DataType,
     test: Callable[[pl.Expr], pl.Expr],
 ) -> bool:
-    """Return whether all values of a column pass a test, in files where it has a type.
+    """Return whether all values of a column pass a test, in the files of this type.
 
     Files in which the column has another type are not tested.
     """

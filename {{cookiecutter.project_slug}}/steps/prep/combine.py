@@ -82,7 +82,7 @@ def _list_uncounted_columns(sources: list[Source]) -> set[str]:
 def _stack_batch(
     numbered_sources: list[tuple[int, Source]], columns: TableColumns
 ) -> pl.LazyFrame:
-    """Stack the rows of a few files, which are numbered among all files."""
+    """Stack the rows of a few files. Each file comes with its number among all files."""
     return pl.concat(
         _select_rows(source, file_number, columns)
         for file_number, source in numbered_sources

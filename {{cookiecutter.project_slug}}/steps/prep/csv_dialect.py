@@ -133,11 +133,10 @@ def _rows_have_width(
     return all(len(row) == columns for row in rows)
 
 
-def check_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
-    """Raise DataError if two columns have the same name.
+def resolve_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
+    """Remove repeated names from the header if the model does not need these columns.
 
-    In data to score, columns that the model does not need may have the same name. These
-    names are removed from the header, so that the columns are left out.
+    Columns without a name are left out later. Raises DataError for other repeated names.
     """
     counts = Counter(file.header)
     for position, name in enumerate(file.header):

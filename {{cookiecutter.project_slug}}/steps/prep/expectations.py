@@ -112,11 +112,16 @@ def choose_checks(
             )
             continue
 
+        # New data may hold fractions where the training data held integers. A rule for
+        # integers still fits then, and the fractions break it.
+        expected = roles.get_expected_column(name)
+        expected_type = types[name] if expected is None else expected.type
         is_empty = all(column.type is None for column in columns)
-        for rule, value in _list_effective_rules(rules, is_empty=is_empty):
-            problem = _find_problem(name, rule, value, types[name], roles)
+        for check in _list_checks_of_column(name, rules, is_empty=is_empty):
+            problem = _find_problem(check, expected_type)
             if problem is None:
-                checks.append(_build_check(name, rule, value, types[name]))
+                is_broken = _express_broken_rule(check, types[name])
+                checks.append(replace(check, breaks_rule=is_broken))
             else:
                 problems.append(join_sentences(problem, _quote_note(name, sources)))
     if problems:
@@ -124,17 +129,17 @@ def choose_checks(
     return checks
 
 
-def _list_effective_rules(
-    rules: Mapping[str, Any], *, is_empty: bool
-) -> Iterator[tuple[str, Any]]:
-    """Yield the rules of a column that are to be checked, with their values."""
+def _list_checks_of_column(
+    name: str, rules: Mapping[str, Any], *, is_empty: bool
+) -> Iterator[Check]:
+    """Yield a check for each rule of a column that can be broken."""
     for rule, value in rules.items():
         is_switched_off = rule == "unique" and not value
         # No value of an empty column can break such a rule, and the column has no type
         # that the rule could contradict.
         is_pointless = is_empty and rule in RULES_ON_VALUES
         if not is_switched_off and not is_pointless:
-            yield rule, value
+            yield Check(name, rule, value)
 
 
 def _explain_absence(name: str, sources: list[Source]) -> str:
@@ -151,58 +156,52 @@ def _quote_note(name: str, sources: list[Source]) -> str:
     return f"In detail: {note.text}" if note else ""
 
 
-def _find_problem(
-    name: str, rule: str, value: Any, dtype: pl.DataType, roles: ColumnRoles
-) -> str | None:
+def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
     """Return a sentence if a rule does not fit the type of its column, or None."""
-    if rule not in RULES_ON_VALUES:
-        return None
-    expected = roles.get_expected_column(name)
-    if expected is not None:
-        # New data may hold fractions where the training data held integers. The rule
-        # still fits then, and the fractions break it.
-        dtype = expected.type
-    if rule == "values":
-        return _find_problem_of_values(name, value, dtype)
-    return _find_problem_of_bound(name, rule, value, dtype)
+    if check.rule == "values":
+        return _find_problem_of_values(check, dtype)
+    if check.rule in ("min", "max"):
+        return _find_problem_of_bound(check, dtype)
+    return None
 
 
-def _find_problem_of_values(
-    name: str, values: Sequence[Any], dtype: pl.DataType
-) -> str | None:
-    """Return a sentence if the rule `values` does not fit a column's type, or None."""
+def _find_problem_of_values(check: Check, dtype: pl.DataType) -> str | None:
+    """Return a sentence if the rule `values` does not fit the type, or None."""
+    column = check.column
     if dtype.is_float():
         return (
-            f"data.expect.{name}.values in settings.yml lists values, but the column"
-            f" '{name}' is of type {type_name(dtype)}, whose values cannot be compared"
+            f"data.expect.{column}.values in settings.yml lists values, but the column"
+            f" '{column}' is of type {type_name(dtype)}, whose values cannot be compared"
             " exactly: use min and max."
         )
-    for value in values:
+    for value in check.value:
         if not _is_of_type(value, dtype):
             shown_value = json.dumps(value, ensure_ascii=False)
             return (
-                f"data.expect.{name}.values in settings.yml lists {shown_value}, but the"
-                f" column '{name}' is of type {type_name(dtype)}:"
+                f"data.expect.{column}.values in settings.yml lists {shown_value}, but the"
+                f" column '{column}' is of type {type_name(dtype)}:"
                 f" {_explain_spelling(dtype)}."
             )
     return None
 
 
-def _find_problem_of_bound(
-    name: str, rule: str, bound: Any, dtype: pl.DataType
-) -> str | None:
-    """Return a sentence if the rule `min` or `max` does not fit a column's type, or None."""
+def _find_problem_of_bound(check: Check, dtype: pl.DataType) -> str | None:
+    """Return a sentence if the rule `min` or `max` does not fit the type, or None."""
+    column = check.column
+    rule = check.rule
+    bound = check.value
     if not (dtype.is_numeric() or dtype.is_temporal()):
         return (
-            f"data.expect.{name}.{rule} in settings.yml is {bound}, but the column"
-            f" '{name}' is of type {type_name(dtype)}, and only numbers and dates have a"
+            f"data.expect.{column}.{rule} in settings.yml is {bound}, but the column"
+            f" '{column}' is of type {type_name(dtype)}, and only numbers and dates have a"
             f" {rule}: correct the data, or remove the rule."
         )
     if not _is_of_type(bound, dtype):
         kind = "a date" if isinstance(bound, str) else "a number"
         return (
-            f"data.expect.{name}.{rule} in settings.yml is {bound}, {kind}, but the column"
-            f" '{name}' is of type {type_name(dtype)}: {_explain_spelling(dtype)}."
+            f"data.expect.{column}.{rule} in settings.yml is {bound}, {kind}, but the"
+            f" column '{column}' is of type {type_name(dtype)}:"
+            f" {_explain_spelling(dtype)}."
         )
     return None
 
@@ -247,20 +246,17 @@ def _parse_date(text: str) -> date | datetime | None:
     return time.astimezone(UTC).replace(tzinfo=None)
 
 
-def _build_check(name: str, rule: str, value: Any, dtype: pl.DataType) -> Check:
-    """Return the check of a rule that fits its column."""
-    column = cs.by_name(name).as_expr()
-    if rule == "unique":
-        return Check(name, rule, value)
-    if rule == "missing":
-        return Check(name, rule, value, breaks_rule=column.is_null())
-    if rule == "values":
-        is_allowed = _is_among(column, value, dtype)
-        return Check(name, rule, value, breaks_rule=~is_allowed)
-    values, bound = _make_comparable(column, value)
-    if rule == "min":
-        return Check(name, rule, value, breaks_rule=values < bound)
-    return Check(name, rule, value, breaks_rule=values > bound)
+def _express_broken_rule(check: Check, dtype: pl.DataType) -> pl.Expr | None:
+    """Return an expression that is True in rows that break a rule; None for `unique`."""
+    column = cs.by_name(check.column).as_expr()
+    if check.rule == "unique":
+        return None
+    if check.rule == "missing":
+        return column.is_null()
+    if check.rule == "values":
+        return ~_is_among(column, check.value, dtype)
+    values, bound = _make_comparable(column, check.value)
+    return values < bound if check.rule == "min" else values > bound
 
 
 def _is_among(column: pl.Expr, allowed: list[Any], dtype: pl.DataType) -> pl.Expr:

@@ -139,7 +139,7 @@ def is_table(path: Path) -> bool:
 
 
 def _check_parents(raw: Path) -> None:
-    """Raise DataError if the folder is within a table that it must not be read from."""
+    """Raise DataError if a folder is part of a table whose files must not be read alone."""
     for parent in raw.absolute().parents:
         # Parents that cannot be listed are not part of the data.
         with suppress(OSError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from csv_dialect import check_repeated_names, detect_dialect
+from csv_dialect import resolve_repeated_names, detect_dialect
 from csv_file import CsvFile
 from file_content import check_content, check_line_lengths
 from find_files import PARQUET_ENDINGS, find_files
@@ -118,7 +118,7 @@ def read_small_file(path: Path, name: str, options: ReadOptions) -> SmallFile:
     """Read all rows of a small CSV file. Raises DataError if it is not a table."""
     with explain_damage(name):
         check_content(path, name)
-        for file in detect_files(path, name, options):
+        for file in detect_dialects(path, name, options):
             try:
                 return SmallFile(file, [values for _, values in file.rows()])
             except UnicodeError:
@@ -208,7 +208,7 @@ def _open_csv(
 
     Raises DataError if the file is in neither, or if a line is broken.
     """
-    for file in detect_files(path, name, options):
+    for file in detect_dialects(path, name, options):
         try:
             source = _open_csv_rows(
                 file, scratch, options, trust_first_rows=trust_first_rows
@@ -220,7 +220,7 @@ def _open_csv(
     raise DataError(explain_undecodable(path, name))
 
 
-def detect_files(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
+def detect_dialects(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
     """Yield a CSV file with its dialect, for each encoding in which it can be decoded.
 
     Unicode and the encoding of settings.yml are tried. Raises DataError if Python does not
@@ -233,7 +233,7 @@ def detect_files(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFil
         check_encoding(encoding)
         with suppress(UnicodeError):
             file = detect_dialect(path, name, encoding, options.text_format)
-            check_repeated_names(file, options.roles)
+            resolve_repeated_names(file, options.roles)
             yield file
 
 

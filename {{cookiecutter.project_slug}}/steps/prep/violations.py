@@ -65,9 +65,9 @@ def count_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
 
 
 def select_hashes(rows: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame | None:
-    """Select the hashes of columns that must be unique; None if there is no such column.
+    """Select the hashes of columns that must be unique, or None without such columns.
 
-    Each value has a hash of each seed, next to the numbers of its file and row.
+    Each row has the number of its file, its own number, and a hash of each seed.
     """
     hashes = []
     for number, check in enumerate(checks):
@@ -133,9 +133,9 @@ def _read_broken_rows(summary: pl.DataFrame, number: int) -> BrokenRows:
 def find_repeats(hashes: Path, names: Sequence[str], rows: int) -> BrokenRows:
     """Find the rows that repeat a value of an earlier row, by the hashes of the values.
 
-    `names` are the columns of the hashes. The hashes are divided into portions by the
-    remainder of a division, so that equal values are in the same portion. The memory that
-    this takes is that of HASHES_AT_A_TIME hashes, whatever the number of rows.
+    `names` are the columns of the hashes. To limit the memory, the hashes are compared in
+    portions of about HASHES_AT_A_TIME. Equal values have equal hashes, so they are in the
+    same portion.
     """
     portions = math.ceil(rows / HASHES_AT_A_TIME)
     repeated_rows = 0
