@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import expectations
 import pandas as pd
 import polars as pl
 import pytest
+import violations
 from prep import prepare, prepare_for_model, stop_at_violations
 from registered_model import RegisteredModel
 from report import render_report
@@ -277,7 +277,7 @@ def test_repeats_are_found_in_portions(
     portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory for `unique` is that of one portion, whatever the number of rows."""
-    monkeypatch.setattr(expectations, "HASHES_AT_A_TIME", portion)
+    monkeypatch.setattr(violations, "HASHES_AT_A_TIME", portion)
     chance = random.Random(portion)
     values = [chance.choice([None, *range(150)]) for _ in range(300)]
     raw = write(tmp_path / "raw", a=pl.DataFrame({"x": values[:100]}))

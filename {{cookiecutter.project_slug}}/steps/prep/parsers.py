@@ -55,7 +55,7 @@ ISO_TIMESTAMPS = (
 
 @dataclass(frozen=True)
 class ParsedText:
-    """The text of a column as one parser reads it. The module shows an example.
+    """The text of a column as one parser reads it. See the example at the top of this file.
 
     The parser fits the column if all text that is `present` is `accepted`.
     """
