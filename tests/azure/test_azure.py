@@ -137,7 +137,7 @@ def test_only_an_edited_step_is_uploaded_again(trained: User) -> None:
     page = (trained.project.path / "docs/change.md").read_text(encoding="utf-8")
     code_on_page = re.search(r"( +mlflow\.sklearn\.autolog.*?)```", page, re.DOTALL)
     assert code_on_page
-    fit = "        pipeline.fit(features, answers)\n"
+    fit = "        pipeline.fit(data.features, data.target)\n"
     trained.project.edit("steps/train/train.py", fit, code_on_page[1])
     request_count = len(trained.standin.requests)
 

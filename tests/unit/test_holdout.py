@@ -113,6 +113,8 @@ def test_rows_from_a_date_on_are_held_out(
     start = "2025-04-25"
     note = f"training.holdout, with column: day and from: {start}, in settings.yml"
     assert note in capsys.readouterr().out
+    learn(draw_prices(), tmp_path / "decided", is_date_note_hidden=True, **options)
+    assert "held out at random" not in capsys.readouterr().out
     later = learn(
         draw_prices(),
         tmp_path / "later",
@@ -313,30 +315,24 @@ def test_noise_is_not_learned_and_signal_is() -> None:
     folds = np.arange(600) % 5
 
     def count_trees(answers: Any, task: str) -> int:
-        series = pl.Series(answers).to_pandas()
-        pipeline, _ = train.fit_model(
-            features, series, task, 1, {"max_iterations": 150}, folds
-        )
+        target = pl.Series(answers).to_pandas()
+        data = train.TrainingData(features, target, task, 1, folds)
+        pipeline = train.fit_model(data, {"max_iterations": 150})
         return int(pipeline[-1].n_iter_)
 
     assert count_trees(random.choice(["a", "b"], 600), "classification") < 10
     assert count_trees(random.normal(size=600), "regression") < 10
     assert count_trees(np.sin(3 * x[:, 0]) + x[:, 1], "regression") > 60
-    fixed, _ = train.fit_model(
-        features,
-        pl.Series(x[:, 0]).to_pandas(),
-        "regression",
-        1,
-        {"max_iterations": 7, "early_stopping": False},
-        folds,
-    )
+    target = pl.Series(x[:, 0]).to_pandas()
+    data = train.TrainingData(features, target, "regression", 1, folds)
+    fixed = train.fit_model(data, {"max_iterations": 7, "early_stopping": False})
     assert fixed[-1].n_iter_ == 7
 
 
 def test_a_class_of_one_row_can_be_trained_on() -> None:
     features = pl.DataFrame({"a": range(100)}).to_pandas()
-    answers = pl.Series(["x"] * 60 + ["y"] * 39 + ["z"]).to_pandas()
-    pipeline, _ = train.fit_model(
-        features, answers, "classification", 1, {}, np.arange(100) % 5
-    )
+    target = pl.Series(["x"] * 60 + ["y"] * 39 + ["z"]).to_pandas()
+    folds = np.arange(100) % 5
+    data = train.TrainingData(features, target, "classification", 1, folds)
+    pipeline = train.fit_model(data, {})
     assert list(pipeline.classes_) == ["x", "y", "z"]

@@ -337,6 +337,28 @@ def test_a_try_that_fails_is_recorded_and_the_others_count(
     assert "note: 1 of 3 tries failed, the first" in capsys.readouterr().out
 
 
+def test_wrong_names_of_hyperparameters_are_all_named(tmp_path: Path) -> None:
+    hyperparameters = {"learnin_rate": 0.1, "max_leaf_node": 4, "random_state": 1}
+    folder = write_table(tmp_path / "prepared")
+    with pytest.raises(DataError) as error:
+        train.train(
+            folder,
+            tmp_path / "model",
+            tmp_path / "holdout",
+            task="regression",
+            target="y",
+            hyperparameters=hyperparameters,
+        )
+    assert str(error.value) == (
+        "training.hyperparameters names learnin_rate, which build_model in"
+        " steps/train/train.py does not take: write learning_rate."
+        " training.hyperparameters names max_leaf_node, which build_model in"
+        " steps/train/train.py does not take: write max_leaf_nodes."
+        " training.hyperparameters names random_state, which build_model in"
+        " steps/train/train.py does not take: delete it."
+    )
+
+
 def test_wrong_names_in_the_space_are_all_named(tmp_path: Path) -> None:
     space = {"learning_rat": [0.1], "max_iteration": {"low": 5, "high": 9}, "zzz": [1]}
     with pytest.raises(DataError) as error:

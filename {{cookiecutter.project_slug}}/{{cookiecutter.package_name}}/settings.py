@@ -305,7 +305,8 @@ class Training(Section):
 
     test_fraction: Fraction
     seed: Annotated[int, Follows(whole(0, 2**32 - 1))]
-    holdout: Holdout | None = None  # Instead of a share at random.
+    # The rows of a date and of all later dates. None holds out a share at random.
+    holdout: Holdout | None = None
     metric: Annotated[str, Follows(one_of(*METRIC_NAMES))] = "default"
     margin: Margin = 0.02
     register: Annotated[str, Follows(one_of("unless_worse", "always"))]
@@ -327,10 +328,23 @@ class Training(Section):
                 )
         return hyperparameters
 
+    @field_validator("holdout", mode="before")
+    @classmethod
+    def _replace_random_by_none(cls, holdout: Any) -> Any:
+        if not isinstance(holdout, str):
+            return holdout
+        if holdout != "random":
+            raise refuse(
+                f"is {holdout}",
+                fix="write random, or such as {column: order_date, from: 2026-01-31}",
+            )
+        return None
+
     def holdout_arguments(self) -> dict[str, str]:
-        """Return the arguments of `train` that hold out rows by date. Empty without them."""
+        """Return the arguments of `train` that say which rows are held out."""
         if self.holdout is None:
-            return {}
+            is_random_on_purpose = "holdout" in self.model_fields_set
+            return {"holdout_by": "random"} if is_random_on_purpose else {}
         return {
             "holdout_column": self.holdout.column,
             "holdout_from": self.holdout.start,

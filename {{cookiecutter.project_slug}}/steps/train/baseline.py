@@ -1,4 +1,4 @@
-"""The baseline: what can be predicted without looking at any feature."""
+"""Fit a baseline: a model that predicts the target without any feature."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 
 @dataclass(frozen=True)
 class Baseline:
-    """A model without features, and a name for how it predicts."""
+    """A model without features, and a name that says how it predicts."""
 
     name: str
     model: DummyClassifier | DummyRegressor
 
 
 def fit_baseline(
-    answers: pd.Series, task: str, dates: pd.Series | None = None
+    target: pd.Series, task: str, dates: pd.Series | None = None
 ) -> Baseline:
-    """Return the baseline for the targets of the training rows.
+    """Return a baseline that is fitted to the target of the training rows.
 
-    In a classification it predicts the most frequent class, with the shares of all
-    classes as probabilities. In a regression it predicts the mean of all rows, or, if
-    their dates are given, the mean of the rows of the last date.
+    For a classification, it predicts the most frequent class, and the share of each class
+    as its probability. For a regression, it predicts the mean. If the `dates` of the rows
+    are given, it is the mean of the rows of the last date.
     """
-    no_features = pd.DataFrame(index=answers.index)
+    no_features = pd.DataFrame(index=target.index)
     if task == "classification":
-        shares = DummyClassifier(strategy="prior")
-        return Baseline("class shares", shares.fit(no_features, answers))
+        class_shares = DummyClassifier(strategy="prior")
+        return Baseline("class shares", class_shares.fit(no_features, target))
+
     if dates is None or dates.isna().all():
         mean = DummyRegressor(strategy="mean")
-        return Baseline("mean", mean.fit(no_features, answers))
+        return Baseline("mean", mean.fit(no_features, target))
+
+    is_last_date = dates == dates.max()
     last_value = DummyRegressor(
-        strategy="constant", constant=answers[dates == dates.max()].mean()
+        strategy="constant", constant=target[is_last_date].mean()
     )
-    return Baseline("last value", last_value.fit(no_features, answers))
+    return Baseline("last value", last_value.fit(no_features, target))

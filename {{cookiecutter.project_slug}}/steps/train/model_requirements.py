@@ -1,4 +1,4 @@
-"""Which packages a model needs, found from the objects that it consists of."""
+"""List the packages that a model needs, from the objects that it consists of."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import cloudpickle
 
-# What loads a model, and the tables that it predicts.
+# The packages that load a model, and the tables that it predicts.
 ALWAYS_NEEDED = {"cloudpickle", "mlflow", "pandas", "polars"}
-# The packages whose names are not those of their modules.
+# The packages that have another name than their module.
 PACKAGE_NAMES = {"sklearn": "scikit-learn"}
 
 
-class _Nowhere:
-    """A file that keeps nothing of what is written to it."""
+class _NullFile:
+    """A file that discards everything that is written to it."""
 
     def write(self, data: Any) -> int:
         """Return the number of bytes, as a file does."""
@@ -25,14 +25,14 @@ class _Nowhere:
 
 
 class _ModuleRecorder(cloudpickle.Pickler):  # type: ignore[misc]  # It has no types.
-    """A pickler that notes the modules of all objects that it comes across."""
+    """A pickler that records the module of each object that it pickles."""
 
     def __init__(self) -> None:
-        super().__init__(_Nowhere())
+        super().__init__(_NullFile())
         self.modules: set[str] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        """Note the module of an object or of its class, then pickle it as always."""
+        """Record the module of an object or of its class, and pickle it as usual."""
         name = getattr(obj, "__module__", None) or type(obj).__module__
         if isinstance(obj, ModuleType):
             name = obj.__name__
@@ -41,9 +41,10 @@ class _ModuleRecorder(cloudpickle.Pickler):  # type: ignore[misc]  # It has no t
 
 
 def list_requirements(model: Any, own_modules: Iterable[str]) -> list[str]:
-    """Return the packages that a model needs, with their versions, as pip reads them.
+    """Return the packages that a model needs, as lines of a requirements file.
 
-    `own_modules` are modules whose code is saved with the model.
+    `own_modules` are modules of this project. Their code is saved with the model, so they
+    need no package.
     """
     recorder = _ModuleRecorder()
     recorder.dump(model)
@@ -55,11 +56,11 @@ def list_requirements(model: Any, own_modules: Iterable[str]) -> list[str]:
 
 
 def _find_packages(module: str) -> set[str]:
-    """Return the packages that a module belongs to; none if it is in no package."""
+    """Return the packages that a module belongs to, which may be none."""
     name = PACKAGE_NAMES.get(module, module)
     try:
         version(name)
     except PackageNotFoundError:
-        # This reads the files of all packages, which takes a moment.
+        # This is slow, because it reads the metadata of all installed packages.
         return set(packages_distributions().get(module, []))
     return {name}

@@ -1,7 +1,21 @@
-"""Which rows are held out: decided by what a row holds, and by nothing else.
+"""Decide which rows are held out from training, by a hash of their values.
 
-The decision is the same on every machine, in every version and whatever format the data
-has. Nobody needs to change this: models that are compared must agree on it.
+The decision for a row depends on its own values and on nothing else. It is the same on
+every machine, in every run and for every file format. Do not change this module: two
+models can only be compared if they agree on which rows are held out.
+
+Each value is turned into 64 bits. The type of a column may change when data is added, so
+equal values have the same bits in every type:
+
+- A number has the bits of a 64-bit float. A boolean counts as 1 or 0, and a date as the
+  number of its microseconds since 1970.
+- Text that can be read as a number, a boolean or a date has the bits of that value. So 1,
+  1.0, true and "1" are all represented by the float 1.0.
+- Any other text has the bits of a hash.
+- Beyond 2^53, several integers are rounded to the same float. What was lost by rounding is
+  added to the bits, which tells these integers apart.
+
+`encode_column` and `encode_text` must both follow these rules.
 """
 
 from __future__ import annotations
@@ -16,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-# To a model, every column is of one of these types; a boolean is a number.
+# A model knows columns of these types only. A boolean is a number.
 NUMBER = pl.Float64()
 DATE = pl.Datetime("us")
 TEXT = pl.String()
@@ -25,19 +39,22 @@ NUMBER_PATTERN = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 INTEGER_PATTERN = r"[+-]?[0-9]{1,19}"
 DATE_PATTERN = r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?"
 
+Bits = npt.NDArray[np.uint64]
+
+
+# The rules. `evaluate` calls `groups` and `held_out` of rules that were saved with earlier
+# models, so these methods must keep their names.
+
 
 @dataclass(frozen=True)
 class Split:
-    """The rule by which rows are held out from training, to judge the model on.
+    """A rule that holds out a share of the rows at random.
 
-    It looks at a row's values in the columns `by` alone, so rows that are equal there are
-    on the same side, for good. A missing value counts as if there were no such column.
-    The type of a column may change when data is added, so 1, 1.0, true and the text "1"
-    count as the same value. About the share `fraction` of all different rows is held out,
-    others for another `seed`.
+    Rows that are equal in the columns `by` form a group, and are held out together. About
+    the share `fraction` of all groups is held out. Another `seed` holds out other groups.
 
-    Some classes of the column `target` may have a fraction of their own. It is part of the
-    rule, so a row's side still depends on the row alone.
+    Some classes of the column `target` may have a fraction of their own, which is given by
+    `class_fractions`.
     """
 
     by: list[str]
@@ -46,19 +63,23 @@ class Split:
     target: str = ""
     class_fractions: dict[str, float] = field(default_factory=dict)
 
-    def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
-        """Return an evenly distributed number for each row, the same for equal rows."""
+    def groups(self, table: pl.DataFrame) -> Bits:
+        """Return the group of each row: an evenly distributed number of 64 bits."""
         total = np.zeros(len(table), np.uint64)
         for name in self.by:
             values = get_column(table, name)
             if values.dtype.is_float():
                 values = values.fill_nan(None)
-            numbers = scatter_bits(value_bits(values) + np.uint64(hash_text(name)))
-            total += np.where(values.is_null(), np.uint64(0), numbers)
+            bits = encode_column(values) + np.uint64(hash_text(name))
+            # A missing value adds nothing, so a new column without values changes no group.
+            total += np.where(values.is_null(), np.uint64(0), scatter_bits(bits))
         return scatter_bits(total + np.uint64(hash_text(f"seed {self.seed}")))
 
     def positions(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return a number from 0 to 1 for each row; the row is held out if it is small."""
+        """Return the position of each row: its group, as a number between 0 and 1.
+
+        A row is held out if its position is below the fraction.
+        """
         # A float holds 53 bits, so the lowest 11 of 64 are left out.
         return np.asarray((self.groups(table) >> np.uint64(11)) * 2.0**-53)
 
@@ -72,28 +93,16 @@ class Split:
                 fractions[is_of_class.to_numpy()] = fraction
         return np.asarray(self.positions(table) < fractions)
 
-    def advise_more(self) -> str:
-        """Return what a user can do to hold out more rows, or other ones."""
-        return (
-            f"raise training.test_fraction (it is {self.fraction:g}), or choose another"
-            " training.seed in settings.yml"
-        )
-
-    def advise_fewer(self) -> str:
-        """Return what a user can do to hold out fewer rows, or other ones."""
-        return (
-            f"lower training.test_fraction (it is {self.fraction:g}), or choose another"
-            " training.seed in settings.yml"
-        )
-
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """The rule that holds out all rows from a date on.
+    """A rule that holds out the rows of a date and of all later dates.
 
-    `start` is a date or a time in the form of ISO 8601. A row without a date is not held
-    out. `by` and `seed` say, as in `Split`, which rows belong together; they do not decide
-    what is held out.
+    `column` names the column of dates. `start` is the first date or time that is held out,
+    in ISO 8601. Rows without a date are not held out.
+
+    As in `Split`, rows that are equal in the columns `by` form a group. Groups do not decide
+    what is held out, but the evaluation needs them.
     """
 
     by: list[str]
@@ -101,9 +110,9 @@ class TimeSplit:
     column: str
     start: str
 
-    def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
-        """Return an evenly distributed number for each row, the same for equal rows."""
-        return Split(self.by, self.seed, 0).groups(table)
+    def groups(self, table: pl.DataFrame) -> Bits:
+        """Return the group of each row: an evenly distributed number of 64 bits."""
+        return Split(self.by, self.seed, fraction=0).groups(table)
 
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Return whether each row is held out."""
@@ -111,77 +120,77 @@ class TimeSplit:
         is_held_out = get_column(table, self.column).cast(DATE) >= start
         return is_held_out.fill_null(value=False).to_numpy()
 
-    def advise_more(self) -> str:
-        """Return what a user can do to hold out more rows."""
-        return f"choose an earlier date than {self.start} for training.holdout.from"
 
-    def advise_fewer(self) -> str:
-        """Return what a user can do to hold out fewer rows."""
-        return f"choose a later date than {self.start} for training.holdout.from"
+# The bits of values
 
 
-def value_bits(values: pl.Series) -> npt.NDArray[np.uint64]:
-    """Return 64 bits for each value of a column, the same for values that count as equal.
+def encode_column(values: pl.Series) -> Bits:
+    """Return the bits of each value in a column, by the rules of this module.
 
-    A number, boolean or date is represented by the bits of its float, even if it is written
-    as text. Other text is represented by a hash. The bits of missing values have no meaning.
+    The bits of a missing value have no meaning.
     """
     if values.dtype == TEXT:
-        values = values.fill_null("")
-        texts = values.unique()
-        bits_of_texts = pl.Series([text_bits(text) for text in texts], dtype=pl.UInt64)
-        return values.replace_strict(texts, bits_of_texts).cast(pl.UInt64).to_numpy()
+        return _encode_text_column(values)
+
     if values.dtype.is_temporal():
         values = values.cast(DATE).to_physical()
     values = values.fill_null(0)
     floats = values.cast(NUMBER)
     # Adding 0.0 makes -0.0 the same as 0.0.
     bits = (floats.to_numpy() + 0.0).view(np.uint64)
+
     if values.dtype.is_integer():
-        # Beyond 2^53, several integers become the same float. Adding what was lost by
-        # rounding tells them apart. Negative numbers wrap around in 64 bits.
         rounding = values.cast(pl.Int128) - floats.cast(pl.Int128)
+        # A negative number becomes a large positive one. The sum is the same, because
+        # sums of 64-bit integers wrap around.
         bits += rounding.cast(pl.Int64).to_numpy().astype(np.uint64)
     return bits
 
 
-def text_bits(text: str) -> int:
-    """Return the 64 bits by which a text is assigned to a group.
+def _encode_text_column(values: pl.Series) -> Bits:
+    """Return the bits of each text. Every distinct text is encoded only once."""
+    values = values.fill_null("")
+    distinct_texts = values.unique()
+    bits = pl.Series([encode_text(text) for text in distinct_texts], dtype=pl.UInt64)
+    return values.replace_strict(distinct_texts, bits).cast(pl.UInt64).to_numpy()
 
-    A text that reads as a number, a boolean or a date has the bits that `value_bits`
-    gives to that value in a column of its type, so that the type of a column does not
-    matter. Any other text has the bits of its hash.
-    """
-    text = {"true": "1", "false": "0"}.get(text.lower(), text)
-    number = None
-    rounding = 0
+
+def encode_text(text: str) -> int:
+    """Return the bits of one text, by the rules of this module."""
+    digit_of_boolean = {"true": "1", "false": "0"}
+    text = digit_of_boolean.get(text.lower(), text)
+
+    if re.fullmatch(INTEGER_PATTERN, text):
+        number = float(text)
+        return _encode_number(number, rounding=int(text) - int(number))
     if re.fullmatch(NUMBER_PATTERN, text):
-        # Adding 0.0 makes -0.0 the same as 0.0.
-        number = float(text) + 0.0
-        if re.fullmatch(INTEGER_PATTERN, text):
-            # As in `value_bits`, what was lost by rounding tells large integers apart.
-            rounding = int(text) - int(number)
-    elif re.fullmatch(DATE_PATTERN, text):
-        # The 31st of February is no date, but stays text.
+        return _encode_number(float(text))
+    if re.fullmatch(DATE_PATTERN, text):
+        # "2024-02-31" matches the pattern without being a date, and stays text.
         with suppress(ValueError):
-            number = float(np.datetime64(text, "us").astype(np.int64))
-    if number is None:
-        return hash_text(text)
-    bits = int(np.float64(number).view(np.uint64))
-    # The sum stays within 64 bits, as it does in the arrays of `value_bits`.
+            microseconds = np.datetime64(text, "us").astype(np.int64)
+            return _encode_number(float(microseconds))
+    return hash_text(text)
+
+
+def _encode_number(number: float, rounding: int = 0) -> int:
+    """Return the bits of a number, plus what was lost when it was rounded to a float."""
+    # Adding 0.0 makes -0.0 the same as 0.0.
+    bits = int(np.float64(number + 0.0).view(np.uint64))
+    # Python's integers have no limit. The sum wraps around as it does in `encode_column`.
     return (bits + rounding) % 2**64
 
 
 def hash_text(text: str) -> int:
-    """Return a hash of 64 bits, the same on every machine."""
-    eight_bytes = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(eight_bytes, "little")
+    """Return a hash of 64 bits, which is the same on every machine."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
-def scatter_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def scatter_bits(bits: Bits) -> Bits:
     """Return numbers in which every bit depends on all bits of the input.
 
-    This is the finaliser of SplitMix64.
+    This is the finalizer of the random number generator SplitMix64.
     """
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -189,8 +198,8 @@ def scatter_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def get_column(table: pl.DataFrame, name: str) -> pl.Series:
-    """Return a column with an empty name.
+    """Return a column without its name.
 
-    polars would take a name such as `^a$` for a pattern when the column is used again.
+    polars takes a name such as `^a$` for a pattern when the column is used again.
     """
     return table[name].alias("")

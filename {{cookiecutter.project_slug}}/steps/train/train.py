@@ -1,7 +1,8 @@
 """Train a model on prepared data, and hold some rows out for its evaluation.
 
-Gradient-boosted trees that take a table as it is. Whatever is learned from the data is
-part of the saved model, and so is what it predicts and which rows it has never seen.
+The model is gradient-boosted trees, which need no scaling of numbers and no filling of
+gaps. Everything that is learned from the data is saved with the model. So are the columns
+that it needs, what it predicts, and the rule by which rows were held out.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import inspect
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,8 +65,11 @@ from training_rows import (
 )
 from training_schema import complete_schema, read_schema, save_schema
 
-SCORED_ROWS = 10_000  # about so many give the score on the training rows
-# The types of a model's signature by the kinds of NumPy's types.
+# The score on the training rows is measured on about this many of them.
+SCORED_ROWS = 10_000
+# The number of a fold that no row is judged in. Rows of this fold are always trained on.
+NO_FOLD = FOLDS
+# The types of columns in the signature of a model, by the kinds of NumPy's types.
 SIGNATURE_TYPES = {"f": "double", "M": "datetime", "O": "string"}
 
 
@@ -76,10 +80,10 @@ def build_model(
     max_iterations: int = 200,
     **hyperparameters: Any,
 ) -> Pipeline:
-    """Return an untrained pipeline for features that are numbers, dates and texts.
+    """Return an untrained pipeline for features that are numbers, dates and text.
 
-    The hyperparameters are those of `training.hyperparameters` in settings.yml. They are
-    passed on to scikit-learn's HistGradientBoosting models.
+    `hyperparameters` are the other ones below `training.hyperparameters` in settings.yml.
+    They are passed on to scikit-learn's HistGradientBoosting models.
     """
     numbers = list(features.select_dtypes("number"))
     dates = list(features.select_dtypes("datetime"))
@@ -100,8 +104,8 @@ def build_model(
         "classification": ensemble.HistGradientBoostingClassifier,
         "regression": ensemble.HistGradientBoostingRegressor,
     }
-    # scikit-learn's early stopping would divide rows of one group. `fit_model` chooses the
-    # number of trees by its own cross-validation, which does not.
+    # The early stopping of scikit-learn would put rows of one group on both sides.
+    # `prepare_model` chooses the number of trees by a cross-validation that does not.
     defaults = {"max_iter": max_iterations, "early_stopping": False}
     model = trees[task](
         categorical_features=range(len(texts)),
@@ -112,14 +116,14 @@ def build_model(
 
 
 def encode_dates(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return three numbers for each column of dates.
+    """Return three numbers for each date: a time, the month and the day of the week.
 
-    They are the days since 1970 with their fraction, the month and the day of the week.
+    The time is the number of days since 1970, with a fraction.
     """
     numbers = []
     for name in dates:
         column = dates[name]
-        # In microseconds, as nanoseconds end in the year 2262.
+        # Microseconds are used, because times in nanoseconds end in the year 2262.
         times = column.to_numpy("datetime64[us]").astype("timedelta64[us]")
         days = times / np.timedelta64(1, "D")
         numbers += [days, column.dt.month, column.dt.dayofweek]
@@ -127,17 +131,70 @@ def encode_dates(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
+class RowSettings:
+    """The settings that decide which rows and columns are trained on.
+
+    Rows are held out by date if `holdout_column` and `holdout_from` are set. Otherwise,
+    they are held out at random. `is_date_note_hidden` says that the user has decided to
+    hold out rows at random although they have dates.
+    """
+
+    task: str
+    target: str
+    keys: Sequence[str]
+    group: str | None
+    test_fraction: float
+    holdout_column: str | None
+    holdout_from: str | None
+    is_date_note_hidden: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows to train on, and how they are divided for cross-validation."""
+
+    features: pd.DataFrame
+    target: pd.Series
+    task: str
+    seed: int
+    #: The number of the fold of each row, for choosing the number of trees.
+    fold_numbers: npt.NDArray[np.int64]
+    #: The folds by which a search judges hyperparameters.
+    search_folds: Sequence[Fold] = ()
+
+
+@dataclass(frozen=True)
+class PreparedInputs:
+    """Everything that training needs to know about the prepared rows."""
+
+    data: TrainingData
+    holdout: pl.DataFrame
+    split: Split | TimeSplit
+    #: The dates of the training rows, if rows are held out by date.
+    dates: pd.Series | None
+    #: How prep read the columns, or None if it did not say so.
+    schema: dict[str, Any] | None
+    profile: dict[str, Any]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class ModelDescription:
-    """What a saved model says about itself, beside the columns in its signature."""
+    """The metadata that is saved with a model.
+
+    `holdout_column` is empty if rows were held out at random. `parameters` are as MLflow
+    shows them, as text.
+    """
 
     task: str
     target: str
     keys: list[str]
     split: Split | TimeSplit
     baseline: str
-    holdout_column: str = ""  # Rows are held out from a date in this column on.
+    holdout_column: str = ""
     training_rows: int | None = None
-    parameters: dict[str, str] = field(default_factory=dict)  # as MLflow has them
+    parameters: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -153,82 +210,44 @@ def train(
     test_fraction: float = 0.2,
     holdout_column: str | None = None,
     holdout_from: str | None = None,
+    is_date_note_hidden: bool = False,
     seed: int = 42,
     hyperparameters: Mapping[str, Any],
     search: Search | None = None,
 ) -> None:
     """Train on the Parquet parts in `prepared`; write the model and the held-out rows.
 
-    Rows with the same value of the column `group` are all trained on or all held out. If
-    `holdout_column` is given, the rows from the date `holdout_from` on are held out, else
-    the share `test_fraction` at random. A `search` replaces the hyperparameters by the
-    best ones that it finds.
+    Rows with the same value in the column `group` are all trained on or all held out. If
+    `holdout_column` is given, the rows of the date `holdout_from` and of later dates are
+    held out. Otherwise, the share `test_fraction` is held out at random. A `search` replaces
+    the hyperparameters by the best ones that it finds.
 
-    Parameters and metrics go to MLflow. Raises DataError if no model can be trained on
-    this data.
+    Parameters and metrics go to MLflow. Raises DataError if no model can be trained on this
+    data, or with these hyperparameters.
     """
-    prepared_rows = read_training_table(prepared, target=target, keys=keys, task=task)
-    table, notes = drop_repeated_rows(prepared_rows, keys)
-    split = choose_split(
-        table,
-        target=target,
+    settings = RowSettings(
         task=task,
+        target=target,
         keys=keys,
         group=group,
-        seed=seed,
-        fraction=test_fraction,
+        test_fraction=test_fraction,
         holdout_column=holdout_column,
         holdout_from=holdout_from,
+        is_date_note_hidden=is_date_note_hidden,
+        seed=seed,
     )
-    divided = divide_rows(table, split, target, keys, group)
-    not_features = [target, *keys]
-    if group is not None:
-        not_features.append(group)
-    notes += divided.notes
-    notes += note_odd_columns(table, target=target, excluded=not_features, task=task)
-    if isinstance(split, Split):
-        notes += note_dates(
-            table, target=target, excluded=not_features, fraction=test_fraction
-        )
-    for note in notes:
-        print(f"note: {note}")
+    inputs = prepare_inputs(prepared, settings)
+    print_notes(inputs.notes)
+    data = inputs.data
+    check_hyperparameters("training.hyperparameters", hyperparameters, data)
 
-    features = select_features(divided.training, not_features)
-    answers = divided.training[target].to_pandas()
-    held_out = divided.holdout
-    folds = divide_into_folds(divided.training, split)
-    judged_folds = list_folds(divided.training, folds, split)
-    dates = None
-    if isinstance(split, TimeSplit):
-        dates = divided.training[split.column].to_pandas()
-    schema = read_schema(prepared)
-    if schema is not None:
-        schema = complete_schema(schema, table, list(features))
-    profile = describe_training_data(prepared_rows, divided.training, features, keys)
-    # The fit needs the memory of these.
-    del prepared_rows, table, divided
-
-    rows, columns = features.shape
-    search_result = None
     with mlflow.start_run():
+        search_result = None
         if search is not None:
-            search_result = search_hyperparameters(
-                search,
-                features,
-                answers,
-                task,
-                seed,
-                hyperparameters,
-                folds,
-                judged_folds,
-            )
+            search_result = search_hyperparameters(search, data, hyperparameters)
             hyperparameters = search_result.best_hyperparameters
-            for note in describe_search(search_result):
-                print(f"note: {note}")
-        pipeline, training_score = fit_model(
-            features, answers, task, seed, hyperparameters, folds
-        )
-        baseline = fit_baseline(answers, task, dates)
+            print_notes(describe_search(search_result))
+        pipeline = fit_model(data, hyperparameters)
         parameters = {
             "task": task,
             "target": target,
@@ -237,124 +256,246 @@ def train(
             **hyperparameters,
         }
         mlflow.log_params(parameters)
-        if search_result is not None:
-            mlflow.log_metric(f"cv_{search_result.metric}", search_result.best_score)
-        if can_choose_iterations(pipeline):
-            mlflow.log_metric("iterations", pipeline[-1].n_iter_)
-        mlflow.log_metrics(
-            {
-                "features": columns,
-                "training_rows": rows,
-                "holdout_rows": len(held_out),
-                "training_score": training_score,
-            }
-        )
+        mlflow.log_metrics(measure_training(pipeline, inputs, search_result))
+
+    baseline = fit_baseline(data.target, task, inputs.dates)
     description = ModelDescription(
-        task,
-        target,
-        list(keys),
-        split,
-        baseline.name,
+        task=task,
+        target=target,
+        keys=list(keys),
+        split=inputs.split,
+        baseline=baseline.name,
         holdout_column=holdout_column or "",
-        training_rows=rows,
+        training_rows=len(data.features),
         parameters={name: str(value) for name, value in parameters.items()},
-        notes=notes,
+        notes=inputs.notes,
     )
-    save_model(pipeline, features, description, baseline, model)
+    save_model(pipeline, data.features, description, baseline, model)
     if search_result is not None:
         save_search(search_result, model)
-    if schema is not None:
-        save_schema(schema, model)
-    profile["predictions"] = describe_predictions(pipeline, held_out, features, task)
-    save_profile(profile, model)
-    write_holdout(held_out, holdout)
-    print(f"{rows} rows with {columns} features trained on, {len(held_out)} held out")
+    if inputs.schema is not None:
+        save_schema(inputs.schema, model)
+    predictions = describe_predictions(pipeline, inputs.holdout, data.features, task)
+    save_profile({**inputs.profile, "predictions": predictions}, model)
+    write_holdout(inputs.holdout, holdout)
+
+    rows, columns = data.features.shape
+    print(
+        f"{rows} rows with {columns} features trained on, {len(inputs.holdout)} held out"
+    )
 
 
-def fit_model(
-    features: pd.DataFrame,
-    answers: pd.Series,
-    task: str,
-    seed: int,
-    hyperparameters: Mapping[str, Any],
-    folds: npt.NDArray[np.int64],
-) -> tuple[Pipeline, float]:
-    """Return a trained pipeline, and its score on some of the rows it was trained on.
+def print_notes(notes: Sequence[str]) -> None:
+    """Print notes as lines of the log that the screen shows."""
+    for note in notes:
+        print(f"note: {note}")
 
-    Raises DataError, with the words of scikit-learn, if it refuses a hyperparameter.
+
+# The rows
+
+
+def prepare_inputs(prepared: Path, settings: RowSettings) -> PreparedInputs:
+    """Read the prepared rows, and divide them into training rows and held-out rows.
+
+    Raises DataError if no model can be trained on them.
     """
-    # Only some rows are scored, because scoring all of them may take as long as the fit.
-    sample = slice(None, None, math.ceil(len(features) / SCORED_ROWS))
-    try:
-        pipeline = prepare_model(features, answers, task, seed, hyperparameters, folds)
-        pipeline.fit(features, answers)
-        score = pipeline.score(features[sample], answers[sample])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"The model cannot be trained: {error}") from None
-    return pipeline, float(score)
+    target = settings.target
+    keys = settings.keys
+    prepared_rows = read_training_table(
+        prepared, target=target, keys=keys, task=settings.task
+    )
+    table, notes = drop_repeated_rows(prepared_rows, keys)
+    split = choose_split(
+        table,
+        target=target,
+        task=settings.task,
+        keys=keys,
+        group=settings.group,
+        seed=settings.seed,
+        fraction=settings.test_fraction,
+        holdout_column=settings.holdout_column,
+        holdout_from=settings.holdout_from,
+    )
+    divided = divide_rows(table, split, target, keys, settings.group)
+    training = divided.training
+    notes += divided.notes
+
+    not_features = [target, *keys]
+    if settings.group is not None:
+        not_features.append(settings.group)
+    notes += note_columns(table, split, not_features, settings)
+    features = select_features(training, not_features)
+    fold_numbers = divide_into_folds(training, split)
+    data = TrainingData(
+        features=features,
+        target=training[target].to_pandas(),
+        task=settings.task,
+        seed=settings.seed,
+        fold_numbers=fold_numbers,
+        search_folds=list_folds(training, fold_numbers, split),
+    )
+
+    dates = None
+    if isinstance(split, TimeSplit):
+        dates = training[split.column].to_pandas()
+    schema = read_schema(prepared)
+    if schema is not None:
+        schema = complete_schema(schema, table, list(features))
+    return PreparedInputs(
+        data=data,
+        holdout=divided.holdout,
+        split=split,
+        dates=dates,
+        schema=schema,
+        profile=describe_training_data(prepared_rows, training, features, keys),
+        notes=notes,
+    )
 
 
-def prepare_model(
-    features: pd.DataFrame,
-    answers: pd.Series,
-    task: str,
-    seed: int,
-    hyperparameters: Mapping[str, Any],
-    folds: npt.NDArray[np.int64],
-) -> Pipeline:
+def note_columns(
+    table: pl.DataFrame,
+    split: Split | TimeSplit,
+    not_features: Sequence[str],
+    settings: RowSettings,
+) -> list[str]:
+    """Return notes on columns that may make the metrics worthless."""
+    notes = note_odd_columns(
+        table, target=settings.target, excluded=not_features, task=settings.task
+    )
+    if isinstance(split, TimeSplit) or settings.is_date_note_hidden:
+        return notes
+    notes += note_dates(
+        table,
+        target=settings.target,
+        excluded=not_features,
+        fraction=settings.test_fraction,
+    )
+    return notes
+
+
+def divide_into_folds(
+    training: pl.DataFrame, split: Split | TimeSplit
+) -> npt.NDArray[np.int64]:
+    """Return the number of a fold for each training row.
+
+    Rows of one group are in the same fold. If rows are held out by date, only the last
+    fifth of the training days is a fold, so that the number of trees is judged on later
+    rows, too.
+    """
+    if isinstance(split, Split):
+        # With another seed, the folds do not depend on which rows were held out.
+        other_split = Split(split.by, (split.seed + 1) % 2**32, split.fraction)
+        groups = other_split.groups(training)
+        return (groups % np.uint64(FOLDS)).astype(np.int64)
+
+    dates = get_column(training, split.column).cast(DATE)
+    is_late = (dates >= dates.quantile(0.8)).fill_null(value=False)
+    return np.where(is_late.to_numpy(), 0, NO_FOLD)
+
+
+# The fit
+
+
+def fit_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pipeline:
+    """Return a pipeline that is trained on all training rows.
+
+    Raises DataError if scikit-learn refuses a hyperparameter.
+    """
+    with explain_refusal():
+        pipeline = prepare_model(data, hyperparameters)
+        pipeline.fit(data.features, data.target)
+    return pipeline
+
+
+def prepare_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pipeline:
     """Return an untrained pipeline with all its hyperparameters.
 
-    If the model adds trees one by one, it gets as many as predict best what they were not
-    trained on, by `choose_iterations`, but not if `early_stopping` is a hyperparameter.
+    If the model adds trees one after another, their number is chosen by cross-validation.
+    It is not if `early_stopping` is a hyperparameter: then the user has decided about it.
 
     Raises TypeError or ValueError if scikit-learn refuses a hyperparameter.
     """
-    pipeline = build_model(features, task, seed, **hyperparameters)
+    pipeline = build_model(data.features, data.task, data.seed, **hyperparameters)
     if can_choose_iterations(pipeline) and "early_stopping" not in hyperparameters:
-        iterations = choose_iterations(pipeline, features, answers, folds)
+        iterations = choose_iterations(
+            pipeline, data.features, data.target, data.fold_numbers
+        )
         pipeline[-1].set_params(max_iter=iterations)
     return pipeline
 
 
+@contextmanager
+def explain_refusal() -> Iterator[None]:
+    """Raise DataError where scikit-learn raises TypeError or ValueError."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The model cannot be trained: {error}") from None
+
+
+def measure_training(
+    pipeline: Pipeline, inputs: PreparedInputs, search_result: SearchResult | None
+) -> dict[str, float]:
+    """Return the metrics of the training by their names in MLflow.
+
+    The model is scored on some of its training rows only, because scoring all of them may
+    take as long as the fit. Raises DataError if it cannot be scored.
+    """
+    data = inputs.data
+    rows, columns = data.features.shape
+    every_nth_row = slice(None, None, math.ceil(rows / SCORED_ROWS))
+    with explain_refusal():
+        score = pipeline.score(data.features[every_nth_row], data.target[every_nth_row])
+    measured = {
+        "features": columns,
+        "training_rows": rows,
+        "holdout_rows": len(inputs.holdout),
+        "training_score": float(score),
+    }
+    if can_choose_iterations(pipeline):
+        measured["iterations"] = pipeline[-1].n_iter_
+    if search_result is not None and search_result.best_score is not None:
+        measured[f"cv_{search_result.metric}"] = search_result.best_score
+    return measured
+
+
+# Hyperparameters
+
+
 def search_hyperparameters(
-    search: Search,
-    features: pd.DataFrame,
-    answers: pd.Series,
-    task: str,
-    seed: int,
-    hyperparameters: Mapping[str, Any],
-    folds: npt.NDArray[np.int64],
-    judged_folds: list[Fold],
+    search: Search, data: TrainingData, hyperparameters: Mapping[str, Any]
 ) -> SearchResult:
     """Try hyperparameters on the training rows, and return the score of each try.
 
-    The score of a try is measured on `judged_folds`. `folds` has the number of the fold of
-    each row, by which the number of trees is chosen within a try.
-
-    Raises DataError if the search has names that `build_model` does not take, or if the
+    Raises DataError if `build_model` does not accept a name of the search, or if the
     hyperparameters of settings.yml cannot be tried.
     """
-    check_names(search, features, task, seed)
-    measure = partial(
-        measure_hyperparameters,
-        features=features,
-        answers=answers,
-        task=task,
-        seed=seed,
-        folds=folds,
-        judged_folds=judged_folds,
+    # An unknown name fails with any value, so one value of each is enough.
+    examples = {
+        name: values[0] if isinstance(values, list) else values["low"]
+        for name, values in search.space.items()
+    }
+    check_hyperparameters("training.search.space", examples, data)
+
+    fingerprint = compute_fingerprint(
+        data.features,
+        data.target,
+        data.search_folds,
+        task=data.task,
+        seed=data.seed,
         metric=search.metric,
     )
-    fingerprint = compute_fingerprint(
-        features, answers, judged_folds, task=task, seed=seed, metric=search.metric
-    )
-    candidates = draw_candidates(search, hyperparameters, seed)
+    candidates = draw_candidates(search, hyperparameters, data.seed)
+    measure = partial(measure_hyperparameters, data=data, metric=search.metric)
     try:
-        return run_search(
-            search, candidates, measure, fingerprint=fingerprint, rows=len(features)
-        )
-    except (TypeError, ValueError) as error:
-        raise DataError(f"The model cannot be trained: {error}") from None
+        with explain_refusal():
+            return run_search(
+                search,
+                candidates,
+                measure,
+                fingerprint=fingerprint,
+                rows=len(data.features),
+            )
     except CannotJudge as error:
         raise DataError(
             f"training.search cannot judge its tries by {search.metric}: {error}. Choose"
@@ -363,66 +504,78 @@ def search_hyperparameters(
 
 
 def measure_hyperparameters(
-    hyperparameters: Mapping[str, Any],
-    *,
-    features: pd.DataFrame,
-    answers: pd.Series,
-    task: str,
-    seed: int,
-    folds: npt.NDArray[np.int64],
-    judged_folds: list[Fold],
-    metric: str,
+    hyperparameters: Mapping[str, Any], data: TrainingData, metric: str
 ) -> float:
     """Return the metric of a model with these hyperparameters, by cross-validation."""
-    pipeline = prepare_model(features, answers, task, seed, hyperparameters, folds)
-    return cross_validate(pipeline, features, answers, judged_folds, task, metric)
+    pipeline = prepare_model(data, hyperparameters)
+    return cross_validate(
+        pipeline, data.features, data.target, data.search_folds, data.task, metric
+    )
 
 
-def check_names(search: Search, features: pd.DataFrame, task: str, seed: int) -> None:
-    """Raise DataError if the space has names that `build_model` does not take.
+def check_hyperparameters(
+    setting: str, hyperparameters: Mapping[str, Any], data: TrainingData
+) -> None:
+    """Raise DataError if `build_model` does not accept the name of a hyperparameter.
 
-    The message lists all unknown names, each with the most similar accepted one.
+    `setting` is where the names are in settings.yml. The message lists all unknown names,
+    each with the most similar name that is accepted.
     """
-    parameters = inspect.signature(build_model).parameters.values()
-    accepted = {
-        parameter.name
-        for parameter in parameters
-        if parameter.kind != parameter.VAR_KEYWORD
-    }
-    accepted -= {"features", "task", "seed"}
-    accepted |= set(build_model(features, task, seed)[-1].get_params(deep=False))
+    if can_build_model(hyperparameters, data):
+        return
+
+    arguments, other_names = list_hyperparameters(data)
     problems = []
-    for name, values in search.space.items():
-        # An unknown name fails with any value, so the first one is enough.
-        value = values[0] if isinstance(values, list) else values["low"]
-        try:
-            build_model(features, task, seed, **{name: value})
-        except (TypeError, ValueError):
-            similar = difflib.get_close_matches(name, accepted, n=1)
-            fix = f"write {similar[0]}" if similar else "delete it"
-            problems.append(
-                f"training.search.space names {name}, which build_model in"
-                f" steps/train/train.py does not take: {fix}."
-            )
+    for name, value in hyperparameters.items():
+        # If `build_model` has this argument, its value is wrong, and not its name.
+        if name in arguments or can_build_model({name: value}, data):
+            continue
+        similar = difflib.get_close_matches(name, arguments | other_names, n=1)
+        fix = "delete it"
+        # A parameter of the model that is refused is one that `build_model` sets itself.
+        if similar and similar[0] != name:
+            fix = f"write {similar[0]}"
+        problems.append(
+            f"{setting} names {name}, which build_model in steps/train/train.py does not"
+            f" take: {fix}."
+        )
     if problems:
         raise DataError(" ".join(problems))
 
 
-def divide_into_folds(
-    training: pl.DataFrame, split: Split | TimeSplit
-) -> npt.NDArray[np.int64]:
-    """Return the fold of each training row, in which rows of one group are together.
+def can_build_model(hyperparameters: Mapping[str, Any], data: TrainingData) -> bool:
+    """Return whether `build_model` accepts some hyperparameters."""
+    try:
+        build_model(data.features, data.task, data.seed, **hyperparameters)
+    except (TypeError, ValueError):
+        return False
+    return True
 
-    If rows are held out from a date on, the last fifth of the days is fold 0, and no other
-    row is in a fold that is judged. So the number of trees is tried on later rows too.
+
+def list_hyperparameters(data: TrainingData) -> tuple[set[str], set[str]]:
+    """Return the names of the arguments of `build_model`, and those that it passes on.
+
+    The latter are the parameters of its model. There are none if `build_model` has no
+    `**hyperparameters`.
     """
-    if isinstance(split, Split):
-        # Another seed, as the rows were divided by this one.
-        other_split = Split(split.by, (split.seed + 1) % 2**32, split.fraction)
-        return (other_split.groups(training) % np.uint64(FOLDS)).astype(np.int64)
-    dates = get_column(training, split.column).cast(DATE)
-    is_late = (dates >= dates.quantile(0.8)).fill_null(value=False)
-    return np.where(is_late.to_numpy(), 0, FOLDS)
+    parameters = inspect.signature(build_model).parameters.values()
+    kinds = {parameter.name: parameter.kind for parameter in parameters}
+    arguments = {
+        name
+        for name, kind in kinds.items()
+        if kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    arguments -= {"features", "task", "seed"}
+    if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+        return arguments, set()
+
+    model = build_model(data.features, data.task, data.seed)[-1]
+    # The parameters of a model inside of another one have a prefix, such as `estimator__`.
+    passed_on = {name.rpartition("__")[2] for name in model.get_params()}
+    return arguments, passed_on
+
+
+# The files
 
 
 def save_model(
@@ -432,23 +585,22 @@ def save_model(
     baseline: Baseline,
     folder: Path,
 ) -> None:
-    """Save a trained pipeline as an MLflow model that describes itself.
+    """Save a trained pipeline as an MLflow model, with its description and its baseline.
 
-    Its signature names the columns of the features and their types, and its metadata is
-    the description. The file `split.pkl` is the rule by which rows were held out, with
-    its code, so that a later change of that code leaves this model's rule as it is. The
-    file `baseline.pkl` is the baseline of the same training rows.
+    The signature of the model names the features and their types. The file `split.pkl` holds
+    the rule by which rows were held out, with its code, so that later changes to the code do
+    not change the rule of this model. The file `baseline.pkl` holds the baseline.
     """
     columns = [
         ColSpec(SIGNATURE_TYPES[dtype.kind], name, required=False)
         for name, dtype in features.dtypes.items()
     ]
-    # Saved with the code of this step, so that the model needs no file of this project.
+    # The code of this step is saved too, so that the model needs no file of this project.
     modules = find_modules_of_this_step()
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     requirements = list_requirements(pipeline, [module.__name__ for module in modules])
-    # MLflow warns of cloudpickle, which is chosen on purpose: it saves any pipeline.
+    # MLflow warns about cloudpickle, but only cloudpickle can save any pipeline.
     logger = logging.getLogger("mlflow.sklearn")
     logger.addFilter(lambda record: "cloudpickle" not in record.getMessage())
     mlflow.sklearn.save_model(
@@ -464,7 +616,7 @@ def save_model(
 
 
 def find_modules_of_this_step() -> list[ModuleType]:
-    """Return this module and the imported ones whose files lie beside it."""
+    """Return this module, and the modules in its folder that have been imported."""
     names = {path.stem for path in Path(__file__).parent.glob("*.py")}
     names.add(__name__)
     return [sys.modules[name] for name in sorted(names) if name in sys.modules]
@@ -475,17 +627,23 @@ def write_holdout(rows: pl.DataFrame, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         rows.write_parquet(folder / "holdout.parquet")
-    except pl.exceptions.PolarsError as error:  # so it calls a full disk
+    except pl.exceptions.PolarsError as error:
+        # polars raises this error if the disk is full.
         raise OSError(f"{folder / 'holdout.parquet'}: {error}") from None
 
 
-def parse_hyperparameters(words: Sequence[str]) -> dict[str, Any]:
-    """Return the hyperparameters of a command line, `NAME VALUE NAME VALUE ...`.
+# The command line
 
-    A value is what Python reads it as, else text.
+
+def parse_hyperparameters(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return hyperparameters from the arguments `NAME VALUE NAME VALUE ...`.
+
+    A value that is not a Python literal, such as `sqrt`, is text.
     """
     hyperparameters: dict[str, Any] = {}
-    for name, text in zip(words[::2], words[1::2], strict=True):
+    names = arguments[::2]
+    texts = arguments[1::2]
+    for name, text in zip(names, texts, strict=True):
         hyperparameters[name] = text
         with suppress(SyntaxError, ValueError):
             hyperparameters[name] = ast.literal_eval(text)
@@ -493,7 +651,10 @@ def parse_hyperparameters(words: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train as the command line says; end with one sentence if that cannot be done."""
+    """Run the step with the arguments of the command line.
+
+    Exits with a message if no model can be trained, or if a file cannot be read or written.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
@@ -507,9 +668,12 @@ def main() -> None:
     parser.add_argument("--test-fraction", type=float, default=0.2)
     parser.add_argument("--holdout-column")
     parser.add_argument("--holdout-from")
+    parser.add_argument(
+        "--holdout-by", choices=["random"], help="hide the note on a column of dates"
+    )
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--search", help="training.search of settings.yml as JSON")
-    # The last one, as it takes all that follows: a value may begin with a hyphen.
+    # This option takes all arguments that follow, because a value may begin with a hyphen.
     parser.add_argument("--hyperparameters", nargs=argparse.REMAINDER, default=[])
     args = parser.parse_args()
     search = read_search(args.search, args.task) if args.search else None
@@ -525,6 +689,7 @@ def main() -> None:
             test_fraction=args.test_fraction,
             holdout_column=args.holdout_column,
             holdout_from=args.holdout_from,
+            is_date_note_hidden=args.holdout_by == "random",
             seed=args.seed,
             hyperparameters=parse_hyperparameters(args.hyperparameters),
             search=search,

@@ -14,7 +14,7 @@ from split import DATE, NUMBER, TEXT, Split, TimeSplit, get_column
 
 # With fewer held-out rows, the evaluation does not compare models.
 FEWEST_HELD_OUT = 30
-# A note says so if the classes have fewer rows than this on average.
+# If the classes have fewer rows than this on average, a note says so.
 FEWEST_ROWS_PER_CLASS = 10
 # A note names at most this many classes.
 SHOWN_CLASSES = 5
@@ -26,29 +26,41 @@ class DataError(Exception):
     """No model can be trained on this data. The message says why."""
 
 
+# The table
+
+
 def read_training_table(
     prepared: Path, *, target: str, keys: Sequence[str], task: str
 ) -> pl.DataFrame:
     """Return the prepared rows, with the target as classes or as numbers.
 
-    Raises DataError if there are no rows, if the target cannot be learned, or if a column
-    has a name that the predictions will need for a column of their own, such as
-    `prediction`.
+    Raises DataError if there are no rows, if no model can learn the target, or if a column
+    has the name of a column that the predictions will have.
     """
     parts = sorted(prepared.glob("*.parquet"))
     if not parts:
         raise DataError(
             f"There is no Parquet file in {prepared}, so there are no rows to learn from."
         )
-
     table = pl.read_parquet(parts, glob=False)
     prepared_target = prepare_target(get_column(table, target), target, task)
 
-    # Score writes the keys and the predictions into one table, where names are unique.
     prediction_columns = {"prediction"}
     if task == "classification":
         classes = prepared_target.unique()
         prediction_columns |= {f"probability_{name}" for name in classes}
+    _check_column_names(table, keys, prediction_columns)
+    return table.with_columns(prepared_target.alias(target))
+
+
+def _check_column_names(
+    table: pl.DataFrame, keys: Sequence[str], prediction_columns: set[str]
+) -> None:
+    """Raise DataError if a column has the name of a column of the predictions.
+
+    The step `score` writes the keys and the predictions into one table, so their names must
+    differ. Without keys, it writes the numbers of the rows.
+    """
     for key in keys:
         if key in prediction_columns:
             raise DataError(
@@ -60,15 +72,13 @@ def read_training_table(
             f"The column '{ROW}' has the name of the row numbers in the predictions. List"
             " it under data.keys or data.ignore in settings.yml."
         )
-    return table.with_columns(prepared_target.alias(target))
 
 
 def prepare_target(values: pl.Series, name: str, task: str) -> pl.Series:
-    """Return the values of the target in the type that the task needs.
+    """Return the target in the type that the task needs.
 
-    For a regression these are floats. For a classification they are text, integers or
-    booleans. `name` is the target's name, for messages. Raises DataError if no model can
-    learn the target.
+    This is floats for a regression, and text, integers or booleans for a classification.
+    `name` is the name of the target. Raises DataError if no model can learn it.
     """
     if task == "regression":
         values = _prepare_numbers(values, name)
@@ -93,7 +103,7 @@ def prepare_target(values: pl.Series, name: str, task: str) -> pl.Series:
 
 
 def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
-    """Return the target as floats. Raises DataError if it is text or infinite."""
+    """Return the target as floats. Raises DataError if it has text or infinite values."""
     is_number = values.dtype.is_numeric() or values.dtype == pl.Boolean
     if not is_number:
         raise DataError(
@@ -111,14 +121,14 @@ def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
 
 
 def _prepare_classes(values: pl.Series, name: str) -> pl.Series:
-    """Return the target as classes. Raises DataError if it is a number with fractions."""
+    """Return the target as classes. Raises DataError if it has fractions."""
     is_number = values.dtype.is_numeric() or values.dtype == pl.Boolean
     if not is_number:
-        # Dates become classes too, each named by the date as text.
+        # A date becomes a class, whose name is the date as text.
         return values.cast(TEXT)
     if not values.dtype.is_float():
         return values
-    # inf % 1 is NaN, which is not 0, so infinities count as fractions here.
+    # inf % 1 is NaN, which differs from 0, so infinite values count as fractions.
     fractions = values.filter(values % 1 != 0)
     if len(fractions):
         raise DataError(
@@ -134,44 +144,37 @@ def drop_repeated_rows(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return the table without records that were delivered twice, and notes about them.
 
-    Two rows that are equal in every column may be two records that happen to be equal, or
-    one record that was delivered twice. They count as one record, and are dropped, only
-    if the keys identify records in this table: if no two different rows have the same
-    keys, and at least half of the rows remain. Without keys nothing is dropped.
+    Rows that are equal in every column are taken for one record only if the keys identify
+    records in this table: no two different rows may have the same keys, and at least half
+    of the rows must remain. Without keys, nothing is dropped.
     """
     if not keys:
         return table, []
     rows = len(table)
-    different_keys = table[list(keys)].n_unique()
-    if different_keys == rows:
+    distinct_keys = table[list(keys)].n_unique()
+    if distinct_keys == rows:
         return table, []
 
-    distinct = table.unique(maintain_order=True)
-    different_rows_share_keys = different_keys < len(distinct)
-    most_rows_repeat = len(distinct) < rows / 2
+    distinct_rows = table.unique(maintain_order=True)
+    different_rows_share_keys = distinct_keys < len(distinct_rows)
+    most_rows_repeat = len(distinct_rows) < rows / 2
     if different_rows_share_keys or most_rows_repeat:
         note = (
             f"the keys ({', '.join(keys)}) do not tell rows apart: {rows} rows have"
-            f" {different_keys} different keys. Unless data.group is set, rows of one key"
+            f" {distinct_keys} different keys. Unless data.group is set, rows of one key"
             " are trained on or held out together."
         )
         return table, [note]
-    if len(distinct) == rows:
-        return distinct, []
+
+    repeated = rows - len(distinct_rows)
     note = (
-        f"{rows - len(distinct)} of {rows} rows repeat another in every column, keys"
-        " included, and are left out as records delivered twice."
+        f"{repeated} of {rows} rows repeat another in every column, keys included, and are"
+        " left out as records delivered twice."
     )
-    return distinct, [note]
+    return distinct_rows, [note]
 
 
-@dataclass
-class DividedRows:
-    """The rows to train on, the held-out rows, and notes on anything odd about them."""
-
-    training: pl.DataFrame
-    holdout: pl.DataFrame
-    notes: list[str]
+# The rule by which rows are held out
 
 
 def choose_split(
@@ -186,10 +189,30 @@ def choose_split(
     holdout_column: str | None = None,
     holdout_from: str | None = None,
 ) -> Split | TimeSplit:
-    """Return the rule by which rows are held out: from a date on, or at random.
+    """Return the rule by which rows are held out.
 
-    Rows of one group stay together; without a group, those of the same keys, or else
-    equal rows. Raises DataError if the column of the group or of the dates cannot be used.
+    If `holdout_column` and `holdout_from` are given, the rows of this date and of later
+    dates are held out. Otherwise, the share `fraction` of the rows is held out at random.
+    Raises DataError if the column of the group or of the dates cannot be used.
+    """
+    group_columns = _choose_group_columns(table, target, keys, group)
+    if holdout_column is not None and holdout_from is not None:
+        _check_date_column(table, holdout_column)
+        return TimeSplit(group_columns, seed, holdout_column, holdout_from)
+
+    split = Split(group_columns, seed, fraction)
+    if task == "classification":
+        return divide_rare_classes(split, table, target)
+    return split
+
+
+def _choose_group_columns(
+    table: pl.DataFrame, target: str, keys: Sequence[str], group: str | None
+) -> list[str]:
+    """Return the columns in which the rows of one group are equal.
+
+    They are the column `group`, or else the keys, or else all columns except the target.
+    Raises DataError if the column `group` does not exist.
     """
     if group is not None and group not in table.columns:
         raise DataError(
@@ -197,32 +220,32 @@ def choose_split(
             " take it out of data.ignore in settings.yml."
             f"{_suggest_similar_name(group, table.columns)}"
         )
-    by = [group] if group else list(keys)
-    by = by or [name for name in table.columns if name != target]
-    if holdout_column is None or holdout_from is None:
-        split = Split(by, seed, fraction)
-        if task == "regression":
-            return split
-        return divide_rare_classes(split, table, target)
+    if group:
+        return [group]
+    if keys:
+        return list(keys)
+    return [name for name in table.columns if name != target]
 
-    if holdout_column not in table.columns:
+
+def _check_date_column(table: pl.DataFrame, column: str) -> None:
+    """Raise DataError if the column of `training.holdout` is missing or has no dates."""
+    if column not in table.columns:
         raise DataError(
-            f"There is no column '{holdout_column}', which training.holdout names: correct"
-            " the name, or take it out of data.ignore in settings.yml."
-            f"{_suggest_similar_name(holdout_column, table.columns)}"
+            f"There is no column '{column}', which training.holdout names: correct the"
+            " name, or take it out of data.ignore in settings.yml."
+            f"{_suggest_similar_name(column, table.columns)}"
         )
-    dates = get_column(table, holdout_column)
+    dates = get_column(table, column)
     if not dates.dtype.is_temporal():
         raise DataError(
-            f"The column '{holdout_column}', which training.holdout names, holds"
+            f"The column '{column}', which training.holdout names, holds"
             f" {str(dates.drop_nulls().first())!r}, not dates: name another column, take it"
             " out of data.keys, or set data.date_format in settings.yml."
         )
-    return TimeSplit(by, seed, holdout_column, holdout_from)
 
 
 def _suggest_similar_name(name: str, columns: Sequence[str]) -> str:
-    """Ask whether the most similar column is meant; return "" if none is similar."""
+    """Return a question that names the most similar column, or "" if none is similar."""
     by_folded_name = {column.casefold(): column for column in columns}
     similar = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
     if not similar:
@@ -231,26 +254,62 @@ def _suggest_similar_name(name: str, columns: Sequence[str]) -> str:
 
 
 def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split:
-    """Return a rule by which each class has rows on both sides, if it has two groups.
+    """Return a rule that trains on rows of each class, and holds out rows of each class.
 
-    A class of which no group would be held out, or all of them, gets a fraction of its
-    own. If a group has rows of several classes, the split is returned as it is, as such
-    fractions would tear the group apart.
+    The rule may hold out all groups of a rare class, or none. Such a class gets a fraction
+    of its own, by which exactly one of its groups is on the other side. A class with a
+    single group gets none.
+
+    If a group has rows of several classes, the rule is returned unchanged, because fractions
+    of classes would divide the group.
     """
     classes = get_column(table, target).cast(TEXT)
-    rows = pl.DataFrame({"position": split.positions(table), "class": classes}).unique()
-    if rows["position"].n_unique() < len(rows):
+    groups = pl.DataFrame(
+        {"position": split.positions(table), "class": classes}
+    ).unique()
+    has_mixed_groups = groups["position"].n_unique() < len(groups)
+    if has_mixed_groups:
         return split
+
     class_fractions = {}
-    for name, positions in rows.sort("position").group_by("class"):
-        numbers = positions["position"].to_list()
-        if len(numbers) < 2:
+    for (name,), groups_of_class in groups.sort("position").group_by("class"):
+        positions = groups_of_class["position"].to_list()
+        if len(positions) < 2:
             continue
-        if numbers[0] >= split.fraction:
-            class_fractions[str(name[0])] = (numbers[0] + numbers[1]) / 2
-        elif numbers[-1] < split.fraction:
-            class_fractions[str(name[0])] = (numbers[-2] + numbers[-1]) / 2
+        # A group is held out if its position is below the fraction.
+        if positions[0] >= split.fraction:
+            # No group would be held out. This fraction holds out the first one.
+            class_fractions[str(name)] = (positions[0] + positions[1]) / 2
+        elif positions[-1] < split.fraction:
+            # All groups would be held out. This fraction leaves the last one to train on.
+            class_fractions[str(name)] = (positions[-2] + positions[-1]) / 2
     return replace(split, target=target, class_fractions=class_fractions)
+
+
+# Training rows and held-out rows
+
+
+@dataclass
+class DividedRows:
+    """The rows to train on, the held-out rows, and notes about the division."""
+
+    training: pl.DataFrame
+    holdout: pl.DataFrame
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of rows and of groups, in total and held out.
+
+    `group_name` is what the groups are called in messages, in the plural.
+    """
+
+    rows: int
+    groups: int
+    held_out_rows: int
+    held_out_groups: int
+    group_name: str
 
 
 def divide_rows(
@@ -260,7 +319,7 @@ def divide_rows(
     keys: Sequence[str],
     group: str | None = None,
 ) -> DividedRows:
-    """Divide the rows into those to train on and those to hold out, as `split` says.
+    """Divide the rows into those to train on and those to hold out.
 
     Raises DataError if no row is held out, or if the rows to train on have fewer than two
     different values of the target.
@@ -268,46 +327,82 @@ def divide_rows(
     is_held_out = split.held_out(table)
     training = table.filter(~is_held_out)
     holdout = table.filter(is_held_out)
-    rows = len(table)
-    unit = "different rows"
-    if group:
-        unit = f"different values of '{group}'"
-    elif keys:
-        unit = "different keys"
-    groups = len(np.unique(split.groups(table)))
-    counted = f"{rows} rows, with {groups} {unit}," if group or keys else f"{rows} rows"
+    learned = get_column(training, target).unique()
 
+    groups = split.groups(table)
+    counts = Counts(
+        rows=len(table),
+        groups=len(np.unique(groups)),
+        held_out_rows=len(holdout),
+        held_out_groups=len(np.unique(groups[is_held_out])),
+        group_name=_name_groups(keys, group),
+    )
+    all_rows = f"{counts.rows} rows"
+    if keys or group:
+        all_rows += f", with {counts.groups} {counts.group_name},"
     if holdout.is_empty():
         raise DataError(
-            f"None of the {counted} is held out for the evaluation: {split.advise_more()}."
+            f"None of the {all_rows} is held out for the evaluation:"
+            f" {_advise_larger_holdout(split)}."
         )
-
-    learned = get_column(training, target).unique()
     if len(learned) < 2:
         values_left = f"only {learned[0]}" if len(learned) else "nothing"
         raise DataError(
-            f"{len(holdout)} of the {counted} are held out, and {values_left} is left to"
-            f" learn in '{target}': {split.advise_fewer()}."
+            f"{len(holdout)} of the {all_rows} are held out, and {values_left} is left to"
+            f" learn in '{target}': {_advise_smaller_holdout(split)}."
         )
 
-    held_out_groups = len(np.unique(split.groups(holdout)))
-    notes = _note_few_groups(len(holdout), held_out_groups, unit)
-    if isinstance(split, Split) and not notes:
-        notes = _note_odd_share(len(holdout), rows, groups, split, unit)
+    notes = _note_few_groups(counts)
     if isinstance(split, TimeSplit):
         notes += _note_rows_without_date(table, split.column)
-    if learned.dtype != NUMBER:
+    elif not notes:
+        notes += _note_unexpected_share(counts, split.fraction)
+    is_classification = learned.dtype != NUMBER
+    if is_classification:
         held_out_classes = get_column(holdout, target).unique()
         notes += _note_new_classes(learned, held_out_classes)
         notes += _note_absent_classes(learned, held_out_classes)
     return DividedRows(training, holdout, notes)
 
 
-def _note_few_groups(rows: int, groups: int, unit: str) -> list[str]:
-    """Return a note if few groups of rows are held out."""
+def _name_groups(keys: Sequence[str], group: str | None) -> str:
+    """Return what groups are called in messages, in the plural."""
+    if group:
+        return f"different values of '{group}'"
+    if keys:
+        return "different keys"
+    return "different rows"
+
+
+def _advise_larger_holdout(split: Split | TimeSplit) -> str:
+    """Return what a user can do to hold out more rows."""
+    if isinstance(split, TimeSplit):
+        return f"choose an earlier date than {split.start} for training.holdout.from"
+    return (
+        f"raise training.test_fraction (it is {split.fraction:g}), or choose another"
+        " training.seed in settings.yml"
+    )
+
+
+def _advise_smaller_holdout(split: Split | TimeSplit) -> str:
+    """Return what a user can do to hold out fewer rows."""
+    if isinstance(split, TimeSplit):
+        return f"choose a later date than {split.start} for training.holdout.from"
+    return (
+        f"lower training.test_fraction (it is {split.fraction:g}), or choose another"
+        " training.seed in settings.yml"
+    )
+
+
+def _note_few_groups(counts: Counts) -> list[str]:
+    """Return a note if few groups are held out."""
+    groups = counts.held_out_groups
+    rows = counts.held_out_rows
     if groups >= FEWEST_HELD_OUT:
         return []
-    held_out = f"{rows}" if rows == groups else f"{groups} {unit}, in {rows} rows"
+    held_out = f"{rows}"
+    if rows != groups:
+        held_out = f"{groups} {counts.group_name}, in {rows} rows"
     note = (
         f"fewer than {FEWEST_HELD_OUT} rows are held out ({held_out}): the figures say"
         " little, and later models cannot be compared with this one."
@@ -315,26 +410,21 @@ def _note_few_groups(rows: int, groups: int, unit: str) -> list[str]:
     return [note]
 
 
-def _note_odd_share(
-    held_out: int, rows: int, groups: int, split: Split, unit: str
-) -> list[str]:
-    """Return a note if the share of held-out rows is far from the setting.
-
-    `held_out` and `rows` are numbers of rows. `groups` is the number of groups of rows
-    that stay together, and `unit` is what such a group has in common, in the plural.
-    """
-    share = held_out / rows
-    if abs(share - split.fraction) <= split.fraction / 4:
+def _note_unexpected_share(counts: Counts, fraction: float) -> list[str]:
+    """Return a note if the share of held-out rows is far from `training.test_fraction`."""
+    share = counts.held_out_rows / counts.rows
+    if abs(share - fraction) <= fraction / 4:
         return []
     note = (
-        f"{share:.0%} of the rows are held out, not {split.fraction:.0%}, as there are only"
-        f" {groups} {unit} in {rows} rows, and equal rows stay together."
+        f"{share:.0%} of the rows are held out, not {fraction:.0%}, as there are only"
+        f" {counts.groups} {counts.group_name} in {counts.rows} rows, and equal rows stay"
+        " together."
     )
     return [note]
 
 
 def _note_rows_without_date(table: pl.DataFrame, column: str) -> list[str]:
-    """Return a note if rows have no date, so that nothing says when they are from."""
+    """Return a note if some rows have no date, so that their time is unknown."""
     count = get_column(table, column).null_count()
     if not count:
         return []
@@ -342,11 +432,7 @@ def _note_rows_without_date(table: pl.DataFrame, column: str) -> list[str]:
 
 
 def _note_new_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
-    """Return a note if some classes occur in held-out rows only.
-
-    `learned` and `held_out` are the classes of the rows to train on, and of the held-out
-    rows.
-    """
+    """Return a note if some classes occur in held-out rows only."""
     new_classes = sorted(set(held_out) - set(learned))
     if not new_classes:
         return []
@@ -358,13 +444,13 @@ def _note_new_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
 
 
 def _note_absent_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
-    """Return a note on the classes that no held-out row has, if there are any."""
-    absent = sorted(set(learned) - set(held_out))
-    if not absent:
+    """Return a note if some classes do not occur in held-out rows."""
+    absent_classes = sorted(set(learned) - set(held_out))
+    if not absent_classes:
         return []
     note = (
-        f"no held-out row is of {len(absent)} of the classes ({_list_some(absent)}): the"
-        " figures say nothing about them."
+        f"no held-out row is of {len(absent_classes)} of the classes"
+        f" ({_list_some(absent_classes)}): the figures say nothing about them."
     )
     return [note]
 
@@ -375,29 +461,34 @@ def _list_some(names: Sequence[object]) -> str:
     return f"{listed}, …" if len(names) > SHOWN_CLASSES else listed
 
 
+# Columns
+
+
 def note_odd_columns(
     table: pl.DataFrame, *, target: str, excluded: Sequence[str], task: str
 ) -> list[str]:
-    """Return notes on columns that may make the figures worthless."""
+    """Return notes on row numbers among the features, and on a target of many classes."""
     notes = []
     rows = len(table)
     for name in table.columns:
         values = get_column(table, name)
-        # Measured whole numbers repeat. Numbers of rows do not, and fill their range.
         if name in (target, *excluded) or not values.dtype.is_integer():
             continue
+        # Measured whole numbers repeat, but the numbers of rows do not.
         if rows >= FEWEST_HELD_OUT and values.n_unique() == rows:
             notes.append(
                 f"'{name}' is a whole number of its own in every row. If it numbers the"
                 " rows, list it in data.keys or data.ignore, as a model learns nothing"
                 " useful from it."
             )
+
     if task == "classification":
         classes = table[target].n_unique()
-        if rows / classes < FEWEST_ROWS_PER_CLASS:
+        rows_per_class = rows / classes
+        if rows_per_class < FEWEST_ROWS_PER_CLASS:
             notes.append(
                 f"there are {classes} classes in {rows} rows, which is"
-                f" {rows / classes:.1f} rows of a class: the figures say little."
+                f" {rows_per_class:.1f} rows of a class: the figures say little."
             )
     return notes
 
@@ -405,7 +496,11 @@ def note_odd_columns(
 def note_dates(
     table: pl.DataFrame, *, target: str, excluded: Sequence[str], fraction: float
 ) -> list[str]:
-    """Return a note if rows are held out at random, though a column has their dates."""
+    """Return a note if rows are held out at random although a column has dates.
+
+    `fraction` is the share of held-out rows. The note proposes a date with which about the
+    same share would be held out.
+    """
     for name in table.columns:
         dates = get_column(table, name)
         if name in (target, *excluded) or dates.dtype not in (pl.Date, pl.Datetime):
@@ -418,17 +513,17 @@ def note_dates(
             f"'{name}' has dates, and rows are held out at random. If you predict rows"
             " that are later than all training rows, the figures are too good: hold out the"
             f" last ones by training.holdout, with column: {name} and from: {start}, in"
-            " settings.yml."
+            " settings.yml. Otherwise, turn this note off there by holdout: random."
         )
         return [note]
     return []
 
 
 def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFrame:
-    """Return the columns to learn from: all columns with a value that are not excluded.
+    """Return the features: all columns that have values and are not excluded.
 
     Numbers and booleans become floats, and dates become timestamps. Text stays text.
-    Raises DataError if no column is left.
+    Raises DataError if there are no features.
     """
     features = {}
     for name in table.columns:

@@ -1,4 +1,4 @@
-"""The schema of the training data: how prep read each of its raw columns.
+"""Save the schema of the training data: how prep read each of its raw columns.
 
 Prep writes the schema into the metadata of each prepared part. The schema is saved with
 the model, so that prep reads new data in the same way when it is scored.
@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 
 
 def read_schema(prepared: Path) -> Schema | None:
-    """Return the schema that prep wrote into the prepared parts, or None without one."""
+    """Return the schema that prep wrote into the prepared parts, or None if it wrote none."""
     part = min(prepared.glob("*.parquet"))
     text = pl.read_parquet_metadata(part).get("schema")
     return None if text is None else json.loads(text)
@@ -31,21 +31,20 @@ def read_schema(prepared: Path) -> Schema | None:
 def complete_schema(
     schema: Schema, table: pl.DataFrame, features: Sequence[str]
 ) -> Schema:
-    """Add the features of the model and the categories of text columns to the schema.
+    """Return the schema with the features of the model and the categories of text columns.
 
-    When new data is scored, prep needs the features to tell which columns must be there.
-    It needs the categories to spell a number as the training data did, such as 7 as
-    "007". Columns with more than MOST_CATEGORIES distinct values get no categories.
+    When new data is scored, prep needs the features to know which columns are required. It
+    needs the categories to spell a number as in the training data, such as 7 as "007". A
+    column with more than MOST_CATEGORIES distinct values gets no categories.
     """
-    columns = {}
+    columns = dict(schema["columns"])
     for name, column in schema["columns"].items():
-        columns[name] = column
-        is_prepared_text = column["type"] == "text" and name in table.columns
-        if not is_prepared_text:
+        was_read_as_text = column["type"] == "text"
+        if not was_read_as_text or name not in table.columns:
             continue
 
         categories = get_column(table, name).drop_nulls().unique()
-        # `features` in prep.py may have changed the type of the column.
+        # The function `features` in prep.py may have changed the type of the column.
         is_still_text = categories.dtype == TEXT
         if is_still_text and len(categories) <= MOST_CATEGORIES:
             columns[name] = {**column, "categories": sorted(categories)}
