@@ -137,6 +137,7 @@ steps/evaluate/model_metrics.py
 steps/evaluate/prep_changes.py
 steps/evaluate/saved_model.py
 steps/evaluate/search_report.py
+steps/evaluate/shared_rows.py
 steps/monitor/.amlignore
 steps/monitor/drift.py
 steps/monitor/drift_report.py

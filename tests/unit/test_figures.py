@@ -259,19 +259,19 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
                     split=split,
                 )
             )
-        common, groups = comparison.find_shared_rows(*models[::-1], holdout)
-        assert len(common) == len(holdout) > 400
+        shared = comparison.find_shared_rows(*models[::-1], holdout)
+        assert len(shared.table) == len(holdout) > 400
 
         def difference(rows: pl.DataFrame, groups: Any, models: Any = models) -> Any:
             features = saved_model.select_columns(rows, models[0].columns)
             target = rows["target"].to_pandas()
-            old, new = (model.pipeline for model in models)
-            metric = comparison.Metric("f1_macro", "macro F1", higher_is_better=True)
-            return comparison.compare_pipelines(
-                metric, new, old, features, features, target, groups
+            old, new = (
+                comparison.ModelOnRows(model.pipeline, features) for model in models
             )
+            metric = comparison.Metric("f1_macro", "macro F1", higher_is_better=True)
+            return comparison.compare_pipelines(metric, new, old, target, groups)
 
-        refused += difference(common, groups).verdict == "worse"
+        refused += difference(shared.table, shared.groups).verdict == "worse"
         found = difference(fresh, np.arange(1000, dtype=np.uint64))
         advantage.append(found.difference)
     assert abs(np.mean(advantage)) < 0.01  # on fresh rows they are equal

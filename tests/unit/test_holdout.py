@@ -23,6 +23,7 @@ from split import Split, TimeSplit
 from step_tracking import track_in
 from training_rows import (
     DataError,
+    RowSettings,
     choose_split,
     divide_rows,
     note_dates,
@@ -141,7 +142,7 @@ def test_models_with_two_dates_are_compared_on_rows_after_both(tmp_path: Path) -
 
     del options["holdout_column"]
     at_random = learn(draw_prices(), tmp_path / "random", **options)
-    assert "held out from a date in 'day' on" in at_random["registered"]["reason"]
+    assert "held out by the date in 'day'" in at_random["registered"]["reason"]
     assert at_random["registered"]["verdict"] == "not comparable"
 
 
@@ -161,10 +162,12 @@ def test_a_holdout_that_cannot_be_had_is_explained(
     options: dict[str, Any], message: str
 ) -> None:
     settings: dict[str, Any] = {"group": None, "holdout_column": "day"}
-    settings |= {"holdout_from": "2025-01-01", "seed": 1, "fraction": 0.2, **options}
+    settings |= {"holdout_from": "2025-01-01", "seed": 1, **options}
     table = draw_prices()
     with pytest.raises(DataError, match=message):
-        split = choose_split(table, target="y", task="regression", keys=[], **settings)
+        split = choose_split(
+            table, RowSettings(target="y", task="regression", **settings)
+        )
         divide_rows(table, split, "y", [])
 
 
@@ -188,15 +191,8 @@ def draw_rare_classes() -> pl.DataFrame:
 @pytest.mark.parametrize("seed", range(6))
 def test_each_class_is_on_both_sides(seed: int) -> None:
     table = draw_rare_classes()
-    split = choose_split(
-        table,
-        target="y",
-        task="classification",
-        keys=["id"],
-        group=None,
-        seed=seed,
-        fraction=0.2,
-    )
+    settings = RowSettings("classification", target="y", keys=["id"], seed=seed)
+    split = choose_split(table, settings)
     divided = divide_rows(table, split, "y", ["id"])
     assert divided.training["y"].n_unique() == 3
     assert divided.holdout["y"].n_unique() == 3
@@ -212,15 +208,8 @@ def test_groups_with_several_classes_are_not_torn_apart() -> None:
     table = draw_rare_classes().with_columns(id=pl.int_range(505) // 5)
     table = table.with_columns(y=pl.when(pl.col("id") == 0).then("y").otherwise("y"))
     table = pl.concat([table, table[:1].with_columns(y=pl.lit("rare"))])
-    split: Any = choose_split(
-        table,
-        target="y",
-        task="classification",
-        keys=["id"],
-        group=None,
-        seed=1,
-        fraction=0.2,
-    )
+    settings = RowSettings("classification", target="y", keys=["id"], seed=1)
+    split: Any = choose_split(table, settings)
     sides = table.with_columns(side=pl.Series(split.held_out(table)))
     assert sides.group_by("id").agg(pl.col("side").n_unique())["side"].max() == 1
 

@@ -376,7 +376,7 @@ def test_a_model_of_another_question_is_judged_by_the_baseline(tmp_path: Path) -
     table = table.rename({"y": "churned"})
     decision = run_training(table, tmp_path / "own", target="churned")
     assert decision["version"] == "2"
-    assert "the registered version 1 answers another question: it is a" in (
+    assert "the registered version 1 predicts something else: it is a" in (
         decision["reason"]
     )
     assert "better than the baseline" in decision["reason"]

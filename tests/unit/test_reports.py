@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 from comparison import describe_difference
 from difference import Difference
-from evaluation_figures import draw_pictures
+from evaluation_figures import draw_pictures, shorten_name
 from evaluation_report import (
+    Tables,
     render_classes,
     render_metrics,
     render_report,
@@ -35,6 +36,7 @@ BASELINE = {
     "metrics": {"log_loss": 1.07, "accuracy": 0.4},
     "is_beaten": True,
     "reason": "the new model is better than the baseline (class shares): …",
+    "comparison": {"verdict": "better"},
 }
 
 
@@ -141,25 +143,26 @@ def test_metrics_stand_beside_those_of_the_other_models_on_the_same_rows() -> No
     assert log_loss[0].startswith("log loss")
     assert "lower is better; models are compared by it" in log_loss[0]
     assert log_loss[1:] == ["0.114", "1.07", "-0.956better"]
-    assert accuracy[1:] == ["0.9", "0.4", "+0.5better"]
+    # Without an interval, a difference is neither better nor worse.
+    assert accuracy[1:] == ["0.9", "0.4", "+0.5"]
 
     registered = {
         "version": "3",
         "verdict": "worse",
         "reason": "worse",
-        "comparison": {"rows": 61},
+        "comparison": {"rows": 61, "verdict": "worse"},
         "metrics": {"log_loss": 0.1, "accuracy": 0.9},
         "metrics_of_new_model": {"log_loss": 0.2, "accuracy": 0.8},
     }
     page = Page(render_metrics(evaluation(registered=registered)))
     assert page.rows[0][4:] == ["version 3", "difference"]
     assert page.rows[1][4:] == ["0.1", "+0.014worse"]
-    assert page.rows[2][4:] == ["0.9", "+0equal"]
+    assert page.rows[2][4:] == ["0.9", "+0"]
 
-    registered["comparison"] = {"rows": 40}
+    registered["comparison"] = {"rows": 40, "verdict": "no worse"}
     page = Page(render_metrics(evaluation(registered=registered)))
     assert page.rows[3] == ["metric", "this model", "version 3", "difference"]
-    assert page.rows[4][1:] == ["0.2", "0.1", "+0.1worse"]
+    assert page.rows[4][1:] == ["0.2", "0.1", "+0.1within chance"]
 
 
 def test_the_table_of_classes_has_the_figures_of_scikit_learn() -> None:
@@ -208,13 +211,20 @@ def test_a_report_is_one_page_that_reads_offline(classes: int) -> None:
     pictures = draw_pictures(target, predictions, names, importance, metric, NAMES[0])
     assert len(pictures) == {0: 4, 1: 2}.get(classes, 5)
     assert f"{metric.title} gets" in pictures[-1].description
+    if classes == 2:
+        rarer = names[np.bincount(target).argmin()]
+        curves = [picture.title for picture in pictures[1:4]]
+        assert all(shorten_name(rarer) in title for title in curves)
 
     keys = pl.DataFrame({NAMES[0]: [NAMES[2], None] * 150})
     worst_rows = render_worst_rows(keys, target, predictions, names)
-    table = render_classes(target, predictions.values, names) if names else ""
+    classes_table = ""
+    if names:
+        classes_table = render_classes(target, predictions.values, names)
+    tables = Tables(classes_table, worst_rows)
     results = evaluation(task=task, notes=[f"'{NAMES[0]}' is odd."])
     facts = {"run": NAMES[0], "training rows": "240"}
-    markup = render_report(NAMES[0], results, facts, pictures, table, worst_rows)
+    markup = render_report(NAMES[0], results, facts, pictures, tables)
     page = Page(markup)
     page.assert_offline_and_accessible()
     assert (

@@ -1,7 +1,8 @@
-"""Evaluate a trained model on the held-out rows, beside a baseline and the registered model.
+"""Evaluate a trained model on the held-out rows.
 
-Metrics and figures go to MLflow; `metrics.json` is what the register step decides by,
-`report.html` what a person opens.
+The model is compared with a baseline and with the registered model. `metrics.json` is read
+by the step `register`, and `report.html` is for people. Metrics and figures also go to
+MLflow.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from comparison import compare_with_baseline, compare_with_registered
 from evaluation_figures import Picture, draw_pictures
 from evaluation_report import (
     SHOWN_FEATURES,
+    Tables,
     render_classes,
     render_report,
     render_worst_rows,
@@ -43,33 +47,29 @@ from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-IMPORTANCE_ROWS = 2_000  # enough to rank features, and quick on any table
+# The importance of features is measured on at most this many rows.
+IMPORTANCE_ROWS = 2_000
 
 
 class EvaluationError(Exception):
-    """The model cannot be evaluated; the message says why."""
+    """The model cannot be evaluated. The message says why."""
 
 
-def rank_features(
-    model: Pipeline, features: pd.DataFrame, target: pd.Series, metric: Metric
-) -> pd.Series:
-    """Return how much worse the metric gets when a feature is shuffled, largest first."""
-    rows = features.sample(min(len(features), IMPORTANCE_ROWS), random_state=0)
-    classes = list_classes(target, [model])
-    sign = 1 if metric.higher_is_better else -1
+@dataclass(frozen=True)
+class Evaluation:
+    """A model, the held-out rows, and the results on these rows.
 
-    def score(model: Pipeline, rows: pd.DataFrame, target: pd.Series) -> float:
-        predictions = predict(model, rows, classes)
-        encoded = encode_target(target, classes)
-        return sign * compute_metric(metric.name, encoded, predictions)
+    `importance` has a value for each feature, the largest first. `results` is the content
+    of `metrics.json`.
+    """
 
-    # One thread: so few rows at a time are not worth waking others for.
-    with threadpool_limits(1, user_api="openmp"):
-        importance = permutation_importance(
-            model, rows, target[rows.index], scoring=score, random_state=0
-        )
-    loss = pd.Series(importance.importances_mean, features.columns)
-    return loss.sort_values(ascending=False)
+    model: SavedModel
+    rows: pl.DataFrame
+    features: pd.DataFrame
+    target: pd.Series
+    metric: Metric
+    importance: pd.Series
+    results: dict[str, Any]
 
 
 def evaluate(
@@ -81,144 +81,204 @@ def evaluate(
     metric_name: str = "default",
     margin: float = 0.02,
 ) -> None:
-    """Evaluate the model on the held-out rows; write metrics, figures and the report.
+    """Evaluate a model on the held-out rows; write metrics, figures and a report.
 
-    It is compared with its baseline and with a version of the registered model
-    `model_name`, by one metric of the model's task. `margin` is the share of the
-    registered model's metric that the new model may lose.
+    The model is compared with its baseline and with the registered model `model_name`, by
+    one metric. `margin` is the share of the registered model's metric that the new model
+    may lose.
 
-    Raises EvaluationError if the model does not say what it was trained for, or if its
-    task has no such metric.
+    Raises EvaluationError if the model was not saved by the train step, or if there is no
+    such metric for its task.
     """
-    saved = load_model(model)
-    task = saved.task
-    if not task or saved.baseline is None:
+    saved = load_for_evaluation(model)
+    metric = choose_metric(metric_name, saved.task)
+    rows = pl.read_parquet(holdout)
+    judged = judge_model(saved, rows, metric, model_name=model_name, margin=margin)
+
+    with mlflow.start_run() as run:
+        page, pictures = make_report(
+            judged,
+            title=f"{model_name}: {saved.task} of {saved.target}",
+            facts=describe_model(saved, len(rows), run),
+            search=read_search(model),
+        )
+        evaluation.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(judged.results, indent=2, allow_nan=False)
+        (evaluation / "metrics.json").write_text(text, encoding="utf-8")
+        (evaluation / "report.html").write_text(page, encoding="utf-8")
+        log_evaluation(judged, pictures, evaluation)
+    print(summarize(judged.results))
+
+
+def load_for_evaluation(folder: Path) -> SavedModel:
+    """Load a model. Raises EvaluationError if it has no task, target or baseline."""
+    model = load_model(folder)
+    if not model.task or model.baseline is None:
         raise EvaluationError(
-            f"The model in {model} does not say its task and target, or has no baseline:"
+            f"The model in {folder} does not say its task and target, or has no baseline:"
             " save it with save_model() of steps/train/train.py."
         )
+    return model
+
+
+def choose_metric(name: str, task: str) -> Metric:
+    """Return a metric by its name. Raises EvaluationError if the task has none."""
     try:
-        metric = find_metric(metric_name, task)
+        return find_metric(name, task)
     except KeyError:
         names = ", ".join(metric.name for metric in METRICS[task])
         raise EvaluationError(
-            f"There is no metric '{metric_name}' of a {task}: set training.metric in"
-            f" settings.yml to one of {names}."
+            f"There is no metric '{name}' of a {task}: set training.metric in settings.yml"
+            f" to one of {names}."
         ) from None
-    rows = pl.read_parquet(holdout)
-    features = select_columns(rows, saved.columns)
-    target = rows[saved.target].to_pandas()
 
-    values = measure(saved.pipeline, features, target, task)
-    importance = rank_features(saved.pipeline, features, target, metric)
-    notes = note_weak_figures(saved.pipeline, features, target, task)
-    notes += note_leak(saved.pipeline, features, target, importance, task)
+
+def judge_model(
+    model: SavedModel,
+    rows: pl.DataFrame,
+    metric: Metric,
+    *,
+    model_name: str,
+    margin: float,
+) -> Evaluation:
+    """Measure a model on the held-out rows, and compare it with the other models."""
+    features = select_columns(rows, model.columns)
+    target = rows[model.target].to_pandas()
+    task = model.task
+
+    importance = rank_features(model.pipeline, features, target, metric)
+    notes = note_weak_figures(model.pipeline, features, target, task)
+    notes += note_leak(model.pipeline, features, target, importance, task)
     for note in notes:
         print(f"note: {note}")
-    baseline = compare_with_baseline(saved, rows, metric)
-    registered = compare_with_registered(model_name, saved, rows, metric, margin)
+
     results = {
         "task": task,
-        "target": saved.target,
+        "target": model.target,
         "rows": len(target),
         "compared_by": {
             "metric": metric.name,
             "higher_is_better": metric.higher_is_better,
             "margin": margin,
         },
-        "metrics": values,
-        "baseline": baseline,
-        "registered": registered,
-        "notes": [*saved.notes, *notes],
+        "metrics": measure(model.pipeline, features, target, task),
+        "baseline": compare_with_baseline(model, rows, metric),
+        "registered": compare_with_registered(model_name, model, rows, metric, margin),
+        "notes": [*model.notes, *notes],
     }
-    with mlflow.start_run() as run:
-        # The command `runs` shows these tags.
-        mlflow.set_tags(
-            {"metric": metric.name, "verdict": describe_verdict(registered, baseline)}
+    return Evaluation(model, rows, features, target, metric, importance, results)
+
+
+def rank_features(
+    model: Pipeline, features: pd.DataFrame, target: pd.Series, metric: Metric
+) -> pd.Series:
+    """Return how much worse the metric gets if a feature is shuffled, the largest first."""
+    rows = features.sample(min(len(features), IMPORTANCE_ROWS), random_state=0)
+    classes = list_classes(target, [model])
+    sign = 1 if metric.higher_is_better else -1
+
+    def score(model: Pipeline, rows: pd.DataFrame, target: pd.Series) -> float:
+        predictions = predict(model, rows, classes)
+        encoded_target = encode_target(target, classes)
+        return sign * compute_metric(metric.name, encoded_target, predictions)
+
+    # For tables this small, starting a second thread takes longer than it saves.
+    with threadpool_limits(1, user_api="openmp"):
+        importance = permutation_importance(
+            model, rows, target[rows.index], scoring=score, random_state=0
         )
-        page, pictures = make_report(
-            f"{model_name}: {task} of {saved.target}",
-            saved,
-            rows,
-            results,
-            importance,
-            metric,
-            describe_training(saved, len(rows), run),
-            read_search(model),
-        )
-        evaluation.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=2, allow_nan=False)
-        (evaluation / "metrics.json").write_text(text, encoding="utf-8")
-        (evaluation / "report.html").write_text(page, encoding="utf-8")
-        mlflow.log_metrics(values)
-        mlflow.log_metrics(
-            {f"baseline_{name}": value for name, value in baseline["metrics"].items()}
-        )
-        for picture in pictures:
-            mlflow.log_figure(picture.figure, f"{picture.name}.png")
-        mlflow.log_artifacts(str(evaluation))
-    reason = registered["reason"] if registered else "no model is registered yet"
-    shown = describe_metrics(values, baseline["metrics"], task)
-    print(f"{len(target)} held-out rows: {shown}; {reason}")
+    loss = pd.Series(importance.importances_mean, features.columns)
+    return loss.sort_values(ascending=False)
+
+
+# The report
 
 
 def make_report(
-    title: str,
-    saved: SavedModel,
-    rows: pl.DataFrame,
-    results: dict[str, Any],
-    importance: pd.Series,
-    metric: Metric,
-    facts: dict[str, str],
-    search: Search | None = None,
+    judged: Evaluation, *, title: str, facts: dict[str, str], search: Search | None
 ) -> tuple[str, list[Picture]]:
-    """Return the page of the report, and the pictures in it."""
-    features = select_columns(rows, saved.columns)
-    answers = rows[saved.target].to_pandas()
-    classes = list_classes(answers, [saved.pipeline])
-    target = encode_target(answers, classes)
-    predictions = predict(saved.pipeline, features, classes)
+    """Return the page of the report, and the pictures in it.
+
+    `facts` are names and texts to show. `search` is the search for hyperparameters, if
+    there was one.
+    """
+    model = judged.model
+    classes = list_classes(judged.target, [model.pipeline])
+    target = encode_target(judged.target, classes)
+    predictions = predict(model.pipeline, judged.features, classes)
     pictures = draw_pictures(
-        target, predictions, classes, importance, metric, saved.target
+        target, predictions, classes, judged.importance, judged.metric, model.target
     )
+
     table_of_classes = ""
     if classes:
         table_of_classes = render_classes(target, predictions.values, classes)
-    shown = [*saved.keys, *importance.index[:SHOWN_FEATURES]]
-    shown_columns = pl.DataFrame({name: rows[name] for name in shown})
-    worst_rows = render_worst_rows(shown_columns, target, predictions, classes)
+
+    shown_columns = [*model.keys, *judged.importance.index[:SHOWN_FEATURES]]
+    shown_table = pl.DataFrame({name: judged.rows[name] for name in shown_columns})
+    worst_rows = render_worst_rows(shown_table, target, predictions, classes)
+
     table_of_tries = ""
     if search is not None:
         table_of_tries = render_search(search)
         picture = draw_search(search)
         if picture is not None:
             pictures.append(picture)
-    page = render_report(
-        title, results, facts, pictures, table_of_classes, worst_rows, table_of_tries
-    )
-    return page, pictures
+
+    tables = Tables(table_of_classes, worst_rows, table_of_tries)
+    return render_report(title, judged.results, facts, pictures, tables), pictures
 
 
-def describe_training(
-    saved: SavedModel, held_out: int, run: mlflow.ActiveRun
+def describe_model(
+    model: SavedModel, held_out: int, run: mlflow.ActiveRun
 ) -> dict[str, str]:
-    """Return facts on the model and its evaluation, as names and texts.
+    """Return facts about a model and its evaluation, as names and texts.
 
-    The date and the run are those of the evaluation. The step `train` may have been reused
-    from an earlier run.
+    The date, the run and the commit are those of the evaluation. The model may have been
+    trained in an earlier run.
     """
+    tags = run.data.tags
     facts = {
         "evaluated on": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "run": run.data.tags.get("run", run.info.run_id),
+        "run": tags.get("run", run.info.run_id),
     }
-    commit = run.data.tags.get("mlflow.source.git.commit")
+    commit = tags.get("mlflow.source.git.commit")
     if commit:
+        # Azure ML sets this tag, too.
+        has_uncommitted_changes = tags.get("azureml.git.dirty") == "True"
+        if has_uncommitted_changes:
+            commit += ", with uncommitted changes"
         facts["git commit"] = commit
-    if saved.training_rows is not None:
-        facts["training rows"] = f"{saved.training_rows:,}"
+    if model.training_rows is not None:
+        facts["training rows"] = f"{model.training_rows:,}"
     facts["held-out rows"] = f"{held_out:,}"
-    facts["features"] = f"{len(saved.columns):,}"
-    return facts | saved.parameters
+    facts["features"] = f"{len(model.columns):,}"
+    return facts | model.parameters
+
+
+# MLflow and the screen
+
+
+def log_evaluation(
+    judged: Evaluation, pictures: Sequence[Picture], evaluation: Path
+) -> None:
+    """Log the verdict, the metrics, the pictures and the files to the active MLflow run."""
+    results = judged.results
+    baseline = results["baseline"]
+    # The command `runs` shows these tags.
+    mlflow.set_tags(
+        {
+            "metric": judged.metric.name,
+            "verdict": describe_verdict(results["registered"], baseline),
+        }
+    )
+    mlflow.log_metrics(results["metrics"])
+    mlflow.log_metrics(
+        {f"baseline_{name}": value for name, value in baseline["metrics"].items()}
+    )
+    for picture in pictures:
+        mlflow.log_figure(picture.figure, f"{picture.name}.png")
+    mlflow.log_artifacts(str(evaluation))
 
 
 def describe_verdict(
@@ -226,7 +286,7 @@ def describe_verdict(
 ) -> str:
     """Return in a few words how the model compares with the registered one.
 
-    If no model is registered, the baseline takes its place.
+    If no model is registered, it is compared with the baseline.
     """
     if registered is not None:
         return str(registered["verdict"])
@@ -235,10 +295,21 @@ def describe_verdict(
     return "not better than the baseline"
 
 
+def summarize(results: dict[str, Any]) -> str:
+    """Return the metrics and the verdict as the line that the screen shows."""
+    reason = "no model is registered yet"
+    if results["registered"]:
+        reason = results["registered"]["reason"]
+    metrics = describe_metrics(
+        results["metrics"], results["baseline"]["metrics"], results["task"]
+    )
+    return f"{results['rows']} held-out rows: {metrics}; {reason}"
+
+
 def describe_metrics(
     values: dict[str, float], baseline: dict[str, float], task: str
 ) -> str:
-    """Return all metrics as text, each with the baseline's value in brackets."""
+    """Return all metrics as text, each with the value of the baseline in brackets."""
     shown = []
     for metric in METRICS[task]:
         if metric.name not in values:
@@ -251,7 +322,11 @@ def describe_metrics(
 
 
 def main() -> None:
-    """Evaluate as the command line says; end with one sentence if that cannot be done."""
+    """Run the step with the arguments of the command line.
+
+    Exits with a message if the model cannot be evaluated, or if a file cannot be read or
+    written.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--holdout", type=Path, required=True)

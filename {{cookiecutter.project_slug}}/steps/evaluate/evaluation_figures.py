@@ -1,4 +1,4 @@
-"""The pictures of the evaluation report: how good the predictions are, and why."""
+"""Draw the pictures of the evaluation report: how good the predictions are, and why."""
 
 from __future__ import annotations
 
@@ -23,18 +23,23 @@ from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay
 
 MOST_FEATURES = 20
-MOST_CLASSES = 30  # in the confusion matrix
+# The confusion matrix shows at most this many classes.
+MOST_CLASSES = 30
 MOST_CURVES = 8
-# Probabilities or actual numbers are divided into so many ranges of equally many rows.
+# Probabilities, or actual numbers, are divided into this many ranges with equally many rows.
+# If a range would have fewer than FEWEST_ROWS_PER_RANGE, there are fewer ranges.
 RANGES = 10
 FEWEST_ROWS_PER_RANGE = 20
-LONGEST_NAME = 60  # characters
+# Longer names are cut off. These are numbers of characters.
+LONGEST_NAME = 60
 LONGEST_NAME_IN_LEGEND = 36
-INCHES_PER_CHARACTER = 0.085  # in the size of labels
+# The width of a character of a label.
+INCHES_PER_CHARACTER = 0.085
 COLOR = "#1f5f99"
 SECOND_COLOR = "#c2410c"
 
-# Text in figures is shown as it is, in whatever letters, and never read as a formula.
+# Text in figures stays text, which a browser can show in any script. Dollar signs in names
+# do not make a formula of it.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 
 Array = npt.NDArray[Any]
@@ -42,9 +47,9 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its title, and with a description for those who cannot see it.
+    """A figure with a title, and with a description for people who cannot see it.
 
-    `name` is that of its file in MLflow, without an ending.
+    `name` is the name of its file in MLflow, without an extension.
     """
 
     name: str
@@ -61,9 +66,9 @@ def draw_pictures(
     metric: Metric,
     target_name: str,
 ) -> list[Picture]:
-    """Draw the predictions for the held-out rows, and the features that matter most.
+    """Draw the predictions for the held-out rows, and the importance of the features.
 
-    `target` holds positions in the list of classes, or numbers if the list is empty.
+    `target` has positions in the list of classes, or numbers if the list is empty.
     """
     if classes:
         pictures = _draw_classification(target, predictions, classes)
@@ -73,16 +78,19 @@ def draw_pictures(
 
 
 def shorten_name(name: object, longest: int = LONGEST_NAME) -> str:
-    """Return a name as a figure shows it: on one line, and not longer than `longest`."""
-    text = "".join(sign if sign.isprintable() else " " for sign in str(name))
+    """Return a name on one line, with at most `longest` characters."""
+    text = "".join(
+        character if character.isprintable() else " " for character in str(name)
+    )
     if len(text) <= longest:
         return text
     return f"{text[: longest - 1]}…"
 
 
 def _measure_names(names: Sequence[str]) -> float:
-    """Return about how many inches the longest of some names takes in a figure."""
-    return INCHES_PER_CHARACTER * max(map(len, names), default=0)
+    """Return the approximate width in inches of the longest name."""
+    most_characters = max((len(name) for name in names), default=0)
+    return INCHES_PER_CHARACTER * most_characters
 
 
 # Classification
@@ -91,50 +99,57 @@ def _measure_names(names: Sequence[str]) -> float:
 def _draw_classification(
     target: Array, predictions: Predictions, classes: Sequence[str]
 ) -> list[Picture]:
-    """Draw the confusion matrix, the curves of each class, and the calibration."""
+    """Draw the confusion matrix, the curves of the classes, and the calibration.
+
+    Of two classes, all curves show the rarer one. If all rows are of one class, there is
+    only the confusion matrix.
+    """
     pictures = [_draw_confusion(target, predictions.values, classes)]
     try:
-        pictures += [
-            _draw_roc_curves(target, predictions, classes),
-            _draw_precision_recall(target, predictions, classes),
-            _draw_calibration(target, predictions, classes),
-        ]
+        positions = select_classes("average_precision", target, predictions)
     except CannotCompute:
-        # All rows are of one class, so there is nothing to tell apart.
         return pictures
-    return pictures
+    return [
+        *pictures,
+        _draw_roc_curves(target, predictions, classes, positions),
+        _draw_precision_recall(target, predictions, classes, positions),
+        _draw_calibration(target, predictions, classes, positions),
+    ]
 
 
 def _select_frequent(positions: Sequence[int], target: Array, most: int) -> list[int]:
-    """Return the positions of the classes with most rows, in their own order."""
+    """Return the positions of the most frequent classes, in the order of the classes."""
     counts = np.bincount(target, minlength=max(positions) + 1)
     by_frequency = sorted(positions, key=lambda position: -counts[position])
     return sorted(by_frequency[:most])
 
 
 def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Picture:
-    """Draw how often each class is predicted as which, for the most frequent classes."""
+    """Draw a matrix of the actual and the predicted classes of the rows."""
     occurring = sorted({*target.tolist(), *values.tolist()})
     shown = _select_frequent(occurring, target, MOST_CLASSES)
     names = [shorten_name(classes[position]) for position in shown]
+    has_rotated_labels = len(names) > 2
     size = 2 + 0.45 * len(shown)
     margin = _measure_names(names)
     figure = Figure(figsize=(size + margin, size + 0.7 * margin), layout="constrained")
+
     counts = metrics.confusion_matrix(target, values, labels=shown)
-    confusion = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
-    confusion.plot(
+    matrix = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
+    matrix.plot(
         ax=figure.subplots(),
         cmap="Blues",
         values_format="d",
-        xticks_rotation=45 if len(names) > 2 else "horizontal",
+        xticks_rotation=45 if has_rotated_labels else "horizontal",
         colorbar=False,
     )
-    axes = confusion.ax_
+    axes = matrix.ax_
     axes.set(xlabel="predicted class", ylabel="actual class")
-    for label in axes.get_xticklabels():
-        # Without this, a rotated label ends beside its column.
-        if len(names) > 2:
+    if has_rotated_labels:
+        for label in axes.get_xticklabels():
+            # By default, the middle of a rotated label is at its column. This moves its end.
             label.set(ha="right", rotation_mode="anchor")
+
     title = "Confusion matrix"
     if len(shown) < len(occurring):
         title += f" of the {len(shown)} most frequent classes"
@@ -147,11 +162,13 @@ def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Pic
 
 
 def _draw_roc_curves(
-    target: Array, predictions: Predictions, classes: Sequence[str]
+    target: Array,
+    predictions: Predictions,
+    classes: Sequence[str],
+    positions: Sequence[int],
 ) -> Picture:
-    """Draw the ROC curve of each class against all others. Raises CannotCompute."""
+    """Draw the ROC curves of the classes at some positions, each against all others."""
     assert predictions.probabilities is not None
-    positions = select_classes("roc_auc", target, predictions)
     shown = _select_frequent(positions, target, MOST_CURVES)
     figure, axes = _make_square_figure(len(shown))
     for position in shown:
@@ -168,20 +185,26 @@ def _draw_roc_curves(
         ylabel="share of the rows of the class that are recognized",
     )
     _move_legend_below(figure, axes)
-    title = _title_curves("ROC curve", shown, positions, classes)
     description = (
         "The more a curve bends to the upper left, the better the class is told from"
         " the others."
     )
-    return Picture("roc_curve", title, description, figure)
+    return Picture(
+        name="roc_curve",
+        title=_title_curves("ROC curve", shown, positions, classes),
+        description=description,
+        figure=figure,
+    )
 
 
 def _draw_precision_recall(
-    target: Array, predictions: Predictions, classes: Sequence[str]
+    target: Array,
+    predictions: Predictions,
+    classes: Sequence[str],
+    positions: Sequence[int],
 ) -> Picture:
-    """Draw precision by recall of each class. Raises CannotCompute."""
+    """Draw precision by recall for the classes at some positions."""
     assert predictions.probabilities is not None
-    positions = select_classes("average_precision", target, predictions)
     shown = _select_frequent(positions, target, MOST_CURVES)
     figure, axes = _make_square_figure(len(shown))
     for position in shown:
@@ -197,34 +220,43 @@ def _draw_precision_recall(
         ylabel="precision: share of correct rows among them",
     )
     _move_legend_below(figure, axes)
-    title = _title_curves("Precision and recall", shown, positions, classes)
     description = (
         "The closer a curve stays to the upper right, the fewer rows are taken for the"
         " class by mistake."
     )
-    return Picture("precision_recall", title, description, figure)
+    return Picture(
+        name="precision_recall",
+        title=_title_curves("Precision and recall", shown, positions, classes),
+        description=description,
+        figure=figure,
+    )
 
 
 def _draw_calibration(
-    target: Array, predictions: Predictions, classes: Sequence[str]
+    target: Array,
+    predictions: Predictions,
+    classes: Sequence[str],
+    positions: Sequence[int],
 ) -> Picture:
-    """Draw how often a prediction is right that has a certain probability.
+    """Draw how often predictions of a certain probability are right.
 
-    Of two classes, it is the second one's probability. Of several, it is that of the
-    predicted class.
+    Of two classes, it is the probability of the class at the only position. Of several
+    classes, it is the probability of the predicted class.
     """
     assert predictions.probabilities is not None
     if len(classes) == 2:
-        is_true = target == 1
-        probabilities = predictions.probabilities[:, 1]
-        of_what = f"the class {shorten_name(classes[1])}"
+        position = positions[0]
+        is_right = target == position
+        probabilities = predictions.probabilities[:, position]
+        subject = f"the class {shorten_name(classes[position])}"
     else:
-        is_true = target == predictions.values
+        is_right = target == predictions.values
         probabilities = predictions.probabilities.max(axis=1)
-        of_what = "the predicted class"
-    figure, axes = _make_square_figure(0)
+        subject = "the predicted class"
+
+    figure, axes = _make_square_figure(curves=0)
     CalibrationDisplay.from_predictions(
-        is_true,
+        is_right,
         # Sums of rounded numbers can be slightly more than 1.
         np.clip(probabilities, 0, 1),
         n_bins=_choose_ranges(len(target)),
@@ -234,7 +266,7 @@ def _draw_calibration(
         ax=axes,
     )
     axes.set(
-        xlabel=f"mean probability of {of_what}",
+        xlabel=f"mean probability of {subject}",
         ylabel="share of rows for which it is true",
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
@@ -244,13 +276,13 @@ def _draw_calibration(
         "On the diagonal, probabilities can be taken at their word. Below it, the model"
         " is too sure of itself."
     )
-    return Picture("calibration", f"Calibration of {of_what}", description, figure)
+    return Picture("calibration", f"Calibration of {subject}", description, figure)
 
 
 def _title_curves(
     title: str, shown: Sequence[int], positions: Sequence[int], classes: Sequence[str]
 ) -> str:
-    """Return the title of a picture of curves, with the classes that they are of."""
+    """Return the title of a picture of curves, with the classes that are shown."""
     if len(positions) == 1:
         return f"{title} of the class {classes[positions[0]]}"
     if len(shown) < len(positions):
@@ -259,13 +291,13 @@ def _title_curves(
 
 
 def _make_square_figure(curves: int) -> tuple[Figure, Axes]:
-    """Return a figure for curves from 0 to 1, with room for a legend below, and its axes."""
+    """Return a square figure with room for a legend of some curves, and its axes."""
     figure = Figure(figsize=(5.5, 5.5 + 0.25 * curves), layout="constrained")
     return figure, figure.subplots()
 
 
 def _move_legend_below(figure: Figure, axes: Axes) -> None:
-    """Show the legend below the axes, where it hides no curve."""
+    """Move the legend below the axes, where it hides no curve."""
     handles, labels = axes.get_legend_handles_labels()
     legend = axes.get_legend()
     if legend is not None:
@@ -274,7 +306,7 @@ def _move_legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def _choose_ranges(rows: int) -> int:
-    """Return the number of ranges that have rows enough for a mean."""
+    """Return a number of ranges that leaves enough rows in each range."""
     return max(2, min(RANGES, rows // FEWEST_ROWS_PER_RANGE))
 
 
@@ -282,67 +314,83 @@ def _choose_ranges(rows: int) -> int:
 
 
 def _draw_regression(target: Array, values: Array, target_name: str) -> list[Picture]:
-    """Draw predicted against actual numbers, the residuals, and the error by range."""
+    """Draw predicted and actual numbers, the residuals, and the errors by range."""
     name = shorten_name(target_name)
-    actual = Figure(figsize=(5.5, 5), layout="constrained")
-    display = metrics.PredictionErrorDisplay.from_predictions(
-        target,
-        values,
-        kind="actual_vs_predicted",
-        random_state=0,  # It draws 1,000 rows at the most.
-        scatter_kwargs={"color": COLOR, "alpha": 0.5},
-        ax=actual.subplots(),
-    )
-    display.ax_.set(xlabel=f"predicted {name}", ylabel=f"actual {name}")
-
-    residuals = Figure(figsize=(5.5, 5), layout="constrained")
-    display = metrics.PredictionErrorDisplay.from_predictions(
-        target,
-        values,
-        kind="residual_vs_predicted",
-        random_state=0,
-        scatter_kwargs={"color": COLOR, "alpha": 0.5},
-        ax=residuals.subplots(),
-    )
-    display.ax_.set(xlabel=f"predicted {name}", ylabel="actual less predicted")
     return [
         Picture(
-            "predictions",
-            f"Predicted and actual {name}",
-            "Points on the diagonal are predicted exactly.",
-            actual,
+            name="predictions",
+            title=f"Predicted and actual {name}",
+            description="Points on the diagonal are predicted exactly.",
+            figure=_draw_errors(
+                target,
+                values,
+                "actual_vs_predicted",
+                f"predicted {name}",
+                f"actual {name}",
+            ),
         ),
         Picture(
-            "residuals",
-            "Residuals",
-            "Points around the line at 0 without a pattern are chance. A bend or a funnel"
-            " says that the model errs more in some places.",
-            residuals,
+            name="residuals",
+            title="Residuals",
+            description=(
+                "Points around the line at 0 without a pattern are chance. A bend or a"
+                " funnel says that the model errs more in some places."
+            ),
+            figure=_draw_errors(
+                target,
+                values,
+                "residual_vs_predicted",
+                f"predicted {name}",
+                "actual less predicted",
+            ),
         ),
         _draw_error_by_range(target, values, name),
     ]
 
 
+def _draw_errors(
+    target: Array, values: Array, kind: str, xlabel: str, ylabel: str
+) -> Figure:
+    """Draw a point for each row. `kind` is that of scikit-learn's display."""
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    display = metrics.PredictionErrorDisplay.from_predictions(
+        target,
+        values,
+        kind=kind,
+        # Of many rows, the display draws 1,000 at random.
+        random_state=0,
+        scatter_kwargs={"color": COLOR, "alpha": 0.5},
+        ax=figure.subplots(),
+    )
+    display.ax_.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
 def _draw_error_by_range(target: Array, values: Array, name: str) -> Picture:
-    """Draw the mean error of rows with small, middle and large actual numbers."""
+    """Draw the mean errors of rows with small, middle and large actual numbers."""
     ranges = _choose_ranges(len(target))
     limits = np.unique(np.quantile(target, np.linspace(0, 1, ranges + 1)))
     range_of_row = np.searchsorted(limits[1:-1], target, side="left")
-    errors = values - target
     rows = np.bincount(range_of_row)
     occurring = np.flatnonzero(rows)
-    sizes = np.bincount(range_of_row, np.abs(errors))[occurring] / rows[occurring]
-    biases = np.bincount(range_of_row, errors)[occurring] / rows[occurring]
-    largest = limits[1:] if len(limits) > 1 else limits
-    labels = [f"to {format_value(largest[number])}" for number in occurring]
+
+    errors = values - target
+    total_sizes = np.bincount(range_of_row, np.abs(errors))
+    total_errors = np.bincount(range_of_row, errors)
+    mean_sizes = total_sizes[occurring] / rows[occurring]
+    mean_errors = total_errors[occurring] / rows[occurring]
+
+    # If all actual numbers are equal, there is a single limit.
+    upper_limits = limits[1:] if len(limits) > 1 else limits
+    labels = [f"to {format_value(upper_limits[number])}" for number in occurring]
 
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.subplots()
     positions = np.arange(len(occurring))
-    axes.bar(positions, sizes, color="#b8c4d6", label="mean absolute error")
+    axes.bar(positions, mean_sizes, color="#b8c4d6", label="mean absolute error")
     axes.plot(
         positions,
-        biases,
+        mean_errors,
         color=SECOND_COLOR,
         marker="o",
         linestyle="none",
@@ -363,7 +411,7 @@ def _draw_error_by_range(target: Array, values: Array, name: str) -> Picture:
 
 
 def _draw_importance(importance: pd.Series, metric: Metric) -> Picture:
-    """Draw a bar for each of the features that matter most, the longest on top."""
+    """Draw a bar for each of the most important features, the longest on top."""
     bars = importance.head(MOST_FEATURES)[::-1]
     names = [shorten_name(name) for name in bars.index]
     figure = Figure(

@@ -1,4 +1,4 @@
-"""The evaluation report: a page that says how good a model is, and where it errs."""
+"""Render the evaluation report: how good a model is, and where it errs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ from matplotlib.figure import Figure
 from model_metrics import METRICS, Metric, Predictions, format_value
 from sklearn.metrics import precision_recall_fscore_support
 
-SHOWN_ROWS = 10  # with the largest errors
-SHOWN_FEATURES = 4  # of these rows
+# The table of the largest errors has this many rows, and this many features of each row.
+SHOWN_ROWS = 10
+SHOWN_FEATURES = 4
 SHOWN_CLASSES = 100
-LONGEST_VALUE = 100  # characters
-# With these verdicts on a comparison, a model is registered by every rule.
+# The most characters of a value that are shown.
+LONGEST_VALUE = 100
+# The verdicts with which a model is registered. The step `register` has the same list.
 GOOD_VERDICTS = ("better", "no worse", "within the margin")
-# What each metric says, for a reader who does not know it.
+# How a difference is called in the table of metrics, by the verdict of the comparison.
+RELATIONS = {
+    "better": "better",
+    "no worse": "within chance",
+    "within the margin": "worse, within the margin",
+    "worse": "worse",
+}
+# Explanations of the metrics.
 MEANINGS = {
     "log_loss": "how good the probabilities are",
     "roc_auc": "how well rows of a class are ranked above others",
@@ -84,38 +93,50 @@ class Cell:
     kind: str = ""
 
 
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a report, in HTML.
+
+    In a regression, there is no table of `classes`. Without a search for hyperparameters,
+    there is no table of `tries`.
+    """
+
+    classes: str
+    worst_rows: str
+    tries: str = ""
+
+
 def render_report(
     title: str,
-    evaluation: Mapping[str, Any],
+    results: Mapping[str, Any],
     facts: Mapping[str, str],
     pictures: Sequence[Picture],
-    classes: str,
-    worst_rows: str,
-    tries: str = "",
+    tables: Tables,
 ) -> str:
-    """Return the evaluation as one HTML page that needs no other file.
+    """Return the report as one HTML page that needs no other file.
 
-    `facts` are shown above the metrics. `classes`, `worst_rows` and `tries` are tables in
-    HTML. The first one is empty in a regression, and the last one without a search.
+    `results` is the content of `metrics.json`. `facts` are names and texts to show.
     """
     title = html.escape(title)
-    by_class = f"<h2>Classes</h2>\n{classes}" if classes else ""
-    search = f"<h2>Search for hyperparameters</h2>\n{tries}" if tries else ""
+    classes = f"<h2>Classes</h2>\n{tables.classes}" if tables.classes else ""
+    search = ""
+    if tables.tries:
+        search = f"<h2>Search for hyperparameters</h2>\n{tables.tries}"
     figures = "".join(render_picture(picture) for picture in pictures)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{STYLE}</style>
 <h1>{title}</h1>
-{render_verdict(evaluation)}
-{render_notes(evaluation["notes"])}
+{render_verdict(results)}
+{render_notes(results["notes"])}
 <h2>Metrics</h2>
-{render_metrics(evaluation)}
-{by_class}
+{render_metrics(results)}
+{classes}
 <h2>Pictures</h2>
 <div class="figures">
 {figures}</div>
 <h2>Rows with the largest errors</h2>
-{worst_rows}
+{tables.worst_rows}
 {search}
 <h2>This model</h2>
 {render_facts(facts)}
@@ -123,49 +144,51 @@ def render_report(
 """
 
 
-def render_verdict(evaluation: Mapping[str, Any]) -> str:
-    """Return whether the model is good enough, and why, as paragraphs in HTML.
+def render_verdict(results: Mapping[str, Any]) -> str:
+    """Return the verdict on the model and its consequence, as paragraphs in HTML.
 
-    The sentences are the same as on the screen.
+    The model is judged by the registered one, or else by the baseline. The other reason
+    follows as a paragraph of its own.
     """
-    baseline = evaluation["baseline"]
-    registered = evaluation["registered"]
+    baseline = results["baseline"]
+    registered = results["registered"]
+    baseline_reason = _capitalize(baseline["reason"]) + "."
+    registered_reason = "No model is registered yet."
+    if registered:
+        registered_reason = _capitalize(registered["reason"]) + "."
+
     if registered and registered["verdict"] != "another question":
         is_good = registered["verdict"] in GOOD_VERDICTS
-        first = _write_sentence(registered["reason"])
-        others = [_write_sentence(baseline["reason"])]
+        verdict = registered_reason
+        other_reason = baseline_reason
     else:
         is_good = baseline["is_beaten"]
-        first = _write_sentence(baseline["reason"])
-        others = ["No model is registered yet."]
-        if registered:
-            others = [_write_sentence(registered["reason"])]
+        verdict = baseline_reason
+        other_reason = registered_reason
+
     if is_good:
-        first += " So it is registered."
+        kind = "good"
+        verdict += " So it is registered."
     else:
-        first += " So it is not registered, unless training.register is 'always'."
-    kind = "good" if is_good else "bad"
-    paragraphs = [f'<p class="verdict {kind}">{html.escape(first)}</p>']
-    paragraphs += [f"<p>{html.escape(text)}</p>" for text in others]
-    return "\n".join(paragraphs)
-
-
-def _write_sentence(reason: str) -> str:
-    """Return a reason as a sentence."""
-    return f"{reason[0].upper()}{reason[1:]}."
+        kind = "bad"
+        verdict += " So it is not registered, unless training.register is 'always'."
+    return (
+        f'<p class="verdict {kind}">{html.escape(verdict)}</p>\n'
+        f"<p>{html.escape(other_reason)}</p>"
+    )
 
 
 def render_notes(notes: Sequence[str]) -> str:
-    """Return notes as a list in HTML, or an empty text without any."""
+    """Return notes as a list in HTML, or an empty text if there are none."""
     if not notes:
         return ""
-    items = "\n".join(f"<li>{html.escape(_write_note(note))}" for note in notes)
+    items = "\n".join(f"<li>{html.escape(_capitalize(note))}" for note in notes)
     return f"<h2>Worth a look</h2>\n<ul>{items}</ul>"
 
 
-def _write_note(note: str) -> str:
-    """Return a note with a capital letter at its beginning."""
-    return f"{note[0].upper()}{note[1:]}"
+def _capitalize(text: str) -> str:
+    """Return a text with a capital first letter. The other letters stay as they are."""
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def render_facts(facts: Mapping[str, str]) -> str:
@@ -178,7 +201,7 @@ def render_facts(facts: Mapping[str, str]) -> str:
 
 
 def render_table(heads: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
-    """Return a table in HTML whose first column names the rows."""
+    """Return a table in HTML. The first cell of each row is its name."""
     head = "".join(
         f'<th scope="col" class="{cell.kind}">{cell.markup}</th>' for cell in heads
     )
@@ -199,57 +222,76 @@ def render_table(heads: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
 # Metrics
 
 
-def render_metrics(evaluation: Mapping[str, Any]) -> str:
-    """Return the metrics of the model, the baseline and the registered version.
+@dataclass(frozen=True)
+class OtherModel:
+    """A model that the new one was compared with, on the same rows.
 
-    The registered version gets a table of its own if it is compared on fewer rows.
+    `verdict` is that of the comparison by one metric; it is empty if there was none.
     """
-    baseline = evaluation["baseline"]
-    models = {f"baseline ({baseline['name']})": baseline["metrics"]}
-    registered = evaluation["registered"]
-    count = evaluation["rows"]
-    if not registered or "comparison" not in registered:
-        return _render_comparison(evaluation, evaluation["metrics"], models, count)
 
-    label = f"version {registered['version']}"
+    label: str
+    metrics: Mapping[str, float]
+    verdict: str
+
+
+def render_metrics(results: Mapping[str, Any]) -> str:
+    """Return the metrics of the model beside those of the other models, in HTML.
+
+    The registered model has a table of its own if it was compared on fewer rows.
+    """
+    rows = results["rows"]
+    baseline = results["baseline"]
+    other_models = [_describe_model(f"baseline ({baseline['name']})", baseline)]
+    registered = results["registered"]
+    if not registered or "comparison" not in registered:
+        return _render_comparison(results, results["metrics"], other_models, rows)
+
+    registered_model = _describe_model(f"version {registered['version']}", registered)
     shared_rows = registered["comparison"]["rows"]
-    if shared_rows == count:
-        models[label] = registered["metrics"]
-        return _render_comparison(evaluation, evaluation["metrics"], models, count)
-    tables = [
-        _render_comparison(evaluation, evaluation["metrics"], models, count),
-        _render_comparison(
-            evaluation,
-            registered["metrics_of_new_model"],
-            {label: registered["metrics"]},
-            shared_rows,
-        ),
-    ]
-    return "\n".join(tables)
+    if shared_rows == rows:
+        other_models.append(registered_model)
+        return _render_comparison(results, results["metrics"], other_models, rows)
+
+    table_of_all_rows = _render_comparison(
+        results, results["metrics"], other_models, rows
+    )
+    table_of_shared_rows = _render_comparison(
+        results, registered["metrics_of_new_model"], [registered_model], shared_rows
+    )
+    return f"{table_of_all_rows}\n{table_of_shared_rows}"
+
+
+def _describe_model(label: str, comparison: Mapping[str, Any]) -> OtherModel:
+    """Return a model from the part of the results that compares it with the new one."""
+    verdict = comparison.get("comparison", {}).get("verdict", "")
+    return OtherModel(label, comparison["metrics"], verdict)
 
 
 def _render_comparison(
-    evaluation: Mapping[str, Any],
-    values: Mapping[str, float],
-    other_models: Mapping[str, Mapping[str, float]],
+    results: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    other_models: Sequence[OtherModel],
     rows: int,
 ) -> str:
     """Return a table of the metrics of the new model and of others on the same rows."""
     heads = [Cell("metric"), Cell("this model", "number")]
-    for label in other_models:
-        heads.append(Cell(html.escape(label), "number"))
+    for other_model in other_models:
+        heads.append(Cell(html.escape(other_model.label), "number"))
         heads.append(Cell("difference", "number"))
-    deciding = evaluation["compared_by"]["metric"]
+
     lines = []
-    for metric in METRICS[evaluation["task"]]:
-        if metric.name not in values:
+    for metric in METRICS[results["task"]]:
+        if metric.name not in metrics:
             continue
-        is_deciding = metric.name == deciding
-        value = values[metric.name]
+        is_deciding = metric.name == results["compared_by"]["metric"]
+        value = metrics[metric.name]
         cells = [_name_metric(metric, is_deciding)]
         cells.append(Cell(format_value(value), "number"))
-        for other in other_models.values():
-            cells += _compare_values(metric, value, other.get(metric.name))
+        for other_model in other_models:
+            other_value = other_model.metrics.get(metric.name)
+            # Only the deciding metric has an interval, which tells chance from more.
+            relation = RELATIONS.get(other_model.verdict, "") if is_deciding else ""
+            cells += _compare_values(value, other_value, relation)
         if is_deciding:
             cells = [Cell(cell.markup, f"{cell.kind} decides") for cell in cells]
         lines.append(cells)
@@ -257,38 +299,34 @@ def _render_comparison(
 
 
 def _name_metric(metric: Metric, is_deciding: bool) -> Cell:
-    """Return the name of a metric, what it says, and which values are better."""
+    """Return a cell with the name and the explanation of a metric."""
     explanation = f"{MEANINGS[metric.name]}; {metric.direction}"
     if is_deciding:
         explanation += "; models are compared by it"
     return Cell(f"{metric.title}<small>{explanation}</small>")
 
 
-def _compare_values(metric: Metric, value: float, other: float | None) -> list[Cell]:
-    """Return another model's value, and how much better or worse the new one is."""
+def _compare_values(value: float, other: float | None, relation: str) -> list[Cell]:
+    """Return cells with the value of another model, and with the difference to it.
+
+    `relation` is written below the difference.
+    """
     if other is None:
         return [Cell("", "number"), Cell("", "number")]
-    difference = value - other
-    gain = difference if metric.higher_is_better else -difference
-    relation = "equal"
-    if gain:
-        relation = "better" if gain > 0 else "worse"
-    return [
-        Cell(format_value(other), "number"),
-        Cell(
-            f"{format_value(difference, signed=True)}<small>{relation}</small>",
-            "number",
-        ),
-    ]
+    difference = format_value(value - other, signed=True)
+    if relation:
+        difference += f"<small>{relation}</small>"
+    return [Cell(format_value(other), "number"), Cell(difference, "number")]
 
 
 # Classes and rows
 
 
 def render_classes(target: Array, values: Array, classes: Sequence[str]) -> str:
-    """Return a table with the precision and recall of each class, frequent ones first.
+    """Return a table with the precision and recall of each class, in HTML.
 
-    `target` and `values` are the actual and the predicted positions in `classes`.
+    `target` and `values` are the actual and the predicted positions in `classes`. Frequent
+    classes come first.
     """
     positions = np.arange(len(classes))
     precision, recall, f1, actual = precision_recall_fscore_support(
@@ -301,7 +339,7 @@ def render_classes(target: Array, values: Array, classes: Sequence[str]) -> str:
         heads.append(Cell(name, "number"))
     lines = []
     for position in order:
-        # Without a row, the shares have no value.
+        # A share of no rows has no value.
         texts = [
             f"{actual[position]:,}",
             f"{predicted[position]:,}",
@@ -327,41 +365,60 @@ def render_worst_rows(
     predictions: Predictions,
     classes: Sequence[str],
 ) -> str:
-    """Return a table of the rows that are predicted worst.
+    """Return a table of the rows with the largest errors, in HTML.
 
-    These are the rows whose own class has the smallest probability, or whose number is
-    farthest from the predicted one. `table` has the columns to show of each row.
+    `table` has the columns to show. In a classification, the rows whose actual class has
+    the smallest probability have the largest errors.
     """
-    values = predictions.values
     heads = [Cell(_render_value(name).markup) for name in table.columns]
     if classes:
-        assert predictions.probabilities is not None
-        probabilities = predictions.probabilities[np.arange(len(target)), target]
-        order = np.argsort(probabilities, kind="stable")[:SHOWN_ROWS]
         heads += [Cell("actual"), Cell("predicted")]
         heads.append(Cell("probability of the actual class", "number"))
+        errors = _list_class_errors(target, predictions, classes)
     else:
-        order = np.argsort(-np.abs(values - target), kind="stable")[:SHOWN_ROWS]
         heads += [Cell(name, "number") for name in ("actual", "predicted", "error")]
+        errors = _list_number_errors(target, predictions.values)
 
     lines = []
-    for row in order:
-        cells = [_render_value(value) for value in table.row(row)]
-        if classes:
-            cells.append(_render_value(classes[target[row]]))
-            cells.append(_render_value(classes[values[row]]))
-            cells.append(Cell(f"{probabilities[row]:.2%}", "number"))
-        else:
-            error = format_value(values[row] - target[row], signed=True)
-            cells.append(Cell(format_value(target[row]), "number"))
-            cells.append(Cell(format_value(values[row]), "number"))
-            cells.append(Cell(error, "number"))
-        lines.append(cells)
+    for row, error_cells in errors.items():
+        value_cells = [_render_value(value) for value in table.row(row)]
+        lines.append([*value_cells, *error_cells])
     return render_table(heads, lines)
 
 
+def _list_class_errors(
+    target: Array, predictions: Predictions, classes: Sequence[str]
+) -> dict[int, list[Cell]]:
+    """Return the last cells of the worst rows, by the position of the row."""
+    assert predictions.probabilities is not None
+    probabilities = predictions.probabilities[np.arange(len(target)), target]
+    worst_rows = np.argsort(probabilities, kind="stable")[:SHOWN_ROWS]
+    return {
+        int(row): [
+            _render_value(classes[target[row]]),
+            _render_value(classes[predictions.values[row]]),
+            Cell(f"{probabilities[row]:.2%}", "number"),
+        ]
+        for row in worst_rows
+    }
+
+
+def _list_number_errors(target: Array, values: Array) -> dict[int, list[Cell]]:
+    """Return the last cells of the worst rows, by the position of the row."""
+    errors = values - target
+    worst_rows = np.argsort(-np.abs(errors), kind="stable")[:SHOWN_ROWS]
+    return {
+        int(row): [
+            Cell(format_value(target[row]), "number"),
+            Cell(format_value(values[row]), "number"),
+            Cell(format_value(errors[row], signed=True), "number"),
+        ]
+        for row in worst_rows
+    }
+
+
 def _render_value(value: object) -> Cell:
-    """Return a value of the data as a cell, in its own direction of writing."""
+    """Return a value of the data as a cell. Its text may run from right to left."""
     if value is None:
         return Cell("<small>missing</small>")
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -372,11 +429,11 @@ def _render_value(value: object) -> Cell:
 
 
 def render_picture(picture: Picture) -> str:
-    """Return a picture with its title and its description in HTML."""
+    """Return a picture with its title and its description, in HTML."""
     title = html.escape(picture.title)
     description = html.escape(picture.description)
     width, _ = picture.figure.get_size_inches()
-    # Wider pictures take a whole line, so that their text is not too small.
+    # A wide picture takes the whole width of the page. Otherwise its text would be too small.
     kind = ' class="wide" tabindex="0"' if width > 6.5 else ""
     return (
         f'<figure{kind}><figcaption dir="auto">{title}</figcaption>\n'
@@ -386,7 +443,7 @@ def render_picture(picture: Picture) -> str:
 
 
 def encode_picture(figure: Figure) -> str:
-    """Return a figure as text that an HTML page can hold."""
+    """Return a figure as the text of a data URL, without its `data:`."""
     picture = io.BytesIO()
     figure.savefig(picture, format="svg")
     return f"image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

@@ -1,7 +1,4 @@
-"""Find a feature that gives the target away, so that a model looks better than it is.
-
-Nobody needs to change this.
-"""
+"""Find a feature that gives the target away, so that a model looks better than it is."""
 
 from __future__ import annotations
 
@@ -16,15 +13,17 @@ from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-# A model with at least this skill is nearly perfect. The skill is the share that the model
-# explains of what there is to explain.
+# A model with at least this skill is nearly perfect, see `measure_skill`.
 NEARLY_PERFECT = 0.98
-SUSPECTS = 3  # features that matter most
+# Only this many of the most important features are checked.
+CHECKED_FEATURES = 3
+# The trees are trained and scored on at most this many rows.
 MOST_ROWS = 5_000
 FOLDS = 5
-# Small leaves would learn the rows by heart.
+# With smaller leaves, a tree could learn single rows by heart.
 SMALLEST_LEAF = 3
-LARGEST = 1e38  # A tree refuses numbers of more than 32 bits, and infinite ones.
+# A tree takes 32-bit floats, whose largest value is 3.4e38, and no infinite values.
+LARGEST_NUMBER = 1e38
 
 Array = npt.NDArray[Any]
 
@@ -38,24 +37,23 @@ def note_leak(
 ) -> list[str]:
     """Return a note if one feature alone predicts the target almost perfectly.
 
-    This is only checked if the model itself is almost perfect. For each of the most
-    important features, a decision tree is trained on this feature alone, and scored on
-    rows that it was not trained on. The list is empty if there is no such feature.
+    Features are only checked if the model itself is almost perfect. `importance` has the
+    names of the features, the most important one first.
     """
     classes = list_classes(target, [model])
-    answers = encode_target(target, classes)
+    encoded_target = encode_target(target, classes)
     predictions = predict(model, features, classes)
-    predicted = predictions.probabilities
-    if predicted is None:
-        predicted = predictions.values
-    if measure_skill(answers, predicted, task) < NEARLY_PERFECT:
+    predicted = predictions.values
+    if predictions.probabilities is not None:
+        predicted = predictions.probabilities
+    if measure_skill(encoded_target, predicted, task) < NEARLY_PERFECT:
         return []
 
-    for name in importance.index[:SUSPECTS]:
-        alone = measure_alone(features[name], answers, task)
-        if alone >= NEARLY_PERFECT:
+    for name in importance.index[:CHECKED_FEATURES]:
+        skill = measure_alone(features[name], encoded_target, task)
+        if skill >= NEARLY_PERFECT:
             note = (
-                f"'{name}' alone predicts nearly everything ({alone:.1%} of what can be"
+                f"'{name}' alone predicts nearly everything ({skill:.1%} of what can be"
                 " explained). If it is known only after the target, or made from it, the"
                 " figures are too good: list it under data.ignore in settings.yml."
             )
@@ -64,59 +62,77 @@ def note_leak(
 
 
 def measure_skill(target: Array, predicted: Array, task: str) -> float:
-    """Return the share of what there is to explain, 0 for guesses and 1 for no error.
+    """Return how much of the target is explained: 0 for guesses, 1 for no error.
 
-    It is R² for numbers. For classes it is 2 AUC - 1, the mean over the classes, where
-    `predicted` has a column of probabilities for each of them.
-    It is 0 if all rows are alike.
+    For numbers, this is R². For classes, it is 2 AUC - 1, as a mean over the classes, where
+    `predicted` has a column of probabilities for each class. If all rows have the same
+    target, it is 0.
     """
-    if len(np.unique(target)) < 2:
+    occurring = np.unique(target)
+    if len(occurring) < 2:
         return 0.0
     if task == "regression":
         return float(r2_score(target, predicted))
     areas = [
         roc_auc_score(target == position, predicted[:, position])
-        for position in np.unique(target)
+        for position in occurring
     ]
     return float(2 * np.mean(areas) - 1)
 
 
 def measure_alone(values: pd.Series, target: Array, task: str) -> float:
-    """Return the skill of a decision tree that sees one feature, by cross-validation.
+    """Return the skill of a decision tree that has a single feature.
 
-    Rare classes are left out. The skill is 0 if there are too few rows or classes.
+    It is measured by cross-validation on some of the rows, and is 0 if there are too few.
     """
     if len(target) < FOLDS:
         return 0.0
     rows = np.random.default_rng(0).permutation(len(target))[:MOST_ROWS]
-    column = encode_feature(values)[rows].reshape(-1, 1)
-    target = target[rows]
+    feature = encode_feature(values)[rows].reshape(-1, 1)
     if task == "regression":
-        number = DecisionTreeRegressor(min_samples_leaf=SMALLEST_LEAF, random_state=0)
-        folds = KFold(FOLDS)
-        predicted = cross_val_predict(number, column, target, cv=folds)
-        return measure_skill(target, predicted, task)
-    _, positions, counts = np.unique(target, return_inverse=True, return_counts=True)
-    # Each part of a cross-validation needs a row of each class.
-    is_frequent = counts[positions] >= FOLDS
-    column = column[is_frequent]
-    positions = np.unique(positions[is_frequent], return_inverse=True)[1]
-    if len(np.unique(positions)) < 2:
+        return _measure_regression_tree(feature, target[rows])
+    return _measure_classification_tree(feature, target[rows])
+
+
+def _measure_regression_tree(feature: Array, target: Array) -> float:
+    """Return the skill of a decision tree that predicts numbers."""
+    tree = DecisionTreeRegressor(min_samples_leaf=SMALLEST_LEAF, random_state=0)
+    predicted = cross_val_predict(tree, feature, target, cv=KFold(FOLDS))
+    return measure_skill(target, predicted, "regression")
+
+
+def _measure_classification_tree(feature: Array, target: Array) -> float:
+    """Return the skill of a decision tree that predicts classes.
+
+    Classes with too few rows for the cross-validation are left out. The skill is 0 if fewer
+    than two classes are left.
+    """
+    rows_of_class = np.bincount(target)
+    has_enough_rows = rows_of_class[target] >= FOLDS
+    feature = feature[has_enough_rows]
+    target = target[has_enough_rows]
+    classes = np.unique(target)
+    if len(classes) < 2:
         return 0.0
+
+    # The probabilities have a column for each remaining class, so classes are renumbered.
+    target = np.searchsorted(classes, target)
     tree = DecisionTreeClassifier(min_samples_leaf=SMALLEST_LEAF, random_state=0)
-    predicted = cross_val_predict(
-        tree, column, positions, cv=StratifiedKFold(FOLDS), method="predict_proba"
+    probabilities = cross_val_predict(
+        tree, feature, target, cv=StratifiedKFold(FOLDS), method="predict_proba"
     )
-    return measure_skill(positions, predicted, task)
+    return measure_skill(target, probabilities, "classification")
 
 
 def encode_feature(values: pd.Series) -> Array:
-    """Return a feature as numbers that a decision tree takes.
+    """Return a feature as numbers that a decision tree accepts.
 
-    Missing values are smaller than all others, and texts are numbered in their order.
+    Texts are numbered in alphabetical order. Missing values are smaller than all others.
     """
     if values.dtype == object:
-        return np.asarray(pd.factorize(values, sort=True)[0], dtype=float)
+        numbers, _ = pd.factorize(values, sort=True)
+        return np.asarray(numbers, dtype=float)
+
     numbers = values.astype("int64") if values.dtype.kind == "M" else values
-    filled = np.clip(np.asarray(numbers, dtype=float), -LARGEST, LARGEST)
-    return np.where(np.asarray(values.isna()), -2 * LARGEST, filled)
+    clipped = np.clip(np.asarray(numbers, dtype=float), -LARGEST_NUMBER, LARGEST_NUMBER)
+    return np.where(np.asarray(values.isna()), -2 * LARGEST_NUMBER, clipped)

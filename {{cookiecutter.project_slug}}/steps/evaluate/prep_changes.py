@@ -1,4 +1,4 @@
-"""What has changed in prep since the registered model was trained.
+"""Find out what has changed in prep since the registered model was trained.
 
 If prep has changed, the registered model is judged on values that its own prep might have
 prepared differently. It may then look worse, or better, than it is in use.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: In a sentence, at most this many columns are named.
+# A message names at most this many columns.
 SHOWN_COLUMNS = 3
 
 
@@ -18,16 +18,16 @@ def list_prep_changes(
 ) -> list[str]:
     """Return what differs between the prep of two models, as parts of a sentence.
 
-    `new` and `old` are the contents of the models' `schema.json`. `columns` are those that
-    the old model asks for. What a model does not say is not compared.
+    `new` and `old` are the schemas of the models, and `columns` are those that the old
+    model needs. Something that one of the schemas does not contain is not compared.
     """
     changes: list[str] = []
     if "code" in new and "code" in old and new["code"] != old["code"]:
         changes.append("the files of steps/prep")
 
     if "text_format" in new and "text_format" in old:
-        settings = [*new["text_format"], *old["text_format"]]
-        for name in dict.fromkeys(settings):
+        settings = dict.fromkeys([*new["text_format"], *old["text_format"]])
+        for name in settings:
             if new["text_format"].get(name) != old["text_format"].get(name):
                 changes.append(f"data.{name}")
 
@@ -46,13 +46,14 @@ def list_prep_changes(
 
 
 def _read_type(schema: Mapping[str, Any], column: str) -> str | None:
-    """Return how prep has read a column; None if it is none of the raw data."""
-    described = schema["columns"].get(column)
-    return None if described is None else described["type"]
+    """Return the type that prep gave a column, or None if the raw data does not have it."""
+    if column not in schema["columns"]:
+        return None
+    return str(schema["columns"][column]["type"])
 
 
 def describe_prep_changes(changes: list[str], version: str) -> str:
-    """Return a sentence on changes of prep since a version was trained."""
+    """Return a sentence about the changes of prep since a version was trained."""
     return (
         f"prep has changed since version {version} was trained ({', '.join(changes)}), so"
         " that version may have been judged on other values than it was trained on"

@@ -1,4 +1,4 @@
-"""Loading a model that train saved, with what it says about itself."""
+"""Load a saved model, with what it says about its training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pandas as pd
 import polars as pl
 from sklearn.pipeline import Pipeline
 
-# The types of a model's signature as polars has them.
+# The types of columns, by their names in the signature of a model.
 TYPES: dict[str, pl.DataType] = {
     "double": pl.Float64(),
     "datetime": pl.Datetime("us"),
@@ -28,12 +28,12 @@ TYPES: dict[str, pl.DataType] = {
 
 
 class RowSplit(Protocol):
-    """The rule by which a model's training held rows out, see steps/train/split.py."""
+    """The rule by which rows were held out from training. See steps/train/split.py."""
 
     by: list[str]
 
     def groups(self, table: pl.DataFrame) -> npt.NDArray[np.uint64]:
-        """Return a number for each row, the same for rows that stay together."""
+        """Return the group of each row. Rows of one group are held out together."""
 
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Return whether each row is held out."""
@@ -41,45 +41,55 @@ class RowSplit(Protocol):
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A trained pipeline, the columns that it asks for, and what it was trained for.
+    """A trained pipeline, and what was saved with it.
 
-    `categories` are the texts in each column of text of its training data, as far as they
-    are known. `baseline` predicts the same without features: from class shares, a mean or
-    a last value, as `baseline_name` says. `task` and `target` are empty, and `split` and
-    `baseline` are None, if the model does not say, because it was not saved by this
-    project's train step. `holdout_column` has the dates from which on rows were held out;
-    it is empty if they were held out at random. `keys`, `training_rows`, `parameters` and
-    `notes` are those of the training. `schema` says how prep has read the training data,
-    and is empty if that is unknown.
+    A model that was not saved by the train step of this project has fewer values: those
+    after `columns` may be empty or None.
     """
 
     pipeline: Pipeline
+    #: The columns that the pipeline needs, and their types.
     columns: dict[str, pl.DataType]
+    #: The distinct texts of the training data, for each column of text.
     categories: dict[str, set[str]]
     task: str
     target: str
+    #: The rule by which rows were held out.
     split: RowSplit | None
+    #: A model that predicts the target without features, and how it does so.
     baseline: Any = None
     baseline_name: str = ""
+    #: The column of dates by which rows were held out; empty if this was done at random.
     holdout_column: str = ""
     keys: tuple[str, ...] = ()
     training_rows: int | None = None
+    #: The parameters of the training, as MLflow shows them.
     parameters: dict[str, str] = field(default_factory=dict)
+    #: The notes that the train step printed.
     notes: tuple[str, ...] = ()
+    #: How prep read the columns of the training data.
     schema: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Loading
+
+
 def load_model(folder: Path) -> SavedModel:
-    """Load the model in a folder. Raises an error of any kind if there is none."""
-    # MLflow takes a %20 in a path for a blank, so it is given a copy at a plain path.
-    with TemporaryDirectory() as plain:
-        copy = shutil.copytree(folder, Path(plain) / "model")
+    """Load the model in a folder.
+
+    Raises ValueError if it was saved without a signature, or by another version of Python.
+    A model that cannot be loaded may raise any other error.
+    """
+    # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
+    with TemporaryDirectory() as temporary_folder:
+        copy = shutil.copytree(folder, Path(temporary_folder) / "model")
         description = mlflow.models.Model.load(str(copy))
         _check_python(description)
         pipeline = mlflow.sklearn.load_model(copy.as_uri())
         split = _load_split(copy, pipeline)
+        baseline = _load_pickle(copy / "baseline.pkl")
         schema = _read_schema(copy)
-        baseline = _load_baseline(copy)
+
     if description.signature is None:
         raise ValueError("it was saved without a signature, which names its columns")
     metadata = description.metadata or {}
@@ -107,29 +117,36 @@ def load_model(folder: Path) -> SavedModel:
 def _check_python(description: mlflow.models.Model) -> None:
     """Raise ValueError if a model was saved by another minor version of Python.
 
-    It holds the functions of its train step as bytecode, on which another version may
-    crash without an error.
+    A saved model holds functions of the train step as bytecode. Another version of Python
+    may crash when it runs them, without an error message.
     """
-    saved_by = description.flavors.get("python_function", {}).get("python_version", "")
-    version = ".".join(saved_by.split(".")[:2])
+    flavor = description.flavors.get("python_function", {})
+    version = ".".join(flavor.get("python_version", "").split(".")[:2])
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version and version != running:
         raise ValueError(f"it was trained with Python {version}, and this is {running}")
 
 
 def _load_split(folder: Path, pipeline: Pipeline) -> Any:
-    """Return the rule by which rows were held out, or None if the model has none.
+    """Return the rule by which rows were held out, or None if it was not saved.
 
-    Version 1 of the project kept it as an attribute of the pipeline, not in a file.
+    Version 1 of this project saved it as an attribute of the pipeline.
     """
-    file = folder / "split.pkl"
-    if file.exists():
-        return cloudpickle.loads(file.read_bytes())
-    return getattr(pipeline, "split", None)
+    split = _load_pickle(folder / "split.pkl")
+    if split is None:
+        return getattr(pipeline, "split", None)
+    return split
+
+
+def _load_pickle(file: Path) -> Any:
+    """Return the object in a pickle file, or None if the file does not exist."""
+    if not file.exists():
+        return None
+    return cloudpickle.loads(file.read_bytes())
 
 
 def _read_schema(folder: Path) -> dict[str, Any]:
-    """Return how prep has read the training data of a model; empty if it is unknown."""
+    """Return how prep read the training data, or an empty dict if it was not saved."""
     file = folder / "schema.json"
     if not file.exists():
         return {}
@@ -138,7 +155,7 @@ def _read_schema(folder: Path) -> dict[str, Any]:
 
 
 def _list_categories(schema: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return the texts in each column of text, as the model's schema names them."""
+    """Return the distinct texts of each column whose texts are in the schema."""
     return {
         name: set(column["categories"])
         for name, column in schema.get("columns", {}).items()
@@ -146,65 +163,73 @@ def _list_categories(schema: Mapping[str, Any]) -> dict[str, set[str]]:
     }
 
 
-def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
-    """Return the columns that a model asks for, as its own scoring would read them.
-
-    Raises ValueError, TypeError or a PolarsError if the prepared table does not tell,
-    because it was read by another schema than the model's training data.
-    """
-    for name, dtype in model.columns.items():
-        values = table[name].drop_nulls()
-        if len(values):
-            _check_spelling(name, values, dtype, model.categories.get(name, set()))
-    return select_columns(table, model.columns)
-
-
-def _check_spelling(
-    name: str, values: pl.Series, dtype: pl.DataType, categories: set[str]
-) -> None:
-    """Raise ValueError if values were text to a model, and their spelling is lost.
-
-    A column that was text and holds numbers now has lost the + of +1. Its spelling is
-    known only if all values are categories of the model as they stand.
-    """
-    if dtype == pl.String and values.dtype != pl.String:
-        texts = values.unique().cast(pl.String)
-        if not categories.issuperset(texts):
-            raise ValueError(
-                f"'{name}' was text to it and is {values.dtype} now, which does not tell"
-                " how the values were spelled"
-            )
-    if dtype == pl.Float64 and values.dtype == pl.String:
-        odd = values.filter(values.cast(pl.Float64, strict=False).is_null())
-        if len(odd):
-            raise ValueError(
-                f"'{name}' was numbers to it and is text now, such as '{odd[0]}'"
-            )
-
-
-def _load_baseline(folder: Path) -> Any:
-    """Return the baseline that was saved with the model, or None if there is none."""
-    file = folder / "baseline.pkl"
-    return cloudpickle.loads(file.read_bytes()) if file.exists() else None
+# The features of a table
 
 
 def select_columns(
     table: pl.DataFrame, columns: dict[str, pl.DataType]
 ) -> pd.DataFrame:
-    """Return the columns that a model asks for, in its types.
+    """Return the columns that a model needs, in the types that it needs.
 
-    Raises TypeError or a PolarsError if a column is missing or of another kind.
+    Raises TypeError or a PolarsError if a column is missing or has another type.
     """
     selected = {}
     for name, dtype in columns.items():
         values = table[name]
         if values.null_count() == len(values):
-            # A column without a value fits every type.
+            # A column without any value fits every type.
             selected[name] = pl.repeat(None, len(values), dtype=dtype, eager=True)
             continue
-        reads_as_text = values.dtype == pl.String and not dtype.is_temporal()
-        is_text = reads_as_text or dtype == pl.String
-        if not is_text and values.dtype.is_temporal() != dtype.is_temporal():
+
+        is_read_from_text = values.dtype == pl.String and not dtype.is_temporal()
+        becomes_text = dtype == pl.String
+        have_same_kind = values.dtype.is_temporal() == dtype.is_temporal()
+        if not (is_read_from_text or becomes_text or have_same_kind):
             raise TypeError(f"'{name}' was {dtype} to it and is {values.dtype} now")
         selected[name] = values.cast(dtype)
     return pl.DataFrame(selected).to_pandas()
+
+
+def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
+    """Return the columns that a model needs, with the values that its own prep would read.
+
+    The table may have been read by another schema than the model's training data. Raises
+    ValueError, TypeError or a PolarsError if the values cannot be told from it.
+    """
+    for name, dtype in model.columns.items():
+        values = table[name].drop_nulls()
+        if values.is_empty():
+            continue
+        if dtype == pl.String:
+            _check_spelling(name, values, model.categories.get(name, set()))
+        elif dtype == pl.Float64:
+            _check_numbers(name, values)
+    return select_columns(table, model.columns)
+
+
+def _check_spelling(name: str, values: pl.Series, categories: set[str]) -> None:
+    """Raise ValueError if the values were text to the model, and their spelling is lost.
+
+    A column that holds numbers now may have held "+1" or "01" as text. Its spelling is only
+    known if all numbers, as they are written now, are categories of the model.
+    """
+    if values.dtype == pl.String:
+        return
+    texts = values.unique().cast(pl.String)
+    if not categories.issuperset(texts):
+        raise ValueError(
+            f"'{name}' was text to it and is {values.dtype} now, which does not tell how"
+            " the values were spelled"
+        )
+
+
+def _check_numbers(name: str, values: pl.Series) -> None:
+    """Raise ValueError if the values were numbers to the model, and some are text now."""
+    if values.dtype != pl.String:
+        return
+    is_number = values.cast(pl.Float64, strict=False).is_not_null()
+    odd_values = values.filter(~is_number)
+    if len(odd_values):
+        raise ValueError(
+            f"'{name}' was numbers to it and is text now, such as '{odd_values[0]}'"
+        )

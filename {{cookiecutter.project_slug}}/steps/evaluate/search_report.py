@@ -1,9 +1,10 @@
-"""The part of the evaluation report on the search for hyperparameters, if there was one."""
+"""Show the search for hyperparameters in the evaluation report."""
 
 from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from model_metrics import format_value
 FILE_NAME = "search.json"
 SHOWN_TRIES = 10
 MOST_PANELS = 6
-PANELS_IN_A_ROW = 3
-# A range of numbers is drawn by the logarithm if its ends differ by this factor.
+PANELS_PER_ROW = 3
+# A scale is logarithmic if the largest number is more than this many times the smallest.
 LOGARITHMIC_FACTOR = 20
 
-# What step `train` has saved about a search, and about each of its tries.
+# The search that the step `train` has saved, and each of its tries. See SearchResult in
+# steps/train/search.py.
 Search = Mapping[str, Any]
 Try = Mapping[str, Any]
 
 
 def read_search(model: Path) -> Search | None:
-    """Return the search that was saved with a model, or None without one."""
+    """Return the search that was saved with a model, or None if there was none."""
     file = model / FILE_NAME
     if not file.exists():
         return None
@@ -37,44 +39,50 @@ def read_search(model: Path) -> Search | None:
 
 def sort_tries(search: Search) -> list[Try]:
     """Return the tries that have not failed, the best first."""
-    scored = [tried for tried in search["tries"] if tried["score"] is not None]
+    scored = [result for result in search["tries"] if result["score"] is not None]
     return sorted(
         scored,
-        key=lambda tried: tried["score"],
+        key=lambda result: result["score"],
         reverse=search["higher_is_better"],
     )
 
 
-def list_searched(search: Search) -> list[str]:
-    """Return the hyperparameters of which more than one value was tried."""
-    names: list[str] = []
-    for tried in search["tries"]:
-        names += [name for name in tried["hyperparameters"] if name not in names]
-    return [
-        name
-        for name in names
-        if len({str(tried["hyperparameters"].get(name)) for tried in search["tries"]})
-        > 1
-    ]
+def list_varied_names(search: Search) -> list[str]:
+    """Return the names of the hyperparameters for which several values were tried."""
+    candidates = [result["hyperparameters"] for result in search["tries"]]
+    names = dict.fromkeys(name for candidate in candidates for name in candidate)
+    varied_names = []
+    for name in names:
+        values = {str(candidate.get(name)) for candidate in candidates}
+        if len(values) > 1:
+            varied_names.append(name)
+    return varied_names
+
+
+# The table
 
 
 def render_search(search: Search) -> str:
-    """Return the best tries, and the one with the values of settings.yml, as a table."""
-    tries = sort_tries(search)
-    first = search["tries"][0]
-    names = list_searched(search)
+    """Return a sentence about the search, and a table of its best tries, in HTML.
+
+    The table also has the first try, with the values of settings.yml.
+    """
+    names = list_varied_names(search)
     heads = [Cell("try"), Cell(html.escape(search["metric"]), "number")]
     heads += [Cell(html.escape(name), "number") for name in names]
+
+    first = search["tries"][0]
+    tries = sort_tries(search)
     lines = []
-    for rank, tried in enumerate(tries):
-        is_first = tried == first
-        if rank >= SHOWN_TRIES and not is_first:
+    for rank, result in enumerate(tries, start=1):
+        is_first = result == first
+        if rank > SHOWN_TRIES and not is_first:
             continue
-        label = "settings.yml" if is_first else f"{rank + 1}"
-        cells = [Cell(label), Cell(format_value(tried["score"]), "number")]
+        label = "settings.yml" if is_first else str(rank)
+        cells = [Cell(label), Cell(format_value(result["score"]), "number")]
         for name in names:
-            value = tried["hyperparameters"].get(name, "")
-            cells.append(Cell(html.escape(str(value)), "number"))
+            value = str(result["hyperparameters"].get(name, ""))
+            cells.append(Cell(html.escape(value), "number"))
         lines.append(cells)
 
     count = len(search["tries"])
@@ -88,47 +96,58 @@ def render_search(search: Search) -> str:
     return f"<p>{html.escape(sentence)}</p>\n{render_table(heads, lines)}"
 
 
-def draw_search(search: Search) -> Picture | None:
-    """Draw the metric of each try by the values of the hyperparameters.
+# The picture
 
-    Returns None if a single value was tried of each.
+
+def draw_search(search: Search) -> Picture | None:
+    """Draw the metric of each try against the values of its hyperparameters.
+
+    Returns None if each hyperparameter had a single value.
     """
-    names = list_searched(search)[:MOST_PANELS]
+    names = list_varied_names(search)[:MOST_PANELS]
     if not names:
         return None
-    tries = sort_tries(search)
-    first = search["tries"][0]
-    columns = min(len(names), PANELS_IN_A_ROW)
-    rows = -(-len(names) // PANELS_IN_A_ROW)
+
+    columns = min(len(names), PANELS_PER_ROW)
+    rows = math.ceil(len(names) / PANELS_PER_ROW)
     figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    first = search["tries"][0]
+    tries = sort_tries(search)
     for panel, name in zip(panels, names, strict=False):
-        having = [tried for tried in tries if name in tried["hyperparameters"]]
-        _draw_values(panel, name, having, first)
-    for unused in list(panels):
-        unused.remove()
+        tries_with_name = [
+            result for result in tries if name in result["hyperparameters"]
+        ]
+        _draw_values(panel, name, tries_with_name, first)
+    for unused_panel in panels[len(names) :]:
+        unused_panel.remove()
     figure.supylabel(search["metric"], fontsize="medium")
     return Picture(
-        "search",
-        "Search for hyperparameters",
-        "Each point is a try. The one with the values of settings.yml is orange.",
-        figure,
+        name="search",
+        title="Search for hyperparameters",
+        description=(
+            "Each point is a try. The one with the values of settings.yml is orange."
+        ),
+        figure=figure,
     )
 
 
 def _draw_values(panel: Axes, name: str, tries: Sequence[Try], first: Try) -> None:
-    """Plot the metric of each try against its value of one hyperparameter."""
-    values = [tried["hyperparameters"][name] for tried in tries]
-    are_numbers = all(
-        isinstance(value, (int, float)) and not isinstance(value, bool)
-        for value in values
-    )
-    if not are_numbers:
+    """Draw the metric of each try against its value of one hyperparameter."""
+    values = [result["hyperparameters"][name] for result in tries]
+    if not all(_is_number(value) for value in values):
         values = [shorten_name(value) for value in values]
     elif min(values) > 0 and max(values) / min(values) > LOGARITHMIC_FACTOR:
         panel.set_xscale("log")
-        # By default, the labels are formulas such as 10^2, which are switched off here.
+        # Without this format, the labels would be formulas such as 10^2, which are off.
         panel.xaxis.set_major_formatter("{x:g}")
-    colors = [SECOND_COLOR if tried == first else COLOR for tried in tries]
-    panel.scatter(values, [tried["score"] for tried in tries], c=colors, s=18)
+
+    scores = [result["score"] for result in tries]
+    colors = [SECOND_COLOR if result == first else COLOR for result in tries]
+    panel.scatter(values, scores, c=colors, s=18)
     panel.set_xlabel(shorten_name(name))
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number. True and False are not numbers here."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """Register the new model if its evaluation shows that it is good enough.
 
-The model goes to MLflow's registry: a database file of the project in a local run, and
-the workspace on Azure ML.
+The model goes to MLflow's registry. In a local run, this is a database file of the project.
+On Azure ML, it is the registry of the workspace.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-# The tag of a registered version; evaluate reads it.
+# The tag of a registered version that names an earlier version. The step `evaluate` then
+# compares later models with the earlier one.
 REFERENCE_TAG = "reference"
 
 # The verdicts of the evaluation with which a model is registered.
@@ -28,19 +29,15 @@ REFUSED_VERDICTS = ("worse", "the same")
 def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
     """Decide whether to register a model; return the decision and the reason.
 
-    `evaluation` is the content of the evaluation's `metrics.json`. By the rule
-    `unless_worse`:
+    `evaluation` is the content of `metrics.json`. By the rule `always`, every model is
+    registered. By the rule `unless_worse`, a model is registered in these cases:
 
-    - If no model is registered yet, the model is registered if it is better than the
-      baseline by more than chance.
-    - If the registered model answers another question, for example because it predicts
-      another target, the new model is compared with the baseline in the same way.
-    - Otherwise the model is compared with the registered one, and is registered unless it
-      is worse by more than chance and the margin.
-    - The model is refused if it is the registered model again, or if the two models
-      cannot be compared. In the second case, a person has to decide.
+    - If there is a registered model for the same target, the new model must not be worse
+      by more than chance and the margin.
+    - Otherwise, the new model must be better than the baseline by more than chance.
 
-    By the rule `always`, every model is registered.
+    If the two models cannot be compared, the model is not registered, and the reason says
+    how a person can register it.
     """
     is_good_enough, reason = _judge_quality(evaluation)
     if is_good_enough:
@@ -70,11 +67,11 @@ def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:
 
 
 def choose_reference(evaluation: dict[str, Any]) -> str | None:
-    """Choose the registered version with which later models are compared.
+    """Return the registered version with which later models are compared.
 
-    Returns None if they are compared with the new model itself. A new model that is not
-    better than the version it was compared with does not replace it as the reference.
-    Otherwise a series of small losses, each within the margin, could add up unnoticed.
+    Returns None if they are compared with the new model. If the new model is not better than
+    the version that it was compared with, later models are compared with that version, too.
+    Otherwise, many small losses could add up unnoticed.
     """
     registered = evaluation["registered"]
     if registered and registered["verdict"] in ("no worse", "within the margin"):
@@ -85,8 +82,8 @@ def choose_reference(evaluation: dict[str, Any]) -> str | None:
 def register(model: Path, name: str, reference: str | None = None) -> str:
     """Register the model in the folder `model` under a name, and return its version.
 
-    `reference` is the version with which later models are compared, or None if it is the
-    new version. All files are uploaded before the registry refers to them.
+    `reference` is an earlier version with which later models are compared, or None if they
+    are compared with this one. All files are uploaded before the version is created.
     """
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")

@@ -1,7 +1,8 @@
-"""Predict with scikit-learn's gradient-boosted trees by table lookup, bit for bit the same.
+"""Predict with scikit-learn's gradient-boosted trees by table lookup.
 
-scikit-learn walks each row down each tree. That is slow, because a processor cannot guess
-whether the next step goes left or right. The lookup in this module follows QuickScorer
+The predictions are the same as scikit-learn's, bit for bit. scikit-learn walks each row down
+each tree. That is slow, because a processor cannot guess whether the next step goes left or
+right. The lookup in this module follows QuickScorer
 (Lucchese et al., 2015, "QuickScorer: A fast algorithm to rank documents with additive
 ensembles of regression trees"), and needs no walk:
 
@@ -37,7 +38,6 @@ trees, so that a single operation handles all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,30 +145,13 @@ class LookupTables:
         #: The trees of an iteration: one for each class, or one for a number.
         self.trees_per_iteration = boosted.n_trees_per_iteration_
         self.word = np.dtype(np.uint32 if most_leaves <= 32 else np.uint64)
-        #: By categorical feature, whether each category was seen in training.
-        self.is_known_category: dict[int, Array] = {}
-        #: By numerical feature, the thresholds of all branches, in rising order.
-        self.thresholds: dict[int, Array] = {}
-        self._read_features(boosted, trees)
-        self.groups = self._build_groups(trees)
-
-    def _read_features(self, boosted: BoostedModel, trees: list[Tree]) -> None:
-        """Set `is_known_category` and `thresholds` of the features on which trees branch.
-
-        They define the codes of the features' values.
-        """
-        category_bits, row_of_feature = (
-            boosted._bin_mapper.make_known_categories_bitsets()
-        )
         nodes = np.concatenate([tree.nodes for tree in trees])
         branches = nodes[nodes["is_leaf"] == 0]
-        for feature in np.unique(branches["feature_idx"]):
-            feature_branches = branches[branches["feature_idx"] == feature]
-            if feature_branches["is_categorical"].any():
-                bits = category_bits[row_of_feature[feature]]
-                self.is_known_category[feature] = unpack_bits(bits)
-            else:
-                self.thresholds[feature] = np.unique(feature_branches["num_threshold"])
+        #: By numerical feature, the thresholds of all branches, in rising order.
+        self.thresholds = list_thresholds(branches)
+        #: By categorical feature, whether each category was seen in training.
+        self.is_known_category = list_known_categories(branches, boosted)
+        self.groups = self._build_groups(trees)
 
     def _build_groups(self, trees: list[Tree]) -> list[TreeGroup]:
         """Return the tables of all trees. Raises UnsupportedModel if they are too large."""
@@ -189,9 +172,9 @@ class LookupTables:
     def _build_group(self, trees: list[Tree]) -> TreeGroup:
         """Return the tables of one group of trees.
 
-        Every branch rules leaves out: for the codes that go left, the leaves on its right,
-        and for all other codes the leaves on its left. The leaves that a code allows in
-        the end are those that no branch on its feature has ruled out.
+        A branch rules out the leaves on its right for all codes that go left, and the
+        leaves on its left for all other codes. A code allows the leaves that no branch on
+        its feature rules out.
         """
         all_leaves = np.ones(len(trees), self.word)
         leaf_values = np.zeros((len(trees), 8 * self.word.itemsize))
@@ -199,8 +182,8 @@ class LookupTables:
         ruled_out_leaves: dict[int, Array] = {}
 
         for column, tree in enumerate(trees):
-            values_of_tree: list[float] = []
-            for branch in list_branches(tree.nodes, 0, values_of_tree):
+            layout = read_layout(tree.nodes)
+            for branch in layout.branches:
                 feature = branch.node["feature_idx"]
                 goes_left = self._goes_left(branch.node, tree.raw_left_cat_bitsets)
                 if feature not in ruled_out_leaves:
@@ -210,8 +193,9 @@ class LookupTables:
                     goes_left, branch.right_leaves, branch.left_leaves
                 )
                 ruled_out_leaves[feature][:, column] |= out_of_reach
-            all_leaves[column] = set_bits(0, len(values_of_tree))
-            leaf_values[column, : len(values_of_tree)] = values_of_tree
+            number_of_leaves = len(layout.leaf_values)
+            all_leaves[column] = set_bits(0, number_of_leaves)
+            leaf_values[column, :number_of_leaves] = layout.leaf_values
 
         allowed_leaves = {
             feature: all_leaves & ~ruled_out
@@ -307,6 +291,27 @@ class LookupTables:
         return rows
 
 
+def list_thresholds(branches: Array) -> dict[int, Array]:
+    """Return the thresholds of each numerical feature, in rising order."""
+    numerical = branches[branches["is_categorical"] == 0]
+    return {
+        feature: np.unique(
+            numerical["num_threshold"][numerical["feature_idx"] == feature]
+        )
+        for feature in np.unique(numerical["feature_idx"])
+    }
+
+
+def list_known_categories(branches: Array, boosted: BoostedModel) -> dict[int, Array]:
+    """Return for each categorical feature which categories were seen in training."""
+    category_bits, row_of_feature = boosted._bin_mapper.make_known_categories_bitsets()
+    categorical = branches[branches["is_categorical"] != 0]
+    return {
+        feature: unpack_bits(category_bits[row_of_feature[feature]])
+        for feature in np.unique(categorical["feature_idx"])
+    }
+
+
 def _find_leaves(group: TreeGroup, codes: dict[int, Array], rows: int) -> Array:
     """Find the number of the leaf in which each row ends, for each tree of a group.
 
@@ -339,27 +344,42 @@ class Branch(NamedTuple):
     right_leaves: np.uint64
 
 
-def list_branches(
-    nodes: Array, start: int, leaf_values: list[float]
-) -> Iterator[Branch]:
-    """Yield the branches at and below the node `start`, and append to `leaf_values`.
+class TreeLayout(NamedTuple):
+    """The branches of a tree, and the values of its leaves from left to right.
 
-    The value of each leaf is appended, from left to right. So the position of a value in
-    this list is the number of its leaf, and of the leaf's bit in a word.
+    The position of a value is the number of its leaf, and of the leaf's bit in a word.
     """
-    node = nodes[start]
-    if node["is_leaf"]:
-        leaf_values.append(node["value"])
-        return
-    first_left_leaf = len(leaf_values)
-    yield from list_branches(nodes, node["left"], leaf_values)
-    first_right_leaf = len(leaf_values)
-    yield from list_branches(nodes, node["right"], leaf_values)
-    yield Branch(
-        node,
-        left_leaves=set_bits(first_left_leaf, first_right_leaf),
-        right_leaves=set_bits(first_right_leaf, len(leaf_values)),
-    )
+
+    branches: list[Branch]
+    leaf_values: list[float]
+
+
+def read_layout(nodes: Array) -> TreeLayout:
+    """Return the branches and the leaves of a tree. The first node is its root."""
+    branches: list[Branch] = []
+    leaf_values: list[float] = []
+
+    def visit(position: int) -> None:
+        """Append the branches and the leaves at and below a node."""
+        node = nodes[position]
+        if node["is_leaf"]:
+            leaf_values.append(node["value"])
+            return
+        first_left_leaf = len(leaf_values)
+        visit(node["left"])
+        first_right_leaf = len(leaf_values)
+        visit(node["right"])
+        end = len(leaf_values)
+        branches.append(
+            Branch(
+                node,
+                left_leaves=set_bits(first_left_leaf, first_right_leaf),
+                right_leaves=set_bits(first_right_leaf, end),
+            )
+        )
+
+    visit(0)
+    return TreeLayout(branches, leaf_values)
 
 
 def unpack_bits(words: Array) -> npt.NDArray[np.bool_]:

@@ -55,11 +55,12 @@ from training_profile import (
 )
 from training_rows import (
     DataError,
+    RowSettings,
     choose_split,
     divide_rows,
     drop_repeated_rows,
-    note_dates,
-    note_odd_columns,
+    list_excluded_columns,
+    note_columns,
     read_training_table,
     select_features,
 )
@@ -131,26 +132,6 @@ def encode_dates(dates: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class RowSettings:
-    """The settings that decide which rows and columns are trained on.
-
-    Rows are held out by date if `holdout_column` and `holdout_from` are set. Otherwise,
-    they are held out at random. `is_date_note_hidden` says that the user has decided to
-    hold out rows at random although they have dates.
-    """
-
-    task: str
-    target: str
-    keys: Sequence[str]
-    group: str | None
-    test_fraction: float
-    holdout_column: str | None
-    holdout_from: str | None
-    is_date_note_hidden: bool
-    seed: int
-
-
-@dataclass(frozen=True)
 class TrainingData:
     """The rows to train on, and how they are divided for cross-validation."""
 
@@ -177,6 +158,15 @@ class PreparedInputs:
     schema: dict[str, Any] | None
     profile: dict[str, Any]
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained pipeline, the parameters of its training, and the search for them."""
+
+    pipeline: Pipeline
+    parameters: dict[str, Any]
+    search_result: SearchResult | None
 
 
 @dataclass(frozen=True)
@@ -230,56 +220,22 @@ def train(
         target=target,
         keys=keys,
         group=group,
+        seed=seed,
         test_fraction=test_fraction,
         holdout_column=holdout_column,
         holdout_from=holdout_from,
         is_date_note_hidden=is_date_note_hidden,
-        seed=seed,
     )
     inputs = prepare_inputs(prepared, settings)
     print_notes(inputs.notes)
-    data = inputs.data
-    check_hyperparameters("training.hyperparameters", hyperparameters, data)
+    check_hyperparameters("training.hyperparameters", hyperparameters, inputs.data)
 
     with mlflow.start_run():
-        search_result = None
-        if search is not None:
-            search_result = search_hyperparameters(search, data, hyperparameters)
-            hyperparameters = search_result.best_hyperparameters
-            print_notes(describe_search(search_result))
-        pipeline = fit_model(data, hyperparameters)
-        parameters = {
-            "task": task,
-            "target": target,
-            "test_fraction": test_fraction,
-            "seed": seed,
-            **hyperparameters,
-        }
-        mlflow.log_params(parameters)
-        mlflow.log_metrics(measure_training(pipeline, inputs, search_result))
-
-    baseline = fit_baseline(data.target, task, inputs.dates)
-    description = ModelDescription(
-        task=task,
-        target=target,
-        keys=list(keys),
-        split=inputs.split,
-        baseline=baseline.name,
-        holdout_column=holdout_column or "",
-        training_rows=len(data.features),
-        parameters={name: str(value) for name, value in parameters.items()},
-        notes=inputs.notes,
-    )
-    save_model(pipeline, data.features, description, baseline, model)
-    if search_result is not None:
-        save_search(search_result, model)
-    if inputs.schema is not None:
-        save_schema(inputs.schema, model)
-    predictions = describe_predictions(pipeline, inputs.holdout, data.features, task)
-    save_profile({**inputs.profile, "predictions": predictions}, model)
+        trained = train_and_log(inputs, settings, hyperparameters, search)
+    save_files(trained, inputs, settings, model)
     write_holdout(inputs.holdout, holdout)
 
-    rows, columns = data.features.shape
+    rows, columns = inputs.data.features.shape
     print(
         f"{rows} rows with {columns} features trained on, {len(inputs.holdout)} held out"
     )
@@ -305,26 +261,13 @@ def prepare_inputs(prepared: Path, settings: RowSettings) -> PreparedInputs:
         prepared, target=target, keys=keys, task=settings.task
     )
     table, notes = drop_repeated_rows(prepared_rows, keys)
-    split = choose_split(
-        table,
-        target=target,
-        task=settings.task,
-        keys=keys,
-        group=settings.group,
-        seed=settings.seed,
-        fraction=settings.test_fraction,
-        holdout_column=settings.holdout_column,
-        holdout_from=settings.holdout_from,
-    )
+    split = choose_split(table, settings)
     divided = divide_rows(table, split, target, keys, settings.group)
-    training = divided.training
     notes += divided.notes
+    notes += note_columns(table, split, settings)
 
-    not_features = [target, *keys]
-    if settings.group is not None:
-        not_features.append(settings.group)
-    notes += note_columns(table, split, not_features, settings)
-    features = select_features(training, not_features)
+    training = divided.training
+    features = select_features(training, list_excluded_columns(settings))
     fold_numbers = divide_into_folds(training, split)
     data = TrainingData(
         features=features,
@@ -352,27 +295,6 @@ def prepare_inputs(prepared: Path, settings: RowSettings) -> PreparedInputs:
     )
 
 
-def note_columns(
-    table: pl.DataFrame,
-    split: Split | TimeSplit,
-    not_features: Sequence[str],
-    settings: RowSettings,
-) -> list[str]:
-    """Return notes on columns that may make the metrics worthless."""
-    notes = note_odd_columns(
-        table, target=settings.target, excluded=not_features, task=settings.task
-    )
-    if isinstance(split, TimeSplit) or settings.is_date_note_hidden:
-        return notes
-    notes += note_dates(
-        table,
-        target=settings.target,
-        excluded=not_features,
-        fraction=settings.test_fraction,
-    )
-    return notes
-
-
 def divide_into_folds(
     training: pl.DataFrame, split: Split | TimeSplit
 ) -> npt.NDArray[np.int64]:
@@ -394,6 +316,35 @@ def divide_into_folds(
 
 
 # The fit
+
+
+def train_and_log(
+    inputs: PreparedInputs,
+    settings: RowSettings,
+    hyperparameters: Mapping[str, Any],
+    search: Search | None,
+) -> TrainedModel:
+    """Train a model, and log its parameters and metrics to the active MLflow run.
+
+    If there is a `search`, the model gets the best hyperparameters that it finds.
+    """
+    search_result = None
+    if search is not None:
+        search_result = search_hyperparameters(search, inputs.data, hyperparameters)
+        hyperparameters = search_result.best_hyperparameters
+        print_notes(describe_search(search_result))
+
+    pipeline = fit_model(inputs.data, hyperparameters)
+    parameters = {
+        "task": settings.task,
+        "target": settings.target,
+        "test_fraction": settings.test_fraction,
+        "seed": settings.seed,
+        **hyperparameters,
+    }
+    mlflow.log_params(parameters)
+    mlflow.log_metrics(measure_training(pipeline, inputs, search_result))
+    return TrainedModel(pipeline, parameters, search_result)
 
 
 def fit_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pipeline:
@@ -576,6 +527,35 @@ def list_hyperparameters(data: TrainingData) -> tuple[set[str], set[str]]:
 
 
 # The files
+
+
+def save_files(
+    trained: TrainedModel, inputs: PreparedInputs, settings: RowSettings, model: Path
+) -> None:
+    """Save the model, its baseline, and what is known about its training."""
+    data = inputs.data
+    baseline = fit_baseline(data.target, data.task, inputs.dates)
+    description = ModelDescription(
+        task=data.task,
+        target=settings.target,
+        keys=list(settings.keys),
+        split=inputs.split,
+        baseline=baseline.name,
+        holdout_column=settings.holdout_column or "",
+        training_rows=len(data.features),
+        parameters={name: str(value) for name, value in trained.parameters.items()},
+        notes=inputs.notes,
+    )
+    save_model(trained.pipeline, data.features, description, baseline, model)
+
+    if trained.search_result is not None:
+        save_search(trained.search_result, model)
+    if inputs.schema is not None:
+        save_schema(inputs.schema, model)
+    predictions = describe_predictions(
+        trained.pipeline, inputs.holdout, data.features, data.task
+    )
+    save_profile({**inputs.profile, "predictions": predictions}, model)
 
 
 def save_model(

@@ -26,6 +26,25 @@ class DataError(Exception):
     """No model can be trained on this data. The message says why."""
 
 
+@dataclass(frozen=True)
+class RowSettings:
+    """The settings that decide which rows are trained on, and what they are used for."""
+
+    task: str
+    target: str
+    keys: Sequence[str] = ()
+    #: The rows with the same value in this column are held out together.
+    group: str | None = None
+    seed: int = 42
+    #: The share of the rows to hold out at random.
+    test_fraction: float = 0.2
+    #: The column of dates and the first date to hold out. They replace the share.
+    holdout_column: str | None = None
+    holdout_from: str | None = None
+    #: Whether the user has decided to hold out rows at random although they have dates.
+    is_date_note_hidden: bool = False
+
+
 # The table
 
 
@@ -177,43 +196,31 @@ def drop_repeated_rows(
 # The rule by which rows are held out
 
 
-def choose_split(
-    table: pl.DataFrame,
-    *,
-    target: str,
-    task: str,
-    keys: Sequence[str],
-    group: str | None,
-    seed: int,
-    fraction: float,
-    holdout_column: str | None = None,
-    holdout_from: str | None = None,
-) -> Split | TimeSplit:
-    """Return the rule by which rows are held out.
+def choose_split(table: pl.DataFrame, settings: RowSettings) -> Split | TimeSplit:
+    """Return the rule by which rows are held out: by date, or at random.
 
-    If `holdout_column` and `holdout_from` are given, the rows of this date and of later
-    dates are held out. Otherwise, the share `fraction` of the rows is held out at random.
     Raises DataError if the column of the group or of the dates cannot be used.
     """
-    group_columns = _choose_group_columns(table, target, keys, group)
-    if holdout_column is not None and holdout_from is not None:
-        _check_date_column(table, holdout_column)
-        return TimeSplit(group_columns, seed, holdout_column, holdout_from)
+    group_columns = _choose_group_columns(table, settings)
+    column = settings.holdout_column
+    start = settings.holdout_from
+    if column is not None and start is not None:
+        _check_date_column(table, column)
+        return TimeSplit(group_columns, settings.seed, column, start)
 
-    split = Split(group_columns, seed, fraction)
-    if task == "classification":
-        return divide_rare_classes(split, table, target)
+    split = Split(group_columns, settings.seed, settings.test_fraction)
+    if settings.task == "classification":
+        return divide_rare_classes(split, table, settings.target)
     return split
 
 
-def _choose_group_columns(
-    table: pl.DataFrame, target: str, keys: Sequence[str], group: str | None
-) -> list[str]:
+def _choose_group_columns(table: pl.DataFrame, settings: RowSettings) -> list[str]:
     """Return the columns in which the rows of one group are equal.
 
-    They are the column `group`, or else the keys, or else all columns except the target.
-    Raises DataError if the column `group` does not exist.
+    They are the column of `data.group`, or else the keys, or else all columns except the
+    target. Raises DataError if the column of `data.group` does not exist.
     """
+    group = settings.group
     if group is not None and group not in table.columns:
         raise DataError(
             f"There is no column '{group}', which data.group names: correct the name, or"
@@ -222,9 +229,9 @@ def _choose_group_columns(
         )
     if group:
         return [group]
-    if keys:
-        return list(keys)
-    return [name for name in table.columns if name != target]
+    if settings.keys:
+        return list(settings.keys)
+    return [name for name in table.columns if name != settings.target]
 
 
 def _check_date_column(table: pl.DataFrame, column: str) -> None:
@@ -462,6 +469,31 @@ def _list_some(names: Sequence[object]) -> str:
 
 
 # Columns
+
+
+def note_columns(
+    table: pl.DataFrame, split: Split | TimeSplit, settings: RowSettings
+) -> list[str]:
+    """Return notes on columns that may make the metrics worthless."""
+    target = settings.target
+    excluded = list_excluded_columns(settings)
+    notes = note_odd_columns(
+        table, target=target, excluded=excluded, task=settings.task
+    )
+    if isinstance(split, TimeSplit) or settings.is_date_note_hidden:
+        return notes
+    notes += note_dates(
+        table, target=target, excluded=excluded, fraction=settings.test_fraction
+    )
+    return notes
+
+
+def list_excluded_columns(settings: RowSettings) -> list[str]:
+    """Return the columns that are not features: the target, the keys and the group."""
+    excluded = [settings.target, *settings.keys]
+    if settings.group is not None:
+        excluded.append(settings.group)
+    return excluded
 
 
 def note_odd_columns(

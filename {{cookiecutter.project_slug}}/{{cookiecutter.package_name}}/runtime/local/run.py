@@ -36,7 +36,7 @@ from .run_result import RunResult, StepResult
 from .screen import FAILED, REMOVED, REUSED, LogSummary, Screen, summarize_log
 from .step_alone import check_step_can_run, read_earlier_run
 from .step_runner import StepRunner, make_common_environment
-from .tracked_runs import TrackedRuns, find_git_commit
+from .tracked_runs import TrackedRuns, find_git_tags
 
 
 def new_run(
@@ -88,7 +88,7 @@ class LocalRun:
         self._reuse = StepReuse(context)
         root = context.project.root
         self._tracked_runs = TrackedRuns(
-            root / tracking.DATABASE, context.settings.name, find_git_commit(root)
+            root / tracking.DATABASE, context.settings.name, find_git_tags(root)
         )
         self._step_runner = StepRunner(
             context, self._reuse, self._processes, self._tracked_runs

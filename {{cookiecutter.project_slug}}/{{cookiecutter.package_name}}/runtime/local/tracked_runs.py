@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -106,8 +106,8 @@ class TrackedRuns:
 
     database: Path
     experiment: str
-    #: The git commit of the project, or an empty string.
-    commit: str = ""
+    #: The tags that say which commit of the project is running.
+    git_tags: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
     def track(
@@ -137,9 +137,12 @@ class TrackedRuns:
             "now": _read_clock(),
             "experiment": self.experiment,
         }
-        all_tags = {"mlflow.runName": name, "mlflow.user": user, **tags}
-        if self.commit:
-            all_tags["mlflow.source.git.commit"] = self.commit
+        all_tags = {
+            "mlflow.runName": name,
+            "mlflow.user": user,
+            **self.git_tags,
+            **tags,
+        }
         with closing(self._connect()) as connection, connection:
             connection.execute(INSERT_RUN, values)
             connection.executemany(
@@ -184,11 +187,28 @@ class TrackedRuns:
         return sqlite3.connect(self.database, timeout=60)
 
 
-def find_git_commit(root: Path) -> str:
-    """Return the current git commit of a project, or an empty string without git."""
+def find_git_tags(root: Path) -> dict[str, str]:
+    """Return tags with the commit of a project, and whether files differ from it.
+
+    They have the names that Azure ML uses, too. There are none if the project is not in
+    git.
+    """
+    commit = _run_git(root, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    # Another git command may be running, whose lock must not be taken.
+    changes = _run_git(root, "--no-optional-locks", "status", "--porcelain", "--", ".")
+    return {
+        "mlflow.source.git.commit": commit,
+        "azureml.git.dirty": str(bool(changes)),
+    }
+
+
+def _run_git(root: Path, *arguments: str) -> str:
+    """Return what git prints, or an empty text if it fails."""
     try:
         process = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", *arguments],
             cwd=root,
             capture_output=True,
             encoding="utf-8",
