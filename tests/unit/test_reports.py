@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 from comparison import describe_difference
 from difference import Difference
+from evaluate import describe_model
 from evaluation_figures import draw_pictures, shorten_name
 from evaluation_report import (
     Tables,
@@ -27,6 +29,7 @@ from model_metrics import METRICS, Predictions, find_metric, format_value
 from prep import prepare, write_report
 from report import format_share
 from row_sample import count_ranges
+from saved_model import SavedModel
 from sklearn.metrics import classification_report
 
 NAMES = ["<script>alert(1)</script>", "عدد الأيام", "name_without_a_blank_" * 9]
@@ -163,6 +166,20 @@ def test_metrics_stand_beside_those_of_the_other_models_on_the_same_rows() -> No
     page = Page(render_metrics(evaluation(registered=registered)))
     assert page.rows[3] == ["metric", "this model", "version 3", "difference"]
     assert page.rows[4][1:] == ["0.2", "0.1", "+0.1within chance"]
+
+
+@pytest.mark.parametrize(
+    ("is_dirty", "shown"), [("True", "abc, with uncommitted changes"), ("False", "abc")]
+)
+def test_the_commit_of_an_evaluation_is_shown(is_dirty: str, shown: str) -> None:
+    tags = {"mlflow.source.git.commit": "abc", "azureml.git.dirty": is_dirty}
+    run: Any = SimpleNamespace(
+        data=SimpleNamespace(tags=tags), info=SimpleNamespace(run_id="1")
+    )
+    model = SavedModel(None, {}, {}, task="", target="", split=None)
+    facts = describe_model(model, 60, run)
+    assert facts["git commit"] == shown
+    assert (facts["run"], facts["held-out rows"]) == ("1", "60")
 
 
 def test_the_table_of_classes_has_the_figures_of_scikit_learn() -> None:

@@ -7,6 +7,7 @@ as it does on Azure ML.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,18 @@ def test_a_step_that_is_run_again_belongs_to_the_same_run(tracked: Any) -> None:
     assert again.id == run.id
     assert mlflow.get_run(run.id).info.status == "FINISHED"
     assert len(mlflow.search_runs(experiment_names=["penguins"])) == 1
+
+
+def test_the_tags_of_git_tell_whether_changes_are_uncommitted(tmp_path: Path) -> None:
+    assert tracked_runs.find_git_tags(tmp_path) == {}
+    user = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+    file = tmp_path / "settings.yml"
+    file.write_text("seed: 1", encoding="utf-8")
+    for command in (["init", "-q"], ["add", "."], [*user, "commit", "-qm", "Work"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    tags = tracked_runs.find_git_tags(tmp_path)
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert tags["azureml.git.dirty"] == "False"
+
+    file.write_text("seed: 2", encoding="utf-8")
+    assert tracked_runs.find_git_tags(tmp_path) == {**tags, "azureml.git.dirty": "True"}

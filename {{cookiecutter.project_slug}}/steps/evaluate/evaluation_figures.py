@@ -26,8 +26,8 @@ MOST_FEATURES = 20
 # The confusion matrix shows at most this many classes.
 MOST_CLASSES = 30
 MOST_CURVES = 8
-# Probabilities, or actual numbers, are divided into this many ranges with equally many rows.
-# If a range would have fewer than FEWEST_ROWS_PER_RANGE, there are fewer ranges.
+# Probabilities, or actual numbers, are divided into this many ranges, each with equally
+# many rows. If these would be fewer than FEWEST_ROWS_PER_RANGE, there are fewer ranges.
 RANGES = 10
 FEWEST_ROWS_PER_RANGE = 20
 # Longer names are cut off. These are numbers of characters.
@@ -147,7 +147,7 @@ def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Pic
     axes.set(xlabel="predicted class", ylabel="actual class")
     if has_rotated_labels:
         for label in axes.get_xticklabels():
-            # By default, the middle of a rotated label is at its column. This moves its end.
+            # The end of a rotated label is at its column, and not its middle.
             label.set(ha="right", rotation_mode="anchor")
 
     title = "Confusion matrix"

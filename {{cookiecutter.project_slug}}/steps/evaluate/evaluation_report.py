@@ -433,7 +433,7 @@ def render_picture(picture: Picture) -> str:
     title = html.escape(picture.title)
     description = html.escape(picture.description)
     width, _ = picture.figure.get_size_inches()
-    # A wide picture takes the whole width of the page. Otherwise its text would be too small.
+    # A wide picture takes the whole width of the page, so that its text is not too small.
     kind = ' class="wide" tabindex="0"' if width > 6.5 else ""
     return (
         f'<figure{kind}><figcaption dir="auto">{title}</figcaption>\n'

@@ -64,7 +64,7 @@ def note_leak(
 def measure_skill(target: Array, predicted: Array, task: str) -> float:
     """Return how much of the target is explained: 0 for guesses, 1 for no error.
 
-    For numbers, this is R². For classes, it is 2 AUC - 1, as a mean over the classes, where
+    For numbers, this is R². For classes, it is the mean of 2 AUC - 1 over the classes, and
     `predicted` has a column of probabilities for each class. If all rows have the same
     target, it is 0.
     """

@@ -1,10 +1,10 @@
 """Predict with scikit-learn's gradient-boosted trees by table lookup.
 
-The predictions are the same as scikit-learn's, bit for bit. scikit-learn walks each row down
-each tree. That is slow, because a processor cannot guess whether the next step goes left or
-right. The lookup in this module follows QuickScorer
-(Lucchese et al., 2015, "QuickScorer: A fast algorithm to rank documents with additive
-ensembles of regression trees"), and needs no walk:
+The predictions are the same as those of scikit-learn, bit for bit. scikit-learn walks each
+row down each tree. That is slow, because a processor cannot guess whether the next step
+goes left or right. The lookup in this module follows QuickScorer (Lucchese et al., 2015,
+"QuickScorer: A fast algorithm to rank documents with additive ensembles of regression
+trees"), and needs no walk:
 
 - The leaves of a tree are numbered from left to right. A set of leaves is stored as an
   integer of 32 or 64 bits, called a word: bit i is 1 if leaf i belongs to the set.

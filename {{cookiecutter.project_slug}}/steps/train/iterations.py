@@ -96,6 +96,6 @@ def _measure_losses(
     # scikit-learn's scores are negative mean losses.
     measured = -np.asarray(model.validation_score_) * validation_rows
     losses[: len(measured)] = measured
-    # If training stopped early, the loss of the remaining trees is taken to be the last one.
+    # If training stopped early, the remaining numbers of trees get the last loss.
     losses[len(measured) :] = measured[-1]
     return losses

@@ -27,7 +27,7 @@ from sklearn.utils.parallel import Parallel, delayed
 FILE_NAME = "search.json"
 # While a step runs, the screen shows the lines of its log that begin with this text.
 PROGRESS = "progress: "
-# With more training rows than this, tries run one at a time, because each needs much memory.
+# With more training rows, tries run one at a time, because each needs much memory.
 MOST_ROWS_FOR_PARALLEL_TRIES = 100_000
 # The same values may be drawn more than once, so this many are drawn for each try.
 DRAWS_PER_TRY = 20
@@ -143,7 +143,7 @@ def _count_combinations(space: Mapping[str, Any]) -> float:
 
 
 def _make_distribution(values: Any) -> Any:
-    """Return what scikit-learn draws from: a list as it is, or a distribution for a range."""
+    """Return the values to draw from: a list as it is, or a distribution for a range."""
     if isinstance(values, list):
         return values
     low = values["low"]

@@ -101,8 +101,8 @@ class TimeSplit:
     `column` names the column of dates. `start` is the first date or time that is held out,
     in ISO 8601. Rows without a date are not held out.
 
-    As in `Split`, rows that are equal in the columns `by` form a group. Groups do not decide
-    what is held out, but the evaluation needs them.
+    As in `Split`, rows that are equal in the columns `by` form a group. Here, groups do not
+    decide what is held out, but the evaluation needs them.
     """
 
     by: list[str]

@@ -207,13 +207,11 @@ def train(
 ) -> None:
     """Train on the Parquet parts in `prepared`; write the model and the held-out rows.
 
-    Rows with the same value in the column `group` are all trained on or all held out. If
-    `holdout_column` is given, the rows of the date `holdout_from` and of later dates are
-    held out. Otherwise, the share `test_fraction` is held out at random. A `search` replaces
-    the hyperparameters by the best ones that it finds.
+    RowSettings explains the settings of the rows. A `search` replaces the hyperparameters
+    by the best ones that it finds. Parameters and metrics go to MLflow.
 
-    Parameters and metrics go to MLflow. Raises DataError if no model can be trained on this
-    data, or with these hyperparameters.
+    Raises DataError if no model can be trained on this data, or with these
+    hyperparameters.
     """
     settings = RowSettings(
         task=task,
@@ -567,9 +565,9 @@ def save_model(
 ) -> None:
     """Save a trained pipeline as an MLflow model, with its description and its baseline.
 
-    The signature of the model names the features and their types. The file `split.pkl` holds
-    the rule by which rows were held out, with its code, so that later changes to the code do
-    not change the rule of this model. The file `baseline.pkl` holds the baseline.
+    The signature of the model names the features and their types. The file `baseline.pkl`
+    holds the baseline. The file `split.pkl` holds the rule by which rows were held out. Its
+    code is saved too, so that later changes to the code do not change this rule.
     """
     columns = [
         ColSpec(SIGNATURE_TYPES[dtype.kind], name, required=False)

@@ -267,8 +267,8 @@ def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split
     of its own, by which exactly one of its groups is on the other side. A class with a
     single group gets none.
 
-    If a group has rows of several classes, the rule is returned unchanged, because fractions
-    of classes would divide the group.
+    If a group has rows of several classes, the rule is returned unchanged, because
+    fractions of classes would divide the group.
     """
     classes = get_column(table, target).cast(TEXT)
     groups = pl.DataFrame(

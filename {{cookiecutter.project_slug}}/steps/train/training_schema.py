@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 
 
 def read_schema(prepared: Path) -> Schema | None:
-    """Return the schema that prep wrote into the prepared parts, or None if it wrote none."""
+    """Return the schema in the metadata of the prepared parts, or None without one."""
     part = min(prepared.glob("*.parquet"))
     text = pl.read_parquet_metadata(part).get("schema")
     return None if text is None else json.loads(text)
