@@ -186,8 +186,8 @@ def _draw_roc_curves(
     )
     _move_legend_below(figure, axes)
     description = (
-        "The more a curve bends to the upper left, the better the class is told from"
-        " the others."
+        "The more a curve bends to the upper left, the better the model tells the class"
+        " from the others."
     )
     return Picture(
         name="roc_curve",

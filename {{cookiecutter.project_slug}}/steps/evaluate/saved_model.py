@@ -169,7 +169,7 @@ def _list_categories(schema: Mapping[str, Any]) -> dict[str, set[str]]:
 def select_columns(
     table: pl.DataFrame, columns: dict[str, pl.DataType]
 ) -> pd.DataFrame:
-    """Return the columns that a model needs, in the types that it needs.
+    """Return the columns that a model needs, in the types that it was trained with.
 
     Raises TypeError or a PolarsError if a column is missing or has another type.
     """
@@ -193,8 +193,9 @@ def select_columns(
 def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
     """Return the columns that a model needs, with the values that its own prep would read.
 
-    The table may have been read by another schema than the model's training data. Raises
-    ValueError, TypeError or a PolarsError if the values cannot be told from it.
+    The table may have been read by another schema than the training data of the model.
+    Raises ValueError, TypeError or a PolarsError if the values of its own schema are
+    unknown.
     """
     for name, dtype in model.columns.items():
         values = table[name].drop_nulls()

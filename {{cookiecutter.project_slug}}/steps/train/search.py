@@ -143,7 +143,7 @@ def _count_combinations(space: Mapping[str, Any]) -> float:
 
 
 def _make_distribution(values: Any) -> Any:
-    """Return the values to draw from: a list as it is, or a distribution for a range."""
+    """Return the values to draw from: a list itself, or a distribution over a range."""
     if isinstance(values, list):
         return values
     low = values["low"]
@@ -157,7 +157,7 @@ def _make_distribution(values: Any) -> Any:
 
 
 def _round_to_range(value: Any, values: Any) -> Any:
-    """Round a number that was drawn from a range. A value from a list stays as it is."""
+    """Round a number that was drawn from a range. A value from a list is not changed."""
     if isinstance(values, list):
         return value
     if _is_integer_range(values):
@@ -397,8 +397,8 @@ def _describe_best_try(result: SearchResult) -> str:
     best_score = f"{result.metric} {best.score:.4g}"
     if result.best == 0:
         return (
-            f"none of {count} tries is better than training.hyperparameters as they are,"
-            f" with {best_score} in cross-validation."
+            f"none of {count} tries is better than training.hyperparameters, which have"
+            f" {best_score} in cross-validation."
         )
 
     changed = []
@@ -408,6 +408,5 @@ def _describe_best_try(result: SearchResult) -> str:
             changed.append(f"{name} {value}")
     return (
         f"the best of {count} tries has {', '.join(changed)}, with {best_score} in"
-        f" cross-validation, not {first.score:.4g} as with training.hyperparameters as they"
-        " are."
+        f" cross-validation, not {first.score:.4g} as with training.hyperparameters."
     )
