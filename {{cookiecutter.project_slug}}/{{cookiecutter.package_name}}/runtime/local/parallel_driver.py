@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-#: Lines of the log that begin like this say how many mini-batches are done.
+#: Lines of the log with this prefix report how many mini-batches are done.
 PROGRESS = "mini-batches done: "
 #: With this option, all mini-batches run in this process, so that a debugger can stop.
 IN_ONE_PROCESS = "--in_one_process"
@@ -49,9 +50,11 @@ ADDED_ARGUMENTS = [
     "model",
 ]
 
-MiniBatch = list[str]  # paths of files
+#: The paths of the files of a mini-batch.
+MiniBatch = list[str]
 
-entry_script: ModuleType  # set by `load_entry_script`
+# The entry script of this process. `load_entry_script` sets it.
+entry_script: ModuleType
 
 
 # The step as a whole --------------------------------------------------------------------
@@ -59,17 +62,22 @@ entry_script: ModuleType  # set by `load_entry_script`
 
 @dataclass(frozen=True)
 class Limits:
-    """How often and how long a mini-batch is tried, and how much may fail."""
+    """How often and for how long a mini-batch is tried, and how much may fail."""
 
     tries: int
-    run_seconds: int  # for a call of run() or of shutdown()
-    init_seconds: int  # for loading the script and calling init()
-    failed_files: int  # -1 allows any number
-    failed_batches: int  # -1 allows any number
-    failed_percent: float  # of the mini-batches
+    #: The time that a call of run() or of shutdown() may take.
+    run_seconds: int
+    #: The time that loading the script and calling init() may take.
+    init_seconds: int
+    #: How many files may fail. -1 allows any number.
+    failed_files: int
+    #: How many mini-batches may fail. -1 allows any number.
+    failed_batches: int
+    #: The percentage of the mini-batches that may fail.
+    failed_percent: float
 
     def are_exceeded(self, failed_files: int, failed_batches: int, total: int) -> bool:
-        """Return whether too much has failed; `total` is the number of mini-batches."""
+        """Return whether too much has failed. `total` is the number of mini-batches."""
         if 0 <= self.failed_files < failed_files:
             return True
         if 0 <= self.failed_batches < failed_batches:
@@ -79,26 +87,30 @@ class Limits:
 
 @dataclass
 class Progress:
-    """Count which mini-batches and files are done, and which have failed."""
+    """Which mini-batches and files are done, and which have failed."""
 
-    total: int  # mini-batches
-    rows: list[str] = field(default_factory=list)  # all rows that run() has returned
+    #: The number of mini-batches.
+    total: int
+    #: All rows that run() has returned so far.
+    rows: list[str] = field(default_factory=list)
     batches_done: int = 0
     batches_failed: int = 0
-    failed_files: list[str] = field(default_factory=list)  # names, for messages
+    #: The names of the failed files, for messages.
+    failed_files: list[str] = field(default_factory=list)
 
     def count_done(self, batch: MiniBatch, rows: list[str]) -> None:
         """Count a mini-batch as done, and files without a row as failed."""
         self.batches_done += 1
         self.rows += rows
-        missing = len(batch) - len(rows)
-        if missing > 0:
+        missing_rows = len(batch) - len(rows)
+        if missing_rows > 0:
             print(
                 f"run() returned {len(rows)} items for {len(batch)} files, and must"
                 " return one for each."
             )
-            # Which of the files have no row cannot be seen.
-            self.failed_files += [f"one of {', '.join(list_names(batch))}"] * missing
+            # It is not known which of the files have no row.
+            failed_file = f"one of {', '.join(list_names(batch))}"
+            self.failed_files += [failed_file] * missing_rows
 
     def count_failed(self, batch: MiniBatch) -> None:
         """Count a mini-batch and all its files as failed."""
@@ -106,7 +118,7 @@ class Progress:
         self.failed_files += list_names(batch)
 
     def report(self, limits: Limits) -> None:
-        """Print how many mini-batches are done; exit if too much has failed."""
+        """Print how many mini-batches are done. Exit if too much has failed."""
         print(f"{PROGRESS}{self.batches_done}/{self.total}", flush=True)
         if limits.are_exceeded(len(self.failed_files), self.batches_failed, self.total):
             sys.exit(
@@ -117,7 +129,7 @@ class Progress:
 
 def main() -> None:
     """Run the step that the command line describes."""
-    # The entry script imports the modules beside it, not those in the folder of this file.
+    # The entry script imports modules from its own folder, not from that of this file.
     sys.path[0] = os.getcwd()
     options, script_arguments = make_parser().parse_known_args()
     limits = Limits(
@@ -167,7 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_count(text: str) -> int:
-    """Return a text as a number of 1 or more; raise ArgumentTypeError for less."""
+    """Parse a number. Raises ArgumentTypeError if it is less than 1."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"is {text}, but must be 1 or more")
     return int(text)
@@ -176,9 +188,11 @@ def parse_count(text: str) -> int:
 def list_input_files(arguments: list[str]) -> list[list[str]]:
     """Return the paths of the files of each input that the command line names.
 
-    `--input_fds_0 NAME` names an input, whose folder is in the environment variable NAME.
+    An input is an option such as `--input_fds_0`, followed by the name of the environment
+    variable that has the folder of the input.
     """
     inputs = []
+    # Each argument is compared with the one after it, which may be the value of an option.
     for option, name in pairwise(arguments):
         if option.startswith("--input_fds_"):
             paths = Path(os.environ[name]).rglob("*")
@@ -211,7 +225,7 @@ def print_summary(batches: list[MiniBatch], progress: Progress) -> None:
 
 
 def write_rows(rows: list[str], path: Path) -> None:
-    """Write all rows that `run()` has returned into a file, a line for each."""
+    """Write all rows that `run()` has returned into a file, one on each line."""
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     unfinished.replace(path)
@@ -234,7 +248,7 @@ def run_in_this_process(
 
 
 def _run_until_it_succeeds(batch: MiniBatch, progress: Progress, tries: int) -> None:
-    """Try a mini-batch up to `tries` times in this process, and count how it ended."""
+    """Try a mini-batch up to `tries` times in this process, and count it."""
     for attempt in range(1, tries + 1):
         try:
             rows = call_run(batch)
@@ -249,7 +263,7 @@ def _run_until_it_succeeds(batch: MiniBatch, progress: Progress, tries: int) -> 
 def print_failed_try(
     batch: MiniBatch, error: BaseException, attempt: int, tries: int
 ) -> None:
-    """Print why a try of a mini-batch failed, with the names of its files."""
+    """Print why an attempt at a mini-batch failed, with the names of its files."""
     names = list_names(batch)
     reason = str(error)
     if names[0] not in reason:
@@ -267,12 +281,13 @@ def run_in_workers(
 
     Exits if workers cannot be started, or once more has failed than the limits allow.
     """
-    # Imported here, as the local run imports this file too, and needs no pool.
+    # Imported here, because the local run also imports this file, and needs no pool.
     import pebble
 
-    # Workers begin to load the script only when the first mini-batches are scheduled: the
-    # pool does not notice the end of workers that fail before.
-    is_ready, context = _prepare_workers()
+    # The pool does not notice workers that fail before the first mini-batch is scheduled. So
+    # the workers wait for this event before they load the script.
+    context = _WorkerContext()
+    is_ready = _make_start_event(context)
     pool = pebble.ProcessPool(
         workers,
         initializer=_start_worker,
@@ -280,35 +295,16 @@ def run_in_workers(
         context=context,
     )
     progress = Progress(len(batches))
-    to_try = batches
+    batches_to_try = batches
     try:
         for attempt in range(1, limits.tries + 1):
             running: dict[Future[list[str]], MiniBatch] = {}
-            for batch in to_try:
+            for batch in batches_to_try:
                 task = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
                 running[task] = batch
             is_ready.set()
-
-            to_try = []
-            for future in as_completed(running):
-                batch = running[future]
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    sys.exit(
-                        "Parallel step: init() failed, or took more than"
-                        f" {limits.init_seconds} s, as the lines above say."
-                    )
-                if error is None:
-                    progress.count_done(batch, future.result())
-                    progress.report(limits)
-                    continue
-                print_failed_try(batch, error, attempt, limits.tries)
-                if attempt < limits.tries:
-                    to_try.append(batch)
-                else:
-                    progress.count_failed(batch)
-                    progress.report(limits)
-        # `shutdown()` may take as long as `run()`, before the pool kills its worker.
+            batches_to_try = _collect_results(running, progress, limits, attempt)
+        # `shutdown()` may take as long as `run()` before the pool kills its worker.
         pebble.CONSTS.term_timeout = limits.run_seconds
     finally:
         # Idle workers call `shutdown()` and end.
@@ -317,14 +313,46 @@ def run_in_workers(
     return progress
 
 
-def _prepare_workers() -> tuple[Event, SpawnContext]:
-    """Return an event that starts all workers, and the context that makes them.
+def _collect_results(
+    running: Mapping[Future[list[str]], MiniBatch],
+    progress: Progress,
+    limits: Limits,
+    attempt: int,
+) -> list[MiniBatch]:
+    """Wait for scheduled mini-batches, count them, and return those to try again.
+
+    Exits if a worker could not load the script, or once too much has failed.
+    """
+    batches_to_try = []
+    for future in as_completed(running):
+        batch = running[future]
+        error = future.exception()
+        if isinstance(error, BrokenProcessPool):
+            sys.exit(
+                "Parallel step: init() failed, or took more than"
+                f" {limits.init_seconds} s, as the lines above say."
+            )
+        if error is None:
+            progress.count_done(batch, future.result())
+            progress.report(limits)
+            continue
+
+        print_failed_try(batch, error, attempt, limits.tries)
+        if attempt < limits.tries:
+            batches_to_try.append(batch)
+        else:
+            progress.count_failed(batch)
+            progress.report(limits)
+    return batches_to_try
+
+
+def _make_start_event(context: SpawnContext) -> Event:
+    """Return an event for which all workers wait before they start their work.
 
     Exits if processes cannot share memory on this machine.
     """
-    context = _WorkerContext()
     try:
-        return context.Event(), context
+        return context.Event()
     except OSError as error:
         sys.exit(
             "Parallel step: worker processes cannot be started, as they cannot share"
@@ -333,13 +361,14 @@ def _prepare_workers() -> tuple[Event, SpawnContext]:
 
 
 class _WorkerContext(SpawnContext):
-    """Make worker processes: fork them where that is safe, and spawn them elsewhere.
+    """Makes worker processes: forks them if that is safe, and spawns them otherwise.
 
-    Forked workers need not import again what this process has imported. Once the pool has
-    started its threads, forking is not safe: workers that replace others are spawned.
+    Forked workers already have what this process has imported. Once the pool has started its
+    threads, forking is not safe, so workers that replace others are spawned.
     """
 
     def Process(self, *args: Any, **options: Any) -> BaseProcess:  # type: ignore[override]
+        """Return a new process that is not started yet."""
         if sys.platform == "linux" and threading.active_count() == 1:
             return multiprocessing.get_context("fork").Process(*args, **options)
         return super().Process(*args, **options)
@@ -351,19 +380,19 @@ class _WorkerContext(SpawnContext):
 def _start_worker(
     is_ready: Event, script: str, arguments: list[str], init_seconds: int
 ) -> None:
-    """Load the entry script into this worker, once the step is ready.
+    """Wait for `is_ready`, then load the entry script into this worker.
 
-    Prints a traceback and ends this process if that takes more than `init_seconds`. Prints
-    and raises any error of the script.
+    If loading takes more than `init_seconds`, a traceback is printed and the process ends.
+    Errors of the script are printed and raised.
     """
     is_ready.wait()
-    # This works also while native code runs that never returns to Python.
+    # This works even while native code runs that never returns to Python.
     faulthandler.dump_traceback_later(init_seconds, exit=True)
     try:
         load_entry_script(script, arguments)
     except Exception as error:
         print(_describe(error), flush=True)
-        # The pool would log the same error once more.
+        # Otherwise the pool would log the same error again.
         logging.disable()
         raise
     finally:
@@ -371,30 +400,27 @@ def _start_worker(
 
     if hasattr(entry_script, "shutdown"):
         Finalize(None, entry_script.shutdown, exitpriority=1)
-    # A forked worker ends without closing the files that the script has left open, and
-    # their last lines would be lost. They are closed when no variable holds them any more.
+    # A forked worker ends without closing the files that the script has left open, so their
+    # last lines would be lost. Deleting the script's variables closes them.
     Finalize(None, vars(entry_script).clear, exitpriority=0)
     # The pool ends an idle worker by this signal too, but should let it call `shutdown()`.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def load_entry_script(script: str, arguments: list[str]) -> None:
-    """Load a script as the module `entry_script`, and call its `init()`."""
+    """Import a script as the module `entry_script`, and call its `init()`."""
     global entry_script
     sys.argv = [script, *arguments, *ADDED_ARGUMENTS]
-    if numpy := sys.modules.get("numpy"):
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
         # Otherwise all forked workers would draw the same random numbers.
         numpy.random.seed()
-    # Imports leave no garbage behind, and looking for it takes long. Afterwards, the imported
-    # objects are excluded from later collections as well.
+
+    # Imports create many objects that stay, and the garbage collector would spend time
+    # looking for unused ones among them.
     gc.disable()
     try:
-        # The module is not registered in `sys.modules`, as it may not be on Azure ML: a
-        # script that needs that would fail there, and should fail here too.
-        spec = importlib.util.spec_from_file_location(ENTRY_MODULE, script)
-        assert spec and spec.loader
-        entry_script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(entry_script)
+        entry_script = _import_script(script)
         if hasattr(entry_script, "init"):
             entry_script.init()
     finally:
@@ -402,30 +428,43 @@ def load_entry_script(script: str, arguments: list[str]) -> None:
         gc.enable()
 
 
+def _import_script(script: str) -> ModuleType:
+    """Import the file of a script as a module, and return the module.
+
+    The module is not added to `sys.modules`, because it may be missing there on Azure ML. A
+    script that needs this should fail here too.
+    """
+    spec = importlib.util.spec_from_file_location(ENTRY_MODULE, script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _run_batch(batch: MiniBatch) -> list[str]:
-    """Return the rows of a mini-batch; raise RuntimeError for any error of the script."""
-    # While `run()` works, this signal ends the worker at once: the pool sends it when a
-    # mini-batch takes too long.
+    """Return the rows of a mini-batch. Raises RuntimeError for any error of the script."""
+    # The pool sends this signal if a mini-batch takes too long. While `run()` works, the
+    # signal ends the worker at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return call_run(batch)
     except WrongReturnError:
         raise
     except Exception as error:  # noqa: BLE001 (The script may raise anything.)
-        # Only this process may be able to import the error's class.
+        # The error's class may be one that only this process can import.
         raise RuntimeError(_describe(error)) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class WrongReturnError(TypeError):
-    """Report that `run()` has returned a value of the wrong type."""
+    """`run()` has returned a value of the wrong type."""
 
 
 def call_run(batch: MiniBatch) -> list[str]:
     """Call the script's `run()` with a mini-batch, and return its rows as text.
 
-    Raises WrongReturnError if it returns neither a list, a tuple nor a DataFrame.
+    Raises WrongReturnError unless it returns a list, a tuple or a DataFrame.
     """
     returned: Any = entry_script.run(batch)
     pandas = sys.modules.get("pandas")
