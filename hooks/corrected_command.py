@@ -25,17 +25,17 @@ def command_for_cookiecutter(
 ) -> str:
     """Return the command line that generates with cookiecutter and corrected answers.
 
-    `arguments` are those of the command whose answers were refused. If the project's folder
-    holds files already, the new command keeps them.
+    `arguments` are those of the refused command. If the project's folder contains files
+    already, the new command does not overwrite them.
     """
     options = drop_answers(arguments, list(answers))
     if folder_holds_files and "--skip-if-file-exists" not in options:
         options.append("--skip-if-file-exists")
 
-    pairs = [
-        f"{question}={protect_braces(answer)}" for question, answer in answers.items()
-    ]
-    return quote_all(["cookiecutter", "--no-input", *options, *pairs])
+    assignments = []
+    for question, answer in answers.items():
+        assignments.append(f"{question}={protect_braces(answer)}")
+    return quote_all(["cookiecutter", "--no-input", *options, *assignments])
 
 
 def command_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
@@ -49,7 +49,7 @@ def command_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
 
 
 def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
-    """Return the arguments without those that supply answers, by themselves or in a file."""
+    """Return the arguments without those that supply answers or name a file of answers."""
     others = []
     remaining = iter(arguments)
     for argument in remaining:
@@ -111,14 +111,10 @@ def can_show(word: str) -> bool:
 
 
 def quote_as_escapes(word: str) -> str:
-    """Quote an argument for bash in ASCII, as $'...' with escapes such as \\xc3.
-
-    bash reads such an escape as one byte, so each byte of the argument gets its own.
-    """
-    # Python reads bytes that are not valid UTF-8 as surrogates, which become bytes again.
+    """Quote an argument for bash in ASCII, as $'...' with an escape such as \\xc3 per byte."""
+    # Bytes that are not valid UTF-8 are surrogates in Python, and become bytes again here.
     utf8_bytes = word.encode("utf-8", "surrogateescape")
-    # Latin-1 turns each byte into one character, so that Python writes one escape per byte.
-    one_character_per_byte = utf8_bytes.decode("latin-1")
-    escaped = one_character_per_byte.encode("unicode_escape").decode()
-    escaped = escaped.replace("'", "\\'")
-    return f"$'{escaped}'"
+    # Latin-1 has one character for each byte, so Python writes one escape for each byte.
+    escaped = utf8_bytes.decode("latin-1").encode("unicode_escape").decode()
+    escaped_quotes = escaped.replace("'", "\\'")
+    return f"$'{escaped_quotes}'"

@@ -100,13 +100,11 @@ def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
     if problem is None or problem.kind == "empty":
         return
 
-    corrected = rule.correct(answer.strip())
-    yield Remark(
-        question,
-        message=str(problem),
-        correction=corrected if rule.fits(corrected) else None,
-        is_wrong=problem.kind == "wrong",
-    )
+    correction = rule.correct(answer.strip())
+    if not rule.fits(correction):
+        correction = None
+    is_wrong = problem.kind == "wrong"
+    yield Remark(question, str(problem), correction, is_wrong)
 
 
 def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
@@ -153,7 +151,7 @@ def check_folder() -> Iterator[Remark]:
 
 def check_online() -> Iterator[Remark]:
     """Yield a remark on each answer that Azure contradicts or cannot confirm."""
-    # Imported only here, as without online checks nothing of Azure is needed.
+    # Imported only here, because nothing for Azure is needed without online checks.
     from runtime.azure import online_checks
 
     # An empty answer stands for the default number of nodes, here as in settings.yml.
@@ -195,11 +193,12 @@ def explain_refusal(wrong: list[Remark]) -> str:
     answers = {question: ANSWERS[question] for question in QUESTIONS}
     placeholders = []
     for remark in wrong:
-        correction = remark.correction
-        if correction is None:
-            correction = f"<{remark.question}>"
-            placeholders.append(correction)
-        answers[remark.question] = correction
+        if remark.correction is None:
+            placeholder = f"<{remark.question}>"
+            placeholders.append(placeholder)
+            answers[remark.question] = placeholder
+        else:
+            answers[remark.question] = remark.correction
 
     next_step = "run this command, with the corrections made"
     if placeholders:
@@ -207,22 +206,25 @@ def explain_refusal(wrong: list[Remark]) -> str:
             f"put your answers in place of {' and '.join(placeholders)} in this command, "
             "and run it"
         )
-    if PROGRAM == "cruft":
-        command = corrected_command.command_for_cruft(ARGUMENTS, answers)
-    else:
-        # Another program that calls cookiecutter has no arguments that could be repeated.
-        arguments = ARGUMENTS if PROGRAM else [ANSWERS["_template"]]
-        folder_holds_files = bool(os.listdir())
-        command = corrected_command.command_for_cookiecutter(
-            arguments, answers, folder_holds_files
-        )
     lines = [
         *(make_harmless(remark.message) for remark in wrong),
         f"\nNothing was generated, and no file was changed. To continue, {next_step}:\n",
-        command,
+        make_command(answers),
         "\nYou can ignore the error that cookiecutter prints below.",
     ]
     return "\n".join(lines)
+
+
+def make_command(answers: dict[str, str]) -> str:
+    """Return the command that generates the project with these answers."""
+    if PROGRAM == "cruft":
+        return corrected_command.command_for_cruft(ARGUMENTS, answers)
+    # Another program that calls cookiecutter has no arguments that could be repeated.
+    arguments = ARGUMENTS if PROGRAM else [ANSWERS["_template"]]
+    folder_holds_files = bool(os.listdir())
+    return corrected_command.command_for_cookiecutter(
+        arguments, answers, folder_holds_files
+    )
 
 
 def main() -> None:
@@ -232,7 +234,9 @@ def main() -> None:
         return
 
     remarks = [*check_folder(), *check_answers()]
-    if ANSWERS["check_azure"] == "online" and not any(r.is_wrong for r in remarks):
+    if ANSWERS["check_azure"] == "online" and not any(
+        remark.is_wrong for remark in remarks
+    ):
         remarks += check_online()
 
     wrong = [remark for remark in remarks if remark.is_wrong]

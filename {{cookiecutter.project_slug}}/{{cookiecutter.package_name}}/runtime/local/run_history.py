@@ -1,7 +1,7 @@
-"""Describe earlier runs: what was set or edited for them, and what came out.
+"""Read earlier runs, and compare their settings, parameters, code and data.
 
-All this is read from the folders of the runs and from MLflow's database. Nothing in them
-is trusted: a run whose record cannot be read is described by the reason.
+They are read from the folders of the runs and from MLflow's database. A run whose record
+cannot be read is described by the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .run_record import RECORD, RunRecord
 from .tracked_runs import Results, read_results
 
 #: The copies of the project's files in the folder of a run, by their paths in the project.
-#: The settings are not among them, as they are compared value by value.
+#: The settings are not among them, because they are compared value by value.
 COPIES = {"pipelines.py": "pipelines.py", "environment/steps.txt": "steps.txt"}
 
 
@@ -53,7 +53,7 @@ class PastRun:
         return None
 
     def describe_state(self) -> str:
-        """Return the verdict on the run, or that it has not ended well."""
+        """Return the verdict on the run, or that it is running or did not finish."""
         unfinished = self.record.find_unfinished_steps()
         if not unfinished:
             return self.results.tags.get("verdict", "")
@@ -113,7 +113,7 @@ def read_history(root: Path) -> list[PastRun | UnreadableRun]:
 
 
 def _read_run(root: Path, folder: Path) -> PastRun | UnreadableRun | None:
-    """Return what is known of the run in a folder, or None if it is not a run's folder."""
+    """Read the run in a folder. Returns None if it is not the folder of a run."""
     try:
         changed = folder.stat().st_mtime_ns
     except FileNotFoundError:
@@ -128,12 +128,7 @@ def _read_run(root: Path, folder: Path) -> PastRun | UnreadableRun | None:
             return UnreadableRun(folder, f"it has no {RECORD}", changed)
         return None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = (
-            f"{RECORD} is not the record of a run ({place or 'JSON'}: {first['msg']})"
-        )
-        return UnreadableRun(folder, reason, changed)
+        return UnreadableRun(folder, _describe_validation_error(error), changed)
     except (OSError, ValueError) as error:
         return UnreadableRun(folder, f"{RECORD} cannot be read: {error}", changed)
 
@@ -143,13 +138,20 @@ def _read_run(root: Path, folder: Path) -> PastRun | UnreadableRun | None:
     return PastRun(folder, record, read_results(root, steps))
 
 
+def _describe_validation_error(error: ValidationError) -> str:
+    """Return why a record is not valid, with the first value that is wrong."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "JSON"
+    return f"{RECORD} is not the record of a run ({place}: {first['msg']})"
+
+
 def find_run(history: Sequence[PastRun | UnreadableRun], text: str) -> PastRun:
     """Return the run with a name, or the only run whose name contains the text.
 
-    Raises CommandError if there is none, if there are several, or if its record cannot be
-    read.
+    Raises CommandError if there is no such run, if there are several, or if its record
+    cannot be read.
     """
-    # A path such as runs/2026-11-23-093000-training/ names a run, too.
+    # The text may also be a path such as runs/2026-11-23-093000-training/.
     wanted = Path(text).name
     by_name = {run.name: run for run in history}
     matches = [name for name in by_name if wanted in name]
@@ -220,7 +222,7 @@ def compare_code(before: PastRun, after: PastRun) -> list[Change]:
 def list_changed_data(before: PastRun, after: PastRun) -> list[str]:
     """Return the data whose content differs between two runs, such as "prep: raw".
 
-    Data is left out if one of the runs has not recorded what it has read.
+    Data is left out if one of the runs has not recorded a fingerprint of it.
     """
     data_before = _list_data(before)
     data_after = _list_data(after)

@@ -1,7 +1,7 @@
 """Tables of earlier runs as text, for the commands `runs` and `models`.
 
 They fit into 80 columns, unless names or numbers are very long. Lines below a row are
-indented. They are wrapped only if a width is named, so that other programs can read them.
+indented. They are wrapped only in a terminal, so that other programs can read them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .run_history import (
 from .tracked_runs import Results, read_results
 
 INDENT = "    "
-#: Stands for a value that there is not.
+#: What a cell without a value contains.
 NOTHING = "-"
-#: Settings with longer values than this are not written side by side.
+#: Values of settings that are longer than this are written below each other.
 LONGEST_CELL = 20
 
 
@@ -55,9 +55,9 @@ def align_columns(columns: Sequence[Column]) -> list[str]:
 
 
 def _pad(text: str, width: int, is_number: bool) -> str:
-    """Return a text with blanks before or behind it, so that it has a width on screen."""
-    blanks = " " * (width - cell_len(text))
-    return blanks + text if is_number else text + blanks
+    """Add spaces to a text until it has a width on the screen. Numbers are right-aligned."""
+    spaces = " " * (width - cell_len(text))
+    return spaces + text if is_number else text + spaces
 
 
 # All runs -------------------------------------------------------------------------------
@@ -68,10 +68,10 @@ def format_runs(
     shown: Sequence[PastRun | UnreadableRun],
     width: int | None,
 ) -> list[str]:
-    """Return a table of the runs to be shown, in the order of `history`, newest first.
+    """Return a table of the `shown` runs, newest first.
 
-    A run is compared with the run of the same pipeline before it, which is looked for in
-    all of `history`. Lines below a row are wrapped at `width`, if it is not None.
+    Each run is compared with the previous run of the same pipeline in `history`. Lines below
+    a row are wrapped at `width`, if it is not None.
     """
     results = [_get_results(run) for run in shown]
     metric = _find_common_metric(results)
@@ -101,7 +101,7 @@ def format_runs(
 
 
 def _get_results(run: PastRun | UnreadableRun) -> Results:
-    """Return what the steps of a run have logged; nothing if its record is unreadable."""
+    """Return what the steps of a run have logged. Empty if its record is unreadable."""
     if isinstance(run, UnreadableRun):
         return Results({}, {})
     return run.results
@@ -110,7 +110,7 @@ def _get_results(run: PastRun | UnreadableRun) -> Results:
 def _describe_run(
     run: PastRun | UnreadableRun, history: Sequence[PastRun | UnreadableRun]
 ) -> list[str]:
-    """Return the verdict on a run, and what was set and edited for it."""
+    """Return the verdict on a run, its parameters, and what was edited before it."""
     if isinstance(run, UnreadableRun):
         return [run.reason]
     details: list[str] = []
@@ -127,33 +127,39 @@ def _describe_run(
 
 
 def _list_edits(run: PastRun, history: Sequence[PastRun | UnreadableRun]) -> list[str]:
-    """Return what was edited since the run of the same pipeline before this one."""
-    earlier = [
-        other
-        for other in history
-        if isinstance(other, PastRun)
-        and other.record.pipeline == run.record.pipeline
-        and other.record.started < run.record.started
-    ]
-    if not earlier:
+    """Return what was edited since the previous run of the same pipeline."""
+    previous = _find_previous_run(run, history)
+    if previous is None:
         return []
-    before = earlier[0]
-    edits = [
-        (
-            f"{change.name} removed"
-            if change.after is None
-            else f"{change.name}: {change.after}"
-        )
-        for change in compare_settings(before, run)
-    ]
-    edits += [change.name for change in compare_code(before, run)]
-    if list_changed_data(before, run):
+
+    edits = []
+    for change in compare_settings(previous, run):
+        if change.after is None:
+            edits.append(f"{change.name} removed")
+        else:
+            edits.append(f"{change.name}: {change.after}")
+    edits += [change.name for change in compare_code(previous, run)]
+    if list_changed_data(previous, run):
         edits.append("content of the data")
     return edits
 
 
+def _find_previous_run(
+    run: PastRun, history: Sequence[PastRun | UnreadableRun]
+) -> PastRun | None:
+    """Return the newest run of the same pipeline that was started before this one."""
+    for other in history:
+        if (
+            isinstance(other, PastRun)
+            and other.record.pipeline == run.record.pipeline
+            and other.record.started < run.record.started
+        ):
+            return other
+    return None
+
+
 def _find_common_metric(results: Sequence[Results]) -> str | None:
-    """Return the metric by which all these models are compared, or None if it varies."""
+    """Return the metric by which all models are compared, or None if it varies."""
     metrics = {result.tags["metric"] for result in results if "metric" in result.tags}
     return metrics.pop() if len(metrics) == 1 else None
 
@@ -166,7 +172,7 @@ def _describe_start(run: PastRun | UnreadableRun) -> str:
 
 
 def describe_time(seconds: float) -> str:
-    """Return a time as text, in the time zone of this machine. It is in seconds since 1970."""
+    """Format a time in seconds since 1970, in the time zone of this machine."""
     try:
         moment = datetime.fromtimestamp(seconds, UTC).astimezone()
     except (OverflowError, ValueError, OSError):
@@ -191,7 +197,7 @@ def _describe_metric(results: Results, common: str | None) -> str:
 
 
 def _wrap(text: str, width: int | None) -> list[str]:
-    """Return an indented text in lines of a width, or in one line if it is None."""
+    """Indent a text, and wrap it at a width. If the width is None, it stays on one line."""
     text = make_harmless(text)
     if width is None:
         return [INDENT + text]
@@ -209,7 +215,7 @@ def _wrap(text: str, width: int | None) -> list[str]:
 
 
 def format_comparison(first: PastRun, second: PastRun) -> list[str]:
-    """Return two runs side by side: what differs between them, and all metrics."""
+    """Return the differences between two runs and all their metrics, side by side."""
     lines = [
         f"A  {_introduce(first)}",
         f"B  {_introduce(second)}",
@@ -239,6 +245,7 @@ def _format_changed_values(title: str, changes: Sequence[Change]) -> list[str]:
     """Return a table of the values that differ. Long values are below each other."""
     if not changes:
         return ["", f"{title}: the same"]
+
     names: list[str] = []
     before: list[str] = []
     after: list[str] = []

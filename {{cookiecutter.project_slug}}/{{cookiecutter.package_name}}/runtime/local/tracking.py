@@ -59,7 +59,7 @@ try:
     import mlflow
     mlflow.set_experiment(sys.argv[1])
 except Exception as error:
-    # What SQLAlchemy and MLflow say around the reason of SQLite is longer and says less.
+    # SQLAlchemy and MLflow wrap the error of SQLite in longer messages that explain less.
     reason = error
     while reason.__cause__ is not None:
         reason = reason.__cause__
@@ -69,7 +69,7 @@ gc.freeze()
 
 
 class TrackingError(CommandError):
-    """Report that MLflow's database cannot be used; the message says how to mend it."""
+    """MLflow's database cannot be used. The message says how to fix it."""
 
 
 def database_uri(database: Path) -> str:
@@ -85,11 +85,12 @@ def database_uri(database: Path) -> str:
 
 
 def step_environment(root: Path, database: Path | None = None) -> dict[str, str]:
-    """Return the environment variables for a step: those of this process, with changes.
+    """Return the environment variables for a step.
 
-    Secrets and all variables of MLflow are removed. Variables are added by which MLflow
-    uses `database`, or the project's own database if it is None. `PYTHONSAFEPATH` is removed
-    too, because with it a step would not find the modules in the folder of its script.
+    They are those of this process without secrets and without the variables of MLflow, which
+    are set anew: MLflow uses `database`, or the project's own database if it is None.
+    `PYTHONSAFEPATH` is removed too, because with it a step would not find the modules in the
+    folder of its script.
     """
     inherited = {
         name: value
@@ -100,7 +101,7 @@ def step_environment(root: Path, database: Path | None = None) -> dict[str, str]
     }
     return {
         **inherited,
-        # Python reads and writes UTF-8, whatever the locale is.
+        # Python reads and writes UTF-8 in every locale.
         "PYTHONUTF8": "1",
         "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
         "MLFLOW_TRACKING_URI": database_uri(database or root / DATABASE),
@@ -112,9 +113,9 @@ def step_environment(root: Path, database: Path | None = None) -> dict[str, str]
 def ensure_database(root: Path, experiment: str) -> None:
     """Create the database and the experiment if they are missing, and correct the paths.
 
-    The caller must hold the lock of `runs/`, so that no other run does the same. Raises
-    TrackingError if MLflow cannot use the database, and OSError or sqlite3.Error if it
-    cannot be written.
+    The caller must hold the lock of `runs/`, so that no other run does the same at this
+    time. Raises TrackingError if MLflow cannot use the database, and OSError or
+    sqlite3.Error if it cannot be written.
     """
     database = root / DATABASE
     database.parent.mkdir(exist_ok=True)
@@ -124,8 +125,17 @@ def ensure_database(root: Path, experiment: str) -> None:
         _create_database(root, experiment)
     _check_release(database)
     _check_experiment(database, experiment)
+    experiments = _correct_paths(database, artifacts=(root / ARTIFACTS).as_uri())
+    if experiment not in experiments:
+        _create_experiment(root, experiment, database)
 
-    artifacts = (root / ARTIFACTS).as_uri()
+
+def _correct_paths(database: Path, artifacts: str) -> set[str]:
+    """Correct the paths in a database whose project was moved to another folder.
+
+    `artifacts` is the URI of the folder in which the project's artifacts are now. Returns
+    the names of all experiments.
+    """
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         experiments = connection.execute(
             "SELECT name, experiment_id, artifact_location FROM experiments"
@@ -136,8 +146,7 @@ def ensure_database(root: Path, experiment: str) -> None:
             is_in_mlruns = folder.startswith("file:") and folder.endswith(ARTIFACTS)
             if is_in_mlruns and folder != artifacts:
                 _replace_paths(connection, f"{folder}/", f"{artifacts}/")
-    if experiment not in {name for name, _, _ in experiments}:
-        _create_experiment(root, experiment, database)
+    return {name for name, _, _ in experiments}
 
 
 def check_path_length(database: Path) -> None:
@@ -154,7 +163,7 @@ def check_path_length(database: Path) -> None:
 def _create_database(root: Path, experiment: str) -> None:
     """Create the database in a temporary folder, then move it to its final path.
 
-    So there is never an incomplete database at the final path, even if a run is killed.
+    Even if a run is killed, there is never an incomplete database at the final path.
     """
     unfinished = root / UNFINISHED
     unfinished.mkdir()
@@ -168,7 +177,7 @@ def _create_database(root: Path, experiment: str) -> None:
 def _create_experiment(root: Path, experiment: str, database: Path) -> None:
     """Create the experiment in a database, and the database first if it is missing.
 
-    This happens in another process, as MLflow reads the database's URI from the
+    This happens in another process, because MLflow reads the database's URI from the
     environment. Raises OSError with the reason if it fails.
     """
     process = subprocess.run(
@@ -188,18 +197,19 @@ def _create_experiment(root: Path, experiment: str, database: Path) -> None:
 
 
 def _check_release(database: Path) -> None:
-    """Raise TrackingError unless the installed MLflow can use the database as it is."""
-    schema = _read_schema(database)
-    if schema is None:
+    """Raise TrackingError unless the installed MLflow can use the database unchanged."""
+    revision = _read_revision(database)
+    if revision is None:
         raise TrackingError(
             f"{database} is not a database of MLflow. Move it away: the next run makes a"
             " new one, without the models that were registered."
         )
-    schemas = _list_schemas()
-    if not schemas or schema == schemas[-1]:
+    known_revisions = _list_revisions()
+    if not known_revisions or revision == known_revisions[-1]:
         return
+
     release = installed_version("mlflow")
-    if schema not in schemas:
+    if revision not in known_revisions:
         raise TrackingError(
             f"{database} was written by a newer MLflow than the one that is installed,"
             f" {release}. Install the newer one, or move the database away: the next run"
@@ -214,10 +224,10 @@ def _check_release(database: Path) -> None:
     )
 
 
-def _read_schema(database: Path) -> str | None:
-    """Return the version of a database's schema, or None if it is not one of MLflow.
+def _read_revision(database: Path) -> str | None:
+    """Return the revision of a database's tables, or None if it is not MLflow's database.
 
-    Raises sqlite3.OperationalError if it cannot be read.
+    Raises sqlite3.OperationalError if the database cannot be read.
     """
     try:
         with closing(sqlite3.connect(database, timeout=60)) as connection:
@@ -250,31 +260,31 @@ def _check_experiment(database: Path, experiment: str) -> None:
     )
 
 
-def _list_schemas() -> list[str]:
-    """Return the schema versions that MLflow knows, with the current one at the end.
+def _list_revisions() -> list[str]:
+    """Return the revisions of tables that MLflow knows, with the current one at the end.
 
-    They are read from MLflow's files, as importing MLflow takes seconds. The list is empty
-    if the files do not have the expected form.
+    They are read from MLflow's files, because importing MLflow takes seconds. The list is
+    empty if the files do not have the expected form.
     """
     package = find_spec("mlflow")
     if package is None or package.origin is None:
         return []
     migrations = Path(package.origin).parent / "store" / "db_migrations" / "versions"
     revisions: set[str] = set()
-    replaced: set[str] = set()
+    superseded: set[str] = set()
     for file in migrations.glob("*.py"):
         text = file.read_text(encoding="utf-8")
         revisions.update(re.findall(r'^revision = "(\w+)"', text, re.MULTILINE))
-        replaced.update(re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE))
-    # Only the newest schema is not replaced by another one.
-    current = revisions - replaced
+        superseded.update(re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE))
+    # Only the current revision is not superseded by another one.
+    current = revisions - superseded
     if len(current) != 1:
         return []
-    return [*replaced, *current]
+    return [*superseded, *current]
 
 
 def _replace_paths(connection: sqlite3.Connection, old: str, new: str) -> None:
-    """Replace the prefix `old` by `new` in all paths of the database that begin with it."""
+    """Replace the prefix `old` by `new` in all paths of the database that have it."""
     size = len(old)
     for table, column in PATH_COLUMNS:
         connection.execute(
