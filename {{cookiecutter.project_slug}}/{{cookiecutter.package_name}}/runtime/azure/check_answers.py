@@ -1,4 +1,4 @@
-"""What a check of Azure is given, and what it returns."""
+"""The inputs and the results of the checks of `check --online`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ UNASKED = "could not ask"
 
 @dataclass(frozen=True)
 class AzureNames:
-    """What the settings, or the answers to the template's questions, say about Azure.
+    """The settings for Azure, or the answers to the template's questions about it.
 
-    Every value but the cloud may be empty. What it is needed for is then not asked.
+    All values except the cloud may be empty. Checks that need an empty value are skipped.
     """
 
     subscription_id: str
@@ -35,22 +35,26 @@ class AzureNames:
     max_nodes: int
     environment_name: str
     cloud: str = "AzureCloud"
-    identity: str = ""  # Of the cluster: "system", or the id of an identity.
-    compute_key: str = "compute"  # Where the settings describe the cluster.
+    #: The identity of the cluster: "system", or the id of an identity.
+    identity: str = ""
+    #: The key of the cluster in the settings.
+    compute_key: str = "compute"
     #: The command that creates what is missing, such as `python -m penguins provision`.
     provision_command: str = "provision"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: what was checked, how it went, and how to fix it."""
+    """A row of the table: the name of a check, its result, and how to fix a problem."""
 
     name: str
     status: str
     text: str
     fix: str = ""
-    setting: str = ""  # The field of AzureNames that the fix is for, if it is for one.
-    compute_key: str = "compute"  # The cluster that the row may be about.
+    #: The field of AzureNames to change. Empty if the fix is something else.
+    setting: str = ""
+    #: The key of the cluster that was checked.
+    compute_key: str = "compute"
 
     def __str__(self) -> str:
         """Return the text and the fix as whole sentences."""
@@ -61,17 +65,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Answer:
-    """The outcome of one check, and the facts that it found for the checks after it."""
+    """The result of one check."""
 
     status: str
     text: str
     fix: str = ""
+    #: The field of AzureNames to change. Empty if the fix is something else.
     setting: str = ""
+    #: New values for fields of Facts, for the checks after this one.
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CheckFailed(Exception):
-    """A check ends early, with an answer. If `stops_all`, the checks after it do too."""
+    """A check has ended early, with an answer.
+
+    If `stops_all`, all checks after it are skipped.
+    """
 
     def __init__(self, answer: Answer, stops_all: bool = False) -> None:
         super().__init__(answer.text)
@@ -81,10 +90,12 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class Facts(AzureNames):
-    """The names, and what Azure has said about them so far."""
+    """The settings for Azure, and what the checks have found out so far."""
 
-    tenant_id: str = ""  # Of the login; a token may not say.
-    login_id: str = ""  # The id of whoever is logged in; a token may not say.
+    tenant_id: str = (
+        ""  # The tenant of the login. Empty if the token does not contain it.
+    )
+    login_id: str = ""  # The id of the login. Empty if the token does not contain it.
     workspace: str = ""  # The path of an existing workspace.
     storage_account: str = ""  # The path of the workspace's storage account.
     needs_identity: bool = False  # Whether data is reached without keys.
@@ -128,7 +139,7 @@ class Facts(AzureNames):
         return f"{self.subscription}/providers/{ML}/locations/{self.region}"
 
     def az(self, command: str) -> str:
-        """Return an `az` command, ready to paste, with facts in place of {their names}."""
+        """Return an `az` command, in which {names} are replaced by the facts they name."""
         values = {name: shlex.quote(str(value)) for name, value in asdict(self).items()}
         values["region"] = self.region or "REGION"
         values["vm_size"] = self.vm_size or "SIZE"

@@ -1,10 +1,10 @@
-"""`check --online`: does Azure agree with the settings?
+"""The checks of `check --online`, which compare the settings with what is on Azure.
 
-It asks the resource manager of the cloud (its REST API) with the login that `login.py`
-finds. It only reads, never prompts, and ends within LIMIT seconds.
+They ask Azure's resource manager (its REST API) with the login that `login.py` finds. They
+only read, never prompt, and end within LIMIT seconds.
 
-Only the standard library and requests are imported, and all that is checked is handed over
-as plain values, so that the template's hook can ask Azure before a project is written.
+This module imports only the standard library and requests, and takes plain values, because
+the template's hook also asks Azure, before a project is written.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ from .identity_checks import (
 from .resource_manager import ML_VERSION, ResourceManager
 from .roles import find_principal, read_claims
 
-LIMIT = 60.0  # Seconds for all checks together.
+# Seconds that all checks together may take.
+LIMIT = 60.0
 
-# The checks. Each is a function that asks the resource manager with the facts it needs.
+# The checks. Each asks the resource manager, and may add to the facts for later checks.
 
 
 def check_subscription(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that the login can use the subscription."""
     subscription = azure.get(facts.subscription, "api-version=2022-12-01")
     if subscription is None:
         answer = Answer(
@@ -59,8 +61,8 @@ def check_subscription(azure: ResourceManager, facts: Facts) -> Answer:
         raise CheckFailed(answer, stops_all=True)
 
     tenant = subscription["tenantId"]
-    managing = subscription.get("managedByTenants") or []
-    tenants = [tenant, *(other["tenantId"] for other in managing)]
+    managing_tenants = subscription.get("managedByTenants") or []
+    tenants = [tenant, *(managing["tenantId"] for managing in managing_tenants)]
     if facts.tenant_id and facts.tenant_id not in tenants:
         text = f"it is of tenant {tenant}, the login of {facts.tenant_id}"
         return Answer(WRONG, text, login.log_in_command(facts.cloud, tenant))
@@ -72,6 +74,7 @@ def check_subscription(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_provider(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that Azure ML is registered in the subscription."""
     path = f"{facts.subscription}/providers/{ML}"
     state = azure.get(path, "api-version=2021-04-01")["registrationState"]
     text = f"Azure ML is {state} in the subscription"
@@ -81,6 +84,7 @@ def check_provider(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_resource_group(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that the resource group exists."""
     path = f"{facts.subscription}/resourcegroups/{facts.resource_group}"
     if azure.get(path, "api-version=2021-04-01") is not None:
         return Answer(OK, facts.resource_group)
@@ -92,6 +96,7 @@ def check_resource_group(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_workspace(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that the workspace exists, in the region of the settings."""
     name = facts.workspace_name
     path = facts.workspace_path
     workspace = azure.get(path, ML_VERSION, status_if_forbidden=WRONG)
@@ -132,6 +137,7 @@ def check_workspace(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_environment(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that the environment of the steps is registered."""
     name = facts.environment_name
     if azure.get(f"{facts.workspace}/environments/{name}", ML_VERSION):
         return Answer(OK, name)
@@ -140,6 +146,7 @@ def check_environment(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_compute(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that the compute is a cluster like the one in the settings."""
     name = facts.compute_name
     compute = azure.get(f"{facts.workspace}/computes/{name}", ML_VERSION)
     if not compute:
@@ -190,6 +197,7 @@ def _check_cluster(cluster: Mapping[str, Any], facts: Facts) -> Answer:
 
 
 def check_vm_size(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that clusters in this region can have nodes of the VM size."""
     sizes = {
         size["name"].lower(): size
         for size in azure.list_items(f"{facts.location}/vmSizes")
@@ -199,6 +207,7 @@ def check_vm_size(azure: ResourceManager, facts: Facts) -> Answer:
         for name, size in sizes.items()
         if "AmlCompute" in size["supportedComputeTypes"]
     ]
+
     wanted = facts.vm_size.lower()
     if wanted in sizes_of_clusters:
         size = sizes[wanted]
@@ -207,12 +216,13 @@ def check_vm_size(azure: ResourceManager, facts: Facts) -> Answer:
 
     purpose = " for clusters" if wanted in sizes else ""
     text = f"Azure ML has no {facts.vm_size}{purpose} in {facts.region}"
-    nearest = difflib.get_close_matches(wanted, sizes_of_clusters, n=3)
-    choices = ", ".join(sizes[name]["name"] for name in nearest) or "another"
+    similar = difflib.get_close_matches(wanted, sizes_of_clusters, n=3)
+    choices = ", ".join(sizes[name]["name"] for name in similar) or "another"
     return Answer(WRONG, text, f"write {choices}", setting="vm_size")
 
 
 def check_quota(azure: ResourceManager, facts: Facts) -> Answer:
+    """Check that the quota is large enough for all nodes of the cluster."""
     size = facts.size_in_region or {}
     cores = size["vCPUs"]
     family = size["family"]
@@ -220,47 +230,56 @@ def check_quota(azure: ResourceManager, facts: Facts) -> Answer:
     if not quotas:
         return Answer(UNASKED, f"Azure names no quota of {family}")
 
-    needed = facts.max_nodes * cores
-    need = f"{facts.max_nodes} nodes need {needed} vCPUs"
-    limited = [quota for quota in quotas if quota["limit"] >= 0]
-    if not limited:
+    needed_cores = facts.max_nodes * cores
+    need = f"{facts.max_nodes} nodes need {needed_cores} vCPUs"
+    limited_quotas = [quota for quota in quotas if quota["limit"] >= 0]
+    if not limited_quotas:
         return Answer(OK, f"{need}, without a limit")
 
-    smallest = min(limited, key=lambda quota: quota["limit"])
+    smallest = min(limited_quotas, key=lambda quota: quota["limit"])
     limit = smallest["limit"]
     in_use = smallest["currentValue"]
     quota_name = smallest["name"]["localizedValue"]
     text = f"{need}, of {limit} allowed, {in_use} in use ({quota_name})"
-    if needed <= limit:
-        answer = _check_quota_together(limited, needed, facts) or Answer(OK, text)
-        cores_of_family = facts.cores.get(family, 0) + needed
-        return replace(
-            answer, facts={"cores": {**facts.cores, family: cores_of_family}}
-        )
-    ask = "ask for more quota in the Studio"
+    if needed_cores > limit:
+        return _describe_small_quota(text, limit, cores)
+
+    answer = _check_quota_of_all_clusters(limited_quotas, needed_cores, facts)
+    if answer is None:
+        answer = Answer(OK, text)
+    cores_of_family = facts.cores.get(family, 0) + needed_cores
+    return replace(answer, facts={"cores": {**facts.cores, family: cores_of_family}})
+
+
+def _describe_small_quota(text: str, limit: int, cores_of_node: int) -> Answer:
+    """Return how to change the settings if the quota is too small for the cluster."""
+    ask_for_quota = "ask for more quota in the Studio"
     if limit == 0:
-        another = "write a size of another family, as a smaller one cannot help"
-        return Answer(WRONG, text, f"{another}, or {ask}", setting="vm_size")
-    if limit >= cores:
-        fix = f"write {limit // cores}, or {ask}"
+        fix = "write a size of another family, as a smaller one cannot help"
+        return Answer(WRONG, text, f"{fix}, or {ask_for_quota}", setting="vm_size")
+    if limit >= cores_of_node:
+        fix = f"write {limit // cores_of_node}, or {ask_for_quota}"
         return Answer(WRONG, text, fix, setting="max_nodes")
-    fix = f"write a smaller one, or {ask}"
+    fix = f"write a smaller one, or {ask_for_quota}"
     return Answer(WRONG, text, fix, setting="vm_size")
 
 
-def _check_quota_together(
-    quotas: list[dict[str, Any]], needed: int, facts: Facts
+def _check_quota_of_all_clusters(
+    quotas: list[dict[str, Any]], needed_cores: int, facts: Facts
 ) -> Answer | None:
-    """Return what is wrong if this cluster and those before it use their nodes at once."""
+    """Check that this cluster and those before it can use all their nodes at once.
+
+    Returns None if a quota is large enough for all of them.
+    """
     family = (facts.size_in_region or {})["family"]
     for quota in quotas:
         cores = facts.cores.get(family, 0)
         if _is_total(quota):
             cores = sum(facts.cores.values())
-        if cores and needed + cores > quota["limit"]:
+        if cores and needed_cores + cores > quota["limit"]:
             return Answer(
                 UNUSUAL,
-                f"{facts.max_nodes} nodes need {needed} vCPUs, and the clusters above "
+                f"{facts.max_nodes} nodes need {needed_cores} vCPUs, and the clusters above "
                 f"{cores}, of {quota['limit']} allowed ({quota['name']['localizedValue']})",
                 "write fewer nodes, or ask for more quota in the Studio, if the clusters "
                 "are to work at the same time",
@@ -272,7 +291,7 @@ def _check_quota_together(
 def _list_quotas(
     azure: ResourceManager, location: str, family: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the quotas of dedicated cores: of all VM sizes together, and of a family."""
+    """Yield the quotas of dedicated cores: that of all VM sizes, and that of a family."""
     for usage in azure.list_items(f"{location}/usages"):
         is_of_family = (
             usage["type"] == f"{ML}/vmFamily/dedicatedCores/usages"
@@ -283,21 +302,23 @@ def _list_quotas(
 
 
 def _is_total(usage: Mapping[str, Any]) -> bool:
-    """Return whether a quota is of the dedicated cores of all VM sizes together."""
+    """Return whether a quota is that of the dedicated cores of all VM sizes together."""
     return bool(usage["type"] == f"{ML}/totalDedicatedCores/usages")
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check, and the fields of Facts without which it cannot be made."""
+    """A check of one subject on Azure."""
 
     name: str
-    make: Callable[[ResourceManager, Facts], Answer]
+    run: Callable[[ResourceManager, Facts], Answer]
+    #: The fields of Facts that the check needs. If one is empty, the check is skipped.
     needs: tuple[str, ...]
-    is_of_cluster: bool = False  # Whether it is made for each cluster of the settings.
+    #: Whether the check is repeated for each cluster of the settings.
+    is_of_cluster: bool = False
 
 
-#: The checks that follow the login, in this order.
+#: The checks that follow the login, in their order.
 CHECKS = [
     Check("subscription", check_subscription, needs=("subscription_id",)),
     Check("provider", check_provider, needs=("subscription_id",)),
@@ -342,8 +363,8 @@ CHECKS = [
     Check("quota", check_quota, needs=("size_in_region",), is_of_cluster=True),
 ]
 CLUSTER_CHECKS = [check for check in CHECKS if check.is_of_cluster]
-#: The needs as messages call them, where they are not called as their fields.
-_NEEDS = {
+#: How messages call a need, if not by the name of its field.
+_NAMES_OF_NEEDS = {
     "vm_size": "VM size",
     "size_in_region": "a VM size that Azure knows",
     "compute_exists": "a compute cluster",
@@ -352,15 +373,21 @@ _NEEDS = {
 
 
 def ask_azure(names: AzureNames, *further_clusters: AzureNames) -> list[Row]:
-    """Return what Azure says about the names, with one row for what it was not asked.
+    """Run all checks, and return a row for each, and for checks that were skipped.
 
     `further_clusters` differ from `names` only in their clusters.
     """
     rows: list[Row] = []
     clusters = [names, *further_clusters]
-    # No time-out of requests covers the look-up of a host. So the checks run in a thread,
-    # and after LIMIT seconds it is no longer waited for.
-    thread = threading.Thread(target=_make_checks, args=(clusters, rows), daemon=True)
+
+    def collect_rows() -> None:
+        """Add the row of each check as soon as the check has ended."""
+        for row in _run_checks(clusters):
+            rows.append(row)
+
+    # The time-outs of requests do not include the look-up of a host's address. So the checks
+    # run in a thread, which is abandoned after LIMIT seconds.
+    thread = threading.Thread(target=collect_rows, daemon=True)
     with request_guard.guard_requests():
         thread.start()
         thread.join(LIMIT)
@@ -370,94 +397,96 @@ def ask_azure(names: AzureNames, *further_clusters: AzureNames) -> list[Row]:
     return [*rows, late]
 
 
-def _make_checks(clusters: Sequence[AzureNames], rows: list[Row]) -> None:
-    """Make all checks in turn, and append a row to `rows` as soon as each is made.
+def _run_checks(clusters: Sequence[AzureNames]) -> Iterator[Row]:
+    """Log in, run all checks in turn, and yield the row of each.
 
-    Every check is made for the first cluster. For each other cluster, only the checks of a
-    cluster are made.
+    Every check runs for the first cluster. For each other cluster, only the checks of a
+    cluster are repeated.
     """
     names = clusters[0]
     deadline = time.monotonic() + LIMIT
     try:
         token = login.get_token(names.cloud)
     except login.LoginError as error:
-        rows.append(_describe_missing_login(str(error), names.cloud))
-        skipped = [check.name for check in CHECKS]
-        rows.append(_describe_skipped("without a login", skipped))
+        yield _describe_missing_login(str(error), names.cloud)
+        yield _describe_skipped("without a login", [check.name for check in CHECKS])
         return
 
     claims = read_claims(token)
     tenant_id = str(claims.get("tid", ""))
-    text = f"of tenant {tenant_id}" if tenant_id else "you are logged in"
-    rows.append(Row("login", OK, text))
-    azure = ResourceManager(names, token, deadline)
     login_id = str(claims.get("oid", ""))
+    text = f"of tenant {tenant_id}" if tenant_id else "you are logged in"
+    yield Row("login", OK, text)
+
+    azure = ResourceManager(names, token, deadline)
     facts = Facts(**asdict(names), tenant_id=tenant_id, login_id=login_id)
-    checker = _Checker(azure, facts, rows)
+    checker = _Checker(azure, facts)
     for check in CHECKS:
-        checker.make(check, check.name)
+        yield from checker.run(check, check.name)
     for cluster in clusters[1:]:
         checker.facts = checker.facts.with_cluster(cluster)
         for check in CLUSTER_CHECKS:
-            checker.make(check, f"{cluster.compute_key}: {check.name}")
+            yield from checker.run(check, f"{cluster.compute_key}: {check.name}")
     for reason, skipped in checker.skipped_by_reason.items():
-        rows.append(_describe_skipped(reason, skipped))
+        yield _describe_skipped(reason, skipped)
 
 
 @dataclass
 class _Checker:
-    """Makes one check after another, with the facts that those before have found."""
+    """Runs checks one after another. Each gets the facts that earlier ones have found."""
 
     azure: ResourceManager
     facts: Facts
-    rows: list[Row]
+    #: The names of the rows of skipped checks, by the reason why they were skipped.
     skipped_by_reason: dict[str, list[str]] = field(default_factory=dict)
+    #: Why all further checks are skipped. Empty if they are not.
     stop_reason: str = ""
 
-    def make(self, check: Check, row_name: str) -> None:
-        """Make a check and append its row, or note why it cannot be made."""
+    def run(self, check: Check, row_name: str) -> Iterator[Row]:
+        """Run a check and yield its row, or yield nothing and note why it is skipped."""
         reason = self.stop_reason or _find_missing_need(check, self.facts)
         if reason:
             self.skipped_by_reason.setdefault(reason, []).append(row_name)
             return
+
         try:
-            answer = check.make(self.azure, self.facts)
+            answer = check.run(self.azure, self.facts)
         except CheckFailed as failed:
             answer = failed.answer
             if failed.stops_all:
                 self.stop_reason = f"as {answer.text}"
         except (AttributeError, LookupError, TypeError, ValueError):
             answer = Answer(UNASKED, "Azure's answer is not of the documented form")
+
         self.facts = replace(self.facts, **answer.facts)
-        self.rows.append(
-            Row(
-                name=row_name,
-                status=answer.status,
-                text=make_harmless(answer.text),
-                fix=make_harmless(answer.fix),
-                setting=answer.setting,
-                compute_key=self.facts.compute_key,
-            )
+        yield Row(
+            name=row_name,
+            status=answer.status,
+            text=make_harmless(answer.text),
+            fix=make_harmless(answer.fix),
+            setting=answer.setting,
+            compute_key=self.facts.compute_key,
         )
 
 
 def _describe_missing_login(error: str, cloud: str) -> Row:
-    """Return the row that says why there is no token."""
+    """Return the row that explains why there is no token."""
     problem = login.explain_login(error, cloud)
     status = WRONG if problem.is_refused else UNASKED
     return Row("login", status, problem.message, problem.advice)
 
 
 def _describe_skipped(reason: str, skipped: list[str]) -> Row:
-    """Return the one row for all checks that were not made for the same reason."""
+    """Return one row for all checks that were skipped for the same reason."""
     if len(skipped) == 1:
         return Row(skipped[0], UNASKED, f"not asked, {reason}")
     return Row("not asked", UNASKED, f"{', '.join(skipped)}: {reason}")
 
 
 def _find_missing_need(check: Check, facts: Facts) -> str:
-    """Return why a check cannot be made, as "without workspace name", or ""."""
+    """Return why a check must be skipped, such as "without workspace name", or ""."""
     for need in check.needs:
         if not getattr(facts, need):
-            return f"without {_NEEDS.get(need, need.replace('_', ' '))}"
+            name = _NAMES_OF_NEEDS.get(need, need.replace("_", " "))
+            return f"without {name}"
     return ""

@@ -1,4 +1,4 @@
-"""The REST API of Azure's resource manager, asked with a token."""
+"""A client of the REST API of Azure's resource manager."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .check_answers import UNASKED, WRONG, Answer, AzureNames, CheckFailed
 if TYPE_CHECKING:
     import requests
 
-ML_VERSION = "api-version=2024-04-01"  # Of the REST API of Azure ML.
+# The version of the REST API of Azure ML.
+ML_VERSION = "api-version=2024-04-01"
 
 
 class ResourceManager:
-    """The REST API of Azure's resource manager, asked with a token."""
+    """Sends requests with a token, and waits while Azure is busy, until a deadline."""
 
     def __init__(self, names: AzureNames, token: str, deadline: float) -> None:
-        # `check` without --online imports this module too, and requests takes a while.
+        # Imported here, because it is slow and `check` without --online does not need it.
         import requests
 
         self.names = names
@@ -37,7 +38,7 @@ class ResourceManager:
         none_if: tuple[int, ...] = (404,),
         status_if_forbidden: str = UNASKED,
     ) -> Any:
-        """Return the JSON at a path, or None if the reply has a status code of `none_if`.
+        """Return the JSON at a path, or None if the status code is one of `none_if`.
 
         Raises CheckFailed on any other error.
         """
@@ -54,7 +55,7 @@ class ResourceManager:
         raise self._describe_refusal(reply, status_if_forbidden)
 
     def put(self, path: str, query: str, body: Mapping[str, Any]) -> None:
-        """Put a resource, unless it is there; raise CheckFailed on an error."""
+        """Create a resource, unless it exists. Raises CheckFailed on an error."""
         reply = self._wait_for_reply("PUT", f"{path}?{query}", body)
         if reply.status_code not in (200, 201, 202, 409):
             raise self._describe_refusal(reply, WRONG)
@@ -62,7 +63,7 @@ class ResourceManager:
     def list_items(
         self, path: str, query: str = ML_VERSION
     ) -> Iterator[dict[str, Any]]:
-        """Yield the items of a list of Azure ML, of all its pages."""
+        """Yield the items on all pages of a list."""
         while query:
             page = self.get(path, query) or {"value": []}
             yield from page["value"]
@@ -71,12 +72,18 @@ class ResourceManager:
     def _describe_refusal(
         self, reply: requests.Response, status_if_forbidden: str
     ) -> CheckFailed:
-        """Return the error to raise about a reply that refuses a request."""
+        """Return the error to raise for a reply that refuses a request."""
         code = reply.status_code
+        status = UNASKED
+        if code == 401:
+            status = WRONG
+        elif code == 403:
+            status = status_if_forbidden
+
         error = refusals.read_error(code, reply.headers, reply.text, reply.url)
         explanation = refusals.explain(error, self.names)
         answer = Answer(
-            status={401: WRONG, 403: status_if_forbidden}.get(code, UNASKED),
+            status=status,
             text=f"{explanation.cause} {explanation.answer}",
             fix=explanation.advice,
         )
@@ -85,7 +92,7 @@ class ResourceManager:
     def _wait_for_reply(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> requests.Response:
-        """Return the reply to a request, asked again while Azure is busy and time is left."""
+        """Send a request, and repeat it while Azure is busy, until the deadline."""
         while True:
             try:
                 reply = self.session.request(
