@@ -62,6 +62,7 @@ penguins/runtime/azure/check_answers.py
 penguins/runtime/azure/checks.py
 penguins/runtime/azure/connection.py
 penguins/runtime/azure/data_folders.py
+penguins/runtime/azure/error_bodies.py
 penguins/runtime/azure/errors.py
 penguins/runtime/azure/follow_run.py
 penguins/runtime/azure/identity_checks.py

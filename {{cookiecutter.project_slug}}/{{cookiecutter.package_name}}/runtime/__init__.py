@@ -60,6 +60,7 @@ On Azure ML:
     azure/call_limits.py     limits the time of a call of the SDK
     azure/request_guard.py   limits for every request of the SDKs
     azure/refusals.py        why Azure refuses a request, and what to do
+    azure/error_bodies.py    the errors in the bodies of Azure's replies
     azure/sdk_log.py         where what the SDK prints and logs is kept
     azure/provision.py       the command `provision`
     azure/submit.py          the command `submit`

@@ -1,31 +1,30 @@
-"""Explain why a service of Azure refuses a request, in its own words, and the way out.
+"""Explain why a service of Azure has refused a request, and what to do about it.
 
-All commands use this module, and so does the template's hook. For the hook, only the
-standard library is imported here.
+This module imports only the standard library, because the template's hook also uses it.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 from ..rules import CLOUDS
+from .error_bodies import CodeAndMessage, parse_errors
 from .login import log_in_command
 
-DEEPEST_ERROR = 20  # errors inside each other that are read
-LONGEST_SENTENCE = 300  # characters of Azure's own sentence that are shown
-DEFAULT_WAIT = 5  # seconds, if a reply does not say how long to wait
+# At most this many characters of Azure's own sentence are shown.
+LONGEST_SENTENCE = 300
+# Seconds to wait if a reply does not say how long.
+DEFAULT_WAIT = 5
 
 Headers = Mapping[str, str]
 
 
 class WorkspaceNames(Protocol):
-    """What an explanation needs to know about the workspace."""
+    """The names of a workspace that explanations mention."""
 
     @property
     def subscription_id(self) -> str: ...
@@ -39,10 +38,10 @@ class WorkspaceNames(Protocol):
 
 @dataclass(frozen=True)
 class ServiceError:
-    """What a service has answered to a request that it refuses.
+    """A reply in which a service refuses a request.
 
-    `code` is the most exact code of the answer, `message` the sentence that goes with it,
-    and `codes` are all codes of the answer.
+    `code` is the most specific code of the reply, `message` is the sentence that belongs to
+    it, and `codes` are all codes of the reply.
     """
 
     status: int
@@ -50,14 +49,17 @@ class ServiceError:
     code: str = ""
     message: str = ""
     codes: frozenset[str] = frozenset()
-    policy: str = ""  # The name of the policy that forbids the request.
-    tenant_id: str = ""  # The tenant that the service wants a login of.
-    wait: int = DEFAULT_WAIT  # Seconds to wait before the request is repeated.
+    #: The name of the policy that forbids the request.
+    policy: str = ""
+    #: The tenant that the user must log in to.
+    tenant_id: str = ""
+    #: Seconds to wait before the request is repeated.
+    wait: int = DEFAULT_WAIT
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a request was refused, what to do, and Azure's own words, in whole sentences."""
+    """Why a request was refused, what to do about it, and a quotation of Azure's reply."""
 
     cause: str
     advice: str
@@ -70,9 +72,9 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal that can be recognised, by a code or by a pattern in Azure's sentence.
+    """A kind of refusal, which is recognized by a code or by a pattern in Azure's message.
 
-    The cause and the advice may hold {names}, which `_list_facts` explains.
+    The cause and the advice may contain {names} of the values that `_list_facts` returns.
     """
 
     cause: str
@@ -81,7 +83,7 @@ class Refusal:
     pattern: str = ""
 
     def matches(self, error: ServiceError) -> bool:
-        """Return whether an error is this refusal."""
+        """Return whether an error is a refusal of this kind."""
         if not error.codes.isdisjoint(self.codes):
             return True
         if not self.pattern:
@@ -89,7 +91,7 @@ class Refusal:
         return re.search(self.pattern, error.message, re.IGNORECASE) is not None
 
 
-#: All refusals that need their own advice. The first that matches is the right one.
+#: The refusals that need advice of their own. The first that matches an error is used.
 REFUSALS = [
     Refusal(
         pattern="private link configuration|private endpoint|public network access",
@@ -208,7 +210,7 @@ REFUSALS = [
     ),
 ]
 
-#: Roles that hold an action of the resource manager, by the start of the action's name.
+#: Roles that include an action of the resource manager, by the start of the action's name.
 ROLES = {
     "Microsoft.MachineLearningServices/workspaces/computes/": (
         "AzureML Compute Operator"
@@ -222,20 +224,23 @@ ROLES = {
 def read_error(
     status: int, headers: Headers, body: str, address: str = ""
 ) -> ServiceError:
-    """Read the answer of any service of Azure. Without a known form it has no code."""
-    errors = [*_read_json_errors(body), *_read_xml_errors(body)]
+    """Parse an error reply of any service of Azure.
+
+    If the body has no known form, the error has no code and no message.
+    """
+    errors = parse_errors(body)
     code = _get_header(headers, "x-ms-error-code")
     if code:
         message = errors[-1].message if errors else ""
-        errors.append(_CodeAndMessage(code, message))
+        errors.append(CodeAndMessage(code, message))
 
     codes = frozenset(error.code for error in errors)
-    exact = _choose_error(errors)
+    most_specific = _choose_error(errors)
     return ServiceError(
         status=status,
         host=urlsplit(address).hostname or "",
-        code=exact.code,
-        message=shorten(exact.message),
+        code=most_specific.code,
+        message=shorten(most_specific.message),
         codes=codes,
         policy=_find_policy(body),
         tenant_id=_find_tenant(_get_header(headers, "WWW-Authenticate")),
@@ -276,13 +281,13 @@ def explain(error: ServiceError, names: WorkspaceNames) -> Explanation:
 
 
 def seconds_to_wait(headers: Headers) -> int:
-    """Return the seconds that a reply asks to wait; DEFAULT_WAIT if it does not say."""
+    """Return how many seconds a reply asks to wait, or DEFAULT_WAIT if it does not say."""
     seconds = _get_header(headers, "Retry-After")
     return max(1, int(seconds)) if seconds.isdecimal() else DEFAULT_WAIT
 
 
 def _list_facts(error: ServiceError, names: WorkspaceNames) -> dict[str, str]:
-    """Return what the texts of REFUSALS may name."""
+    """Return the values for the {names} in REFUSALS."""
     workspace_path = (
         f"/subscriptions/{names.subscription_id}/resourceGroups/{names.resource_group}"
         f"/providers/Microsoft.MachineLearningServices/workspaces/{names.workspace_name}"
@@ -309,7 +314,7 @@ def _list_facts(error: ServiceError, names: WorkspaceNames) -> dict[str, str]:
 
 
 def _choose_role(action: str) -> str:
-    """Return a role that holds an action, such as `Microsoft.Storage/…/write`."""
+    """Return a role that includes an action such as `Microsoft.Storage/…/write`."""
     for start, role in ROLES.items():
         if action.startswith(start):
             return role
@@ -317,7 +322,7 @@ def _choose_role(action: str) -> str:
 
 
 def _quote(error: ServiceError) -> str:
-    """Return Azure's own words as a sentence: who answered, the code and its sentence."""
+    """Return a sentence that quotes Azure: the host, the code and the message."""
     host = error.host or "Azure"
     code = error.code
     if error.status >= 400:  # A long operation fails in an answer with the status 200.
@@ -327,90 +332,22 @@ def _quote(error: ServiceError) -> str:
     return f'{host} answered {code}: "{error.message}".'
 
 
-# Reading the forms that errors have ------------------------------------------------------
+# Reading replies ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _CodeAndMessage:
-    code: str
-    message: str
-
-
-def _choose_error(errors: list[_CodeAndMessage]) -> _CodeAndMessage:
-    """Return the error that says most: one that is in REFUSALS, else the innermost."""
+def _choose_error(errors: list[CodeAndMessage]) -> CodeAndMessage:
+    """Return the most specific error: one that REFUSALS explains, or else the innermost."""
     for error in reversed(errors):
         candidate = ServiceError(
             status=0, message=error.message, codes=frozenset([error.code])
         )
         if any(refusal.matches(candidate) for refusal in REFUSALS):
             return error
-    return errors[-1] if errors else _CodeAndMessage("", "")
-
-
-def _read_json_errors(body: str) -> list[_CodeAndMessage]:
-    """Return all errors of a JSON answer, each before those inside it."""
-    content = _load_json(body)
-    if not isinstance(content, dict):
-        return []
-    if "error_code" in content:  # MLflow
-        return [_describe(content.get("error_code"), content.get("message"))]
-    if "error_description" in content:  # Microsoft Entra ID
-        return [_describe(content.get("error"), content["error_description"])]
-    return list(_walk_errors(content.get("error", content)))
-
-
-def _walk_errors(error: Any, depth: int = 0) -> Iterator[_CodeAndMessage]:
-    """Yield an error and the errors inside it, in its details or in its message."""
-    if not isinstance(error, dict) or depth > DEEPEST_ERROR:
-        return
-    if not isinstance(error.get("code"), str):
-        return
-
-    message = error.get("message")
-    # The resource manager passes on the answers of other services as text.
-    nested = _load_json(message) if isinstance(message, str) else None
-    if isinstance(nested, dict):
-        yield _describe(error["code"], "")
-        yield from _walk_errors(nested.get("error", nested), depth + 1)
-    else:
-        yield _describe(error["code"], message)
-
-    details = error.get("details")
-    for detail in details if isinstance(details, list) else []:
-        yield from _walk_errors(detail, depth + 1)
-
-
-def _read_xml_errors(body: str) -> list[_CodeAndMessage]:
-    """Return the error of an answer of the storage service, which is XML."""
-    if not body.lstrip("\ufeff \r\n").startswith("<"):
-        return []
-    try:
-        root = ElementTree.fromstring(body.lstrip("\ufeff \r\n"))
-    except (ElementTree.ParseError, ValueError):
-        return []
-    code = root.findtext("Code")
-    return [_describe(code, root.findtext("Message"))] if code else []
-
-
-def _load_json(text: str) -> Any:
-    """Return JSON as Python objects, or None for all other text."""
-    if not text.lstrip("\ufeff \r\n").startswith("{"):
-        return None
-    try:
-        return json.loads(text.lstrip("\ufeff \r\n"))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _describe(code: Any, message: Any) -> _CodeAndMessage:
-    return _CodeAndMessage(
-        code if isinstance(code, str) else "",
-        message if isinstance(message, str) else "",
-    )
+    return errors[-1] if errors else CodeAndMessage("", "")
 
 
 def shorten(message: str) -> str:
-    """Return Azure's sentence on one line, without what only Microsoft's support needs."""
+    """Return Azure's message on one line, without ids that only Microsoft's support needs."""
     # The storage service adds lines with the id of the request and the time.
     sentence = " ".join(message.partition("\nRequestId:")[0].split()).rstrip(".")
     # A policy's sentence ends in JSON with the ids of all policies.
