@@ -1,7 +1,7 @@
-"""`check`: are the settings right, and, with `--online`, does Azure agree with them?
+"""`check`: check the settings, and with `--online` compare them with what is on Azure.
 
-The settings are checked by the rules of `rules.py`, Azure is asked by `online_checks.py`.
-Here the two are put together into one table, for all workspaces of the project.
+The rules for settings are in `rules.py`, and the questions to Azure in `online_checks.py`.
+This module puts the results into one table, for all workspaces of the project.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ..workspaces import CONFIG, NEEDED, SETTINGS
 from .check_answers import EMPTY, OK, UNASKED, UNUSUAL, WRONG, AzureNames, Row
 from .online_checks import ask_azure
 
-STATUSES = {"wrong": WRONG, "empty": EMPTY, "unusual": UNUSUAL}  # By a problem's kind.
+#: The statuses by the kinds of problems.
+STATUSES = {"wrong": WRONG, "empty": EMPTY, "unusual": UNUSUAL}
 #: The colors of the statuses, in a terminal and in a notebook.
 COLORS = {
     OK: "#1a7f37",  # Green.
@@ -30,7 +31,7 @@ COLORS = {
     WRONG: "#cf222e",  # Red.
     UNASKED: "#6e7781",  # Gray.
 }
-#: Where the settings are written that Azure is asked about: file and key.
+#: The file and the key of each setting that Azure is asked about.
 PLACES = {
     "subscription_id": (CONFIG, "subscription_id"),
     "resource_group": (CONFIG, "resource_group"),
@@ -44,7 +45,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table. `file` and `key` are the setting that the fix is for, if any."""
+    """A row of the table. `file` and `key` are the setting to change. They may be empty."""
 
     name: str
     status: str
@@ -60,23 +61,24 @@ def main(
     online: bool,
     as_json: bool,
 ) -> int:
-    """Print the checks, of all workspaces if none is named, and return the exit code.
+    """Print the results of all checks, and return the exit code.
 
-    It is 1 if something is wrong, or if Azure could not be asked about a workspace. What
-    is to be filled in or to be reviewed may be meant, and does not change it.
+    If the project has no name of a workspace, all workspaces are checked. The exit code is 1
+    if something is wrong, or if Azure could not be asked about a workspace. Settings to fill
+    in or to review do not change it.
     """
     projects = [project] if project.files.name else project.for_all_workspaces()
     checks = check_settings(*projects)
     if any(_names_steps(project) for project in projects):
-        # Only now, as this imports the SDK.
+        # The pipelines are loaded only if they are needed, because this imports the SDK.
         checks += check_steps(load_pipelines(), *projects)
     was_asked = True
     if online:
         for workspace in projects:
             answers = check_azure(workspace)
-            was_asked = was_asked and _knows_workspace(workspace, answers)
+            was_asked = was_asked and _was_workspace_checked(workspace, answers)
             if len(projects) > 1:
-                answers = _name_workspace(answers, workspace.files.name or "config")
+                answers = _add_workspace_name(answers, workspace.files.name or "config")
             checks += answers
 
     if as_json:
@@ -90,24 +92,22 @@ def main(
 def check_settings(*projects: Project[Any]) -> list[Check]:
     """Check the settings by their rules, and check whether the data exists.
 
-    There is one project for each workspace.
+    There is one project for each workspace. Results that are the same for several
+    workspaces, such as those of settings.yml, are returned only once.
     """
-    # All projects share settings.yml, so each of its problems is shown only once.
-    problems = dict.fromkeys(
-        problem for project in projects for problem in project.find_problems()
-    )
+    problems = [problem for project in projects for problem in project.find_problems()]
     checks = [_describe_problem(problem) for problem in problems]
     files_with_problems = {problem.file for problem in problems}
     for project in projects:
         for file in project.settings_files:
             if file not in files_with_problems and (project.root / file).exists():
-                checks.append(Check(file, OK, "complete, and right by the rules"))
+                checks.append(Check(file, OK, "complete and valid"))
         checks += _check_data(project)
     return list(dict.fromkeys(checks))
 
 
 def _names_steps(project: Project[Any]) -> bool:
-    """Return whether settings that can be read name steps."""
+    """Return whether the settings assign steps to clusters. False if they are wrong."""
     try:
         return bool(project.settings().steps)
     except SettingsError:
@@ -131,12 +131,13 @@ def check_azure(project: Project[Any]) -> list[Check]:
         clusters = read_azure_names(project)
     except SettingsError:
         return [Check("Azure", UNASKED, "not asked while settings are wrong")]
-    return [_place_row(row, project) for row in ask_azure(*clusters)]
+    return [_add_place(row, project) for row in ask_azure(*clusters)]
 
 
 def _describe_problem(problem: Problem) -> Check:
+    """Return the row for a problem of the settings."""
     return Check(
-        name=_name_row(problem.file, problem.key),
+        name=_make_row_name(problem.file, problem.key),
         status=STATUSES[problem.kind],
         text=problem.text,
         fix=problem.fix,
@@ -146,7 +147,7 @@ def _describe_problem(problem: Problem) -> Check:
 
 
 def _check_data(project: Project[Any]) -> list[Check]:
-    """Return whether the data exists; nothing if the settings cannot be read."""
+    """Check whether the data exists. Return no rows if the settings cannot be read."""
     try:
         paths = project.list_data_paths()
     except SettingsError:
@@ -154,7 +155,7 @@ def _check_data(project: Project[Any]) -> list[Check]:
     checks = []
     for key, path in paths.items():
         file = project.file_of(key)
-        name = _name_row(file, key)
+        name = _make_row_name(file, key)
         if (project.root / path).exists():
             checks.append(Check(name, OK, path, file=file, key=key))
         else:
@@ -163,15 +164,17 @@ def _check_data(project: Project[Any]) -> list[Check]:
     return checks
 
 
-def _name_row(file: str, key: str) -> str:
-    """Return a row's name: the key, and also the file if it is of a named workspace."""
-    if key and file in ("", SETTINGS, CONFIG):
+def _make_row_name(file: str, key: str) -> str:
+    """Return the name of a setting's row: its key, with the file if this is not the usual."""
+    if not key:
+        return file
+    if file in ("", SETTINGS, CONFIG):
         return key
-    return f"{file}: {key}" if key else file
+    return f"{file}: {key}"
 
 
 def read_azure_names(project: Project[Any]) -> list[AzureNames]:
-    """Return what Azure is asked about, once for each cluster, or raise SettingsError."""
+    """Return the settings for Azure, once for each cluster. Raises SettingsError."""
     settings = project.settings()
     config = project.workspace_config(needs=())
     return [
@@ -193,8 +196,8 @@ def read_azure_names(project: Project[Any]) -> list[AzureNames]:
     ]
 
 
-def _place_row(row: Row, project: Project[Any]) -> Check:
-    """Return a row with the file and the key of the setting that its fix is for."""
+def _add_place(row: Row, project: Project[Any]) -> Check:
+    """Return a row with the file and the key of the setting that its fix changes."""
     check = Check(row.name, row.status, row.text, row.fix)
     if not row.setting:
         return check
@@ -205,33 +208,34 @@ def _place_row(row: Row, project: Project[Any]) -> Check:
     return replace(check, file=own_file, key=key)
 
 
-def _knows_workspace(project: Project[Any], answers: list[Check]) -> bool:
-    """Return whether Azure was asked about the workspace, if the settings name one."""
-    empty = {
+def _was_workspace_checked(project: Project[Any], answers: list[Check]) -> bool:
+    """Return whether Azure has answered about the workspace, or none is named yet."""
+    empty_keys = {
         problem.key for problem in project.find_problems() if problem.kind == "empty"
     }
-    if not empty.isdisjoint(NEEDED):
-        return True  # There is no workspace to ask about yet.
+    if not empty_keys.isdisjoint(NEEDED):
+        return True
     return any(
         check.name == "workspace" and check.status != UNASKED for check in answers
     )
 
 
-def _name_workspace(checks: list[Check], workspace: str) -> list[Check]:
+def _add_workspace_name(checks: list[Check], workspace: str) -> list[Check]:
+    """Return the rows with the name of a workspace before their own names."""
     return [replace(check, name=f"{workspace}: {check.name}") for check in checks]
 
 
 def _to_json(checks: list[Check]) -> str:
     """Return the checks as JSON, on one line."""
     text = json.dumps({"checks": [vars(check) for check in checks]})
-    # Azure Pipelines takes what follows ## for a command, wherever it is in a line.
+    # Azure Pipelines reads what follows ## as a command, anywhere in a line.
     return text.replace("##", "\\u0023#")
 
 
 def _print_table(checks: list[Check]) -> None:
-    """Print checks as a table, and below it how to fix what is wrong.
+    """Print checks as a table, and below it the fixes and a summary.
 
-    Settings may hold any text, so all text is made harmless for the screen.
+    Settings may contain any text, so all text is made harmless for the screen.
     """
     from rich.console import Console
     from rich.table import Table
@@ -245,19 +249,24 @@ def _print_table(checks: list[Check]) -> None:
         table.add_row(name, colored, Text(make_harmless(check.text)))
     console.print(table)
 
-    # Fixes stand below the table, whose columns would break a command into pieces.
+    # Fixes are printed below the table, whose columns would break a command into pieces.
     for check in checks:
         if check.fix:
             place = ": ".join(part for part in (check.file, check.key) if part)
-            place = place or check.name
-            fix = make_harmless(f"{place}: {check.fix}")
+            fix = make_harmless(f"{place or check.name}: {check.fix}")
             console.print(Text(f"\n{fix}"), soft_wrap=True)
+    console.print(f"\n{_count_statuses(checks)}")
+    if any(check.status == UNUSUAL for check in checks):
+        console.print(
+            "Settings to review may be correct. They do not fail this command."
+        )
 
+
+def _count_statuses(checks: list[Check]) -> str:
+    """Return how many checks have each status, such as "9 ok, 2 wrong"."""
     counts = []
     for status in COLORS:
         count = sum(check.status == status for check in checks)
         if count:
             counts.append(f"{count} {status}")
-    console.print("\n" + ", ".join(counts))
-    if any(check.status == UNUSUAL for check in checks):
-        console.print("What is to review may be right: it does not fail this command.")
+    return ", ".join(counts)
