@@ -86,7 +86,7 @@ def test_hooks_stop_a_commit_and_correct_what_they_can(
         assert message in done.err
 
 
-def test_a_project_pins_the_tools_that_the_tests_use(repository: Repository) -> None:
+def test_projects_pin_the_tools_of_these_tests(repository: Repository) -> None:
     """The versions in a project's pyproject.toml are written by hand."""
     text = (repository.path / "pyproject.toml").read_text(encoding="utf-8")
     dev = text.partition("\ndev = [\n")[2].partition("\n]")[0]

@@ -44,7 +44,7 @@ def trained(bake: Bake) -> tuple[Project, dict[str, Any]]:
     return project, result.json
 
 
-def test_the_sample_is_trained_on_and_scored(
+def test_sample_is_trained_on_and_scored(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, training = trained
@@ -119,7 +119,7 @@ def assert_the_runs_are_listed(
     assert "scoring uses version 1, the newest" in models.out
 
 
-def test_regression_on_the_sample(bake: Bake) -> None:
+def test_regression_predicts_masses_of_the_sample(bake: Bake) -> None:
     project = bake(task="regression")
     training = project.run("training")
     assert training.code == 0, training.err
@@ -141,7 +141,7 @@ def test_regression_on_the_sample(bake: Bake) -> None:
         ("diabetes", "regression", "parquet", "r2", 0.2),
     ],
 )
-def test_a_table_of_ones_own_by_settings_alone(
+def test_other_tables_need_only_other_settings(
     bake: Bake, table: str, task: str, file_type: str, metric: str, least: float
 ) -> None:
     frame = getattr(datasets, f"load_{table}")(as_frame=True).frame
@@ -170,7 +170,7 @@ def test_a_table_of_ones_own_by_settings_alone(
     assert task == "regression" or right.mean() > 0.9
 
 
-def test_a_worse_model_is_not_registered(
+def test_worse_model_is_not_registered(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, _ = trained
@@ -188,7 +188,7 @@ def versions(project: Project) -> list[int]:
     return [version for (version,) in rows]
 
 
-def test_a_step_that_raises_ends_the_run(bake: Bake) -> None:
+def test_exception_in_a_step_ends_the_run(bake: Bake) -> None:
     project = bake()
     fault = "        raise RuntimeError('broken on purpose')\n"
     head = "            hyperparameters=parse_hyperparameters(args.hyperparameters),\n"
@@ -225,7 +225,7 @@ FAILS_ONCE = """
     ],
     ids=["raises", "dies", "hangs"],
 )
-def test_a_mini_batch_that_fails_once_is_tried_again(
+def test_failed_mini_batch_is_tried_again(
     trained: tuple[Project, dict[str, Any]], fault: str, why: str
 ) -> None:
     project, _ = trained
@@ -251,7 +251,7 @@ def test_a_mini_batch_that_fails_once_is_tried_again(
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(0, 1), (1, 0), (-1, 0)])
-def test_the_error_threshold_decides(
+def test_error_threshold_decides_whether_scoring_fails(
     trained: tuple[Project, dict[str, Any]], threshold: int, code: int
 ) -> None:
     project, _ = trained
@@ -301,7 +301,7 @@ def owned(bake: Bake) -> Project:
 
 
 @pytest.mark.parametrize(("files", "message"), BAD.values(), ids=BAD)
-def test_bad_data_is_one_clear_sentence(
+def test_bad_data_is_explained_in_a_sentence(
     owned: Project, files: dict[str, str], message: str
 ) -> None:
     folder = owned.path / "own"
@@ -316,7 +316,7 @@ def test_bad_data_is_one_clear_sentence(
     assert {p.name: p.read_text() for p in folder.iterdir()} == files
 
 
-def test_a_killed_run_leaves_the_next_one_alone(
+def test_run_succeeds_after_killed_runs(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, _ = trained
@@ -354,7 +354,7 @@ def test_a_killed_run_leaves_the_next_one_alone(
         (["--step", "train", "--folder", "nowhere"], "is not the folder of a run"),
     ],
 )
-def test_a_wrong_command_line(
+def test_wrong_command_line_is_explained(
     trained: tuple[Project, dict[str, Any]], arguments: list[str], message: str
 ) -> None:
     project, _ = trained
@@ -364,7 +364,7 @@ def test_a_wrong_command_line(
     assert "Traceback" not in result.err
 
 
-def test_help_is_quick_and_needs_no_azure(
+def test_help_imports_neither_sdk_nor_rich(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, _ = trained
@@ -387,7 +387,7 @@ OF_AN_SDK = ["tests/test_pipelines.py", "tests/test_settings.py"]
         ("regression", "azureml-sdk", OF_AN_SDK),
     ],
 )
-def test_the_projects_own_tests_pass(
+def test_tests_of_a_project_pass(
     bake: Bake, task: str, sdk: str, which: list[str]
 ) -> None:
     project = bake(task=task, azureml_sdk=sdk)

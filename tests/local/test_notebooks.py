@@ -102,7 +102,7 @@ def here(
     yield project, notebooks
 
 
-def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) -> None:
+def test_notebooks_run_without_an_azure_account(here: tuple[Project, list[Executed]]) -> None:
     project, notebooks = here
     workspace, training, scoring = notebooks
     for notebook in notebooks:
@@ -136,7 +136,7 @@ def test_they_run_with_no_azure_account(here: tuple[Project, list[Executed]]) ->
     assert scoring.data("plt.legend", "image/png")
 
 
-def test_they_run_with_a_workspace(
+def test_notebooks_run_with_a_workspace(
     here: tuple[Project, list[Executed]], tmp_path: Path
 ) -> None:
     project, _ = here  # whose steps are reused
@@ -181,7 +181,7 @@ def test_they_run_with_a_workspace(
         standin.verify()
 
 
-def test_they_draw_the_pictures_that_draw_prints(
+def test_notebooks_show_the_pictures_of_the_command_draw(
     here: tuple[Project, list[Executed]],
 ) -> None:
     project, (_, training, scoring) = here
@@ -195,7 +195,7 @@ def test_they_draw_the_pictures_that_draw_prints(
         assert f"`{name}`:\n\n{picture}\n" in printed.out
 
 
-def test_a_picture_shows_all_of_a_pipeline(bake: Bake) -> None:
+def test_picture_shows_each_step_and_each_edge_once(bake: Bake) -> None:
     """Whatever steps are called, each of them and each edge is there, once."""
     project = bake()
     code = """
@@ -253,7 +253,7 @@ print(draw([
     assert len(nodes) == 10
 
 
-def test_the_pictures_are_drawn_anew_by_a_command(bake: Bake) -> None:
+def test_command_draw_follows_changes_of_the_pipelines(bake: Bake) -> None:
     project = bake()
     project.edit("penguins/pipelines.py", '"holdout"', '"kept_back"')
     drawn = project.python("-m", "penguins", "draw")
@@ -262,7 +262,7 @@ def test_the_pictures_are_drawn_anew_by_a_command(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_they_are_stored_clean(bake: Bake, name: str) -> None:
+def test_notebooks_are_stored_without_outputs(bake: Bake, name: str) -> None:
     project = bake()
     path = project.path / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -279,7 +279,7 @@ def test_they_are_stored_clean(bake: Bake, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_of_the_answers_they_hold_the_package_name_alone(bake: Bake, name: str) -> None:
+def test_package_name_is_the_only_answer_in_notebooks(bake: Bake, name: str) -> None:
     project = bake(
         project_name='"Quoted" \\ {name}', description="'''", author_name='"'
     )

@@ -84,7 +84,7 @@ def run_step_again(project: Project, run_name: str, step: str, *options: str) ->
     )
 
 
-def test_a_moved_project_uses_its_registered_model(trained: TrainedProject) -> None:
+def test_moved_project_uses_its_registered_model(trained: TrainedProject) -> None:
     project = trained.project
     result = run_pipeline(project, "scoring", home=False, variables=ASCII)
     assert result.code == 0, result.err
@@ -97,7 +97,7 @@ def test_a_moved_project_uses_its_registered_model(trained: TrainedProject) -> N
     assert list_names(trained.parent) == {project.path.name}
 
 
-def test_a_copy_leaves_its_original_alone(
+def test_copy_changes_nothing_in_its_original(
     trained: TrainedProject, tmp_path: Path
 ) -> None:
     original = trained.project
@@ -118,7 +118,7 @@ def test_a_copy_leaves_its_original_alone(
     assert all(source.startswith(f"{artifacts}/") for (source,) in rows)
 
 
-def test_a_clone_with_mlruns_leaves_its_original_alone(
+def test_clone_with_mlruns_changes_nothing_in_its_original(
     trained: TrainedProject, tmp_path: Path
 ) -> None:
     original = trained.project
@@ -141,7 +141,7 @@ def test_a_clone_with_mlruns_leaves_its_original_alone(
 # Folders ------------------------------------------------------------------------------
 
 
-def test_a_project_behind_a_link_run_from_another_folder(
+def test_project_behind_a_link_runs_from_another_folder(
     toy_project: Project, tmp_path: Path
 ) -> None:
     link = tmp_path / "link"
@@ -154,7 +154,7 @@ def test_a_project_behind_a_link_run_from_another_folder(
     assert Path(result.json["folder"]).parent == toy_project.path / "runs"
 
 
-def test_a_path_that_is_too_long_for_sqlite(
+def test_path_that_is_too_long_for_sqlite_is_refused(
     toy_project: Project, tmp_path: Path
 ) -> None:
     folder = tmp_path.joinpath(*["long" * 25] * 5)
@@ -164,7 +164,7 @@ def test_a_path_that_is_too_long_for_sqlite(
     )
 
 
-def test_the_folder_of_a_run_that_is_removed_meanwhile(toy_project: Project) -> None:
+def test_run_ends_if_its_folder_is_removed(toy_project: Project) -> None:
     write_toy_step(
         toy_project, "train", "import shutil\nshutil.rmtree(Path.cwd().parents[1])"
     )
@@ -174,7 +174,7 @@ def test_the_folder_of_a_run_that_is_removed_meanwhile(toy_project: Project) -> 
     assert "Traceback" not in result.err.replace("    Traceback", "")
 
 
-def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
+def test_notebook_imports_the_steps_of_its_own_project(bake: Bake) -> None:
     """The notebook of a project imports its own steps, though another one is installed."""
     installed = bake(project_name="Installed one")
     project = bake(project_name="Other one")
@@ -209,7 +209,7 @@ def test_each_of_two_projects_has_its_own_steps(bake: Bake) -> None:
 # Disks --------------------------------------------------------------------------------
 
 
-def test_a_read_only_project_is_a_sentence(
+def test_read_only_project_is_refused_in_a_sentence(
     toy_project: Project, mount_disk: Callable[[str], Path]
 ) -> None:
     disk = mount_disk("size=50m")
@@ -232,7 +232,7 @@ except OSError as error:
 """
 
 
-def test_a_full_disk_is_a_sentence(
+def test_full_disk_ends_a_run_with_a_sentence(
     toy_project: Project, mount_disk: Callable[[str], Path]
 ) -> None:
     moved = copy_project(toy_project, mount_disk("size=20m") / "toy")

@@ -28,7 +28,7 @@ from toys import (
 STARTS_MLFLOW_RUN = "import mlflow\nwith mlflow.start_run(): pass"
 
 
-def test_runs_that_start_at_once(new_toy_project: Project, tmp_path: Path) -> None:
+def test_runs_can_start_at_the_same_time(new_toy_project: Project, tmp_path: Path) -> None:
     """The first two runs of a project make MLflow's database, and the next two use it."""
     project = copy_project(new_toy_project, tmp_path / "toy")
     write_toy_step(project, "train", STARTS_MLFLOW_RUN)
@@ -86,7 +86,7 @@ in_either_process = pytest.mark.parametrize(
     [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
     ids=["killed", "interrupted", "terminated"],
 )
-def test_a_run_that_is_ended_leaves_no_process(
+def test_run_that_is_stopped_leaves_no_process(
     toy_project: Project,
     tmp_path: Path,
     number: signal.Signals,
@@ -126,7 +126,7 @@ def test_a_run_that_is_ended_leaves_no_process(
 
 @on_linux
 @in_either_process
-def test_a_step_that_leaves_a_process_is_not_waited_for(
+def test_run_does_not_wait_for_processes_that_a_step_leaves(
     toy_project: Project, step: str
 ) -> None:
     write_toy_step(toy_project, step, STARTS_A_CHILD)
@@ -136,7 +136,7 @@ def test_a_step_that_leaves_a_process_is_not_waited_for(
 
 
 @in_either_process
-def test_a_step_that_is_killed_says_so(toy_project: Project, step: str) -> None:
+def test_message_names_the_signal_that_killed_a_step(toy_project: Project, step: str) -> None:
     write_toy_step(toy_project, step, "import os\nos.kill(os.getpid(), 9)")
     result = run_pipeline(toy_project, "training", variables=COLD)
     assert result.code == 1

@@ -33,7 +33,7 @@ def change_database(project: Project, query: str, *values: object) -> None:
         connection.execute(query, values)
 
 
-def test_an_experiment_that_was_deleted_can_be_restored(toy_project: Project) -> None:
+def test_deleted_experiment_can_be_restored(toy_project: Project) -> None:
     change_database(toy_project, "UPDATE experiments SET lifecycle_stage = 'deleted'")
     message = read_refusal(run_pipeline(toy_project, "scoring"))
     assert "The MLflow experiment 'toy' was deleted" in message
@@ -50,7 +50,7 @@ SCHEMAS = {
 
 
 @pytest.mark.parametrize(("schema", "message"), SCHEMAS.values(), ids=SCHEMAS)
-def test_a_database_of_another_release_of_mlflow(
+def test_database_of_another_mlflow_is_refused(
     toy_project: Project, schema: str, message: str
 ) -> None:
     change_database(toy_project, "UPDATE alembic_version SET version_num = ?", schema)
@@ -60,7 +60,7 @@ def test_a_database_of_another_release_of_mlflow(
 
 
 @pytest.mark.parametrize("content", ["", "no database"], ids=["empty", "text"])
-def test_a_file_in_place_of_the_database(toy_project: Project, content: str) -> None:
+def test_file_that_is_no_database_is_refused(toy_project: Project, content: str) -> None:
     (toy_project.path / "mlruns" / "mlflow.db").write_text(content)
     message = read_refusal(run_pipeline(toy_project, "scoring"))
     assert "is not a database of MLflow" in message
@@ -71,7 +71,7 @@ def test_a_file_in_place_of_the_database(toy_project: Project, content: str) -> 
 
 @on_linux
 @pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
-def test_output_on_a_full_disk_is_a_sentence(
+def test_output_to_a_full_disk_is_refused_in_a_sentence(
     toy_project: Project, options: list[str]
 ) -> None:
     with open("/dev/full", "w") as full:
@@ -91,7 +91,7 @@ def test_output_on_a_full_disk_is_a_sentence(
 
 
 @on_linux
-def test_temporary_files_that_cannot_be_written(
+def test_missing_folder_for_temporary_files_is_explained(
     toy_project: Project, mount_disk: Callable[[str], Path]
 ) -> None:
     disk = mount_disk("ro")
@@ -111,7 +111,7 @@ WITHOUT_SHARED_MEMORY = [
 
 
 @on_linux
-def test_a_machine_without_shared_memory(toy_project: Project) -> None:
+def test_missing_shared_memory_is_explained(toy_project: Project) -> None:
     attempt = subprocess.run(
         [*WITHOUT_SHARED_MEMORY, "true"], check=False, capture_output=True
     )
@@ -134,7 +134,7 @@ def test_a_machine_without_shared_memory(toy_project: Project) -> None:
 # The project and the command line -----------------------------------------------------
 
 
-def test_a_wrong_name_in_reads_model(toy_project: Project) -> None:
+def test_wrong_name_in_reads_model_is_refused(toy_project: Project) -> None:
     pipelines = f"{toy_project.package}/pipelines.py"
     toy_project.edit(pipelines, '"monitor", "score"]', '"monitor", "scores"]')
     message = read_refusal(run_pipeline(toy_project, "scoring"))
@@ -152,7 +152,7 @@ REPEATED_KEYS = {
 @pytest.mark.parametrize(
     ("file", "text", "key"), REPEATED_KEYS.values(), ids=REPEATED_KEYS
 )
-def test_a_key_that_is_written_twice(
+def test_duplicate_key_is_refused(
     toy_project: Project, file: str, text: str, key: str
 ) -> None:
     (toy_project.path / file).write_text(text, encoding="utf-8")
@@ -175,7 +175,7 @@ NO_RECORDS = {
 }
 
 
-def test_a_folder_that_is_not_the_folder_of_a_run(
+def test_folder_that_is_not_that_of_a_run_is_refused(
     toy_project: Project, tmp_path: Path
 ) -> None:
     """A folder that was moved is still the folder of a run."""

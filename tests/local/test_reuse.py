@@ -292,7 +292,7 @@ class RandomEdits:
         execution.is_intact = False
 
 
-def test_exactly_what_has_changed_runs(toy: ReuseToy) -> None:
+def test_exactly_the_changed_steps_run(toy: ReuseToy) -> None:
     """Before each run, there are some random edits or none."""
     seed = random.randrange(2**32)
     chance = random.Random(seed)
@@ -344,7 +344,7 @@ def check_outputs_are_whole(result: Any, marks: dict[str, str]) -> None:
                 assert value == [["part.txt", texts[option.removeprefix("--")]]]
 
 
-def test_what_is_killed_is_never_used(toy: ReuseToy) -> None:
+def test_outputs_of_killed_runs_are_never_reused(toy: ReuseToy) -> None:
     marks = dict.fromkeys(STEPS["training"], "0")
     for step in marks:
         toy.write_step(step, pause=0.01)
@@ -377,14 +377,14 @@ def test_what_is_killed_is_never_used(toy: ReuseToy) -> None:
 # Data -------------------------------------------------------------------------------------
 
 
-def test_a_step_whose_data_changes_while_it_runs_is_not_reused(toy: ReuseToy) -> None:
+def test_step_is_not_reused_if_its_data_changed_meanwhile(toy: ReuseToy) -> None:
     file = "next(Path(sys.argv[sys.argv.index('--raw') + 1]).iterdir())"
     toy.write_step("prep", fault=f"with {file}.open('a') as file: file.write('x')")
     for _ in range(2):
         assert list_statuses(toy.run("training"))[0] == "ran"
 
 
-def test_one_byte_of_a_large_file_is_noticed(toy: ReuseToy) -> None:
+def test_change_of_one_byte_in_a_large_file_is_noticed(toy: ReuseToy) -> None:
     """But the file is not read again while nothing says that it has changed."""
     file = toy.path / "data" / "sample" / "training" / "large.csv"
     zeros = bytes(10**6)
@@ -407,7 +407,7 @@ def test_one_byte_of_a_large_file_is_noticed(toy: ReuseToy) -> None:
 # Removal of old runs ----------------------------------------------------------------------
 
 
-def test_runs_beyond_a_number_are_removed(toy: ReuseToy) -> None:
+def test_only_the_newest_runs_are_kept(toy: ReuseToy) -> None:
     """Those stay that another run uses, that hold a registered model, or were renamed."""
     toy.keep_runs(2)
     first = Path(toy.run("training")["folder"])
@@ -434,7 +434,7 @@ def test_runs_beyond_a_number_are_removed(toy: ReuseToy) -> None:
     assert len(toy.list_runs()) == 4
 
 
-def test_a_run_never_removes_itself(toy: ReuseToy) -> None:
+def test_run_never_removes_itself(toy: ReuseToy) -> None:
     """It does not even if other runs seem to be newer, as the clock was set back."""
     toy.keep_runs(1)
     first = Path(toy.run("training")["folder"])
@@ -451,7 +451,7 @@ def test_a_run_never_removes_itself(toy: ReuseToy) -> None:
     assert str(second) in third["steps"][0]["outputs"]["prepared"]
 
 
-def test_a_record_that_leads_out_of_the_runs_is_not_followed(toy: ReuseToy) -> None:
+def test_record_with_a_path_outside_runs_is_refused(toy: ReuseToy) -> None:
     folder = Path(toy.run("training")["folder"])
     record = json.loads((folder / "run.json").read_text())
     for wrong in ("..", "../elsewhere", "/tmp", 7):
@@ -462,7 +462,7 @@ def test_a_record_that_leads_out_of_the_runs_is_not_followed(toy: ReuseToy) -> N
         assert "is not the folder of a run" in result.err
 
 
-def test_a_run_at_work_is_not_removed(toy: ReuseToy) -> None:
+def test_running_run_is_not_removed(toy: ReuseToy) -> None:
     toy.keep_runs(1)
     waits = "while not Path('../../../../finish').exists(): time.sleep(0.1)"
     toy.write_step("train", fault=waits)
@@ -498,7 +498,7 @@ def test_a_run_at_work_is_not_removed(toy: ReuseToy) -> None:
 # A step alone -----------------------------------------------------------------------------
 
 
-def test_a_step_alone_works_on_what_was_reused(toy: ReuseToy) -> None:
+def test_step_alone_uses_reused_inputs(toy: ReuseToy) -> None:
     first = toy.run("training")
     toy.write_step("train", "1")
     folder = toy.run("training")["folder"]

@@ -23,7 +23,7 @@ raise SystemExit(1)
 """
 
 
-def test_text_of_a_step_is_no_command_for_a_terminal(toy_project: Project) -> None:
+def test_output_of_a_step_cannot_control_the_terminal(toy_project: Project) -> None:
     write_toy_step(toy_project, "prep", PRINTS_COMMANDS)
     result = run_pipeline(toy_project, "training")
     assert result.code == 1
@@ -66,7 +66,7 @@ print("note: a note")
 """
 
 
-def test_a_run_ends_with_links_to_its_reports(toy_project: Project) -> None:
+def test_run_ends_with_links_to_its_reports(toy_project: Project) -> None:
     """The last line of a step and its notes are shown again if its results are reused."""
     write_toy_step(toy_project, "prep", WRITES_A_REPORT)
     for status in ("ran", "reused"):
@@ -89,7 +89,7 @@ def check(rows):
 """
 
 
-def test_a_failing_step_is_named_by_its_file_in_steps(toy_project: Project) -> None:
+def test_message_names_the_file_of_a_failed_step(toy_project: Project) -> None:
     write_toy_step(toy_project, "train", "import faulty\nfaulty.check(0)")
     faulty = toy_project.path / "steps" / "train" / "faulty.py"
     faulty.write_text(FAULTY_MODULE, encoding="utf-8")
@@ -99,7 +99,7 @@ def test_a_failing_step_is_named_by_its_file_in_steps(toy_project: Project) -> N
     assert "/code/" not in result.err.partition("The whole log")[0]
 
 
-def test_a_command_ends_quietly_once_nobody_reads_its_output(
+def test_command_ends_quietly_if_its_output_is_closed(
     toy_project: Project,
 ) -> None:
     process = start_command(toy_project, "draw")

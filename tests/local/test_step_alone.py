@@ -44,7 +44,7 @@ def debug_step(project: Project, pipeline: str, step: str, keys: str) -> Result:
 
 
 @on_linux
-def test_a_step_is_debugged_in_the_terminal_from_its_own_folder(
+def test_step_is_debugged_in_its_own_folder(
     toy_project: Project,
 ) -> None:
     """It runs in the newest run. The steps after it use its results, other runs do not."""
@@ -67,7 +67,7 @@ def test_a_step_is_debugged_in_the_terminal_from_its_own_folder(
 
 
 @on_linux
-def test_a_parallel_step_is_debugged_in_one_process(toy_project: Project) -> None:
+def test_parallel_step_is_debugged_in_one_process(toy_project: Project) -> None:
     script = "def run(mini_batch):\n    breakpoint()\n    return mini_batch\n"
     write_script(toy_project, "score", script)
     keys = "p len(mini_batch)\ncontinue\n"
@@ -77,12 +77,12 @@ def test_a_parallel_step_is_debugged_in_one_process(toy_project: Project) -> Non
     assert "files handled: 1, mini-batches: 1" in result.out
 
 
-def test_a_step_of_a_pipeline_that_never_ran(toy_project: Project) -> None:
+def test_step_alone_needs_an_earlier_run(toy_project: Project) -> None:
     result = run_pipeline(toy_project, "training", "--step", "train")
     assert "There is no run of training" in read_refusal(result)
 
 
-def test_a_step_alone_takes_the_project_as_it_is_now(toy_project: Project) -> None:
+def test_step_alone_uses_the_project_as_it_is_now(toy_project: Project) -> None:
     """But parameters that were set for the earlier run stay as they were."""
     first = run_pipeline(toy_project, "training", "--set", "max_iterations=7")
     folder = first.json["folder"]
@@ -111,7 +111,7 @@ def test_a_step_alone_takes_the_project_as_it_is_now(toy_project: Project) -> No
     assert "--step train" in run_alone("evaluate").err
 
 
-def test_no_step_uses_what_a_failed_step_has_written(toy_project: Project) -> None:
+def test_outputs_of_a_failed_step_are_not_used(toy_project: Project) -> None:
     writes_and_fails = "(Path.cwd().parent / 'outputs/model/x').touch()\nsys.exit(3)"
     write_toy_step(toy_project, "train", writes_and_fails)
     failed = run_pipeline(toy_project, "training")

@@ -1,7 +1,6 @@
-"""That figures can be believed: the hold-out, the gate, and tables of every kind.
+"""Which rows are held out, which models are compared, and which tables can be trained on.
 
-The steps' own functions, on made tables and on scikit-learn's data sets, without a
-generated project.
+The tests call the functions of the steps, without a generated project.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ PYTHON = PYTHONS[SDKS[0]]
 
 
 def load(path: Path) -> Any:
-    """A Python file as a module, under a name that no other file has."""
+    """Import a Python file as a module, under a name that no other file has."""
     spec = importlib.util.spec_from_file_location(f"figures_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -52,6 +51,7 @@ saved_model = load(STEPS / "evaluate" / "saved_model.py")
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow write to a temporary folder."""
     with track_in(tmp_path_factory.mktemp("mlruns"), "figures"):
         yield
 
@@ -68,7 +68,7 @@ def learn(
     hyperparameters: Mapping[str, Any] = MappingProxyType({"max_iterations": 20}),
     model_name: str = "figures",
 ) -> tuple[Any, dict[str, float]]:
-    """Train and evaluate on these rows; returns the saved model and its metrics."""
+    """Train on rows and evaluate the model; return it as it was saved, and its metrics."""
     if isinstance(rows, pd.DataFrame):
         rows = pl.from_pandas(rows)
     (folder / "prepared").mkdir(parents=True, exist_ok=True)
@@ -102,6 +102,7 @@ def learn(
 
 
 def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
+    """Draw rows with a key, a target, and a column of each type."""
     random = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -120,59 +121,67 @@ def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def prepared(raw: Path, keys: list[str]) -> pl.DataFrame:
-    """The rows of a raw folder as the prep step gives them to train."""
-    out = raw.parent / f"{raw.name}-prepared"
+def prepare_table(raw: Path, keys: list[str]) -> pl.DataFrame:
+    """Run the step prep on a raw folder, and read its output as train does."""
+    prepared = raw.parent / f"{raw.name}-prepared"
+    report = raw.parent / f"{raw.name}-report"
     command = [PYTHON, "-B", str(STEPS / "prep" / "prep.py"), "--raw", str(raw)]
-    command += ["--prepared", str(out), "--report", str(out) + "-report"]
+    command += ["--prepared", str(prepared), "--report", str(report)]
     command += ["--target", "y", "--keys", *keys]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     table: pl.DataFrame = train.read_training_table(
-        out, target="y", keys=keys, task="classification"
+        prepared, target="y", keys=keys, task="classification"
     )
     return table
 
 
-def sides(table: pl.DataFrame, keys: list[str]) -> dict[str, bool]:
-    """Whether each row is held out, by its `tag`, a column that is no feature."""
-    by = keys or [n for n in table.columns if n not in ("y", "tag")]
-    held_out = train.Split(by, 42, 0.3).held_out(table)
+def find_held_out(table: pl.DataFrame, keys: list[str]) -> dict[str, bool]:
+    """Return whether each row is held out, by its `tag`. The column `tag` is no feature."""
+    columns = keys or [name for name in table.columns if name not in ("y", "tag")]
+    held_out = train.Split(columns, 42, 0.3).held_out(table)
     return dict(zip(table["tag"].to_list(), held_out.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("keys", [["id"], []])
-def test_a_row_keeps_its_side(keys: list[str], tmp_path: Path) -> None:
-    """Whatever file and format it is in, where it stands there, and what is beside it."""
+@pytest.mark.parametrize(
+    "keys", [pytest.param(["id"], id="key"), pytest.param([], id="no key")]
+)
+def test_hold_out_depends_on_the_row_alone(keys: list[str], tmp_path: Path) -> None:
+    """Write the same rows to other files and formats, in another order, with more rows."""
     frame = rows_of(400).assign(tag=[f"t{i}" for i in range(400)])
     if not keys:
         frame = frame.drop(columns="id")
-    more = rows_of(300, seed=1)[[c for c in frame if c != "tag"]]
-    more["tag"] = [f"new {i}" for i in range(300)]
-    more["whole"] = more["whole"] + 0.5  # so that the column is one of fractions
+    more_rows = rows_of(300, seed=1)[[name for name in frame if name != "tag"]]
+    more_rows["tag"] = [f"new {i}" for i in range(300)]
+    # With these rows, the column of whole numbers is one of fractions.
+    more_rows["whole"] = more_rows["whole"] + 0.5
     shuffled = frame.sample(frac=1, random_state=1)[frame.columns[::-1]]
+    grown = pd.concat([more_rows, shuffled, frame[:50]])
 
     raw = {name: tmp_path / name for name in ("csv", "parquet", "grown", "mixed")}
     for folder in raw.values():
         folder.mkdir()
     frame.to_csv(raw["csv"] / "a.csv", index=False)
     shuffled.to_parquet(raw["parquet"] / "a.parquet", index=False)
-    pd.concat([more, shuffled, frame[:50]]).to_csv(raw["grown"] / "b.csv", index=False)
+    grown.to_csv(raw["grown"] / "b.csv", index=False)
     shuffled[:150].to_csv(raw["mixed"] / "z.csv", index=False)
-    more.to_parquet(raw["mixed"] / "b.parquet", index=False)
+    more_rows.to_parquet(raw["mixed"] / "b.parquet", index=False)
     shuffled[150:].to_parquet(raw["mixed"] / "c.parquet", index=False)
 
-    found = {name: sides(prepared(folder, keys), keys) for name, folder in raw.items()}
-    expected = found["csv"]
+    held_out = {
+        name: find_held_out(prepare_table(folder, keys), keys)
+        for name, folder in raw.items()
+    }
+    expected = held_out["csv"]
     assert len(expected) == 400
     assert 80 < sum(expected.values()) < 160
-    for name, others in found.items():
-        assert {tag: others[tag] for tag in expected} == expected, name
-    assert found["grown"] == found["mixed"]
+    for name, rows in held_out.items():
+        assert {tag: rows[tag] for tag in expected} == expected, name
+    assert held_out["grown"] == held_out["mixed"]
 
 
-def test_the_hash_is_the_same_everywhere() -> None:
-    """Fixed numbers: another platform, Python or library must find them too."""
+def test_hash_of_a_row_is_the_same_everywhere() -> None:
+    """Compare with fixed numbers, which each platform, Python and library must return."""
     table = pl.DataFrame(
         {
             "i": [1, 2**53, None],
@@ -182,8 +191,8 @@ def test_the_hash_is_the_same_everywhere() -> None:
             "d": [datetime.date(2024, 2, 29), datetime.date(9999, 12, 31), None],
         }
     )
-    found = train.Split(list("iftbd"), 42, 0.2).groups(table).tolist()
-    assert found == [
+    hashes = train.Split(list("iftbd"), 42, 0.2).groups(table).tolist()
+    assert hashes == [
         16777410660226875233,
         3946560232919493927,
         9408262079334015829,
@@ -278,8 +287,8 @@ def test_a_model_of_grown_data_is_not_refused(tmp_path: Path) -> None:
     assert refused <= 1
 
 
-def test_a_key_of_few_values_is_no_ground_to_compare(tmp_path: Path) -> None:
-    """3 stores that are held out are three rows' worth, however many rows they have."""
+def test_models_are_not_compared_on_few_groups(tmp_path: Path) -> None:
+    """Hold out 3 stores of 12, which count like 3 rows, however many rows they have."""
     frame = rows_of(2000).assign(store=np.arange(2000) % 12)
     model, _ = learn(frame.drop(columns="id"), "y", tmp_path, keys=["store"])
     holdout = pl.read_parquet(tmp_path / "holdout")
@@ -293,27 +302,37 @@ def test_a_key_of_few_values_is_no_ground_to_compare(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "verdict", "problem"),
     [
-        (
+        pytest.param(
             {"target": "flag"},
             "another question",
             "it is a classification of 'y', not a",
+            id="other target",
         ),
-        (
+        pytest.param(
             {"target": "part", "task": "regression"},
             "another question",
             "not a regression of 'part'",
+            id="other task",
         ),
-        (
+        pytest.param(
             {"seed": 7, "test_fraction": 0.04},
             "not comparable",
             r"too few groups of rows .*: \d+, and 30 are",
+            id="few shared rows",
         ),
-        ({"drop": "word"}, "not comparable", "it needs columns that are gone: word"),
-        ({"gone": True}, "not comparable", "its files are gone"),
-        ({"seed": 7}, "", ""),
+        pytest.param(
+            {"drop": "word"},
+            "not comparable",
+            "it needs columns that are gone: word",
+            id="column is missing",
+        ),
+        pytest.param(
+            {"gone": True}, "not comparable", "its files are gone", id="files are gone"
+        ),
+        pytest.param({"seed": 7}, "", "", id="other seed"),
     ],
 )
-def test_only_what_can_be_compared_is(
+def test_models_are_compared_if_they_can_be(
     change: dict[str, Any], verdict: str, problem: str, tmp_path: Path
 ) -> None:
     name = f"model-{tmp_path.name}"
@@ -329,35 +348,38 @@ def test_only_what_can_be_compared_is(
     target = change.pop("target", "y")
     learn(frame, target, tmp_path / "new", keys=["id"], model_name=name, **change)
     text = (tmp_path / "new" / "evaluation" / "metrics.json").read_text()
-    found = json.loads(text)
+    metrics = json.loads(text)
     if not problem:
-        assert 30 <= found["registered"]["comparison"]["rows"] < found["rows"]
+        assert 30 <= metrics["registered"]["comparison"]["rows"] < metrics["rows"]
         return
-    assert found["registered"]["verdict"] == verdict
-    # Nothing can be learned of these rows, so the baseline stands.
-    decision, reason = register.decide(found)
-    assert not decision
+    assert metrics["registered"]["verdict"] == verdict
+    # The target of these rows is random, so no model is better than the baseline.
+    must_register, reason = register.decide(metrics)
+    assert not must_register
     assert re.search(problem, reason)
 
 
-@pytest.mark.parametrize("says_its_rows", [True, False])
-def test_a_model_of_version_1_is_still_compared_and_scored(
-    says_its_rows: bool, tmp_path: Path
+@pytest.mark.parametrize(
+    "has_split",
+    [pytest.param(True, id="with a split"), pytest.param(False, id="without a split")],
+)
+def test_models_of_version_1_are_still_scored_and_compared(
+    has_split: bool, tmp_path: Path
 ) -> None:
-    """Its split was an attribute of the pipeline, and its metadata held no keys."""
+    """Save a model as version 1 did: the split is an attribute of the pipeline."""
     name = f"model-{tmp_path.name}"
     rows = rows_of(1200)
     learn(rows, "y", tmp_path / "new", keys=["id"])
     current = saved_model.load_model(tmp_path / "new" / "model")
     expected = current.pipeline.predict_proba
-    if says_its_rows:
+    if has_split:
         current.pipeline.split = current.split
     mlflow.sklearn.save_model(
         current.pipeline,
         tmp_path / "version-1",
         serialization_format="cloudpickle",
         signature=mlflow.models.Model.load(str(tmp_path / "new/model")).signature,
-        metadata={"task": "classification", "target": "y"} if says_its_rows else None,
+        metadata={"task": "classification", "target": "y"} if has_split else None,
     )
     register.register(tmp_path / "version-1", name)
 
@@ -370,11 +392,11 @@ def test_a_model_of_version_1_is_still_compared_and_scored(
     learn(rows, "y", tmp_path / "next", keys=["id"], seed=7, model_name=name)
     text = (tmp_path / "next" / "evaluation" / "metrics.json").read_text()
     registered = json.loads(text)["registered"]
-    if says_its_rows:
+    if has_split:
         assert registered["comparison"]["rows"] >= 30
     else:
-        why = "it does not say which rows it was trained on"
-        assert registered["reason"].endswith(why)
+        problem = "it does not say which rows it was trained on"
+        assert registered["reason"].endswith(problem)
         assert registered["verdict"] == "not comparable"
 
 
@@ -391,33 +413,40 @@ def run_step(name: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
     learn(rows_of(200), "y", tmp_path, keys=["id"])
-    no_folder = tmp_path / "file" / "output"
-    no_folder.parent.write_text(
-        "This is no folder, so nothing can be written below it."
-    )
-    is_a_target = {"task": "classification", "target": "y"}
-    prepared = {"prepared": tmp_path / "prepared", "holdout": no_folder}
-    judged = {"model": tmp_path / "model", "holdout": tmp_path / "holdout"}
-    failing = {
-        "train": run_step("train", model=tmp_path / "m", **prepared, **is_a_target),
+    # A file is where the parent of this folder must be, so it cannot be created.
+    impossible_folder = tmp_path / "file" / "output"
+    impossible_folder.parent.write_text("")
+    failed_steps = {
+        "train": run_step(
+            "train",
+            prepared=tmp_path / "prepared",
+            model=tmp_path / "other model",
+            holdout=impossible_folder,
+            task="classification",
+            target="y",
+        ),
         "evaluate": run_step(
-            "evaluate", evaluation=no_folder, model_name="n", **judged
+            "evaluate",
+            model=tmp_path / "model",
+            holdout=tmp_path / "holdout",
+            evaluation=impossible_folder,
+            model_name="n",
         ),
         "register": run_step(
             "register",
             model=tmp_path / "model",
             evaluation=tmp_path / "evaluation",
-            registration=no_folder,
+            registration=impossible_folder,
             model_name="n",
             register="unless_worse",
         ),
     }
-    for name, done in failing.items():
-        last_line = done.stderr.splitlines()[-1]
-        assert done.returncode == 1, name
+    for name, process in failed_steps.items():
+        last_line = process.stderr.splitlines()[-1]
+        assert process.returncode == 1, name
         assert last_line.startswith(f"{name}: a file cannot be read or written: ")
-        assert str(no_folder) in last_line
-        assert "Traceback" not in done.stderr
+        assert str(impossible_folder) in last_line
+        assert "Traceback" not in process.stderr
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(train.DataError, match="There is no Parquet file in .*/empty"):
@@ -429,7 +458,7 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
 def test_a_model_whose_split_fails_is_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as one that takes tables of another library."""
+    """Give a model a split that expects tables of another library."""
     name = f"model-{tmp_path.name}"
     model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
     register.register(tmp_path / "model", name)
@@ -440,13 +469,17 @@ def test_a_model_whose_split_fails_is_not_compared(
     monkeypatch.setattr(comparison, "load_model", lambda folder: current)
     holdout = pl.read_parquet(tmp_path / "holdout")
     metric = comparison.Metric("accuracy", "accuracy", higher_is_better=True)
-    found = comparison.compare_with_registered(name, model, holdout, metric, 0.02)
-    why = "it cannot say which rows it was trained on ('DataFrame' object has no"
-    assert f"not comparable with the registered version 1: {why}" in found["reason"]
+    judged = comparison.compare_with_registered(name, model, holdout, metric, 0.02)
+    assert (
+        "not comparable with the registered version 1: it cannot say which rows it was"
+        " trained on ('DataFrame' object has no"
+    ) in judged["reason"]
 
 
-def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
-    number, day, text = (saved_model.TYPES[n] for n in ("double", "datetime", "string"))
+def test_features_get_the_types_of_the_model_or_are_refused() -> None:
+    number = saved_model.TYPES["double"]
+    day = saved_model.TYPES["datetime"]
+    text = saved_model.TYPES["string"]
     table = pl.DataFrame(
         {
             "^n$": [1, None],
@@ -455,17 +488,18 @@ def test_a_model_is_given_the_types_it_knows_or_nothing() -> None:
             "d": [datetime.date.max] * 2,
         }
     ).with_columns(none=pl.lit(None, pl.String))
-    wanted = {"^n$": number, "*": number, "t": text, "d": day, "none": day}
-    found = saved_model.select_columns(table, wanted)
-    assert [dtype.kind for dtype in found.dtypes] == list("ffOMM")
-    assert found["none"].isna().all()
+    types_of_model = {"^n$": number, "*": number, "t": text, "d": day, "none": day}
+    features = saved_model.select_columns(table, types_of_model)
+    assert [dtype.kind for dtype in features.dtypes] == ["f", "f", "O", "M", "M"]
+    assert features["none"].isna().all()
     assert saved_model.select_columns(table, {"^n$": text})["^n$"][0] == "1"
-    for name, dtype in {"d": number, "^n$": day, "t": number, "gone": number}.items():
+    impossible_types = {"d": number, "^n$": day, "t": number, "gone": number}
+    for name, dtype in impossible_types.items():
         with pytest.raises((TypeError, pl.exceptions.PolarsError)):
             saved_model.select_columns(table, {name: dtype})
 
 
-def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+def test_message_explains_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(score.ScoringError, match="Run the training pipeline first"):
         score.download_model("nobody's", "latest")
     (tmp_path / "a").write_text("")
@@ -482,7 +516,7 @@ def test_a_model_that_cannot_be_had_is_said(tmp_path: Path) -> None:
 def test_a_model_of_another_python_is_refused_before_it_is_loaded(
     tmp_path: Path,
 ) -> None:
-    """Its bytecode would end the process by a signal, without a word."""
+    """To load its bytecode would end the process by a signal, without a message."""
     name = f"model-{tmp_path.name}"
     model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
     description = tmp_path / "model" / "MLmodel"
@@ -504,95 +538,143 @@ def test_a_model_of_another_python_is_refused_before_it_is_loaded(
 
 
 COUNT = 120
-X = np.random.default_rng(0).normal(size=COUNT)
-AB = np.where(X > 0, "a", "b")
+NUMBERS = np.random.default_rng(0).normal(size=COUNT)
+CLASSES = np.where(NUMBERS > 0, "a", "b")
+#: The columns of tables, and the options of the training.
+TRAINABLE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "feature named row": (
+        {"row": NUMBERS, "id": range(COUNT), "y": CLASSES},
+        {"keys": ["id"]},
+    ),
+    "classes are fractions": ({"x": NUMBERS, "y": np.where(NUMBERS > 0, 1.0, 2.0)}, {}),
+    "classes are digits": ({"x": NUMBERS, "y": np.where(NUMBERS > 0, "1", "2")}, {}),
+    "classes are true and false": ({"x": NUMBERS, "y": NUMBERS > 0}, {}),
+    "classes are dates": (
+        {"x": NUMBERS, "y": [datetime.date(2024, 1, 1 + (n > 0)) for n in NUMBERS]},
+        {},
+    ),
+    "dates far in the future": (
+        {
+            "z": NUMBERS,
+            "x": [datetime.datetime(9999, 12, 31)] * 9 + [None] * 111,
+            "y": CLASSES,
+        },
+        {},
+    ),
+    "infinite feature": (
+        {"x": [np.inf, *NUMBERS[1:]], "y": NUMBERS},
+        {"task": "regression"},
+    ),
+    "integers of 64 bits": (
+        {"x": np.arange(COUNT, dtype=np.uint64) + 2**63, "y": CLASSES},
+        {},
+    ),
+    "categories with signs": (
+        {"x": NUMBERS, "y": CLASSES, "z": ["$a_b^$", None] * 60},
+        {},
+    ),
+    "names are patterns": (
+        {"^x$": NUMBERS, "*": [1, None] * 60, "^.*$": CLASSES, "a[0]": range(COUNT)},
+        {"target": "^.*$", "keys": ["a[0]"]},
+    ),
+    "names are formulas and HTML": (
+        {
+            r"cost $ per \frac$": NUMBERS,
+            "<b>🐧</b>": NUMBERS,
+            "y": np.where(NUMBERS > 0, "$", "_$"),
+        },
+        {},
+    ),
+}
+#: The columns of tables, the options of the training, and a part of the message.
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "key named prediction": (
+        {"prediction": range(COUNT), "x": NUMBERS, "y": CLASSES},
+        {"keys": ["prediction"]},
+        "Rename",
+    ),
+    "key named like a probability": (
+        {"probability_a": range(COUNT), "x": NUMBERS, "y": CLASSES},
+        {"keys": ["probability_a"]},
+        "Rename",
+    ),
+    "feature named row without keys": (
+        {"row": NUMBERS, "y": CLASSES},
+        {},
+        "the name of the row numbers",
+    ),
+    "a class for each row": (
+        {"x": NUMBERS, "y": [f"c{i}" for i in range(COUNT)]},
+        {},
+        "120 classes in 120 rows",
+    ),
+    "two rows": ({"x": NUMBERS[:2], "y": ["a", "b"]}, {}, "2 classes in 2 rows"),
+    "nothing to train on": (
+        {"x": NUMBERS, "y": NUMBERS},
+        {"task": "regression", "test_fraction": 0.999},
+        "lower training.test_fraction",
+    ),
+    "nothing is held out": (
+        {"x": NUMBERS, "y": NUMBERS},
+        {"task": "regression", "test_fraction": 1e-9},
+        "raise training.test_fraction",
+    ),
+    "infinite target": (
+        {"x": NUMBERS, "y": [np.inf, *NUMBERS[1:]]},
+        {"task": "regression"},
+        "infinite",
+    ),
+    "regression of classes": (
+        {"x": NUMBERS, "y": CLASSES},
+        {"task": "regression"},
+        "needs numbers",
+    ),
+    "negative learning rate": (
+        {"x": NUMBERS, "y": CLASSES},
+        {"hyperparameters": {"learning_rate": -1}},
+        "learning_rate",
+    ),
+    "unknown hyperparameter": (
+        {"x": NUMBERS, "y": CLASSES},
+        {"hyperparameters": {"lerning_rate": 1}},
+        "lerning_rate",
+    ),
+    "no iteration": (
+        {"x": NUMBERS, "y": CLASSES},
+        {"hyperparameters": {"max_iterations": 0}},
+        "max_iter",
+    ),
+    "no feature": (
+        {"id": range(COUNT), "y": CLASSES},
+        {"keys": ["id"]},
+        "No column is left",
+    ),
+}
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "message"),
-    [
-        (
-            {"prediction": range(COUNT), "x": X, "y": AB},
-            {"keys": ["prediction"]},
-            "Rename",
-        ),
-        (
-            {"probability_a": range(COUNT), "x": X, "y": AB},
-            {"keys": ["probability_a"]},
-            "Rename",
-        ),
-        ({"row": X, "y": AB}, {}, "the name of the row numbers"),
-        ({"row": X, "id": range(COUNT), "y": AB}, {"keys": ["id"]}, None),
-        ({"x": X, "y": np.where(X > 0, 1.0, 2.0)}, {}, None),
-        ({"x": X, "y": np.where(X > 0, "1", "2")}, {}, None),
-        ({"x": X, "y": X > 0}, {}, None),
-        (
-            {"x": X, "y": [datetime.date(2024, 1, 1 + (v > 0)) for v in X]},
-            {},
-            None,
-        ),
-        (
-            {
-                "z": X,
-                "x": [datetime.datetime(9999, 12, 31)] * 9 + [None] * 111,
-                "y": AB,
-            },
-            {},
-            None,
-        ),
-        ({"x": X, "y": [f"c{i}" for i in range(COUNT)]}, {}, "120 classes in 120 rows"),
-        ({"x": X[:2], "y": ["a", "b"]}, {}, "2 classes in 2 rows"),
-        (
-            {"x": X, "y": X},
-            {"task": "regression", "test_fraction": 0.999},
-            "lower training.test_fraction",
-        ),
-        (
-            {"x": X, "y": X},
-            {"task": "regression", "test_fraction": 1e-9},
-            "raise training.test_fraction",
-        ),
-        ({"x": X, "y": [np.inf, *X[1:]]}, {"task": "regression"}, "infinite"),
-        ({"x": [np.inf, *X[1:]], "y": X}, {"task": "regression"}, None),
-        ({"x": X, "y": AB}, {"task": "regression"}, "needs numbers"),
-        ({"x": np.arange(COUNT, dtype=np.uint64) + 2**63, "y": AB}, {}, None),
-        ({"x": X, "y": AB, "z": ["$a_b^$", None] * 60}, {}, None),
-        (
-            {"^x$": X, "*": [1, None] * 60, "^.*$": AB, "a[0]": range(COUNT)},
-            {"target": "^.*$", "keys": ["a[0]"]},
-            None,
-        ),
-        (
-            {r"cost $ per \frac$": X, "<b>🐧</b>": X, "y": np.where(X > 0, "$", "_$")},
-            {},
-            None,
-        ),
-        (
-            {"x": X, "y": AB},
-            {"hyperparameters": {"learning_rate": -1}},
-            "learning_rate",
-        ),
-        ({"x": X, "y": AB}, {"hyperparameters": {"lerning_rate": 1}}, "lerning_rate"),
-        ({"x": X, "y": AB}, {"hyperparameters": {"max_iterations": 0}}, "max_iter"),
-        ({"id": range(COUNT), "y": AB}, {"keys": ["id"]}, "No column is left"),
-    ],
+    ("columns", "options", "message"), REFUSED.values(), ids=REFUSED.keys()
 )
-def test_a_table_is_learned_or_refused_in_a_sentence(
-    columns: dict[str, Any],
-    options: dict[str, Any],
-    message: str | None,
-    tmp_path: Path,
+def test_tables_that_cannot_be_trained_on_are_refused(
+    columns: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    options = {"target": "y", **options}
+    with pytest.raises(train.DataError, match=message):
+        learn(pl.DataFrame(columns), folder=tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"), TRAINABLE.values(), ids=TRAINABLE.keys()
+)
+def test_unusual_tables_are_trained_on_and_scored(
+    columns: dict[str, Any], options: dict[str, Any], tmp_path: Path
 ) -> None:
     table = pl.DataFrame(columns)
     options = {"target": "y", **options}
-    if message:
-        with pytest.raises(train.DataError, match=message):
-            learn(table, folder=tmp_path, **options)
-        return
     model, _ = learn(table, folder=tmp_path, **options)
     report = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    # Names of columns are escaped.
     assert "<b>" not in report
-    # The predictions, which a worker of the scoring pipeline makes, are read by anyone.
     scorer = score.Scorer(
         name="figures",
         version="1",
@@ -617,7 +699,7 @@ def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
         "split = cloudpickle.loads(pathlib.Path('model/split.pkl').read_bytes())\n"
         "print(split.groups(pl.DataFrame({'id': ['1']}))[0])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [PYTHON, "-B", "-c", code],
         capture_output=True,
         text=True,
@@ -625,4 +707,4 @@ def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
         check=False,
     )
     expected = train.Split(["id"], 42, 0.25).groups(pl.DataFrame({"id": ["1"]}))[0]
-    assert done.stdout.split() == [str(expected)], done.stderr
+    assert process.stdout.split() == [str(expected)], process.stderr
