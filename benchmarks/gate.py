@@ -79,11 +79,11 @@ def draw_rows(
     width = max(1, len(data.shares))
 
     def draw(*shape: int) -> Values:
-        own = random.normal(size=(len(groups), *shape))
+        of_rows = random.normal(size=(len(groups), *shape))
         if data.rows_per_group == 1:
-            return own
-        shared = random.normal(size=(data.groups, *shape))[groups]
-        return np.asarray((own + shared) / np.sqrt(2))
+            return of_rows
+        of_groups = random.normal(size=(data.groups, *shape))[groups]
+        return np.asarray((of_rows + of_groups) / np.sqrt(2))
 
     common = draw(width)
     models = []
@@ -278,8 +278,8 @@ def show_cost() -> None:
         for metric in data.metrics:
             start = time.perf_counter()
             compare(metric, rows, 1, 0)
-            taken = time.perf_counter() - start
-            print(f"2 million rows, {metric.name}: {taken:.1f} s", flush=True)
+            seconds = time.perf_counter() - start
+            print(f"2 million rows, {metric.name}: {seconds:.1f} s", flush=True)
 
 
 PARTS: dict[str, Callable[[int], None]] = {

@@ -51,7 +51,7 @@ def measure_generation(rounds: int) -> Figures:
                 # The first round of each command only fills the disk's cache.
                 if round_number > 0:
                     figures[f"{name}, s"].append(seconds)
-    for other in ("two empty hooks", "kedro new"):
-        seconds_of_other = figures[f"{other}, s"]
-        figures[f"ours / {other}"] = ratios(figures["ours, s"], seconds_of_other)
+    for reference in ("two empty hooks", "kedro new"):
+        reference_seconds = figures[f"{reference}, s"]
+        figures[f"ours / {reference}"] = ratios(figures["ours, s"], reference_seconds)
     return figures

@@ -194,8 +194,8 @@ def _write_table(path: Path, rows: int, seed: int, with_target: bool) -> None:
         chunk["number 1"] = chunk["number 1"].mask(random.random(size) < 0.1)
         for count in (4, 50, 300):
             codes = random.integers(count, size=size)
-            words = np.array([f"word {i}" for i in range(count)], object)
-            chunk[f"{count} words"] = words[codes]
+            categories = np.array([f"word {i}" for i in range(count)], object)
+            chunk[f"{count} words"] = categories[codes]
             signal = signal + codes % 7 / 6
         chunk["4 words"] = chunk["4 words"].mask(random.random(size) < 0.05)
         if with_target:

@@ -350,14 +350,14 @@ def test_provision(tmp_path: Path, standin: Standin) -> None:
 
 
 def test_training_and_scoring(standin: Standin, project: Project) -> None:
-    found = project.call("train_and_score")
+    result = project.call("train_and_score")
 
-    first, again, third = found["first"], found["again"], found["third"]
+    first, again, third = result["first"], result["again"], result["third"]
     assert [one["status"] for one in (first, again, third)] == ["Completed"] * 3
     logs = {name: step["logs"] for name, step in first["steps"].items()}
     assert logs["ready"]["user_logs/std_log.txt"] == "prepared 10 no note\n"
     assert "registered version 1" in logs["fitted"]["user_logs/std_log.txt"]
-    assert logs["fitted"]["model/mean.txt"] == found["fitted"] == "30.0"
+    assert logs["fitted"]["model/mean.txt"] == result["fitted"] == "30.0"
     run = standin.azure.runs[first["steps"]["fitted"]["name"]]
     assert [(one["key"], one["value"]) for one in run.metrics] == [("mean", 30.0)]
     # The same data in the same place: prep is not run again, train is not deterministic.
@@ -367,7 +367,7 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     assert third["steps"]["ready"]["logs"] == first["steps"]["ready"]["logs"]
     assert "azureml.isreused" not in third["steps"]["fitted"]["properties"]
 
-    scored = found["scored"]
+    scored = result["scored"]
     assert scored["status"] == "Completed", scored
     log = scored["steps"]["ready"]["logs"]["user_logs/std_log.txt"]
     assert log == "prepared 10 two words\n"
@@ -380,11 +380,11 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     rows = standin.azure.files(f"datastore/azureml/{name}/rows")
     assert standin.azure.blobs[rows["rows"]].count(b".csv") == 2
 
-    assert found["versions"] == ["1", "2", "3"]
-    assert found["newest"] == "3"
+    assert result["versions"] == ["1", "2", "3"]
+    assert result["newest"] == "3"
     name = third["steps"]["fitted"]["name"]
-    assert found["path"].endswith(f"/ExperimentRun/dcid.{name}/model")
-    assert set(found["names"]) == {"mean", "by-arm", "of-a-job"}
+    assert result["path"].endswith(f"/ExperimentRun/dcid.{name}/model")
+    assert set(result["names"]) == {"mean", "by-arm", "of-a-job"}
     # Of three jobs and more, each folder was uploaded once.
     assert len(standin.received("PUT blob/.*/prep.py")) == 2
     secret = standin.credentials["AZURE_CLIENT_SECRET"].encode()
@@ -415,19 +415,19 @@ def test_a_step_that_fails_and_a_job_that_is_cancelled(
 
 def test_publish(standin: Standin, project: Project) -> None:
     project.write("train/train.py", "print('trained')")
-    found = project.call("publish", "1", "2")
+    result = project.call("publish", "1", "2")
 
-    assert (found["default"], found["got"]) == ("v2", "v1")
-    assert (found["endpoints"], found["deployments"]) == (["daily"], ["v1", "v2"])
+    assert (result["default"], result["got"]) == ("v2", "v1")
+    assert (result["endpoints"], result["deployments"]) == (["daily"], ["v1", "v2"])
     # A schedule that is sent again without `is_enabled` stays as it was: disabled.
-    assert found["states"] == [True, False, False, False, True]
-    assert found["frequency"] == "week"
-    by_default, named = found["jobs"]
+    assert result["states"] == [True, False, False, False, True]
+    assert result["frequency"] == "week"
+    by_default, named = result["jobs"]
     assert (by_default["status"], named["status"]) == ("Completed", "Completed")
-    logs = [job["steps"]["ready"]["logs"] for job in found["jobs"]]
+    logs = [job["steps"]["ready"]["logs"] for job in result["jobs"]]
     texts = [log["user_logs/std_log.txt"] for log in logs]
     assert texts == ["prepared 7 no note\n", "prepared 2 no note\n"]
-    tags = [standin.azure.runs[job["name"]].tags for job in found["jobs"]]
+    tags = [standin.azure.runs[job["name"]].tags for job in result["jobs"]]
     assert [tag["azureml.deploymentname"] for tag in tags] == ["v2", "v1"]
 
 

@@ -102,7 +102,9 @@ def here(
     yield project, notebooks
 
 
-def test_notebooks_run_without_an_azure_account(here: tuple[Project, list[Executed]]) -> None:
+def test_notebooks_run_without_an_azure_account(
+    here: tuple[Project, list[Executed]],
+) -> None:
     project, notebooks = here
     workspace, training, scoring = notebooks
     for notebook in notebooks:

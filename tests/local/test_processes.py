@@ -28,7 +28,9 @@ from toys import (
 STARTS_MLFLOW_RUN = "import mlflow\nwith mlflow.start_run(): pass"
 
 
-def test_runs_can_start_at_the_same_time(new_toy_project: Project, tmp_path: Path) -> None:
+def test_runs_can_start_at_the_same_time(
+    new_toy_project: Project, tmp_path: Path
+) -> None:
     """The first two runs of a project make MLflow's database, and the next two use it."""
     project = copy_project(new_toy_project, tmp_path / "toy")
     write_toy_step(project, "train", STARTS_MLFLOW_RUN)
@@ -136,7 +138,9 @@ def test_run_does_not_wait_for_processes_that_a_step_leaves(
 
 
 @in_either_process
-def test_message_names_the_signal_that_killed_a_step(toy_project: Project, step: str) -> None:
+def test_message_names_the_signal_that_killed_a_step(
+    toy_project: Project, step: str
+) -> None:
     write_toy_step(toy_project, step, "import os\nos.kill(os.getpid(), 9)")
     result = run_pipeline(toy_project, "training", variables=COLD)
     assert result.code == 1

@@ -60,7 +60,9 @@ def test_database_of_another_mlflow_is_refused(
 
 
 @pytest.mark.parametrize("content", ["", "no database"], ids=["empty", "text"])
-def test_file_that_is_no_database_is_refused(toy_project: Project, content: str) -> None:
+def test_file_that_is_no_database_is_refused(
+    toy_project: Project, content: str
+) -> None:
     (toy_project.path / "mlruns" / "mlflow.db").write_text(content)
     message = read_refusal(run_pipeline(toy_project, "scoring"))
     assert "is not a database of MLflow" in message
