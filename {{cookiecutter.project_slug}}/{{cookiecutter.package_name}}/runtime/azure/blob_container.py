@@ -10,18 +10,19 @@ from typing import Any
 
 from azure.storage.blob import ContainerClient
 
-WORKERS = 4  # files that are uploaded at a time
-#: Bytes in one request. Each request must end before the service gives it up, on a slow
-#: connection too.
+# This many files are uploaded at the same time.
+WORKERS = 4
+#: Bytes in one request. Even on a slow connection, each request must end before the service
+#: times out.
 BLOCK_BYTES = 4 << 20
 
 
 def open_container(
     account_name: str, endpoint: str, container: str, credential: Any
 ) -> ContainerClient:
-    """Return a client of a container of blobs.
+    """Return a client of a container in a storage account.
 
-    `credential` is a key or a signature of the storage account, or a login.
+    `credential` is a key or a signature of the account, or a login.
     """
     return ContainerClient(
         f"https://{account_name}.blob.{endpoint}",
@@ -39,9 +40,9 @@ def upload_files(
 ) -> None:
     """Upload files to their paths in the container.
 
-    `report_bytes` is called with a path and how many bytes of its file have been sent. The
-    first error is raised as soon as no file is being sent any more. Files that have arrived
-    stay.
+    `report_bytes` is called with a path and the number of bytes of its file that have been
+    sent. After an error, no further file is begun, and the error is raised when the files
+    that are being sent are done. Files that have arrived are kept.
     """
     with ThreadPoolExecutor(WORKERS) as pool:
         uploads = [
@@ -51,7 +52,7 @@ def upload_files(
         try:
             for upload in as_completed(uploads):
                 upload.result()
-        except BaseException:  # An interrupt by Ctrl-C, too.
+        except BaseException:  # This includes Ctrl-C.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -62,6 +63,7 @@ def _upload_file(
     file: Path,
     report_bytes: Callable[[str, int], None],
 ) -> None:
+    """Upload one file, and replace what is at its path."""
     with file.open("rb") as content:
         container.upload_blob(
             path,
@@ -74,4 +76,5 @@ def _upload_file(
 def _report_sent(
     report_bytes: Callable[[str, int], None], path: str, sent: int, _: int | None
 ) -> None:
+    """Adapt `report_bytes` to the hook of the SDK, which also gets the total."""
     report_bytes(path, sent)

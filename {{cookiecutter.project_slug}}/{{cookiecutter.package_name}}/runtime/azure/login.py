@@ -90,10 +90,10 @@ def has_azure_identity() -> bool:
     return bool(find_spec("azure") and find_spec("azure.identity"))
 
 
-def credential(login: str) -> Any:
+def credential(login_host: str) -> Any:
     """Return azure-identity's credential for the current login. It never prompts.
 
-    `login` is the host to log in at, such as login.microsoftonline.com.
+    `login_host` is the host to log in at, such as login.microsoftonline.com.
     """
     from azure.identity import DefaultAzureCredential
 
@@ -103,9 +103,9 @@ def credential(login: str) -> Any:
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
     # A federated token, such as that of a workload in Kubernetes, needs this variable.
-    os.environ.setdefault("AZURE_AUTHORITY_HOST", login)
+    os.environ.setdefault("AZURE_AUTHORITY_HOST", login_host)
     return DefaultAzureCredential(
-        authority=login,
+        authority=login_host,
         connection_timeout=5,
         read_timeout=TIMEOUT,
         retry_total=1,

@@ -1,7 +1,7 @@
-"""Guard every HTTP request of the SDKs: it ends in time, and its token goes nowhere else.
+"""Guard all HTTP requests of the SDKs: each ends in time, and its token goes to one host.
 
-The SDKs wait for some answers without an end, and their own settings cannot limit all of
-them. But all of them send their requests through the adapter of the package requests.
+The SDKs wait for some replies without a limit, and their own settings cannot change this
+everywhere. But all of them send their requests through the adapter of the package requests.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
 
-#: Seconds without a byte, in either direction, after which a try of a request has failed.
+#: An attempt fails after this many seconds without a byte in either direction.
 LONGEST_SILENCE = 60.0
-#: A request is not tried again once so many of these times have passed since its first try.
-#: The SDKs would go on, as several of their layers each try several times.
+#: A request is not repeated later than this many times LONGEST_SILENCE after its first
+#: attempt. The SDKs would continue, because several of their layers repeat requests.
 SILENCES = 2.5
-LARGEST_ANSWER = 20_000_000  # bytes; files that are downloaded are not limited
+# The largest reply, in bytes. Files that are downloaded are not limited.
+LARGEST_ANSWER = 20_000_000
 CHUNK_BYTES = 1 << 16
-BLOB_TRIES = 4  # of a request that a storage account is too busy for
+# How often a request is sent if a storage account is too busy for it.
+BLOB_TRIES = 4
 
 LOGIN_HOSTS = {cloud.login for cloud in CLOUDS.values()}
 
@@ -151,9 +153,9 @@ def last_refusal() -> Response | None:
 
 @contextmanager
 def guard_requests() -> Iterator[None]:
-    """Let all requests of this process go through a guard.
+    """Send all requests of this process through a guard during the `with` block.
 
-    Passwords of ~/.netrc are ignored: requests would send them in place of a token.
+    Passwords in ~/.netrc are ignored, because requests would send them instead of a token.
     """
     from requests.adapters import HTTPAdapter
 
@@ -171,6 +173,7 @@ def guard_requests() -> Iterator[None]:
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
+        """Replace `HTTPAdapter.send`, with the same parameters."""
         return guard.send(
             self,
             request,
@@ -197,30 +200,38 @@ def guard_requests() -> Iterator[None]:
 
 
 def _keys(request: PreparedRequest) -> list[tuple[str | None, str | None]]:
-    """Return what the tries of a request are counted by."""
+    """Return the keys of a request in `first_tries`: one for its URL and one for its host."""
     return [(request.method, request.url), (request.method, _host(request))]
 
 
 def _host(request: PreparedRequest) -> str:
+    """Return the host that a request is sent to."""
     return urlsplit(request.url or "").hostname or ""
 
 
 def _shorten_timeout(timeout: Any) -> tuple[float, float]:
-    """Return a time-out for connecting and one for reading, neither above the limit."""
+    """Return the time-outs for connecting and for reading, limited to LONGEST_SILENCE.
+
+    `timeout` is one number for both, a tuple of two, or None for no limit.
+    """
     connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-    return (
-        LONGEST_SILENCE if connect is None else min(connect, LONGEST_SILENCE),
-        LONGEST_SILENCE if read is None else min(read, LONGEST_SILENCE),
-    )
+    return _limit_seconds(connect), _limit_seconds(read)
+
+
+def _limit_seconds(seconds: float | None) -> float:
+    """Return a time-out of at most LONGEST_SILENCE."""
+    if seconds is None:
+        return LONGEST_SILENCE
+    return min(seconds, LONGEST_SILENCE)
 
 
 def _limit_waiting(adapter: HTTPAdapter) -> None:
-    """Let an adapter that tries again by itself not wait for as long as a server asks."""
+    """Limit how long an adapter waits before it repeats a request by itself."""
     adapter.max_retries.retry_after_max = int(LONGEST_SILENCE)
 
 
 def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
-    """Raise RequestFailed if a token or a secret would follow a redirect."""
+    """Raise RequestFailed if a redirect would send a token or a secret to another host."""
     if not response.is_redirect:
         return
     host = _host(request)
@@ -238,35 +249,46 @@ def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
 def _read_answer(
     request: PreparedRequest, response: Response, give_up_at: float
 ) -> None:
-    """Read the body of an answer into memory, and let `response.raw` read it from there.
+    """Read the body of a reply into memory, and let `response.raw` read it from there.
 
-    `give_up_at` is a time of `time.monotonic()`. Raises RequestFailed if the body is too
-    large, or if it has not arrived by then.
+    Raises RequestFailed if the body is too large or too slow, and closes the connection.
     """
     import requests
     from urllib3 import HTTPResponse
     from urllib3.exceptions import HTTPError
 
-    # read1 returns what has arrived. Older versions of urllib3 can only wait for a chunk.
-    read = getattr(response.raw, "read1", response.raw.read)
-    content = bytearray()
     try:
-        while chunk := read(CHUNK_BYTES, decode_content=True):
-            content += chunk
-            if len(content) > LARGEST_ANSWER:
-                raise RequestFailed(
-                    f"An answer of {_host(request)} has more than "
-                    f"{LARGEST_ANSWER // 1_000_000} MB.",
-                    request,
-                )
-            if time.monotonic() > give_up_at:
-                raise RequestFailed(
-                    f"An answer of {_host(request)} comes too slowly.", request
-                )
+        body = _read_body(request, response, give_up_at)
     except HTTPError as error:
         response.close()
         raise requests.ConnectionError(error, request=request) from error
     except RequestFailed:
         response.close()
         raise
-    response.raw = HTTPResponse(io.BytesIO(bytes(content)), preload_content=False)
+    response.raw = HTTPResponse(io.BytesIO(body), preload_content=False)
+
+
+def _read_body(
+    request: PreparedRequest, response: Response, give_up_at: float
+) -> bytes:
+    """Return the body of a reply.
+
+    Raises RequestFailed if it has more than LARGEST_ANSWER bytes, or if it has not arrived
+    at the time `give_up_at` of the monotonic clock.
+    """
+    # read1 returns what has arrived. Older versions of urllib3 can only wait for a chunk.
+    read = getattr(response.raw, "read1", response.raw.read)
+    body = bytearray()
+    while chunk := read(CHUNK_BYTES, decode_content=True):
+        body += chunk
+        if len(body) > LARGEST_ANSWER:
+            raise RequestFailed(
+                f"An answer of {_host(request)} has more than "
+                f"{LARGEST_ANSWER // 1_000_000} MB.",
+                request,
+            )
+        if time.monotonic() > give_up_at:
+            raise RequestFailed(
+                f"An answer of {_host(request)} comes too slowly.", request
+            )
+    return bytes(body)

@@ -42,7 +42,7 @@ SECRETS = (
 #: Variables whose values are secrets, whatever they look like.
 SECRET_VARIABLES = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD")
 
-printed = logging.getLogger("printed by the SDK")
+sdk_output_logger = logging.getLogger("printed by the SDK")
 
 
 def mask_secrets(text: str) -> str:
@@ -84,7 +84,7 @@ class _PrintedLines(io.TextIOBase):
         *lines, self.unfinished_line = unlogged.split("\n")
         for line in lines:
             if line.strip():
-                printed.info(line.rstrip())
+                sdk_output_logger.info(line.rstrip())
         return len(text)
 
     def writable(self) -> bool:
