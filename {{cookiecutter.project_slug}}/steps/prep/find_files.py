@@ -210,7 +210,7 @@ def _list_folder(folder: Path) -> list[Path]:
 def _add_file(found: FoundFiles, path: Path, status: os.stat_result) -> None:
     """Add a file to the tables or to the other files.
 
-    Raises DataError if a table is not a file, but a pipe or the like.
+    Raises DataError if the path of a table leads to a pipe, a socket or a device.
     """
     if is_table(path):
         _check_regular_file(path, status)
@@ -251,8 +251,8 @@ def _get_status(path: Path) -> os.stat_result | None:
 def _check_missing_target(path: Path) -> None:
     """Raise DataError if a path may have led to data, but leads nowhere.
 
-    It is a link without a target, or a file that was removed. Names with the suffix of
-    another kind of file are ignored.
+    It is a link without a target, or a file that has been removed. Names with the suffix
+    of another kind of file are ignored.
     """
     has_other_suffix = path.suffix != "" and not is_table(path)
     if has_other_suffix:

@@ -170,7 +170,7 @@ def _find_fits_of_groups(
 
 
 def _fit_groups(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
-    """Return the groups that a parser fits."""
+    """Return a fit for each group that a parser fits."""
     sample = groups.filter(pl.col("row") < SAMPLED_ROWS)
     fitting = _select_fitting_groups(sample, parser)
     if len(sample) < len(groups) and not fitting.is_empty():
@@ -184,7 +184,7 @@ def _fit_groups(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
 
 
 def _find_fits_by_value(groups: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
-    """Return the groups that fit the parser that their first value suggests."""
+    """Return the fits of groups by the parsers that their first values suggest."""
     if parsers.find_by_value is None or parsers.null_if_missing is None:
         return {}
     not_missing = parsers.null_if_missing(pl.col("stripped"))

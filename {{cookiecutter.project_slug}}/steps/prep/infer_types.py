@@ -83,7 +83,7 @@ def infer_text_column(
 
 
 def count_first_rows(file: CsvFile) -> int:
-    """Return from how many rows of a file the types are guessed; fewer if it is wide."""
+    """Return the number of first rows of a file. It is smaller for wide files."""
     rows = max(FEWEST_FIRST_ROWS, FIRST_VALUES // len(file.header))
     return min(FIRST_ROWS, rows)
 

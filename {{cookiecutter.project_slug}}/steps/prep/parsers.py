@@ -1,4 +1,4 @@
-"""Parsers, each of which reads the text of a column as one type.
+"""Parse the text of a column as one type. There is a parser for each type and spelling.
 
 `list_parsers` returns the parsers that are tried for a column, the narrowest type first.
 Some of them are fast because they only read the usual spelling of a type. They are tried
@@ -319,7 +319,7 @@ class RoundTripDateParser(Parser):
     value_parser: ValueParser
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the texts that writing their dates in the format reproduces."""
+        """Parse a text only if writing its date in the format gives the same text."""
         parsed = self.value_parser.parse(text, stripped)
         date_format = parsed.reading.date_format
         dates = parsed.values

@@ -341,7 +341,7 @@ def fit_to_schema(
 
 
 def _explain_problems(problems: list[str]) -> DataError:
-    """Return an error that lists the problems; some of them if there are many."""
+    """Return an error that lists the problems, or the first ones if there are many."""
     if len(problems) == 1:
         return DataError(problems[0])
     listed = "\n".join(problems[:SHOWN_PROBLEMS])

@@ -1,4 +1,4 @@
-"""What is known about the raw files before they are read."""
+"""Define the options for reading the raw files."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class RegisteredModel:
 
     @property
     def label(self) -> str:
-        """Return what messages call the model."""
+        """Return the name and version of the model for messages."""
         return f"version {self.version} of the model {self.name}"
 
 

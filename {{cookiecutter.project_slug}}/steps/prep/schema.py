@@ -1,4 +1,4 @@
-"""The schema of a model: how each raw column of its training data was read.
+"""Write and read the schema of a model: how each column of its training data was read.
 
 Training's prep records it with the prepared data, in the metadata of each Parquet part,
 and train saves it with the model as `schema.json`. Scoring's prep reads new data by it.
