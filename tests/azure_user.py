@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from azure_standin import Standin
 from azure_standin.state import Run
 from azure_standin.storage import ACCOUNT_KEY
@@ -32,6 +33,20 @@ import pathlib, sys
 folder = pathlib.Path(sys.argv[sys.argv.index("--drift-report") + 1])
 (folder / "drift.json").write_text("{}")
 """
+
+#: A step `score` that predicts nothing. It writes a file, because summarize reads its folder.
+TOY_SCORE = """
+import pathlib, sys
+
+def init():
+    folder = pathlib.Path(sys.argv[sys.argv.index("--predictions") + 1])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "part.parquet").write_text("")
+
+def run(batch):
+    return batch
+"""
+STEPS = ("prep", "train", "evaluate", "register", "monitor", "score", "summarize")
 
 ANSWERS = {
     "azure_subscription_id": Standin.subscription_id,
@@ -215,7 +230,7 @@ def assert_all_finished(user: User, training_run: str, finished: str) -> None:
     finished_in_training = list_subjects(training.out, finished)
     finished_in_scoring = list_subjects(scoring.out, finished)
     assert finished_in_training == ["prep", "train", "evaluate", "register", "run"]
-    assert finished_in_scoring == ["prep", "monitor", "score", "run"]
+    assert finished_in_scoring == ["prep", "monitor", "score", "summarize", "run"]
 
 
 def assert_outputs_are_registered(user: User) -> None:
@@ -258,6 +273,52 @@ def assert_violations_are_reported(user: User) -> None:
     assert "train" not in user.newest_run()[1]
 
 
+def assert_drift_ends_the_run(user: User) -> None:
+    """Check that with `on_drift=stop`, drift ends a run before anything is scored."""
+    sample = user.project.path / "data/sample/scoring/penguins.csv"
+    drifted = user.project.path / "data/drifted/penguins.csv"
+    rows = pd.read_csv(sample)
+    rows["Flipper Length (mm)"] /= 10
+    drifted.parent.mkdir()
+    rows.to_csv(drifted, index=False)
+
+    user.project.set("data", scoring="data/drifted")
+    stopped = user.run("submit", "scoring", "--wait", "--set", "on_drift=stop")
+    user.project.set("data", scoring="data/sample/scoring")
+
+    assert stopped.code == 1
+    assert ("failed", "monitor") in read_lines(stopped.out)
+    assert "note: drift: 'Flipper Length (mm)': PSI" in stopped.out
+    assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.out
+    assert "Nothing is scored, as monitoring.on_drift is 'stop'" in stopped.out
+    assert "To score it all the same: --set on_drift=warn" in stopped.out
+    _, steps = user.newest_run()
+    assert "score" not in steps
+    assert "summarize" not in steps
+    # The page that the message names can be read although the step has failed.
+    assert "report.html" in user.standin.azure.artifacts(steps["monitor"])
+
+
+def assert_predictions_are_summed_up(user: User, folder: Path) -> None:
+    """Check that the summary counts the predictions, and has the result of monitor.
+
+    The predictions are downloaded into the subfolder `predictions` of a folder.
+    """
+    predictions = user.output("score", "predictions", folder / "predictions")
+    written = user.output("summarize", "summary", folder / "summary")
+    summary = json.loads((written / "summary.json").read_text(encoding="utf-8"))
+    rows = pd.read_parquet(predictions)
+    counts = {group["label"]: group["rows"] for group in summary["classes"]}
+    assert counts == rows["prediction"].value_counts().to_dict()
+    assert (summary["rows"], summary["rows_without_prediction"]) == (len(rows), 0)
+    assert (summary["model"], summary["version"]) == ("penguins", "1")
+    assert "rows compared with version 1: no drift in 12" in summary["monitor"]
+    assert (written / "report.html").exists()
+    summarize = user.newest_run()[1]["summarize"]
+    figures = {metric["key"]: metric["value"] for metric in summarize.metrics}
+    assert figures["rows"] == len(rows)
+
+
 def read_lines(output: str) -> list[tuple[str, ...]]:
     """Return the first two words of each line, such as ("finished", "prep")."""
     return [tuple(line.split()[:2]) for line in output.splitlines()]
@@ -295,7 +356,8 @@ def assert_output_of_entry_script_is_shown(user: User, shell: Shell) -> None:
     """Check that a failed submission shows the error of score's entry script."""
     user.write("prep", TOY_PREP)
     user.write("monitor", MONITOR)
-    user.write("score", "def run(batch):\n    raise ValueError('no model')")
+    failing = TOY_SCORE.replace("return batch", "raise ValueError('no model')")
+    user.write("score", failing)
     failed = shell.run("submit scoring --wait")
     assert failed.code == 1
     assert "Its logs/user/error.txt ends:" in failed.out

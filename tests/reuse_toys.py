@@ -105,7 +105,7 @@ for line in sys.stdin:
 #: The steps of each pipeline, in their order.
 STEPS = {
     "training": ["prep", "train", "evaluate", "register"],
-    "scoring": ["prep", "monitor", "score"],
+    "scoring": ["prep", "monitor", "score", "summarize"],
 }
 #: The newest version of the model that was not deleted comes first.
 LIST_VERSIONS = """
@@ -220,7 +220,7 @@ def unused_reuse_toy(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Pr
     (path / "registry.py").write_text(
         f"from __future__ import annotations\n\n{getsource(register)}"
     )
-    for step in (*STEPS["training"], "monitor", "score"):
+    for step in {*STEPS["training"], *STEPS["scoring"]}:
         write_step(path, step)
     assert project.run("scoring").code == 0
     shutil.rmtree(path / "runs")

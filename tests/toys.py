@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import Bake, Project, Result
 
-STEPS = ["prep", "train", "evaluate", "register", "monitor", "score"]
+STEPS = ["prep", "train", "evaluate", "register", "monitor", "score", "summarize"]
 TOY_STEP = """
 {imports}
 import sys

@@ -1,7 +1,7 @@
 """The pipelines of this project, built with azure-ai-ml.
 
     training:  raw data -> prep -> train -> evaluate -> register
-    scoring:   raw data -> prep -> monitor -> score
+    scoring:   raw data -> prep -> monitor -> score -> summarize
 
 The table PIPELINES lists them. Below it are the functions that build their steps.
 
@@ -85,6 +85,7 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     prep = build_prep_step(settings, "scoring", model_version=model_version)
     monitor = build_monitor_step(settings)
     score = build_score_step(settings)
+    summarize = build_summarize_step(settings)
 
     @dsl.pipeline(name="scoring", experiment_name=settings.name)
     @declare_inputs(
@@ -102,11 +103,12 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
         monitored = monitor(
             prepared=prepared, model_version=model_version, on_drift=on_drift
         ).outputs
-        score(
+        scored = score(
             prepared=prepared,
             drift_report=monitored.drift_report,
             model_version=model_version,
-        )
+        ).outputs
+        summarize(predictions=scored.predictions, drift_report=monitored.drift_report)
 
     return pipeline(**data)
 
@@ -341,6 +343,29 @@ def build_score_step(settings: Settings) -> Parallel:
         environment_variables={"OMP_NUM_THREADS": "1"},
         # The step looks up the registered model, which may have changed since the last run.
         is_deterministic=False,
+    )
+
+
+def build_summarize_step(settings: Settings) -> Command:
+    """Build the step that sums up the predictions and the result of monitor."""
+    return command(
+        name="summarize",
+        code=str(STEPS / "summarize"),
+        command=build_command(
+            "summarize.py",
+            predictions="${{inputs.predictions}}",
+            drift_report="${{inputs.drift_report}}",
+            summary="${{outputs.summary}}",
+            task=settings.task,
+        ),
+        inputs={
+            "predictions": Input(type="uri_folder"),
+            "drift_report": Input(type="uri_folder"),
+        },
+        outputs={"summary": Output(type="uri_folder")},
+        compute=settings.compute_of("summarize").name,
+        environment=build_environment(settings),
+        environment_variables=ENVIRONMENT_VARIABLES,
     )
 
 

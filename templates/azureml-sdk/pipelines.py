@@ -1,7 +1,7 @@
 """The pipelines of this project, built with azureml-sdk.
 
     training:  raw data -> prep -> train -> evaluate -> register
-    scoring:   raw data -> prep -> monitor -> score
+    scoring:   raw data -> prep -> monitor -> score -> summarize
 
 The table PIPELINES lists them. Below it are the functions that build their steps.
 
@@ -67,6 +67,7 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     """
     prepared = build_output(settings, "scoring", "prepared")
     drift_report = OutputFileDatasetConfig("drift_report")
+    predictions = build_output(settings, "scoring", "predictions")
     model_version = PipelineParameter(
         "model_version", str(settings.scoring.model_version)
     )
@@ -76,7 +77,8 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
             settings, data["raw_data"], prepared, model_version=model_version
         ),
         build_monitor_step(settings, prepared, drift_report, model_version),
-        build_score_step(settings, prepared, drift_report, model_version),
+        build_score_step(settings, prepared, drift_report, predictions, model_version),
+        build_summarize_step(settings, predictions, drift_report),
     ]
 
 
@@ -252,13 +254,13 @@ def build_score_step(
     settings: Settings,
     prepared: OutputFileDatasetConfig,
     drift_report: OutputFileDatasetConfig,
+    predictions: OutputFileDatasetConfig,
     model_version: PipelineParameter,
 ) -> ParallelRunStep:
     """Build the parallel step that predicts the prepared files with a registered model.
 
     It does not read the drift report, but waits for it: monitor may end the pipeline.
     """
-    predictions = build_output(settings, "scoring", "predictions")
     return ParallelRunStep(
         name="score",
         parallel_run_config=build_parallel_run_config(settings),
@@ -273,6 +275,27 @@ def build_score_step(
         ),
         # The step looks up the registered model, which may have changed since the last run.
         allow_reuse=False,
+    )
+
+
+def build_summarize_step(
+    settings: Settings,
+    predictions: OutputFileDatasetConfig,
+    drift_report: OutputFileDatasetConfig,
+) -> PythonScriptStep:
+    """Build the step that sums up the predictions and the result of monitor."""
+    return PythonScriptStep(
+        name="summarize",
+        source_directory=str(STEPS / "summarize"),
+        script_name="summarize.py",
+        arguments=build_arguments(
+            predictions=predictions.as_input("predictions"),
+            drift_report=drift_report.as_input("drift_report"),
+            summary=OutputFileDatasetConfig("summary"),
+            task=settings.task,
+        ),
+        runconfig=build_run_configuration(settings, step="summarize"),
+        allow_reuse=True,
     )
 
 

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from azure_standin import Fault, Standin
 from azure_standin.refusals import REFUSALS
-from azure_user import ANSWERS, Shell, User
+from azure_user import ANSWERS, STEPS, Shell, User
 from conftest import SDKS, TEMPLATE, Project, pytest_unconfigure
 
 SILENCE = 2.0  # seconds, in place of a minute
@@ -120,7 +120,7 @@ def break_every_route(sdk: str, folder: Path) -> None:
     )
     with Standin.running(folder / "standin") as standin:
         user = User(Project(Path(path), "penguins", sdk), standin, folder / "home")
-        for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
+        for step in STEPS:
             user.write(step, "print('done')")
         seen: set[str] = set()
         for command, prepare in PREPARATIONS.items():

@@ -26,14 +26,18 @@ from azure_user import (
     ANSWERS,
     MONITOR,
     SECRET,
+    STEPS,
     TOY_PREP,
+    TOY_SCORE,
     Shell,
     User,
     assert_all_finished,
+    assert_drift_ends_the_run,
     assert_log_of_failed_step_is_shown,
     assert_one_sentence,
     assert_output_of_entry_script_is_shown,
     assert_outputs_are_registered,
+    assert_predictions_are_summed_up,
     assert_same_steps_are_reused,
     assert_status_judges_runs,
     assert_violations_are_reported,
@@ -56,7 +60,7 @@ def user(bake: Bake, tmp_path: Path) -> Iterator[User]:
     with Standin.running(tmp_path / "standin") as standin:
         standin.create_workspace("workspace", "group", "cpu-cluster")
         user = User(bake(**ANSWERS), standin, tmp_path / "home")
-        for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
+        for step in STEPS:
             user.write(step, "print('done')")
         yield user
 
@@ -100,7 +104,8 @@ def test_outputs_in_settings_are_registered(trained: User) -> None:
 
 
 def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> None:
-    remote = trained.output("score", "predictions", tmp_path / "predictions")
+    assert_predictions_are_summed_up(trained, tmp_path)
+    remote = tmp_path / "predictions"
     azure = trained.standin.azure
     project = trained.project
     register_run = next(run for run in azure.runs.values() if run.name == "register")
@@ -120,7 +125,7 @@ def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> 
     scoring = project.run("scoring")
 
     assert scoring.code == 0, scoring.err
-    local = Path(scoring.json["steps"][-1]["outputs"]["predictions"])
+    local = Path(scoring.json["steps"][2]["outputs"]["predictions"])
     assert [file.name for file in sorted(local.iterdir())] == [
         file.name for file in sorted(remote.iterdir())
     ]
@@ -132,7 +137,8 @@ def test_predictions_are_those_of_a_local_run(trained: User, tmp_path: Path) -> 
 def test_only_an_edited_step_is_uploaded_again(trained: User) -> None:
     """Edit the step train as the page on changes says, and submit training again."""
     # Only prep of training has the argument for the target, so prep is two modules.
-    steps = ["evaluate", "monitor", "prep", "prep", "register", "score", "train"]
+    steps = ["evaluate", "monitor", "prep", "prep", "register"]
+    steps += ["score", "summarize", "train"]
     assert sorted(trained.new_modules()) == steps
     page = (trained.project.path / "docs/change.md").read_text(encoding="utf-8")
     code_on_page = re.search(r"( +mlflow\.sklearn\.autolog.*?)```", page, re.DOTALL)
@@ -199,6 +205,10 @@ def test_scoring_uses_the_model_version_in_settings(trained: User) -> None:
         if "model-versions/get" in request.path
     }
     assert requested_versions == {"1"}
+
+
+def test_drift_ends_the_run_before_anything_is_scored(trained: User) -> None:
+    assert_drift_ends_the_run(trained)
 
 
 def test_violations_of_rules_are_reported(trained: User) -> None:
@@ -760,7 +770,7 @@ def test_states_of_runs_may_be_names(user: User, shell: Shell) -> None:
 
     user.write("prep", TOY_PREP)
     user.write("monitor", MONITOR)
-    user.write("score", "def run(batch):\n    return batch")
+    user.write("score", TOY_SCORE)
     scored = shell.run("submit scoring --wait")
     assert scored.code == 0, scored
     assert scored.out.splitlines()[-1].startswith("finished   run")

@@ -19,13 +19,16 @@ from azure_standin.state import Json
 from azure_standin.truth import TRUTH, judge
 from azure_user import (
     ANSWERS,
+    STEPS,
     Shell,
     User,
     assert_all_finished,
+    assert_drift_ends_the_run,
     assert_log_of_failed_step_is_shown,
     assert_one_sentence,
     assert_output_of_entry_script_is_shown,
     assert_outputs_are_registered,
+    assert_predictions_are_summed_up,
     assert_same_steps_are_reused,
     assert_status_judges_runs,
     assert_violations_are_reported,
@@ -37,7 +40,6 @@ from azure_user import (
 from conftest import PYTHONS, Bake
 
 SDK = "azure-ai-ml"
-STEPS = ("prep", "train", "evaluate", "register", "monitor", "score")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,8 @@ def test_predictions_are_those_of_a_local_run_with_azureml_sdk(
     trained: User, bake: Bake, tmp_path: Path
 ) -> None:
     """Compare each row. test_move compares local runs of both SDKs."""
-    remote = trained.output("score", "predictions", tmp_path / "predictions")
+    assert_predictions_are_summed_up(trained, tmp_path)
+    remote = tmp_path / "predictions"
     rows = pd.read_parquet(remote)
     assert len(rows) > 40
     project = bake()
@@ -121,7 +124,7 @@ def test_predictions_are_those_of_a_local_run_with_azureml_sdk(
     assert "train on gpu. Here, this machine takes the place of all" in training.err
     scoring = project.run("scoring")
     assert scoring.code == 0, scoring.err
-    local = Path(scoring.json["steps"][-1]["outputs"]["predictions"])
+    local = Path(scoring.json["steps"][2]["outputs"]["predictions"])
     pd.testing.assert_frame_equal(rows, pd.read_parquet(local), check_exact=True)
 
 
@@ -135,6 +138,10 @@ def test_unchanged_steps_are_reused(trained: User) -> None:
 
 def test_same_steps_are_reused_here_and_on_azure(user: User) -> None:
     assert_same_steps_are_reused(user)
+
+
+def test_drift_ends_the_run_before_anything_is_scored(trained: User) -> None:
+    assert_drift_ends_the_run(trained)
 
 
 def test_violations_of_rules_are_reported(trained: User) -> None:

@@ -12,7 +12,14 @@ from contextlib import closing
 import pytest
 from azure_standin import Fault, Standin
 from azure_standin.refusals import REFUSALS, SOFT_DELETED_WORKSPACE
-from azure_user import ANSWERS, Shell, User, assert_no_secret, assert_one_sentence
+from azure_user import (
+    ANSWERS,
+    STEPS,
+    Shell,
+    User,
+    assert_no_secret,
+    assert_one_sentence,
+)
 from conftest import SDKS, Bake
 
 #: Seconds without a byte, in place of a minute, and as long as the tests of a limit wait.
@@ -36,7 +43,7 @@ def user(
         project = bake(**ANSWERS, azureml_sdk=request.param)
         standin.azure.python = project.interpreter
         user = User(project, standin, folder / "home")
-        for step in ("prep", "train", "evaluate", "register", "monitor", "score"):
+        for step in STEPS:
             user.write(step, "print('done')")
         yield user
 

@@ -15,7 +15,15 @@ import pytest
 from azure_standin import Standin
 from azure_standin.identities import BLOB_DATA, QUEUE_DATA, principals_of
 from azure_standin.resources import CLIENT_ID
-from azure_user import ANSWERS, MONITOR, Shell, User, list_states, read_lines
+from azure_user import (
+    ANSWERS,
+    MONITOR,
+    TOY_SCORE,
+    Shell,
+    User,
+    list_states,
+    read_lines,
+)
 from conftest import SDKS, Bake, Result
 
 IDENTITY = (
@@ -42,7 +50,6 @@ for port in ("--prepared", "--report"):
     folder = pathlib.Path(sys.argv[sys.argv.index(port) + 1])
     (folder / "part.parquet").write_text("")
 """
-SCORE = "def run(batch):\n    return batch"
 
 
 @pytest.fixture(params=SDKS)
@@ -57,7 +64,8 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
         project.edit("settings.yml", "keep_runs:", f"{SCORE_ELSEWHERE}keep_runs:")
         user.write("prep", PREP)
         user.write("monitor", MONITOR)
-        user.write("score", SCORE)
+        user.write("score", TOY_SCORE)
+        user.write("summarize", "print('done')")
         yield user
 
 
@@ -151,6 +159,7 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
         steps["prep"].id: "cpu-cluster",
         steps["monitor"].id: "cpu-cluster",
         steps["score"].id: "many-nodes",
+        steps["summarize"].id: "cpu-cluster",
     }
     settings = user.project.path / "settings.yml"
     schedule = "schedules: {scoring: {frequency: Day, interval: 1}}\n"

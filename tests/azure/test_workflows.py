@@ -23,7 +23,7 @@ import pytest
 import yaml
 from azure_standin import Fault, Standin, resources
 from azure_standin.wire import Request
-from azure_user import ANSWERS, User
+from azure_user import ANSWERS, STEPS, User
 from conftest import COLD, TEMPLATE, Bake
 from toys import skip_preloading
 
@@ -94,12 +94,18 @@ from pathlib import Path
 for folder in Path("../outputs").iterdir():
     folder.joinpath("report.html").write_text("made")
 '''
-#: An entry script that scores nothing.
-TOY_SCORE = '''"""Scores nothing."""
+#: An entry script that scores nothing. It writes a file, because summarize reads its folder.
+TOY_SCORE = '''"""Scores nothing, but leaves a file that the next step reads."""
+
+import sys
+from pathlib import Path
 
 
 def init() -> None:
-    """There is no model."""
+    """Write the file. There is no model."""
+    folder = Path(sys.argv[sys.argv.index("--predictions") + 1])
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.joinpath("part.parquet").write_text("made")
 
 
 def run(files: list[str]) -> list[str]:
@@ -447,7 +453,7 @@ def set_up_platform(name: str, bake: Bake, folder: Path) -> Iterator[Platform]:
             settings_file.write_text(f"compute:\n  name: {cluster}\n")
         user = User(project, standin, folder / "home")
         if name == "azure-devops":
-            for step in ("prep", "train", "evaluate", "register", "monitor"):
+            for step in STEPS:
                 user.write(step, TOY_STEP)
             user.write("score", TOY_SCORE)
             skip_preloading(project)

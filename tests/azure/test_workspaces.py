@@ -33,7 +33,7 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
         standin.azure.python = PYTHONS[request.param]
         standin.create_workspace("ml-test", "group", "cpu-cluster")
         project = bake(**ANSWERS, azureml_sdk=request.param)
-        for step in ("prep", "monitor", "score"):
+        for step in ("prep", "monitor", "score", "summarize"):
             (project.path / f"steps/{step}/{step}.py").write_text("print('done')")
         config = json.loads((project.path / ".azureml/config.json").read_text())
         for name, group in {"test": "group", "prod": "group-of-prod"}.items():

@@ -189,6 +189,10 @@ steps/register/register.py
 steps/score/.amlignore
 steps/score/score.py
 steps/score/trees.py
+steps/summarize/.amlignore
+steps/summarize/distribution.py
+steps/summarize/summarize.py
+steps/summarize/summary_report.py
 steps/train/.amlignore
 steps/train/baseline.py
 steps/train/cross_validation.py

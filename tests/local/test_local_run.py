@@ -62,13 +62,19 @@ def test_sample_is_trained_on_and_scored(
     assert report.count("data:image/svg+xml") >= 2
     assert "http" not in report.replace("http://www.w3.org", "")
 
-    scoring = project.run("scoring").json
+    first = project.run("scoring")
+    scoring = first.json
+    summary = output(scoring, "summarize", "summary")
+    page = (summary / "report.html").as_uri()
+    assert first.err.splitlines()[-1] == f"  {page}"
     # Though MLflow has written a file beside the model when it was loaded:
     again = project.run("scoring").json
     assert {step["status"] for step in again["steps"]} == {"reused"}
     assert_the_runs_are_listed(project, training, again)
     drift = output(scoring, "monitor", "drift_report") / "drift.json"
     assert json.loads(drift.read_text(encoding="utf-8"))["drift"] == []
+    text = (summary / "summary.json").read_text(encoding="utf-8")
+    assert json.loads(text)["rows"] == 43
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
     scored = predictions(scoring)
     keys = ["studyName", "Individual ID"]
@@ -83,7 +89,7 @@ def test_sample_is_trained_on_and_scored(
     stopped = project.run("scoring", *drifted)
     assert stopped.code == 1
     statuses = [step["status"] for step in stopped.json["steps"]]
-    assert statuses == ["ran", "failed", "skipped"]
+    assert statuses == ["ran", "failed", "skipped", "skipped"]
     assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.err
     assert "Nothing is scored, as monitoring.on_drift is 'stop'" in stopped.err
     assert not (project.path / "mlruns" / "0").exists()

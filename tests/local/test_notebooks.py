@@ -170,7 +170,7 @@ def test_notebooks_run_with_a_workspace(
         )
         for notebook, steps in {
             training: ["prep", "train", "evaluate", "register"],
-            scoring: ["prep", "monitor", "score"],
+            scoring: ["prep", "monitor", "score", "summarize"],
         }.items():
             printed = notebook.text("workspace.submit")
             finished = re.findall(r"^finished +(\w+)$", printed, re.MULTILINE)

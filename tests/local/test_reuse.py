@@ -32,6 +32,7 @@ INPUTS = {
     "register": ["train", "evaluate"],
     "monitor": ["prep"],
     "score": ["prep", "monitor"],
+    "summarize": ["score", "monitor"],
 }
 #: The steps that look up the registered model, by pipeline.
 READS_MODEL = {
@@ -191,7 +192,7 @@ class RandomEdits:
 
     def edit(self) -> str:
         """Make an edit by chance, and return what was edited."""
-        step = self.chance.choice([*STEPS["training"], "monitor", "score"])
+        step = self.chance.choice([*STEPS["training"], *STEPS["scoring"][1:]])
         edit = self.chance.choice(self.edits)
         edit(step)
         return f"{edit.__name__} {step}"

@@ -111,3 +111,9 @@ def test_a_model_without_a_profile_is_scored_with_a_note(
     assert lines[-1] == "not compared with the training data"
     written = json.loads((tmp_path / "report" / "drift.json").read_text("utf-8"))
     assert written["summary"] == lines[-1]
+    # The step summarize reads these, too.
+    assert (written["model"], written["version"], written["rows"]) == (
+        "older",
+        "1",
+        150,
+    )

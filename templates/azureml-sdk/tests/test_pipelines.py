@@ -105,6 +105,8 @@ def test_scoring_graph() -> None:
         "prep.prepared -> monitor.prepared",
         "prep.prepared -> score.prepared",
         "monitor.drift_report -> score.drift_report",
+        "score.predictions -> summarize.predictions",
+        "monitor.drift_report -> summarize.drift_report",
     }
     assert set(pipeline.graph.params) == {
         "raw_data",

@@ -18,7 +18,7 @@ from typing import Any
 import mlflow
 import polars as pl
 from drift_report import render_report
-from new_rows import count_new_rows, scan_parts, select_features
+from new_rows import count_new_rows, count_rows, scan_parts, select_features
 from profiles import Profile
 from scoring_model import MonitorError, ScoringModel, load_scoring_model
 from training_comparison import (
@@ -72,7 +72,15 @@ def monitor(
             " data, so new data is not compared with it: train again to have one."
         )
         summary = "not compared with the training data"
-        write_json({"summary": summary, "drift": [], "features": {}}, drift_report)
+        contents = {
+            "model": model.name,
+            "version": model.version,
+            "rows": count_rows(prepared),
+            "summary": summary,
+            "drift": [],
+            "features": {},
+        }
+        write_json(contents, drift_report)
         print(summary)
         return
     for name in ignore:
@@ -88,10 +96,11 @@ def monitor(
     if result.outcomes.drift and on_drift == "stop":
         raise MonitorError(
             f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
-            f" Look at report.html in {drift_report}, and correct the data. If the data is"
-            " right, train again with newer data. To score it all the same: --set"
-            " on_drift=warn. To leave a column out of this comparison, list it under"
-            " monitoring.ignore in settings.yml."
+            " Look at report.html in the output drift_report of this step"
+            f" ({drift_report}), and correct the data. If the data is right, train again"
+            " with newer data. To score it all the same: --set on_drift=warn. To leave a"
+            " column out of this comparison, list it under monitoring.ignore in"
+            " settings.yml."
         )
     print(summarize(result))
 

@@ -91,6 +91,12 @@ def scan_parts(prepared: Path) -> pl.LazyFrame:
     return pl.scan_parquet(sorted(prepared.glob("*.parquet")), glob=False)
 
 
+def count_rows(prepared: Path) -> int:
+    """Return the number of rows in the prepared parts in a folder."""
+    rows: int = scan_parts(prepared).select(pl.len()).collect().item()
+    return rows
+
+
 def count_new_rows(
     table: pl.LazyFrame,
     profiles: Mapping[str, ColumnProfile],

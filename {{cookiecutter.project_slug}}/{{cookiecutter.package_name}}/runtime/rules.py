@@ -133,7 +133,7 @@ SLUG = Rule(
 # A package with one of these names would hide a folder of the project ...
 _FOLDERS = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
-train evaluate monitor register score
+train evaluate monitor register score summarize
 """
 # ... or a package that the project or one of its dependencies imports ...
 _PACKAGES = """
