@@ -191,7 +191,8 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
     "a constant": (
         lambda t: t.with_columns(pl.lit(4000.0).alias("Body Mass (g)")),
         "Body Mass (g)",
-        "mean 4000 instead of",
+        # The mean has hardly changed, so a range is named as well.
+        " in 100% of the rows instead of ",
     ),
     "a new category": (
         lambda t: t.with_columns(

@@ -182,7 +182,10 @@ def summarize(result: DriftResult) -> str:
         parts.append("in repeated rows")
     if not parts:
         return f"{compared}: no drift in {len(result.outcomes.features)} features"
-    return f"{compared}: drift {' and '.join(parts)}"
+    *first_parts, last_part = parts
+    if not first_parts:
+        return f"{compared}: drift {last_part}"
+    return f"{compared}: drift {', '.join(first_parts)} and {last_part}"
 
 
 def print_notes(result: DriftResult) -> None:

@@ -180,10 +180,7 @@ def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Com
     ]
     sentence = describe_missing(name, bins, psi)
     if not sentence and new.mean is not None:
-        sentence = (
-            f"'{name}': PSI {psi:.2f}, mean {format_number(new.mean)} instead of"
-            f" {format_number(profile.mean)}."
-        )
+        sentence = describe_moved_numbers(name, profile, new.mean, bins, psi)
     distribution = Check(sentence, p_values, needs_psi=True)
 
     # No training value is below the smallest one or above the largest one.
@@ -207,6 +204,30 @@ def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Com
         )
     above = Check(sentence_above, [p_above])
     return Comparison(name, [distribution, below, above], psi, bins)
+
+
+def describe_moved_numbers(
+    name: str, profile: NumberProfile, new_mean: float, bins: Bins, psi: float
+) -> str:
+    """Describe how numbers have moved since training.
+
+    If the new mean lies in the middle half of the training values, it does not explain the
+    change: all values may have become the same. Then the range of numbers is named whose
+    share of the rows has changed the most.
+    """
+    means = (
+        f"'{name}': PSI {psi:.2f}, mean {format_number(new_mean)} instead of"
+        f" {format_number(profile.mean)}"
+    )
+    edges = profile.edges
+    if not edges:
+        return f"{means}."
+    lower_quartile = edges[len(edges) // 4]
+    upper_quartile = edges[3 * len(edges) // 4]
+    if not lower_quartile <= new_mean <= upper_quartile:
+        return f"{means}."
+    label, before, now = find_largest_change(bins)
+    return f"{means}, {label} in {now:.0%} of the rows instead of {before:.0%}."
 
 
 def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Comparison:
