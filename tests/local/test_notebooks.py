@@ -172,13 +172,13 @@ def test_notebooks_run_with_a_workspace(
             training: ["prep", "train", "evaluate", "register"],
             scoring: ["prep", "monitor", "score", "summarize"],
         }.items():
-            printed = notebook.text("workspace.submit")
+            printed = notebook.text("submit(PROJECT")
             finished = re.findall(r"^finished +(\w+)$", printed, re.MULTILINE)
             assert sorted(finished) == sorted(steps)
             assert re.search("^finished +run ", printed, re.MULTILINE)
-        assert "scheduled  frequency Week" in scoring.text("workspace.publish")
+        assert "scheduled  frequency Week" in scoring.text("publish(PROJECT")
 
-        published = scoring.text("workspace.publish")
+        published = scoring.text("publish(PROJECT")
         assert f"published  {project.package}-scoring" in published
         standin.verify()
 
