@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,14 +167,16 @@ def test_rows_without_a_prediction(
     assert "44 of 442 rows have no prediction" in page
 
 
-@pytest.mark.parametrize("written", [True, False], ids=["only missing", "no file"])
+@pytest.mark.parametrize("state", ["only missing", "no file", "another column"])
 def test_without_any_prediction(
-    diabetes: pd.DataFrame, tmp_path: Path, written: bool
+    diabetes: pd.DataFrame, tmp_path: Path, state: str
 ) -> None:
     table = diabetes.assign(prediction=np.nan)
+    if state == "another column":
+        table = diabetes.rename(columns={"prediction": "predicted"})
     predictions = write_predictions(table, tmp_path / "predictions")
-    for file in predictions.iterdir() if not written else ():
-        file.unlink()
+    if state == "no file":
+        shutil.rmtree(predictions)
     drift_report = write_drift_report(tmp_path / "drift_report", rows=442)
     with pytest.raises(SummaryError, match="No row has a prediction in .*says why"):
         summarize(predictions, drift_report, tmp_path / "summary", task="regression")

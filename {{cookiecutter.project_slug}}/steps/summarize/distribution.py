@@ -31,8 +31,8 @@ class Group:
 class ClassDistribution:
     """How many rows are predicted to be of each class; the most frequent class is first.
 
-    `mean_top_probability` is the mean of the probabilities that the model gave to the
-    classes it predicted, or None if it gives no probabilities.
+    `mean_top_probability` is the largest probability of a row, averaged over the rows. It is
+    None if the model gives no probabilities.
     """
 
     rows: int
@@ -92,7 +92,7 @@ Distribution = ClassDistribution | NumberDistribution
 
 
 def scan_predictions(folder: Path) -> pl.LazyFrame | None:
-    """Return the predictions in a folder as one table, or None if there is no file.
+    """Return the predictions in a folder as one table, or None if there are none.
 
     The table has the column `prediction` and, if the model gives probabilities, a column
     `probability` with the largest of them.
@@ -109,6 +109,8 @@ def scan_predictions(folder: Path) -> pl.LazyFrame | None:
 
     # Files of predictions have the keys first, then the prediction, then probabilities.
     names = table.collect_schema().names()
+    if PREDICTION not in names:
+        return None
     probabilities = names[names.index(PREDICTION) + 1 :]
     columns: list[pl.Expr] = [cs.by_name(PREDICTION)]
     if probabilities:

@@ -120,9 +120,8 @@ def render_probability(distribution: ClassDistribution) -> str:
     if mean is None:
         return ""
     return (
-        "<p>On average, the model gave the class that it predicted a probability of"
-        f" {mean:.1%}. This is no measure of accuracy: it can stay high when the data is"
-        " wrong.</p>"
+        f"<p>The largest probability of a row is {mean:.1%} on average. This is no measure"
+        " of accuracy: it can stay high when the data is wrong.</p>"
     )
 
 
