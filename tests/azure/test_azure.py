@@ -627,7 +627,7 @@ def test_short_faults_of_azure_are_no_errors(user: User, shell: Shell) -> None:
     [
         pytest.param(
             Fault("POST login/.*/token", 401),
-            "Azure refuses the login (AADSTS7000215).",
+            "Azure refuses the login (AADSTS7000215): ",
             id="login is refused",
         ),
         pytest.param(

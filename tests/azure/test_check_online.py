@@ -53,8 +53,8 @@ ASKED = {
 NO_NETWORK = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 ROWS = [
     *("login", "subscription", "provider", "resource group", "workspace"),
-    *("storage", "default datastore", "environment", "compute", "cluster's identity"),
-    *("your roles", "cluster's roles", "VM size", "quota"),
+    *("storage", "default datastore", "container registry", "environment", "compute"),
+    *("cluster's identity", "your roles", "cluster's roles", "VM size", "quota"),
 ]
 
 
@@ -418,6 +418,30 @@ def test_storage_without_keys_needs_an_identity_and_roles(check: Checker) -> Non
         assert rows[name]["status"] == "wrong"
     assert '--role "Storage Blob Data Contributor"' in rows["your roles"]["fix"]
     assert check.code == 1
+
+
+def test_a_registry_without_an_admin_account_needs_an_identity_and_a_role(
+    check: Checker,
+) -> None:
+    azure = check.standin.azure
+    registry = resources.attach_registry(azure, WORKSPACE, has_admin_account=False)
+    rows = check()
+    assert rows["container registry"]["status"] == "to review"
+    assert "write compute.identity: system" in rows["container registry"]["fix"]
+    assert rows["cluster's identity"]["status"] == "wrong"
+    assert (
+        rows["cluster's roles"]["text"] == "not asked, as the cluster has no identity"
+    )
+    assert rows["your roles"]["status"] == "ok"
+
+    resources.attach_registry(azure, WORKSPACE, has_admin_account=True)
+    rows = check()
+    assert rows["container registry"]["text"] == "standinregistry has an admin account"
+    assert set(statuses(rows).values()) == {"ok"}
+
+    del azure.resources[registry.lower()]  # As if the login may not see it.
+    assert check()["container registry"]["status"] == "could not ask"
+    assert check.code == 0
 
 
 def test_storage_that_may_not_be_seen_is_no_fault(check: Checker) -> None:

@@ -166,6 +166,20 @@ def test_a_workspace_whose_name_was_deleted_recently(user: User, shell: Shell) -
     assert 'BadRequest: "Soft-deleted workspace exists.' in failed.err
 
 
+def test_a_resource_group_that_azure_refuses_to_show(user: User, shell: Shell) -> None:
+    """The refusal is shown, and not the answer that there is no such workspace yet."""
+    config = user.project.path / ".azureml/config.json"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('"workspace"', '"another"'), encoding="utf-8")
+    pattern = "(?i)GET arm/subscriptions/[^/]+/resourcegroups/[^/]+$"
+    refusal = REFUSALS["missing role"]
+    user.standin.faults.append(Fault(pattern, refusal=refusal, times=None))
+    failed = shell.run("provision --create-workspace")
+    config.write_text(text, encoding="utf-8")
+    assert_one_sentence(failed)
+    assert f" answered 403 {refusal.code}: " in failed.err
+
+
 @pytest.mark.parametrize("pattern", [DATA, CODE], ids=["data", "code"])
 def test_a_throttled_upload_goes_on(user: User, shell: Shell, pattern: str) -> None:
     fault = Fault(pattern, refusal=REFUSALS["throttled storage"], times=2)
@@ -190,6 +204,14 @@ def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
         (
             Fault("GET arm{scope}", 401),
             "Azure does not accept the login. Run `az login`.",
+        ),
+        (
+            Fault("POST login/.*/token", 500),
+            "There is no token. login.microsoftonline.com answered 500 invalid_request",
+        ),
+        (
+            Fault("GET login/.*/openid-configuration", 403),
+            "There is no token. login.microsoftonline.com answered 403 invalid_request",
         ),
         (
             Fault("GET arm{scope}", 404),

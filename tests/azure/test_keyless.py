@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 from azure_standin import Standin
-from azure_standin.identities import BLOB_DATA, QUEUE_DATA, principals_of
-from azure_standin.resources import CLIENT_ID
+from azure_standin.identities import (
+    ACR_PULL,
+    BLOB_DATA,
+    QUEUE_DATA,
+    principals_of,
+)
+from azure_standin.resources import CLIENT_ID, attach_registry
 from azure_user import (
     ANSWERS,
     MONITOR,
@@ -26,6 +31,10 @@ from azure_user import (
 )
 from conftest import SDKS, Bake, Result
 
+WORKSPACE = (
+    f"/subscriptions/{Standin.subscription_id}/resourceGroups/group/providers/"
+    "Microsoft.MachineLearningServices/workspaces/workspace"
+)
 IDENTITY = (
     f"/subscriptions/{Standin.subscription_id}/resourceGroups/group/providers/"
     "Microsoft.ManagedIdentity/userAssignedIdentities/reader"
@@ -153,6 +162,18 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     assert (quota["status"], quota["key"]) == ("to review", "computes.many.max_nodes")
     assert "need 6 vCPUs, and the clusters above 8, of 12 allowed" in quota["text"]
 
+    # Somebody switches off the admin account of the registry.
+    registry = attach_registry(user.standin.azure, WORKSPACE, has_admin_account=False)
+    rows = check(shell)
+    for name in ("cluster's roles", "computes.many: cluster's roles"):
+        assert rows[name]["status"] == "wrong"
+        assert rows[name]["fix"].endswith(f'--role "AcrPull" --scope {registry}')
+    states = list_states(shell.run("provision").out)
+    assert states.count("assigned") == 2  # One for each cluster.
+    assert check(shell)["cluster's roles"]["text"].endswith(
+        "; on standinregistry: AcrPull"
+    )
+
     assert_went_well(shell.run("submit scoring --wait"))
     _, steps = user.newest_run()
     assert user.standin.azure.clusters == {
@@ -231,6 +252,12 @@ def test_roles_that_an_owner_must_give(user: User, shell: Shell) -> None:
             "AuthorizationPermissionMismatch",
             id="the cluster's role for queues",
         ),
+        pytest.param(
+            ACR_PULL,
+            "cluster's roles",
+            "Failed to pull Docker image",
+            id="the cluster's role for images",
+        ),
     ],
 )
 def test_a_role_that_is_missing_is_named_by_the_check(
@@ -243,6 +270,8 @@ def test_a_role_that_is_missing_is_named_by_the_check(
         "computes.many: cluster's roles": cluster_principal(user, "many-nodes"),
     }
     owner = owners[row]
+    if role == ACR_PULL:
+        attach_registry(user.standin.azure, WORKSPACE, has_admin_account=False)
     take_role(user, owner, role)
     rows = check(shell)
     assert rows[row]["status"] == "wrong"

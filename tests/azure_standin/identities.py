@@ -1,4 +1,4 @@
-"""Identities and roles, for storage that accepts neither keys nor anonymous requests."""
+"""Identities and roles, for storage without keys and registries without an admin account."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _ASSIGNMENTS = "arm{resource:rest}/providers/Microsoft.Authorization/roleAssignm
 BLOB_DATA = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"
 QUEUE_DATA = "974c5e8b-45b9-4653-ba55-5f855dd0fb88"
 TABLE_DATA = "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3"
+ACR_PULL = "7f951dda-4ed3-4680-a7ca-43fe172d538d"
 STEP_ROLES = (BLOB_DATA,)
 PARALLEL_STEP_ROLES = (BLOB_DATA, QUEUE_DATA, TABLE_DATA)
 
@@ -66,46 +67,71 @@ def check_blob_login(azure: Azure, request: Request) -> Reply | None:
 
 
 def missing_of_step(azure: Azure, cluster_name: str, is_parallel: bool) -> str:
-    """Return why a step cannot read and write its data, or an empty text."""
-    if not azure.is_keyless:
-        return ""
-    (cluster,) = (
-        resource
+    """Return why a step cannot get its image or its data, or an empty text."""
+    cluster_id, cluster = next(
+        (id, resource)
         for id, resource in azure.resources.items()
         if id.endswith(f"/computes/{cluster_name}".lower())
     )
+    principals = principals_of(cluster)
+    registry = find_closed_registry(azure, cluster_id.partition("/computes/")[0])
+    may_pull = any(has_roles(azure, who, (ACR_PULL,), registry) for who in principals)
+    if registry and not may_pull:
+        # Quoted in an issue of Azure/azureml-examples (3463).
+        return (
+            f"Failed to pull Docker image {registry.rpartition('/')[2]}.azurecr.io/azureml/"
+            "azureml_0. This error may occur because the compute could not authenticate "
+            "with the Docker registry to pull the image. If using ACR please ensure the ACR "
+            "has Admin user enabled or a Managed Identity with `AcrPull` access to the ACR "
+            "is assigned to the compute."
+        )
     roles = PARALLEL_STEP_ROLES if is_parallel else STEP_ROLES
-    for principal in principals_of(cluster):
-        if has_roles(azure, principal, roles):
-            return ""
-    return (
-        "AuthorizationPermissionMismatch: This request is not authorized to perform this "
-        "operation using this permission."
-    )
+    may_use_data = any(has_roles(azure, who, roles) for who in principals)
+    if azure.is_keyless and not may_use_data:
+        return (
+            "AuthorizationPermissionMismatch: This request is not authorized to perform "
+            "this operation using this permission."
+        )
+    return ""
+
+
+def find_closed_registry(azure: Azure, workspace_id: str) -> str:
+    """Return the id of a workspace's registry if it has no admin account, or ""."""
+    properties = azure.resources[workspace_id]["properties"]
+    registry = str(properties["containerRegistry"] or "").lower()
+    if not registry or azure.resources[registry]["properties"]["adminUserEnabled"]:
+        return ""
+    return registry
 
 
 # Roles
 
 
-def has_roles(azure: Azure, principal: str, roles: tuple[str, ...]) -> bool:
-    """Return whether a principal has all of some roles."""
+def has_roles(
+    azure: Azure, principal: str, roles: tuple[str, ...], scope: str = ""
+) -> bool:
+    """Return whether a principal has all of some roles, at a resource or anywhere."""
     assigned = {
         assignment["properties"]["roleDefinitionId"].rpartition("/")[2]
-        for assignment in azure.role_assignments.values()
-        if assignment["properties"]["principalId"] == principal
+        for id, assignment in azure.role_assignments.items()
+        if assignment["properties"]["principalId"] == principal and id.startswith(scope)
     }
     return assigned.issuperset(roles)
 
 
 @route(f"GET {_ASSIGNMENTS}")
 def list_role_assignments(azure: Azure, request: Request) -> Json:
-    """Return the assignments of the principal that the filter names."""
+    """Return the assignments at a resource of the principal that the filter names."""
     principal = request.query["$filter"].partition("'")[2].rstrip("')")
+    resource = request["resource"].lower()
     return {
         "value": [
             assignment
-            for assignment in azure.role_assignments.values()
+            for id, assignment in azure.role_assignments.items()
             if assignment["properties"]["principalId"] == principal
+            and resource.startswith(
+                id.partition("/providers/microsoft.authorization")[0]
+            )
         ]
     }
 

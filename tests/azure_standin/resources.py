@@ -292,6 +292,7 @@ def list_subscriptions(azure: Azure, request: Request) -> Json:
     f"GET {_SUBSCRIPTION}/providers/{{provider}}",
     f"GET {_GROUP}",
     f"GET {_GROUP}/providers/Microsoft.Storage/storageAccounts/{{account}}",
+    f"GET {_GROUP}/providers/Microsoft.ContainerRegistry/registries/{{registry}}",
     "GET arm{scope}",
     f"GET {LOCATION}/vmSizes",
 )
@@ -380,6 +381,26 @@ def create_workspace(
         "identity": {"type": "SystemAssigned"} | who,
         "tags": {},
     }
+
+
+def attach_registry(azure: Azure, scope: str, has_admin_account: bool) -> str:
+    """Give a workspace a container registry, and return the id of the registry."""
+    group = scope.partition("/providers/")[0]
+    id = f"{group}/providers/Microsoft.ContainerRegistry/registries/standinregistry"
+    azure.resources[id.lower()] = {
+        "id": id,
+        "name": "standinregistry",
+        "type": "Microsoft.ContainerRegistry/registries",
+        "location": REGION,
+        "sku": {"name": "Premium", "tier": "Premium"},
+        "properties": _SUCCEEDED
+        | {
+            "loginServer": "standinregistry.azurecr.io",
+            "adminUserEnabled": has_admin_account,
+        },
+    }
+    azure.resources[scope.lower()]["properties"]["containerRegistry"] = id
+    return id
 
 
 @route(f"PUT {_GROUP}/providers/Microsoft.Resources/deployments/{{name}}")

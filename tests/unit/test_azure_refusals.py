@@ -140,6 +140,19 @@ def test_an_answer_of_no_known_form_is_no_trouble(body: bytes) -> None:
     )
 
 
+def test_a_refusal_of_storage_that_another_service_passes_on_names_no_account() -> None:
+    body = {"error": {"code": "AuthorizationFailure", "message": "Not authorized."}}
+    message = explain(Reply(body, 403), MANAGER)
+    assert "The firewall of the storage account of the workspace keeps" in message
+    assert "--account-name ACCOUNT " in message
+
+
+def test_a_conflict_may_end_by_itself() -> None:
+    body = {"error": {"code": "Conflict", "message": "Another operation is going on."}}
+    message = explain(Reply(body, 409), MANAGER)
+    assert "run the command again in some minutes" in message
+
+
 def test_the_login_of_another_tenant_is_proposed() -> None:
     tenant = "11111111-1111-1111-1111-111111111111"
     challenge = f'Bearer authorization_uri="https://login.windows.net/{tenant}"'

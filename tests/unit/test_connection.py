@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 import requests
@@ -68,6 +69,50 @@ def test_a_refusal_is_read_from_the_text_of_an_error() -> None:
         "It is locked",
     )
     assert sdk_errors.find_service_error(Exception("no answer at all")) is None
+
+
+def test_the_status_is_found_in_the_json_that_azureml_sdk_writes_about_an_answer() -> (
+    None
+):
+    text = '{\n    "error_details": "<Error/>",\n    "status_code": 403,\n    "url": "a"\n}'
+    error = sdk_errors.find_service_error(Exception(text))
+    assert error.status == 403
+
+
+def test_a_body_that_azure_core_cannot_read_is_no_trouble() -> None:
+    class Response:
+        status_code = 403
+        headers: ClassVar[dict[str, str]] = {"x-ms-error-code": "AuthorizationFailure"}
+
+        def text(self) -> str:
+            raise AssertionError("unexpected type")
+
+    error = Exception("no")
+    error.response = Response()  # type: ignore[attr-defined]
+    assert sdk_errors.find_service_error(error).code == "AuthorizationFailure"
+
+
+def test_an_error_raised_from_none_hides_the_error_before_it() -> None:
+    try:
+        try:
+            raise LookupError
+        except LookupError:
+            raise ValueError from None
+    except ValueError as error:
+        assert sdk_errors._list_causes(error) == [error]
+
+
+def test_the_answer_to_an_earlier_request_does_not_explain_a_lost_connection() -> None:
+    response = requests.Response()
+    response.status_code = 404
+    lost = requests.ConnectionError("The line is dead.")
+    lost.__context__ = requests.HTTPError("There is none.", response=response)
+    assert sdk_errors.find_service_error(lost) is None
+
+    request = requests.Request("GET", "https://management.azure.com").prepare()
+    given_up = request_guard.RequestFailed("No answer comes.", request)
+    given_up.__context__ = lost.__context__
+    assert sdk_errors.find_service_error(given_up) is None
 
 
 def test_a_sentence_of_azure_in_the_text_of_an_error_is_read() -> None:

@@ -19,7 +19,7 @@ ERRORS = {
     "wrong secret": (
         "AADSTS7000215: Invalid client secret provided.",
         (
-            "Azure refuses the login (AADSTS7000215). "
+            'Azure refuses the login (AADSTS7000215): "Invalid client secret provided". '
             "https://login.microsoftonline.com/error?code=7000215 explains why."
         ),
     ),
@@ -74,6 +74,13 @@ def test_another_cloud_is_set_before_the_login(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(login.shutil, "which", lambda _: AZ)
     message = login.explain_login("", "AzureChinaCloud").message
     assert "Run `az cloud set --name AzureChinaCloud && az login`." in message
+
+
+def test_an_answer_of_the_login_host_is_shown() -> None:
+    answer = 'login.microsoftonline.com answered 503: "Try later".'
+    problem = login.explain_login("No token.", "AzureCloud", answer)
+    assert problem.message == f"There is no token. {answer}"
+    assert "HTTPS_PROXY" in problem.advice
 
 
 def test_az_that_is_missing_gives_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from ..project import PipelineDefinition
 from ..rules import CLOUDS
 from ..settings_models import Compute, Schedule
 from ..workspaces import WorkspaceConfig
-from . import login
+from . import login, request_guard
 from .blob_container import open_container
 from .errors import (
     AzureError,
@@ -515,7 +515,7 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
         auth.get_authentication_header()
     except Exception as error:
         # The SDK, msal and azure-identity raise errors that share no other base class.
-        is_refusal = "AADSTS" in str(error)
+        is_refusal = "AADSTS" in str(error) or request_guard.quote_login_refusal()
         if all(principal) and not is_refusal:
             raise  # Azure has not refused the login, but could not be reached.
         raise LoginMissing(error, config) from error

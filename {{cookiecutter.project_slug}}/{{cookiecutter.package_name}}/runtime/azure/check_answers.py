@@ -99,6 +99,8 @@ class Facts(AzureNames):
     workspace: str = ""  # The path of an existing workspace.
     storage_account: str = ""  # The path of the workspace's storage account.
     needs_identity: bool = False  # Whether data is reached without keys.
+    container_registry: str = ""  # The path of the workspace's registry, if it has one.
+    needs_pull_role: bool = False  # Whether images are downloaded by an identity.
     compute_exists: bool = False
     cluster_principal: str = ""  # The id of the cluster's identity.
     #: What Azure says about the VM size in the region of the workspace.

@@ -84,7 +84,7 @@ def main(
     if as_json:
         print(_to_json(checks))
     else:
-        _print_table(checks)
+        _print_table(_merge_empty_settings(checks))
     is_wrong = any(check.status == WRONG for check in checks)
     return 1 if is_wrong or not was_asked else 0
 
@@ -230,6 +230,28 @@ def _to_json(checks: list[Check]) -> str:
     text = json.dumps({"checks": [vars(check) for check in checks]})
     # Azure Pipelines reads what follows ## as a command, anywhere in a line.
     return text.replace("##", "\\u0023#")
+
+
+def _merge_empty_settings(checks: list[Check]) -> list[Check]:
+    """Return one row for all empty settings of Azure if no workspace is named at all.
+
+    A new project runs on this machine without them. Several rows would look like faults.
+    """
+    empty = [
+        check
+        for check in checks
+        if check.status == EMPTY and (check.file, check.key) in PLACES.values()
+    ]
+    if not {check.key for check in empty}.issuperset(NEEDED):
+        return checks
+    keys = ", ".join(check.key for check in empty)
+    merged = Check(
+        "Azure",
+        EMPTY,
+        "no workspace is named yet; local runs need none",
+        f"before you use `provision` or `submit`, fill in {keys}, as docs/azure.md shows",
+    )
+    return [*(check for check in checks if check not in empty), merged]
 
 
 def _print_table(checks: list[Check]) -> None:

@@ -6,7 +6,7 @@ from .. import COMMAND
 from ..errors import CommandError
 from ..harmless_text import make_harmless
 from ..workspaces import WorkspaceConfig
-from . import login
+from . import login, request_guard
 
 
 class AzureError(CommandError):
@@ -39,7 +39,8 @@ class LoginMissing(AzureError):
     """Nobody is logged in, or Azure refuses the login."""
 
     def __init__(self, error: Exception, config: WorkspaceConfig) -> None:
-        problem = login.explain_login(str(error), config.cloud)
+        answer = request_guard.quote_login_refusal()
+        problem = login.explain_login(str(error), config.cloud, answer)
         super().__init__(f"{problem.message} {problem.advice}")
 
 

@@ -1,4 +1,4 @@
-"""The checks of `check --online` on identities and roles, where storage accepts no keys."""
+"""The checks of `check --online` on identities and roles, which take the place of keys."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from .resource_manager import ML_VERSION, ResourceManager
 from .roles import (
     CLUSTER_ROLES,
     LOGIN_ROLES,
-    Role,
+    REGISTRY_ROLES,
+    NeededRoles,
     command_to_assign,
+    has_admin_account,
     list_missing_roles,
 )
 
 NOT_NEEDED = Answer(OK, "not needed, as steps and uploads use the account's key")
+NO_STORAGE = Answer(UNASKED, "not asked, as the workspace names no storage account")
 
 
 def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
@@ -64,9 +67,32 @@ def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
     )
 
 
+def check_registry(azure: ResourceManager, facts: Facts) -> Answer:
+    """Return whether nodes need a role to download images from the workspace's registry."""
+    registry = facts.container_registry
+    if not registry:
+        return Answer(OK, "none yet: Azure ML creates one for the first image")
+    name = registry.rpartition("/")[2]
+    has_account = has_admin_account(azure, registry)
+    if has_account is None:
+        text = f"the login may not see whether {name} has an admin account"
+        return Answer(UNASKED, text)
+    if has_account:
+        return Answer(OK, f"{name} has an admin account")
+    needs_pull_role = {"needs_pull_role": True}
+    if facts.identity:
+        return Answer(OK, f"{name} has no admin account", facts=needs_pull_role)
+    return Answer(
+        UNUSUAL,
+        f"{name} has no admin account, so clusters need an identity to download images",
+        f"write compute.identity: system, then run {facts.provision_command}",
+        facts=needs_pull_role,
+    )
+
+
 def check_cluster_identity(azure: ResourceManager, facts: Facts) -> Answer:
     """Return whether the cluster has the identity of the settings, or one at all."""
-    if not facts.needs_identity and not facts.identity:
+    if not (facts.needs_identity or facts.needs_pull_role or facts.identity):
         return NOT_NEEDED
     if facts.cluster_principal:
         identity = facts.identity.rpartition("/")[2] or "an identity"
@@ -85,37 +111,47 @@ def check_login_roles(azure: ResourceManager, facts: Facts) -> Answer:
     """Return whether the login may upload data without a key."""
     if not facts.needs_identity:
         return NOT_NEEDED
-    return _check_roles(azure, facts, "the login", facts.login_id, LOGIN_ROLES)
+    if not facts.storage_account:
+        return NO_STORAGE
+    needs = [NeededRoles(facts.storage_account, LOGIN_ROLES)]
+    return _check_roles(azure, "the login", facts.login_id, needs)
 
 
 def check_cluster_roles(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether steps may read and write data without a key."""
-    if not facts.needs_identity:
+    """Return whether nodes may read and write data, and download images, without keys."""
+    needs = []
+    if facts.needs_identity:
+        if not facts.storage_account:
+            return NO_STORAGE
+        needs.append(NeededRoles(facts.storage_account, CLUSTER_ROLES))
+    if facts.needs_pull_role:
+        needs.append(NeededRoles(facts.container_registry, REGISTRY_ROLES))
+    if not needs:
         return NOT_NEEDED
     if not facts.cluster_principal:
         return Answer(UNASKED, "not asked, as the cluster has no identity")
-    return _check_roles(
-        azure, facts, facts.compute_name, facts.cluster_principal, CLUSTER_ROLES
-    )
+    return _check_roles(azure, facts.compute_name, facts.cluster_principal, needs)
 
 
 def _check_roles(
-    azure: ResourceManager,
-    facts: Facts,
-    owner: str,
-    principal: str,
-    roles: tuple[Role, ...],
+    azure: ResourceManager, owner: str, principal: str, needs: list[NeededRoles]
 ) -> Answer:
-    scope = facts.storage_account
-    if not scope:
-        return Answer(UNASKED, "not asked, as the workspace names no storage account")
-    account = scope.rpartition("/")[2]
-    missing = list_missing_roles(azure, principal, scope, roles)
-    if not missing:
-        names = ", ".join(role.name for role in roles)
-        return Answer(OK, f"{owner} has, on {account}: {names}")
-    names = ", ".join(role.name for role in missing)
-    commands = " && ".join(
-        command_to_assign(principal, scope, role) for role in missing
-    )
-    return Answer(WRONG, f"{owner} lacks, on {account}: {names}", commands)
+    """Return whether a person or an identity has all roles that it needs."""
+    present = []
+    lacking = []
+    commands = []
+    for needed in needs:
+        missing = list_missing_roles(azure, principal, needed)
+        names = ", ".join(role.name for role in missing or needed.roles)
+        place = f"on {needed.resource_name}: {names}"
+        if missing:
+            lacking.append(place)
+        else:
+            present.append(place)
+        commands += [
+            command_to_assign(principal, needed.scope, role) for role in missing
+        ]
+    if lacking:
+        text = f"{owner} lacks, {'; '.join(lacking)}"
+        return Answer(WRONG, text, " && ".join(commands))
+    return Answer(OK, f"{owner} has, {'; '.join(present)}")

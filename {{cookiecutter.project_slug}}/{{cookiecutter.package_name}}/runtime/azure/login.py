@@ -143,10 +143,11 @@ def _ask_az_for_token(scope: str) -> str:
         raise LoginError(error_text) from None
 
 
-def explain_login(error: str, cloud: str) -> LoginProblem:
+def explain_login(error: str, cloud: str, answer: str = "") -> LoginProblem:
     """Explain to the user why there is no token.
 
-    `error` is the text of a LoginError, or of an error of azure-identity or msal.
+    `error` is the text of a LoginError, or of an error of azure-identity or msal. `answer`
+    is a sentence that quotes the last refusal of the login host, if it has refused anything.
     """
     log_in = log_in_command(cloud)
     use_variables = f"You can also set {VARIABLES}."
@@ -162,10 +163,19 @@ def explain_login(error: str, cloud: str) -> LoginProblem:
         )
     if code:
         page = f"https://{CLOUDS[cloud].login}/error?code={code[1]}"
+        sentence = re.search(rf"{code[0]}: *(.+?)\.?(?: Trace ID:|[\r\n]|$)", error)
+        quotation = f': "{sentence[1]}"' if sentence else ""
         return LoginProblem(
-            message=f"Azure refuses the login ({code[0]}). {page} explains why.",
+            message=(
+                f"Azure refuses the login ({code[0]}){quotation}. {page} explains why."
+            ),
             advice=f"Run `{log_in}`, or correct {VARIABLES}.",
             is_refused=True,
+        )
+    if answer:
+        return LoginProblem(
+            message=f"There is no token. {answer}",
+            advice=f"Run the command again later. If that does not help: {CONNECTION_ADVICE}",
         )
     if _CONNECTION_ERRORS.search(error):
         return LoginProblem(

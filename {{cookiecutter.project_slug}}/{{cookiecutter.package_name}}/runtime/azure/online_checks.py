@@ -37,6 +37,7 @@ from .identity_checks import (
     check_cluster_roles,
     check_default_datastore,
     check_login_roles,
+    check_registry,
     check_storage,
 )
 from .resource_manager import ML_VERSION, ResourceManager
@@ -115,6 +116,7 @@ def check_workspace(azure: ResourceManager, facts: Facts) -> Answer:
     new_facts = {
         "workspace": path,
         "storage_account": workspace["properties"].get("storageAccount") or "",
+        "container_registry": workspace["properties"].get("containerRegistry") or "",
         "region": region,
     }
     if facts.region not in ("", region):
@@ -334,6 +336,7 @@ CHECKS = [
     ),
     Check("storage", check_storage, needs=("workspace", "storage_account")),
     Check("default datastore", check_default_datastore, needs=("workspace",)),
+    Check("container registry", check_registry, needs=("workspace",)),
     Check("environment", check_environment, needs=("workspace",)),
     Check(
         "compute",
@@ -472,7 +475,8 @@ class _Checker:
 
 def _describe_missing_login(error: str, cloud: str) -> Row:
     """Return the row that explains why there is no token."""
-    problem = login.explain_login(error, cloud)
+    answer = request_guard.quote_login_refusal()
+    problem = login.explain_login(error, cloud, answer)
     status = WRONG if problem.is_refused else UNASKED
     return Row("login", status, problem.message, problem.advice)
 

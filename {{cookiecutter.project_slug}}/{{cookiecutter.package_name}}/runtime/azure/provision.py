@@ -159,7 +159,7 @@ def _provide_roles(session: Session) -> bool:
         raise AzureError(f"{failed.answer.text} {failed.answer.fix}") from failed
 
     for status in statuses:
-        text = f"role {status.role.name} on {status.account} for {status.owner}"
+        text = f"role {status.role.name} on {status.resource_name} for {status.owner}"
         if status.command:
             session.report("missing", f"{text}: an owner runs {status.command}")
         elif status.is_new:

@@ -103,7 +103,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("AuthorizationFailure", "AuthorizationSourceIPMismatch"),
-        cause="The firewall of the storage account {account} keeps this machine out.",
+        cause="The firewall of the {storage} keeps this machine out.",
         advice=(
             "Run the command in a network that the firewall allows, or let the owner add "
             "your address: `az storage account network-rule add --account-name {account} "
@@ -112,7 +112,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("KeyBasedAuthenticationNotPermitted",),
-        cause="The storage account {account} accepts no keys.",
+        cause="The {storage} accepts no keys.",
         advice=(
             "Let the workspace reach its datastores by identity: `az ml workspace update "
             "{in_workspace} --system-datastores-auth-mode identity`. You and the cluster "
@@ -121,7 +121,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("PublicAccessNotPermitted", "NoAuthenticationInformation"),
-        cause="The storage account {account} was asked without a login or a key.",
+        cause="The {storage} was asked without a login or a key.",
         advice=(
             "Log in with `{log_in}`, and make sure that you have the role Storage Blob "
             "Data Contributor on the storage account."
@@ -129,7 +129,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("AuthorizationPermissionMismatch",),
-        cause="The login has no role for the data of the storage account {account}.",
+        cause="The login has no role for the data of the {storage}.",
         advice=(
             "Ask the owner for it: `az role assignment create --assignee YOU --role "
             '"Storage Blob Data Contributor" --scope $(az storage account show --name '
@@ -138,7 +138,7 @@ REFUSALS = [
     ),
     Refusal(
         codes=("AuthenticationFailed",),
-        cause="The storage account {account} does not accept the key or the signature.",
+        cause="The {storage} does not accept the key or the signature.",
         advice=(
             "Check the clock of this machine. If the keys were renewed, run `az ml "
             "workspace sync-keys {in_workspace}`."
@@ -251,7 +251,7 @@ def read_error(
 def explain(error: ServiceError, names: WorkspaceNames) -> Explanation:
     """Return why a service refuses a request, and what to do about it."""
     facts = _list_facts(error, names)
-    answer = _quote(error)
+    answer = quote(error)
     for refusal in REFUSALS:
         if refusal.matches(error):
             cause = refusal.cause.format_map(facts)
@@ -277,6 +277,13 @@ def explain(error: ServiceError, names: WorkspaceNames) -> Explanation:
         )
     if error.status >= 500:
         return Explanation("Azure has a fault.", "Run the command again later.", answer)
+    if error.status == 409:
+        return Explanation(
+            "The request does not fit what is on Azure at the moment.",
+            "If something is still being changed there, run the command again in some "
+            "minutes, or else correct what Azure names.",
+            answer,
+        )
     return Explanation("Azure refuses the request.", "Correct what it names.", answer)
 
 
@@ -295,8 +302,10 @@ def _list_facts(error: ServiceError, names: WorkspaceNames) -> dict[str, str]:
     action = re.search(r"action '([^']+)'", error.message)
     principal = re.search(r"object id '([^']+)'", error.message)
     scope = re.search(r"over scope '([^']+)'", error.message)
+    account = _find_storage_account(error.host)
     return {
-        "account": error.host.partition(".")[0],
+        "storage": f"storage account {account or 'of the workspace'}",
+        "account": account or "ACCOUNT",
         "workspace": names.workspace_name,
         "subscription": names.subscription_id,
         "in_workspace": (
@@ -313,6 +322,16 @@ def _list_facts(error: ServiceError, names: WorkspaceNames) -> dict[str, str]:
     }
 
 
+def _find_storage_account(host: str) -> str:
+    """Return the storage account that a host belongs to, or an empty text.
+
+    Other services pass on what storage has answered them. Their hosts name no account.
+    """
+    account, _, domain = host.partition(".")
+    is_storage = domain.startswith(("blob.", "dfs.", "file.", "queue.", "table."))
+    return account if is_storage else ""
+
+
 def _choose_role(action: str) -> str:
     """Return a role that includes an action such as `Microsoft.Storage/…/write`."""
     for start, role in ROLES.items():
@@ -321,7 +340,7 @@ def _choose_role(action: str) -> str:
     return "Contributor" if action else "AzureML Data Scientist"
 
 
-def _quote(error: ServiceError) -> str:
+def quote(error: ServiceError) -> str:
     """Return a sentence that quotes Azure: the host, the code and the message."""
     host = error.host or "Azure"
     code = error.code

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from ..rules import CLOUDS
+from . import refusals
 from .refusals import seconds_to_wait
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class RequestGuard:
         self.answered_at = time.monotonic()
         #: The last answer that was an error. The SDKs may keep only a part of it.
         self.last_refusal: Response | None = None
+        #: The last answer of a login host that was an error. msal does not keep it.
+        self.last_login_refusal: Response | None = None
+        #: Whether there was no other answer after the last refusal.
+        self.is_refused_now = False
+        #: The host that has not answered the newest request, or an empty text.
+        self.silent_host = ""
         self.lock = threading.Lock()
         #: When each request was first tried that has not been answered well since, by its
         #: method and address. A server that is silent to one file is silent to the next,
@@ -76,7 +83,12 @@ class RequestGuard:
 
         give_up_at = self._note_try(request) + SILENCES * LONGEST_SILENCE
         if time.monotonic() > give_up_at:
-            raise RequestFailed(f"No answer comes from {_host(request)}.", request)
+            self.silent_host = _host(request)
+            raise RequestFailed(
+                f"No answer comes from {_host(request)}.",
+                request,
+                self._find_fault_of(_host(request)),
+            )
 
         options["timeout"] = _shorten_timeout(options.get("timeout"))
         _limit_waiting(adapter)
@@ -84,8 +96,18 @@ class RequestGuard:
             response = self._send_until_accepted(adapter, request, options)
         except requests.RequestException as error:
             error.request = request  # Errors of a proxy do not have it.
+            self.silent_host = _host(request)
             raise
+        self.silent_host = ""
         _refuse_redirect(request, response)
+        is_error = response.status_code >= 400
+        if is_error or not options.get("stream"):
+            _read_answer(request, response, give_up_at)
+        self.is_refused_now = is_error
+        if is_error:
+            self.last_refusal = response
+            if _host(request) in LOGIN_HOSTS:
+                self.last_login_refusal = response
         is_busy = response.status_code in (429, 503)
         seconds = seconds_to_wait(response.headers)
         if is_busy and time.monotonic() + seconds > give_up_at:
@@ -94,13 +116,20 @@ class RequestGuard:
                 request,
                 response,
             )
-        if not options.get("stream"):
-            _read_answer(request, response, give_up_at)
-            if response.status_code >= 400:
-                self.last_refusal = response
         if response.status_code < 500 and not is_busy:
             self._note_answer(request)
         return response
+
+    def _find_fault_of(self, host: str) -> Response | None:
+        """Return the last refusal if it was a fault of a host, such as the status 500.
+
+        A host that answers only this counts as one that does not answer.
+        """
+        refusal = self.last_refusal
+        if refusal is None or urlsplit(refusal.url).hostname != host:
+            return None
+        is_fault = refusal.status_code >= 500 or refusal.status_code == 429
+        return refusal if is_fault else None
 
     def _note_try(self, request: PreparedRequest) -> float:
         """Return when a request, or one like it to the same host, was first tried."""
@@ -149,6 +178,28 @@ def last_answer_time() -> float:
 def last_refusal() -> Response | None:
     """Return the last answer that was an error, while there is a guard."""
     return _active_guard.last_refusal if _active_guard else None
+
+
+def current_refusal() -> Response | None:
+    """Return the newest answer of all if it was an error, while there is a guard."""
+    is_refused = _active_guard is not None and _active_guard.is_refused_now
+    return last_refusal() if is_refused else None
+
+
+def silent_host() -> str:
+    """Return the host that has not answered the newest request of all, or ""."""
+    return _active_guard.silent_host if _active_guard else ""
+
+
+def quote_login_refusal() -> str:
+    """Return how a login host has last refused a request, in its own words, or ""."""
+    response = _active_guard.last_login_refusal if _active_guard else None
+    if response is None:
+        return ""
+    error = refusals.read_error(
+        response.status_code, response.headers, response.text, response.url
+    )
+    return refusals.quote(error)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Who needs which role on a storage account that accepts no keys; docs/azure.md says why."""
+"""Who needs which role on storage without keys, and on a registry without an admin account.
+
+docs/azure.md says why.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from .resource_manager import ML_VERSION, ResourceManager
 
 LONGEST_WAIT = 60.0  # Seconds, while Azure is busy.
 VERSION = "api-version=2022-04-01"  # Of the REST API of roles.
+REGISTRY_VERSION = "api-version=2023-07-01"  # Of the REST API of container registries.
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,35 @@ QUEUE_DATA = Role(
 TABLE_DATA = Role(
     "Storage Table Data Contributor", "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3"
 )
-#: Roles that hold more than one of these, by its id.
-STRONGER_ROLES = {BLOB_DATA.id: ["b7e6dc6d-f1e8-4753-8033-0f276bb0955b"]}  # Data Owner.
+ACR_PULL = Role("AcrPull", "7f951dda-4ed3-4680-a7ca-43fe172d538d")
+#: The ids of roles that hold all of a role, by its id.
+STRONGER_ROLES = {
+    BLOB_DATA.id: ["b7e6dc6d-f1e8-4753-8033-0f276bb0955b"],  # Storage Blob Data Owner
+    ACR_PULL.id: [
+        "8311e382-0749-4cb8-b61a-304f252e45ec",  # AcrPush
+        "b24988ac-6180-42a0-ab88-20f7382dd24c",  # Contributor
+        "8e3af657-a8ff-443c-a75c-2fe8c4bcb635",  # Owner
+    ],
+}
 
 #: The login uploads data. A parallel step keeps its mini-batches in queues and tables.
 LOGIN_ROLES = (BLOB_DATA,)
 CLUSTER_ROLES = (BLOB_DATA, QUEUE_DATA, TABLE_DATA)
+#: A node downloads the image of an environment.
+REGISTRY_ROLES = (ACR_PULL,)
+
+
+@dataclass(frozen=True)
+class NeededRoles:
+    """Roles that somebody needs at one resource, whose path is `scope`."""
+
+    scope: str
+    roles: tuple[Role, ...]
+
+    @property
+    def resource_name(self) -> str:
+        """The name of the resource."""
+        return self.scope.rpartition("/")[2]
 
 
 def read_claims(token: str) -> dict[str, Any]:
@@ -68,21 +95,33 @@ def find_principal(resource: Mapping[str, Any], identity: str) -> str:
     return "" if identity else str(block.get("principalId") or "")
 
 
+def has_admin_account(azure: ResourceManager, registry: str) -> bool | None:
+    """Return whether a container registry, whose path is given, has an admin account.
+
+    By this account, nodes download images without a role. None means that the login may not
+    see it. Raises CheckFailed.
+    """
+    resource = azure.get(registry, REGISTRY_VERSION, none_if=(403, 404))
+    if resource is None:
+        return None
+    return resource["properties"].get("adminUserEnabled") is not False
+
+
 def list_missing_roles(
-    azure: ResourceManager, principal: str, scope: str, roles: tuple[Role, ...]
+    azure: ResourceManager, principal: str, needed: NeededRoles
 ) -> list[Role]:
-    """Return those of some roles that a person or an identity has not at a resource.
+    """Return those of the needed roles that a person or an identity does not have.
 
     Roles of its groups, and roles at what holds the resource, count too. Raises CheckFailed.
     """
-    path = f"{scope}/providers/Microsoft.Authorization/roleAssignments"
+    path = f"{needed.scope}/providers/Microsoft.Authorization/roleAssignments"
     query = f"{VERSION}&$filter=assignedTo('{principal}')"
     role_ids = {
         assignment["properties"]["roleDefinitionId"].rpartition("/")[2].lower()
         for assignment in azure.list_items(path, query)
     }
     missing = []
-    for role in roles:
+    for role in needed.roles:
         sufficient = {role.id, *STRONGER_ROLES.get(role.id, [])}
         if role_ids.isdisjoint(sufficient):
             missing.append(role)
@@ -132,13 +171,13 @@ class RoleStatus:
 
     owner: str  # "you", or the name of the cluster.
     role: Role
-    account: str  # The name of the storage account.
+    resource_name: str
     is_new: bool = False
     command: str = ""
 
 
 def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
-    """Give you and the clusters the roles for data without keys, as far as the login may.
+    """Give you and the clusters the roles that take the place of keys, if the login may.
 
     Raises CheckFailed if Azure does not answer what is there, and LoginError.
     """
@@ -148,24 +187,40 @@ def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
     azure = ResourceManager(names, token, time.monotonic() + LONGEST_WAIT)
     workspace_path = Facts(**asdict(names)).workspace_path
     workspace = azure.get(workspace_path, ML_VERSION)
-    storage = str(workspace["properties"]["storageAccount"])
+    properties = workspace["properties"]
+    storage = str(properties["storageAccount"])
+    cluster_needs = [NeededRoles(storage, CLUSTER_ROLES)]
+    # Azure ML creates the registry when it builds the first image.
+    registry = properties.get("containerRegistry")
+    if registry and has_admin_account(azure, registry) is False:
+        cluster_needs.append(NeededRoles(registry, REGISTRY_ROLES))
 
     login_kind = "ServicePrincipal" if claims.get("idtyp") == "app" else "User"
     principals = [
-        _Principal("you", str(claims.get("oid", "")), login_kind, LOGIN_ROLES)
+        _Principal(
+            owner="you",
+            id=str(claims.get("oid", "")),
+            kind=login_kind,
+            needs=[NeededRoles(storage, LOGIN_ROLES)],
+        )
     ]
     for cluster in clusters:
         path = f"{workspace_path}/computes/{cluster.compute_name}"
         principal_id = find_principal(azure.get(path, ML_VERSION), cluster.identity)
         principals.append(
             _Principal(
-                cluster.compute_name, principal_id, "ServicePrincipal", CLUSTER_ROLES
+                owner=cluster.compute_name,
+                id=principal_id,
+                kind="ServicePrincipal",
+                needs=cluster_needs,
             )
         )
     statuses = []
     for principal in principals:
-        if principal.id:
-            statuses += _provide_roles_of(azure, principal, storage)
+        if not principal.id:
+            continue
+        for needed in principal.needs:
+            statuses += _provide_roles_at(azure, principal, needed)
     return statuses
 
 
@@ -176,23 +231,23 @@ class _Principal:
     owner: str
     id: str
     kind: str
-    roles: tuple[Role, ...]
+    needs: list[NeededRoles]
 
 
-def _provide_roles_of(
-    azure: ResourceManager, principal: _Principal, storage: str
+def _provide_roles_at(
+    azure: ResourceManager, principal: _Principal, needed: NeededRoles
 ) -> list[RoleStatus]:
-    missing = list_missing_roles(azure, principal.id, storage, principal.roles)
-    account = storage.rpartition("/")[2]
+    """Give a principal the roles that it needs at one resource, as far as the login may."""
+    missing = list_missing_roles(azure, principal.id, needed)
     statuses = []
-    for role in principal.roles:
-        status = RoleStatus(principal.owner, role, account)
+    for role in needed.roles:
+        status = RoleStatus(principal.owner, role, needed.resource_name)
         if role in missing:
             try:
-                assign_role(azure, principal.id, principal.kind, storage, role)
+                assign_role(azure, principal.id, principal.kind, needed.scope, role)
                 status = replace(status, is_new=True)
             except CheckFailed:
-                command = command_to_assign(principal.id, storage, role)
+                command = command_to_assign(principal.id, needed.scope, role)
                 status = replace(status, command=command)
         statuses.append(status)
     return statuses

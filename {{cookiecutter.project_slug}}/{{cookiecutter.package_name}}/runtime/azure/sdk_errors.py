@@ -27,6 +27,7 @@ CONNECTION_ERRORS = (
 STATUS_PATTERNS = (
     r"(?:Code:|Error:|too many) \(?(\d{3})\b",
     r"Request failed \((\d{3})\)",
+    r'"status_code": (\d{3})\b',
 )
 
 
@@ -44,6 +45,16 @@ def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
         host = urlsplit(find_request_address(error)).hostname or "Azure"
         kind = type(causes[-1]).__name__
         return f"Azure cannot be reached at {host} ({kind}). {login.CONNECTION_ADVICE}"
+
+    # An error of an SDK may contain nothing of the request or the reply that has caused it.
+    host = request_guard.silent_host()
+    if host:
+        return f"No answer comes from {host}. {login.CONNECTION_ADVICE}"
+    # A resource that does not exist is not the cause, as the SDKs look up many that need not
+    # exist.
+    refusal = request_guard.current_refusal()
+    if refusal is not None and refusal.status_code != 404:
+        return str(refusals.explain(_read_refusal(refusal), config))
 
     lines = _get_message(error).splitlines()
     detail = lines[0].rstrip(".") if lines else type(error).__name__
@@ -114,10 +125,13 @@ def _read_detached_reply(error: BaseException) -> ServiceError | None:
     address = find_request_address(error)
     last_reply = request_guard.last_refusal()
     if last_reply is not None and last_reply.status_code == status:
-        return refusals.read_error(
-            status, last_reply.headers, last_reply.text, last_reply.url or address
-        )
+        return _read_refusal(last_reply)
     return _parse_error_text(_join_messages(error), status, address)
+
+
+def _read_refusal(reply: requests.Response) -> ServiceError:
+    """Return the error reply that the guard of all requests has kept."""
+    return refusals.read_error(reply.status_code, reply.headers, reply.text, reply.url)
 
 
 def _parse_error_text(text: str, status: int, address: str) -> ServiceError:
@@ -133,7 +147,13 @@ def _parse_error_text(text: str, status: int, address: str) -> ServiceError:
 def _get_text(response: Any) -> str:
     """Return the body of a reply. `text` is a property in requests, else a method."""
     text = getattr(response, "text", "")
-    return str(text() if callable(text) else text)
+    if not callable(text):
+        return str(text)
+    # azure-core raises errors of many classes for a body that it does not expect.
+    try:
+        return str(text())
+    except Exception:  # noqa: BLE001
+        return ""
 
 
 def _find_attributes(error: BaseException, name: str) -> Iterator[Any]:
@@ -160,15 +180,27 @@ def _get_message(error: BaseException) -> str:
 
 
 def _list_causes(error: BaseException) -> list[BaseException]:
-    """Return an error, the error that it was raised from, and so on."""
+    """Return an error, the error that it was raised from, and so on.
+
+    The list of a connection error ends before the reply to an earlier request, which may be
+    the context in which this request was sent.
+    """
     causes: list[BaseException] = []
     cause: BaseException | None = error
+    is_unanswered = False
     while cause is not None and cause not in causes:
+        if is_unanswered and getattr(cause, "response", None) is not None:
+            break
         causes.append(cause)
+        is_unanswered = is_unanswered or isinstance(
+            cause, (RequestFailed, *CONNECTION_ERRORS)
+        )
         # The errors of azureml-sdk keep the original error in an attribute.
         inner = getattr(cause, "inner_exception", None)
         if isinstance(inner, BaseException):
             cause = inner
+        elif cause.__cause__ or cause.__suppress_context__:
+            cause = cause.__cause__
         else:
-            cause = cause.__cause__ or cause.__context__
+            cause = cause.__context__
     return causes
