@@ -325,7 +325,7 @@ def quota(total: int, family: int) -> Fault:
             "compute",
             body("compute", **{f"{INNER}scaleSettings": {"maxNodeCount": 1}}),
             "compute",
-            "1 nodes at the most, not 2",
+            "1 nodes at most, not 2",
             "write 1, or az ml compute update --name cpu-cluster --max-instances 2",
         ),
         (

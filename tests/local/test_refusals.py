@@ -65,7 +65,7 @@ def test_file_that_is_no_database_is_refused(
 ) -> None:
     (toy_project.path / "mlruns" / "mlflow.db").write_text(content)
     message = read_refusal(run_pipeline(toy_project, "scoring"))
-    assert "is not a database of MLflow" in message
+    assert "is not an MLflow database" in message
 
 
 # The machine --------------------------------------------------------------------------

@@ -65,8 +65,8 @@ def compare_predictions(
 
     This is a test of non-inferiority (Piaggio et al., JAMA 308, 2012), except where there
     are too few rows for one: a model is "worse" only if it is so by more than chance. So
-    an equal model is called worse in 2.5 % of all cases at the most. A model that is worse
-    by more than the margin, and by more than `detectable`, passes in 5 % at the most.
+    an equal model is called worse in at most 2.5 % of all cases. A model that is worse
+    by more than the margin, and by more than `detectable`, passes in at most 5 %.
 
     Raises CannotCompute if the metric or the interval cannot be computed.
     """

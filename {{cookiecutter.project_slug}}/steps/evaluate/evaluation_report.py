@@ -145,36 +145,43 @@ def render_report(
 
 
 def render_verdict(results: Mapping[str, Any]) -> str:
-    """Return the verdict on the model and its consequence, as paragraphs in HTML.
+    """Return the verdict on the model as two paragraphs in HTML.
 
-    The model is judged by the registered one, or else by the baseline. The other reason
-    follows as a paragraph of its own.
+    The first one says how the model compares with the model that decides, and whether it
+    is registered. The registered model decides if there is one for the same task and
+    target. Otherwise the baseline decides. The second paragraph is about the one that
+    does not decide.
     """
     baseline = results["baseline"]
     registered = results["registered"]
-    baseline_reason = _capitalize(baseline["reason"]) + "."
-    registered_reason = "No model is registered yet."
-    if registered:
-        registered_reason = _capitalize(registered["reason"]) + "."
-
-    if registered and registered["verdict"] != "another question":
-        is_good = registered["verdict"] in GOOD_VERDICTS
-        verdict = registered_reason
-        other_reason = baseline_reason
+    against_baseline = _capitalize(baseline["reason"]) + "."
+    if not registered:
+        against_registered = "No model is registered yet."
     else:
-        is_good = baseline["is_beaten"]
-        verdict = baseline_reason
-        other_reason = registered_reason
+        against_registered = _capitalize(registered["reason"]) + "."
 
-    if is_good:
+    # The verdict "another question" means that the registered model has another task or
+    # target, so the two models cannot be compared.
+    registered_decides = registered and registered["verdict"] != "another question"
+    if registered_decides:
+        is_accepted = registered["verdict"] in GOOD_VERDICTS
+        deciding_comparison = against_registered
+        other_comparison = against_baseline
+    else:
+        is_accepted = baseline["is_beaten"]
+        deciding_comparison = against_baseline
+        other_comparison = against_registered
+
+    if is_accepted:
         kind = "good"
-        verdict += " So it is registered."
+        consequence = "So it is registered."
     else:
         kind = "bad"
-        verdict += " So it is not registered, unless training.register is 'always'."
+        consequence = "So it is not registered, unless training.register is 'always'."
+    verdict = f"{deciding_comparison} {consequence}"
     return (
         f'<p class="verdict {kind}">{html.escape(verdict)}</p>\n'
-        f"<p>{html.escape(other_reason)}</p>"
+        f"<p>{html.escape(other_comparison)}</p>"
     )
 
 

@@ -198,7 +198,7 @@ def stop_at_violations(report: dict[str, Any], folder: Path) -> None:
 
 
 def print_summary(report: dict[str, Any]) -> None:
-    """Print violations and the first notes, and how many rows were read and prepared."""
+    """Print the violations, the first notes, and the numbers of rows."""
     for violation in report["violations"]:
         # The error that may end prep is printed to another stream. Without flushing, it
         # could appear before the violations that it mentions.

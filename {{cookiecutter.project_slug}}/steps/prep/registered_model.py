@@ -32,15 +32,17 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
     `version` is a number or "latest". Raises DataError if there is no such version, or
     if its files are missing.
     """
-    # MLflow takes long to import, and training's prep does not need it.
+    # MLflow is slow to import, and is not needed to prepare training data.
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         if version == "latest":
+            # Without any version, MLflow reports below that "latest" does not exist.
             version = _find_latest_version(name) or version
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
+        # MLflow has no error code for files that are gone, only this text.
         files_are_gone = isinstance(error, OSError) or "No such artifact" in str(error)
         if files_are_gone:
             raise DataError(

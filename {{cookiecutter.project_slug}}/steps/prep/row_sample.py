@@ -102,9 +102,10 @@ def find_frequent_values(values: pl.Series) -> list[tuple[str, float]]:
 
 
 def find_same_but_for_case(values: pl.Series) -> list[str]:
-    """Return the first categories that only differ in upper and lower case.
+    """Return the first group of categories that differ only in upper and lower case.
 
-    The list is empty if there are none, or if the column does not hold categories.
+    The list is empty if there is no such group, if the values are not text, or if they
+    are too many to be categories.
     """
     if values.dtype != pl.String:
         return []

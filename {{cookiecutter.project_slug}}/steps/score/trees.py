@@ -54,6 +54,8 @@ ROWS_AT_ONCE = 4096
 BYTES_AT_ONCE = 32
 # The largest word has 64 bits, so a tree cannot have more leaves.
 MOST_LEAVES = 64
+# scikit-learn numbers the categories of a feature from 0 up to this number.
+MOST_CATEGORIES = 255
 # With larger tables, looking up takes longer than walking.
 MOST_TABLE_BYTES = 2**26
 TRIAL_ROWS = 1000
@@ -273,21 +275,23 @@ class LookupTables:
             sums[batch] = totals.T
 
     def make_trial_rows(self) -> Array:
-        """Return random rows that would show a difference between lookup and walk.
+        """Return random rows for comparing the table lookup with scikit-learn's tree walk.
 
-        Their values are the thresholds and the nearest numbers on both sides of them, all
-        categories that a model can have, and missing values.
+        Their values are those at which an error would show: the thresholds with the nearest
+        numbers on both sides, every category that a model can have, and missing values.
         """
         random = np.random.default_rng(0)
-        features = max([*self.thresholds, *self.is_known_category], default=0) + 1
-        rows = np.full((TRIAL_ROWS, features), np.nan)
+        used_features = [*self.thresholds, *self.is_known_category]
+        number_of_features = max(used_features, default=0) + 1
+        rows = np.full((TRIAL_ROWS, number_of_features), np.nan)
         for feature, thresholds in self.thresholds.items():
             below = np.nextafter(thresholds, -np.inf)
             above = np.nextafter(thresholds, np.inf)
             values = [np.nan, *below, *thresholds, *above]
             rows[:, feature] = random.choice(values, len(rows))
         for feature in self.is_known_category:
-            rows[:, feature] = random.choice([np.nan, *range(255)], len(rows))
+            values = [np.nan, *range(MOST_CATEGORIES)]
+            rows[:, feature] = random.choice(values, len(rows))
         return rows
 
 

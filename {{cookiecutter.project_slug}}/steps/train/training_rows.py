@@ -244,6 +244,7 @@ def _check_date_column(table: pl.DataFrame, column: str) -> None:
         )
     dates = get_column(table, column)
     if not dates.dtype.is_temporal():
+        # Columns in data.keys are read as text, so even a column of dates has none there.
         raise DataError(
             f"The column '{column}', which training.holdout names, holds"
             f" {str(dates.drop_nulls().first())!r}, not dates: name another column, take it"

@@ -288,7 +288,7 @@ def _make_database_error(root: Path, error: sqlite3.Error) -> CommandError:
     """Return the error of a command that cannot read MLflow's database."""
     return CommandError(
         f"MLflow's database in {root / 'mlruns'} cannot be read: {error}. Move it away: the"
-        " next run makes a new one, without the models that were registered."
+        " next run creates a new one, without the registered models."
     )
 
 

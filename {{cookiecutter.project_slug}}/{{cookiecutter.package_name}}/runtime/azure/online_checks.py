@@ -191,7 +191,7 @@ def _check_cluster(cluster: Mapping[str, Any], facts: Facts) -> Answer:
         )
         return Answer(
             WRONG,
-            f"{name} has {max_nodes} nodes at the most, not {facts.max_nodes}",
+            f"{name} has {max_nodes} nodes at most, not {facts.max_nodes}",
             f"write {max_nodes}, or {update}",
             setting="max_nodes",
         )

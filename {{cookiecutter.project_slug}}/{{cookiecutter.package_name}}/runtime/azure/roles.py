@@ -80,19 +80,29 @@ def read_claims(token: str) -> dict[str, Any]:
 
 
 def find_principal(resource: Mapping[str, Any], identity: str) -> str:
-    """Return the id of a resource's identity, or an empty text if it has none.
+    """Return the principal id of a resource's identity, or "" if it lacks this identity.
 
-    `identity` is "system", the id of a user-assigned identity, or empty: then it is
-    whichever the resource has.
+    `identity` is "system" for the system-assigned identity, or the resource id of a
+    user-assigned one. If it is empty, any identity of the resource will do: the first
+    user-assigned one or, without any, the system-assigned one.
     """
-    block = resource.get("identity") or {}
+    identities = resource.get("identity") or {}
+    system_principal = str(identities.get("principalId") or "")
+    # Azure does not distinguish upper and lower case in resource ids.
+    user_principals = {
+        resource_id.lower(): str(properties.get("principalId") or "")
+        for resource_id, properties in (
+            identities.get("userAssignedIdentities") or {}
+        ).items()
+    }
+
     if identity == "system":
-        return str(block.get("principalId") or "")
-    assigned = block.get("userAssignedIdentities") or {}
-    for identity_id, properties in assigned.items():
-        if not identity or identity_id.lower() == identity.lower():
-            return str(properties.get("principalId") or "")
-    return "" if identity else str(block.get("principalId") or "")
+        return system_principal
+    if identity:
+        return user_principals.get(identity.lower(), "")
+    if user_principals:
+        return next(iter(user_principals.values()))
+    return system_principal
 
 
 def has_admin_account(azure: ResourceManager, registry: str) -> bool | None:

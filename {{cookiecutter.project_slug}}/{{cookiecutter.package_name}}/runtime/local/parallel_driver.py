@@ -105,8 +105,8 @@ class Progress:
         missing_rows = len(batch) - len(rows)
         if missing_rows > 0:
             print(
-                f"run() returned {len(rows)} items for {len(batch)} files, and must"
-                " return one for each."
+                f"run() returned {len(rows)} items for {len(batch)} files, but it must"
+                " return one item for each file."
             )
             # It is not known which of the files have no row.
             failed_file = f"one of {', '.join(list_names(batch))}"

@@ -201,10 +201,11 @@ def _check_release(database: Path) -> None:
     revision = _read_revision(database)
     if revision is None:
         raise TrackingError(
-            f"{database} is not a database of MLflow. Move it away: the next run makes a"
-            " new one, without the models that were registered."
+            f"{database} is not an MLflow database. Move it away: the next run creates"
+            " a new one, without the registered models."
         )
     known_revisions = _list_revisions()
+    # If the list is empty, this MLflow keeps its revisions elsewhere, so nothing is checked.
     if not known_revisions or revision == known_revisions[-1]:
         return
 
@@ -213,7 +214,7 @@ def _check_release(database: Path) -> None:
         raise TrackingError(
             f"{database} was written by a newer MLflow than the one that is installed,"
             f" {release}. Install the newer one, or move the database away: the next run"
-            " makes a new one, without the models that were registered."
+            " creates a new one, without the registered models."
         )
     command = shlex.join(
         [sys.executable, "-m", "mlflow", "db", "upgrade", database_uri(database)]
