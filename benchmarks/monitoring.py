@@ -53,18 +53,30 @@ train.train(
 seconds = time.process_time() - started
 print(json.dumps({"train": seconds, "profile": profile_seconds}))
 """
-# Compares the rows with the profile of the model, and prints the CPU seconds.
+# Compares the rows with the profile of the model, and prints the CPU seconds. Beside it,
+# polars computes the mean and three quantiles of each column of numbers.
 COMPARE = """
 import json, pathlib, sys, time
+import polars.selectors as cs
 from new_rows import count_new_rows, scan_parts
 from profiles import parse_profile
 
 folder = pathlib.Path(sys.argv[1])
 profile = parse_profile(json.loads((folder / "model" / "profile.json").read_text()))
-started = time.process_time()
+table = scan_parts(folder / "prepared")
 names = [*profile.features]
-count_new_rows(scan_parts(folder / "prepared"), profile.features, names, names)
-print(json.dumps({"seconds": time.process_time() - started}))
+started = time.process_time()
+count_new_rows(table, profile.features, names, names)
+seconds = time.process_time() - started
+
+numbers = cs.numeric()
+aggregations = [numbers.mean().name.suffix(" mean")]
+for share in (0.05, 0.5, 0.95):
+    aggregations.append(numbers.quantile(share).name.suffix(f" {share}"))
+started = time.process_time()
+table.select(aggregations).collect(engine="streaming")
+beside = time.process_time() - started
+print(json.dumps({"seconds": seconds, "beside": beside}))
 """
 
 
@@ -75,6 +87,7 @@ def measure_monitoring(rounds: int) -> Figures:
         "profile, CPU s": [],
         "profile / train, CPU time": [],
         "monitor, million rows per CPU s": [],
+        "monitor / means and quantiles, CPU time": [],
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -95,6 +108,8 @@ def measure_monitoring(rounds: int) -> Figures:
             compared = measure(folder, "-c", COMPARE, folder, variables=variables)
             speed = ROWS / 1e6 / compared.result["seconds"]
             figures["monitor, million rows per CPU s"].append(speed)
+            ratio = compared.result["seconds"] / compared.result["beside"]
+            figures["monitor / means and quantiles, CPU time"].append(ratio)
     return figures
 
 

@@ -112,20 +112,34 @@ def count_new_rows(
     """
     rows: int = table.select(pl.len()).collect().item()
     rows_per_sampled_row = math.ceil(rows / sampled_rows)
-    statistics = {
-        name: column_statistics(name, profile) for name, profile in profiles.items()
-    }
 
-    # The results have the numbers of their columns, because names of columns may be any
-    # text, and could be equal to another result's name.
-    aggregations = [hash_rows(repeat_by).n_unique().alias("distinct rows")]
-    for number, name in enumerate(sampled):
-        values = cs.by_name(name).gather_every(rows_per_sampled_row).implode()
-        aggregations.append(values.alias(f"sample {number}"))
+    # Columns get their number as their name, because names of columns may be any text,
+    # and could be equal to the name of a result.
+    typed_columns = [
+        read_as_type(name, profile).alias(f"value {number}")
+        for number, (name, profile) in enumerate(profiles.items())
+    ]
+    sampled_columns = [
+        cs.by_name(name).alias(f"sample {number}")
+        for number, name in enumerate(sampled)
+    ]
+    row_hash = hash_rows(repeat_by).alias("hash")
+    # Each value is converted once, in a query of its own: within one query, polars would
+    # convert it again for each of its statistics.
+    typed_table = table.select([*typed_columns, *sampled_columns, row_hash])
+
+    aggregations = [pl.col("hash").n_unique().alias("distinct rows")]
+    for number in range(len(sampled)):
+        column = pl.col(f"sample {number}")
+        aggregations.append(column.gather_every(rows_per_sampled_row).implode())
+    statistics = {
+        name: column_statistics(pl.col(f"value {number}"), profile)
+        for number, (name, profile) in enumerate(profiles.items())
+    }
     for number, name in enumerate(profiles):
         for statistic, expression in statistics[name].items():
             aggregations.append(expression.alias(f"{statistic} {number}"))
-    collected = table.select(aggregations).collect(engine="streaming")
+    collected = typed_table.select(aggregations).collect(engine="streaming")
 
     columns = {}
     for number, (name, profile) in enumerate(profiles.items()):
@@ -155,41 +169,54 @@ def hash_rows(columns: Sequence[str]) -> pl.Expr:
     return pl.sum_horizontal(hashes)
 
 
-def column_statistics(name: str, profile: ColumnProfile) -> dict[str, pl.Expr]:
-    """Return the expressions of a column's statistics, which `to_column_counts` reads."""
+def read_as_type(name: str, profile: ColumnProfile) -> pl.Expr:
+    """Return the values of a column in the type of its profile: texts, dates or numbers.
+
+    Values that are not of this type are missing values, and so is NaN.
+    """
+    column = cs.by_name(name)
     if isinstance(profile, TextProfile):
-        texts = cs.by_name(name).cast(TEXT, strict=False)
+        return column.cast(TEXT, strict=False)
+    if isinstance(profile, DateProfile):
+        dates = column.cast(DATE, strict=False)
+        # A file may hold years that Python's dates cannot represent, such as the year 0.
+        return dates.clip(datetime.min, datetime.max)
+    return column.cast(NUMBER, strict=False).fill_nan(None)
+
+
+def column_statistics(values: pl.Expr, profile: ColumnProfile) -> dict[str, pl.Expr]:
+    """Return the expressions of a column's statistics, which `to_column_counts` reads.
+
+    `values` are those that `read_as_type` has returned.
+    """
+    if isinstance(profile, TextProfile):
         return {
-            "missing": texts.null_count(),
-            "texts": texts.drop_nulls().value_counts(name="rows").implode(),
+            "missing": values.null_count(),
+            "texts": values.drop_nulls().value_counts(name="rows").implode(),
         }
     if isinstance(profile, DateProfile):
-        # A file may hold years that Python's dates cannot represent, such as the year 0.
-        dates = cs.by_name(name).cast(DATE, strict=False)
-        dates = dates.clip(datetime.min, datetime.max)
         before = pl.lit(0)
         if profile.earliest is not None:
-            before = (dates < profile.earliest).sum()
+            before = (values < profile.earliest).sum()
         return {
-            "missing": dates.null_count(),
-            "filled": dates.count(),
-            "earliest": dates.min(),
-            "latest": dates.max(),
+            "missing": values.null_count(),
+            "filled": values.count(),
+            "earliest": values.min(),
+            "latest": values.max(),
             "before": before,
-            "after": (dates > profile.latest).sum(),
+            "after": (values > profile.latest).sum(),
         }
-    numbers = cs.by_name(name).cast(NUMBER, strict=False).fill_nan(None)
     statistics = {
-        "missing": numbers.null_count(),
-        "smallest": numbers.min(),
-        "largest": numbers.max(),
-        "mean": numbers.mean(),
-        "below": (numbers < profile.smallest).sum(),
-        "above": (numbers > profile.largest).sum(),
-        "filled": numbers.count(),
+        "missing": values.null_count(),
+        "smallest": values.min(),
+        "largest": values.max(),
+        "mean": values.mean(),
+        "below": (values < profile.smallest).sum(),
+        "above": (values > profile.largest).sum(),
+        "filled": values.count(),
     }
     for number, edge in enumerate(profile.edges):
-        statistics[f"up to edge {number}"] = (numbers <= edge).sum()
+        statistics[f"up to edge {number}"] = (values <= edge).sum()
     return statistics
 
 
