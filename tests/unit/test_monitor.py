@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import polars.selectors as cs
 import pytest
 from drift import compare_distributions, compare_locations, population_stability_index
 from drift_report import render_report
+from monitor import predict_sample
 from new_rows import count_new_rows
-from profiles import RepeatProfile, parse_column
-from scoring_model import MonitorError, read_profile
+from profiles import RepeatProfile, parse_column, parse_profile
+from scoring_model import MonitorError, ScoringModel, read_profile
 from sklearn import datasets
+from sklearn.linear_model import LogisticRegression
 from template_package import PROJECT
 from training_comparison import (
     Outcome,
@@ -26,7 +30,7 @@ from training_comparison import (
     compare_repeats,
     judge,
 )
-from training_profile import choose_edges, profile_column
+from training_profile import choose_edges, describe_predictions, profile_column
 
 MAX_PSI = 0.2
 SAMPLE = PROJECT / "data" / "sample"
@@ -268,6 +272,49 @@ def test_a_profile_without_an_earliest_date_is_compared() -> None:
     [outcome] = judge([comparison], MAX_PSI)
     assert not outcome.drift
     assert not outcome.facts
+
+
+@pytest.fixture(scope="module")
+def rare_class() -> tuple[ScoringModel, pd.DataFrame]:
+    """A model whose second class is in 5 % of the rows and never predicted, and new rows."""
+    random = np.random.default_rng(3)
+    features = pd.DataFrame({"a": random.normal(size=6_000)})
+    is_rare = random.random(6_000) < 0.05 * np.exp(0.5 * features["a"])
+    training, held_out, new = features[:2_000], features[2_000:4_000], features[4_000:]
+    model = LogisticRegression().fit(training, is_rare[: len(training)])
+    described = describe_predictions(
+        model, pl.from_pandas(held_out), training, "classification"
+    )
+    repeats = {"keys": [], "rows": 2_000, "repeated": 0}
+    profile = parse_profile(
+        {"rows": 2_000, "features": {}, "repeats": repeats, **described}
+    )
+    columns = {"a": pl.Float64()}
+    return ScoringModel("rare", "1", model, columns, profile), new
+
+
+@pytest.mark.parametrize(
+    ("shift", "drifted"), [(0.0, []), (1.0, ["probability_True"])], ids=["no", "yes"]
+)
+def test_the_probability_of_a_class_that_is_never_predicted(
+    shift: float, drifted: list[str], rare_class: tuple[ScoringModel, pd.DataFrame]
+) -> None:
+    model, new = rare_class
+    assert model.profile is not None
+    sample = pl.from_pandas(new + shift)
+    comparisons = predict_sample(model, model.profile, sample)
+    assert list(list_drift(judge(comparisons, MAX_PSI))) == drifted
+
+
+def test_a_profile_without_probabilities_is_compared(
+    rare_class: tuple[ScoringModel, pd.DataFrame],
+) -> None:
+    """Earlier versions have saved none."""
+    model, new = rare_class
+    assert model.profile is not None
+    profile = replace(model.profile, probabilities={})
+    [predictions] = predict_sample(model, profile, pl.from_pandas(new))
+    assert predictions.name == "predictions"
 
 
 TABLES = {

@@ -12,7 +12,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from training_comparison import Comparison, Outcome, Outcomes
 
-MOST_FIGURES = 12  # of features, those that moved the most
+MOST_FIGURES = 12  # of features, and of predictions: those that moved the most
 LONGEST_LABEL = 18
 TRAINING_COLOR = "#b8c4d6"
 NEW_COLOR = "#c2410c"
@@ -50,11 +50,11 @@ def render_report(
 
     The features that have moved the farthest come first.
     """
-    by_psi = sorted(
-        outcomes.features, key=lambda outcome: -(outcome.comparison.psi or 0)
-    )
+    features_by_psi = sort_by_psi(outcomes.features)
+    probabilities_by_psi = sort_by_psi(outcomes.probabilities)
     title = html.escape(title)
-    figures = "".join(render_figure(outcome) for outcome in by_psi[:MOST_FIGURES])
+    predictions = render_figures([outcomes.predictions, *probabilities_by_psi])
+    figures = render_figures(features_by_psi)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{STYLE}</style>
@@ -63,16 +63,22 @@ def render_report(
 {render_sentences("Drift", outcomes.drift)}
 {render_sentences("New, but not drift", outcomes.facts)}
 <h2>Predictions</h2>
-<p>For classification, the predicted classes are compared, not their probabilities.</p>
-<div class="figures">{render_figure(outcomes.predictions)}</div>
+<p>The predictions for a sample of the new rows are compared with those for the rows that
+training held out. For classification, the classes' probabilities are compared as well.</p>
+<div class="figures">{predictions}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
 A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.
 The PSI of a column of dates compares only how many of them are missing.</p>
-{render_table(by_psi)}
+{render_table(features_by_psi)}
 <div class="figures">{figures}</div>
 </html>
 """
+
+
+def sort_by_psi(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return outcomes in the order of their PSI, the largest first."""
+    return sorted(outcomes, key=lambda outcome: -(outcome.comparison.psi or 0))
 
 
 def render_sentences(heading: str, sentences: Sequence[str]) -> str:
@@ -100,6 +106,11 @@ def render_table(features: Sequence[Outcome]) -> str:
 <th class="number">missing in training</th><th class="number">missing now</th><th></th>
 </tr></thead><tbody>
 {"".join(rows)}</tbody></table>"""
+
+
+def render_figures(outcomes: Sequence[Outcome]) -> str:
+    """Return the pictures of the first comparisons, in HTML."""
+    return "".join(render_figure(outcome) for outcome in outcomes[:MOST_FIGURES])
 
 
 def render_figure(outcome: Outcome) -> str:

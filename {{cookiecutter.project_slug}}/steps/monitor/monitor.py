@@ -19,7 +19,7 @@ import mlflow
 import polars as pl
 from drift_report import render_report
 from new_rows import count_new_rows, count_rows, scan_parts, select_features
-from profiles import Profile
+from profiles import Profile, TextProfile
 from scoring_model import MonitorError, ScoringModel, load_scoring_model
 from training_comparison import (
     Comparison,
@@ -32,6 +32,8 @@ from training_comparison import (
 )
 
 PREDICTED_ROWS = 10_000
+# Rounded like those in the profile, because the last digits depend on the processor.
+PROBABILITY_DIGITS = 6
 SHOWN_NOTES = 20  # on the screen; all are in the report
 SHOWN_NAMES = 3  # in the summary
 # Azure ML keeps the metrics of a run by a limited number of names.
@@ -134,32 +136,51 @@ def compare_with_training(
         for name, column in profiles.items()
     ]
     repeats = compare_repeats("rows", profile.repeats, new.rows, new.repeated)
-    predictions = predict_sample(model, profile, new.sample)
+    predictions, *probabilities = predict_sample(model, profile, new.sample)
 
     # The significance level depends on the number of all tests, so all comparisons are
     # judged together.
-    *feature_outcomes, repeats_outcome, predictions_outcome = judge(
-        [*features, repeats, predictions], max_psi
-    )
+    outcomes = judge([*features, repeats, predictions, *probabilities], max_psi)
+    after_features = len(features)
     return DriftResult(
         model=model,
         rows=new.rows,
-        outcomes=Outcomes(feature_outcomes, repeats_outcome, predictions_outcome),
+        outcomes=Outcomes(
+            features=outcomes[:after_features],
+            repeats=outcomes[after_features],
+            predictions=outcomes[after_features + 1],
+            probabilities=outcomes[after_features + 2 :],
+        ),
         max_psi=max_psi,
     )
 
 
 def predict_sample(
     model: ScoringModel, profile: Profile, sample: pl.DataFrame
-) -> Comparison:
-    """Compare the predictions for a sample of new rows with those for held-out rows."""
+) -> list[Comparison]:
+    """Compare the predictions for a sample of new rows with those for held-out rows.
+
+    The first comparison is that of the predictions. The others are those of the classes'
+    probabilities that the profile has.
+    """
     features = select_features(sample, model.columns).to_pandas()
+    profiles = {PREDICTIONS: profile.predictions, **profile.probabilities}
     values = pl.Series(model.pipeline.predict(features))
-    table = pl.DataFrame({PREDICTIONS: values}).lazy()
-    new = count_new_rows(table, {PREDICTIONS: profile.predictions}, [PREDICTIONS])
-    return compare_predictions(
-        PREDICTIONS, profile.predictions, new.columns[PREDICTIONS]
-    )
+    if isinstance(profile.predictions, TextProfile):
+        # As in the profile, classes are written by Python. polars spells True as "true".
+        values = pl.Series([str(name) for name in values])
+    predicted = {PREDICTIONS: values}
+    if profile.probabilities:
+        probabilities = model.pipeline.predict_proba(features)
+        for position, name in enumerate(model.pipeline.classes_):
+            rounded = probabilities[:, position].round(PROBABILITY_DIGITS)
+            predicted[f"probability_{name}"] = pl.Series(rounded)
+    table = pl.DataFrame(predicted).lazy()
+    new = count_new_rows(table, profiles, [PREDICTIONS])
+    return [
+        compare_predictions(name, column, new.columns[name])
+        for name, column in profiles.items()
+    ]
 
 
 def summarize(result: DriftResult) -> str:
@@ -176,7 +197,7 @@ def summarize(result: DriftResult) -> str:
         parts.append(
             f"in {len(drifted)} of {len(result.outcomes.features)} features ({names})"
         )
-    if result.outcomes.predictions.drift:
+    if result.outcomes.has_drift_of_predictions:
         parts.append("in the predictions")
     if result.outcomes.repeats.drift:
         parts.append("in repeated rows")
@@ -209,6 +230,10 @@ def write_report(result: DriftResult, folder: Path) -> None:
         "drift": result.outcomes.drift,
         "facts": result.outcomes.facts,
         "predictions": outcome_to_json(result.outcomes.predictions),
+        "probabilities": {
+            outcome.comparison.name: outcome_to_json(outcome)
+            for outcome in result.outcomes.probabilities
+        },
         "features": {
             outcome.comparison.name: outcome_to_json(outcome)
             for outcome in result.outcomes.features
@@ -245,7 +270,11 @@ def log_metrics(result: DriftResult, folder: Path) -> None:
     """Log the verdict, the PSI of the features that moved the most, and the report."""
     psi_by_name = {
         outcome.comparison.name: outcome.comparison.psi
-        for outcome in [*result.outcomes.features, result.outcomes.predictions]
+        for outcome in [
+            *result.outcomes.features,
+            result.outcomes.predictions,
+            *result.outcomes.probabilities,
+        ]
         if outcome.comparison.psi is not None
     }
     names = sorted(psi_by_name, key=lambda name: -psi_by_name[name])

@@ -82,12 +82,18 @@ class RepeatProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """The training rows of a model by column, and its predictions for held-out rows."""
+    """The training rows of a model by column, and its predictions for held-out rows.
+
+    `probabilities` has the predicted probabilities of classes by the name of their column,
+    such as "probability_Adelie". It is empty for regression, and in a profile that an
+    earlier version of this project has saved.
+    """
 
     rows: int
     features: Mapping[str, ColumnProfile]
     repeats: RepeatProfile
     predictions: ColumnProfile
+    probabilities: Mapping[str, ColumnProfile]
 
 
 def parse_profile(profile: Mapping[str, Any]) -> Profile:
@@ -99,6 +105,10 @@ def parse_profile(profile: Mapping[str, Any]) -> Profile:
         },
         repeats=RepeatProfile(**profile["repeats"]),
         predictions=parse_column(profile["predictions"]),
+        probabilities={
+            name: parse_column(column)
+            for name, column in profile.get("probabilities", {}).items()
+        },
     )
 
 

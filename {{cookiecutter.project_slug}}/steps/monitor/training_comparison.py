@@ -98,16 +98,30 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The outcomes of the features, of repeated rows, and of the predictions."""
+    """The outcomes of the features, of repeated rows, and of the predictions.
+
+    `probabilities` has those of the classes' probabilities, if these are compared.
+    """
 
     features: Sequence[Outcome]
     repeats: Outcome
     predictions: Outcome
+    probabilities: Sequence[Outcome] = ()
 
     @property
     def all(self) -> list[Outcome]:
         """Return the outcomes of all comparisons, those of the features first."""
-        return [*self.features, self.repeats, self.predictions]
+        return [
+            *self.features,
+            self.repeats,
+            self.predictions,
+            *self.probabilities,
+        ]
+
+    @property
+    def has_drift_of_predictions(self) -> bool:
+        """Return whether the predictions or the probability of a class have drifted."""
+        return any(outcome.drift for outcome in [self.predictions, *self.probabilities])
 
     @property
     def drift(self) -> list[str]:
@@ -391,7 +405,7 @@ def compare_repeats(
 def compare_predictions(
     name: str, profile: ColumnProfile, new: ColumnCounts
 ) -> Comparison:
-    """Compare the distribution of predictions.
+    """Compare the distribution of predictions, or of the probabilities of a class.
 
     Other checks of a column, such as those for its range, are left out.
     """

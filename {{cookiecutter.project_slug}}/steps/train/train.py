@@ -550,10 +550,10 @@ def save_files(
         save_search(trained.search_result, model)
     if inputs.schema is not None:
         save_schema(inputs.schema, model)
-    predictions = describe_predictions(
+    profile_of_predictions = describe_predictions(
         trained.pipeline, inputs.holdout, data.features, data.task
     )
-    save_profile({**inputs.profile, "predictions": predictions}, model)
+    save_profile({**inputs.profile, **profile_of_predictions}, model)
 
 
 def save_model(

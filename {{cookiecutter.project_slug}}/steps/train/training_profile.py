@@ -30,6 +30,11 @@ ROWS_FOR_EDGES = 100_000
 MOST_CATEGORIES = 10_000
 # The model predicts about this many of the held-out rows.
 PREDICTED_ROWS = 10_000
+# Of more classes than this, only the probabilities of the most probable ones are described.
+MOST_CLASSES = 30
+# The last digits of a probability depend on the processor. If they were kept, equal rows
+# could fall into different bins.
+PROBABILITY_DIGITS = 6
 # The types of features by the kinds of NumPy's types.
 TYPES = {"f": NUMBER, "M": DATE, "O": TEXT}
 
@@ -167,20 +172,51 @@ def choose_edges(numbers: pl.Series) -> list[float]:
 
 def describe_predictions(
     pipeline: Pipeline, held_out: pl.DataFrame, features: pd.DataFrame, task: str
-) -> ColumnProfile:
-    """Return the distribution of a model's predictions for held-out rows.
+) -> Profile:
+    """Return the part of the profile that is on a model's predictions for held-out rows.
 
-    `features` are those that the model was trained on.
+    It has the distribution of the predictions and, for classification, those of the
+    classes' probabilities. `features` are those that the model was trained on.
     """
     sample = held_out.gather_every(math.ceil(len(held_out) / PREDICTED_ROWS))
     columns = {
         name: get_column(sample, name).cast(TYPES[dtype.kind])
         for name, dtype in features.dtypes.items()
     }
-    predictions = pipeline.predict(pl.DataFrame(columns).to_pandas())
+    table = pl.DataFrame(columns).to_pandas()
+    predictions = pipeline.predict(table)
     if task == "regression":
-        return profile_column(pl.Series(predictions, dtype=NUMBER))
-    return profile_column(pl.Series([str(name) for name in predictions], dtype=TEXT))
+        values = pl.Series(predictions, dtype=NUMBER)
+        return {"predictions": profile_column(values), "probabilities": {}}
+
+    classes = pl.Series([str(name) for name in predictions], dtype=TEXT)
+    return {
+        "predictions": profile_column(classes),
+        "probabilities": describe_probabilities(pipeline, table),
+    }
+
+
+def describe_probabilities(
+    pipeline: Pipeline, table: pd.DataFrame
+) -> dict[str, ColumnProfile]:
+    """Return the distribution of each class's probability, by the name of its column.
+
+    Of two classes, only the second is described, as the probability of the first follows
+    from it. There is none if the model does not predict probabilities.
+    """
+    if not hasattr(pipeline, "predict_proba"):
+        return {}
+    probabilities = pipeline.predict_proba(table).round(PROBABILITY_DIGITS)
+    positions = [1]
+    if len(pipeline.classes_) > 2:
+        most_probable_first = np.argsort(-probabilities.mean(axis=0))
+        positions = sorted(most_probable_first[:MOST_CLASSES])
+    return {
+        f"probability_{pipeline.classes_[position]}": profile_column(
+            pl.Series(probabilities[:, position], dtype=NUMBER)
+        )
+        for position in positions
+    }
 
 
 def save_profile(profile: Profile, model: Path) -> None:
