@@ -49,7 +49,9 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
     only builds the steps, connects them, and returns the pipeline job. `data` maps
     `raw_data` to the input with the training data.
     """
-    prep = build_prep_step(settings, "training", target=settings.data.target)
+    prep = build_prep_step(
+        settings, "training", target=settings.data.target, group=settings.data.group
+    )
     train = build_train_step(settings)
     evaluate = build_evaluate_step(settings)
     register_model = build_register_step(settings)
@@ -135,11 +137,13 @@ def build_prep_step(
     settings: Settings,
     pipeline: str,
     target: str | None = None,
+    group: str | None = None,
     model_version: str | None = None,
 ) -> Command:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
-    Training names the `target`, the column that must be there and is to be predicted.
+    Training names the `target`, the column that must be there and is to be predicted, and
+    the `group`, the column by which train keeps rows together.
     Scoring names the version of the registered model that will score the data. The data
     is then read as the training data of this model was.
     """
@@ -160,6 +164,7 @@ def build_prep_step(
             target=target,
             keys=settings.data.keys,
             ignore=settings.data.ignore,
+            group=group,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
             expect=settings.data.expectations(),

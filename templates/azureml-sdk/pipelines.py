@@ -50,7 +50,11 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
 
     return [
         build_prep_step(
-            settings, data["raw_data"], prepared, target=settings.data.target
+            settings,
+            data["raw_data"],
+            prepared,
+            target=settings.data.target,
+            group=settings.data.group,
         ),
         build_train_step(settings, prepared, model, holdout),
         build_evaluate_step(settings, model, holdout, evaluation),
@@ -105,11 +109,13 @@ def build_prep_step(
     raw_data: PipelineParameter,
     prepared: OutputFileDatasetConfig,
     target: str | None = None,
+    group: str | None = None,
     model_version: PipelineParameter | None = None,
 ) -> PythonScriptStep:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
-    Training names the `target`, the column that must be there and is to be predicted.
+    Training names the `target`, the column that must be there and is to be predicted, and
+    the `group`, the column by which train keeps rows together.
     Scoring names the version of the registered model that will score the data. The data
     is then read as the training data of this model was.
     """
@@ -124,6 +130,7 @@ def build_prep_step(
             target=target,
             keys=settings.data.keys,
             ignore=settings.data.ignore,
+            group=group,
             rows_per_part=settings.data.rows_per_part,
             text_format=settings.data.text_format(),
             expect=settings.data.expectations(),

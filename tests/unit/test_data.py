@@ -18,11 +18,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import prep
@@ -357,7 +358,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     ),
     "files of other kinds": (
         {"a.csv": "a\n1\n", "b.jsonl": "{}", "c.xlsx": "x"},
-        "not read.*: b.jsonl, c.xlsx",
+        "not read.*: b.jsonl, c.xlsx. Save each sheet of a workbook as CSV",
     ),
     "a struct": (
         {"a.parquet": pl.DataFrame({"a": [1], "s": [{"b": 2}]})},
@@ -368,6 +369,18 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     "own values": (
         "a,z\n" + "".join(f"1,t{i}\n" for i in range(60)),
         "'z' is text with a value of its own in nearly every row",
+    ),
+    "a lone number far from the others": (
+        "x,z\n" + "".join(f"1,{i % 70}\n" for i in range(300)) + "1,9998\n1,5\n",
+        "'z' holds 9998 in line 302 of a.csv, and otherwise numbers from 0 to 69",
+    ),
+    "two numbers far from the others": (
+        {"a.parquet": pl.DataFrame({"z": [*range(300), -(10**6), -(10**7)]})},
+        "'z' holds -10000000 in row 302 of a.parquet, and 1 more far from all others",
+    ),
+    "ids that repeat": (
+        "x,customer_id\n" + "".join(f"1,C-{i % 30}\n" for i in range(90)),
+        "'customer_id' has 30 ids in 90 rows.*data.group: customer_id",
     ),
     "a folder's column in the file too": (
         {"year=2026/a.csv": "year\n2025\n"},
@@ -413,6 +426,25 @@ def test_plain_tables_and_ignored_columns_need_no_note(tmp_path: Path) -> None:
     assert prepare(raw, tmp_path / "out", ignore=["z"])["notes"] == []
 
 
+@pytest.mark.parametrize("draw", [np.exp, np.cosh], ids=["skewed", "very skewed"])
+def test_the_largest_of_skewed_numbers_needs_no_note(
+    draw: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(1)
+    numbers = draw(2 * generator.normal(size=(2_000, 20)))
+    table = pl.DataFrame({f"x{i}": column for i, column in enumerate(numbers.T)})
+    raw = write(tmp_path / "raw", {"a.parquet": table})
+    assert prepare(raw, tmp_path / "out")["notes"] == []
+
+
+def test_a_group_needs_no_note_and_is_called_so(tmp_path: Path) -> None:
+    text = "x,customer_id\n" + "".join(f"1,C-{i % 30}\n" for i in range(90))
+    raw = write(tmp_path / "raw", text)
+    report = prepare(raw, tmp_path / "out", group="customer_id")
+    assert report["notes"] == []
+    assert report["roles"]["customer_id"] == "group"
+
+
 def test_rows_left_out_are_said(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", "x,y\n1,2.5\n2,NA\n3,inf\n")
     report = prepare(raw, tmp_path / "out", target="y")
@@ -427,6 +459,12 @@ def test_rows_left_out_are_said(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "no UTF-8": (UMLAUT.encode("cp1252"), {}, "line 2 is not UTF-8.*Müller.*cp1252"),
+    "no UTF-8 far in a line": (
+        f"a,b\n1,{'x' * 200}{UMLAUT[-9:]}".encode("cp1252"),
+        {},
+        "line 2 is not UTF-8.*'x{20,30}.*'",
+    ),
+    "a workbook alone": ({"c.xlsx": "x"}, {}, "no file that.*Save each sheet of a"),
     "UTF-16 without a mark": (UMLAUT.encode("utf-16-le"), {}, "encoding: utf-16-le"),
     "no encoding": (
         UMLAUT.encode("cp1252"),

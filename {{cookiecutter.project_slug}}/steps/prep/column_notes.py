@@ -1,11 +1,12 @@
 """Write notes on columns of the prepared table from which a model can hardly learn.
 
-Such columns hold no value, a different text in nearly every row, or a number such as -999
-that stands for a missing value.
+Such columns hold no value, a different text in nearly every row, a number such as -999
+that stands for a missing value, or ids that may tell which rows belong together.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from sources import ColumnRoles, Note, Source, find_first_values
 # least NEARLY_ALL are distinct.
 MANY_VALUES = 50
 NEARLY_ALL = 0.9
+# The name of a column of ids has one of these words, such as customer_id and customerId.
+ID_NAME = re.compile(
+    r"(^|[^A-Za-z])(?i:id|uuid|guid)([^A-Za-z]|$)|[a-z]I[dD]$", re.ASCII
+)
+# There are at least this many ids, each of which is in at least two rows on average.
+MANY_IDS = 20
+ROWS_PER_ID = 2
 # Numbers that programs write in place of a missing value.
 SENTINELS = (-99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999)
 
@@ -35,8 +43,9 @@ def note_columns(
     `columns` has the statistics of each column of the prepared parts, and `rows` is the
     number of rows.
     """
-    skipped_names = {*noted_columns, *roles.keys, roles.target}
+    skipped_names = {*noted_columns, *roles.keys, roles.target, roles.group}
     text_positions: dict[str, int] = {}
+    id_positions: dict[str, int] = {}
     number_positions: dict[str, int] = {}
     texts_by_name: dict[str, str] = {}
     for position, (name, column) in enumerate(columns.items()):
@@ -51,11 +60,15 @@ def note_columns(
             continue
         elif values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
             text_positions[name] = position
+        elif is_named_like_an_id(name) and column["type"] in ("integer", "text"):
+            id_positions[name] = position
         elif column["type"] in ("integer", "number"):
             number_positions[name] = position
 
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
     texts_by_name |= _describe_distinct_texts(table, text_positions)
+    if roles.group is None:
+        texts_by_name |= _describe_repeated_ids(table, id_positions)
     sentinels = _find_sentinels(table, number_positions, columns)
     texts_by_name |= _describe_sentinels(sentinels, sources)
     return [
@@ -86,6 +99,44 @@ def _describe_distinct_texts(
                 f" all in one form, such as '{example}': if it identifies the rows, list it"
                 " under data.keys; if it holds a number or a date, make a column of it in"
                 " features() in prep.py."
+            )
+    return texts_by_name
+
+
+def is_named_like_an_id(name: str) -> bool:
+    """Return whether a column has a name like those of ids, such as customer_id."""
+    return ID_NAME.search(name) is not None
+
+
+def _describe_repeated_ids(
+    table: pl.LazyFrame, positions: dict[str, int]
+) -> dict[str, str]:
+    """Return a sentence on each column of ids that are in several rows.
+
+    `positions` has the position of each column by its name.
+    """
+    if not positions:
+        return {}
+    aggregations = []
+    for position in positions.values():
+        ids = pl.nth(position).drop_nulls()
+        aggregations += [
+            ids.len().alias(f"{position} rows"),
+            # Hashes of 64 bits take less memory than texts.
+            ids.hash().n_unique().alias(f"{position} ids"),
+        ]
+    row = table.select(aggregations).collect(engine="streaming").row(0, named=True)
+
+    texts_by_name: dict[str, str] = {}
+    for name, position in positions.items():
+        rows = row[f"{position} rows"]
+        ids = row[f"{position} ids"]
+        if ids >= MANY_IDS and rows >= ROWS_PER_ID * ids:
+            texts_by_name[name] = (
+                f"column '{name}' has {ids} ids in {rows} rows. If rows with the same id"
+                f" belong together, write data.group: {name} in settings.yml: a model is"
+                " then judged on ids that it has not been trained on. Otherwise, list it"
+                " under data.ignore."
             )
     return texts_by_name
 

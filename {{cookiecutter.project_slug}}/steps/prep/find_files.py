@@ -17,6 +17,11 @@ CSV_ENDINGS = tuple(
     text + packed for text in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".xz")
 ) + (".zip",)
 ENDINGS = CSV_ENDINGS + PARQUET_ENDINGS
+WORKBOOK_ENDINGS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+SAVE_SHEETS = (
+    "Save each sheet of a workbook as CSV UTF-8 in Excel or LibreOffice, or convert it with"
+    " pandas.read_excel() and to_parquet()."
+)
 LISTED_FILES = 5  # in a note
 
 
@@ -90,9 +95,10 @@ class FoundFiles:
         notes = []
         if self.other_files:
             listed = _list_paths(self.other_files, folder)
-            notes.append(
-                Note(f"not read, because only CSV and Parquet files are: {listed}.")
-            )
+            text = f"not read, because only CSV and Parquet files are: {listed}."
+            if any(map(is_workbook, self.other_files)):
+                text += f" {SAVE_SHEETS}"
+            notes.append(Note(text))
         if self.hidden_tables:
             listed = _list_paths(self.hidden_tables, folder)
             notes.append(
@@ -127,10 +133,17 @@ def find_files(raw: Path) -> FoundFiles:
         message = f"{raw} holds no file that ends in {', '.join(ENDINGS)}."
         notes = found.list_notes(raw) if is_folder else []
         sentences = [note.as_sentence() for note in notes]
+        if is_workbook(raw):
+            sentences.append(SAVE_SHEETS)
         raise DataError(join_sentences(message, *sentences))
     for path in found.tables:
         _check_encoding_of_name(path)
     return found
+
+
+def is_workbook(path: Path) -> bool:
+    """Return whether a file is a workbook of Excel or OpenDocument by its name."""
+    return path.name.lower().endswith(WORKBOOK_ENDINGS)
 
 
 def is_table(path: Path) -> bool:

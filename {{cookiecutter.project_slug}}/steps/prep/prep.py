@@ -67,14 +67,17 @@ def prepare(
     rows_per_part: int = 100_000,
     text_format: TextFormat = USUAL_FORMAT,
     expectations: Expectations = NO_EXPECTATIONS,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts into the folder `prepared`, and return a report.
 
     With a `target`, rows without a value in it are left out. With neither a target nor
-    `keys`, a first column `row` numbers the rows. Rules of `expectations` that the rows
-    break are `violations` in the report. Raises DataError if the data cannot be prepared.
+    `keys`, a first column `row` numbers the rows. The column `group`, whose rows train
+    keeps together, is prepared like a feature; the report names its role. Rules of
+    `expectations` that the rows break are `violations` in the report. Raises DataError if
+    the data cannot be prepared.
     """
-    roles = ColumnRoles(target, keys, ignore)
+    roles = ColumnRoles(target, keys, ignore, group)
     roles = expect_of_training_data(roles, expectations)
 
     def create_metadata(
@@ -248,6 +251,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--target")
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
+    parser.add_argument("--group")
     parser.add_argument("--rows-per-part", type=int, default=100_000)
     parser.add_argument("--text-format", type=parse_text_settings, default={})
     parser.add_argument("--expect", type=parse_expectations, default={})
@@ -270,6 +274,7 @@ def prepare_by_arguments(args: argparse.Namespace) -> dict[str, Any]:
             rows_per_part=args.rows_per_part,
             text_format=TextFormat.from_settings(args.text_format),
             expectations=args.expect,
+            group=args.group,
         )
     return prepare_for_model(
         raw=args.raw,

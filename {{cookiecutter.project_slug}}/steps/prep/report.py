@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 from column_notes import note_columns
 from missing_word_notes import note_missing_words
-from row_sample import describe_sample
+from outlier_notes import note_outliers
+from row_sample import describe_sample, read_sample
 from sources import FILE, ColumnRoles, DataError, Note, type_name
 from write_parts import WrittenParts
 
@@ -80,6 +81,16 @@ def build_report(
     notes += note_columns(
         columns, prepared, rows_out, noted_columns, written.sources, roles
     )
+    sample = read_sample(prepared)
+    if roles.model_columns is None:
+        # For data to score, `monitor` compares the range with that of the training data.
+        notes += note_outliers(
+            table=pl.scan_parquet(sorted(prepared.iterdir()), glob=False),
+            sample=sample,
+            columns=columns,
+            skipped_names={*roles.keys, *(note.column for note in notes)},
+            sources=written.sources,
+        )
     return {
         "files": files,
         "rows_in": rows_in,
@@ -89,7 +100,7 @@ def build_report(
         "columns": columns,
         "roles": _name_roles(columns, roles),
         "classes": _count_classes(prepared, columns, roles.target),
-        "sample": describe_sample(prepared),
+        "sample": describe_sample(sample),
     }
 
 
@@ -124,7 +135,7 @@ def _count_dropped_rows(
 
 
 def _name_roles(columns: Iterable[str], roles: ColumnRoles) -> dict[str, str]:
-    """Return what each column is used for: target, key or feature."""
+    """Return what each column is used for: target, key, group or feature."""
     names = {}
     for name in columns:
         names[name] = "feature"
@@ -132,6 +143,8 @@ def _name_roles(columns: Iterable[str], roles: ColumnRoles) -> dict[str, str]:
             names[name] = "key"
         elif name == roles.target:
             names[name] = "target"
+        elif name == roles.group:
+            names[name] = "group"
     return names
 
 

@@ -18,13 +18,12 @@ LONGEST_VALUE = 80  # characters
 MOST_CATEGORIES = 1_000
 
 
-def describe_sample(prepared: Path) -> dict[str, Any]:
+def describe_sample(sample: pl.DataFrame) -> dict[str, Any]:
     """Describe a sample of the prepared rows for the report.
 
     Returns the number of `rows` in the sample, its `first_rows` as texts, and `columns`
     with the result of `describe_distribution` for each column.
     """
-    sample = read_sample(prepared)
     first_rows = [
         [shorten_value(value) for value in row]
         for row in sample.head(SHOWN_ROWS).iter_rows()

@@ -75,6 +75,8 @@ class ColumnRoles:
     target: str | None = None
     keys: Sequence[str] = ()
     ignore: Sequence[str] = ()
+    #: Rows with the same value in this column are all trained on, or all held out.
+    group: str | None = None
     #: The columns of the registered model that will score the data. Only these and the
     #: keys are used. None for training data, and if the model records no columns.
     model_columns: Mapping[str, ColumnSchema] | None = None

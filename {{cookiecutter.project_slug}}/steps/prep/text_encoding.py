@@ -9,6 +9,8 @@ from sources import DataError
 from unpack import open_unpacked
 
 START_BYTES = 65_536  # This many bytes are read to recognize UTF-16.
+# A message shows this many bytes before and after the first one that is not UTF-8.
+SHOWN_BYTES = 25
 
 
 def check_encoding(encoding: str) -> None:
@@ -51,8 +53,10 @@ def explain_undecodable(path: Path, name: str) -> str:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()
-            except UnicodeDecodeError:
-                guess = line.decode("cp1252", "replace").strip()[:60]
+            except UnicodeDecodeError as error:
+                first = max(0, error.start - SHOWN_BYTES)
+                excerpt = line[first : error.start + SHOWN_BYTES]
+                guess = excerpt.decode("cp1252", "replace").strip()
                 return (
                     f"{name}, line {number} is not UTF-8. If it should read '{guess}',"
                     " write data.encoding: cp1252 in settings.yml. Otherwise, write the"

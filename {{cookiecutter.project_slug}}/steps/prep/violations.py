@@ -174,7 +174,7 @@ def _describe_violation(
     assert broken.file is not None
     assert broken.row is not None
     source = sources[broken.file]
-    place = _find_place(source, broken.row)
+    place = find_place(source, broken.row)
     rows = f"{broken.count} of {total} rows"
     if check.rule == "missing":
         share = broken.count / total
@@ -212,7 +212,7 @@ def _list_values(values: Sequence[str | int]) -> str:
     return ", ".join(texts)
 
 
-def _find_place(source: Source, row: int) -> str:
+def find_place(source: Source, row: int) -> str:
     """Return where a row is, such as "line 7 of a.csv"."""
     if source.csv_file is None:
         return f"row {row + 1} of {source.name}"
