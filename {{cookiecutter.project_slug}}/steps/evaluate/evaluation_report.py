@@ -62,7 +62,7 @@ dd { margin: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid #d0d7de; text-align: start;
-  vertical-align: top; min-width: 6rem; }
+  vertical-align: top; min-width: 5rem; }
 thead th { border-bottom: 2px solid #8c959f; }
 th.number, td.number { min-width: 4rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -78,8 +78,9 @@ figure { margin: 0; break-inside: avoid; }
 figcaption { font-weight: 600; }
 img { max-width: 100%; height: auto; }
 @media print { body { max-width: none; padding: 0; } .scroll, .wide { overflow: visible; }
-  .wide img { min-width: 0; }
-  tr { break-inside: avoid; } h2 { break-after: avoid; } }
+  .wide img { min-width: 0; } .figures { grid-template-columns: 1fr 1fr; }
+  table { font-size: .8rem; } th, td, tbody th { min-width: 3rem; padding: .2rem .4rem; }
+  tr { break-inside: avoid; } h2, h2 + p { break-after: avoid; } }
 """
 
 Array = npt.NDArray[Any]

@@ -33,8 +33,10 @@ td:first-child, li { overflow-wrap: anywhere; }
 figure { margin: 0; break-inside: avoid; }
 figcaption { font-weight: 600; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
-@media print { body { max-width: none; padding: 0; } tr { break-inside: avoid; }
-  h2 { break-after: avoid; } }
+@media (max-width: 30rem) { th, td { padding: .3rem; } }
+@media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; }
+  tr, p { break-inside: avoid; } h2 + p { break-after: avoid; }
+  .figures { grid-template-columns: 1fr 1fr; } }
 """
 # Text in figures is shown as it is, in whatever letters, and never read as a formula.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})

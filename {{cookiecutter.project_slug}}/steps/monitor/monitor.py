@@ -32,8 +32,8 @@ from training_comparison import (
 )
 
 PREDICTED_ROWS = 10_000
-# Rounded like those in the profile, because the last digits depend on the processor.
-PROBABILITY_DIGITS = 6
+# Probabilities are rounded like those in the profile.
+PROBABILITY_DIGITS = 4
 SHOWN_NOTES = 20  # on the screen; all are in the report
 SHOWN_NAMES = 3  # in the summary
 # Azure ML keeps the metrics of a run by a limited number of names.

@@ -42,8 +42,10 @@ thead th { border-bottom: 2px solid #8c959f; }
 tbody th { font-weight: 600; min-width: min(14rem, 35vw); }
 .whole { white-space: nowrap; }
 svg { display: block; fill: #1f5f99; }
+@page { size: landscape; }
 @media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; }
-  tr { break-inside: avoid; } h2 { break-after: avoid; } }
+  table { font-size: .7rem; } th, td, tbody th { min-width: 3rem; padding: .2rem .4rem; }
+  svg { width: 6rem; } tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
 

@@ -32,9 +32,9 @@ MOST_CATEGORIES = 10_000
 PREDICTED_ROWS = 10_000
 # Of more classes than this, only the probabilities of the most probable ones are described.
 MOST_CLASSES = 30
-# The last digits of a probability depend on the processor. If they were kept, equal rows
-# could fall into different bins.
-PROBABILITY_DIGITS = 6
+# Smaller differences in a probability mean little, and its last digits depend on the
+# processor. If all digits were kept, equal rows could fall into different bins.
+PROBABILITY_DIGITS = 4
 # The types of features by the kinds of NumPy's types.
 TYPES = {"f": NUMBER, "M": DATE, "O": TEXT}
 
