@@ -163,6 +163,7 @@ steps/prep/infer_types.py
 steps/prep/layout_notes.py
 steps/prep/messages.py
 steps/prep/missing_word_notes.py
+steps/prep/outlier_notes.py
 steps/prep/parquet_files.py
 steps/prep/parsers.py
 steps/prep/partitions.py
