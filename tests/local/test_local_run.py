@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Bake, Project
+from conftest import SDKS, Bake, Project
 from sklearn import datasets
 from toys import skip_preloading
 
@@ -192,6 +192,78 @@ def versions(project: Project) -> list[int]:
     with closing(sqlite3.connect(project.path / "mlruns/mlflow.db")) as registry:
         rows = registry.execute("SELECT version FROM model_versions").fetchall()
     return [version for (version,) in rows]
+
+
+def test_a_search_that_is_stopped_goes_on(bake: Bake) -> None:
+    """Ctrl-C ends a search at once. Another search then runs `train` again, but not `prep`."""
+    project = bake()
+    few_trees = {"max_iterations": 5}
+    space = {"learning_rate": {"low": 0.05, "high": 0.5}}
+    search = {"tries": 500, "space": space}
+    project.set("training", hyperparameters=few_trees, search=search)
+    with subprocess.Popen(
+        [sys.executable, "-m", project.package, "run", "training"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        wait_for_log(project, "progress: 6 of 500 tries")
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To continue, run: python -m" in printed
+
+    project.set("training", search={**search, "tries": 3})
+    result = project.run("training")
+    assert result.code == 0, result.err
+    statuses = [step["status"] for step in result.json["steps"]]
+    assert statuses == ["reused", "ran", "ran", "ran"]
+    log = output(result.json, "train", "model").parents[1] / "log.txt"
+    assert "tries that are taken from an earlier search" in log.read_text()
+
+
+def wait_for_log(project: Project, text: str) -> None:
+    """Wait until a step of a run has written a text to its log."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        logs = project.path.glob("runs/*/*/log.txt")
+        if any(text in log.read_text(encoding="utf-8") for log in logs):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"no log has {text!r}")
+
+
+# Prints for each step whether it is the same with a search and without one.
+COMPARE_STEPS = """
+import json
+from penguins.pipelines import PIPELINES
+from penguins.runtime.azure import sdk_steps
+from penguins.settings import PROJECT
+
+def build(settings):
+    steps = sdk_steps.build_steps(PIPELINES["training"], settings)
+    return sdk_steps.read_steps(steps)
+
+settings = PROJECT.settings()
+training = settings.training.model_copy(update={"search": None})
+pairs = zip(build(settings), build(settings.model_copy(update={"training": training})))
+print(json.dumps({a.name: str(a) == str(b) for a, b in pairs}))
+"""
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_a_search_changes_the_step_train_alone(bake: Bake, sdk: str) -> None:
+    """So Azure ML, too, reuses `prep` when the search space changes."""
+    project = bake(azureml_sdk=sdk)
+    space = {"learning_rate": [0.1, 0.2]}
+    project.set("training", search={"tries": 2, "space": space})
+    compared = project.python("-c", COMPARE_STEPS)
+    assert compared.code == 0, compared.err
+    is_same = {"prep": True, "train": False, "evaluate": True, "register": True}
+    assert compared.json == is_same
 
 
 def test_exception_in_a_step_ends_the_run(bake: Bake) -> None:
