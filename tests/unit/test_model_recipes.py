@@ -220,3 +220,8 @@ def test_use_lightgbm(tmp_path: Path) -> None:
     assert judge(tmp_path, settings)["roc_auc"] > 0.8
     requirements = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
     assert "lightgbm==4.6.0" in requirements
+
+    wrong = {"hyperparameters": {**settings["hyperparameters"], "num_leaves": 1}}
+    (tmp_path / "wrong").mkdir()
+    with pytest.raises(module.DataError, match="cannot be trained: .*num_leaves"):
+        train_and_score(module, tmp_path / "wrong", "classification", wrong)

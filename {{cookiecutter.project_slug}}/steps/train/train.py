@@ -348,7 +348,7 @@ def train_and_log(
 def fit_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pipeline:
     """Return a pipeline that is trained on all training rows.
 
-    Raises DataError if scikit-learn refuses a hyperparameter.
+    Raises DataError if the library of the model refuses a hyperparameter.
     """
     with explain_refusal():
         pipeline = prepare_model(data, hyperparameters)
@@ -375,10 +375,18 @@ def prepare_model(data: TrainingData, hyperparameters: Mapping[str, Any]) -> Pip
 
 @contextmanager
 def explain_refusal() -> Iterator[None]:
-    """Raise DataError where scikit-learn raises TypeError or ValueError."""
+    """Raise DataError where the library of the model refuses its hyperparameters or data.
+
+    scikit-learn raises TypeError or ValueError, and other libraries an error of their own
+    such as LightGBMError. Other built-in errors are faults of code: they are not caught, so
+    that their traceback is seen.
+    """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except Exception as error:
+        is_of_a_library = type(error).__module__ != "builtins"
+        if not is_of_a_library and not isinstance(error, (TypeError, ValueError)):
+            raise
         raise DataError(f"The model cannot be trained: {error}") from None
 
 
