@@ -133,6 +133,7 @@ steps/evaluate/difference.py
 steps/evaluate/evaluate.py
 steps/evaluate/evaluation_figures.py
 steps/evaluate/evaluation_report.py
+steps/evaluate/jackknife.py
 steps/evaluate/leaks.py
 steps/evaluate/model_metrics.py
 steps/evaluate/prep_changes.py

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import evaluate
+import jackknife
 import mlflow
 import model_metrics
 import numpy as np
@@ -19,7 +20,9 @@ import prep_changes
 import pytest
 import register
 import train
+from difference import estimate_standard_error
 from model_metrics import METRICS, CannotCompute, Predictions, compute_metric
+from scipy import stats
 from sklearn import metrics
 from step_tracking import track_in
 
@@ -61,7 +64,7 @@ def test_a_metric_without_a_block_is_the_metric_of_the_other_rows(
 ) -> None:
     rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
     block_of_row = np.random.default_rng(1).integers(20, size=len(rows.target))
-    computed = model_metrics.compute_without_each_block(
+    computed = jackknife.compute_without_each_block(
         metric.name, rows.target, rows.models[0], block_of_row
     )
     expected = [
@@ -103,7 +106,7 @@ def test_many_different_probabilities_keep_their_order() -> None:
     rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
     blocks = np.arange(40_000) % 50
     for name in ("roc_auc", "average_precision"):
-        without = model_metrics.compute_without_each_block(
+        without = jackknife.compute_without_each_block(
             name, rows.target, rows.models[0], blocks
         )
         value = compute_metric(name, rows.target, rows.models[0])
@@ -124,6 +127,25 @@ def test_intervals_contain_the_true_difference(data: gate.Data) -> None:
         assert 0.88 <= share <= 1, name  # of 150 rounds, one of 10,000 is below
 
 
+def test_the_standard_error_of_a_mean_is_that_of_scipy() -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    without_each_value = (values.sum() - values) / 199
+    error = estimate_standard_error(without_each_value)
+    assert error.value == pytest.approx(stats.sem(values))
+    assert 150 < error.degrees <= 199
+    assert error.scale(0.975) == pytest.approx(1.97 * stats.sem(values), rel=0.01)
+
+
+def test_an_error_that_a_few_rows_cause_is_known_less_well() -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    values[:5] += 30
+    error = estimate_standard_error((values.sum() - values) / 199)
+    assert 5 < error.degrees < 15
+    assert error.scale(0.975) > 2.1 * error.value
+    # Two models that predict the same are no reason to divide by 0.
+    assert estimate_standard_error(np.zeros(200)).value == 0
+
+
 def test_rows_that_tell_nothing_have_no_metric() -> None:
     same_class = np.zeros(40, int)
     certain = Predictions(same_class, np.tile([0.9, 0.1], (40, 1)))
@@ -138,20 +160,45 @@ def test_rows_that_tell_nothing_have_no_metric() -> None:
 # The gate
 
 
-@pytest.mark.parametrize("data", [gate.Data(500, 1, (0.6, 0.4)), gate.Data(500)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(gate.Data(500, 1, (0.6, 0.4)), id="classes"),
+        pytest.param(gate.Data(500), id="numbers"),
+    ],
+)
 def test_equal_models_pass(data: gate.Data) -> None:
     metric = data.metrics[0]
-    assert gate.share_refused_of_equal(data, metric, 20) <= 0.08
+    assert gate.share_refused_of_equal(data, [metric], 20)[metric.name] <= 0.08
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_far_better", "reference"),
+    [
+        ("no worse", False, "3"),
+        ("within the margin", False, "3"),
+        ("better", False, "3"),
+        ("better", True, None),
+        ("worse", False, None),
+    ],
+    ids=["no worse", "within the margin", "perhaps lucky", "far better", "by force"],
+)
+def test_only_a_model_that_is_far_better_replaces_the_reference(
+    verdict: str, is_far_better: bool, reference: str | None
+) -> None:
+    comparison_by = {"becomes_reference": is_far_better}
+    registered = {"version": "3", "verdict": verdict, "comparison": comparison_by}
+    assert register.choose_reference({"registered": registered}) == reference
 
 
 def test_many_small_losses_do_not_add_up() -> None:
     data = gate.Data(3000, 1, (0.6, 0.4))
     options: dict[str, Any] = {"loss_each_time": 0.02, "rounds": 5}
     accuracy = data.metrics[-1]
-    now = gate.retrain(data, accuracy, margin=0.05, **options)
-    before = gate.retrain(data, accuracy, margin=0, keep_reference=False, **options)
-    assert now.most_lost <= 0.05
-    assert before.mean_lost > 2 * now.mean_lost
+    now = gate.retrain(data, [accuracy], margin=0.05, **options)
+    before = gate.retrain(data, [accuracy], margin=0, keep_reference=False, **options)
+    assert now["accuracy"].most_lost <= 0.05
+    assert before["accuracy"].mean_lost > 2 * now["accuracy"].mean_lost
 
 
 def test_a_clearly_worse_model_is_refused_and_one_within_the_margin_is_not() -> None:
@@ -161,7 +208,9 @@ def test_a_clearly_worse_model_is_refused_and_one_within_the_margin_is_not() -> 
     assert gate.compare(rmse, rows, 1, 0).verdict == "worse"
     assert gate.compare(rmse, rows, 1, 0, margin=0.02).verdict == "within the margin"
     assert gate.compare(rmse, rows, 2, 0, margin=0.02).verdict == "worse"
-    assert gate.compare(rmse, rows, 0, 2, margin=0.02).verdict == "better"
+    better = gate.compare(rmse, rows, 0, 2, margin=0.02)
+    assert better.verdict == "better"
+    assert better.becomes_reference
 
 
 # From training to registration
@@ -308,7 +357,7 @@ def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     table = draw_table(1500, signal=2)
     client = mlflow.MlflowClient()
     name = f"model-{tmp_path.name}"
-    options: dict[str, Any] = {"hyperparameters": {"max_iterations": 2, **FIXED}}
+    options: dict[str, Any] = {"hyperparameters": {"max_iterations": 1, **FIXED}}
     assert run_training(table, tmp_path / "weak", **options)["version"] == "1"
 
     strong: dict[str, Any] = {"hyperparameters": {"max_iterations": 30, **FIXED}}

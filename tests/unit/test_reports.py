@@ -117,6 +117,7 @@ def test_a_difference_cannot_be_misread(verdict: str, chance: str) -> None:
         detectable=0.3,
         accepted_loss=0.02,
         verdict=verdict,
+        becomes_reference=False,
     )
     assert describe_difference(difference, LOG_LOSS, "baseline") == (
         "log loss 0.114 (baseline: 1.07; lower is better), and the difference of -0.956 is"

@@ -1,4 +1,4 @@
-"""How much two models differ in a metric, and how much of it may be chance."""
+"""Compare the predictions of two models by a metric, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from model_metrics import (
-    CannotCompute,
-    Metric,
-    Predictions,
-    compute_metric,
-    compute_without_each_block,
-)
+from jackknife import compute_without_each_block
+from model_metrics import CannotCompute, Metric, Predictions, compute_metric
 from scipy import stats
 
-# Groups of rows are put together into at most so many blocks.
+# Groups of rows are put together into at most this many blocks.
 MOST_BLOCKS = 200
 # The probability that the interval contains the true difference.
 CONFIDENCE = 0.95
 # The probability with which a loss of the size `detectable` would be noticed.
 POWER = 0.95
+# The confidence with which a model must be better to become the reference. Of many equal
+# models, a lucky one is better with 95 %, and the others then look worse beside it.
+REFERENCE_CONFIDENCE = 0.995
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +36,9 @@ class Difference:
     - "within the margin" if it is worse, but all of the interval lies within
       `accepted_loss`,
     - else "no worse".
+
+    `becomes_reference` says whether the new model is better with so much confidence that
+    later models are to be compared with it.
     """
 
     metric: str
@@ -48,6 +49,23 @@ class Difference:
     detectable: float
     accepted_loss: float
     verdict: str
+    becomes_reference: bool
+
+
+@dataclass(frozen=True)
+class StandardError:
+    """The standard error of a difference, and how well it is known.
+
+    With few `degrees` of freedom, the error is itself uncertain. The interval is then
+    wider, as the quantiles of Student's t distribution are larger.
+    """
+
+    value: float
+    degrees: float
+
+    def scale(self, probability: float) -> float:
+        """Return the error times the quantile of t that belongs to a probability."""
+        return float(stats.t.ppf(probability, self.degrees)) * self.value
 
 
 def compare_predictions(
@@ -65,8 +83,8 @@ def compare_predictions(
 
     This is a test of non-inferiority (Piaggio et al., JAMA 308, 2012), except where there
     are too few rows for one: a model is "worse" only if it is so by more than chance. So
-    an equal model is called worse in at most 2.5 % of all cases. A model that is worse
-    by more than the margin, and by more than `detectable`, passes in at most 5 %.
+    an equal model is called worse in at most 2.5 % of all cases. A model that is worse by
+    more than the margin, and by more than `detectable`, passes in at most 5 %.
 
     Raises CannotCompute if the metric or the interval cannot be computed.
     """
@@ -74,31 +92,44 @@ def compare_predictions(
     other_value = compute_metric(metric.name, target, other)
     difference = new_value - other_value
 
-    block_of_row = _form_blocks(groups)
-    error, degrees = _estimate_standard_error(metric, target, new, other, block_of_row)
-    half_width = stats.t.ppf((1 + CONFIDENCE) / 2, degrees) * error
-    detectable = half_width + stats.t.ppf(POWER, degrees) * error
-    low = difference - half_width
-    high = difference + half_width
-
+    differences = _compute_differences(metric, target, new, other, _form_blocks(groups))
+    error = estimate_standard_error(differences)
+    half_width = error.scale((1 + CONFIDENCE) / 2)
+    interval = (difference - half_width, difference + half_width)
+    gain = difference if metric.higher_is_better else -difference
     accepted_loss = margin * abs(other_value)
-    least_gain = low if metric.higher_is_better else -high
-    most_gain = high if metric.higher_is_better else -low
-    verdict = "no worse"
-    if least_gain > 0:
-        verdict = "better"
-    elif most_gain < 0:
-        verdict = "within the margin" if -least_gain <= accepted_loss else "worse"
     return Difference(
         metric=metric.name,
         new=new_value,
         other=other_value,
         difference=difference,
-        interval=(float(low), float(high)),
-        detectable=float(detectable),
+        interval=interval,
+        detectable=half_width + error.scale(POWER),
         accepted_loss=accepted_loss,
-        verdict=verdict,
+        verdict=_choose_verdict(interval, metric.higher_is_better, accepted_loss),
+        becomes_reference=gain > error.scale((1 + REFERENCE_CONFIDENCE) / 2),
     )
+
+
+def _choose_verdict(
+    interval: tuple[float, float], higher_is_better: bool, accepted_loss: float
+) -> str:
+    """Return the verdict on a new model from the interval of its difference."""
+    low, high = interval
+    if higher_is_better:
+        smallest_gain = low
+        largest_gain = high
+    else:
+        smallest_gain = -high
+        largest_gain = -low
+
+    if smallest_gain > 0:
+        return "better"
+    if largest_gain >= 0:
+        return "no worse"
+    if smallest_gain >= -accepted_loss:
+        return "within the margin"
+    return "worse"
 
 
 def _form_blocks(groups: Array) -> Array:
@@ -107,28 +138,48 @@ def _form_blocks(groups: Array) -> Array:
     return np.asarray(positions % min(len(distinct), MOST_BLOCKS))
 
 
-def _estimate_standard_error(
+def _compute_differences(
     metric: Metric,
     target: Array,
     new: Predictions,
     other: Predictions,
     block_of_row: Array,
-) -> tuple[float, int]:
-    """Return the standard error of the difference, and its degrees of freedom.
+) -> Array:
+    """Return one difference for each block: that of all rows outside the block.
 
-    By the delete-a-group jackknife: the difference is computed again without each block
-    of rows, and the spread of these differences gives the error (P. S. Kott, "The
-    delete-a-group jackknife", Journal of Official Statistics 17, 2001). For the ROC AUC
-    this is close to what DeLong et al. (Biometrics 1988) derived. Raises CannotCompute if
-    the metric has no value without some block.
+    Raises CannotCompute if there is only one block, or if the metric has no value without
+    some block.
     """
-    blocks = int(block_of_row.max()) + 1
-    if blocks < 2:
+    if block_of_row.max() == 0:
         raise CannotCompute("all rows are of one group")
-    differences = compute_without_each_block(
-        metric.name, target, new, block_of_row
-    ) - compute_without_each_block(metric.name, target, other, block_of_row)
+    new_values = compute_without_each_block(metric.name, target, new, block_of_row)
+    other_values = compute_without_each_block(metric.name, target, other, block_of_row)
+    differences = new_values - other_values
     if not np.isfinite(differences).all():
         raise CannotCompute("nearly all rows are of one class or have the same value")
-    spread = ((differences - differences.mean()) ** 2).sum()
-    return float(np.sqrt(spread * (blocks - 1) / blocks)), blocks - 1
+    return differences
+
+
+def estimate_standard_error(differences: Array) -> StandardError:
+    """Return the standard error of a difference, from its values without each block.
+
+    This is the delete-a-group jackknife (P. S. Kott, "The delete-a-group jackknife",
+    Journal of Official Statistics 17, 2001). For the ROC AUC, it is close to what DeLong
+    et al. derived (Biometrics 44, 1988).
+
+    If a few blocks cause most of the spread, as those with rows of a rare class or with
+    very large numbers do, the spread is known less well than the number of blocks
+    suggests. The variance of the estimated spread depends on the kurtosis of the blocks'
+    deviations, and the degrees of freedom are those of Satterthwaite (Biometrics
+    Bulletin 2, 1946) for it. They are blocks - 1 if the deviations are normally
+    distributed.
+    """
+    blocks = len(differences)
+    deviations = differences - differences.mean()
+    spread = np.sqrt((deviations**2).mean())
+    degrees = float(blocks - 1)
+    if spread > 0:
+        kurtosis = ((deviations / spread) ** 4).mean()
+        if kurtosis > 1:
+            degrees = min(degrees, 2 * blocks / (kurtosis - 1))
+    return StandardError(float(spread * np.sqrt(blocks - 1)), degrees)

@@ -1,13 +1,11 @@
-"""The metrics that judge a model: their values, and their values without some rows.
+"""The metrics that judge a model: their names, their values, and notes on weak ones.
 
-The values are scikit-learn's. The second part computes each metric again without one
-block of rows at a time, for all blocks at once: comparison.py needs it to tell how much
-of a difference is chance.
+The values are scikit-learn's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +54,8 @@ METRICS = {
         Metric("r2", "R²", higher_is_better=True),
     ],
 }
-# A note names a class if the rows predicted to be of it are a smaller share of its rows.
+# A note names a class if fewer rows are predicted to be of it than this share of its rows.
 RARELY_PREDICTED = 0.2
-# Probabilities of different rows count as equal if they are in the same of so many ranges
-# with equally many rows. Only intervals depend on it, and only for more rows than this.
-MOST_RANKS = 5_000
 SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log loss
 
 
@@ -149,7 +144,7 @@ def compute_metric(name: str, target: Array, predictions: Predictions) -> float:
     values = predictions.values
     match name:
         case "log_loss":
-            return float(_losses_of_probabilities(target, predictions).mean())
+            return float(compute_losses_of_probabilities(target, predictions).mean())
         case "roc_auc":
             return _average_over_classes(
                 metrics.roc_auc_score, name, target, predictions
@@ -188,7 +183,7 @@ def compute_metric(name: str, target: Array, predictions: Predictions) -> float:
 def measure(
     model: Pipeline, features: pd.DataFrame, target: pd.Series, task: str
 ) -> dict[str, float]:
-    """Return all metrics of a model's predictions, but those without a value."""
+    """Return all metrics of a model's predictions, except those without a value."""
     classes = list_classes(target, [model])
     encoded = encode_target(target, classes)
     predictions = predict(model, features, classes)
@@ -212,24 +207,36 @@ def note_weak_figures(
             compute_metric(metric.name, encoded, predictions)
         except CannotCompute as error:
             notes.append(f"{metric.title} is left out: {error}.")
-    if task == "regression":
-        return notes
+    if task == "classification":
+        known_classes = {str(name) for name in model.classes_}
+        notes += _note_weak_classes(encoded, predictions, classes, known_classes)
+    return notes
 
-    actual_rows = np.bincount(encoded, minlength=len(classes))
+
+def _note_weak_classes(
+    target: Array,
+    predictions: Predictions,
+    classes: Sequence[str],
+    known_classes: Collection[str],
+) -> list[str]:
+    """Return notes on classes that the model does not know or hardly ever predicts."""
+    rows = len(target)
+    actual_rows = np.bincount(target, minlength=len(classes))
     predicted_rows = np.bincount(predictions.values, minlength=len(classes))
-    known = {str(name) for name in model.classes_}
     hint = ""
     if len(classes) == 2:
         hint = " To predict it more often, see docs/change.md, 'Decide by a threshold'."
+
+    notes = []
     for name, actual, predicted in zip(classes, actual_rows, predicted_rows):
-        if actual and name not in known:
+        if actual and name not in known_classes:
             notes.append(
                 f"{actual} held-out rows are of the class '{name}', which the model does"
-                " not know: each of them adds 36 to the sum that log loss is the mean of."
+                " not know: each of them counts with the largest possible log loss, 36."
             )
         elif actual and not predicted:
             notes.append(
-                f"no row is predicted to be '{name}', though {actual} of {len(target)} are:"
+                f"no row is predicted to be '{name}', though {actual} of {rows} are:"
                 " accuracy says nothing about this class. Look at average precision."
                 f"{hint}"
             )
@@ -237,13 +244,13 @@ def note_weak_figures(
             verb = "row is" if predicted == 1 else "rows are"
             notes.append(
                 f"only {predicted} {verb} predicted to be '{name}', though {actual} of"
-                f" {len(target)} are: accuracy says little about this class. Look at"
-                f" average precision.{hint}"
+                f" {rows} are: accuracy says little about this class. Look at average"
+                f" precision.{hint}"
             )
     return notes
 
 
-def _losses_of_probabilities(target: Array, predictions: Predictions) -> Array:
+def compute_losses_of_probabilities(target: Array, predictions: Predictions) -> Array:
     """Return minus the logarithm of each row's probability of its own class."""
     assert predictions.probabilities is not None
     probabilities = predictions.probabilities[np.arange(len(target)), target]
@@ -251,9 +258,12 @@ def _losses_of_probabilities(target: Array, predictions: Predictions) -> Array:
 
 
 def _average_over_classes(
-    score: Any, name: str, target: Array, predictions: Predictions
+    score: Callable[[Array, Array], float],
+    name: str,
+    target: Array,
+    predictions: Predictions,
 ) -> float:
-    """Return the mean of a metric of ranks over the classes that it looks at."""
+    """Return the mean of a ranking metric over the classes that it judges."""
     assert predictions.probabilities is not None
     scores = [
         score(target == position, predictions.probabilities[:, position])
@@ -263,9 +273,10 @@ def _average_over_classes(
 
 
 def select_classes(name: str, target: Array, predictions: Predictions) -> list[int]:
-    """Return the positions of the classes whose ranks are judged.
+    """Return the positions of the classes that a ranking metric judges.
 
-    Raises CannotCompute if all rows are of one class.
+    Of several classes, these are all that occur. Of two, it is one: the rarer one for the
+    average precision, else the second. Raises CannotCompute if all rows are of one class.
     """
     assert predictions.probabilities is not None
     counts = np.bincount(target, minlength=predictions.probabilities.shape[1])
@@ -277,153 +288,3 @@ def select_classes(name: str, target: Array, predictions: Predictions) -> list[i
     if name == "average_precision" and counts[0] < counts[1]:
         return [0]
     return [1]
-
-
-# A metric without some rows
-
-
-def compute_without_each_block(
-    name: str, target: Array, predictions: Predictions, block_of_row: Array
-) -> Array:
-    """Return the metric of all rows but those of block 0, but those of block 1, and so on.
-
-    A value is NaN if the rows that are left have none. Raises CannotCompute if all rows
-    together have none.
-    """
-    values = predictions.values
-    match name:
-        case "roc_auc" | "average_precision":
-            return _compute_rank_metric(name, target, predictions, block_of_row)
-        case "f1_macro" | "balanced_accuracy":
-            return _compute_class_metric(name, target, values, block_of_row)
-        case "r2":
-            return _compute_r2(target, values, block_of_row)
-    match name:
-        case "log_loss":
-            losses = _losses_of_probabilities(target, predictions)
-        case "accuracy":
-            losses = (values == target).astype(float)
-        case "rmse":
-            losses = (values - target) ** 2
-        case "mae":
-            losses = np.abs(values - target)
-        case "mape":
-            losses = np.abs(values - target) / np.abs(target)
-        case _:
-            raise KeyError(name)
-    rows = _sum_without_each_block(np.ones(len(target)), block_of_row)
-    means = _sum_without_each_block(losses, block_of_row) / rows
-    return np.sqrt(means) if name == "rmse" else means
-
-
-def _sum_without_each_block(values: Array, block_of_row: Array) -> Array:
-    """Return the sums of a value over all rows but those of each block."""
-    sums = np.bincount(block_of_row, values)
-    return np.asarray(sums.sum() - sums)
-
-
-def _count_without_each_block(
-    positions: Array, width: int, block_of_row: Array
-) -> Array:
-    """Return how often each position occurs in all rows but those of each block.
-
-    The result has a row for each block and a column for each position.
-    """
-    blocks = block_of_row.max() + 1
-    cells = block_of_row * width + positions
-    counts = np.bincount(cells, minlength=blocks * width).reshape(blocks, width)
-    return np.asarray(counts.sum(axis=0) - counts)
-
-
-def _compute_r2(target: Array, values: Array, block_of_row: Array) -> Array:
-    """Return R² without each block."""
-    # Sums of squares lose fewer digits around the mean.
-    centred = target - target.mean()
-    rows = _sum_without_each_block(np.ones(len(target)), block_of_row)
-    errors = _sum_without_each_block((values - target) ** 2, block_of_row)
-    sums = _sum_without_each_block(centred, block_of_row)
-    squares = _sum_without_each_block(centred**2, block_of_row)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(1 - errors / (squares - sums**2 / rows))
-
-
-def _compute_class_metric(
-    name: str, target: Array, values: Array, block_of_row: Array
-) -> Array:
-    """Return the mean F1 or recall of the classes, without each block."""
-    width = int(max(target.max(), values.max())) + 1
-    is_correct = target == values
-    actual = _count_without_each_block(target, width, block_of_row)
-    # The wrong rows are counted in a further column, which is left out.
-    correct = _count_without_each_block(
-        np.where(is_correct, target, width), width + 1, block_of_row
-    )[:, :width]
-    if name == "balanced_accuracy":
-        numerators = correct
-        denominators = actual
-    else:
-        numerators = 2 * correct
-        predicted = _count_without_each_block(values, width, block_of_row)
-        denominators = actual + predicted
-    # A class that does not occur has 0 in both, and must not be divided by 0.
-    scores = numerators / np.maximum(denominators, 1)
-    return np.asarray(scores.sum(axis=1) / (denominators > 0).sum(axis=1))
-
-
-def _compute_rank_metric(
-    name: str, target: Array, predictions: Predictions, block_of_row: Array
-) -> Array:
-    """Return the ROC AUC or average precision without each block.
-
-    It is the mean over classes, without those of which a block holds all rows.
-    """
-    assert predictions.probabilities is not None
-    by_class = []
-    for position in select_classes(name, target, predictions):
-        ranks = _rank_descending(predictions.probabilities[:, position])
-        width = int(ranks.max()) + 1
-        is_positive = target == position
-        all_rows = _count_without_each_block(ranks, width, block_of_row)
-        # The other rows are counted in a further column, which is left out.
-        positives = _count_without_each_block(
-            np.where(is_positive, ranks, width), width + 1, block_of_row
-        )[:, :width]
-        if name == "roc_auc":
-            by_class.append(_compute_roc_auc(positives, all_rows - positives))
-        else:
-            by_class.append(_compute_average_precision(positives, all_rows))
-    table = np.array(by_class)
-    has_value = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(
-            np.where(has_value, table, 0).sum(axis=0) / has_value.sum(axis=0)
-        )
-
-
-def _rank_descending(probabilities: Array) -> Array:
-    """Return the rank of each row, 0 for the largest probability; equal ones share it."""
-    distinct, ranks = np.unique(-probabilities, return_inverse=True)
-    if len(distinct) <= MOST_RANKS:
-        return np.asarray(ranks)
-    rows_up_to_rank = np.cumsum(np.bincount(ranks))
-    coarse = (rows_up_to_rank - 1) * MOST_RANKS // len(probabilities)
-    return np.asarray(coarse[ranks])
-
-
-def _compute_roc_auc(positives: Array, negatives: Array) -> Array:
-    """Return the area under the ROC curve for each line of counts by descending rank.
-
-    It is the share of pairs of a positive and a negative row in which the positive one
-    ranks higher; pairs of equal rank count half (Hanley and McNeil, Radiology 1982).
-    """
-    below = negatives.sum(axis=1, keepdims=True) - negatives.cumsum(axis=1)
-    wins = (positives * (below + negatives / 2)).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(wins / (positives.sum(axis=1) * negatives.sum(axis=1)))
-
-
-def _compute_average_precision(positives: Array, all_rows: Array) -> Array:
-    """Return the average precision for each line of counts by descending rank."""
-    precisions = positives.cumsum(axis=1) / np.maximum(all_rows.cumsum(axis=1), 1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((positives * precisions).sum(axis=1) / positives.sum(axis=1))

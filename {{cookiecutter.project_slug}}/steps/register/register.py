@@ -69,14 +69,16 @@ def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:
 def choose_reference(evaluation: dict[str, Any]) -> str | None:
     """Return the registered version with which later models are compared.
 
-    Returns None if they are compared with the new model. If the new model is not better
-    than the version that it was compared with, later models are compared with that version,
-    too. Otherwise, many small losses could add up unnoticed.
+    Returns None if they are compared with the new model. If the new model is not clearly
+    better than the version that it was compared with, later models are compared with that
+    version, too. Otherwise, many small losses could add up unnoticed.
     """
     registered = evaluation["registered"]
-    if registered and registered["verdict"] in ("no worse", "within the margin"):
-        return str(registered["version"])
-    return None
+    if registered is None or registered["verdict"] not in GOOD_VERDICTS:
+        return None
+    if registered["comparison"]["becomes_reference"]:
+        return None
+    return str(registered["version"])
 
 
 def register(model: Path, name: str, reference: str | None = None) -> str:
