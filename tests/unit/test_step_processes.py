@@ -365,7 +365,7 @@ def command(folder: Path, log: Path) -> Any:
 def forked() -> Iterator[Any]:
     """Step processes whose fork server is ready, with a variable that steps lack."""
     runner = processes.StepProcesses()
-    runner.load_packages({**environment(), "GIVEN": "another", "REMOVED": "x"}, {})
+    runner.start_fork_server({**environment(), "GIVEN": "another", "REMOVED": "x"}, {})
     yield runner
     runner.close()
 
@@ -404,7 +404,7 @@ processes.FORK_SERVER = processes.FORK_SERVER[:2]  # Without packages it is quic
 runner = processes.StepProcesses()
 command = processes.StepCommand(**json.loads(sys.argv[2]))
 if sys.argv[3] == "True":
-    runner.load_packages(command.environment, {})
+    runner.start_fork_server(command.environment, {})
 print(runner.run(command, {}), flush=True)
 runner.close()
 """
@@ -487,7 +487,7 @@ def test_a_caller_that_ignores_its_children_sees_the_exit_code(
 def test_a_step_runs_though_the_fork_server_is_gone(tmp_path: Path) -> None:
     prepare(tmp_path / "step", "print('done')")
     runner = processes.StepProcesses()
-    runner.load_packages(environment(), {})
+    runner.start_fork_server(environment(), {})
     (server,) = runner._fork_servers.values()
     os.kill(server._process.pid, signal.SIGKILL)
     code = runner.run(command(tmp_path / "step", tmp_path / "log.txt"), {})

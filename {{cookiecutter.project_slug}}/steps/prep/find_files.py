@@ -95,7 +95,7 @@ class FoundFiles:
         notes = []
         if self.other_files:
             listed = _list_paths(self.other_files, folder)
-            text = f"not read, because only CSV and Parquet files are: {listed}."
+            text = f"only CSV and Parquet files are read, so these are not: {listed}."
             if any(map(is_workbook, self.other_files)):
                 text += f" {SAVE_SHEETS}"
             notes.append(Note(text))
@@ -103,8 +103,8 @@ class FoundFiles:
             listed = _list_paths(self.hidden_tables, folder)
             notes.append(
                 Note(
-                    "not read, because names that begin with _ or . are those of hidden"
-                    f" or unfinished files: {listed}. Rename those that hold data."
+                    "names that begin with _ or . mark hidden or unfinished files, so"
+                    f" these are not read: {listed}. Rename those that hold data."
                 )
             )
         return notes
@@ -176,7 +176,9 @@ def _walk(root: Path) -> FoundFiles:
     """Return all files below a folder, including those that symbolic links lead to.
 
     A folder or file to which several links lead is visited once. Raises DataError if a
-    folder cannot be read, a link leads nowhere or to itself, or a table is not a file.
+    folder cannot be read, if a link leads nowhere or to itself, if a folder is a table of
+    its own kind, such as a Delta table, or if a path with the name of a table is a pipe or
+    another thing that is not a file.
     """
     found = FoundFiles()
     resolved_root = root.resolve()

@@ -20,21 +20,28 @@ MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def add_partition_columns(sources: list[Source], options: ReadOptions) -> None:
-    """Add the columns that folders name to the files below them.
+    """Add the columns of partition folders to the files inside them.
 
-    A column gets the type that it would get in a CSV file with these values, except that
-    words such as NA are values. If a file itself has the column, the column is taken from
-    the file, with a note.
+    For example, the folder `year=2026` adds the column `year` to its files. The column gets
+    the type that it would get in a CSV file with these values, except that words such as NA
+    are not missing values here. If a file has the column itself, its own values are kept,
+    with a note.
     """
-    partitions = [_read_partitions(source.name) for source in sources]
-    names = dict.fromkeys(name for values in partitions for name in values)
-    for name in names:
-        texts = [values[name] for values in partitions if name in values]
+    partitions_of_sources = [_read_partitions(source.name) for source in sources]
+    column_names = dict.fromkeys(
+        name for partitions in partitions_of_sources for name in partitions
+    )
+    for name in column_names:
+        texts = [
+            partitions[name]
+            for partitions in partitions_of_sources
+            if name in partitions
+        ]
         column_by_text = _infer_columns(name, texts, options)
-        for source, values in zip(sources, partitions):
-            if name not in values:
+        for source, partitions in zip(sources, partitions_of_sources):
+            if name not in partitions:
                 continue
-            text = values[name]
+            text = partitions[name]
             if name in source.columns:
                 source.notes.append(_note_column_of_file(source, name, text))
             else:

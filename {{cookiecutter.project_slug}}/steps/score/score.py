@@ -123,14 +123,14 @@ def load_scorer(
     predictions: Path,
     predictions_format: str = "parquet",
 ) -> Scorer:
-    """Load a registered model, and make the folder for its predictions.
+    """Load a registered model, speed it up if possible, and create its output folder.
 
     `model_version` may be "latest". Raises ScoringError if there is no such model, if it
     was trained with another version of Python, or if the folder cannot be made.
     """
     version = find_version(model_name, model_version)
     folder = download_model(model_name, version)
-    # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
+    # MLflow reads "%20" in a path as a space. The path of a temporary copy has no "%20".
     with TemporaryDirectory() as temporary_folder:
         copy = shutil.copytree(folder, Path(temporary_folder) / "model")
         description = Model.load(str(copy))
@@ -139,9 +139,10 @@ def load_scorer(
     columns = list_model_columns(description)
 
     try:
+        # The predictions stay the same, and are computed several times faster.
         use_lookup_tables(model)
     except UnsupportedModel as reason:
-        print(f"note: the model predicts at scikit-learn's own pace: {reason}.")
+        print(f"note: the model predicts without the faster table lookup: {reason}.")
 
     try:
         predictions.mkdir(parents=True, exist_ok=True)

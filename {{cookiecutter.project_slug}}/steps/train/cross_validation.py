@@ -55,8 +55,9 @@ def list_folds(
 ) -> list[Fold]:
     """Return the folds of the training rows.
 
-    `fold_numbers` has the number of a fold for each row. With many rows, only the first
-    fold is used. If rows are held out by date, the folds are periods instead.
+    `fold_numbers` has the fold number of each row. If there are many rows, only the first
+    fold is judged, which saves time. If rows are held out by date, each fold is a period
+    of time, and the model that is judged on it is fitted on the rows before it.
     """
     if isinstance(split, TimeSplit):
         return _list_periods(get_column(training, split.column).cast(DATE))

@@ -536,9 +536,12 @@ def list_hyperparameters(data: TrainingData) -> tuple[set[str], set[str]]:
 
 
 def save_files(
-    trained: TrainedModel, inputs: PreparedInputs, settings: RowSettings, model: Path
+    trained: TrainedModel, inputs: PreparedInputs, settings: RowSettings, folder: Path
 ) -> None:
-    """Save the model, its baseline, and what is known about its training."""
+    """Save the model, its baseline, and the files that describe its training.
+
+    The profile also describes the model's predictions for the held-out rows.
+    """
     data = inputs.data
     baseline = fit_baseline(data.target, data.task, inputs.dates)
     description = ModelDescription(
@@ -552,16 +555,16 @@ def save_files(
         parameters={name: str(value) for name, value in trained.parameters.items()},
         notes=inputs.notes,
     )
-    save_model(trained.pipeline, data.features, description, baseline, model)
+    save_model(trained.pipeline, data.features, description, baseline, folder)
 
     if trained.search_result is not None:
-        save_search(trained.search_result, model)
+        save_search(trained.search_result, folder)
     if inputs.schema is not None:
-        save_schema(inputs.schema, model)
+        save_schema(inputs.schema, folder)
     profile_of_predictions = describe_predictions(
         trained.pipeline, inputs.holdout, data.features, data.task
     )
-    save_profile({**inputs.profile, **profile_of_predictions}, model)
+    save_profile({**inputs.profile, **profile_of_predictions}, folder)
 
 
 def save_model(

@@ -221,7 +221,11 @@ class _HelpWithPipelines(argparse.Action):
 
 
 def _list_pipelines(load_pipelines: PipelineLoader) -> str:
-    """Return a line for each pipeline, with the first line of its docstring."""
+    """Return the list of pipelines for the help text, each with its summary.
+
+    The summary is the first line of the docstring. If a package is missing, the text says
+    so instead.
+    """
     try:
         pipelines = load_pipelines()
     except ModuleNotFoundError as error:

@@ -91,20 +91,33 @@ def check_registry(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_cluster_identity(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether the cluster has the identity of the settings, or one at all."""
-    if not (facts.needs_identity or facts.needs_pull_role or facts.identity):
+    """Return whether the cluster has the identity that `compute.identity` names.
+
+    Without this setting, any identity of the cluster will do. `facts.cluster_principal` is
+    the principal id of this identity, and is empty if the cluster does not have it.
+    """
+    is_needed = facts.needs_identity or facts.needs_pull_role or facts.identity
+    if not is_needed:
         return NOT_NEEDED
     if facts.cluster_principal:
+        # The last part of a user-assigned identity's resource id is its name.
         identity = facts.identity.rpartition("/")[2] or "an identity"
         return Answer(OK, f"{facts.compute_name} has {identity}")
 
-    kind = "SystemAssigned"
-    if facts.identity not in ("", "system"):
-        kind = f"UserAssigned --user-assigned-identities {facts.identity}"
+    if facts.identity in ("", "system"):
+        identity_options = "--identity-type SystemAssigned"
+    else:
+        identity_options = (
+            "--identity-type UserAssigned"
+            f" --user-assigned-identities {facts.identity}"
+        )
     update = facts.az("ml compute update --name {compute_name} " + IN_WORKSPACE)
-    update = f"{update} --identity-type {kind}"
-    wanted = f"the identity {facts.identity}" if facts.identity else "an identity"
-    return Answer(WRONG, f"{facts.compute_name} does not have {wanted}", update)
+    missing = f"the identity {facts.identity}" if facts.identity else "an identity"
+    return Answer(
+        WRONG,
+        f"{facts.compute_name} does not have {missing}",
+        f"{update} {identity_options}",
+    )
 
 
 def check_login_roles(azure: ResourceManager, facts: Facts) -> Answer:

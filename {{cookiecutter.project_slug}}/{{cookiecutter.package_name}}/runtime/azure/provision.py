@@ -131,7 +131,7 @@ def _provide_cluster(session: Session, setting: Compute) -> None:
 
 
 def _provide_image_builder(session: Session) -> None:
-    """Let the cluster that the settings name build the images of environments."""
+    """Choose the cluster of `workspace.image_build_compute` as the builder of images."""
     name = session.settings.workspace.image_build_compute
     if name is None:
         return

@@ -321,7 +321,8 @@ def _collect_results(
 ) -> list[MiniBatch]:
     """Wait for scheduled mini-batches, count them, and return those to try again.
 
-    Exits if a worker could not load the script, or once too much has failed.
+    Exits if a worker could not load the script. `progress.report` exits as soon as more
+    has failed than the limits allow.
     """
     batches_to_try = []
     for future in as_completed(running):
@@ -442,9 +443,13 @@ def _import_script(script: str) -> ModuleType:
 
 
 def _run_batch(batch: MiniBatch) -> list[str]:
-    """Return the rows of a mini-batch. Raises RuntimeError for any error of the script."""
-    # The pool sends this signal if a mini-batch takes too long. While `run()` works, the
-    # signal ends the worker at once.
+    """Return the rows of a mini-batch.
+
+    Raises WrongReturnError if `run()` returns a value of the wrong type, and RuntimeError
+    for any error that it raises.
+    """
+    # The pool sends SIGTERM if a mini-batch takes too long, which ends the worker at once.
+    # Between mini-batches the signal is ignored, so that a worker can finish `shutdown()`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return call_run(batch)

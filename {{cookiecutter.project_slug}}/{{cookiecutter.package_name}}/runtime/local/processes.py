@@ -57,12 +57,12 @@ class StepProcesses:
         # The fork servers by the environment variables that their steps declare.
         self._fork_servers: dict[frozenset[tuple[str, str]], _StepLauncher] = {}
 
-    def load_packages(
+    def start_fork_server(
         self, common_environment: Mapping[str, str], step_variables: Mapping[str, str]
     ) -> None:
-        """Start a fork server for the steps that declare `step_variables`.
+        """Start a fork server, which loads packages in advance for certain steps.
 
-        Nothing happens if there is one already, or if this system cannot fork processes.
+        They are the steps that declare `step_variables`. Nothing happens if there is one already, or if this system cannot fork processes.
         Some packages read environment variables when they are imported, so steps share a
         server only if they declare the same variables. `common_environment` has the
         variables that all steps have.
@@ -90,7 +90,7 @@ class StepProcesses:
         # so it is for the next step.
         server = self._fork_servers.get(frozenset(step_variables.items()))
         if next_step_variables is not None:
-            self.load_packages(command.environment, next_step_variables)
+            self.start_fork_server(command.environment, next_step_variables)
 
         exit_code = None
         if server is not None:

@@ -157,7 +157,7 @@ class LocalRun:
         root = context.project.root
         if not (root / tracking.DATABASE).exists():
             # Making the database takes as long as loading the packages of the steps.
-            self._processes.load_packages(
+            self._processes.start_fork_server(
                 make_common_environment(context), last_step.environment_variables
             )
         try:

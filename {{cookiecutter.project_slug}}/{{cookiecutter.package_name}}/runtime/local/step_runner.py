@@ -155,7 +155,7 @@ class StepRunner:
         )
         if step.name in self._context.plan.model_readers:
             # It imports MLflow to look up the registered model.
-            self._processes.load_packages(
+            self._processes.start_fork_server(
                 make_common_environment(self._context), step.environment_variables
             )
         next_step_variables = None
