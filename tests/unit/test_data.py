@@ -358,7 +358,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     ),
     "files of other kinds": (
         {"a.csv": "a\n1\n", "b.jsonl": "{}", "c.xlsx": "x"},
-        "not read.*: b.jsonl, c.xlsx. Save each sheet of a workbook as CSV",
+        "are not: b.jsonl, c.xlsx. Save each sheet of a workbook as CSV",
     ),
     "a struct": (
         {"a.parquet": pl.DataFrame({"a": [1], "s": [{"b": 2}]})},
