@@ -554,7 +554,7 @@ def test_the_version_is_the_newest_of_the_changelog(bake: Bake) -> None:
     _, *versions = re.split(r"(?m)^## ", changelog)
     for version in versions:
         assert re.match(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)\n", version)
-        assert "An update asks of you" in version
+        assert "an update asks of you" in version.lower()
     printed = bake().python("-m", "penguins", "--version")
     newest = versions[0].split()[0]
     assert printed.out == f"version {newest} of the template\n", printed.err
