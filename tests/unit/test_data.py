@@ -30,7 +30,7 @@ import prep
 import pytest
 from conftest import SDKS, Bake
 from prep import prepare
-from report import render_report
+from report import describe_unusual_columns, render_report
 from sources import DataError
 from text_values import TextFormat
 
@@ -399,6 +399,42 @@ def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None
     assert html.escape(notes[0]) in render_report(report)
 
 
+def test_booleans_are_constant_only_if_all_rows_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample for the pictures does not hold the last row, which differs."""
+    monkeypatch.setattr("row_sample.SAMPLED_ROWS", 10)
+    table = pl.DataFrame(
+        {
+            "paid": [True] * 19 + [False],
+            "active": [None] + [True] * 19,
+            "empty": pl.Series([None] * 20, dtype=pl.Boolean),
+        }
+    )
+    raw = write(tmp_path / "raw", {"a.parquet": table})
+    report = prepare(raw, tmp_path / "out")
+    (sentence,) = describe_unusual_columns(report)
+    assert sentence.startswith("Only one value occurs in 'active'. Nothing")
+
+
+@pytest.mark.parametrize(
+    ("count", "last_line"),
+    {
+        prep.SHOWN_NOTES: "note: note 20",
+        prep.SHOWN_NOTES + 1: "note: 1 more note is in the data report.",
+        prep.SHOWN_NOTES + 2: "note: 2 more notes are in the data report.",
+    }.items(),
+    ids=["no note", "a note", "two notes"],
+)
+def test_notes_that_are_only_in_the_report_are_counted(
+    count: int, last_line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = [f"note {number + 1}" for number in range(count)]
+    report = {"violations": [], "notes": notes, "rows_in": 2, "rows_out": 2}
+    prep.print_summary(report)
+    assert capsys.readouterr().out.splitlines()[-2] == last_line
+
+
 def test_distinct_texts_are_counted_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +516,11 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
         {"a.csv.gz": gzip.compress(b"a,b\n1,2\n")[:-6]},
         {},
         "a.csv.gz is cut short",
+    ),
+    "no UTF-8 after line ends of an old Mac": (
+        UMLAUT.replace("\n", "\r").encode("cp1252"),
+        {},
+        "line 2 is not UTF-8",
     ),
     "a cut zip": ({"a.zip": zipped(a="a\n1\n")[:40]}, {}, "a.zip is cut short"),
     "two in a zip": (
@@ -709,7 +750,7 @@ def test_types_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
 
 
 FEATURES: dict[str, tuple[Any, str]] = {
-    "drops rows": (lambda t: t.filter(pl.col("x") > 1), "made 1 rows of 2: it may add"),
+    "drops rows": (lambda t: t.filter(pl.col("x") > 1), "turned 2 rows into 1: it may"),
     "drops the key": (lambda t: t.drop("id"), "leaves out the column 'id'"),
     "drops the target": (lambda t: t.drop("y"), "leaves out the column 'y'"),
     "makes a struct": (

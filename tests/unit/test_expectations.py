@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import random
 import subprocess
@@ -254,6 +257,69 @@ def test_the_first_row_is_found_wherever_it_is(tmp_path: Path) -> None:
     (raw / "b.csv").unlink()
     (violation,) = find_violations(raw, {"x": {"min": 0}}, **options)
     assert violation.endswith("is -2.0, in row 2 of c.parquet.")
+
+
+def number_lines(text: str, skipped_lines: int) -> dict[str, int]:
+    """Return the line of each first value, as Python's csv module counts the lines."""
+    file = io.StringIO(text, newline="")
+    for _ in range(skipped_lines):
+        file.readline()
+    reader = csv.reader(file)
+    return {row[0]: skipped_lines + reader.line_num for row in reader if row}
+
+
+# The lines above the rows, the lines between two rows, the end of each row, and the number
+# of lines to skip. Excel writes a first line such as `sep=,`.
+LINES: dict[str, tuple[str, str, str, int]] = {
+    "names in the first line": ("x,y\n", "", "1\n", 0),
+    "a title": ("Sales\nof 2026\nx,y\n", "", "1\n", 2),
+    "the first line of Excel": ("sep=,\nx,y\n", "", "1\n", 0),
+    "the first line of Excel, skipped": ("sep=,\r\nx,y\r\n", "", "1\r\n", 1),
+    "a title above blank lines": ("Sales\n\n\nx,y\n", "\n", "1\n", 1),
+    "line breaks in values": ("Sales\nx,y\n", "", '"a\nb"\n', 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-8", "a.csv"),
+        ("utf-8-sig", "a.csv"),
+        ("utf-16", "a.csv"),
+        ("utf-8", "a.csv.gz"),
+    ],
+    ids=["UTF-8", "a byte order mark", "UTF-16", "gzip"],
+)
+@pytest.mark.parametrize(
+    ("start", "between", "end", "skipped_lines"), LINES.values(), ids=LINES
+)
+def test_lines_are_those_of_pythons_csv(
+    start: str,
+    between: str,
+    end: str,
+    skipped_lines: int,
+    encoding: str,
+    name: str,
+    tmp_path: Path,
+) -> None:
+    numbers = [*range(60), -(10**9), 60]
+    text = start + between.join(f"{number},{end}" for number in numbers)
+    content = text.encode(encoding)
+    raw = write(tmp_path / "raw", first="Title\n" * skipped_lines + "x\n1\n")
+    packed = gzip.compress(content) if name.endswith(".gz") else content
+    (raw / name).write_bytes(packed)
+
+    report = prepare(
+        raw,
+        tmp_path / "out",
+        expectations={"x": {"min": 0}},
+        text_format=TextFormat(skip_lines=skipped_lines),
+    )
+
+    line = number_lines(text, skipped_lines or start.count("sep="))[str(min(numbers))]
+    place = f"in line {line} of {name}"
+    assert report["violations"][0].endswith(f"-1000000000, {place}.")
+    assert f"column 'x' holds -1000000000 {place}, and" in "".join(report["notes"])
 
 
 def test_many_small_files(tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ class CsvFile:
         for position, (line, _) in enumerate(self.rows()):
             if position == row:
                 return line
-        # polars may count blank lines as rows, which the csv module skips.
+        # polars counts blank lines as rows, which the csv module skips. A file that has any
+        # is read again by the csv module, so nobody sees this number.
         return row
 
     def _suggest_settings(self) -> str:

@@ -209,8 +209,11 @@ def print_summary(report: dict[str, Any]) -> None:
     notes = report["notes"]
     for note in notes[:SHOWN_NOTES]:
         print(f"note: {note}")
-    if len(notes) > SHOWN_NOTES:
-        print(f"note: {len(notes) - SHOWN_NOTES} more are in the data report.")
+    hidden = len(notes) - SHOWN_NOTES
+    if hidden == 1:
+        print("note: 1 more note is in the data report.")
+    elif hidden > 1:
+        print(f"note: {hidden} more notes are in the data report.")
     print(f"{report['rows_in']} rows read, {report['rows_out']} prepared")
 
 

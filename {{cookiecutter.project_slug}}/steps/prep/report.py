@@ -19,7 +19,7 @@ from write_parts import WrittenParts
 # The statistics of a column that the report shows, in the order of its table.
 STATISTICS = ("type", "missing", "distinct", "smallest", "largest")
 SHOWN_CLASSES = 30
-# With more rows, the distinct values of a column are estimated.
+# With more rows, the distinct texts of a column are estimated.
 MOST_COUNTED_ROWS = 1_000_000
 # Distinct values are counted in several passes if there are more values, because each
 # value takes memory until its pass ends.
@@ -66,7 +66,7 @@ def build_report(
     columns, rows_written = describe_columns(prepared)
     if rows_written != rows_out:
         raise DataError(
-            f"features() in prep.py made {rows_written} rows of {rows_out}: it may add"
+            f"features() in prep.py turned {rows_out} rows into {rows_written}: it may add"
             " columns, but must keep each row."
         )
     notes = [
@@ -179,9 +179,9 @@ class Statistic:
 def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the statistics of each prepared column, and the number of prepared rows.
 
-    All columns have a type and a number of missing values. Columns of text also have a
-    number of distinct values, which is an estimate if there are more than
-    MOST_COUNTED_ROWS rows; numbers and dates have a smallest and a largest value.
+    All columns have a type and a number of missing values. Numbers and dates also have a
+    smallest and a largest value, and text and booleans a number of distinct values. That
+    of text is an estimate if there are more than MOST_COUNTED_ROWS rows.
     """
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
     columns: dict[str, dict[str, Any]] = {}
@@ -196,6 +196,8 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
         if dtype == pl.String:
             text_positions[name] = position
             statistics.append(Statistic(name, "distinct", column.approx_n_unique()))
+        elif dtype == pl.Boolean:
+            statistics.append(Statistic(name, "distinct", column.n_unique()))
         elif dtype.is_numeric() or dtype.is_temporal():
             smallest = column.min().cast(pl.String)
             largest = column.max().cast(pl.String)
@@ -316,9 +318,7 @@ def _is_constant(report: dict[str, Any], name: str) -> bool:
         return False
     if "smallest" in column:
         return bool(column["smallest"] == column["largest"])
-    if "distinct" in column:
-        return bool(column["distinct"] == 1)
-    return len(report["sample"]["columns"][name]["frequent"]) == 1
+    return bool(column["distinct"] == 1)
 
 
 def render_classes(report: dict[str, Any]) -> str:
@@ -352,7 +352,7 @@ def render_columns(report: dict[str, Any]) -> str:
             report["roles"][name],
             _escape(column["type"]),
             missing,
-            _format_distinct(column.get("distinct"), report["rows_out"]),
+            _format_distinct(column, report["rows_out"]),
             _keep_on_a_line(column.get("smallest", "")),
             _keep_on_a_line(column.get("largest", "")),
             render_distribution(sample["columns"][name]),
@@ -366,11 +366,13 @@ def render_columns(report: dict[str, Any]) -> str:
     )
 
 
-def _format_distinct(distinct: int | None, rows: int) -> str:
+def _format_distinct(column: dict[str, Any], rows: int) -> str:
     """Return a number of distinct values; an estimate begins with "about"."""
+    distinct = column.get("distinct")
     if not distinct:
         return ""
-    if rows > MOST_COUNTED_ROWS:
+    is_estimate = column["type"] == "text" and rows > MOST_COUNTED_ROWS
+    if is_estimate:
         return f"about {distinct:,}"
     return f"{distinct:,}"
 

@@ -50,7 +50,11 @@ def explain_undecodable(path: Path, name: str) -> str:
         if is_parquet or b"\0" in start:
             return f"{name} is not a CSV file, though its name says so."
         file.seek(0)
-        for number, line in enumerate(file, 1):
+        # Decoding each byte as one character divides the lines as Python's csv module does,
+        # which also ends them at a lone "\r".
+        lines = io.TextIOWrapper(file, "latin-1", newline="")
+        for number, text in enumerate(lines, 1):
+            line = text.encode("latin-1")
             try:
                 line.decode()
             except UnicodeDecodeError as error:

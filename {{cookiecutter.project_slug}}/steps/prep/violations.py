@@ -214,12 +214,14 @@ def _list_values(values: Sequence[str | int]) -> str:
 
 def find_place(source: Source, row: int) -> str:
     """Return where a row is, such as "line 7 of a.csv"."""
-    if source.csv_file is None:
+    file = source.csv_file
+    if file is None:
         return f"row {row + 1} of {source.name}"
     if source.expected_bytes:
-        # No value of the file has a line break. The names are in line 1.
-        return f"line {row + 2} of {source.name}"
-    return f"line {source.csv_file.find_line(row)} of {source.name}"
+        # Each row is one line, because no value of the file has a line break.
+        line_of_names = file.skipped_lines + 1
+        return f"line {line_of_names + 1 + row} of {source.name}"
+    return f"line {file.find_line(row)} of {source.name}"
 
 
 def _spell_value(source: Source, name: str, row: int) -> str:
