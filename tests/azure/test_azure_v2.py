@@ -256,6 +256,12 @@ def test_publish_updates_the_endpoint_and_its_schedule(
     assert shell.run("publish scoring").code == 0
     assert find_schedule(user)["properties"]["isEnabled"] is True
 
+    # azure-ai-ml itself refuses an endpoint with an underscore in its name.
+    renamed = settings.replace("name: penguins", "name: my_penguins", 1)
+    settings_file.write_text(renamed, encoding="utf-8")
+    planned = shell.run("publish scoring --dry-run").out
+    assert re.search("would be published  my-penguins-scoring-[0-9a-f]{6},", planned)
+
 
 def assert_dry_run_changes_nothing(user: User, shell: Shell, endpoint: str) -> None:
     """Check that `publish --dry-run` describes the changes, and writes nothing."""

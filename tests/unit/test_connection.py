@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import ClassVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import requests
-from template_package import call_limits, request_guard, sdk_errors
+from template_package import (
+    blob_container,
+    call_limits,
+    connection,
+    errors,
+    login,
+    request_guard,
+    roles,
+    sdk_errors,
+)
 
 
 def test_a_call_that_asks_nothing_any_more_is_given_up(
@@ -122,3 +133,93 @@ def test_a_sentence_of_azure_in_the_text_of_an_error_is_read() -> None:
         403,
         "Resource 'a' was disallowed by policy",
     )
+
+
+class Config:
+    """The configuration of a workspace, as far as the message about a login needs it."""
+
+    cloud = "AzureCloud"
+
+
+def test_a_login_that_fails_outside_the_sdk_is_explained(tmp_path: Path) -> None:
+    """`provision` gets a token by itself when it assigns roles."""
+
+    def fail() -> None:
+        raise login.LoginError("AADSTS70043: The refresh token has expired.")
+
+    with (
+        pytest.raises(errors.CommandError) as error,
+        connection.quiet_azure_calls(Config, tmp_path),
+    ):
+        fail()
+    assert str(error.value).startswith("Your login has expired (AADSTS70043). Run `az")
+
+
+class Manager:
+    """A resource manager that knows the workspace, but not the cluster."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def get(self, path: str, *_: object, **__: object) -> dict[str, Any] | None:
+        if "/computes/" in path:
+            return None
+        return {"properties": {"storageAccount": "/storageAccounts/store"}}
+
+
+def test_a_cluster_that_azure_does_not_find_gets_no_role(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roles, "get_token", lambda cloud: "no token")
+    monkeypatch.setattr(roles, "ResourceManager", Manager)
+    cluster = roles.AzureNames(
+        "id",
+        "group",
+        "workspace",
+        "westeurope",
+        "cpu-cluster",
+        "size",
+        1,
+        "environment",
+    )
+    with pytest.raises(roles.CheckFailed) as failed:
+        roles.provide_roles([cluster])
+    assert failed.value.answer.text == (
+        "Azure does not find cpu-cluster, which needs roles."
+    )
+
+
+BLOCKS = 200
+
+
+class Container:
+    """A container whose uploads take 10 s each, unless the callback ends them."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.block_counts: dict[str, int] = {}
+
+    def upload_blob(
+        self, path: str, *_: object, progress_hook: Callable[..., None], **__: object
+    ) -> None:
+        if path == "failing":
+            time.sleep(0.1)
+            raise self.error
+        for block in range(BLOCKS):
+            self.block_counts[path] = block
+            time.sleep(0.05)
+            progress_hook(block, None)
+
+
+def test_ctrl_c_ends_uploads_after_their_current_blocks(tmp_path: Path) -> None:
+    """Four uploads run at a time, so the last ones are never started."""
+    file = tmp_path / "file"
+    file.touch()
+    container = Container(KeyboardInterrupt())
+    paths = ["failing", "a", "b", "c", "d", "e", "f"]
+    with pytest.raises(KeyboardInterrupt):
+        blob_container.upload_files(
+            container, dict.fromkeys(paths, file), lambda path, sent_bytes: None
+        )
+    assert max(container.block_counts.values()) < BLOCKS / 4
+    assert "f" not in container.block_counts

@@ -364,7 +364,7 @@ UNUSUAL = [
     ("VM_SIZE", "Standard_DS3_v2", "Azure retires it on 2028-05-01, so write a newer"),
     ("VM_SIZE", "STANDARD_D2_V2", "Azure retires it on 2028-05-01, so write a newer"),
     ("VM_SIZE", "Standard_F4s_v2", "Azure retires it on 2028-11-15, so write a newer"),
-    ("VM_SIZE", "Standard_NC6s_v3", "Azure retires it on 2025-09-30, so write a newer"),
+    ("VM_SIZE", "Standard_NC6s_v3", "Azure retired it on 2025-09-30, so write a newer"),
     ("VM_SIZE", "Basic_A1", "sizes look like Standard_D4ds_v4"),
     ("VM_SIZE", "D4ds_v4", "sizes look like Standard_D4ds_v4"),
     ("CLUSTER", "a" * 17, "shorten it to 16 characters"),

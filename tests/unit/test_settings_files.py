@@ -417,6 +417,13 @@ BOMB = "a0: &a0 [x]\n" + "".join(
         (b"name: \xff\n", "settings.yml cannot be read"),
         (b"name: &a [*a]\n", "settings.yml: name is "),
         (
+            b"task: regression\nname: {{ x }}\n",
+            "at line 2, column 8 (a name must not be a list or mapping, and {{ }} needs quotes)",
+        ),
+        (b"? [a, b]\n: 1\n", "settings.yml is not YAML at line 1, column 3 (a name "),
+        (b"name: !!bool maybe\n", "settings.yml cannot be read (a value does not fit "),
+        (b"name: !!map [a]\n", "settings.yml cannot be read (a value does not fit "),
+        (
             BOMB.encode(),
             "settings.yml cannot be read (it has more than 20 aliases, such as *name)",
         ),

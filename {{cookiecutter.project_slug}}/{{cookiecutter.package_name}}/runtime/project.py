@@ -209,7 +209,7 @@ class Project(Generic[S]):
         value: Any = text
         # If the string is not valid YAML, the string itself is checked. The message then
         # says which rule it breaks.
-        with suppress(ValueError, yaml.YAMLError):
+        with suppress(ValueError, RecursionError, yaml.YAMLError):
             value = parse_yaml(text)
         try:
             return read_value(field, value, file="--set", key=name)

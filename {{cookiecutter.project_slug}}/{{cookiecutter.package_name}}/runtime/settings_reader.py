@@ -92,9 +92,17 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        """Return the dict of a mapping. Raises DuplicateName."""
+        """Return the dict of a mapping.
+
+        Raises DuplicateName, and ConstructorError if a name is a mapping or a list.
+        """
         names = set()
         for name, _ in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem="a name must not be a list or mapping, and {{ }} needs quotes",
+                    problem_mark=name.start_mark,
+                )
             if name.value in names:
                 raise DuplicateName(name.value, line=name.start_mark.line + 1)
             names.add(name.value)
@@ -113,7 +121,11 @@ _Loader.yaml_implicit_resolvers = {
 
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text. Raises YAMLError, DuplicateName or ValueError."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (AttributeError, LookupError, TypeError):
+        # PyYAML itself raises these for a value such as `!!bool maybe`.
+        raise ValueError("a value does not fit the tag before it") from None
 
 
 def parse_json(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 
 #: Patterns of the VM sizes that Azure retires, with the day on which this happens. They are
 #: from Microsoft's page "Retired Azure VM size series", as it was in 2026-10.
@@ -25,13 +26,13 @@ def correct_vm_size(value: str) -> str:
 
 
 def advise_on_vm_size(name: str) -> str:
-    """Return advice if Azure retires a VM size or the name is unusual, or else ""."""
+    """Return advice if Azure retires a VM size or its name is unusual, or else ""."""
     for pattern, day in RETIRING_VM_SIZES.items():
         if re.fullmatch(pattern, name, re.IGNORECASE):
-            return (
-                f"Azure retires it on {day}, so write a newer size, such as "
-                "Standard_D4ds_v4"
-            )
+            advice = "so write a newer size, such as Standard_D4ds_v4"
+            if date.fromisoformat(day) <= date.today():
+                return f"Azure retired it on {day}, {advice}"
+            return f"Azure retires it on {day}, {advice}"
     if re.match(r"standard_[a-z]+\d", name, re.IGNORECASE):
         return ""
     return "sizes look like Standard_D4ds_v4 (`az ml compute list-sizes` shows them)"

@@ -332,11 +332,12 @@ class Workspace(WorkspaceInterface):
         """Return a name for an endpoint that is unique in the region, as Azure demands.
 
         It begins with `name`, which may be shortened, and ends in a digest of the workspace's
-        id and `name`.
+        id and `name`. Azure allows only letters, digits and hyphens, a letter first.
         """
         identity = f"{self.sdk_workspace.id}/{name}".lower()
         digest = hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_CHARACTERS]
-        starts_with_letter = re.sub("^[^a-z]*", "", name.lower())
+        allowed = re.sub("[^a-z0-9]", "-", name.lower())
+        starts_with_letter = re.sub("^[^a-z]*", "", allowed)
         start = starts_with_letter[: MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - 1]
         return f"{(start or 'pipeline').strip('-')}-{digest}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -15,6 +16,10 @@ WORKERS = 4
 #: Bytes in one request. Even on a slow connection, each request must end before the service
 #: times out.
 BLOCK_BYTES = 4 << 20
+
+
+class _UploadInterrupted(Exception):
+    """The user has pressed Ctrl-C during an upload."""
 
 
 def open_container(
@@ -41,18 +46,32 @@ def upload_files(
     """Upload files to their paths in the container.
 
     `report_bytes` is called with a path and the number of bytes of its file that have been
-    sent. After an error, no further file is begun, and the error is raised when the files
-    that are being sent are done. Files that have arrived are kept.
+    sent. After an error, no further upload is started, and the error is raised once the
+    running uploads have ended. Ctrl-C ends them after their current blocks. Completed
+    uploads are kept.
     """
+    is_interrupted = threading.Event()
+
+    def report_block(path: str, sent_bytes: int) -> None:
+        """Report the bytes sent so far, or end the upload if the user has pressed Ctrl-C."""
+        if is_interrupted.is_set():
+            raise _UploadInterrupted
+        report_bytes(path, sent_bytes)
+
     with ThreadPoolExecutor(WORKERS) as pool:
         uploads = [
-            pool.submit(_upload_file, container, path, file, report_bytes)
+            pool.submit(_upload_file, container, path, file, report_block)
             for path, file in files.items()
         ]
+        # At the end of the `with` block, the pool waits for the running uploads.
         try:
             for upload in as_completed(uploads):
                 upload.result()
-        except BaseException:  # This includes Ctrl-C.
+        except Exception:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        except BaseException:  # Ctrl-C, or a signal that ends the process.
+            is_interrupted.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

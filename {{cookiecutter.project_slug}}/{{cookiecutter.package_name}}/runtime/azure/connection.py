@@ -11,7 +11,8 @@ from pathlib import Path
 from ..errors import CommandError
 from ..harmless_text import make_harmless
 from ..workspaces import WorkspaceConfig
-from .errors import AzureError
+from .errors import AzureError, LoginMissing
+from .login import LoginError
 from .request_guard import guard_requests
 from .sdk_errors import explain_sdk_error
 from .sdk_log import keep_sdk_output
@@ -62,6 +63,9 @@ def _make_azure_error(
     """Log the traceback of an error, and return an error with a message for the user."""
     if isinstance(error, CommandError):
         message = str(error)
+    elif isinstance(error, LoginError):
+        # `provision` gets a token for roles by itself, without the SDK.
+        message = str(LoginMissing(error, config))
     else:
         message = explain_sdk_error(error, config)
     logging.getLogger(__name__).error(message, exc_info=error)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .check_answers import AzureNames, CheckFailed, Facts
+from .check_answers import WRONG, Answer, AzureNames, CheckFailed, Facts
 from .login import get_token
 from .resource_manager import ML_VERSION, ResourceManager
 
@@ -196,7 +196,7 @@ def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
     claims = read_claims(token)
     azure = ResourceManager(names, token, time.monotonic() + LONGEST_WAIT)
     workspace_path = Facts(**asdict(names)).workspace_path
-    workspace = azure.get(workspace_path, ML_VERSION)
+    workspace = _get_existing(azure, workspace_path)
     properties = workspace["properties"]
     storage = str(properties["storageAccount"])
     cluster_needs = [NeededRoles(storage, CLUSTER_ROLES)]
@@ -216,7 +216,7 @@ def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
     ]
     for cluster in clusters:
         path = f"{workspace_path}/computes/{cluster.compute_name}"
-        principal_id = find_principal(azure.get(path, ML_VERSION), cluster.identity)
+        principal_id = find_principal(_get_existing(azure, path), cluster.identity)
         principals.append(
             _Principal(
                 owner=cluster.compute_name,
@@ -232,6 +232,19 @@ def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
         for needed in principal.needs:
             statuses += _provide_roles_at(azure, principal, needed)
     return statuses
+
+
+def _get_existing(azure: ResourceManager, path: str) -> Any:
+    """Return a resource of Azure ML. Raises CheckFailed if Azure does not find it."""
+    resource = azure.get(path, ML_VERSION)
+    if resource is None:
+        answer = Answer(
+            WRONG,
+            f"Azure does not find {path.rpartition('/')[2]}, which needs roles.",
+            "It may have been created a moment ago: run the command again.",
+        )
+        raise CheckFailed(answer)
+    return resource
 
 
 @dataclass(frozen=True)

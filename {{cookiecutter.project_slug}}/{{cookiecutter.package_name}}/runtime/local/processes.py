@@ -60,12 +60,13 @@ class StepProcesses:
     def start_fork_server(
         self, common_environment: Mapping[str, str], step_variables: Mapping[str, str]
     ) -> None:
-        """Start a fork server, which loads packages in advance for certain steps.
+        """Start a fork server for the steps that declare `step_variables`.
 
-        They are the steps that declare `step_variables`. Nothing happens if there is one already, or if this system cannot fork processes.
-        Some packages read environment variables when they are imported, so steps share a
-        server only if they declare the same variables. `common_environment` has the
-        variables that all steps have.
+        It loads their packages in advance. This function does nothing if there is already
+        such a server, or if this system cannot fork processes. Some packages read
+        environment variables when they are imported, so steps share a server only if they
+        declare the same variables. `common_environment` has the variables that all steps
+        have.
         """
         key = frozenset(step_variables.items())
         if not CAN_FORK or key in self._fork_servers:
