@@ -257,7 +257,7 @@ def test_publish_updates_the_endpoint_and_its_schedule(
     assert find_schedule(user)["properties"]["isEnabled"] is True
 
     # azure-ai-ml itself refuses an endpoint with an underscore in its name.
-    renamed = settings.replace("name: penguins", "name: my_penguins", 1)
+    renamed = re.sub("(?m)^name: .*", "name: my_penguins", settings)
     settings_file.write_text(renamed, encoding="utf-8")
     planned = shell.run("publish scoring --dry-run").out
     assert re.search("would be published  my-penguins-scoring-[0-9a-f]{6},", planned)
