@@ -418,7 +418,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(
         (b"name: &a [*a]\n", "settings.yml: name is "),
         (
             b"task: regression\nname: {{ x }}\n",
-            "at line 2, column 8 (a name must not be a list or mapping, and {{ }} needs quotes)",
+            "at line 2, column 8 (a name must be text; put text with braces into quotes)",
         ),
         (b"? [a, b]\n: 1\n", "settings.yml is not YAML at line 1, column 3 (a name "),
         (b"name: !!bool maybe\n", "settings.yml cannot be read (a value does not fit "),

@@ -100,7 +100,7 @@ class _Loader(yaml.SafeLoader):
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    problem="a name must not be a list or mapping, and {{ }} needs quotes",
+                    problem="a name must be text; put text with braces into quotes",
                     problem_mark=name.start_mark,
                 )
             if name.value in names:
