@@ -106,7 +106,10 @@ def test_step_alone_uses_the_project_as_it_is_now(toy_project: Project) -> None:
     assert "prep ran with other settings" in refused.err
     assert "Species" in refused.err and "Island" in refused.err
     assert "--step prep" in refused.err
+    # A step that does not run leaves no trace in the folder.
+    assert "target: Species" in Path(folder, "settings.yml").read_text("utf-8")
     assert run_alone("prep").code == 0
+    assert "target: Island" in Path(folder, "settings.yml").read_text("utf-8")
     # The results of train are still those for the old target.
     assert "--step train" in run_alone("evaluate").err
 

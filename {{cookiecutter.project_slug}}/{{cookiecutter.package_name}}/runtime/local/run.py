@@ -62,6 +62,9 @@ def new_run(
     record.set.update(values or {})
     plan = make_plan(project, settings, name, pipelines[name], record.set)
     record.steps = list(plan.steps)
+    tracking.check_path_length(project.root / tracking.DATABASE)
+    if folder is None:
+        folder = _start_folder(project, record)
 
     if console is None:
         console = Console(force_jupyter=False, force_terminal=False)
@@ -70,7 +73,7 @@ def new_run(
         project=project,
         settings=settings,
         plan=plan,
-        folder=_write_record(project, record, folder),
+        folder=folder,
         record=record,
         screen=Screen(console),
         temporary_files=temporary_files,
@@ -113,6 +116,8 @@ class LocalRun:
 
         with ExitStack() as stack:
             self._lock_run_folder(stack)
+            if single_step is not None:
+                self._update_folder()
             stack.enter_context(self.context.temporary_files)
             stack.enter_context(closing(self._processes))
             self._open_database(last_step=plan.steps[names[-1]])
@@ -140,6 +145,19 @@ class LocalRun:
             raise LocalRunError(
                 f"Another run is at work, or nothing can be written, in {error}."
             ) from None
+
+    def _update_folder(self) -> None:
+        """Record in the folder of an earlier run what one of its steps now runs with.
+
+        This happens only once it is certain that the step can run. Raises LocalRunError if
+        the folder cannot be written.
+        """
+        project = self.context.project
+        try:
+            self.context.record.write(self.folder)
+            copy_project_files(project.root, project.package, self.folder)
+        except OSError as error:
+            raise _make_write_error(project.root, error) from None
 
     def _describe_clusters(self, steps: Sequence[str]) -> None:
         """Say that all steps run here, if some of them have another cluster on Azure ML."""
@@ -266,23 +284,16 @@ class LocalRun:
             context.screen.print(f"{name} (keep_runs: {keep})", label=REMOVED)
 
 
-def _write_record(
-    project: Project[Any], record: RunRecord, folder: Path | None
-) -> Path:
-    """Write the record of a run and the project's files into its folder.
+def _start_folder(project: Project[Any], record: RunRecord) -> Path:
+    """Make the folder of a new run, with its record and copies of the project's files.
 
-    Returns the folder, which is a new one if `folder` is None. Raises LocalRunError if it
-    cannot be written, and TrackingError if the project's path is too long.
+    Raises LocalRunError if it cannot be written, and TrackingError if its path is too long.
     """
-    tracking.check_path_length(project.root / tracking.DATABASE)
     runs = project.root / "runs"
     try:
-        if folder is None:
-            runs.mkdir(exist_ok=True)
-            with lock_folder(runs):
-                folder = make_run_folder(runs, record)
-        else:
-            record.write(folder)
+        runs.mkdir(exist_ok=True)
+        with lock_folder(runs):
+            folder = make_run_folder(runs, record)
         copy_project_files(project.root, project.package, folder)
     except OSError as error:
         raise _make_write_error(project.root, error) from None
