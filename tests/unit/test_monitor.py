@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -365,3 +366,74 @@ def test_a_damaged_profile_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_bytes(content)
     with pytest.raises(MonitorError, match=r"profile\.json of the model is damaged \("):
         read_profile(tmp_path)
+
+
+DAYS = pl.date_range(date(2020, 1, 1), date(2020, 6, 30), eager=True)
+#: The values of a column, from which rows are drawn.
+COLUMN_VALUES = {
+    "numbers": pl.Series(np.random.default_rng(4).lognormal(size=500)),
+    "few numbers": pl.Series([1.0, 2.0, 5.0]),
+    "a constant number": pl.Series([5.0]),
+    "many categories": pl.Series([f"c{number}" for number in range(100)]),
+    "few categories": pl.Series(["a", "b", "c"]),
+    "a constant category": pl.Series(["a"]),
+    "dates": DAYS,
+    "a constant date": DAYS[:1],
+}
+
+
+def draw_columns(missing_share: float) -> pl.DataFrame:
+    """Draw 300 rows of each column, of which exactly a share is missing."""
+    random = np.random.default_rng(5)
+    columns = {}
+    for name, values in COLUMN_VALUES.items():
+        drawn = values[random.integers(0, len(values), 300).tolist()]
+        is_missing = pl.Series(random.permutation(300) < missing_share * 300)
+        columns[name] = drawn.set(is_missing, None)
+    return pl.DataFrame(columns)
+
+
+def list_true_parts(training: pl.Series, new: pl.Series) -> list[str]:
+    """Return patterns of what a sentence on drift may say about a column."""
+    missing_now = new.null_count() / len(new)
+    missing_before = training.null_count() / len(training)
+    missing = f"{missing_now:.0%} of the rows instead of {missing_before:.0%}"
+    parts = [f": PSI .*, missing in {missing}\\."]
+    if new.dtype.is_float() and new.count():
+        mean_now = np.mean(new.drop_nulls().to_numpy())
+        mean_before = np.mean(training.drop_nulls().to_numpy())
+        means = f"{mean_now:.6g} instead of {mean_before:.6g}"
+        parts.append(f": PSI .*, mean {re.escape(means)}[.,]")
+    for rows in new.drop_nulls().value_counts()["count"]:
+        parts.append(f": PSI .*, .* in {rows / len(new):.0%} of the rows instead of ")
+    return parts
+
+
+@pytest.mark.parametrize("is_constant", [False, True], ids=["as before", "constant"])
+@pytest.mark.parametrize("missing_now", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("missing_before", [0.0, 0.1, 0.5, 0.9])
+def test_each_drift_has_a_true_sentence(
+    missing_before: float, missing_now: float, *, is_constant: bool
+) -> None:
+    training = draw_columns(missing_before)
+    new = draw_columns(missing_now)
+    if is_constant:
+        first_values = training.select(pl.all().drop_nulls().first())
+        new = new.with_columns(
+            pl.when(values.is_not_null())
+            .then(first_values[values.name])
+            .alias(values.name)
+            for values in new
+        )
+    *features, _ = compare(training, new)
+    drift = list_drift(features)
+    for name, sentences in drift.items():
+        true_parts = list_true_parts(training[name], new[name])
+        for sentence in sentences:
+            assert sentence.startswith(f"'{name}': ")
+            assert any(re.search(part, sentence) for part in true_parts)
+
+    if missing_now >= missing_before + 0.4 and not is_constant:
+        for name in COLUMN_VALUES:
+            [sentence] = drift[name]
+            assert f"missing in {missing_now:.0%} of the rows instead of" in sentence

@@ -57,18 +57,27 @@ def _divide_by_sum(counts: Sequence[int]) -> list[float]:
 
 
 @dataclass(frozen=True)
+class BinChange:
+    """The share of the training rows and of the new rows that a bin holds."""
+
+    label: str
+    training_share: float
+    new_share: float
+
+
+@dataclass(frozen=True)
 class Check:
     """A difference between new rows and training rows, and its p-values.
 
     The difference is drift if one of the p-values is small enough. If `needs_psi` is
     True, the PSI of the column must also be above its limit.
 
-    `sentence` describes the difference. A test that has found no difference has an empty
-    sentence, but is still a check: `judge` counts the p-values of all tests to decide how
-    small each of them must be.
+    `sentence` describes the difference. It is None if there is no difference at all, such
+    as no unseen category. Then nothing is reported, but the p-values still count: the more
+    tests there are, the smaller a p-value must be to count as drift (see `judge`).
     """
 
-    sentence: str
+    sentence: str | None
     p_values: Sequence[float]
     needs_psi: bool = False
 
@@ -157,10 +166,12 @@ def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Ou
     drift = []
     facts = list(comparison.facts)
     for check in comparison.checks:
+        if check.sentence is None:
+            continue
         is_improbable = min(check.p_values) < level
         if is_improbable and (exceeds_psi or not check.needs_psi):
             drift.append(check.sentence)
-        elif check.sentence and not check.needs_psi:
+        elif not check.needs_psi:
             facts.append(check.sentence)
     return Outcome(comparison, drift, facts)
 
@@ -192,42 +203,57 @@ def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Com
         compare_locations(profile.counts, new.counts),
         compare_missing(bins),
     ]
-    sentence = describe_missing(name, bins, psi)
-    if not sentence and new.mean is not None:
-        sentence = describe_moved_numbers(name, profile, new.mean, bins, psi)
+    change = find_largest_change(bins)
+    if change.label == MISSING or new.mean is None:
+        sentence = describe_missing(name, bins, psi)
+    else:
+        sentence = describe_moved_numbers(name, profile, new.mean, change, psi)
     distribution = Check(sentence, p_values, needs_psi=True)
-
-    # No training value is below the smallest one or above the largest one.
-    p_below = compare_rates(0, profile.filled, new.below, new.filled)
-    sentence_below = ""
-    if new.below and new.smallest is not None:
-        sentence_below = (
-            f"'{name}': {new.below} of {new.filled} values are below the smallest of"
-            f" training, {format_number(profile.smallest)}; the smallest is"
-            f" {format_number(new.smallest)}."
-        )
-    below = Check(sentence_below, [p_below])
-
-    p_above = compare_rates(0, profile.filled, new.above, new.filled)
-    sentence_above = ""
-    if new.above and new.largest is not None:
-        sentence_above = (
-            f"'{name}': {new.above} of {new.filled} values are above the largest of"
-            f" training, {format_number(profile.largest)}; the largest is"
-            f" {format_number(new.largest)}."
-        )
-    above = Check(sentence_above, [p_above])
+    below = check_smaller_numbers(name, profile, new)
+    above = check_larger_numbers(name, profile, new)
     return Comparison(name, [distribution, below, above], psi, bins)
 
 
+def check_smaller_numbers(
+    name: str, profile: NumberProfile, new: NumberCounts
+) -> Check:
+    """Check whether new numbers are below the smallest of the training numbers."""
+    # No training number is below the smallest one.
+    p_value = compare_rates(0, profile.filled, new.below, new.filled)
+    if not new.below or new.smallest is None:
+        return Check(None, [p_value])
+
+    sentence = (
+        f"'{name}': {new.below} of {new.filled} values are below the smallest of"
+        f" training, {format_number(profile.smallest)}; the smallest is"
+        f" {format_number(new.smallest)}."
+    )
+    return Check(sentence, [p_value])
+
+
+def check_larger_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Check:
+    """Check whether new numbers are above the largest of the training numbers."""
+    # No training number is above the largest one.
+    p_value = compare_rates(0, profile.filled, new.above, new.filled)
+    if not new.above or new.largest is None:
+        return Check(None, [p_value])
+
+    sentence = (
+        f"'{name}': {new.above} of {new.filled} values are above the largest of"
+        f" training, {format_number(profile.largest)}; the largest is"
+        f" {format_number(new.largest)}."
+    )
+    return Check(sentence, [p_value])
+
+
 def describe_moved_numbers(
-    name: str, profile: NumberProfile, new_mean: float, bins: Bins, psi: float
+    name: str, profile: NumberProfile, new_mean: float, change: BinChange, psi: float
 ) -> str:
     """Describe how numbers have moved since training.
 
-    If the new mean lies in the middle half of the training values, it does not explain the
-    change: all values may have become the same. Then the range of numbers is named whose
-    share of the rows has changed the most.
+    `change` is the bin whose share of the rows has changed the most. It is named if the new
+    mean lies in the middle half of the training values. Such a mean does not explain the
+    change: for example, all values may have become the same.
     """
     means = (
         f"'{name}': PSI {psi:.2f}, mean {format_number(new_mean)} instead of"
@@ -240,8 +266,10 @@ def describe_moved_numbers(
     upper_quartile = edges[3 * len(edges) // 4]
     if not lower_quartile <= new_mean <= upper_quartile:
         return f"{means}."
-    label, before, now = find_largest_change(bins)
-    return f"{means}, {label} in {now:.0%} of the rows instead of {before:.0%}."
+    return (
+        f"{means}, {change.label} in {change.new_share:.0%} of the rows instead of"
+        f" {change.training_share:.0%}."
+    )
 
 
 def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Comparison:
@@ -249,13 +277,13 @@ def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Compa
     bins = divide_into_bins(profile, new)
     psi = population_stability_index(bins.training, bins.new)
     p_values = [compare_distributions(bins.training, bins.new), compare_missing(bins)]
-    # If the share of missing values has changed the most, this is what is reported.
-    sentence = describe_missing(name, bins, psi)
-    if not sentence:
-        label, before, now = find_largest_change(bins)
+    change = find_largest_change(bins)
+    if change.label == MISSING:
+        sentence = describe_missing(name, bins, psi)
+    else:
         sentence = (
-            f"'{name}': PSI {psi:.2f}, {label} in {now:.0%} of the rows instead of"
-            f" {before:.0%}."
+            f"'{name}': PSI {psi:.2f}, {change.label} in {change.new_share:.0%} of the"
+            f" rows instead of {change.training_share:.0%}."
         )
     checks = [Check(sentence, p_values, needs_psi=True)]
     if profile.seen is not None:
@@ -300,8 +328,7 @@ def check_unseen_categories(
         if category not in seen
     }
     if not unseen:
-        # Without a sentence nothing is reported, but the tests are counted.
-        return Check("", p_values)
+        return Check(None, p_values)
 
     by_rows = sorted(unseen, key=lambda category: (-unseen[category], category))
     shown = [
@@ -329,7 +356,9 @@ def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Compariso
     )
     psi = population_stability_index(bins.training, bins.new)
     missing = Check(
-        describe_missing(name, bins, psi), [compare_missing(bins)], needs_psi=True
+        sentence=describe_missing(name, bins, psi),
+        p_values=[compare_missing(bins)],
+        needs_psi=True,
     )
     checks = [missing]
     if profile.earliest is not None:
@@ -353,8 +382,7 @@ def check_earlier_dates(
     """
     p_value = compare_rates(0, training_dates, new.before, new.filled)
     if not new.before or new.earliest is None:
-        # Without a sentence nothing is reported, but the test is counted.
-        return Check("", [p_value])
+        return Check(None, [p_value])
 
     sentence = (
         f"'{name}': {new.before} of {new.filled} dates are before the earliest of"
@@ -389,8 +417,7 @@ def compare_repeats(
         profile.repeated, training_opportunities, new_repeated, new_opportunities
     )
     if not new_repeated:
-        # Without a sentence nothing is reported, but the test is counted.
-        return Comparison(name, [Check("", [p_value])])
+        return Comparison(name, [Check(None, [p_value])])
 
     compared_columns = "all features"
     if profile.keys:
@@ -425,29 +452,39 @@ def compare_missing(bins: Bins) -> float:
 
 
 def describe_missing(name: str, bins: Bins, psi: float) -> str:
-    """Describe missing values if, of all bins, their share has changed the most.
+    """Describe how the share of missing values has changed.
 
-    Returns an empty text if the share of another bin has changed more.
+    The last of the bins is the one for missing values.
     """
-    label, before, now = find_largest_change(bins)
-    if label != MISSING:
-        return ""
     return (
-        f"'{name}': PSI {psi:.2f}, missing in {now:.0%} of the rows instead of"
-        f" {before:.0%}."
+        f"'{name}': PSI {psi:.2f}, missing in {bins.new_shares[-1]:.0%} of the rows"
+        f" instead of {bins.training_shares[-1]:.0%}."
     )
 
 
-def find_largest_change(bins: Bins) -> tuple[str, float, float]:
+def find_largest_change(bins: Bins) -> BinChange:
     """Find the bin whose share of the rows has changed the most.
 
-    Returns its label, its share of the training rows, and its share of the new rows.
+    The last of the bins is the one for missing values. It takes precedence over bins that
+    have changed as much: if a column has only one value, and some rows lose it, the shares
+    of this value and of missing values change equally.
     """
-    training = bins.training_shares
-    new = bins.new_shares
-    changes = [abs(now - before) for before, now in zip(training, new, strict=True)]
+    training_rows = sum(bins.training)
+    new_rows = sum(bins.new)
+    # The changes of the shares are multiplied by both numbers of rows. Integers are exact,
+    # so equal changes are found to be equal.
+    changes = [
+        abs(new * training_rows - training * new_rows)
+        for training, new in zip(bins.training, bins.new, strict=True)
+    ]
     position = changes.index(max(changes))
-    return bins.labels[position], training[position], new[position]
+    if changes[-1] == max(changes):
+        position = len(changes) - 1
+    return BinChange(
+        label=bins.labels[position],
+        training_share=bins.training_shares[position],
+        new_share=bins.new_shares[position],
+    )
 
 
 def label_bins(edges: Sequence[float]) -> list[str]:
