@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from conftest import SDKS, TEMPLATE, Bake, Project
+from conftest import SDKS, TEMPLATE, Bake, Project, Result
 from cookiecutter.main import cookiecutter
 
 ANSWERS = {"project_name": 'Früher: 7 "Wale"', "task": "regression"}
@@ -30,6 +30,12 @@ def commands(project: Project) -> str:
         "--output-dir",
     ]
     return "".join(lines).replace("TEMPLATE", str(TEMPLATE))
+
+
+def read_predictions(run: Result) -> pd.DataFrame:
+    """Return the predictions of a run of the pipeline `scoring`."""
+    outputs = {step["name"]: step["outputs"] for step in run.json["steps"]}
+    return pd.read_parquet(outputs["score"]["predictions"])
 
 
 def test_steps_settings_data_runs_and_models_stay(bake: Bake, tmp_path: Path) -> None:
@@ -84,10 +90,7 @@ def test_steps_settings_data_runs_and_models_stay(bake: Bake, tmp_path: Path) ->
     assert after.code == 0, after.err
     assert "this step is ours" in after.err
     assert all((project.path / model).exists() for model in models)
-    old, new = (
-        pd.read_parquet(run.json["steps"][-1]["outputs"]["predictions"])
-        for run in (before, after)
-    )
+    old, new = (read_predictions(run) for run in (before, after))
     pd.testing.assert_frame_equal(old, new, check_exact=True)
     again = project.run("training", "--set", "max_iterations=20")
     assert again.code == 0, again.err

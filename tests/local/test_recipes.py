@@ -22,7 +22,7 @@ STEP_RECIPE = {
     ),
     "azure-ai-ml": (
         "        trained = train(prepared=prepared, **hyperparameters).outputs\n",
-        '    prep = build_prep_step(settings, "training", target=settings.data.target)\n',
+        "    train = build_train_step(settings)\n",
     ),
 }
 
