@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(request_guard, "LONGEST_SILENCE", SILENCE)
-    monkeypatch.setattr(request_guard, "LARGEST_ANSWER", 2000)
+    monkeypatch.setattr(request_guard, "LARGEST_RESPONSE", 2000)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     Handler.seen = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -1,13 +1,13 @@
 """Run the project's pipelines, here and on Azure ML; nobody needs to change this package.
 
-It is the same in every project, whatever its answers are. It imports none of the
-project's own files: it is handed them, as a `Project` and its `Pipelines`.
+It is the same in every project, whatever its answers are. It does not import the project's
+own files. The caller passes them in as a `Project` and its `Pipelines`.
 
-    project.py            what it is handed: a project, its settings and pipelines
+    project.py            the project, its settings and its pipelines
     settings_models.py    sections of settings, and types of values that follow a rule
-    settings_reader.py    settings files, read into those sections, and their problems
+    settings_reader.py    reads settings files into those sections, and lists problems
     workspaces.py         the workspaces of a project, and the files of each
-    rule.py               what a value must be, and how a wrong one is corrected
+    rule.py               what a value must be, and how a wrong value is corrected
     rules.py              the rules of names and settings
     vm_sizes.py           VM sizes, and when Azure retires them
     regions.py            the regions of Azure, and what people call them
@@ -47,11 +47,11 @@ On this machine:
 
 On Azure ML:
 
-    azure/login.py           the login, and what is said if there is none
+    azure/login.py           the login, and the message if there is none
     azure/checks.py          the table of `check`
-    azure/check_answers.py   what a check of Azure is given, and what it returns
-    azure/online_checks.py   what Azure says about the settings
-    azure/identity_checks.py  what it says about identities and roles
+    azure/check_answers.py   the inputs and the results of the checks
+    azure/online_checks.py   compares the settings with what is on Azure
+    azure/identity_checks.py  checks identities and roles
     azure/resource_manager.py  the REST API that these checks ask
     azure/roles.py           who needs which role, and how they get it
     azure/connection.py      silences the SDK, and turns its errors into messages
@@ -61,7 +61,7 @@ On Azure ML:
     azure/request_guard.py   limits for every request of the SDKs
     azure/refusals.py        why Azure refuses a request, and what to do
     azure/error_bodies.py    the errors in the bodies of Azure's replies
-    azure/sdk_log.py         where what the SDK prints and logs is kept
+    azure/sdk_log.py         keeps what the SDK prints and logs
     azure/provision.py       the command `provision`
     azure/submit.py          the command `submit`
     azure/publish.py         the command `publish`
@@ -88,9 +88,9 @@ COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
 
 
 def not_installed(error: ModuleNotFoundError) -> str:
-    """Return what to say when a package is missing.
+    """Return the message for a package that is missing.
 
-    Here, as this file needs nothing but the standard library.
+    It is defined here because this file needs only the standard library.
     """
     version = ".".join(map(str, sys.version_info[:2]))
     return (

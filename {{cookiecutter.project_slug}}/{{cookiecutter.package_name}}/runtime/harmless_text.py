@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 
-#: Characters that control a terminal, reverse the direction of the text behind them, end a
-#: line, or are no characters but halves of one.
+#: Characters that must not reach a terminal.
 CONTROLS = (
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"
-    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-    r"\u2028\u2029"
-    r"\ud800-\udfff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # Control characters, except tab and newline.
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # Direction of the text.
+    r"\u2028\u2029"  # Separators of lines and paragraphs.
+    r"\ud800-\udfff]"  # Lone surrogates.
 )
-#: What Azure Pipelines takes for a command anywhere in a line, and GitHub at its beginning,
-#: behind blanks of any kind.
+#: The beginnings of logging commands. Azure Pipelines reads them anywhere in a line, and
+#: GitHub only at its start, after any white space.
 CI_COMMANDS = r"##(?=vso\[|\[)|^[^\S\n]*::"
 HARMFUL = re.compile(f"{CONTROLS}|{CI_COMMANDS}", re.MULTILINE | re.IGNORECASE)
 
@@ -36,6 +35,7 @@ def make_harmless(text: str) -> str:
 
 
 def _make_visible(harmful: re.Match[str]) -> str:
+    """Return a command with blanks between its characters, or a control as its escape."""
     characters = harmful[0]
     if characters.isprintable():
         return " ".join(characters)

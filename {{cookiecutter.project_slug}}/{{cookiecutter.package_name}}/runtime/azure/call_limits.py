@@ -14,9 +14,9 @@ from .errors import CallTooLong
 #: Seconds that a call may take while Azure replies. Azure needs minutes for a new workspace
 #: or a new cluster. The SDKs themselves would wait for them without a limit.
 LONGEST_CALL = 30 * 60
-#: A call may stay without any reply for this many times LONGEST_SILENCE. Single requests
+#: A call may go without any response for this many times LONGEST_SILENCE. Single requests
 #: end earlier, so this limit is for an SDK that waits without sending requests.
-LONGEST_SILENCES = 7
+SILENCE_FACTOR = 7
 # A call is checked at this interval, in seconds.
 POLL_SECONDS = 0.5
 
@@ -56,9 +56,9 @@ def call_with_limit(
 def _check_limits(purpose: str, started: float) -> None:
     """Raise CallTooLong if a call that began at `started` has reached a limit."""
     now = time.monotonic()
-    last_reply = max(started, request_guard.last_answer_time())
-    longest_silence = LONGEST_SILENCES * request_guard.LONGEST_SILENCE
-    if now - last_reply > longest_silence:
+    last_response = max(started, request_guard.last_response_time())
+    longest_silence = SILENCE_FACTOR * request_guard.LONGEST_SILENCE
+    if now - last_response > longest_silence:
         raise CallTooLong(
             f"Azure was asked {purpose}, and has not answered for "
             f"{_format_seconds(longest_silence)}: look in the Studio how far it has got, "

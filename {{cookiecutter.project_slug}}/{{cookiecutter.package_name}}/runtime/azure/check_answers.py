@@ -92,17 +92,24 @@ class CheckFailed(Exception):
 class Facts(AzureNames):
     """The settings for Azure, and what the checks have found out so far."""
 
-    tenant_id: str = (
-        ""  # The tenant of the login. Empty if the token does not contain it.
-    )
-    login_id: str = ""  # The id of the login. Empty if the token does not contain it.
-    workspace: str = ""  # The path of an existing workspace.
-    storage_account: str = ""  # The path of the workspace's storage account.
-    needs_identity: bool = False  # Whether data is reached without keys.
-    container_registry: str = ""  # The path of the workspace's registry, if it has one.
-    needs_pull_role: bool = False  # Whether images are downloaded by an identity.
+    #: The tenant of the login. Empty if the token does not contain it.
+    tenant_id: str = ""
+    #: The id of the login. Empty if the token does not contain it.
+    login_id: str = ""
+    #: The path of the workspace. Empty if it does not exist.
+    workspace: str = ""
+    #: The path of the workspace's storage account.
+    storage_account: str = ""
+    #: Whether data is reached without keys.
+    needs_identity: bool = False
+    #: The path of the workspace's container registry. Empty if it has none yet.
+    container_registry: str = ""
+    #: Whether nodes need a role to download images.
+    needs_pull_role: bool = False
+    #: Whether the cluster exists.
     compute_exists: bool = False
-    cluster_principal: str = ""  # The id of the cluster's identity.
+    #: The principal id of the cluster's identity.
+    cluster_principal: str = ""
     #: What Azure says about the VM size in the region of the workspace.
     size_in_region: Mapping[str, Any] | None = None
     #: The vCPUs of the clusters that have been checked, by the family of their VM sizes.
@@ -141,9 +148,11 @@ class Facts(AzureNames):
         return f"{self.subscription}/providers/{ML}/locations/{self.region}"
 
     def az(self, command: str) -> str:
-        """Return an `az` command, in which {names} are replaced by the facts they name."""
+        """Return an `az` command for the subscription.
+
+        A field's name in braces, such as {workspace_name}, is replaced by its value.
+        """
         values = {name: shlex.quote(str(value)) for name, value in asdict(self).items()}
         values["region"] = self.region or "REGION"
         values["vm_size"] = self.vm_size or "SIZE"
-        command = f"az {command} --subscription " + "{subscription_id}"
-        return command.format_map(values)
+        return f"az {command.format_map(values)} --subscription {values['subscription_id']}"

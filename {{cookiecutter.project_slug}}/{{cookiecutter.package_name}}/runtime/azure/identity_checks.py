@@ -19,12 +19,13 @@ NO_STORAGE = Answer(UNASKED, "not asked, as the workspace names no storage accou
 
 
 def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether the storage account of the workspace accepts keys."""
+    """Check whether the storage account of the workspace accepts keys."""
     name = facts.storage_account.rpartition("/")[2]
     path = facts.storage_account
     storage = azure.get(path, "api-version=2022-05-01", none_if=(403, 404))
     if storage is None:
-        return Answer(UNASKED, f"the login may not see whether {name} accepts keys")
+        text = f"the login has no permission to see whether {name} accepts keys"
+        return Answer(UNASKED, text)
     if storage["properties"].get("allowSharedKeyAccess") is not False:
         return Answer(OK, f"{name} accepts keys")
     needs_identity = {"needs_identity": True}
@@ -39,7 +40,7 @@ def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return which datastore is the default, and how it is reached."""
+    """Check that there is a default datastore, and that it can be reached."""
     query = f"{ML_VERSION}&isDefault=true"
     for datastore in azure.list_items(f"{facts.workspace}/datastores", query):
         name = datastore["name"]
@@ -68,14 +69,14 @@ def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_registry(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether nodes need a role to download images from the workspace's registry."""
+    """Check whether nodes need a role to download images from the workspace's registry."""
     registry = facts.container_registry
     if not registry:
         return Answer(OK, "none yet: Azure ML creates one for the first image")
     name = registry.rpartition("/")[2]
     has_account = has_admin_account(azure, registry)
     if has_account is None:
-        text = f"the login may not see whether {name} has an admin account"
+        text = f"the login has no permission to see whether {name} has an admin account"
         return Answer(UNASKED, text)
     if has_account:
         return Answer(OK, f"{name} has an admin account")
@@ -91,7 +92,7 @@ def check_registry(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_cluster_identity(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether the cluster has the identity that `compute.identity` names.
+    """Check that the cluster has the identity that `compute.identity` names.
 
     Without this setting, any identity of the cluster will do. `facts.cluster_principal` is
     the principal id of this identity, and is empty if the cluster does not have it.
@@ -121,7 +122,7 @@ def check_cluster_identity(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_login_roles(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether the login may upload data without a key."""
+    """Check that the login may upload data without a key."""
     if not facts.needs_identity:
         return NOT_NEEDED
     if not facts.storage_account:
@@ -131,7 +132,7 @@ def check_login_roles(azure: ResourceManager, facts: Facts) -> Answer:
 
 
 def check_cluster_roles(azure: ResourceManager, facts: Facts) -> Answer:
-    """Return whether nodes may read and write data, and download images, without keys."""
+    """Check that nodes may read and write data, and download images, without keys."""
     needs = []
     if facts.needs_identity:
         if not facts.storage_account:
@@ -149,22 +150,22 @@ def check_cluster_roles(azure: ResourceManager, facts: Facts) -> Answer:
 def _check_roles(
     azure: ResourceManager, owner: str, principal: str, needs: list[NeededRoles]
 ) -> Answer:
-    """Return whether a person or an identity has all roles that it needs."""
+    """Check that a person or an identity has all roles that it needs."""
     present = []
     lacking = []
     commands = []
     for needed in needs:
         missing = list_missing_roles(azure, principal, needed)
         names = ", ".join(role.name for role in missing or needed.roles)
-        place = f"on {needed.resource_name}: {names}"
+        roles = f"{names} on {needed.resource_name}"
         if missing:
-            lacking.append(place)
+            lacking.append(roles)
         else:
-            present.append(place)
+            present.append(roles)
         commands += [
             command_to_assign(principal, needed.scope, role) for role in missing
         ]
     if lacking:
-        text = f"{owner} lacks, {'; '.join(lacking)}"
+        text = f"{owner} lacks {'; '.join(lacking)}"
         return Answer(WRONG, text, " && ".join(commands))
-    return Answer(OK, f"{owner} has, {'; '.join(present)}")
+    return Answer(OK, f"{owner} has {'; '.join(present)}")

@@ -1,6 +1,6 @@
 """Guard all HTTP requests of the SDKs: each ends in time, and its token goes to one host.
 
-The SDKs wait for some replies without a limit, and their own settings cannot change this
+The SDKs wait for some responses without a limit, and their own settings cannot change this
 everywhere. But all of them send their requests through the adapter of the package requests.
 """
 
@@ -28,8 +28,8 @@ LONGEST_SILENCE = 60.0
 #: A request is not repeated later than this many times LONGEST_SILENCE after its first
 #: attempt. The SDKs would continue, because several of their layers repeat requests.
 SILENCES = 2.5
-# The largest reply, in bytes. Files that are downloaded are not limited.
-LARGEST_ANSWER = 20_000_000
+# The largest response, in bytes. Files that are downloaded are not limited.
+LARGEST_RESPONSE = 20_000_000
 CHUNK_BYTES = 1 << 16
 # How often a request is sent if a storage account is too busy for it.
 BLOB_TRIES = 4
@@ -38,9 +38,9 @@ LOGIN_HOSTS = {cloud.login for cloud in CLOUDS.values()}
 
 
 class RequestFailed(Exception):
-    """A request is given up; the text says why, in a sentence.
+    """A request is given up. The message is a sentence that gives the reason.
 
-    The class is no error of requests, as the SDKs would try the request again after one.
+    It does not derive from requests' errors, because the SDKs would retry after those.
     """
 
     def __init__(
@@ -52,46 +52,73 @@ class RequestFailed(Exception):
 
 
 class RequestGuard:
-    """Sends requests within the limits, and knows when the last answer has come."""
+    """Sends requests within the limits, and keeps what has become of the latest ones."""
 
     def __init__(self, send: Callable[..., Response]) -> None:
         self.send_unguarded = send
-        self.answered_at = time.monotonic()
-        #: The last answer that was an error. The SDKs may keep only a part of it.
+        #: The time of the last response that was not a fault of the server.
+        self.responded_at = time.monotonic()
+        #: The last response that was an error. The SDKs may keep only a part of it.
         self.last_refusal: Response | None = None
-        #: The last answer of a login host that was an error. msal does not keep it.
+        #: The last response of a login host that was an error. msal does not keep it.
         self.last_login_refusal: Response | None = None
-        #: Whether there was no other answer after the last refusal.
+        #: Whether the newest response of all was an error.
         self.is_refused_now = False
-        #: The host that has not answered the newest request, or an empty text.
+        #: The host that has not responded to the newest request, or "".
         self.silent_host = ""
         self.lock = threading.Lock()
-        #: When each request was first tried that has not been answered well since, by its
-        #: method and address. A server that is silent to one file is silent to the next,
-        #: so the method and the host count, too.
-        self.first_tries: dict[tuple[str | None, str | None], float] = {}
+        #: The time of the first attempt of each request that has not succeeded yet, by
+        #: method and URL, and by method and host: if a server does not respond for one
+        #: file, it will not for the next.
+        self.first_attempts: dict[tuple[str | None, str | None], float] = {}
 
     def send(
         self, adapter: HTTPAdapter, request: PreparedRequest, **options: Any
     ) -> Response:
-        """Send a request by an adapter, and return the answer.
+        """Send a request by an adapter, and return the response.
 
         `options` are those of `HTTPAdapter.send`. Raises RequestFailed, and what the
         adapter raises.
         """
-        import requests
-
-        give_up_at = self._note_try(request) + SILENCES * LONGEST_SILENCE
-        if time.monotonic() > give_up_at:
-            self.silent_host = _host(request)
-            raise RequestFailed(
-                f"No answer comes from {_host(request)}.",
-                request,
-                self._find_fault_of(_host(request)),
-            )
+        give_up_at = self._note_attempt(request) + SILENCES * LONGEST_SILENCE
+        self._check_deadline(request, give_up_at)
 
         options["timeout"] = _shorten_timeout(options.get("timeout"))
         _limit_waiting(adapter)
+        response = self._send_and_note_silence(adapter, request, options)
+        _refuse_redirect(request, response)
+
+        is_error = response.status_code >= 400
+        if is_error or not options.get("stream"):
+            _read_response(request, response, give_up_at)
+        self._note_response(request, response)
+        _raise_if_too_busy(request, response, give_up_at)
+        return response
+
+    def _note_attempt(self, request: PreparedRequest) -> float:
+        """Return when a request, or one like it to the same host, was first attempted."""
+        now = time.monotonic()
+        with self.lock:
+            return min(
+                self.first_attempts.setdefault(key, now) for key in _keys(request)
+            )
+
+    def _check_deadline(self, request: PreparedRequest, give_up_at: float) -> None:
+        """Raise RequestFailed if a request must not be repeated any more."""
+        if time.monotonic() <= give_up_at:
+            return
+        host = _host(request)
+        self.silent_host = host
+        raise RequestFailed(
+            f"No answer comes from {host}.", request, self._find_fault_of(host)
+        )
+
+    def _send_and_note_silence(
+        self, adapter: HTTPAdapter, request: PreparedRequest, options: dict[str, Any]
+    ) -> Response:
+        """Send a request, and note in `silent_host` whether a response arrives."""
+        import requests
+
         try:
             response = self._send_until_accepted(adapter, request, options)
         except requests.RequestException as error:
@@ -99,49 +126,34 @@ class RequestGuard:
             self.silent_host = _host(request)
             raise
         self.silent_host = ""
-        _refuse_redirect(request, response)
+        return response
+
+    def _note_response(self, request: PreparedRequest, response: Response) -> None:
+        """Keep a response that is an error, and note that a request has succeeded."""
         is_error = response.status_code >= 400
-        if is_error or not options.get("stream"):
-            _read_answer(request, response, give_up_at)
         self.is_refused_now = is_error
         if is_error:
             self.last_refusal = response
             if _host(request) in LOGIN_HOSTS:
                 self.last_login_refusal = response
-        is_busy = response.status_code in (429, 503)
-        seconds = seconds_to_wait(response.headers)
-        if is_busy and time.monotonic() + seconds > give_up_at:
-            raise RequestFailed(
-                f"Azure is busy, and {_host(request)} asks to wait {seconds} s.",
-                request,
-                response,
-            )
-        if response.status_code < 500 and not is_busy:
-            self._note_answer(request)
-        return response
+
+        # After 429 and after faults of the server, the request is sent again.
+        if response.status_code < 500 and response.status_code != 429:
+            with self.lock:
+                for key in _keys(request):
+                    self.first_attempts.pop(key, None)
+                self.responded_at = time.monotonic()
 
     def _find_fault_of(self, host: str) -> Response | None:
         """Return the last refusal if it was a fault of a host, such as the status 500.
 
-        A host that answers only this counts as one that does not answer.
+        A host with only such responses counts as one that does not respond.
         """
         refusal = self.last_refusal
         if refusal is None or urlsplit(refusal.url).hostname != host:
             return None
         is_fault = refusal.status_code >= 500 or refusal.status_code == 429
         return refusal if is_fault else None
-
-    def _note_try(self, request: PreparedRequest) -> float:
-        """Return when a request, or one like it to the same host, was first tried."""
-        now = time.monotonic()
-        with self.lock:
-            return min(self.first_tries.setdefault(key, now) for key in _keys(request))
-
-    def _note_answer(self, request: PreparedRequest) -> None:
-        with self.lock:
-            for key in _keys(request):
-                self.first_tries.pop(key, None)
-            self.answered_at = time.monotonic()
 
     def _send_until_accepted(
         self, adapter: HTTPAdapter, request: PreparedRequest, options: dict[str, Any]
@@ -170,29 +182,29 @@ class RequestGuard:
 _active_guard: RequestGuard | None = None
 
 
-def last_answer_time() -> float:
-    """Return when a request was last answered well, by the monotonic clock, or 0."""
-    return _active_guard.answered_at if _active_guard else 0.0
+def last_response_time() -> float:
+    """Return the monotonic time of the last response that was no fault, or 0."""
+    return _active_guard.responded_at if _active_guard else 0.0
 
 
 def last_refusal() -> Response | None:
-    """Return the last answer that was an error, while there is a guard."""
+    """Return the last response that was an error, or None."""
     return _active_guard.last_refusal if _active_guard else None
 
 
 def current_refusal() -> Response | None:
-    """Return the newest answer of all if it was an error, while there is a guard."""
+    """Return the newest response of all if it was an error, or else None."""
     is_refused = _active_guard is not None and _active_guard.is_refused_now
     return last_refusal() if is_refused else None
 
 
 def silent_host() -> str:
-    """Return the host that has not answered the newest request of all, or ""."""
+    """Return the host that has not responded to the newest request of all, or ""."""
     return _active_guard.silent_host if _active_guard else ""
 
 
 def quote_login_refusal() -> str:
-    """Return how a login host has last refused a request, in its own words, or ""."""
+    """Return a sentence that quotes the last refusal by a login host, or ""."""
     response = _active_guard.last_login_refusal if _active_guard else None
     if response is None:
         return ""
@@ -251,7 +263,7 @@ def guard_requests() -> Iterator[None]:
 
 
 def _keys(request: PreparedRequest) -> list[tuple[str | None, str | None]]:
-    """Return the keys of a request in `first_tries`: one for its URL and one for its host."""
+    """Return the keys of a request in `first_attempts`, for its URL and for its host."""
     return [(request.method, request.url), (request.method, _host(request))]
 
 
@@ -297,10 +309,24 @@ def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
     )
 
 
-def _read_answer(
+def _raise_if_too_busy(
     request: PreparedRequest, response: Response, give_up_at: float
 ) -> None:
-    """Read the body of a reply into memory, and let `response.raw` read it from there.
+    """Raise RequestFailed if a server asks to wait beyond the time `give_up_at`."""
+    is_busy = response.status_code in (429, 503)
+    seconds = seconds_to_wait(response.headers)
+    if is_busy and time.monotonic() + seconds > give_up_at:
+        raise RequestFailed(
+            f"Azure is busy, and {_host(request)} asks to wait {seconds} s.",
+            request,
+            response,
+        )
+
+
+def _read_response(
+    request: PreparedRequest, response: Response, give_up_at: float
+) -> None:
+    """Read the body of a response into memory, and let `response.raw` read it from there.
 
     Raises RequestFailed if the body is too large or too slow, and closes the connection.
     """
@@ -322,20 +348,20 @@ def _read_answer(
 def _read_body(
     request: PreparedRequest, response: Response, give_up_at: float
 ) -> bytes:
-    """Return the body of a reply.
+    """Return the body of a response.
 
-    Raises RequestFailed if it has more than LARGEST_ANSWER bytes, or if it has not arrived
-    at the time `give_up_at` of the monotonic clock.
+    Raises RequestFailed if it has more than LARGEST_RESPONSE bytes, or if it has not
+    arrived at the time `give_up_at` of the monotonic clock.
     """
     # read1 returns what has arrived. Older versions of urllib3 can only wait for a chunk.
     read = getattr(response.raw, "read1", response.raw.read)
     body = bytearray()
     while chunk := read(CHUNK_BYTES, decode_content=True):
         body += chunk
-        if len(body) > LARGEST_ANSWER:
+        if len(body) > LARGEST_RESPONSE:
             raise RequestFailed(
                 f"An answer of {_host(request)} has more than "
-                f"{LARGEST_ANSWER // 1_000_000} MB.",
+                f"{LARGEST_RESPONSE // 1_000_000} MB.",
                 request,
             )
         if time.monotonic() > give_up_at:

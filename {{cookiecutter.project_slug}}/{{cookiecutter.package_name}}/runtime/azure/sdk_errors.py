@@ -1,4 +1,4 @@
-"""Explain the errors of the SDKs by the replies of Azure that have caused them."""
+"""Explain the errors of the SDKs by the responses of Azure that have caused them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import login, refusals, request_guard
 from .refusals import ServiceError
 from .request_guard import RequestFailed
 
-# Errors of requests and of azure-core when no reply arrives.
+# Errors of requests and of azure-core when no response arrives.
 CONNECTION_ERRORS = (
     requests.ConnectionError,
     requests.Timeout,
@@ -32,7 +32,16 @@ STATUS_PATTERNS = (
 
 
 def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
-    """Return what went wrong and how to fix it, in whole sentences."""
+    """Return what went wrong and how to fix it, in whole sentences.
+
+    The first of these that is there explains the error:
+
+    1. An error response of Azure that has caused it.
+    2. A request that was given up, or a connection that failed, among its causes.
+    3. A host that has not responded to the newest request.
+    4. The newest response to any request, if it was an error other than 404.
+    5. The first line of the error's own message.
+    """
     service_error = find_service_error(error)
     if service_error:
         return str(refusals.explain(service_error, config))
@@ -46,7 +55,7 @@ def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
         kind = type(causes[-1]).__name__
         return f"Azure cannot be reached at {host} ({kind}). {login.CONNECTION_ADVICE}"
 
-    # An error of an SDK may contain nothing of the request or the reply that has caused it.
+    # An error of an SDK may contain nothing of the request or response that has caused it.
     host = request_guard.silent_host()
     if host:
         return f"No answer comes from {host}. {login.CONNECTION_ADVICE}"
@@ -87,15 +96,15 @@ def find_request_address(error: BaseException) -> str:
 
 
 def find_service_error(error: BaseException) -> ServiceError | None:
-    """Return the error reply of Azure that has caused an error of an SDK, or None."""
-    reply = _read_attached_reply(error)
-    if reply is not None:
-        return reply
-    return _read_detached_reply(error)
+    """Return the error response of Azure that has caused an error of an SDK, or None."""
+    service_error = _read_attached_response(error)
+    if service_error is not None:
+        return service_error
+    return _find_unattached_response(error)
 
 
-def _read_attached_reply(error: BaseException) -> ServiceError | None:
-    """Return the error reply that is attached to an error or to one of its causes."""
+def _read_attached_response(error: BaseException) -> ServiceError | None:
+    """Return the error response that is attached to an error or to one of its causes."""
     address = find_request_address(error)
     for cause in _list_causes(error):
         response: Any = getattr(cause, "response", None)
@@ -106,36 +115,38 @@ def _read_attached_reply(error: BaseException) -> ServiceError | None:
         service_error = refusals.read_error(
             status, response.headers, _get_text(response), address
         )
-        # A long operation can fail in a reply with the status 200, which has a code.
+        # A long operation can fail in a response with the status 200, which has a code.
         if status >= 400 or service_error.code:
             return service_error
     return None
 
 
-def _read_detached_reply(error: BaseException) -> ServiceError | None:
-    """Return the error reply for an error that has only a status, or None.
+def _find_unattached_response(error: BaseException) -> ServiceError | None:
+    """Return the error response for an error that has only a status, or None.
 
-    azureml-sdk raises such errors. If the last error reply has this status, it is the cause.
-    Otherwise, the text of the error may contain parts of the reply.
+    azureml-sdk raises such errors. If the last error response has this status, it is the
+    cause. Otherwise, the text of the error may contain parts of the response.
     """
     status = find_status_code(error)
     if status is None:
         return None
 
     address = find_request_address(error)
-    last_reply = request_guard.last_refusal()
-    if last_reply is not None and last_reply.status_code == status:
-        return _read_refusal(last_reply)
+    last_refusal = request_guard.last_refusal()
+    if last_refusal is not None and last_refusal.status_code == status:
+        return _read_refusal(last_refusal)
     return _parse_error_text(_join_messages(error), status, address)
 
 
-def _read_refusal(reply: requests.Response) -> ServiceError:
-    """Return the error reply that the guard of all requests has kept."""
-    return refusals.read_error(reply.status_code, reply.headers, reply.text, reply.url)
+def _read_refusal(response: requests.Response) -> ServiceError:
+    """Return the error response that the guard of all requests has kept."""
+    return refusals.read_error(
+        response.status_code, response.headers, response.text, response.url
+    )
 
 
 def _parse_error_text(text: str, status: int, address: str) -> ServiceError:
-    """Return the error reply that the text of an error quotes."""
+    """Return the error response that the text of an error quotes."""
     body = re.search(r"\{.*\}", text, re.DOTALL)
     service_error = refusals.read_error(status, {}, body[0] if body else "", address)
     sentence = re.search(r"Request failed \(\d{3}\): (.+)", text)
@@ -145,7 +156,7 @@ def _parse_error_text(text: str, status: int, address: str) -> ServiceError:
 
 
 def _get_text(response: Any) -> str:
-    """Return the body of a reply. `text` is a property in requests, else a method."""
+    """Return the body of a response. `text` is a property in requests, else a method."""
     text = getattr(response, "text", "")
     if not callable(text):
         return str(text)
@@ -157,7 +168,7 @@ def _get_text(response: Any) -> str:
 
 
 def _find_attributes(error: BaseException, name: str) -> Iterator[Any]:
-    """Yield an attribute of the error, of its causes, and of the replies attached to them."""
+    """Yield an attribute of the error, of its causes, and of the responses in them."""
     for cause in _list_causes(error):
         for owner in (cause, getattr(cause, "response", None)):
             value = getattr(owner, name, None)
@@ -182,8 +193,8 @@ def _get_message(error: BaseException) -> str:
 def _list_causes(error: BaseException) -> list[BaseException]:
     """Return an error, the error that it was raised from, and so on.
 
-    The list of a connection error ends before the reply to an earlier request, which may be
-    the context in which this request was sent.
+    The list of a connection error ends before the response to an earlier request, which may
+    be the context in which this request was sent.
     """
     causes: list[BaseException] = []
     cause: BaseException | None = error

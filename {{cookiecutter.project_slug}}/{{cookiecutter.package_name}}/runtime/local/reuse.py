@@ -10,8 +10,8 @@ A step that looks up the registered model has no `allow_reuse` on Azure ML, as t
 may change. In a local run, its results are used again while the registered model is the
 same. `pipelines.py` declares these steps by `reads_model`.
 
-If a run registers a new version, the results of its own steps stay reusable, although the
-steps have looked up the version before. Otherwise, the next run would have to run
+If a run registers a new version, the results of its own steps stay reusable, although
+those steps looked up the previous version. Otherwise, the next run would have to run
 `evaluate` again, which would compare the newly registered model with itself.
 """
 
@@ -114,15 +114,12 @@ class StepReuse:
         """
         context = self._context
         model = self.find_model(step)
-        model_has_changed = model.fingerprint != model_before.fingerprint
-        was_registered_by_this_run = model.run == context.folder.name
-
         recorded_key = key
-        if model_has_changed and was_registered_by_this_run:
-            for name in context.plan.list_steps_before(step.name):
-                self._extend_to_model(name, model_before.fingerprint, model.fingerprint)
-        elif model_has_changed:
-            recorded_key = NOT_REUSABLE
+        if model.fingerprint != model_before.fingerprint:
+            if model.run == context.folder.name:
+                self._extend_earlier_results(step, model_before, model)
+            else:
+                recorded_key = NOT_REUSABLE
 
         results = StepRecord(
             arguments=describe_step(step, context.plan.values),
@@ -164,6 +161,13 @@ class StepReuse:
                     files = list_files(self._context.find_source(source))
                     data[name] = self._fingerprints.hash_files(files)
         return data
+
+    def _extend_earlier_results(
+        self, step: Step, old_model: RegisteredModel, new_model: RegisteredModel
+    ) -> None:
+        """Record that the results of all steps before `step` are valid for a new model."""
+        for name in self._context.plan.list_steps_before(step.name):
+            self._extend_to_model(name, old_model.fingerprint, new_model.fingerprint)
 
     def _extend_to_model(self, step: str, old_model: str, new_model: str) -> None:
         """Record that the results of a step are valid for a new registered model too.
