@@ -292,7 +292,7 @@ def test_a_first_model_must_beat_the_baseline(
         "not better by more than chance than the baseline (class shares): log loss"
         in noise["reason"]
     )
-    assert "to register it all the same: --set register=always" in noise["reason"]
+    assert "to register it anyway: --set register=always" in noise["reason"]
 
     capsys.readouterr()
     learned = run_training(draw_table(400, signal=3), tmp_path / "learned")

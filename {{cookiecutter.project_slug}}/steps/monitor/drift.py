@@ -39,9 +39,10 @@ def population_stability_index(training: Sequence[int], new: Sequence[int]) -> f
 def compare_distributions(training: Sequence[int], new: Sequence[int]) -> float:
     """Return the p-value of the hypothesis that both samples have one distribution.
 
-    It is that of the chi-squared test of homogeneity. The index times the harmonic sample
-    size has the same limit: Yurdakul and Naranjo (2020), "Statistical properties of the
-    population stability index", Journal of Risk Model Validation 14(4).
+    This is the chi-squared test of homogeneity. The index times the harmonic sample size
+    asymptotically follows the same distribution as the test statistic: Yurdakul and Naranjo
+    (2020), "Statistical properties of the population stability index", Journal of Risk
+    Model Validation 14(4).
     """
     table = pool_small_bins(training, new)
     if table.shape[1] < 2:
@@ -52,7 +53,7 @@ def compare_distributions(training: Sequence[int], new: Sequence[int]) -> float:
 def compare_locations(training: Sequence[int], new: Sequence[int]) -> float:
     """Return the p-value of the hypothesis that the new values are neither larger nor smaller.
 
-    The bins are in the order of their values. It is the test of van der Waerden: ranks
+    The bins are in the order of their values. This is the test of van der Waerden: ranks
     become quantiles of a normal distribution, whose means are compared. If all values of
     a column shift, this test needs fewer rows than that of its distribution.
     """
@@ -96,11 +97,12 @@ def pool_small_bins(training: Sequence[int], new: Sequence[int]) -> Counts:
 def compare_rates(
     training_count: int, training_rows: int, new_count: int, new_rows: int
 ) -> float:
-    """Return the p-value of the hypothesis that rows of a kind have become no more frequent.
+    """Return the p-value of the hypothesis that a kind of row is no more frequent than before.
 
     `training_count` of the `training_rows` and `new_count` of the `new_rows` are of this
-    kind. Under the hypothesis, each row of the kind is a new one with the probability that
-    any row is. The test is exact, and also holds for kinds without any training row.
+    kind. Under the null hypothesis, a row of this kind is a new row with the same
+    probability as any other row. The test is exact, even if no training row is of this
+    kind.
     """
     share = new_rows / (training_rows + new_rows)
     return float(stats.binom.sf(new_count - 1, training_count + new_count, share))
@@ -139,6 +141,6 @@ def compare_unseen_categories(
 def significance_level(tests: int) -> float:
     """Return the p-value below which the result of one of several tests is significant.
 
-    It is Bonferroni's correction for the number of tests.
+    This is Bonferroni's correction for the number of tests.
     """
     return FALSE_ALARMS / max(tests, 1)

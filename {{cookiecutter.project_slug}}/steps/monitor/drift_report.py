@@ -38,7 +38,8 @@ img { max-width: 100%; height: auto; }
   tr, p { break-inside: avoid; } h2 + p { break-after: avoid; }
   .figures { grid-template-columns: 1fr 1fr; } }
 """
-# Text in figures is shown as it is, in whatever letters, and never read as a formula.
+# Text in figures stays text, which a browser can show in any script. Dollar signs in names
+# do not make a formula of it.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 
 
@@ -69,8 +70,8 @@ def render_report(
 training held out. For classification, the classes' probabilities are compared as well.</p>
 <div class="figures">{predictions}</div>
 <h2>Features</h2>
-<p>The population stability index (PSI) says how far a feature has moved: 0 is not at all.
-A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.
+<p>The population stability index (PSI) says how far a feature has moved: 0 means not at
+all. A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.
 The PSI of a column of dates compares only how many of them are missing.</p>
 {render_table(features_by_psi)}
 <div class="figures">{figures}</div>
@@ -79,12 +80,12 @@ The PSI of a column of dates compares only how many of them are missing.</p>
 
 
 def sort_by_psi(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return outcomes in the order of their PSI, the largest first."""
+    """Sort outcomes by their PSI, the largest first."""
     return sorted(outcomes, key=lambda outcome: -(outcome.comparison.psi or 0))
 
 
 def render_sentences(heading: str, sentences: Sequence[str]) -> str:
-    """Return sentences as a list below a heading, or an empty text without any."""
+    """Return sentences as a list below a heading, or an empty string if there are none."""
     items = "".join(f"<li>{html.escape(sentence)}</li>\n" for sentence in sentences)
     return f"<h2>{heading}</h2>\n<ul>{items}</ul>" if items else ""
 
@@ -156,7 +157,7 @@ def draw_shares(comparison: Comparison) -> Figure:
     )
     axes.set_xticks(positions, labels, rotation=45, ha="right", fontsize="x-small")
     axes.set_ylabel("% of the rows")
-    # Above the axes, where it hides no bar.
+    # The legend is above the axes, where it hides no bar.
     axes.legend(
         fontsize="small",
         frameon=False,
@@ -169,7 +170,7 @@ def draw_shares(comparison: Comparison) -> Figure:
 
 
 def shorten_label(label: str) -> str:
-    """Return a label as a figure shows it: short, and on one line."""
+    """Shorten a label for a figure, and put it on one line."""
     text = "".join(sign if sign.isprintable() else " " for sign in label)
     if len(text) <= LONGEST_LABEL:
         return text
@@ -177,7 +178,7 @@ def shorten_label(label: str) -> str:
 
 
 def encode_picture(figure: Figure) -> str:
-    """Return a figure as text that an HTML page can hold."""
+    """Encode a figure as an image that can be embedded in an HTML page."""
     picture = io.BytesIO()
     figure.savefig(picture, format="svg")
     return f"image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

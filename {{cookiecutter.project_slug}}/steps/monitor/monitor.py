@@ -1,7 +1,7 @@
 """Compare new data with the training data of the model that will score it.
 
-Runs before anything is scored. Drift is reported as notes, or ends the pipeline. Figures go
-to MLflow, and `report.html` is what a person opens.
+This step runs before scoring. It reports drift as notes, or stops the pipeline.
+`drift.json` is for programs, and `report.html` is for people. Figures also go to MLflow.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PREDICTED_ROWS = 10_000
 PROBABILITY_DIGITS = 4
 SHOWN_NOTES = 20  # on the screen; all are in the report
 SHOWN_NAMES = 3  # in the summary
-# Azure ML keeps the metrics of a run by a limited number of names.
+# Azure ML limits the number of metrics that a run can have.
 MOST_METRICS = 100
 PREDICTIONS = "predictions"
 
@@ -61,7 +61,7 @@ def monitor(
     ignore: Sequence[str] = (),
     on_drift: str = "warn",
 ) -> None:
-    """Compare prepared parts with the profile of a registered model; write a report.
+    """Compare prepared parts with the profile of a registered model, and write a report.
 
     Features in `ignore` are left out. Raises MonitorError if there is drift and `on_drift`
     is "stop", or if the data cannot be compared.
@@ -69,22 +69,9 @@ def monitor(
     model = load_scoring_model(model_name, model_version, prepared)
     drift_report.mkdir(parents=True, exist_ok=True)
     if model.profile is None:
-        print(
-            f"note: {model.name}, version {model.version}, has no profile of its training"
-            " data, so new data is not compared with it: train again to have one."
-        )
-        summary = "not compared with the training data"
-        contents = {
-            "model": model.name,
-            "version": model.version,
-            "rows": count_rows(prepared),
-            "summary": summary,
-            "drift": [],
-            "features": {},
-        }
-        write_json(contents, drift_report)
-        print(summary)
+        report_missing_profile(model, prepared, drift_report)
         return
+
     for name in ignore:
         if name not in model.profile.features:
             print(
@@ -100,11 +87,32 @@ def monitor(
             f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
             " Look at report.html in the output drift_report of this step"
             f" ({drift_report}), and correct the data. If the data is right, train again"
-            " with newer data. To score it all the same: --set on_drift=warn. To leave a"
+            " with newer data. To score the data anyway: --set on_drift=warn. To leave a"
             " column out of this comparison, list it under monitoring.ignore in"
             " settings.yml."
         )
     print(summarize(result))
+
+
+def report_missing_profile(
+    model: ScoringModel, prepared: Path, drift_report: Path
+) -> None:
+    """Report that the data is not compared, because the model has no profile."""
+    print(
+        f"note: {model.name}, version {model.version}, has no profile of its training"
+        " data, so new data is not compared with it: train again to have one."
+    )
+    summary = "not compared with the training data"
+    contents = {
+        "model": model.name,
+        "version": model.version,
+        "rows": count_rows(prepared),
+        "summary": summary,
+        "drift": [],
+        "features": {},
+    }
+    write_json(contents, drift_report)
+    print(summary)
 
 
 def compare_with_training(
@@ -160,14 +168,15 @@ def predict_sample(
 ) -> list[Comparison]:
     """Compare the predictions for a sample of new rows with those for held-out rows.
 
-    The first comparison is that of the predictions. The others are those of the classes'
-    probabilities that the profile has.
+    The first comparison is that of the predictions. The others are those of the
+    probabilities of the classes, if the profile has any.
     """
     features = select_features(sample, model.columns).to_pandas()
     profiles = {PREDICTIONS: profile.predictions, **profile.probabilities}
     values = pl.Series(model.pipeline.predict(features))
     if isinstance(profile.predictions, TextProfile):
-        # As in the profile, classes are written by Python. polars spells True as "true".
+        # Python formats the classes, as it did for the profile. polars would spell True as
+        # "true".
         values = pl.Series([str(name) for name in values])
     predicted = {PREDICTIONS: values}
     if profile.probabilities:
@@ -295,7 +304,11 @@ def log_metrics(result: DriftResult, folder: Path) -> None:
 
 
 def main() -> None:
-    """Compare as the command line says; end with one sentence if that cannot be done."""
+    """Run the step with the arguments of the command line.
+
+    Exits with a message if there is drift and `--on-drift` is "stop", if the data cannot be
+    compared, or if a file cannot be read or written.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--drift-report", type=Path, required=True)

@@ -106,15 +106,15 @@ def count_new_rows(
 ) -> NewRows:
     """Count the rows of a table in the bins of each profile.
 
-    A row repeats another one if they are the same in the columns `repeat_by`. The sample
-    has the columns `sampled` of rows at even distances. Only the counts, the sample, and a
-    hash of each row are held in memory.
+    A row repeats another one if both have the same values in the columns `repeat_by`. The
+    sample holds the columns `sampled` of evenly spaced rows. Only the counts, the sample,
+    and a hash of each row are held in memory.
     """
     rows: int = table.select(pl.len()).collect().item()
     rows_per_sampled_row = math.ceil(rows / sampled_rows)
 
-    # Columns get their number as their name, because names of columns may be any text,
-    # and could be equal to the name of a result.
+    # Columns are named by numbers, because a column's own name can be any text, so it could
+    # clash with the name of a result.
     typed_columns = [
         read_as_type(name, profile).alias(f"value {number}")
         for number, (name, profile) in enumerate(profiles.items())
@@ -161,9 +161,10 @@ def count_new_rows(
 
 
 def hash_rows(columns: Sequence[str]) -> pl.Expr:
-    """Return a hash of each row. Rows with the same values in the columns have the same.
+    """Return a hash of each row. Rows with the same values in `columns` have the same hash.
 
-    It is the sum of the columns' own hashes, which takes half the time of `pl.struct`.
+    The hash is the sum of the hashes of the values, which takes half the time of hashing
+    a `pl.struct`.
     """
     hashes = [cs.by_name(name).hash(seed=number) for number, name in enumerate(columns)]
     return pl.sum_horizontal(hashes)
@@ -187,7 +188,7 @@ def read_as_type(name: str, profile: ColumnProfile) -> pl.Expr:
 def column_statistics(values: pl.Expr, profile: ColumnProfile) -> dict[str, pl.Expr]:
     """Return the expressions of a column's statistics, which `to_column_counts` reads.
 
-    `values` are those that `read_as_type` has returned.
+    `values` is an expression that `read_as_type` has returned.
     """
     if isinstance(profile, TextProfile):
         return {

@@ -1,4 +1,4 @@
-"""Read the profile of its training rows that is saved with a model as `profile.json`."""
+"""Read `profile.json`, the profile of the training rows that is saved with a model."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class TextProfile:
     `frequent` are categories of many rows, the most frequent one first. The others are in
     alphabetical order and divided into bins. Bin i has `counts[i]` rows, with categories
     after `edges[i - 1]`, up to and including `edges[i]`. The first bin has no lower edge,
-    and the last one no upper edge. `seen` has the rows of all categories, or is None if
-    there were too many.
+    and the last one no upper edge. `seen` has the number of rows of every category. It is
+    None if there were too many categories.
     """
 
     missing: int
@@ -97,7 +97,7 @@ class Profile:
 
 
 def parse_profile(profile: Mapping[str, Any]) -> Profile:
-    """Return the profile that `profile.json` of a model holds."""
+    """Parse the contents of `profile.json`."""
     return Profile(
         rows=profile["rows"],
         features={
@@ -113,7 +113,7 @@ def parse_profile(profile: Mapping[str, Any]) -> Profile:
 
 
 def parse_column(column: Mapping[str, Any]) -> ColumnProfile:
-    """Return the profile of a column, by its kind."""
+    """Parse the profile of a column of numbers, texts or dates."""
     fields = dict(column)
     kind = fields.pop("kind")
     if kind == "number":

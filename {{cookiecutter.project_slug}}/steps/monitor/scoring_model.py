@@ -1,4 +1,4 @@
-"""The registered model that will score the new data, and the profile of its training."""
+"""Load the registered model that will score the new data, and its profile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from profiles import Profile, parse_profile
 from sklearn.pipeline import Pipeline
 
 PROFILE = "profile.json"
-# The types of a model's signature as polars has them.
+# The polars type for each type in the signature of a model.
 TYPES: dict[str, pl.DataType] = {
     "double": pl.Float64(),
     "datetime": pl.Datetime("us"),
@@ -33,7 +33,7 @@ class MonitorError(Exception):
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """A registered model, and the columns that it asks for.
+    """A registered model, and the columns that it needs.
 
     `profile` is None if the model was saved without one.
     """
@@ -48,9 +48,9 @@ class ScoringModel:
 def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
     """Load the model that will score the parts in the folder `prepared`.
 
-    The version of the model is recorded in the parts, because prep has read them by its
-    schema. If none is recorded, it is `version`, which may be "latest". Raises MonitorError
-    if the model cannot be loaded.
+    Prep has recorded in the parts which version's schema it has used to read the data. If
+    no version is recorded, `version` is used, which may be "latest". Raises MonitorError if
+    the model cannot be loaded.
     """
     version = read_version_of_parts(prepared) or version
     if version == "latest":
@@ -68,7 +68,10 @@ def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
 
 
 def read_version_of_parts(prepared: Path) -> str | None:
-    """Return the version of the model that prep has written into the parts, if it has."""
+    """Return the version of the model that prep has recorded in the parts, or None.
+
+    Raises MonitorError if there are no parts.
+    """
     part = min(prepared.glob("*.parquet"), default=None)
     if part is None:
         raise MonitorError(
@@ -110,8 +113,8 @@ def download_model(name: str, version: str) -> Path:
 def check_python(description: Model) -> None:
     """Raise MonitorError if a model was saved by another minor version of Python.
 
-    It holds the functions of its train step as bytecode, on which another version may
-    crash without an error.
+    The model holds the functions of its train step as bytecode. Another version of Python
+    may crash on it without an error.
     """
     flavor = description.flavors.get("python_function", {})
     version = ".".join(flavor.get("python_version", "").split(".")[:2])
@@ -126,7 +129,7 @@ def check_python(description: Model) -> None:
 def list_columns(description: Model) -> dict[str, pl.DataType]:
     """Return the columns that a saved model was trained with, from its signature.
 
-    Raises MonitorError if it has none.
+    Raises MonitorError if the model has no signature.
     """
     if description.signature is None:
         raise MonitorError(
@@ -138,9 +141,9 @@ def list_columns(description: Model) -> dict[str, pl.DataType]:
 
 
 def read_profile(folder: Path) -> Profile | None:
-    """Return the profile in the folder of a saved model, if it has one.
+    """Return the profile in the folder of a saved model, or None if there is none.
 
-    Raises MonitorError if it is damaged.
+    Raises MonitorError if the profile is damaged.
     """
     file = folder / PROFILE
     if not file.exists():

@@ -50,7 +50,7 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
     is_clearly_refused = registered and registered["verdict"] in REFUSED_VERDICTS
     if is_clearly_refused:
         return False, reason
-    return False, f"{reason}; to register it all the same: --set register=always"
+    return False, f"{reason}; to register it anyway: --set register=always"
 
 
 def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:

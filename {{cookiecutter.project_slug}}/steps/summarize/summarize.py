@@ -1,8 +1,8 @@
 """Sum up the predictions: the rows, their distribution, the model, and the drift.
 
-Runs once all predictions are written, and reads them as they are. So it also notices rows
-that have none, because their files failed. `summary.json` is for programs, and
-`report.html` is what a person opens.
+This step runs after all predictions have been written. It also reports rows without a
+prediction, whose files could not be scored. `summary.json` is for programs, and
+`report.html` is for people.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distribution import (
 )
 from summary_report import MonitorResult, render_report
 
-# Azure ML keeps the metrics of a run by a limited number of names.
+# Azure ML limits the number of metrics that a run can have.
 MOST_CLASS_METRICS = 90
 
 
@@ -58,7 +58,7 @@ def summarize(
 
 
 def read_monitor_result(drift_report: Path) -> MonitorResult:
-    """Return what monitor has written. Raises SummaryError if it cannot be read."""
+    """Read the result of the step monitor. Raises SummaryError if it cannot be read."""
     file = drift_report / "drift.json"
     try:
         contents = json.loads(file.read_text(encoding="utf-8"))
@@ -132,7 +132,11 @@ def log_metrics(distribution: Distribution, folder: Path) -> None:
 
 
 def main() -> None:
-    """Sum up as the command line says; end with one sentence if that cannot be done."""
+    """Run the step with the arguments of the command line.
+
+    Exits with a message if the predictions cannot be summed up, or if a file cannot be read
+    or written.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--drift-report", type=Path, required=True)

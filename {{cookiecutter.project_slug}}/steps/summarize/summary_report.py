@@ -1,4 +1,4 @@
-"""The summary of the predictions as a page for people."""
+"""Render the summary of the predictions as an HTML page."""
 
 from __future__ import annotations
 
@@ -33,19 +33,11 @@ td.bar div { background: #1f5f99; height: 1rem; print-color-adjust: exact; }
 @media print { body { max-width: none; padding: 0; } tr { break-inside: avoid; }
   h2 { break-after: avoid; } }
 """
-MEANINGS = {
-    "mean": "mean",
-    "smallest": "smallest",
-    "lower_quartile": "lower quartile",
-    "median": "median",
-    "upper_quartile": "upper quartile",
-    "largest": "largest",
-}
 
 
 @dataclass(frozen=True)
 class MonitorResult:
-    """What the step monitor has said about the rows before they were scored."""
+    """The result of the step monitor, which compared the rows with the training data."""
 
     model: str
     version: str
@@ -82,7 +74,7 @@ def render_report(distribution: Distribution, monitored: MonitorResult) -> str:
 
 
 def render_monitor_result(monitored: MonitorResult) -> str:
-    """Return what monitor has said in HTML, with all sentences on drift."""
+    """Return the result of monitor in HTML, with all sentences on drift."""
     summary = html.escape(monitored.summary[0].upper() + monitored.summary[1:])
     kind = "result drift" if monitored.drift else "result"
     sentences = "".join(f"<li>{html.escape(text)}</li>\n" for text in monitored.drift)
@@ -108,14 +100,15 @@ def render_figures(distribution: NumberDistribution) -> str:
     """Return the mean and the quartiles as a table in HTML."""
     figures = distribution.list_figures()
     rows = "".join(
-        f'<tr><th>{MEANINGS[name]}</th><td class="number">{format_number(value)}</td></tr>\n'
+        f"<tr><th>{name.replace('_', ' ')}</th>"
+        f'<td class="number">{format_number(value)}</td></tr>\n'
         for name, value in figures.items()
     )
     return f"<table>\n{rows}</table>"
 
 
 def render_probability(distribution: ClassDistribution) -> str:
-    """Return a sentence on the mean probability in HTML, or an empty text without one."""
+    """Return a sentence on the mean probability in HTML, or "" if there is none."""
     mean = distribution.mean_top_probability
     if mean is None:
         return ""
