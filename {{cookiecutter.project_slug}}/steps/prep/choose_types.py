@@ -251,7 +251,7 @@ def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeCh
     """Choose the type of a column in all files, by the model's schema or by its values."""
     expected = roles.get_expected_column(name)
     if expected is not None:
-        return _fit_type(sources, name, expected)
+        return _choose_type_by_schema(sources, name, expected)
 
     first_file_by_type = _find_first_file_of_each_type(sources, name)
     unusable_type = _find_unusable_type(first_file_by_type, is_key=name in roles.keys)
@@ -308,7 +308,9 @@ def _leave_out(
     return TypeChoice(None, Note(text, column=name))
 
 
-def _fit_type(sources: list[Source], name: str, expected: ColumnSchema) -> TypeChoice:
+def _choose_type_by_schema(
+    sources: list[Source], name: str, expected: ColumnSchema
+) -> TypeChoice:
     """Choose the type of a column of new data, which is usually that of the schema.
 
     If the new data holds fractions where the training data held integers, or times where

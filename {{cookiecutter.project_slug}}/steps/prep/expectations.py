@@ -50,7 +50,7 @@ def parse_expectations(text: str) -> dict[str, dict[str, Any]]:
     return expectations
 
 
-def expect_of_training_data(
+def add_rules_for_training(
     roles: ColumnRoles, expectations: Mapping[str, Mapping[str, Any]]
 ) -> ColumnRoles:
     """Add the rules that training data must follow to the roles of the columns.
@@ -65,7 +65,7 @@ def expect_of_training_data(
     )
 
 
-def expect_of_new_data(
+def add_rules_for_scoring(
     roles: ColumnRoles,
     expectations: Mapping[str, Mapping[str, Any]],
     ignore: Sequence[str],
@@ -79,7 +79,7 @@ def expect_of_new_data(
     checked = {name: expectations[name] for name in expectations if name != target}
     if roles.model_columns is None:
         # An older model does not record which columns it was trained with.
-        roles = expect_of_training_data(roles, checked)
+        roles = add_rules_for_training(roles, checked)
         return replace(roles, optional=list(checked))
     read_by_model = [*roles.model_columns, *roles.keys]
     return replace(
@@ -157,7 +157,7 @@ def _quote_note(name: str, sources: list[Source]) -> str:
 
 
 def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
-    """Return a sentence if a rule does not fit the type of its column, or None."""
+    """Return what is wrong with a rule for the type of its column, or None."""
     if check.rule == "values":
         return _find_problem_of_values(check, dtype)
     if check.rule in ("min", "max"):
@@ -166,7 +166,7 @@ def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
 
 
 def _find_problem_of_values(check: Check, dtype: pl.DataType) -> str | None:
-    """Return a sentence if the rule `values` does not fit the type, or None."""
+    """Return what is wrong with the rule `values` for the type, or None."""
     column = check.column
     if dtype.is_float():
         return (
@@ -186,7 +186,7 @@ def _find_problem_of_values(check: Check, dtype: pl.DataType) -> str | None:
 
 
 def _find_problem_of_bound(check: Check, dtype: pl.DataType) -> str | None:
-    """Return a sentence if the rule `min` or `max` does not fit the type, or None."""
+    """Return what is wrong with the rule `min` or `max` for the type, or None."""
     column = check.column
     rule = check.rule
     bound = check.value

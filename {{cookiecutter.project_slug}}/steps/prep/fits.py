@@ -1,9 +1,17 @@
 """Find the first parser that fits each column of text, of one or many files.
 
 A parser fits a column if it loses no value. The values of one column in one file are
-called a group here. All groups with the same parsers are stacked as one long column, which
-is parsed at once: a polars query with several expressions for each of thousands of
-columns, or of thousands of files, would take minutes and gigabytes.
+called a group. Groups for which the same parsers are tried are stacked as one long column,
+which is parsed at once. Two files with two columns become four groups:
+
+    file  "0"  "1"               group  text
+    0     7    2026-01-31        0      7            column 0 of file 0
+    1     8.5  2026-02-28        2      8.5          column 0 of file 1
+                                 1      2026-01-31   column 1 of file 0
+                                 3      2026-02-28   column 1 of file 1
+
+Parsing each group by itself would take minutes and gigabytes, as polars would have several
+expressions for each of thousands of columns, or of thousands of files.
 """
 
 from __future__ import annotations
@@ -71,7 +79,7 @@ def find_fits(
     for positions in _divide_columns(parsers, rows=len(texts)):
         groups = _stack_columns(texts, positions, width)
         shared_parsers = parsers[positions[0]]
-        fits_by_group |= _find_fits_of_groups(groups, shared_parsers)
+        fits_by_group |= _try_all_parsers(groups, shared_parsers)
 
     fits_by_file: dict[int, list[Fit]] = {}
     for file in texts[FILE].unique(maintain_order=True):
@@ -82,7 +90,7 @@ def find_fits(
     return fits_by_file
 
 
-def list_fits_without_rows(parsers: Sequence[ColumnParsers]) -> list[Fit]:
+def list_fits_of_empty_file(parsers: Sequence[ColumnParsers]) -> list[Fit]:
     """Return the first parser of each column. Every parser fits a file without rows."""
     return [Fit(column_parsers.parsers[0], NO_VALUES) for column_parsers in parsers]
 
@@ -114,7 +122,10 @@ def count_parsed_values(
 
 
 def _divide_columns(parsers: Sequence[ColumnParsers], rows: int) -> Iterator[list[int]]:
-    """Yield the positions of columns that share their parsers, a few at a time."""
+    """Yield the positions of columns that share their parsers, in batches.
+
+    The columns of a batch hold at most VALUES_AT_A_TIME values, or there is only one.
+    """
     positions_by_parsers: dict[ColumnParsers, list[int]] = {}
     for position, column_parsers in enumerate(parsers):
         positions_by_parsers.setdefault(column_parsers, []).append(position)
@@ -150,26 +161,24 @@ def _stack_columns(
 # Fitting groups
 
 
-def _find_fits_of_groups(
-    groups: pl.DataFrame, parsers: ColumnParsers
-) -> dict[int, Fit]:
-    """Return the first parser that fits each group."""
+def _try_all_parsers(groups: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
+    """Return the first parser that fits each group, from the narrowest type to text."""
     *typed_parsers, text_parser = parsers.parsers
     fits: dict[int, Fit] = {}
     for parser in typed_parsers:
-        new_fits = _fit_groups(groups, parser)
+        new_fits = _try_parser(groups, parser)
         if new_fits:
             fits |= new_fits
             is_fitted = pl.col("group").is_in(list(new_fits))
             groups = groups.filter(~is_fitted)
 
     # Text fits all other groups. A date format that fits replaces it.
-    fits |= _fit_groups(groups, text_parser)
-    fits |= _find_fits_by_value(groups, parsers)
+    fits |= _try_parser(groups, text_parser)
+    fits |= _try_suggested_parsers(groups, parsers)
     return fits
 
 
-def _fit_groups(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
+def _try_parser(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
     """Return a fit for each group that a parser fits."""
     sample = groups.filter(pl.col("row") < SAMPLED_ROWS)
     fitting = _select_fitting_groups(sample, parser)
@@ -183,7 +192,9 @@ def _fit_groups(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
     }
 
 
-def _find_fits_by_value(groups: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
+def _try_suggested_parsers(
+    groups: pl.DataFrame, parsers: ColumnParsers
+) -> dict[int, Fit]:
     """Return the fits of groups by the parsers that their first values suggest."""
     if parsers.find_by_value is None or parsers.null_if_missing is None:
         return {}
@@ -203,7 +214,7 @@ def _find_fits_by_value(groups: pl.DataFrame, parsers: ColumnParsers) -> dict[in
     fits: dict[int, Fit] = {}
     for parser, candidates in groups_by_parser.items():
         is_candidate = pl.col("group").is_in(candidates)
-        fits |= _fit_groups(groups.filter(is_candidate), parser)
+        fits |= _try_parser(groups.filter(is_candidate), parser)
     return fits
 
 

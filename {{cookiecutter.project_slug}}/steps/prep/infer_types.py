@@ -19,7 +19,7 @@ from fits import (
     ValueCounts,
     count_parsed_values,
     find_fits,
-    list_fits_without_rows,
+    list_fits_of_empty_file,
 )
 from parsers import ColumnParsers, ParsedText, list_parsers
 from read_options import ReadOptions
@@ -57,12 +57,12 @@ def infer_csv_source(
     file_has_more_rows = len(first_rows) == row_limit
 
     if not file_has_more_rows:
-        fits = _find_fits_of_rows(first_rows, parsers)
+        fits = _fit_first_rows(first_rows, parsers)
         return _build_source(frame, file, fits, options)
     if trust_first_rows:
-        fits = _find_fits_of_rows(first_rows, parsers)
+        fits = _fit_first_rows(first_rows, parsers)
         return _build_guessed_source(frame, file, fits, options)
-    fits = _find_fits_of_all_rows(first_rows, frame, parsers, options.text_format)
+    fits = _fit_all_rows(first_rows, frame, parsers, options.text_format)
     return _build_source(frame, file, fits, options)
 
 
@@ -73,7 +73,7 @@ def infer_text_column(
     texts = frame.select(text.alias("0"))
     first_rows = texts.head(FIRST_ROWS).collect(engine="streaming")
     parsers = list_column_parsers([name], options)
-    (fit,) = _find_fits_of_all_rows(first_rows, texts, parsers, options.text_format)
+    (fit,) = _fit_all_rows(first_rows, texts, parsers, options.text_format)
     parsed = fit.parser.parse(text, text.str.strip_chars())
     return Column(
         type=parsed.reading.dtype if fit.counts.present else None,
@@ -106,11 +106,11 @@ def build_columns(
 ) -> dict[str, Column]:
     """Return the columns of a source by their names.
 
-    A column without a name gets the name of `name_nameless`.
+    A column without a name gets the name that `create_placeholder_name` returns.
     """
     columns: dict[str, Column] = {}
     for position, inferred in enumerate(inferred_columns):
-        name = inferred.header or name_nameless(position)
+        name = inferred.header or create_placeholder_name(position)
         columns[name] = _build_column(inferred, options)
     return columns
 
@@ -141,8 +141,8 @@ def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
     )
 
 
-def name_nameless(position: int) -> str:
-    """Return the name that stands for a column without a name in the first line.
+def create_placeholder_name(position: int) -> str:
+    """Return the name that a column without a name in the first line gets.
 
     It begins with a NUL, so that it differs from the name of every other column.
     """
@@ -197,24 +197,22 @@ def _parse_columns(
 # Finding the parsers that fit
 
 
-def _find_fits_of_rows(
-    rows: pl.DataFrame, parsers: Sequence[ColumnParsers]
-) -> list[Fit]:
-    """Return the first parser that fits each column in these rows."""
+def _fit_first_rows(rows: pl.DataFrame, parsers: Sequence[ColumnParsers]) -> list[Fit]:
+    """Return the first parser that fits each column in the first rows of a file."""
     if rows.is_empty():
-        return list_fits_without_rows(parsers)
+        return list_fits_of_empty_file(parsers)
     file_number = pl.lit(0, pl.UInt32).alias(FILE)
     texts = rows.select(file_number, pl.all())
     return find_fits(texts, parsers)[0]
 
 
-def _find_fits_of_all_rows(
+def _fit_all_rows(
     first_rows: pl.DataFrame,
     frame: pl.LazyFrame,
     parsers: Sequence[ColumnParsers],
     text_format: TextFormat,
 ) -> list[Fit]:
-    """Return the first parser that fits each column in all rows.
+    """Return the first parser that fits each column in all rows of a file.
 
     In each pass over the file, the next parser that fits the first rows is tried for
     every undecided column. Text, the last parser, always fits.
@@ -223,7 +221,7 @@ def _find_fits_of_all_rows(
     fits: dict[int, Fit] = {}
     untried = dict(enumerate(parsers))
     while untried:
-        first_fits = _find_fits_of_undecided(first_rows, untried)
+        first_fits = _fit_undecided_columns(first_rows, untried)
         counts_in_all_rows = _count_in_all_rows(frame, first_fits)
         for position, fit in first_fits.items():
             counts = counts_in_all_rows[position]
@@ -235,7 +233,7 @@ def _find_fits_of_all_rows(
     return [fits[position] for position in range(len(parsers))]
 
 
-def _find_fits_of_undecided(
+def _fit_undecided_columns(
     first_rows: pl.DataFrame, untried: Mapping[int, ColumnParsers]
 ) -> dict[int, Fit]:
     """Return the first parser that fits the first rows of each undecided column.
@@ -247,7 +245,7 @@ def _find_fits_of_undecided(
         pl.col(str(position)).alias(str(number))
         for number, position in enumerate(untried)
     )
-    fits = _find_fits_of_rows(texts, list(untried.values()))
+    fits = _fit_first_rows(texts, list(untried.values()))
     return dict(zip(untried, fits))
 
 

@@ -144,7 +144,8 @@ def count_outliers(extremes: Sequence[float], opposite: float, scale: Scale) -> 
     """Return how many of the numbers at one end of a column are outliers.
 
     `extremes` begin with the farthest number and end with one that is no outlier;
-    `opposite` is the number at the other end of the column.
+    `opposite` is the number at the other end of the column. For example, 1 number is an
+    outlier if `extremes` is [9e9, 812, 790, 777] and `opposite` is 3.
     """
     converted = [scale.convert(number) for number in extremes]
     for count in range(1, len(converted)):

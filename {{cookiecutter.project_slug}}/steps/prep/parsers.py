@@ -15,6 +15,9 @@ read as integers, and in which words such as NA could be values if the column wa
             null    null      null     null              (empty)
 
 The parser does not fit this column, because 007 and seven are present, but not accepted.
+
+A parser gives `present_or_word` as `present_as_text`, which is None where words are no
+values of text either. `finite` has the values without infinite numbers.
 """
 
 from __future__ import annotations

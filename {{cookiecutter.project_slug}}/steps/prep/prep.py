@@ -6,6 +6,51 @@ training data. All rows to score are kept.
 
 Training data gets the types that its values allow. Data to score is read by the schema of
 the registered model, so that it has the types of the training data.
+
+Its work is divided into stages, of which each has some of the modules in this folder:
+
+    Find the files
+        find_files            the CSV and Parquet files in a folder
+        file_content          files that are not what their names say
+        unpack                gzip, bz2, xz and zip
+        partitions            columns from folders such as `year=2026`
+    Read a file
+        read_files            opens all files, by the modules below
+        csv_dialect           the delimiter and the header of a CSV file
+        csv_file              the rows of a CSV file
+        table_layout          the first line of the table, and what separates its columns
+        text_encoding         UTF-8, UTF-16 and other encodings
+        small_files           many small CSV files together
+        parquet_files         Parquet files
+    Infer the types of a CSV file
+        infer_types           the type of each column
+        column_rules          which types a column may have, by its name and role
+        parsers               the parsers that are tried for a column
+        fits                  the first parser that fits a column
+        text_values           text as numbers, dates, booleans and missing values
+        date_formats          the formats in which dates are written
+    Combine the files
+        choose_types          which columns are prepared, and one type for each
+        combine               one table of all files
+    Read by a model's schema
+        registered_model      the model that will score the data
+        schema                how the columns of its training data were read
+        read_by_schema        new data in the types of the schema
+    Check the rules of `data.expect`
+        expectations          rules in settings.yml, as checks of the columns
+        violations            the rows that break a rule
+    Write
+        write_parts           the prepared parts, with the columns of `features`
+    Report
+        report                the data report
+        row_sample            the distributions in it, from a sample of the rows
+        column_notes, layout_notes, missing_word_notes, outlier_notes, text_notes
+                              notes on what the user should look at
+        suggest_formats       settings that would read a column of text otherwise
+    All stages
+        sources               files, columns, their types and roles, and notes
+        read_options          how the files are read
+        messages              help for writing messages
 """
 
 from __future__ import annotations
@@ -23,8 +68,8 @@ from typing import Any
 
 import polars as pl
 from expectations import (
-    expect_of_new_data,
-    expect_of_training_data,
+    add_rules_for_scoring,
+    add_rules_for_training,
     parse_expectations,
 )
 from registered_model import (
@@ -78,7 +123,7 @@ def prepare(
     the data cannot be prepared.
     """
     roles = ColumnRoles(target, keys, ignore, group)
-    roles = expect_of_training_data(roles, expectations)
+    roles = add_rules_for_training(roles, expectations)
 
     def create_metadata(
         sources: list[Source], types: Mapping[str, pl.DataType]
@@ -108,7 +153,7 @@ def prepare_for_model(
     """
     roles, notes = choose_roles(model, keys, ignore)
     target = None if model.schema is None else model.schema.target
-    roles = expect_of_new_data(roles, expectations, ignore, target)
+    roles = add_rules_for_scoring(roles, expectations, ignore, target)
     text_format, notes_on_text = choose_text_format(model, text_settings or {})
 
     def create_metadata(
@@ -247,7 +292,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description="Prepare raw CSV and Parquet files for training or for scoring."
+    )
     parser.add_argument("--raw", type=Path, required=True)
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)

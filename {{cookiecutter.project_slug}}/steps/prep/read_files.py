@@ -18,7 +18,7 @@ from csv_dialect import detect_dialect, resolve_repeated_names
 from csv_file import CsvFile
 from file_content import check_content, check_line_lengths
 from find_files import PARQUET_ENDINGS, find_files
-from infer_types import infer_csv_source, name_nameless
+from infer_types import create_placeholder_name, infer_csv_source
 from layout_notes import note_layout
 from messages import find_system_error, show_text
 from parquet_files import open_parquet
@@ -342,7 +342,7 @@ def _drop_nameless_columns(
     for position, name in enumerate(header):
         if name:
             continue
-        column = source.columns.pop(name_nameless(position))
+        column = source.columns.pop(create_placeholder_name(position))
         if column.type is None or roles.model_columns is not None:
             continue
         if position > 0:

@@ -13,7 +13,7 @@ from column_notes import note_columns
 from missing_word_notes import note_missing_words
 from outlier_notes import note_outliers
 from row_sample import describe_sample, read_sample
-from sources import FILE, ColumnRoles, DataError, Note, type_name
+from sources import FILE, ColumnRoles, DataError, Note, Source, type_name
 from write_parts import WrittenParts
 
 # The statistics of a column that the report shows, in the order of its table.
@@ -69,30 +69,18 @@ def build_report(
             f"features() in prep.py turned {rows_out} rows into {rows_written}: it may add"
             " columns, but must keep each row."
         )
-    notes = [
-        Note(f"{count} of {rows_in} rows are left out: {reason} '{roles.target}'.")
-        for reason, count in dropped.items()
-        if count
-    ]
-    notes += written.notes
-    notes += dict.fromkeys(note for source in written.sources for note in source.notes)
-    if roles.model_columns is None:
-        # In data to score, the same words are missing values as in the training data.
-        notes += note_missing_words(written.sources, written.types, roles)
-    noted_columns = [note.column for note in notes]
-    notes += note_columns(
-        columns, prepared, rows_out, noted_columns, written.sources, roles
-    )
     sample = read_sample(prepared)
-    if roles.model_columns is None:
-        # For data to score, `monitor` compares the range with that of the training data.
-        notes += note_outliers(
-            table=pl.scan_parquet(sorted(prepared.iterdir()), glob=False),
-            sample=sample,
-            columns=columns,
-            skipped_names={*roles.keys, *(note.column for note in notes)},
-            sources=written.sources,
-        )
+    notes = _note_dropped_rows(dropped, rows_in, roles.target)
+    notes += _note_raw_files(written, roles)
+    notes += _note_prepared_columns(
+        columns=columns,
+        prepared=prepared,
+        sample=sample,
+        rows=rows_out,
+        noted_columns={note.column for note in notes},
+        sources=written.sources,
+        roles=roles,
+    )
     return {
         "files": files,
         "rows_in": rows_in,
@@ -134,6 +122,58 @@ def _count_dropped_rows(
     if infinite:
         dropped["an infinite target"] = infinite
     return dropped
+
+
+def _note_dropped_rows(
+    dropped: dict[str, int], rows_in: int, target: str | None
+) -> list[Note]:
+    """Return a note for each reason for which rows are left out."""
+    return [
+        Note(f"{count} of {rows_in} rows are left out: {reason} '{target}'.")
+        for reason, count in dropped.items()
+        if count
+    ]
+
+
+def _note_raw_files(written: WrittenParts, roles: ColumnRoles) -> list[Note]:
+    """Return the notes on the raw files: how they were read, and their missing values."""
+    notes = list(written.notes)
+    # Many files may have the same note, which is shown once.
+    notes += dict.fromkeys(note for source in written.sources for note in source.notes)
+    if roles.model_columns is None:
+        # In data to score, the same words are missing values as in the training data.
+        notes += note_missing_words(written.sources, written.types, roles)
+    return notes
+
+
+def _note_prepared_columns(
+    columns: dict[str, dict[str, Any]],
+    prepared: Path,
+    sample: pl.DataFrame,
+    *,
+    rows: int,
+    noted_columns: set[str | None],
+    sources: list[Source],
+    roles: ColumnRoles,
+) -> list[Note]:
+    """Return the notes on the columns of the prepared table.
+
+    `columns` has the statistics of each column, and `rows` is the number of rows. The
+    columns in `noted_columns` have a note already, and get no other.
+    """
+    notes = note_columns(columns, prepared, rows, noted_columns, sources, roles)
+    if roles.model_columns is not None:
+        # For data to score, `monitor` compares the range with that of the training data.
+        return notes
+    columns_with_note = noted_columns | {note.column for note in notes}
+    notes += note_outliers(
+        table=pl.scan_parquet(sorted(prepared.iterdir()), glob=False),
+        sample=sample,
+        columns=columns,
+        skipped_names={*roles.keys, *columns_with_note},
+        sources=sources,
+    )
+    return notes
 
 
 def _name_roles(columns: Iterable[str], roles: ColumnRoles) -> dict[str, str]:
@@ -404,7 +444,7 @@ def render_distribution(column: dict[str, Any]) -> str:
     steps = [f"M0 {PICTURE_HEIGHT}"]
     for position, count in enumerate(counts, start=1):
         height = PICTURE_HEIGHT * (1 - count / largest)
-        # A value that occurs is seen, however rare it is.
+        # Every value that occurs is visible, however rare it is.
         if count:
             height = min(height, PICTURE_HEIGHT - 1)
         steps.append(f"V{height:.1f}H{position * width:.0f}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 from csv_file import CsvFile
-from fits import find_fits, list_fits_without_rows
+from fits import find_fits, list_fits_of_empty_file
 from infer_types import InferredColumn, build_columns, list_column_parsers
 from parsers import ParsedText, Parser
 from read_options import ReadOptions
@@ -115,7 +115,7 @@ def _infer_columns_of_files(
     """Infer the columns of each file of a batch from its stacked rows."""
     parsers = list_column_parsers(batch.header, options)
     fits_by_file = find_fits(rows, parsers)
-    fits_without_rows = list_fits_without_rows(parsers)
+    fits_without_rows = list_fits_of_empty_file(parsers)
     text_columns = [pl.col(name) for name in batch.column_names]
     stripped = [text.str.strip_chars() for text in text_columns]
 

@@ -162,7 +162,7 @@ class Source:
     name: str
     frame: pl.LazyFrame
     columns: dict[str, Column]
-    #: Whether each row contradicts the types that were guessed from the first rows.
+    #: Marks the rows that contradict the types that were guessed from the first rows.
     contradicts_types: pl.Expr = field(default_factory=false_in_each_row)
     #: The length of each row in the file. If polars has split the lines into values
     #: correctly, the lengths add up to `expected_bytes`.
