@@ -14,7 +14,10 @@ class LocalRunError(CommandError):
 
 
 class SettingsError(CommandError):
-    """Settings are wrong or missing: `problems`, and as text one line for each."""
+    """Settings are wrong or missing.
+
+    `problems` lists what is wrong. The message has one line for each problem.
+    """
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems

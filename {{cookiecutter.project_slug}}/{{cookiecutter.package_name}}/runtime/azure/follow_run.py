@@ -82,7 +82,7 @@ def _poll(session: Session, run: RunInterface, reported: dict[str, str]) -> str:
     """
     # The state of the run is read first. If the run has ended, the states of the steps are
     # final, so none is missed.
-    run_state = call_with_limit("to say how the run gets on", run.state)
+    run_state = call_with_limit("for the state of the run", run.state)
     for step in call_with_limit("to say how the steps get on", run.steps):
         if reported.get(step.run_id) != step.state:
             reported[step.run_id] = step.state

@@ -86,7 +86,7 @@ def get_token(cloud: str) -> str:
 
 
 def has_azure_identity() -> bool:
-    """Return whether azure-identity is installed. It often is not beside cookiecutter."""
+    """Return whether azure-identity is installed. It often is not where cookiecutter is."""
     return bool(find_spec("azure") and find_spec("azure.identity"))
 
 

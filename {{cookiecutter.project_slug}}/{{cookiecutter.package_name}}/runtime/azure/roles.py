@@ -1,4 +1,4 @@
-"""Who needs which role on storage without keys, and on a registry without an admin account.
+"""Assign the roles for storage without keys and for registries without an admin account.
 
 docs/azure.md says why.
 """
@@ -187,9 +187,9 @@ class RoleStatus:
 
 
 def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
-    """Give you and the clusters the roles that take the place of keys, if the login may.
+    """Assign to the user and the clusters the roles that replace keys, if the login may.
 
-    Raises CheckFailed if Azure does not answer what is there, and LoginError.
+    Raises CheckFailed if Azure does not describe a resource, and LoginError.
     """
     names = clusters[0]  # All are in the same workspace.
     token = get_token(names.cloud)

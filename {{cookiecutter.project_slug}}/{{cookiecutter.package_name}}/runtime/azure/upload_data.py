@@ -63,7 +63,7 @@ def _upload_folder(session: Session, datastore: Datastore, folder: DataFolder) -
         session.report("unchanged", f"{total} data files: {place}")
         return
     if not session.dry_run:
-        # The SDK's own upload goes on when one file fails, so it is not used here.
+        # The SDK's own upload continues after one file has failed, so it is not used here.
         with _show_progress(missing, session.printer.screen) as report_bytes:
             upload_files(container, missing, report_bytes)
     session.report("uploaded", f"{len(missing)} of {total} data files: {place}")

@@ -34,7 +34,7 @@ FIND_VERSION = """
         AND (:version = 'latest' OR version = :version)
     ORDER BY version DESC
 """
-#: A version belongs to the run of the step `register`, which is below the pipeline's run.
+#: A version belongs to the run of the step `register`, a child of the pipeline's run.
 LIST_VERSIONS = """
     SELECT
         version, creation_time,
@@ -51,7 +51,7 @@ LIST_VERSIONS = """
 class ModelVersion:
     """A version of a registered model."""
 
-    #: A text that no other version has.
+    #: A string that is unique to this version.
     identity: str
     #: The folder with the files of the model. None if it is not on this machine.
     files: Path | None

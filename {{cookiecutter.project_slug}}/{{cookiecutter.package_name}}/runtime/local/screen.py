@@ -147,7 +147,7 @@ class _StepProgress(ProgressColumn):
         size = _measure_files(self._folder / "outputs")
         if size and elapsed:
             parts.append(f"{decimal(size)} written, {decimal(int(size / elapsed))}/s")
-        # What the step itself says about the time left is more exact.
+        # The step's own estimate of the time left is more accurate.
         if self._last_duration > elapsed and not progress:
             parts.append(f"about {self._last_duration - elapsed:.0f} s left")
         return Text(", ".join(parts), "dim")
