@@ -293,6 +293,23 @@ def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
     )
     assert note in evaluation["notes"]
 
+    evaluate.evaluate(
+        tmp_path / "zeros/model",
+        tmp_path / "zeros/holdout",
+        tmp_path / "by mape",
+        model_name="by-mape",
+        metric_name="mape",
+    )
+    note = (
+        "the features are ranked by root mean squared error, because mean absolute"
+        " percentage error has no value for the rows: the target is 0 in some rows, and"
+        " this metric divides by it."
+    )
+    text = (tmp_path / "by mape/metrics.json").read_text(encoding="utf-8")
+    assert note in json.loads(text)["notes"]
+    page = (tmp_path / "by mape/report.html").read_text(encoding="utf-8")
+    assert "How much worse root mean squared error gets" in page
+
 
 # The number of trees
 

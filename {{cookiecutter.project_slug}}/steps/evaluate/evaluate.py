@@ -31,6 +31,7 @@ from evaluation_report import (
 from leaks import note_leak
 from model_metrics import (
     METRICS,
+    CannotCompute,
     Metric,
     compute_metric,
     encode_target,
@@ -59,8 +60,8 @@ class EvaluationError(Exception):
 class Evaluation:
     """A model, the held-out rows, and the results on these rows.
 
-    `importance` has a value for each feature, the largest first. `results` is the content
-    of `metrics.json`.
+    `importance` has a value for each feature, the largest first, measured by
+    `importance_metric`. `results` is the content of `metrics.json`.
     """
 
     model: SavedModel
@@ -69,6 +70,7 @@ class Evaluation:
     target: pd.Series
     metric: Metric
     importance: pd.Series
+    importance_metric: Metric
     results: dict[str, Any]
 
 
@@ -146,8 +148,18 @@ def judge_model(
     target = rows[model.target].to_pandas()
     task = model.task
 
-    importance = rank_features(model.pipeline, features, target, metric)
     notes = note_weak_figures(model.pipeline, features, target, task)
+    importance_metric = metric
+    try:
+        importance = rank_features(model.pipeline, features, target, metric)
+    except CannotCompute as error:
+        # The default metric of a task has a value for all rows.
+        importance_metric = METRICS[task][0]
+        importance = rank_features(model.pipeline, features, target, importance_metric)
+        notes.append(
+            f"the features are ranked by {importance_metric.title}, because {metric.title}"
+            f" has no value for the rows: {error}."
+        )
     notes += note_leak(model.pipeline, features, target, importance, task)
     for note in notes:
         print(f"note: {note}")
@@ -166,13 +178,26 @@ def judge_model(
         "registered": compare_with_registered(model_name, model, rows, metric, margin),
         "notes": [*model.notes, *notes],
     }
-    return Evaluation(model, rows, features, target, metric, importance, results)
+    return Evaluation(
+        model=model,
+        rows=rows,
+        features=features,
+        target=target,
+        metric=metric,
+        importance=importance,
+        importance_metric=importance_metric,
+        results=results,
+    )
 
 
 def rank_features(
     model: Pipeline, features: pd.DataFrame, target: pd.Series, metric: Metric
 ) -> pd.Series:
-    """Return how much worse the metric gets if a feature is shuffled, the largest first."""
+    """Return how much worse the metric gets when each feature is shuffled.
+
+    The largest loss comes first. It is measured on at most IMPORTANCE_ROWS rows. Raises
+    CannotCompute if the metric has no value for these rows.
+    """
     rows = features.sample(min(len(features), IMPORTANCE_ROWS), random_state=0)
     classes = list_classes(target, [model])
     sign = 1 if metric.higher_is_better else -1
@@ -207,7 +232,12 @@ def make_report(
     target = encode_target(judged.target, classes)
     predictions = predict(model.pipeline, judged.features, classes)
     pictures = draw_pictures(
-        target, predictions, classes, judged.importance, judged.metric, model.target
+        target,
+        predictions,
+        classes,
+        judged.importance,
+        judged.importance_metric,
+        model.target,
     )
 
     table_of_classes = ""
