@@ -224,7 +224,12 @@ def test_few_different_rows_are_counted_as_they_are() -> None:
     (note,) = divide_rows(table, split, "y", []).notes
     held_out = table.filter(split.held_out(table))
     groups = held_out["a"].n_unique()
-    assert f"({groups} different rows, in {len(held_out)} rows)" in note
+    assert note.startswith(
+        f"fewer than 30 different rows are held out ({groups}, in {len(held_out)} rows):"
+    )
+    table = table.with_columns(id=pl.Series(np.arange(2100) % 50))
+    note, *_ = divide_rows(table, Split(["id"], 3, 0.2), "y", ["id"]).notes
+    assert note.startswith("fewer than 30 different keys are held out (")
 
 
 def test_columns_that_make_figures_worthless_are_named() -> None:

@@ -408,12 +408,12 @@ def _note_few_groups(counts: Counts) -> list[str]:
     rows = counts.held_out_rows
     if groups >= FEWEST_HELD_OUT:
         return []
-    held_out = f"{rows}"
+    held_out = f"rows are held out ({rows})"
     if rows != groups:
-        held_out = f"{groups} {counts.group_name}, in {rows} rows"
+        held_out = f"{counts.group_name} are held out ({groups}, in {rows} rows)"
     note = (
-        f"fewer than {FEWEST_HELD_OUT} rows are held out ({held_out}): the figures say"
-        " little, and later models cannot be compared with this one."
+        f"fewer than {FEWEST_HELD_OUT} {held_out}: the figures say little, and later models"
+        " cannot be compared with this one."
     )
     return [note]
 
