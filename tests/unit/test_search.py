@@ -20,6 +20,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import search
+import search_report
 import train
 from cross_validation import CannotJudge, Fold, cross_validate, list_folds
 from search import Search, SearchResult, Try, draw_candidates, read_search
@@ -375,3 +376,13 @@ def test_a_search_without_a_better_try_says_so() -> None:
     text, failed = search.describe_search(SearchResult("accuracy", True, tries, 0))
     assert text.startswith("none of 3 tries is better than training.hyperparameters")
     assert failed.startswith("1 of 3 tries failed")
+
+
+def test_a_report_shows_a_search_of_which_only_the_first_try_succeeded() -> None:
+    tries = [
+        {"hyperparameters": {"a": 1}, "score": 0.5},
+        {"hyperparameters": {"a": 1, "b": 2}, "score": None},
+    ]
+    saved = {"metric": "rmse", "higher_is_better": False, "tries": tries, "best": 0}
+    assert search_report.draw_search(saved) is None
+    assert "1 of them failed." in search_report.render_search(saved)

@@ -48,8 +48,12 @@ def sort_tries(search: Search) -> list[Try]:
 
 
 def list_varied_names(search: Search) -> list[str]:
-    """Return the names of the hyperparameters for which several values were tried."""
-    candidates = [result["hyperparameters"] for result in search["tries"]]
+    """Return the names of the hyperparameters of which several values have a score."""
+    candidates = [
+        result["hyperparameters"]
+        for result in search["tries"]
+        if result["score"] is not None
+    ]
     names = dict.fromkeys(name for candidate in candidates for name in candidate)
     varied_names = []
     for name in names:
