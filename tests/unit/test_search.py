@@ -386,3 +386,50 @@ def test_a_report_shows_a_search_of_which_only_the_first_try_succeeded() -> None
     saved = {"metric": "rmse", "higher_is_better": False, "tries": tries, "best": 0}
     assert search_report.draw_search(saved) is None
     assert "1 of them failed." in search_report.render_search(saved)
+
+
+# A metric without a value
+
+
+def test_a_metric_that_cannot_judge_the_tries_is_explained(tmp_path: Path) -> None:
+    """The table has a 0 in its target, by which mape would divide."""
+    space = {"learning_rate": [0.2]}
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    table = pl.DataFrame({"x": range(300), "y": [float(x % 7) for x in range(300)]})
+    table.write_parquet(folder / "part-00000.parquet")
+    with pytest.raises(DataError) as error:
+        train.train(
+            folder,
+            tmp_path / "model",
+            tmp_path / "holdout",
+            task="regression",
+            target="y",
+            hyperparameters=FEW_TREES,
+            search=Search("mape", 2, space),
+        )
+    assert str(error.value) == (
+        "training.search cannot judge its tries by mape: mape divides by the target, which"
+        " is 0 in some rows. Choose another training.metric, or delete training.search, in"
+        " settings.yml."
+    )
+
+
+def test_an_error_of_mlflow_is_not_blamed_on_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise mlflow.MlflowException("no space is left")
+
+    monkeypatch.setattr(search, "_record_try", refuse)
+    described = {"tries": 2, "space": {"learning_rate": [0.2]}}
+    with pytest.raises(mlflow.MlflowException, match="^no space is left"):
+        train_with(tmp_path, described, hyperparameters={"max_iterations": 3})
+    mlflow.end_run()
+
+
+def test_wrong_values_of_settings_are_explained(tmp_path: Path) -> None:
+    described = {"tries": 2, "space": {"learning_rate": [0.2]}}
+    with pytest.raises(DataError, match="^The model cannot be trained: .*learning_rate"):
+        train_with(tmp_path, described, hyperparameters={"learning_rate": -1})
+    mlflow.end_run()

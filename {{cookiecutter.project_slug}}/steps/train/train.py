@@ -383,6 +383,9 @@ def explain_refusal() -> Iterator[None]:
     """
     try:
         yield
+    except CannotJudge:
+        # The metric is at fault, not the model.
+        raise
     except Exception as error:
         is_of_a_library = type(error).__module__ != "builtins"
         if not is_of_a_library and not isinstance(error, (TypeError, ValueError)):
@@ -445,14 +448,13 @@ def search_hyperparameters(
     candidates = draw_candidates(search, hyperparameters, data.seed)
     measure = partial(measure_hyperparameters, data=data, metric=search.metric)
     try:
-        with explain_refusal():
-            return run_search(
-                search,
-                candidates,
-                measure,
-                fingerprint=fingerprint,
-                rows=len(data.features),
-            )
+        return run_search(
+            search,
+            candidates,
+            measure,
+            fingerprint=fingerprint,
+            rows=len(data.features),
+        )
     except CannotJudge as error:
         raise DataError(
             f"training.search cannot judge its tries by {search.metric}: {error}. Choose"
@@ -463,11 +465,16 @@ def search_hyperparameters(
 def measure_hyperparameters(
     hyperparameters: Mapping[str, Any], data: TrainingData, metric: str
 ) -> float:
-    """Return the metric of a model with these hyperparameters, by cross-validation."""
-    pipeline = prepare_model(data, hyperparameters)
-    return cross_validate(
-        pipeline, data.features, data.target, data.search_folds, data.task, metric
-    )
+    """Return the metric of a model with these hyperparameters, by cross-validation.
+
+    Raises DataError if the library of the model refuses a hyperparameter, or CannotJudge if
+    the metric has no value.
+    """
+    with explain_refusal():
+        pipeline = prepare_model(data, hyperparameters)
+        return cross_validate(
+            pipeline, data.features, data.target, data.search_folds, data.task, metric
+        )
 
 
 def check_hyperparameters(
