@@ -433,3 +433,21 @@ def test_wrong_values_of_settings_are_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="^The model cannot be trained: .*learning_rate"):
         train_with(tmp_path, described, hyperparameters={"learning_rate": -1})
     mlflow.end_run()
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_first_try_without_a_number_is_not_the_best(score: float) -> None:
+    """Candidates are numbers, which are their own scores. The first one is not finite."""
+    candidates = [{"a": score}, {"a": 1.0}]
+    options: dict[str, Any] = {"fingerprint": f"not finite {score}", "rows": 10}
+    with mlflow.start_run(), pytest.raises(CannotJudge, match="not a finite number"):
+        search.run_search(
+            Search("r2", 2, {"a": [1.0]}), candidates, lambda c: c["a"], **options
+        )
+    with mlflow.start_run():
+        result = search.run_search(
+            Search("r2", 2, {"a": [1.0]}), candidates[::-1], lambda c: c["a"], **options
+        )
+    assert result.best == 0
+    assert result.tries[1].score is None
+    assert "not a finite number" in result.tries[1].error

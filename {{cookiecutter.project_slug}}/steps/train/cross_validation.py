@@ -163,6 +163,8 @@ def _judge_numbers(metric: str, actual: Array, predicted: Array) -> float:
     """Return a metric of predicted numbers. Raises CannotJudge if it has no value."""
     if metric == "mape" and not actual.all():
         raise CannotJudge("mape divides by the target, which is 0 in some rows")
+    if metric == "r2" and np.ptp(actual) == 0:
+        raise CannotJudge("the target has the same value in all rows that are judged")
     compute = {
         "rmse": metrics.root_mean_squared_error,
         "mae": metrics.mean_absolute_error,

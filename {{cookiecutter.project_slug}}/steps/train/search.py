@@ -19,7 +19,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import sklearn
-from cross_validation import LOWER_IS_BETTER, METRICS, Fold
+from cross_validation import LOWER_IS_BETTER, METRICS, CannotJudge, Fold
 from scipy import stats
 from sklearn.model_selection import ParameterSampler
 from sklearn.utils.parallel import Parallel, delayed
@@ -236,9 +236,14 @@ def _stop_at(deadline: float, positions: Iterable[int]) -> Iterator[int]:
 
 
 def _measure_candidate(measure: Measure, candidate: Hyperparameters) -> Try:
-    """Return a try of a candidate. Raises the errors of `measure`."""
+    """Return a try of a candidate.
+
+    Raises the errors of `measure`, or CannotJudge if the metric is not a finite number.
+    """
     started = monotonic()
     score = measure(candidate)
+    if not math.isfinite(score):
+        raise CannotJudge("the value of the metric is not a finite number")
     return Try(candidate, score, monotonic() - started)
 
 
@@ -248,16 +253,11 @@ def _try_candidate(
     """Return the position of a candidate, and its try, which may have failed."""
     started = monotonic()
     try:
-        result = _measure_candidate(measure, candidate)
+        return position, _measure_candidate(measure, candidate)
     except Exception as error:  # noqa: BLE001 (Libraries may raise anything.)
         # Some combinations of values may be impossible. The other tries still count.
         error_text = f"{type(error).__name__}: {error}"
         return position, Try(candidate, None, monotonic() - started, error_text)
-
-    if result.score is None or not math.isfinite(result.score):
-        error_text = "its metric is not a finite number"
-        return position, replace(result, score=None, error=error_text)
-    return position, result
 
 
 def _choose_best(tries: Sequence[Try], higher_is_better: bool) -> int:
