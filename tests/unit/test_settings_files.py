@@ -221,6 +221,7 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
         ("training.seed", 2**32 - 1),
         ("training.holdout", {"column": "d", "from": "2026-01-31"}),
         ("training.holdout", "random"),
+        ("training.holdout", None),
         ("training.metric", "roc_auc"),
         ("training.search", {"space": {"a": [1, "b", None, True]}}),
         ("training.search", {"minutes": 1.5, "space": {"a": {"low": 0, "high": 0.5}}}),
@@ -248,6 +249,25 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
 def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
     change(root, key, value)
     open_project(root).settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments"),
+    [
+        pytest.param(None, {}, id="empty"),
+        pytest.param("random", {"holdout_by": "random"}, id="random"),
+        pytest.param(
+            {"column": "d", "from": "2026-01-31"},
+            {"holdout_column": "d", "holdout_from": "2026-01-31"},
+            id="from a date on",
+        ),
+    ],
+)
+def test_only_the_word_random_turns_the_note_on_dates_off(
+    root: Path, value: Any, arguments: dict[str, str]
+) -> None:
+    change(root, "training.holdout", value)
+    assert open_project(root).settings().training.holdout_arguments() == arguments
 
 
 @pytest.mark.parametrize(

@@ -328,9 +328,20 @@ class Training(Section):
                 )
         return hyperparameters
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_holdout(cls, settings: Any) -> Any:
+        """Drop `holdout:` without a value, so that only the word random counts as set."""
+        if isinstance(settings, dict) and settings.get("holdout", "") is None:
+            return {
+                name: value for name, value in settings.items() if name != "holdout"
+            }
+        return settings
+
     @field_validator("holdout", mode="before")
     @classmethod
     def _replace_random_by_none(cls, holdout: Any) -> Any:
+        """Return None for the word random. Refuse any other text."""
         if not isinstance(holdout, str):
             return holdout
         if holdout != "random":
