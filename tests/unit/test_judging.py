@@ -6,6 +6,7 @@ The steps' own functions, on made rows and small tables, without a generated pro
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import prep_changes
 import pytest
 import register
 import train
+from baseline import fit_baseline
 from difference import estimate_standard_error
 from model_metrics import METRICS, CannotCompute, Predictions, compute_metric
 from scipy import stats
 from sklearn import metrics
+from split import Split
 from step_tracking import track_in
 
 from benchmarks import gate
@@ -348,6 +351,87 @@ def test_models_are_compared_by_the_metric_of_the_settings(
 def test_a_metric_of_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(evaluate.EvaluationError, match="training.metric .* log_loss"):
         run_training(draw_table(100, 3), tmp_path / "rmse", metric="rmse")
+
+
+@pytest.fixture(scope="module")
+def saved_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a model of one feature as train does."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    features = pl.DataFrame({"x": [0.0, 1.0]}).to_pandas()
+    target = pl.Series("y", ["no", "yes"]).to_pandas()
+    baseline = fit_baseline(target, "classification", None)
+    description = train.ModelDescription(
+        task="classification",
+        target="y",
+        keys=[],
+        split=Split(["x"], 0, 0.2),
+        baseline=baseline.name,
+    )
+    pipeline = train.build_model(features, "classification", 0, 2).fit(features, target)
+    train.save_model(pipeline, features, description, baseline, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        pytest.param(
+            "task: classification",
+            "task: clustering",
+            "saved without the task, which is one of classification, regression: save it",
+            id="unknown task",
+        ),
+        pytest.param(
+            "target: y", "target: ''", "saved without the target:", id="no target"
+        ),
+        pytest.param(
+            '"type": "double"',
+            '"type": "long"',
+            "cannot be loaded: in its signature, 'x' is of the type long, which is none of",
+            id="unknown type",
+        ),
+        pytest.param(
+            "python_version: 3",
+            "python_version: 2",
+            r"cannot be loaded: it was trained with Python 2\..* version of Python\.$",
+            id="other Python",
+        ),
+        pytest.param(
+            "\nsignature:", "\nno_signature:", "without a signature", id="no signature"
+        ),
+        pytest.param(None, "split.pkl", "without the file split.pkl:", id="no split"),
+        pytest.param(
+            None, "baseline.pkl", "without the file baseline.pkl:", id="no baseline"
+        ),
+        pytest.param(None, "model.pkl", "No such file", id="no pipeline"),
+    ],
+)
+def test_a_model_that_cannot_be_evaluated_is_explained(
+    old: str | None,
+    new: str,
+    message: str,
+    saved_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Replace a text in the file MLmodel, or delete the file that `new` names."""
+    folder = shutil.copytree(saved_folder, tmp_path / "model")
+    if old is None:
+        (folder / new).unlink()
+    else:
+        text = (folder / "MLmodel").read_text(encoding="utf-8")
+        assert old in text
+        (folder / "MLmodel").write_text(text.replace(old, new), encoding="utf-8")
+    arguments = {
+        "--model": folder,
+        "--holdout": tmp_path,
+        "--evaluation": tmp_path / "evaluation",
+        "--model-name": "none",
+    }
+    argv = [str(text) for pair in arguments.items() for text in pair]
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *argv])
+    with pytest.raises(SystemExit, match=f"^evaluate: .*{message}"):
+        evaluate.main()
 
 
 FIXED = {"early_stopping": False}  # Exactly so many trees are trained.

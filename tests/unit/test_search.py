@@ -188,6 +188,9 @@ def test_figures_that_mean_nothing_are_refused() -> None:
     answers[:] = np.arange(300) % 3
     with pytest.raises(CannotJudge, match="0 in some rows"):
         cross_validate(model, features, answers, masks, "regression", "mape")
+    with pytest.raises(CannotJudge, match="same value in all rows"):
+        one_row = [Fold(folds < 9, np.arange(300) == 7)]
+        cross_validate(model, features, answers, one_row, "regression", "r2")
     with pytest.raises(CannotJudge, match="no part of the training rows"):
         nothing = [Fold(folds < 9, folds == 9)]
         cross_validate(model, features, answers, nothing, "regression", "rmse")
@@ -430,7 +433,9 @@ def test_an_error_of_mlflow_is_not_blamed_on_the_model(
 
 def test_wrong_values_of_settings_are_explained(tmp_path: Path) -> None:
     described = {"tries": 2, "space": {"learning_rate": [0.2]}}
-    with pytest.raises(DataError, match="^The model cannot be trained: .*learning_rate"):
+    with pytest.raises(
+        DataError, match="^The model cannot be trained: .*learning_rate"
+    ):
         train_with(tmp_path, described, hyperparameters={"learning_rate": -1})
     mlflow.end_run()
 

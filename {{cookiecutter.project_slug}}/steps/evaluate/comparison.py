@@ -120,9 +120,16 @@ def compare_with_baseline(
     Returns the `name` of the baseline, its `metrics`, and a `reason` in words. `is_beaten`
     says whether the new model is better by more than chance. The `comparison` is missing if
     the two could not be compared.
+
+    Raises ValueError if the model was saved without a baseline, or without the rule by
+    which rows were held out.
     """
-    if new.baseline is None or new.split is None:
+    if new.baseline is None:
         raise ValueError("The model was saved without a baseline.")
+    if new.split is None:
+        raise ValueError(
+            "The model was saved without the rule by which rows were held out."
+        )
     features = select_columns(holdout, new.columns)
     target = holdout[new.target].to_pandas()
     result: dict[str, Any] = {

@@ -89,8 +89,8 @@ def evaluate(
     one metric. `margin` is the share of the registered model's metric that the new model
     may lose.
 
-    Raises EvaluationError if the model was not saved by the train step, or if there is no
-    such metric for its task.
+    Raises EvaluationError if the model cannot be loaded or was not saved by the train step,
+    or if there is no such metric for its task.
     """
     saved = load_for_evaluation(model)
     metric = choose_metric(metric_name, saved.task)
@@ -113,12 +113,35 @@ def evaluate(
 
 
 def load_for_evaluation(folder: Path) -> SavedModel:
-    """Load a model. Raises EvaluationError if it has no task, target or baseline."""
-    model = load_model(folder)
-    if not model.task or model.baseline is None:
+    """Load a model, with everything that its evaluation needs.
+
+    Raises EvaluationError if the model cannot be loaded, or if it has no known task, no
+    target, no baseline or no rule by which rows were held out. Raises OSError if a file
+    cannot be read.
+    """
+    try:
+        model = load_model(folder)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 (A saved model may raise anything.)
         raise EvaluationError(
-            f"The model in {folder} does not say its task and target, or has no baseline:"
-            " save it with save_model() of steps/train/train.py."
+            f"The model in {folder} cannot be loaded: {error}. Save it with save_model() of"
+            " steps/train/train.py, by the same version of Python."
+        ) from None
+
+    missing = []
+    if model.task not in METRICS:
+        missing.append(f"the task, which is one of {', '.join(METRICS)}")
+    if not model.target:
+        missing.append("the target")
+    if model.baseline is None:
+        missing.append("the file baseline.pkl")
+    if model.split is None:
+        missing.append("the file split.pkl")
+    if missing:
+        raise EvaluationError(
+            f"The model in {folder} was saved without {' and '.join(missing)}: save it with"
+            " save_model() of steps/train/train.py."
         )
     return model
 

@@ -77,8 +77,9 @@ class SavedModel:
 def load_model(folder: Path) -> SavedModel:
     """Load the model in a folder.
 
-    Raises ValueError if it was saved without a signature, or by another version of Python.
-    A model that cannot be loaded may raise any other error.
+    Raises ValueError if it was saved by another version of Python, without a signature, or
+    with columns of other types than train saves. A model that cannot be loaded may raise
+    any other error.
     """
     # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
     with TemporaryDirectory() as temporary_folder:
@@ -90,15 +91,11 @@ def load_model(folder: Path) -> SavedModel:
         baseline = _load_pickle(copy / "baseline.pkl")
         schema = _read_schema(copy)
 
-    if description.signature is None:
-        raise ValueError("it was saved without a signature, which names its columns")
+    columns = _read_columns(description)
     metadata = description.metadata or {}
     return SavedModel(
         pipeline=pipeline,
-        columns={
-            column["name"]: TYPES[column["type"]]
-            for column in description.signature.inputs.to_dict()
-        },
+        columns=columns,
         categories=_list_categories(schema),
         task=metadata.get("task", ""),
         target=metadata.get("target", ""),
@@ -125,6 +122,26 @@ def _check_python(description: mlflow.models.Model) -> None:
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version and version != running:
         raise ValueError(f"it was trained with Python {version}, and this is {running}")
+
+
+def _read_columns(description: mlflow.models.Model) -> dict[str, pl.DataType]:
+    """Return the columns that a model needs, and their types.
+
+    Raises ValueError if they are unknown.
+    """
+    if description.signature is None or description.signature.inputs is None:
+        raise ValueError("it was saved without a signature, which names its columns")
+
+    columns = {}
+    for column in description.signature.inputs.to_dict():
+        type_name = column["type"]
+        if type_name not in TYPES:
+            raise ValueError(
+                f"in its signature, '{column.get('name')}' is of the type {type_name}, which"
+                f" is none of {', '.join(TYPES)}"
+            )
+        columns[column["name"]] = TYPES[type_name]
+    return columns
 
 
 def _load_split(folder: Path, pipeline: Pipeline) -> Any:
