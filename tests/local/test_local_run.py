@@ -120,8 +120,9 @@ def assert_the_runs_are_listed(
 
     models = project.python("-m", project.package, "models")
     assert models.code == 0, models.err
-    version, _, _, value, run = models.out.splitlines()[1].split()
-    assert (version, value, run) == ("1", log_loss, name)
+    version, _, _, value, target, run = models.out.splitlines()[1].split()
+    assert (version, value, target, run) == ("1", log_loss, "Species", name)
+    assert "New models are compared with version 1." in models.out
     assert "scoring uses version 1, the newest" in models.out
 
 

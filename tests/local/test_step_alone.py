@@ -106,6 +106,11 @@ def test_step_alone_uses_the_project_as_it_is_now(toy_project: Project) -> None:
     assert "prep ran with other settings" in refused.err
     assert "Species" in refused.err and "Island" in refused.err
     assert "--step prep" in refused.err
+    toy_project.edit("settings.yml", "target: Island", "target: Island\n  decimal: ','")
+    refused = run_alone("evaluate")
+    assert 'target: Species, now Island, decimal: nothing, now ","' in refused.err
+    assert f"Run: python -m {toy_project.package} run training" in refused.err
+    toy_project.edit("settings.yml", "target: Island\n  decimal: ','", "target: Island")
     # A step that does not run leaves no trace in the folder.
     assert "target: Species" in Path(folder, "settings.yml").read_text("utf-8")
     assert run_alone("prep").code == 0

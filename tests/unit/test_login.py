@@ -50,7 +50,8 @@ def test_how_to_install_az_is_said_if_it_is_missing(
 ) -> None:
     monkeypatch.setattr(login.shutil, "which", lambda _: None)
     problem = login.explain_login("Azure CLI not found on path", "AzureCloud")
-    assert problem.message == "You are not logged in. Run `az login`."
+    assert problem.message.endswith("the Azure CLI (`az`) was not found.")
+    assert "and run `az login`." in problem.advice
     assert "https://learn.microsoft.com/cli/azure/install-azure-cli" in problem.advice
     assert "`az extension add --name ml`" in problem.advice
 

@@ -22,7 +22,9 @@ NO_METRICS: dict[str, float] = {}
 TABLES = """
 CREATE TABLE latest_metrics (run_uuid, key, value, is_nan);
 CREATE TABLE tags (run_uuid, key, value);
+CREATE TABLE params (run_uuid, key, value);
 CREATE TABLE model_versions (name, version, creation_time, current_stage, run_id);
+CREATE TABLE model_version_tags (name, version, key, value);
 """
 STEPS = ["prep", "train"]
 
@@ -198,6 +200,27 @@ def test_two_runs_side_by_side(history: History) -> None:
         assert title in same
 
 
+def test_values_are_readable(history: History) -> None:
+    """A mark is quoted, and a large metric has all digits before the point."""
+    tags = {"metric": "rmse", "verdict": "another question"}
+    history.add(FIRST, settings="data:\n  decimal: .\n", metrics={"rmse": 12874.6})
+    history.add(
+        SECOND,
+        settings="data:\n  decimal: ','\n  target: Preis €\n",
+        metrics={"rmse": 999.66},
+        tags=tags,
+    )
+    lines = history.list()
+    assert lines[1].split()[-1] == "999.7"
+    assert lines[2:4] == [
+        "    predicts something else",
+        '    edited: data.decimal: ",", data.target: Preis €',
+    ]
+    rows = [line.split() for line in history.compare(FIRST, SECOND).splitlines()]
+    assert ["data.decimal", '"."', '","'] in rows
+    assert ["rmse", "12,875", "999.7", "-11,875"] in rows
+
+
 def test_reused_code_is_that_of_the_run_that_has_it(history: History) -> None:
     history.add(FIRST, code="old\n")
     history.add(SECOND, code="never ran\n", reused_from=FIRST)
@@ -314,16 +337,24 @@ def test_versions_are_listed_with_their_metric_and_run(history: History) -> None
     history.database.executemany(
         "INSERT INTO model_versions VALUES (?, ?, ?, ?, ?)", versions
     )
+    reference = ["toy", 3, "reference", "1"]
+    history.database.execute(
+        "INSERT INTO model_version_tags VALUES (?, ?, ?, ?)", reference
+    )
+    history.database.execute(
+        "INSERT INTO params VALUES (?, ?, ?)", [parent, "target", "Species"]
+    )
     history.database.commit()
     (history.root / "runs" / FIRST).rename(history.root / "runs" / "the best one")
 
     registered = load("runtime.local.registered_models").list_versions(
         history.root, "toy"
     )
+    assert [version.reference for version in registered] == ["1", "1"]
     past = run_history.read_history(history.root)
     heading, newest, first = run_tables.format_models(history.root, registered, past)
-    assert heading.split() == ["version", "registered", "log_loss", "run"]
+    assert heading.split() == ["version", "registered", "log_loss", "target", "run"]
     assert newest.split()[0] == "3"
-    assert newest.split()[3:] == ["-", "-"]
+    assert newest.split()[3:] == ["-", "-", "-"]
     assert first.split()[0] == "1"
-    assert first.split()[3:] == ["0.5", "the", "best", "one"]
+    assert first.split()[3:] == ["0.5", "Species", "the", "best", "one"]

@@ -428,7 +428,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(
     ("content", "text"),
     [
         (b"name: [a\nb: c\n", "settings.yml is not YAML at line 2, column 2"),
-        (b"name: a\n\tb: c\n", "settings.yml is not YAML at line 2, column 1"),
+        (b"name: a\n\tb: c\n", "has a tab at line 2, column 1: write blanks instead"),
         (b"", "settings.yml is empty"),
         (b" \n", "settings.yml is empty"),
         (b"just words", 'settings.yml is "just words", but must hold names'),

@@ -266,6 +266,7 @@ def models(context: CommandContext) -> int:
 
     print("\n".join(table))
     print()
+    print(f"New models are compared with version {versions[0].reference}.")
     version_numbers = [version.version for version in versions]
     for name, pipeline in context.load_pipelines().items():
         if pipeline.model_version is not None:
@@ -328,7 +329,9 @@ def lock(context: CommandContext, *, upgrade: bool) -> int:
     for change in changes:
         print(change)
 
-    print("\nInstall them with `pip install -e .`, then run the tests with `pytest`.")
+    print(
+        "\nInstall them with `uv pip install -e .`, then run the tests with `pytest`."
+    )
     if any(change.file == STEPS_PINS for change in changes):
         print(
             "The steps run with other packages now: call "

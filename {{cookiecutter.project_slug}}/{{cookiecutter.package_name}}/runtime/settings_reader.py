@@ -181,6 +181,8 @@ def _describe_parse_error(error: Exception, file: str) -> Problem:
     elif isinstance(error, yaml.MarkedYAMLError):
         mark: Any = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}"
+        if "'\\t'" in str(error.problem):
+            return Problem(file, "", f"has a tab at {place}", "write blanks instead")
         text = f"is not YAML at {place} ({error.problem})"
     else:
         text = f"cannot be read ({_join_lines(error)})"

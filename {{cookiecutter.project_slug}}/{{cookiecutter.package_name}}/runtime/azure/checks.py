@@ -31,12 +31,14 @@ COLORS = {
     WRONG: "#cf222e",  # Red.
     UNASKED: "#6e7781",  # Gray.
 }
+#: The setting that is needed only to create a workspace.
+REGION = "workspace.region"
 #: The file and the key of each setting that Azure is asked about.
 PLACES = {
     "subscription_id": (CONFIG, "subscription_id"),
     "resource_group": (CONFIG, "resource_group"),
     "workspace_name": (CONFIG, "workspace_name"),
-    "region": (SETTINGS, "workspace.region"),
+    "region": (SETTINGS, REGION),
     "compute_name": (SETTINGS, "compute.name"),
     "vm_size": (SETTINGS, "compute.vm_size"),
     "max_nodes": (SETTINGS, "compute.max_nodes"),
@@ -244,12 +246,15 @@ def _merge_empty_settings(checks: list[Check]) -> list[Check]:
     ]
     if not {check.key for check in empty}.issuperset(NEEDED):
         return checks
-    keys = ", ".join(check.key for check in empty)
+    keys = [check.key for check in empty if check.key != REGION]
+    fix = f"before you use `provision` or `submit`, fill in {', '.join(keys)}"
+    if len(keys) < len(empty):
+        fix += f", and {REGION} for `provision --create-workspace`"
     merged = Check(
         "Azure",
         EMPTY,
         "no workspace is named yet; local runs need none",
-        f"before you use `provision` or `submit`, fill in {keys}, as docs/azure.md shows",
+        f"{fix}, as docs/azure.md shows",
     )
     return [*(check for check in checks if check not in empty), merged]
 

@@ -189,8 +189,8 @@ def explain_login(error: str, cloud: str, answer: str = "") -> LoginProblem:
         )
     if shutil.which("az") is None:
         return LoginProblem(
-            message=f"You are not logged in. Run `{log_in}`.",
-            advice=f"`az` was not found: {INSTALL_AZ} first. {use_variables}",
+            message="You are not logged in, and the Azure CLI (`az`) was not found.",
+            advice=f"To log in, {INSTALL_AZ}, and run `{log_in}`. {use_variables}",
         )
     return LoginProblem(
         message=f"You are not logged in. Run `{log_in}`.",

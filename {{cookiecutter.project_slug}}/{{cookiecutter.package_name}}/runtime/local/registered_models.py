@@ -40,7 +40,13 @@ LIST_VERSIONS = """
         version, creation_time,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run') AS local_run,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'mlflow.parentRunId')
-            AS pipeline_run
+            AS pipeline_run,
+        (
+            SELECT value FROM model_version_tags AS tags_of_version
+            WHERE tags_of_version.name = model_versions.name
+                AND tags_of_version.version = model_versions.version
+                AND key = 'reference'
+        ) AS reference
     FROM model_versions
     WHERE name = :model AND current_stage IS NOT 'Deleted_Internal'
     ORDER BY version DESC
@@ -70,6 +76,8 @@ class VersionOrigin:
     run: str
     #: The id of the same run in MLflow, or an empty string.
     mlflow_run: str
+    #: The version that new models are compared with while this version is the newest.
+    reference: str
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ def list_versions(root: Path, model: str) -> list[VersionOrigin]:
             created=int(row["creation_time"] or 0),
             run=row["local_run"] or "",
             mlflow_run=row["pipeline_run"] or "",
+            reference=row["reference"] or str(row["version"]),
         )
         for row in rows
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,8 @@ from .tracked_runs import Results, read_results
 #: The copies of the project's files in the folder of a run, by their paths in the project.
 #: The settings are not among them, because they are compared value by value.
 COPIES = {"pipelines.py": "pipelines.py", "environment/steps.txt": "steps.txt"}
+#: Verdicts that are shown in other words than they are stored in.
+SHOWN_VERDICTS = {"another question": "predicts something else"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class PastRun:
         """Return the verdict on the run, or that it is running or did not finish."""
         unfinished = self.record.find_unfinished_steps()
         if not unfinished:
-            return self.results.tags.get("verdict", "")
+            verdict = self.results.tags.get("verdict", "")
+            return SHOWN_VERDICTS.get(verdict, verdict)
         if is_at_work(self.folder):
             return f"running: {unfinished[0]}"
         return f"did not finish: {unfinished[0]}"
@@ -266,7 +270,9 @@ def _add_values(section: dict[Any, Any], prefix: str, values: dict[str, str]) ->
         key = f"{prefix}{name}"
         if isinstance(value, dict):
             _add_values(value, f"{key}.", values)
-        elif isinstance(value, str):
+        # Text without letters and digits, such as a decimal comma, is shown in quotes. It
+        # could be taken for a mark of the table otherwise.
+        elif isinstance(value, str) and re.search(r"\w", value):
             values[key] = value
         else:
             values[key] = json.dumps(value, ensure_ascii=False, default=str)

@@ -26,7 +26,7 @@ from .run_history import (
     compare_settings,
     list_changed_data,
 )
-from .tracked_runs import Results, read_results
+from .tracked_runs import Results, read_results, read_target
 
 INDENT = "    "
 #: What a cell without a value contains.
@@ -192,7 +192,7 @@ def _describe_metric(results: Results, common: str | None) -> str:
     name = results.tags.get("metric", "")
     if name not in results.metrics:
         return NOTHING
-    value = f"{results.metrics[name]:.4g}"
+    value = _format_value(results.metrics[name])
     return value if name == common else f"{name} {value}"
 
 
@@ -324,7 +324,7 @@ def _format_metrics(first: PastRun, second: PastRun) -> list[str]:
             differences.append(NOTHING)
         else:
             difference = value_after - value_before
-            differences.append(f"{difference:+.4g}" if difference else "0")
+            differences.append(_format_difference(difference))
     return [
         "",
         *align_columns(
@@ -343,8 +343,24 @@ def _describe_number(value: float | None) -> str:
     if value is None:
         return NOTHING
     if value.is_integer() and abs(value) < 10**15:
-        return str(int(value))
-    return f"{value:.4g}"
+        return f"{int(value):,}"
+    return _format_value(value)
+
+
+def _format_difference(value: float) -> str:
+    """Return a difference with its sign, or "0" if there is none."""
+    return _format_value(value, signed=True) if value else "0"
+
+
+def _format_value(value: float, *, signed: bool = False) -> str:
+    """Return a number with four significant digits, as the report of evaluate shows it.
+
+    Digits before the decimal point are never left out: 45231.7 is "45,232".
+    """
+    sign = "+" if signed else ""
+    if 1_000 <= abs(value) < 1e15:
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.4g}"
 
 
 # Registered models ----------------------------------------------------------------------
@@ -364,6 +380,7 @@ def format_models(
     }
     names: list[str] = []
     results: list[Results] = []
+    targets: list[str] = []
     for version in versions:
         # A run that was renamed is found by its id in MLflow.
         name = version.run
@@ -371,6 +388,7 @@ def format_models(
             name = folders.get(version.mlflow_run, version.run)
         names.append(name or NOTHING)
         results.append(read_results(root, [version.mlflow_run]))
+        targets.append(read_target(root, version.mlflow_run) or NOTHING)
     metric = _find_common_metric(results)
     return align_columns(
         [
@@ -386,6 +404,7 @@ def format_models(
                 [_describe_metric(result, metric) for result in results],
                 is_number=True,
             ),
+            Column("target", targets),
             Column("run", names),
         ]
     )

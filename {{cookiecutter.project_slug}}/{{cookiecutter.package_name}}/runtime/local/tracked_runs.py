@@ -60,6 +60,7 @@ COPY_TAGS = """
 READ_METRICS = """
     SELECT key, CAST(value AS REAL) FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan
 """
+READ_TARGET = "SELECT value FROM params WHERE run_uuid = ? AND key = 'target'"
 READ_TAGS = "SELECT key, value FROM tags WHERE run_uuid = ? AND value IS NOT NULL"
 
 
@@ -88,6 +89,16 @@ def read_results(root: Path, runs: Sequence[str]) -> Results:
             metrics.update(connection.execute(READ_METRICS, [run]).fetchall())
             tags.update(connection.execute(READ_TAGS, [run]).fetchall())
     return Results(metrics, tags)
+
+
+def read_target(root: Path, run: str) -> str:
+    """Return the target that a run's model predicts, or "" if the run has logged none.
+
+    Raises sqlite3.Error if the database cannot be read.
+    """
+    with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
+        row = connection.execute(READ_TARGET, [run]).fetchone()
+    return str(row[0]) if row else ""
 
 
 @dataclass
