@@ -24,6 +24,8 @@ import pandas as pd
 import polars as pl
 import pytest
 from conftest import PYTHONS, SDKS, TEMPLATE
+from registered_model import find_registered_model
+from sources import DataError
 from step_tracking import track_in
 
 STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
@@ -337,7 +339,7 @@ def test_models_are_not_compared_on_few_groups(tmp_path: Path) -> None:
         pytest.param(
             {"drop": "word"},
             "not comparable",
-            "it needs columns that are gone: word",
+            "the registered version needs columns that are gone: word",
             id="column is missing",
         ),
         pytest.param(
@@ -521,6 +523,8 @@ def test_message_explains_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     assert (score.download_model("lost", "latest") / "a").exists()
     with pytest.raises(score.ScoringError, match="pin a registered version"):
         score.download_model("lost", "9")
+    with pytest.raises(DataError, match="no version 9 .* the newest one is version 1"):
+        find_registered_model("lost", "9")
     source = mlflow.MlflowClient().get_model_version("lost", "1").source
     Path(source.removeprefix("file://")).rename(tmp_path / "moved")
     with pytest.raises(score.ScoringError, match="files are gone. Train again"):

@@ -479,6 +479,10 @@ ODD_LAYOUTS = {
         "Sales,2026\na,b,c\n1,2,3\n",
         "If the names are in line 2, write data.skip_lines: 1 in settings.yml",
     ),
+    "a surplus separator": (
+        "a;b\n1;2\n3;4;5\n6;7;8\n",
+        "line 3: 3 values .* Remove the surplus separator in line 3, or put the value in",
+    ),
     "no names, integers": ("6,148,72\n1,85,66\n", "first line seems to be data"),
 }
 

@@ -141,7 +141,9 @@ def _check_columns(holdout: pl.DataFrame, columns: Iterable[str]) -> None:
     distinct_columns = dict.fromkeys(columns)
     missing = [name for name in distinct_columns if name not in holdout.columns]
     if missing:
-        raise NotComparable(f"it needs columns that are gone: {', '.join(missing)}")
+        raise NotComparable(
+            f"the registered version needs columns that are gone: {', '.join(missing)}"
+        )
 
 
 def _choose_coarser_groups(

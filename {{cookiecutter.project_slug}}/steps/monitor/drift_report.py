@@ -56,6 +56,9 @@ def render_report(
     features_by_psi = sort_by_psi(outcomes.features)
     probabilities_by_psi = sort_by_psi(outcomes.probabilities)
     title = html.escape(title)
+    about_classes = ""
+    if probabilities_by_psi:
+        about_classes = " The classes' probabilities are compared as well."
     predictions = render_figures([outcomes.predictions, *probabilities_by_psi])
     figures = render_figures(features_by_psi)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
@@ -67,7 +70,7 @@ def render_report(
 {render_sentences("New, but not drift", outcomes.facts)}
 <h2>Predictions</h2>
 <p>The predictions for a sample of the new rows are compared with those for the rows that
-training held out. For classification, the classes' probabilities are compared as well.</p>
+training held out.{about_classes}</p>
 <div class="figures">{predictions}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 means not at

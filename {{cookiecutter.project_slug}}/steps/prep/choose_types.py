@@ -322,7 +322,8 @@ def _choose_type_by_schema(
     if holds_fractions:
         text = (
             f"the column '{name}' holds fractions, where the training data held integers:"
-            " check that features() in prep.py can use them."
+            " check that features() in prep.py can use them, or that data.decimal and"
+            " data.thousands in settings.yml fit these files."
         )
         return TypeChoice(NUMBER, Note(text, column=name))
 

@@ -166,6 +166,7 @@ class CsvFile:
         values. Raises DataError on a row with more or fewer values than the header.
         """
         columns = len(self.header)
+        follows_fitting_row = False
         with self.open_text() as file:
             reader = create_reader(file, self.delimiter, self.skipped_lines)
             try:
@@ -173,19 +174,24 @@ class CsvFile:
                 for values in reader:
                     line = reader.line_num + self.skipped_lines
                     if len(values) == columns:
+                        follows_fitting_row = True
                         yield line, values
                         continue
-                    corrected = self._correct_row(values, line)
+                    corrected = self._correct_row(values, line, follows_fitting_row)
                     if corrected is not None:
                         yield line, corrected
             except csv.Error as error:
                 line = reader.line_num + self.skipped_lines
                 raise explain_csv_error(error, self.name, line) from None
 
-    def _correct_row(self, values: list[str], line: int) -> list[str] | None:
+    def _correct_row(
+        self, values: list[str], line: int, follows_fitting_row: bool
+    ) -> list[str] | None:
         """Correct a row that has more or fewer values than the header has columns.
 
-        Returns None for a blank line. Raises DataError if the row cannot be corrected.
+        `follows_fitting_row` is whether an earlier row has as many values as the header,
+        so that the fault is in this row and not in the settings. Returns None for a blank
+        line. Raises DataError if the row cannot be corrected.
         """
         columns = len(self.header)
         if columns == 1 and not values:
@@ -200,7 +206,16 @@ class CsvFile:
             f"{self.name}, line {line}: {len(values)} values where the line of names has"
             f" {columns} columns."
         )
-        raise DataError(join_sentences(message, self._suggest_settings()))
+        # Most lines of a title have one column, whatever the layout of the table is.
+        if columns == 1 or not follows_fitting_row:
+            hint = self._suggest_settings()
+        elif len(values) > columns:
+            hint = (
+                f"Remove the surplus separator in line {line}, or put the value in quotes."
+            )
+        else:
+            hint = ""
+        raise DataError(join_sentences(message, hint))
 
     def find_line(self, row: int) -> int:
         """Return the number of the line in which a row ends. Rows count from 0.

@@ -14,7 +14,7 @@ import polars as pl
 from csv_file import CsvFile
 from date_formats import find_certain_format
 from infer_types import infer_text_column
-from messages import join_sentences, suggest_similar_name
+from messages import join_sentences, show_text, suggest_similar_name
 from read_options import ReadOptions
 from sources import (
     BOOLEAN,
@@ -358,6 +358,16 @@ class MissingColumns:
     problems: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
+    def add_problem(self, problem: str, source: Source, hint: str) -> None:
+        """Add the sentence that a file lacks a column, and a hint.
+
+        The first problem also lists the columns of its file.
+        """
+        listed = ""
+        if not self.problems:
+            listed = f"It has {show_text(', '.join(source.columns))}."
+        self.problems.append(join_sentences(problem, listed, hint))
+
 
 def _find_missing_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
@@ -373,8 +383,7 @@ def _find_missing_columns(
         lacking = _list_files_without(key, sources)
         if lacking:
             problem = f"{lacking[0].name} has no column '{key}', a key of the model."
-            hint = suggest_similar_name(key, names)
-            missing.problems.append(join_sentences(problem, hint))
+            missing.add_problem(problem, lacking[0], suggest_similar_name(key, names))
 
     for name, expected in roles.model_columns.items():
         lacking = _list_files_without(name, sources)
@@ -383,8 +392,7 @@ def _find_missing_columns(
         first_file = lacking[0].name
         if len(lacking) == len(sources):
             problem = f"{first_file} has no column '{name}', which the model needs."
-            hint = suggest_similar_name(name, names)
-            missing.problems.append(join_sentences(problem, hint))
+            missing.add_problem(problem, lacking[0], suggest_similar_name(name, names))
         else:
             text = f"{first_file} has no column '{name}': it is missing in its rows."
             missing.notes.append(Note(text, column=name))

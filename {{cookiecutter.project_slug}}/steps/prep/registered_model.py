@@ -50,6 +50,12 @@ def find_registered_model(name: str, version: str) -> RegisteredModel:
                 " gone. Train again with --set register=always, or pin another version"
                 f" by scoring.model_version. ({error})"
             ) from None
+        newest = _find_newest_version(name, error)
+        if newest is not None:
+            raise DataError(
+                f"There is no version {version} of the model {name}: the newest one is"
+                f" version {newest}. Choose another scoring.model_version in settings.yml."
+            ) from None
         raise DataError(
             f"The model {name}, version {version}, cannot be loaded: run the training"
             f" pipeline first, or pin a registered version. ({error})"
@@ -69,6 +75,16 @@ def _find_latest_version(name: str) -> str | None:
     versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
     numbers = [str(version.version) for version in versions]
     return max(numbers, key=int, default=None)
+
+
+def _find_newest_version(name: str, error: Exception) -> str | None:
+    """Return the newest version of a model, of which a version could not be found.
+
+    Returns None if no version is registered, or if the `error` has another cause.
+    """
+    if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+        return None
+    return _find_latest_version(name)
 
 
 def choose_roles(

@@ -296,8 +296,10 @@ def _count_distinct_texts(
 
 def render_report(report: dict[str, Any]) -> str:
     """Render the report as one HTML page that needs no other file."""
-    dropped = ", ".join(
-        f"{count:,} dropped ({reason})" for reason, count in report["dropped"].items()
+    dropped = "".join(
+        f"; {count:,} dropped ({reason})"
+        for reason, count in report["dropped"].items()
+        if count
     )
     notes = "".join(
         f"<li>{html.escape(note)}"
@@ -310,7 +312,7 @@ def render_report(report: dict[str, Any]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data report</title><style>{STYLE}</style>
 <h1>Data report</h1>
-<p>{report["rows_in"]:,} rows read, {report["rows_out"]:,} prepared; {dropped}.</p>
+<p>{report["rows_in"]:,} rows read, {report["rows_out"]:,} prepared{dropped}.</p>
 {violations}
 <h2>Worth a look</h2>
 <ul>{notes or "<li>Nothing."}</ul>

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import polars.selectors as cs
@@ -32,12 +33,14 @@ class BrokenRows:
     """The number of rows that break a rule, and the first of them.
 
     `file` is the position of its file among all files, and `row` its row in this file,
-    counted from 0. Both are None if no row breaks the rule.
+    counted from 0. Both are None if no row breaks the rule. `extreme` is the smallest value
+    of a rule `min`, the largest one of a rule `max`, and None of other rules.
     """
 
     count: int
     file: int | None = None
     row: int | None = None
+    extreme: Any = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class CheckResult:
 def count_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
     """Return aggregations that count the rows that break each rule, and find the first.
 
-    They are computed for each file, and `find_violations` reads them.
+    For the rules `min` and `max`, they also find the smallest or the largest value. They are computed for each file, and `find_violations` reads them.
     """
     aggregations = []
     for number, check in enumerate(checks):
@@ -61,6 +64,11 @@ def count_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
         first_row = pl.when(check.breaks_rule).then(pl.col(ROW_NUMBER)).min()
         aggregations.append(check.breaks_rule.sum().alias(f"broken {number}"))
         aggregations.append(first_row.alias(f"first broken {number}"))
+        column = cs.by_name(check.column).as_expr()
+        if check.rule == "min":
+            aggregations.append(column.min().alias(f"extreme {number}"))
+        if check.rule == "max":
+            aggregations.append(column.max().alias(f"extreme {number}"))
     return aggregations
 
 
@@ -104,7 +112,7 @@ def find_violations(
         if check.rule == "unique":
             broken = find_repeats(hashes, _name_hashes(number), total)
         else:
-            broken = _read_broken_rows(summary, number)
+            broken = _read_broken_rows(summary, check, number)
         violation = None
         if broken.count and not _is_allowed(check, broken, total):
             violation = _describe_violation(check, broken, total, sources)
@@ -118,15 +126,21 @@ def _is_allowed(check: Check, broken: BrokenRows, total: int) -> bool:
     return check.rule == "missing" and broken.count / total <= check.value
 
 
-def _read_broken_rows(summary: pl.DataFrame, number: int) -> BrokenRows:
+def _read_broken_rows(summary: pl.DataFrame, check: Check, number: int) -> BrokenRows:
     """Return the rows that break the rule of a check, from the summary of all files."""
     broken_files = summary.filter(pl.col(f"broken {number}") > 0).sort(FILE)
     if broken_files.is_empty():
         return BrokenRows(0)
+    extreme = None
+    if check.rule == "min":
+        extreme = broken_files[f"extreme {number}"].min()
+    if check.rule == "max":
+        extreme = broken_files[f"extreme {number}"].max()
     return BrokenRows(
         count=int(broken_files[f"broken {number}"].sum()),
         file=broken_files[FILE][0],
         row=broken_files[f"first broken {number}"][0],
+        extreme=extreme,
     )
 
 
@@ -195,10 +209,15 @@ def _describe_violation(
             f" {place}."
         )
     relation = "below" if check.rule == "min" else "above"
-    return (
+    message = (
         f"the column '{check.column}' is {relation} the {check.rule} of {check.value} in"
-        f" {rows}; the first such value is {value}, in {place}."
+        f" {rows}; the first such value is {value}, in {place}"
     )
+    if broken.count == 1:
+        return f"{message}."
+    superlative = "smallest" if check.rule == "min" else "largest"
+    # It is written as settings.yml needs it, with a decimal point.
+    return f"{message}; the {superlative} is {broken.extreme}."
 
 
 def _list_values(values: Sequence[str | int]) -> str:
