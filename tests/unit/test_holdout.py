@@ -250,6 +250,17 @@ def test_columns_that_make_figures_worthless_are_named() -> None:
     assert not note_dates(table, target="y", excluded=[], fraction=0.2)
 
 
+def test_all_columns_of_dates_are_named() -> None:
+    first_day = pl.date(2026, 1, 1)
+    table = pl.select(days=pl.int_range(10)).select(
+        built=first_day + pl.duration(days="days"),
+        sold=first_day + pl.duration(days=pl.col("days") + 31),
+    )
+    (note,) = note_dates(table, target="y", excluded=[], fraction=0.2)
+    assert note.startswith("'built' and 'sold' have dates, and rows are held out at")
+    assert "column: built and from: 2026-01-09, or column: sold and from: 2026-" in note
+
+
 def test_a_class_that_is_never_predicted_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,7 @@ def test_values_of_metrics_keep_the_digits_before_the_point() -> None:
     texts = ["0.1379", "45,232", "-1,234", "1.23e-05", "1e+20"]
     assert [format_value(value) for value in values] == texts
     assert format_value(0.5, signed=True) == "+0.5"
+    assert find_metric("mape", "regression").format(3.195) == "319.5 %"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from model_metrics import (
     CannotCompute,
     Metric,
     encode_target,
-    format_value,
     list_classes,
     measure,
     predict,
@@ -96,10 +95,10 @@ def describe_difference(
 
     `other_model` is the name of the model that the new one was compared with.
     """
-    new_value = format_value(difference.new)
-    other_value = format_value(difference.other)
-    change = format_value(difference.difference, signed=True)
-    low, high = (format_value(limit, signed=True) for limit in difference.interval)
+    new_value = metric.format(difference.new)
+    other_value = metric.format(difference.other)
+    change = metric.format(difference.difference, signed=True)
+    low, high = (metric.format(limit, signed=True) for limit in difference.interval)
     # With this verdict, the interval contains 0.
     is_within_chance = difference.verdict == "no worse"
     chance = "within chance" if is_within_chance else "more than chance"
@@ -211,7 +210,9 @@ def compare_with_registered(
             return _report(version, "the same", reason)
         reference = _choose_reference(newest, versions, new, holdout)
         version = reference.version
-        return _compare_with_reference(new, reference, metric, margin)
+        return _compare_with_reference(
+            new, reference, metric, margin, is_newest=reference is newest
+        )
     except NotComparable as error:
         reason = (
             f"the new model is not comparable with the registered version {version}:"
@@ -294,7 +295,12 @@ def _is_the_same(new: SavedModel, reference: Reference) -> bool:
 
 
 def _compare_with_reference(
-    new: SavedModel, reference: Reference, metric: Metric, margin: float
+    new: SavedModel,
+    reference: Reference,
+    metric: Metric,
+    margin: float,
+    *,
+    is_newest: bool,
 ) -> dict[str, Any]:
     """Compare a new model with a registered version on the rows that both held out.
 
@@ -318,7 +324,9 @@ def _compare_with_reference(
             margin,
         )
 
-    reason = _explain_registered(difference, metric, reference)
+    reason = _explain_registered(
+        difference, metric, reference, is_newest=is_newest
+    )
     changes = list_prep_changes(
         new.schema, reference.model.schema, reference.model.columns
     )
@@ -338,18 +346,24 @@ def _measure(model: ModelOnRows, target: pd.Series, task: str) -> dict[str, floa
 
 
 def _explain_registered(
-    difference: Difference, metric: Metric, reference: Reference
+    difference: Difference, metric: Metric, reference: Reference, *, is_newest: bool
 ) -> str:
-    """Return the result of a comparison with a registered version in words."""
+    """Return the result of a comparison with a registered version in words.
+
+    `is_newest` is whether the reference is the newest registered version.
+    """
     relation: str = difference.verdict
     if relation == "within the margin":
-        margin = format_value(difference.accepted_loss)
+        margin = metric.format(difference.accepted_loss)
         relation = f"worse by no more than the margin of {margin}"
     version = reference.version
+    chosen = ""
+    if not is_newest:
+        chosen = " (the reference: no later version was better by more than chance)"
     description = describe_difference(difference, metric, f"version {version}")
-    detectable = format_value(difference.detectable)
+    detectable = metric.format(difference.detectable)
     return (
-        f"the new model is {relation} than the registered version {version} on"
+        f"the new model is {relation} than the registered version {version}{chosen} on"
         f" {len(reference.rows.table)} rows held out from both: {description}; on these"
         f" rows, a loss of {detectable} would be noticed with a probability of 95 %"
     )

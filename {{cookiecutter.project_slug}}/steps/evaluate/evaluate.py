@@ -36,7 +36,6 @@ from model_metrics import (
     compute_metric,
     encode_target,
     find_metric,
-    format_value,
     list_classes,
     measure,
     note_weak_figures,
@@ -367,9 +366,9 @@ def describe_metrics(
     for metric in METRICS[task]:
         if metric.name not in values:
             continue
-        text = f"{metric.title} {format_value(values[metric.name])}"
+        text = f"{metric.title} {metric.format(values[metric.name])}"
         if metric.name in baseline:
-            text += f" (baseline: {format_value(baseline[metric.name])})"
+            text += f" (baseline: {metric.format(baseline[metric.name])})"
         shown.append(text)
     return ", ".join(shown)
 

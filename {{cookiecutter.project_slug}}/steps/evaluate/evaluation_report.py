@@ -294,12 +294,12 @@ def _render_comparison(
         is_deciding = metric.name == results["compared_by"]["metric"]
         value = metrics[metric.name]
         cells = [_name_metric(metric, is_deciding)]
-        cells.append(Cell(format_value(value), "number"))
+        cells.append(Cell(metric.format(value), "number"))
         for other_model in other_models:
             other_value = other_model.metrics.get(metric.name)
             # Only the deciding metric has an interval, which tells chance from more.
             relation = RELATIONS.get(other_model.verdict, "") if is_deciding else ""
-            cells += _compare_values(value, other_value, relation)
+            cells += _compare_values(metric, value, other_value, relation)
         if is_deciding:
             cells = [Cell(cell.markup, f"{cell.kind} decides") for cell in cells]
         lines.append(cells)
@@ -314,17 +314,19 @@ def _name_metric(metric: Metric, is_deciding: bool) -> Cell:
     return Cell(f"{metric.title}<small>{explanation}</small>")
 
 
-def _compare_values(value: float, other: float | None, relation: str) -> list[Cell]:
+def _compare_values(
+    metric: Metric, value: float, other: float | None, relation: str
+) -> list[Cell]:
     """Return cells with the value of another model, and with the difference to it.
 
     `relation` is written below the difference.
     """
     if other is None:
         return [Cell("", "number"), Cell("", "number")]
-    difference = format_value(value - other, signed=True)
+    difference = metric.format(value - other, signed=True)
     if relation:
         difference += f"<small>{relation}</small>"
-    return [Cell(format_value(other), "number"), Cell(difference, "number")]
+    return [Cell(metric.format(other), "number"), Cell(difference, "number")]
 
 
 # Classes and rows

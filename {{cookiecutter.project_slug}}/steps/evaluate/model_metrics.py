@@ -30,11 +30,19 @@ class Metric:
     name: str
     title: str
     higher_is_better: bool
+    #: Whether the value, which is a fraction, is shown as a percentage.
+    is_percentage: bool = False
 
     @property
     def direction(self) -> str:
         """Which values are better, in words."""
         return "higher is better" if self.higher_is_better else "lower is better"
+
+    def format(self, value: float, *, signed: bool = False) -> str:
+        """Return a value of this metric as text: with a percent sign if it is a percentage."""
+        if self.is_percentage:
+            return f"{format_value(100 * value, signed=signed)} %"
+        return format_value(value, signed=signed)
 
 
 # By task. The first one is the default.
@@ -50,7 +58,12 @@ METRICS = {
     "regression": [
         Metric("rmse", "root mean squared error", higher_is_better=False),
         Metric("mae", "mean absolute error", higher_is_better=False),
-        Metric("mape", "mean absolute percentage error", higher_is_better=False),
+        Metric(
+            "mape",
+            "mean absolute percentage error",
+            higher_is_better=False,
+            is_percentage=True,
+        ),
         Metric("r2", "R²", higher_is_better=True),
     ],
 }

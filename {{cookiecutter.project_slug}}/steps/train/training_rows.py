@@ -127,8 +127,10 @@ def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
     if not is_number:
         raise DataError(
             f"A regression needs numbers, but the target '{name}' holds"
-            f" {str(values[0])!r}. Convert the target to numbers, choose another target,"
-            " or set task to classification in settings.yml."
+            f" {str(values[0])!r}. If this is a number, a note of the step prep names the"
+            " setting that reads it. Otherwise, convert the target to numbers, choose"
+            " another target, or set task to classification in settings.yml. After a change"
+            " in settings.yml, run the whole pipeline: unchanged steps are reused."
         )
     values = values.cast(NUMBER)
     if not values.is_finite().all():
@@ -224,7 +226,7 @@ def _choose_group_columns(table: pl.DataFrame, settings: RowSettings) -> list[st
     if group is not None and group not in table.columns:
         raise DataError(
             f"There is no column '{group}', which data.group names: correct the name, or"
-            " take it out of data.ignore in settings.yml."
+            " take it out of data.ignore in settings.yml, if it is listed there."
             f"{_suggest_similar_name(group, table.columns)}"
         )
     if group:
@@ -239,7 +241,7 @@ def _check_date_column(table: pl.DataFrame, column: str) -> None:
     if column not in table.columns:
         raise DataError(
             f"There is no column '{column}', which training.holdout names: correct the"
-            " name, or take it out of data.ignore in settings.yml."
+            " name, or take it out of data.ignore in settings.yml, if it is listed there."
             f"{_suggest_similar_name(column, table.columns)}"
         )
     dates = get_column(table, column)
@@ -481,12 +483,25 @@ def note_columns(
     notes = note_odd_columns(
         table, target=target, excluded=excluded, task=settings.task
     )
-    if isinstance(split, TimeSplit) or settings.is_date_note_hidden:
+    if isinstance(split, TimeSplit):
+        return notes + _note_group_and_dates(settings)
+    if settings.is_date_note_hidden:
         return notes
     notes += note_dates(
         table, target=target, excluded=excluded, fraction=settings.test_fraction
     )
     return notes
+
+
+def _note_group_and_dates(settings: RowSettings) -> list[str]:
+    """Return a note if there is a group, which a hold-out by date does not keep together."""
+    if settings.group is None:
+        return []
+    note = (
+        "training.holdout decides by date which rows are held out, and data.group does"
+        f" not: rows with the same '{settings.group}' may be on both sides."
+    )
+    return [note]
 
 
 def list_excluded_columns(settings: RowSettings) -> list[str]:
@@ -534,6 +549,8 @@ def note_dates(
     `fraction` is the share of held-out rows. The note proposes a date with which about the
     same share would be held out.
     """
+    columns = []
+    holdouts = []
     for name in table.columns:
         dates = get_column(table, name)
         if name in (target, *excluded) or dates.dtype not in (pl.Date, pl.Datetime):
@@ -542,14 +559,27 @@ def note_dates(
         if days.n_unique() < 2:
             continue
         start = days[int(len(days) * (1 - fraction))].date()
+        columns.append(f"'{name}'")
+        holdouts.append(f"column: {name} and from: {start}")
+    if not columns:
+        return []
+    if len(columns) == 1:
         note = (
-            f"'{name}' has dates, and rows are held out at random. If you predict rows"
+            f"{columns[0]} has dates, and rows are held out at random. If you predict rows"
             " that are later than all training rows, the figures are too good: hold out the"
-            f" last ones by training.holdout, with column: {name} and from: {start}, in"
-            " settings.yml. Otherwise, turn this note off there by holdout: random."
+            f" last ones by training.holdout, with {holdouts[0]}, in settings.yml."
+            " Otherwise, turn this note off there by holdout: random."
         )
         return [note]
-    return []
+    note = (
+        f"{', '.join(columns[:-1])} and {columns[-1]} have dates, and rows are held out at"
+        " random. If you predict rows that are later than all training rows, the figures"
+        " are too good: hold out the last ones by training.holdout in settings.yml, with"
+        " the column that says when a row became known, such as"
+        f" {', or '.join(holdouts)}. Otherwise, turn this note off there by holdout:"
+        " random."
+    )
+    return [note]
 
 
 def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFrame:
