@@ -389,8 +389,10 @@ def test_all_that_does_not_fit_is_reported_at_once(
     needs = "as the model needs"
     assert str(caught.value).splitlines() == [
         "The new data does not fit the model's training data:",
-        "a.csv has no column 'zip', which the model needs. It has id, age, weight, smoker,"
-        " born, seen, ZIP, empty. Did you mean 'ZIP'?",
+        (
+            "a.csv has no column 'zip', which the model needs. It has id, age, weight,"
+            " smoker, born, seen, ZIP, empty. Did you mean 'ZIP'?"
+        ),
         f"a.csv, line 4: '<18' in the column 'age' is not a number, {needs}. {fix}",
         f"a.csv, line 3: 'often' in the column 'smoker' is not true or false, {needs}. {fix}",
         f"a.csv, line 5: 'before 2020' in the column 'born' is not a date, {needs}. {fix}",

@@ -324,9 +324,7 @@ def _compare_with_reference(
             margin,
         )
 
-    reason = _explain_registered(
-        difference, metric, reference, is_newest=is_newest
-    )
+    reason = _explain_registered(difference, metric, reference, is_newest=is_newest)
     changes = list_prep_changes(
         new.schema, reference.model.schema, reference.model.columns
     )

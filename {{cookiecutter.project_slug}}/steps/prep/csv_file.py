@@ -211,7 +211,8 @@ class CsvFile:
             hint = self._suggest_settings()
         elif len(values) > columns:
             hint = (
-                f"Remove the surplus separator in line {line}, or put the value in quotes."
+                f"Remove the surplus separator in line {line}, or put the value in"
+                " quotes."
             )
         else:
             hint = ""
