@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -147,6 +148,15 @@ class Project:
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new, count), encoding="utf-8")
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt the processes that they start.
+
+    A shell starts a background job with SIGINT ignored, and all processes of the job would
+    inherit this.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
