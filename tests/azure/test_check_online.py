@@ -669,8 +669,9 @@ def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
     assert set(statuses(check()).values()) == {"ok"}
     assert check.hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
     del check.env["AZURE_CLIENT_SECRET"]
-    text = check()["login"]["text"]
-    assert "Run `az cloud set --name AzureUSGovernment && az login`." in text
+    login = check()["login"]
+    advice = f"{login['text']} {login['fix']}".lower()
+    assert "run `az cloud set --name azureusgovernment && az login`." in advice
 
 
 def test_table_for_people(check: Checker) -> None:

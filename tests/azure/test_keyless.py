@@ -171,7 +171,7 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     states = list_states(shell.run("provision").out)
     assert states.count("assigned") == 2  # One for each cluster.
     assert check(shell)["cluster's roles"]["text"].endswith(
-        "; on standinregistry: AcrPull"
+        "; AcrPull on standinregistry"
     )
 
     assert_went_well(shell.run("submit scoring --wait"))
