@@ -50,7 +50,7 @@ def command_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
 
 def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
     """Return the arguments without those that supply answers or name a file of answers."""
-    others = []
+    kept_arguments = []
     remaining = iter(arguments)
     for argument in remaining:
         name, equals, _ = argument.partition("=")
@@ -59,8 +59,8 @@ def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
             if value_is_next_argument:
                 next(remaining, None)
         elif name not in ANSWER_FLAGS and name not in questions:
-            others.append(argument)
-    return others
+            kept_arguments.append(argument)
+    return kept_arguments
 
 
 def protect_braces(answer: str) -> str:

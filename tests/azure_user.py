@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 from azure_standin import Standin
-from azure_standin.state import Run
+from azure_standin.state import Azure, Run
 from azure_standin.storage import ACCOUNT_KEY
 from azure_standin.wire import SIGNATURE
 from conftest import Project, Result
@@ -231,6 +231,17 @@ def assert_all_finished(user: User, training_run: str, finished: str) -> None:
     finished_in_scoring = list_subjects(scoring.out, finished)
     assert finished_in_training == ["prep", "train", "evaluate", "register", "run"]
     assert finished_in_scoring == ["prep", "monitor", "score", "summarize", "run"]
+
+
+def assert_search_is_tracked(azure: Azure, train: Run) -> None:
+    """Check the run of the step train, and that of the only try of its search."""
+    assert train.parameters["max_iterations"] == "20"
+    (search_run,) = azure.children(train.id)
+    assert search_run.parameters["max_iterations"] == "20"
+    assert {metric["key"] for metric in search_run.metrics} == {
+        "cv_log_loss",
+        "seconds",
+    }
 
 
 def assert_outputs_are_registered(user: User) -> None:

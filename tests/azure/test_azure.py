@@ -39,6 +39,7 @@ from azure_user import (
     assert_outputs_are_registered,
     assert_predictions_are_summed_up,
     assert_same_steps_are_reused,
+    assert_search_is_tracked,
     assert_status_judges_runs,
     assert_violations_are_reported,
     enable_weekly_schedules,
@@ -84,13 +85,7 @@ def test_training_is_tracked_and_its_model_is_registered(trained: User) -> None:
     train = steps["train"]
     evaluate = steps["evaluate"]
     register = steps["register"]
-    assert train.parameters["max_iterations"] == "20"
-    (search_run,) = azure.children(train.id)
-    assert search_run.parameters["max_iterations"] == "20"
-    assert {metric["key"] for metric in search_run.metrics} == {
-        "cv_log_loss",
-        "seconds",
-    }
+    assert_search_is_tracked(azure, train)
     metrics = {metric["key"]: metric["value"] for metric in evaluate.metrics}
     assert metrics["accuracy"] > 0.9
     assert "predictions.png" in azure.artifacts(evaluate)

@@ -30,6 +30,7 @@ from azure_user import (
     assert_outputs_are_registered,
     assert_predictions_are_summed_up,
     assert_same_steps_are_reused,
+    assert_search_is_tracked,
     assert_status_judges_runs,
     assert_violations_are_reported,
     enable_weekly_schedules,
@@ -90,13 +91,7 @@ def test_training_is_tracked_and_its_model_is_registered(trained: User) -> None:
     azure = trained.standin.azure
     steps = {run.name: run for run in azure.runs.values() if run.parent}
     train = steps["train"]
-    assert train.parameters["max_iterations"] == "20"
-    (search_run,) = azure.children(train.id)
-    assert search_run.parameters["max_iterations"] == "20"
-    assert {metric["key"] for metric in search_run.metrics} == {
-        "cv_log_loss",
-        "seconds",
-    }
+    assert_search_is_tracked(azure, train)
     metrics = {metric["key"]: metric["value"] for metric in steps["evaluate"].metrics}
     assert metrics["accuracy"] > 0.9
     versions = [version["version"] for version in azure.models["penguins"]]
@@ -341,12 +336,17 @@ def test_missing_compute_is_named_before_a_submission(user: User, shell: Shell) 
     assert "provision` creates it" in failed.err
 
 
+def assign_gpu_cluster(settings_file: Path, step: str) -> None:
+    """Add a cluster to the settings, and let a step run on it."""
+    settings = settings_file.read_text(encoding="utf-8")
+    gpu = "{gpu: {name: gpu-cluster, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
+    settings_file.write_text(f"{settings}computes: {gpu}\nsteps: {{{step}: gpu}}\n")
+
+
 def test_missing_compute_of_a_step_is_named(
     user: User, shell: Shell, settings_file: Path
 ) -> None:
-    settings = settings_file.read_text(encoding="utf-8")
-    gpu = "{gpu: {name: gpu-cluster, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
-    settings_file.write_text(f"{settings}computes: {gpu}\nsteps: {{train: gpu}}\n")
+    assign_gpu_cluster(settings_file, step="train")
     failed = shell.run("publish training")
     assert_one_sentence(failed)
     assert "computes.gpu.name is gpu-cluster, which is not in workspace" in failed.err
@@ -355,9 +355,7 @@ def test_missing_compute_of_a_step_is_named(
 def test_compute_of_an_unknown_step_is_refused(
     user: User, shell: Shell, settings_file: Path
 ) -> None:
-    settings = settings_file.read_text(encoding="utf-8")
-    gpu = "{gpu: {name: gpu-cluster, vm_size: Standard_D2ds_v4, max_nodes: 1}}"
-    settings_file.write_text(f"{settings}computes: {gpu}\nsteps: {{trian: gpu}}\n")
+    assign_gpu_cluster(settings_file, step="trian")
     submitted = shell.run("submit training")
     message = "settings.yml: steps.trian is not the name of a step: write train.\n"
     assert (submitted.code, submitted.err) == (1, message)

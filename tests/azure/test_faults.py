@@ -56,7 +56,7 @@ def shell(user: User) -> Iterator[Shell]:
 
 @pytest.fixture(autouse=True)
 def new_data_and_code(user: User) -> Iterator[None]:
-    """Have something to upload in each test, and no fault after it."""
+    """Change the data and a step before each test, and remove its faults afterwards."""
     data = user.project.path / "data/sample/training/PAL0708.csv"
     data.write_bytes(data.read_bytes() + b"\n")
     user.write("train", f"print({time.time_ns()})")

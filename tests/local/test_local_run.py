@@ -195,6 +195,19 @@ def versions(project: Project) -> list[int]:
     return [version for (version,) in rows]
 
 
+def start_training(project: Project, output: int) -> subprocess.Popen[str]:
+    """Start `run training` in a session of its own, to which signals can be sent."""
+    return subprocess.Popen(
+        [sys.executable, "-m", project.package, "run", "training"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path)},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def test_a_search_that_is_stopped_goes_on(bake: Bake) -> None:
     """Ctrl-C ends a search at once. Another search then runs `train` again, but not `prep`."""
     project = bake()
@@ -202,15 +215,7 @@ def test_a_search_that_is_stopped_goes_on(bake: Bake) -> None:
     space = {"learning_rate": {"low": 0.05, "high": 0.5}}
     search = {"tries": 500, "space": space}
     project.set("training", hyperparameters=few_trees, search=search)
-    with subprocess.Popen(
-        [sys.executable, "-m", project.package, "run", "training"],
-        cwd=project.path,
-        env={**os.environ, "PYTHONPATH": str(project.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with start_training(project, subprocess.PIPE) as process:
         wait_for_log(project, "progress: 6 of 500 tries")
         os.killpg(process.pid, signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
@@ -401,14 +406,7 @@ def test_run_succeeds_after_killed_runs(
     project, _ = trained
     before = versions(project)
     for seconds in (1, 4, 8):
-        with subprocess.Popen(
-            [sys.executable, "-m", project.package, "run", "training"],
-            cwd=project.path,
-            env={**os.environ, "PYTHONPATH": str(project.path)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
+        with start_training(project, subprocess.DEVNULL) as process:
             time.sleep(seconds)
             os.killpg(process.pid, signal.SIGKILL)
     assert versions(project) == before

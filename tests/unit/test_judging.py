@@ -497,14 +497,14 @@ def test_a_model_that_does_not_say_how_prep_was_is_not_doubted() -> None:
     assert prep_changes.list_prep_changes(schema, {}, ["x"]) == []
     # A feature that features() in prep.py has added is no column of the raw data.
     assert prep_changes.list_prep_changes(schema, schema, ["x", "ratio"]) == []
-    many = {"columns": {name: {"type": "text"} for name in "abcde"}}
-    others = {"columns": {name: {"type": "date"} for name in "abcde"}}
-    changes = prep_changes.list_prep_changes(many, others, list("abcde"))
+    many_texts = {"columns": {name: {"type": "text"} for name in "abcde"}}
+    many_dates = {"columns": {name: {"type": "date"} for name in "abcde"}}
+    changes = prep_changes.list_prep_changes(many_texts, many_dates, list("abcde"))
     assert changes[-2:] == ["the type of 'c'", "the types of 2 more columns"]
 
 
 def test_a_model_of_another_question_is_judged_by_the_baseline(tmp_path: Path) -> None:
-    """As with the first model of one's own data, after the model of the sample."""
+    """Users meet this with the first model of their own data, after the sample's model."""
     table = draw_table(400, signal=3)
     assert run_training(table, tmp_path / "sample")["version"] == "1"
     table = table.rename({"y": "churned"})

@@ -152,10 +152,10 @@ def test_numbers(
 def test_rows_without_a_prediction(
     diabetes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that failed, or a model that predicts no number."""
-    some = diabetes.head(400).copy()
-    some.loc[[3, 7], "prediction"] = [np.nan, np.inf]
-    summary = sum_up(some, tmp_path, "regression", rows=442)
+    """They are rows of files that failed, or rows whose prediction is no finite number."""
+    predictions = diabetes.head(400).copy()
+    predictions.loc[[3, 7], "prediction"] = [np.nan, np.inf]
+    summary = sum_up(predictions, tmp_path, "regression", rows=442)
 
     assert (summary["rows"], summary["rows_without_prediction"]) == (398, 44)
     assert summary["largest"] == pytest.approx(

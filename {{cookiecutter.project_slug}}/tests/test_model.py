@@ -74,8 +74,8 @@ def train_model(
     folder.mkdir(exist_ok=True)
     frame.to_parquet(folder / "part-00000.parquet", index=False)
     table = train.read_training_table(folder, target=target, keys=keys, task=task)
-    others = [name for name in table.columns if name != target]
-    split = train.Split(keys or others, seed=1, fraction=0.25)
+    candidates = [name for name in table.columns if name != target]
+    split = train.Split(keys or candidates, seed=1, fraction=0.25)
     rows = train.divide_rows(table, split, target, keys)
     features = train.select_features(rows.training, [target, *keys])
     pipeline = build_trees(features, task)
@@ -162,8 +162,8 @@ def test_repeats_are_dropped_only_where_that_is_certain() -> None:
     once, notes = train.drop_repeated_rows(twice, ["key"])
     assert (len(once), notes[0][:16]) == (10, "10 of 20 rows re")
     assert train.drop_repeated_rows(twice, []) == (twice, [])
-    kept, notes = train.drop_repeated_rows(twice, ["word"])
-    assert len(kept) == 20
+    rows_after, notes = train.drop_repeated_rows(twice, ["word"])
+    assert len(rows_after) == 20
     assert "20 rows have 3 different keys" in notes[0]
 
 
@@ -226,10 +226,10 @@ def share_refused(new_accuracy: float, margin: float) -> float:
             )
             for right in (new_accuracy, 0.8)
         )
-        found = difference.compare_predictions(
+        result = difference.compare_predictions(
             metric, actual, new, registered, np.arange(200), margin
         )
-        refused += found.verdict == "worse"
+        refused += result.verdict == "worse"
     return refused / 60
 
 
@@ -259,13 +259,13 @@ def test_a_model_is_registered_unless_it_is_worse(
     verdict: str, is_registered: bool
 ) -> None:
     registered = {"version": "3", "verdict": verdict, "reason": "why"}
-    found = {"registered": registered, "baseline": NOT_BEATEN}
-    decision, reason = register.decide(found)
+    results = {"registered": registered, "baseline": NOT_BEATEN}
+    decision, reason = register.decide(results)
     assert decision is is_registered
     assert reason.startswith("why")
     asks_a_person = verdict in ("not comparable", "another question")
     assert ("--set register=always" in reason) is asks_a_person
-    assert register.decide(found, "always")[0] is True
+    assert register.decide(results, "always")[0] is True
 
 
 def test_a_first_model_is_registered_if_it_beats_the_baseline() -> None:

@@ -289,7 +289,7 @@ def log_metrics(result: DriftResult, folder: Path) -> None:
     names = sorted(psi_by_name, key=lambda name: -psi_by_name[name])
     metrics: dict[str, float] = {
         "rows": result.rows,
-        "drifted": sum(bool(outcome.drift) for outcome in result.outcomes.all),
+        "drifted": sum(bool(outcome.drift) for outcome in result.outcomes.all_outcomes),
     }
     for name in names[: MOST_METRICS - len(metrics)]:
         # MLflow allows no other characters in the name of a metric.

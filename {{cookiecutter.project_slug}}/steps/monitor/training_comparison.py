@@ -118,7 +118,7 @@ class Outcomes:
     probabilities: Sequence[Outcome] = ()
 
     @property
-    def all(self) -> list[Outcome]:
+    def all_outcomes(self) -> list[Outcome]:
         """Return the outcomes of all comparisons, those of the features first."""
         return [
             *self.features,
@@ -135,12 +135,12 @@ class Outcomes:
     @property
     def drift(self) -> list[str]:
         """Return the sentences on drift, of all comparisons."""
-        return [sentence for outcome in self.all for sentence in outcome.drift]
+        return [sentence for outcome in self.all_outcomes for sentence in outcome.drift]
 
     @property
     def facts(self) -> list[str]:
         """Return the sentences on differences that are not drift, of all comparisons."""
-        return [sentence for outcome in self.all for sentence in outcome.facts]
+        return [sentence for outcome in self.all_outcomes for sentence in outcome.facts]
 
 
 def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
@@ -150,13 +150,10 @@ def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
     tests: among many tests, some have a small p-value by chance. `max_psi` is the limit
     of the PSI for checks that need it.
     """
-    p_values = [
-        p_value
-        for comparison in comparisons
-        for check in comparison.checks
-        for p_value in check.p_values
-    ]
-    level = significance_level(len(p_values))
+    number_of_tests = sum(
+        len(check.p_values) for comparison in comparisons for check in comparison.checks
+    )
+    level = significance_level(number_of_tests)
     return [judge_comparison(comparison, level, max_psi) for comparison in comparisons]
 
 

@@ -122,23 +122,23 @@ def find_files(raw: Path) -> FoundFiles:
     is_folder = stat.S_ISDIR(status.st_mode)
     if is_folder:
         _check_parents(raw)
-        found = _walk(raw)
+        files = _walk(raw)
     else:
         _check_regular_file(raw, status)
-        found = FoundFiles()
+        files = FoundFiles()
         if is_table(raw):
-            found.tables.append(raw)
+            files.tables.append(raw)
 
-    if not found.tables:
+    if not files.tables:
         message = f"{raw} holds no file that ends in {', '.join(ENDINGS)}."
-        notes = found.list_notes(raw) if is_folder else []
+        notes = files.list_notes(raw) if is_folder else []
         sentences = [note.as_sentence() for note in notes]
         if is_workbook(raw):
             sentences.append(SAVE_SHEETS)
         raise DataError(join_sentences(message, *sentences))
-    for path in found.tables:
+    for path in files.tables:
         _check_encoding_of_name(path)
-    return found
+    return files
 
 
 def is_workbook(path: Path) -> bool:

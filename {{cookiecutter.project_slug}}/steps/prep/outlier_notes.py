@@ -135,8 +135,16 @@ def find_outliers(
         opposite = float(columns[name][opposite_end])
         count = count_outliers(farthest_first, opposite, scales[name])
         if count:
-            others = sorted([farthest_first[count], opposite])
-            all_outliers.append(Outliers(name, count, farthest_first[0], *others))
+            smallest, largest = sorted([farthest_first[count], opposite])
+            all_outliers.append(
+                Outliers(
+                    column=name,
+                    count=count,
+                    farthest=farthest_first[0],
+                    smallest=smallest,
+                    largest=largest,
+                )
+            )
     return all_outliers
 
 
@@ -164,16 +172,16 @@ def _describe_outliers(outliers: Outliers, sources: Sequence[Source]) -> str:
     """Return the sentences of a note, with the place of the farthest number."""
     place = _find_number(outliers.column, outliers.farthest, sources)
     number = f"{outliers.farthest:.15g}{place}"
-    others = f"{outliers.smallest:.15g} to {outliers.largest:.15g}"
+    usual_range = f"{outliers.smallest:.15g} to {outliers.largest:.15g}"
     if outliers.count == 1:
         return (
             f"column '{outliers.column}' holds {number}, and otherwise numbers from"
-            f" {others}: if it is a mistake, correct it or replace it by null in"
+            f" {usual_range}: if it is a mistake, correct it or replace it by null in"
             " features() in prep.py."
         )
     return (
         f"column '{outliers.column}' holds {number}, and {outliers.count - 1} more far"
-        f" from all others, which are {others}: if they are mistakes, correct them or"
+        f" from all others, which are {usual_range}: if they are mistakes, correct them or"
         " replace them by null in features() in prep.py."
     )
 

@@ -353,31 +353,33 @@ class Workspace(WorkspaceInterface):
     ) -> list[ScheduleChange]:
         """Return what `apply_schedule` would change, without changing anything."""
         active = self._list_active_schedules(endpoint)
-        kept = _find_same_schedule(active, setting)
-        others = [schedule for schedule in active if schedule is not kept]
-        return _describe_changes(setting, kept is None, others)
+        unchanged = _find_same_schedule(active, setting)
+        obsolete = [schedule for schedule in active if schedule is not unchanged]
+        return _describe_changes(setting, unchanged is None, obsolete)
 
     def apply_schedule(
         self, publication: Publication, setting: Schedule | None
     ) -> list[ScheduleChange]:
         """Give a published pipeline the schedule of the settings, and disable all others."""
         active = self._list_active_schedules(publication.endpoint)
-        kept = _find_same_schedule(active, setting)
-        is_new = kept is None
+        wanted = _find_same_schedule(active, setting)
+        is_new = wanted is None
         if setting and is_new:
-            kept = self._create_schedule(publication, setting)
+            wanted = self._create_schedule(publication, setting)
             # If a reply is lost, the SDK sends the request again, which creates a second
             # schedule. So the schedules are listed again.
             active = self._list_active_schedules(publication.endpoint)
 
-        # The others are disabled last. If this fails, the next `publish` disables them. If
-        # the new schedule were missing instead, nobody would notice.
-        others = [
-            schedule for schedule in active if kept is None or schedule.id != kept.id
+        # Obsolete schedules are disabled last. If this fails, the next `publish` disables
+        # them. If the new schedule were missing instead, nobody would notice.
+        obsolete = [
+            schedule
+            for schedule in active
+            if wanted is None or schedule.id != wanted.id
         ]
-        for schedule in others:
+        for schedule in obsolete:
             schedule.disable(wait_for_provisioning=True)
-        return _describe_changes(setting, is_new, others)
+        return _describe_changes(setting, is_new, obsolete)
 
     def newest_runs(
         self,
