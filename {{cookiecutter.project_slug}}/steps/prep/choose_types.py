@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import polars as pl
+
 from messages import join_sentences, show_text, suggest_similar_name
-from read_by_schema import fit_to_schema
+from read_by_schema import check_against_schema
 from sources import (
     BOOLEAN,
     DATE,
@@ -25,7 +26,7 @@ from sources import (
     Note,
     Source,
     find_note,
-    type_name,
+    get_type_name,
 )
 from table_layout import suggest_header
 
@@ -57,7 +58,7 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
     names = list_column_names(sources)
     notes: list[Note] = []
     if roles.model_columns is not None:
-        notes += fit_to_schema(sources, names, roles)
+        notes += check_against_schema(sources, names, roles)
     _check_required_columns(sources, names, roles)
     if roles.target:
         # Only training data must have the ignored columns.
@@ -200,8 +201,8 @@ def _find_files_of_missing_words(columns: dict[int, Column]) -> list[int]:
     """
     file_numbers = []
     for file_number, column in columns.items():
-        has_only_words = column.type is None and column.missing_words > 0
-        if has_only_words and column.text_alternative is not None:
+        has_only_words = column.type is None and column.marker_count > 0
+        if has_only_words and column.values_as_text is not None:
             file_numbers.append(file_number)
     return file_numbers
 
@@ -217,7 +218,7 @@ def _find_files_of_infinities(columns: dict[int, Column]) -> list[int]:
         if column.type == NUMBER
     }
     # A column that also holds finite numbers has no alternative as text.
-    if any(column.text_alternative is None for column in numbers.values()):
+    if any(column.values_as_text is None for column in numbers.values()):
         return []
     return list(numbers)
 
@@ -228,7 +229,7 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
     contradicts_types = source.contradicts_types
     for name in names:
         column = columns[name]
-        assert column.text_alternative is not None
+        assert column.values_as_text is not None
         if column.type == NUMBER:
             # If only the first rows have been read so far, a later row may hold a number
             # such as 1.5. It contradicts the guess that the column holds only words.
@@ -237,9 +238,9 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
         columns[name] = replace(
             column,
             type=TEXT,
-            values=column.text_alternative,
-            missing_words=0,
-            is_missing_word=None,
+            values=column.values_as_text,
+            marker_count=0,
+            is_marker=None,
         )
     return replace(source, columns=columns, contradicts_types=contradicts_types)
 
@@ -399,7 +400,7 @@ def _explain_changed_type(
     If a file has a note on the column, the error quotes the first such note.
     """
     types = " and ".join(
-        f"{type_name(dtype)} in {source.name}"
+        f"{get_type_name(dtype)} in {source.name}"
         for dtype, source in first_file_by_type.items()
     )
     if name in roles.keys:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from sources import ColumnRoles, Note, Source, find_first_values
 
 # A text column identifies its rows if it has at least MANY_VALUES values, of which at
@@ -266,9 +267,9 @@ def _find_spellings(
         for i, sentinel in enumerate(sentinels):
             column = source.columns.get(sentinel.column)
             # Only the columns of CSV files have a text.
-            if spellings[i] is None and column and column.text is not None:
+            if spellings[i] is None and column and column.csv_text is not None:
                 is_sentinel = column.values == sentinel.number
-                texts[i] = pl.when(is_sentinel).then(column.text)
+                texts[i] = pl.when(is_sentinel).then(column.csv_text)
         first_texts = find_first_values(source.frame, list(texts.values()))
         for i, text in zip(texts, first_texts):
             spellings[i] = None if text is None else str(text)

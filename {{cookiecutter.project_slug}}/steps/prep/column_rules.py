@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
+
 from sources import (
     BOOLEAN,
     DATE,
@@ -15,8 +16,8 @@ from sources import (
     ColumnRoles,
 )
 from text_values import (
-    Reading,
     TextFormat,
+    ValueType,
     is_time_of_day,
     null_if_empty,
     null_if_missing,
@@ -39,11 +40,11 @@ class ColumnRules:
     #: Times of day may be read as numbers, in seconds.
     times_are_numbers: bool = True
 
-    def allows(self, reading: Reading) -> bool:
-        """Return whether a reading is allowed for the column."""
-        if is_time_of_day(reading) and not self.times_are_numbers:
+    def allows(self, value_type: ValueType) -> bool:
+        """Return whether the values of the column may have a type."""
+        if is_time_of_day(value_type) and not self.times_are_numbers:
             return False
-        return reading.dtype in self.types
+        return value_type.dtype in self.types
 
     def select_values_of_text(
         self, stripped: pl.Expr, text_format: TextFormat
@@ -70,7 +71,7 @@ def find_rules(name: str, roles: ColumnRoles) -> ColumnRules:
     expected = roles.get_expected_column(name)
     if expected is not None:
         return ColumnRules(
-            words_are_values=not expected.words_are_missing,
+            words_are_values=not expected.markers_are_missing,
             types=READABLE_TYPES[expected.type],
             times_are_numbers=expected.holds_times,
         )

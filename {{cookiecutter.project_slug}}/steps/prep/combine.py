@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
+
 from sources import FILE, ROW_NUMBER, Column, Source
 
 # polars opens all files of a query at once, and takes minutes to plan a query over
@@ -74,7 +75,7 @@ def _list_uncounted_columns(sources: list[Source]) -> set[str]:
     names = set()
     for source in sources:
         for name, column in source.columns.items():
-            if column.is_missing_word is not None:
+            if column.is_marker is not None:
                 names.add(name)
     return names
 
@@ -104,7 +105,7 @@ def _select_rows(
         values = pl.lit(None) if column.type is None else column.values
         selected.append(values.cast(dtype).alias(name))
         if name in columns.uncounted:
-            is_word = column.is_missing_word
+            is_word = column.is_marker
             if is_word is None:
                 is_word = pl.lit(False)
             selected.append(is_word.alias(MISSING_WORD + name))
@@ -154,7 +155,7 @@ def find_confirmed_files(sources: list[Source], summary: pl.DataFrame) -> set[st
 
 
 def set_missing_words(sources: list[Source], summary: pl.DataFrame) -> None:
-    """Set the `missing_words` of each column to their number in all rows.
+    """Set the `marker_count` of each column to their number in all rows.
 
     Until now, only those of the first rows have been counted. `summary` is the result of
     `aggregate_by_file`.
@@ -164,5 +165,5 @@ def set_missing_words(sources: list[Source], summary: pl.DataFrame) -> None:
         # A file without rows is not in the summary.
         row = row_by_file.get(file_number, {})
         for name, column in source.columns.items():
-            if column.is_missing_word is not None:
-                column.missing_words = row.get(MISSING_WORD + name, 0)
+            if column.is_marker is not None:
+                column.marker_count = row.get(MISSING_WORD + name, 0)

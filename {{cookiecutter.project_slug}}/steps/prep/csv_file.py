@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import polars as pl
+
 from messages import join_sentences
 from sources import DataError
 from table_layout import SPACES, Layout, are_decimal_commas, find_layout
-from unpack import is_packed, open_text, open_unpacked
+from unpack import is_compressed, open_decompressed, open_text
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -67,7 +68,7 @@ class CsvFile:
         The number is compared with the lengths of the values that polars reads. Returns 0
         if this is not possible, because the file is packed or holds quotes.
         """
-        if is_packed(self.path):
+        if is_compressed(self.path):
             return 0
         size = 0
         block = b""
@@ -95,7 +96,7 @@ class CsvFile:
         if self.encoding != "utf-8-sig" or self.delimiter == SPACES:
             return False
 
-        with open_unpacked(self.path) as file:
+        with open_decompressed(self.path) as file:
             start = file.read(START_BYTES)
         has_lone_return = re.search(rb"\r[^\n]", start) is not None
         if has_lone_return:
@@ -263,7 +264,7 @@ class CsvFile:
         first_row = self.skipped_lines + 1
         if layout.delimiter != self.delimiter or layout.skipped_lines != first_row:
             return False
-        if layout.columns != len(self.header) + 1:
+        if layout.column_count != len(self.header) + 1:
             return False
         reader = csv.reader([lines[first_row]], delimiter=self.delimiter)
         values = next(reader, [])

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
+
 from messages import join_sentences, suggest_similar_name
 from sources import (
     BOOLEAN,
@@ -21,7 +22,7 @@ from sources import (
     DataError,
     Source,
     find_note,
-    type_name,
+    get_type_name,
 )
 
 # Every integer of 64 bits is smaller.
@@ -171,7 +172,7 @@ def _find_problem_of_values(check: Check, dtype: pl.DataType) -> str | None:
     if dtype.is_float():
         return (
             f"data.expect.{column}.values in settings.yml lists values, but the column"
-            f" '{column}' is of type {type_name(dtype)}, whose values cannot be compared"
+            f" '{column}' is of type {get_type_name(dtype)}, whose values cannot be compared"
             " exactly: use min and max."
         )
     for value in check.value:
@@ -179,7 +180,7 @@ def _find_problem_of_values(check: Check, dtype: pl.DataType) -> str | None:
             shown_value = json.dumps(value, ensure_ascii=False)
             return (
                 f"data.expect.{column}.values in settings.yml lists {shown_value}, but the"
-                f" column '{column}' is of type {type_name(dtype)}:"
+                f" column '{column}' is of type {get_type_name(dtype)}:"
                 f" {_explain_spelling(dtype)}."
             )
     return None
@@ -193,14 +194,14 @@ def _find_problem_of_bound(check: Check, dtype: pl.DataType) -> str | None:
     if not (dtype.is_numeric() or dtype.is_temporal()):
         return (
             f"data.expect.{column}.{rule} in settings.yml is {bound}, but the column"
-            f" '{column}' is of type {type_name(dtype)}, and only numbers and dates have a"
-            f" {rule}: correct the data, or remove the rule."
+            f" '{column}' is of type {get_type_name(dtype)}, and only numbers and dates"
+            f" have a {rule}: correct the data, or remove the rule."
         )
     if not _is_of_type(bound, dtype):
         kind = "a date" if isinstance(bound, str) else "a number"
         return (
             f"data.expect.{column}.{rule} in settings.yml is {bound}, {kind}, but the"
-            f" column '{column}' is of type {type_name(dtype)}:"
+            f" column '{column}' is of type {get_type_name(dtype)}:"
             f" {_explain_spelling(dtype)}."
         )
     return None

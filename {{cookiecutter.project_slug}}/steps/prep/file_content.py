@@ -11,7 +11,7 @@ from pathlib import Path
 
 from csv_file import BLOCK_BYTES
 from sources import DataError
-from unpack import GZIP_START, ZIP_START, open_unpacked
+from unpack import GZIP_START, ZIP_START, open_decompressed
 
 START_BYTES = 512
 GZIP_SIZE_BYTES = 4
@@ -139,7 +139,7 @@ def check_line_lengths(path: Path, name: str) -> None:
 
     start_of_line = 0
     end_of_block = 0
-    with open_unpacked(path) as file:
+    with open_decompressed(path) as file:
         for block in iter(partial(file.read, BLOCK_BYTES), b""):
             line_end = block.rfind(b"\n")
             if line_end < 0:
@@ -160,7 +160,7 @@ def _has_regular_line_ends(path: Path) -> bool:
 
     If the file is not packed, only a small part of it is read.
     """
-    with open_unpacked(path) as file:
+    with open_decompressed(path) as file:
         while block := file.read(LINE_END_BYTES):
             if b"\n" not in block and b"\r" not in block:
                 return False

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+
 from parsers import ColumnParsers, ParsedText, Parser
 from sources import FILE, count_values
 
@@ -33,17 +34,17 @@ class ValueCounts:
     """The number of values in each field of a column's `ParsedText`."""
 
     accepted: int
-    present: int
-    present_or_word: int
+    filled: int
+    filled_or_marker: int
     finite: int
 
     @property
     def all_accepted(self) -> bool:
         """Return whether the parser loses no value."""
-        return self.accepted == self.present
+        return self.accepted == self.filled
 
 
-NO_VALUES = ValueCounts(accepted=0, present=0, present_or_word=0, finite=0)
+NO_VALUES = ValueCounts(accepted=0, filled=0, filled_or_marker=0, finite=0)
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,18 @@ def count_parsed_values(
     expressions: list[pl.Expr] = []
     for column in columns:
         expressions += [
-            column.accepted,
-            column.present,
-            column.present_or_word,
-            column.finite,
+            column.accepted_values,
+            column.filled_text,
+            column.filled_text_or_marker,
+            column.finite_values,
         ]
     counts = count_values(rows, expressions)
 
     counts_of_columns = []
     for start in range(0, len(counts), 4):
-        accepted, present, present_or_word, finite = counts[start : start + 4]
+        accepted, filled, filled_or_marker, finite = counts[start : start + 4]
         counts_of_columns.append(
-            ValueCounts(accepted, present, present_or_word, finite)
+            ValueCounts(accepted, filled, filled_or_marker, finite)
         )
     return counts_of_columns
 
@@ -196,7 +197,7 @@ def _try_suggested_parsers(
     groups: pl.DataFrame, parsers: ColumnParsers
 ) -> dict[int, Fit]:
     """Return the fits of groups by the parsers that their first values suggest."""
-    if parsers.find_by_value is None or parsers.null_if_missing is None:
+    if parsers.suggest_parser is None or parsers.null_if_missing is None:
         return {}
     not_missing = parsers.null_if_missing(pl.col("stripped"))
     first_values = (
@@ -207,7 +208,7 @@ def _try_suggested_parsers(
 
     groups_by_parser: dict[Parser, list[int]] = {}
     for group, value in first_values.iter_rows():
-        parser = parsers.find_by_value(value)
+        parser = parsers.suggest_parser(value)
         if parser is not None:
             groups_by_parser.setdefault(parser, []).append(group)
 
@@ -228,13 +229,13 @@ def _select_fitting_groups(groups: pl.DataFrame, parser: Parser) -> pl.DataFrame
         groups.lazy()
         .select(
             "group",
-            accepted=parsed.accepted.is_not_null(),
-            present=parsed.present.is_not_null(),
-            present_or_word=parsed.present_or_word.is_not_null(),
-            finite=parsed.finite.is_not_null(),
+            accepted=parsed.accepted_values.is_not_null(),
+            filled=parsed.filled_text.is_not_null(),
+            filled_or_marker=parsed.filled_text_or_marker.is_not_null(),
+            finite=parsed.finite_values.is_not_null(),
         )
         .group_by("group")
         .agg(pl.all().sum())
-        .filter(pl.col("accepted") == pl.col("present"))
+        .filter(pl.col("accepted") == pl.col("filled"))
         .collect()
     )

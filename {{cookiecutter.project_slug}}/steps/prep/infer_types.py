@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
+
 from column_rules import find_rules
 from csv_file import CsvFile
 from fits import (
@@ -76,9 +77,9 @@ def infer_text_column(
     (fit,) = _fit_all_rows(first_rows, texts, parsers, options.text_format)
     parsed = fit.parser.parse(text, text.str.strip_chars())
     return Column(
-        type=parsed.reading.dtype if fit.counts.present else None,
-        values=parsed.accepted,
-        holds_times=is_time_of_day(parsed.reading),
+        type=parsed.value_type.dtype if fit.counts.filled else None,
+        values=parsed.accepted_values,
+        holds_times=is_time_of_day(parsed.value_type),
     )
 
 
@@ -119,25 +120,25 @@ def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
     """Return an inferred column as a column of a source."""
     parsed = inferred.parsed
     counts = inferred.counts
-    has_values = counts.present > 0
+    has_values = counts.filled > 0
 
     # If a column holds nothing but words such as NA or Inf, `choose_types` decides
     # whether they are text. Inf is parsed as a number, which is not finite.
-    text_alternative = None
+    values_as_text = None
     may_hold_only_words = not has_values or not counts.finite
     if may_hold_only_words:
         rules = find_rules(inferred.header, options.roles)
-        text_alternative = rules.select_values_of_text(
+        values_as_text = rules.select_values_of_text(
             inferred.stripped, options.text_format
         )
 
     return Column(
-        type=parsed.reading.dtype if has_values else None,
-        values=parsed.accepted,
-        text=inferred.stripped,
-        text_alternative=text_alternative,
-        holds_times=is_time_of_day(parsed.reading),
-        missing_words=counts.present_or_word - counts.present,
+        type=parsed.value_type.dtype if has_values else None,
+        values=parsed.accepted_values,
+        csv_text=inferred.stripped,
+        values_as_text=values_as_text,
+        holds_times=is_time_of_day(parsed.value_type),
+        marker_count=counts.filled_or_marker - counts.filled,
     )
 
 
@@ -229,7 +230,7 @@ def _fit_all_rows(
                 fits[position] = Fit(fit.parser, counts)
                 del untried[position]
             else:
-                untried[position] = untried[position].without_those_tried(fit.parser)
+                untried[position] = untried[position].drop_tried(fit.parser)
     return [fits[position] for position in range(len(parsers))]
 
 
@@ -303,7 +304,7 @@ def _mark_contradicting_rows(
         columns[name] = replace(
             column,
             values=values,
-            is_missing_word=_find_missing_words(inferred.parsed, values),
+            is_marker=_find_missing_words(inferred.parsed, values),
         )
     return replace(
         source,
@@ -321,19 +322,19 @@ def _find_contradictions(
     if column.type is None:
         # The first rows hold no value, so no row may hold one. If they do not even hold
         # a missing word, no row may hold such a word either.
-        has_words = column.missing_words > 0
-        unexpected = parsed.present if has_words else parsed.present_or_word
+        has_words = column.marker_count > 0
+        unexpected = parsed.filled_text if has_words else parsed.filled_text_or_marker
         contradictions.append(unexpected.is_not_null())
     elif column.type != TEXT:
         # Text that cannot be parsed contradicts every type but text.
-        contradictions.append(values.is_null() & parsed.present.is_not_null())
-    if parsed.find_odd is not None:
-        contradictions.append(parsed.find_odd(values))
+        contradictions.append(values.is_null() & parsed.filled_text.is_not_null())
+    if parsed.mark_suspicious is not None:
+        contradictions.append(parsed.mark_suspicious(values))
     return contradictions
 
 
 def _find_missing_words(parsed: ParsedText, values: pl.Expr) -> pl.Expr | None:
     """Return whether each row holds a word such as NA, or None if words do not matter."""
-    if parsed.present_as_text is None:
+    if parsed.text_with_markers is None:
         return None
-    return values.is_null() & parsed.present_as_text.is_not_null()
+    return values.is_null() & parsed.text_with_markers.is_not_null()

@@ -70,9 +70,9 @@ def _may_be_divided_by_spaces(source: Source, name: str) -> bool:
     """
     word_count = len(name.split())
     column = source.columns.get(name)
-    if word_count < 2 or column is None or column.text is None:
+    if word_count < 2 or column is None or column.csv_text is None:
         return False
-    texts = source.frame.select(column.text).head(TRIED_ROWS)
+    texts = source.frame.select(column.csv_text).head(TRIED_ROWS)
     values = texts.collect(engine="streaming").to_series().drop_nulls()
     lines = [text.split() for text in values]
     if not lines:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
+
 from sources import TEXT, Column, ColumnRoles, Note, Source, find_first_values
-from text_values import MISSING_WORDS, null_if_empty
+from text_values import MISSING_MARKERS, null_if_empty
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ def _list_columns_with_words(
         in_parquet: list[Source] = []
         for source in sources:
             column = source.columns.get(name)
-            if column is None or not column.missing_words:
+            if column is None or not column.marker_count:
                 continue
             # Only the columns of CSV files have a text.
-            if column.text is not None:
+            if column.csv_text is not None:
                 in_csv.append(source)
             else:
                 in_parquet.append(source)
@@ -72,10 +73,10 @@ def _list_columns_with_words(
 
 def _select_words(column: Column) -> pl.Expr:
     """Return the words such as NA in a column, and null for its other values."""
-    if column.text is None:
-        is_word = column.values.is_in(MISSING_WORDS)
+    if column.csv_text is None:
+        is_word = column.values.is_in(MISSING_MARKERS)
         return pl.when(is_word).then(column.values)
-    return pl.when(column.values.is_null()).then(null_if_empty(column.text))
+    return pl.when(column.values.is_null()).then(null_if_empty(column.csv_text))
 
 
 def _explain_word(column_with_words: ColumnWithWords, word: str) -> str:
@@ -83,7 +84,7 @@ def _explain_word(column_with_words: ColumnWithWords, word: str) -> str:
     name = column_with_words.name
     columns = [source.columns[name] for source in column_with_words.sources]
     files = _list_files(column_with_words.sources)
-    count = sum(column.missing_words for column in columns)
+    count = sum(column.marker_count for column in columns)
     rows = "1 row" if count == 1 else f"{count} rows"
 
     if not column_with_words.is_csv:

@@ -12,10 +12,11 @@ from math import asinh
 from typing import Any
 
 import polars as pl
-from sources import NUMBER, TYPE_NAMES, Note, Source, type_name
-from violations import find_place
 
-NUMERIC_TYPES = [type_name(dtype) for dtype in TYPE_NAMES if dtype.is_numeric()]
+from sources import NUMBER, TYPE_NAMES, Note, Source, get_type_name
+from violations import describe_place
+
+NUMERIC_TYPES = [get_type_name(dtype) for dtype in TYPE_NAMES if dtype.is_numeric()]
 # In a column with fewer values, nothing can be said about what is usual.
 MIN_VALUES = 50
 # If more rows than this have numbers far from the others, they are no exceptions.
@@ -196,5 +197,5 @@ def _find_number(name: str, number: float, sources: Sequence[Source]) -> str:
         rows = source.frame.select(is_number=is_number).with_row_index("row")
         first = rows.filter("is_number").head(1).collect(engine="streaming")
         if not first.is_empty():
-            return f" in {find_place(source, first['row'][0])}"
+            return f" in {describe_place(source, first['row'][0])}"
     return ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from column_rules import ColumnRules
 from fits import find_fit
 from messages import find_system_error, show_text
@@ -24,7 +25,7 @@ from sources import (
     Source,
     count_values,
 )
-from text_values import MISSING_WORDS, TextFormat, is_time_of_day, null_if_empty
+from text_values import MISSING_MARKERS, TextFormat, is_time_of_day, null_if_empty
 
 MAX_DECIMAL_DIGITS = 38  # of a decimal number that polars can read
 SAMPLED_VALUES = 1_000
@@ -171,7 +172,7 @@ def _open_column(
 
 
 def _count_values(source: Source) -> None:
-    """Set the `missing_words` of all columns, and the type of empty columns to None."""
+    """Set the `marker_count` of all columns, and the type of empty columns to None."""
     columns = list(source.columns.values())
     if not columns:
         return
@@ -181,7 +182,7 @@ def _count_values(source: Source) -> None:
     value_counts = counts[: len(columns)]
     word_counts = counts[len(columns) :]
     for column, value_count, word_count in zip(columns, value_counts, word_counts):
-        column.missing_words = word_count
+        column.marker_count = word_count
         if not value_count:
             column.type = None
 
@@ -190,7 +191,7 @@ def _select_missing_words(column: Column) -> pl.Expr:
     """Return the words of a column that would be missing values in a CSV file."""
     if column.type != TEXT:
         return pl.lit(None)
-    return pl.when(column.values.is_in(MISSING_WORDS)).then(column.values)
+    return pl.when(column.values.is_in(MISSING_MARKERS)).then(column.values)
 
 
 # Converting columns
@@ -254,16 +255,18 @@ def _convert_dates(
     rules = ColumnRules(types=(NUMBER, DATE, TIMESTAMP), words_are_values=True)
     fit = find_fit(sample, list_parsers(rules, text_format))
     parsed = fit.parser.parse(column.values, column.values)
-    dtype = parsed.reading.dtype
-    holds_times = is_time_of_day(parsed.reading)
+    dtype = parsed.value_type.dtype
+    holds_times = is_time_of_day(parsed.value_type)
     is_date_or_time = dtype in (DATE, TIMESTAMP) or holds_times
     if not is_date_or_time:
         return column
 
-    value_count, accepted_count = count_values(frame, [column.values, parsed.accepted])
+    value_count, accepted_count = count_values(
+        frame, [column.values, parsed.accepted_values]
+    )
     if accepted_count < value_count:
         return column
-    return Column(dtype, parsed.accepted, holds_times=holds_times)
+    return Column(dtype, parsed.accepted_values, holds_times=holds_times)
 
 
 def _convert_bytes(

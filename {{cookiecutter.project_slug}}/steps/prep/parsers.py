@@ -7,7 +7,7 @@ before the parser that reads all spellings.
 A parser returns a `ParsedText`. As an example, these are its fields for a column that is
 read as integers, and in which words such as NA could be values if the column was text:
 
-    text    values  accepted  present  present_or_word
+    text    values  accepted_values  filled_text  filled_text_or_marker
     7       7       7         7        7
     007     7       null      007      007               (odd: 007 may be a code)
     seven   null    null      seven    seven             (cannot be parsed)
@@ -16,7 +16,7 @@ read as integers, and in which words such as NA could be values if the column wa
 
 The parser does not fit this column, because 007 and seven are present, but not accepted.
 
-A parser gives `present_or_word` as `present_as_text`, which is None where words are no
+A parser gives `filled_or_marker` as `text_with_markers`, which is None where words are no
 values of text either. `finite` has the values without infinite numbers.
 """
 
@@ -29,15 +29,16 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 
 import polars as pl
+
 from column_rules import ColumnRules
 from date_formats import find_certain_format
 from sources import INTEGER, NUMBER, TEXT, TIMESTAMP
 from text_values import (
-    Reading,
     TextFormat,
+    ValueType,
     is_time_of_day,
-    list_date_readings,
-    list_usual_readings,
+    list_date_types,
+    list_usual_types,
     null_if_empty,
     null_if_missing,
     parse_text,
@@ -63,37 +64,37 @@ class ParsedText:
     The parser fits the column if all text that is `present` is `accepted`.
     """
 
-    reading: Reading
+    value_type: ValueType
     #: The parsed values; null where the text cannot be parsed.
     values: pl.Expr
     #: The text that is not a missing value.
-    present: pl.Expr
+    filled_text: pl.Expr
     #: The text that would be present if the column was text, in which words such as NA
     #: may be values. None if this makes no difference.
-    present_as_text: pl.Expr | None = None
+    text_with_markers: pl.Expr | None = None
     #: Returns whether each parsed value is odd. For example, the number 7 may be the code
     #: 007. None if no value is odd.
-    find_odd: Callable[[pl.Expr], pl.Expr] | None = None
+    mark_suspicious: Callable[[pl.Expr], pl.Expr] | None = None
 
     @cached_property
-    def accepted(self) -> pl.Expr:
+    def accepted_values(self) -> pl.Expr:
         """Return the parsed values that are not odd."""
-        if self.find_odd is None:
+        if self.mark_suspicious is None:
             return self.values
-        is_odd = self.find_odd(self.values)
-        return pl.when(~is_odd).then(self.values)
+        is_suspicious = self.mark_suspicious(self.values)
+        return pl.when(~is_suspicious).then(self.values)
 
     @property
-    def present_or_word(self) -> pl.Expr:
+    def filled_text_or_marker(self) -> pl.Expr:
         """Return the present text, including words that could be values of text."""
-        if self.present_as_text is None:
-            return self.present
-        return self.present_as_text
+        if self.text_with_markers is None:
+            return self.filled_text
+        return self.text_with_markers
 
     @property
-    def finite(self) -> pl.Expr:
+    def finite_values(self) -> pl.Expr:
         """Return the numbers that are finite. All values of other types count as finite."""
-        if self.reading.dtype != NUMBER:
+        if self.value_type.dtype != NUMBER:
             return pl.lit(1)
         return pl.when(self.values.is_finite()).then(self.values)
 
@@ -122,9 +123,9 @@ class ColumnParsers:
     null_if_missing: Callable[[pl.Expr], pl.Expr] | None = None
     #: Returns the parser that the first value of the column suggests, if any. It is tried
     #: if the column would be text otherwise.
-    find_by_value: Callable[[str], Parser | None] | None = None
+    suggest_parser: Callable[[str], Parser | None] | None = None
 
-    def without_those_tried(self, failed: Parser) -> ColumnParsers:
+    def drop_tried(self, failed: Parser) -> ColumnParsers:
         """Return the parsers that are tried after one that does not fit the column."""
         if failed not in self.parsers:
             # It was suggested by a value, so only text is left.
@@ -145,36 +146,34 @@ def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
     if rules.is_key:
         return ColumnParsers((IntegerKeyParser(), TextKeyParser()))
 
-    readings = _list_allowed_readings(rules, text_format)
+    value_types = _list_allowed_types(rules, text_format)
     parsers: list[Parser] = []
-    for reading in readings:
-        if _looks_like_number(reading.date_format):
-            value_parser = ValueParser(reading, rules, text_format)
+    for value_type in value_types:
+        if _looks_like_number(value_type.date_format):
+            value_parser = ValueParser(value_type, rules, text_format)
             parsers.append(RoundTripDateParser(value_parser))
-    for reading in readings:
-        parsers += _list_fast_parsers(reading, rules, text_format)
-        parsers.append(ValueParser(reading, rules, text_format))
+    for value_type in value_types:
+        parsers += _list_fast_parsers(value_type, rules, text_format)
+        parsers.append(ValueParser(value_type, rules, text_format))
     parsers.append(TextParser(rules, text_format))
     return ColumnParsers(
         parsers=tuple(parsers),
         null_if_missing=partial(null_if_missing, text_format=text_format),
-        find_by_value=partial(
+        suggest_parser=partial(
             _find_parser_by_value, rules=rules, text_format=text_format
         ),
     )
 
 
-def _list_allowed_readings(
-    rules: ColumnRules, text_format: TextFormat
-) -> list[Reading]:
-    """Return the readings that the rules of a column allow, in the order of its types."""
-    usual_readings = list_usual_readings(text_format)
-    allowed_readings = []
+def _list_allowed_types(rules: ColumnRules, text_format: TextFormat) -> list[ValueType]:
+    """Return the types that the rules of a column allow, in the order of its types."""
+    usual_types = list_usual_types(text_format)
+    allowed_types = []
     for dtype in rules.types:
-        for reading in usual_readings:
-            if reading.dtype == dtype and rules.allows(reading):
-                allowed_readings.append(reading)
-    return allowed_readings
+        for value_type in usual_types:
+            if value_type.dtype == dtype and rules.allows(value_type):
+                allowed_types.append(value_type)
+    return allowed_types
 
 
 def _looks_like_number(date_format: str) -> bool:
@@ -184,21 +183,21 @@ def _looks_like_number(date_format: str) -> bool:
 
 
 def _list_fast_parsers(
-    reading: Reading, rules: ColumnRules, text_format: TextFormat
+    value_type: ValueType, rules: ColumnRules, text_format: TextFormat
 ) -> list[Parser]:
-    """Return the fast parsers of a reading, which only read the usual spelling."""
-    if text_format.missing or reading.date_format:
+    """Return the fast parsers of a type, which only read the usual spelling."""
+    if text_format.missing or value_type.date_format:
         return []
-    if reading.dtype in (INTEGER, NUMBER):
+    if value_type.dtype in (INTEGER, NUMBER):
         if text_format.decimal != "." or text_format.thousands:
             return []
         return [
-            PlainNumberParser(reading),
-            PlainNumberOrWordParser(reading, rules, text_format),
+            PlainNumberParser(value_type),
+            PlainNumberOrWordParser(value_type, rules, text_format),
         ]
-    if reading.dtype == TIMESTAMP:
+    if value_type.dtype == TIMESTAMP:
         return [PlainTimestampParser(time_format) for time_format in ISO_TIMESTAMPS]
-    return [PlainValueParser(reading, text_format)]
+    return [PlainValueParser(value_type, text_format)]
 
 
 def _find_parser_by_value(
@@ -211,23 +210,23 @@ def _find_parser_by_value(
     date_format = find_certain_format(value)
     if date_format is None or date_format == ISO_DATE:
         return None
-    reading = list_date_readings(date_format)[0]
-    if not rules.allows(reading):
+    value_type = list_date_types(date_format)[0]
+    if not rules.allows(value_type):
         return None
-    return _get_date_parser(reading, rules, text_format)
+    return _get_date_parser(value_type, rules, text_format)
 
 
 @cache
 def _get_date_parser(
-    reading: Reading, rules: ColumnRules, text_format: TextFormat
+    value_type: ValueType, rules: ColumnRules, text_format: TextFormat
 ) -> Parser:
     """Return the parser of dates in one format.
 
     It is the same object for equal arguments, so that `find_fits` can parse all columns
     whose dates have this format together.
     """
-    value_parser = ValueParser(reading, rules, text_format)
-    if reading.date_format == DOTTED_DATE:
+    value_parser = ValueParser(value_type, rules, text_format)
+    if value_type.date_format == DOTTED_DATE:
         return DottedDateParser(value_parser)
     return value_parser
 
@@ -241,7 +240,7 @@ class IgnoredColumnParser(Parser):
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Return the text."""
-        return ParsedText(Reading(TEXT), values=text, present=text)
+        return ParsedText(ValueType(TEXT), values=text, filled_text=text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,9 +252,9 @@ class IntegerKeyParser(Parser):
         is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
         integers = text.cast(pl.Int64, strict=False)
         return ParsedText(
-            Reading(INTEGER),
+            ValueType(INTEGER),
             values=pl.when(is_integer).then(integers),
-            present=null_if_empty(text),
+            filled_text=null_if_empty(text),
         )
 
 
@@ -266,7 +265,7 @@ class TextKeyParser(Parser):
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Return the text that is not empty."""
         present = null_if_empty(text)
-        return ParsedText(Reading(TEXT), values=present, present=present)
+        return ParsedText(ValueType(TEXT), values=present, filled_text=present)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,10 +279,10 @@ class TextParser(Parser):
         """Return the stripped text that is not a missing value."""
         values = self.rules.select_values_of_text(stripped, self.text_format)
         return ParsedText(
-            Reading(TEXT),
+            ValueType(TEXT),
             values=values,
-            present=values,
-            present_as_text=null_if_empty(stripped),
+            filled_text=values,
+            text_with_markers=null_if_empty(stripped),
         )
 
 
@@ -294,7 +293,7 @@ class TextParser(Parser):
 class ValueParser(Parser):
     """Reads a type other than text, in all spellings that settings.yml allows."""
 
-    reading: Reading
+    value_type: ValueType
     rules: ColumnRules
     text_format: TextFormat
 
@@ -302,10 +301,10 @@ class ValueParser(Parser):
         """Parse the stripped text that is not a missing value."""
         present = null_if_missing(stripped, self.text_format)
         return ParsedText(
-            self.reading,
-            values=parse_text(present, self.reading, self.text_format),
-            present=present,
-            present_as_text=_select_present_as_text(
+            self.value_type,
+            values=parse_text(present, self.value_type, self.text_format),
+            filled_text=present,
+            text_with_markers=_select_text_with_markers(
                 stripped, self.rules, self.text_format
             ),
         )
@@ -324,12 +323,12 @@ class RoundTripDateParser(Parser):
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Parse a text only if writing its date in the format gives the same text."""
         parsed = self.value_parser.parse(text, stripped)
-        date_format = parsed.reading.date_format
+        date_format = parsed.value_type.date_format
         dates = parsed.values
-        if is_time_of_day(parsed.reading):
+        if is_time_of_day(parsed.value_type):
             # The values are seconds, which cannot be written in the format.
-            dates = parsed.present.str.to_time(date_format, strict=False)
-        is_same_text = dates.dt.strftime(date_format) == parsed.present
+            dates = parsed.filled_text.str.to_time(date_format, strict=False)
+        is_same_text = dates.dt.strftime(date_format) == parsed.filled_text
         return replace(parsed, values=pl.when(is_same_text).then(parsed.values))
 
 
@@ -356,15 +355,15 @@ class DottedDateParser(Parser):
 class PlainNumberParser(Parser):
     """Reads numbers in a column without spaces and without words such as NA."""
 
-    reading: Reading
+    value_type: ValueType
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Parse the text without stripping it."""
         return ParsedText(
-            self.reading,
-            values=text.cast(self.reading.dtype, strict=False),
-            present=text,
-            find_odd=partial(_is_odd_number, text),
+            self.value_type,
+            values=text.cast(self.value_type.dtype, strict=False),
+            filled_text=text,
+            mark_suspicious=partial(_is_suspicious_number, text),
         )
 
 
@@ -372,18 +371,18 @@ class PlainNumberParser(Parser):
 class PlainNumberOrWordParser(Parser):
     """Reads numbers in a column that may have spaces and words such as NA."""
 
-    reading: Reading
+    value_type: ValueType
     rules: ColumnRules
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Parse the stripped text that is not a missing value."""
         present = null_if_missing(stripped, self.text_format)
-        parsed = PlainNumberParser(self.reading).parse(present, stripped)
-        present_as_text = _select_present_as_text(
+        parsed = PlainNumberParser(self.value_type).parse(present, stripped)
+        text_with_markers = _select_text_with_markers(
             stripped, self.rules, self.text_format
         )
-        return replace(parsed, present_as_text=present_as_text)
+        return replace(parsed, text_with_markers=text_with_markers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,23 +397,23 @@ class PlainTimestampParser(Parser):
         values = text.str.to_datetime(
             self.time_format, time_unit="us", strict=False, cache=False
         )
-        return ParsedText(Reading(TIMESTAMP), values=values, present=text)
+        return ParsedText(ValueType(TIMESTAMP), values=values, filled_text=text)
 
 
 @dataclass(frozen=True, eq=False)
 class PlainValueParser(Parser):
     """Reads booleans or dates in a column without spaces and without words such as NA."""
 
-    reading: Reading
+    value_type: ValueType
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Parse the text without stripping it."""
-        values = parse_text(text, self.reading, self.text_format)
-        return ParsedText(self.reading, values=values, present=text)
+        values = parse_text(text, self.value_type, self.text_format)
+        return ParsedText(self.value_type, values=values, filled_text=text)
 
 
-def _select_present_as_text(
+def _select_text_with_markers(
     stripped: pl.Expr, rules: ColumnRules, text_format: TextFormat
 ) -> pl.Expr | None:
     """Return the text that would be present if the column was text.
@@ -427,7 +426,7 @@ def _select_present_as_text(
     return rules.select_values_of_text(stripped, text_format)
 
 
-def _is_odd_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
+def _is_suspicious_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
     """Return whether a number may be a code, is huge or NaN, or has a plus sign.
 
     Text is compared by its order, which is faster than matching patterns: the character

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
+
 from column_rules import find_rules
 from fits import find_fit
 from parsers import list_parsers
@@ -77,14 +78,14 @@ def _infer_columns(
 
     text = pl.col("text")
     parsed = fit.parser.parse(text, text.str.strip_chars())
-    values = distinct.to_frame().select(parsed.accepted).to_series()
-    dtype = parsed.reading.dtype
+    values = distinct.to_frame().select(parsed.accepted_values).to_series()
+    dtype = parsed.value_type.dtype
     column_by_text: dict[str | None, Column] = {}
     for distinct_text, value in zip(distinct, values):
         column_by_text[distinct_text] = Column(
             type=None if value is None else dtype,
             values=pl.lit(value, dtype),
-            holds_times=is_time_of_day(parsed.reading),
+            holds_times=is_time_of_day(parsed.value_type),
             is_from_folder=True,
         )
     return column_by_text

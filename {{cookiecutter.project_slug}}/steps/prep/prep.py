@@ -67,6 +67,7 @@ from types import MappingProxyType
 from typing import Any
 
 import polars as pl
+
 from expectations import (
     add_rules_for_scoring,
     add_rules_for_training,
@@ -82,7 +83,7 @@ from report import build_report, render_report
 from schema import build_training_schema
 from sources import ColumnRoles, DataError, Source
 from text_values import USUAL_FORMAT, TextFormat, check_date_formats
-from violations import CheckResult, find_violations
+from violations import CheckResult, evaluate_checks
 from write_parts import MetadataFunction, PartWriter, write_parts
 
 SHOWN_NOTES = 20  # on the screen; all are in the report
@@ -187,7 +188,7 @@ def _prepare(
         )
         written = write_parts(raw, text_format, writer)
         report = build_report(written, prepared, roles)
-        results = find_violations(
+        results = evaluate_checks(
             written.sources, written.checks, written.summary, writer.hashes_file
         )
         return {**describe_results(results), **report}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import polars as pl
+
 from csv_file import CsvFile
 from date_formats import find_certain_format
 from infer_types import infer_text_column
@@ -62,8 +63,8 @@ def reject_unreadable_text(source: Source, file: CsvFile, options: ReadOptions) 
         if expected is None or expected.type == TEXT or column.type != TEXT:
             continue
         # All columns of CSV files have a text.
-        assert column.text is not None
-        text = null_if_missing(column.text, options.text_format)
+        assert column.csv_text is not None
+        text = null_if_missing(column.csv_text, options.text_format)
         example = _find_unreadable_value(source, text, expected, options.text_format)
         line = file.find_line(example.row)
         problem = (
@@ -134,14 +135,14 @@ def _suggest_fix(values: pl.Series, text_format: TextFormat) -> str:
 # Columns of Parquet files
 
 
-def fit_parquet_columns(source: Source, options: ReadOptions) -> None:
+def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
     """Convert the columns of a Parquet file to the types of the schema, or reject them."""
     for name, column in list(source.columns.items()):
         expected = options.roles.get_expected_column(name)
         if expected is None or column.type is None:
             continue
         if column.type == TEXT and expected.type == TEXT:
-            if expected.words_are_missing:
+            if expected.markers_are_missing:
                 _drop_missing_words(source, name, options.text_format)
         elif column.type == TEXT:
             _parse_parquet_text(source, name, expected, options)
@@ -158,10 +159,10 @@ def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> N
     files, in which they were missing values.
     """
     column = source.columns[name]
-    if column.missing_words:
+    if column.marker_count:
         text = (
             f"words such as NA in the column '{name}' of {source.name} are read as missing"
-            f" values, as in the training data ({column.missing_words} rows)."
+            f" values, as in the training data ({column.marker_count} rows)."
         )
         source.notes.append(Note(text, column=name))
     values = null_if_missing(column.values, text_format, in_text=True)
@@ -321,7 +322,7 @@ def _get_first_value(source: Source, column: Column) -> object:
 # Checks of all files
 
 
-def fit_to_schema(
+def check_against_schema(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Note]:
     """Reject the columns that do not fit the schema, after all files have been opened.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+
 from csv_dialect import detect_dialect, resolve_repeated_names
 from csv_file import CsvFile
 from file_content import check_content, check_line_lengths
@@ -23,7 +24,7 @@ from layout_notes import note_layout
 from messages import find_system_error, show_text
 from parquet_files import open_parquet
 from partitions import add_partition_columns
-from read_by_schema import fit_parquet_columns, reject_unreadable_text
+from read_by_schema import convert_parquet_columns, reject_unreadable_text
 from read_options import USUAL_OPTIONS, ReadOptions
 from small_files import MANY_FILES, SmallFile, divide_into_batches, is_small, open_batch
 from sources import ColumnRoles, DataError, Note, Source
@@ -183,7 +184,7 @@ def open_file(
         check_content(path, name)
         if _is_parquet(path):
             source = open_parquet(path, name, options)
-            fit_parquet_columns(source, options)
+            convert_parquet_columns(source, options)
             return source
         check_line_lengths(path, name)
         return _open_csv(

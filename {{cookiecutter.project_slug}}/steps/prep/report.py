@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from column_notes import note_columns
 from missing_word_notes import note_missing_words
 from outlier_notes import note_outliers
 from row_sample import describe_sample, read_sample
-from sources import FILE, ColumnRoles, DataError, Note, Source, type_name
+from sources import FILE, ColumnRoles, DataError, Note, Source, get_type_name
 from write_parts import WrittenParts
 
 # The statistics of a column that the report shows, in the order of its table.
@@ -228,7 +229,7 @@ def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     statistics: list[Statistic] = []
     text_positions: dict[str, int] = {}
     for position, (name, dtype) in enumerate(table.collect_schema().items()):
-        columns[name] = {"type": type_name(dtype)}
+        columns[name] = {"type": get_type_name(dtype)}
         # The column is selected by its position, because polars would treat a name such
         # as `^a$` as a regular expression.
         column = pl.nth(position)

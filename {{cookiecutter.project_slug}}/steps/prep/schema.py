@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from sources import (
     NUMBER,
     TEXT,
@@ -22,7 +23,7 @@ from sources import (
     ColumnSchema,
     DataError,
     Source,
-    type_name,
+    get_type_name,
 )
 from text_values import USUAL_FORMAT, TextFormat
 
@@ -57,7 +58,7 @@ def build_training_schema(
     for name, dtype in types.items():
         if name == roles.target or name in roles.keys:
             continue
-        column: dict[str, Any] = {"type": type_name(dtype)}
+        column: dict[str, Any] = {"type": get_type_name(dtype)}
         if dtype == TEXT:
             column["words_are_missing"] = _is_in_csv(sources, name)
         if dtype == NUMBER and _holds_times(sources, name):
@@ -133,13 +134,13 @@ def _build_schema(schema: dict[str, Any]) -> ModelSchema:
             "The model was trained by a newer version of this project, whose schema this"
             " version cannot read: copy steps/prep from the newer version."
         )
-    type_by_name = {type_name(dtype): dtype for dtype in TYPE_NAMES}
+    type_by_name = {get_type_name(dtype): dtype for dtype in TYPE_NAMES}
     features = schema.get("features", [])
     columns = {}
     for name, column in schema["columns"].items():
         columns[name] = ColumnSchema(
             type=type_by_name[column["type"]],
-            words_are_missing=column.get("words_are_missing", True),
+            markers_are_missing=column.get("words_are_missing", True),
             categories=column.get("categories"),
             holds_times=column.get("holds_times", False),
             is_needed=name in features,

@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 
 import polars as pl
+
 from csv_file import CsvFile
 from fits import find_fits, list_fits_of_empty_file
 from infer_types import InferredColumn, build_columns, list_column_parsers
 from parsers import ParsedText, Parser
 from read_options import ReadOptions
 from sources import FILE, Source
-from unpack import is_packed
+from unpack import is_compressed
 
 MANY_FILES = 32  # If there are fewer small files, each one is opened on its own.
 SMALL_BYTES = 500_000
@@ -70,7 +71,7 @@ def is_small(path: Path) -> bool:
 
     A small packed file may hold a great many rows.
     """
-    return path.stat().st_size <= SMALL_BYTES and not is_packed(path)
+    return path.stat().st_size <= SMALL_BYTES and not is_compressed(path)
 
 
 def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:

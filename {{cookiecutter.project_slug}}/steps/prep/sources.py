@@ -59,7 +59,7 @@ class ColumnSchema:
 
     type: pl.DataType
     #: In a column of text, words such as NA are missing values.
-    words_are_missing: bool = True
+    markers_are_missing: bool = True
     #: The values of a column of text. None for other types, or if there are too many.
     categories: Sequence[str] | None = None
     #: The numbers are times of day, in seconds.
@@ -111,15 +111,15 @@ class Column:
     type: pl.DataType | None
     values: pl.Expr
     #: The text in the CSV file, without spaces around it. None for Parquet files.
-    text: pl.Expr | None = None
+    csv_text: pl.Expr | None = None
     #: The column read as text, if it may hold nothing but words such as NA and Inf.
-    text_alternative: pl.Expr | None = None
+    values_as_text: pl.Expr | None = None
     #: Times of day are numbers, in seconds.
     holds_times: bool = False
     #: The number of words such as NA, which usually mean that a value is missing.
-    missing_words: int = 0
+    marker_count: int = 0
     #: Whether each row holds such a word, if only those in the first rows were counted.
-    is_missing_word: pl.Expr | None = None
+    is_marker: pl.Expr | None = None
     #: The column comes from a folder such as `year=2026`.
     is_from_folder: bool = False
     #: The column does not fit the schema of the model, and a message says so already.
@@ -178,10 +178,10 @@ class Source:
     @property
     def is_csv(self) -> bool:
         """Return whether the file is CSV: only the columns of CSV files have a text."""
-        return any(column.text is not None for column in self.columns.values())
+        return any(column.csv_text is not None for column in self.columns.values())
 
 
-def type_name(dtype: pl.DataType) -> str:
+def get_type_name(dtype: pl.DataType) -> str:
     """Return the name of a type for messages."""
     return TYPE_NAMES.get(dtype, str(dtype))
 

@@ -10,15 +10,16 @@ from dataclasses import replace
 from itertools import product
 
 import polars as pl
+
 from date_formats import find_certain_format, list_possible_formats
 from text_values import (
     PARENTHESES,
     TRAILING_MINUS,
-    Reading,
     TextFormat,
+    ValueType,
     format_setting,
-    list_date_readings,
-    list_usual_readings,
+    list_date_types,
+    list_usual_types,
     parse_text,
 )
 
@@ -53,25 +54,25 @@ def suggest_settings(values: pl.Series, text_format: TextFormat) -> str:
 
     Returns "" if there are none, or if no setting needs to change.
     """
-    certain_readings = find_certain_readings(values)
-    formats = find_fitting_formats(values, text_format, certain_readings)
+    certain_date_types = find_certain_date_types(values)
+    formats = find_fitting_formats(values, text_format, certain_date_types)
     if not formats or text_format in formats:
         return ""
     return describe_needed_settings(text_format, formats)
 
 
-def find_certain_readings(values: pl.Series) -> list[Reading]:
-    """Return the readings of the first values that are unambiguous dates, each once."""
-    readings: list[Reading] = []
+def find_certain_date_types(values: pl.Series) -> list[ValueType]:
+    """Return the types of the first values that are unambiguous dates, each once."""
+    date_types: list[ValueType] = []
     for value in values.head(MAX_DATES_TRIED):
         date_format = find_certain_format(value)
         if date_format is not None:
-            readings += list_date_readings(date_format)
-    return list(dict.fromkeys(readings))
+            date_types += list_date_types(date_format)
+    return list(dict.fromkeys(date_types))
 
 
 def find_fitting_formats(
-    values: pl.Series, text_format: TextFormat, certain_readings: Sequence[Reading]
+    values: pl.Series, text_format: TextFormat, certain_date_types: Sequence[ValueType]
 ) -> list[TextFormat]:
     """Return the formats in which the largest number of values are quantities.
 
@@ -90,7 +91,7 @@ def find_fitting_formats(
 
     formats = [text_format, *_list_other_formats(values, text_format)]
     distinct_formats = list(dict.fromkeys(formats))
-    counts = _count_quantities(values, distinct_formats, certain_readings)
+    counts = _count_quantities(values, distinct_formats, certain_date_types)
     highest_count = max(counts)
     if highest_count == 0 or highest_count < half:
         return []
@@ -104,24 +105,25 @@ def find_fitting_formats(
 def _count_quantities(
     values: pl.Series,
     formats: Sequence[TextFormat],
-    certain_readings: Sequence[Reading],
+    certain_date_types: Sequence[ValueType],
 ) -> list[int]:
     """Return for each format how many of the values are quantities in it."""
     text = pl.col("text")
     counts = values.to_frame("text").select(
-        is_quantity(text, tried_format, certain_readings).sum().alias(str(i))
+        is_typed_value(text, tried_format, certain_date_types).sum().alias(str(i))
         for i, tried_format in enumerate(formats)
     )
     return list(counts.row(0))
 
 
-def is_quantity(
-    text: pl.Expr, text_format: TextFormat, certain_readings: Sequence[Reading]
+def is_typed_value(
+    text: pl.Expr, text_format: TextFormat, certain_date_types: Sequence[ValueType]
 ) -> pl.Expr:
     """Return whether text can be read as a number, a boolean, a date or a timestamp."""
-    readings = [*list_usual_readings(text_format), *certain_readings]
+    value_types = [*list_usual_types(text_format), *certain_date_types]
     return pl.any_horizontal(
-        parse_text(text, reading, text_format).is_not_null() for reading in readings
+        parse_text(text, value_type, text_format).is_not_null()
+        for value_type in value_types
     )
 
 

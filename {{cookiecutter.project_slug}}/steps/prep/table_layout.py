@@ -19,7 +19,7 @@ class Layout:
     #: The number of lines above the table.
     skipped_lines: int
     #: The number of values in each line of the table.
-    columns: int
+    column_count: int
 
     def suggest_to_skip_lines(self) -> str:
         """Return a sentence with the settings that skip the lines above the table."""
@@ -46,11 +46,11 @@ def find_layout(lines: list[str]) -> Layout | None:
     tables = [
         layout
         for layout in layouts
-        if layout.columns > 1 and len(lines) - layout.skipped_lines >= FEWEST_LINES
+        if layout.column_count > 1 and len(lines) - layout.skipped_lines >= FEWEST_LINES
     ]
     if not tables:
         return None
-    return min(tables, key=lambda layout: (layout.skipped_lines, -layout.columns))
+    return min(tables, key=lambda layout: (layout.skipped_lines, -layout.column_count))
 
 
 def _measure_layout(lines: list[str], delimiter: str) -> Layout:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 from sources import DataError
-from unpack import open_unpacked
+from unpack import open_decompressed
 
 START_BYTES = 65_536  # This many bytes are read to recognize UTF-16.
 # A message shows this many bytes before and after the first one that is not UTF-8.
@@ -28,7 +28,7 @@ def detect_unicode(path: Path) -> str:
 
     It is utf-32 or utf-16, or else utf-8-sig, which is UTF-8 with or without a mark.
     """
-    with open_unpacked(path) as file:
+    with open_decompressed(path) as file:
         start = file.read(4)
     # The mark of UTF-32 begins with the one of UTF-16, so it is looked for first.
     if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
@@ -40,7 +40,7 @@ def detect_unicode(path: Path) -> str:
 
 def explain_undecodable(path: Path, name: str) -> str:
     """Return sentences on why a file cannot be decoded, and on what to do about it."""
-    with open_unpacked(path) as file:
+    with open_decompressed(path) as file:
         start = file.read(START_BYTES)
         is_parquet = start.startswith(b"PAR1")
         # In UTF-16, about every second byte of Latin text is zero. A third is enough.

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
+
 from csv_file import CsvFile
 from read_options import ReadOptions
 from sources import FIRST_ROWS, NUMBER, TEXT, Note, Source, count_values
 from suggest_formats import (
     describe_needed_settings,
-    find_certain_readings,
+    find_certain_date_types,
     find_fitting_formats,
-    is_quantity,
+    is_typed_value,
 )
-from text_values import Reading, TextFormat, null_if_missing
+from text_values import TextFormat, ValueType, null_if_missing
 
 SAMPLED_VALUES = 1_000
 # Numbers such as 1.234 are looked for in this many of the first values.
@@ -36,10 +37,10 @@ def note_readings(
     texts: dict[str, pl.Expr] = {}
     for name in names:
         column = source.columns[name]
-        if column.text is None or column.type not in (NUMBER, TEXT):
+        if column.csv_text is None or column.type not in (NUMBER, TEXT):
             continue
         if options.roles.is_used(name) and name not in options.roles.keys:
-            texts[name] = null_if_missing(column.text, options.text_format)
+            texts[name] = null_if_missing(column.csv_text, options.text_format)
     if not texts:
         return
 
@@ -77,11 +78,11 @@ def _note_doubtful_text(
     filled = source.frame.select(text=text).with_row_index("row").drop_nulls("text")
     if values.is_empty():
         values = filled.head(SAMPLED_VALUES).collect(engine="streaming")["text"]
-    certain_readings = find_certain_readings(values)
-    formats = find_fitting_formats(values, text_format, certain_readings)
+    certain_date_types = find_certain_date_types(values)
+    formats = find_fitting_formats(values, text_format, certain_date_types)
     if not formats:
         return None
-    exceptions = _find_exceptions(filled, text_format, certain_readings, file)
+    exceptions = _find_exceptions(filled, text_format, certain_date_types, file)
     if exceptions is None:
         # The column mixes numbers and dates, so no single value is wrong.
         return None
@@ -111,14 +112,14 @@ class Exceptions:
 def _find_exceptions(
     filled: pl.LazyFrame,
     text_format: TextFormat,
-    certain_readings: Sequence[Reading],
+    certain_date_types: Sequence[ValueType],
     file: CsvFile,
 ) -> Exceptions | None:
     """Find the values that are neither numbers nor dates; None if there are none.
 
     `filled` has the columns `row` and `text`.
     """
-    is_exception = ~is_quantity(pl.col("text"), text_format, certain_readings)
+    is_exception = ~is_typed_value(pl.col("text"), text_format, certain_date_types)
     exceptions = filled.filter(is_exception)
     count = exceptions.select(pl.len()).collect(engine="streaming").item()
     if not count:

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import polars as pl
+
 from date_formats import HOURS_MINUTES_SECONDS
 from sources import BOOLEAN, DATE, INTEGER, NUMBER, TEXT, TIMESTAMP, DataError
 
@@ -43,16 +44,16 @@ def _list_all_cases(word: str) -> list[str]:
 
 
 # The words that polars reads as the number NaN, and those that C writes on Windows.
-NAN_WORDS = [
+NAN_SPELLINGS = [
     *(sign + nan for sign in ("", "+", "-") for nan in _list_all_cases("nan")),
     *_list_common_cases(["1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "-nan(ind)"]),
 ]
-MISSING_WORDS = [
+MISSING_MARKERS = [
     *_list_common_cases(["", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NULL", "None"]),
-    *NAN_WORDS,
+    *NAN_SPELLINGS,
 ]
-TRUE_WORDS = _list_all_cases("true")
-FALSE_WORDS = _list_all_cases("false")
+TRUE_SPELLINGS = _list_all_cases("true")
+FALSE_SPELLINGS = _list_all_cases("false")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ TRAILING_MINUS = "trailing_minus"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ValueType:
     """How the text of a column is parsed: its type, and how dates are written.
 
     Dates and timestamps are written in ISO 8601 or in the `date_format`. A number with a
@@ -130,12 +131,12 @@ class Reading:
     date_format: str = ""
 
 
-def is_time_of_day(reading: Reading) -> bool:
-    """Return whether a reading parses times of day or durations as seconds."""
-    return reading.dtype == NUMBER and reading.date_format != ""
+def is_time_of_day(value_type: ValueType) -> bool:
+    """Return whether values of a type are times of day or durations, in seconds."""
+    return value_type.dtype == NUMBER and value_type.date_format != ""
 
 
-ISO_READINGS = (Reading(DATE), Reading(TIMESTAMP))
+ISO_DATE_TYPES = (ValueType(DATE), ValueType(TIMESTAMP))
 
 
 def null_if_empty(stripped: pl.Expr) -> pl.Expr:
@@ -145,7 +146,7 @@ def null_if_empty(stripped: pl.Expr) -> pl.Expr:
 
 def null_if_nan(stripped: pl.Expr) -> pl.Expr:
     """Replace text by null where it is empty or spells NaN."""
-    return pl.when(~stripped.is_in(["", *NAN_WORDS])).then(stripped)
+    return pl.when(~stripped.is_in(["", *NAN_SPELLINGS])).then(stripped)
 
 
 def null_if_missing(
@@ -155,63 +156,65 @@ def null_if_missing(
 
     In a column of text (`in_text`), the `not_missing` words of the format are kept.
     """
-    missing_words = {*MISSING_WORDS, *text_format.missing}
+    missing_words = {*MISSING_MARKERS, *text_format.missing}
     if in_text:
         missing_words -= set(text_format.not_missing)
     is_missing = stripped.is_in(sorted(missing_words))
     return pl.when(~is_missing).then(stripped)
 
 
-def parse_text(text: pl.Expr, reading: Reading, text_format: TextFormat) -> pl.Expr:
+def parse_text(
+    text: pl.Expr, value_type: ValueType, text_format: TextFormat
+) -> pl.Expr:
     """Parse text as values of one type. Text that cannot be parsed becomes null."""
-    if reading.dtype == INTEGER:
+    if value_type.dtype == INTEGER:
         return _parse_integer(text, text_format)
-    if reading.dtype == NUMBER:
-        if reading.date_format:
-            return _parse_seconds(text, reading.date_format)
+    if value_type.dtype == NUMBER:
+        if value_type.date_format:
+            return _parse_seconds(text, value_type.date_format)
         return _parse_number(text, text_format)
-    if reading.dtype == BOOLEAN:
-        is_boolean = text.is_in(TRUE_WORDS + FALSE_WORDS)
-        return pl.when(is_boolean).then(text.is_in(TRUE_WORDS))
-    if reading.dtype == DATE:
-        return _parse_date(text, reading.date_format)
-    if reading.dtype == TIMESTAMP:
-        return _parse_timestamp(text, reading.date_format)
+    if value_type.dtype == BOOLEAN:
+        is_boolean = text.is_in(TRUE_SPELLINGS + FALSE_SPELLINGS)
+        return pl.when(is_boolean).then(text.is_in(TRUE_SPELLINGS))
+    if value_type.dtype == DATE:
+        return _parse_date(text, value_type.date_format)
+    if value_type.dtype == TIMESTAMP:
+        return _parse_timestamp(text, value_type.date_format)
     return text
 
 
-def list_usual_readings(text_format: TextFormat) -> list[Reading]:
-    """Return the readings that settings.yml allows, the narrowest type first."""
-    readings = [Reading(INTEGER), Reading(NUMBER), Reading(BOOLEAN)]
+def list_usual_types(text_format: TextFormat) -> list[ValueType]:
+    """Return the types that settings.yml allows, the narrowest type first."""
+    value_types = [ValueType(INTEGER), ValueType(NUMBER), ValueType(BOOLEAN)]
     for date_format in text_format.date_formats:
-        readings += list_date_readings(date_format)
-    return [*readings, *ISO_READINGS]
+        value_types += list_date_types(date_format)
+    return [*value_types, *ISO_DATE_TYPES]
 
 
 def parse_as_type(
     text: pl.Expr, dtype: pl.DataType, text_format: TextFormat
 ) -> pl.Expr:
-    """Parse text by the first allowed reading of a type that can parse it, or as null."""
+    """Parse text by the first allowed format of a type that can parse it, or as null."""
     if dtype == TEXT:
         return text
     return pl.coalesce(
-        parse_text(text, reading, text_format)
-        for reading in list_usual_readings(text_format)
-        if reading.dtype == dtype
+        parse_text(text, value_type, text_format)
+        for value_type in list_usual_types(text_format)
+        if value_type.dtype == dtype
     )
 
 
-def list_date_readings(date_format: str) -> list[Reading]:
-    """Return the readings in which a format of strptime is used."""
+def list_date_types(date_format: str) -> list[ValueType]:
+    """Return the types for which a format of strptime is used."""
     has_time = has_directive(TIME_LETTERS, date_format)
     has_year = has_directive(YEAR_LETTERS, date_format)
     if not has_time:
         # A column of timestamps may hold dates alone in some rows.
-        return [Reading(DATE, date_format), Reading(TIMESTAMP, date_format)]
+        return [ValueType(DATE, date_format), ValueType(TIMESTAMP, date_format)]
     if not has_year:
         # A time of day is read as a number of seconds.
-        return [Reading(NUMBER, date_format)]
-    return [Reading(TIMESTAMP, date_format)]
+        return [ValueType(NUMBER, date_format)]
+    return [ValueType(TIMESTAMP, date_format)]
 
 
 def has_directive(letters: str, date_format: str) -> bool:
@@ -239,8 +242,8 @@ def check_date_formats(text_format: TextFormat) -> None:
         # is. So any text serves as an example, and its value is not used.
         any_text = pl.lit("2026")
         try:
-            for reading in list_date_readings(date_format):
-                pl.select(parse_text(any_text, reading, text_format))
+            for value_type in list_date_types(date_format):
+                pl.select(parse_text(any_text, value_type, text_format))
         except pl.exceptions.PolarsError as error:
             first_line = str(error).partition("\n")[0]
             raise DataError(f"{setting} is not a format: {first_line}") from None

@@ -23,10 +23,10 @@ LONGEST_START = max(len(start) for start in PACKED_STARTS)
 
 def open_text(path: Path, encoding: str) -> IO[str]:
     """Open a file as text: unpack and decode it, and keep its line ends."""
-    return io.TextIOWrapper(open_unpacked(path), encoding, newline="")
+    return io.TextIOWrapper(open_decompressed(path), encoding, newline="")
 
 
-def is_packed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
     """Return whether the first bytes of a file show that it is packed."""
     return read_start(path).startswith(PACKED_STARTS)
 
@@ -37,7 +37,7 @@ def read_start(path: Path) -> bytes:
         return file.read(LONGEST_START)
 
 
-def open_unpacked(path: Path) -> IO[bytes]:
+def open_decompressed(path: Path) -> IO[bytes]:
     """Open the bytes of a file, and unpack them if the file is packed.
 
     Raises DataError if it is a zip archive that does not hold exactly one CSV file.

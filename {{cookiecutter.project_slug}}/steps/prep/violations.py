@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
+
 from expectations import Check
 from messages import show_text
 from sources import FILE, ROW_NUMBER, TEXT, Source
@@ -52,10 +53,11 @@ class CheckResult:
     violation: str | None = None
 
 
-def count_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
+def aggregate_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
     """Return aggregations that count the rows that break each rule, and find the first.
 
-    For the rules `min` and `max`, they also find the smallest or the largest value. They are computed for each file, and `find_violations` reads them.
+    For the rules `min` and `max`, the aggregations also find the smallest or the largest
+    value. They are computed for each file, and `evaluate_checks` reads them.
     """
     aggregations = []
     for number, check in enumerate(checks):
@@ -95,7 +97,7 @@ def _name_hashes(number: int) -> list[str]:
     return [f"{number} {seed}" for seed in SEEDS]
 
 
-def find_violations(
+def evaluate_checks(
     sources: list[Source],
     checks: Sequence[Check],
     summary: pl.DataFrame,
@@ -103,7 +105,7 @@ def find_violations(
 ) -> list[CheckResult]:
     """Return the result of each check, with a sentence for each rule that is violated.
 
-    `summary` has the number of rows and the aggregations of `count_broken_rows` for each
+    `summary` has the number of rows and the aggregations of `aggregate_broken_rows` for each
     file. `hashes` is the file with the rows of `select_hashes`.
     """
     total = int(summary["rows"].sum())
@@ -188,7 +190,7 @@ def _describe_violation(
     assert broken.file is not None
     assert broken.row is not None
     source = sources[broken.file]
-    place = find_place(source, broken.row)
+    place = describe_place(source, broken.row)
     rows = f"{broken.count} of {total} rows"
     if check.rule == "missing":
         share = broken.count / total
@@ -231,7 +233,7 @@ def _list_values(values: Sequence[str | int]) -> str:
     return ", ".join(texts)
 
 
-def find_place(source: Source, row: int) -> str:
+def describe_place(source: Source, row: int) -> str:
     """Return where a row is, such as "line 7 of a.csv"."""
     file = source.csv_file
     if file is None:
@@ -246,7 +248,7 @@ def find_place(source: Source, row: int) -> str:
 def _spell_value(source: Source, name: str, row: int) -> str:
     """Return a value as its file spells it. Text is in quotes."""
     column = source.columns[name]
-    spelling = column.values if column.text is None else column.text
+    spelling = column.values if column.csv_text is None else column.csv_text
     value = source.frame.slice(row, 1).select(spelling).collect().item()
     shown = show_text(value)[:SHOWN_CHARACTERS]
     return f"'{shown}'" if column.type == TEXT else shown

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
+
 from choose_types import TypedFiles, choose_types
 from combine import (
     aggregate_by_file,
@@ -27,7 +28,7 @@ from read_files import OpenedFiles, open_files
 from read_options import ReadOptions
 from sources import TYPE_NAMES, ColumnRoles, DataError, Note, Source
 from text_values import TextFormat
-from violations import count_broken_rows, select_hashes
+from violations import aggregate_broken_rows, select_hashes
 
 ROW = "row"  # The column that numbers the rows to score, from 0, if there are no keys.
 # polars has many chunks of rows in memory at once. This is fewer rows than it would put
@@ -131,7 +132,7 @@ class PartWriter:
         self, rows: pl.LazyFrame, typed: TypedFiles, checks: Sequence[Check]
     ) -> pl.LazyFrame:
         """Return the summary of the rows that `WrittenParts` describes."""
-        aggregations = count_broken_rows(checks)
+        aggregations = aggregate_broken_rows(checks)
         target = self.roles.target
         if target:
             filled = cs.by_name(target).as_expr().count()
