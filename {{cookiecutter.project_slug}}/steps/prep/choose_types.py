@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import polars as pl
-
 from messages import join_sentences, show_text, suggest_similar_name
 from read_by_schema import check_against_schema
 from sources import (

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from sources import ColumnRoles, Note, Source, find_first_values
 
 # A text column identifies its rows if it has at least MANY_VALUES values, of which at

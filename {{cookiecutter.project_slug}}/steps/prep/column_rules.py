@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
-
 from sources import (
     BOOLEAN,
     DATE,

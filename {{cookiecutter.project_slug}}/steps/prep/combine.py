@@ -12,7 +12,6 @@ from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
-
 from sources import FILE, ROW_NUMBER, Column, Source
 
 # polars opens all files of a query at once, and takes minutes to plan a query over

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import polars as pl
-
 from messages import join_sentences
 from sources import DataError
 from table_layout import SPACES, Layout, are_decimal_commas, find_layout

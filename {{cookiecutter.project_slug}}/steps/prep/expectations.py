@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-
 from messages import join_sentences, suggest_similar_name
 from sources import (
     BOOLEAN,

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-
 from parsers import ColumnParsers, ParsedText, Parser
 from sources import FILE, count_values
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
-
 from column_rules import find_rules
 from csv_file import CsvFile
 from fits import (

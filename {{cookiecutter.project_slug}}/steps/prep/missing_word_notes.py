@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
-
 from sources import TEXT, Column, ColumnRoles, Note, Source, find_first_values
 from text_values import MISSING_MARKERS, null_if_empty
 

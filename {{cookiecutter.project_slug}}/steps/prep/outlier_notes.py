@@ -12,7 +12,6 @@ from math import asinh
 from typing import Any
 
 import polars as pl
-
 from sources import NUMBER, TYPE_NAMES, Note, Source, get_type_name
 from violations import describe_place
 

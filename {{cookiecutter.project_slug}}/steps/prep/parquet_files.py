@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from column_rules import ColumnRules
 from fits import find_fit
 from messages import find_system_error, show_text
@@ -129,7 +128,7 @@ class ParquetColumn:
 
     @property
     def values(self) -> pl.Expr:
-        """Return the values, read by position, because polars takes some names for patterns."""
+        """Select the values by position. polars would read a name `^a$` as a pattern."""
         return pl.nth(self.position)
 
     @property

@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 
 import polars as pl
-
 from column_rules import ColumnRules
 from date_formats import find_certain_format
 from sources import INTEGER, NUMBER, TEXT, TIMESTAMP

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
-
 from column_rules import find_rules
 from fits import find_fit
 from parsers import list_parsers

@@ -67,7 +67,6 @@ from types import MappingProxyType
 from typing import Any
 
 import polars as pl
-
 from expectations import (
     add_rules_for_scoring,
     add_rules_for_training,

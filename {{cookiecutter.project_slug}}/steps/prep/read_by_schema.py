@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import polars as pl
-
 from csv_file import CsvFile
 from date_formats import find_certain_format
 from infer_types import infer_text_column

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-
 from csv_dialect import detect_dialect, resolve_repeated_names
 from csv_file import CsvFile
 from file_content import check_content, check_line_lengths

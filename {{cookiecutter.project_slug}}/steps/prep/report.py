@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from column_notes import note_columns
 from missing_word_notes import note_missing_words
 from outlier_notes import note_outliers

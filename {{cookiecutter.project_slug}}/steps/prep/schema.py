@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from sources import (
     NUMBER,
     TEXT,

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 import polars as pl
-
 from csv_file import CsvFile
 from fits import find_fits, list_fits_of_empty_file
 from infer_types import InferredColumn, build_columns, list_column_parsers

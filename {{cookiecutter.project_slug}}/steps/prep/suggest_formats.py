@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import product
 
 import polars as pl
-
 from date_formats import find_certain_format, list_possible_formats
 from text_values import (
     PARENTHESES,

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
-
 from csv_file import CsvFile
 from read_options import ReadOptions
 from sources import FIRST_ROWS, NUMBER, TEXT, Note, Source, count_values

@@ -12,7 +12,6 @@ from itertools import product
 from typing import Any
 
 import polars as pl
-
 from date_formats import HOURS_MINUTES_SECONDS
 from sources import BOOLEAN, DATE, INTEGER, NUMBER, TEXT, TIMESTAMP, DataError
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-
 from expectations import Check
 from messages import show_text
 from sources import FILE, ROW_NUMBER, TEXT, Source

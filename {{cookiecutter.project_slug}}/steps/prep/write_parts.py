@@ -14,7 +14,6 @@ from pathlib import Path
 
 import polars as pl
 import polars.selectors as cs
-
 from choose_types import TypedFiles, choose_types
 from combine import (
     aggregate_by_file,
