@@ -369,7 +369,7 @@ BAD = {
     "one class": ({"a.csv": "x,Species\n1,a\n2,a\n"}, "'Species' has one class, 'a'"),
     "a changed type": (
         {"a.csv": "x,Species\n1,a\n", "b.csv": "x,Species\nred,a\n"},
-        "'x' changes its type: integer in a.csv and text in b.csv",
+        "'x' has different types: integer in a.csv and text in b.csv",
     ),
     "a false name": ({"a.parquet": "x,y\n1,2\n"}, "a.parquet is not a whole Parquet"),
 }

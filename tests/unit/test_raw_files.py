@@ -266,7 +266,7 @@ OTHER_CONTENT: dict[str, tuple[bytes, str]] = {
     "a tar archive": (b"a.csv".ljust(257, b"\0") + b"ustar", "is a tar archive"),
     "a zero-width space": (
         "id\u200b,x\n1,2\n".encode(),
-        r"no column 'id', .*It has id\\u200b, x",
+        r"no column 'id', .*Its columns are id\\u200b, x",
     ),
 }
 
@@ -330,12 +330,12 @@ def test_many_small_files_are_read_as_each_alone(
 @pytest.mark.parametrize(
     ("content", "message"),
     {
-        "a long line": (b"id,x\n1,2\n1,2,3\n", "050.csv, line 3: 3 values where"),
+        "a long line": (b"id,x\n1,2\n1,2,3\n", "050.csv, line 3: the row has 3 values"),
         "an empty file": (b"", "050.csv is empty"),
         "another encoding": (b"id,x\n1,\xfc\n", "050.csv, line 2 is not UTF-8"),
         "another type": (
             b"id,x\n1,2\n2,6O\n",
-            "x.*changes its type.*'6O' in line 3 of",
+            "x.*has different types.*'6O' in line 3 of",
         ),
     }.values(),
     ids=["a long line", "an empty file", "another encoding", "another type"],

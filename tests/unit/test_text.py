@@ -321,15 +321,15 @@ NOTED: dict[str, tuple[list[str], str]] = {
     ),
     "numbers of invoices": (
         [f"INV-{i}" for i in range(60)],
-        "all in one form, such as 'INV-0': if it identifies the rows, list it under data.keys",
+        "always has the same form, such as 'INV-0': if it identifies the rows, list it under data.keys",
     ),
     "hexadecimal numbers": (
         [f"{i * 99991:08x}-{i:04x}" for i in range(60)],
-        "all in one form, such as '00000000-0000'",
+        "always has the same form, such as '00000000-0000'",
     ),
     "quarters": (
         [f"{1990 + i}-Q{i % 4 + 1}" for i in range(60)],
-        "all in one form, such as '1990-Q1'",
+        "always has the same form, such as '1990-Q1'",
     ),
     "comments": (
         [f"a{'b' * i} {'c' * i} {i if i % 2 else ''}" for i in range(60)],
@@ -458,30 +458,30 @@ ODD_LAYOUTS = {
     ),
     "blanks": (
         "a b\n1 2\n3 4\n",
-        "If blanks separate its columns, write data.delimiter: ' '",
+        "If spaces separate its columns, write data.delimiter: ' '",
     ),
     "blanks and decimal commas": (
         "a b\n1,5 2,5\n3,5 4,5\n",
-        "If blanks separate the columns, write data.delimiter: ' '",
+        "If spaces separate the columns, write data.delimiter: ' '",
     ),
     "one column of decimal commas": (
         "x\n1,5\n2,75\n",
-        "one column of numbers with decimal commas, write data.decimal: ','",
+        "a single column of numbers with decimal commas, write data.decimal: ','",
     ),
     "no names": ("5.1,3.5,setosa\n4.9,3.0,setosa\n", "first line seems to be data"),
     "no names and equal values": ("0.2,0.2,a\n1,2,b\n", "first line seems to be data"),
     "no names, powers of ten": ("5e-1,4.18e-02\n6e-1,1e-3\n", "seems to be data"),
     "names of rows": (
         '"Weight","Feed"\n"1",26.5,NA\n"2",27.6,5\n',
-        "names of rows, as R writes them, write a name for this column",
+        "row names, as written by R, add a name for it at the start of the header",
     ),
     "a title with one value less": (
         "Sales,2026\na,b,c\n1,2,3\n",
         "If the names are in line 2, write data.skip_lines: 1 in settings.yml",
     ),
-    "a surplus separator": (
+    "an extra delimiter": (
         "a;b\n1;2\n3;4;5\n6;7;8\n",
-        "line 3: 3 values .* Remove the surplus separator in line 3, or put the value in",
+        "line 3: the row has 3 values, .* Remove the extra delimiter in line 3, or put the value in",
     ),
     "no names, integers": ("6,148,72\n1,85,66\n", "first line seems to be data"),
 }

@@ -115,12 +115,12 @@ BAD = {
     "a line too long": ({"a": "x,y\n1,2\n1,2,3\n"}, "a.csv, line 3: 3 values"),
     "a line too short": ({"a": "x,y\n1,2\n1\n"}, "a.csv, line 3: 1 values"),
     "an open quote": ({"a": 'x,y\n1,"2\n3,4\n'}, "a.csv, line 3: unexpected end"),
-    "a name twice": ({"a": "x,x\n1,2\n"}, "a.csv: .* 'x' twice"),
+    "a name twice": ({"a": "x,x\n1,2\n"}, "a.csv: .* 'x' more than once"),
     "no target": ({"a": "x,y\n1,2\n", "b": "x\n1\n"}, "b.csv has no column 'y'"),
     "no value in it": ({"a": "x,y\n1,\n"}, "target 'y' has no value"),
     "a changed type": (
         {"a": "x,y\n1,2\n", "b": "x,y\nbad,2\n"},
-        "'x' changes its type: integer in a.csv and text in b.csv",
+        "'x' has different types: integer in a.csv and text in b.csv",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Choose which columns are prepared, and for each one a type that fits it in every file."""
+"""Choose which columns are prepared, and for each of them one type that fits all files."""
 
 from __future__ import annotations
 
@@ -35,38 +35,32 @@ class TypedFiles:
     """The raw files, the type of each column that is prepared, and notes on all files."""
 
     sources: list[Source]
+    #: The types by the names of the columns, in the order of the prepared table.
     types: dict[str, pl.DataType]
     notes: list[Note]
 
 
 @dataclass(frozen=True)
 class TypeChoice:
-    """The type of a column in all files, or None if it is left out, and a note on why."""
+    """The choice of one type for a column in all files, or the choice to leave it out."""
 
+    #: None if the column is left out.
     dtype: pl.DataType | None
+    #: Tells the user why this type was chosen, or why the column is left out.
     note: Note | None = None
 
 
 def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
-    """Choose the columns to prepare, and for each one a type that fits it in every file.
+    """Choose the columns to prepare, and for each column one type that fits all files.
 
-    Values of features that a file lacks are missing in this file. Raises DataError if a
-    file lacks a key or the target, if new data does not fit the schema of the model, or if
-    no type fits a column in all files.
+    Raises DataError if a file lacks a key or the target, if new data does not fit the
+    schema of the model, or if no type fits a column in all files.
     """
     names = list_column_names(sources)
-    notes: list[Note] = []
-    if roles.model_columns is not None:
-        notes += check_against_schema(sources, names, roles)
-    _check_required_columns(sources, names, roles)
-    if roles.target:
-        # Only training data must have the ignored columns.
-        _check_ignored_columns(names, roles)
-
+    notes = _check_columns(sources, names, roles)
     used_names = [name for name in names if roles.is_used(name)]
-    notes += _note_invisible_characters(names)
-    notes += _note_similar_names(used_names)
-    sources = _read_words_as_text(sources, used_names, roles)
+    notes += _find_similar_names(used_names)
+    sources = _read_special_words_as_text(sources, used_names, roles)
 
     types: dict[str, pl.DataType] = {}
     for name in used_names:
@@ -76,6 +70,27 @@ def choose_types(sources: list[Source], roles: ColumnRoles) -> TypedFiles:
         if choice.note is not None:
             notes.append(choice.note)
     return TypedFiles(sources, types, notes)
+
+
+def _check_columns(
+    sources: list[Source], names: list[str], roles: ColumnRoles
+) -> list[Note]:
+    """Check that the files have the columns that they need, and return notes on names.
+
+    `names` are the columns of all files. Raises DataError if a file lacks a key or the
+    target, if new data does not fit the schema of the model, or if an ignored column is
+    missing from all training data.
+    """
+    notes: list[Note] = []
+    if roles.model_columns is not None:
+        notes += fit_to_schema(sources, names, roles)
+    _check_required_columns(sources, names, roles)
+    # New data may lack the columns that were ignored in training.
+    is_training = roles.target is not None
+    if is_training:
+        _check_ignored_columns(names, roles)
+    notes += _find_invisible_characters(names)
+    return notes
 
 
 def list_column_names(sources: list[Source]) -> list[str]:
@@ -92,17 +107,20 @@ def list_column_names(sources: list[Source]) -> list[str]:
 def _check_required_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> None:
-    """Raise DataError if a file lacks a key or the target."""
-    role_by_name = dict.fromkeys(roles.keys, "key")
+    """Raise DataError if a file lacks a key or the target.
+
+    `names` are the columns of all files. The error suggests the most similar of them.
+    """
+    role_by_name = dict.fromkeys(roles.keys, "a key")
     if roles.target:
-        role_by_name[roles.target] = "target"
+        role_by_name[roles.target] = "the target"
     for source in sources:
         for name, role in role_by_name.items():
             if name in source.columns:
                 continue
             message = (
-                f"{source.name} has no column '{name}', the {role} in settings.yml. It has"
-                f" {show_text(', '.join(source.columns))}."
+                f"{source.name} has no column '{name}', which is {role} in settings.yml."
+                f" Its columns are {show_text(', '.join(source.columns))}."
             )
             hint = suggest_similar_name(name, names)
             if not hint:
@@ -111,7 +129,10 @@ def _check_required_columns(
 
 
 def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
-    """Raise DataError if no file has a column that is to be ignored."""
+    """Raise DataError if a column of `data.ignore` is in no file.
+
+    `names` are the columns of all files.
+    """
     for name in roles.ignore:
         if name in names:
             continue
@@ -121,119 +142,137 @@ def _check_ignored_columns(names: list[str], roles: ColumnRoles) -> None:
         raise DataError(join_sentences(message, suggest_similar_name(name, names)))
 
 
-def _note_invisible_characters(names: list[str]) -> Iterator[Note]:
-    """Yield a note on each name with invisible characters, such as U+200B."""
+def _find_invisible_characters(names: list[str]) -> Iterator[Note]:
+    """Yield a note on each column whose name has invisible characters, such as U+200B."""
     for name in names:
-        shown = show_text(name)
-        if shown == name:
+        shown_name = show_text(name)
+        if shown_name == name:
             continue
         text = (
-            f"the name of the column '{shown}' has invisible characters, which are shown"
-            " as escapes here: they are also part of the name in settings.yml."
+            f"the name of the column '{shown_name}' has invisible characters, which are"
+            " shown as escapes here: they are also part of the name in settings.yml."
         )
         yield Note(text, column=name)
 
 
-def _note_similar_names(names: list[str]) -> Iterator[Note]:
-    """Yield a note on columns whose names differ only by case or by Unicode form."""
-    similar: dict[str, list[str]] = {}
+def _find_similar_names(names: list[str]) -> Iterator[Note]:
+    """Yield a note on each group of columns whose names look nearly the same.
+
+    Such names differ only by upper and lower case, by spaces at their ends, or by their
+    Unicode form: "\u00e9" can be one character, or an "e" followed by an accent.
+    """
+    names_by_folded: dict[str, list[str]] = {}
     for name in names:
-        folded = unicodedata.normalize("NFKC", name).casefold().strip()
-        similar.setdefault(folded, []).append(name)
-    for group in similar.values():
-        if len(group) == 1:
+        folded_name = unicodedata.normalize("NFKC", name).casefold().strip()
+        names_by_folded.setdefault(folded_name, []).append(name)
+    for similar_names in names_by_folded.values():
+        if len(similar_names) == 1:
             continue
-        listed = " and ".join(f"'{show_text(name)}'" for name in group)
+        listed = " and ".join(f"'{show_text(name)}'" for name in similar_names)
         yield Note(
-            f"the columns {listed} differ only by case or Unicode form: they stay apart;"
-            " rename one if they are the same."
+            f"the columns {listed} differ only by case, spaces or Unicode form. They are"
+            " kept as separate columns: if they mean the same, give them one name."
         )
 
 
-# Columns that hold nothing but words in all files, such as NA, none or Inf.
+# Columns that hold only special words, such as NA, none or Inf.
 
 
-def _read_words_as_text(
+def _read_special_words_as_text(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Source]:
-    """Return the files, with columns that hold nothing but words read as text.
+    """Return the files; columns that hold only special words are read as text.
 
-    Words such as NA may be values rather than missing values, and words such as Inf may
-    be names rather than numbers. Columns of a model's schema are not changed.
+    Special words are those that are usually read as a missing value, such as NA, or as an
+    infinite number, such as Inf. If a column holds nothing else, they may be codes or
+    names. Columns of a model's schema are not changed.
     """
-    names_by_file: list[list[str]] = [[] for _ in sources]
+    text_names_by_file: list[list[str]] = [[] for _ in sources]
     for name in names:
         if roles.get_expected_column(name) is not None:
             continue
-        for file_number in _find_files_of_words(sources, name, roles):
-            names_by_file[file_number].append(name)
+        for file_number in _find_files_to_read_as_text(sources, name, roles):
+            text_names_by_file[file_number].append(name)
     return [
         _read_columns_as_text(source, text_names) if text_names else source
-        for source, text_names in zip(sources, names_by_file)
+        for source, text_names in zip(sources, text_names_by_file, strict=True)
     ]
 
 
-def _find_files_of_words(
+def _find_files_to_read_as_text(
     sources: list[Source], name: str, roles: ColumnRoles
 ) -> list[int]:
     """Return the numbers of the files in which a column is to be read as text.
 
-    The list is empty if a file has a value in the column that is not a word.
+    In these files, the column holds only words such as NA, or only words such as Inf.
     """
-    columns = {
+    column_by_file = {
         file_number: source.columns[name]
         for file_number, source in enumerate(sources)
         if name in source.columns
     }
-    types = {column.type for column in columns.values() if column.type is not None}
-    if not types or types == {TEXT}:
-        return _find_files_of_missing_words(columns)
-    if types <= {NUMBER, TEXT} and name != roles.target:
-        return _find_files_of_infinities(columns)
+    types = {
+        column.type for column in column_by_file.values() if column.type is not None
+    }
+    no_file_has_values = not types
+    if no_file_has_values or types == {TEXT}:
+        return _find_files_of_missing_words(column_by_file)
+    # Files in which the column is text already do not matter. The target stays a number:
+    # rows with an infinite target are left out.
+    may_be_infinite = types <= {NUMBER, TEXT} and name != roles.target
+    if may_be_infinite:
+        return _find_files_of_infinities(column_by_file)
     return []
 
 
-def _find_files_of_missing_words(columns: dict[int, Column]) -> list[int]:
-    """Return the files in which a column holds no values, but words such as NA.
+def _find_files_of_missing_words(column_by_file: dict[int, Column]) -> list[int]:
+    """Return the numbers of the files in which a column holds only words such as NA.
 
-    `columns` has the column in each file, by the number of the file.
+    `column_by_file` has the column in each file, by the number of the file.
     """
     file_numbers = []
-    for file_number, column in columns.items():
-        has_only_words = column.type is None and column.marker_count > 0
-        if has_only_words and column.values_as_text is not None:
+    for file_number, column in column_by_file.items():
+        has_only_words = column.type is None and column.missing_words > 0
+        # Columns of Parquet files have no alternative as text.
+        if has_only_words and column.text_alternative is not None:
             file_numbers.append(file_number)
     return file_numbers
 
 
-def _find_files_of_infinities(columns: dict[int, Column]) -> list[int]:
-    """Return the files in which a column holds numbers, if all of them are infinite.
+def _find_files_of_infinities(column_by_file: dict[int, Column]) -> list[int]:
+    """Return the numbers of the files in which a column holds only infinite numbers.
 
-    `columns` has the column in each file, by the number of the file.
+    The list is empty if the column holds a finite number in any file. `column_by_file`
+    has the column in each file, by the number of the file.
     """
-    numbers = {
+    numeric_columns = {
         file_number: column
-        for file_number, column in columns.items()
+        for file_number, column in column_by_file.items()
         if column.type == NUMBER
     }
-    # A column that also holds finite numbers has no alternative as text.
-    if any(column.values_as_text is None for column in numbers.values()):
-        return []
-    return list(numbers)
+    for column in numeric_columns.values():
+        # Only a column without finite numbers has an alternative as text.
+        holds_finite_numbers = column.text_alternative is None
+        if holds_finite_numbers:
+            return []
+    return list(numeric_columns)
 
 
 def _read_columns_as_text(source: Source, names: list[str]) -> Source:
-    """Return a CSV file with some of its columns read as text."""
+    """Return a CSV file in which the columns `names` are read as text.
+
+    Each of these columns has a `text_alternative`, which replaces its values.
+    """
     columns = dict(source.columns)
     contradicts_types = source.contradicts_types
     for name in names:
         column = columns[name]
         assert column.values_as_text is not None
         if column.type == NUMBER:
-            # If only the first rows have been read so far, a later row may hold a number
-            # such as 1.5. It contradicts the guess that the column holds only words.
-            is_number = column.values.is_finite().fill_null(False)
-            contradicts_types = contradicts_types | is_number
+            # The first rows hold only words such as Inf. If the type was guessed from
+            # them, a later row may hold a finite number, which contradicts the guess.
+            is_finite_number = column.values.is_finite().fill_null(False)
+            contradicts_types = contradicts_types | is_finite_number
         columns[name] = replace(
             column,
             type=TEXT,
@@ -248,7 +287,12 @@ def _read_columns_as_text(source: Source, names: list[str]) -> Source:
 
 
 def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeChoice:
-    """Choose the type of a column in all files, by the model's schema or by its values."""
+    """Choose one type for a column in all files.
+
+    The model's schema determines the type, if it has the column. Otherwise, the values of
+    the column do. Raises DataError if no type fits the column in all files, or if the
+    type of a key or the target cannot be prepared.
+    """
     expected = roles.get_expected_column(name)
     if expected is not None:
         return _choose_type_by_schema(sources, name, expected)
@@ -257,17 +301,17 @@ def _choose_type(sources: list[Source], name: str, roles: ColumnRoles) -> TypeCh
     unusable_type = _find_unusable_type(first_file_by_type, is_key=name in roles.keys)
     if unusable_type is not None:
         source = first_file_by_type[unusable_type]
-        return _leave_out(source, name, unusable_type, roles)
+        return _leave_out_or_raise(source, name, unusable_type, roles)
 
     types = list(first_file_by_type)
     if not types:
-        # No file has a value in the column.
+        # No file has a value in the column, so any type fits.
         return TypeChoice(TEXT)
     if len(types) == 1:
         return TypeChoice(types[0])
     common_type = _find_common_type(sources, name, set(types), roles)
     if common_type is None:
-        raise _explain_changed_type(sources, name, first_file_by_type, roles)
+        raise _explain_different_types(sources, name, first_file_by_type, roles)
     return TypeChoice(common_type)
 
 
@@ -282,28 +326,32 @@ def _find_unusable_type(
 
 
 def _is_usable(dtype: pl.DataType, *, is_key: bool) -> bool:
-    """Return whether a key, or else a feature or the target, can have a type."""
+    """Return whether columns of a type can be prepared.
+
+    A key can have any type but lists, structs and durations, because it is only copied.
+    Features and the target need one of the types in TYPE_NAMES.
+    """
     if is_key:
         return not dtype.is_nested() and dtype != pl.Duration
     return dtype in TYPE_NAMES
 
 
-def _leave_out(
+def _leave_out_or_raise(
     source: Source, name: str, dtype: pl.DataType, roles: ColumnRoles
 ) -> TypeChoice:
-    """Leave out a feature of a type that cannot be prepared, with a note.
+    """Return the choice to leave out a column whose type cannot be prepared, with a note.
 
     `source` is the first file in which the column has this type. Raises DataError if the
-    column is a key or the target.
+    column is a key or the target, which cannot be left out.
     """
     if name in roles.keys or name == roles.target:
         raise DataError(
             f"{source.name}: the column '{name}' is of type {dtype}, which is neither"
-            " a number nor a date nor text: convert it."
+            " a number nor a date nor text: convert it to one of these."
         )
     text = (
-        f"the column '{name}' in {source.name} is of type {dtype}, which no feature can be"
-        " made of, and is left out."
+        f"the column '{name}' in {source.name} is left out, because no feature can be made"
+        f" from its type, {dtype}."
     )
     return TypeChoice(None, Note(text, column=name))
 
@@ -311,23 +359,24 @@ def _leave_out(
 def _choose_type_by_schema(
     sources: list[Source], name: str, expected: ColumnSchema
 ) -> TypeChoice:
-    """Choose the type of a column of new data, which is usually that of the schema.
+    """Choose the type of a column in new data: usually the type in the model's schema.
 
-    If the new data holds fractions where the training data held integers, or times where
-    it held dates, the type is NUMBER or TIMESTAMP instead, with a note.
+    If the new data holds fractions where the training data held integers, the type is
+    NUMBER instead. If it holds times where the training data held dates, the type is
+    TIMESTAMP instead. The choice then has a note.
     """
-    holds_fractions = expected.type == INTEGER and not _all_values(
+    holds_fractions = expected.type == INTEGER and not _all_values_pass(
         sources, name, NUMBER, _is_whole
     )
     if holds_fractions:
         text = (
             f"the column '{name}' holds fractions, where the training data held integers:"
-            " check that features() in prep.py can use them, or that data.decimal and"
-            " data.thousands in settings.yml fit these files."
+            " check that features() in prep.py can use them, and that data.decimal and"
+            " data.thousands in settings.yml are right for these files."
         )
         return TypeChoice(NUMBER, Note(text, column=name))
 
-    holds_times = expected.type == DATE and not _all_values(
+    holds_times = expected.type == DATE and not _all_values_pass(
         sources, name, TIMESTAMP, _is_midnight
     )
     if holds_times:
@@ -354,7 +403,10 @@ def _find_first_file_of_each_type(
 def _find_common_type(
     sources: list[Source], name: str, types: set[pl.DataType], roles: ColumnRoles
 ) -> pl.DataType | None:
-    """Return a type to which a column of several types is converted, or None."""
+    """Return a type to which all values of a column can be converted; None if none fits.
+
+    `types` are the types that the column has in the files.
+    """
     if name in roles.keys:
         return _find_common_key_type(sources, name, types)
     return _find_common_feature_type(sources, name, types)
@@ -363,8 +415,13 @@ def _find_common_type(
 def _find_common_key_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a type in which the keys of all files stay distinct, or None."""
-    if types == {INTEGER, NUMBER} and _all_values(sources, name, NUMBER, _is_whole):
+    """Return a type in which the keys of all files stay distinct; None if none fits.
+
+    For example, the key 7 of one file and the key A7 of another become text.
+    """
+    if types == {INTEGER, NUMBER} and _all_values_pass(
+        sources, name, NUMBER, _is_whole
+    ):
         return INTEGER
     if any(dtype.is_float() or dtype == pl.Binary for dtype in types):
         # Converted to text, floats and bytes would differ from what the file holds.
@@ -375,20 +432,26 @@ def _find_common_key_type(
 def _find_common_feature_type(
     sources: list[Source], name: str, types: set[pl.DataType]
 ) -> pl.DataType | None:
-    """Return a type that can hold the values of a feature in all files, or None."""
+    """Return a type that can hold the values of a feature in all files; None if none can.
+
+    Text is not such a type: a feature that is text in one file and a number in another
+    is more likely a mistake.
+    """
     if types == {INTEGER, NUMBER}:
         return NUMBER
     if types == {DATE, TIMESTAMP}:
         return TIMESTAMP
-    if types <= {BOOLEAN, INTEGER, NUMBER}:
-        # Booleans become 0 and 1 if all numbers of other files are 0 or 1, too.
-        integers_are_bits = _all_values(sources, name, INTEGER, _is_bit)
-        if integers_are_bits and _all_values(sources, name, NUMBER, _is_bit):
+    if BOOLEAN in types and types <= {BOOLEAN, INTEGER, NUMBER}:
+        # Booleans become 0 and 1, provided that the numbers in the other files are all 0
+        # or 1.
+        integers_are_bits = _all_values_pass(sources, name, INTEGER, _is_bit)
+        numbers_are_bits = _all_values_pass(sources, name, NUMBER, _is_bit)
+        if integers_are_bits and numbers_are_bits:
             return INTEGER
     return None
 
 
-def _explain_changed_type(
+def _explain_different_types(
     sources: list[Source],
     name: str,
     first_file_by_type: dict[pl.DataType, Source],
@@ -396,39 +459,34 @@ def _explain_changed_type(
 ) -> DataError:
     """Return the error for a column whose types in the files have no common type.
 
-    If a file has a note on the column, the error quotes the first such note.
+    If there is a note on the column, which may explain one of its types, the error quotes
+    the first such note.
     """
     types = " and ".join(
         f"{get_type_name(dtype)} in {source.name}"
         for dtype, source in first_file_by_type.items()
     )
-    if name in roles.keys:
-        message = f"The column '{name}' changes its type: {types}. Make it one type."
-    elif name in roles.only_checked:
-        message = (
-            f"The column '{name}' changes its type: {types}. Make it one type, or remove"
-            " its rules from data.expect in settings.yml."
-        )
-    else:
-        message = (
-            f"The column '{name}' changes its type: {types}. Make it one type, or list"
-            " it under data.ignore in settings.yml."
-        )
+    problem = f"The column '{name}' has different types: {types}."
+    fix = "Give it the same type in all files"
+    if name in roles.only_checked:
+        fix += ", or remove its rules from data.expect in settings.yml"
+    elif name not in roles.keys:
+        fix += ", or list it under data.ignore in settings.yml"
     note = find_note(sources, name)
-    if note is not None:
-        message += f" In detail: {note.text}"
-    return DataError(message)
+    detail = "" if note is None else f"Note on this column: {note.text}"
+    return DataError(join_sentences(problem, f"{fix}.", detail))
 
 
-def _all_values(
+def _all_values_pass(
     sources: list[Source],
     name: str,
     dtype: pl.DataType,
     test: Callable[[pl.Expr], pl.Expr],
 ) -> bool:
-    """Return whether all values of a column pass a test, in the files of this type.
+    """Return whether all values of a column pass a test where its type is `dtype`.
 
-    Files in which the column has another type are not tested.
+    Missing values pass every test. Files in which the column has another type, or which
+    lack the column, are not tested.
     """
     for source in sources:
         column = source.columns.get(name)
@@ -446,7 +504,7 @@ def _is_whole(values: pl.Expr) -> pl.Expr:
 
 
 def _is_midnight(values: pl.Expr) -> pl.Expr:
-    """Return whether each time is the start of a day."""
+    """Return whether each timestamp is the start of a day."""
     return values == values.dt.truncate("1d")
 
 

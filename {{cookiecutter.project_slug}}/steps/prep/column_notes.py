@@ -15,15 +15,16 @@ from typing import Any
 import polars as pl
 from sources import ColumnRoles, Note, Source, find_first_values
 
-# A text column identifies its rows if it has at least MANY_VALUES values, of which at
-# least NEARLY_ALL are distinct.
+# A column of text differs in nearly every row if it has at least this many values, and if
+# at least this share of them is distinct.
 MANY_VALUES = 50
 NEARLY_ALL = 0.9
 # The name of a column of ids has one of these words, such as customer_id and customerId.
 ID_NAME = re.compile(
     r"(^|[^A-Za-z])(?i:id|uuid|guid)([^A-Za-z]|$)|[a-z]I[dD]$", re.ASCII
 )
-# There are at least this many ids, each of which is in at least two rows on average.
+# Ids repeat if there are at least this many, and if each is in at least this many rows on
+# average.
 MANY_IDS = 20
 ROWS_PER_ID = 2
 # Numbers that programs write in place of a missing value.
@@ -38,82 +39,113 @@ def note_columns(
     sources: list[Source],
     roles: ColumnRoles,
 ) -> list[Note]:
-    """Return notes on features that need a look, except those in `noted_columns`.
+    """Return a note on each feature from which a model can hardly learn.
 
-    `columns` has the statistics of each column of the prepared parts, and `rows` is the
-    number of rows.
+    `prepared` is the folder of the prepared parts, `columns` has the statistics of their
+    columns by name, and `rows` is the number of their rows. Columns in `noted_columns`
+    already have a note and get no other.
     """
     skipped_names = {*noted_columns, *roles.keys, roles.target, roles.group}
+    features = {
+        name: statistics
+        for name, statistics in columns.items()
+        if name not in skipped_names
+    }
+    text_by_name: dict[str, str] = {}
+    for name, statistics in features.items():
+        if statistics["missing"] == rows:
+            text_by_name[name] = f"column '{name}' holds no value."
+    # A registered model needs its columns, so advice to ignore them would be wrong.
+    if roles.model_columns is None:
+        text_by_name |= _describe_doubtful_columns(
+            columns, features, prepared, rows, sources, roles
+        )
+    return [
+        Note(text_by_name[name], column=name)
+        for name in columns
+        if name in text_by_name
+    ]
+
+
+def _describe_doubtful_columns(
+    columns: dict[str, dict[str, Any]],
+    features: dict[str, dict[str, Any]],
+    prepared: Path,
+    rows: int,
+    sources: list[Source],
+    roles: ColumnRoles,
+) -> dict[str, str]:
+    """Return the text of a note on each feature with distinct texts, ids or sentinels.
+
+    A sentinel is a number such as -999 that stands for a missing value. `columns` and
+    `features` have the statistics of all columns and of the features, by name.
+    """
+    # Columns are selected by their positions, because polars would treat a name such as
+    # `^a$` as a regular expression.
     text_positions: dict[str, int] = {}
     id_positions: dict[str, int] = {}
     number_positions: dict[str, int] = {}
-    texts_by_name: dict[str, str] = {}
-    for position, (name, column) in enumerate(columns.items()):
-        if name in skipped_names:
+    for position, name in enumerate(columns):
+        if name not in features:
             continue
-        values = rows - column["missing"]
-        distinct = column.get("distinct", 0)
+        statistics = features[name]
+        values = rows - statistics["missing"]
+        distinct = statistics.get("distinct", 0)
         if not values:
-            texts_by_name[name] = f"column '{name}' holds no value."
-        elif roles.model_columns is not None:
-            # The model needs these columns, so advice to ignore them would be wrong.
             continue
-        elif values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
+        if values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
             text_positions[name] = position
-        elif is_named_like_an_id(name) and column["type"] in ("integer", "text"):
+        elif is_named_like_an_id(name) and statistics["type"] in ("integer", "text"):
             id_positions[name] = position
-        elif column["type"] in ("integer", "number"):
+        elif statistics["type"] in ("integer", "number"):
             number_positions[name] = position
 
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    texts_by_name |= _describe_distinct_texts(table, text_positions)
+    text_by_name = _describe_distinct_texts(table, text_positions)
     if roles.group is None:
-        texts_by_name |= _describe_repeated_ids(table, id_positions)
+        text_by_name |= _describe_repeated_ids(table, id_positions)
     sentinels = _find_sentinels(table, number_positions, columns)
-    texts_by_name |= _describe_sentinels(sentinels, sources)
-    return [
-        Note(texts_by_name[name], column=name)
-        for name in columns
-        if name in texts_by_name
-    ]
+    text_by_name |= _describe_sentinels(sentinels, sources)
+    return text_by_name
 
 
 def _describe_distinct_texts(
     table: pl.LazyFrame, positions: dict[str, int]
 ) -> dict[str, str]:
-    """Return a sentence on each column of text of which nearly every value differs.
+    """Return the text of a note on each column of text that differs in nearly every row.
 
-    It only advises to ignore the column if its values do not have a common form.
-    `positions` has the position of each column by its name.
+    `positions` has the positions of these columns by their names, which are also the names
+    in the result. The note advises to ignore a column only if its values do not all have
+    the same form, as INV-7 and INV-12 do.
     """
-    texts_by_name: dict[str, str] = {}
+    text_by_name: dict[str, str] = {}
     for name, example in _find_examples_of_form(table, positions).items():
+        problem = f"column '{name}' is text that differs in nearly every row"
         if example is None:
-            texts_by_name[name] = (
-                f"column '{name}' is text with a value of its own in nearly every row, from"
-                " which a model can hardly learn: list it under data.ignore."
+            text_by_name[name] = (
+                f"{problem}, from which a model can hardly learn: list it under"
+                " data.ignore."
             )
         else:
-            texts_by_name[name] = (
-                f"column '{name}' is text with a value of its own in nearly every row,"
-                f" all in one form, such as '{example}': if it identifies the rows, list it"
-                " under data.keys; if it holds a number or a date, make a column of it in"
-                " features() in prep.py."
+            text_by_name[name] = (
+                f"{problem}, but always has the same form, such as '{example}': if it"
+                " identifies the rows, list it under data.keys; if it holds a number or a"
+                " date, derive a column from it in features() in prep.py."
             )
-    return texts_by_name
+    return text_by_name
 
 
 def is_named_like_an_id(name: str) -> bool:
-    """Return whether a column has a name like those of ids, such as customer_id."""
+    """Return whether the name of a column has a word for ids, such as customer_id."""
     return ID_NAME.search(name) is not None
 
 
 def _describe_repeated_ids(
     table: pl.LazyFrame, positions: dict[str, int]
 ) -> dict[str, str]:
-    """Return a sentence on each column of ids that are in several rows.
+    """Return the text of a note on each column of ids that repeat in several rows.
 
-    `positions` has the position of each column by its name.
+    `positions` has the positions of columns that are named like ids, by their names.
     """
     if not positions:
         return {}
@@ -122,66 +154,73 @@ def _describe_repeated_ids(
         ids = pl.nth(position).drop_nulls()
         aggregations += [
             ids.len().alias(f"{position} rows"),
-            # Hashes of 64 bits take less memory than texts.
+            # 64-bit hashes take less memory than text.
             ids.hash().n_unique().alias(f"{position} ids"),
         ]
-    row = table.select(aggregations).collect(engine="streaming").row(0, named=True)
+    counts = table.select(aggregations).collect(engine="streaming").row(0, named=True)
 
-    texts_by_name: dict[str, str] = {}
+    text_by_name: dict[str, str] = {}
     for name, position in positions.items():
-        rows = row[f"{position} rows"]
-        ids = row[f"{position} ids"]
+        rows = counts[f"{position} rows"]
+        ids = counts[f"{position} ids"]
         if ids >= MANY_IDS and rows >= ROWS_PER_ID * ids:
-            texts_by_name[name] = (
+            text_by_name[name] = (
                 f"column '{name}' has {ids} ids in {rows} rows. If rows with the same id"
-                f" belong together, write data.group: {name} in settings.yml: a model is"
-                " then judged on ids that it has not been trained on. Otherwise, list it"
-                " under data.ignore."
+                f" belong together, write data.group: {name} in settings.yml. A model is"
+                " then judged on ids that it has not been trained on. If not, list the"
+                " column under data.ignore."
             )
-    return texts_by_name
+    return text_by_name
 
 
 def _find_examples_of_form(
     table: pl.LazyFrame, positions: dict[str, int]
 ) -> dict[str, str | None]:
-    """Return the first value of each column whose values have one form, else None.
+    """Return an example of each column whose values all have the same form, else None.
 
-    All values have a digit. They have one form if they become equal when each run of
-    letters and each run of digits is replaced by one character, such as INV-7 and
-    AB-1234, or if letters and digits are at the same positions, such as 7A and B4.
+    The example is the column's first value. `positions` has the positions of the columns
+    by their names. Values have the same form if each of them has a digit, and if they are
+    equal in one of two simplified forms:
+
+    - Each run of letters becomes `a`, and each run of digits 0, so that INV-7 and AB-1234
+      are both `a-0`.
+    - Each letter and each digit becomes 0, so that 7A-x and B4-9 are both `00-0`.
     """
     if not positions:
         return {}
     aggregations = []
     for position in positions.values():
         text = pl.nth(position).drop_nulls()
-        without_runs = text.str.replace_all(r"\p{L}+", "a").str.replace_all(r"\d+", "0")
-        without_signs = text.str.replace_all(r"[\p{L}\d]", "0")
+        simplified_runs = text.str.replace_all(r"\p{L}+", "a").str.replace_all(
+            r"\d+", "0"
+        )
+        simplified_characters = text.str.replace_all(r"[\p{L}\d]", "0")
         aggregations += [
             text.first().alias(f"{position} first"),
-            text.str.contains(r"\d").all().alias(f"{position} has digits"),
-            without_runs.n_unique().alias(f"{position} forms of runs"),
-            without_signs.n_unique().alias(f"{position} forms of positions"),
+            text.str.contains(r"\d").all().alias(f"{position} all have digits"),
+            simplified_runs.n_unique().alias(f"{position} forms of runs"),
+            simplified_characters.n_unique().alias(f"{position} forms of characters"),
         ]
     row = table.select(aggregations).collect(engine="streaming").row(0, named=True)
 
-    examples: dict[str, str | None] = {}
+    example_by_name: dict[str, str | None] = {}
     for name, position in positions.items():
-        is_one_form = (
-            row[f"{position} forms of runs"] == 1
-            or row[f"{position} forms of positions"] == 1
-        )
-        has_form = row[f"{position} has digits"] and is_one_form
-        examples[name] = row[f"{position} first"] if has_form else None
-    return examples
+        runs_are_equal = row[f"{position} forms of runs"] == 1
+        characters_are_equal = row[f"{position} forms of characters"] == 1
+        all_have_digits = row[f"{position} all have digits"]
+        if all_have_digits and (runs_are_equal or characters_are_equal):
+            example_by_name[name] = row[f"{position} first"]
+        else:
+            example_by_name[name] = None
+    return example_by_name
 
 
 @dataclass(frozen=True)
 class Sentinel:
-    """A number that may stand for a missing value, because it is far from all others.
+    """A number such as -999, far from all others of its column: it may mean "missing".
 
-    It is in `count` rows of its column. The other numbers of the column lie between
-    `smallest` and `largest`.
+    The number is in `count` rows of its column. The other numbers of the column lie
+    between `smallest` and `largest`.
     """
 
     column: str
@@ -192,29 +231,28 @@ class Sentinel:
 
 
 def _find_sentinels(
-    table: pl.LazyFrame, positions: dict[str, int], columns: dict[str, dict[str, Any]]
+    table: pl.LazyFrame,
+    positions: dict[str, int],
+    statistics_by_name: dict[str, dict[str, Any]],
 ) -> list[Sentinel]:
-    """Return the sentinels of the columns in `positions`.
+    """Return the sentinels of the columns in `positions`, which maps names to positions.
 
-    Only the smallest and the largest number of a column can be one. `columns` has them.
+    A sentinel is one of the numbers in SENTINELS, such as -999, that is far from the other
+    numbers of its column. `statistics_by_name` has the smallest and the largest number of
+    each column.
     """
-    candidates: list[tuple[str, float]] = []
-    for name in positions:
-        for statistic in ("smallest", "largest"):
-            number = float(columns[name][statistic])
-            if number in SENTINELS:
-                candidates.append((name, number))
+    candidates = _find_sentinel_candidates(positions, statistics_by_name)
     if not candidates:
         return []
 
     aggregations = []
     for i, (name, number) in enumerate(candidates):
         values = pl.nth(positions[name])
-        others = pl.when(values != number).then(values)
+        other_values = pl.when(values != number).then(values)
         aggregations += [
             (values == number).sum().alias(f"{i} count"),
-            others.min().alias(f"{i} smallest"),
-            others.max().alias(f"{i} largest"),
+            other_values.min().alias(f"{i} smallest"),
+            other_values.max().alias(f"{i} largest"),
         ]
     row = table.select(aggregations).collect(engine="streaming").row(0, named=True)
 
@@ -222,15 +260,37 @@ def _find_sentinels(
     for i, (name, number) in enumerate(candidates):
         smallest = row[f"{i} smallest"]
         largest = row[f"{i} largest"]
-        if smallest is not None and _is_far_away(number, smallest, largest):
+        column_has_other_numbers = smallest is not None
+        if column_has_other_numbers and _is_far_from_range(number, smallest, largest):
             count = row[f"{i} count"]
             sentinels.append(Sentinel(name, number, count, smallest, largest))
     return sentinels
 
 
-def _is_far_away(number: float, smallest: float, largest: float) -> bool:
-    """Return whether a number is farther from others than these are from each other."""
-    if number < 0 <= smallest:
+def _find_sentinel_candidates(
+    names: Iterable[str], statistics_by_name: dict[str, dict[str, Any]]
+) -> list[tuple[str, float]]:
+    """Return each column with its smallest or largest number, if it is one of SENTINELS.
+
+    Other numbers of a column lie between these two, so they are not far from all others.
+    """
+    candidates: list[tuple[str, float]] = []
+    for name in names:
+        for statistic in ("smallest", "largest"):
+            number = float(statistics_by_name[name][statistic])
+            if number in SENTINELS:
+                candidates.append((name, number))
+    return candidates
+
+
+def _is_far_from_range(number: float, smallest: float, largest: float) -> bool:
+    """Return whether a number is far from the range of the other numbers of its column.
+
+    This is so if it is the only negative number, or if its distance to the range is
+    larger than the range itself: 999 is far from numbers between 0 and 120.
+    """
+    is_only_negative = number < 0 <= smallest
+    if is_only_negative:
         return True
     distance = smallest - number if number < smallest else number - largest
     return distance > largest - smallest
@@ -239,37 +299,48 @@ def _is_far_away(number: float, smallest: float, largest: float) -> bool:
 def _describe_sentinels(
     sentinels: list[Sentinel], sources: list[Source]
 ) -> dict[str, str]:
-    """Return sentences on the first sentinel of each column, with the fix."""
-    texts_by_name: dict[str, str] = {}
-    for sentinel, spelling in zip(sentinels, _find_spellings(sentinels, sources)):
+    """Return the text of a note on each column with a sentinel, by the column's name.
+
+    The note is about the first sentinel of the column, and tells how to make its values
+    missing.
+    """
+    text_by_name: dict[str, str] = {}
+    spellings = _find_spellings(sentinels, sources)
+    for sentinel, spelling in zip(sentinels, spellings, strict=True):
+        if sentinel.column in text_by_name:
+            continue
         if spelling is None:
-            fix = "replace it by null in features() in prep.py"
+            fix = "replace it with null in features() in prep.py"
         else:
             fix = f"write data.missing: ['{spelling}'] in settings.yml"
         rows = "1 row" if sentinel.count == 1 else f"{sentinel.count} rows"
-        text = (
+        text_by_name[sentinel.column] = (
             f"column '{sentinel.column}' holds {sentinel.number:.0f} in {rows}, and"
             f" otherwise numbers from {sentinel.smallest} to {sentinel.largest}. If it"
             f" stands for a missing value, {fix}."
         )
-        texts_by_name.setdefault(sentinel.column, text)
-    return texts_by_name
+    return text_by_name
 
 
 def _find_spellings(
     sentinels: list[Sentinel], sources: list[Source]
 ) -> list[str | None]:
-    """Return the first spelling of each number in the CSV files; None if it is in none."""
+    """Return how each sentinel is written where it occurs first in the CSV files.
+
+    For example, -999 may be written as "-999.0". The spelling is None if no CSV file
+    holds the sentinel.
+    """
     spellings: list[str | None] = [None] * len(sentinels)
     for source in sources:
-        texts: dict[int, pl.Expr] = {}
+        text_by_index: dict[int, pl.Expr] = {}
         for i, sentinel in enumerate(sentinels):
             column = source.columns.get(sentinel.column)
-            # Only the columns of CSV files have a text.
-            if spellings[i] is None and column and column.csv_text is not None:
+            # Only the columns of CSV files keep their text.
+            if spellings[i] is None and column and column.text is not None:
+                # The text is null in all rows without the sentinel.
                 is_sentinel = column.values == sentinel.number
-                texts[i] = pl.when(is_sentinel).then(column.csv_text)
-        first_texts = find_first_values(source.frame, list(texts.values()))
-        for i, text in zip(texts, first_texts):
+                text_by_index[i] = pl.when(is_sentinel).then(column.text)
+        first_texts = find_first_values(source.frame, list(text_by_index.values()))
+        for i, text in zip(text_by_index, first_texts, strict=True):
             spellings[i] = None if text is None else str(text)
     return spellings

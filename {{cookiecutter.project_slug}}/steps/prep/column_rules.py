@@ -1,4 +1,4 @@
-"""Find the rules for reading the text of a column, which follow from its name and role."""
+"""Derive the rules for reading the text of a column from the column's name and role."""
 
 from __future__ import annotations
 
@@ -26,29 +26,32 @@ from text_values import (
 
 @dataclass(frozen=True)
 class ColumnRules:
-    """Which types a column may have, and which of its words are missing values."""
+    """Which types a column may have, and which words in it are missing values."""
 
     is_ignored: bool = False
     is_key: bool = False
     #: In the target, words such as NA are classes. Only NaN is a missing value.
     is_target: bool = False
-    #: All words such as NA are values, not missing values.
+    #: If the column is text, words such as NA are values, not missing values.
     words_are_values: bool = False
     #: The types that are tried before text, in this order.
     types: tuple[pl.DataType, ...] = (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP)
     #: Times of day may be read as numbers, in seconds.
     times_are_numbers: bool = True
 
-    def allows(self, value_type: ValueType) -> bool:
-        """Return whether the values of the column may have a type."""
-        if is_time_of_day(value_type) and not self.times_are_numbers:
+    def allows(self, reading: Reading) -> bool:
+        """Return whether the column may have the type of a reading."""
+        if is_time_of_day(reading) and not self.times_are_numbers:
             return False
         return value_type.dtype in self.types
 
     def select_values_of_text(
         self, stripped: pl.Expr, text_format: TextFormat
     ) -> pl.Expr:
-        """Return the values of the column if it is text, with null for missing values."""
+        """Return the values of a column of text, with null for missing values.
+
+        `stripped` is the text without spaces around it.
+        """
         if self.words_are_values:
             return null_if_empty(stripped)
         if self.is_target:
@@ -56,21 +59,22 @@ class ColumnRules:
         return null_if_missing(stripped, text_format, in_text=True)
 
     def may_have_words_as_values(self, text_format: TextFormat) -> bool:
-        """Return whether a word such as NA may be a value if the column is text."""
+        """Return whether words such as NA may be values if the column is text."""
         some_words_are_values = self.is_target or self.words_are_values
         return some_words_are_values or len(text_format.not_missing) > 0
 
 
-def find_rules(name: str, roles: ColumnRoles) -> ColumnRules:
-    """Return the rules of a column.
+def create_rules(name: str, roles: ColumnRoles) -> ColumnRules:
+    """Return the rules for reading the values of a column.
 
-    The types of a column in a model's schema are those that can be converted to the type
-    in the schema.
+    In new data, a column of the model's schema may have any type that can be converted to
+    its type in the schema.
     """
     expected = roles.get_expected_column(name)
     if expected is not None:
+        words_are_values = not expected.words_are_missing
         return ColumnRules(
-            words_are_values=not expected.markers_are_missing,
+            words_are_values=words_are_values,
             types=READABLE_TYPES[expected.type],
             times_are_numbers=expected.holds_times,
         )

@@ -1,7 +1,7 @@
 """Stack the rows of the raw files as one table, and verify the types of CSV files.
 
-While the rows are written, each file is summarized: if any of its rows contradicts the
-types that were guessed from the first rows, they are wrong.
+The types of a CSV file are guessed from its first rows. While all rows are written, each
+file is summarized: if any row contradicts the guess, the guess is wrong.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import polars.selectors as cs
 from sources import FILE, ROW_NUMBER, Column, Source
 
 # polars opens all files of a query at once, and takes minutes to plan a query over
-# thousands of files. So it gets at most this many files at once.
+# thousands of files. So a query reads at most this many files.
 FILES_AT_A_TIME = 64
 # Columns that are added to the combined rows to verify the guessed types. Their names
 # begin with a NUL, so that they differ from the name of every column of data.
 CONTRADICTS_TYPES = "\0contradicts types"  # whether the row contradicts guessed types
 BYTES = "\0bytes"  # the length of the row in its CSV file
-MISSING_WORD = "\0missing word "  # before the name of a column that holds words like NA
+# Begins the name of a column that marks the rows in which another column holds a word such
+# as NA. The name of the other column follows.
+MISSING_WORD = "\0missing word "
 
 # Stands for a column that a file does not have.
 ABSENT_COLUMN = Column(type=None, values=pl.lit(None))
@@ -31,10 +33,12 @@ ABSENT_COLUMN = Column(type=None, values=pl.lit(None))
 class TableColumns:
     """The columns of the combined table, besides FILE, CONTRADICTS_TYPES and BYTES."""
 
+    #: The types of the columns of data, by name.
     types: dict[str, pl.DataType]
-    #: The columns in which words like NA are still to be counted. A column that begins
-    #: with MISSING_WORD marks the rows that hold such a word.
-    uncounted: set[str]
+    #: The columns of data in which words such as NA are still to be counted. For each of
+    #: them, another column, whose name begins with MISSING_WORD, marks the rows that hold
+    #: such a word.
+    with_uncounted_words: set[str]
     #: The table has ROW_NUMBER, the number of each row in its file.
     with_row_numbers: bool
 
@@ -48,15 +52,19 @@ def stack_rows(
 ) -> pl.LazyFrame:
     """Stack the rows of all files, in order, as a table with the columns of `types`.
 
-    The table also has the columns that `TableColumns` describes. If there are many files,
-    their rows are copied into the folder `scratch`. Raises OSError or PolarsError if the
-    disk is full.
+    The table also has FILE, the number of each row's file, and the columns by which the
+    guessed types are verified. If `with_row_numbers` is True, it has ROW_NUMBER, too: the
+    number of each row in its file. If there are many files, their rows are copied into the
+    folder `scratch`. Raises OSError or PolarsError if the disk is full.
     """
-    columns = TableColumns(types, _list_uncounted_columns(sources), with_row_numbers)
+    columns = TableColumns(
+        types, _list_columns_with_uncounted_words(sources), with_row_numbers
+    )
     numbered_sources = list(enumerate(sources))
     if len(sources) <= FILES_AT_A_TIME:
         return _stack_batch(numbered_sources, columns)
 
+    # A query must not read all of these files, so each batch is copied into one file.
     copies = []
     for start in range(0, len(sources), FILES_AT_A_TIME):
         batch = numbered_sources[start : start + FILES_AT_A_TIME]
@@ -66,10 +74,10 @@ def stack_rows(
     return pl.scan_parquet(copies, glob=False)
 
 
-def _list_uncounted_columns(sources: list[Source]) -> set[str]:
-    """Return the columns in which words like NA are counted while rows are written.
+def _list_columns_with_uncounted_words(sources: list[Source]) -> set[str]:
+    """Return the columns in which words such as NA are counted while rows are written.
 
-    These are the columns whose types were guessed in some file.
+    These are the columns whose types were guessed in any file, from its first rows.
     """
     names = set()
     for source in sources:
@@ -82,7 +90,7 @@ def _list_uncounted_columns(sources: list[Source]) -> set[str]:
 def _stack_batch(
     numbered_sources: list[tuple[int, Source]], columns: TableColumns
 ) -> pl.LazyFrame:
-    """Stack the rows of a few files. Each file comes with its number among all files."""
+    """Stack the rows of some files, each of which comes with its number among all files."""
     return pl.concat(
         _select_rows(source, file_number, columns)
         for file_number, source in numbered_sources
@@ -92,24 +100,16 @@ def _stack_batch(
 def _select_rows(
     source: Source, file_number: int, columns: TableColumns
 ) -> pl.LazyFrame:
-    """Select the columns of the combined table from a file."""
-    row_bytes = pl.lit(0) if source.row_bytes is None else source.row_bytes
-    selected = [
+    """Return the rows of a file with the columns of the combined table."""
+    row_bytes = pl.lit(0)
+    if source.row_bytes is not None:
+        row_bytes = source.row_bytes
+    frame = source.frame.select(
         pl.lit(file_number).alias(FILE),
         source.contradicts_types.alias(CONTRADICTS_TYPES),
         row_bytes.cast(pl.Int64).alias(BYTES),
-    ]
-    for name, dtype in columns.types.items():
-        column = source.columns.get(name, ABSENT_COLUMN)
-        values = pl.lit(None) if column.type is None else column.values
-        selected.append(values.cast(dtype).alias(name))
-        if name in columns.uncounted:
-            is_word = column.is_marker
-            if is_word is None:
-                is_word = pl.lit(False)
-            selected.append(is_word.alias(MISSING_WORD + name))
-
-    frame = source.frame.select(selected)
+        *_select_values(source, columns),
+    )
     if columns.with_row_numbers:
         frame = frame.with_row_index(ROW_NUMBER)
     if source.is_csv:
@@ -119,50 +119,76 @@ def _select_rows(
     return frame
 
 
-def aggregate_by_file(
-    rows: pl.LazyFrame, *aggregations: pl.Expr, has_many_files: bool
-) -> pl.LazyFrame:
-    """Summarize the stacked rows: return one row for each file that has any rows.
+def _select_values(source: Source, columns: TableColumns) -> list[pl.Expr]:
+    """Return expressions for the columns of data in a file, and for the marks of words.
 
-    It holds the number of the file's `rows`, the caller's `aggregations`, and the sums by
-    which `find_confirmed_files` and `set_missing_words` verify the file.
+    The marks are the columns whose names begin with MISSING_WORD.
     """
-    verified_columns = cs.by_name(CONTRADICTS_TYPES, BYTES)
-    missing_words = cs.starts_with(MISSING_WORD)
-    sums = (verified_columns | missing_words).sum()
-    summary = [pl.len().alias("rows"), sums, *aggregations]
-    if has_many_files:
+    expressions = []
+    for name, dtype in columns.types.items():
+        column = source.columns.get(name, ABSENT_COLUMN)
+        values = pl.lit(None)
+        if column.type is not None:
+            values = column.values
+        expressions.append(values.cast(dtype).alias(name))
+
+        if name in columns.with_uncounted_words:
+            is_word = pl.lit(False)
+            if column.is_missing_word is not None:
+                is_word = column.is_missing_word
+            expressions.append(is_word.alias(MISSING_WORD + name))
+    return expressions
+
+
+def aggregate_by_file(
+    rows: pl.LazyFrame, *aggregations: pl.Expr, has_several_files: bool
+) -> pl.LazyFrame:
+    """Summarize the stacked rows: return one row for each file that is not empty.
+
+    Each row holds the number of its file in FILE, the count of the file's rows in `rows`,
+    and the caller's `aggregations`. It also holds the sums of CONTRADICTS_TYPES, of BYTES
+    and of the columns of MISSING_WORD, for `find_confirmed_files` and `set_missing_words`.
+    """
+    verification = cs.by_name(CONTRADICTS_TYPES, BYTES) | cs.starts_with(MISSING_WORD)
+    summary = [pl.len().alias("rows"), verification.sum(), *aggregations]
+    if has_several_files:
         return rows.group_by(FILE).agg(summary)
+    # Rows of a single file need no grouping, which is slow. If there are none, FILE is null
+    # in the result, which is the number of no file.
     return rows.select(pl.first(FILE), *summary)
 
 
 def find_confirmed_files(sources: list[Source], summary: pl.DataFrame) -> set[str]:
-    """Return the names of the files in which all rows have the guessed types.
+    """Return the names of the files that were read correctly, with the guessed types.
 
-    `summary` is the result of `aggregate_by_file`.
+    In such a file, no row contradicts the types, and the rows that polars read are together
+    as long as the file, so that no line was divided wrongly. `summary` is the result of
+    `aggregate_by_file`.
     """
-    row_by_file = {row[FILE]: row for row in summary.to_dicts()}
-    without_rows = {CONTRADICTS_TYPES: 0, BYTES: 0}
+    sums_by_file = {row[FILE]: row for row in summary.to_dicts()}
+    sums_of_empty_file = {CONTRADICTS_TYPES: 0, BYTES: 0}
     confirmed = set()
     for file_number, source in enumerate(sources):
-        row = row_by_file.get(file_number, without_rows)
-        has_no_contradiction = not row[CONTRADICTS_TYPES]
-        has_expected_bytes = row[BYTES] == source.expected_bytes
+        sums = sums_by_file.get(file_number, sums_of_empty_file)
+        has_no_contradiction = sums[CONTRADICTS_TYPES] == 0
+        has_expected_bytes = sums[BYTES] == source.expected_bytes
         if has_no_contradiction and has_expected_bytes:
             confirmed.add(source.name)
     return confirmed
 
 
 def set_missing_words(sources: list[Source], summary: pl.DataFrame) -> None:
-    """Set the `marker_count` of each column to their number in all rows.
+    """Set `missing_words` of each column to the number of words such as NA in all rows.
 
-    Until now, only those of the first rows have been counted. `summary` is the result of
+    Until now, it is the number of such words in the first rows. `summary` is the result of
     `aggregate_by_file`.
     """
-    row_by_file = {row[FILE]: row for row in summary.to_dicts()}
+    sums_by_file = {row[FILE]: row for row in summary.to_dicts()}
     for file_number, source in enumerate(sources):
-        # A file without rows is not in the summary.
-        row = row_by_file.get(file_number, {})
+        # An empty file is not in the summary.
+        sums = sums_by_file.get(file_number, {})
         for name, column in source.columns.items():
-            if column.is_marker is not None:
-                column.marker_count = row.get(MISSING_WORD + name, 0)
+            # In other columns, the words of all rows have been counted already.
+            has_uncounted_words = column.is_missing_word is not None
+            if has_uncounted_words:
+                column.missing_words = sums.get(MISSING_WORD + name, 0)

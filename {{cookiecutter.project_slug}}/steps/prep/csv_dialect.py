@@ -17,8 +17,10 @@ from table_layout import DELIMITERS, SPACES, suggest_header
 from text_values import USUAL_FORMAT, TextFormat
 from unpack import open_text
 
-START_CHARACTERS = 65_536  # This many characters are read to find the delimiter.
-FIRST_ROWS = 50  # This many rows are divided by each delimiter.
+# This many characters of a file are read to find its delimiter.
+START_CHARACTERS = 65_536
+# This many rows are split by each delimiter that the file may have.
+FIRST_ROWS = 50
 
 
 def detect_dialect(
@@ -26,26 +28,28 @@ def detect_dialect(
 ) -> CsvFile:
     """Detect the delimiter and the header of a CSV file.
 
-    Settings in `text_format` take precedence. Raises UnicodeError if the file is not text
-    in this encoding, and DataError if it has no header.
+    Settings in `text_format` take precedence over what the file seems to be. Raises
+    UnicodeError if the file is not text in this encoding, and DataError if it has no
+    header.
     """
     with open_text(path, encoding) as file:
         start = file.read(START_CHARACTERS)
-        if "\0" in start or start.startswith("PAR1"):
+        # Some encodings can decode any bytes. Text has no NUL, and a Parquet file begins
+        # with PAR1.
+        is_binary = "\0" in start or start.startswith("PAR1")
+        if is_binary:
             raise UnicodeError(f"{name} is not text in {encoding}.")
 
         declared_delimiter = _find_declared_delimiter(start)
         skipped_lines = text_format.skip_lines
         if declared_delimiter:
+            # The line that declares the delimiter is not the header.
             skipped_lines = max(1, skipped_lines)
-        candidates = _list_delimiters(text_format, declared_delimiter)
-        headers = _read_headers(file, name, candidates, skipped_lines)
+        delimiters = _list_delimiters(text_format, declared_delimiter)
+        headers = _read_headers(file, name, delimiters, skipped_lines)
 
     delimiter = _choose_delimiter(headers, start, skipped_lines, text_format)
-    header = [column.strip() for column in headers[delimiter]]
-    if delimiter == SPACES and header and not header[-1]:
-        # Spaces at the end of the line are not a name.
-        header = header[:-1]
+    header = _clean_header(headers[delimiter], delimiter)
     if not header:
         raise DataError(f"{name} is empty.")
     return CsvFile(
@@ -58,8 +62,21 @@ def detect_dialect(
     )
 
 
+def _clean_header(header: list[str], delimiter: str) -> list[str]:
+    """Return the names of the columns without the spaces around them."""
+    names = [name.strip() for name in header]
+    ends_with_spaces = delimiter == SPACES and names and not names[-1]
+    if ends_with_spaces:
+        # Spaces at the end of the line do not begin another column.
+        return names[:-1]
+    return names
+
+
 def _find_declared_delimiter(start: str) -> str | None:
-    """Return the delimiter of a first line such as `sep=;`, which Excel writes, or None."""
+    """Return the delimiter that a first line such as `sep=;` declares, or None.
+
+    Excel reads and writes such lines. `start` is the start of the file.
+    """
     declaration = re.match(r'"?sep=(.)"?\r?\n', start)
     return declaration[1] if declaration else None
 
@@ -67,7 +84,11 @@ def _find_declared_delimiter(start: str) -> str | None:
 def _list_delimiters(
     text_format: TextFormat, declared_delimiter: str | None
 ) -> list[str]:
-    """Return the delimiters that the file may have, by the settings or its first line."""
+    """Return the delimiters that the file may have.
+
+    The delimiter in settings.yml takes precedence, then the one that the first line of the
+    file declares.
+    """
     if text_format.delimiter:
         return [text_format.delimiter]
     if declared_delimiter:
@@ -78,9 +99,10 @@ def _list_delimiters(
 def _read_headers(
     file: IO[str], name: str, delimiters: list[str], skipped_lines: int
 ) -> dict[str, list[str]]:
-    """Split the header by each delimiter, and return the names of the columns.
+    """Split the header by each delimiter; return the names of the columns by delimiter.
 
-    Raises DataError if the line cannot be read as CSV.
+    For example, the header `a;b,c` gives `{",": ["a;b", "c"], ";": ["a", "b,c"]}`. Raises
+    DataError if the header cannot be read as CSV.
     """
     headers: dict[str, list[str]] = {}
     for delimiter in delimiters:
@@ -89,8 +111,8 @@ def _read_headers(
         try:
             headers[delimiter] = read_header(reader)
         except csv.Error as error:
-            line = reader.line_num + skipped_lines
-            raise explain_csv_error(error, name, line) from None
+            line_number = reader.line_num + skipped_lines
+            raise explain_csv_error(error, name, line_number) from None
     return headers
 
 
@@ -102,47 +124,62 @@ def _choose_delimiter(
 ) -> str:
     """Choose the delimiter that splits the header and all rows into equally many values.
 
-    If there are several such delimiters, or none, the one with the most columns is chosen.
-    `headers` has the names of the columns by delimiter, and `start` is the file's start.
+    There must be at least two values. If several delimiters do so, or none does, the one
+    with the most columns is chosen. `headers` has the names of the columns by delimiter,
+    and `start` is the start of the file.
     """
-    columns = {delimiter: len(header) for delimiter, header in headers.items()}
-    if max(columns.values()) == 1 and len(columns) > 1:
-        # The file has one column. Its decimal mark must not be taken for a delimiter.
-        columns.pop(text_format.decimal, None)
+    width_by_delimiter = {
+        delimiter: len(header) for delimiter, header in headers.items()
+    }
+    has_one_column = max(width_by_delimiter.values()) == 1
+    has_several_candidates = len(width_by_delimiter) > 1
+    if has_one_column and has_several_candidates:
+        # The decimal mark of its numbers must not be taken for a delimiter.
+        width_by_delimiter.pop(text_format.decimal, None)
 
     def rank(delimiter: str) -> tuple[bool, int]:
-        width = columns[delimiter]
-        has_table = width > 1 and _rows_have_width(
+        width = width_by_delimiter[delimiter]
+        splits_all_rows = width > 1 and _rows_have_width(
             width, start, delimiter, skipped_lines
         )
-        return has_table, width
+        return splits_all_rows, width
 
-    return max(columns, key=rank)
+    return max(width_by_delimiter, key=rank)
 
 
 def _rows_have_width(
-    columns: int, start: str, delimiter: str, skipped_lines: int
+    width: int, start: str, delimiter: str, skipped_lines: int
 ) -> bool:
-    """Return whether all of the first rows of a file have one value for each column."""
+    """Return whether a delimiter splits each of the first rows into `width` values.
+
+    `start` is the start of the file.
+    """
     file = io.StringIO(start, newline="")
     reader = create_reader(file, delimiter, skipped_lines, strict=False)
-    rows = list(islice(filter(None, reader), FIRST_ROWS))
-    if len(start) == START_CHARACTERS:
-        # The file goes on, so the last of these rows may be cut off.
+    filled_rows = filter(None, reader)
+    rows = list(islice(filled_rows, FIRST_ROWS))
+    file_goes_on = len(start) == START_CHARACTERS
+    if file_goes_on:
+        # The last of these rows may be cut off.
         rows = rows[:-1]
-    return all(len(row) == columns for row in rows)
+    return all(len(row) == width for row in rows)
 
 
 def resolve_repeated_names(file: CsvFile, roles: ColumnRoles) -> None:
-    """Remove repeated names from the header if the model does not need these columns.
+    """Set repeated names in the header to "" if the model does not need these columns.
 
-    Columns without a name are left out later. Raises DataError for other repeated names.
+    Columns without a name are left out when the rows are read. Raises DataError if the
+    name of a column that is needed repeats. All columns are needed in training, and for a
+    model that does not record its columns.
     """
     counts = Counter(file.header)
+    all_are_needed = roles.model_columns is None
     for position, name in enumerate(file.header):
         if not name or counts[name] == 1:
             continue
-        if roles.model_columns is None or roles.is_used(name):
-            message = f"{file.name}: the first line names the column '{name}' twice."
+        if all_are_needed or roles.is_used(name):
+            message = (
+                f"{file.name}: the header names the column '{name}' more than once."
+            )
             raise DataError(join_sentences(message, suggest_header(file.header)))
         file.header[position] = ""

@@ -1,9 +1,9 @@
-"""Read the rows of a CSV file whose dialect is known.
+"""Read the rows of a CSV file whose delimiter, encoding and header are known.
 
-polars reads plain files itself. Files are not plain if they are packed by zip, bz2 or xz,
-have another encoding than UTF-8, or have odd quotes, line ends or blank lines. Python's
-csv module copies the rows of such files as text into a Parquet file first. Its errors name
-the line that is wrong.
+polars reads most files itself. It cannot read files correctly that are packed by zip, bz2
+or xz, that have another encoding than UTF-8, or that have unusual quotes, line ends or
+blank lines. Python's csv module copies the rows of such files as text into a Parquet file
+first. Its errors name the line that is wrong.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 FIRST_LINES = 50  # This many lines of a file are read to find its layout.
-START_BYTES = 65_536  # This many bytes are read to find odd bytes.
+START_BYTES = 65_536  # This many bytes show whether polars can read a file.
 BLOCK_BYTES = 2**20
 COPIED_ROWS = 10_000  # This many rows are copied at once.
 LONGEST_VALUE = 2**24  # in characters
-# A control character that text does not contain.
+# A control character that occurs in no file of text.
 UNUSED = "\x1f"
 
 
 @dataclass
 class CsvFile:
-    """A CSV file whose dialect is known."""
+    """A CSV file whose delimiter, encoding and header are known."""
 
     path: Path
     #: The name of the file in messages.
@@ -58,18 +58,21 @@ class CsvFile:
         return [str(position) for position in range(len(self.header))]
 
     def open_text(self) -> IO[str]:
-        """Open the file, unpacked and decoded."""
+        """Open the file as text, unpacked and decoded."""
         return open_text(self.path, self.encoding)
 
     def count_row_bytes(self) -> int:
-        """Count the bytes of all rows below the header, with one byte for each line end.
+        """Return the length of all rows below the header in bytes, without "\\r".
 
-        The number is compared with the lengths of the values that polars reads. Returns 0
-        if this is not possible, because the file is packed or holds quotes.
+        The caller compares this length with the lengths of the values that polars reads, to
+        which it adds one byte for each delimiter and each line end. So the last line counts
+        as if it had a line end. Returns 0 if the lengths cannot be compared, because the
+        file is packed or holds quotes.
         """
         if is_compressed(self.path):
             return 0
-        size = 0
+        byte_count = 0
+        # After the loop, this is the last block of the file.
         block = b""
         with self.path.open("rb") as file:
             for _ in range(self.skipped_lines):
@@ -80,32 +83,40 @@ class CsvFile:
             for block in iter(partial(file.read, BLOCK_BYTES), b""):
                 if b'"' in block:
                     return 0
-                # Searching for one "\r" first is faster than counting them in each block.
+                # Most blocks have no "\r". Searching for the first one is faster than
+                # counting.
                 carriage_returns = block.count(b"\r") if b"\r" in block else 0
-                size += len(block) - carriage_returns
+                byte_count += len(block) - carriage_returns
 
         last_line_has_no_end = block != b"" and not block.endswith(b"\n")
-        return size + 1 if last_line_has_no_end else size
+        return byte_count + 1 if last_line_has_no_end else byte_count
 
-    def is_plain(self) -> bool:
-        """Return whether polars can read the file, judged by its name and its start."""
-        # polars unpacks gzip itself.
+    def polars_can_read(self) -> bool:
+        """Return whether polars can read the file, judged by its name and first bytes.
+
+        A later line may still be read wrongly: see `has_odd_lines`.
+        """
+        # polars unpacks gzip, but none of these.
         if self.path.name.lower().endswith((".bz2", ".xz", ".zip")):
             return False
+        # polars reads only UTF-8, and no delimiter of several characters.
         if self.encoding != "utf-8-sig" or self.delimiter == SPACES:
             return False
 
         with open_decompressed(self.path) as file:
             start = file.read(START_BYTES)
-        has_lone_return = re.search(rb"\r[^\n]", start) is not None
-        if has_lone_return:
+        has_old_line_ends = re.search(rb"\r[^\n]", start) is not None
+        if has_old_line_ends:
             return False
         # Python's csv module skips a blank line above the header, and polars does not.
         lines = start.split(b"\n")[self.skipped_lines :]
-        return bool(lines) and lines[0].strip(b"\r") != b""
+        if not lines:
+            return False
+        header_is_blank = lines[0].strip(b"\r") == b""
+        return not header_is_blank
 
     def scan(self) -> pl.LazyFrame:
-        """Read the rows by polars, as text in columns with the names in `positions`."""
+        """Return the rows, read by polars, as columns of text with the names `positions`."""
         return pl.scan_csv(
             self.path,
             glob=False,
@@ -116,11 +127,12 @@ class CsvFile:
         )
 
     def has_odd_lines(self) -> bool:
-        """Return whether polars and Python's csv module may read some line differently.
+        """Return whether polars may read a line differently from Python's csv module.
 
-        Such a line has more or fewer values than the header, or quotes within a value.
+        Such a line is odd: it has more or fewer values than the header, quotes within a
+        value, or a line end within it.
         """
-        # No line contains the separator, so each line is read as a single value.
+        # No file contains the separator UNUSED, so each line is read as a single value.
         lines = pl.scan_csv(
             self.path,
             glob=False,
@@ -132,52 +144,61 @@ class CsvFile:
         )
         line = pl.col("line")
         has_quote = line.str.contains('"', literal=True).fill_null(False)
-        if self._has_odd_line(lines.filter(~has_quote), line, forbidden="\r"):
+        lines_without_quotes = lines.filter(~has_quote)
+        if self._any_line_is_odd(lines_without_quotes, line, forbidden="\r"):
             return True
 
-        # In lines with quotes, each quoted value is replaced by an unused character, which
-        # only a delimiter may follow. No other quotes may be left.
+        # In the other lines, each quoted value is replaced by UNUSED: ;"a;""b""";7 becomes
+        # ;UNUSED;7. A quoted value stands at the start of the line or after a delimiter, and
+        # two quotes within it mean one. No other quotes may be left, and only a delimiter may
+        # follow a quoted value.
         delimiter = re.escape(self.delimiter)
         quoted_value = rf'(^|{delimiter})"(?:[^"]|"")*"'
-        without_quoted_values = line.str.replace_all(quoted_value, "${1}" + UNUSED)
+        line_without_quoted_values = line.str.replace_all(quoted_value, "${1}" + UNUSED)
         forbidden = rf'["\r]|{UNUSED}[^{delimiter}]'
-        return self._has_odd_line(
-            lines.filter(has_quote), without_quoted_values, forbidden
+        lines_with_quotes = lines.filter(has_quote)
+        return self._any_line_is_odd(
+            lines_with_quotes, line_without_quoted_values, forbidden
         )
 
-    def _has_odd_line(self, lines: pl.LazyFrame, text: pl.Expr, forbidden: str) -> bool:
-        """Return whether a line has the wrong number of values, or a forbidden character.
+    def _any_line_is_odd(
+        self, lines: pl.LazyFrame, text: pl.Expr, forbidden: str
+    ) -> bool:
+        """Return whether any line has the wrong number of values, or a forbidden character.
 
-        `text` is the text of the lines. `forbidden` is a regular expression.
+        `text` is the expression for the text of a line, in which quoted values may have
+        been replaced. `forbidden` is a regular expression.
         """
-        columns = len(self.header)
-        values = text.str.count_matches(self.delimiter, literal=True) + 1
-        is_odd = (values != columns) | text.str.contains(forbidden)
+        column_count = len(self.header)
+        value_count = text.str.count_matches(self.delimiter, literal=True) + 1
+        is_odd = (value_count != column_count) | text.str.contains(forbidden)
         # A blank line is null. It is odd, except in a file of one column, in which it is a
         # missing value.
-        blank_is_odd = columns > 1
+        blank_is_odd = column_count > 1
         any_odd = is_odd.fill_null(blank_is_odd).any()
         return bool(lines.select(any_odd).collect(engine="streaming").item())
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
+    def read_rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line number and the values of each row, read by Python's csv module.
 
         Blank lines are skipped, except in a file of one column, in which they are missing
-        values. Raises DataError on a row with more or fewer values than the header.
+        values. Raises DataError if a row has more or fewer values than the header.
         """
-        columns = len(self.header)
-        follows_fitting_row = False
+        column_count = len(self.header)
+        has_fitting_row = False
         with self.open_text() as file:
             reader = create_reader(file, self.delimiter, self.skipped_lines)
             try:
                 read_header(reader)
                 for values in reader:
                     line = reader.line_num + self.skipped_lines
-                    if len(values) == columns:
-                        follows_fitting_row = True
+                    if len(values) == column_count:
+                        has_fitting_row = True
                         yield line, values
                         continue
-                    corrected = self._correct_row(values, line, follows_fitting_row)
+                    corrected = self._correct_row(
+                        values, line, has_fitting_row=has_fitting_row
+                    )
                     if corrected is not None:
                         yield line, corrected
             except csv.Error as error:
@@ -185,57 +206,76 @@ class CsvFile:
                 raise explain_csv_error(error, self.name, line) from None
 
     def _correct_row(
-        self, values: list[str], line: int, follows_fitting_row: bool
+        self, values: list[str], line: int, *, has_fitting_row: bool
     ) -> list[str] | None:
-        """Correct a row that has more or fewer values than the header has columns.
+        """Return the values of a row that has more or fewer values than the header.
 
-        `follows_fitting_row` is whether an earlier row has as many values as the header,
-        so that the fault is in this row and not in the settings. Returns None for a blank
-        line. Raises DataError if the row cannot be corrected.
+        Only blank lines and spaces at the end of a line can be corrected. Returns None for
+        a blank line that is to be skipped, and raises DataError for all other rows.
+        `has_fitting_row` is True if an earlier row has as many values as the header.
         """
-        columns = len(self.header)
-        if columns == 1 and not values:
+        column_count = len(self.header)
+        if column_count == 1 and not values:
+            # In a file of one column, a blank line is a missing value.
             return [""]
         is_blank = len(values) <= 1 and not "".join(values).strip()
         if is_blank:
             return None
-        # Spaces at the end of a line are not a value.
-        if self.delimiter == SPACES and len(values) == columns + 1 and not values[-1]:
-            return values[:-1]
-        message = (
-            f"{self.name}, line {line}: {len(values)} values where the line of names has"
-            f" {columns} columns."
+        ends_with_spaces = (
+            self.delimiter == SPACES
+            and len(values) == column_count + 1
+            and not values[-1]
         )
-        # Most lines of a title have one column, whatever the layout of the table is.
-        if columns == 1 or not follows_fitting_row:
+        if ends_with_spaces:
+            return values[:-1]
+        raise self._explain_wrong_width(
+            len(values), line, has_fitting_row=has_fitting_row
+        )
+
+    def _explain_wrong_width(
+        self, value_count: int, line: int, *, has_fitting_row: bool
+    ) -> DataError:
+        """Return the error for a row that has more or fewer values than the header."""
+        column_count = len(self.header)
+        values = "1 value" if value_count == 1 else f"{value_count} values"
+        message = (
+            f"{self.name}, line {line}: the row has {values}, but the header has"
+            f" {column_count}."
+        )
+        # If an earlier row fits, the fault is in this row and not in the settings. A header
+        # of one column proves nothing: it may be a line of a title, which other lines of
+        # the title fit.
+        settings_may_be_wrong = column_count == 1 or not has_fitting_row
+        if settings_may_be_wrong:
             hint = self._suggest_settings()
-        elif len(values) > columns:
-            hint = (
-                f"Remove the surplus separator in line {line}, or put the value in"
-                " quotes."
-            )
+        elif value_count > column_count:
+            hint = f"Remove the extra delimiter in line {line}, or put the value in quotes."
         else:
             hint = ""
-        raise DataError(join_sentences(message, hint))
+        return DataError(join_sentences(message, hint))
 
     def find_line(self, row: int) -> int:
         """Return the number of the line in which a row ends. Rows count from 0.
 
-        Values may span several lines, so all rows above this one are read again.
+        A value may span several lines, so the number cannot be calculated: the file is read
+        again up to this row.
         """
-        for position, (line, _) in enumerate(self.rows()):
-            if position == row:
+        for row_number, (line, _) in enumerate(self.read_rows()):
+            if row_number == row:
                 return line
         # polars counts blank lines as rows, which the csv module skips. A file that has any
         # is read again by the csv module, so nobody sees this number.
         return row
 
     def _suggest_settings(self) -> str:
-        """Suggest settings that may make an odd file readable; return "" without any."""
+        """Suggest what may make the file readable, if its lines do not fit the header.
+
+        Returns "" if there is nothing to suggest.
+        """
         lines = self.read_first_lines()
         if len(self.header) == 1 and are_decimal_commas(lines[1:]):
             return (
-                "If it is one column of numbers with decimal commas, write"
+                "If the file is a single column of numbers with decimal commas, write"
                 " data.decimal: ',' in settings.yml."
             )
         layout = find_layout(lines)
@@ -243,31 +283,35 @@ class CsvFile:
             return ""
         if self._may_have_row_names(layout, lines):
             return (
-                "If the first column holds names of rows, as R writes them, write a name"
-                " for this column at the start of the line of names."
+                "If the first column holds row names, as written by R, add a name for it"
+                " at the start of the header."
             )
         if layout.skipped_lines > self.skipped_lines:
             return layout.suggest_to_skip_lines()
         if layout.delimiter == SPACES:
             return (
-                "If blanks separate the columns, write data.delimiter: ' ' in"
+                "If spaces separate the columns, write data.delimiter: ' ' in"
                 " settings.yml."
             )
         return ""
 
     def _may_have_row_names(self, layout: Layout, lines: list[str]) -> bool:
-        """Return whether all rows have one value more than the header.
+        """Return whether the first column may hold row names, without a name in the header.
 
-        The first row must hold a number. Otherwise it may be the header, below a title.
+        All rows then have one value more than the header. The first row must also hold a
+        number: without one, it may be the real header, below a title. `layout` is the
+        layout that was found in the first lines of the file, `lines`.
         """
-        first_row = self.skipped_lines + 1
-        if layout.delimiter != self.delimiter or layout.skipped_lines != first_row:
+        lines_up_to_header = self.skipped_lines + 1
+        table_begins_below_header = layout.skipped_lines == lines_up_to_header
+        if layout.delimiter != self.delimiter or not table_begins_below_header:
             return False
         if layout.column_count != len(self.header) + 1:
             return False
-        reader = csv.reader([lines[first_row]], delimiter=self.delimiter)
+        first_row = lines[lines_up_to_header]
+        reader = csv.reader([first_row], delimiter=self.delimiter)
         values = next(reader, [])
-        return any(re.fullmatch(r"[+-]?[\d.]+", value) for value in values)
+        return any(looks_like_number(value) for value in values)
 
     def read_first_lines(self) -> list[str]:
         """Return the first lines of the file, including those above the header."""
@@ -275,22 +319,31 @@ class CsvFile:
             return list(islice(file, FIRST_LINES))
 
     def copy_to_parquet(self, copy: Path) -> None:
-        """Write all rows as a Parquet file of text, under the names in `positions`."""
+        """Write all rows to the Parquet file `copy`, as columns of text.
+
+        The columns have the names `positions`.
+        """
         # pyarrow takes as long to import as polars, and few files need it.
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = pa.schema([(position, pa.string()) for position in self.positions])
-        rows = self.rows()
+        rows = (values for _, values in self.read_rows())
         with pq.ParquetWriter(copy, schema) as writer:
-            while batch := [values for _, values in islice(rows, COPIED_ROWS)]:
+            while batch := list(islice(rows, COPIED_ROWS)):
                 columns = [pa.array(values, pa.string()) for values in zip(*batch)]
                 writer.write_table(pa.table(columns, schema=schema))
 
 
+def looks_like_number(text: str) -> bool:
+    """Return whether a text has only digits and dots, such as -7, 0.5 or 1.234.567."""
+    return re.fullmatch(r"[+-]?[\d.]+", text) is not None
+
+
 def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
     """Turn an error of Python's csv module into a DataError that names the line."""
-    if "field limit" in str(error):
+    is_too_long = "field limit" in str(error)
+    if is_too_long:
         return DataError(
             f"{name}, line {line}: a value has more than {LONGEST_VALUE // 2**20} million"
             " characters: shorten it, or close the quotes around it."
@@ -301,23 +354,27 @@ def explain_csv_error(error: csv.Error, name: str, line: int) -> DataError:
 def create_reader(
     file: IO[str], delimiter: str, skipped_lines: int, *, strict: bool = True
 ) -> Reader:
-    """Skip some lines of a file, and return a reader of the rows below them.
+    """Skip some lines of a file, and return a csv reader of the rows below them.
 
-    The `line_num` of the reader does not count the skipped lines.
+    The `line_num` of the reader does not count the skipped lines. A strict reader raises
+    csv.Error if the quotes of a value are wrong.
     """
+    # This limit holds for the whole process. The usual one, 128 KB, is too small for some
+    # columns of text.
     csv.field_size_limit(LONGEST_VALUE)
     for _ in range(skipped_lines):
         file.readline()
     return csv.reader(
         file,
         delimiter=delimiter,
+        # Several spaces in a row are one delimiter.
         skipinitialspace=delimiter == SPACES,
         strict=strict,
     )
 
 
 def read_header(reader: Reader) -> list[str]:
-    """Return the values of the first line that is not blank, or an empty list."""
+    """Return the values of the first line that is not blank; an empty list if all are."""
     for values in reader:
         if values:
             return values

@@ -1,7 +1,7 @@
 """Find the strptime formats in which the text of a date or time may be written.
 
-A text such as 31-Jan-2026 is unambiguous, and is read without a setting. For others, the
-user has to choose: 01/02/2026 is in January or in February.
+A text such as 31-Jan-2026 is unambiguous, and is read without a setting. For an ambiguous
+text, the user has to choose a format: 01/02/2026 may be in January or in February.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 # This format is also used for durations, which may be longer than a day.
 HOURS_MINUTES_SECONDS = "%H:%M:%S%.f"
@@ -24,14 +25,22 @@ FOUR_DIGITS = r"\d{4}"
 
 @dataclass(frozen=True)
 class Spelling:
-    """A regular expression, and the strptime formats that a matching text may have."""
+    """A regular expression, and the strptime formats that a matching text may have.
+
+    Only an ambiguous date, such as 01/02/2026, has several formats.
+    """
 
     pattern: str
     formats: tuple[str, ...]
 
+    @property
+    def only_format(self) -> str:
+        """Return the format of a matching text, if there is only one."""
+        return self.formats[0]
+
 
 def _spell(pattern: str, *formats: str) -> Spelling:
-    """Return a spelling. Its pattern may contain placeholders for the parts of a date.
+    """Create a spelling. Its pattern may contain placeholders for the parts of a date.
 
     YYYY is a year, NN is a day or a month of one or two digits, and NAME is the name of a
     month: "NN/NN/YYYY" matches 1/31/2026, and "NN NAME YYYY" matches 31 Jan 2026.
@@ -135,20 +144,28 @@ ZONES = (
 
 
 def find_certain_format(text: str) -> str | None:
-    """Return the format of an unambiguous date or time; return None for other text."""
+    """Return the format of an unambiguous date or time; None for any other text.
+
+    For example, the format of "31-Jan-2026 10:15 AM" is "%d-%B-%Y %I:%M %p".
+    """
     has_digit = re.search(r"\d", text) is not None
     if not has_digit:
         return None
     for spelling in (*CERTAIN_TIMES, *DURATIONS):
         if _matches(spelling, text):
-            return spelling.formats[0]
-    for date_format in _find_date_formats(text, CERTAIN_DATES):
+            return spelling.only_format
+    date_format = next(_find_date_formats(text, CERTAIN_DATES), None)
+    if date_format is not None:
         return date_format
     return _find_unix_format(text)
 
 
 def list_possible_formats(text: str) -> list[str]:
-    """Return the formats in which an ambiguous date or time may be written."""
+    """Return the formats in which an ambiguous date or time may be written.
+
+    For example, 01/02/2026 may be "%m/%d/%Y" or "%d/%m/%Y". The list is empty for a text
+    that is neither a date nor a time.
+    """
     formats = list(_find_date_formats(text, DOUBTFUL_DATES))
     if _matches(HOURS_AND_MINUTES, text):
         formats += HOURS_AND_MINUTES.formats
@@ -156,64 +173,76 @@ def list_possible_formats(text: str) -> list[str]:
 
 
 def _matches(spelling: Spelling, text: str) -> bool:
-    """Return whether the whole text matches the pattern of a spelling."""
+    """Return whether the whole text matches the pattern of a spelling, in any case."""
     return re.fullmatch(spelling.pattern, text, re.IGNORECASE) is not None
 
 
 def _find_date_formats(text: str, dates: tuple[Spelling, ...]) -> Iterator[str]:
     """Yield the formats of a text that is a date, with or without weekday and time.
 
-    `dates` are the spellings of the date itself.
+    `dates` are the spellings of the date itself. An ambiguous date has several formats:
+    01/02/2026 begins with the day or with the month.
     """
     # Most texts are ruled out here, which is faster than trying all spellings.
     if not re.match(rf"\d|{WEEKDAY}|{MONTH_NAME}", text, re.IGNORECASE):
         return
-    weekday_format = ""
-    weekday = re.match(rf"{WEEKDAY}(,?) *(?=\w)", text, re.IGNORECASE)
-    if weekday:
-        comma = weekday[1]
-        weekday_format = f"%A{comma} "
-        text = text[weekday.end() :]
-
+    weekday_format, text_from_date = _split_weekday(text)
     for spelling in dates:
-        date = re.match(spelling.pattern, text, re.IGNORECASE)
-        if not date:
+        date_match = re.match(spelling.pattern, text_from_date, re.IGNORECASE)
+        if not date_match:
             continue
-        time_format = _find_time_format(text[date.end() :])
+        text_after_date = text_from_date[date_match.end() :]
+        time_format = _find_time_format(text_after_date)
         if time_format is None:
             continue
         for date_format in spelling.formats:
             yield weekday_format + date_format + time_format
 
 
-def _find_time_format(text: str) -> str | None:
-    """Return the format of the text after a date: nothing, or a time with or without a zone.
+def _split_weekday(text: str) -> tuple[str, str]:
+    """Return the format of a weekday at the start of a text, and the text that follows.
 
-    Returns None for other text.
+    For example, "Sat, 31 Jan 2026" gives "%A, " and "31 Jan 2026". The format is "" if the
+    text begins with no weekday, or if no date follows the weekday.
     """
-    if not text:
+    # A weekday must be followed by a letter or a digit, with which the date begins.
+    weekday_match = re.match(rf"{WEEKDAY}(,?) *(?=\w)", text, re.IGNORECASE)
+    if not weekday_match:
+        return "", text
+    comma = weekday_match[1]
+    return f"%A{comma} ", text[weekday_match.end() :]
+
+
+def _find_time_format(text_after_date: str) -> str | None:
+    """Return the format of the rest of a text, which begins after a date.
+
+    The rest may be a time with or without a zone: "T10:15:00Z" gives "T%H:%M:%S%.f Z". The
+    format is "" if nothing follows the date, and None if the rest is not a time.
+    """
+    if not text_after_date:
         return ""
     for separator, times in TIMES_BY_SEPARATOR.items():
-        for time in times:
-            for zone in ZONES:
-                pattern = separator.pattern + time.pattern + zone.pattern
-                if re.fullmatch(pattern, text, re.IGNORECASE):
-                    return separator.formats[0] + time.formats[0] + zone.formats[0]
+        for time, zone in product(times, ZONES):
+            pattern = separator.pattern + time.pattern + zone.pattern
+            if re.fullmatch(pattern, text_after_date, re.IGNORECASE):
+                return separator.only_format + time.only_format + zone.only_format
     return None
 
 
 def _find_unix_format(text: str) -> str | None:
-    """Return the format of a text such as "Sat Jan 31 10:15:00 UTC 2026", or None.
+    """Return the format of a text as the Unix command `date` prints it, or None.
 
-    The year comes last, so `_find_date_formats` does not find this format.
+    An example is "Sat Jan 31 10:15:00 UTC 2026". The year comes last, so
+    `_find_date_formats` does not find this format.
     """
     month_and_day = rf"{MONTH_NAME} +{ONE_OR_TWO_DIGITS}"
-    time_and_zone = r" +\d\d:\d\d:\d\d.*?"
-    pattern = rf"{WEEKDAY} {month_and_day}({time_and_zone}) {FOUR_DIGITS}"
+    time_and_zone = r"(?P<time_and_zone> +\d\d:\d\d:\d\d.*?)"
+    pattern = rf"{WEEKDAY} {month_and_day}{time_and_zone} {FOUR_DIGITS}"
     match = re.fullmatch(pattern, text, re.IGNORECASE)
     if not match:
         return None
-    time_format = _find_time_format(match[1])
+    time_format = _find_time_format(match["time_and_zone"])
     if time_format is None:
         return None
+    # In polars, %A and %B read short names, such as Sat and Jan, as well as long ones.
     return f"%A %B %d{time_format} %Y"

@@ -24,28 +24,31 @@ from sources import (
     get_type_name,
 )
 
-# Every integer of 64 bits is smaller.
-TWO_TO_THE_63 = 2**63
-# The rules that compare the values of a column, so that they must fit its type.
+# Every 64-bit integer is smaller.
+BEYOND_INT64 = 2**63
+# The rules that compare the values of a column, so that they must suit its type.
 RULES_ON_VALUES = ("min", "max", "values")
 
 
 @dataclass(frozen=True)
 class Check:
-    """A rule for a column that the data has.
-
-    `breaks_rule` is True in rows that break the rule. It is None for `unique`, because
-    a row cannot break this rule alone.
-    """
+    """A rule of `data.expect` for a column of the data."""
 
     column: str
+    #: The name of the rule, such as `min`.
     rule: str
+    #: The value of the rule in settings.yml, such as 0 for `min: 0`.
     value: Any
+    #: Is True in rows that break the rule. None for `unique`, because no row can break
+    #: that rule alone.
     breaks_rule: pl.Expr | None = None
 
 
 def parse_expectations(text: str) -> dict[str, dict[str, Any]]:
-    """Parse the rules of each column from JSON. Raises ValueError if it is not JSON."""
+    """Parse the rules of each column from JSON, such as `{"age": {"min": 0}}`.
+
+    Raises ValueError if the text is not JSON.
+    """
     expectations: dict[str, dict[str, Any]] = json.loads(text)
     return expectations
 
@@ -53,9 +56,10 @@ def parse_expectations(text: str) -> dict[str, dict[str, Any]]:
 def add_rules_for_training(
     roles: ColumnRoles, expectations: Mapping[str, Mapping[str, Any]]
 ) -> ColumnRoles:
-    """Add the rules that training data must follow to the roles of the columns.
+    """Return the roles of the columns, with the rules for training data.
 
-    Ignored columns that have a rule are read, too, but only to check them.
+    An ignored column that has a rule is read, but only to be checked. `expectations` has
+    the rules by column and by the name of the rule.
     """
     return replace(
         roles,
@@ -71,36 +75,42 @@ def add_rules_for_scoring(
     ignore: Sequence[str],
     target: str | None,
 ) -> ColumnRoles:
-    """Add the rules that data to score must follow to the roles of the columns.
+    """Return the roles of the columns, with the rules for new data that is scored.
 
-    The target is not checked. Columns that the model does not need may be missing, even
-    if they have a rule. `ignore` are the ignored columns of settings.yml.
+    A column that has a rule, but is neither a key nor a column of the model, is read only
+    to be checked. The target is not checked, because new data may lack it. `ignore`
+    lists the columns under data.ignore in settings.yml, and `expectations` has the rules by
+    column and by the name of the rule.
     """
-    checked = {name: expectations[name] for name in expectations if name != target}
+    checked = {name: rules for name, rules in expectations.items() if name != target}
     if roles.model_columns is None:
-        # An older model does not record which columns it was trained with.
-        roles = add_rules_for_training(roles, checked)
-        return replace(roles, optional=list(checked))
-    read_by_model = [*roles.model_columns, *roles.keys]
+        # An older model does not record which columns it was trained with, so each column
+        # with a rule may be missing.
+        roles_with_rules = add_rules_for_training(roles, checked)
+        return replace(roles_with_rules, optional=list(checked))
+    used_columns = [*roles.model_columns, *roles.keys]
     return replace(
         roles,
         expectations=checked,
-        only_checked=[name for name in checked if name not in read_by_model],
+        only_checked=[name for name in checked if name not in used_columns],
+        # If a column of the model is missing, `fit_to_schema` decides whether this is an
+        # error. New data may also lack the columns that were ignored in training.
         optional=[*roles.model_columns, *ignore],
     )
 
 
-def choose_checks(
+def create_checks(
     sources: list[Source], types: Mapping[str, pl.DataType], roles: ColumnRoles
 ) -> list[Check]:
-    """Return a check for each rule whose column the files have.
+    """Return a check for each rule whose column is in any file.
 
-    Raises DataError that lists all rules that do not fit the columns.
+    `types` has the types of the prepared columns by name. Raises a DataError that lists all
+    rules whose column is missing or has a type that does not suit the rule.
     """
     checks: list[Check] = []
     problems: list[str] = []
     for name, rules in roles.expectations.items():
-        columns = [s.columns[name] for s in sources if name in s.columns]
+        columns = [source.columns[name] for source in sources if name in source.columns]
         if not columns:
             if name not in roles.optional:
                 problems.append(_explain_absence(name, sources))
@@ -112,16 +122,17 @@ def choose_checks(
             )
             continue
 
-        # New data may hold fractions where the training data held integers. A rule for
-        # integers still fits then, and the fractions break it.
+        # New data may hold fractions where the training data held integers. Whether a rule
+        # suits the column is therefore judged by the type in the model's schema, but the
+        # rule is evaluated on the new data, so that fractions break a rule for integers.
         expected = roles.get_expected_column(name)
         expected_type = types[name] if expected is None else expected.type
         is_empty = all(column.type is None for column in columns)
         for check in _list_checks_of_column(name, rules, is_empty=is_empty):
             problem = _find_problem(check, expected_type)
             if problem is None:
-                is_broken = _express_broken_rule(check, types[name])
-                checks.append(replace(check, breaks_rule=is_broken))
+                breaks_rule = _express_broken_rule(check, types[name])
+                checks.append(replace(check, breaks_rule=breaks_rule))
             else:
                 problems.append(join_sentences(problem, _quote_note(name, sources)))
     if problems:
@@ -132,61 +143,69 @@ def choose_checks(
 def _list_checks_of_column(
     name: str, rules: Mapping[str, Any], *, is_empty: bool
 ) -> Iterator[Check]:
-    """Yield a check for each rule of a column that can be broken."""
+    """Yield a check for each rule of a column that can be broken.
+
+    `rules` has the values of the rules by their names. If the column is empty, rules about
+    its values cannot be broken, and it has no type that the rules might not suit.
+    """
     for rule, value in rules.items():
         is_switched_off = rule == "unique" and not value
-        # No value of an empty column can break such a rule, and the column has no type
-        # that the rule could contradict.
-        is_pointless = is_empty and rule in RULES_ON_VALUES
-        if not is_switched_off and not is_pointless:
-            yield Check(name, rule, value)
+        cannot_be_broken = is_empty and rule in RULES_ON_VALUES
+        if is_switched_off or cannot_be_broken:
+            continue
+        yield Check(name, rule, value)
 
 
 def _explain_absence(name: str, sources: list[Source]) -> str:
-    """Return the sentence that no file has a column for which there are rules."""
-    names = dict.fromkeys(column for source in sources for column in source.columns)
+    """Return the sentences about a column that has rules but is in no file."""
+    all_names = dict.fromkeys(column for source in sources for column in source.columns)
     problem = f"No file has a column '{name}', which data.expect in settings.yml names."
-    hint = suggest_similar_name(name, names) or "Correct the name, or remove its rules."
+    hint = suggest_similar_name(name, all_names)
+    if not hint:
+        hint = "Correct the name, or remove its rules."
     return join_sentences(problem, hint)
 
 
 def _quote_note(name: str, sources: list[Source]) -> str:
-    """Return a sentence with the first note on a column, which may explain its type."""
+    """Return a sentence with the first note on a column, which may explain its type.
+
+    Returns "" if there is no note on the column.
+    """
     note = find_note(sources, name)
-    return f"In detail: {note.text}" if note else ""
+    return f"Note on this column: {note.text}" if note else ""
 
 
 def _find_problem(check: Check, dtype: pl.DataType) -> str | None:
-    """Return what is wrong with a rule for the type of its column, or None."""
+    """Return why a rule does not suit a column of this type; None if it does."""
     if check.rule == "values":
-        return _find_problem_of_values(check, dtype)
+        return _explain_unsuitable_values(check, dtype)
     if check.rule in ("min", "max"):
-        return _find_problem_of_bound(check, dtype)
+        return _explain_unsuitable_bound(check, dtype)
     return None
 
 
-def _find_problem_of_values(check: Check, dtype: pl.DataType) -> str | None:
-    """Return what is wrong with the rule `values` for the type, or None."""
+def _explain_unsuitable_values(check: Check, dtype: pl.DataType) -> str | None:
+    """Return why the rule `values` does not suit a column of this type; None if it does."""
     column = check.column
     if dtype.is_float():
         return (
             f"data.expect.{column}.values in settings.yml lists values, but the column"
-            f" '{column}' is of type {get_type_name(dtype)}, whose values cannot be compared"
-            " exactly: use min and max."
+            f" '{column}' is of type {type_name(dtype)}, whose values cannot be compared"
+            " exactly: use min and max instead."
         )
     for value in check.value:
         if not _is_of_type(value, dtype):
             shown_value = json.dumps(value, ensure_ascii=False)
             return (
                 f"data.expect.{column}.values in settings.yml lists {shown_value}, but the"
-                f" column '{column}' is of type {get_type_name(dtype)}:"
-                f" {_explain_spelling(dtype)}."
+                f" column '{column}' is of type {type_name(dtype)}:"
+                f" {_explain_how_to_write(dtype)}."
             )
     return None
 
 
-def _find_problem_of_bound(check: Check, dtype: pl.DataType) -> str | None:
-    """Return what is wrong with the rule `min` or `max` for the type, or None."""
+def _explain_unsuitable_bound(check: Check, dtype: pl.DataType) -> str | None:
+    """Return why `min` or `max` does not suit a column of this type; None if it does."""
     column = check.column
     rule = check.rule
     bound = check.value
@@ -200,25 +219,25 @@ def _find_problem_of_bound(check: Check, dtype: pl.DataType) -> str | None:
         kind = "a date" if isinstance(bound, str) else "a number"
         return (
             f"data.expect.{column}.{rule} in settings.yml is {bound}, {kind}, but the"
-            f" column '{column}' is of type {get_type_name(dtype)}:"
-            f" {_explain_spelling(dtype)}."
+            f" column '{column}' is of type {type_name(dtype)}:"
+            f" {_explain_how_to_write(dtype)}."
         )
     return None
 
 
 def _is_of_type(value: object, dtype: pl.DataType) -> bool:
-    """Return whether a value of settings.yml can be compared with those of a column."""
+    """Return whether a value in settings.yml can be compared with values of this type."""
     if isinstance(value, bool):
         return dtype == BOOLEAN
     if isinstance(value, (int, float)):
         return dtype.is_numeric()
     if dtype.is_temporal():
-        return _parse_date(str(value)) is not None
+        return _parse_date_or_time(str(value)) is not None
     return dtype == TEXT
 
 
-def _explain_spelling(dtype: pl.DataType) -> str:
-    """Return how to spell the values of a column of this type in settings.yml."""
+def _explain_how_to_write(dtype: pl.DataType) -> str:
+    """Return how to write a value of this type in settings.yml, to end a sentence."""
     if dtype == BOOLEAN:
         return "write true or false, without quotes"
     if dtype.is_numeric():
@@ -228,26 +247,30 @@ def _explain_spelling(dtype: pl.DataType) -> str:
     return "put it in quotes"
 
 
-def _parse_date(text: str) -> date | datetime | None:
-    """Parse a date or a time in ISO 8601; return None for other text.
+def _parse_date_or_time(text: str) -> date | datetime | None:
+    """Parse a date in ISO 8601, with or without a time; return None for any other text.
 
-    A time with a zone is converted to UTC, as the times of the data are.
+    A time with a zone is converted to UTC without a zone, like the times in the data:
+    "2026-01-31T10:00:00+02:00" gives 2026-01-31 08:00:00.
     """
     try:
         return date.fromisoformat(text)
     except ValueError:
         pass
     try:
-        time = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if time.tzinfo is None:
-        return time
-    return time.astimezone(UTC).replace(tzinfo=None)
+    if moment.tzinfo is None:
+        return moment
+    return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _express_broken_rule(check: Check, dtype: pl.DataType) -> pl.Expr | None:
-    """Return an expression that is True in rows that break a rule; None for `unique`."""
+    """Return an expression that is True in rows that break a rule; None for `unique`.
+
+    A missing value breaks no rule but `missing`: the expression is null in its row.
+    """
     column = cs.by_name(check.column).as_expr()
     if check.rule == "unique":
         return None
@@ -256,33 +279,39 @@ def _express_broken_rule(check: Check, dtype: pl.DataType) -> pl.Expr | None:
     if check.rule == "values":
         return ~_is_among(column, check.value, dtype)
     values, bound = _make_comparable(column, check.value)
-    return values < bound if check.rule == "min" else values > bound
+    if check.rule == "min":
+        return values < bound
+    return values > bound
 
 
-def _is_among(column: pl.Expr, allowed: list[Any], dtype: pl.DataType) -> pl.Expr:
-    """Return whether each value of a column is one of those that are allowed."""
+def _is_among(
+    column: pl.Expr, allowed_values: list[Any], dtype: pl.DataType
+) -> pl.Expr:
+    """Return whether each value of a column of type `dtype` is one of those allowed."""
     if dtype.is_temporal():
-        times = pl.Series([_parse_date(text) for text in allowed], dtype=TIMESTAMP)
+        moments = [_parse_date_or_time(text) for text in allowed_values]
+        times = pl.Series(moments, dtype=TIMESTAMP)
         return column.cast(TIMESTAMP).is_in(times.implode())
     if dtype.is_numeric():
         # An integer beyond 64 bits becomes null, which no value of the data equals.
-        numbers = pl.Series(allowed, dtype=INTEGER, strict=False)
+        numbers = pl.Series(allowed_values, dtype=INTEGER, strict=False)
         return column.is_in(numbers.cast(dtype).implode())
-    return column.is_in(pl.Series(allowed, dtype=dtype).implode())
+    return column.is_in(pl.Series(allowed_values, dtype=dtype).implode())
 
 
 def _make_comparable(column: pl.Expr, bound: float | str) -> tuple[pl.Expr, pl.Expr]:
-    """Convert a column and its min or max to types that can be compared.
+    """Return a column and its min or max as expressions of types that can be compared.
 
-    If the bound is a date without a time, the times of the column are compared by their
-    days.
+    If the bound is a date without a time, only the dates of the column's times are
+    compared: 2026-01-31 18:00 is not above the max 2026-01-31. A bound that is text must
+    be a date or a time.
     """
     if isinstance(bound, str):
-        moment = _parse_date(bound)
+        moment = _parse_date_or_time(bound)
         if isinstance(moment, datetime):
             return column.cast(TIMESTAMP), pl.lit(moment, TIMESTAMP)
         return column.cast(DATE), pl.lit(moment, DATE)
-    if abs(bound) >= TWO_TO_THE_63:
-        # An integer of 64 bits cannot hold the bound.
+    if abs(bound) >= BEYOND_INT64:
+        # A 64-bit integer cannot hold the bound, but a float can.
         return column, pl.lit(float(bound))
     return column, pl.lit(bound)

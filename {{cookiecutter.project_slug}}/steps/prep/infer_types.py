@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
-from column_rules import find_rules
+from column_rules import create_rules
 from csv_file import CsvFile
 from fits import (
     Fit,
@@ -93,7 +93,7 @@ def list_column_parsers(
 ) -> list[ColumnParsers]:
     """Return the parsers that are tried for each column of a file."""
     return [
-        list_parsers(find_rules(name, options.roles), options.text_format)
+        list_parsers(create_rules(name, options.roles), options.text_format)
         for name in header
     ]
 
@@ -126,8 +126,8 @@ def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
     values_as_text = None
     may_hold_only_words = not has_values or not counts.finite
     if may_hold_only_words:
-        rules = find_rules(inferred.header, options.roles)
-        values_as_text = rules.select_values_of_text(
+        rules = create_rules(inferred.header, options.roles)
+        text_alternative = rules.select_values_of_text(
             inferred.stripped, options.text_format
         )
 

@@ -1,10 +1,8 @@
-"""Write notes on CSV files whose lines may have to be divided differently."""
+"""Write notes on CSV files whose lines may have to be split differently."""
 
 from __future__ import annotations
 
-import re
-
-from csv_file import CsvFile
+from csv_file import CsvFile, looks_like_number
 from messages import join_sentences
 from sources import Note, Source
 from table_layout import SPACES, find_layout, suggest_header
@@ -15,15 +13,19 @@ SHOWN_CHARACTERS = 40  # of names in a note
 
 
 def note_layout(source: Source, file: CsvFile) -> None:
-    """Add notes if the first line may hold data or a comment, or spaces are delimiters."""
-    notes = [_note_header(source, file)]
+    """Add notes to a source if its header or its only column looks wrong.
+
+    The header may be a line of data, and the only column may be a comment or several
+    columns.
+    """
+    notes = [_check_header(source, file)]
     if len(file.header) == 1:
-        notes.append(_note_only_column(source, file))
+        notes.append(_check_single_column(source, file))
     source.notes += [note for note in notes if note is not None]
 
 
-def _note_header(source: Source, file: CsvFile) -> Note | None:
-    """Return a note if the first line seems to be data."""
+def _check_header(source: Source, file: CsvFile) -> Note | None:
+    """Return a note if the header looks like a line of data, else None."""
     hint = suggest_header(file.header)
     if not hint:
         return None
@@ -32,8 +34,12 @@ def _note_header(source: Source, file: CsvFile) -> Note | None:
     return Note(join_sentences(text, hint))
 
 
-def _note_only_column(source: Source, file: CsvFile) -> Note | None:
-    """Return a note if the only column of a file may be a comment or several columns."""
+def _check_single_column(source: Source, file: CsvFile) -> Note | None:
+    """Return a note if the only column of a file may be a comment or several columns.
+
+    Its name may begin with a sign of comments, such as #, or another delimiter may split
+    its values into several columns. Returns None for other columns.
+    """
     name = file.header[0]
     shown_name = name[:SHOWN_CHARACTERS]
     if name.startswith(COMMENT_SIGNS):
@@ -43,30 +49,34 @@ def _note_only_column(source: Source, file: CsvFile) -> Note | None:
         )
         return Note(text, column=name)
 
-    hint = _suggest_to_divide(source, file)
+    hint = _suggest_delimiter(source, file)
     if not hint:
         return None
     text = f"{source.name} has one column, '{shown_name}'."
     return Note(join_sentences(text, hint), column=name)
 
 
-def _suggest_to_divide(source: Source, file: CsvFile) -> str:
-    """Suggest settings that divide the only column of a file; return "" without any."""
+def _suggest_delimiter(source: Source, file: CsvFile) -> str:
+    """Suggest settings that split the only column of a file into several columns.
+
+    Returns "" if no settings do.
+    """
     layout = find_layout(file.read_first_lines())
     has_title = layout is not None and layout.skipped_lines > file.skipped_lines
     if layout is not None and has_title and layout.delimiter != SPACES:
         return layout.suggest_to_skip_lines()
-    if _may_be_divided_by_spaces(source, file.header[0]):
+    if _spaces_may_separate_columns(source, file.header[0]):
         return (
-            "If blanks separate its columns, write data.delimiter: ' ' in settings.yml."
+            "If spaces separate its columns, write data.delimiter: ' ' in settings.yml."
         )
     return ""
 
 
-def _may_be_divided_by_spaces(source: Source, name: str) -> bool:
-    """Return whether all lines of a file of one column hold the same number of words.
+def _spaces_may_separate_columns(source: Source, name: str) -> bool:
+    """Return whether spaces may separate several columns in a file that has only one.
 
-    Each line must also hold a number, because two words may be the name of a person.
+    The first lines must all hold as many words as the column's name. Each line must also
+    hold a number, because words alone may be a name, such as Ada Lovelace.
     """
     word_count = len(name.split())
     column = source.columns.get(name)
@@ -74,12 +84,14 @@ def _may_be_divided_by_spaces(source: Source, name: str) -> bool:
         return False
     texts = source.frame.select(column.csv_text).head(TRIED_ROWS)
     values = texts.collect(engine="streaming").to_series().drop_nulls()
-    lines = [text.split() for text in values]
-    if not lines:
+    words_by_line = [text.split() for text in values]
+    if not words_by_line:
         return False
-    return all(len(words) == word_count and _has_number(words) for words in lines)
+    return all(
+        len(words) == word_count and _has_number(words) for words in words_by_line
+    )
 
 
 def _has_number(words: list[str]) -> bool:
-    """Return whether any of the words is a number."""
-    return any(re.fullmatch(r"[+-]?[\d.]+", word) for word in words)
+    """Return whether any of the words looks like a number."""
+    return any(looks_like_number(word) for word in words)

@@ -1,4 +1,4 @@
-"""Write messages for the user."""
+"""Help to write messages for the user: escapes, suggestions, and system errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterable
 
 
 def show_text(text: object) -> str:
-    """Return text for messages, in which invisible characters are shown as escapes."""
+    """Return text for messages, with invisible characters shown as escapes.
+
+    For example, a zero-width space is shown as `\\u200b`.
+    """
     return "".join(
         character if character.isprintable() else _escape(character)
         for character in str(text)
@@ -17,18 +20,21 @@ def show_text(text: object) -> str:
 
 
 def _escape(character: str) -> str:
-    """Return the escape by which a character is written in Python."""
+    """Return the escape sequence that Python shows for a character, such as `\\u200b`."""
     quoted = ascii(character)
     return quoted[1:-1]
 
 
 def join_sentences(*sentences: str) -> str:
-    """Join the sentences that are not empty by spaces."""
+    """Join sentences with spaces, and skip those that are empty."""
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def suggest_similar_name(name: str, candidates: Iterable[str]) -> str:
-    """Ask whether the most similar candidate is meant; return "" if none is similar."""
+    """Return the question whether the most similar candidate is meant.
+
+    Upper and lower case do not matter. Returns "" if no candidate is similar.
+    """
     candidate_by_folded = {candidate.casefold(): candidate for candidate in candidates}
     similar = difflib.get_close_matches(name.casefold(), candidate_by_folded, n=1)
     if not similar:
@@ -38,16 +44,19 @@ def suggest_similar_name(name: str, candidates: Iterable[str]) -> str:
 
 
 def find_system_error(error: Exception) -> str | None:
-    """Return the operating system's reason for not reading or writing a file.
+    """Return the operating system's reason why a file could not be read or written.
 
-    Returns None if the error is about the content of the file. Errors of Python hold the
-    reason as a number. Errors of polars hold it in their text, such as
+    Returns None if the error is about the content of the file. Python's errors give the
+    reason as a number. The errors of polars give it in their message, such as
     "Permission denied (os error 13): /the/path".
     """
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    polars_reason = re.search(r"([^:]+) \(os error \d+\)(: .*)?", str(error))
+    polars_reason = re.search(
+        r"(?P<reason>[^:]+) \(os error \d+\)(?P<colon_and_path>: .*)?", str(error)
+    )
     if polars_reason is None:
         return None
-    reason, path = polars_reason.groups(default="")
-    return f"{reason.strip()}{path}"
+    reason = polars_reason["reason"].strip()
+    colon_and_path = polars_reason["colon_and_path"] or ""
+    return f"{reason}{colon_and_path}"

@@ -120,7 +120,7 @@ def read_small_file(path: Path, name: str, options: ReadOptions) -> SmallFile:
         check_content(path, name)
         for file in detect_dialects(path, name, options):
             try:
-                return SmallFile(file, [values for _, values in file.rows()])
+                return SmallFile(file, [values for _, values in file.read_rows()])
             except UnicodeError:
                 continue
     raise DataError(explain_undecodable(path, name))
@@ -282,7 +282,7 @@ def _polars_reads_correctly(file: CsvFile, bytes_are_verified_later: bool) -> bo
 
     If the bytes are verified later, only the start of the file is checked.
     """
-    if not file.is_plain():
+    if not file.polars_can_read():
         return False
     if bytes_are_verified_later:
         return True

@@ -21,7 +21,7 @@ from combine import (
     set_missing_words,
     stack_rows,
 )
-from expectations import Check, choose_checks
+from expectations import Check, create_checks
 from messages import find_system_error
 from read_files import OpenedFiles, open_files
 from read_options import ReadOptions
@@ -81,7 +81,7 @@ class PartWriter:
         """
         typed = choose_types(opened.sources, self.roles)
         sources = typed.sources
-        checks = choose_checks(sources, typed.types, self.roles)
+        checks = create_checks(sources, typed.types, self.roles)
         with self._explain_errors():
             rows = stack_rows(
                 sources, typed.types, self.scratch, with_row_numbers=len(checks) > 0
@@ -138,8 +138,10 @@ class PartWriter:
             infinite = _is_infinite(target, typed.types[target]).sum()
             aggregations.append(filled.alias("filled"))
             aggregations.append(infinite.alias("infinite"))
-        has_many_files = len(typed.sources) > 1
-        return aggregate_by_file(rows, *aggregations, has_many_files=has_many_files)
+        has_several_files = len(typed.sources) > 1
+        return aggregate_by_file(
+            rows, *aggregations, has_several_files=has_several_files
+        )
 
     def _sink(
         self,
