@@ -83,7 +83,7 @@ def _check_columns(
     """
     notes: list[Note] = []
     if roles.model_columns is not None:
-        notes += fit_to_schema(sources, names, roles)
+        notes += check_against_schema(sources, names, roles)
     _check_required_columns(sources, names, roles)
     # New data may lack the columns that were ignored in training.
     is_training = roles.target is not None
@@ -232,9 +232,9 @@ def _find_files_of_missing_words(column_by_file: dict[int, Column]) -> list[int]
     """
     file_numbers = []
     for file_number, column in column_by_file.items():
-        has_only_words = column.type is None and column.missing_words > 0
+        has_only_words = column.type is None and column.marker_count > 0
         # Columns of Parquet files have no alternative as text.
-        if has_only_words and column.text_alternative is not None:
+        if has_only_words and column.values_as_text is not None:
             file_numbers.append(file_number)
     return file_numbers
 
@@ -252,7 +252,7 @@ def _find_files_of_infinities(column_by_file: dict[int, Column]) -> list[int]:
     }
     for column in numeric_columns.values():
         # Only a column without finite numbers has an alternative as text.
-        holds_finite_numbers = column.text_alternative is None
+        holds_finite_numbers = column.values_as_text is None
         if holds_finite_numbers:
             return []
     return list(numeric_columns)
@@ -261,7 +261,7 @@ def _find_files_of_infinities(column_by_file: dict[int, Column]) -> list[int]:
 def _read_columns_as_text(source: Source, names: list[str]) -> Source:
     """Return a CSV file in which the columns `names` are read as text.
 
-    Each of these columns has a `text_alternative`, which replaces its values.
+    Each of these columns has a `values_as_text`, which replaces its values.
     """
     columns = dict(source.columns)
     contradicts_types = source.contradicts_types

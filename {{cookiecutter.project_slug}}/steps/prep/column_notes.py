@@ -336,10 +336,10 @@ def _find_spellings(
         for i, sentinel in enumerate(sentinels):
             column = source.columns.get(sentinel.column)
             # Only the columns of CSV files keep their text.
-            if spellings[i] is None and column and column.text is not None:
+            if spellings[i] is None and column and column.csv_text is not None:
                 # The text is null in all rows without the sentinel.
                 is_sentinel = column.values == sentinel.number
-                text_by_index[i] = pl.when(is_sentinel).then(column.text)
+                text_by_index[i] = pl.when(is_sentinel).then(column.csv_text)
         first_texts = find_first_values(source.frame, list(text_by_index.values()))
         for i, text in zip(text_by_index, first_texts, strict=True):
             spellings[i] = None if text is None else str(text)

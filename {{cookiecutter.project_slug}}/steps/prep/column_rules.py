@@ -26,22 +26,25 @@ from text_values import (
 
 @dataclass(frozen=True)
 class ColumnRules:
-    """Which types a column may have, and which words in it are missing values."""
+    """Which types a column may have, and which words in it are missing values.
+
+    Words such as NA, which usually mean that a value is missing, are called markers.
+    """
 
     is_ignored: bool = False
     is_key: bool = False
-    #: In the target, words such as NA are classes. Only NaN is a missing value.
+    #: In the target, markers are classes. Only NaN is a missing value.
     is_target: bool = False
-    #: If the column is text, words such as NA are values, not missing values.
-    words_are_values: bool = False
+    #: If the column is text, markers are values, not missing values.
+    markers_are_values: bool = False
     #: The types that are tried before text, in this order.
     types: tuple[pl.DataType, ...] = (INTEGER, NUMBER, BOOLEAN, DATE, TIMESTAMP)
     #: Times of day may be read as numbers, in seconds.
     times_are_numbers: bool = True
 
-    def allows(self, reading: Reading) -> bool:
-        """Return whether the column may have the type of a reading."""
-        if is_time_of_day(reading) and not self.times_are_numbers:
+    def allows(self, value_type: ValueType) -> bool:
+        """Return whether the column may hold values of this type."""
+        if is_time_of_day(value_type) and not self.times_are_numbers:
             return False
         return value_type.dtype in self.types
 
@@ -52,16 +55,16 @@ class ColumnRules:
 
         `stripped` is the text without spaces around it.
         """
-        if self.words_are_values:
+        if self.markers_are_values:
             return null_if_empty(stripped)
         if self.is_target:
             return null_if_nan(stripped)
         return null_if_missing(stripped, text_format, in_text=True)
 
-    def may_have_words_as_values(self, text_format: TextFormat) -> bool:
+    def may_have_markers_as_values(self, text_format: TextFormat) -> bool:
         """Return whether words such as NA may be values if the column is text."""
-        some_words_are_values = self.is_target or self.words_are_values
-        return some_words_are_values or len(text_format.not_missing) > 0
+        some_markers_are_values = self.is_target or self.markers_are_values
+        return some_markers_are_values or len(text_format.not_missing) > 0
 
 
 def create_rules(name: str, roles: ColumnRoles) -> ColumnRules:
@@ -72,9 +75,9 @@ def create_rules(name: str, roles: ColumnRoles) -> ColumnRules:
     """
     expected = roles.get_expected_column(name)
     if expected is not None:
-        words_are_values = not expected.words_are_missing
+        markers_are_values = not expected.markers_are_missing
         return ColumnRules(
-            words_are_values=words_are_values,
+            markers_are_values=markers_are_values,
             types=READABLE_TYPES[expected.type],
             times_are_numbers=expected.holds_times,
         )

@@ -21,9 +21,10 @@ FILES_AT_A_TIME = 64
 # begin with a NUL, so that they differ from the name of every column of data.
 CONTRADICTS_TYPES = "\0contradicts types"  # whether the row contradicts guessed types
 BYTES = "\0bytes"  # the length of the row in its CSV file
-# Begins the name of a column that marks the rows in which another column holds a word such
-# as NA. The name of the other column follows.
-MISSING_WORD = "\0missing word "
+# Begins the name of a column that is True in rows in which another column holds a marker: a
+# word such as NA, which usually means that a value is missing. The name of the other column
+# follows.
+IS_MARKER = "\0is marker "
 
 # Stands for a column that a file does not have.
 ABSENT_COLUMN = Column(type=None, values=pl.lit(None))
@@ -35,10 +36,10 @@ class TableColumns:
 
     #: The types of the columns of data, by name.
     types: dict[str, pl.DataType]
-    #: The columns of data in which words such as NA are still to be counted. For each of
-    #: them, another column, whose name begins with MISSING_WORD, marks the rows that hold
-    #: such a word.
-    with_uncounted_words: set[str]
+    #: The columns of data in which words such as NA, called markers, are still to be
+    #: counted. The table has a further column for each of them, whose name begins with
+    #: IS_MARKER.
+    with_uncounted_markers: set[str]
     #: The table has ROW_NUMBER, the number of each row in its file.
     with_row_numbers: bool
 
@@ -58,7 +59,7 @@ def stack_rows(
     folder `scratch`. Raises OSError or PolarsError if the disk is full.
     """
     columns = TableColumns(
-        types, _list_columns_with_uncounted_words(sources), with_row_numbers
+        types, _list_columns_with_uncounted_markers(sources), with_row_numbers
     )
     numbered_sources = list(enumerate(sources))
     if len(sources) <= FILES_AT_A_TIME:
@@ -74,10 +75,11 @@ def stack_rows(
     return pl.scan_parquet(copies, glob=False)
 
 
-def _list_columns_with_uncounted_words(sources: list[Source]) -> set[str]:
+def _list_columns_with_uncounted_markers(sources: list[Source]) -> set[str]:
     """Return the columns in which words such as NA are counted while rows are written.
 
-    These are the columns whose types were guessed in any file, from its first rows.
+    Such words are called markers. The columns are those whose types were guessed in any
+    file, from its first rows.
     """
     names = set()
     for source in sources:
@@ -120,9 +122,10 @@ def _select_rows(
 
 
 def _select_values(source: Source, columns: TableColumns) -> list[pl.Expr]:
-    """Return expressions for the columns of data in a file, and for the marks of words.
+    """Return expressions for the columns of data in a file.
 
-    The marks are the columns whose names begin with MISSING_WORD.
+    Columns in which words such as NA are counted get a second expression, which is True in
+    rows that hold such a word. Its name begins with IS_MARKER.
     """
     expressions = []
     for name, dtype in columns.types.items():
@@ -132,11 +135,11 @@ def _select_values(source: Source, columns: TableColumns) -> list[pl.Expr]:
             values = column.values
         expressions.append(values.cast(dtype).alias(name))
 
-        if name in columns.with_uncounted_words:
-            is_word = pl.lit(False)
-            if column.is_missing_word is not None:
-                is_word = column.is_missing_word
-            expressions.append(is_word.alias(MISSING_WORD + name))
+        if name in columns.with_uncounted_markers:
+            is_marker = pl.lit(False)
+            if column.is_marker is not None:
+                is_marker = column.is_marker
+            expressions.append(is_marker.alias(IS_MARKER + name))
     return expressions
 
 
@@ -147,9 +150,9 @@ def aggregate_by_file(
 
     Each row holds the number of its file in FILE, the count of the file's rows in `rows`,
     and the caller's `aggregations`. It also holds the sums of CONTRADICTS_TYPES, of BYTES
-    and of the columns of MISSING_WORD, for `find_confirmed_files` and `set_missing_words`.
+    and of the columns of IS_MARKER, for `find_confirmed_files` and `set_marker_counts`.
     """
-    verification = cs.by_name(CONTRADICTS_TYPES, BYTES) | cs.starts_with(MISSING_WORD)
+    verification = cs.by_name(CONTRADICTS_TYPES, BYTES) | cs.starts_with(IS_MARKER)
     summary = [pl.len().alias("rows"), verification.sum(), *aggregations]
     if has_several_files:
         return rows.group_by(FILE).agg(summary)
@@ -177,8 +180,8 @@ def find_confirmed_files(sources: list[Source], summary: pl.DataFrame) -> set[st
     return confirmed
 
 
-def set_missing_words(sources: list[Source], summary: pl.DataFrame) -> None:
-    """Set `missing_words` of each column to the number of words such as NA in all rows.
+def set_marker_counts(sources: list[Source], summary: pl.DataFrame) -> None:
+    """Set the `marker_count` of each column to the number of words such as NA in all rows.
 
     Until now, it is the number of such words in the first rows. `summary` is the result of
     `aggregate_by_file`.
@@ -188,7 +191,7 @@ def set_missing_words(sources: list[Source], summary: pl.DataFrame) -> None:
         # An empty file is not in the summary.
         sums = sums_by_file.get(file_number, {})
         for name, column in source.columns.items():
-            # In other columns, the words of all rows have been counted already.
-            has_uncounted_words = column.is_missing_word is not None
-            if has_uncounted_words:
-                column.missing_words = sums.get(MISSING_WORD + name, 0)
+            # In other columns, the markers of all rows have been counted already.
+            has_uncounted_markers = column.is_marker is not None
+            if has_uncounted_markers:
+                column.marker_count = sums.get(IS_MARKER + name, 0)

@@ -93,8 +93,8 @@ def add_rules_for_scoring(
         roles,
         expectations=checked,
         only_checked=[name for name in checked if name not in used_columns],
-        # If a column of the model is missing, `fit_to_schema` decides whether this is an
-        # error. New data may also lack the columns that were ignored in training.
+        # If a column of the model is missing, `check_against_schema` decides whether this
+        # is an error. New data may also lack the columns that were ignored in training.
         optional=[*roles.model_columns, *ignore],
     )
 
@@ -190,15 +190,15 @@ def _explain_unsuitable_values(check: Check, dtype: pl.DataType) -> str | None:
     if dtype.is_float():
         return (
             f"data.expect.{column}.values in settings.yml lists values, but the column"
-            f" '{column}' is of type {type_name(dtype)}, whose values cannot be compared"
-            " exactly: use min and max instead."
+            f" '{column}' is of type {get_type_name(dtype)}, whose values cannot be"
+            " compared exactly: use min and max instead."
         )
     for value in check.value:
         if not _is_of_type(value, dtype):
             shown_value = json.dumps(value, ensure_ascii=False)
             return (
                 f"data.expect.{column}.values in settings.yml lists {shown_value}, but the"
-                f" column '{column}' is of type {type_name(dtype)}:"
+                f" column '{column}' is of type {get_type_name(dtype)}:"
                 f" {_explain_how_to_write(dtype)}."
             )
     return None
@@ -219,7 +219,7 @@ def _explain_unsuitable_bound(check: Check, dtype: pl.DataType) -> str | None:
         kind = "a date" if isinstance(bound, str) else "a number"
         return (
             f"data.expect.{column}.{rule} in settings.yml is {bound}, {kind}, but the"
-            f" column '{column}' is of type {type_name(dtype)}:"
+            f" column '{column}' is of type {get_type_name(dtype)}:"
             f" {_explain_how_to_write(dtype)}."
         )
     return None

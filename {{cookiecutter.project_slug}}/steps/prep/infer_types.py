@@ -127,7 +127,7 @@ def _build_column(inferred: InferredColumn, options: ReadOptions) -> Column:
     may_hold_only_words = not has_values or not counts.finite
     if may_hold_only_words:
         rules = create_rules(inferred.header, options.roles)
-        text_alternative = rules.select_values_of_text(
+        values_as_text = rules.select_values_of_text(
             inferred.stripped, options.text_format
         )
 

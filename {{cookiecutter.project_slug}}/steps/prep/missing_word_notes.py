@@ -15,11 +15,14 @@ from text_values import MISSING_MARKERS, null_if_empty
 
 
 @dataclass(frozen=True)
-class ColumnWithWords:
-    """A column that holds words such as NA in some CSV files, or in some Parquet files."""
+class ColumnWithMarkers:
+    """A column that holds words such as NA in some CSV files, or in some Parquet files.
+
+    Such words, which usually mean that a value is missing, are called markers.
+    """
 
     name: str
-    #: The files in which the column holds such words: only CSV, or only Parquet.
+    #: The files in which the column holds markers: only CSV, or only Parquet.
     sources: list[Source]
     is_csv: bool
 
@@ -32,31 +35,32 @@ def note_missing_words(
     The note quotes the first such word and tells how it is read. `types` has the types of
     the prepared columns by name.
     """
-    columns_by_first_file: dict[str, list[ColumnWithWords]] = {}
-    for column in _find_columns_with_words(sources, types, roles):
+    columns_by_first_file: dict[str, list[ColumnWithMarkers]] = {}
+    for column in _find_columns_with_markers(sources, types, roles):
         first_file = column.sources[0].name
         columns_by_first_file.setdefault(first_file, []).append(column)
 
     notes = []
     for columns in columns_by_first_file.values():
-        # One query finds the words of all columns that have the same first file.
+        # One query finds the markers of all columns that have the same first file.
         source = columns[0].sources[0]
-        word_expressions = [
-            _select_words(source.columns[column.name]) for column in columns
+        marker_expressions = [
+            _select_markers(source.columns[column.name]) for column in columns
         ]
-        first_words = find_first_values(source.frame, word_expressions)
-        for column, word in zip(columns, first_words, strict=True):
-            notes.append(Note(_explain_word(column, str(word)), column=column.name))
+        first_markers = find_first_values(source.frame, marker_expressions)
+        for column, marker in zip(columns, first_markers, strict=True):
+            notes.append(Note(_explain_marker(column, str(marker)), column=column.name))
     return notes
 
 
-def _find_columns_with_words(
+def _find_columns_with_markers(
     sources: list[Source], types: dict[str, pl.DataType], roles: ColumnRoles
-) -> Iterator[ColumnWithWords]:
-    """Yield the columns that hold words such as NA, except keys.
+) -> Iterator[ColumnWithMarkers]:
+    """Yield the columns that hold words such as NA, which are called markers.
 
-    The words of a key are always values, and so are those of a target that is text in a
-    Parquet file. A column that holds words in both CSV and Parquet files is yielded twice.
+    Keys are left out, and so are Parquet files in which the target is text: markers are
+    always values there. A column that holds markers in both CSV and Parquet files is
+    yielded twice.
     """
     for name, dtype in types.items():
         if name in roles.keys:
@@ -68,50 +72,53 @@ def _find_columns_with_words(
             if column is None or not column.marker_count:
                 continue
             # Only the columns of CSV files keep their text.
-            if column.text is not None:
+            if column.csv_text is not None:
                 csv_sources.append(source)
             else:
                 parquet_sources.append(source)
         if csv_sources:
-            yield ColumnWithWords(name, csv_sources, is_csv=True)
+            yield ColumnWithMarkers(name, csv_sources, is_csv=True)
         is_text_target = name == roles.target and dtype == TEXT
         if parquet_sources and not is_text_target:
-            yield ColumnWithWords(name, parquet_sources, is_csv=False)
+            yield ColumnWithMarkers(name, parquet_sources, is_csv=False)
 
 
-def _select_words(column: Column) -> pl.Expr:
+def _select_markers(column: Column) -> pl.Expr:
     """Return the words such as NA in a column, and null in all other rows."""
     # The columns of Parquet files have no text.
-    if column.text is None:
-        is_word = column.values.is_in(MISSING_WORDS)
-        return pl.when(is_word).then(column.values)
+    if column.csv_text is None:
+        is_marker = column.values.is_in(MISSING_MARKERS)
+        return pl.when(is_marker).then(column.values)
     # In a CSV file, such words are the text of missing values.
-    return pl.when(column.values.is_null()).then(null_if_empty(column.text))
+    return pl.when(column.values.is_null()).then(null_if_empty(column.csv_text))
 
 
-def _explain_word(column_with_words: ColumnWithWords, word: str) -> str:
+def _explain_marker(column_with_markers: ColumnWithMarkers, marker: str) -> str:
     """Return the text of a note on how a word such as NA is read in a column."""
-    name = column_with_words.name
-    columns = [source.columns[name] for source in column_with_words.sources]
-    files = _list_files(column_with_words.sources)
-    row_count = sum(column.missing_words for column in columns)
+    name = column_with_markers.name
+    columns = [source.columns[name] for source in column_with_markers.sources]
+    files = _list_files(column_with_markers.sources)
+    row_count = sum(column.marker_count for column in columns)
     if row_count == 1:
         rows = "1 row holds this or another such word"
     else:
         rows = f"{row_count} rows hold this or another such word"
 
-    if not column_with_words.is_csv:
+    if not column_with_markers.is_csv:
         return (
-            f"'{word}' in the column '{name}' of {files} is read as a value, because"
+            f"'{marker}' in the column '{name}' of {files} is read as a value, because"
             f" Parquet marks missing values itself ({rows})."
         )
     if columns[0].type == TEXT:
         return (
-            f"'{word}' in the column '{name}' of {files} is read as a missing value"
-            f" ({rows}): if it is a category, write data.not_missing: ['{word}'] in"
+            f"'{marker}' in the column '{name}' of {files} is read as a missing value"
+            f" ({rows}): if it is a category, write data.not_missing: ['{marker}'] in"
             " settings.yml."
         )
-    return f"'{word}' in the column '{name}' of {files} is read as a missing value ({rows})."
+    return (
+        f"'{marker}' in the column '{name}' of {files} is read as a missing value"
+        f" ({rows})."
+    )
 
 
 def _list_files(sources: list[Source]) -> str:

@@ -251,7 +251,7 @@ def _convert_dates(
     sample = texts.collect(engine="streaming").to_series()
     if sample.is_empty():
         return column
-    rules = ColumnRules(types=(NUMBER, DATE, TIMESTAMP), words_are_values=True)
+    rules = ColumnRules(types=(NUMBER, DATE, TIMESTAMP), markers_are_values=True)
     fit = find_fit(sample, list_parsers(rules, text_format))
     parsed = fit.parser.parse(column.values, column.values)
     dtype = parsed.value_type.dtype

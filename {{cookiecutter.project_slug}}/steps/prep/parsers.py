@@ -420,7 +420,7 @@ def _select_text_with_markers(
     Returns None if words such as NA could not be values of that text. This saves polars
     from computing the same text twice.
     """
-    if not rules.may_have_words_as_values(text_format):
+    if not rules.may_have_markers_as_values(text_format):
         return None
     return rules.select_values_of_text(stripped, text_format)
 

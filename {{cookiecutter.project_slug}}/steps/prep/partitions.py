@@ -71,7 +71,7 @@ def _infer_columns(
     `texts` are the values of all folders, which decide the type of the column.
     """
     # Hive has its own spelling of a missing value, so NA is a value here.
-    rules = replace(create_rules(name, options.roles), words_are_values=True)
+    rules = replace(create_rules(name, options.roles), markers_are_values=True)
     distinct = pl.Series("text", list(dict.fromkeys(texts)), dtype=pl.String)
     fit = find_fit(distinct, list_parsers(rules, options.text_format))
 

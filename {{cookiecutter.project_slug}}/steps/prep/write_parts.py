@@ -18,7 +18,7 @@ from choose_types import TypedFiles, choose_types
 from combine import (
     aggregate_by_file,
     find_confirmed_files,
-    set_missing_words,
+    set_marker_counts,
     stack_rows,
 )
 from expectations import Check, create_checks
@@ -206,7 +206,7 @@ def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> Writt
         _delete_parts(writer.folder)
         opened = open_files(raw, writer.scratch, options, trusted=confirmed)
         written = writer.write(opened)
-    set_missing_words(written.sources, written.summary)
+    set_marker_counts(written.sources, written.summary)
     return written
 
 
