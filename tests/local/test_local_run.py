@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from conftest import SDKS, Bake, Project
 from sklearn import datasets
-from toys import skip_preloading
+from toys import skip_preloading, wait_until
 
 
 def output(result: dict[str, Any], step: str, port: str) -> Path:
@@ -216,7 +216,7 @@ def test_a_search_that_is_stopped_goes_on(bake: Bake) -> None:
     search = {"tries": 500, "space": space}
     project.set("training", hyperparameters=few_trees, search=search)
     with start_training(project, subprocess.PIPE) as process:
-        wait_for_log(project, "progress: 6 of 500 tries")
+        wait_for_log(project, "progress: 2 of 500 tries")
         os.killpg(process.pid, signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -400,18 +400,36 @@ def test_bad_data_is_explained_in_a_sentence(
     assert {p.name: p.read_text() for p in folder.iterdir()} == files
 
 
-def test_run_succeeds_after_killed_runs(
+def test_run_succeeds_after_runs_were_killed_in_different_steps(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, _ = trained
     before = versions(project)
-    for seconds in (1, 4, 8):
-        with start_training(project, subprocess.DEVNULL) as process:
-            time.sleep(seconds)
-            os.killpg(process.pid, signal.SIGKILL)
+    for step in ("prep", "train", "evaluate"):
+        kill_training_in_step(project, step)
     assert versions(project) == before
     result = project.run("scoring")
     assert result.code == 0, result.err
+
+
+def kill_training_in_step(project: Project, step: str) -> None:
+    """Start a training that reuses no results, and kill it while it is in a step."""
+    earlier_runs = set(project.path.glob("runs/*"))
+    process = subprocess.Popen(
+        [project.interpreter, "-m", project.package, "run", "training", "--fresh"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        wait_until(
+            lambda: any(
+                folder.parents[1] not in earlier_runs
+                for folder in project.path.glob(f"runs/*/{step}/code")
+            )
+        )
+        process.kill()
 
 
 @pytest.mark.parametrize(
