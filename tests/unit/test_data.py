@@ -318,21 +318,21 @@ def column(*values: str, name: str = "z") -> str:
 NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     "one bad value": (
         column("n.v."),
-        "'z' is text because of 1 of 300 values: 'n.v.' in line 3 of a.csv.*missing",
+        "'z' is text because 1 of its 300 values is neither .*: 'n.v.' in line 3 of a.csv",
     ),
     "a typo among few": (
         "x,z\n1,2\n3,4\n5,6O\n",
-        "'z' is text because of 1 of 3 values: '6O' in line 4 of a.csv",
+        "1 of its 3 values is neither a number nor a date: '6O' in line 4 of a.csv",
     ),
     "a bad value far below": (
         "x,z\n" + "1,2\n" * 12_000 + "1,bad\n",
-        "'z' is text because of 1 of 12001 values: 'bad' in line 12002 ",
+        "because 1 of its 12001 values is neither .*: 'bad' in line 12002 ",
     ),
     "a bad value behind line breaks": (
         'x,z\n"a\nb",1\n"c\nd",bad\n"e\nf",2\n',
         "'bad' in line 5 of",
     ),
-    "a code among numbers": (column("007"), "because of 1 of 300 values: '007'"),
+    "a code among numbers": (column("007"), "neither a number nor a date: '007'"),
     "decimal commas": ("x;z\n1;1,5\n2;2,75\n", "write data.decimal: ',' in"),
     "thousands of France": ("x;z\n1;1\u00a0234,5\n", "',' and data.thousands: ' ' in"),
     "one thousand or one": ("x;z\n1;1,234\n", "decimal: ',' or data.thousands: ','"),
@@ -505,7 +505,7 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "no encoding": (
         UMLAUT.encode("cp1252"),
         {"text_format": TextFormat(encoding="cp9999")},
-        "data.encoding in settings.yml: Python knows no 'cp9999'",
+        "data.encoding in settings.yml is 'cp9999', which is not the name of a text encoding",
     ),
     "a cut gzip": (
         {"a.csv.gz": gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:60]},
@@ -526,7 +526,7 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "two in a zip": (
         {"a.zip": zipped(a="a\n1\n", b="a\n")},
         {},
-        "2 CSV files, not one",
+        "holds 2 CSV files, but an archive may hold only one: unpack it",
     ),
     "a web page": ({"b.csv": "<!DOCTYPE html>\n"}, {}, "b.csv is a web page"),
     "a pointer": (
@@ -537,7 +537,7 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "Parquet by another name": (
         {"a.csv": b"PAR1\0\0PAR1"},
         {},
-        "a.csv is not a CSV file, though its name says so",
+        "a.csv is not a CSV file, although its name ends like one",
     ),
     "blank lines alone": ("\n\n", {}, "a.csv is empty"),
     "a mark of UTF-8 alone": (b"\xef\xbb\xbf", {}, "a.csv is empty"),

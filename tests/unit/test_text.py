@@ -300,12 +300,12 @@ NOTED: dict[str, tuple[list[str], str]] = {
     "minus signs behind": (["1.50-", "2.00"], "data.negative: 'trailing_minus' in"),
     "a bad value among certain dates": (
         ["31-Jan-2026", "n.v.", "01-Feb-2026"],
-        "because of 1 of 3 values: 'n.v.' in line 3",
+        "1 of its 3 values is neither a number nor a date: 'n.v.' in line 3",
     ),
     "times": (["10:15:00", "11:00:00"], "holds times, such as '10:15:00', and is read"),
     "a point that may separate thousands": (
         ["1.234", "5.678", "12.345"],
-        r"such as '1.234': .*data.thousands: '\.' and data.decimal: ',' in",
+        r"such as '1.234'. If .*data.thousands: '\.' and data.decimal: ',' in",
     ),
     "a sentinel": (
         [str(i % 40) for i in range(90)] + ["-999"] * 10,
@@ -376,9 +376,9 @@ def test_a_named_setting_keeps_those_of_settings_yml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("date_format", "message"),
     {
-        "%d.%m.": "needs a year and a month",
-        "abc": "needs a year and a month",
-        "%m/%d/%Y %H:%M %p": "is not a format",
+        "%d.%m.": "must have a year and a month",
+        "abc": "must have a year and a month",
+        "%m/%d/%Y %H:%M %p": "is not a valid format",
     }.items(),
 )
 def test_a_date_format_that_is_none(

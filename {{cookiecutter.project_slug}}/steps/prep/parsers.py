@@ -1,23 +1,21 @@
 """Parse the text of a column as one type. There is a parser for each type and spelling.
 
 `list_parsers` returns the parsers that are tried for a column, the narrowest type first.
-Some of them are fast because they only read the usual spelling of a type. They are tried
+Some parsers are fast, because they read only the usual spelling of a type. They are tried
 before the parser that reads all spellings.
 
-A parser returns a `ParsedText`. As an example, these are its fields for a column that is
-read as integers, and in which words such as NA could be values if the column was text:
+A parser returns a `ParsedText`. As an example, this is what its fields hold if a column is
+parsed as integers, and if markers such as NA could be values of the column as text:
 
     text    values  accepted_values  filled_text  filled_text_or_marker
-    7       7       7         7        7
-    007     7       null      007      007               (odd: 007 may be a code)
-    seven   null    null      seven    seven             (cannot be parsed)
-    NA      null    null      null     NA                (a missing word)
-            null    null      null     null              (empty)
+    7       7       7                7            7
+    007     7       null             007          007      (suspicious: it may be a code)
+    seven   null    null             seven        seven    (cannot be parsed)
+    NA      null    null             null         NA       (a marker)
+            null    null             null         null     (empty)
 
-The parser does not fit this column, because 007 and seven are present, but not accepted.
-
-A parser gives `filled_or_marker` as `text_with_markers`, which is None where words are no
-values of text either. `finite` has the values without infinite numbers.
+A parser fits a column if all of its filled text is accepted. The parser in the example does
+not fit, because 007 and seven are filled text, but not accepted.
 """
 
 from __future__ import annotations
@@ -43,41 +41,43 @@ from text_values import (
     parse_text,
 )
 
+# The format of dates in ISO 8601.
 ISO_DATE = "%Y-%m-%d"
 DOTTED_DATE = "%Y.%m.%d"
-# The length of a dotted date with two digits for the month and for the day.
+# The length of a dotted date with two digits for the month and two for the day.
 DOTTED_DATE_LENGTH = 10
-# polars reads these many times as fast as a fraction of any length, %.f.
+# polars reads timestamps in these formats many times as fast as those with a fraction of
+# any length, which %.f stands for.
 ISO_TIMESTAMPS = (
     "%Y-%m-%d %H:%M:%S",
     "%Y-%m-%d %H:%M:%S.%6f",
     "%Y-%m-%dT%H:%M:%S",
     "%Y-%m-%dT%H:%M:%S.%6f",
 )
+# A number of this size or more has at least 19 digits, and may be a code.
+NUMBER_LIMIT = 10**18
 
 
 @dataclass(frozen=True)
 class ParsedText:
-    """The text of a column as one parser reads it. See the example at the top of this file.
-
-    The parser fits the column if all text that is `present` is `accepted`.
-    """
+    """The text of a column as one parser reads it. The top of this file has an example."""
 
     value_type: ValueType
-    #: The parsed values; null where the text cannot be parsed.
+    #: The parsed values. Null where the text is missing or cannot be parsed.
     values: pl.Expr
-    #: The text that is not a missing value.
+    #: The text that is not missing: it is neither empty nor a marker such as NA.
     filled_text: pl.Expr
-    #: The text that would be present if the column was text, in which words such as NA
-    #: may be values. None if this makes no difference.
+    #: The filled text and the markers. None if a marker could not be a value, even if the
+    #: column was text.
     text_with_markers: pl.Expr | None = None
-    #: Returns whether each parsed value is odd. For example, the number 7 may be the code
-    #: 007. None if no value is odd.
+    #: Returns whether each of the values is suspicious, because the text may be something
+    #: else. For example, the number 7 is suspicious if its text is 007, which may be a
+    #: code. None if no value can be suspicious.
     mark_suspicious: Callable[[pl.Expr], pl.Expr] | None = None
 
     @cached_property
     def accepted_values(self) -> pl.Expr:
-        """Return the parsed values that are not odd."""
+        """Return the values that are not suspicious, and null for the others."""
         if self.mark_suspicious is None:
             return self.values
         is_suspicious = self.mark_suspicious(self.values)
@@ -85,29 +85,29 @@ class ParsedText:
 
     @property
     def filled_text_or_marker(self) -> pl.Expr:
-        """Return the present text, including words that could be values of text."""
+        """Return the filled text, and the markers if they could be values."""
         if self.text_with_markers is None:
             return self.filled_text
         return self.text_with_markers
 
     @property
     def finite_values(self) -> pl.Expr:
-        """Return the numbers that are finite. All values of other types count as finite."""
+        """Return the numbers that are finite. Values of other types all count as finite."""
         if self.value_type.dtype != NUMBER:
             return pl.lit(1)
         return pl.when(self.values.is_finite()).then(self.values)
 
 
 class Parser(ABC):
-    """Reads the text of a column as one type.
+    """Parses the text of a column as one type.
 
-    Parsers are equal only if they are the same object. This makes it quick to compare
-    them, and to group columns by them.
+    Two parsers are equal only if they are the same object. This makes it quick to compare
+    parsers, and to find the columns that have the same parsers.
     """
 
     @abstractmethod
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse a column. `stripped` is its text without spaces around it."""
+        """Parse the text of a column. `stripped` is the text without spaces around it."""
 
 
 # Choosing the parsers of a column
@@ -118,36 +118,38 @@ class ColumnParsers:
     """The parsers that are tried for a column, the narrowest type first and text last."""
 
     parsers: tuple[Parser, ...]
-    #: Replaces missing values in the text of the column by null.
+    #: Replaces empty text and markers with null. None for keys and ignored columns.
     null_if_missing: Callable[[pl.Expr], pl.Expr] | None = None
-    #: Returns the parser that the first value of the column suggests, if any. It is tried
-    #: if the column would be text otherwise.
+    #: Returns the parser that a value of the column suggests, or None. This parser is tried
+    #: if only text fits otherwise. None for keys and ignored columns.
     suggest_parser: Callable[[str], Parser | None] | None = None
 
-    def drop_tried(self, failed: Parser) -> ColumnParsers:
-        """Return the parsers that are tried after one that does not fit the column."""
-        if failed not in self.parsers:
-            # It was suggested by a value, so only text is left.
+    def drop_tried(self, failed_parser: Parser) -> ColumnParsers:
+        """Return the parsers that are still to be tried after one that does not fit."""
+        if failed_parser not in self.parsers:
+            # A value has suggested this parser, so only text is left.
             return ColumnParsers(self.parsers[-1:])
-        next_position = self.parsers.index(failed) + 1
+        next_position = self.parsers.index(failed_parser) + 1
         return replace(self, parsers=self.parsers[next_position:])
 
 
 @cache
 def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
-    """Return the parsers for columns with the same rules.
+    """Return the parsers for a column, in the order in which they are tried.
 
-    The parsers are the same objects for all of these columns, so that `find_fits` can
-    parse the columns together.
+    The first parser that fits is used. The result is cached, so that all columns with the
+    same rules have the same parser objects, and `find_fits` can parse these columns
+    together.
     """
     if rules.is_ignored:
         return ColumnParsers((IgnoredColumnParser(),))
     if rules.is_key:
         return ColumnParsers((IntegerKeyParser(), TextKeyParser()))
 
-    value_types = _list_allowed_types(rules, text_format)
     parsers: list[Parser] = []
+    value_types = _list_allowed_types(rules, text_format)
     for value_type in value_types:
+        # A date such as 20260131 is also a number, so the parser of such dates comes first.
         if _looks_like_number(value_type.date_format):
             value_parser = ValueParser(value_type, rules, text_format)
             parsers.append(RoundTripDateParser(value_parser))
@@ -158,14 +160,15 @@ def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
     return ColumnParsers(
         parsers=tuple(parsers),
         null_if_missing=partial(null_if_missing, text_format=text_format),
-        suggest_parser=partial(
-            _find_parser_by_value, rules=rules, text_format=text_format
-        ),
+        suggest_parser=partial(_suggest_parser, rules=rules, text_format=text_format),
     )
 
 
 def _list_allowed_types(rules: ColumnRules, text_format: TextFormat) -> list[ValueType]:
-    """Return the types that the rules of a column allow, in the order of its types."""
+    """Return the types that a column may have, in the order in which they are tried.
+
+    There are several for dates if settings.yml has several date formats.
+    """
     usual_types = list_usual_types(text_format)
     allowed_types = []
     for dtype in rules.types:
@@ -176,7 +179,7 @@ def _list_allowed_types(rules: ColumnRules, text_format: TextFormat) -> list[Val
 
 
 def _looks_like_number(date_format: str) -> bool:
-    """Return whether dates in this format, such as %Y%m%d, look like numbers."""
+    """Return whether dates in this format, such as %Y%m%d or %Y.%m, look like numbers."""
     separators = re.sub("%[a-zA-Z]", "", date_format)
     return date_format != "" and separators in ("", ".")
 
@@ -184,31 +187,40 @@ def _looks_like_number(date_format: str) -> bool:
 def _list_fast_parsers(
     value_type: ValueType, rules: ColumnRules, text_format: TextFormat
 ) -> list[Parser]:
-    """Return the fast parsers of a type, which only read the usual spelling."""
+    """Return the fast parsers of a type, which read only its usual spelling.
+
+    There are none if settings.yml changes the usual spelling of the type.
+    """
+    # Fast parsers know neither the further markers of `data.missing` nor date formats.
     if text_format.missing or value_type.date_format:
         return []
     if value_type.dtype in (INTEGER, NUMBER):
         if text_format.decimal != "." or text_format.thousands:
             return []
+        # The first of these parsers is the faster one, so it is tried first.
         return [
             PlainNumberParser(value_type),
-            PlainNumberOrWordParser(value_type, rules, text_format),
+            PlainNumberOrMarkerParser(value_type, rules, text_format),
         ]
     if value_type.dtype == TIMESTAMP:
         return [PlainTimestampParser(time_format) for time_format in ISO_TIMESTAMPS]
     return [PlainValueParser(value_type, text_format)]
 
 
-def _find_parser_by_value(
+def _suggest_parser(
     value: str, *, rules: ColumnRules, text_format: TextFormat
 ) -> Parser | None:
-    """Return the parser of an unambiguous date or time, such as 31-Jan-2026, or None.
+    """Return the parser for the format of an unambiguous date or time.
 
-    It is also None for a date in ISO 8601, which `list_parsers` already has a parser for.
+    For example, the value 31-Jan-2026 suggests the parser for dates in %d-%B-%Y. Returns
+    None if the value is no date, if its format is not certain, if the column may not have
+    this type, or if the format is ISO 8601, which `list_parsers` already has a parser for.
     """
     date_format = find_certain_format(value)
     if date_format is None or date_format == ISO_DATE:
         return None
+    # Text in a format without a time of day could also be parsed as timestamps. The first
+    # type is the narrowest.
     value_type = list_date_types(date_format)[0]
     if not rules.allows(value_type):
         return None
@@ -221,8 +233,8 @@ def _get_date_parser(
 ) -> Parser:
     """Return the parser of dates in one format.
 
-    It is the same object for equal arguments, so that `find_fits` can parse all columns
-    whose dates have this format together.
+    The result is cached, so that all columns with dates in this format have the same parser
+    object, and `find_fits` can parse these columns together.
     """
     value_parser = ValueParser(value_type, rules, text_format)
     if value_type.date_format == DOTTED_DATE:
@@ -235,19 +247,19 @@ def _get_date_parser(
 
 @dataclass(frozen=True, eq=False)
 class IgnoredColumnParser(Parser):
-    """Leaves the text of an ignored column unchanged."""
+    """Leaves the text of an ignored column as it is."""
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Return the text."""
+        """Return the text, including the spaces around it."""
         return ParsedText(ValueType(TEXT), values=text, filled_text=text)
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerKeyParser(Parser):
-    """Reads a key whose values are all plain integers."""
+    """Parses a key if all of its values are plain integers."""
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse integers without plus signs, leading zeros or spaces."""
+        """Parse integers without plus signs, leading zeros and spaces."""
         is_integer = text.str.contains(r"^(0|-?[1-9][0-9]{0,17})$")
         integers = text.cast(pl.Int64, strict=False)
         return ParsedText(
@@ -259,23 +271,23 @@ class IntegerKeyParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class TextKeyParser(Parser):
-    """Reads a key as its text, including the spaces around it."""
+    """Returns a key as text, including the spaces around it."""
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Return the text that is not empty."""
-        present = null_if_empty(text)
-        return ParsedText(ValueType(TEXT), values=present, filled_text=present)
+        """Return the text, and null where it is empty."""
+        filled_text = null_if_empty(text)
+        return ParsedText(ValueType(TEXT), values=filled_text, filled_text=filled_text)
 
 
 @dataclass(frozen=True, eq=False)
 class TextParser(Parser):
-    """Reads a column as text without the spaces around it."""
+    """Returns a column as text without the spaces around it."""
 
     rules: ColumnRules
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Return the stripped text that is not a missing value."""
+        """Return the stripped text, and null where it means a missing value."""
         values = self.rules.select_values_of_text(stripped, self.text_format)
         return ParsedText(
             ValueType(TEXT),
@@ -290,19 +302,19 @@ class TextParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class ValueParser(Parser):
-    """Reads a type other than text, in all spellings that settings.yml allows."""
+    """Parses a type other than text, in all spellings that settings.yml allows."""
 
     value_type: ValueType
     rules: ColumnRules
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text that is not a missing value."""
-        present = null_if_missing(stripped, self.text_format)
+        """Parse the stripped text. Markers and text that cannot be parsed become null."""
+        filled_text = null_if_missing(stripped, self.text_format)
         return ParsedText(
             self.value_type,
-            values=parse_text(present, self.value_type, self.text_format),
-            filled_text=present,
+            values=parse_text(filled_text, self.value_type, self.text_format),
+            filled_text=filled_text,
             text_with_markers=_select_text_with_markers(
                 stripped, self.rules, self.text_format
             ),
@@ -311,21 +323,21 @@ class ValueParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class RoundTripDateParser(Parser):
-    """Reads dates in a format such as %Y%m%d, in which dates look like numbers.
+    """Parses dates in a format such as %Y%m%d, in which dates look like numbers.
 
-    polars also parses some texts that are not written in the format. So each date is
-    written in the format again, and accepted only if this gives the same text.
+    polars also parses some text that is not written in the format. So each parsed date is
+    written in the format again, and is only accepted if this gives the same text.
     """
 
     value_parser: ValueParser
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse a text only if writing its date in the format gives the same text."""
+        """Parse dates. Text becomes null if its date would be written differently."""
         parsed = self.value_parser.parse(text, stripped)
         date_format = parsed.value_type.date_format
         dates = parsed.values
         if is_time_of_day(parsed.value_type):
-            # The values are seconds, which cannot be written in the format.
+            # The values are numbers of seconds, which cannot be written in the format.
             dates = parsed.filled_text.str.to_time(date_format, strict=False)
         is_same_text = dates.dt.strftime(date_format) == parsed.filled_text
         return replace(parsed, values=pl.when(is_same_text).then(parsed.values))
@@ -333,7 +345,7 @@ class RoundTripDateParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class DottedDateParser(Parser):
-    """Reads dates such as 2026.01.05, but not 2026.1.5.
+    """Parses dates such as 2026.01.05, but not 2026.1.5.
 
     The shorter text may be the version of a program.
     """
@@ -341,7 +353,7 @@ class DottedDateParser(Parser):
     value_parser: ValueParser
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the texts that have all digits of a date."""
+        """Parse dates with two digits for the month and the day. Others become null."""
         parsed = self.value_parser.parse(text, stripped)
         has_all_digits = stripped.str.len_bytes() == DOTTED_DATE_LENGTH
         return replace(parsed, values=pl.when(has_all_digits).then(parsed.values))
@@ -352,12 +364,12 @@ class DottedDateParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class PlainNumberParser(Parser):
-    """Reads numbers in a column without spaces and without words such as NA."""
+    """Parses numbers if the column has neither spaces nor markers such as NA."""
 
     value_type: ValueType
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the text without stripping it."""
+        """Parse the text without stripping it, which is faster."""
         return ParsedText(
             self.value_type,
             values=text.cast(self.value_type.dtype, strict=False),
@@ -367,17 +379,17 @@ class PlainNumberParser(Parser):
 
 
 @dataclass(frozen=True, eq=False)
-class PlainNumberOrWordParser(Parser):
-    """Reads numbers in a column that may have spaces and words such as NA."""
+class PlainNumberOrMarkerParser(Parser):
+    """Parses numbers if the column may also have spaces and markers such as NA."""
 
     value_type: ValueType
     rules: ColumnRules
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text that is not a missing value."""
-        present = null_if_missing(stripped, self.text_format)
-        parsed = PlainNumberParser(self.value_type).parse(present, stripped)
+        """Parse the stripped text. Markers become null."""
+        filled_text = null_if_missing(stripped, self.text_format)
+        parsed = PlainNumberParser(self.value_type).parse(filled_text, stripped)
         text_with_markers = _select_text_with_markers(
             stripped, self.rules, self.text_format
         )
@@ -386,13 +398,14 @@ class PlainNumberOrWordParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class PlainTimestampParser(Parser):
-    """Reads timestamps that are all written in one format, without spaces around them."""
+    """Parses timestamps that are all written in one format, without spaces around them."""
 
     time_format: str
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the text without stripping it."""
-        # With its cache, polars is slow when most values differ.
+        """Parse the text without stripping it, which is faster."""
+        # By default, polars keeps parsed values in a cache, which is slow if most of them
+        # differ.
         values = text.str.to_datetime(
             self.time_format, time_unit="us", strict=False, cache=False
         )
@@ -401,13 +414,13 @@ class PlainTimestampParser(Parser):
 
 @dataclass(frozen=True, eq=False)
 class PlainValueParser(Parser):
-    """Reads booleans or dates in a column without spaces and without words such as NA."""
+    """Parses booleans or dates if the column has neither spaces nor markers such as NA."""
 
     value_type: ValueType
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the text without stripping it."""
+        """Parse the text without stripping it, which is faster."""
         values = parse_text(text, self.value_type, self.text_format)
         return ParsedText(self.value_type, values=values, filled_text=text)
 
@@ -415,10 +428,10 @@ class PlainValueParser(Parser):
 def _select_text_with_markers(
     stripped: pl.Expr, rules: ColumnRules, text_format: TextFormat
 ) -> pl.Expr | None:
-    """Return the text that would be present if the column was text.
+    """Return the filled text together with the markers that could be values of text.
 
-    Returns None if words such as NA could not be values of that text. This saves polars
-    from computing the same text twice.
+    Returns None if no marker could be a value. Without this, polars would compute the same
+    text twice.
     """
     if not rules.may_have_markers_as_values(text_format):
         return None
@@ -426,14 +439,17 @@ def _select_text_with_markers(
 
 
 def _is_suspicious_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
-    """Return whether a number may be a code, is huge or NaN, or has a plus sign.
+    """Return whether numbers are suspicious, because their text may be something else.
 
-    Text is compared by its order, which is faster than matching patterns: the character
-    after 9 is a colon, and a plus sign precedes a minus sign.
+    These are numbers with leading zeros, which may be codes such as 007, numbers with a plus
+    sign, numbers with more than 18 digits, and NaN. `number` is what `text` was parsed as.
     """
+    # The text is compared in alphabetical order, which is faster than matching a pattern.
+    # All text from "00" to "0:" begins with a zero and a digit, because ":" follows "9".
     is_code = text.is_between(pl.lit("00"), pl.lit("0:"))
     is_negative_code = text.is_between(pl.lit("-00"), pl.lit("-0:"))
+    # The plus sign precedes the minus sign, and digits follow both.
     has_plus_sign = text < "-"
-    # NaN is outside every range, so it counts as odd.
-    is_usual = number.is_between(-(10**18), 10**18, closed="none")
+    # NaN lies outside every range, so it is suspicious, too.
+    is_usual = number.is_between(-NUMBER_LIMIT, NUMBER_LIMIT, closed="none")
     return has_plus_sign | is_code | is_negative_code | ~is_usual

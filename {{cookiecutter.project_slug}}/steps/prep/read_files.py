@@ -28,7 +28,7 @@ from read_options import USUAL_OPTIONS, ReadOptions
 from small_files import MANY_FILES, SmallFile, divide_into_batches, is_small, open_batch
 from sources import ColumnRoles, DataError, Note, Source
 from text_encoding import check_encoding, detect_unicode, explain_undecodable
-from text_notes import note_readings
+from text_notes import note_doubtful_columns
 
 # A column that many small files have is examined for notes in this many of them.
 MAX_NOTED_FILES = 20
@@ -327,7 +327,7 @@ def _review_columns(
         if noted_files[name, column.type] < MAX_NOTED_FILES:
             noted_files[name, column.type] += 1
             names.append(name)
-    note_readings(source, names, file, options)
+    note_doubtful_columns(source, names, file, options)
     note_layout(source, file)
 
 

@@ -1,6 +1,6 @@
 """Find the settings with which a column of text would be read as numbers or dates.
 
-Numbers, booleans, dates and timestamps are called quantities here.
+A typed value is text that can be read as a number, a boolean, a date or a timestamp.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from text_values import (
     parse_text,
 )
 
-# If more than this share of a column's values are codes, such as 007, it is text on purpose.
+# If more than this share of a column's values are codes, such as 007, the column is text on
+# purpose.
 MAX_CODE_SHARE = 1 / 20
-# A code has digits after a zero, or more digits than an integer of 64 bits can hold.
+# A code has digits after a zero, such as 007, or more digits than an integer of 64 bits can
+# hold.
 CODE_PATTERN = r"^[+-]?(0[0-9]+|[0-9]{19,})$"
-# The decimal marks and thousands separators that people use together.
+# The decimal marks and thousands separators that people use together. The first mark of
+# each pair is the decimal mark.
 NUMBER_MARKS = (
     (".", ""),
     (",", ""),
@@ -36,22 +39,29 @@ NUMBER_MARKS = (
     (",", " "),
     (".", "'"),
 )
-# A unit before a number is a currency's sign or code. A unit after it may also be a word.
+# Each pattern captures the unit of a number. Before a number, a unit is a currency's sign
+# or code, such as $ or EUR. After a number, it may also be a word, such as kg.
 UNIT_PATTERNS = (
     r"^[(+-]*([A-Z]{0,3}\p{Sc}|[A-Z]{3}|Rs\.?|kr\.?|Fr\.)(?:\s[(+-]?|\(?)\d",
     r"\d\)?\s*(\p{Sc}|[%‰°]|[[:alpha:]]{2,4})\)?$",
 )
+# The patterns of negative numbers such as (1.50) and 1.50-.
 NEGATIVE_PATTERNS = {
     PARENTHESES: r"^[^()]*\([^()]*\d[^()]*\)$",
     TRAILING_MINUS: r"\d\s*-$",
 }
-MAX_DATES_TRIED = 20  # The formats of this many values of a column are tried.
+# Most text is ruled out by this pattern, which is faster than trying all formats: a typed
+# value has a digit, or is true or false.
+POSSIBLE_PATTERN = r"(?i)\d|^(true|false)$"
+# The date formats of this many values of a column are tried.
+MAX_DATES_TRIED = 20
 
 
 def suggest_settings(values: pl.Series, text_format: TextFormat) -> str:
-    """Return the settings with which most of the values would be quantities.
+    """Return the settings with which most values of a column would be typed values.
 
-    Returns "" if there are none, or if no setting needs to change.
+    For example, returns "data.decimal: ','" for the values 1,5 and 2,25. Returns "" if no
+    settings help, or if none needs to change.
     """
     certain_date_types = find_certain_date_types(values)
     formats = find_fitting_formats(values, text_format, certain_date_types)
@@ -61,7 +71,10 @@ def suggest_settings(values: pl.Series, text_format: TextFormat) -> str:
 
 
 def find_certain_date_types(values: pl.Series) -> list[ValueType]:
-    """Return the types of the first values that are unambiguous dates, each once."""
+    """Return the types and formats of dates such as 31-Jan-2026, whose format is certain.
+
+    The first values of a column are examined. Each type is returned once.
+    """
     date_types: list[ValueType] = []
     for value in values.head(MAX_DATES_TRIED):
         date_format = find_certain_format(value)
@@ -73,26 +86,27 @@ def find_certain_date_types(values: pl.Series) -> list[ValueType]:
 def find_fitting_formats(
     values: pl.Series, text_format: TextFormat, certain_date_types: Sequence[ValueType]
 ) -> list[TextFormat]:
-    """Return the formats in which the largest number of values are quantities.
+    """Return the formats in which the largest number of a column's values are typed values.
 
-    The format of settings.yml comes first if it is one of them. The list is empty if
-    fewer than half of the values are quantities in any format, or if the column holds
-    codes, which are text on purpose.
+    `text_format`, the format of settings.yml, comes first if it is one of them. The list is
+    empty if fewer than half of the values are typed values in every format, or if the
+    column holds codes, which are text on purpose.
     """
+    if values.is_empty():
+        return []
     half = len(values) / 2
-    # Most columns of text are ruled out here, which is faster than trying all formats.
-    may_be_quantity = values.str.contains(r"(?i)\d|^(true|false)$")
-    if may_be_quantity.sum() < half:
+    may_be_typed = values.str.contains(POSSIBLE_PATTERN)
+    if may_be_typed.sum() < half:
         return []
     is_code = values.str.contains(CODE_PATTERN)
     if is_code.sum() > len(values) * MAX_CODE_SHARE:
         return []
 
-    formats = [text_format, *_list_other_formats(values, text_format)]
+    formats = [text_format, *_vary_format(values, text_format)]
     distinct_formats = list(dict.fromkeys(formats))
-    counts = _count_quantities(values, distinct_formats, certain_date_types)
+    counts = _count_typed_values(values, distinct_formats, certain_date_types)
     highest_count = max(counts)
-    if highest_count == 0 or highest_count < half:
+    if highest_count < half:
         return []
     return [
         tried_format
@@ -101,12 +115,12 @@ def find_fitting_formats(
     ]
 
 
-def _count_quantities(
+def _count_typed_values(
     values: pl.Series,
     formats: Sequence[TextFormat],
     certain_date_types: Sequence[ValueType],
 ) -> list[int]:
-    """Return for each format how many of the values are quantities in it."""
+    """Count how many of the values are typed values in each format."""
     text = pl.col("text")
     counts = values.to_frame("text").select(
         is_typed_value(text, tried_format, certain_date_types).sum().alias(str(i))
@@ -118,7 +132,11 @@ def _count_quantities(
 def is_typed_value(
     text: pl.Expr, text_format: TextFormat, certain_date_types: Sequence[ValueType]
 ) -> pl.Expr:
-    """Return whether text can be read as a number, a boolean, a date or a timestamp."""
+    """Return whether text can be read as a number, a boolean, a date or a timestamp.
+
+    Dates may be written in the formats of `text_format`, in ISO 8601, and in the formats of
+    `certain_date_types`.
+    """
     value_types = [*list_usual_types(text_format), *certain_date_types]
     return pl.any_horizontal(
         parse_text(text, value_type, text_format).is_not_null()
@@ -129,9 +147,10 @@ def is_typed_value(
 def describe_needed_settings(
     text_format: TextFormat, formats: Sequence[TextFormat]
 ) -> str:
-    """Return the settings to change so that one of the formats is used.
+    """Describe which settings to change to read the data in one of the formats.
 
-    Only the formats that need the fewest changes are described, joined by "or".
+    `text_format` is the format that settings.yml has now. Only the formats that need the
+    fewest changes are described, joined by "or".
     """
     changes_by_format = [_list_changes(text_format, other) for other in formats]
     fewest = min(len(changes) for changes in changes_by_format)
@@ -142,25 +161,28 @@ def describe_needed_settings(
     return " or ".join(distinct_alternatives)
 
 
-def _list_changes(text_format: TextFormat, other: TextFormat) -> list[str]:
-    """Return the settings in which `other` differs from `text_format`."""
+def _list_changes(text_format: TextFormat, other_format: TextFormat) -> list[str]:
+    """Return the settings to write in settings.yml to get from one format to another.
+
+    For example, returns ["data.decimal: ','"].
+    """
     changes = []
-    for key, value in vars(other).items():
-        if value == getattr(text_format, key):
+    for name, value in vars(other_format).items():
+        if value == getattr(text_format, name):
             continue
-        if key == "date_format" and len(value) == 1:
-            # A single format needs no list.
+        if name == "date_format" and len(value) == 1:
+            # A single date format is written without a list.
             value = value[0]
-        changes.append(f"data.{key}: {format_setting(value)}")
+        changes.append(f"data.{name}: {format_setting(value)}")
     return changes
 
 
-def _list_other_formats(
-    values: pl.Series, text_format: TextFormat
-) -> Iterator[TextFormat]:
-    """Yield the formats in which the values of a column could be written."""
-    if values.is_empty():
-        return
+def _vary_format(values: pl.Series, text_format: TextFormat) -> Iterator[TextFormat]:
+    """Yield variants of a format that the values of a column suggest.
+
+    They have other units, negative numbers, decimal marks and thousands separators, or a
+    further date format. The format itself may be among them.
+    """
     marks_in_use = (text_format.decimal, text_format.thousands)
     number_formats = product(
         _list_units(values, text_format),
@@ -175,12 +197,16 @@ def _list_other_formats(
             decimal=decimal,
             thousands=thousands,
         )
+    # Date formats are tried one at a time, with all other settings unchanged.
     for date_format in _list_date_formats(values):
         yield replace(text_format, date_format=(*text_format.date_formats, date_format))
 
 
 def _list_units(values: pl.Series, text_format: TextFormat) -> list[tuple[str, ...]]:
-    """Return the units of settings.yml, alone and with a unit that the values have."""
+    """Return the units to try: those of settings.yml, alone and with one of the values.
+
+    For example, returns [(), ("EUR",)] for the values 5 EUR and 7 EUR.
+    """
     alternatives = [text_format.units]
     for pattern in UNIT_PATTERNS:
         units = values.str.extract(pattern).drop_nulls()
@@ -190,9 +216,10 @@ def _list_units(values: pl.Series, text_format: TextFormat) -> list[tuple[str, .
 
 
 def _list_negatives(values: pl.Series, text_format: TextFormat) -> list[str]:
-    """Return the ways in which negative numbers may be written, as in `NEGATIVE_PATTERNS`.
+    """Return the values of the setting `negative` to try.
 
-    The one of settings.yml comes first.
+    The value in settings.yml comes first. The others are those by whose pattern a value of
+    the column is a negative number, such as "parentheses" for (1.50).
     """
     negatives = [text_format.negative]
     for negative, pattern in NEGATIVE_PATTERNS.items():
@@ -202,7 +229,10 @@ def _list_negatives(values: pl.Series, text_format: TextFormat) -> list[str]:
 
 
 def _list_date_formats(values: pl.Series) -> list[str]:
-    """Return the formats that the first dates of a column may have."""
+    """Return the formats that the first values of a column have if they are dates.
+
+    For example, 01/02/2026 has the formats %m/%d/%Y and %d/%m/%Y.
+    """
     date_formats: list[str] = []
     for value in values.head(MAX_DATES_TRIED):
         date_formats += list_possible_formats(value)

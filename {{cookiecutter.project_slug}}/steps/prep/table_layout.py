@@ -1,4 +1,4 @@
-"""Find the layout of a CSV file: its delimiter, and the first line of its table."""
+"""Find the layout of a CSV file: its delimiter, and the line in which its table begins."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import csv
 import re
 from dataclasses import dataclass
 
+# The characters that may separate the values of a line, the most frequent first.
 DELIMITERS = ",;\t|"
-SPACES = " "  # As a delimiter, it stands for one or more spaces.
-FEWEST_LINES = 2  # A table has at least a line of names and a line of values.
+# This delimiter stands for one or more spaces. It is tried last, because text such as a
+# title has spaces, too.
+SPACES = " "
+# A table has at least a line of names and a line of values.
+MIN_LINES = 2
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to read the first lines of a file as a table."""
+    """One way to read the first lines of a file as a table."""
 
     delimiter: str
     #: The number of lines above the table.
@@ -32,43 +36,44 @@ class Layout:
         )
 
 
-def find_layout(lines: list[str]) -> Layout | None:
-    """Find the layout of a file from its first lines, or return None if there is none.
+def find_layout(first_lines: list[str]) -> Layout | None:
+    """Find the layout of a file from its first lines, or None if they hold no table.
 
-    Of several layouts, the one that skips the fewest lines is returned, and among these the
-    one with the most columns.
+    If several delimiters give a table, the layout with the fewest lines above the table is
+    returned. Among these layouts, it is the one with the most columns.
     """
     # Blank lines at the end are not part of the table.
-    lines = "".join(lines).rstrip().splitlines()
+    lines = "".join(first_lines).rstrip().splitlines()
     if not lines:
         return None
     layouts = [_measure_layout(lines, delimiter) for delimiter in DELIMITERS + SPACES]
-    tables = [
-        layout
-        for layout in layouts
-        if layout.column_count > 1 and len(lines) - layout.skipped_lines >= FEWEST_LINES
-    ]
+    tables = []
+    for layout in layouts:
+        table_lines = len(lines) - layout.skipped_lines
+        if layout.column_count > 1 and table_lines >= MIN_LINES:
+            tables.append(layout)
     if not tables:
         return None
     return min(tables, key=lambda layout: (layout.skipped_lines, -layout.column_count))
 
 
 def _measure_layout(lines: list[str], delimiter: str) -> Layout:
-    """Return the layout of a table that is divided by a delimiter.
+    """Return the layout of a table whose values are separated by a delimiter.
 
-    The last line belongs to the table, so it has the number of columns. The table begins
-    after the last line that has another number of values.
+    The last line surely belongs to the table, so its number of values is the number of
+    columns. The table begins below the last line that has another number of values.
     """
     value_counts = [_count_values(line, delimiter) for line in lines]
-    columns = value_counts[-1]
-    skipped_lines = len(lines)
-    while skipped_lines and value_counts[skipped_lines - 1] == columns:
-        skipped_lines -= 1
-    return Layout(delimiter, skipped_lines, columns)
+    column_count = value_counts[-1]
+    # Walk up from the last line while the lines have the same number of values.
+    table_start = len(lines)
+    while table_start > 0 and value_counts[table_start - 1] == column_count:
+        table_start -= 1
+    return Layout(delimiter, skipped_lines=table_start, column_count=column_count)
 
 
 def _count_values(line: str, delimiter: str) -> int:
-    """Count the values into which a delimiter divides a line."""
+    """Count the values of a line that are separated by a delimiter."""
     if delimiter == SPACES:
         return len(line.split())
     reader = csv.reader([line], delimiter=delimiter)
@@ -77,15 +82,18 @@ def _count_values(line: str, delimiter: str) -> int:
 
 
 def are_decimal_commas(lines: list[str]) -> bool:
-    """Return whether each line is a number with a decimal comma."""
+    """Return whether all lines are numbers with a decimal comma, such as 1,5.
+
+    Empty lines do not matter.
+    """
     filled_lines = [line for line in lines if line]
     return all(re.fullmatch(r"[+-]?\d*,\d+", line.strip()) for line in filled_lines)
 
 
 def suggest_header(names: list[str]) -> str:
-    """Advise to write a header if the names of the columns look like values.
+    """Advise to write a line of names if the names in a file's first line look like values.
 
-    Returns "" if they do not.
+    Returns "" if they look like names.
     """
     if not _has_value(names) and not _are_unsorted_integers(names):
         return ""
@@ -96,15 +104,18 @@ def suggest_header(names: list[str]) -> str:
 
 
 def _has_value(names: list[str]) -> bool:
-    """Return whether a name is a fraction or a negative integer."""
+    """Return whether any of the names is a negative integer or a fraction.
+
+    Examples are -7, 0.5 and 1.5e-3. Other integers, such as 2026, may well be names.
+    """
     value = r"-\d+|[+-]?\d*\.\d+(?:[eE][+-]?\d+)?"
     return any(re.fullmatch(value, name) for name in names)
 
 
 def _are_unsorted_integers(names: list[str]) -> bool:
-    """Return whether all names are integers, which are not in rising order.
+    """Return whether all names are integers that are not in rising order.
 
-    Integers in rising order may be years or positions.
+    Integers in rising order may be names, such as years or positions.
     """
     integers = [int(name) for name in names if re.fullmatch(r"\d{1,18}", name)]
     if len(names) < 2 or len(integers) < len(names):

@@ -1,16 +1,21 @@
-"""Find out how the text of a file is encoded."""
+"""Detect how the text of a file is encoded, and explain why a file cannot be decoded."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import IO
 
 from sources import DataError
 from unpack import open_decompressed
 
-START_BYTES = 65_536  # This many bytes are read to recognize UTF-16.
-# A message shows this many bytes before and after the first one that is not UTF-8.
+# This many bytes at the start of a file are read to recognize UTF-16.
+START_BYTES = 65_536
+# A message shows this many bytes before and after the first byte that is not UTF-8.
 SHOWN_BYTES = 25
+# In UTF-16, about every second byte of Latin text is zero. A file with more than this share
+# of zero bytes is taken for UTF-16.
+MIN_ZERO_SHARE = 1 / 3
 
 
 def check_encoding(encoding: str) -> None:
@@ -19,18 +24,20 @@ def check_encoding(encoding: str) -> None:
         io.TextIOWrapper(io.BytesIO(), encoding)
     except LookupError:
         raise DataError(
-            f"data.encoding in settings.yml: Python knows no '{encoding}'."
+            f"data.encoding in settings.yml is '{encoding}', which is not the name of a text"
+            " encoding that Python knows."
         ) from None
 
 
 def detect_unicode(path: Path) -> str:
-    """Return the encoding of Unicode that the byte order mark of a file names.
+    """Return the Unicode encoding that the byte order mark of a file indicates.
 
-    It is utf-32 or utf-16, or else utf-8-sig, which is UTF-8 with or without a mark.
+    A byte order mark is written at the start of some files. This is utf-32, utf-16 or, in
+    any other case, utf-8-sig, which reads UTF-8 with or without a mark.
     """
     with open_decompressed(path) as file:
         start = file.read(4)
-    # The mark of UTF-32 begins with the one of UTF-16, so it is looked for first.
+    # The mark of UTF-32 begins with the mark of UTF-16, so UTF-32 is tried first.
     if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -39,31 +46,43 @@ def detect_unicode(path: Path) -> str:
 
 
 def explain_undecodable(path: Path, name: str) -> str:
-    """Return sentences on why a file cannot be decoded, and on what to do about it."""
+    """Explain why a CSV file cannot be decoded, and what to do about it.
+
+    `name` is the name of the file in the message.
+    """
     with open_decompressed(path) as file:
         start = file.read(START_BYTES)
         is_parquet = start.startswith(b"PAR1")
-        # In UTF-16, about every second byte of Latin text is zero. A third is enough.
-        if not is_parquet and start.count(b"\0") * 3 > len(start):
-            order = "le" if start[1:2] == b"\0" else "be"
-            return f"{name} is UTF-16: write data.encoding: utf-16-{order} in settings.yml."
-        if is_parquet or b"\0" in start:
-            return f"{name} is not a CSV file, though its name says so."
+        zero_bytes = start.count(b"\0")
+        if not is_parquet and zero_bytes > len(start) * MIN_ZERO_SHARE:
+            # In little-endian order, the zero comes second in each pair of bytes.
+            byte_order = "le" if start[1:2] == b"\0" else "be"
+            return (
+                f"{name} is UTF-16: write data.encoding: utf-16-{byte_order} in"
+                " settings.yml."
+            )
+        if is_parquet or zero_bytes:
+            return f"{name} is not a CSV file, although its name ends like one."
         file.seek(0)
-        # Decoding each byte as one character divides the lines as Python's csv module does,
-        # which also ends them at a lone "\r".
-        lines = io.TextIOWrapper(file, "latin-1", newline="")
-        for number, text in enumerate(lines, 1):
-            line = text.encode("latin-1")
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                first = max(0, error.start - SHOWN_BYTES)
-                excerpt = line[first : error.start + SHOWN_BYTES]
-                guess = excerpt.decode("cp1252", "replace").strip()
-                return (
-                    f"{name}, line {number} is not UTF-8. If it should read '{guess}',"
-                    " write data.encoding: cp1252 in settings.yml. Otherwise, write the"
-                    " encoding in which the file was saved."
-                )
+        return _explain_undecodable_line(file, name)
+
+
+def _explain_undecodable_line(file: IO[bytes], name: str) -> str:
+    """Name the first line that is not UTF-8, and suggest to read the file as cp1252."""
+    # latin-1 reads each byte as one character, so that any file can be divided into lines.
+    # Like Python's csv module, this also ends lines at a lone "\r".
+    lines = io.TextIOWrapper(file, "latin-1", newline="")
+    for number, text in enumerate(lines, start=1):
+        line = text.encode("latin-1")
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            first_shown = max(0, error.start - SHOWN_BYTES)
+            excerpt = line[first_shown : error.start + SHOWN_BYTES]
+            guess = excerpt.decode("cp1252", "replace").strip()
+            return (
+                f"{name}, line {number} is not UTF-8. If it should read '{guess}',"
+                " write data.encoding: cp1252 in settings.yml. Otherwise, write the"
+                " encoding in which the file was saved."
+            )
     return f"{name} is not a CSV file in UTF-8."

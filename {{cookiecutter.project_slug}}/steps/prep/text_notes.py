@@ -1,4 +1,4 @@
-"""Write notes on columns of CSV files that the user might want to be read otherwise.
+"""Write notes on columns of CSV files that the user might want to be read differently.
 
 Each note names the setting that changes how the column is read.
 """
@@ -21,132 +21,178 @@ from suggest_formats import (
 )
 from text_values import TextFormat, ValueType, null_if_missing
 
+# The formats of a column are tried on this many of its values.
 SAMPLED_VALUES = 1_000
-# Numbers such as 1.234 are looked for in this many of the first values.
+# Whether a decimal mark is ambiguous is first looked for in this many values.
 NUMBERS_TRIED = 100
-# In fewer values than this, the mark of 1.234 need not be doubted.
+# With fewer values than this, a decimal mark is not doubted.
 MIN_AMBIGUOUS_VALUES = 2
-SHOWN_CHARACTERS = 40  # of a value in a note
+# A note shows this many characters of a value.
+SHOWN_CHARACTERS = 40
 
 
-def note_readings(
+def note_doubtful_columns(
     source: Source, names: Sequence[str], file: CsvFile, options: ReadOptions
 ) -> None:
-    """Add notes to a CSV file on the columns in `names`, except keys."""
-    texts: dict[str, pl.Expr] = {}
+    """Add notes to a CSV file on columns that may have been read wrongly.
+
+    These are columns of text whose values may be numbers or dates, and columns of numbers
+    that may be times of day or have thousands separators. Only the columns in `names` are
+    examined. Keys are left out, because a key is often a code.
+    """
+    text_by_name = _select_texts(source, names, options)
+    if not text_by_name:
+        return
+
+    # Numbers serve as names of the result's columns, because polars would read a name such
+    # as `^a$` as a pattern.
+    first_rows = (
+        source.frame.head(FIRST_ROWS)
+        .select(text.alias(str(i)) for i, text in enumerate(text_by_name.values()))
+        .collect(engine="streaming")
+    )
+    for i, (name, text) in enumerate(text_by_name.items()):
+        first_values = first_rows[str(i)].drop_nulls().head(SAMPLED_VALUES)
+        if source.columns[name].type == TEXT:
+            sentence = _describe_doubtful_text(
+                source, name, text, first_values, file, options.text_format
+            )
+        else:
+            sentence = _describe_doubtful_number(
+                source, name, text, first_values, options.text_format
+            )
+        if sentence is not None:
+            source.notes.append(Note(sentence, column=name))
+
+
+def _select_texts(
+    source: Source, names: Sequence[str], options: ReadOptions
+) -> dict[str, pl.Expr]:
+    """Return the text of each column to examine, with null for missing values.
+
+    These are the used columns of numbers and text, except keys.
+    """
+    text_by_name: dict[str, pl.Expr] = {}
     for name in names:
         column = source.columns[name]
         if column.csv_text is None or column.type not in (NUMBER, TEXT):
             continue
         if options.roles.is_used(name) and name not in options.roles.keys:
-            texts[name] = null_if_missing(column.csv_text, options.text_format)
-    if not texts:
-        return
-
-    first_rows = (
-        source.frame.head(FIRST_ROWS)
-        .select(text.alias(str(i)) for i, text in enumerate(texts.values()))
-        .collect(engine="streaming")
-    )
-    for i, (name, text) in enumerate(texts.items()):
-        values = first_rows[str(i)].drop_nulls().head(SAMPLED_VALUES)
-        if source.columns[name].type == TEXT:
-            note = _note_doubtful_text(
-                source, name, text, values, file, options.text_format
-            )
-        else:
-            note = _note_doubtful_number(
-                source, name, text, values, options.text_format
-            )
-        if note is not None:
-            source.notes.append(Note(note, column=name))
+            text_by_name[name] = null_if_missing(column.csv_text, options.text_format)
+    return text_by_name
 
 
-def _note_doubtful_text(
+# Columns of text
+
+
+def _describe_doubtful_text(
     source: Source,
     name: str,
     text: pl.Expr,
-    values: pl.Series,
+    first_values: pl.Series,
     file: CsvFile,
     text_format: TextFormat,
 ) -> str | None:
-    """Return a note on a column of text if most of its values are numbers or dates.
+    """Return the text of a note if most values of a column of text may be numbers or dates.
 
-    `values` are those of the first rows, without missing values.
+    `first_values` holds the filled text of the first rows. Returns None if the column is
+    rather text.
     """
-    filled = source.frame.select(text=text).with_row_index("row").drop_nulls("text")
-    if values.is_empty():
-        values = filled.head(SAMPLED_VALUES).collect(engine="streaming")["text"]
-    certain_date_types = find_certain_date_types(values)
-    formats = find_fitting_formats(values, text_format, certain_date_types)
+    filled_rows = source.frame.select(text=text).with_row_index("row")
+    filled_rows = filled_rows.drop_nulls("text")
+    sample = first_values
+    if sample.is_empty():
+        # All first rows are empty, so the values are looked for further down.
+        sample = filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")["text"]
+
+    certain_date_types = find_certain_date_types(sample)
+    formats = find_fitting_formats(sample, text_format, certain_date_types)
     if not formats:
         return None
-    exceptions = _find_exceptions(filled, text_format, certain_date_types, file)
-    if exceptions is None:
+    misfits = _find_misfits(filled_rows, text_format, certain_date_types, file)
+    if misfits is None:
         # The column mixes numbers and dates, so no single value is wrong.
         return None
-    first = f"'{exceptions.first_value}' in line {exceptions.line} of {source.name}"
+
+    first_misfit = f"'{misfits.first_value}' in line {misfits.line} of {source.name}"
     if text_format in formats:
-        (count,) = count_values(source.frame, [source.columns[name].values])
+        # No setting needs to change. A few values are wrong.
+        (value_count,) = count_values(source.frame, [source.columns[name].values])
+        if misfits.count == 1:
+            return (
+                f"column '{name}' is text because 1 of its {value_count} values is neither"
+                f" a number nor a date: {first_misfit}. Correct it, or list it under"
+                " data.missing in settings.yml."
+            )
         return (
-            f"column '{name}' is text because of {exceptions.count} of {count} values:"
-            f" {first}: correct it, or write it in data.missing in settings.yml."
+            f"column '{name}' is text because {misfits.count} of its {value_count} values"
+            f" are neither numbers nor dates, such as {first_misfit}. Correct them, or list"
+            " them under data.missing in settings.yml."
         )
     settings = describe_needed_settings(text_format, formats)
     return (
-        f"column '{name}' is text, though most of it may be numbers or dates ({first}):"
-        f" if so, write {settings} in settings.yml."
+        f"column '{name}' is text, though most of its values may be numbers or dates. For"
+        f" example, {first_misfit} is read as neither. If it should be, write {settings} in"
+        " settings.yml."
     )
 
 
 @dataclass(frozen=True)
-class Exceptions:
+class Misfits:
     """The values of a column that are neither numbers nor dates: how many, and the first."""
 
     count: int
     first_value: str
+    #: The line of the first value in its file.
     line: int
 
 
-def _find_exceptions(
-    filled: pl.LazyFrame,
+def _find_misfits(
+    filled_rows: pl.LazyFrame,
     text_format: TextFormat,
     certain_date_types: Sequence[ValueType],
     file: CsvFile,
-) -> Exceptions | None:
-    """Find the values that are neither numbers nor dates; None if there are none.
+) -> Misfits | None:
+    """Count the values that are neither numbers nor dates, and find the first of them.
 
-    `filled` has the columns `row` and `text`.
+    `filled_rows` has the columns `row`, the number of the row, and `text`. Returns None if
+    there are no such values.
     """
-    is_exception = ~is_typed_value(pl.col("text"), text_format, certain_date_types)
-    exceptions = filled.filter(is_exception)
-    count = exceptions.select(pl.len()).collect(engine="streaming").item()
+    is_misfit = ~is_typed_value(pl.col("text"), text_format, certain_date_types)
+    misfits = filled_rows.filter(is_misfit)
+    count = misfits.select(pl.len()).collect(engine="streaming").item()
     if not count:
         return None
-    row, value = exceptions.head(1).collect(engine="streaming").row(0)
-    return Exceptions(count, value[:SHOWN_CHARACTERS], file.find_line(row))
+    row, value = misfits.head(1).collect(engine="streaming").row(0)
+    return Misfits(count, value[:SHOWN_CHARACTERS], file.find_line(row))
 
 
-def _note_doubtful_number(
+# Columns of numbers
+
+
+def _describe_doubtful_number(
     source: Source,
     name: str,
     text: pl.Expr,
-    values: pl.Series,
+    first_values: pl.Series,
     text_format: TextFormat,
 ) -> str | None:
-    """Return a note on a number that was a time of day, or may have thousands separators.
+    """Return the text of a note if a column of numbers may mean something else.
 
-    `values` are those of the first rows, without missing values.
+    This is so if the numbers were read from times of day, or if their decimal mark may
+    separate thousands. `first_values` holds the filled text of the first rows. Returns None
+    if there is no doubt.
     """
-    if values.is_empty():
+    if first_values.is_empty():
         return None
-    first_value = values[0]
+    first_value = first_values[0]
     if source.columns[name].holds_times:
         return (
             f"column '{name}' of {source.name} holds times, such as '{first_value}', and"
             " is read as a number of seconds."
         )
-    if not _are_ambiguous(values.head(NUMBERS_TRIED), text_format):
+    # A few values are examined first, because reading all rows takes longer.
+    if not _are_ambiguous(first_values.head(NUMBERS_TRIED), text_format):
         return None
     if not _are_all_rows_ambiguous(source, text, text_format):
         return None
@@ -154,27 +200,32 @@ def _note_doubtful_number(
     other_mark = "," if decimal == "." else "."
     return (
         f"column '{name}' of {source.name} holds numbers with three digits after"
-        f" '{decimal}', such as '{first_value}': if it separates thousands, write"
-        f" data.thousands: '{decimal}' and data.decimal: '{other_mark}' in settings.yml."
+        f" '{decimal}', such as '{first_value}'. If this '{decimal}' separates thousands,"
+        f" write data.thousands: '{decimal}' and data.decimal: '{other_mark}' in"
+        " settings.yml."
     )
 
 
-def _are_ambiguous(values: pl.Series, text_format: TextFormat) -> bool:
-    """Return whether the decimal mark of several values may separate thousands."""
-    if text_format.thousands or len(values) < MIN_AMBIGUOUS_VALUES:
+def _are_ambiguous(numbers: pl.Series, text_format: TextFormat) -> bool:
+    """Return whether the decimal mark in all of several numbers may separate thousands.
+
+    For example, 1.234 may be a number with a fraction, or more than a thousand.
+    """
+    if text_format.thousands or len(numbers) < MIN_AMBIGUOUS_VALUES:
         return False
-    return bool(values.str.contains(_ambiguous_pattern(text_format)).all())
+    return bool(numbers.str.contains(_build_ambiguous_pattern(text_format)).all())
 
 
 def _are_all_rows_ambiguous(
     source: Source, text: pl.Expr, text_format: TextFormat
 ) -> bool:
-    """Return whether the decimal mark of all values of a column may separate thousands."""
-    is_ambiguous = text.str.contains(_ambiguous_pattern(text_format)).all()
-    return bool(source.frame.select(is_ambiguous).collect(engine="streaming").item())
+    """Return whether the decimal mark in all rows of a column may separate thousands."""
+    is_ambiguous = text.str.contains(_build_ambiguous_pattern(text_format))
+    all_ambiguous = source.frame.select(is_ambiguous.all()).collect(engine="streaming")
+    return bool(all_ambiguous.item())
 
 
-def _ambiguous_pattern(text_format: TextFormat) -> str:
-    """Return the pattern of a number such as 1.234, with the decimal mark in use."""
+def _build_ambiguous_pattern(text_format: TextFormat) -> str:
+    """Return a pattern for numbers such as 1.234, with the decimal mark of the format."""
     mark = re.escape(text_format.decimal)
     return r"^[+-]?[1-9]\d{0,2}" + mark + r"\d{3}$"

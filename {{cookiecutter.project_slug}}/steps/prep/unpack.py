@@ -1,4 +1,4 @@
-"""Open packed files as text or bytes."""
+"""Open files that may be compressed, as text or as bytes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import IO
 
 from sources import DataError
 
-# The first bytes of packed files.
+# The first bytes of compressed files, by which the format is recognized.
 GZIP_START = b"\x1f\x8b"
 BZ2_START = b"BZh"
 XZ_START = b"\xfd7zXZ"
 ZIP_START = b"PK\x03\x04"
-PACKED_STARTS = (GZIP_START, BZ2_START, XZ_START, ZIP_START)
-LONGEST_START = max(len(start) for start in PACKED_STARTS)
+COMPRESSED_STARTS = (GZIP_START, BZ2_START, XZ_START, ZIP_START)
+LONGEST_START = max(len(start) for start in COMPRESSED_STARTS)
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
-    """Open a file as text: unpack and decode it, and keep its line ends."""
+    """Open a file as text, decompress it if necessary, and keep its line ends."""
     return io.TextIOWrapper(open_decompressed(path), encoding, newline="")
 
 
 def is_compressed(path: Path) -> bool:
-    """Return whether the first bytes of a file show that it is packed."""
-    return read_start(path).startswith(PACKED_STARTS)
+    """Return whether a file is compressed, judged by its first bytes."""
+    return read_start(path).startswith(COMPRESSED_STARTS)
 
 
 def read_start(path: Path) -> bytes:
-    """Return the first bytes of a file, without unpacking it."""
+    """Return the first bytes of a file, without decompressing it."""
     with path.open("rb") as file:
         return file.read(LONGEST_START)
 
 
 def open_decompressed(path: Path) -> IO[bytes]:
-    """Open the bytes of a file, and unpack them if the file is packed.
+    """Open a file for reading bytes, and decompress it if necessary.
 
-    Raises DataError if it is a zip archive that does not hold exactly one CSV file.
+    Raises DataError if the file is a zip archive that does not hold exactly one CSV file.
     """
     start = read_start(path)
     if start.startswith(GZIP_START):
@@ -55,15 +55,26 @@ def open_decompressed(path: Path) -> IO[bytes]:
 
 
 def _open_zipped(path: Path) -> IO[bytes]:
-    """Open the CSV file in a zip archive. Raises DataError if there is not exactly one."""
+    """Open the CSV file in a zip archive. Raises DataError unless there is exactly one."""
     archive = zipfile.ZipFile(path)
-    csv_files = [
-        name
-        for name in archive.namelist()
-        if name.lower().endswith((".csv", ".tsv")) and Path(name).name[0] not in "._"
-    ]
-    if len(csv_files) != 1:
+    csv_files = [name for name in archive.namelist() if _is_visible_csv(name)]
+    if not csv_files:
         raise DataError(
-            f"{path.name} holds {len(csv_files)} CSV files, not one: unpack it."
+            f"{path.name} holds no CSV file: put one into the archive, or remove it."
+        )
+    if len(csv_files) > 1:
+        raise DataError(
+            f"{path.name} holds {len(csv_files)} CSV files, but an archive may hold only"
+            " one: unpack it."
         )
     return archive.open(csv_files[0])
+
+
+def _is_visible_csv(name: str) -> bool:
+    """Return whether a file in an archive is CSV, and is not hidden by its name.
+
+    macOS adds hidden files such as `__MACOSX/._a.csv`.
+    """
+    is_csv = name.lower().endswith((".csv", ".tsv"))
+    is_hidden = Path(name).name.startswith((".", "_"))
+    return is_csv and not is_hidden
