@@ -1,9 +1,10 @@
 """Read new data by the schema of the model that will score it.
 
-A column is converted to the type that the schema expects, if its values allow that.
-Otherwise the column is rejected. If the model needs it, a sentence about it is added to
-the `schema_problems` of its file, and one error lists the problems of all files. If the
-model does not need it, the column is left out, with a note.
+The schema says which type each column had in the training data. A column of the new data
+is converted to this type if all of its values allow that. Otherwise the column is rejected:
+if the model needs the column, a sentence about it is added to the `schema_problems` of its
+file, and one error lists the problems of all files. If the model does not need the column,
+it is left out, with a note.
 """
 
 from __future__ import annotations
@@ -35,16 +36,19 @@ from sources import (
 from suggest_formats import suggest_settings
 from text_values import TextFormat, null_if_missing, parse_as_type
 
+# An example of a wrong value, and the settings to suggest, are found in this many rows.
 SAMPLED_VALUES = 1_000
+# An error lists this many problems.
 SHOWN_PROBLEMS = 20
-SHOWN_CHARACTERS = 40  # of a value in a message
-# What a value of a type is, in messages.
-KINDS: dict[pl.DataType | None, str] = {
-    INTEGER: "a number",
-    NUMBER: "a number",
+# A message shows this many characters of a value.
+SHOWN_CHARACTERS = 40
+# What the values of each type are called in messages.
+KINDS: dict[pl.DataType, str] = {
+    INTEGER: "numbers",
+    NUMBER: "numbers",
     BOOLEAN: "true or false",
-    DATE: "a date",
-    TIMESTAMP: "a time",
+    DATE: "dates",
+    TIMESTAMP: "times",
     TEXT: "text",
 }
 
@@ -59,55 +63,66 @@ def reject_unreadable_text(source: Source, file: CsvFile, options: ReadOptions) 
     """
     for name, column in list(source.columns.items()):
         expected = options.roles.get_expected_column(name)
-        if expected is None or expected.type == TEXT or column.type != TEXT:
+        if expected is None:
             continue
-        # All columns of CSV files have a text.
+        is_unreadable = column.type == TEXT and expected.type != TEXT
+        if not is_unreadable:
+            continue
+        # Every column of a CSV file keeps the text from which it was parsed. Columns of
+        # folders such as `year=2026` are only added later.
         assert column.csv_text is not None
-        text = null_if_missing(column.csv_text, options.text_format)
-        example = _find_unreadable_value(source, text, expected, options.text_format)
+        filled_text = null_if_missing(column.csv_text, options.text_format)
+        example = _find_unreadable_value(
+            source, filled_text, expected, options.text_format
+        )
         line = file.find_line(example.row)
         problem = (
-            f"{source.name}, line {line}: '{example.value}' in the column '{name}' is not"
-            f" {KINDS[expected.type]}, as the model needs."
+            f"{source.name}, line {line}: the column '{name}' must hold"
+            f" {KINDS[expected.type]}, as in the training data, but holds"
+            f" '{example.value}'."
         )
         _reject_column(source, name, expected, problem, example.fix)
 
 
 @dataclass(frozen=True)
 class UnreadableValue:
-    """A text that cannot be read as the type that the schema expects, and how to fix it.
+    """An example of text that cannot be read as the type that the schema expects."""
 
-    `row` is its row, counted from 0.
-    """
-
+    #: The number of the row, counted from 0.
     row: int
     value: str
+    #: A sentence on how to correct the data or the settings.
     fix: str
 
 
 def _find_unreadable_value(
-    source: Source, text: pl.Expr, expected: ColumnSchema, text_format: TextFormat
+    source: Source,
+    filled_text: pl.Expr,
+    expected: ColumnSchema,
+    text_format: TextFormat,
 ) -> UnreadableValue:
-    """Find a value of a column that cannot be read as the expected type."""
-    # Fractions are accepted where the schema expects integers, see `choose_types`.
+    """Find an example of text in a column that cannot be read as the expected type.
+
+    `filled_text` is the text of the column, with null for missing values.
+    """
+    # Fractions do not stop the scoring where the schema expects integers: `choose_types`
+    # only writes a note on them.
     dtype = NUMBER if expected.type == INTEGER else expected.type
-    is_unreadable = parse_as_type(text, dtype, text_format).is_null()
-    rows = source.frame.select(text=text, is_unreadable=is_unreadable)
+    is_unreadable = parse_as_type(filled_text, dtype, text_format).is_null()
+    rows = source.frame.select(text=filled_text, is_unreadable=is_unreadable)
     filled_rows = rows.with_row_index("row").drop_nulls("text")
     first_rows = filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")
-    unreadable_rows = (
-        filled_rows.filter("is_unreadable")
-        .head(SAMPLED_VALUES)
-        .collect(engine="streaming")
-    )
-    if unreadable_rows.is_empty():
-        # Each value can be read, but they are of several types, such as 1 and true.
-        unreadable_rows = first_rows.head(1)
 
-    position = _choose_example(unreadable_rows["text"])
+    unreadable_rows = filled_rows.filter("is_unreadable").head(SAMPLED_VALUES)
+    examples = unreadable_rows.collect(engine="streaming")
+    if examples.is_empty():
+        # Each value can be read, but the values are of several types, such as 1 and true.
+        examples = first_rows.head(1)
+
+    position = _choose_example(examples["text"])
     return UnreadableValue(
-        row=unreadable_rows["row"][position],
-        value=unreadable_rows["text"][position][:SHOWN_CHARACTERS],
+        row=examples["row"][position],
+        value=examples["text"][position][:SHOWN_CHARACTERS],
         fix=_suggest_fix(first_rows["text"], text_format),
     )
 
@@ -115,7 +130,8 @@ def _find_unreadable_value(
 def _choose_example(values: pl.Series) -> int:
     """Return the position of the first value that is not a date, or 0 if all are dates.
 
-    A date is often right, and only its format has to be set. So it is a bad example.
+    A date is a bad example of a wrong value: often it is right, and only its format has to
+    be set.
     """
     for position, value in enumerate(values):
         if find_certain_format(value) is None:
@@ -124,25 +140,39 @@ def _choose_example(values: pl.Series) -> int:
 
 
 def _suggest_fix(values: pl.Series, text_format: TextFormat) -> str:
-    """Return a sentence on how to fix text that does not fit: by settings, or by hand."""
+    """Return a sentence on how to correct text that does not fit the schema.
+
+    It names the settings that would read most of the values, if there are any.
+    """
     settings = suggest_settings(values, text_format)
     if settings:
         return f"If the file is written that way, write {settings} in settings.yml."
-    return "Correct it, or write it in data.missing in settings.yml."
+    return "Correct it, or list it under data.missing in settings.yml."
 
 
 # Columns of Parquet files
 
 
 def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
-    """Convert the columns of a Parquet file to the types of the schema, or reject them."""
+    """Convert the columns of a Parquet file to the types of the schema, or reject them.
+
+    Does nothing for training data. Otherwise, this depends on the type in the file and on
+    the type in the schema:
+
+    - Text stays text. If the training data came from CSV files, markers such as NA become
+      missing values.
+    - Text is parsed if the schema expects another type.
+    - Other values become text if the schema expects text, spelled as in the training data.
+    - Other values are rejected if they cannot be converted to the type in the schema.
+    """
     for name, column in list(source.columns.items()):
         expected = options.roles.get_expected_column(name)
+        # A column without values has no type, and fits every schema.
         if expected is None or column.type is None:
             continue
         if column.type == TEXT and expected.type == TEXT:
             if expected.markers_are_missing:
-                _drop_missing_words(source, name, options.text_format)
+                _replace_markers(source, name, options.text_format)
         elif column.type == TEXT:
             _parse_parquet_text(source, name, expected, options)
         elif expected.type == TEXT:
@@ -151,17 +181,18 @@ def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
             _reject_other_type(source, name, expected)
 
 
-def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> None:
-    """Replace words such as NA in a column of a Parquet file by null, with a note.
+def _replace_markers(source: Source, name: str, text_format: TextFormat) -> None:
+    """Replace markers such as NA in a text column of a Parquet file with null, with a note.
 
-    Such words are usually values in Parquet files. But the training data came from CSV
-    files, in which they were missing values.
+    In Parquet files, markers are usually values. But this model's training data came from
+    CSV files, in which they are missing values.
     """
     column = source.columns[name]
     if column.marker_count:
+        rows = "1 row" if column.marker_count == 1 else f"{column.marker_count} rows"
         text = (
             f"words such as NA in the column '{name}' of {source.name} are read as missing"
-            f" values, as in the training data ({column.marker_count} rows)."
+            f" values, as in the training data. They occur in {rows}."
         )
         source.notes.append(Note(text, column=name))
     values = null_if_missing(column.values, text_format, in_text=True)
@@ -171,31 +202,32 @@ def _drop_missing_words(source: Source, name: str, text_format: TextFormat) -> N
 def _parse_parquet_text(
     source: Source, name: str, expected: ColumnSchema, options: ReadOptions
 ) -> None:
-    """Parse a text column by the first type that fits all of its values.
+    """Parse a text column of a Parquet file, for which the schema expects another type.
 
-    The column is rejected if no type but text fits.
+    Only types that can be converted to the expected type are tried. The column is rejected
+    if none of them fits all values.
     """
     text = source.columns[name].values
     column = infer_text_column(source.frame, name, text, options)
     if column.type != TEXT:
         source.columns[name] = column
         return
-    not_missing = null_if_missing(text, options.text_format)
-    example = _find_unreadable_value(source, not_missing, expected, options.text_format)
+    filled_text = null_if_missing(text, options.text_format)
+    example = _find_unreadable_value(source, filled_text, expected, options.text_format)
     problem = (
-        f"{source.name}, row {example.row + 1}: '{example.value}' in the column '{name}'"
-        f" is not {KINDS[expected.type]}, as the model needs."
+        f"{source.name}, row {example.row + 1}: the column '{name}' must hold"
+        f" {KINDS[expected.type]}, as in the training data, but holds '{example.value}'."
     )
     _reject_column(source, name, expected, problem, example.fix)
 
 
 def _reject_other_type(source: Source, name: str, expected: ColumnSchema) -> None:
-    """Reject a column whose type cannot be converted to the expected one."""
+    """Reject a column whose type cannot be converted to the expected type."""
     column = source.columns[name]
     first_value = _get_first_value(source, column)
     problem = (
-        f"{source.name}: the column '{name}' holds {_name_kind(column)} ({first_value}),"
-        f" where the model needs {KINDS[expected.type]}."
+        f"{source.name}: the column '{name}' must hold {KINDS[expected.type]}, as in the"
+        f" training data, but holds {_name_kind(column)}, for example {first_value}."
     )
     _reject_column(source, name, expected, problem)
 
@@ -206,30 +238,31 @@ def _reject_other_type(source: Source, name: str, expected: ColumnSchema) -> Non
 def _spell_as_categories(
     source: Source, name: str, expected: ColumnSchema, text_format: TextFormat
 ) -> None:
-    """Convert numbers, dates or booleans to the categories of the training data.
+    """Convert numbers, dates or booleans to the text that the training data had for them.
 
-    For example, the number 7 becomes "007" if the training data spelled it so. The column
-    is rejected if it is not certain how the training data spelled each value.
+    For example, the number 7 becomes "007" if the training data has the category "007". The
+    column is rejected if it is not certain how the training data spelled the values.
     """
     column = source.columns[name]
-    spelling_by_value = _list_spellings(column, expected, text_format)
-    if not spelling_by_value:
+    category_by_value = _list_categories_by_value(column, expected, text_format)
+    if not category_by_value:
         first_value = _get_first_value(source, column)
         problem = (
-            f"{source.name}: the column '{name}' holds {_name_kind(column)}"
-            f" ({first_value}), where the training data holds text, which may be spelled"
-            " in several ways: save the column as text."
+            f"{source.name}: the column '{name}' holds {_name_kind(column)}, for example"
+            f" {first_value}, but the training data holds text. It is not certain how to"
+            " spell them: save the column as text."
         )
         _reject_column(source, name, expected, problem)
         return
 
-    seen_values = pl.Series(list(spelling_by_value), dtype=column.type)
-    spellings = pl.Series(list(spelling_by_value.values()), dtype=pl.String)
+    seen_values = pl.Series(list(category_by_value), dtype=column.type)
+    categories = pl.Series(list(category_by_value.values()), dtype=pl.String)
     _note_unseen_values(source, name, seen_values)
-    # The model treats unseen values as a category that it does not know.
+    # Values that the training data does not have become text that is no category. The model
+    # treats such text as a missing value.
     text = column.values.replace_strict(
         seen_values,
-        spellings,
+        categories,
         default=column.values.cast(pl.String),
         return_dtype=pl.String,
     )
@@ -237,46 +270,56 @@ def _spell_as_categories(
 
 
 def _note_unseen_values(source: Source, name: str, seen_values: pl.Series) -> None:
-    """Add a note to the source if a column holds values that were not seen in training."""
+    """Add a note to the source if a column holds values that the training data lacks.
+
+    `seen_values` are the values that the training data has.
+    """
     values = source.columns[name].values
     is_unseen = ~values.is_in(seen_values.implode())
+    # `count_values` does not count the values that are replaced with null here.
     unseen_values = pl.when(is_unseen).then(values)
     (unseen_count,) = count_values(source.frame, [unseen_values])
     if not unseen_count:
         return
+    rows = "1 row" if unseen_count == 1 else f"{unseen_count} rows"
     text = (
-        f"the column '{name}' of {source.name} holds values that the training data does"
-        f" not have as text ({unseen_count}): they count as missing."
+        f"the column '{name}' of {source.name} holds values in {rows} that do not occur as"
+        " text in the training data: the model treats them as missing values."
     )
     source.notes.append(Note(text, column=name))
 
 
-def _list_spellings(
+def _list_categories_by_value(
     column: Column, expected: ColumnSchema, text_format: TextFormat
 ) -> dict[object, str]:
-    """Return how the training data spelled each value, such as 7 by the category "007".
+    """Return the category that stands for each value in the training data.
 
-    Returns an empty dictionary if the schema does not list the categories, or if two of
-    them spell the same value, such as "7" and "007".
+    For example, returns {7: "007"}. Returns an empty dictionary if this is not certain: the
+    schema does not list the categories, or two categories stand for the same value, such as
+    "7" and "007".
     """
-    if expected.categories is None or column.type is None or column.type not in KINDS:
+    if expected.categories is None:
+        return {}
+    # Values of other types, such as lists, cannot be spelled as text.
+    if column.type is None or column.type not in KINDS:
         return {}
     categories = pl.Series(expected.categories, dtype=pl.String)
     values = _parse_categories(categories, column.type, text_format)
-    spelling_by_value: dict[object, str] = {}
+    category_by_value: dict[object, str] = {}
     for value, category in zip(values, categories):
         if value is None:
             continue
-        if value in spelling_by_value:
+        if value in category_by_value:
+            # Two categories stand for this value.
             return {}
-        spelling_by_value[value] = category
-    return spelling_by_value
+        category_by_value[value] = category
+    return category_by_value
 
 
 def _parse_categories(
     categories: pl.Series, dtype: pl.DataType, text_format: TextFormat
 ) -> pl.Series:
-    """Parse categories as values of a type; null where a category cannot be parsed."""
+    """Parse categories as values of a type. Those that cannot be parsed become null."""
     text = pl.col("text")
     values = parse_as_type(text, dtype, text_format)
     if dtype in (INTEGER, NUMBER):
@@ -292,24 +335,27 @@ def _parse_categories(
 def _reject_column(
     source: Source, name: str, expected: ColumnSchema, problem: str, fix: str = ""
 ) -> None:
-    """Reject a column that does not fit the schema.
+    """Report a column that the model needs and that does not fit, or leave the column out.
 
-    If the model needs the column, the problem is added to the `schema_problems`.
-    Otherwise the column is removed, with a note.
+    If the model needs the column, the sentences in `problem` and `fix` are added to the
+    `schema_problems` of the source. Otherwise the column is removed from the source, with a
+    note.
     """
-    text = join_sentences(problem, fix)
+    sentences = join_sentences(problem, fix)
     if expected.is_needed:
-        source.schema_problems.append(text)
+        source.schema_problems.append(sentences)
         source.columns[name].is_rejected = True
         return
-    left_out = "The column is left out, because it is not a feature of the model."
-    source.notes.append(Note(join_sentences(text, left_out), column=name))
+    consequence = "The column is left out, because it is not a feature of the model."
+    source.notes.append(Note(join_sentences(sentences, consequence), column=name))
     del source.columns[name]
 
 
 def _name_kind(column: Column) -> str:
-    """Return what the values of a column are, such as "a number", for a message."""
-    return KINDS.get(column.type, str(column.type))
+    """Return what the values of a column are called in messages, such as "numbers"."""
+    if column.type is None or column.type not in KINDS:
+        return f"values of type {column.type}"
+    return KINDS[column.type]
 
 
 def _get_first_value(source: Source, column: Column) -> object:
@@ -324,77 +370,86 @@ def _get_first_value(source: Source, column: Column) -> object:
 def check_against_schema(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Note]:
-    """Reject the columns that do not fit the schema, after all files have been opened.
+    """Check all files of new data against the schema, after they have been opened.
 
+    Columns that the model does not need and that do not fit are removed from the sources.
     `names` are the columns of all files. Returns notes on features that some files lack.
-    Raises DataError that lists all problems of the columns that the model needs.
+    Raises a DataError that lists all problems of columns that the model needs.
     """
     missing = _find_missing_columns(sources, names, roles)
     problems = list(missing.problems)
     for source in sources:
-        _reject_other_numbers(source, roles)
+        _reject_numbers_for_booleans(source, roles)
         _reject_text_of_folders(source, roles)
         problems += source.schema_problems
     if problems:
-        raise _explain_problems(problems)
+        raise _create_problems_error(problems)
     return missing.notes
 
 
-def _explain_problems(problems: list[str]) -> DataError:
+def _create_problems_error(problems: list[str]) -> DataError:
     """Return an error that lists the problems, or the first ones if there are many."""
     if len(problems) == 1:
         return DataError(problems[0])
     listed = "\n".join(problems[:SHOWN_PROBLEMS])
-    more = len(problems) - SHOWN_PROBLEMS
-    if more > 0:
-        listed += f"\nand {more} more."
+    hidden_count = len(problems) - SHOWN_PROBLEMS
+    if hidden_count > 0:
+        listed += f"\nand {hidden_count} more."
     return DataError(f"The new data does not fit the model's training data:\n{listed}")
 
 
 @dataclass
 class MissingColumns:
-    """Problems with required columns that are missing, and notes on optional ones."""
+    """Problems with columns that files must have, and notes on columns that some lack."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     def add_problem(self, problem: str, source: Source, hint: str) -> None:
-        """Add the sentence that a file lacks a column, and a hint.
+        """Add the sentence that a file lacks a column, and a hint, which may be "".
 
-        The first problem also lists the columns of its file.
+        The first problem also lists the columns that the file has.
         """
-        listed = ""
+        existing_columns = ""
         if not self.problems:
-            listed = f"It has {show_text(', '.join(source.columns))}."
-        self.problems.append(join_sentences(problem, listed, hint))
+            existing_columns = f"It has {show_text(', '.join(source.columns))}."
+        self.problems.append(join_sentences(problem, existing_columns, hint))
 
 
 def _find_missing_columns(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> MissingColumns:
-    """Find the keys and the features of the model that the files lack.
+    """Find the keys and the features of the model that files lack.
 
-    Every file must have the keys. A feature may be missing in some files, but not in all
-    of them.
+    Every file must have the keys. A feature may be missing in some files, which is noted,
+    but not in all of them.
     """
     assert roles.model_columns is not None
     missing = MissingColumns()
     for key in roles.keys:
-        lacking = _list_files_without(key, sources)
-        if lacking:
-            problem = f"{lacking[0].name} has no column '{key}', a key of the model."
-            missing.add_problem(problem, lacking[0], suggest_similar_name(key, names))
+        files_without_key = _list_files_without(key, sources)
+        if files_without_key:
+            first_file = files_without_key[0]
+            problem = f"{first_file.name} has no column '{key}', a key of the model."
+            hint = suggest_similar_name(key, names)
+            missing.add_problem(problem, source=first_file, hint=hint)
 
     for name, expected in roles.model_columns.items():
-        lacking = _list_files_without(name, sources)
-        if not expected.is_needed or not lacking:
+        files_without_column = _list_files_without(name, sources)
+        if not files_without_column or not expected.is_needed:
             continue
-        first_file = lacking[0].name
-        if len(lacking) == len(sources):
-            problem = f"{first_file} has no column '{name}', which the model needs."
-            missing.add_problem(problem, lacking[0], suggest_similar_name(name, names))
+        first_file = files_without_column[0]
+        if len(files_without_column) == len(sources):
+            problem = (
+                f"{first_file.name} has no column '{name}', which the model needs."
+            )
+            hint = suggest_similar_name(name, names)
+            missing.add_problem(problem, source=first_file, hint=hint)
         else:
-            text = f"{first_file} has no column '{name}': it is missing in its rows."
+            text = (
+                f"{first_file.name} has no column '{name}': its rows count as rows without"
+                " a value in this column."
+            )
             missing.notes.append(Note(text, column=name))
     return missing
 
@@ -404,36 +459,37 @@ def _list_files_without(name: str, sources: list[Source]) -> list[Source]:
     return [source for source in sources if name not in source.columns]
 
 
-def _reject_other_numbers(source: Source, roles: ColumnRoles) -> None:
-    """Reject columns with numbers other than 0 and 1 where the schema expects booleans."""
+def _reject_numbers_for_booleans(source: Source, roles: ColumnRoles) -> None:
+    """Reject columns of numbers other than 0 and 1 for which the schema expects booleans."""
     for name, column in list(source.columns.items()):
         expected = roles.get_expected_column(name)
         if expected is None or expected.type != BOOLEAN or column.is_rejected:
             continue
         if column.type not in (INTEGER, NUMBER):
             continue
-        values = source.frame.select(values=column.values)
-        other_numbers = values.filter(~pl.col("values").is_in([0, 1]))
-        first = other_numbers.head(1).collect(engine="streaming")
-        if not first.is_empty():
+        numbers = source.frame.select(number=column.values)
+        other_numbers = numbers.filter(~pl.col("number").is_in([0, 1]))
+        first_other = other_numbers.head(1).collect(engine="streaming")
+        if not first_other.is_empty():
             problem = (
-                f"{source.name}: {first.item()} in the column '{name}' is not true or"
-                " false, as the model needs."
+                f"{source.name}: the column '{name}' must hold true or false, as in the"
+                f" training data, or 1 or 0, but holds {first_other.item()}."
             )
             _reject_column(source, name, expected, problem)
 
 
 def _reject_text_of_folders(source: Source, roles: ColumnRoles) -> None:
-    """Reject folders such as `year=old` where the schema expects a number."""
+    """Reject columns of folders such as `year=old` for which the schema expects no text."""
     for name, column in list(source.columns.items()):
+        if not column.is_from_folder or column.type != TEXT:
+            continue
         expected = roles.get_expected_column(name)
         if expected is None or expected.type == TEXT:
             continue
-        if not column.is_from_folder or column.type != TEXT:
-            continue
         value = _get_first_value(source, column)
         problem = (
-            f"{source.name}: '{value}' in its folder '{name}={value}' is not"
-            f" {KINDS[expected.type]}, as the model needs."
+            f"{source.name}: the column '{name}' must hold {KINDS[expected.type]}, as in"
+            f" the training data, but the name of the folder '{name}={value}' gives it the"
+            f" value '{value}'."
         )
         _reject_column(source, name, expected, problem)
