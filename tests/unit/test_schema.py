@@ -386,19 +386,18 @@ def test_all_that_does_not_fit_is_reported_at_once(
     with pytest.raises(DataError) as caught:
         trained.score(tmp_path / "new")
     fix = "Correct it, or list it under data.missing in settings.yml."
-    as_before = "as in the training data"
+    must = "must hold"
+    as_before = "as in the training data, but holds"
     assert str(caught.value).splitlines() == [
         "The new data does not fit the model's training data:",
         (
             "a.csv has no column 'zip', which the model needs. It has id, age, weight,"
             " smoker, born, seen, ZIP, empty. Did you mean 'ZIP'?"
         ),
-        f"a.csv, line 4: the column 'age' must hold numbers, {as_before}, but holds '<18'. {fix}",
-        f"a.csv, line 3: the column 'smoker' must hold true or false, {as_before}, but holds"
-        f" 'often'. {fix}",
-        f"a.csv, line 5: the column 'born' must hold dates, {as_before}, but holds"
-        f" 'before 2020'. {fix}",
-        f"b.csv, line 2: the column 'weight' must hold numbers, {as_before}, but holds '?x'. {fix}",
+        f"a.csv, line 4: the column 'age' {must} numbers, {as_before} '<18'. {fix}",
+        f"a.csv, line 3: the column 'smoker' {must} true or false, {as_before} 'often'. {fix}",
+        f"a.csv, line 5: the column 'born' {must} dates, {as_before} 'before 2020'. {fix}",
+        f"b.csv, line 2: the column 'weight' {must} numbers, {as_before} '?x'. {fix}",
     ]
     _, report = trained.score(
         write(tmp_path / "c.csv", rows.rename(columns={"ZIP ": "zip"})),

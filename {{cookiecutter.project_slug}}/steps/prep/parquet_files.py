@@ -26,24 +26,27 @@ from sources import (
 )
 from text_values import MISSING_MARKERS, TextFormat, is_time_of_day, null_if_empty
 
-MAX_DECIMAL_DIGITS = 38  # of a decimal number that polars can read
+# polars can read decimal numbers of at most this many digits.
+MAX_DECIMAL_DIGITS = 38
+# The date format of a text column is guessed from this many values.
 SAMPLED_VALUES = 1_000
-PANDAS_INDEX = "__index_level_"
+# pandas stores its index in columns whose names begin with this.
+PANDAS_INDEX_PREFIX = "__index_level_"
 # The number of digits in each group of a UUID: 123e4567-e89b-12d3-a456-426614174000.
 UUID_GROUPS = (8, 4, 4, 4, 12)
 
 
 def open_parquet(path: Path, name: str, options: ReadOptions) -> Source:
-    """Open a Parquet file, which messages call `name`.
+    """Open a Parquet file, and convert its columns to types that prepared data can have.
 
-    Raises DataError if it is damaged, has no columns, or has columns that polars cannot
-    read.
+    `name` is the name of the file in messages. Raises DataError if the file is damaged, has
+    no columns, or has columns that polars cannot read.
     """
     try:
         frame = _scan(path)
         source = Source(name, frame, {})
         _add_columns(source, path, options)
-        _count_values(source)
+        _set_value_counts(source)
     except pl.exceptions.DuplicateError:
         raise DataError(
             f"{name} has several columns named '{_find_repeated_name(path)}': rename all"
@@ -53,7 +56,8 @@ def open_parquet(path: Path, name: str, options: ReadOptions) -> Source:
         if reason := find_system_error(error):
             raise DataError(f"{name} cannot be read: {reason}.") from None
         raise DataError(
-            f"{name} is not a whole Parquet file, though its name says so."
+            f"{name} is not a complete Parquet file: it may be damaged, cut off, or of"
+            " another kind than its name says."
         ) from None
     if not source.columns:
         raise DataError(f"{name} has no columns.")
@@ -61,24 +65,27 @@ def open_parquet(path: Path, name: str, options: ReadOptions) -> Source:
 
 
 def _scan(path: Path) -> pl.LazyFrame:
-    """Return the rows of a Parquet file, with old timestamps (INT96) in microseconds.
+    """Scan a Parquet file, with timestamps of the old kind INT96 in microseconds.
 
-    polars reads these in nanoseconds, which cannot represent times after the year 2262.
+    By default, polars reads these timestamps in nanoseconds, which cannot represent times
+    after the year 2262.
     """
     frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-    frame_schema = frame.collect_schema()
-    if pl.Datetime("ns") not in frame_schema.dtypes():
+    schema = frame.collect_schema()
+    if pl.Datetime("ns") not in schema.dtypes():
         return frame
+    changed_schema = dict(schema)
     for column in _read_physical_columns(path):
-        if column.physical_type == "INT96" and column.path in frame_schema:
-            frame_schema[column.path] = pl.Datetime("us")
+        if column.physical_type == "INT96" and column.path in schema:
+            changed_schema[column.path] = pl.Datetime("us")
+    # polars only takes a schema when it begins to scan, so the file is scanned again.
     return pl.scan_parquet(
-        path, glob=False, hive_partitioning=False, schema=frame_schema
+        path, glob=False, hive_partitioning=False, schema=changed_schema
     )
 
 
 def _read_physical_columns(path: Path) -> list[Any]:
-    """Return how each column is stored, which only pyarrow can tell."""
+    """Return a description by pyarrow of how each column is stored. polars has none."""
     # pyarrow takes as long to import as polars, and few files need it.
     import pyarrow.parquet as pq
 
@@ -87,7 +94,7 @@ def _read_physical_columns(path: Path) -> list[Any]:
 
 
 def _find_repeated_name(path: Path) -> str:
-    """Return the first name that several columns of a Parquet file have."""
+    """Return the first name that two or more columns of a Parquet file have."""
     import pyarrow.parquet as pq
 
     names = pq.read_schema(path).names
@@ -99,19 +106,23 @@ def _find_repeated_name(path: Path) -> str:
 
 
 def _add_columns(source: Source, path: Path, options: ReadOptions) -> None:
-    """Add the columns of a Parquet file to its source, without the index of pandas."""
+    """Add the columns of a Parquet file to its source.
+
+    An index that pandas stored is left out, with a note, unless it is a key or the target.
+    """
     roles = options.roles
     for position, (name, dtype) in enumerate(source.frame.collect_schema().items()):
-        is_pandas_index = name.startswith(PANDAS_INDEX)
+        is_pandas_index = name.startswith(PANDAS_INDEX_PREFIX)
         if is_pandas_index and name not in roles.keys and name != roles.target:
             text = (
-                f"the index that pandas stores in Parquet files ('{name}') is left out:"
-                " if it is data, call reset_index() before to_parquet()."
+                f"the index that pandas stores in Parquet files ('{name}') is left out: if"
+                " it is data, call reset_index() before to_parquet()."
             )
             source.notes.append(Note(text, column=name))
             continue
         if not roles.is_used(name):
-            source.columns[name] = Column(None, pl.lit(None))
+            # An unused column is kept without values, so that checks of the names know it.
+            source.columns[name] = Column(type=None, values=pl.lit(None))
             continue
         parquet_column = ParquetColumn(path, name, position, dtype)
         source.columns[name] = _open_column(source, parquet_column, options)
@@ -119,7 +130,7 @@ def _add_columns(source: Source, path: Path, options: ReadOptions) -> None:
 
 @dataclass(frozen=True)
 class ParquetColumn:
-    """A column of a Parquet file, in its type in the file."""
+    """A column of a Parquet file, in the type that it has in the file."""
 
     path: Path
     name: str
@@ -140,7 +151,7 @@ class ParquetColumn:
 
     @property
     def is_category(self) -> bool:
-        """Return whether the values are the categories of a dictionary."""
+        """Return whether the values are categories, such as a Categorical of pandas."""
         return isinstance(self.dtype, (pl.Categorical, pl.Enum))
 
 
@@ -149,8 +160,8 @@ def _open_column(
 ) -> Column:
     """Convert a column to one of the types that keys or features can have.
 
-    Raises DataError if polars cannot read its values, or if it is a key of bytes that are
-    not text.
+    Raises DataError if polars cannot read the values, or if a key holds bytes that are not
+    text.
     """
     name = parquet_column.name
     dtype = parquet_column.dtype
@@ -160,34 +171,37 @@ def _open_column(
     if isinstance(dtype, pl.Decimal) and dtype.precision > MAX_DECIMAL_DIGITS:
         raise DataError(
             f"{source.name}: the column '{name}' holds decimal numbers of"
-            f" {dtype.precision} digits, of which {MAX_DECIMAL_DIGITS} can be read: convert"
-            " it to floats, or list it under data.ignore in settings.yml."
+            f" {dtype.precision} digits, but at most {MAX_DECIMAL_DIGITS} digits can be"
+            " read: convert them to floats, or list the column under data.ignore in"
+            " settings.yml."
         )
     column = _convert_column(source.frame, parquet_column, is_key=is_key)
+    # Text in data to score is later parsed as the type that the model's schema expects.
     is_training_data = options.roles.model_columns is None
     if column.type == TEXT and not is_key and is_training_data:
         return _convert_dates(source.frame, column, options.text_format)
     return column
 
 
-def _count_values(source: Source) -> None:
-    """Set the `marker_count` of all columns, and the type of empty columns to None."""
+def _set_value_counts(source: Source) -> None:
+    """Set the `marker_count` of each column. Columns without values get the type None."""
     columns = list(source.columns.values())
     if not columns:
         return
     values = [column.values for column in columns]
-    words = [_select_missing_words(column) for column in columns]
-    counts = count_values(source.frame, [*values, *words])
+    markers = [_select_markers(column) for column in columns]
+    # Values and markers are counted together, in one pass over the file.
+    counts = count_values(source.frame, [*values, *markers])
     value_counts = counts[: len(columns)]
-    word_counts = counts[len(columns) :]
-    for column, value_count, word_count in zip(columns, value_counts, word_counts):
-        column.marker_count = word_count
+    marker_counts = counts[len(columns) :]
+    for column, value_count, marker_count in zip(columns, value_counts, marker_counts):
+        column.marker_count = marker_count
         if not value_count:
             column.type = None
 
 
-def _select_missing_words(column: Column) -> pl.Expr:
-    """Return the words of a column that would be missing values in a CSV file."""
+def _select_markers(column: Column) -> pl.Expr:
+    """Return the markers such as NA in a column of text, and null for all other values."""
     if column.type != TEXT:
         return pl.lit(None)
     return pl.when(column.values.is_in(MISSING_MARKERS)).then(column.values)
@@ -199,12 +213,16 @@ def _select_missing_words(column: Column) -> pl.Expr:
 def _convert_column(
     frame: pl.LazyFrame, parquet_column: ParquetColumn, *, is_key: bool
 ) -> Column:
-    """Convert a column of a type other than bytes."""
+    """Convert a column that does not hold bytes to a type that keys or features can have.
+
+    Integers that do not fit into 64 bits become text in a key, and floats in a feature.
+    """
     if parquet_column.is_integer:
         values = parquet_column.values
+        # Unsigned and decimal integers can be too large. Such values become null here.
         integers = values.cast(pl.Int64, strict=False)
-        fits = integers.null_count() == values.null_count()
-        if frame.select(fits).collect(engine="streaming").item():
+        all_fit = integers.null_count() == values.null_count()
+        if frame.select(all_fit).collect(engine="streaming").item():
             return Column(INTEGER, integers)
         if is_key:
             # As floats, different keys could become equal.
@@ -215,26 +233,33 @@ def _convert_column(
 
 
 def _convert_key(parquet_column: ParquetColumn) -> Column:
-    """Return a key in its own type, except that categories and times become text."""
+    """Return a key in the type that it has in the file. Categories and times become text."""
     dtype = parquet_column.dtype
     values = parquet_column.values
     if dtype == pl.Time or parquet_column.is_category:
         return Column(TEXT, values.cast(pl.String))
     if dtype.is_float():
+        # NaN means that the key is missing.
         return Column(dtype, values.fill_nan(None))
     return Column(dtype, values)
 
 
 def _convert_feature(parquet_column: ParquetColumn) -> Column:
-    """Convert a feature to a type that features can have, if there is a suitable one."""
+    """Convert a feature to a number, a timestamp or text, or leave it in its own type.
+
+    A feature of another type, such as a list, is left out later.
+    """
     dtype = parquet_column.dtype
     values = parquet_column.values
     if dtype.is_numeric():
+        # NaN means that the value is missing.
         return Column(NUMBER, values.cast(pl.Float64).fill_nan(None))
     if isinstance(dtype, pl.Datetime):
         utc = values.dt.convert_time_zone("UTC") if dtype.time_zone else values
+        # Prepared data has the times in UTC, without a time zone.
         return Column(TIMESTAMP, utc.dt.replace_time_zone(None).cast(TIMESTAMP))
     if dtype == pl.String or parquet_column.is_category:
+        # As in CSV files, spaces around text do not matter.
         text = values.cast(pl.String)
         return Column(TEXT, null_if_empty(text.str.strip_chars()))
     return Column(dtype, values)
@@ -243,23 +268,27 @@ def _convert_feature(parquet_column: ParquetColumn) -> Column:
 def _convert_dates(
     frame: pl.LazyFrame, column: Column, text_format: TextFormat
 ) -> Column:
-    """Convert a text column to dates or times if all of its values can be read as such.
+    """Convert a text column to dates or times if all of its values are dates or times.
 
-    Words such as NA are values in Parquet files, so text with such words stays text.
+    Otherwise, returns the column as it is. Markers such as NA are values in Parquet files,
+    so a column that contains one stays text.
     """
     texts = frame.select(text=column.values).drop_nulls().head(SAMPLED_VALUES)
     sample = texts.collect(engine="streaming").to_series()
     if sample.is_empty():
         return column
+
+    # The sample suggests a type. Times of day are parsed as numbers of seconds.
     rules = ColumnRules(types=(NUMBER, DATE, TIMESTAMP), markers_are_values=True)
     fit = find_fit(sample, list_parsers(rules, text_format))
-    parsed = fit.parser.parse(column.values, column.values)
+    parsed = fit.parser.parse(text=column.values, stripped=column.values)
     dtype = parsed.value_type.dtype
     holds_times = is_time_of_day(parsed.value_type)
     is_date_or_time = dtype in (DATE, TIMESTAMP) or holds_times
     if not is_date_or_time:
         return column
 
+    # The type is only right if all values of the column have it.
     value_count, accepted_count = count_values(
         frame, [column.values, parsed.accepted_values]
     )
@@ -273,12 +302,13 @@ def _convert_bytes(
 ) -> Column:
     """Convert a column of bytes to text if the bytes are UUIDs or UTF-8.
 
-    Raises DataError if a key is neither.
+    A feature of other bytes stays as it is. Raises DataError if a key holds other bytes.
     """
     if _is_uuid(parquet_column):
         return Column(TEXT, _spell_uuid(parquet_column.values))
     text = parquet_column.values.cast(pl.String)
     try:
+        # This conversion fails if the bytes are not UTF-8.
         source.frame.select(text.count()).collect(engine="streaming")
     except pl.exceptions.ComputeError:
         if is_key:
@@ -288,12 +318,13 @@ def _convert_bytes(
             ) from None
         return Column(pl.Binary(), parquet_column.values)
     if is_key:
+        # Keys keep the spaces around them.
         return Column(TEXT, text)
     return Column(TEXT, null_if_empty(text.str.strip_chars()))
 
 
 def _is_uuid(parquet_column: ParquetColumn) -> bool:
-    """Return whether a column is declared as UUIDs in its file."""
+    """Return whether the Parquet file declares that the column holds UUIDs."""
     for physical_column in _read_physical_columns(parquet_column.path):
         if physical_column.path == parquet_column.name:
             return bool(physical_column.logical_type.type == "UUID")
@@ -301,7 +332,7 @@ def _is_uuid(parquet_column: ParquetColumn) -> bool:
 
 
 def _spell_uuid(uuids: pl.Expr) -> pl.Expr:
-    """Spell the 16 bytes of UUIDs as text, in groups of digits."""
+    """Write the 16 bytes of UUIDs as text: 123e4567-e89b-12d3-a456-426614174000."""
     digits = uuids.bin.encode("hex")
     groups = []
     start = 0

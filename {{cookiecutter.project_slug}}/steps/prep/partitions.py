@@ -1,4 +1,4 @@
-"""Read Hive partitions: a folder `year=2026` adds a column `year` to the files below it."""
+"""Read Hive partitions: a folder `year=2026` adds a column `year` to the files in it."""
 
 from __future__ import annotations
 
@@ -15,85 +15,89 @@ from read_options import ReadOptions
 from sources import Column, Note, Source
 from text_values import is_time_of_day
 
-# How Hive writes a folder for a missing value.
+# The value that Hive writes into the name of a folder for a missing value.
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def add_partition_columns(sources: list[Source], options: ReadOptions) -> None:
-    """Add the columns of partition folders to the files inside them.
+    """Add the columns of partition folders to the files in these folders.
 
     For example, the folder `year=2026` adds the column `year` to its files. The column gets
-    the type that it would get in a CSV file with these values, except that words such as NA
-    are not missing values here. If a file has the column itself, its own values are kept,
-    with a note.
+    the type that it would have in a CSV file with these values. There is one difference:
+    markers such as NA are values here. If a file already has such a column, it keeps its
+    own values, and a note says so.
     """
-    partitions_of_sources = [_read_partitions(source.name) for source in sources]
-    column_names = dict.fromkeys(
-        name for partitions in partitions_of_sources for name in partitions
+    partitions_by_source = [_read_partitions(source.name) for source in sources]
+    names = dict.fromkeys(
+        name for partitions in partitions_by_source for name in partitions
     )
-    for name in column_names:
-        texts = [
+    for name in names:
+        folder_values = [
             partitions[name]
-            for partitions in partitions_of_sources
+            for partitions in partitions_by_source
             if name in partitions
         ]
-        column_by_text = _infer_columns(name, texts, options)
-        for source, partitions in zip(sources, partitions_of_sources):
+        column_by_value = _infer_partition_columns(name, folder_values, options)
+        for source, partitions in zip(sources, partitions_by_source):
             if name not in partitions:
                 continue
-            text = partitions[name]
+            folder_value = partitions[name]
             if name in source.columns:
-                source.notes.append(_note_column_of_file(source, name, text))
+                source.notes.append(_note_column_of_file(source, name, folder_value))
             else:
-                source.columns[name] = column_by_text[text]
+                source.columns[name] = column_by_value[folder_value]
 
 
 def _read_partitions(path: str) -> dict[str, str | None]:
-    """Return the value of each column that the folders of a path name.
+    """Return the columns that the folders in a path define, with their values.
 
-    The value is None if the folder stands for a missing value.
+    For example, returns {"year": "2026"} for `year=2026/a.csv`. A value is None if the
+    folder stands for a missing value.
     """
     partitions: dict[str, str | None] = {}
     for folder in Path(path).parts[:-1]:
-        column, equals, text = folder.partition("=")
-        if not equals:
+        if "=" not in folder:
             continue
+        # Special characters are written as in URLs, such as %20 for a space.
+        column, _, text = folder.partition("=")
         value = None if text == MISSING_PARTITION else unquote(text)
         partitions[unquote(column)] = value
     return partitions
 
 
-def _infer_columns(
-    name: str, texts: Sequence[str | None], options: ReadOptions
+def _infer_partition_columns(
+    name: str, folder_values: Sequence[str | None], options: ReadOptions
 ) -> dict[str | None, Column]:
-    """Return the column that a folder adds to the files below it, by the folder's value.
+    """Return a column for each distinct value in the names of partition folders.
 
-    `texts` are the values of all folders, which decide the type of the column.
+    For example, the value "2026" of a folder `year=2026` gives a column that holds 2026 in
+    each row. All values together decide the type of the column `name`.
     """
-    # Hive has its own spelling of a missing value, so NA is a value here.
+    # Hive has a value of its own for a missing value, so markers such as NA are values.
     rules = replace(create_rules(name, options.roles), markers_are_values=True)
-    distinct = pl.Series("text", list(dict.fromkeys(texts)), dtype=pl.String)
-    fit = find_fit(distinct, list_parsers(rules, options.text_format))
+    texts = pl.Series("text", list(dict.fromkeys(folder_values)), dtype=pl.String)
+    fit = find_fit(texts, list_parsers(rules, options.text_format))
 
     text = pl.col("text")
     parsed = fit.parser.parse(text, text.str.strip_chars())
-    values = distinct.to_frame().select(parsed.accepted_values).to_series()
+    parsed_values = texts.to_frame().select(parsed.accepted_values).to_series()
     dtype = parsed.value_type.dtype
-    column_by_text: dict[str | None, Column] = {}
-    for distinct_text, value in zip(distinct, values):
-        column_by_text[distinct_text] = Column(
-            type=None if value is None else dtype,
-            values=pl.lit(value, dtype),
+    column_by_value: dict[str | None, Column] = {}
+    for folder_value, parsed_value in zip(texts, parsed_values):
+        column_by_value[folder_value] = Column(
+            # A column without values has no type.
+            type=None if parsed_value is None else dtype,
+            values=pl.lit(parsed_value, dtype),
             holds_times=is_time_of_day(parsed.value_type),
             is_from_folder=True,
         )
-    return column_by_text
+    return column_by_value
 
 
-def _note_column_of_file(source: Source, name: str, text: str | None) -> Note:
+def _note_column_of_file(source: Source, name: str, folder_value: str | None) -> Note:
     """Return the note that a column is taken from the file, not from its folder."""
     return Note(
         f"the column '{name}' of {source.name} is taken from the file, not from its folder"
-        f" '{name}={text or MISSING_PARTITION}'.",
+        f" '{name}={folder_value or MISSING_PARTITION}'.",
         column=name,
     )

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +30,16 @@ from sources import ColumnRoles, DataError, Note, Source
 from text_encoding import check_encoding, detect_unicode, explain_undecodable
 from text_notes import note_doubtful_columns
 
-# A column that many small files have is examined for notes in this many of them.
+# Many small files often have the same columns. The columns of one name and type are examined
+# for notes in this many files.
 MAX_NOTED_FILES = 20
-# The numbers of errors that mean that a disk is full.
+# The error numbers of the operating system that mean that there is no room for a file.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class OpenedFiles:
-    """The raw files of a folder, and notes on the files that are not read."""
+    """The raw files in a folder, and notes on other files, which are not read."""
 
     sources: list[Source]
     notes: list[Note]
@@ -50,58 +51,64 @@ def open_files(
     options: ReadOptions,
     trusted: Container[str] | None = None,
 ) -> OpenedFiles:
-    """Open all raw files of a folder, sorted by their paths.
+    """Open all raw files of a folder, in the order of their paths.
 
-    A folder such as `year=2026` in the path of a file adds a column `year` to this file.
-    `trusted` holds the names of the files whose types may be guessed from their first
-    rows. None means all files. In the other files, all rows are read to find the types.
-    Raises DataError if a file cannot be read as a table.
+    A folder such as `year=2026` adds a column `year` to the files in it. Copies of files are
+    written into the folder `scratch`.
+
+    `trusted` holds the names of the files whose types may be guessed from their first rows.
+    None means that all files are trusted. All rows of the other files are read to find
+    their types. Raises DataError if a file cannot be read as a table.
     """
     raw_files = find_files(raw)
-    names = {path: name_file(path, raw) for path in raw_files.tables}
+    name_by_path = {path: name_file(path, raw) for path in raw_files.tables}
 
     # Small files are opened together, which is faster. All others are opened one by one.
-    sources = open_small_files(names, scratch, options)
-    for path, name in names.items():
-        if path in sources:
+    source_by_path = open_small_files(name_by_path, scratch, options)
+    for path, name in name_by_path.items():
+        if path in source_by_path:
             continue
         is_trusted = trusted is None or name in trusted
-        sources[path] = open_file(
+        source_by_path[path] = open_file(
             path, name, scratch, options, trust_first_rows=is_trusted
         )
 
-    ordered_sources = [sources[path] for path in raw_files.tables]
-    add_partition_columns(ordered_sources, options)
-    return OpenedFiles(ordered_sources, raw_files.list_notes(raw))
+    sources = [source_by_path[path] for path in raw_files.tables]
+    add_partition_columns(sources, options)
+    return OpenedFiles(sources, raw_files.list_notes(raw))
 
 
 def name_file(path: Path, raw: Path) -> str:
-    """Return the name of a file in messages: its path below the folder of the raw data."""
+    """Return the name of a file in messages: its path inside the folder of raw data.
+
+    If `raw` is the file itself, this is only the name of the file.
+    """
     if path == raw:
         return show_text(path.name)
     return show_text(path.relative_to(raw).as_posix())
 
 
 def open_small_files(
-    names: dict[Path, str], scratch: Path, options: ReadOptions
+    name_by_path: dict[Path, str], scratch: Path, options: ReadOptions
 ) -> dict[Path, Source]:
-    """Open the small CSV files together, and return them by their paths.
+    """Open the small CSV files together, and return a source for each path.
 
-    `names` has the name in messages of each raw file, by its path. The result is empty if
-    there are fewer than MANY_FILES small files, because opening them together is not
-    faster then. Raises DataError if a small file cannot be read as a table, or if the
-    folder `scratch` is full.
+    `name_by_path` has the names that messages use for all raw files. The result is empty if
+    there are fewer than MANY_FILES small files, because then it is not faster to open them
+    together. Raises DataError if a small file cannot be read as a table, or if the folder
+    `scratch` is full.
     """
     try:
-        paths = [path for path in names if not _is_parquet(path) and is_small(path)]
+        paths = [path for path in name_by_path if _is_small_csv(path)]
     except OSError:
-        # A file cannot be read. `open_file` raises an error with its name.
+        # A file cannot be read. `open_file` will raise an error with the name of the file.
         return {}
     if len(paths) < MANY_FILES:
         return {}
 
-    small_files = (read_small_file(path, names[path], options) for path in paths)
+    small_files = (read_small_file(path, name_by_path[path], options) for path in paths)
     sources: list[Source] = []
+    # All files share this counter, so that only some of them are examined for notes.
     noted_files: Counter[tuple[str, pl.DataType | None]] = Counter()
     for batch in divide_into_batches(small_files):
         with explain_full_disk("The text of small files", scratch):
@@ -109,26 +116,31 @@ def open_small_files(
         for source, small_file in zip(batch_sources, batch.files, strict=True):
             _review_columns(source, small_file.file, options, noted_files)
         sources += batch_sources
-        # Free the memory of its rows before the next batch is read.
+        # Free the memory of this batch before the loop reads the rows of the next one.
         del batch
     return dict(zip(paths, sources, strict=True))
 
 
 def read_small_file(path: Path, name: str, options: ReadOptions) -> SmallFile:
-    """Read all rows of a small CSV file. Raises DataError if it is not a table."""
+    """Read all rows of a small CSV file.
+
+    `name` is the name of the file in messages. Raises DataError if it is not a table.
+    """
     with explain_damage(name):
         check_content(path, name)
-        for file in detect_dialects(path, name, options):
+        for file in try_encodings(path, name, options):
             try:
-                return SmallFile(file, [values for _, values in file.read_rows()])
+                rows = [values for _, values in file.read_rows()]
+                return SmallFile(file, rows)
             except UnicodeError:
+                # The start of the file can be decoded, but not all of it.
                 continue
     raise DataError(explain_undecodable(path, name))
 
 
 @contextmanager
 def explain_damage(name: str) -> Iterator[None]:
-    """Turn errors of the system or of unpacking into a DataError that names the file."""
+    """Raise DataError if a file cannot be read or decompressed in this context."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
@@ -139,10 +151,10 @@ def explain_damage(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def explain_full_disk(what: str, scratch: Path) -> Iterator[None]:
-    """Turn the error that the folder `scratch` is full into a DataError.
+def explain_full_disk(copied_data: str, scratch: Path) -> Iterator[None]:
+    """Raise DataError if code in this context fails because the folder `scratch` is full.
 
-    `what` is the beginning of the message: what was being copied into the folder.
+    `copied_data` is the beginning of the message: what was being copied into the folder.
     """
     try:
         yield
@@ -150,17 +162,13 @@ def explain_full_disk(what: str, scratch: Path) -> Iterator[None]:
         reason = find_system_error(error)
         if reason is None:
             raise
-        # Errors of Python have a number, which tells whether the disk is full. Those of
-        # polars have none.
-        is_other_error = (
-            isinstance(error, OSError)
-            and error.errno is not None
-            and error.errno not in NO_SPACE
-        )
-        if is_other_error:
+        # Errors of Python have a number, which tells whether the disk is full. Errors of
+        # polars have none, so any system error of polars is taken for a full disk.
+        error_number = error.errno if isinstance(error, OSError) else None
+        if error_number is not None and error_number not in NO_SPACE:
             raise
         raise DataError(
-            f"{what} cannot be copied into the temporary folder {scratch}: {reason}."
+            f"{copied_data} cannot be copied into the temporary folder {scratch}: {reason}."
             " Make room there, or set TMPDIR to another folder."
         ) from None
 
@@ -173,16 +181,17 @@ def open_file(
     *,
     trust_first_rows: bool = False,
 ) -> Source:
-    """Open a raw file, which messages call `name`, and find the types of its columns.
+    """Open a raw file, and find the types of its columns.
 
-    If polars cannot read the file correctly, a copy is written into the folder `scratch`.
-    If `trust_first_rows` is True, the types are guessed from the first rows. Raises
-    DataError if the file is not a table.
+    `name` is the name of the file in messages. A CSV file that polars would read wrongly is
+    copied into the folder `scratch`. If `trust_first_rows` is True, the types of a CSV file
+    are guessed from its first rows. Raises DataError if the file is not a table.
     """
     with explain_damage(name):
         check_content(path, name)
         if _is_parquet(path):
             source = open_parquet(path, name, options)
+            # CSV files are parsed as the types of a model's schema from the start.
             convert_parquet_columns(source, options)
             return source
         check_line_lengths(path, name)
@@ -196,6 +205,11 @@ def _is_parquet(path: Path) -> bool:
     return path.name.lower().endswith(PARQUET_ENDINGS)
 
 
+def _is_small_csv(path: Path) -> bool:
+    """Return whether a file is CSV, and small enough to be opened together with others."""
+    return not _is_parquet(path) and is_small(path)
+
+
 def _open_csv(
     path: Path,
     name: str,
@@ -206,9 +220,10 @@ def _open_csv(
 ) -> Source:
     """Open a CSV file in Unicode or in the encoding of settings.yml.
 
-    Raises DataError if the file is in neither, or if a line is broken.
+    Raises DataError if the file is in neither, or if a line cannot be divided into the
+    columns of the header.
     """
-    for file in detect_dialects(path, name, options):
+    for file in try_encodings(path, name, options):
         try:
             source = _open_csv_rows(
                 file, scratch, options, trust_first_rows=trust_first_rows
@@ -216,25 +231,30 @@ def _open_csv(
             _review_columns(source, file, options, noted_files=Counter())
             return source
         except UnicodeError:
+            # The start of the file can be decoded, but not all of it. So the next encoding
+            # is tried.
             continue
     raise DataError(explain_undecodable(path, name))
 
 
-def detect_dialects(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
-    """Yield a CSV file with its dialect, for each encoding in which it can be decoded.
+def try_encodings(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
+    """Yield a CSV file once for each encoding in which its start can be decoded.
 
-    Unicode and the encoding of settings.yml are tried. Raises DataError if Python does not
-    know the encoding, if the file has no header, or if two columns have the same name.
+    Each time, it has the dialect that was detected in this encoding. The Unicode encodings
+    and the encoding of settings.yml are tried. Raises DataError if Python does not know the
+    encoding, if the file has no header, or if two columns have the same name.
     """
     encodings = [detect_unicode(path)]
     if options.text_format.encoding:
         encodings.append(options.text_format.encoding)
     for encoding in encodings:
         check_encoding(encoding)
-        with suppress(UnicodeError):
+        try:
             file = detect_dialect(path, name, encoding, options.text_format)
-            resolve_repeated_names(file, options.roles)
-            yield file
+        except UnicodeError:
+            continue
+        resolve_repeated_names(file, options.roles)
+        yield file
 
 
 def _open_csv_rows(
@@ -247,54 +267,60 @@ def _open_csv_rows(
     """Open the rows of a CSV file, and find the types of its columns.
 
     polars reads the file itself if it reads every line as Python's csv module does.
-    Otherwise the csv module copies the rows into the folder `scratch`, and polars reads
-    the copy.
+    Otherwise the csv module copies the rows into the folder `scratch`, and polars reads the
+    copy. If `trust_first_rows` is True, the types are guessed from the first rows of a file
+    that polars reads itself.
     """
-    # If the first rows are trusted, the lines are not checked here, which would take one
-    # more pass over the file. Instead, `find_confirmed_files` later compares the bytes of
-    # the values that polars has read with the bytes of the file.
+    # To check each line takes a pass over the file. It is not needed for a trusted file:
+    # when its rows are written, the bytes that polars has read are compared with those of
+    # the file. The number of bytes is 0 if it cannot be counted.
     expected_bytes = file.count_row_bytes() if trust_first_rows else 0
-    bytes_are_verified_later = expected_bytes > 0
-
-    if not _polars_reads_correctly(file, bytes_are_verified_later):
+    check_lines = expected_bytes == 0
+    if not _can_polars_read(file, check_lines=check_lines):
         copied_rows = _copy_rows(file, scratch)
+        # The copy has no bytes to compare, so all of its rows are read to find the types.
         return infer_csv_source(copied_rows, file, options, trust_first_rows=False)
 
     source = infer_csv_source(
         file.scan(), file, options, trust_first_rows=trust_first_rows
     )
-    if bytes_are_verified_later:
+    if expected_bytes > 0:
         source.row_bytes = _measure_rows(file)
         source.expected_bytes = expected_bytes
     return source
 
 
 def _measure_rows(file: CsvFile) -> pl.Expr:
-    """Return the length of each row in bytes, as far as polars has read values from it."""
+    """Return the length of each row in bytes, counted from the values that polars has read.
+
+    The length includes the delimiters and the line end.
+    """
     value_bytes = [pl.col(column).str.len_bytes() for column in file.positions]
     # A row of n values has n - 1 delimiters and one line end.
     separator_bytes = pl.lit(len(file.positions), pl.UInt32)
     return pl.sum_horizontal(*value_bytes, separator_bytes)
 
 
-def _polars_reads_correctly(file: CsvFile, bytes_are_verified_later: bool) -> bool:
+def _can_polars_read(file: CsvFile, *, check_lines: bool) -> bool:
     """Return whether polars reads the same rows as Python's csv module.
 
-    If the bytes are verified later, only the start of the file is checked.
+    The name and the start of the file are always examined. If `check_lines` is True, so is
+    each line.
     """
     if not file.polars_can_read():
         return False
-    if bytes_are_verified_later:
+    if not check_lines:
         return True
     try:
         return not file.has_odd_lines()
     except (pl.exceptions.PolarsError, OSError):
-        # Python's csv module reads the file instead. Its error names the line.
+        # Python's csv module reads the file instead. If it fails, too, its error names the
+        # line.
         return False
 
 
 def _copy_rows(file: CsvFile, scratch: Path) -> pl.LazyFrame:
-    """Copy a CSV file to Parquet in the folder `scratch`, and return the copied rows.
+    """Copy a CSV file to a Parquet file in the folder `scratch`, and return its rows.
 
     Raises DataError if the folder has no room for the copy.
     """
@@ -310,24 +336,26 @@ def _review_columns(
     options: ReadOptions,
     noted_files: Counter[tuple[str, pl.DataType | None]],
 ) -> None:
-    """Remove columns without a name, and add notes on the others.
+    """Remove the columns without a name from a CSV file, and examine the others.
 
-    In data to score, columns that do not fit the model's schema are rejected instead.
-    Raises DataError if a column of training data has values but no name.
+    In training data, notes are added on columns that may have been read wrongly. In data to
+    score, columns that do not fit the model's schema are rejected instead.
 
-    `noted_files` counts the files in which each column of a type has been examined for
-    notes. To examine thousands of files would take too long.
+    `file` is the dialect of the file. `noted_files` counts in how many files the columns of
+    one name and type have been examined for notes. After MAX_NOTED_FILES files, they are
+    skipped, because it would take too long to examine thousands of files. Raises DataError
+    if a column of training data has values but no name.
     """
     _drop_nameless_columns(source, file.header, options.roles)
     if options.roles.model_columns is not None:
         reject_unreadable_text(source, file, options)
         return
-    names = []
+    examined_names = []
     for name, column in source.columns.items():
         if noted_files[name, column.type] < MAX_NOTED_FILES:
             noted_files[name, column.type] += 1
-            names.append(name)
-    note_doubtful_columns(source, names, file, options)
+            examined_names.append(name)
+    note_doubtful_columns(source, examined_names, file, options)
     note_layout(source, file)
 
 
@@ -336,22 +364,26 @@ def _drop_nameless_columns(
 ) -> None:
     """Remove the columns without a name from a source.
 
-    Raises DataError if such a column of training data has values. The first column is an
-    exception, because it is probably an index that pandas wrote.
+    In training data, a first column without a name is probably an index that pandas wrote,
+    so there is a note that it is left out. Raises DataError if another column of training
+    data has values but no name.
     """
     for position, name in enumerate(header):
         if name:
             continue
         column = source.columns.pop(create_placeholder_name(position))
-        if column.type is None or roles.model_columns is not None:
+        has_values = column.type is not None
+        is_training_data = roles.model_columns is None
+        if not has_values or not is_training_data:
             continue
         if position > 0:
             raise DataError(
                 f"{source.name}: column {position + 1} has no name in the first line: write"
-                " one, or skip a title above the names by data.skip_lines in settings.yml."
+                " one. If the file begins with a title, skip it with data.skip_lines in"
+                " settings.yml."
             )
         text = (
-            f"the first column of {source.name} has no name, as pandas writes an index, and"
-            " is left out: name it in the first line if it is data."
+            f"the first column of {source.name} has no name, like an index that pandas"
+            " writes, so it is left out: if it is data, give it a name in the first line."
         )
         source.notes.append(Note(text))
