@@ -371,7 +371,10 @@ BAD = {
         {"a.csv": "x,Species\n1,a\n", "b.csv": "x,Species\nred,a\n"},
         "'x' has different types: integer in a.csv and text in b.csv",
     ),
-    "a false name": ({"a.parquet": "x,y\n1,2\n"}, "a.parquet is not a complete Parquet"),
+    "a false name": (
+        {"a.parquet": "x,y\n1,2\n"},
+        "a.parquet is not a complete Parquet",
+    ),
 }
 
 

@@ -449,7 +449,9 @@ def test_columns_that_the_model_does_not_need_never_stop_scoring(
     assert not {"y", "comment"} & report["columns"].keys()
     assert not [note for note in report["notes"] if "ignore" in note]
     doubled = pd.concat([odd, odd[["age"]]], axis=1)
-    with pytest.raises(DataError, match="the header names the column 'age' more than once"):
+    with pytest.raises(
+        DataError, match="the header names the column 'age' more than once"
+    ):
         trained.score(write(tmp_path / "b.csv", doubled))
 
 
