@@ -2,10 +2,11 @@
 
     python tests/azure/fault_table.py [SDK [ROUTES]]
 
-It takes about an hour, and is no test: `test_faults.py` tests a part of it. Each route that
-a command asks for is broken in each way, or each that matches the pattern ROUTES, such as
-"submit .*computes". The table has the exit code, the seconds and the message. A minute of
-silence, after which a request has failed, takes four seconds here.
+This program takes about an hour, and is no test: `test_faults.py` tests a part of it. For
+each command, it finds the routes that the command requests. It breaks each of them in each
+way, or only those that match the pattern ROUTES, such as "submit .*computes". The table has
+the exit code, the seconds and the message. A request fails after a minute of silence, which
+takes four seconds here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import yaml
 from cookiecutter.main import cookiecutter
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -27,15 +29,15 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from azure_standin import Fault, Standin
 from azure_standin.refusals import REFUSALS
 from azure_user import ANSWERS, STEPS, Shell, User
-from conftest import SDKS, TEMPLATE, Project, pytest_unconfigure
+from conftest import SDKS, TEMPLATE, Project, Result, pytest_unconfigure
 
 SILENCE = 4.0  # seconds, in place of a minute
-#: Ten minutes, in this time.
+#: A command may take ten minutes, which are this many seconds here.
 LIMIT = 10 * SILENCE
-#: What the stand-in says when it answers with a status alone.
+#: The message of the stand-in if a fault has only a status.
 STANDIN_SENTENCE = "The stand-in was told to fail here"
 
-REFUSALS_TRIED = (
+TRIED_REFUSALS = (
     "storage firewall",
     "keys switched off",
     "anonymous",
@@ -45,35 +47,36 @@ REFUSALS_TRIED = (
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way in which a request goes wrong, and Azure's words that the message must show."""
+class Failure:
+    """A way in which a request fails, and a text of Azure that the message must show."""
 
     name: str
     fault: Fault
-    words: str = ""
+    required_text: str = ""
 
 
-def list_ways(route: str, position: int) -> Iterator[Way]:
-    """Yield the ways in which a request to a route is answered wrongly, or its line is cut.
+def list_failures(route: str, position: int) -> Iterator[Failure]:
+    """Yield the ways in which requests to a route fail, except for a stall.
 
-    Two of the refusals are chosen by the position of the route, so that all occur.
+    Two of the refusals are chosen by the position of the route, so that all of them occur.
     """
     for status in (401, 409, 500):
-        yield Way(str(status), Fault(route, status, times=None), str(status))
+        yield Failure(str(status), Fault(route, status, times=None), str(status))
     busy = Fault(route, 429, retry_after=3600, times=None)
-    yield Way("429 for an hour", busy, "429")
-    count = len(REFUSALS_TRIED)
+    yield Failure("429 for an hour", busy, "429")
+    count = len(TRIED_REFUSALS)
     for number in (2 * position, 2 * position + 1):
-        refusal = REFUSALS[REFUSALS_TRIED[number % count]]
+        refusal = REFUSALS[TRIED_REFUSALS[number % count]]
         fault = Fault(route, refusal.status, refusal=refusal, times=None)
-        yield Way(f"{refusal.status} {refusal.code}", fault, refusal.code)
-    yield Way("cut", Fault(route, cut=True, times=None))
+        yield Failure(f"{refusal.status} {refusal.code}", fault, refusal.code)
+    yield Failure("cut", Fault(route, cut=True, times=None))
 
 
-# What is removed before a command, so that it has to ask for all that it can ask for.
+# These functions prepare a command, so that it sends every request that it can send.
 
 
 def remove_everything(user: User, _: Shell) -> None:
+    """Remove everything from Azure, and the SDK's records of uploads."""
     shutil.rmtree(user.home, ignore_errors=True)
     azure = user.standin.azure
     for resource_id in [id for id in azure.resources if "/resourcegroups/" in id]:
@@ -84,6 +87,7 @@ def remove_everything(user: User, _: Shell) -> None:
 
 
 def remove_data_and_code(user: User, shell: Shell) -> None:
+    """Remove everything but a workspace with a cluster, and change the steps."""
     remove_everything(user, shell)
     azure = user.standin.azure
     user.standin.create_workspace("workspace", "group", "cpu-cluster")
@@ -96,24 +100,28 @@ def remove_data_and_code(user: User, shell: Shell) -> None:
 
 
 def let_training_fail(user: User, shell: Shell) -> None:
+    """Remove the data and the code, and let the step train fail."""
     remove_data_and_code(user, shell)
     user.write("train", "raise SystemExit('broken')")
 
 
 def set_schedule(user: User, interval: int) -> None:
+    """Write a schedule for training into settings.yml, in place of an earlier one."""
     path = user.project.path / "settings.yml"
-    text = path.read_text(encoding="utf-8").partition("schedules: {")[0]
-    schedule = f"{{training: {{frequency: Minute, interval: {interval}}}}}"
-    path.write_text(f"{text}schedules: {schedule}\n", encoding="utf-8")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["schedules"] = {"training": {"frequency": "Minute", "interval": interval}}
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
-def have_schedule(user: User, shell: Shell) -> None:
+def prepare_schedule(user: User, shell: Shell) -> None:
+    """Remove the data and the code, and set a schedule."""
     remove_data_and_code(user, shell)
     set_schedule(user, interval=7)
 
 
-def have_another_version(user: User, shell: Shell) -> None:
-    have_schedule(user, shell)
+def publish_another_version(user: User, shell: Shell) -> None:
+    """Publish with a schedule, and set another one for the next version."""
+    prepare_schedule(user, shell)
     faults = user.standin.faults[:]
     user.standin.faults.clear()
     assert shell.run("publish training").code == 0
@@ -123,26 +131,27 @@ def have_another_version(user: User, shell: Shell) -> None:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, and what is done before it."""
+    """A command, and a function that prepares it."""
 
     name: str
     command: str
     prepare: Callable[[User, Shell], None]
-    code: int = 0  # The exit code if nothing goes wrong.
+    #: The exit code if no request fails.
+    code: int = 0
 
 
-#: What scenarios have in common is tried with the first of them.
+#: A route that several scenarios request is broken in the first of them only.
 SCENARIOS = [
-    Scenario("publish", "publish training", have_schedule),
+    Scenario("publish", "publish training", prepare_schedule),
     Scenario("provision", "provision --create-workspace", remove_everything),
     Scenario("submit", "submit training", remove_data_and_code),
-    Scenario("publish again", "publish training", have_another_version),
+    Scenario("publish again", "publish training", publish_another_version),
     Scenario("submit --wait", "submit training --wait", let_training_fail, 1),
 ]
 
 
 def break_every_route(sdk: str, pattern: str, folder: Path) -> None:
-    """Print the rows of all commands with one SDK, of the routes that match a pattern."""
+    """Print the rows of all commands with an SDK, for the routes that match a pattern."""
     answers = {**ANSWERS, "azureml_sdk": sdk}
     path = cookiecutter(
         str(TEMPLATE), no_input=True, extra_context=answers, output_dir=str(folder)
@@ -158,10 +167,12 @@ def break_every_route(sdk: str, pattern: str, folder: Path) -> None:
         for scenario in SCENARIOS:
             with closing(start_shell(user)) as shell:
                 scenario.prepare(user, shell)
-                before = len(standin.requests)
+                request_count = len(standin.requests)
                 result = shell.run(scenario.command)
                 assert result.code == scenario.code, result
-            routes = {request.route or "" for request in standin.requests[before:]}
+            routes = {
+                request.route or "" for request in standin.requests[request_count:]
+            }
             for position, route in enumerate(sorted(routes - seen)):
                 if re.search(pattern, f"{scenario.name} {route}"):
                     break_route(user, scenario, route, position)
@@ -169,19 +180,19 @@ def break_every_route(sdk: str, pattern: str, folder: Path) -> None:
 
 
 def break_route(user: User, scenario: Scenario, route: str, position: int) -> None:
-    """Print the rows of a route."""
+    """Break a route in each way, and print a row for each."""
     with closing(start_shell(user)) as shell:
-        for way in list_ways(route, position):
-            print_row(user, shell, scenario, route, way)
-    # Threads of the SDK may wait on, in a shell that is used again.
-    stall = Way("stall", Fault(route, stall=60, times=None))
+        for failure in list_failures(route, position):
+            print_row(user, shell, scenario, route, failure)
+    # A stall needs its own shell, because threads of the SDK may go on waiting in it.
+    stall = Failure("stall", Fault(route, stall=60, times=None))
     with closing(start_shell(user, LONGEST_SILENCE=str(SILENCE))) as shell:
         print_row(user, shell, scenario, route, stall)
 
 
 def start_shell(user: User, **variables: str) -> Shell:
-    """Start a shell whose SDK has been imported, as imports are not what is measured."""
-    # azureml-sdk keeps notes in the user's home, and looks for that when it is imported.
+    """Start a shell that has imported the SDK, so that no import is measured."""
+    # azureml-sdk records uploads in the user's home, which it looks up when it is imported.
     shell = Shell(user, COLD="1", **variables)
     shell.run("submit --help")
     return shell
@@ -192,39 +203,45 @@ def print_row(
     shell: Shell,
     scenario: Scenario,
     route: str,
-    way: Way,
+    failure: Failure,
 ) -> None:
     """Run a command while a route is broken, and print how it ended."""
     scenario.prepare(user, shell)
-    fault = replace(way.fault)
+    # Each command counts its requests anew.
+    fault = replace(failure.fault)
     user.standin.faults[:] = [fault]
     started = time.monotonic()
     result = shell.run(scenario.command)
     seconds = time.monotonic() - started
     user.standin.faults.clear()
 
-    verdict = "ok"
-    if not fault.seen:
-        verdict = "NOT ASKED"
-    elif result.code == 0:
-        verdict = "goes on without it"
-    elif "Traceback" in result.err or not result.err.endswith(".\n"):
-        verdict = "NO SENTENCE"
-    elif way.words not in result.err and STANDIN_SENTENCE not in result.err:
-        verdict = "OTHER WORDS"
+    verdict = judge_result(result, fault, failure.required_text)
     if seconds > LIMIT:
         verdict += " LATE"
     cells = (
         user.project.sdk,
         scenario.name,
         route,
-        way.name,
+        failure.name,
         result.code,
         f"{seconds:.1f} s",
         verdict,
         result.err.strip().replace("|", "/"),
     )
     print("|", *(f"{cell} |" for cell in cells), flush=True)
+
+
+def judge_result(result: Result, fault: Fault, required_text: str) -> str:
+    """Return how a command has dealt with a fault; problems are in capital letters."""
+    if not fault.seen:
+        return "NOT REQUESTED"
+    if result.code == 0:
+        return "goes on without it"
+    if "Traceback" in result.err or not result.err.endswith(".\n"):
+        return "NO SENTENCE"
+    if required_text not in result.err and STANDIN_SENTENCE not in result.err:
+        return "OTHER MESSAGE"
+    return "ok"
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from azure_standin import Fault, Standin, resources
 from azure_standin.pipelines import fire_schedule
 from azure_standin.truth import TRUTH, judge
@@ -440,11 +441,10 @@ def change_step_and_data(user: User) -> None:
 def change_schedule(user: User) -> None:
     """Set a schedule that has not been published before."""
     path = user.project.path / "settings.yml"
-    settings = path.read_text(encoding="utf-8").partition("schedules: {")[0]
-    interval = time.time_ns() % 10_000 + 1
-    schedule = f"{{frequency: Minute, interval: {interval}}}"
-    schedules = f"schedules: {{training: {schedule}, scoring: {schedule}}}\n"
-    path.write_text(settings + schedules, encoding="utf-8")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    schedule = {"frequency": "Minute", "interval": time.time_ns() % 10_000 + 1}
+    settings["schedules"] = {"training": schedule, "scoring": schedule}
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 def remove_endpoints(user: User) -> None:

@@ -1,6 +1,6 @@
-"""A workspace whose storage accepts no keys, from nothing to a schedule, for both SDKs.
+"""Test a workspace whose storage accepts no keys, with both SDKs.
 
-The stand-in refuses keys and anonymous requests, and asks for the role of each identity.
+The stand-in refuses keys and anonymous requests, and checks the roles of each identity.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure_standin import Standin
@@ -23,6 +24,7 @@ from azure_standin.resources import CLIENT_ID, attach_registry
 from azure_user import (
     ANSWERS,
     MONITOR,
+    TOY_PREP,
     TOY_SCORE,
     Shell,
     User,
@@ -43,8 +45,8 @@ SUBNET = (
     f"/subscriptions/{Standin.subscription_id}/resourceGroups/network/providers/"
     "Microsoft.Network/virtualNetworks/company/subnets/machine-learning"
 )
-#: Another cluster, with an identity of its own, for one of the steps.
-SCORE_ELSEWHERE = """
+#: A second cluster, which has its own identity, and on which the step score runs.
+SECOND_CLUSTER = """
 computes:
   many:
     name: many-nodes
@@ -52,12 +54,6 @@ computes:
     max_nodes: 3
     identity: system
 steps: {score: many}
-"""
-PREP = """
-import pathlib, sys
-for port in ("--prepared", "--report"):
-    folder = pathlib.Path(sys.argv[sys.argv.index(port) + 1])
-    (folder / "part.parquet").write_text("")
 """
 
 
@@ -70,8 +66,8 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
         standin.azure.python = project.interpreter
         user = User(project, standin, tmp_path / "home")
         project.set("compute", identity="system")
-        project.edit("settings.yml", "keep_runs:", f"{SCORE_ELSEWHERE}keep_runs:")
-        user.write("prep", PREP)
+        project.edit("settings.yml", "keep_runs:", f"{SECOND_CLUSTER}keep_runs:")
+        user.write("prep", TOY_PREP)
         user.write("monitor", MONITOR)
         user.write("score", TOY_SCORE)
         user.write("summarize", "print('done')")
@@ -80,17 +76,32 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
 
 @pytest.fixture
 def shell(user: User) -> Iterator[Shell]:
+    """A shell that runs commands of the user's project."""
     with closing(Shell(user)) as shell:
         yield shell
 
 
-def check(shell: Shell) -> dict[str, dict[str, str]]:
-    """Return the rows of `check --online` by their names."""
+def check_online(shell: Shell) -> dict[str, dict[str, str]]:
+    """Run `check --online`, and return its rows by their names."""
     rows = json.loads(shell.run("check --online --json").out)["checks"]
     return {row["name"]: row for row in rows}
 
 
-def cluster_principal(user: User, cluster_name: str) -> str:
+def assert_succeeded(result: Result) -> None:
+    """Check that a command has ended without an error and without a warning."""
+    assert (result.code, result.err) == (0, ""), result
+
+
+def read_clusters(user: User) -> dict[str, Any]:
+    """Return the properties of all clusters by their names."""
+    return {
+        resource["name"]: resource["properties"]["properties"]
+        for id, resource in user.standin.azure.resources.items()
+        if "/computes/" in id
+    }
+
+
+def find_principal(user: User, cluster_name: str) -> str:
     """Return the id of a cluster's identity."""
     resources = user.standin.azure.resources.items()
     (cluster,) = (
@@ -102,8 +113,8 @@ def cluster_principal(user: User, cluster_name: str) -> str:
     return principal
 
 
-def take_role(user: User, principal: str, role: str) -> None:
-    """Take a role from a person or an identity."""
+def remove_role(user: User, principal: str, role: str) -> None:
+    """Remove the assignments of a role to a person or an identity."""
     assignments = user.standin.azure.role_assignments
     for name, assignment in list(assignments.items()):
         properties = assignment["properties"]
@@ -112,39 +123,72 @@ def take_role(user: User, principal: str, role: str) -> None:
             del assignments[name]
 
 
-def assert_went_well(result: Result) -> None:
-    assert (result.code, result.err) == (0, ""), result
+# From nothing to a schedule -------------------------------------------------------------
 
 
-def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
-    user.standin.azure.blob_refusals_left = 1  # The new role does not work at once.
-    user.project.set("workspace", image_build_compute="cpu-cluster")
-    elsewhere = SUBNET.replace(Standin.subscription_id, "99999999-0000-4000-8000-1234")
-    user.project.set("compute", subnet=elsewhere, public_ip=False)
+def test_keyless_workspace_is_provisioned_used_and_scheduled(
+    user: User, shell: Shell
+) -> None:
+    """Follow a user from a subscription without a workspace to a daily schedule."""
+    assert_subnet_of_another_subscription_is_refused(user, shell)
+    assert_provision_creates_two_clusters_and_their_roles(user, shell)
+    assert_clusters_have_the_network_of_the_settings(user)
+    assert_check_finds_everything_but_the_common_quota(shell)
+    assert_provision_adds_the_roles_for_a_registry(user, shell)
+    assert_score_runs_on_the_second_cluster(user, shell)
+    assert_scoring_is_published_with_a_schedule(user, shell)
+
+    again = shell.run("provision")
+    assert set(list_states(again.out)) == {"unchanged"}
+    assert_workspace_uses_identities(user)
+    assert_no_request_has_a_key(user)
+    user.standin.verify()
+
+
+def assert_subnet_of_another_subscription_is_refused(user: User, shell: Shell) -> None:
+    """Check that `provision` refuses such a subnet before it sends a request."""
+    other_subscription = "99999999-0000-4000-8000-1234"
+    subnet = SUBNET.replace(Standin.subscription_id, other_subscription)
+    user.project.set("compute", subnet=subnet, public_ip=False)
     refused = shell.run("provision --create-workspace")
-    assert (refused.code, len(user.standin.requests)) == (1, 0)
-    assert (
-        "compute.subnet is in the subscription 99999999-0000-4000-8000" in refused.err
-    )
+    assert refused.code == 1
+    assert user.standin.requests == []
+    message = "compute.subnet is in the subscription 99999999-0000-4000-8000"
+    assert message in refused.err
+
+
+def assert_provision_creates_two_clusters_and_their_roles(
+    user: User, shell: Shell
+) -> None:
+    """Check what `provision` creates, and that it waits until a new role is in effect."""
+    user.standin.azure.blob_refusals_left = 1
+    user.project.set("workspace", image_build_compute="cpu-cluster")
     user.project.set("compute", subnet=SUBNET)
     provisioned = shell.run("provision --create-workspace")
-    assert_went_well(provisioned)
+    assert_succeeded(provisioned)
     lines = read_lines(provisioned.out)
     assert lines.count(("created", "cluster")) == 2
-    assert lines.count(("assigned", "role")) == 7  # Yours, and three for each cluster.
+    # One role is the user's own, and each cluster has three.
+    assert lines.count(("assigned", "role")) == 7
     assert ("chosen", "cluster") in lines
     assert ("waiting", "until") in lines
-    clusters = {
-        resource["name"]: resource["properties"]["properties"]
-        for id, resource in user.standin.azure.resources.items()
-        if "/computes/" in id
-    }
+
+
+def assert_clusters_have_the_network_of_the_settings(user: User) -> None:
+    """Check that only the first cluster is in the subnet and has no public address."""
+    clusters = read_clusters(user)
     assert clusters["cpu-cluster"]["subnet"] == {"id": SUBNET}
     assert clusters["cpu-cluster"]["enableNodePublicIp"] is False
     assert not clusters["many-nodes"]["subnet"]
     assert clusters["many-nodes"]["enableNodePublicIp"] is True
 
-    rows = check(shell)
+
+def assert_check_finds_everything_but_the_common_quota(shell: Shell) -> None:
+    """Check the rows of `check --online`.
+
+    Each cluster fits into the quota, but 4 nodes of each, of the same family, do not.
+    """
+    rows = check_online(shell)
     for name in (
         "default datastore",
         "cluster's identity",
@@ -157,24 +201,29 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     ):
         assert rows[name]["status"] == "ok", rows[name]
     assert rows["storage"]["text"] == "standinstorage accepts no keys"
-    # Each cluster fits, but 4 nodes of each of the same family do not.
     quota = rows["computes.many: quota"]
     assert (quota["status"], quota["key"]) == ("to review", "computes.many.max_nodes")
     assert "need 6 vCPUs, and the clusters above 8, of 12 allowed" in quota["text"]
 
-    # Somebody switches off the admin account of the registry.
+
+def assert_provision_adds_the_roles_for_a_registry(user: User, shell: Shell) -> None:
+    """Check `check` and `provision` after the registry's admin account was switched off."""
     registry = attach_registry(user.standin.azure, WORKSPACE, has_admin_account=False)
-    rows = check(shell)
+    rows = check_online(shell)
     for name in ("cluster's roles", "computes.many: cluster's roles"):
         assert rows[name]["status"] == "wrong"
         assert rows[name]["fix"].endswith(f'--role "AcrPull" --scope {registry}')
-    states = list_states(shell.run("provision").out)
-    assert states.count("assigned") == 2  # One for each cluster.
-    assert check(shell)["cluster's roles"]["text"].endswith(
-        "; AcrPull on standinregistry"
-    )
 
-    assert_went_well(shell.run("submit scoring --wait"))
+    states = list_states(shell.run("provision").out)
+    # Each of the two clusters gets the role.
+    assert states.count("assigned") == 2
+    roles = check_online(shell)["cluster's roles"]["text"]
+    assert roles.endswith("; AcrPull on standinregistry")
+
+
+def assert_score_runs_on_the_second_cluster(user: User, shell: Shell) -> None:
+    """Check that scoring succeeds, and on which cluster each of its steps runs."""
+    assert_succeeded(shell.run("submit scoring --wait"))
     _, steps = user.newest_run()
     assert user.standin.azure.clusters == {
         steps["prep"].id: "cpu-cluster",
@@ -182,21 +231,21 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
         steps["score"].id: "many-nodes",
         steps["summarize"].id: "cpu-cluster",
     }
-    settings = user.project.path / "settings.yml"
-    schedule = "schedules: {scoring: {frequency: Day, interval: 1}}\n"
-    settings.write_text(
-        settings.read_text(encoding="utf-8") + schedule, encoding="utf-8"
-    )
-    published = shell.run("publish scoring")
-    assert_went_well(published)
-    assert "scheduled  schedule" in published.out or "scheduled" in published.out
 
-    again = shell.run("provision")
-    assert set(list_states(again.out)) == {"unchanged"}
-    for request in user.standin.requests:
-        if request.service != "blob" or "sig" in request.query:
-            continue
-        assert request.headers["authorization"].startswith("Bearer "), request.target
+
+def assert_scoring_is_published_with_a_schedule(user: User, shell: Shell) -> None:
+    """Check that `publish` creates the schedule of the settings."""
+    settings = user.project.path / "settings.yml"
+    text = settings.read_text(encoding="utf-8")
+    schedule = "schedules: {scoring: {frequency: Day, interval: 1}}\n"
+    settings.write_text(text + schedule, encoding="utf-8")
+    published = shell.run("publish scoring")
+    assert_succeeded(published)
+    assert "scheduled  frequency Day, interval 1" in published.out
+
+
+def assert_workspace_uses_identities(user: User) -> None:
+    """Check how the workspace gets at its storage, and where it builds images."""
     workspace = next(
         resource
         for id, resource in user.standin.azure.resources.items()
@@ -204,17 +253,29 @@ def test_from_nothing_to_a_schedule(user: User, shell: Shell) -> None:
     )
     assert workspace["properties"]["systemDatastoresAuthMode"].lower() == "identity"
     assert workspace["properties"]["imageBuildCompute"] == "cpu-cluster"
-    user.standin.verify()
 
 
-def test_an_identity_of_your_own(user: User, shell: Shell) -> None:
+def assert_no_request_has_a_key(user: User) -> None:
+    """Check that each request for a blob has a token, unless its address is signed."""
+    for request in user.standin.requests:
+        if request.service != "blob" or "sig" in request.query:
+            continue
+        assert request.headers["authorization"].startswith("Bearer "), request.target
+
+
+# Identities and roles -------------------------------------------------------------------
+
+
+def test_cluster_can_have_an_identity_of_the_user(user: User, shell: Shell) -> None:
     user.project.set("compute", identity=IDENTITY)
-    assert_went_well(shell.run("provision --create-workspace"))
-    assert check(shell)["cluster's identity"]["text"] == "cpu-cluster has reader"
-    assert_went_well(shell.run("submit scoring --wait"))
+    assert_succeeded(shell.run("provision --create-workspace"))
+    assert check_online(shell)["cluster's identity"]["text"] == "cpu-cluster has reader"
+    assert_succeeded(shell.run("submit scoring --wait"))
 
 
-def test_roles_that_an_owner_must_give(user: User, shell: Shell) -> None:
+def test_provision_shows_an_owner_the_commands_that_assign_roles(
+    user: User, shell: Shell
+) -> None:
     azure = user.standin.azure
     azure.may_assign_roles = False
     refused = shell.run("provision --create-workspace")
@@ -226,7 +287,7 @@ def test_roles_that_an_owner_must_give(user: User, shell: Shell) -> None:
     )
     assert refused.code == 1
     assert "The login has no role for the data of the storage account" in refused.err
-    rows = check(shell)
+    rows = check_online(shell)
     assert rows["your roles"]["status"] == rows["cluster's roles"]["status"] == "wrong"
     assert rows["your roles"]["fix"] == commands[0]
 
@@ -260,22 +321,25 @@ def test_roles_that_an_owner_must_give(user: User, shell: Shell) -> None:
         ),
     ],
 )
-def test_a_role_that_is_missing_is_named_by_the_check(
+def test_check_names_a_missing_role_without_which_scoring_fails(
     user: User, shell: Shell, role: str, row: str, message: str
 ) -> None:
-    assert_went_well(shell.run("provision --create-workspace"))
+    assert_succeeded(shell.run("provision --create-workspace"))
     owners = {
         "your roles": CLIENT_ID,
-        "cluster's roles": cluster_principal(user, "cpu-cluster"),
-        "computes.many: cluster's roles": cluster_principal(user, "many-nodes"),
+        "cluster's roles": find_principal(user, "cpu-cluster"),
+        "computes.many: cluster's roles": find_principal(user, "many-nodes"),
     }
     owner = owners[row]
     if role == ACR_PULL:
         attach_registry(user.standin.azure, WORKSPACE, has_admin_account=False)
-    take_role(user, owner, role)
-    rows = check(shell)
+    remove_role(user, owner, role)
+
+    rows = check_online(shell)
+
     assert rows[row]["status"] == "wrong"
     assert f"--assignee-object-id {owner} " in rows[row]["fix"]
+    # Data that has changed must be uploaded, for which the user needs a role, too.
     data = user.project.path / "data/sample/scoring/penguins.csv"
     data.write_bytes(data.read_bytes() + b"\n")
     failed = shell.run("submit scoring --wait")
@@ -283,12 +347,12 @@ def test_a_role_that_is_missing_is_named_by_the_check(
     assert message in failed.out + failed.err
 
 
-def test_a_cluster_without_an_identity(user: User, shell: Shell) -> None:
-    assert_went_well(shell.run("provision --create-workspace"))
+def test_check_names_a_cluster_without_an_identity(user: User, shell: Shell) -> None:
+    assert_succeeded(shell.run("provision --create-workspace"))
     for id, resource in user.standin.azure.resources.items():
         if id.endswith("/computes/cpu-cluster"):
             resource.pop("identity")
-    identity = check(shell)["cluster's identity"]
+    identity = check_online(shell)["cluster's identity"]
     assert identity["status"] == "wrong"
     assert identity["fix"].startswith("az ml compute update --name cpu-cluster ")
     assert identity["fix"].endswith(" --identity-type SystemAssigned")
@@ -297,9 +361,9 @@ def test_a_cluster_without_an_identity(user: User, shell: Shell) -> None:
     assert "AuthorizationPermissionMismatch" in failed.out
 
 
-def test_datastores_that_still_use_keys(user: User, shell: Shell) -> None:
+def test_check_names_datastores_that_still_use_keys(user: User, shell: Shell) -> None:
     user.standin.create_workspace("workspace", "group", "cpu-cluster", "many-nodes")
-    rows = check(shell)
+    rows = check_online(shell)
     assert rows["default datastore"]["status"] == "wrong"
     assert rows["default datastore"]["fix"].startswith(
         "az ml workspace update --name workspace --resource-group group "

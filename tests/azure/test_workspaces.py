@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ schedules:
 
 @pytest.fixture(params=SDKS)
 def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator[User]:
-    """A project whose steps do nothing, for the workspaces test, which is there, and prod.
+    """A project for several workspaces, whose steps do nothing.
 
-    That of config.json is nowhere.
+    Azure has the workspace of .azureml/test.json. The workspaces of prod.json and config.json
+    do not exist yet.
     """
     with Standin.running(tmp_path / "standin") as standin:
         standin.azure.python = PYTHONS[request.param]
@@ -46,38 +49,53 @@ def user(request: pytest.FixtureRequest, bake: Bake, tmp_path: Path) -> Iterator
 
 @pytest.fixture
 def shell(user: User) -> Iterator[Shell]:
-    shell = Shell(user)
-    yield shell
-    shell.process.kill()
-    shell.process.wait()
+    """A shell that runs commands of the user's project."""
+    with closing(Shell(user)) as shell:
+        yield shell
 
 
-def copy_contents(standin: Standin, workspace: str) -> Any:
-    """Return all that a workspace holds: resources, published pipelines, schedules."""
+@dataclass
+class Contents:
+    """Everything that a workspace holds."""
+
+    resources: dict[str, Any]
+    endpoints: list[Any]
+    schedules: list[Any]
+
+
+def copy_contents(standin: Standin, workspace: str) -> Contents:
+    """Return a copy of everything that a workspace holds."""
     azure = standin.azure
     resources = {
-        id: one for id, one in azure.resources.items() if f"/{workspace}" in id
+        id: resource
+        for id, resource in azure.resources.items()
+        if f"/{workspace}" in id
     }
-    endpoints = [one for one in azure.endpoints.values() if workspace in one["Url"]]
-    ids = [one["Id"] for one in endpoints]
-    schedules = azure.schedules.values()
-    due = [one for one in schedules if one["PipelineEndpointId"] in ids]
-    return copy.deepcopy((resources, endpoints, due))
+    endpoints = [
+        endpoint
+        for endpoint in azure.endpoints.values()
+        if workspace in endpoint["Url"]
+    ]
+    endpoint_ids = [endpoint["Id"] for endpoint in endpoints]
+    schedules = [
+        schedule
+        for schedule in azure.schedules.values()
+        if schedule["PipelineEndpointId"] in endpoint_ids
+    ]
+    return copy.deepcopy(Contents(resources, endpoints, schedules))
 
 
-def test_a_publish_in_prod_leaves_test_as_it_was(user: User, shell: Shell) -> None:
+def test_publish_in_one_workspace_changes_nothing_in_another(
+    user: User, shell: Shell
+) -> None:
     standin = user.standin
-    first = shell.run("publish scoring --workspace test")
-    assert (first.code, first.err) == (0, "")
-    assert ("scheduled", "schedule") not in read_lines(first.out)
-    lost = shell.run("publish scoring --workspace prod")
-    assert_one_sentence(lost)
-    assert "no workspace ml-prod in the resource group group-of-prod: " in lost.err
-    assert "provision --create-workspace --workspace prod` creates it" in lost.err
-    assert "or correct .azureml/prod.json" in lost.err
-    before = copy_contents(standin, "ml-test")
-    requests_before = len(standin.requests)
-    assert before[0]
+    published_in_test = shell.run("publish scoring --workspace test")
+    assert (published_in_test.code, published_in_test.err) == (0, "")
+    assert ("scheduled", "schedule") not in read_lines(published_in_test.out)
+    assert_missing_workspace_is_named(shell)
+    contents_of_test = copy_contents(standin, "ml-test")
+    assert contents_of_test.resources
+    request_count = len(standin.requests)
 
     provisioned = shell.run("provision --create-workspace --workspace prod")
     published = shell.run("publish scoring --workspace prod")
@@ -90,13 +108,28 @@ def test_a_publish_in_prod_leaves_test_as_it_was(user: User, shell: Shell) -> No
     ]
     assert "frequency Day, interval 1, hours [6]" in published.out
     assert "(before: none)" in published.out
-    assert copy_contents(standin, "ml-test") == before
-    sent = standin.requests[requests_before:]
-    texts = [f"{one.target} {one.query}".encode() + one.body for one in sent]
+    assert copy_contents(standin, "ml-test") == contents_of_test
+    texts = [
+        f"{request.target} {request.query}".encode() + request.body
+        for request in standin.requests[request_count:]
+    ]
     assert not [text for text in texts if b"ml-test" in text or b"cpu-cluster" in text]
     assert [text for text in texts if b"prod-cluster" in text]
 
-    # What Azure says is told of each workspace, with the file to mend it in.
+    assert_check_names_the_file_of_each_workspace(user, shell)
+
+
+def assert_missing_workspace_is_named(shell: Shell) -> None:
+    """Check that `publish` names the command that creates prod, and the file to correct."""
+    refused = shell.run("publish scoring --workspace prod")
+    assert_one_sentence(refused)
+    assert "no workspace ml-prod in the resource group group-of-prod: " in refused.err
+    assert "provision --create-workspace --workspace prod` creates it" in refused.err
+    assert "or correct .azureml/prod.json" in refused.err
+
+
+def assert_check_names_the_file_of_each_workspace(user: User, shell: Shell) -> None:
+    """Check that `check --online` has rows for each workspace, and where to correct a value."""
     (user.project.path / "settings.prod.yml").write_text(
         PROD.replace("westeurope", "northeurope")
     )
