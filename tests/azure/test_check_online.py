@@ -1,7 +1,7 @@
-"""Test `check --online`, and a generation with check_azure=online, against a stand-in.
+"""Test `check --online`, and generations with check_azure=online.
 
-The real credential classes and the real requests are used, over TLS, in processes of their
-own. No test needs a network, and none is disturbed by one: see azure_standin/.
+The real credential classes send real requests over TLS to the stand-in for Azure
+(azure_standin/), from processes of their own. No test needs a network.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -36,21 +37,32 @@ SERVICE_PRINCIPAL = {
 GROUP = f"/subscriptions/{Standin.subscription_id}/resourceGroups/rg-ml"
 PROVIDER = f"/subscriptions/{Standin.subscription_id}/providers/{resources.PROVIDER}"
 WORKSPACE = f"{GROUP}/providers/{resources.PROVIDER}/workspaces/ws-ml"
-#: What is asked: the request for it, and the resource that answers it.
-ASKED = {
-    "subscription": ("GET arm/subscriptions/[^/]+$", PROVIDER.split("/prov")[0]),
-    "provider": ("GET arm/subscriptions/[^/]+/providers/[^/]+$", PROVIDER),
-    "group": ("GET arm.*/resourcegroups/[^/]+$", GROUP),
-    "workspace": ("GET arm.*/workspaces/ws-ml$", WORKSPACE),
-    "storage": ("GET arm.*/storageAccounts/", ""),
-    "datastores": ("GET arm.*/datastores$", ""),
-    "environment": ("GET arm.*/environments/penguins-steps$", ""),
-    "compute": ("GET arm.*/computes/", f"{WORKSPACE}/computes/cpu-cluster"),
-    "sizes": ("GET arm.*/vmSizes$", f"{PROVIDER}/locations/westeurope/vmSizes"),
-    "usages": ("GET arm.*/usages$", f"{PROVIDER}/locations/westeurope/usages"),
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of Azure: a pattern of its request, and the resource that it describes."""
+
+    pattern: str
+    resource_id: str = ""
+
+
+#: The answers that the check needs.
+ANSWERS_OF_AZURE = {
+    "subscription": Answer("GET arm/subscriptions/[^/]+$", PROVIDER.split("/prov")[0]),
+    "provider": Answer("GET arm/subscriptions/[^/]+/providers/[^/]+$", PROVIDER),
+    "group": Answer("GET arm.*/resourcegroups/[^/]+$", GROUP),
+    "workspace": Answer("GET arm.*/workspaces/ws-ml$", WORKSPACE),
+    "storage": Answer("GET arm.*/storageAccounts/"),
+    "datastores": Answer("GET arm.*/datastores$"),
+    "environment": Answer("GET arm.*/environments/penguins-steps$"),
+    "compute": Answer("GET arm.*/computes/", f"{WORKSPACE}/computes/cpu-cluster"),
+    "sizes": Answer("GET arm.*/vmSizes$", f"{PROVIDER}/locations/westeurope/vmSizes"),
+    "usages": Answer("GET arm.*/usages$", f"{PROVIDER}/locations/westeurope/usages"),
 }
-#: The discard port, where none listens.
+#: The proxy is the discard port, on which nothing listens.
 NO_NETWORK = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+#: The names of all checks, in their order.
 ROWS = [
     *("login", "subscription", "provider", "resource group", "workspace"),
     *("storage", "default datastore", "container registry", "environment", "compute"),
@@ -61,6 +73,8 @@ ROWS = [
 def generate(
     folder: Path, answers: dict[str, str], env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """Run cookiecutter with this template in a folder, without questions."""
+    # cookiecutter ignores answers to questions that it does not know.
     text = (TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8")
     assert answers.keys() <= json.loads(text).keys()
     command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
@@ -78,29 +92,41 @@ def generate(
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a generated project, which the tests do not change."""
     folder = tmp_path_factory.mktemp("online")
     done = generate(folder, ANSWERS)
     assert done.returncode == 0, done.stderr
     return folder / "penguins"
 
 
+#: Runs `check --online --json`. A line that prepares the process comes first.
+CHECK_AS_JSON = """
+import sys
+from penguins.__main__ import PROJECT, load_pipelines
+from penguins.runtime.azure import checks
+{preparation}
+sys.exit(checks.main(PROJECT, load_pipelines, online=True, as_json=True))
+"""
+
+
 @dataclass
 class Checker:
-    """Runs the check command's logic in a project, with a played Azure around it."""
+    """Runs `check --online --json` in a project whose Azure is the stand-in."""
 
     project: Path
     standin: Standin
     env: dict[str, str]
+    #: The exit code, the output and the duration of the last run.
     code: int = -1
     output: str = ""
     seconds: float = 0
 
-    def __call__(self, before: str = "pass") -> dict[str, dict[str, str]]:
-        """The rows by their names; `before` runs first in the process."""
-        script = "import sys; from penguins.runtime.azure import checks; "
-        script += "from penguins.__main__ import PROJECT, load_pipelines as load;"
-        script += f"{before};"
-        script += "sys.exit(checks.main(PROJECT, load, online=True, as_json=True))"
+    def run(self, preparation: str = "pass") -> dict[str, dict[str, str]]:
+        """Run the check, and return its rows by their names.
+
+        `preparation` is a line of Python that the process executes first.
+        """
+        script = CHECK_AS_JSON.format(preparation=preparation)
         start = time.monotonic()
         done = subprocess.run(
             [PYTHONS["azureml-sdk"], "-c", script],
@@ -120,19 +146,23 @@ class Checker:
             assert secret not in self.output
         return {row["name"]: row for row in json.loads(done.stdout)["checks"]}
 
-    def answer(self, asked: str, reply: Fault) -> None:
-        """Let the stand-in answer a request in another way."""
-        reply.pattern = ASKED[asked][0]
-        self.standin.faults.append(reply)
+    def replace_answer(self, name: str, answer: Fault) -> None:
+        """Let the stand-in give another answer to a request."""
+        answer.pattern = ANSWERS_OF_AZURE[name].pattern
+        self.standin.faults.append(answer)
 
     @property
     def hosts(self) -> set[str]:
-        """The hosts that were asked."""
+        """The hosts that have received requests."""
         return {request.host for request in self.standin.requests}
 
 
 @pytest.fixture
-def check(project: Path, tmp_path: Path) -> Iterator[Checker]:
+def checker(project: Path, tmp_path: Path) -> Iterator[Checker]:
+    """The check of a project whose workspace and cluster exist.
+
+    A service principal is logged in, and there is no `az`.
+    """
     (tmp_path / "bin").mkdir()
     env = {
         key: value
@@ -140,7 +170,8 @@ def check(project: Path, tmp_path: Path) -> Iterator[Checker]:
         if not key.startswith(("AZURE_", "IDENTITY_", "MSI_"))
         and key.lower() not in ("no_proxy", "https_proxy", "http_proxy", "all_proxy")
     }
-    env |= {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}  # with no az
+    # The empty folder on PATH hides the `az` of this machine.
+    env |= {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}
     with Standin.running(tmp_path / "standin") as standin:
         standin.create_workspace("ws-ml", "rg-ml", "cpu-cluster")
         standin.azure.environments["penguins-steps"].append({"version": "1"})
@@ -150,266 +181,283 @@ def check(project: Path, tmp_path: Path) -> Iterator[Checker]:
         assert not standin.mistakes
 
 
-def statuses(rows: dict[str, dict[str, str]]) -> dict[str, str]:
+def read_statuses(rows: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Return the status of each check by its name."""
     return {name: rows[name]["status"] for name in ROWS}
 
 
-def test_all_is_well(check: Checker) -> None:
-    assert set(statuses(check()).values()) == {"ok"}
-    assert check.code == 0
-    assert check.hosts == {"login.microsoftonline.com", "management.azure.com"}
-    requests = check.standin.received(" arm/")
+def test_check_is_ok_if_azure_has_what_the_settings_name(checker: Checker) -> None:
+    assert set(read_statuses(checker.run()).values()) == {"ok"}
+    assert checker.code == 0
+    assert checker.hosts == {"login.microsoftonline.com", "management.azure.com"}
+    requests = checker.standin.received(" arm/")
     assert {request.method for request in requests} == {"GET"}
 
 
-def reply(status: int = 200, body: Any = None, **options: Any) -> Fault:
-    """Return an answer other than the healthy one; it stays the same for each request."""
+def make_answer(status: int = 200, body: Any = None, **options: Any) -> Fault:
+    """Return an answer that each request gets in place of the healthy one."""
     return Fault("", status, body=body, **{"times": None, **options})
 
 
-def healthy(asked: str) -> Json:
-    """Return the answer of an Azure in which everything is as the settings say."""
+def build_healthy_answer(name: str) -> Json:
+    """Return an answer of an Azure that has everything that the settings name."""
     azure = Azure(Path(), lambda home: {})
     resources.fill(azure)
     resources.create_workspace(azure, WORKSPACE)
     scale = {"maxNodeCount": 2, "minNodeCount": 0}
-    wanted = {"vmSize": "STANDARD_D4DS_V4", "scaleSettings": scale}
-    resources.create_compute(azure, WORKSPACE, "cpu-cluster", "westeurope", wanted)
-    return resources.resource_of(azure, ASKED[asked][1])
+    properties = {"vmSize": "STANDARD_D4DS_V4", "scaleSettings": scale}
+    resources.create_compute(azure, WORKSPACE, "cpu-cluster", "westeurope", properties)
+    return resources.resource_of(azure, ANSWERS_OF_AZURE[name].resource_id)
 
 
-def body(asked: str, **changes: Any) -> Fault:
-    """The healthy answer with values changed: a__b=1 changes {"a": {"b": …}}."""
-    answer = healthy(asked)
+def change_answer(name: str, **changes: Any) -> Fault:
+    """Return the healthy answer with other values: a__b=1 changes {"a": {"b": …}}."""
+    answer = build_healthy_answer(name)
     for keys, value in changes.items():
-        *path, last = keys.split("__")
-        place = answer
-        for key in path:
-            place = place[key]
-        place[last] = value
-    return reply(body=answer)
+        *parents, last = keys.split("__")
+        section = answer
+        for key in parents:
+            section = section[key]
+        section[last] = value
+    return make_answer(body=answer)
 
 
 FAMILY = "vmFamily/dedicatedCores/usages"
 TOTAL = "totalDedicatedCores/usages"
 ID = Standin.subscription_id
 OTHER = "99999999-2222-3333-4444-555555555555"
-INNER = "properties__properties__"
+#: The properties of a cluster, as a part of the keys of `change_answer`.
+CLUSTER = "properties__properties__"
 
 
-def for_instances_only() -> list[Json]:
-    """The sizes where Standard_D4ds_v4 is offered for compute instances alone."""
-    small, wanted, *_ = healthy("sizes")["value"]
-    return [small, wanted | {"supportedComputeTypes": ["ComputeInstance"]}]
+def list_sizes_for_instances() -> list[Json]:
+    """Return the VM sizes of a region that has Standard_D4ds_v4 for instances only."""
+    smaller_size, size, *_ = build_healthy_answer("sizes")["value"]
+    return [smaller_size, size | {"supportedComputeTypes": ["ComputeInstance"]}]
 
 
-def quota(total: int, family: int) -> Fault:
-    """The healthy usages with other limits; other families' stay as they are."""
-    usages = healthy("usages")
+def limit_quota(total: int, family: int) -> Fault:
+    """Return the answer on usages with other limits of the region and of the VM family."""
+    usages = build_healthy_answer("usages")
     for usage in usages["value"]:
         kind = usage["type"].removeprefix(f"{resources.PROVIDER}/")
         if kind == TOTAL:
             usage["limit"] = total
         if kind == FAMILY and usage["name"]["value"] == "standardDDSv4Family":
             usage["limit"] = family
-    return reply(body=usages)
+    return make_answer(body=usages)
 
 
-@pytest.mark.parametrize(
-    ("asked", "other", "row", "text", "fix"),
-    [
-        (
-            "subscription",
-            reply(404),
-            "subscription",
-            ID,
-            "az account list",
+@dataclass(frozen=True)
+class Mismatch:
+    """An answer of Azure that contradicts the settings, and the row that must say so."""
+
+    answer_name: str
+    answer: Fault
+    row: str
+    #: Parts of what the row says is wrong, and of its fix.
+    text: str
+    fix: str
+
+
+MISMATCHES = {
+    "subscription does not exist": Mismatch(
+        "subscription", make_answer(404), "subscription", ID, "az account list"
+    ),
+    "login is for another tenant": Mismatch(
+        "subscription",
+        make_answer(
+            401, headers={"WWW-Authenticate": f'Bearer uri="https://x.net/{OTHER}"'}
         ),
+        "subscription",
+        "not accept the login",
+        f"az login --tenant {OTHER}",
+    ),
+    "subscription is of another tenant": Mismatch(
+        "subscription",
+        change_answer("subscription", tenantId=OTHER),
+        "subscription",
+        f"of tenant {OTHER}, the login of {resources.TENANT_ID}",
+        f"az login --tenant {OTHER}",
+    ),
+    "subscription is disabled": Mismatch(
+        "subscription",
+        change_answer("subscription", state="Disabled"),
+        "subscription",
+        "Disabled",
+        "",
+    ),
+    "provider is not registered": Mismatch(
+        "provider",
+        change_answer("provider", registrationState="NotRegistered"),
+        "provider",
+        "NotRegistered",
         (
-            "subscription",
-            reply(
-                401, headers={"WWW-Authenticate": f'Bearer uri="https://x.net/{OTHER}"'}
-            ),
-            "subscription",
-            "not accept the login",
-            f"az login --tenant {OTHER}",
+            "az provider register --namespace Microsoft.MachineLearningServices "
+            f"--subscription {ID}"
         ),
+    ),
+    "resource group does not exist": Mismatch(
+        "group",
+        make_answer(404),
+        "resource group",
+        "no resource group rg-ml",
+        f"az group create --name rg-ml --location westeurope --subscription {ID}",
+    ),
+    "workspace does not exist": Mismatch(
+        "workspace",
+        make_answer(404),
+        "workspace",
+        "no workspace ws-ml",
         (
-            "subscription",
-            body("subscription", tenantId=OTHER),
-            "subscription",
-            f"of tenant {OTHER}, the login of {resources.TENANT_ID}",
-            f"az login --tenant {OTHER}",
+            "python -m penguins provision, or az ml workspace create --name ws-ml "
+            "--resource-group rg-ml --location westeurope"
         ),
+    ),
+    "workspace is forbidden": Mismatch(
+        "workspace", make_answer(403), "workspace", "no right", "AzureML Data Scientist"
+    ),
+    "workspace is in another region": Mismatch(
+        "workspace",
+        change_answer("workspace", location="northeurope"),
+        "workspace",
+        "is in northeurope, not in westeurope",
+        "write northeurope",
+    ),
+    "no default datastore": Mismatch(
+        "datastores",
+        make_answer(body={"value": []}),
+        "default datastore",
+        "no default",
+        "az ml",
+    ),
+    "compute does not exist": Mismatch(
+        "compute",
+        make_answer(404),
+        "compute",
+        "no compute cpu-cluster",
         (
-            "subscription",
-            body("subscription", state="Disabled"),
-            "subscription",
-            "Disabled",
-            "",
+            "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_D4ds_v4 "
+            "--max-instances 2 --resource-group rg-ml --workspace-name ws-ml"
         ),
-        (
-            "provider",
-            body("provider", registrationState="NotRegistered"),
-            "provider",
-            "NotRegistered",
-            (
-                "az provider register --namespace Microsoft.MachineLearningServices "
-                f"--subscription {ID}"
-            ),
-        ),
-        (
-            "group",
-            reply(404),
-            "resource group",
-            "no resource group rg-ml",
-            f"az group create --name rg-ml --location westeurope --subscription {ID}",
-        ),
-        (
-            "workspace",
-            reply(404),
-            "workspace",
-            "no workspace ws-ml",
-            (
-                "python -m penguins provision, or az ml workspace create --name ws-ml "
-                "--resource-group rg-ml --location westeurope"
-            ),
-        ),
-        ("workspace", reply(403), "workspace", "no right", "AzureML Data Scientist"),
-        (
-            "workspace",
-            body("workspace", location="northeurope"),
-            "workspace",
-            "is in northeurope, not in westeurope",
-            "write northeurope",
-        ),
-        (
-            "datastores",
-            reply(body={"value": []}),
-            "default datastore",
-            "no default",
-            "az ml",
-        ),
-        (
-            "compute",
-            reply(404),
-            "compute",
-            "no compute cpu-cluster",
-            (
-                "az ml compute create --name cpu-cluster --type AmlCompute --size Standard_D4ds_v4 "
-                "--max-instances 2 --resource-group rg-ml --workspace-name ws-ml"
-            ),
-        ),
-        (
-            "compute",
-            body("compute", properties__computeType="ComputeInstance"),
-            "compute",
-            "ComputeInstance",
-            "another's name",
-        ),
-        (
-            "compute",
-            body("compute", properties__provisioningState="Failed"),
-            "compute",
-            "Failed",
-            "az ml compute show --name cpu-cluster",
-        ),
-        (
-            "compute",
-            body("compute", **{f"{INNER}vmSize": "STANDARD_D2_V2"}),
-            "compute",
-            "STANDARD_D2_V2, not Standard_D4ds_v4",
-            "write STANDARD_D2_V2",
-        ),
-        (
-            "compute",
-            body("compute", **{f"{INNER}scaleSettings": {"maxNodeCount": 1}}),
-            "compute",
-            "1 nodes at most, not 2",
-            "write 1, or az ml compute update --name cpu-cluster --max-instances 2",
-        ),
-        (
-            "sizes",
-            body("sizes", value=healthy("sizes")["value"][:1]),
-            "VM size",
-            "no Standard_D4ds_v4 in westeurope",
-            "write Standard_D2ds_v4",
-        ),
-        (
-            "usages",
-            quota(24, 7),
-            "quota",
-            "8 vCPUs, of 7",
-            "write 1, or ask for more quota",
-        ),
-        (
-            "usages",
-            quota(7, 24),
-            "quota",
-            "8 vCPUs, of 7",
-            "write 1, or ask for more quota",
-        ),
-        (
-            "sizes",
-            body("sizes", value=for_instances_only()),
-            "VM size",
-            "no Standard_D4ds_v4 for clusters in westeurope",
-            "write Standard_D2ds_v4",
-        ),
-        (
-            "usages",
-            quota(24, 0),
-            "quota",
-            "8 vCPUs, of 0",
-            "write a size of another family",
-        ),
-    ],
-)
-def test_what_is_wrong_is_said_with_what_mends_it(
-    check: Checker, asked: str, other: Fault, row: str, text: str, fix: str
+    ),
+    "compute is no cluster": Mismatch(
+        "compute",
+        change_answer("compute", properties__computeType="ComputeInstance"),
+        "compute",
+        "ComputeInstance",
+        "another's name",
+    ),
+    "compute has failed": Mismatch(
+        "compute",
+        change_answer("compute", properties__provisioningState="Failed"),
+        "compute",
+        "Failed",
+        "az ml compute show --name cpu-cluster",
+    ),
+    "compute has another VM size": Mismatch(
+        "compute",
+        change_answer("compute", **{f"{CLUSTER}vmSize": "STANDARD_D2_V2"}),
+        "compute",
+        "STANDARD_D2_V2, not Standard_D4ds_v4",
+        "write STANDARD_D2_V2",
+    ),
+    "compute has fewer nodes": Mismatch(
+        "compute",
+        change_answer("compute", **{f"{CLUSTER}scaleSettings": {"maxNodeCount": 1}}),
+        "compute",
+        "1 nodes at most, not 2",
+        "write 1, or az ml compute update --name cpu-cluster --max-instances 2",
+    ),
+    "VM size is not in the region": Mismatch(
+        "sizes",
+        change_answer("sizes", value=build_healthy_answer("sizes")["value"][:1]),
+        "VM size",
+        "no Standard_D4ds_v4 in westeurope",
+        "write Standard_D2ds_v4",
+    ),
+    "VM size is not for clusters": Mismatch(
+        "sizes",
+        change_answer("sizes", value=list_sizes_for_instances()),
+        "VM size",
+        "no Standard_D4ds_v4 for clusters in westeurope",
+        "write Standard_D2ds_v4",
+    ),
+    "quota of the family is too small": Mismatch(
+        "usages",
+        limit_quota(24, 7),
+        "quota",
+        "8 vCPUs, of 7",
+        "write 1, or ask for more quota",
+    ),
+    "quota of the region is too small": Mismatch(
+        "usages",
+        limit_quota(7, 24),
+        "quota",
+        "8 vCPUs, of 7",
+        "write 1, or ask for more quota",
+    ),
+    "quota of the family is 0": Mismatch(
+        "usages",
+        limit_quota(24, 0),
+        "quota",
+        "8 vCPUs, of 0",
+        "write a size of another family",
+    ),
+}
+
+
+@pytest.mark.parametrize("mismatch", MISMATCHES.values(), ids=MISMATCHES)
+def test_check_names_what_is_wrong_and_its_fix(
+    checker: Checker, mismatch: Mismatch
 ) -> None:
-    check.answer(asked, other)
-    checked = check()[row]
-    assert checked["status"] == "wrong"
-    assert text in checked["text"]
-    assert fix in checked["fix"]
-    assert checked["fix"]
-    assert check.code == 1
+    checker.replace_answer(mismatch.answer_name, mismatch.answer)
+    row = checker.run()[mismatch.row]
+    assert row["status"] == "wrong"
+    assert mismatch.text in row["text"]
+    assert mismatch.fix in row["fix"]
+    assert row["fix"]
+    assert checker.code == 1
 
 
-def test_enough_quota_where_it_is_unlimited_or_on_a_second_page(check: Checker) -> None:
-    usages = healthy("usages")["value"]
+def test_quota_may_be_unlimited_or_on_a_second_page(checker: Checker) -> None:
+    usages = build_healthy_answer("usages")["value"]
     for usage in usages:
         usage["limit"] = -1
-    check.answer("usages", reply(body={"value": usages}, times=1))
-    assert check()["quota"]["text"] == "2 nodes need 8 vCPUs, without a limit"
-    check.standin.azure.page_size = 2
-    assert "of 12 allowed, 2 in use" in check()["quota"]["text"]
-    assert len(check.standin.received("usages$")) == 1 + 3
+    checker.replace_answer("usages", make_answer(body={"value": usages}, times=1))
+    assert checker.run()["quota"]["text"] == "2 nodes need 8 vCPUs, without a limit"
+    checker.standin.azure.page_size = 2
+    assert "of 12 allowed, 2 in use" in checker.run()["quota"]["text"]
+    assert len(checker.standin.received("usages$")) == 1 + 3
 
 
-def test_a_quota_that_is_not_named_is_no_fault(check: Checker) -> None:
-    check.answer("usages", reply(body={"value": healthy("usages")["value"][:1]}))
-    row = check()["quota"]
+def test_quota_that_azure_does_not_name_is_no_error(checker: Checker) -> None:
+    checker.replace_answer(
+        "usages",
+        make_answer(body={"value": build_healthy_answer("usages")["value"][:1]}),
+    )
+    row = checker.run()["quota"]
     assert row["status"] == "could not ask"
     assert row["text"] == "Azure names no quota of standardDDSv4Family"
 
 
 @pytest.mark.parametrize("kind", ["Hub", "Project"])
-def test_a_workspace_of_another_kind_is_to_review(check: Checker, kind: str) -> None:
-    check.answer("workspace", body("workspace", kind=kind))
-    row = check()["workspace"]
+def test_workspace_of_another_kind_must_be_reviewed(
+    checker: Checker, kind: str
+) -> None:
+    checker.replace_answer("workspace", change_answer("workspace", kind=kind))
+    row = checker.run()["workspace"]
     assert row["status"] == "to review"
-    assert check.code == 0
+    assert checker.code == 0
     assert row["text"].endswith(f"is of the kind {kind}")
     assert "of the kind Default" in row["fix"]
 
 
-def test_storage_without_keys_needs_an_identity_and_roles(check: Checker) -> None:
+def test_storage_without_keys_needs_an_identity_and_roles(checker: Checker) -> None:
     id = f"{GROUP}/providers/Microsoft.Storage/storageAccounts/standinstorage".lower()
-    storage = check.standin.azure.resources[id]
+    storage = checker.standin.azure.resources[id]
     storage["properties"]["allowSharedKeyAccess"] = False
-    rows = check()
+    rows = checker.run()
     assert rows["storage"]["status"] == "to review"
     assert rows["storage"]["fix"].startswith(
         "write compute.identity: system, then run "
@@ -417,15 +465,15 @@ def test_storage_without_keys_needs_an_identity_and_roles(check: Checker) -> Non
     for name in ("default datastore", "cluster's identity", "your roles"):
         assert rows[name]["status"] == "wrong"
     assert '--role "Storage Blob Data Contributor"' in rows["your roles"]["fix"]
-    assert check.code == 1
+    assert checker.code == 1
 
 
-def test_a_registry_without_an_admin_account_needs_an_identity_and_a_role(
-    check: Checker,
+def test_registry_without_an_admin_account_needs_an_identity_and_a_role(
+    checker: Checker,
 ) -> None:
-    azure = check.standin.azure
+    azure = checker.standin.azure
     registry = resources.attach_registry(azure, WORKSPACE, has_admin_account=False)
-    rows = check()
+    rows = checker.run()
     assert rows["container registry"]["status"] == "to review"
     assert "write compute.identity: system" in rows["container registry"]["fix"]
     assert rows["cluster's identity"]["status"] == "wrong"
@@ -435,153 +483,167 @@ def test_a_registry_without_an_admin_account_needs_an_identity_and_a_role(
     assert rows["your roles"]["status"] == "ok"
 
     resources.attach_registry(azure, WORKSPACE, has_admin_account=True)
-    rows = check()
+    rows = checker.run()
     assert rows["container registry"]["text"] == "standinregistry has an admin account"
-    assert set(statuses(rows).values()) == {"ok"}
+    assert set(read_statuses(rows).values()) == {"ok"}
 
     del azure.resources[registry.lower()]  # As if the login may not see it.
-    assert check()["container registry"]["status"] == "could not ask"
-    assert check.code == 0
+    assert checker.run()["container registry"]["status"] == "could not ask"
+    assert checker.code == 0
 
 
-def test_storage_that_may_not_be_seen_is_no_fault(check: Checker) -> None:
-    check.answer("storage", reply(403))
-    row = check()["storage"]
+def test_storage_that_the_login_may_not_see_is_no_error(checker: Checker) -> None:
+    checker.replace_answer("storage", make_answer(403))
+    row = checker.run()["storage"]
     assert (row["status"], row["fix"]) == ("could not ask", "")
-    assert check.code == 0
+    assert checker.code == 0
 
 
-def test_a_workspace_that_names_no_storage(check: Checker) -> None:
-    workspace = check.standin.azure.resources[WORKSPACE.lower()]
+def test_storage_is_not_requested_if_the_workspace_names_none(checker: Checker) -> None:
+    workspace = checker.standin.azure.resources[WORKSPACE.lower()]
     del workspace["properties"]["storageAccount"]
-    row = check()["storage"]
+    row = checker.run()["storage"]
     assert row["text"] == "not asked, without storage account"
-    assert not check.standin.received("storageAccounts")
-    assert check.code == 0
+    assert not checker.standin.received("storageAccounts")
+    assert checker.code == 0
 
 
-def test_an_environment_that_is_not_there_yet_is_no_fault(check: Checker) -> None:
-    check.answer("environment", reply(404))
-    row = check()["environment"]
+def test_environment_that_does_not_exist_yet_is_no_error(checker: Checker) -> None:
+    checker.replace_answer("environment", make_answer(404))
+    row = checker.run()["environment"]
     assert (row["status"], row["fix"]) == ("to fill in", "python -m penguins provision")
-    assert check.code == 0
+    assert checker.code == 0
 
 
 @pytest.mark.parametrize(
-    "other",
+    "answer",
     [
-        reply(500, {"error": {"code": "InternalServerError"}}),
-        reply(403, {"error": {"code": "AuthorizationFailed"}}),
-        reply(200, b"<html>Sign in to the hotel's network</html>"),
-        reply(200, ["a list"]),
-        reply(200, {"value": None}),
-        reply(302, headers={"Location": "https://example.com/"}),
-        reply(429, retry_after=3600),
+        pytest.param(
+            make_answer(500, {"error": {"code": "InternalServerError"}}), id="error"
+        ),
+        pytest.param(
+            make_answer(403, {"error": {"code": "AuthorizationFailed"}}), id="forbidden"
+        ),
+        pytest.param(
+            make_answer(200, b"<html>Sign in to the hotel's network</html>"), id="HTML"
+        ),
+        pytest.param(make_answer(200, ["a list"]), id="list"),
+        pytest.param(make_answer(200, {"value": None}), id="null"),
+        pytest.param(
+            make_answer(302, headers={"Location": "https://example.com/"}),
+            id="redirect",
+        ),
+        pytest.param(make_answer(429, retry_after=3600), id="busy for an hour"),
     ],
-    ids=lambda other: f"{other.status} {other.body}",
 )
-def test_what_azure_does_not_answer_could_not_be_asked(
-    check: Checker, other: Fault
+def test_check_goes_on_if_azure_does_not_answer_a_request(
+    checker: Checker, answer: Fault
 ) -> None:
-    check.answer("usages", other)
-    rows = check()
+    checker.replace_answer("usages", answer)
+    rows = checker.run()
     assert rows["quota"]["status"] == "could not ask"
     assert rows["compute"]["status"] == "ok"
-    assert check.code == 0
-    assert check.seconds < 20
-    assert check.hosts == {"login.microsoftonline.com", "management.azure.com"}
-    assert not check.standin.refused_hosts
+    assert checker.code == 0
+    assert checker.seconds < 20
+    assert checker.hosts == {"login.microsoftonline.com", "management.azure.com"}
+    assert not checker.standin.refused_hosts
 
 
-def test_retry_after_is_honoured(check: Checker) -> None:
-    check.answer("workspace", reply(429, retry_after=2, times=1))
-    assert set(statuses(check()).values()) == {"ok"}
-    assert check.seconds > 2
+def test_check_waits_as_long_as_azure_asks_it_to(checker: Checker) -> None:
+    checker.replace_answer("workspace", make_answer(429, retry_after=2, times=1))
+    assert set(read_statuses(checker.run()).values()) == {"ok"}
+    assert checker.seconds > 2
 
 
-def test_a_connection_that_stalls_ends_in_time(check: Checker) -> None:
-    check.answer("workspace", reply(stall=60))
-    rows = check("from penguins.runtime.azure import login; login.TIMEOUT = 1")
+def test_check_gives_up_a_connection_that_stalls(checker: Checker) -> None:
+    checker.replace_answer("workspace", make_answer(stall=60))
+    rows = checker.run("from penguins.runtime.azure import login; login.TIMEOUT = 1")
     assert rows["resource group"]["status"] == "ok"
     assert rows["workspace"]["text"].startswith(
         "management.azure.com cannot be reached"
     )
     assert rows["workspace"]["status"] == "could not ask"
-    assert skipped(rows) == ROWS[5:]
-    assert check.code == 1
-    assert check.seconds < 15
+    assert list_skipped_checks(rows) == ROWS[5:]
+    assert checker.code == 1
+    assert checker.seconds < 15
 
 
 @pytest.mark.parametrize(
-    "other", [reply(429, retry_after=1), reply(body=b" " * 300, trickle=True)]
+    "answer",
+    [
+        pytest.param(make_answer(429, retry_after=1), id="always busy"),
+        pytest.param(make_answer(body=b" " * 300, trickle=True), id="trickles in"),
+    ],
 )
-def test_everything_ends_within_the_limit(check: Checker, other: Fault) -> None:
-    check.answer("compute", other)
-    rows = check(
+def test_check_ends_within_its_time_limit(checker: Checker, answer: Fault) -> None:
+    checker.replace_answer("compute", answer)
+    rows = checker.run(
         "from penguins.runtime.azure import online_checks; online_checks.LIMIT = 4"
     )
     assert rows["workspace"]["status"] == "ok"
     assert list(rows.values())[-1]["status"] == "could not ask"
-    assert check.code == 0
-    assert check.seconds < 15
+    assert checker.code == 0
+    assert checker.seconds < 15
 
 
-def skipped(rows: dict[str, dict[str, str]]) -> list[str]:
-    """The checks that were not made, which one row lists, before the reason."""
+def list_skipped_checks(rows: dict[str, dict[str, str]]) -> list[str]:
+    """Return the checks that could not be made, which one row lists before the reason."""
     row = rows["not asked"]
     assert row["status"] == "could not ask"
     return row["text"].partition(": ")[0].split(", ")
 
 
-def test_no_network(check: Checker) -> None:
-    check.env |= NO_NETWORK
-    rows = check()
+def test_check_explains_that_azure_cannot_be_reached(checker: Checker) -> None:
+    checker.env |= NO_NETWORK
+    rows = checker.run()
     assert rows["login"]["status"] == "could not ask"
     assert rows["login"]["text"] == "login.microsoftonline.com cannot be reached."
     assert "HTTPS_PROXY" in rows["login"]["fix"]
-    assert skipped(rows) == ROWS[1:]
-    assert check.code == 1
-    assert check.seconds < 30
+    assert list_skipped_checks(rows) == ROWS[1:]
+    assert checker.code == 1
+    assert checker.seconds < 30
 
 
-def test_a_certificate_that_is_not_trusted(check: Checker) -> None:
-    del check.env["REQUESTS_CA_BUNDLE"]
-    rows = check()
+def test_check_names_the_variable_for_certificates_that_are_not_trusted(
+    checker: Checker,
+) -> None:
+    del checker.env["REQUESTS_CA_BUNDLE"]
+    rows = checker.run()
     assert rows["login"]["text"] == "login.microsoftonline.com cannot be reached."
     assert "REQUESTS_CA_BUNDLE" in rows["login"]["fix"]
-    assert skipped(rows) == ROWS[1:]
+    assert list_skipped_checks(rows) == ROWS[1:]
 
 
-def test_wrong_secret(check: Checker) -> None:
-    check.env["AZURE_CLIENT_SECRET"] = "wr0ng~secret"
-    rows = check()
+def test_check_explains_a_wrong_secret_and_does_not_show_it(checker: Checker) -> None:
+    checker.env["AZURE_CLIENT_SECRET"] = "wr0ng~secret"
+    rows = checker.run()
     assert rows["login"]["status"] == "wrong"
     assert "AADSTS7000215" in rows["login"]["text"]
     assert "AZURE_CLIENT_SECRET" in rows["login"]["fix"]
-    assert "wr0ng~secret" not in check.output
-    assert check.code == 1
+    assert "wr0ng~secret" not in checker.output
+    assert checker.code == 1
 
 
-def test_tenant_that_is_none(check: Checker) -> None:
-    check.env["AZURE_TENANT_ID"] = "no tenant"
-    rows = check()
+def test_check_names_the_variable_with_a_wrong_tenant(checker: Checker) -> None:
+    checker.env["AZURE_TENANT_ID"] = "no tenant"
+    rows = checker.run()
     assert rows["login"]["status"] in ("could not ask", "wrong")
     assert "AZURE_TENANT_ID" in rows["login"]["fix"]
-    assert skipped(rows) == ROWS[1:]
+    assert list_skipped_checks(rows) == ROWS[1:]
 
 
-def test_without_az_and_a_login_both_are_said(check: Checker) -> None:
+def test_check_explains_how_to_install_az_and_to_log_in(checker: Checker) -> None:
     for name in SERVICE_PRINCIPAL:
-        del check.env[name]
-    rows = check()
+        del checker.env[name]
+    rows = checker.run()
     assert rows["login"]["status"] == "could not ask"
     assert "the Azure CLI (`az`) was not found." in rows["login"]["text"]
     assert "install the Azure CLI (https://" in rows["login"]["fix"]
     assert "`az extension add --name ml`" in rows["login"]["fix"]
     assert rows["not asked"]["text"].endswith(", quota: without a login")
-    assert skipped(rows) == ROWS[1:]
-    assert check.code == 1
-    assert check.seconds < 15
+    assert list_skipped_checks(rows) == ROWS[1:]
+    assert checker.code == 1
+    assert checker.seconds < 15
 
 
 NOT_LOGGED_IN = "ERROR: Please run 'az login' to setup account."
@@ -591,7 +653,7 @@ EXPIRED = (
 )
 
 
-@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
+@pytest.mark.skipif(os.name == "nt", reason="this az is a shell script")
 @pytest.mark.parametrize(
     ("stderr", "status", "text"),
     [
@@ -604,78 +666,80 @@ EXPIRED = (
     ],
     ids=["not logged in", "expired"],
 )
-def test_az_without_a_token(
-    check: Checker, stderr: str, status: str, text: str
+def test_check_explains_why_az_has_no_token(
+    checker: Checker, stderr: str, status: str, text: str
 ) -> None:
-    put_az(check, f"echo {shlex.quote(stderr)} >&2; exit 1")
-    rows = check()
+    install_az(checker, f"echo {shlex.quote(stderr)} >&2; exit 1")
+    rows = checker.run()
     assert (rows["login"]["status"], rows["login"]["text"]) == (status, text)
     assert "install" not in rows["login"]["fix"]
-    assert skipped(rows) == ROWS[1:]
-    assert check.code == 1
+    assert list_skipped_checks(rows) == ROWS[1:]
+    assert checker.code == 1
 
 
-def test_federated_token(check: Checker, tmp_path: Path) -> None:
+def test_check_logs_in_with_a_federated_token(checker: Checker, tmp_path: Path) -> None:
     (tmp_path / "federated").write_text(resources.CLIENT_ASSERTION)
-    check.env["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "federated")
-    del check.env["AZURE_CLIENT_SECRET"]
-    assert set(statuses(check()).values()) == {"ok"}
+    checker.env["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "federated")
+    del checker.env["AZURE_CLIENT_SECRET"]
+    assert set(read_statuses(checker.run()).values()) == {"ok"}
 
 
-def test_managed_identity(check: Checker) -> None:
+def test_check_logs_in_with_a_managed_identity(checker: Checker) -> None:
     for name in SERVICE_PRINCIPAL:
-        del check.env[name]
-    check.standin.azure.has_identity = True
-    assert set(statuses(check()).values()) == {"ok"}
+        del checker.env[name]
+    checker.standin.azure.has_identity = True
+    assert set(read_statuses(checker.run()).values()) == {"ok"}
 
 
-def put_az(check: Checker, script: str) -> None:
+def install_az(checker: Checker, script: str) -> None:
+    """Put an `az` on PATH, and remove the variables of the service principal."""
     for name in SERVICE_PRINCIPAL:
-        del check.env[name]
-    az = Path(check.env["PATH"]) / "az"
+        del checker.env[name]
+    az = Path(checker.env["PATH"]) / "az"
     az.write_text(f"#!/bin/sh\n{script}\n")
     az.chmod(0o755)
 
 
-def logged_in() -> str:
+def write_token_command() -> str:
+    """Return a shell command that prints a token as `az` does after a login."""
     access = resources.token("https://management.azure.com/")
     answer = {"accessToken": access, "expires_on": 4102444800}
     return f"echo {shlex.quote(json.dumps(answer))}"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
-def test_az(check: Checker) -> None:
-    put_az(check, logged_in())
-    assert set(statuses(check()).values()) == {"ok"}
+@pytest.mark.skipif(os.name == "nt", reason="this az is a shell script")
+def test_check_uses_the_login_of_az(checker: Checker) -> None:
+    install_az(checker, write_token_command())
+    assert set(read_statuses(checker.run()).values()) == {"ok"}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
-def test_az_that_hangs(check: Checker) -> None:
-    put_az(check, "exec /bin/sleep 100")
-    rows = check("from penguins.runtime.azure import login; login.TIMEOUT = 1")
+@pytest.mark.skipif(os.name == "nt", reason="this az is a shell script")
+def test_check_gives_up_an_az_that_hangs(checker: Checker) -> None:
+    install_az(checker, "exec /bin/sleep 100")
+    rows = checker.run("from penguins.runtime.azure import login; login.TIMEOUT = 1")
     assert rows["login"]["text"] == "`az` did not answer within 2 s."
-    assert skipped(rows) == ROWS[1:]
-    assert check.seconds < 15
+    assert list_skipped_checks(rows) == ROWS[1:]
+    assert checker.seconds < 15
 
 
-def test_sovereign_cloud(check: Checker, tmp_path: Path) -> None:
-    done = generate(tmp_path, ANSWERS)
-    assert done.returncode == 0, done.stderr
-    check.project = tmp_path / "penguins"
-    settings = check.project / "settings.yml"
+def test_check_uses_the_hosts_of_another_cloud(
+    checker: Checker, tmp_path: Path
+) -> None:
+    checker.project = shutil.copytree(checker.project, tmp_path / "penguins")
+    settings = checker.project / "settings.yml"
     text = settings.read_text(encoding="utf-8")
     assert "cloud: AzureCloud" in text
     settings.write_text(text.replace("cloud: AzureCloud", "cloud: AzureUSGovernment"))
-    assert set(statuses(check()).values()) == {"ok"}
-    assert check.hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
-    del check.env["AZURE_CLIENT_SECRET"]
-    login = check()["login"]
+    assert set(read_statuses(checker.run()).values()) == {"ok"}
+    assert checker.hosts == {"login.microsoftonline.us", "management.usgovcloudapi.net"}
+    del checker.env["AZURE_CLIENT_SECRET"]
+    login = checker.run()["login"]
     advice = f"{login['text']} {login['fix']}".lower()
     assert "run `az cloud set --name azureusgovernment && az login`." in advice
 
 
-def test_table_for_people(check: Checker) -> None:
-    check.answer("compute", reply(404))
+def test_check_prints_a_table_with_whole_commands(checker: Checker) -> None:
+    checker.replace_answer("compute", make_answer(404))
     script = (
         "import sys; from penguins.runtime.azure import checks; "
         "from penguins.__main__ import PROJECT, load_pipelines; "
@@ -683,8 +747,8 @@ def test_table_for_people(check: Checker) -> None:
     )
     done = subprocess.run(
         [PYTHONS["azureml-sdk"], "-c", script],
-        cwd=check.project,
-        env=check.env | {"COLUMNS": "60"},
+        cwd=checker.project,
+        env=checker.env | {"COLUMNS": "60"},
         text=True,
         capture_output=True,
         timeout=60,
@@ -698,97 +762,104 @@ def test_table_for_people(check: Checker) -> None:
     assert "1 wrong" in done.stdout
 
 
-def test_generation_online(check: Checker, tmp_path: Path) -> None:
-    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
+def test_generation_checks_the_answers_with_azure(
+    checker: Checker, tmp_path: Path
+) -> None:
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, checker.env)
     assert done.returncode == 0, done.stderr
-    assert check.standin.received("GET arm.*/usages$")
+    assert checker.standin.received("GET arm.*/usages$")
     assert done.stderr == ""
 
 
-def test_generation_where_azure_contradicts_a_setting(
-    check: Checker, tmp_path: Path
+def test_generation_refuses_an_answer_that_azure_contradicts(
+    checker: Checker, tmp_path: Path
 ) -> None:
-    check.answer("workspace", body("workspace", location="northeurope"))
-    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
+    checker.replace_answer(
+        "workspace", change_answer("workspace", location="northeurope")
+    )
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, checker.env)
     assert done.returncode != 0
     assert "azure_region" in done.stderr
     assert "is in northeurope, not in westeurope: write northeurope." in done.stderr
     assert not (tmp_path / "penguins").exists()
 
 
-@pytest.mark.parametrize("what", ["nothing there", "no login", "no network"])
-def test_generation_is_not_lost_where_azure_has_no_answer(
-    check: Checker, tmp_path: Path, what: str
+@pytest.mark.parametrize("state", ["nothing there", "no login", "no network"])
+def test_generation_succeeds_if_azure_cannot_confirm_the_answers(
+    checker: Checker, tmp_path: Path, state: str
 ) -> None:
-    if what == "nothing there":
-        for asked in ("group", "workspace", "compute"):
-            check.answer(asked, reply(404))
-    elif what == "no login":
-        del check.env["AZURE_CLIENT_SECRET"]
+    if state == "nothing there":
+        for resource in ("group", "workspace", "compute"):
+            checker.replace_answer(resource, make_answer(404))
+    elif state == "no login":
+        del checker.env["AZURE_CLIENT_SECRET"]
     else:
-        check.env |= NO_NETWORK
-    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
+        checker.env |= NO_NETWORK
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, checker.env)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "penguins" / "settings.yml").exists()
-    assert {
+    messages = {
         "nothing there": "az group create --name rg-ml",
         "no login": "az login",
         "no network": "login",
-    }[what] in done.stderr
+    }
+    assert messages[state] in done.stderr
 
 
 def generate_without_azure_identity(
-    check: Checker, tmp_path: Path
+    checker: Checker, tmp_path: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Generate as if cookiecutter were alone: azure-identity and pydantic are hidden."""
+    """Generate with cookiecutter alone, as azure-identity and pydantic are hidden."""
     (tmp_path / "hidden" / "azure").mkdir(parents=True, exist_ok=True)
     (tmp_path / "hidden" / "azure" / "__init__.py").touch()
     (tmp_path / "hidden" / "pydantic.py").write_text("raise ImportError")
-    check.env["PYTHONPATH"] = str(tmp_path / "hidden")
+    checker.env["PYTHONPATH"] = str(tmp_path / "hidden")
     start = time.monotonic()
-    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, check.env)
-    check.seconds = time.monotonic() - start
+    done = generate(tmp_path, ANSWERS | {"check_azure": "online"}, checker.env)
+    checker.seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "penguins" / "settings.yml").exists()
-    tokens = [request.token for request in check.standin.requests]
+    tokens = [request.token for request in checker.standin.requests]
     hidden = [resources.CLIENT_SECRET, resources.CLIENT_ASSERTION, *tokens]
     for secret in filter(None, hidden):
         assert secret not in done.stdout + done.stderr
     return done
 
 
-@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
-def test_generation_without_azure_identity_asks_az(
-    check: Checker, tmp_path: Path
+@pytest.mark.skipif(os.name == "nt", reason="this az is a shell script")
+def test_generation_without_azure_identity_uses_az(
+    checker: Checker, tmp_path: Path
 ) -> None:
-    put_az(check, logged_in())
-    done = generate_without_azure_identity(check, tmp_path)
+    install_az(checker, write_token_command())
+    done = generate_without_azure_identity(checker, tmp_path)
     assert done.stderr == ""
-    for pattern, _ in ASKED.values():
-        assert check.standin.received(pattern), pattern
+    for answer in ANSWERS_OF_AZURE.values():
+        assert checker.standin.received(answer.pattern), answer.pattern
 
 
 @pytest.mark.parametrize("has_variables", [True, False], ids=["variables", "nothing"])
-def test_generation_without_azure_identity_or_a_login(
-    check: Checker, tmp_path: Path, has_variables: bool
+def test_generation_without_azure_identity_explains_how_to_log_in(
+    checker: Checker, tmp_path: Path, has_variables: bool
 ) -> None:
     if not has_variables:
         for name in SERVICE_PRINCIPAL:
-            del check.env[name]
-    done = generate_without_azure_identity(check, tmp_path)
+            del checker.env[name]
+    done = generate_without_azure_identity(checker, tmp_path)
     assert "login: " in done.stderr
     assert "az login" in done.stderr
     assert "install the Azure CLI (https://" in done.stderr
     assert "You can also install azure-identity and set AZURE_TENANT_ID" in done.stderr
-    assert not check.standin.requests
+    assert not checker.standin.requests
 
 
-@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
-def test_generation_without_azure_identity_and_az_that_refuses(
-    check: Checker, tmp_path: Path
+@pytest.mark.skipif(os.name == "nt", reason="this az is a shell script")
+def test_generation_without_azure_identity_explains_an_expired_login(
+    checker: Checker, tmp_path: Path
 ) -> None:
-    put_az(check, "echo 'AADSTS700082: The refresh token has expired.' >&2; exit 1")
-    done = generate_without_azure_identity(check, tmp_path)
+    install_az(
+        checker, "echo 'AADSTS700082: The refresh token has expired.' >&2; exit 1"
+    )
+    done = generate_without_azure_identity(checker, tmp_path)
     assert "Your login has expired (AADSTS700082). Run `az login`." in done.stderr
 
 
@@ -807,15 +878,15 @@ subprocess.run = run_with_a_tenth_of_the_limit
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="az is played by a shell script")
-def test_generation_without_azure_identity_and_az_that_hangs(
-    check: Checker, tmp_path: Path
+@pytest.mark.skipif(os.name == "nt", reason="this az is a shell script")
+def test_generation_without_azure_identity_gives_up_an_az_that_hangs(
+    checker: Checker, tmp_path: Path
 ) -> None:
-    put_az(check, "exec /bin/sleep 100")
+    install_az(checker, "exec /bin/sleep 100")
     # The limit is 20 seconds, and each test that waits so long delays the whole suite.
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "sitecustomize.py").write_text(WAIT_A_TENTH_OF_THE_LIMIT)
-    done = generate_without_azure_identity(check, tmp_path)
+    done = generate_without_azure_identity(checker, tmp_path)
     assert "`az` did not answer within 20 s." in done.stderr
-    assert not check.standin.requests
-    assert 2 < check.seconds < 35
+    assert not checker.standin.requests
+    assert 2 < checker.seconds < 35
