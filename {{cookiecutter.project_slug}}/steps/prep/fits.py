@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import polars as pl
 from parsers import ColumnParsers, ParsedText, Parser
@@ -25,16 +26,28 @@ from sources import FILE, count_values
 
 # A parser is tried on this many rows of each file before it is tried on all rows.
 SAMPLED_ROWS = 30
+# At most this many values are stacked as one column, to limit the memory.
 VALUES_AT_A_TIME = 2_000_000
+
+# A number, or the expression of a column of numbers.
+Number = TypeVar("Number", int, pl.Expr)
 
 
 @dataclass(frozen=True)
 class ValueCounts:
-    """The number of values in each field of a column's `ParsedText`."""
+    """How many values of a column a parser accepts, and how many there are to accept.
 
+    For example, a parser of integers accepts 1 of the 2 filled values in a column of 7, 007,
+    NA and an empty value: 007 may be a code.
+    """
+
+    #: The values that the parser can read without loss.
     accepted: int
+    #: The values that are not missing.
     filled: int
+    #: The filled values and markers, words such as NA, if markers may be values of text.
     filled_or_marker: int
+    #: The numbers that are finite. If the type is no number, this is not 0.
     finite: int
 
     @property
@@ -48,7 +61,7 @@ NO_VALUES = ValueCounts(accepted=0, filled=0, filled_or_marker=0, finite=0)
 
 @dataclass(frozen=True)
 class Fit:
-    """A parser that fits a column, and the counts of the column's values."""
+    """The first parser that fits a column, and the counts of the column's values."""
 
     parser: Parser
     counts: ValueCounts
@@ -58,7 +71,7 @@ class Fit:
 
 
 def find_fit(values: pl.Series, parsers: ColumnParsers) -> Fit:
-    """Return the first parser that fits the values of a single column."""
+    """Return the first parser that fits a single column of text, and its value counts."""
     file_number = pl.lit(0, pl.UInt32).alias(FILE)
     texts = values.to_frame("0").select(file_number, pl.all())
     fits_by_file = find_fits(texts, [parsers])
@@ -68,173 +81,240 @@ def find_fit(values: pl.Series, parsers: ColumnParsers) -> Fit:
 def find_fits(
     texts: pl.DataFrame, parsers: Sequence[ColumnParsers]
 ) -> dict[int, list[Fit]]:
-    """Return the first parser that fits each column, by the number of the file.
+    """Return the Fits of each file's columns, by the number of the file.
 
-    `texts` has the number of each row's file in FILE, and columns of text named "0", "1"
-    and so on. `parsers` are the parsers of these columns. A file without rows is not in
-    the result.
+    A Fit holds the first parser that fits a column in this file. `texts` has the rows of
+    all files: the number of the file in FILE, and columns of text named "0", "1" and so on.
+    `parsers` are the parsers to try for each of these columns. A file without rows is not
+    in the result.
     """
-    width = len(parsers)
+    column_count = len(parsers)
     fits_by_group: dict[int, Fit] = {}
-    for positions in _divide_columns(parsers, rows=len(texts)):
-        groups = _stack_columns(texts, positions, width)
+    for positions in _divide_columns(parsers, row_count=len(texts)):
+        values = _stack_columns(texts, positions, column_count)
+        # All columns of a batch are tried with the same parsers.
         shared_parsers = parsers[positions[0]]
-        fits_by_group |= _try_all_parsers(groups, shared_parsers)
+        fits_by_group |= _try_all_parsers(values, shared_parsers)
 
     fits_by_file: dict[int, list[Fit]] = {}
-    for file in texts[FILE].unique(maintain_order=True):
-        # See `_stack_columns` for the number of a group.
-        first_group = file * width
-        groups_of_file = range(first_group, first_group + width)
-        fits_by_file[file] = [fits_by_group[group] for group in groups_of_file]
+    for file_number in texts[FILE].unique(maintain_order=True):
+        fits_by_file[file_number] = [
+            fits_by_group[_number_group(file_number, position, column_count)]
+            for position in range(column_count)
+        ]
     return fits_by_file
 
 
 def list_fits_of_empty_file(parsers: Sequence[ColumnParsers]) -> list[Fit]:
-    """Return the first parser of each column. Every parser fits a file without rows."""
+    """Return the Fits of a file without rows: the first parser fits each column."""
     return [Fit(column_parsers.parsers[0], NO_VALUES) for column_parsers in parsers]
 
 
 def count_parsed_values(
     columns: Sequence[ParsedText], rows: pl.LazyFrame
 ) -> list[ValueCounts]:
-    """Count the values of each column, all in one pass over the rows."""
+    """Return the value counts of each column, all counted in one pass over the rows."""
     expressions: list[pl.Expr] = []
     for column in columns:
-        expressions += [
-            column.accepted_values,
-            column.filled_text,
-            column.filled_text_or_marker,
-            column.finite_values,
-        ]
-    counts = count_values(rows, expressions)
-
-    counts_of_columns = []
-    for start in range(0, len(counts), 4):
-        accepted, filled, filled_or_marker, finite = counts[start : start + 4]
-        counts_of_columns.append(
-            ValueCounts(accepted, filled, filled_or_marker, finite)
+        expressions += _list_counted_expressions(column).values()
+    # The counts are in the order of the expressions: four for each column.
+    counts = iter(count_values(rows, expressions))
+    return [
+        ValueCounts(
+            accepted=next(counts),
+            filled=next(counts),
+            filled_or_marker=next(counts),
+            finite=next(counts),
         )
-    return counts_of_columns
+        for _ in columns
+    ]
+
+
+def _list_counted_expressions(column: ParsedText) -> dict[str, pl.Expr]:
+    """Return the expressions whose values are counted, by the fields of ValueCounts."""
+    return {
+        "accepted": column.accepted_values,
+        "filled": column.filled_text,
+        "filled_or_marker": column.filled_text_or_marker,
+        "finite": column.finite_values,
+    }
 
 
 # Stacking columns
 
 
-def _divide_columns(parsers: Sequence[ColumnParsers], rows: int) -> Iterator[list[int]]:
-    """Yield the positions of columns that share their parsers, in batches.
+def _divide_columns(
+    parsers: Sequence[ColumnParsers], row_count: int
+) -> Iterator[list[int]]:
+    """Yield batches of columns that are tried with the same parsers, by their positions.
 
-    The columns of a batch hold at most VALUES_AT_A_TIME values, or there is only one.
+    A batch holds at most VALUES_AT_A_TIME values, or a single column. `parsers` has the
+    parsers of each column.
     """
     positions_by_parsers: dict[ColumnParsers, list[int]] = {}
     for position, column_parsers in enumerate(parsers):
         positions_by_parsers.setdefault(column_parsers, []).append(position)
 
-    columns_at_a_time = max(1, VALUES_AT_A_TIME // max(1, rows))
+    columns_at_a_time = VALUES_AT_A_TIME // max(1, row_count)
+    batch_size = max(1, columns_at_a_time)
     for positions in positions_by_parsers.values():
-        for start in range(0, len(positions), columns_at_a_time):
-            yield positions[start : start + columns_at_a_time]
+        for start in range(0, len(positions), batch_size):
+            yield positions[start : start + batch_size]
 
 
 def _stack_columns(
-    texts: pl.DataFrame, positions: list[int], width: int
+    texts: pl.DataFrame, positions: list[int], column_count: int
 ) -> pl.DataFrame:
-    """Stack the columns at these positions. The result has the columns
+    """Stack the columns at these positions into one long column.
 
-    - `group`, which is the number of the file times `width`, plus the column's position,
+    The result has a row for each value, with these columns:
+
+    - `group`, the number of the value's column and file: if each file has 3 columns, the
+      values of column 1 in file 2 are group 7,
     - `row`, the number of the row in its file,
-    - `text`, and
-    - `stripped`, the text without spaces around it.
+    - `text`, the value, and
+    - `stripped`, the value without spaces around it.
+
+    `texts` has the number of each row's file in FILE, and `column_count` is the number of
+    columns in each file.
     """
-    row = pl.int_range(pl.len(), dtype=pl.UInt32).over(FILE)
-    group = pl.col(FILE).cast(pl.Int64) * width + pl.col("position").cast(pl.Int64)
-    stripped = pl.col("text").str.strip_chars()
-    columns = [str(position) for position in positions]
-    stacked = texts.select(FILE, row.alias("row"), *columns).unpivot(
+    row_in_file = pl.int_range(pl.len(), dtype=pl.UInt32).over(FILE)
+    column_names = [str(position) for position in positions]
+    stacked = texts.select(FILE, row_in_file.alias("row"), *column_names).unpivot(
         index=[FILE, "row"], variable_name="position", value_name="text"
     )
+    # Unpivoting turns the names of the columns, which are their positions, into text.
+    position = pl.col("position").cast(pl.Int64)
+    file_number = pl.col(FILE).cast(pl.Int64)
+    group = _number_group(file_number, position, column_count)
+    stripped = pl.col("text").str.strip_chars()
     return stacked.select(
         group.alias("group"), "row", "text", stripped.alias("stripped")
     )
 
 
+def _number_group(file_number: Number, position: Number, column_count: int) -> Number:
+    """Return the number of a group: the values of one column in one file.
+
+    The columns of all files are numbered one after another: if each file has 3 columns, the
+    values of column 1 in file 2 are group 7.
+    """
+    return file_number * column_count + position
+
+
 # Fitting groups
 
 
-def _try_all_parsers(groups: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
-    """Return the first parser that fits each group, from the narrowest type to text."""
+def _try_all_parsers(values: pl.DataFrame, parsers: ColumnParsers) -> dict[int, Fit]:
+    """Return the first parser that fits each group of values, by the number of the group.
+
+    A group has the values of one column in one file. Parsers are tried from the narrowest
+    type to text. `values` has a row for each value, with its `group`, the number of its
+    `row`, its `text`, and the text `stripped` of spaces.
+    """
     *typed_parsers, text_parser = parsers.parsers
     fits: dict[int, Fit] = {}
+    undecided = values
     for parser in typed_parsers:
-        new_fits = _try_parser(groups, parser)
+        new_fits = _try_parser(undecided, parser)
         if new_fits:
             fits |= new_fits
-            is_fitted = pl.col("group").is_in(list(new_fits))
-            groups = groups.filter(~is_fitted)
+            is_decided = pl.col("group").is_in(list(new_fits))
+            undecided = undecided.filter(~is_decided)
 
-    # Text fits all other groups. A date format that fits replaces it.
-    fits |= _try_parser(groups, text_parser)
-    fits |= _try_suggested_parsers(groups, parsers)
+    # Text fits all other groups, unless the first value of a group suggests another
+    # parser, such as one for dates in a certain format, that fits.
+    fits |= _try_parser(undecided, text_parser)
+    fits |= _try_suggested_parsers(undecided, parsers)
     return fits
 
 
-def _try_parser(groups: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
-    """Return a fit for each group that a parser fits."""
-    sample = groups.filter(pl.col("row") < SAMPLED_ROWS)
-    fitting = _select_fitting_groups(sample, parser)
-    if len(sample) < len(groups) and not fitting.is_empty():
-        # Only groups whose sample fits are parsed in full.
-        is_candidate = pl.col("group").is_in(fitting["group"].implode())
-        fitting = _select_fitting_groups(groups.filter(is_candidate), parser)
-    return {
-        group: Fit(parser, ValueCounts(*counts))
-        for group, *counts in fitting.iter_rows()
-    }
+def _try_parser(values: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
+    """Return a Fit for each group of values that a parser fits, by the group's number.
+
+    A parser fits a group, the values of one column in one file, if it loses no value.
+    `values` has a row for each value, with its `group`, the number of its `row`, its
+    `text`, and the text `stripped` of spaces.
+    """
+    # To save time, the parser is tried on the first rows of each file. Only groups whose
+    # first rows it fits are parsed in full.
+    sample = values.filter(pl.col("row") < SAMPLED_ROWS)
+    counts_of_fitting = _count_values_of_fitting_groups(sample, parser)
+    is_whole_table = len(sample) == len(values)
+    if not is_whole_table and not counts_of_fitting.is_empty():
+        is_candidate = pl.col("group").is_in(counts_of_fitting["group"].implode())
+        candidates = values.filter(is_candidate)
+        counts_of_fitting = _count_values_of_fitting_groups(candidates, parser)
+
+    fits: dict[int, Fit] = {}
+    for row in counts_of_fitting.iter_rows(named=True):
+        group = row.pop("group")
+        fits[group] = Fit(parser, ValueCounts(**row))
+    return fits
 
 
 def _try_suggested_parsers(
-    groups: pl.DataFrame, parsers: ColumnParsers
+    values: pl.DataFrame, parsers: ColumnParsers
 ) -> dict[int, Fit]:
-    """Return the fits of groups by the parsers that their first values suggest."""
-    if parsers.suggest_parser is None or parsers.null_if_missing is None:
-        return {}
-    not_missing = parsers.null_if_missing(pl.col("stripped"))
-    first_values = (
-        groups.select("group", value=not_missing)
-        .drop_nulls("value")
-        .unique("group", keep="first")
-    )
+    """Try on each group the parser that its first value suggests, and return the Fits.
 
-    groups_by_parser: dict[Parser, list[int]] = {}
-    for group, value in first_values.iter_rows():
-        parser = parsers.suggest_parser(value)
-        if parser is not None:
-            groups_by_parser.setdefault(parser, []).append(group)
-
+    For example, 31-Jan-2026 suggests a parser for dates in this format. The Fits are by the
+    number of the group; groups that the suggested parser does not fit have none. `values`
+    has a row for each value, with its `group`, the number of its `row`, its `text`, and the
+    text `stripped` of spaces.
+    """
+    groups_by_parser = _find_groups_by_suggested_parser(values, parsers)
     fits: dict[int, Fit] = {}
-    for parser, candidates in groups_by_parser.items():
-        is_candidate = pl.col("group").is_in(candidates)
-        fits |= _try_parser(groups.filter(is_candidate), parser)
+    for parser, groups in groups_by_parser.items():
+        is_candidate = pl.col("group").is_in(groups)
+        fits |= _try_parser(values.filter(is_candidate), parser)
     return fits
 
 
-def _select_fitting_groups(groups: pl.DataFrame, parser: Parser) -> pl.DataFrame:
+def _find_groups_by_suggested_parser(
+    values: pl.DataFrame, parsers: ColumnParsers
+) -> dict[Parser, list[int]]:
+    """Return the parsers that the first values of groups suggest, with these groups.
+
+    `values` has a row for each value, with its `group` and its text, `stripped` of spaces.
+    """
+    # Both are None for keys and ignored columns, whose values suggest no parser.
+    if parsers.suggest_parser is None or parsers.null_if_missing is None:
+        return {}
+    value_or_null = parsers.null_if_missing(pl.col("stripped"))
+    first_values = (
+        values.select("group", value=value_or_null)
+        .drop_nulls("value")
+        .unique("group", keep="first")
+    )
+    groups_by_parser: dict[Parser, list[int]] = {}
+    for group, first_value in first_values.iter_rows():
+        parser = parsers.suggest_parser(first_value)
+        if parser is not None:
+            groups_by_parser.setdefault(parser, []).append(group)
+    return groups_by_parser
+
+
+def _count_values_of_fitting_groups(
+    values: pl.DataFrame, parser: Parser
+) -> pl.DataFrame:
     """Return a row for each group that a parser fits, with the group's value counts.
 
-    Its columns are `group` and the fields of ValueCounts, in their order.
+    Its columns are `group` and the fields of ValueCounts. `values` has a row for each
+    value, with its `group`, its `text`, and the text `stripped` of spaces.
     """
     parsed = parser.parse(pl.col("text"), pl.col("stripped"))
+    is_counted = {
+        field: expression.is_not_null()
+        for field, expression in _list_counted_expressions(parsed).items()
+    }
+    # A parser fits a group if it accepts all values that are filled.
+    all_are_accepted = pl.col("accepted") == pl.col("filled")
     return (
-        groups.lazy()
-        .select(
-            "group",
-            accepted=parsed.accepted_values.is_not_null(),
-            filled=parsed.filled_text.is_not_null(),
-            filled_or_marker=parsed.filled_text_or_marker.is_not_null(),
-            finite=parsed.finite_values.is_not_null(),
-        )
+        values.lazy()
+        .select("group", **is_counted)
         .group_by("group")
         .agg(pl.all().sum())
-        .filter(pl.col("accepted") == pl.col("filled"))
+        .filter(all_are_accepted)
         .collect()
     )
