@@ -445,7 +445,7 @@ def kill_training_in_step(project: Project, step: str) -> None:
         ),
         (["--set", "raw_data=/"], "raw_data is '/', but must be like data/sample"),
         (["--set", "nothing"], "write --set NAME=VALUE"),
-        (["--set", "raw_data=nowhere"], "There is no data at"),
+        (["--set", "raw_data=data/sampel"], "Did you mean 'sample'?"),
         (["--folder", "nowhere"], "--folder needs --step NAME"),
         (["--debug"], "--debug needs --step NAME"),
         (["--step", "train", "--debug"], "--debug and --json do not go together"),

@@ -358,7 +358,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     ),
     "files of other kinds": (
         {"a.csv": "a\n1\n", "b.jsonl": "{}", "c.xlsx": "x"},
-        "are not: b.jsonl, c.xlsx. Save each sheet of a workbook as CSV",
+        "are skipped: b.jsonl, c.xlsx. Save each sheet of a workbook as CSV",
     ),
     "a struct": (
         {"a.parquet": pl.DataFrame({"a": [1], "s": [{"b": 2}]})},
@@ -621,6 +621,22 @@ def test_refused(
 def test_a_path_that_there_is_not(path: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=hint):
         prepare(Path(path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    {
+        "sampel/iris.csv": r" has no 'sampel'\. Did you mean 'sample'\?$",
+        "sample/irsi.csv": r"sample has no 'irsi.csv'\. Did you mean 'iris.csv'\?$",
+        "sample/iris.csv/2026": "the path of a folder or file",
+        "link/iris.csv": "link is a link to gone, which does not exist",
+    }.items(),
+)
+def test_a_misspelled_path_is_corrected(path: str, hint: str, tmp_path: Path) -> None:
+    write(tmp_path / "sample", {"iris.csv": "a\n1\n"})
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(DataError, match=hint):
+        prepare(tmp_path / path, tmp_path / "out")
 
 
 def test_scoring_data_may_lack_an_ignored_column(tmp_path: Path) -> None:

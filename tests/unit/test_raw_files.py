@@ -151,7 +151,7 @@ def test_special_files_are_named(
 def test_links_that_lead_nowhere_are_named(name: str, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", {"b.csv": "x\n1\n"})
     (raw / name).symlink_to("../gone")
-    with pytest.raises(DataError, match=rf"{name} is a link to ../gone, where nothing"):
+    with pytest.raises(DataError, match=rf"{name} is a link to ../gone, which does not"):
         prepare(raw, tmp_path / "out")
 
 
@@ -178,7 +178,7 @@ def test_files_with_odd_names_are_read(tmp_path: Path) -> None:
 
 def test_a_path_that_is_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to("gone")
-    with pytest.raises(DataError, match="It is a link to gone, where nothing is"):
+    with pytest.raises(DataError, match="raw is a link to gone, which does not exist"):
         prepare(tmp_path / "raw", tmp_path / "out")
 
 

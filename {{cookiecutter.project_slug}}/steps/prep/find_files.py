@@ -1,4 +1,4 @@
-"""Find the raw CSV and Parquet files in a folder, and report what is left out."""
+"""Find the raw CSV and Parquet files in a folder, and report which files are skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from messages import find_system_error, join_sentences, show_text
+from messages import (
+    find_system_error,
+    join_sentences,
+    show_text,
+    suggest_similar_name,
+)
 from sources import DataError, Note
 
 PARQUET_ENDINGS = (".parquet", ".pq")
@@ -22,18 +27,25 @@ SAVE_SHEETS = (
     "Save each sheet of a workbook as CSV UTF-8 in Excel or LibreOffice, or convert it with"
     " pandas.read_excel() and to_parquet()."
 )
-LISTED_FILES = 5  # in a note
+# A note lists at most this many files.
+LISTED_FILES = 5
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """A kind of table whose folder also holds files that are no longer part of it."""
+    """A format of tables whose folders also hold files with outdated rows."""
 
+    #: The kind of table, for messages.
     name: str
     #: A folder is such a table if this pattern matches a path in it.
     marker: str
-    #: How to export the rows that the table has now.
+    #: A command that exports the current rows. `{folder}` in it stands for the folder, and
+    #: `{metadata}` for the newest path that matches the marker.
     export: str
+
+    def explain_export(self, folder: Path, newest_marker: Path) -> str:
+        """Return the command that exports the current rows of the table in a folder."""
+        return self.export.format(folder=folder, metadata=newest_marker)
 
 
 TABLE_FORMATS = (
@@ -79,23 +91,26 @@ SPECIAL_FILES = (
 
 @dataclass
 class FoundFiles:
-    """The CSV and Parquet files below a folder, and the files that are not read."""
+    """The CSV and Parquet files below a folder, and the files that are skipped."""
 
     tables: list[Path] = field(default_factory=list)
     other_files: list[Path] = field(default_factory=list)
+    #: Tables and folders whose names begin with _ or a dot.
     hidden_tables: list[Path] = field(default_factory=list)
 
     def sort(self) -> None:
-        """Sort all paths."""
+        """Sort each list of paths."""
         for paths in (self.tables, self.other_files, self.hidden_tables):
             paths.sort()
 
     def list_notes(self, folder: Path) -> list[Note]:
-        """Return notes on the files that are not read. Paths are relative to the folder."""
+        """Return notes on the files that are skipped, with paths relative to `folder`."""
         notes = []
         if self.other_files:
             listed = _list_paths(self.other_files, folder)
-            text = f"only CSV and Parquet files are read, so these are not: {listed}."
+            text = (
+                f"only CSV and Parquet files are read, so these are skipped: {listed}."
+            )
             if any(map(is_workbook, self.other_files)):
                 text += f" {SAVE_SHEETS}"
             notes.append(Note(text))
@@ -104,14 +119,14 @@ class FoundFiles:
             notes.append(
                 Note(
                     "names that begin with _ or . mark hidden or unfinished files, so"
-                    f" these are not read: {listed}. Rename those that hold data."
+                    f" these are skipped: {listed}. Rename those that hold data."
                 )
             )
         return notes
 
 
 def find_files(raw: Path) -> FoundFiles:
-    """Return the CSV and Parquet files below a folder, or the only file.
+    """Return the CSV and Parquet files below the folder `raw`, or the one file `raw`.
 
     Raises DataError if there are none, or if a file or a folder cannot be read.
     """
@@ -122,7 +137,7 @@ def find_files(raw: Path) -> FoundFiles:
     is_folder = stat.S_ISDIR(status.st_mode)
     if is_folder:
         _check_parents(raw)
-        files = _walk(raw)
+        files = _find_files_below(raw)
     else:
         _check_regular_file(raw, status)
         files = FoundFiles()
@@ -130,29 +145,40 @@ def find_files(raw: Path) -> FoundFiles:
             files.tables.append(raw)
 
     if not files.tables:
-        message = f"{raw} holds no file that ends in {', '.join(ENDINGS)}."
         notes = files.list_notes(raw) if is_folder else []
-        sentences = [note.as_sentence() for note in notes]
-        if is_workbook(raw):
-            sentences.append(SAVE_SHEETS)
-        raise DataError(join_sentences(message, *sentences))
+        raise _explain_no_tables(raw, notes)
     for path in files.tables:
         _check_encoding_of_name(path)
     return files
 
 
+def _explain_no_tables(raw: Path, notes: list[Note]) -> DataError:
+    """Return the error for a folder without tables, or for a file that is no table.
+
+    `notes` are the notes on the files in the folder that are skipped.
+    """
+    message = f"{raw} holds no file that ends in {', '.join(ENDINGS)}."
+    sentences = [note.as_sentence() for note in notes]
+    if is_workbook(raw):
+        sentences.append(SAVE_SHEETS)
+    return DataError(join_sentences(message, *sentences))
+
+
 def is_workbook(path: Path) -> bool:
-    """Return whether a file is a workbook of Excel or OpenDocument by its name."""
+    """Return whether a file is an Excel or OpenDocument workbook, judged by its name."""
     return path.name.lower().endswith(WORKBOOK_ENDINGS)
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file is CSV or Parquet by its name."""
+    """Return whether a file is CSV or Parquet, judged by its name."""
     return path.name.lower().endswith(ENDINGS)
 
 
 def _check_parents(raw: Path) -> None:
-    """Raise DataError if a folder is part of a table whose files must not be read alone."""
+    """Raise DataError if a folder is inside a table of another format, such as Delta.
+
+    Its files must not be read without the rest of the table.
+    """
     for parent in raw.absolute().parents:
         # Parents that cannot be listed are not part of the data.
         with suppress(OSError):
@@ -161,57 +187,90 @@ def _check_parents(raw: Path) -> None:
 
 def _suggest_path(raw: Path) -> str:
     """Return a sentence on what to write in settings.yml for a path without data."""
-    if raw.is_symlink():
-        return f"It is a link to {show_text(os.readlink(raw))}, where nothing is."
+    missing = _find_missing_part(raw)
+    if missing.is_symlink():
+        target = show_text(os.readlink(missing))
+        return f"{show_text(missing)} is a link to {target}, which does not exist."
     if "*" in raw.name:
         return "Write the folder alone: all of its files are read."
     if re.match(r"[a-z]+:/", str(raw)):
         return "Download the data, and write the path of your copy."
     if "~" in raw.parts:
         return "Write the whole path in place of ~."
+    similar_name = _suggest_similar_sibling(missing)
+    if similar_name:
+        folder = show_text(missing.parent)
+        return f"{folder} has no '{show_text(missing.name)}'. {similar_name}"
     return "Write the path of a folder or file."
 
 
-def _walk(root: Path) -> FoundFiles:
+def _find_missing_part(path: Path) -> Path:
+    """Return the first part of a path that does not exist.
+
+    For example, it is /data/sampel for /data/sampel/a.csv if only /data exists.
+    """
+    missing = path.absolute()
+    while not missing.parent.exists():
+        missing = missing.parent
+    return missing
+
+
+def _suggest_similar_sibling(missing: Path) -> str:
+    """Ask whether the most similar name in the folder of a missing file is meant.
+
+    Returns "" if no name is similar.
+    """
+    try:
+        names = os.listdir(missing.parent)
+    except OSError:
+        # The parent is a file, or a folder that cannot be listed.
+        return ""
+    return suggest_similar_name(missing.name, names)
+
+
+def _find_files_below(root: Path) -> FoundFiles:
     """Return all files below a folder, including those that symbolic links lead to.
 
-    A folder or file to which several links lead is visited once. Raises DataError if a
-    folder cannot be read, if a link leads nowhere or to itself, if a folder is a table of
-    its own kind, such as a Delta table, or if a path with the name of a table is a pipe or
-    another thing that is not a file.
+    A file or folder to which several links lead is visited once. Raises DataError if
+
+    - a folder cannot be read,
+    - a link leads nowhere, or in a circle,
+    - a folder is a table of another format, such as Delta, or
+    - something with the name of a table is not a file but, for example, a pipe.
     """
-    found = FoundFiles()
+    files = FoundFiles()
     resolved_root = root.resolve()
     visited: set[Path] = set()
-    # Each folder with its path without links.
+    # Pairs of a folder and its path without links.
     folders = [(root, resolved_root)]
     while folders:
         folder, resolved_folder = folders.pop()
         paths = _list_folder(folder)
         _check_table_format(folder, {path.name for path in paths})
-        found.hidden_tables += [path for path in paths if _is_hidden_table(path)]
         for path in paths:
             if _is_hidden(path):
+                if _is_hidden_table(path):
+                    files.hidden_tables.append(path)
                 continue
             status = _get_status(path)
             if status is None:
                 _check_missing_target(path)
-                found.other_files.append(path)
+                files.other_files.append(path)
                 continue
 
             is_link = path.is_symlink()
-            target = path.resolve() if is_link else resolved_folder / path.name
-            # Something inside the root is visited anyway, so links to it are skipped.
-            is_link_inside = is_link and target.is_relative_to(resolved_root)
-            if is_link_inside or target in visited:
+            resolved_path = path.resolve() if is_link else resolved_folder / path.name
+            # What a link leads to inside the root is visited without the link.
+            leads_into_root = is_link and resolved_path.is_relative_to(resolved_root)
+            if leads_into_root or resolved_path in visited:
                 continue
-            visited.add(target)
+            visited.add(resolved_path)
             if stat.S_ISDIR(status.st_mode):
-                folders.append((path, target))
+                folders.append((path, resolved_path))
             else:
-                _add_file(found, path, status)
-    found.sort()
-    return found
+                _add_file(files, path, status)
+    files.sort()
+    return files
 
 
 def _list_folder(folder: Path) -> list[Path]:
@@ -222,16 +281,16 @@ def _list_folder(folder: Path) -> list[Path]:
         raise _explain_unreadable(folder, error) from None
 
 
-def _add_file(found: FoundFiles, path: Path, status: os.stat_result) -> None:
-    """Add a file to the tables or to the other files.
+def _add_file(files: FoundFiles, path: Path, status: os.stat_result) -> None:
+    """Add a file to the tables or to the other files of `files`.
 
     Raises DataError if the path of a table leads to a pipe, a socket or a device.
     """
     if is_table(path):
         _check_regular_file(path, status)
-        found.tables.append(path)
+        files.tables.append(path)
     else:
-        found.other_files.append(path)
+        files.other_files.append(path)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -240,18 +299,18 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _is_hidden_table(path: Path) -> bool:
-    """Return whether a path is a hidden table, or a hidden folder that may hold tables.
+    """Return whether a hidden path is a table, or a folder that may hold tables.
 
     Folders whose names begin with a dot belong to editors, and files whose names begin
     with `._` to macOS.
     """
     if path.name.startswith("_") and path.is_dir():
         return True
-    return _is_hidden(path) and is_table(path) and not path.name.startswith("._")
+    return is_table(path) and not path.name.startswith("._")
 
 
 def _get_status(path: Path) -> os.stat_result | None:
-    """Return the status of a file or folder, or None if there is nothing at the path.
+    """Return the status of a file or folder, or None if the path does not exist.
 
     Raises DataError if it cannot be read, for example because a link leads to itself.
     """
@@ -264,20 +323,20 @@ def _get_status(path: Path) -> os.stat_result | None:
 
 
 def _check_missing_target(path: Path) -> None:
-    """Raise DataError if a path may have led to data, but leads nowhere.
+    """Raise DataError if a path that may have been a table does not exist.
 
-    It is a link without a target, or a file that has been removed. Names with the suffix
-    of another kind of file are ignored.
+    The path is a broken link, or a file that was removed during reading. It cannot have
+    been a table if it has the suffix of another kind of file.
     """
     has_other_suffix = path.suffix != "" and not is_table(path)
     if has_other_suffix:
         return
-    if not path.is_symlink():
-        raise DataError(f"{show_text(path)} was removed while the data was read.")
-    raise DataError(
-        f"{show_text(path)} is a link to {show_text(os.readlink(path))}, where nothing"
-        " is: bring the data there, or remove the link."
-    )
+    if path.is_symlink():
+        raise DataError(
+            f"{show_text(path)} is a link to {show_text(os.readlink(path))}, which does"
+            " not exist: bring the data there, or remove the link."
+        )
+    raise DataError(f"{show_text(path)} was removed while the data was read.")
 
 
 def _check_regular_file(path: Path, status: os.stat_result) -> None:
@@ -290,7 +349,7 @@ def _check_regular_file(path: Path, status: os.stat_result) -> None:
 
 
 def _check_encoding_of_name(path: Path) -> None:
-    """Raise DataError if a path is not UTF-8: polars cannot open such a file."""
+    """Raise DataError if a path is not UTF-8, because polars cannot open the file."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -301,36 +360,39 @@ def _check_encoding_of_name(path: Path) -> None:
 
 
 def _check_table_format(folder: Path, names: set[str]) -> None:
-    """Raise DataError if a folder holds files that are no longer part of its table.
+    """Raise DataError if a folder is a table of another format, such as Delta.
 
-    `names` are the names of all files and folders in it.
+    Some files of such a table hold outdated rows. `names` are the names of all files and
+    folders in the folder.
     """
     for table_format in TABLE_FORMATS:
-        first_name = table_format.marker.partition("/")[0]
-        if first_name not in names:
+        # Most folders hold no marker. Looking at the names is faster than a search.
+        first_name_of_marker = table_format.marker.partition("/")[0]
+        if first_name_of_marker not in names:
             continue
-        markers = sorted(folder.glob(table_format.marker))
+        markers = list(folder.glob(table_format.marker))
         if markers:
+            # Iceberg numbers its metadata files, so the last name is that of the newest.
             newest = max(markers, key=lambda path: path.name)
-            export = table_format.export.format(folder=folder, metadata=newest)
+            export = table_format.explain_export(folder, newest)
             raise DataError(
                 f"{show_text(folder)} is {table_format.name}: it also holds files with"
-                " rows that were changed or removed. Export the rows that it has now, and"
-                f" read the export: {export}."
+                " outdated or deleted rows. Export the current rows, and read the export:"
+                f" {export}."
             )
 
 
 def _explain_unreadable(path: Path, error: OSError) -> DataError:
-    """Return an error that names a path, and the system's reason for not reading it."""
+    """Return the error for a path that the operating system refuses to read."""
     return DataError(f"{show_text(path)} cannot be read: {find_system_error(error)}.")
 
 
 def _list_paths(paths: list[Path], folder: Path) -> str:
-    """List the first paths for a note, and say how many more there are."""
-    shown = [
+    """List the first paths, relative to a folder, and say how many more there are."""
+    shown_paths = [
         show_text(path.relative_to(folder).as_posix()) for path in paths[:LISTED_FILES]
     ]
-    listed = ", ".join(shown)
+    listed = ", ".join(shown_paths)
     if len(paths) > LISTED_FILES:
         listed += f" and {len(paths) - LISTED_FILES} more"
     return listed
