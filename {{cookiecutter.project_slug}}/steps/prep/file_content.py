@@ -13,11 +13,13 @@ from csv_file import BLOCK_BYTES
 from sources import DataError
 from unpack import GZIP_START, ZIP_START, open_decompressed
 
+# This many bytes at the start of a file show what it is.
 START_BYTES = 512
+# At its end, a gzip file stores the size of the unpacked file in this many bytes.
 GZIP_SIZE_BYTES = 4
-# In bytes. polars needs twelve times the size of a line in memory.
+# In bytes. To read a line, polars needs twelve times its size in memory.
 LONGEST_LINE = 2**24
-# At intervals of this many bytes, some bytes are searched for the end of a line.
+# At intervals of this many bytes, a sample of a file is searched for the end of a line.
 LINE_END_INTERVAL = LONGEST_LINE // 2
 LINE_END_BYTES = 2**16
 
@@ -29,10 +31,12 @@ CONVERT_JSON = "convert it to CSV or Parquet, for example by pandas"
 
 @dataclass(frozen=True)
 class Signature:
-    """The first bytes of a kind of file, and advice on how to get its data as a table."""
+    """The first bytes of a kind of file, and advice on how to get a table from it."""
 
     start: bytes
+    #: The kind of file, such as "a PDF document".
     kind: str
+    #: What to do instead, to end a sentence.
     advice: str
 
 
@@ -86,7 +90,10 @@ BYTE_ORDER_MARKS = (
 
 
 def check_content(path: Path, name: str) -> None:
-    """Raise DataError if a file is empty, or if its first bytes are not those of a table."""
+    """Raise DataError if a file is empty, or if its first bytes show that it is no table.
+
+    Messages call the file `name`.
+    """
     with path.open("rb") as file:
         start = file.read(START_BYTES)
     if not start:
@@ -94,13 +101,15 @@ def check_content(path: Path, name: str) -> None:
     signature = _find_signature(start)
     if signature is not None:
         raise DataError(f"{name} is {signature.kind}, not a table: {signature.advice}.")
+    # The signature of a tar archive is not at its start.
     is_tar = start[257:262] == b"ustar"
     if is_tar:
         raise DataError(f"{name} is a tar archive, not a table: {UNPACK}.")
     if start.startswith(ZIP_START):
         _check_zipped(path, name)
     for mark in BYTE_ORDER_MARKS:
-        if start.startswith(mark * 2):
+        has_two_marks = start.startswith(mark * 2)
+        if has_two_marks:
             raise DataError(
                 f"{name} begins with two byte order marks (U+FEFF): delete one, or save"
                 " the file again as UTF-8."
@@ -108,19 +117,20 @@ def check_content(path: Path, name: str) -> None:
 
 
 def _find_signature(start: bytes) -> Signature | None:
-    """Return the signature with which a file starts, or None if it starts with none."""
+    """Return the signature with which a file starts; None if it may be a table."""
     for signature in SIGNATURES:
         if start.startswith(signature.start):
             return signature
     for signature in TEXT_SIGNATURES:
-        pattern = rb"(\xef\xbb\xbf)?\s*" + signature.start
+        byte_order_mark_and_spaces = rb"(\xef\xbb\xbf)?\s*"
+        pattern = byte_order_mark_and_spaces + signature.start
         if re.match(pattern, start, re.IGNORECASE):
             return signature
     return None
 
 
 def _check_zipped(path: Path, name: str) -> None:
-    """Raise DataError if a zip archive is a workbook."""
+    """Raise DataError if a zip archive is a workbook, such as an .xlsx file."""
     with zipfile.ZipFile(path) as archive:
         members = set(archive.namelist())
     for member, kind in WORKBOOKS.items():
@@ -129,47 +139,56 @@ def _check_zipped(path: Path, name: str) -> None:
 
 
 def check_line_lengths(path: Path, name: str) -> None:
-    """Raise DataError if a line of a file is too long for polars to read it.
+    """Raise DataError if a line of a CSV file is too long for polars to read it.
 
-    Files that polars cannot unpack are read by Python's csv module, which has a limit of
-    its own.
+    Messages call the file `name`. Python's csv module, which reads files that polars
+    cannot unpack, such as .bz2, has a limit of its own.
     """
-    if _count_unpacked_bytes(path) <= LONGEST_LINE or _has_regular_line_ends(path):
+    # Nearly all files pass one of these quick checks.
+    if _count_unpacked_bytes(path) <= LONGEST_LINE or _lines_are_surely_short(path):
         return
 
-    start_of_line = 0
-    end_of_block = 0
+    # These are positions in the unpacked file, in bytes.
+    line_start = 0
+    block_end = 0
     with open_decompressed(path) as file:
         for block in iter(partial(file.read, BLOCK_BYTES), b""):
             line_end = block.rfind(b"\n")
             if line_end < 0:
+                # Lines of old Mac files end with a carriage return alone.
                 line_end = block.rfind(b"\r")
             if line_end >= 0:
-                start_of_line = end_of_block + line_end + 1
-            end_of_block += len(block)
-            if end_of_block - start_of_line > LONGEST_LINE:
+                line_start = block_end + line_end + 1
+            block_end += len(block)
+            if block_end - line_start > LONGEST_LINE:
                 raise DataError(
                     f"{name} has a line of more than {LONGEST_LINE // 2**20} MB, which"
-                    f" begins at byte {start_of_line}: it is too long to be read as a row"
-                    " of a table."
+                    f" begins at byte {line_start}: it is too long to be read as a row of"
+                    " a table."
                 )
 
 
-def _has_regular_line_ends(path: Path) -> bool:
-    """Return whether lines end at regular intervals, so that no line can be too long.
+def _lines_are_surely_short(path: Path) -> bool:
+    """Return whether samples of a file show that no line can be too long.
 
-    If the file is not packed, only a small part of it is read.
+    A line of LONGEST_LINE bytes would fill at least one of the samples, which are taken at
+    intervals of half that length. Unless the file is packed, the rest of it is not read.
     """
     with open_decompressed(path) as file:
-        while block := file.read(LINE_END_BYTES):
-            if b"\n" not in block and b"\r" not in block:
+        while sample := file.read(LINE_END_BYTES):
+            has_line_end = b"\n" in sample or b"\r" in sample
+            if not has_line_end:
                 return False
-            file.seek(LINE_END_INTERVAL - len(block), os.SEEK_CUR)
+            file.seek(LINE_END_INTERVAL - len(sample), os.SEEK_CUR)
     return True
 
 
 def _count_unpacked_bytes(path: Path) -> int:
-    """Return the size of a file, or the unpacked size that gzip stores in its last bytes."""
+    """Return the size of a file in bytes; for gzip, the size of the unpacked file.
+
+    gzip stores the unpacked size in its last bytes. For other packed files, such as .bz2,
+    the result is the packed size.
+    """
     with path.open("rb") as file:
         is_gzip = file.read(len(GZIP_START)) == GZIP_START
         size = file.seek(0, os.SEEK_END)
