@@ -63,8 +63,8 @@ EXPECTATIONS = {
     "Body Mass (g)": {"min": 1000, "max": 9000},
 }
 VIOLATIONS = (
-    "note: violation: the column 'Sex' has no value in 10 of 301 rows (3.32%), more than"
-    " the share of 0.01 that may be missing; the first is line 4 of PAL0708.csv.\n"
+    "note: violation: the column 'Sex' has no value in 10 of 301 rows (3.32%), but the"
+    " share of such rows may be at most 0.01; the first is line 4 of PAL0708.csv.\n"
     "note: violation: the column 'Individual ID', which must be unique, repeats an earlier"
     " value in 120 of 301 rows; the first such value is 'N21A1', in line 2 of"
     " PAL0809.csv."

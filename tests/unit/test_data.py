@@ -372,11 +372,11 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     ),
     "a lone number far from the others": (
         "x,z\n" + "".join(f"1,{i % 70}\n" for i in range(300)) + "1,9998\n1,5\n",
-        "'z' holds 9998 in line 302 of a.csv, and otherwise numbers from 0 to 69",
+        "'z' holds 9998 in line 302 of a.csv, while all other numbers are between 0 and 69",
     ),
     "two numbers far from the others": (
         {"a.parquet": pl.DataFrame({"z": [*range(300), -(10**6), -(10**7)]})},
-        "'z' holds -10000000 in row 302 of a.parquet, and 1 more far from all others",
+        "'z' holds -10000000 in row 302 of a.parquet, and 1 more far from the others",
     ),
     "ids that repeat": (
         "x,customer_id\n" + "".join(f"1,C-{i % 30}\n" for i in range(90)),
@@ -771,7 +771,7 @@ FEATURES: dict[str, tuple[Any, str]] = {
     "drops the target": (lambda t: t.drop("y"), "leaves out the column 'y'"),
     "makes a struct": (
         lambda t: t.with_columns(s=pl.struct("x", "y")),
-        "makes the column 's' of type Struct",
+        "gives the column 's' the type Struct",
     ),
     "reads a column that is not there": (
         lambda t: t.with_columns(s=pl.col("size") * 2),

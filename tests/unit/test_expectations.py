@@ -57,7 +57,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "age",
         {"min": 0},
         (
-            "the column 'age' is below the min of 0 in 1 of 4 rows; the first such value is"
+            "the column 'age' is below the minimum of 0 in 1 of 4 rows; the first such value is"
             " -5, in line 3 of customers.csv."
         ),
     ),
@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "age",
         {"min": -10, "max": 50},
         (
-            "the column 'age' is above the max of 50 in 2 of 4 rows; the first such value is"
+            "the column 'age' is above the maximum of 50 in 2 of 4 rows; the first such value is"
             " 51, in line 4 of customers.csv; the largest is 130."
         ),
     ),
@@ -73,7 +73,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "score",
         {"min": 0.5},
         (
-            "the column 'score' is below the min of 0.5 in 1 of 4 rows; the first such value"
+            "the column 'score' is below the minimum of 0.5 in 1 of 4 rows; the first such value"
             " is 0.25, in line 3 of customers.csv."
         ),
     ),
@@ -81,24 +81,24 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "plan",
         {"values": ["free", "pro", "team"]},
         (
-            "the column 'plan' is none of the values free, pro, team in 1 of 4 rows; the first"
-            " other value is 'Pro', in line 4 of customers.csv."
+            "the column 'plan' has other values than free, pro, team in 1 of 4 rows; the first"
+            " is 'Pro', in line 4 of customers.csv."
         ),
     ),
     "values of integers": (
         "id",
         {"values": [1, 2, 3]},
         (
-            "the column 'id' is none of the values 1, 2, 3 in 1 of 4 rows; the first other"
-            " value is 4, in line 5 of customers.csv."
+            "the column 'id' has other values than 1, 2, 3 in 1 of 4 rows; the first is 4, in"
+            " line 5 of customers.csv."
         ),
     ),
     "missing": (
         "email",
         {"missing": 0.49},
         (
-            "the column 'email' has no value in 2 of 4 rows (50.00%), more than the share of"
-            " 0.49 that may be missing; the first is line 3 of customers.csv."
+            "the column 'email' has no value in 2 of 4 rows (50.00%), but the share of such"
+            " rows may be at most 0.49; the first is line 3 of customers.csv."
         ),
     ),
     "unique": (
@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "signed_up",
         {"min": "2015-01-01"},
         (
-            "the column 'signed_up' is below the min of 2015-01-01 in 1 of 4 rows; the first"
+            "the column 'signed_up' is below the minimum of 2015-01-01 in 1 of 4 rows; the first"
             " such value is 2014-12-31, in line 4 of customers.csv."
         ),
     ),
@@ -246,7 +246,7 @@ def test_the_first_row_is_found_wherever_it_is(tmp_path: Path) -> None:
     options = {"text_format": text_format, "ignore": ["y"]}
     assert find_violations(raw, rules, **options) == [
         (
-            "the column 'x' is below the min of 0 in 2 of 12005 rows; the first such value is"
+            "the column 'x' is below the minimum of 0 in 2 of 12005 rows; the first such value is"
             " -1, in line 4 of b.csv; the smallest is -2.0."
         ),
     ]
@@ -319,7 +319,7 @@ def test_lines_are_those_of_pythons_csv(
     line = number_lines(text, skipped_lines or start.count("sep="))[str(min(numbers))]
     place = f"in line {line} of {name}"
     assert report["violations"][0].endswith(f"-1000000000, {place}.")
-    assert f"column 'x' holds -1000000000 {place}, and" in "".join(report["notes"])
+    assert f"column 'x' holds -1000000000 {place}, while" in "".join(report["notes"])
 
 
 def test_many_small_files(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_many_small_files(tmp_path: Path) -> None:
             " rows; the first such value is 1, in line 2 of part001.csv."
         ),
         (
-            "the column 'id' is above the max of 70 in 59 of 200 rows; the first such value is"
+            "the column 'id' is above the maximum of 70 in 59 of 200 rows; the first such value is"
             " 71, in line 3 of part070.csv; the largest is 100."
         ),
     ]
@@ -416,9 +416,7 @@ def test_fractions_where_the_training_data_had_integers_break_values(
     report = prepare_for_model(
         raw, tmp_path / "out", model, expectations={"age": {"values": [34, 51]}}
     )
-    assert (
-        "the first other value is 34.5, in line 2 of a.csv" in report["violations"][0]
-    )
+    assert "the first is 34.5, in line 2 of a.csv" in report["violations"][0]
 
 
 def test_violations_come_first_in_the_report(tmp_path: Path) -> None:
@@ -426,7 +424,7 @@ def test_violations_come_first_in_the_report(tmp_path: Path) -> None:
     report = prepare(raw, tmp_path / "out", expectations={"<b>": {"min": 0}})
     page = render_report(report)
     assert "<b>" not in page
-    assert page.index("is below the min of 0") < page.index("Worth a look")
+    assert page.index("is below the minimum of 0") < page.index("Worth a look")
     with pytest.raises(DataError, match="violates a rule of data.expect"):
         stop_at_violations(report, tmp_path)
     stop_at_violations(prepare(raw, tmp_path / "out"), tmp_path)

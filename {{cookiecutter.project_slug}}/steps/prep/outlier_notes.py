@@ -1,7 +1,7 @@
 """Write notes on a few numbers that are far from all other numbers of their column.
 
-Most of them are typing errors, or stand for a missing value. One such number can spoil a
-mean, and with it the features and the models that use one.
+Most such numbers are typing errors, or stand for a missing value. One of them can spoil a
+mean, and with it the features and the models that use a mean.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sources import NUMBER, TYPE_NAMES, Note, Source, get_type_name
 from violations import describe_place
 
 NUMERIC_TYPES = [get_type_name(dtype) for dtype in TYPE_NAMES if dtype.is_numeric()]
-# In a column with fewer values, nothing can be said about what is usual.
+# In a column with fewer values than this, it is not clear what is usual.
 MIN_VALUES = 50
-# If more rows than this have numbers far from the others, they are no exceptions.
-MOST_OUTLIERS = 3
-# An outlier is at least this many interquartile ranges away from the median.
+# If more numbers than this are far from the others, they are not exceptions.
+MAX_OUTLIERS = 3
+# An outlier is more than this many interquartile ranges away from the median.
 FAR_AWAY = 20
 
 
@@ -28,30 +28,35 @@ FAR_AWAY = 20
 class Scale:
     """A scale that is linear around the median of a column, and logarithmic far from it.
 
-    It is the inverse hyperbolic sine of the distance to the median in interquartile
-    ranges. Numbers that grow exponentially, such as incomes and populations, have about
-    equal distances on it, so their largest one does not look like an outlier.
+    A position on the scale is the inverse hyperbolic sine of the distance to the median,
+    measured in interquartile ranges. Numbers that grow exponentially, such as incomes and
+    populations, have about equal distances on this scale, so that the largest of them does
+    not look like an outlier.
     """
 
     median: float
     interquartile_range: float
 
     def convert(self, number: float) -> float:
-        """Return the position of a number on the scale."""
+        """Return the position of a number on the scale. The median is at 0."""
         return asinh((number - self.median) / self.interquartile_range)
+
+    def is_far_away(self, number: float) -> bool:
+        """Return whether a number is too far from the median to be a usual one."""
+        distance = abs(number - self.median)
+        return distance > FAR_AWAY * self.interquartile_range
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """Numbers of a column that are far from its others.
-
-    `count` rows have one, and `farthest` is the one that is farthest from the others,
-    which lie between `smallest` and `largest`.
-    """
+    """Numbers at one end of a column that are far from all other numbers of the column."""
 
     column: str
+    #: The number of outliers.
     count: int
+    #: The outlier that is farthest from the other numbers.
     farthest: float
+    #: The smallest and the largest of the other numbers.
     smallest: float
     largest: float
 
@@ -63,16 +68,18 @@ def note_outliers(
     skipped_names: Collection[str | None],
     sources: Sequence[Source],
 ) -> list[Note]:
-    """Return notes on columns with outliers, with the place of the farthest one.
+    """Return notes on columns with outliers, with the place of the most extreme outlier.
 
-    `table` has the prepared rows, `sample` some of them, and `columns` the statistics of
-    each column. Columns in `skipped_names` get no note.
+    `table` has the prepared rows, and `sample` some of these rows. `columns` has the
+    statistics of each column, such as its `smallest` number. Columns in `skipped_names` get
+    no note. These may include None, which stands for notes on no column.
     """
     scales: dict[str, Scale] = {}
     for name, statistics in columns.items():
         if name in skipped_names or statistics["type"] not in NUMERIC_TYPES:
             continue
-        scale = measure_scale(sample[name].alias("value"))
+        # polars reads a name such as `^a$` as a pattern, so the numbers get another name.
+        scale = measure_scale(sample[name].alias("number"))
         if scale is not None:
             scales[name] = scale
     return [
@@ -82,15 +89,25 @@ def note_outliers(
 
 
 def measure_scale(numbers: pl.Series) -> Scale | None:
-    """Return the scale of a column; None if too few of its numbers differ."""
+    """Measure the median and the interquartile range of a column.
+
+    Returns None if the column has fewer than MIN_VALUES numbers, or if the middle half of
+    them has no finite, positive range.
+    """
     numbers = numbers.cast(NUMBER).drop_nulls().drop_nans()
     if len(numbers) < MIN_VALUES:
         return None
-    quartiles = [numbers.quantile(share) for share in (0.25, 0.5, 0.75)]
-    lower, median, upper = [float(q) for q in quartiles if q is not None]
-    interquartile_range = upper - lower
-    # The difference is 0 if at least half of the numbers are equal, and not finite if
-    # most of them are infinite.
+    lower_quartile = numbers.quantile(0.25)
+    median = numbers.quantile(0.5)
+    upper_quartile = numbers.quantile(0.75)
+    # polars returns None only for a column without numbers.
+    assert lower_quartile is not None
+    assert median is not None
+    assert upper_quartile is not None
+
+    interquartile_range = upper_quartile - lower_quartile
+    # The range is 0 if at least half of the numbers are equal, and it is not finite if many
+    # of them are infinite.
     if not 0 < interquartile_range < float("inf"):
         return None
     return Scale(median, interquartile_range)
@@ -103,44 +120,33 @@ def find_outliers(
 ) -> list[Outliers]:
     """Find the outliers at either end of each column that has a scale.
 
-    Up to MOST_OUTLIERS numbers at an end of a column are outliers if they are far from
-    the median, and if the gap between them and all other numbers is wider than the range
-    of these others. This is Dixon's ratio of the gap to the whole range, which is then
-    above one half (W. J. Dixon, "Analysis of extreme values", Annals of Mathematical
-    Statistics 21, 1950). Distances are measured on the scale of the column.
+    Up to MAX_OUTLIERS numbers at an end of a column are outliers if they are far from the
+    median, and if the gap between them and all other numbers is wider than the range of
+    these others. In other words, Dixon's ratio of the gap to the whole range is above one
+    half (W. J. Dixon, "Analysis of extreme values", Annals of Mathematical Statistics 21,
+    1950). The gap and the range are measured on the scale of the column.
     """
     ends: list[tuple[str, str]] = []
     for name, scale in scales.items():
         for end in ("smallest", "largest"):
-            distance = abs(float(columns[name][end]) - scale.median)
-            if distance > FAR_AWAY * scale.interquartile_range:
+            if scale.is_far_away(float(columns[name][end])):
                 ends.append((name, end))
     if not ends:
         return []
 
-    positions = {name: position for position, name in enumerate(columns)}
-    aggregations = []
-    for number, (name, end) in enumerate(ends):
-        values = pl.nth(positions[name]).cast(NUMBER).drop_nulls().drop_nans()
-        shown = MOST_OUTLIERS + 1
-        extremes = values.top_k(shown) if end == "largest" else values.bottom_k(shown)
-        aggregations.append(extremes.implode().alias(str(number)))
-    row = table.select(aggregations).collect(engine="streaming").row(0)
-
     all_outliers = []
-    for (name, end), extremes in zip(ends, row, strict=True):
-        # The number that is farthest from the others comes first.
-        farthest_first = sorted(extremes, reverse=end == "largest")
+    for (name, end), extremes in zip(ends, _read_extremes(table, ends, list(columns))):
         opposite_end = "smallest" if end == "largest" else "largest"
         opposite = float(columns[name][opposite_end])
-        count = count_outliers(farthest_first, opposite, scales[name])
+        count = count_outliers(extremes, opposite, scales[name])
         if count:
-            smallest, largest = sorted([farthest_first[count], opposite])
+            # The first number that is no outlier is the end of the others.
+            smallest, largest = sorted([extremes[count], opposite])
             all_outliers.append(
                 Outliers(
                     column=name,
                     count=count,
-                    farthest=farthest_first[0],
+                    farthest=extremes[0],
                     smallest=smallest,
                     largest=largest,
                 )
@@ -148,53 +154,88 @@ def find_outliers(
     return all_outliers
 
 
+def _read_extremes(
+    table: pl.LazyFrame, ends: Sequence[tuple[str, str]], names: Sequence[str]
+) -> list[list[float]]:
+    """Return the first few numbers at each end of a column, the most extreme one first.
+
+    An end is the name of a column, and "smallest" or "largest". `names` are the names of
+    all columns of the table. All numbers are read in one pass over the rows.
+    """
+    number_count = MAX_OUTLIERS + 1
+    aggregations = []
+    for i, (name, end) in enumerate(ends):
+        # The column is selected by its position, because polars would treat a name such as
+        # `^a$` as a pattern.
+        numbers = pl.nth(names.index(name)).cast(NUMBER).drop_nulls().drop_nans()
+        if end == "largest":
+            extremes = numbers.top_k(number_count)
+        else:
+            extremes = numbers.bottom_k(number_count)
+        aggregations.append(extremes.implode().alias(str(i)))
+    row = table.select(aggregations).collect(engine="streaming").row(0)
+    return [
+        sorted(extremes, reverse=end == "largest")
+        for (_, end), extremes in zip(ends, row, strict=True)
+    ]
+
+
 def count_outliers(extremes: Sequence[float], opposite: float, scale: Scale) -> int:
     """Return how many of the numbers at one end of a column are outliers.
 
-    `extremes` begin with the farthest number and end with one that is no outlier;
-    `opposite` is the number at the other end of the column. For example, 1 number is an
-    outlier if `extremes` is [9e9, 812, 790, 777] and `opposite` is 3.
+    The first numbers are outliers if the gap behind them is wider than the range of all
+    other numbers. `extremes` begin with the most extreme number. `opposite` is the number
+    at the other end of the column. For example, there is 1 outlier if `extremes` is
+    [9e9, 812, 790, 777] and `opposite` is 3.
     """
-    converted = [scale.convert(number) for number in extremes]
-    for count in range(1, len(converted)):
-        gap = abs(converted[count - 1] - converted[count])
-        range_of_others = abs(converted[count] - scale.convert(opposite))
-        is_far = (
-            abs(extremes[count - 1] - scale.median)
-            > FAR_AWAY * scale.interquartile_range
-        )
-        if is_far and gap > range_of_others:
+    # The gap and the range are compared on the scale, so that exponential growth does not
+    # look like a gap.
+    positions = [scale.convert(number) for number in extremes]
+    opposite_position = scale.convert(opposite)
+    for count in range(1, len(extremes)):
+        last_outlier = count - 1
+        first_other = count
+        gap = abs(positions[last_outlier] - positions[first_other])
+        range_of_others = abs(positions[first_other] - opposite_position)
+        if scale.is_far_away(extremes[last_outlier]) and gap > range_of_others:
             return count
     return 0
 
 
 def _describe_outliers(outliers: Outliers, sources: Sequence[Source]) -> str:
-    """Return the sentences of a note, with the place of the farthest number."""
-    place = _find_number(outliers.column, outliers.farthest, sources)
-    number = f"{outliers.farthest:.15g}{place}"
-    usual_range = f"{outliers.smallest:.15g} to {outliers.largest:.15g}"
+    """Return the text of a note, with the place of the most extreme outlier."""
+    farthest = f"{outliers.farthest:.15g}"
+    place = _find_place_of_number(outliers.column, outliers.farthest, sources)
+    if place is not None:
+        farthest += f" in {place}"
+    usual_range = f"{outliers.smallest:.15g} and {outliers.largest:.15g}"
     if outliers.count == 1:
         return (
-            f"column '{outliers.column}' holds {number}, and otherwise numbers from"
-            f" {usual_range}: if it is a mistake, correct it or replace it by null in"
-            " features() in prep.py."
+            f"column '{outliers.column}' holds {farthest}, while all other numbers are"
+            f" between {usual_range}. If it is a mistake, correct it, or replace it with"
+            " null in features() in prep.py."
         )
     return (
-        f"column '{outliers.column}' holds {number}, and {outliers.count - 1} more far"
-        f" from all others, which are {usual_range}: if they are mistakes, correct them or"
-        " replace them by null in features() in prep.py."
+        f"column '{outliers.column}' holds {farthest}, and {outliers.count - 1} more far"
+        f" from the others, which are between {usual_range}. If they are mistakes, correct"
+        " them, or replace them with null in features() in prep.py."
     )
 
 
-def _find_number(name: str, number: float, sources: Sequence[Source]) -> str:
-    """Return the first place of a number, such as " in line 7 of a.csv", or ""."""
+def _find_place_of_number(
+    name: str, number: float, sources: Sequence[Source]
+) -> str | None:
+    """Return where a number first occurs in a column, such as "line 7 of a.csv".
+
+    Returns None if no file has the number, because features() in prep.py computed it.
+    """
     for source in sources:
         column = source.columns.get(name)
         if column is None or column.type is None:
             continue
         is_number = column.values.cast(NUMBER, strict=False) == number
         rows = source.frame.select(is_number=is_number).with_row_index("row")
-        first = rows.filter("is_number").head(1).collect(engine="streaming")
-        if not first.is_empty():
-            return f" in {describe_place(source, first['row'][0])}"
-    return ""
+        first_row = rows.filter("is_number").head(1).collect(engine="streaming")
+        if not first_row.is_empty():
+            return describe_place(source, first_row["row"][0])
+    return None

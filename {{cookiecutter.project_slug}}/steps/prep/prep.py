@@ -85,11 +85,13 @@ from text_values import USUAL_FORMAT, TextFormat, check_date_formats
 from violations import CheckResult, evaluate_checks
 from write_parts import MetadataFunction, PartWriter, write_parts
 
-SHOWN_NOTES = 20  # on the screen; all are in the report
-# Azure ML limits the number of metrics that a run can have.
-MOST_METRICS = 100
+# This many notes are printed. The report has all of them.
+SHOWN_NOTES = 20
+# Azure ML limits the number of metrics that a run can have, so no more are logged.
+MAX_METRICS = 100
 
-# The rules of data.expect in settings.yml, by column and by the name of the rule.
+# The rules of data.expect in settings.yml, by the name of the column and then by that of the
+# rule.
 Expectations = Mapping[str, Mapping[str, Any]]
 NO_EXPECTATIONS: Expectations = MappingProxyType({})
 
@@ -97,8 +99,8 @@ NO_EXPECTATIONS: Expectations = MappingProxyType({})
 def features(table: pl.LazyFrame) -> pl.LazyFrame:
     """Add your own features as new columns, and keep all rows.
 
-    It is called for training and for scoring. When scoring, there is no target. For
-    example: `return table.with_columns(area=pl.col("length") * pl.col("width"))`
+    This function is called for training and for scoring. When scoring, there is no target.
+    For example: `return table.with_columns(area=pl.col("length") * pl.col("width"))`
     """
     return table
 
@@ -117,10 +119,11 @@ def prepare(
     """Write `raw` as Parquet parts into the folder `prepared`, and return a report.
 
     With a `target`, rows without a value in it are left out. With neither a target nor
-    `keys`, a first column `row` numbers the rows. The column `group`, whose rows train
-    keeps together, is prepared like a feature; the report names its role. Rules of
-    `expectations` that the rows break are `violations` in the report. Raises DataError if
-    the data cannot be prepared.
+    `keys`, a column `row` with the number of the row is added in front. The train step keeps
+    rows with equal values in the column `group` together. Here, it is prepared like any
+    feature, and only its role in the report differs. The report lists the rules of
+    `expectations` that the data breaks under `violations`. Raises DataError if the data
+    cannot be prepared.
     """
     roles = ColumnRoles(target, keys, ignore, group)
     roles = add_rules_for_training(roles, expectations)
@@ -128,10 +131,13 @@ def prepare(
     def create_metadata(
         sources: list[Source], types: Mapping[str, pl.DataType]
     ) -> dict[str, str]:
+        """Return the schema, which the train step saves with the model."""
         schema = build_training_schema(sources, types, roles, text_format)
         return {"schema": json.dumps(schema)}
 
-    return _prepare(raw, prepared, roles, rows_per_part, text_format, create_metadata)
+    return _write_and_report(
+        raw, prepared, roles, rows_per_part, text_format, create_metadata
+    )
 
 
 def prepare_for_model(
@@ -146,10 +152,10 @@ def prepare_for_model(
 ) -> dict[str, Any]:
     """Prepare new data for the registered model that will score it, and return a report.
 
-    The data is read by the model's schema. Where settings.yml differs from it, in `keys`,
-    `ignore` or `text_settings`, the report has a note. Each part names the model's version
-    and the keys, for the score step. Raises DataError if the data cannot be prepared, or
-    does not fit the model.
+    The data is read according to the model's schema, which says how its training data was
+    read. The report has a note for each of `keys`, `ignore` and `text_settings`, the
+    settings of settings.yml, that differs from the schema. Raises DataError if the data
+    cannot be prepared, or does not fit the model.
     """
     roles, notes = choose_roles(model, keys, ignore)
     target = None if model.schema is None else model.schema.target
@@ -157,16 +163,19 @@ def prepare_for_model(
     text_format, notes_on_text = choose_text_format(model, text_settings or {})
 
     def create_metadata(
-        sources: list[Source], types: Mapping[str, pl.DataType]
+        _sources: list[Source], _types: Mapping[str, pl.DataType]
     ) -> dict[str, str]:
+        """Return the model's version and the keys, which the score step needs."""
         return {"model_version": model.version, "keys": json.dumps(list(roles.keys))}
 
-    report = _prepare(raw, prepared, roles, rows_per_part, text_format, create_metadata)
+    report = _write_and_report(
+        raw, prepared, roles, rows_per_part, text_format, create_metadata
+    )
     report["notes"] = notes + notes_on_text + report["notes"]
     return report
 
 
-def _prepare(
+def _write_and_report(
     raw: Path,
     prepared: Path,
     roles: ColumnRoles,
@@ -174,7 +183,10 @@ def _prepare(
     text_format: TextFormat,
     create_metadata: MetadataFunction,
 ) -> dict[str, Any]:
-    """Write `raw` as Parquet parts with metadata, and return a report."""
+    """Write `raw` as Parquet parts with metadata, and return a report.
+
+    The report also has the results of the rules of `data.expect`, if there are any.
+    """
     check_date_formats(text_format)
     with TemporaryDirectory() as scratch:
         writer = PartWriter(
@@ -182,19 +194,25 @@ def _prepare(
             scratch=Path(scratch),
             rows_per_part=rows_per_part,
             roles=roles,
+            # The function that the user may change, at the top of this file.
             add_features=features,
             create_metadata=create_metadata,
         )
         written = write_parts(raw, text_format, writer)
+        # The report comes first, because it raises an error if there are no rows to check.
         report = build_report(written, prepared, roles)
         results = evaluate_checks(
             written.sources, written.checks, written.summary, writer.hashes_file
         )
-        return {**describe_results(results), **report}
+        return report | describe_results(results)
 
 
 def describe_results(results: Sequence[CheckResult]) -> dict[str, Any]:
-    """Return the violations, and how many rows break each rule, for the report."""
+    """Return the part of the report on the rules of `data.expect`.
+
+    These are a sentence on each rule that is violated, and the number of rows that break
+    each rule.
+    """
     return {
         "violations": [result.violation for result in results if result.violation],
         "rows_against_rules": {result.name: result.rows for result in results},
@@ -204,49 +222,54 @@ def describe_results(results: Sequence[CheckResult]) -> dict[str, Any]:
 def write_report(report: dict[str, Any], folder: Path) -> None:
     """Write the report as `report.json` and as `report.html` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
+    text_by_name = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False),
         "report.html": render_report(report),
     }
-    for name, text in texts.items():
+    for name, text in text_by_name.items():
         # The file is renamed when it is complete, so that nobody reads half a report.
         unfinished = folder / f".{name}"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, folder / name)
 
 
-def log_figures(report: dict[str, Any]) -> None:
-    """Log to MLflow how many rules are violated, and how many rows break each rule."""
-    # MLflow takes long to import, and prep without rules does not need it.
+def log_violations(report: dict[str, Any]) -> None:
+    """Log to MLflow how many rules are violated, and how many rows break each rule.
+
+    If there are more than MAX_METRICS metrics, the last rules are not logged.
+    """
+    # MLflow is slow to import, and prep without rules does not need it.
     import mlflow
 
     metrics: dict[str, float] = {"violations": len(report["violations"])}
-    for rule, rows in report["rows_against_rules"].items():
-        if len(metrics) == MOST_METRICS:
-            break
-        # MLflow allows no other characters in the name of a metric.
+    for rule, broken_rows in report["rows_against_rules"].items():
+        # MLflow allows only these characters in the name of a metric.
         name = re.sub(r"[^\w .:/-]", "_", f"rows against {rule}")
-        metrics[name] = rows
+        metrics[name] = broken_rows
+    logged_metrics = dict(list(metrics.items())[:MAX_METRICS])
     with mlflow.start_run():
-        mlflow.log_metrics(metrics)
+        mlflow.log_metrics(logged_metrics)
 
 
 def stop_at_violations(report: dict[str, Any], folder: Path) -> None:
     """Raise DataError if the data violates a rule. The message names the report's folder."""
-    count = len(report["violations"])
-    if not count:
+    violation_count = len(report["violations"])
+    if not violation_count:
         return
-    rules = "a rule" if count == 1 else f"{count} rules"
+    rules = "a rule" if violation_count == 1 else f"{violation_count} rules"
     raise DataError(
-        f"The data violates {rules} of data.expect in settings.yml, see the notes above"
-        f" and report.html in {folder}. The pipeline ends here, as data.on_violation is"
-        " 'stop'. Correct the data, or the rules if they are wrong. To continue anyway:"
-        " --set on_violation=warn"
+        f"The data violates {rules} of data.expect in settings.yml: see the notes above and"
+        f" report.html in {folder}. The pipeline ends here, because data.on_violation is"
+        " 'stop'. Correct the data, or the rules if they are wrong. To continue anyway, run"
+        " the pipeline with --set on_violation=warn."
     )
 
 
 def print_summary(report: dict[str, Any]) -> None:
-    """Print the violations, the first notes, and the numbers of rows."""
+    """Print the violations, the first notes, and the numbers of rows.
+
+    Lines that begin with "note:" also appear in the list of notes at the end of a run.
+    """
     for violation in report["violations"]:
         # The error that may end prep is printed to another stream. Without flushing, it
         # could appear before the violations that it mentions.
@@ -254,21 +277,22 @@ def print_summary(report: dict[str, Any]) -> None:
     notes = report["notes"]
     for note in notes[:SHOWN_NOTES]:
         print(f"note: {note}")
-    hidden = len(notes) - SHOWN_NOTES
-    if hidden == 1:
+    hidden_count = len(notes) - SHOWN_NOTES
+    if hidden_count == 1:
         print("note: 1 more note is in the data report.")
-    elif hidden > 1:
-        print(f"note: {hidden} more notes are in the data report.")
+    elif hidden_count > 1:
+        print(f"note: {hidden_count} more notes are in the data report.")
     print(f"{report['rows_in']} rows read, {report['rows_out']} prepared")
 
 
 def parse_text_settings(text: str) -> dict[str, Any]:
-    """Parse the settings for reading text from JSON.
+    """Parse the settings on the text of CSV files from JSON.
 
-    Raises ValueError if the text is not JSON, and TypeError if it has other settings.
+    Raises ValueError if `text` is not JSON, and TypeError if it has other settings. argparse
+    turns both into an error message.
     """
     settings: dict[str, Any] = json.loads(text)
-    # Errors that are raised here are reported by argparse.
+    # This checks the names of the settings.
     TextFormat.from_settings(settings)
     return settings
 
@@ -281,7 +305,7 @@ def main() -> None:
         write_report(report, args.report)
         print_summary(report)
         if args.expect:
-            log_figures(report)
+            log_violations(report)
         if args.on_violation == "stop":
             stop_at_violations(report, args.report)
     except DataError as error:
@@ -291,29 +315,44 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line. Its options are the settings below `data` in settings.yml."""
     parser = argparse.ArgumentParser(
         description="Prepare raw CSV and Parquet files for training or for scoring."
     )
-    parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--raw", type=Path, required=True, help="a file or a folder")
+    parser.add_argument("--prepared", type=Path, required=True, help="folder to write")
+    parser.add_argument("--report", type=Path, required=True, help="folder to write")
     parser.add_argument("--target")
     parser.add_argument("--keys", nargs="*", default=[])
     parser.add_argument("--ignore", nargs="*", default=[])
-    parser.add_argument("--group")
+    parser.add_argument("--group", help="rows with equal values stay together")
     parser.add_argument("--rows-per-part", type=int, default=100_000)
-    parser.add_argument("--text-format", type=parse_text_settings, default={})
-    parser.add_argument("--expect", type=parse_expectations, default={})
+    parser.add_argument(
+        "--text-format",
+        type=parse_text_settings,
+        default={},
+        help='how text is written, as JSON, such as \'{"decimal": ","}\'',
+    )
+    parser.add_argument(
+        "--expect",
+        type=parse_expectations,
+        default={},
+        help='rules of the columns, as JSON, such as \'{"age": {"min": 0}}\'',
+    )
     parser.add_argument("--on-violation", choices=["warn", "stop"], default="stop")
-    # For scoring: the registered model by whose schema the data is read.
-    parser.add_argument("--model-name")
-    parser.add_argument("--model-version", default="latest")
+    parser.add_argument(
+        "--model-name",
+        help="registered model to score with, whose schema says how to read the data",
+    )
+    parser.add_argument("--model-version", default="latest", help="a number or latest")
     return parser.parse_args()
 
 
 def prepare_by_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Prepare data for training, or for the model that the arguments name."""
+    """Prepare data for training, or for scoring if the arguments name a model.
+
+    Returns the report. Raises DataError if the data cannot be prepared.
+    """
     if not args.model_name:
         return prepare(
             raw=args.raw,

@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from schema import FILE_SETTINGS, ModelSchema, parse_schema
+from schema import ADDED_SETTINGS, FILE_SETTINGS, ModelSchema, parse_schema
 from sources import ColumnRoles, DataError
 from text_values import TextFormat, format_setting
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version of a registered model. `schema` is None if the model has none."""
+    """A version of a registered model, and how its training data was read.
+
+    `schema` is None if the model has none, because an older version of this project trained
+    it.
+    """
 
     name: str
     version: str
@@ -27,45 +31,63 @@ class RegisteredModel:
 
 
 def find_registered_model(name: str, version: str) -> RegisteredModel:
-    """Look up the version of a model that the score step will use.
+    """Look up the version of a registered model that the score step will use.
 
-    `version` is a number or "latest". Raises DataError if there is no such version, or
-    if its files are missing.
+    `version` is a number or "latest". Raises DataError if there is no such version, or if
+    its files are missing.
     """
     # MLflow is slow to import, and is not needed to prepare training data.
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         if version == "latest":
-            # Without any version, MLflow reports below that "latest" does not exist.
+            # If the model has no version, "latest" is kept. Then the download fails, and
+            # its error is explained.
             version = _find_latest_version(name) or version
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
+        folder = _download_model(name, version)
     except (MlflowException, OSError) as error:
-        # MLflow has no error code for files that are gone, only this text.
-        files_are_gone = isinstance(error, OSError) or "No such artifact" in str(error)
-        if files_are_gone:
-            raise DataError(
-                f"The model {name}, version {version}, cannot be loaded: its files are"
-                " gone. Train again with --set register=always, or pin another version"
-                f" by scoring.model_version. ({error})"
-            ) from None
-        newest = _find_newest_version(name, error)
-        if newest is not None:
-            raise DataError(
-                f"There is no version {version} of the model {name}: the newest one is"
-                f" version {newest}. Choose another scoring.model_version in settings.yml."
-            ) from None
-        raise DataError(
-            f"The model {name}, version {version}, cannot be loaded: run the training"
-            f" pipeline first, or pin a registered version. ({error})"
-        ) from None
+        raise _explain_missing_model(name, version, error) from None
 
     file = folder / "schema.json"
     if not file.exists():
         return RegisteredModel(name, version, schema=None)
     schema = parse_schema(file.read_text("utf-8", errors="replace"))
     return RegisteredModel(name, version, schema)
+
+
+def _download_model(name: str, version: str) -> Path:
+    """Return the folder with the files of a model, which MLflow downloads if necessary."""
+    import mlflow
+
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
+
+
+def _explain_missing_model(name: str, version: str, error: Exception) -> DataError:
+    """Return an error with the reason why a model cannot be downloaded, and the fix.
+
+    `error` is what MLflow or the operating system raised.
+    """
+    # MLflow has no error code for a model whose files do not exist any more, only this text.
+    files_are_gone = isinstance(error, OSError) or "No such artifact" in str(error)
+    if files_are_gone:
+        return DataError(
+            f"The model {name}, version {version}, cannot be loaded: its files are gone."
+            " Train again with --set register=always, or pin another version with"
+            f" scoring.model_version. ({error})"
+        )
+    error_code = getattr(error, "error_code", None)
+    if error_code == "RESOURCE_DOES_NOT_EXIST":
+        latest_version = _find_latest_version(name)
+        if latest_version is not None:
+            return DataError(
+                f"There is no version {version} of the model {name}: the newest one is"
+                f" version {latest_version}. Choose another scoring.model_version in"
+                " settings.yml."
+            )
+    return DataError(
+        f"The model {name}, version {version}, cannot be loaded: run the training pipeline"
+        f" first, or pin a registered version. ({error})"
+    )
 
 
 def _find_latest_version(name: str) -> str | None:
@@ -77,28 +99,19 @@ def _find_latest_version(name: str) -> str | None:
     return max(numbers, key=int, default=None)
 
 
-def _find_newest_version(name: str, error: Exception) -> str | None:
-    """Return the newest version of a model, of which a version could not be found.
-
-    Returns None if no version is registered, or if the `error` has another cause.
-    """
-    if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
-        return None
-    return _find_latest_version(name)
-
-
 def choose_roles(
     model: RegisteredModel, keys: Sequence[str], ignore: Sequence[str]
 ) -> tuple[ColumnRoles, list[str]]:
     """Return the roles of the columns of new data for a model, and notes.
 
-    The roles follow the model's schema. `keys` and `ignore` of settings.yml are only used
-    if the model has no schema. Otherwise, notes name the differences.
+    The roles follow the model's schema, and the notes say where settings.yml differs from
+    it. If the model has no schema, the roles follow `keys` and `ignore` of settings.yml.
     """
     if model.schema is None:
         note = (
-            f"{model.label} has no schema, so the types of the columns are guessed from"
-            " the new data: train again to have it read as the training data was."
+            f"{model.label} has no schema, so the types of the columns are guessed from the"
+            " new data. Train the model again, so that new data is read in the same way as"
+            " the training data."
         )
         return ColumnRoles(keys=keys, ignore=ignore), [note]
 
@@ -110,12 +123,12 @@ def choose_roles(
             f" with {list(schema.keys)}. The keys of the model are used: train again to"
             " change them."
         )
-    needed = [name for name in ignore if name in schema.columns]
-    if needed:
-        notes.append(
-            f"data.ignore in settings.yml names {', '.join(map(repr, needed))}, but"
-            f" {model.label} was trained with it: train again to ignore it."
-        )
+    for name in ignore:
+        if name in schema.columns:
+            notes.append(
+                f"data.ignore in settings.yml names '{name}', but {model.label} was trained"
+                " with this column: train again to ignore it."
+            )
     roles = ColumnRoles(keys=schema.keys, model_columns=schema.columns)
     return roles, notes
 
@@ -125,8 +138,10 @@ def choose_text_format(
 ) -> tuple[TextFormat, list[str]]:
     """Return the text format of new files for a model, and notes.
 
-    It is the format of the training data, except where `settings` of settings.yml differ
-    from it. Notes name these differences.
+    This is the format of the training data, changed by the `settings` of settings.yml that
+    differ from it. Settings on single files, such as `encoding`, are changed without a note.
+    Units and markers for missing values are added to those of the training data, and all
+    other settings replace those of the training data, both with a note.
     """
     new_format = TextFormat.from_settings(dict(settings))
     if model.schema is None:
@@ -136,25 +151,29 @@ def choose_text_format(
     changes = {}
     notes = []
     for name in settings:
-        new = getattr(new_format, name)
-        old = getattr(training_format, name)
-        if new == old:
+        new_value = getattr(new_format, name)
+        training_value = getattr(training_format, name)
+        if new_value == training_value:
             continue
-        changes[name] = new
-        if name in FILE_SETTINGS:
-            continue
-        if name in ("missing", "not_missing", "units"):
-            # The words and units of the training data keep their meaning.
-            changes[name] = tuple(dict.fromkeys([*old, *new]))
-        notes.append(
-            f"data.{name} in settings.yml is {_format_or_none(new)}, but {model.label} was"
-            f" trained with {_format_or_none(old)}: new files are read with the new setting."
+        difference = (
+            f"data.{name} in settings.yml is {_format_or_none(new_value)}, but"
+            f" {model.label} was trained with {_format_or_none(training_value)}"
         )
+        if name in FILE_SETTINGS:
+            changes[name] = new_value
+        elif name in ADDED_SETTINGS:
+            # A dictionary keeps the order, and each item only once.
+            both_values = tuple(dict.fromkeys([*training_value, *new_value]))
+            changes[name] = both_values
+            notes.append(f"{difference}: new files are read with both.")
+        else:
+            changes[name] = new_value
+            notes.append(f"{difference}: new files are read with the new setting.")
     return replace(training_format, **changes), notes
 
 
 def _format_or_none(value: str | int | tuple[str, ...]) -> str:
-    """Return a setting as settings.yml spells it, or "none" if it is empty."""
+    """Write the value of a setting as settings.yml has it, or "none" if it is empty."""
     if not value:
         return "none"
     return format_setting(value)

@@ -1,9 +1,9 @@
-"""The data report: what prep found in each column, as a page that a person opens."""
+"""Build the data report: statistics of the prepared columns, notes, and an HTML page."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,21 @@ from row_sample import describe_sample, read_sample
 from sources import FILE, ColumnRoles, DataError, Note, Source, get_type_name
 from write_parts import WrittenParts
 
-# The statistics of a column that the report shows, in the order of its table.
+# The statistics of a column that the page shows, in the order of its table.
 STATISTICS = ("type", "missing", "distinct", "smallest", "largest")
+# The page lists this many of the target's classes.
 SHOWN_CLASSES = 30
-# With more rows, the distinct texts of a column are estimated.
+# An error names this many of the raw files.
+SHOWN_FILES = 5
+# The reasons why rows are left out, as the report names them.
+NO_TARGET = "no value in the target"
+INFINITE_TARGET = "an infinite target"
+# With more rows, the number of distinct values of a text column is estimated.
 MOST_COUNTED_ROWS = 1_000_000
-# Distinct values are counted in several passes if there are more values, because each
-# value takes memory until its pass ends.
+# Distinct values are counted in passes over the rows. Each pass counts about this many
+# values, because each distinct value takes memory until its pass ends.
 VALUES_PER_PASS = 2_000_000
-# The picture of a distribution, in the units of its drawing.
+# The size of the picture of a distribution, in pixels.
 PICTURE_WIDTH = 144
 PICTURE_HEIGHT = 32
 STYLE = """
@@ -54,21 +60,22 @@ def build_report(
 ) -> dict[str, Any]:
     """Build the content of `report.json`: statistics of files, rows and columns, and notes.
 
-    Raises DataError if the files have no row, if no row has a value in the target, or if
-    `features` in prep.py has changed the number of rows.
+    Raises DataError if the files have no rows, if no row has a value in the target, or if
+    features() in prep.py has changed the number of rows.
     """
-    files = _count_rows_by_file(written)
-    rows_in = sum(files.values())
+    row_count_by_file = _count_rows_by_file(written)
+    rows_in = sum(row_count_by_file.values())
     if not rows_in:
-        raise DataError(f"{', '.join(files)}: there is no row of data.")
+        raise DataError(_explain_no_rows(list(row_count_by_file)))
     dropped = _count_dropped_rows(written, rows_in, roles.target)
     rows_out = rows_in - sum(dropped.values())
     columns, rows_written = describe_columns(prepared)
     if rows_written != rows_out:
         raise DataError(
             f"features() in prep.py turned {rows_out} rows into {rows_written}: it may add"
-            " columns, but must keep each row."
+            " columns, but must not add or remove rows."
         )
+
     sample = read_sample(prepared)
     notes = _note_dropped_rows(dropped, rows_in, roles.target)
     notes += _note_raw_files(written, roles)
@@ -76,13 +83,13 @@ def build_report(
         columns=columns,
         prepared=prepared,
         sample=sample,
-        rows=rows_out,
+        row_count=rows_out,
         noted_columns={note.column for note in notes},
         sources=written.sources,
         roles=roles,
     )
     return {
-        "files": files,
+        "files": row_count_by_file,
         "rows_in": rows_in,
         "rows_out": rows_out,
         "dropped": dropped,
@@ -94,11 +101,20 @@ def build_report(
     }
 
 
+def _explain_no_rows(files: list[str]) -> str:
+    """Return the sentence that the files have no rows. It names only the first files."""
+    named_files = ", ".join(files[:SHOWN_FILES])
+    if len(files) > SHOWN_FILES:
+        named_files += f" and {len(files) - SHOWN_FILES} more files"
+    return f"There is no row of data in {named_files}."
+
+
 def _count_rows_by_file(written: WrittenParts) -> dict[str, int]:
-    """Return the number of rows in each raw file."""
-    rows_by_position = dict(written.summary.select(FILE, "rows").iter_rows())
+    """Return the number of rows in each raw file, by the name of the file."""
+    row_count_by_position = dict(written.summary.select(FILE, "rows").iter_rows())
     return {
-        source.name: rows_by_position.get(position, 0)
+        # A file without rows is not in the summary.
+        source.name: row_count_by_position.get(position, 0)
         for position, source in enumerate(written.sources)
     }
 
@@ -108,26 +124,30 @@ def _count_dropped_rows(
 ) -> dict[str, int]:
     """Return how many rows are left out for each reason.
 
-    Raises DataError if no row has a value in the target that can be used.
+    NO_TARGET is always one of the reasons, even if its number of rows is 0. Raises
+    DataError if no row has a finite value in the target.
     """
     if not target:
-        return {"no value in the target": 0}
-    filled = int(written.summary["filled"].sum())
-    infinite = int(written.summary["infinite"].sum())
-    if not filled:
+        return {NO_TARGET: 0}
+    filled_targets = int(written.summary["filled"].sum())
+    infinite_targets = int(written.summary["infinite"].sum())
+    if not filled_targets:
         raise DataError(f"The target '{target}' has no value in any row.")
-    if filled == infinite:
+    if filled_targets == infinite_targets:
         raise DataError(f"The target '{target}' has no finite value in any row.")
-    dropped = {"no value in the target": rows_in - filled}
-    if infinite:
-        dropped["an infinite target"] = infinite
+    dropped = {NO_TARGET: rows_in - filled_targets}
+    if infinite_targets:
+        dropped[INFINITE_TARGET] = infinite_targets
     return dropped
 
 
 def _note_dropped_rows(
     dropped: dict[str, int], rows_in: int, target: str | None
 ) -> list[Note]:
-    """Return a note for each reason for which rows are left out."""
+    """Return a note for each reason why rows are left out.
+
+    `dropped` has the number of rows for each reason.
+    """
     return [
         Note(f"{count} of {rows_in} rows are left out: {reason} '{target}'.")
         for reason, count in dropped.items()
@@ -141,7 +161,8 @@ def _note_raw_files(written: WrittenParts, roles: ColumnRoles) -> list[Note]:
     # Many files may have the same note, which is shown once.
     notes += dict.fromkeys(note for source in written.sources for note in source.notes)
     if roles.model_columns is None:
-        # In data to score, the same words are missing values as in the training data.
+        # In data to score, missing values are recognized as in the training data, so the
+        # user has seen these notes before.
         notes += note_missing_words(written.sources, written.types, roles)
     return notes
 
@@ -151,19 +172,20 @@ def _note_prepared_columns(
     prepared: Path,
     sample: pl.DataFrame,
     *,
-    rows: int,
+    row_count: int,
     noted_columns: set[str | None],
     sources: list[Source],
     roles: ColumnRoles,
 ) -> list[Note]:
     """Return the notes on the columns of the prepared table.
 
-    `columns` has the statistics of each column, and `rows` is the number of rows. The
-    columns in `noted_columns` have a note already, and get no other.
+    `columns` has the statistics of each column, and `row_count` is the number of rows. The
+    columns in `noted_columns` already have a note, and get no second one. If these include
+    None, it stands for notes on no column.
     """
-    notes = note_columns(columns, prepared, rows, noted_columns, sources, roles)
+    notes = note_columns(columns, prepared, row_count, noted_columns, sources, roles)
     if roles.model_columns is not None:
-        # For data to score, `monitor` compares the range with that of the training data.
+        # In data to score, the step `monitor` compares the numbers with the training data.
         return notes
     columns_with_note = noted_columns | {note.column for note in notes}
     notes += note_outliers(
@@ -178,38 +200,42 @@ def _note_prepared_columns(
 
 def _name_roles(columns: Iterable[str], roles: ColumnRoles) -> dict[str, str]:
     """Return what each column is used for: target, key, group or feature."""
-    names = {}
+    role_by_name = {}
     for name in columns:
-        names[name] = "feature"
         if name in roles.keys:
-            names[name] = "key"
+            role_by_name[name] = "key"
         elif name == roles.target:
-            names[name] = "target"
+            role_by_name[name] = "target"
         elif name == roles.group:
-            names[name] = "group"
-    return names
+            role_by_name[name] = "group"
+        else:
+            role_by_name[name] = "feature"
+    return role_by_name
 
 
 def _count_classes(
     prepared: Path, columns: dict[str, dict[str, Any]], target: str | None
 ) -> dict[str, int]:
-    """Return the number of rows of the target's most frequent classes.
+    """Count the rows in each of the most frequent classes of the target.
 
-    There are none without a target, or if it is numbers or dates.
+    The result is empty if there is no target, or if the target holds numbers or dates.
     """
     if target is None or columns[target]["type"] not in ("text", "boolean"):
         return {}
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    # The column is selected by its position for the reason given in `describe_columns`.
-    values = pl.nth(list(columns).index(target)).alias("value")
-    counts = table.select(values).group_by("value").len(name="rows")
-    most = counts.sort("rows", "value", descending=[True, False]).head(SHOWN_CLASSES)
-    return {str(value): rows for value, rows in most.collect(engine="streaming").rows()}
+    # The column is selected by its position, because polars would treat a name such as
+    # `^a$` as a pattern.
+    classes = pl.nth(list(columns).index(target)).alias("class")
+    row_counts = table.select(classes).group_by("class").len(name="rows")
+    # Equally frequent classes are sorted by their names.
+    most_frequent = row_counts.sort("rows", "class", descending=[True, False])
+    rows = most_frequent.head(SHOWN_CLASSES).collect(engine="streaming").rows()
+    return {str(class_name): row_count for class_name, row_count in rows}
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A statistic of a column, such as "missing", and how polars computes it."""
+    """A statistic of a column, such as "missing", and the expression that computes it."""
 
     column: str
     kind: str
@@ -219,103 +245,110 @@ class Statistic:
 def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the statistics of each prepared column, and the number of prepared rows.
 
-    All columns have a type and a number of missing values. Numbers and dates also have a
-    smallest and a largest value, and text and booleans a number of distinct values. That
-    of text is an estimate if there are more than MOST_COUNTED_ROWS rows.
+    For example, a column of text may have the statistics {"type": "text", "missing": 3,
+    "distinct": 40}. All columns have a type and a number of missing values. Numbers and
+    dates also have a smallest and a largest value, and text and booleans a number of
+    distinct values. In text, this number is an estimate if there are more than
+    MOST_COUNTED_ROWS rows.
     """
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    columns: dict[str, dict[str, Any]] = {}
+    statistics_by_column: dict[str, dict[str, Any]] = {}
     statistics: list[Statistic] = []
-    text_positions: dict[str, int] = {}
+    position_of_text: dict[str, int] = {}
     for position, (name, dtype) in enumerate(table.collect_schema().items()):
-        columns[name] = {"type": get_type_name(dtype)}
-        # The column is selected by its position, because polars would treat a name such
-        # as `^a$` as a regular expression.
-        column = pl.nth(position)
-        statistics.append(Statistic(name, "missing", column.null_count()))
+        statistics_by_column[name] = {"type": get_type_name(dtype)}
+        statistics += _list_statistics(name, position, dtype)
         if dtype == pl.String:
-            text_positions[name] = position
-            statistics.append(Statistic(name, "distinct", column.approx_n_unique()))
-        elif dtype == pl.Boolean:
-            statistics.append(Statistic(name, "distinct", column.n_unique()))
-        elif dtype.is_numeric() or dtype.is_temporal():
-            smallest = column.min().cast(pl.String)
-            largest = column.max().cast(pl.String)
-            statistics.append(Statistic(name, "smallest", smallest))
-            statistics.append(Statistic(name, "largest", largest))
+            position_of_text[name] = position
 
-    # All statistics are computed in one pass over the rows. Their numbers serve as names
-    # of the result's columns, because polars needs names that differ.
+    # All statistics are computed in one pass over the rows. Numbers serve as names of the
+    # result's columns, because polars needs names that differ.
     numbered = [
         statistic.expression.alias(str(number))
         for number, statistic in enumerate(statistics)
     ]
-    summary = table.select(pl.len().alias("rows"), *numbered)
-    rows, *values = summary.collect(engine="streaming").row(0)
+    result = table.select(pl.len().alias("rows"), *numbered)
+    row_count, *values = result.collect(engine="streaming").row(0)
     for statistic, value in zip(statistics, values, strict=True):
-        columns[statistic.column][statistic.kind] = value
-    if rows <= MOST_COUNTED_ROWS:
-        # Exact numbers replace the estimates.
-        counts = _count_distinct_texts(table, text_positions, rows)
-        for name, distinct in counts.items():
-            columns[name]["distinct"] = distinct
+        statistics_by_column[statistic.column][statistic.kind] = value
 
-    for figures in columns.values():
-        if "distinct" not in figures:
-            continue
-        # polars counts a missing value as one of the distinct values.
-        if figures["missing"] and figures["distinct"]:
-            figures["distinct"] -= 1
-        # An estimate can exceed the number of values.
-        figures["distinct"] = min(figures["distinct"], rows - figures["missing"])
-    return columns, rows
+    if row_count <= MOST_COUNTED_ROWS:
+        # Exact numbers replace the estimates.
+        exact_counts = _count_distinct_texts(table, position_of_text, row_count)
+        for name, distinct_count in exact_counts.items():
+            statistics_by_column[name]["distinct"] = distinct_count
+    for column_statistics in statistics_by_column.values():
+        _correct_distinct(column_statistics, row_count)
+    return statistics_by_column, row_count
+
+
+def _list_statistics(
+    name: str, position: int, dtype: pl.DataType
+) -> Iterator[Statistic]:
+    """Yield the statistics to compute for a column at a position of the table."""
+    # The column is selected by its position, because polars would treat a name such as
+    # `^a$` as a pattern.
+    column = pl.nth(position)
+    yield Statistic(name, "missing", column.null_count())
+    if dtype == pl.String:
+        yield Statistic(name, "distinct", column.approx_n_unique())
+    elif dtype == pl.Boolean:
+        yield Statistic(name, "distinct", column.n_unique())
+    elif dtype.is_numeric() or dtype.is_temporal():
+        yield Statistic(name, "smallest", column.min().cast(pl.String))
+        yield Statistic(name, "largest", column.max().cast(pl.String))
+
+
+def _correct_distinct(column_statistics: dict[str, Any], row_count: int) -> None:
+    """Correct the number of distinct values of a column, if it has one."""
+    if "distinct" not in column_statistics:
+        return
+    missing = column_statistics["missing"]
+    distinct = column_statistics["distinct"]
+    # polars counts a missing value as one of the distinct values.
+    if missing and distinct:
+        distinct -= 1
+    # An estimate can exceed the number of values.
+    column_statistics["distinct"] = min(distinct, row_count - missing)
 
 
 def _count_distinct_texts(
-    table: pl.LazyFrame, positions: dict[str, int], rows: int
+    table: pl.LazyFrame, position_by_name: dict[str, int], row_count: int
 ) -> dict[str, int]:
-    """Return the number of distinct texts of each column; a missing value counts as one.
+    """Count the distinct values of each column of text. A missing value counts as one.
 
-    `positions` has the position of each column by its name.
+    `position_by_name` has the position of each such column, and `row_count` is the number
+    of rows.
     """
-    names = list(positions)
-    columns_per_pass = max(1, VALUES_PER_PASS // max(1, rows))
-    counts: dict[str, int] = {}
+    names = list(position_by_name)
+    # With many rows, few columns are counted in one pass, so that the values fit in memory.
+    columns_per_pass = max(1, VALUES_PER_PASS // max(1, row_count))
+    count_by_name: dict[str, int] = {}
     for start in range(0, len(names), columns_per_pass):
         batch = names[start : start + columns_per_pass]
-        # Hashes of 64 bits take less memory than the texts, and do not collide in
-        # practice. Aliases are numbers, as names may be regular expressions.
-        expressions = [
-            pl.nth(positions[name]).hash().n_unique().alias(str(positions[name]))
-            for name in batch
-        ]
-        values = table.select(expressions).collect(engine="streaming").row(0)
-        counts |= dict(zip(batch, values, strict=True))
-    return counts
+        # Positions serve as names here, because polars would treat a name such as `^a$` as
+        # a pattern. Hashes of 64 bits take less memory than the text, and two different
+        # texts hardly ever have the same hash.
+        expressions = []
+        for name in batch:
+            position = position_by_name[name]
+            distinct_count = pl.nth(position).hash().n_unique()
+            expressions.append(distinct_count.alias(str(position)))
+        counts = table.select(expressions).collect(engine="streaming").row(0)
+        count_by_name |= dict(zip(batch, counts, strict=True))
+    return count_by_name
 
 
 def render_report(report: dict[str, Any]) -> str:
-    """Render the report as one HTML page that needs no other file."""
-    dropped = "".join(
-        f"; {count:,} dropped ({reason})"
-        for reason, count in report["dropped"].items()
-        if count
-    )
-    notes = "".join(
-        f"<li>{html.escape(note)}"
-        for note in [*report["notes"], *describe_unusual_columns(report)]
-    )
-    violations = "".join(f"<li>{html.escape(text)}" for text in report["violations"])
-    if violations:
-        violations = f"<h2>Violations of data.expect</h2>\n<ul>{violations}</ul>"
+    """Render the report as a self-contained HTML page."""
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data report</title><style>{STYLE}</style>
 <h1>Data report</h1>
-<p>{report["rows_in"]:,} rows read, {report["rows_out"]:,} prepared{dropped}.</p>
-{violations}
+<p>{_describe_row_counts(report)}</p>
+{_render_violations(report)}
 <h2>Worth a look</h2>
-<ul>{notes or "<li>Nothing."}</ul>
+{_render_notes(report)}
 {render_classes(report)}
 <h2>Columns</h2>
 {render_columns(report)}
@@ -327,34 +360,66 @@ def render_report(report: dict[str, Any]) -> str:
 """
 
 
+def _describe_row_counts(report: dict[str, Any]) -> str:
+    """Return the numbers of rows, such as "9 rows read, 8 prepared; 1 dropped (…)."."""
+    dropped = [
+        f"; {count:,} dropped ({reason})"
+        for reason, count in report["dropped"].items()
+        if count
+    ]
+    rows_in = report["rows_in"]
+    rows_out = report["rows_out"]
+    return f"{rows_in:,} rows read, {rows_out:,} prepared{''.join(dropped)}."
+
+
+def _render_violations(report: dict[str, Any]) -> str:
+    """Render the list of violated rules with its heading, or "" if no rule is violated."""
+    if not report["violations"]:
+        return ""
+    items = "".join(f"<li>{html.escape(text)}" for text in report["violations"])
+    return f"<h2>Violations of data.expect</h2>\n<ul>{items}</ul>"
+
+
+def _render_notes(report: dict[str, Any]) -> str:
+    """Render the notes, and the sentences that only the page has, as a list."""
+    sentences = [*report["notes"], *describe_unusual_columns(report)]
+    items = "".join(f"<li>{html.escape(sentence)}" for sentence in sentences)
+    return f"<ul>{items or '<li>Nothing.'}</ul>"
+
+
 def describe_unusual_columns(report: dict[str, Any]) -> list[str]:
     """Describe columns with a single value, and categories that differ only in case.
 
-    These sentences are only in the report. Notes, which are also on the screen, are about
-    probable mistakes.
+    These sentences are only on the page. They are not notes, which are also printed,
+    because they are not about probable mistakes.
     """
     sentences = []
-    constant = [name for name in report["columns"] if _is_constant(report, name)]
-    if constant:
-        names = ", ".join(f"'{name}'" for name in constant)
+    constant = [f"'{name}'" for name in report["columns"] if _is_constant(report, name)]
+    if len(constant) == 1:
         sentences.append(
-            f"Only one value occurs in {names}. Nothing can be learned from it: list the"
-            " column under data.ignore if this will not change."
+            f"Only one value occurs in {constant[0]}. Nothing can be learned from it: list"
+            " the column under data.ignore if this will not change."
         )
-    for name, column in report["sample"]["columns"].items():
-        texts = column.get("same_but_for_case")
-        if texts:
-            spellings = ", ".join(f"'{text}'" for text in texts)
+    elif constant:
+        sentences.append(
+            f"Only one value occurs in each of {', '.join(constant)}. Nothing can be"
+            " learned from them: list these columns under data.ignore if this will not"
+            " change."
+        )
+    for name, distribution in report["sample"]["columns"].items():
+        similar_categories = distribution.get("same_but_for_case")
+        if similar_categories:
+            examples = ", ".join(f"'{category}'" for category in similar_categories)
             sentences.append(
                 f"Column '{name}' has categories that differ only in upper and lower case,"
-                f" such as {spellings}. A model treats them as different categories: if"
+                f" such as {examples}. A model treats them as different categories: if"
                 " they are the same, make them equal in features() in prep.py."
             )
     return sentences
 
 
 def _is_constant(report: dict[str, Any], name: str) -> bool:
-    """Return whether all rows of a column that have a value have the same one."""
+    """Return whether a column has the same value in all rows that have a value."""
     column = report["columns"][name]
     if column["missing"] == report["rows_out"]:
         return False
@@ -364,63 +429,70 @@ def _is_constant(report: dict[str, Any], name: str) -> bool:
 
 
 def render_classes(report: dict[str, Any]) -> str:
-    """Render the number of rows of each class of the target, if it has classes."""
-    if not report["classes"]:
+    """Render the number of rows of each class of the target, or "" without classes."""
+    classes = report["classes"]
+    if not classes:
         return ""
-    heads = ["class", "rows"]
-    table = render_table(heads, _list_shares(report["classes"], report["rows_out"]))
+    rows = _list_shares(classes, report["rows_out"])
+    table = render_table(["class", "rows"], rows)
     more = ""
-    if sum(report["classes"].values()) < report["rows_out"]:
+    if sum(classes.values()) < report["rows_out"]:
         more = f"<p>Only the {SHOWN_CLASSES} most frequent classes are listed.</p>"
     return f"<h2>Classes of the target</h2>\n{table}{more}"
 
 
-def _list_shares(counts: dict[str, int], total: int) -> list[list[str]]:
-    """Return names, and numbers of rows with their share of all rows, in HTML."""
+def _list_shares(count_by_name: dict[str, int], total: int) -> list[list[str]]:
+    """Return table rows in HTML: a name, and a number of rows with its share of all rows.
+
+    For example, a number is "3 (1.5 %)".
+    """
     return [
         [_escape(name), f"{count:,} ({format_share(count, total)})"]
-        for name, count in counts.items()
+        for name, count in count_by_name.items()
     ]
 
 
 def render_columns(report: dict[str, Any]) -> str:
     """Render a table with the role, the statistics and the distribution of each column."""
     sample = report["sample"]
-    lines = []
-    for name, column in report["columns"].items():
-        missing = format_share(column["missing"], report["rows_out"])
-        line = [
+    rows = []
+    for name, statistics in report["columns"].items():
+        row = [
             _escape(name),
             report["roles"][name],
-            _escape(column["type"]),
-            missing,
-            _format_distinct(column, report["rows_out"]),
-            _keep_on_a_line(column.get("smallest", "")),
-            _keep_on_a_line(column.get("largest", "")),
+            _escape(statistics["type"]),
+            format_share(statistics["missing"], report["rows_out"]),
+            _format_distinct(statistics, report["rows_out"]),
+            _keep_on_one_line(statistics.get("smallest", "")),
+            _keep_on_one_line(statistics.get("largest", "")),
             render_distribution(sample["columns"][name]),
         ]
-        lines.append(line)
+        rows.append(row)
     caption = ""
     if sample["rows"] < report["rows_out"]:
-        caption = f"<p>Distributions are those of {sample['rows']:,} rows.</p>\n"
-    return caption + render_table(
-        ["column", "role", *STATISTICS, "distribution"], lines
-    )
+        caption = (
+            "<p>The distributions are those of a sample of"
+            f" {sample['rows']:,} rows.</p>\n"
+        )
+    return caption + render_table(["column", "role", *STATISTICS, "distribution"], rows)
 
 
-def _format_distinct(column: dict[str, Any], rows: int) -> str:
-    """Return a number of distinct values; an estimate begins with "about"."""
-    distinct = column.get("distinct")
+def _format_distinct(statistics: dict[str, Any], row_count: int) -> str:
+    """Return the number of distinct values of a column, such as "7" or "about 1,234,567".
+
+    Returns "" if the column has no such number. An estimate begins with "about".
+    """
+    distinct = statistics.get("distinct")
     if not distinct:
         return ""
-    is_estimate = column["type"] == "text" and rows > MOST_COUNTED_ROWS
+    is_estimate = statistics["type"] == "text" and row_count > MOST_COUNTED_ROWS
     if is_estimate:
         return f"about {distinct:,}"
     return f"{distinct:,}"
 
 
 def format_share(count: int, total: int) -> str:
-    """Return a share in percent, which is 0 % and 100 % only if it is so exactly."""
+    """Return a share in percent. It is only "0 %" or "100 %" if this is exactly so."""
     if count in (0, total):
         return "100 %" if count and total else "0 %"
     percent = 100 * count / total
@@ -431,39 +503,52 @@ def format_share(count: int, total: int) -> str:
     return f"{percent:.1f} %"
 
 
-def render_distribution(column: dict[str, Any]) -> str:
-    """Render a histogram as a picture, or the most frequent values as text."""
-    if "histogram" not in column:
-        shares = [
-            f"{_escape(text)} {100 * share:.1f} %" for text, share in column["frequent"]
-        ]
-        return "<br>".join(shares)
-    counts = column["histogram"]
+def render_distribution(distribution: dict[str, Any]) -> str:
+    """Render the distribution of a column: a histogram, or the most frequent values.
+
+    `distribution` is what `describe_distribution` returns.
+    """
+    if "histogram" in distribution:
+        return _render_histogram(distribution["histogram"])
+    lines = [
+        f"{_escape(text)} {100 * share:.1f} %"
+        for text, share in distribution["frequent"]
+    ]
+    return "<br>".join(lines)
+
+
+def _render_histogram(counts: list[int]) -> str:
+    """Render a histogram as a picture in SVG, with a bar for each range of values."""
     if not counts:
         return ""
-    width = PICTURE_WIDTH / len(counts)
-    largest = max(counts)
-    steps = [f"M0 {PICTURE_HEIGHT}"]
-    for position, count in enumerate(counts, start=1):
-        height = PICTURE_HEIGHT * (1 - count / largest)
-        # Every value that occurs is visible, however rare it is.
+    bar_width = PICTURE_WIDTH / len(counts)
+    largest_count = max(counts)
+    # The path is the outline of all bars: V draws a vertical line to the top of a bar, and H
+    # a horizontal line to its right end. y is 0 at the top of the picture.
+    path = [f"M0 {PICTURE_HEIGHT}"]
+    for bar_number, count in enumerate(counts, start=1):
+        top = PICTURE_HEIGHT * (1 - count / largest_count)
         if count:
-            height = min(height, PICTURE_HEIGHT - 1)
-        steps.append(f"V{height:.1f}H{position * width:.0f}")
+            # A bar has a height of at least one pixel, so that rare values are visible.
+            top = min(top, PICTURE_HEIGHT - 1)
+        path.append(f"V{top:.1f}H{bar_number * bar_width:.0f}")
+    path.append(f"V{PICTURE_HEIGHT}Z")
     return (
         f'<svg viewBox="0 0 {PICTURE_WIDTH} {PICTURE_HEIGHT}" width="{PICTURE_WIDTH}"'
-        ' role="img" aria-label="histogram">'
-        f'<path d="{"".join(steps)}V{PICTURE_HEIGHT}Z"/></svg>'
+        f' role="img" aria-label="histogram"><path d="{"".join(path)}"/></svg>'
     )
 
 
 def _escape(value: object) -> str:
-    """Return a value of the data in HTML, in its own direction of writing."""
+    """Return a value of the data in HTML.
+
+    The tag `bdi` keeps text that is written from right to left apart from its surroundings.
+    """
     return f"<bdi>{html.escape(str(value))}</bdi>" if str(value) else ""
 
 
-def _keep_on_a_line(value: object) -> str:
-    """Return a number or a date in HTML, which is not broken at a hyphen."""
+def _keep_on_one_line(value: object) -> str:
+    """Return a number or a date in HTML that the browser does not break at a hyphen."""
     return f'<span class="whole">{html.escape(str(value))}</span>'
 
 
@@ -472,14 +557,17 @@ def _escape_all(values: Iterable[object]) -> list[str]:
     return [_escape(value) for value in values]
 
 
-def render_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Render a table whose first column names the rows; its cells are HTML."""
-    head = "".join(f'<th scope="col">{_escape(text)}</th>' for text in heads)
-    lines = []
-    for first, *others in rows:
+def render_table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Render a table. The first cell of each row is the name of the row.
+
+    The cells of `rows` are HTML, and the `headings` are plain text.
+    """
+    head = "".join(f'<th scope="col">{_escape(heading)}</th>' for heading in headings)
+    table_rows = []
+    for name, *others in rows:
         cells = "".join(f"<td>{cell}</td>" for cell in others)
-        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    body = "\n".join(lines)
+        table_rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+    body = "\n".join(table_rows)
     return (
         f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"

@@ -8,21 +8,25 @@ from typing import Any
 
 import polars as pl
 
+# The sample has at most this many rows, from at most this many of the Parquet parts.
 SAMPLED_ROWS = 10_000
 SAMPLED_PARTS = 20
+# The report shows this many rows, and this many of the most frequent values of a column.
 SHOWN_ROWS = 5
 SHOWN_VALUES = 3
+# A histogram has this many ranges.
 BINS = 24
-LONGEST_VALUE = 80  # characters
+# The report shows this many characters of a value.
+MAX_CHARACTERS = 80
 # A column of text with more distinct values than this does not hold categories.
-MOST_CATEGORIES = 1_000
+MAX_CATEGORIES = 1_000
 
 
 def describe_sample(sample: pl.DataFrame) -> dict[str, Any]:
     """Describe a sample of the prepared rows for the report.
 
-    Returns the number of `rows` in the sample, its `first_rows` as texts, and `columns`
-    with the result of `describe_distribution` for each column.
+    Returns a dictionary with the number of `rows` in the sample, its `first_rows` as
+    strings, and in `columns` the result of `describe_distribution` for each column.
     """
     first_rows = [
         [shorten_value(value) for value in row]
@@ -35,9 +39,9 @@ def describe_sample(sample: pl.DataFrame) -> dict[str, Any]:
 def describe_distribution(column: pl.Series) -> dict[str, Any]:
     """Describe how the values of a column are distributed.
 
-    Returns a `histogram` of numbers and dates, as the number of values in each range. For
-    other columns, returns the most `frequent` values with their shares, and the categories
-    that are `same_but_for_case`.
+    For numbers and dates, the result has a `histogram`: the number of values in each of
+    several ranges. For other columns, it has the most `frequent` values with their shares,
+    and in `same_but_for_case` the first group of categories that differ only in case.
     """
     # polars reads a name such as `^a$` as a pattern, so the values get another name.
     values = column.alias("value").drop_nulls()
@@ -50,7 +54,10 @@ def describe_distribution(column: pl.Series) -> dict[str, Any]:
 
 
 def read_sample(prepared: Path) -> pl.DataFrame:
-    """Read the first rows of parts that are spread evenly over all prepared parts."""
+    """Read the first rows of some of the prepared parts, which are evenly spread.
+
+    `prepared` is the folder with the Parquet parts.
+    """
     parts = sorted(prepared.iterdir())
     step = math.ceil(len(parts) / SAMPLED_PARTS)
     sampled_parts = parts[::step]
@@ -63,19 +70,20 @@ def read_sample(prepared: Path) -> pl.DataFrame:
 
 
 def shorten_value(value: object) -> str:
-    """Return a value as text, cut to the length that the report shows."""
+    """Return a value as text, cut to MAX_CHARACTERS. A missing value becomes ""."""
     if value is None:
         return ""
     text = str(value)
-    if len(text) <= LONGEST_VALUE:
+    if len(text) <= MAX_CHARACTERS:
         return text
-    return f"{text[: LONGEST_VALUE - 1]}…"
+    return f"{text[: MAX_CHARACTERS - 1]}…"
 
 
 def count_ranges(values: pl.Series) -> list[int]:
-    """Count the values in BINS ranges of equal width between the smallest and the largest.
+    """Divide the values into BINS ranges of equal width, and count those in each range.
 
-    The list is empty if there are fewer than two different finite numbers.
+    Dates count as numbers, and infinite numbers are left out. The list is empty if there are
+    fewer than two different finite numbers.
     """
     numbers = values.to_physical().cast(pl.Float64)
     numbers = numbers.filter(numbers.is_finite())
@@ -83,41 +91,47 @@ def count_ranges(values: pl.Series) -> list[int]:
         return []
     smallest = float(numbers.min())  # type: ignore[arg-type]
     largest = float(numbers.max())  # type: ignore[arg-type]
-    # Each number is divided first, because the difference of two large numbers can be
-    # infinite.
+    # Here and below, each number is divided first, because the difference of two large
+    # numbers can be infinite.
     width = largest / BINS - smallest / BINS
-    positions = ((numbers / width) - smallest / width).floor().clip(0, BINS - 1)
+    bin_numbers = (numbers / width - smallest / width).floor()
+    # The largest value would be the only one in a further range.
+    bin_numbers = bin_numbers.clip(0, BINS - 1)
     counts = [0] * BINS
-    for position, count in positions.value_counts().iter_rows():
-        counts[int(position)] = count
+    for bin_number, count in bin_numbers.value_counts().iter_rows():
+        counts[int(bin_number)] = count
     return counts
 
 
 def find_frequent_values(values: pl.Series) -> list[tuple[str, float]]:
-    """Return the most frequent values as texts, with their shares of all values."""
+    """Return the most frequent values as text, each with its share of all values."""
     counts = values.value_counts(sort=True, name="count")
-    shown = counts.head(SHOWN_VALUES).iter_rows()
-    return [(shorten_value(value), count / len(values)) for value, count in shown]
+    most_frequent = counts.head(SHOWN_VALUES).iter_rows()
+    return [
+        (shorten_value(value), count / len(values)) for value, count in most_frequent
+    ]
 
 
 def find_same_but_for_case(values: pl.Series) -> list[str]:
     """Return the first group of categories that differ only in upper and lower case.
 
-    The list is empty if there is no such group, if the values are not text, or if they
-    are too many to be categories.
+    For example, returns ["Paris", "PARIS"]. One group is enough as an example in the report.
+    The list is empty if there is no such group, if the values are not text, or if there are
+    too many different values to be categories.
     """
     if values.dtype != pl.String:
         return []
-    categories = values.unique(maintain_order=True)
-    if len(categories) > MOST_CATEGORIES:
+    categories = values.unique(maintain_order=True).alias("category")
+    if len(categories) > MAX_CATEGORIES:
         return []
-    lower_case = pl.col("value").str.to_lowercase()
+    lower_case = pl.col("category").str.to_lowercase()
     groups = (
         categories.to_frame()
         .group_by(lower_case.alias("lower case"), maintain_order=True)
-        .agg("value")
+        .agg("category")
     )
-    similar = groups.filter(pl.col("value").list.len() > 1)
-    if similar.is_empty():
+    groups_of_several = groups.filter(pl.col("category").list.len() > 1)
+    if groups_of_several.is_empty():
         return []
-    return [shorten_value(category) for category in similar["value"][0]]
+    first_group = groups_of_several["category"][0]
+    return [shorten_value(category) for category in first_group]

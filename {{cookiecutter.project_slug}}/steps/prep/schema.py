@@ -1,7 +1,8 @@
 """Write and read the schema of a model: how each column of its training data was read.
 
-Training's prep records it with the prepared data, in the metadata of each Parquet part,
-and train saves it with the model as `schema.json`. Scoring's prep reads new data by it.
+When training data is prepared, the schema is written into the metadata of each prepared
+Parquet part. The train step saves it with the model, as `schema.json`. When data to score is
+prepared, it is read according to this schema.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ from sources import (
 )
 from text_values import USUAL_FORMAT, TextFormat
 
-# The layout of `schema.json`. Raise it when older versions of prep would misread it.
-LAYOUT = 1
-# These settings say how a file is divided into lines and values. They are not part of the
-# schema, because new files may be divided differently.
+# The version of the format of `schema.json`. It is raised when older versions of prep would
+# misread a new file.
+FORMAT_VERSION = 1
+# These settings say how a single file is divided into lines and values. They are not part of
+# the schema, because new files may be divided differently.
 FILE_SETTINGS = ("encoding", "delimiter", "skip_lines")
+# New data may have further units and markers for missing values, in addition to those of the
+# training data.
+ADDED_SETTINGS = ("missing", "not_missing", "units")
 
 
 @dataclass(frozen=True)
 class ModelSchema:
-    """How the training data of a model was read: its keys, text format and columns."""
+    """How the training data of a model was read."""
 
     keys: Sequence[str]
     text_format: TextFormat
@@ -51,7 +56,8 @@ def build_training_schema(
 ) -> dict[str, Any]:
     """Build the schema of training data, as a dictionary that can be written as JSON.
 
-    The train step adds the features of the model, and the categories of text columns.
+    `types` has the type of each prepared column. The train step later adds the features of
+    the model, and the categories of text columns.
     """
     columns = {}
     for name, dtype in types.items():
@@ -59,18 +65,21 @@ def build_training_schema(
             continue
         column: dict[str, Any] = {"type": get_type_name(dtype)}
         if dtype == TEXT:
+            # In CSV files, words such as NA are missing values. In Parquet files, they are
+            # values.
             column["words_are_missing"] = _is_in_csv(sources, name)
         if dtype == NUMBER and _holds_times(sources, name):
             column["holds_times"] = True
         columns[name] = column
-    changed_settings = {
-        name: value
-        for name, value in asdict(text_format).items()
-        if value != getattr(USUAL_FORMAT, name) and name not in FILE_SETTINGS
-    }
+
+    # Only settings that differ from the usual format are stored.
+    changed_settings = {}
+    for name, value in asdict(text_format).items():
+        if value != getattr(USUAL_FORMAT, name) and name not in FILE_SETTINGS:
+            changed_settings[name] = value
     return {
-        "layout": LAYOUT,
-        "code": hash_code(),
+        "layout": FORMAT_VERSION,
+        "code": hash_prep_code(),
         "target": roles.target,
         "keys": list(roles.keys),
         "text_format": changed_settings,
@@ -78,11 +87,11 @@ def build_training_schema(
     }
 
 
-def hash_code() -> str:
-    """Return a fingerprint of the Python files of this step.
+def hash_prep_code() -> str:
+    """Return a fingerprint of the Python files of the step prep.
 
-    The evaluate step uses it to find out whether two models were trained on data that the
-    same code prepared.
+    By this fingerprint, the evaluate step finds out whether two models were trained on data
+    that the same code prepared.
     """
     digest = sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -92,12 +101,12 @@ def hash_code() -> str:
 
 
 def _is_in_csv(sources: list[Source], name: str) -> bool:
-    """Return whether a CSV file has the column, so that words such as NA are missing."""
+    """Return whether a CSV file has the column."""
     return any(source.is_csv and name in source.columns for source in sources)
 
 
 def _holds_times(sources: list[Source], name: str) -> bool:
-    """Return whether a file has times of day in the column, which are read as seconds."""
+    """Return whether a column was read from times of day in any of the files."""
     columns = [source.columns.get(name) for source in sources]
     return any(column is not None and column.holds_times for column in columns)
 
@@ -105,7 +114,7 @@ def _holds_times(sources: list[Source], name: str) -> bool:
 def parse_schema(text: str) -> ModelSchema:
     """Parse the `schema.json` of a model.
 
-    Raises DataError if it is damaged, or if a newer version of the project wrote it.
+    Raises DataError if the file is damaged, or if a newer version of this project wrote it.
     """
     try:
         return _build_schema(json.loads(text))
@@ -116,9 +125,11 @@ def parse_schema(text: str) -> ModelSchema:
         AttributeError,
         RecursionError,
     ) as error:
+        # `_build_schema` relies on the structure of the file. If the file is damaged, any of
+        # these errors can occur.
         raise DataError(
             f"The file schema.json of the model is damaged ({error!r}): train again with"
-            " --set register=always, or choose another version by"
+            " --set register=always, or choose another version with"
             " scoring.model_version."
         ) from None
 
@@ -126,9 +137,9 @@ def parse_schema(text: str) -> ModelSchema:
 def _build_schema(schema: dict[str, Any]) -> ModelSchema:
     """Build the schema of a model from the content of its `schema.json`.
 
-    Raises DataError if a newer version of the project wrote it.
+    Raises DataError if a newer version of this project wrote the file.
     """
-    if schema["layout"] > LAYOUT:
+    if schema["layout"] > FORMAT_VERSION:
         raise DataError(
             "The model was trained by a newer version of this project, whose schema this"
             " version cannot read: copy steps/prep from the newer version."
@@ -137,6 +148,7 @@ def _build_schema(schema: dict[str, Any]) -> ModelSchema:
     features = schema.get("features", [])
     columns = {}
     for name, column in schema["columns"].items():
+        # Schemas leave out fields that have the usual value.
         columns[name] = ColumnSchema(
             type=type_by_name[column["type"]],
             markers_are_missing=column.get("words_are_missing", True),

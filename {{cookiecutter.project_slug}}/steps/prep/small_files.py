@@ -1,8 +1,8 @@
 """Read many small CSV files together.
 
 polars needs more time to open one file than Python's csv module needs to read half a
-megabyte. So the rows of small files with the same header are copied as text into one
-file, and the types of all their columns are found in one pass over it.
+megabyte. So the rows of small files with the same header are copied as text into one file,
+and the types of the columns of all these files are found in one pass over the copy.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from read_options import ReadOptions
 from sources import FILE, Source
 from unpack import is_compressed
 
-MANY_FILES = 32  # If there are fewer small files, each one is opened on its own.
+# If there are fewer small files than this, each one is opened on its own.
+MANY_FILES = 32
+# A file of at most this many bytes is small.
 SMALL_BYTES = 500_000
-VALUES_IN_BATCH = 500_000  # A batch with this many values is full.
+# No further file is added to a batch that holds at least this many values.
+VALUES_IN_BATCH = 500_000
 
 
 @dataclass
 class SmallFile:
-    """A small CSV file with all of its rows."""
+    """A small CSV file, with all of its rows as lists of text."""
 
     file: CsvFile
     rows: list[list[str]]
@@ -37,14 +40,14 @@ class SmallFile:
 
 @dataclass
 class Batch:
-    """Consecutive small files with the same header, and the number of their values."""
+    """Consecutive small files with the same header, which are copied together."""
 
     files: list[SmallFile] = field(default_factory=list)
-    values: int = 0
+    value_count: int = 0
 
     @property
     def header(self) -> list[str]:
-        """Return the names of the columns, which all files share."""
+        """Return the names of the columns, which are the same in all files."""
         return self.files[0].file.header
 
     @property
@@ -53,28 +56,28 @@ class Batch:
         return self.files[0].file.positions
 
     def can_take(self, small_file: SmallFile) -> bool:
-        """Return whether the batch has room for a file, and the file has its header."""
+        """Return whether the batch has room for a file, and the file has the same header."""
         if not self.files:
             return True
-        has_room = self.values < VALUES_IN_BATCH
+        has_room = self.value_count < VALUES_IN_BATCH
         return has_room and small_file.file.header == self.header
 
     def add(self, small_file: SmallFile) -> None:
         """Add a file to the batch."""
         self.files.append(small_file)
-        self.values += len(small_file.rows) * len(small_file.file.header)
+        self.value_count += len(small_file.rows) * len(small_file.file.header)
 
 
 def is_small(path: Path) -> bool:
-    """Return whether a file is small and not packed.
+    """Return whether a file is small and not compressed.
 
-    A small packed file may hold a great many rows.
+    A small compressed file may hold a great many rows.
     """
     return path.stat().st_size <= SMALL_BYTES and not is_compressed(path)
 
 
 def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:
-    """Divide files, in their order, into batches that can be copied together."""
+    """Divide files, in their order, into batches of files with the same header."""
     batch = Batch()
     for small_file in files:
         if not batch.can_take(small_file):
@@ -86,63 +89,70 @@ def divide_into_batches(files: Iterable[SmallFile]) -> Iterator[Batch]:
 
 
 def open_batch(batch: Batch, scratch: Path, options: ReadOptions) -> list[Source]:
-    """Find the types of all columns of a batch, and return a source for each of its files.
+    """Find the types of the columns of all files in a batch, and return a source for each.
 
-    The rows are copied as text into the folder `scratch`, from which the sources read
-    them. Raises OSError if the folder is full.
+    The rows of all files are copied as text into one file in the folder `scratch`. Each
+    source reads its rows from this copy. Raises OSError if the folder is full.
     """
-    texts = _stack_texts(batch)
-    copy = scratch / f"{uuid.uuid4().hex}.arrow"
-    texts.write_ipc(copy)
-    copied_rows = pl.scan_ipc(copy, glob=False).select(batch.column_names)
+    all_rows = _stack_rows(batch)
+    columns_by_file = _infer_columns_by_file(batch, all_rows, options)
+    copy_path = scratch / f"{uuid.uuid4().hex}.arrow"
+    all_rows.write_ipc(copy_path)
+    copied_rows = pl.scan_ipc(copy_path, glob=False).select(batch.column_names)
 
     sources = []
-    first_row = 0
-    columns_of_files = _infer_columns_of_files(batch, texts, options)
-    for small_file, inferred_columns in zip(batch.files, columns_of_files, strict=True):
-        file = small_file.file
+    offset = 0
+    for small_file, inferred_columns in zip(batch.files, columns_by_file, strict=True):
         row_count = len(small_file.rows)
-        rows = copied_rows.slice(first_row, row_count)
+        rows_of_file = copied_rows.slice(offset, row_count)
         columns = build_columns(inferred_columns, options)
-        sources.append(Source(file.name, rows, columns, csv_file=file))
-        first_row += row_count
+        file = small_file.file
+        sources.append(Source(file.name, rows_of_file, columns, csv_file=file))
+        offset += row_count
     return sources
 
 
-def _infer_columns_of_files(
-    batch: Batch, rows: pl.DataFrame, options: ReadOptions
+def _infer_columns_by_file(
+    batch: Batch, all_rows: pl.DataFrame, options: ReadOptions
 ) -> list[list[InferredColumn]]:
-    """Infer the columns of each file of a batch from its stacked rows."""
+    """Infer the types of the columns of each file in a batch.
+
+    `all_rows` are the stacked rows of the files. Returns a list for each file, in their
+    order, with the file's inferred columns.
+    """
     parsers = list_column_parsers(batch.header, options)
-    fits_by_file = find_fits(rows, parsers)
-    fits_without_rows = list_fits_of_empty_file(parsers)
-    text_columns = [pl.col(name) for name in batch.column_names]
-    stripped = [text.str.strip_chars() for text in text_columns]
+    fits_by_file = find_fits(all_rows, parsers)
+    fits_of_empty_file = list_fits_of_empty_file(parsers)
+    texts = [pl.col(name) for name in batch.column_names]
+    stripped_texts = [text.str.strip_chars() for text in texts]
 
     @cache
     def parse_column(position: int, parser: Parser) -> ParsedText:
-        # Most files have the same types, and share the expressions for them.
-        return parser.parse(text_columns[position], stripped[position])
+        """Parse a column. Files with the same types share the polars expressions."""
+        return parser.parse(texts[position], stripped_texts[position])
 
-    columns_of_files = []
+    columns_by_file = []
     for file_number in range(len(batch.files)):
         # Only files with rows are in `fits_by_file`.
-        fits = fits_by_file.get(file_number, fits_without_rows)
+        fits = fits_by_file.get(file_number, fits_of_empty_file)
         inferred_columns = [
             InferredColumn(
                 header=batch.header[position],
-                stripped=stripped[position],
+                stripped=stripped_texts[position],
                 parsed=parse_column(position, fit.parser),
                 counts=fit.counts,
             )
             for position, fit in enumerate(fits)
         ]
-        columns_of_files.append(inferred_columns)
-    return columns_of_files
+        columns_by_file.append(inferred_columns)
+    return columns_by_file
 
 
-def _stack_texts(batch: Batch) -> pl.DataFrame:
-    """Return all rows of a batch as text, with the number of each row's file in FILE."""
+def _stack_rows(batch: Batch) -> pl.DataFrame:
+    """Stack the rows of all files in a batch as columns of text.
+
+    A column FILE holds the number of each row's file in the batch.
+    """
     rows: list[list[str]] = []
     file_numbers: list[int] = []
     for file_number, small_file in enumerate(batch.files):
@@ -150,8 +160,8 @@ def _stack_texts(batch: Batch) -> pl.DataFrame:
         file_numbers += [file_number] * len(small_file.rows)
 
     columns = [pl.Series(FILE, file_numbers, pl.UInt32)]
-    for index, name in enumerate(batch.column_names):
-        values = [row[index] for row in rows]
-        columns.append(pl.Series(name, values, pl.String))
-    # Empty values become null, because polars also reads an empty value of a file as null.
+    for position, name in enumerate(batch.column_names):
+        texts = [row[position] for row in rows]
+        columns.append(pl.Series(name, texts, pl.String))
+    # Empty text becomes null, because polars also reads an empty value of a file as null.
     return pl.DataFrame(columns).with_columns(pl.col(pl.String).replace("", None))

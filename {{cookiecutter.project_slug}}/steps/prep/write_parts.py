@@ -1,8 +1,8 @@
 """Write the prepared table as Parquet parts, with the user's features.
 
 In most files, all rows look like the first ones. So the types of the columns are guessed
-from the first rows, and verified while all rows are written. If a guess is wrong, the file
-is read in full to find the types, and all parts are written again.
+from the first rows, and verified while all rows are written. If a guess is wrong, all rows
+of the file are read to find the types, and all parts are written again.
 """
 
 from __future__ import annotations
@@ -29,65 +29,78 @@ from sources import TYPE_NAMES, ColumnRoles, DataError, Note, Source
 from text_values import TextFormat
 from violations import aggregate_broken_rows, select_hashes
 
-ROW = "row"  # The column that numbers the rows to score, from 0, if there are no keys.
-# polars has many chunks of rows in memory at once. This is fewer rows than it would put
-# into a chunk itself, which saves memory.
+# The column with the number of each row to score, counted from 0. It is only added if there
+# are no keys.
+ROW = "row"
+# polars has many chunks of rows in memory at once. It would put more rows into a chunk by
+# itself, so this saves memory.
 ROWS_IN_CHUNK = 20_000
+# Parts are compressed by zstd. The lowest level is the fastest one.
+COMPRESSION_LEVEL = 1
 
-# Returns a table with the user's features as further columns.
+# A function that adds the user's features to a table, as further columns.
 FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
-# Returns metadata for the Parquet parts, from the files and the types of the columns.
+# A function that returns metadata for the Parquet parts, from the raw files and the types of
+# the prepared columns.
 MetadataFunction = Callable[[list[Source], Mapping[str, pl.DataType]], dict[str, str]]
 
 
 @dataclass
 class WrittenParts:
-    """The outcome of writing the parts: the files, the types, and a summary by file."""
+    """What was written into the parts: the raw files, the types, and a summary by file."""
 
     sources: list[Source]
     types: dict[str, pl.DataType]
-    #: One row for each file that has rows: its number of `rows` and, with a target, how
-    #: many have a value in it (`filled`), and how many of these are `infinite`.
+    #: One row for each file that has rows. The column `rows` is the number of rows. With a
+    #: target, `filled` counts the rows with a value in the target, and `infinite` counts
+    #: the rows in which this value is infinite.
     summary: pl.DataFrame
-    #: Notes that concern all files. Those on a single file are in its source.
+    #: Notes that concern all files. Notes on a single file are in its source.
     notes: list[Note]
-    #: The checks of data.expect. The summary also has what they count in each file.
+    #: The checks of data.expect. The summary also has their results for each file.
     checks: list[Check]
 
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Writes the rows of raw files as Parquet parts, which are numbered."""
+    """Writes the rows of raw files as numbered Parquet parts, such as part-00000.parquet."""
 
     folder: Path
-    #: A folder for copies of the rows, if there are many files.
+    #: A folder for temporary files.
     scratch: Path
     #: The largest number of rows in a part.
     rows_per_part: int
     roles: ColumnRoles
     add_features: FeatureFunction
-    #: Each part has this metadata, for the steps that follow.
+    #: Each part has the metadata that this function returns, for the steps that follow.
     create_metadata: MetadataFunction
 
     @property
     def hashes_file(self) -> Path:
-        """Return the file with the hashes of the columns that must be unique."""
+        """Return the path of the hashes of the columns that must be unique."""
         return self.scratch / "hashes.parquet"
 
     def write(self, opened: OpenedFiles) -> WrittenParts:
-        """Write all rows, except those without a target.
+        """Write all rows as parts, and return what was written.
 
-        Raises DataError if the files do not become one table, or cannot be written.
+        Rows of training data without a finite value in the target are left out. Raises
+        DataError if the files cannot be combined into one table, or if a file cannot be
+        read or written.
         """
         typed = choose_types(opened.sources, self.roles)
         sources = typed.sources
         checks = create_checks(sources, typed.types, self.roles)
-        with self._explain_errors():
+        with self._explain_system_errors():
+            # The rows of many files are copied here, for which the disk needs room.
             rows = stack_rows(
                 sources, typed.types, self.scratch, with_row_numbers=len(checks) > 0
             )
 
-        table = self._select_table(rows, typed.types)
+        # One pass over the rows writes the parts and the hashes, and computes the summary.
+        if self.roles.target:
+            table = self._select_training_rows(rows, self.roles.target, typed.types)
+        else:
+            table = self._select_rows_to_score(rows)
         summary = self._summarize(rows, typed, checks)
         hashes = select_hashes(rows, checks)
         prepared_types = {
@@ -96,7 +109,7 @@ class PartWriter:
             if name not in self.roles.only_checked
         }
         metadata = self.create_metadata(sources, prepared_types)
-        collected_summary = self._sink(table, summary, hashes, metadata)
+        collected_summary = self._write_in_one_pass(table, summary, hashes, metadata)
         return WrittenParts(
             sources=sources,
             types=prepared_types,
@@ -105,55 +118,66 @@ class PartWriter:
             checks=checks,
         )
 
-    def _select_table(
-        self, rows: pl.LazyFrame, types: Mapping[str, pl.DataType]
+    def _select_training_rows(
+        self, rows: pl.LazyFrame, target: str, types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        """Select the rows and columns that are prepared, and add the user's features."""
-        added_columns = cs.starts_with("\0")
-        only_checked = cs.by_name(*self.roles.only_checked, require_all=False)
-        table = rows.drop(added_columns | only_checked)
+        """Select the rows and columns to train on, and add the user's features.
 
-        target = self.roles.target
-        if not target:
-            table = apply_features(table, self.add_features, self.roles.keys)
-            return table if self.roles.keys else _number_rows(table)
-
-        has_target = cs.by_name(target).as_expr().is_not_null()
-        table = table.filter(has_target).remove(_is_infinite(target, types[target]))
-        required = [*self.roles.keys, target]
-        table = apply_features(table, self.add_features, required)
+        Rows without a finite value in the target are left out.
+        """
+        target_values = cs.by_name(target).as_expr()
+        is_infinite = _is_infinite(target, types[target])
+        table = self._select_prepared_columns(rows)
+        table = table.filter(target_values.is_not_null() & ~is_infinite)
+        table = apply_features(table, self.add_features, [*self.roles.keys, target])
         if not self.roles.keys:
-            # Data to score will need this name.
+            # Without keys, data to score gets a column ROW, so no feature may have its name.
             _check_row_name(table)
         return table
+
+    def _select_rows_to_score(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """Select all rows and the columns to score, and add the user's features.
+
+        Without keys, the rows are numbered.
+        """
+        table = self._select_prepared_columns(rows)
+        table = apply_features(table, self.add_features, self.roles.keys)
+        return table if self.roles.keys else _number_rows(table)
+
+    def _select_prepared_columns(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """Drop the columns that were only needed to check the rows."""
+        # The names of columns that prep has added to the rows begin with a NUL character.
+        added_columns = cs.starts_with("\0")
+        only_checked = cs.by_name(*self.roles.only_checked, require_all=False)
+        return rows.drop(added_columns | only_checked)
 
     def _summarize(
         self, rows: pl.LazyFrame, typed: TypedFiles, checks: Sequence[Check]
     ) -> pl.LazyFrame:
-        """Return the summary of the rows that `WrittenParts` describes."""
+        """Return one row for each file, with the columns that `WrittenParts.summary` has."""
         aggregations = aggregate_broken_rows(checks)
         target = self.roles.target
         if target:
-            filled = cs.by_name(target).as_expr().count()
-            infinite = _is_infinite(target, typed.types[target]).sum()
-            aggregations.append(filled.alias("filled"))
-            aggregations.append(infinite.alias("infinite"))
+            filled_targets = cs.by_name(target).as_expr().count()
+            infinite_targets = _is_infinite(target, typed.types[target]).sum()
+            aggregations.append(filled_targets.alias("filled"))
+            aggregations.append(infinite_targets.alias("infinite"))
         has_several_files = len(typed.sources) > 1
         return aggregate_by_file(
             rows, *aggregations, has_several_files=has_several_files
         )
 
-    def _sink(
+    def _write_in_one_pass(
         self,
         table: pl.LazyFrame,
         summary: pl.LazyFrame,
         hashes: pl.LazyFrame | None,
         metadata: dict[str, str],
     ) -> pl.DataFrame:
-        """Write the table and the hashes, and return the summary, in one pass.
+        """Write the table as parts and the hashes, if any, and return the summary.
 
-        The hashes, if there are any, are written to `hashes_file`. Raises DataError if
-        the system refuses to read or write a file.
+        The hashes are written to `hashes_file`. All of this takes a single pass over the
+        rows. Raises DataError if the system refuses to read or write a file.
         """
         parts = pl.PartitionBy(
             self.folder,
@@ -161,24 +185,31 @@ class PartWriter:
             max_rows_per_file=self.rows_per_part,
         )
         written = table.sink_parquet(
-            parts, compression_level=1, metadata=metadata, mkdir=True, lazy=True
+            parts,
+            compression_level=COMPRESSION_LEVEL,
+            metadata=metadata,
+            mkdir=True,
+            lazy=True,
         )
         outputs = [summary, written]
         if hashes is not None:
             outputs.append(hashes.sink_parquet(self.hashes_file, lazy=True))
-        with self._explain_errors(), pl.Config(streaming_chunk_size=ROWS_IN_CHUNK):
+        with (
+            self._explain_system_errors(),
+            pl.Config(streaming_chunk_size=ROWS_IN_CHUNK),
+        ):
             collected_summary, *_ = pl.collect_all(
                 outputs,
-                # Without this, polars would keep the rows of Parquet files in memory for
-                # all outputs.
+                # With this optimization, polars would keep the rows of Parquet files in
+                # memory, because several outputs need them.
                 optimizations=pl.QueryOptFlags(comm_subplan_elim=False),
                 engine="streaming",
             )
         return collected_summary
 
     @contextmanager
-    def _explain_errors(self) -> Iterator[None]:
-        """Turn an error of the operating system into a DataError with its reason."""
+    def _explain_system_errors(self) -> Iterator[None]:
+        """Raise DataError if the operating system refuses to read or write a file."""
         try:
             yield
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -191,23 +222,37 @@ class PartWriter:
 
 
 def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> WrittenParts:
-    """Write raw files as prepared parts.
+    """Write raw files as prepared parts, and return what was written.
 
-    Raises DataError if the data cannot be read, or does not become one table.
+    The types of the columns are first guessed from the first rows of each file. If this
+    fails, or if later rows of some files contradict the guess, all rows of these files are
+    read to find the types, and all parts are written again.
+
+    Raises DataError if the data cannot be read, or cannot be combined into one table.
     """
     options = ReadOptions(text_format, writer.roles)
-    confirmed: set[str] = set()
     written = _write_with_guessed_types(raw, options, writer)
-    if written is not None:
+    if written is None:
+        written = _write_again(raw, options, writer, confirmed=set())
+    else:
         confirmed = find_confirmed_files(written.sources, written.summary)
-
-    if written is None or len(confirmed) < len(written.sources):
-        # Only the guesses for confirmed files can be trusted.
-        _delete_parts(writer.folder)
-        opened = open_files(raw, writer.scratch, options, trusted=confirmed)
-        written = writer.write(opened)
+        if len(confirmed) < len(written.sources):
+            written = _write_again(raw, options, writer, confirmed)
     set_marker_counts(written.sources, written.summary)
     return written
+
+
+def _write_again(
+    raw: Path, options: ReadOptions, writer: PartWriter, confirmed: set[str]
+) -> WrittenParts:
+    """Delete the parts that were written with wrong types, and write all rows again.
+
+    `confirmed` are the names of the files whose guessed types have been right. All rows of
+    the other files are read to find the types.
+    """
+    _delete_parts(writer.folder)
+    opened = open_files(raw, writer.scratch, options, trusted=confirmed)
+    return writer.write(opened)
 
 
 def _write_with_guessed_types(
@@ -215,11 +260,12 @@ def _write_with_guessed_types(
 ) -> WrittenParts | None:
     """Write the parts with types that are guessed from the first rows of the files.
 
-    Returns None if this fails, because a wrong guess can make polars or our own checks
-    fail. If the data is to blame, the error is raised when the parts are written again.
-    Raises DataError if a file cannot be opened, which does not depend on a guess.
+    Returns None if this fails, because a wrong guess can make polars or checks of this step
+    fail. If the data itself is wrong, the error is raised when the parts are written again.
+    Raises DataError if a file cannot be opened.
     """
     try:
+        # A DataError while opening the files does not depend on a guess, so it is raised.
         opened = open_files(raw, writer.scratch, options)
     except pl.exceptions.PolarsError:
         return None
@@ -236,14 +282,17 @@ def _delete_parts(folder: Path) -> None:
 
 
 def _is_infinite(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Return whether each value of a column of this type is an infinite number."""
+    """Return whether each value of a column is an infinite number.
+
+    `dtype` is the type of the column. Only floats can be infinite.
+    """
     if dtype != pl.Float64:
         return pl.lit(False)
     return cs.by_name(name).as_expr().is_infinite()
 
 
 def _number_rows(table: pl.LazyFrame) -> pl.LazyFrame:
-    """Add the column ROW, which numbers the rows from 0."""
+    """Add the column ROW in front, which numbers the rows from 0."""
     _check_row_name(table)
     return table.with_row_index(ROW).cast({ROW: pl.Int64})
 
@@ -260,28 +309,30 @@ def _check_row_name(table: pl.LazyFrame) -> None:
 def apply_features(
     table: pl.LazyFrame, add_features: FeatureFunction, required: Sequence[str]
 ) -> pl.LazyFrame:
-    """Add the user's features to the table, in the types of prepared tables.
+    """Add the user's features to the table, and convert them to the types of prepared data.
 
-    Raises DataError if `features` fails, leaves out a column that is `required`, or adds a
-    column of a type that is not supported.
+    `add_features` is the function features() in prep.py. Raises DataError if polars rejects
+    what it does, if it leaves out a column that is `required`, or if it adds a column of a
+    type that is not supported.
     """
+    # An error in the user's own code keeps its traceback, which shows the wrong line.
     table = _convert_feature_types(add_features(table), required)
     try:
-        frame_schema = table.collect_schema()
+        schema = table.collect_schema()
     except pl.exceptions.PolarsError as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(f"features() in prep.py fails: {first_line}.") from None
     for name in required:
-        if name not in frame_schema:
+        if name not in schema:
             raise DataError(
                 f"features() in prep.py leaves out the column '{name}', which settings.yml"
                 " names as the target or as a key."
             )
-    for name, dtype in frame_schema.items():
+    for name, dtype in schema.items():
         if name not in required and dtype not in TYPE_NAMES:
             raise DataError(
-                f"features() in prep.py makes the column '{name}' of type {dtype}, which"
-                " is neither a number nor a date nor text: convert it."
+                f"features() in prep.py gives the column '{name}' the type {dtype}, which"
+                " is not a number, a date or text: convert it to one of these."
             )
     return table
 
@@ -289,9 +340,10 @@ def apply_features(
 def _convert_feature_types(
     table: pl.LazyFrame, required: Sequence[str]
 ) -> pl.LazyFrame:
-    """Convert all columns but those that are `required` to the types of features.
+    """Convert all columns except the `required` ones to the types that features have.
 
-    Columns of other types are not changed.
+    These are integers and floats of 64 bits, times in microseconds, and text. Columns of
+    other types are not changed.
     """
     features = ~cs.by_name(*required, require_all=False)
     integers = features & cs.integer()
