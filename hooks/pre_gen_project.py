@@ -173,19 +173,20 @@ def check_online() -> Iterator[Remark]:
         "subscription_id": "azure_subscription_id",
         "region": "azure_region",
     }
-    for row in online_checks.ask_azure(names):
-        if not row.fix:
+    for check in online_checks.ask_azure(names):
+        result = check.result
+        if not result.fix:
             continue
 
-        if row.setting:
-            question = renamed_questions.get(row.setting, row.setting)
-            is_wrong = row.status == online_checks.WRONG
+        if result.setting:
+            question = renamed_questions.get(result.setting, result.setting)
+            is_wrong = result.status == online_checks.WRONG
         else:
             # No other answer would solve this problem, so it does not stop generation. The
             # message begins with the name of the check, such as "storage".
-            question = row.name
+            question = check.name
             is_wrong = False
-        yield Remark(question, f"{question}: {row}", is_wrong=is_wrong)
+        yield Remark(question, f"{question}: {result}", is_wrong=is_wrong)
 
 
 def explain_refusal(wrong: list[Remark]) -> str:

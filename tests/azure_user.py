@@ -356,11 +356,11 @@ def assert_log_of_failed_step_is_shown(user: User, shell: Shell) -> None:
     failed = shell.run("submit training --wait")
     assert (failed.code, failed.err) == (1, "")
     assert ("failed", "prep") in read_lines(failed.out)
-    end_of_log = failed.out.partition("Its user_logs/std_log.txt ends:\n")[2]
+    end_of_log = failed.out.partition("The log user_logs/std_log.txt ends with:\n")[2]
     numbers = [f"    {number}" for number in range(31, 50)]
     assert end_of_log.splitlines()[:20] == [*numbers, "    no rows"]
     step = user.newest_run()[1]["prep"]
-    assert f"All its logs: https://ml.azure.com/runs/{step.id}?" in failed.out
+    assert f"All logs of the step: https://ml.azure.com/runs/{step.id}?" in failed.out
 
 
 def assert_output_of_entry_script_is_shown(user: User, shell: Shell) -> None:
@@ -371,9 +371,9 @@ def assert_output_of_entry_script_is_shown(user: User, shell: Shell) -> None:
     user.write("score", failing)
     failed = shell.run("submit scoring --wait")
     assert failed.code == 1
-    assert "Its logs/user/error.txt ends:" in failed.out
+    assert "The log logs/user/error.txt ends with:" in failed.out
     assert "ValueError: no model" in failed.out
-    assert "The folder logs/user/ has what the entry script printed" in failed.out
+    assert "The output and the errors of the entry script are in logs/user/." in failed.out
 
 
 def assert_one_sentence(result: Result) -> None:

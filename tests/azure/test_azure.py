@@ -529,7 +529,7 @@ def test_lost_answer_to_a_submission_is_requested_again(
     assert fault.seen == 2
     (run,) = user.standin.azure.jobs
     assert f"submitted  training, run {run}" in result.out
-    assert "although Azure's reply was lost" not in result.out
+    assert "although Azure's response was lost" not in result.out
 
 
 def test_run_is_found_if_all_answers_to_its_submission_are_lost(
@@ -543,7 +543,7 @@ def test_run_is_found_if_all_answers_to_its_submission_are_lost(
     assert fault.seen == 4
     (run,) = user.standin.azure.jobs
     assert f"submitted  training, run {run}" in result.out
-    assert "although Azure's reply was lost" in result.out
+    assert "although Azure's response was lost" in result.out
 
 
 def test_message_names_a_run_that_cannot_be_found(user: User, shell: Shell) -> None:
@@ -627,7 +627,7 @@ def test_short_faults_of_azure_are_no_errors(user: User, shell: Shell) -> None:
         ),
         pytest.param(
             Fault("GET arm{scope}", 200, body=b"<html>"),
-            "The SDK gives up",
+            "The SDK reports an error",
             id="workspace is HTML",
         ),
         pytest.param(
@@ -647,7 +647,7 @@ def test_short_faults_of_azure_are_no_errors(user: User, shell: Shell) -> None:
         ),
         pytest.param(
             Fault("POST ml/.*WithGraph", 429, retry_after=7),
-            "asks to wait 7 s. Run the",
+            "asks you to wait 7 s. Run the",
             id="too many requests",
         ),
     ],
@@ -693,7 +693,7 @@ def test_wrong_settings_are_refused_before_any_request(
         settings.write(f"schedules: {{scoring: {schedule}}}\n")
     failed = shell.run("publish scoring")
     assert (
-        "which is not a Windows time zone. Write W. Europe Standard Time" in failed.err
+        "which is not a Windows time zone. Use W. Europe Standard Time" in failed.err
     )
     assert not user.standin.requests
 
@@ -703,7 +703,7 @@ def test_missing_compute_is_named_before_a_submission(user: User, shell: Shell) 
     failed = shell.run("submit training")
     assert_one_sentence(failed)
     assert "gpu-cluster, which is not in workspace" in failed.err
-    assert "provision` creates it" in failed.err
+    assert "provision` to create it" in failed.err
     assert not user.standin.azure.jobs
 
 
@@ -754,7 +754,7 @@ def test_error_of_a_step_that_never_started_is_shown(user: User, shell: Shell) -
     failed = shell.run("submit training --wait")
     assert (failed.code, failed.err) == (1, "")
     assert "prep has failed: The image could not be built.\n" in failed.out
-    assert "Its logs/azureml/executionlogs.txt ends:\n" in failed.out
+    assert "The log logs/azureml/executionlogs.txt ends with:\n" in failed.out
 
 
 def test_states_of_runs_may_be_names(user: User, shell: Shell) -> None:
@@ -821,7 +821,7 @@ def test_run_continues_after_its_command_is_interrupted(user: User) -> None:
     assert (process.returncode, err) == (130, "")
     run = user.newest_run()[0]
     assert out.startswith(
-        f"The run goes on. Follow it at https://ml.azure.com/runs/{run.id}"
+        f"The run continues on Azure ML: https://ml.azure.com/runs/{run.id}"
     )
     assert run.status == "Running"
     assert not run.cancel.is_set()
@@ -833,14 +833,14 @@ def test_waiting_survives_a_bad_connection(user: User, shell: Shell) -> None:
     user.standin.faults.append(fault)
     result = shell.run("submit training --wait")
     # The run itself fails in the end, because its steps write nothing.
-    assert result.out.splitlines()[-1].startswith("All its logs")
+    assert result.out.splitlines()[-1].startswith("All logs of the step")
     assert fault.seen > 6
 
     user.standin.faults[:] = [Fault(get_status, 503, times=None)]
     result = shell.run("submit training --wait")
     assert_one_sentence(result)
     last_line = result.out.splitlines()[-1]
-    assert last_line.startswith("The run goes on. Follow it at https:")
+    assert last_line.startswith("The run continues on Azure ML: https:")
 
 
 def test_help_does_not_import_the_sdk(user: User) -> None:

@@ -333,7 +333,7 @@ def test_missing_compute_is_named_before_a_submission(user: User, shell: Shell) 
     failed = shell.run("submit training")
     assert_one_sentence(failed)
     assert "gpu-cluster, which is not in workspace" in failed.err
-    assert "provision` creates it" in failed.err
+    assert "provision` to create it" in failed.err
 
 
 def assign_gpu_cluster(settings_file: Path, step: str) -> None:

@@ -96,7 +96,7 @@ def new_data_and_code(user: User) -> Iterator[None]:
         (
             "GET arm{scope}",
             "missing role",
-            "The login has no right to do this.",
+            "The login has no permission to do this.",
             '--role "AzureML Compute Operator"',
         ),
     ],
@@ -121,7 +121,7 @@ def test_a_refusal_is_explained_in_azures_own_words(
     [
         ("policy", "A policy of your company forbids this: Allowed locations."),
         ("quota of 0", "The subscription has no quota for nodes of this VM size."),
-        ("missing role", "The login has no right to do this."),
+        ("missing role", "The login has no permission to do this."),
     ],
 )
 def test_a_cluster_that_azure_refuses(
@@ -194,7 +194,7 @@ def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
     user.standin.faults.append(Fault(DATA, refusal=refusal, times=None))
     failed = shell.run("submit training")
     assert_one_sentence(failed)
-    assert "Azure is busy, and asks to wait 5 s. Run the command again" in failed.err
+    assert "Azure is busy and asks you to wait 5 s. Run the command again" in failed.err
     assert '429 ServerBusy: "Ingress is over the account limit".' in failed.err
 
 
@@ -219,22 +219,22 @@ def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
         ),
         (
             Fault("GET arm{scope}", 429, retry_after=7),
-            "Azure is busy, and asks to wait 7 s. Run the command again",
+            "Azure is busy and asks you to wait 7 s. Run the command again",
         ),
         (
             Fault("GET arm{scope}", 429, retry_after=3600),
-            "Azure is busy, and asks to wait 3600 s. Run the command again",
+            "Azure is busy and asks you to wait 3600 s. Run the command again",
         ),
         (
             Fault("GET arm{scope}", cut=True),
-            "Azure cannot be reached at management.azure.com",
+            "The host management.azure.com cannot be reached",
         ),
         (Fault("PIPELINE", 400), "The stand-in was told to fail here"),
         (
             Fault("PIPELINE", 403),
             "Ask the owner for the role AzureML Data Scientist",
         ),
-        (Fault(CODE, 500), "Azure has a fault. Run the command again later."),
+        (Fault(CODE, 500), "Azure has an internal error. Run the command again later."),
     ],
     ids=lambda value: (
         f"{value.pattern} {value.retry_after or value.status}"

@@ -203,7 +203,10 @@ def assert_check_finds_everything_but_the_common_quota(shell: Shell) -> None:
     assert rows["storage"]["text"] == "standinstorage accepts no keys"
     quota = rows["computes.many: quota"]
     assert (quota["status"], quota["key"]) == ("to review", "computes.many.max_nodes")
-    assert "need 6 vCPUs, and the clusters above 8, of 12 allowed" in quota["text"]
+    assert (
+        "need 6 vCPUs, and the clusters above need 8 more, but 12 are allowed"
+        in quota["text"]
+    )
 
 
 def assert_provision_adds_the_roles_for_a_registry(user: User, shell: Shell) -> None:
@@ -279,7 +282,9 @@ def test_provision_shows_an_owner_the_commands_that_assign_roles(
     azure = user.standin.azure
     azure.may_assign_roles = False
     refused = shell.run("provision --create-workspace")
-    commands = re.findall("an owner runs (az role assignment create .*)", refused.out)
+    commands = re.findall(
+        "an owner can assign it with (az role assignment create .*)", refused.out
+    )
     assert len(commands) == 7
     assert commands[0].startswith(
         f"az role assignment create --assignee-object-id {CLIENT_ID} --role "

@@ -58,7 +58,8 @@ penguins/runtime/azure/__init__.py
 penguins/runtime/azure/blob_container.py
 penguins/runtime/azure/build_pipeline.py
 penguins/runtime/azure/call_limits.py
-penguins/runtime/azure/check_answers.py
+penguins/runtime/azure/capacity_checks.py
+penguins/runtime/azure/check_results.py
 penguins/runtime/azure/checks.py
 penguins/runtime/azure/connection.py
 penguins/runtime/azure/data_folders.py
@@ -66,6 +67,7 @@ penguins/runtime/azure/error_bodies.py
 penguins/runtime/azure/errors.py
 penguins/runtime/azure/follow_run.py
 penguins/runtime/azure/identity_checks.py
+penguins/runtime/azure/resource_checks.py
 penguins/runtime/azure/resources.py
 penguins/runtime/azure/sdk_errors.py
 penguins/runtime/azure/sdk_log.py

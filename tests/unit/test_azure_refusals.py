@@ -48,15 +48,15 @@ EXPECTED = {
         '--role "Storage Blob Data Contributor"',
     ),
     "old key": (
-        "does not accept the key or the signature.",
+        "does not accept the key or the SAS token.",
         "az ml workspace sync-keys --name workspace",
     ),
     "throttled storage": (
-        "Azure is busy, and asks to wait 5 s.",
-        "it goes on with what is left to do.",
+        "Azure is busy and asks you to wait 5 s.",
+        "it continues where it stopped.",
     ),
     "missing role": (
-        "The login has no right to do this.",
+        "The login has no permission to do this.",
         '--role "AzureML Compute Operator" --scope /subscriptions/33333333/resource',
     ),
     "policy": (
@@ -71,7 +71,7 @@ EXPECTED = {
         "The subscription has no quota for nodes of this VM size.",
         "A smaller cluster cannot help.",
     ),
-    "throttled manager": ("Azure is busy", "later"),
+    "throttled manager": ("Azure is busy", "after this time"),
 }
 
 
@@ -136,7 +136,7 @@ def test_an_answer_that_the_resource_manager_passes_on_as_text_is_read() -> None
 )  # fmt: skip
 def test_an_answer_of_no_known_form_is_no_trouble(body: bytes) -> None:
     assert explain(Reply(body, 403), MANAGER).startswith(
-        "The login has no right to do this. Ask for a role on the workspace workspace, "
+        "The login has no permission to do this. Ask for a role on the workspace workspace, "
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -33,8 +34,8 @@ def test_a_call_that_asks_nothing_any_more_is_given_up(
         call_limits.call_with_limit("to publish", forever.wait, 60)
     assert time.monotonic() - started < 10
     assert str(failure.value) == (
-        "Azure was asked to publish, and has not answered for 0.35 seconds: look in the "
-        "Studio how far it has got, then run the command again."
+        "Azure was asked to publish, but has not responded for 0.35 seconds. Check in the "
+        "Studio how far this has got, then run the command again."
     )
 
 
@@ -44,7 +45,7 @@ def test_an_operation_that_never_ends_is_given_up(
     monkeypatch.setattr(call_limits, "LONGEST_CALL", 0.1)
     monkeypatch.setattr(call_limits, "POLL_SECONDS", 0.02)
     with pytest.raises(
-        call_limits.CallTooLong, match=r"more than 0.1 seconds to wait:"
+        call_limits.CallTooLong, match=r"asked to wait, but has not finished after 0.1 s"
     ):
         call_limits.call_with_limit("to wait", time.sleep, 5)
 
@@ -110,7 +111,7 @@ def test_an_error_raised_from_none_hides_the_error_before_it() -> None:
         except LookupError:
             raise ValueError from None
     except ValueError as error:
-        assert sdk_errors._list_causes(error) == [error]
+        assert sdk_errors._list_error_and_causes(error) == [error]
 
 
 def test_the_answer_to_an_earlier_request_does_not_explain_a_lost_connection() -> None:
@@ -121,7 +122,7 @@ def test_the_answer_to_an_earlier_request_does_not_explain_a_lost_connection() -
     assert sdk_errors.find_service_error(lost) is None
 
     request = requests.Request("GET", "https://management.azure.com").prepare()
-    given_up = request_guard.RequestFailed("No answer comes.", request)
+    given_up = request_guard.RequestFailed("It does not respond.", request)
     given_up.__context__ = lost.__context__
     assert sdk_errors.find_service_error(given_up) is None
 
@@ -149,10 +150,15 @@ def test_a_login_that_fails_outside_the_sdk_is_explained(tmp_path: Path) -> None
 
     with (
         pytest.raises(errors.CommandError) as error,
-        connection.quiet_azure_calls(Config, tmp_path),
+        connection.guard_azure_calls(Config, tmp_path),
     ):
         fail()
     assert str(error.value).startswith("Your login has expired (AADSTS70043). Run `az")
+
+
+CLUSTER = roles.AzureNames(
+    "id", "group", "workspace", "westeurope", "cpu-cluster", "size", 1, "environment"
+)
 
 
 class Manager:
@@ -172,20 +178,77 @@ def test_a_cluster_that_azure_does_not_find_gets_no_role(
 ) -> None:
     monkeypatch.setattr(roles, "get_token", lambda cloud: "no token")
     monkeypatch.setattr(roles, "ResourceManager", Manager)
-    cluster = roles.AzureNames(
-        "id",
-        "group",
-        "workspace",
-        "westeurope",
-        "cpu-cluster",
-        "size",
-        1,
-        "environment",
-    )
     with pytest.raises(roles.CheckFailed) as failed:
-        roles.provide_roles([cluster])
-    assert failed.value.answer.text == (
+        roles.provide_roles([CLUSTER])
+    assert failed.value.result.text == (
         "Azure does not find cpu-cluster, which needs roles."
+    )
+
+
+def make_response(status: int, code: str) -> requests.Response:
+    """Return an error response of the resource manager."""
+    response = requests.Response()
+    response.status_code = status
+    response.headers["Retry-After"] = "3600"
+    response.url = "https://management.azure.com/subscriptions/id"
+    body = {"error": {"code": code, "message": "Azure's own words."}}
+    response._content = json.dumps(body).encode()
+    return response
+
+
+class PlayedSession:
+    """A session of requests in which each request ends in the same way."""
+
+    def __init__(self, outcome: requests.Response | Exception) -> None:
+        self.outcome = outcome
+
+    def request(self, *_: object, **__: object) -> requests.Response:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def assign_in(outcome: requests.Response | Exception) -> bool:
+    """Assign a role through a resource manager whose requests end in this way."""
+    manager = roles.ResourceManager(CLUSTER, "no token", deadline=0)
+    manager.session = PlayedSession(outcome)
+    principal = roles._Principal("you", "principal", "User", [])
+    return bool(roles._assign_role(manager, principal, "/a/b/c", roles.ACR_PULL))
+
+
+def test_only_a_missing_permission_is_left_to_an_owner() -> None:
+    assert assign_in(make_response(201, "")) is True
+    assert assign_in(make_response(409, "RoleAssignmentExists")) is True
+    assert assign_in(make_response(403, "AuthorizationFailed")) is False
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(500, "InternalServerError"), (409, "ScopeLocked"), (429, "TooManyRequests")],
+)
+def test_a_role_that_azure_cannot_assign_is_an_error(status: int, code: str) -> None:
+    with pytest.raises(roles.CheckFailed) as failed:
+        assign_in(make_response(status, code))
+    text = failed.value.result.text
+    assert f'answered {status} {code}: "Azure\'s own words".' in text
+
+
+def test_a_connection_that_is_cut_while_a_role_is_assigned_is_an_error() -> None:
+    with pytest.raises(roles.CheckFailed, match="cannot be reached"):
+        assign_in(requests.ConnectionError("The line is dead."))
+
+
+def test_a_busy_azure_is_not_taken_for_a_broken_network() -> None:
+    """The guard of all requests gives up, as Azure asks for too long a wait."""
+    response = make_response(429, "TooManyRequests")
+    request = requests.Request("PUT", response.url).prepare()
+    busy = request_guard.RequestFailed("Azure is busy.", request, response)
+    with pytest.raises(roles.CheckFailed) as failed:
+        assign_in(busy)
+    result = failed.value.result
+    assert result.text.startswith("Azure is busy and asks you to wait 3600 s. ")
+    assert result.fix == (
+        "Run the command again after this time: it continues where it stopped."
     )
 
 

@@ -25,7 +25,7 @@ ERRORS = {
     ),
     "no network": (
         "HTTPSConnectionPool: Max retries exceeded with url",
-        "login.microsoftonline.com cannot be reached.",
+        "The host login.microsoftonline.com cannot be reached.",
     ),
     "az hangs": (
         "AzureCliCredential: Failed to invoke the Azure CLI",
@@ -87,5 +87,5 @@ def test_an_answer_of_the_login_host_is_shown() -> None:
 def test_az_that_is_missing_gives_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login, "has_azure_identity", lambda: False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(login.LoginError, match="Azure CLI not found"):
+    with pytest.raises(login.LoginError, match="not on the PATH"):
         login.get_token("AzureCloud")

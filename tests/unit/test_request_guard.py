@@ -58,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.begin(0, 307, Location="https://elsewhere.example/token")
             case "/busy":
                 self.begin(0, 429, **{"Retry-After": "3600"})
+            case "/broken":
+                self.begin(0, 500)
             case _:
                 self.begin(2)
                 self.wfile.write(b"{}")
@@ -106,10 +108,10 @@ def test_a_file_may_be_large(address: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("trickle", "An answer of 127.0.0.1 comes too slowly."),
-        ("huge", "An answer of 127.0.0.1 has more than"),
-        ("redirect", "127.0.0.1 redirects to elsewhere.example, where"),
-        ("busy", "Azure is busy, and 127.0.0.1 asks to wait 3600 s."),
+        ("trickle", "A response from 127.0.0.1 arrives too slowly."),
+        ("huge", "A response from 127.0.0.1 is larger than"),
+        ("redirect", "127.0.0.1 redirects to elsewhere.example, but the login"),
+        ("busy", "127.0.0.1 is busy and asks for a wait of 3600 s."),
     ],
 )  # fmt: skip
 def test_a_request_is_given_up(address: str, path: str, text: str) -> None:
@@ -125,7 +127,7 @@ def test_a_request_is_given_up(address: str, path: str, text: str) -> None:
 def test_a_huge_answer_does_not_fill_the_memory(address: str, path: str) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(request_guard.RequestFailed, match="has more than"):
+        with pytest.raises(request_guard.RequestFailed, match="is larger than"):
             requests.get(f"{address}/{path}")
         _, most = tracemalloc.get_traced_memory()
     finally:
@@ -139,16 +141,26 @@ def test_a_server_that_does_not_answer_is_not_asked_for_ever(address: str) -> No
         with pytest.raises(requests.Timeout):
             requests.get(f"{address}/stall")
     with pytest.raises(
-        request_guard.RequestFailed, match="No answer comes from 127.0.0.1"
+        request_guard.RequestFailed, match="127.0.0.1 does not respond."
     ):
         requests.get(f"{address}/stall")
     assert time.monotonic() - started < 10 * SILENCE
     # The next file of a silent server is given up at once.
     with pytest.raises(
-        request_guard.RequestFailed, match="No answer comes from 127.0.0.1"
+        request_guard.RequestFailed, match="127.0.0.1 does not respond."
     ):
         requests.get(f"{address}/another")
     assert requests.post(f"{address}/good").ok  # Another method is not concerned.
+
+
+def test_a_server_that_only_fails_is_not_called_silent(address: str) -> None:
+    ends_at = time.monotonic() + 10 * SILENCE
+    with pytest.raises(request_guard.RequestFailed, match="the status 500") as failure:
+        while time.monotonic() < ends_at:
+            requests.get(f"{address}/broken")
+    assert failure.value.response.status_code == 500
+    assert request_guard.silent_host() == ""
+    assert request_guard.newest_response_if_error().status_code == 500
 
 
 def test_an_answer_that_is_cut_short_can_be_asked_for_again(address: str) -> None:

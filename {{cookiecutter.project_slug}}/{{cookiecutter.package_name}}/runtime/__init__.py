@@ -49,9 +49,11 @@ On Azure ML:
 
     azure/login.py           the login, and the message if there is none
     azure/checks.py          the table of `check`
-    azure/check_answers.py   the inputs and the results of the checks
-    azure/online_checks.py   compares the settings with what is on Azure
+    azure/online_checks.py   runs the checks of `check --online`
+    azure/check_results.py   the inputs and the results of these checks
+    azure/resource_checks.py  checks the workspace, the compute and what contains them
     azure/identity_checks.py  checks identities and roles
+    azure/capacity_checks.py  checks VM sizes and quotas
     azure/resource_manager.py  the REST API that these checks ask
     azure/roles.py           who needs which role, and how they get it
     azure/connection.py      silences the SDK, and turns its errors into messages
@@ -60,7 +62,7 @@ On Azure ML:
     azure/call_limits.py     limits the time of a call of the SDK
     azure/request_guard.py   limits for every request of the SDKs
     azure/refusals.py        why Azure refuses a request, and what to do
-    azure/error_bodies.py    the errors in the bodies of Azure's replies
+    azure/error_bodies.py    the errors in the bodies of Azure's responses
     azure/sdk_log.py         keeps what the SDK prints and logs
     azure/provision.py       the command `provision`
     azure/submit.py          the command `submit`

@@ -261,11 +261,11 @@ class Workspace(WorkspaceInterface):
         pipeline: PipelineDefinition,
         settings: Any,
         folders: Mapping[str, str],
-        changing: Collection[str],
+        changing_inputs: Collection[str],
     ) -> entities.PipelineJob:
         """Build a pipeline as a job of the SDK, which can be started or published.
 
-        If there are `changing` inputs, no step is reused.
+        If there are `changing_inputs`, no step is reused.
         """
         addresses = {
             name: f"azureml://datastores/{self._default_store.name}/paths/"
@@ -280,7 +280,7 @@ class Workspace(WorkspaceInterface):
             if identity:
                 node.identity = _step_identity(identity)
         # Azure ML does not notice changed files, and would reuse earlier results.
-        job.settings.force_rerun = bool(changing) or None
+        job.settings.force_rerun = bool(changing_inputs) or None
         return job
 
     def start(
@@ -304,7 +304,7 @@ class Workspace(WorkspaceInterface):
             started = self._find_started_run(error, name, experiment)
             if started is None:
                 raise
-            return StartedRun(started, answer_was_lost=True)
+            return StartedRun(started, response_was_lost=True)
 
     def _find_started_run(
         self, error: Exception, name: str, experiment: str

@@ -259,14 +259,14 @@ class Workspace(WorkspaceInterface):
         pipeline: PipelineDefinition,
         settings: Any,
         folders: Mapping[str, str],
-        changing: Collection[str],
+        changing_inputs: Collection[str],
     ) -> sdk.Pipeline:
         """Build a pipeline as an object of the SDK, which can be started or published."""
         datasets = {
             name: Dataset.File.from_files((self._default_store, folder), validate=False)
             for name, folder in folders.items()
         }
-        steps = build_steps(pipeline, settings, datasets, changing)
+        steps = build_steps(pipeline, settings, datasets, changing_inputs)
         return sdk.Pipeline(self.sdk_workspace, steps)
 
     def start(
@@ -290,7 +290,7 @@ class Workspace(WorkspaceInterface):
             started = self._find_started_run(error, sdk_experiment)
             if started is None:
                 raise
-            return StartedRun(started, answer_was_lost=True)
+            return StartedRun(started, response_was_lost=True)
 
     def _find_started_run(
         self, error: Exception, sdk_experiment: Experiment

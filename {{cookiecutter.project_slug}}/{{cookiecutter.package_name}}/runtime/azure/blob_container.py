@@ -11,7 +11,7 @@ from typing import Any
 
 from azure.storage.blob import ContainerClient
 
-# This many files are uploaded at the same time.
+#: This many files are uploaded at the same time.
 WORKERS = 4
 #: Bytes in one request. Even on a slow connection, each request must end before the service
 #: times out.
@@ -27,7 +27,8 @@ def open_container(
 ) -> ContainerClient:
     """Return a client of a container in a storage account.
 
-    `credential` is a key or a signature of the account, or a login.
+    `credential` is a key or a SAS token of the account, or a credential of azure-identity.
+    `endpoint` is the end of the account's host, such as core.windows.net.
     """
     return ContainerClient(
         f"https://{account_name}.blob.{endpoint}",
@@ -63,15 +64,14 @@ def upload_files(
             pool.submit(_upload_file, container, path, file, report_block)
             for path, file in files.items()
         ]
-        # At the end of the `with` block, the pool waits for the running uploads.
         try:
             for upload in as_completed(uploads):
                 upload.result()
-        except Exception:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        except BaseException:  # Ctrl-C, or a signal that ends the process.
-            is_interrupted.set()
+        except BaseException as error:
+            # Ctrl-C, and a signal that ends the process, are no subclasses of Exception.
+            if not isinstance(error, Exception):
+                is_interrupted.set()
+            # No further upload is started. The `with` block waits for the running ones.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -82,7 +82,7 @@ def _upload_file(
     file: Path,
     report_bytes: Callable[[str, int], None],
 ) -> None:
-    """Upload one file, and replace what is at its path."""
+    """Upload one file, and replace any file at its path."""
     with file.open("rb") as content:
         container.upload_blob(
             path,
@@ -95,5 +95,5 @@ def _upload_file(
 def _report_sent(
     report_bytes: Callable[[str, int], None], path: str, sent: int, _: int | None
 ) -> None:
-    """Adapt `report_bytes` to the hook of the SDK, which also gets the total."""
+    """Adapt `report_bytes` to the SDK's hook, which also gets the size of the file."""
     report_bytes(path, sent)

@@ -19,27 +19,30 @@ def build_pipeline(
 ) -> Any:
     """Upload the data of a pipeline, and return the SDK's pipeline that reads it.
 
-    `data` has the folder of each data parameter. Raises AzureError if the workspace lacks a
-    compute of the settings.
+    `data` has the folder of each data parameter. Raises AzureError if a compute in the
+    settings does not exist in the workspace.
     """
     _require_computes(session)
     upload_data(session, data.values())
 
     folders = {parameter: folder.path for parameter, folder in data.items()}
-    # The files in folders that the user has named may change from run to run.
-    changing = [parameter for parameter, folder in data.items() if not folder.files]
+    # A folder without local files was named by the user. Its files on the datastore may
+    # change from run to run.
+    changing_inputs = [
+        parameter for parameter, folder in data.items() if not folder.files
+    ]
     return call_with_limit(
         "to prepare the pipeline",
         session.workspace.build,
         pipeline,
         session.settings,
         folders,
-        changing,
+        changing_inputs,
     )
 
 
 def _require_computes(session: Session) -> None:
-    """Raise AzureError if the workspace lacks one of the computes in the settings."""
+    """Raise AzureError if a compute in the settings does not exist in the workspace."""
     workspace = session.workspace
     for section, compute in session.settings.all_computes().items():
         exists = call_with_limit(
@@ -51,5 +54,5 @@ def _require_computes(session: Session) -> None:
         provision_command = f"{COMMAND} provision{session.project.files.option}"
         raise AzureError(
             f"{session.project.file_of(key)}: {key} is {compute.name}, which is not "
-            f"in {workspace.name}: `{provision_command}` creates it."
+            f"in {workspace.name}. Run `{provision_command}` to create it."
         )

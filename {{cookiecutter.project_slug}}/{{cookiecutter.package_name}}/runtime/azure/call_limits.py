@@ -11,13 +11,13 @@ from typing import ParamSpec, TypeVar
 from . import request_guard
 from .errors import CallTooLong
 
-#: Seconds that a call may take while Azure replies. Azure needs minutes for a new workspace
+#: Seconds that a call may take while Azure responds. Azure needs minutes for a new workspace
 #: or a new cluster. The SDKs themselves would wait for them without a limit.
 LONGEST_CALL = 30 * 60
-#: A call may go without any response for this many times LONGEST_SILENCE. Single requests
-#: end earlier, so this limit is for an SDK that waits without sending requests.
+#: A call may go without any response for this many times `request_guard.LONGEST_SILENCE`.
+#: Single requests end earlier, so this limit is for an SDK that waits without sending any.
 SILENCE_FACTOR = 7
-# A call is checked at this interval, in seconds.
+#: The limits of a call are checked at this interval, in seconds.
 POLL_SECONDS = 0.5
 
 P = ParamSpec("P")
@@ -25,12 +25,13 @@ T = TypeVar("T")
 
 
 def call_with_limit(
-    purpose: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    task: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """Call a function of an SDK, and return its result.
 
-    Raises CallTooLong if Azure has answered no request for a while, or if the call takes
-    longer than LONGEST_CALL. `purpose` is for the message, such as "to publish".
+    Raises CallTooLong if Azure has responded to no request for a while, or if the call takes
+    longer than LONGEST_CALL. `task` completes the sentence "Azure was asked …" in the
+    message, such as "to publish the pipeline".
     """
     future: Future[T] = Future()
 
@@ -41,33 +42,38 @@ def call_with_limit(
         except BaseException as error:  # noqa: BLE001 (it is raised again below)
             future.set_exception(error)
 
-    # As a daemon, the thread cannot keep the process from ending.
+    # The call runs in a daemon thread, which cannot keep the process from ending.
     threading.Thread(target=call, daemon=True).start()
-    started = time.monotonic()
+    started_at = time.monotonic()
     while True:
         try:
             return future.result(POLL_SECONDS)
         except TimeoutError:
-            if future.done():  # The function itself has raised it.
+            if future.done():  # The function itself has raised the error.
                 raise
-        _check_limits(purpose, started)
+        _raise_if_too_long(task, started_at)
 
 
-def _check_limits(purpose: str, started: float) -> None:
-    """Raise CallTooLong if a call that began at `started` has reached a limit."""
+def _raise_if_too_long(task: str, started_at: float) -> None:
+    """Raise CallTooLong if a call has reached one of its limits.
+
+    `task` is what the call does, such as "to publish the pipeline". `started_at` is the time
+    of the monotonic clock at which it began.
+    """
     now = time.monotonic()
-    last_response = max(started, request_guard.last_response_time())
-    longest_silence = SILENCE_FACTOR * request_guard.LONGEST_SILENCE
-    if now - last_response > longest_silence:
+    last_response_time = max(started_at, request_guard.last_response_time())
+    silence_limit = SILENCE_FACTOR * request_guard.LONGEST_SILENCE
+    if now - last_response_time > silence_limit:
         raise CallTooLong(
-            f"Azure was asked {purpose}, and has not answered for "
-            f"{_format_seconds(longest_silence)}: look in the Studio how far it has got, "
+            f"Azure was asked {task}, but has not responded for "
+            f"{_format_seconds(silence_limit)}. Check in the Studio how far this has got, "
             "then run the command again."
         )
-    if now - started > LONGEST_CALL:
+    if now - started_at > LONGEST_CALL:
         raise CallTooLong(
-            f"Azure has taken more than {_format_seconds(LONGEST_CALL)} {purpose}: look in "
-            "the Studio how far it has got, then run the command again."
+            f"Azure was asked {task}, but has not finished after "
+            f"{_format_seconds(LONGEST_CALL)}. Check in the Studio how far this has got, "
+            "then run the command again."
         )
 
 

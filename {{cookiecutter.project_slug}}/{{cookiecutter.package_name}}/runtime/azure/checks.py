@@ -1,7 +1,7 @@
 """`check`: check the settings, and with `--online` compare them with what is on Azure.
 
-The rules for settings are in `rules.py`, and the questions to Azure in `online_checks.py`.
-This module puts the results into one table, for all workspaces of the project.
+The rules for settings are in `rules.py`, and the checks on Azure in `online_checks.py`. This
+module puts the results into one table, for all workspaces of the project.
 """
 
 from __future__ import annotations
@@ -18,23 +18,31 @@ from ..project import Pipelines, Project
 from ..rule import Problem
 from ..steps import find_unknown_steps
 from ..workspaces import CONFIG, NEEDED, SETTINGS
-from .check_answers import EMPTY, OK, UNASKED, UNUSUAL, WRONG, AzureNames, Row
+from .check_results import (
+    EMPTY,
+    NOT_CHECKED,
+    OK,
+    UNUSUAL,
+    WRONG,
+    AzureNames,
+    NamedResult,
+)
 from .online_checks import ask_azure
 
-#: The statuses by the kinds of problems.
-STATUSES = {"wrong": WRONG, "empty": EMPTY, "unusual": UNUSUAL}
+#: The status in the table, by the kind of a problem with the settings.
+STATUS_BY_PROBLEM = {"wrong": WRONG, "empty": EMPTY, "unusual": UNUSUAL}
 #: The colors of the statuses, in a terminal and in a notebook.
 COLORS = {
     OK: "#1a7f37",  # Green.
     EMPTY: "#bf8700",  # Yellow.
     UNUSUAL: "#a347ba",  # Purple.
     WRONG: "#cf222e",  # Red.
-    UNASKED: "#6e7781",  # Gray.
+    NOT_CHECKED: "#6e7781",  # Gray.
 }
 #: The setting that is needed only to create a workspace.
 REGION = "workspace.region"
-#: The file and the key of each setting that Azure is asked about.
-PLACES = {
+#: The file and the key of each setting for Azure, by its field in AzureNames.
+PLACE_BY_FIELD = {
     "subscription_id": (CONFIG, "subscription_id"),
     "resource_group": (CONFIG, "resource_group"),
     "workspace_name": (CONFIG, "workspace_name"),
@@ -46,8 +54,11 @@ PLACES = {
 
 
 @dataclass(frozen=True)
-class Check:
-    """A row of the table. `file` and `key` are the setting to change. They may be empty."""
+class TableRow:
+    """A row of the table: what was checked, with which result, and how to fix a problem.
+
+    `file` and `key` name the setting to change. They are empty if there is none.
+    """
 
     name: str
     status: str
@@ -65,82 +76,118 @@ def main(
 ) -> int:
     """Print the results of all checks, and return the exit code.
 
-    If the project has no name of a workspace, all workspaces are checked. The exit code is 1
-    if something is wrong, or if Azure could not be asked about a workspace. Settings to fill
-    in or to review do not change it.
+    If the user has chosen no workspace, all workspaces of the project are checked. The exit
+    code is 1 if something is wrong, or if Azure could not be asked about a workspace.
+    Settings to fill in or to review do not affect the exit code.
     """
     projects = [project] if project.files.name else project.for_all_workspaces()
-    checks = check_settings(*projects)
-    if any(_names_steps(project) for project in projects):
+    rows = check_settings(*projects)
+    if any(_has_steps_in_settings(project) for project in projects):
         # The pipelines are loaded only if they are needed, because this imports the SDK.
-        checks += check_steps(load_pipelines(), *projects)
-    was_asked = True
+        rows += check_steps(load_pipelines(), *projects)
+    is_complete = True
     if online:
-        for workspace in projects:
-            answers = check_azure(workspace)
-            was_asked = was_asked and _was_workspace_checked(workspace, answers)
-            if len(projects) > 1:
-                answers = _add_workspace_name(answers, workspace.files.name or "config")
-            checks += answers
+        online_rows, is_complete = _check_workspaces_on_azure(projects)
+        rows += online_rows
 
     if as_json:
-        print(_to_json(checks))
+        print(_format_json(rows))
     else:
-        _print_table(_merge_empty_settings(checks))
-    is_wrong = any(check.status == WRONG for check in checks)
-    return 1 if is_wrong or not was_asked else 0
+        _print_table(_merge_empty_settings(rows))
+    is_wrong = any(row.status == WRONG for row in rows)
+    return 1 if is_wrong or not is_complete else 0
 
 
-def check_settings(*projects: Project[Any]) -> list[Check]:
-    """Check the settings by their rules, and check whether the data exists.
+def check_settings(*projects: Project[Any]) -> list[TableRow]:
+    """Check the settings against their rules, and check whether the data exists.
 
-    There is one project for each workspace. Results that are the same for several
-    workspaces, such as those of settings.yml, are returned only once.
+    `projects` has the same project once for each workspace. Results that are the same for
+    several workspaces, such as those for settings.yml, are returned only once.
     """
     problems = [problem for project in projects for problem in project.find_problems()]
-    checks = [_describe_problem(problem) for problem in problems]
+    rows = [_make_problem_row(problem) for problem in problems]
     files_with_problems = {problem.file for problem in problems}
     for project in projects:
         for file in project.settings_files:
             if file not in files_with_problems and (project.root / file).exists():
-                checks.append(Check(file, OK, "complete and valid"))
-        checks += _check_data(project)
-    return list(dict.fromkeys(checks))
+                rows.append(TableRow(file, OK, "complete and valid"))
+        rows += _check_data(project)
+    # A dict keeps each row once, in the order of the rows.
+    return list(dict.fromkeys(rows))
 
 
-def _names_steps(project: Project[Any]) -> bool:
-    """Return whether the settings assign steps to clusters. False if they are wrong."""
+def _has_steps_in_settings(project: Project[Any]) -> bool:
+    """Return whether the setting `steps` assigns steps to clusters.
+
+    Returns False if the settings are wrong.
+    """
     try:
         return bool(project.settings().steps)
     except SettingsError:
         return False
 
 
-def check_steps(pipelines: Pipelines, *projects: Project[Any]) -> list[Check]:
+def check_steps(pipelines: Pipelines, *projects: Project[Any]) -> list[TableRow]:
     """Return a row for each step in the settings that no pipeline has."""
+    # A dict keeps each problem once, in the order of the projects.
     problems = dict.fromkeys(
         problem
         for project in projects
-        if _names_steps(project)
+        if _has_steps_in_settings(project)
         for problem in find_unknown_steps(project, pipelines)
     )
-    return [_describe_problem(problem) for problem in problems]
+    return [_make_problem_row(problem) for problem in problems]
 
 
-def check_azure(project: Project[Any]) -> list[Check]:
-    """Return what Azure says about the settings of one workspace."""
+def _check_workspaces_on_azure(
+    projects: list[Project[Any]],
+) -> tuple[list[TableRow], bool]:
+    """Return the results of the checks on Azure, and whether each workspace was checked.
+
+    `projects` has the same project once for each workspace.
+    """
+    all_rows = []
+    is_complete = True
+    for project in projects:
+        rows = check_azure(project)
+        if not _was_workspace_checked(project, rows):
+            is_complete = False
+        if len(projects) > 1:
+            workspace = project.files.name or "config"
+            rows = [replace(row, name=f"{workspace}: {row.name}") for row in rows]
+        all_rows += rows
+    return all_rows, is_complete
+
+
+def check_azure(project: Project[Any]) -> list[TableRow]:
+    """Compare the settings of one workspace with what is on Azure."""
     try:
-        clusters = read_azure_names(project)
+        names_by_cluster = read_azure_names(project)
     except SettingsError:
-        return [Check("Azure", UNASKED, "not asked while settings are wrong")]
-    return [_add_place(row, project) for row in ask_azure(*clusters)]
+        text = "not checked: correct the settings first"
+        return [TableRow("Azure", NOT_CHECKED, text)]
+    results = ask_azure(*names_by_cluster)
+    return [_make_azure_row(result, project) for result in results]
 
 
-def _describe_problem(problem: Problem) -> Check:
+def _was_workspace_checked(project: Project[Any], rows: list[TableRow]) -> bool:
+    """Return whether the workspace was checked on Azure, or has no name yet.
+
+    `rows` are the results of the checks on Azure.
+    """
+    empty_keys = {
+        problem.key for problem in project.find_problems() if problem.kind == "empty"
+    }
+    if not empty_keys.isdisjoint(NEEDED):
+        return True
+    return any(row.name == "workspace" and row.status != NOT_CHECKED for row in rows)
+
+
+def _make_problem_row(problem: Problem) -> TableRow:
     """Return the row for a problem of the settings."""
-    return Check(
+    return TableRow(
         name=_make_row_name(problem.file, problem.key),
-        status=STATUSES[problem.kind],
+        status=STATUS_BY_PROBLEM[problem.kind],
         text=problem.text,
         fix=problem.fix,
         file=problem.file,
@@ -148,26 +195,41 @@ def _describe_problem(problem: Problem) -> Check:
     )
 
 
-def _check_data(project: Project[Any]) -> list[Check]:
-    """Check whether the data exists. Return no rows if the settings cannot be read."""
+def _check_data(project: Project[Any]) -> list[TableRow]:
+    """Return a row on whether the data exists for each path of data in the settings.
+
+    Returns no rows if the settings cannot be read.
+    """
     try:
-        paths = project.list_data_paths()
+        path_by_key = project.list_data_paths()
     except SettingsError:
         return []
-    checks = []
-    for key, path in paths.items():
+
+    rows = []
+    for key, path in path_by_key.items():
         file = project.file_of(key)
         name = _make_row_name(file, key)
         if (project.root / path).exists():
-            checks.append(Check(name, OK, path, file=file, key=key))
+            row = TableRow(name, OK, path, file=file, key=key)
         else:
-            fix = "put the data there, or write where it is"
-            checks.append(Check(name, EMPTY, f"{path} is missing", fix, file, key))
-    return checks
+            row = TableRow(
+                name,
+                EMPTY,
+                f"{path} is missing",
+                "put the data there, or correct the path",
+                file=file,
+                key=key,
+            )
+        rows.append(row)
+    return rows
 
 
 def _make_row_name(file: str, key: str) -> str:
-    """Return the name of a setting's row: its key, with the file if this is not the usual."""
+    """Return the name of a setting in the table.
+
+    It is the key, such as `compute.vm_size`. A key in a file for a further workspace follows
+    the file: `settings.prod.yml: compute.vm_size`.
+    """
     if not key:
         return file
     if file in ("", SETTINGS, CONFIG):
@@ -176,7 +238,7 @@ def _make_row_name(file: str, key: str) -> str:
 
 
 def read_azure_names(project: Project[Any]) -> list[AzureNames]:
-    """Return the settings for Azure, once for each cluster. Raises SettingsError."""
+    """Return the settings for Azure, one object for each cluster. Raises SettingsError."""
     settings = project.settings()
     config = project.workspace_config(needs=())
     return [
@@ -198,71 +260,63 @@ def read_azure_names(project: Project[Any]) -> list[AzureNames]:
     ]
 
 
-def _add_place(row: Row, project: Project[Any]) -> Check:
-    """Return a row with the file and the key of the setting that its fix changes."""
-    check = Check(row.name, row.status, row.text, row.fix)
-    if not row.setting:
-        return check
-    file, key = PLACES[row.setting]
+def _make_azure_row(named_result: NamedResult, project: Project[Any]) -> TableRow:
+    """Return the row for a check on Azure, with the setting that its fix changes."""
+    result = named_result.result
+    row = TableRow(named_result.name, result.status, result.text, result.fix)
+    if not result.setting:
+        return row
+
+    default_file, key = PLACE_BY_FIELD[result.setting]
+    if default_file == CONFIG:
+        return replace(row, file=project.files.config, key=key)
     if key.startswith("compute."):
-        key = key.replace("compute", row.compute_key, 1)
-    own_file = project.files.config if file == CONFIG else project.files.settings
-    return replace(check, file=own_file, key=key)
+        # Further clusters have keys such as computes.gpu.vm_size.
+        key = key.replace("compute", named_result.compute_key, 1)
+    return replace(row, file=project.files.settings, key=key)
 
 
-def _was_workspace_checked(project: Project[Any], answers: list[Check]) -> bool:
-    """Return whether Azure has answered about the workspace, or none is named yet."""
-    empty_keys = {
-        problem.key for problem in project.find_problems() if problem.kind == "empty"
-    }
-    if not empty_keys.isdisjoint(NEEDED):
-        return True
-    return any(
-        check.name == "workspace" and check.status != UNASKED for check in answers
-    )
-
-
-def _add_workspace_name(checks: list[Check], workspace: str) -> list[Check]:
-    """Return the rows with the name of a workspace before their own names."""
-    return [replace(check, name=f"{workspace}: {check.name}") for check in checks]
-
-
-def _to_json(checks: list[Check]) -> str:
-    """Return the checks as JSON, on one line."""
-    text = json.dumps({"checks": [vars(check) for check in checks]})
-    # Azure Pipelines reads what follows ## as a command, anywhere in a line.
+def _format_json(rows: list[TableRow]) -> str:
+    """Return the rows as JSON, on one line."""
+    text = json.dumps({"checks": [vars(row) for row in rows]})
+    # Azure Pipelines executes text after ## as a command, anywhere in a line.
     return text.replace("##", "\\u0023#")
 
 
-def _merge_empty_settings(checks: list[Check]) -> list[Check]:
-    """Return one row for all empty settings of Azure if no workspace is named at all.
+def _merge_empty_settings(rows: list[TableRow]) -> list[TableRow]:
+    """Replace the rows of all empty settings for Azure by one, if no workspace is named.
 
-    A new project runs on this machine without them. Several rows would look like faults.
+    A new project runs on this machine without these settings. A row for each of them would
+    look like an error.
     """
-    empty = [
-        check
-        for check in checks
-        if check.status == EMPTY and (check.file, check.key) in PLACES.values()
+    azure_places = set(PLACE_BY_FIELD.values())
+    empty_rows = [
+        row
+        for row in rows
+        if row.status == EMPTY and (row.file, row.key) in azure_places
     ]
-    if not {check.key for check in empty}.issuperset(NEEDED):
-        return checks
-    keys = [check.key for check in empty if check.key != REGION]
-    fix = f"before you use `provision` or `submit`, fill in {', '.join(keys)}"
-    if len(keys) < len(empty):
+    empty_keys = [row.key for row in empty_rows]
+    if not set(empty_keys).issuperset(NEEDED):
+        # The user has begun to fill in the workspace, so each empty setting is shown.
+        return rows
+
+    needed_keys = [key for key in empty_keys if key != REGION]
+    fix = f"before you use `provision` or `submit`, fill in {', '.join(needed_keys)}"
+    if REGION in empty_keys:
         fix += f", and {REGION} for `provision --create-workspace`"
-    merged = Check(
+    merged = TableRow(
         "Azure",
         EMPTY,
         "no workspace is named yet; local runs need none",
         f"{fix}, as docs/azure.md shows",
     )
-    return [*(check for check in checks if check not in empty), merged]
+    return [*(row for row in rows if row not in empty_rows), merged]
 
 
-def _print_table(checks: list[Check]) -> None:
-    """Print checks as a table, and below it the fixes and a summary.
+def _print_table(rows: list[TableRow]) -> None:
+    """Print the table, and below it the fixes and a summary.
 
-    Settings may contain any text, so all text is made harmless for the screen.
+    The settings may contain any text, so control characters are shown as escapes.
     """
     from rich.console import Console
     from rich.table import Table
@@ -270,30 +324,30 @@ def _print_table(checks: list[Check]) -> None:
 
     console = Console(highlight=False)
     table = Table(box=None, show_header=False)
-    for check in checks:
-        colored = Text(check.status, COLORS[check.status])
-        name = Text(make_harmless(check.name))
-        table.add_row(name, colored, Text(make_harmless(check.text)))
+    for row in rows:
+        colored_status = Text(row.status, COLORS[row.status])
+        name = Text(make_harmless(row.name))
+        table.add_row(name, colored_status, Text(make_harmless(row.text)))
     console.print(table)
 
     # Fixes are printed below the table, whose columns would break a command into pieces.
-    for check in checks:
-        if check.fix:
-            place = ": ".join(part for part in (check.file, check.key) if part)
-            fix = make_harmless(f"{place or check.name}: {check.fix}")
+    for row in rows:
+        if row.fix:
+            place = ": ".join(part for part in (row.file, row.key) if part)
+            fix = make_harmless(f"{place or row.name}: {row.fix}")
             console.print(Text(f"\n{fix}"), soft_wrap=True)
-    console.print(f"\n{_count_statuses(checks)}")
-    if any(check.status == UNUSUAL for check in checks):
+    console.print(f"\n{_count_statuses(rows)}")
+    if any(row.status == UNUSUAL for row in rows):
         console.print(
-            "Settings to review may be correct. They do not fail this command."
+            "Settings to review may be correct. They do not make this command fail."
         )
 
 
-def _count_statuses(checks: list[Check]) -> str:
-    """Return how many checks have each status, such as "9 ok, 2 wrong"."""
+def _count_statuses(rows: list[TableRow]) -> str:
+    """Return how many rows have each status, such as "9 ok, 2 wrong"."""
     counts = []
     for status in COLORS:
-        count = sum(check.status == status for check in checks)
+        count = sum(row.status == status for row in rows)
         if count:
             counts.append(f"{count} {status}")
     return ", ".join(counts)

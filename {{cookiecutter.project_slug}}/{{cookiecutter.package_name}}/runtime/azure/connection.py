@@ -1,4 +1,4 @@
-"""Call Azure through an SDK: silently, with limits on requests, with errors as sentences."""
+"""Guard the calls of an Azure SDK: its output, its requests and its errors."""
 
 from __future__ import annotations
 
@@ -33,42 +33,54 @@ class Printer:
 
 
 @contextmanager
-def quiet_azure_calls(
+def guard_azure_calls(
     config: WorkspaceConfig, root: Path, debug: bool = False
 ) -> Iterator[Printer]:
     """Silence the SDK, limit its requests, and turn its errors into AzureError.
 
     Yields a printer that still reaches the screen. The SDK's output and tracebacks go to a
-    log file below `root`, or to the screen with `debug`.
+    log file in the project at `root`, or to the screen with `debug`.
     """
     printer = Printer()
     with keep_sdk_output(root, debug) as log_file, guard_requests():
         try:
             yield printer
         except Exception as error:
-            if _has_own_message(error):
+            if _is_for_user(error):
                 raise
             # The errors of the SDKs share no base class but Exception.
             raise _make_azure_error(error, config, log_file) from error
 
 
-def _has_own_message(error: Exception) -> bool:
-    """Return whether the project's own code has raised an error, without a cause."""
+def _is_for_user(error: Exception) -> bool:
+    """Return whether the message of an error was written for the user and says everything.
+
+    An error that has another error as its cause is not complete: the traceback of the cause
+    belongs into the log.
+    """
     return isinstance(error, CommandError) and error.__cause__ is None
 
 
 def _make_azure_error(
     error: Exception, config: WorkspaceConfig, log_file: str
 ) -> AzureError:
-    """Log the traceback of an error, and return an error with a message for the user."""
-    if isinstance(error, CommandError):
-        message = str(error)
-    elif isinstance(error, LoginError):
-        # `provision` gets a token for roles by itself, without the SDK.
-        message = str(LoginMissing(error, config))
-    else:
-        message = explain_sdk_error(error, config)
+    """Log the traceback of an error, and return an error with a message for the user.
+
+    The message names the log file, unless `log_file` is empty.
+    """
+    message = _choose_message(error, config)
     logging.getLogger(__name__).error(message, exc_info=error)
     if log_file:
         message = f"{message} Details are in {log_file}."
     return AzureError(message)
+
+
+def _choose_message(error: Exception, config: WorkspaceConfig) -> str:
+    """Return what an error means for the user, in whole sentences."""
+    if isinstance(error, CommandError):
+        return str(error)
+    if isinstance(error, LoginError):
+        # `provision` also logs in without the SDK, and then a missing login is a LoginError.
+        # The user reads the same message as after a failed login of the SDK.
+        return str(LoginMissing(error, config))
+    return explain_sdk_error(error, config)

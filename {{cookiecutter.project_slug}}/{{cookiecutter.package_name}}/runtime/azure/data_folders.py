@@ -13,9 +13,9 @@ from ..files import list_files
 from ..project import Project
 from .errors import AzureError
 
-# Files are read in chunks of this size.
+#: Files are read in chunks of this size.
 CHUNK_BYTES = 1 << 20
-# The name of a folder contains this many hexadecimal digits of the digest of its files.
+#: The name of a folder contains this many hexadecimal digits of the digest of its files.
 DIGEST_DIGITS = 16
 
 
@@ -24,8 +24,8 @@ class DataFolder:
     """A folder of the default datastore, and the local files to upload into it."""
 
     path: str
-    #: The local files by their paths on the datastore. It is empty if the user has named
-    #: the folder, whose files can then change at any time.
+    #: The local files by their paths on the datastore. Empty for a folder that the user has
+    #: named. Its files are on the datastore already, and can change at any time.
     files: dict[str, Path] = field(default_factory=dict)
 
 
@@ -34,11 +34,12 @@ def choose_data_folders(
     data_settings: Mapping[str, str],
     named_folders: Mapping[str, str],
 ) -> dict[str, DataFolder]:
-    """Return the folder that each data parameter of a pipeline reads.
+    """Return the folder that each data parameter of a pipeline reads, by parameter.
 
-    `data_settings` maps each data parameter to the setting below `data` that has the path
-    of its files. `named_folders` are the folders that the user has chosen instead, by
-    parameter. Raises AzureError if there are no files at the path of a setting.
+    `data_settings` maps each data parameter to its setting: with "training", the parameter
+    reads the files at the path `data.training`. `named_folders` maps a parameter to a folder
+    of the datastore that the user has chosen instead. Raises AzureError if there are no
+    files at the path of a setting.
     """
     folders = {}
     for parameter, setting in data_settings.items():
@@ -51,10 +52,10 @@ def choose_data_folders(
 
 
 def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
-    """Return a folder for the files of the setting `data.SETTING`.
+    """Describe the folder on the datastore for the files that `data.SETTING` names.
 
     The name of the folder contains a digest of the files, so changed files get a new folder.
-    In an unchanged folder, Azure ML would not notice that files have changed, and would
+    If the folder kept its name, Azure ML would not notice that files have changed, and would
     reuse the results of earlier runs. Raises AzureError if there are no files.
     """
     files = list_data_files(project, setting)
@@ -73,9 +74,9 @@ def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
 
 
 def list_data_files(project: Project[Any], setting: str) -> dict[str, Path]:
-    """Return the local files of the setting `data.SETTING`, sorted by their local paths.
+    """Return the local files that `data.SETTING` names, sorted by their local paths.
 
-    The keys are the paths relative to the path in the setting.
+    The keys are their paths below the path in the setting.
     """
     files = list_files(project.root / _get_path(project, setting))
     return dict(sorted(files.items(), key=itemgetter(1)))
@@ -87,7 +88,7 @@ def _get_path(project: Project[Any], setting: str) -> str:
 
 
 def _digest_files(files: Mapping[str, Path]) -> str:
-    """Return a digest of the names, sizes and contents of files."""
+    """Return a digest of the names, sizes and contents of files, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name, file in files.items():
         digest.update(f"{name}\0{file.stat().st_size}\0".encode())

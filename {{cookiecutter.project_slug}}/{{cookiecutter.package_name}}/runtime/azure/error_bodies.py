@@ -1,4 +1,4 @@
-"""Parse the bodies of Azure's error replies, which have several forms."""
+"""Parse the bodies of Azure's error responses, which have several formats."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-# Errors may contain further errors. This many levels are read.
+#: Errors may contain further errors. This many levels are read.
 MAX_DEPTH = 20
-# Characters that may precede the content of a body: a byte order mark and white space.
+#: Characters that may precede the content of a body: a byte order mark and white space.
 LEADING_CHARACTERS = "\ufeff \r\n"
 
 
 @dataclass(frozen=True)
 class CodeAndMessage:
-    """An error in a reply of Azure. Its code or its message may be empty."""
+    """An error in a response of Azure. Its code or its message may be empty."""
 
     code: str
     message: str
 
 
 def parse_errors(body: str) -> list[CodeAndMessage]:
-    """Return all errors in the body of a reply. Empty if the body has no known form."""
+    """Return all errors in the body of an error response, the outer ones first.
+
+    The list is empty if the body has no known format.
+    """
     return [*_parse_json_errors(body), *_parse_xml_errors(body)]
 
 
@@ -32,24 +35,29 @@ def _parse_json_errors(body: str) -> list[CodeAndMessage]:
     content = _load_json(body)
     if not isinstance(content, dict):
         return []
-    if "error_code" in content:  # MLflow
+    if "error_code" in content:  # The format of MLflow.
         return [_make_error(content.get("error_code"), content.get("message"))]
-    if "error_description" in content:  # Microsoft Entra ID
+    if "error_description" in content:  # The format of Microsoft Entra ID.
         return [_make_error(content.get("error"), content["error_description"])]
     return list(_walk_errors(content.get("error", content)))
 
 
 def _walk_errors(error: Any, depth: int = 0) -> Iterator[CodeAndMessage]:
-    """Yield an error, and the errors in its details or in its message."""
-    if not isinstance(error, dict) or depth > MAX_DEPTH:
-        return
-    if not isinstance(error.get("code"), str):
+    """Yield an error, and then the errors in its message and in its details.
+
+    `error` is an object such as {"code": "NotFound", "message": "…", "details": […]}, whose
+    details are further errors. Nothing is yielded for any other object.
+    """
+    is_error = isinstance(error, dict) and isinstance(error.get("code"), str)
+    if not is_error or depth > MAX_DEPTH:
         return
 
     message = error.get("message")
-    # The resource manager passes on the replies of other services as text.
+    # If the resource manager passes on a response of another service, the message is the
+    # JSON of this response.
     nested = _load_json(message) if isinstance(message, str) else None
     if isinstance(nested, dict):
+        # The outer error has no message besides the inner response.
         yield _make_error(error["code"], "")
         yield from _walk_errors(nested.get("error", nested), depth + 1)
     else:
@@ -63,11 +71,12 @@ def _walk_errors(error: Any, depth: int = 0) -> Iterator[CodeAndMessage]:
 
 
 def _parse_xml_errors(body: str) -> list[CodeAndMessage]:
-    """Return the error in an XML body, as the storage service sends it."""
-    if not body.lstrip(LEADING_CHARACTERS).startswith("<"):
+    """Return the error in an XML body, the format of the storage service, in a list."""
+    content = body.lstrip(LEADING_CHARACTERS)
+    if not content.startswith("<"):
         return []
     try:
-        root = ElementTree.fromstring(body.lstrip(LEADING_CHARACTERS))
+        root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError):
         return []
     code = root.findtext("Code")
@@ -75,17 +84,18 @@ def _parse_xml_errors(body: str) -> list[CodeAndMessage]:
 
 
 def _load_json(text: str) -> Any:
-    """Parse a JSON object. Return None for all other text."""
-    if not text.lstrip(LEADING_CHARACTERS).startswith("{"):
+    """Parse a JSON object. Return None for any other text, such as a list or XML."""
+    content = text.lstrip(LEADING_CHARACTERS)
+    if not content.startswith("{"):
         return None
     try:
-        return json.loads(text.lstrip(LEADING_CHARACTERS))
+        return json.loads(content)
     except (ValueError, RecursionError):
         return None
 
 
 def _make_error(code: Any, message: Any) -> CodeAndMessage:
-    """Return an error. Values that are not text become empty."""
+    """Return an error. A code or a message that is not text becomes empty."""
     return CodeAndMessage(
         code if isinstance(code, str) else "",
         message if isinstance(message, str) else "",

@@ -30,27 +30,28 @@ class WorkspaceMissing(AzureError):
         command = f"{COMMAND} provision --create-workspace{config.files.option}"
         super().__init__(
             f"There is no workspace {config.workspace_name} in the resource group "
-            f"{config.resource_group}: `{command}` creates it, or correct "
+            f"{config.resource_group}. Run `{command}` to create it, or correct "
             f"{config.files.config}."
         )
 
 
 class LoginMissing(AzureError):
-    """Nobody is logged in, or Azure refuses the login."""
+    """Nobody is logged in, or Azure refuses the login. The message explains the cause."""
 
     def __init__(self, error: Exception, config: WorkspaceConfig) -> None:
-        answer = request_guard.quote_login_refusal()
-        problem = login.explain_login(str(error), config.cloud, answer)
+        quotation = request_guard.quote_login_refusal()
+        problem = login.explain_login(str(error), config.cloud, quotation)
         super().__init__(f"{problem.message} {problem.advice}")
 
 
 class StartUnknown(AzureError):
-    """Azure does not say whether it has started a run."""
+    """The connection was lost, so it is unknown whether Azure has started a run."""
 
     def __init__(self, run_id: str, experiment: str) -> None:
         super().__init__(
-            "Azure does not answer whether the run has started: look in the Studio for "
-            f"run {run_id} of the experiment {experiment} before you submit again."
+            "Azure does not respond, so it is unknown whether the run has started. Look in "
+            f"the Studio for run {run_id} of the experiment {experiment} before you submit "
+            "again."
         )
 
 
@@ -60,7 +61,7 @@ class NotACluster(AzureError):
     def __init__(self, name: str, kind: str, config: WorkspaceConfig) -> None:
         super().__init__(
             f"{config.files.settings}: the compute {name} is a {kind}, not a compute "
-            "cluster: write another name."
+            "cluster. Write the name of a compute cluster instead."
         )
 
 
@@ -69,6 +70,6 @@ class ClusterFailed(AzureError):
 
     def __init__(self, name: str, errors: object) -> None:
         super().__init__(
-            f"The cluster {name} has failed ({errors}): delete it in the Studio, and "
-            "provision again."
+            f"The cluster {name} has failed ({errors}). Delete it in the Studio, then run "
+            "`provision` again."
         )

@@ -12,22 +12,22 @@ from .resources import Failure
 from .session import Session
 from .workspace_interface import RunInterface
 
-# Azure is asked for the state of the run at this interval.
+#: Azure is asked for the state of the run at this interval.
 POLL_SECONDS = 3
-# After this many failed polls in a row, the run is no longer followed.
+#: After this many failed polls in a row, the run is no longer followed.
 MAX_FAILED_POLLS = 3
-# azureml-sdk calls a run that has succeeded finished, and azure-ai-ml calls it completed.
+#: azureml-sdk calls a run that has succeeded finished, and azure-ai-ml calls it completed.
 SUCCESS_STATES = ("finished", "completed")
 FINAL_STATES = (*SUCCESS_STATES, "failed", "canceled")
 
 #: Parts of the names of a failed step's logs, beginning with the most useful log.
 LOGS_BY_USEFULNESS = (
-    # What the entry script of a parallel step raised; the step's own log only says
+    # The errors of the entry script of a parallel step. The step's own log only says
     # "SystemExit: 42".
     "logs/user/error.txt",
-    # What the script printed.
+    # The output of the script.
     "user_logs/std_log",
-    # What happened to a step that died before its script ran.
+    # The preparation of the step, which may fail before its script is started.
     "executionlogs.txt",
 )
 
@@ -40,12 +40,12 @@ def follow_run(session: Session, run: RunInterface) -> bool:
     try:
         final_state = _poll_until_end(session, run)
     except BaseException:  # This includes Ctrl-C.
-        session.printer(f"The run goes on. Follow it at {run.url}")
+        session.printer(f"The run continues on Azure ML: {run.url}")
         raise
 
     session.report(final_state, f"run {run.id}")
     if final_state == "failed":
-        for failure in call_with_limit("to read the logs", run.failures):
+        for failure in call_with_limit("to explain the failure", run.failures):
             _show_failure(failure, session.printer)
     return final_state in SUCCESS_STATES
 
@@ -53,16 +53,17 @@ def follow_run(session: Session, run: RunInterface) -> bool:
 def _poll_until_end(session: Session, run: RunInterface) -> str:
     """Report changed states of steps until the run ends, and return its final state.
 
-    Raises the error of a poll if MAX_FAILED_POLLS in a row have failed, or if one took too
-    long.
+    Raises the error of a poll if MAX_FAILED_POLLS in a row have failed, and CallTooLong if
+    one has taken too long.
     """
-    reported: dict[str, str] = {}
+    reported_states: dict[str, str] = {}
     failed_polls = 0
     while True:
         time.sleep(POLL_SECONDS)
         try:
-            state = _poll(session, run, reported)
+            state = _poll(session, run, reported_states)
         except CallTooLong:
+            # This poll is not repeated, as it has waited long enough.
             raise
         except Exception:
             failed_polls += 1
@@ -75,23 +76,27 @@ def _poll_until_end(session: Session, run: RunInterface) -> str:
             return state
 
 
-def _poll(session: Session, run: RunInterface, reported: dict[str, str]) -> str:
+def _poll(session: Session, run: RunInterface, reported_states: dict[str, str]) -> str:
     """Report the steps whose state has changed, and return the state of the run.
 
-    `reported` has the last reported state of each step, and is updated.
+    `reported_states` has the last reported state of each step by the id of the step's run,
+    and is updated.
     """
-    # The state of the run is read first. If the run has ended, the states of the steps are
-    # final, so none is missed.
-    run_state = call_with_limit("for the state of the run", run.state)
-    for step in call_with_limit("to say how the steps get on", run.steps):
-        if reported.get(step.run_id) != step.state:
-            reported[step.run_id] = step.state
+    # The state of the run is read first: if the run has ended by then, the states of the
+    # steps that are read afterwards are final.
+    run_state = call_with_limit("to report the state of the run", run.state)
+    for step in call_with_limit("to report the states of the steps", run.steps):
+        if reported_states.get(step.run_id) != step.state:
+            reported_states[step.run_id] = step.state
             session.report(step.state, step.name)
     return run_state
 
 
 def _show_failure(failure: Failure, printer: Printer) -> None:
-    """Print why a step has failed, and the end of its most useful log."""
+    """Print why a step has failed, and the last LOG_END lines of its most useful log.
+
+    If the run as a whole has failed, print only the reason.
+    """
     reason = failure.reason or "Azure ML gives no reason."
     if not failure.step:
         printer(reason)
@@ -101,15 +106,17 @@ def _show_failure(failure: Failure, printer: Printer) -> None:
     log = _choose_log(failure.logs)
     if log:
         text = call_with_limit("to send a log", failure.read_log, log)
-        last_lines = text.splitlines()[-LOG_END:]
-        printer("\n    ".join([f"Its {log} ends:", *last_lines]))
-    printer(f"All its logs: {failure.url}")
+        printer(f"The log {log} ends with:")
+        for line in text.splitlines()[-LOG_END:]:
+            printer(f"    {line}")
+    printer(f"All logs of the step: {failure.url}")
     if failure.is_parallel:
-        printer("The folder logs/user/ has what the entry script printed and raised.")
+        # The other folders have the logs of the driver, which runs this script.
+        printer("The output and the errors of the entry script are in logs/user/.")
 
 
 def _choose_log(logs: list[str]) -> str:
-    """Return the name of the most useful log, or an empty string if there are no logs."""
+    """Return the most useful of the names of logs, or "" if there are none."""
     for part in LOGS_BY_USEFULNESS:
         for log in sorted(logs):
             if part in log:

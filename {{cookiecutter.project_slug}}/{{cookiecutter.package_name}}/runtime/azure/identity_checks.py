@@ -2,170 +2,223 @@
 
 from __future__ import annotations
 
-from .check_answers import IN_WORKSPACE, OK, UNASKED, UNUSUAL, WRONG, Answer, Facts
+from collections.abc import Sequence
+
+from .check_results import NOT_CHECKED, OK, UNUSUAL, WRONG, CheckResult, Facts
 from .resource_manager import ML_VERSION, ResourceManager
 from .roles import (
     CLUSTER_ROLES,
     LOGIN_ROLES,
     REGISTRY_ROLES,
     NeededRoles,
-    command_to_assign,
+    Role,
     has_admin_account,
     list_missing_roles,
+    make_assign_command,
 )
 
-NOT_NEEDED = Answer(OK, "not needed, as steps and uploads use the account's key")
-NO_STORAGE = Answer(UNASKED, "not asked, as the workspace names no storage account")
+STORAGE_VERSION = "api-version=2022-05-01"
+
+NOT_NEEDED = CheckResult(OK, "not needed, because the account's key is used")
+NO_STORAGE = CheckResult(
+    NOT_CHECKED, "not checked: the workspace names no storage account"
+)
 
 
-def check_storage(azure: ResourceManager, facts: Facts) -> Answer:
-    """Check whether the storage account of the workspace accepts keys."""
-    name = facts.storage_account.rpartition("/")[2]
-    path = facts.storage_account
-    storage = azure.get(path, "api-version=2022-05-01", none_if=(403, 404))
-    if storage is None:
-        text = f"the login has no permission to see whether {name} accepts keys"
-        return Answer(UNASKED, text)
-    if storage["properties"].get("allowSharedKeyAccess") is not False:
-        return Answer(OK, f"{name} accepts keys")
-    needs_identity = {"needs_identity": True}
+def check_storage(azure: ResourceManager, facts: Facts) -> CheckResult:
+    """Check whether the storage account of the workspace accepts keys.
+
+    If it does not, the login and the clusters need an identity with roles on the account.
+    """
+    account_name = facts.storage_account.rpartition("/")[2]
+    # A login without a role on the account gets a 403 or a 404.
+    account = azure.get(facts.storage_account, STORAGE_VERSION, none_if=(403, 404))
+    if account is None:
+        return CheckResult(
+            NOT_CHECKED,
+            f"the login has no permission to see whether {account_name} accepts keys",
+        )
+
+    # Accounts without this property accept keys.
+    accepts_keys = account["properties"].get("allowSharedKeyAccess") is not False
+    if accepts_keys:
+        return CheckResult(OK, f"{account_name} accepts keys")
+
+    new_facts = {"needs_identity": True}
     if facts.identity:
-        return Answer(OK, f"{name} accepts no keys", facts=needs_identity)
-    return Answer(
+        return CheckResult(OK, f"{account_name} accepts no keys", new_facts=new_facts)
+    return CheckResult(
         UNUSUAL,
-        f"{name} accepts no keys, so steps need an identity and roles on it",
+        f"{account_name} accepts no keys, so steps need an identity that has roles on "
+        "the account",
         f"write compute.identity: system, then run {facts.provision_command}",
-        facts=needs_identity,
+        new_facts=new_facts,
     )
 
 
-def check_default_datastore(azure: ResourceManager, facts: Facts) -> Answer:
-    """Check that there is a default datastore, and that it can be reached."""
-    query = f"{ML_VERSION}&isDefault=true"
-    for datastore in azure.list_items(f"{facts.workspace}/datastores", query):
-        name = datastore["name"]
-        credentials = datastore["properties"].get("credentials") or {}
-        uses_keys = credentials.get("credentialsType", "None") != "None"
-        if not uses_keys:
-            return Answer(OK, f"{name}, by identity", facts={"needs_identity": True})
-        if not facts.needs_identity:
-            return Answer(OK, name)
-        update = facts.az(
+def check_default_datastore(azure: ResourceManager, facts: Facts) -> CheckResult:
+    """Check that the workspace has a default datastore that can be reached.
+
+    A datastore is reached by a key, which its storage account must accept, or by the
+    identity of whoever reads it.
+    """
+    default_datastores = azure.list_items(
+        f"{facts.workspace_path}/datastores", f"{ML_VERSION}&isDefault=true"
+    )
+    datastore = next(default_datastores, None)
+    if datastore is None:
+        list_command = facts.az_in_workspace("ml datastore list")
+        return CheckResult(
+            WRONG,
+            "the workspace has no default datastore",
+            "choose a default datastore in the Studio. This command lists all datastores: "
+            f"{list_command}",
+        )
+
+    name = datastore["name"]
+    credentials = datastore["properties"].get("credentials") or {}
+    uses_identity = credentials.get("credentialsType", "None") == "None"
+    if uses_identity:
+        return CheckResult(
+            OK, f"{name}, by identity", new_facts={"needs_identity": True}
+        )
+    if not facts.needs_identity:
+        return CheckResult(OK, f"{name}, by key")
+    return CheckResult(
+        WRONG,
+        f"{name} uses a key, which its storage account does not accept",
+        facts.az(
             "ml workspace update --name {workspace_name} --resource-group "
             "{resource_group} --system-datastores-auth-mode identity"
-        )
-        return Answer(
-            WRONG,
-            f"{name} uses a key, which its storage account does not accept",
-            update,
-        )
-
-    show = facts.az("ml datastore list " + IN_WORKSPACE)
-    return Answer(
-        WRONG,
-        "the workspace has no default datastore",
-        f"make one the default in the Studio, of those that this shows: {show}",
+        ),
     )
 
 
-def check_registry(azure: ResourceManager, facts: Facts) -> Answer:
-    """Check whether nodes need a role to download images from the workspace's registry."""
-    registry = facts.container_registry
-    if not registry:
-        return Answer(OK, "none yet: Azure ML creates one for the first image")
-    name = registry.rpartition("/")[2]
-    has_account = has_admin_account(azure, registry)
+def check_registry(azure: ResourceManager, facts: Facts) -> CheckResult:
+    """Check whether nodes need a role to download images from the workspace's registry.
+
+    They need no role if the container registry has an admin account.
+    """
+    if not facts.container_registry:
+        return CheckResult(OK, "none yet: Azure ML creates one for the first image")
+    name = facts.container_registry.rpartition("/")[2]
+    has_account = has_admin_account(azure, facts.container_registry)
     if has_account is None:
-        text = f"the login has no permission to see whether {name} has an admin account"
-        return Answer(UNASKED, text)
+        return CheckResult(
+            NOT_CHECKED,
+            f"the login has no permission to see whether {name} has an admin account",
+        )
     if has_account:
-        return Answer(OK, f"{name} has an admin account")
-    needs_pull_role = {"needs_pull_role": True}
+        return CheckResult(OK, f"{name} has an admin account")
+
+    new_facts = {"needs_pull_role": True}
     if facts.identity:
-        return Answer(OK, f"{name} has no admin account", facts=needs_pull_role)
-    return Answer(
+        return CheckResult(OK, f"{name} has no admin account", new_facts=new_facts)
+    return CheckResult(
         UNUSUAL,
         f"{name} has no admin account, so clusters need an identity to download images",
         f"write compute.identity: system, then run {facts.provision_command}",
-        facts=needs_pull_role,
+        new_facts=new_facts,
     )
 
 
-def check_cluster_identity(azure: ResourceManager, facts: Facts) -> Answer:
+def check_cluster_identity(azure: ResourceManager, facts: Facts) -> CheckResult:
     """Check that the cluster has the identity that `compute.identity` names.
 
-    Without this setting, any identity of the cluster will do. `facts.cluster_principal` is
-    the principal id of this identity, and is empty if the cluster does not have it.
+    Without this setting, the cluster may have any identity, or none if keys are used.
+    `facts.cluster_principal` is the principal id of the identity that was found on the
+    cluster, or empty.
     """
-    is_needed = facts.needs_identity or facts.needs_pull_role or facts.identity
-    if not is_needed:
+    is_needed = facts.needs_identity or facts.needs_pull_role
+    is_in_settings = bool(facts.identity)
+    if not is_needed and not is_in_settings:
         return NOT_NEEDED
+
     if facts.cluster_principal:
         # The last part of a user-assigned identity's resource id is its name.
-        identity = facts.identity.rpartition("/")[2] or "an identity"
-        return Answer(OK, f"{facts.compute_name} has {identity}")
+        identity_name = facts.identity.rpartition("/")[2] or "an identity"
+        return CheckResult(OK, f"{facts.compute_name} has {identity_name}")
 
-    if facts.identity in ("", "system"):
-        identity_options = "--identity-type SystemAssigned"
-    else:
-        identity_options = (
-            "--identity-type UserAssigned"
-            f" --user-assigned-identities {facts.identity}"
-        )
-    update = facts.az("ml compute update --name {compute_name} " + IN_WORKSPACE)
-    missing = f"the identity {facts.identity}" if facts.identity else "an identity"
-    return Answer(
+    missing = f"the identity {facts.identity}" if is_in_settings else "an identity"
+    update_command = facts.az_in_workspace("ml compute update --name {compute_name}")
+    return CheckResult(
         WRONG,
         f"{facts.compute_name} does not have {missing}",
-        f"{update} {identity_options}",
+        f"{update_command} {_make_identity_options(facts.identity)}",
     )
 
 
-def check_login_roles(azure: ResourceManager, facts: Facts) -> Answer:
-    """Check that the login may upload data without a key."""
+def _make_identity_options(identity: str) -> str:
+    """Return the options of `az ml compute update` that give a cluster an identity.
+
+    `identity` is the setting `compute.identity`. An empty one stands for "system".
+    """
+    if identity in ("", "system"):
+        return "--identity-type SystemAssigned"
+    return f"--identity-type UserAssigned --user-assigned-identities {identity}"
+
+
+def check_login_roles(azure: ResourceManager, facts: Facts) -> CheckResult:
+    """Check that the login has the roles to upload data without a key."""
     if not facts.needs_identity:
         return NOT_NEEDED
     if not facts.storage_account:
         return NO_STORAGE
-    needs = [NeededRoles(facts.storage_account, LOGIN_ROLES)]
-    return _check_roles(azure, "the login", facts.login_id, needs)
+    needed_roles = [NeededRoles(facts.storage_account, LOGIN_ROLES)]
+    return _check_roles(azure, "the login", facts.login_id, needed_roles)
 
 
-def check_cluster_roles(azure: ResourceManager, facts: Facts) -> Answer:
-    """Check that nodes may read and write data, and download images, without keys."""
-    needs = []
+def check_cluster_roles(azure: ResourceManager, facts: Facts) -> CheckResult:
+    """Check that the cluster has the roles for data and images without keys.
+
+    Its nodes read and write data in the storage account, and download images from the
+    container registry.
+    """
+    needed_roles = []
     if facts.needs_identity:
         if not facts.storage_account:
             return NO_STORAGE
-        needs.append(NeededRoles(facts.storage_account, CLUSTER_ROLES))
+        needed_roles.append(NeededRoles(facts.storage_account, CLUSTER_ROLES))
     if facts.needs_pull_role:
-        needs.append(NeededRoles(facts.container_registry, REGISTRY_ROLES))
-    if not needs:
+        needed_roles.append(NeededRoles(facts.container_registry, REGISTRY_ROLES))
+    if not needed_roles:
         return NOT_NEEDED
     if not facts.cluster_principal:
-        return Answer(UNASKED, "not asked, as the cluster has no identity")
-    return _check_roles(azure, facts.compute_name, facts.cluster_principal, needs)
+        return CheckResult(NOT_CHECKED, "not checked: the cluster has no identity")
+    return _check_roles(
+        azure, facts.compute_name, facts.cluster_principal, needed_roles
+    )
 
 
 def _check_roles(
-    azure: ResourceManager, owner: str, principal: str, needs: list[NeededRoles]
-) -> Answer:
-    """Check that a person or an identity has all roles that it needs."""
-    present = []
-    lacking = []
+    azure: ResourceManager,
+    owner: str,
+    principal_id: str,
+    needed_roles: list[NeededRoles],
+) -> CheckResult:
+    """Check that the login or a cluster has all the roles in `needed_roles`.
+
+    `owner` is the name that messages use for it, and `principal_id` is its id on Azure.
+    """
+    missing_texts = []
+    present_texts = []
     commands = []
-    for needed in needs:
-        missing = list_missing_roles(azure, principal, needed)
-        names = ", ".join(role.name for role in missing or needed.roles)
-        roles = f"{names} on {needed.resource_name}"
-        if missing:
-            lacking.append(roles)
+    for needed in needed_roles:
+        missing_roles = list_missing_roles(azure, principal_id, needed)
+        if missing_roles:
+            missing_texts.append(_describe_roles(missing_roles, needed.resource_name))
         else:
-            present.append(roles)
-        commands += [
-            command_to_assign(principal, needed.scope, role) for role in missing
-        ]
-    if lacking:
-        text = f"{owner} lacks {'; '.join(lacking)}"
-        return Answer(WRONG, text, " && ".join(commands))
-    return Answer(OK, f"{owner} has {'; '.join(present)}")
+            present_texts.append(_describe_roles(needed.roles, needed.resource_name))
+        for role in missing_roles:
+            commands.append(make_assign_command(principal_id, needed.scope, role))
+
+    if missing_texts:
+        text = f"{owner} lacks {'; '.join(missing_texts)}"
+        return CheckResult(WRONG, text, " && ".join(commands))
+    return CheckResult(OK, f"{owner} has {'; '.join(present_texts)}")
+
+
+def _describe_roles(roles: Sequence[Role], resource_name: str) -> str:
+    """Return a text such as "AcrPull, Reader on myregistry"."""
+    role_names = ", ".join(role.name for role in roles)
+    return f"{role_names} on {resource_name}"

@@ -18,8 +18,10 @@ from typing import Any
 
 from ..rules import CLOUDS
 
-# Seconds that a request may take. `az` is slow, and gets twice as many.
+#: Seconds that a request may take. `az` is slow, and gets twice as many.
 TIMEOUT = 10.0
+#: Seconds that azure-identity may take to connect to the login host.
+CONNECTION_TIMEOUT = 5
 CONNECTION_ADVICE = "Check the network, HTTPS_PROXY and REQUESTS_CA_BUNDLE."
 VARIABLES = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 INSTALL_AZ = (
@@ -27,13 +29,13 @@ INSTALL_AZ = (
     "its extension for Azure ML (`az extension add --name ml`)"
 )
 
-# Error codes of Microsoft Entra ID which mean that the user must log in again: the session
-# or the refresh token is too old, the password has changed, or a second factor is needed.
+#: Error codes of Microsoft Entra ID which mean that the user must log in again: the session
+#: or the refresh token is too old, the password has changed, or a second factor is needed.
 _EXPIRED_CODES = """
 50076 50078 50079 50089 50132 50133 50173 70008 70043 700081 700082 700084
 """
-# Texts in the errors of requests, msal and azure-identity if the host that they log in at
-# cannot be reached.
+#: Texts in the errors of requests, msal and azure-identity if the host for the login cannot
+#: be reached.
 _CONNECTION_ERRORS = re.compile(
     "Max retries exceeded|Failed to establish|Connection(Error| aborted| refused)"
     "|ConnectTimeout|ReadTimeout|CERTIFICATE_VERIFY_FAILED|SSLError|ProxyError"
@@ -43,7 +45,7 @@ _CONNECTION_ERRORS = re.compile(
 
 @dataclass(frozen=True)
 class LoginProblem:
-    """Why there is no token, in whole sentences."""
+    """Why the login has failed and there is no token, in whole sentences."""
 
     #: What is wrong, and the first thing to try.
     message: str
@@ -54,7 +56,7 @@ class LoginProblem:
 
 
 class LoginError(Exception):
-    """There is no token. The text is the error of azure-identity, of Azure or of `az`."""
+    """There is no token. The text is the error of azure-identity, Azure or `az`."""
 
 
 def log_in_command(cloud: str, tenant: str = "") -> str:
@@ -71,7 +73,7 @@ def log_in_command(cloud: str, tenant: str = "") -> str:
 def get_token(cloud: str) -> str:
     """Return a token for the resource manager of a cloud. Raises LoginError.
 
-    The token is from azure-identity if this is installed, and otherwise from `az`.
+    The token is from azure-identity if it is installed, otherwise from `az`.
     """
     hosts = CLOUDS[cloud]
     scope = f"https://{hosts.resource_manager}/.default"
@@ -86,19 +88,23 @@ def get_token(cloud: str) -> str:
 
 
 def has_azure_identity() -> bool:
-    """Return whether azure-identity is installed. It often is not where cookiecutter is."""
+    """Return whether azure-identity is installed.
+
+    It is often missing where cookiecutter is installed.
+    """
     return bool(find_spec("azure") and find_spec("azure.identity"))
 
 
 def credential(login_host: str) -> Any:
-    """Return azure-identity's credential for the current login. It never prompts.
+    """Return azure-identity's credential for the current login.
 
+    It tries the kinds of logins in turn, such as variables and `az`, and never prompts.
     `login_host` is the host to log in at, such as login.microsoftonline.com.
     """
     from azure.identity import DefaultAzureCredential
 
-    # azure-identity logs each login that it tries. explain_login tells the user enough, so
-    # these messages are hidden, unless the debug log of the SDK has set a level.
+    # azure-identity logs each kind of login that it tries. `explain_login` tells the user
+    # enough, so these messages are hidden, unless the debug log of the SDK has set a level.
     logger = logging.getLogger("azure.identity")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
@@ -106,10 +112,11 @@ def credential(login_host: str) -> Any:
     os.environ.setdefault("AZURE_AUTHORITY_HOST", login_host)
     return DefaultAzureCredential(
         authority=login_host,
-        connection_timeout=5,
+        connection_timeout=CONNECTION_TIMEOUT,
         read_timeout=TIMEOUT,
         retry_total=1,
         process_timeout=int(2 * TIMEOUT),
+        # Each kind of login that is tried takes time. These are rarely used.
         exclude_shared_token_cache_credential=True,
         exclude_powershell_credential=True,
         exclude_developer_cli_credential=True,
@@ -123,7 +130,7 @@ def _ask_az_for_token(scope: str) -> str:
     """
     az = shutil.which("az")
     if az is None:
-        raise LoginError("Azure CLI not found on path")
+        raise LoginError("The Azure CLI is not on the PATH.")
 
     resource = scope.removesuffix(".default")
     command = [az, "account", "get-access-token", "--resource", resource]
@@ -135,7 +142,7 @@ def _ask_az_for_token(scope: str) -> str:
         timeout=2 * TIMEOUT,
         check=False,
     )
-    # If it has no token, `az` prints an error message, and no JSON with a token.
+    # Without a login, `az` prints an error message instead of JSON.
     try:
         return str(json.loads(completed.stdout)["accessToken"])
     except (ValueError, LookupError, TypeError):
@@ -143,59 +150,89 @@ def _ask_az_for_token(scope: str) -> str:
         raise LoginError(error_text) from None
 
 
-def explain_login(error: str, cloud: str, answer: str = "") -> LoginProblem:
+def explain_login(error: str, cloud: str, quotation: str = "") -> LoginProblem:
     """Explain to the user why there is no token.
 
-    `error` is the text of a LoginError, or of an error of azure-identity or msal. `answer`
-    is a sentence that quotes the last refusal of the login host, if it has refused anything.
+    `error` is the text of a LoginError, or of an error of azure-identity or msal. `quotation`
+    is a sentence that quotes the last error response of the login host, or empty.
     """
-    log_in = log_in_command(cloud)
-    use_variables = f"You can also set {VARIABLES}."
-    if not has_azure_identity():
-        use_variables = f"You can also install azure-identity and set {VARIABLES}."
-
-    code = re.search(r"AADSTS(\d+)", error)
-    if code and code[1] in _EXPIRED_CODES.split():
-        return LoginProblem(
-            message=f"Your login has expired ({code[0]}). Run `{log_in}`.",
-            advice=use_variables,
-            is_refused=True,
-        )
+    # Microsoft Entra ID refuses a login with a code such as AADSTS700082.
+    code = re.search(r"AADSTS\d+", error)
     if code:
-        page = f"https://{CLOUDS[cloud].login}/error?code={code[1]}"
-        sentence = re.search(rf"{code[0]}: *(.+?)\.?(?: Trace ID:|[\r\n]|$)", error)
-        quotation = f': "{sentence[1]}"' if sentence else ""
+        return _explain_refused_login(code[0], error, cloud)
+    if quotation:
         return LoginProblem(
-            message=(
-                f"Azure refuses the login ({code[0]}){quotation}. {page} explains why."
-            ),
-            advice=f"Run `{log_in}`, or correct {VARIABLES}.",
-            is_refused=True,
-        )
-    if answer:
-        return LoginProblem(
-            message=f"There is no token. {answer}",
+            message=f"There is no token. {quotation}",
             advice=f"Run the command again later. If that does not help: {CONNECTION_ADVICE}",
         )
     if _CONNECTION_ERRORS.search(error):
         return LoginProblem(
-            message=f"{CLOUDS[cloud].login} cannot be reached.",
+            message=f"The host {CLOUDS[cloud].login} cannot be reached.",
             advice=CONNECTION_ADVICE,
         )
     if re.search("Failed to invoke the Azure CLI|TimeoutExpired", error):
         return LoginProblem(
             message=f"`az` did not answer within {2 * TIMEOUT:.0f} s.",
-            advice=f"Run `az account get-access-token` to see why. {use_variables}",
+            advice=(
+                f"Run `az account get-access-token` to see why. {_advise_variables()}"
+            ),
         )
+    return _explain_missing_login(cloud)
+
+
+def _explain_refused_login(code: str, error: str, cloud: str) -> LoginProblem:
+    """Explain why Microsoft Entra ID refuses a login.
+
+    `error` is the text of the error, and `code` is the code in it, such as AADSTS700082.
+    """
+    log_in = log_in_command(cloud)
+    number = code.removeprefix("AADSTS")
+    if number in _EXPIRED_CODES.split():
+        return LoginProblem(
+            message=f"Your login has expired ({code}). Run `{log_in}`.",
+            advice=_advise_variables(),
+            is_refused=True,
+        )
+    page = f"https://{CLOUDS[cloud].login}/error?code={number}"
+    return LoginProblem(
+        message=(
+            f"Azure refuses the login ({code}){_quote_reason(code, error)}. {page} "
+            "explains why."
+        ),
+        advice=f"Run `{log_in}`, or correct {VARIABLES}.",
+        is_refused=True,
+    )
+
+
+def _explain_missing_login(cloud: str) -> LoginProblem:
+    """Explain how to log in. If `az` is missing, this includes how to install it."""
+    log_in = log_in_command(cloud)
     if shutil.which("az") is None:
         return LoginProblem(
             message="You are not logged in, and the Azure CLI (`az`) was not found.",
-            advice=f"To log in, {INSTALL_AZ}, and run `{log_in}`. {use_variables}",
+            advice=f"To log in, {INSTALL_AZ}, and run `{log_in}`. {_advise_variables()}",
         )
     return LoginProblem(
         message=f"You are not logged in. Run `{log_in}`.",
         advice=(
-            f"{use_variables} Commands that begin with `az ml` also need the extension: "
-            "`az extension add --name ml`."
+            f"{_advise_variables()} Commands that begin with `az ml` also need the "
+            "extension: `az extension add --name ml`."
         ),
     )
+
+
+def _advise_variables() -> str:
+    """Return a sentence on how to log in by environment variables."""
+    if has_azure_identity():
+        return f"You can also set {VARIABLES}."
+    return f"You can also install azure-identity and set {VARIABLES}."
+
+
+def _quote_reason(code: str, error: str) -> str:
+    """Return the sentence after a code in an error, in quotes after a colon, or "".
+
+    In "AADSTS7000215: Invalid client secret. Trace ID: 1", this is `: "Invalid client
+    secret"`.
+    """
+    sentence = re.search(rf"{code}: *(.+?)\.?(?: Trace ID:|[\r\n]|$)", error)
+    return f': "{sentence[1]}"' if sentence else ""

@@ -9,9 +9,9 @@ from ..project import Pipelines, Project
 from ..settings_models import Compute, ProjectSettings
 from ..workspaces import NEEDED, WorkspaceConfig
 from .call_limits import call_with_limit
-from .check_answers import CheckFailed
+from .check_results import CheckFailed
 from .checks import read_azure_names
-from .connection import quiet_azure_calls
+from .connection import guard_azure_calls
 from .data_folders import DataFolder, list_data_files, make_data_folder
 from .errors import AzureError, WorkspaceMissing
 from .roles import provide_roles
@@ -28,10 +28,11 @@ def provision(
     create_workspace: bool = False,
     debug: bool = False,
 ) -> None:
-    """Create what the pipelines need on Azure. Do not change what exists already.
+    """Create what the pipelines need on Azure. What exists already is not changed.
 
-    Data that is not on this machine is reported, but is not an error, because a build server
-    may have only the sample data, which is in git.
+    The workspace is created only with `create_workspace`. Data that is not on this machine
+    is reported, but is not an error, because a build server may have only the sample data,
+    which is in git.
     """
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
     if create_workspace:
@@ -40,7 +41,7 @@ def provision(
     settings = project.settings()
     _check_subnets(project, config)
 
-    with quiet_azure_calls(config, project.root, debug) as printer:
+    with guard_azure_calls(config, project.root, debug) as printer:
         workspace, status = _provide_workspace(config, settings, create_workspace)
         session = Session(workspace, project, settings, printer)
         session.report(status, f"workspace {workspace.name}, in {workspace.region}")
@@ -51,32 +52,34 @@ def provision(
         has_new_roles = _provide_roles(session)
         for environment in environments(pipelines, settings):
             _provide_environment(session, environment)
-        upload_data(session, _find_data(session, pipelines), has_new_roles)
+        folders = _list_data_folders(session, pipelines)
+        upload_data(session, folders, has_new_roles)
 
 
 def _check_subnets(project: Project[Any], config: WorkspaceConfig) -> None:
     """Raise AzureError if a subnet is not in the subscription of the workspace.
 
-    Azure ML demands this. azureml-sdk leaves the subscription out of what it sends, so Azure
-    would look for the subnet in the wrong place.
+    Azure ML requires this. azureml-sdk does not send the subscription of a subnet, so Azure
+    would look for the subnet in the wrong subscription.
     """
     for section, compute in project.settings().all_computes().items():
         if compute.subnet is None:
             continue
-        subscription = compute.subnet.split("/")[2]
-        if subscription.lower() != config.subscription_id.lower():
+        # A subnet is a path such as /subscriptions/ID/resourceGroups/….
+        subscription_id = compute.subnet.split("/")[2]
+        if subscription_id.lower() != config.subscription_id.lower():
             key = f"{section}.subnet"
             raise AzureError(
-                f"{project.file_of(key)}: {key} is in the subscription {subscription}, but "
-                f"the workspace is in {config.subscription_id}. Write a subnet of that "
-                "subscription."
+                f"{project.file_of(key)}: {key} is in the subscription {subscription_id}, "
+                f"but the workspace is in {config.subscription_id}. Name a subnet in the "
+                "subscription of the workspace."
             )
 
 
 def _provide_workspace(
     config: WorkspaceConfig, settings: ProjectSettings, create_workspace: bool
 ) -> tuple[Workspace, str]:
-    """Return the workspace, and "unchanged" or "created".
+    """Return the workspace, and "created" if it is new, or else "unchanged".
 
     With `create_workspace`, the workspace is created if it does not exist. Otherwise
     WorkspaceMissing is raised.
@@ -85,12 +88,13 @@ def _provide_workspace(
         workspace = call_with_limit(
             "to connect to the workspace", Workspace.connect, config
         )
+        return workspace, "unchanged"
     except WorkspaceMissing:
         if not create_workspace:
             raise
-    else:
-        return workspace, "unchanged"
+        # It is created below, so that an error then does not seem to follow from this one.
 
+    # A cluster with an identity reaches the datastores of the workspace by this identity.
     computes = settings.all_computes().values()
     uses_identities = any(compute.identity for compute in computes)
     workspace = call_with_limit(
@@ -100,15 +104,16 @@ def _provide_workspace(
 
 
 def _provide_cluster(session: Session, setting: Compute) -> None:
-    """Create a cluster of the settings if the workspace has none of this name.
+    """Create the cluster that the settings describe, unless it exists, and report it.
 
-    An existing cluster is not changed. If it differs from the settings, this is reported.
+    A cluster of the same name is not changed. If it differs from the settings, this is
+    reported.
     """
     workspace = session.workspace
-    status = "unchanged"
     cluster = call_with_limit(
         "to look up the cluster", workspace.find_cluster, setting.name
     )
+    status = "unchanged"
     if cluster is None:
         status = "created"
         cluster = call_with_limit(
@@ -125,43 +130,48 @@ def _provide_cluster(session: Session, setting: Compute) -> None:
         command = f"{COMMAND} check --online{session.project.files.option}"
         session.report(
             "differing",
-            f"cluster {setting.name} is not as in the settings. `{command}` shows the "
+            f"cluster {setting.name} differs from the settings. `{command}` shows the "
             "difference.",
         )
 
 
 def _provide_image_builder(session: Session) -> None:
-    """Choose the cluster of `workspace.image_build_compute` as the builder of images."""
+    """Let the cluster in the setting `workspace.image_build_compute` build images."""
     name = session.settings.workspace.image_build_compute
     if name is None:
         return
-    is_new = call_with_limit(
+    was_changed = call_with_limit(
         "to choose the cluster that builds images",
         session.workspace.use_image_builder,
         name,
     )
-    status = "chosen" if is_new else "unchanged"
+    status = "chosen" if was_changed else "unchanged"
     session.report(status, f"cluster {name}, which builds images")
 
 
 def _provide_roles(session: Session) -> bool:
-    """Assign the roles that steps need to reach data without account keys.
+    """Assign the roles for data and images without keys, and return whether any is new.
 
-    If the user may not assign a role, print the command with which an owner can. Return
-    whether a role was assigned.
+    For a role that the user may not assign, print the command for an owner. Without the
+    setting `compute.identity`, keys are used and no role is needed. Raises AzureError on any
+    other error of Azure.
     """
-    clusters = [names for names in read_azure_names(session.project) if names.identity]
+    clusters = [
+        cluster for cluster in read_azure_names(session.project) if cluster.identity
+    ]
     if not clusters:
         return False
     try:
-        statuses = call_with_limit("to give roles", provide_roles, clusters)
+        statuses = call_with_limit("to assign roles", provide_roles, clusters)
     except CheckFailed as failed:
-        raise AzureError(f"{failed.answer.text} {failed.answer.fix}") from failed
+        raise AzureError(f"{failed.result.text} {failed.result.fix}") from failed
 
     for status in statuses:
         text = f"role {status.role.name} on {status.resource_name} for {status.owner}"
-        if status.command:
-            session.report("missing", f"{text}: an owner runs {status.command}")
+        if status.owner_command:
+            session.report(
+                "missing", f"{text}: an owner can assign it with {status.owner_command}"
+            )
         elif status.is_new:
             session.report("assigned", text)
         else:
@@ -180,8 +190,11 @@ def _provide_environment(session: Session, environment: Any) -> None:
     )
 
 
-def _find_data(session: Session, pipelines: Pipelines) -> list[DataFolder]:
-    """Return the data of all pipelines, and report settings without files."""
+def _list_data_folders(session: Session, pipelines: Pipelines) -> list[DataFolder]:
+    """Return the data folders of all pipelines.
+
+    A setting below `data` whose path has no files is reported and left out.
+    """
     project = session.project
     # A dict keeps each setting once, in the order of the pipelines.
     data_settings = dict.fromkeys(

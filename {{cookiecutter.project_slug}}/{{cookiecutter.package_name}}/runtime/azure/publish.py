@@ -30,13 +30,16 @@ def publish(
 ) -> None:
     """Publish the pipeline `name` under an endpoint, with the schedule of the settings.
 
-    The published pipeline reads the project's data in its present state. `folders` are
-    folders of the default datastore, by the data parameters that read them instead. Each
-    run reads their current files. A dry run only reports what would change.
+    The published pipeline reads the project's data in its present state. `folders` maps data
+    parameters to folders of the default datastore, which they read instead of the project's
+    data. Each run reads the files that are in such a folder at that time. A dry run only
+    reports what would change.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
     pipeline = pipelines[name]
-    schedule = _find_schedule(project, pipelines, name)
+    settings: ProjectSettings = project.settings()
+    _check_schedule_names(project, settings, pipelines)
+    schedule = _get_schedule(project, settings, name)
     data = choose_data_folders(project, pipeline.data, folders or {})
 
     with open_session(project, config, debug=debug, dry_run=dry_run) as session:
@@ -57,7 +60,7 @@ def publish(
             publication,
             schedule,
         )
-        _report_schedules(session, changes)
+        _report_schedule_changes(session, changes)
 
 
 def find_endpoint_name(session: Session, pipeline_name: str) -> str:
@@ -72,20 +75,24 @@ def _report_plan(
     data: Mapping[str, DataFolder],
     schedule: Schedule | None,
 ) -> None:
-    """Report what `publish` would upload, publish and schedule."""
+    """Report what `publish` would upload, publish and schedule, without changing anything.
+
+    `endpoint` is None if there is no endpoint of this name yet.
+    """
+    # In a dry run, this only reports the files that are missing on the datastore.
     upload_data(session, data.values())
 
     version = endpoint.version if endpoint else "none"
     session.report("published", f"{endpoint_name}, a new default (now: {version})")
 
     changes = call_with_limit(
-        "to schedule the pipeline",
+        "to look up the schedules",
         session.workspace.plan_schedule,
         endpoint_name,
         endpoint,
         schedule,
     )
-    _report_schedules(session, changes)
+    _report_schedule_changes(session, changes)
 
 
 def _publish_pipeline(
@@ -98,10 +105,11 @@ def _publish_pipeline(
 ) -> Publication:
     """Publish a pipeline as the default of its endpoint, and report the new version.
 
-    `endpoint` is the endpoint if it exists already.
+    `endpoint` is None if there is no endpoint of this name yet.
     """
     experiment = session.settings.name
     earlier_version = endpoint.version if endpoint else "none"
+    description = f"{name}, {experiment}"
     built = build_pipeline(session, pipeline, data)
     new_endpoint = call_with_limit(
         "to publish the pipeline",
@@ -109,7 +117,7 @@ def _publish_pipeline(
         endpoint_name,
         endpoint,
         built,
-        f"{name}, {experiment}",
+        description,
     )
     session.report(
         "published",
@@ -120,8 +128,8 @@ def _publish_pipeline(
     return Publication(name, experiment, new_endpoint, built)
 
 
-def _report_schedules(session: Session, changes: list[ScheduleChange]) -> None:
-    """Print a line for each schedule that is new, kept or disabled."""
+def _report_schedule_changes(session: Session, changes: list[ScheduleChange]) -> None:
+    """Print a line for each schedule that is new, unchanged or disabled."""
     for change in changes:
         if change.status == "scheduled":
             session.report(change.status, change.description)
@@ -129,16 +137,13 @@ def _report_schedules(session: Session, changes: list[ScheduleChange]) -> None:
             session.report(change.status, f"schedule {change.description}")
 
 
-def _find_schedule(
-    project: Project[Any], pipelines: Pipelines, name: str
+def _get_schedule(
+    project: Project[Any], settings: ProjectSettings, name: str
 ) -> Schedule | None:
-    """Return the schedule that the settings have for a pipeline, or None.
+    """Return the schedule of a pipeline in the settings, or None.
 
-    Raises AzureError if the settings have a schedule for an unknown pipeline, or if the
-    schedule has an unknown time zone.
+    Raises AzureError if the schedule has an unknown time zone.
     """
-    settings: ProjectSettings = project.settings()
-    _check_names_of_schedules(project, settings, pipelines)
     schedule = settings.schedules.get(name)
     if schedule is None or schedule.time_zone in TIME_ZONES:
         return schedule
@@ -148,11 +153,11 @@ def _find_schedule(
     suggestion = " or ".join(similar) or "UTC"
     raise AzureError(
         f"{project.file_of(key)}: {key} is {schedule.time_zone}, which is not a "
-        f"Windows time zone. Write {suggestion}."
+        f"Windows time zone. Use {suggestion}."
     )
 
 
-def _check_names_of_schedules(
+def _check_schedule_names(
     project: Project[Any], settings: ProjectSettings, pipelines: Pipelines
 ) -> None:
     """Raise AzureError if the settings have a schedule for an unknown pipeline."""
@@ -160,6 +165,6 @@ def _check_names_of_schedules(
     if unknown_names:
         key = f"schedules.{min(unknown_names)}"
         raise AzureError(
-            f"{project.file_of(key)}: {key} does not belong to a pipeline. Write one of "
-            f"{', '.join(pipelines)}."
+            f"{project.file_of(key)}: {key} does not belong to a pipeline. Use one of the "
+            f"names {', '.join(pipelines)}."
         )

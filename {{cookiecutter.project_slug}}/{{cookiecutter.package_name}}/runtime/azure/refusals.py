@@ -15,9 +15,9 @@ from ..rules import CLOUDS
 from .error_bodies import CodeAndMessage, parse_errors
 from .login import log_in_command
 
-# At most this many characters of Azure's own sentence are shown.
+#: At most this many characters of Azure's own sentence are shown.
 LONGEST_SENTENCE = 300
-# Seconds to wait if a reply does not say how long.
+#: Seconds to wait if a response does not say how long.
 DEFAULT_WAIT = 5
 
 Headers = Mapping[str, str]
@@ -38,16 +38,17 @@ class WorkspaceNames(Protocol):
 
 @dataclass(frozen=True)
 class ServiceError:
-    """A reply in which a service refuses a request.
+    """An error response of a service of Azure. Whatever it does not contain is empty."""
 
-    `code` is the most specific code of the reply, `message` is the sentence that belongs to
-    it, and `codes` are all codes of the reply.
-    """
-
+    #: The HTTP status.
     status: int
+    #: The host that has responded.
     host: str = ""
+    #: The most specific error code, such as AuthorizationFailed.
     code: str = ""
+    #: Azure's sentence about the error with this code.
     message: str = ""
+    #: All error codes in the response, which may contain errors inside errors.
     codes: frozenset[str] = frozenset()
     #: The name of the policy that forbids the request.
     policy: str = ""
@@ -59,22 +60,24 @@ class ServiceError:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a request was refused, what to do about it, and a quotation of Azure's reply."""
+    """Why a request was refused, what to do about it, and Azure's own words."""
 
     cause: str
     advice: str
-    answer: str
+    #: A sentence that quotes the error response.
+    quotation: str
 
     def __str__(self) -> str:
-        """Return all three."""
-        return f"{self.cause} {self.advice} {self.answer}"
+        """Return all three, as whole sentences."""
+        return f"{self.cause} {self.advice} {self.quotation}"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A kind of refusal, which is recognized by a code or by a pattern in Azure's message.
+    """A kind of refusal, which is recognized by its code or by a pattern in its message.
 
-    The cause and the advice may contain {names} of the values that `_list_facts` returns.
+    The cause and the advice may contain placeholders such as {workspace}, for which
+    `_list_placeholder_values` has the values.
     """
 
     cause: str
@@ -83,7 +86,7 @@ class Refusal:
     pattern: str = ""
 
     def matches(self, error: ServiceError) -> bool:
-        """Return whether an error is a refusal of this kind."""
+        """Return whether an error has one of the codes, or a message with the pattern."""
         if not error.codes.isdisjoint(self.codes):
             return True
         if not self.pattern:
@@ -133,12 +136,12 @@ REFUSALS = [
         advice=(
             "Ask the owner for it: `az role assignment create --assignee YOU --role "
             '"Storage Blob Data Contributor" --scope $(az storage account show --name '
-            "{account} --query id --output tsv)`. It takes some minutes to work."
+            "{account} --query id --output tsv)`. It takes some minutes to take effect."
         ),
     ),
     Refusal(
         codes=("AuthenticationFailed",),
-        cause="The {storage} does not accept the key or the signature.",
+        cause="The {storage} does not accept the key or the SAS token.",
         advice=(
             "Check the clock of this machine. If the keys were renewed, run `az ml "
             "workspace sync-keys {in_workspace}`."
@@ -147,10 +150,10 @@ REFUSALS = [
     Refusal(
         codes=("AuthorizationFailed", "LinkedAuthorizationFailed"),
         pattern="does not have authorization to perform action",
-        cause="The login has no right to do this.",
+        cause="The login has no permission to do this.",
         advice=(
             "Ask the owner for the role {role}: `az role assignment create --assignee "
-            '{principal} --role "{role}" --scope {scope}`. It takes some minutes to work.'
+            '{principal} --role "{role}" --scope {scope}`. It takes some minutes to take effect.'
         ),
     ),
     Refusal(
@@ -224,24 +227,25 @@ ROLES = {
 def read_error(
     status: int, headers: Headers, body: str, address: str = ""
 ) -> ServiceError:
-    """Parse an error reply of any service of Azure.
+    """Parse an error response of any service of Azure.
 
-    If the body has no known form, the error has no code and no message.
+    `address` is the URL of the request. If the body has no known format, the result has no
+    message, and its code is that of the header x-ms-error-code, if there is one.
     """
     errors = parse_errors(body)
-    code = _get_header(headers, "x-ms-error-code")
-    if code:
+    header_code = _get_header(headers, "x-ms-error-code")
+    if header_code:
+        # The header repeats the code of the innermost error, which is the last in the list.
         message = errors[-1].message if errors else ""
-        errors.append(CodeAndMessage(code, message))
+        errors.append(CodeAndMessage(header_code, message))
 
-    codes = frozenset(error.code for error in errors)
-    most_specific = _choose_error(errors)
+    most_specific = _choose_most_specific(errors)
     return ServiceError(
         status=status,
         host=urlsplit(address).hostname or "",
         code=most_specific.code,
         message=shorten(most_specific.message),
-        codes=codes,
+        codes=frozenset(error.code for error in errors),
         policy=_find_policy(body),
         tenant_id=_find_tenant(_get_header(headers, "WWW-Authenticate")),
         wait=seconds_to_wait(headers),
@@ -249,59 +253,82 @@ def read_error(
 
 
 def explain(error: ServiceError, names: WorkspaceNames) -> Explanation:
-    """Return why a service refuses a request, and what to do about it."""
-    facts = _list_facts(error, names)
-    answer = quote(error)
+    """Explain why a service refuses a request, and what to do about it."""
+    placeholder_values = _list_placeholder_values(error, names)
     for refusal in REFUSALS:
         if refusal.matches(error):
-            cause = refusal.cause.format_map(facts)
-            return Explanation(cause, refusal.advice.format_map(facts), answer)
+            return Explanation(
+                cause=refusal.cause.format_map(placeholder_values),
+                advice=refusal.advice.format_map(placeholder_values),
+                quotation=quote(error),
+            )
+    return _explain_status(error, names)
 
+
+def _explain_status(error: ServiceError, names: WorkspaceNames) -> Explanation:
+    """Explain a refusal that is not in REFUSALS by its HTTP status."""
+    quotation = quote(error)
     if error.status == 401:
         log_in = log_in_command(names.cloud, error.tenant_id)
         return Explanation(
-            "Azure does not accept the login.", f"Run `{log_in}`.", answer
+            "Azure does not accept the login.", f"Run `{log_in}`.", quotation
         )
     if error.status == 403:
         return Explanation(
-            "The login has no right to do this.",
+            "The login has no permission to do this.",
             f"Ask for a role on the workspace {names.workspace_name}, such as AzureML "
             "Data Scientist.",
-            answer,
+            quotation,
         )
-    if error.status == 429 or error.code == "ServerBusy":
-        return Explanation(
-            f"Azure is busy, and asks to wait {error.wait} s.",
-            "Run the command again later: it goes on with what is left to do.",
-            answer,
-        )
-    if error.status >= 500:
-        return Explanation("Azure has a fault.", "Run the command again later.", answer)
     if error.status == 409:
         return Explanation(
-            "The request does not fit what is on Azure at the moment.",
+            "The request conflicts with the current state on Azure.",
             "If something is still being changed there, run the command again in some "
-            "minutes, or else correct what Azure names.",
-            answer,
+            "minutes. Otherwise, correct what Azure names.",
+            quotation,
         )
-    return Explanation("Azure refuses the request.", "Correct what it names.", answer)
+    # Storage accounts respond with the code ServerBusy and the status 503.
+    if error.status == 429 or error.code == "ServerBusy":
+        return Explanation(
+            f"Azure is busy and asks you to wait {error.wait} s.",
+            "Run the command again after this time: it continues where it stopped.",
+            quotation,
+        )
+    if error.status >= 500:
+        return Explanation(
+            "Azure has an internal error.", "Run the command again later.", quotation
+        )
+    return Explanation(
+        "Azure refuses the request.", "Correct what Azure names.", quotation
+    )
 
 
 def seconds_to_wait(headers: Headers) -> int:
-    """Return how many seconds a reply asks to wait, or DEFAULT_WAIT if it does not say."""
+    """Return how many seconds a response asks to wait, at least 1.
+
+    Without the header Retry-After, or with a date in it, the result is DEFAULT_WAIT.
+    """
     seconds = _get_header(headers, "Retry-After")
     return max(1, int(seconds)) if seconds.isdecimal() else DEFAULT_WAIT
 
 
-def _list_facts(error: ServiceError, names: WorkspaceNames) -> dict[str, str]:
-    """Return the values for the {names} in REFUSALS."""
+def _list_placeholder_values(
+    error: ServiceError, names: WorkspaceNames
+) -> dict[str, str]:
+    """Return the values of the placeholders in REFUSALS.
+
+    A value that the error does not contain is a word in capitals for the user to replace,
+    such as ACCOUNT, or a description.
+    """
     workspace_path = (
         f"/subscriptions/{names.subscription_id}/resourceGroups/{names.resource_group}"
         f"/providers/Microsoft.MachineLearningServices/workspaces/{names.workspace_name}"
     )
-    action = re.search(r"action '([^']+)'", error.message)
-    principal = re.search(r"object id '([^']+)'", error.message)
-    scope = re.search(r"over scope '([^']+)'", error.message)
+    # The sentence about a missing role: "The client 'a' with object id 'b' does not have
+    # authorization to perform action 'c' over scope 'd'".
+    action = _find_quoted("action", error.message)
+    principal = _find_quoted("object id", error.message)
+    scope = _find_quoted("over scope", error.message)
     account = _find_storage_account(error.host)
     return {
         "storage": f"storage account {account or 'of the workspace'}",
@@ -316,16 +343,23 @@ def _list_facts(error: ServiceError, names: WorkspaceNames) -> dict[str, str]:
         ),
         "log_in": log_in_command(names.cloud),
         "policy": f": {error.policy}" if error.policy else "",
-        "role": _choose_role(action[1] if action else ""),
-        "principal": principal[1] if principal else "YOU",
-        "scope": scope[1] if scope else workspace_path,
+        "role": _choose_role(action),
+        "principal": principal or "YOU",
+        "scope": scope or workspace_path,
     }
 
 
-def _find_storage_account(host: str) -> str:
-    """Return the storage account that a host belongs to, or an empty text.
+def _find_quoted(words: str, message: str) -> str:
+    """Return the text in single quotes that follows some words in a message, or ""."""
+    quoted = re.search(rf"{words} '([^']+)'", message)
+    return quoted[1] if quoted else ""
 
-    Other services pass on what storage has answered them. Their hosts name no account.
+
+def _find_storage_account(host: str) -> str:
+    """Return the storage account that a host belongs to, or an empty string.
+
+    An example is "data" for the host data.blob.core.windows.net. If another service passes
+    on an error of the storage account, its host does not contain the account.
     """
     account, _, domain = host.partition(".")
     is_storage = domain.startswith(("blob.", "dfs.", "file.", "queue.", "table."))
@@ -333,7 +367,10 @@ def _find_storage_account(host: str) -> str:
 
 
 def _choose_role(action: str) -> str:
-    """Return a role that includes an action such as `Microsoft.Storage/…/write`."""
+    """Return a role that includes an action such as `Microsoft.Storage/…/write`.
+
+    An empty action stands for an unknown one.
+    """
     for start, role in ROLES.items():
         if action.startswith(start):
             return role
@@ -341,21 +378,26 @@ def _choose_role(action: str) -> str:
 
 
 def quote(error: ServiceError) -> str:
-    """Return a sentence that quotes Azure: the host, the code and the message."""
+    """Return a sentence that quotes Azure: the host, the code and the message.
+
+    An example is: management.azure.com answered 403 AuthorizationFailed: "You may not".
+    """
     host = error.host or "Azure"
     code = error.code
-    if error.status >= 400:  # A long operation fails in an answer with the status 200.
+    # A long-running operation can fail in a response with the status 200. This number would
+    # confuse the reader.
+    if error.status >= 400:
         code = f"{error.status} {code}".rstrip()
     if not error.message:
         return f"{host} answered {code}."
     return f'{host} answered {code}: "{error.message}".'
 
 
-# Reading replies ------------------------------------------------------------------------
+def _choose_most_specific(errors: list[CodeAndMessage]) -> CodeAndMessage:
+    """Return the error to show: one that REFUSALS explains, or else the innermost.
 
-
-def _choose_error(errors: list[CodeAndMessage]) -> CodeAndMessage:
-    """Return the most specific error: one that REFUSALS explains, or else the innermost."""
+    The outer errors come first in the list. Returns empty texts for an empty list.
+    """
     for error in reversed(errors):
         candidate = ServiceError(
             status=0, message=error.message, codes=frozenset([error.code])
@@ -377,9 +419,10 @@ def shorten(message: str) -> str:
 
 
 def _find_policy(body: str) -> str:
-    """Return the displayed name of the policy that an answer names, or an empty text."""
-    # Parts of an answer can be JSON in a text of JSON, where quotes have backslashes.
+    """Return the display name of the policy that an error response mentions, or ""."""
+    # A response can contain JSON within a JSON string, where quotes are escaped.
     plain_body = body.replace("\\", "")
+    # Azure writes the name in one of two places.
     for pattern in (
         r'"policyDefinitionDisplayName"\s*:\s*"([^"]+)"',
         r'"policyDefinition"\s*:\s*\{\s*"name"\s*:\s*"([^"]+)"',
@@ -391,13 +434,16 @@ def _find_policy(body: str) -> str:
 
 
 def _find_tenant(challenge: str) -> str:
-    """Return the tenant that a header WWW-Authenticate names, or an empty text."""
+    """Return the id of the tenant in a header WWW-Authenticate, or an empty string.
+
+    The header contains an address such as https://login.windows.net/TENANT-ID.
+    """
     tenant = re.search(r'https://[^/"]+/([0-9a-f-]{36})', challenge)
     return tenant[1] if tenant else ""
 
 
 def _get_header(headers: Headers, name: str) -> str:
-    """Return a header, whatever the case of its name, or an empty text."""
+    """Return the header of this name, in upper or lower case, or an empty string."""
     for key, value in headers.items():
         if key.lower() == name.lower():
             return str(value)

@@ -1,7 +1,8 @@
 """Guard all HTTP requests of the SDKs: each ends in time, and its token goes to one host.
 
 The SDKs wait for some responses without a limit, and their own settings cannot change this
-everywhere. But all of them send their requests through the adapter of the package requests.
+everywhere. But all of them send their requests through the method `HTTPAdapter.send` of the
+package requests, so this method is replaced while the SDKs work.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 LONGEST_SILENCE = 60.0
 #: A request is not repeated later than this many times LONGEST_SILENCE after its first
 #: attempt. The SDKs would continue, because several of their layers repeat requests.
-SILENCES = 2.5
-# The largest response, in bytes. Files that are downloaded are not limited.
+SILENCES_UNTIL_GIVEN_UP = 2.5
+#: The largest response, in bytes. Files that are downloaded are not limited.
 LARGEST_RESPONSE = 20_000_000
 CHUNK_BYTES = 1 << 16
-# How often a request is sent if a storage account is too busy for it.
-BLOB_TRIES = 4
+#: A request is sent at most this often if a storage account is too busy for it.
+STORAGE_ATTEMPTS = 4
 
 LOGIN_HOSTS = {cloud.login for cloud in CLOUDS.values()}
 
@@ -40,7 +41,10 @@ LOGIN_HOSTS = {cloud.login for cloud in CLOUDS.values()}
 class RequestFailed(Exception):
     """A request is given up. The message is a sentence that gives the reason.
 
-    It does not derive from requests' errors, because the SDKs would retry after those.
+    `response` is the last error response to the request, if there was any response.
+
+    This class does not derive from the errors of the package requests, because the SDKs
+    would repeat the request after those.
     """
 
     def __init__(
@@ -52,150 +56,169 @@ class RequestFailed(Exception):
 
 
 class RequestGuard:
-    """Sends requests within the limits, and keeps what has become of the latest ones."""
+    """Sends requests within the limits, and keeps the latest error responses."""
 
     def __init__(self, send: Callable[..., Response]) -> None:
+        """Start with no request.
+
+        `send` is the method `HTTPAdapter.send` of the package requests, without a guard.
+        """
         self.send_unguarded = send
-        #: The time of the last response that was not a fault of the server.
-        self.responded_at = time.monotonic()
+        #: The time of the monotonic clock at which the last request was answered by
+        #: something other than a temporary error.
+        self.last_response_time = time.monotonic()
         #: The last response that was an error. The SDKs may keep only a part of it.
-        self.last_refusal: Response | None = None
-        #: The last response of a login host that was an error. msal does not keep it.
-        self.last_login_refusal: Response | None = None
-        #: Whether the newest response of all was an error.
-        self.is_refused_now = False
-        #: The host that has not responded to the newest request, or "".
+        self.last_error: Response | None = None
+        #: The last error response of a login host. The login's package msal does not keep it.
+        self.last_login_error: Response | None = None
+        #: Whether the newest response of all is `last_error`.
+        self.is_newest_an_error = False
+        #: The host that has not responded to the newest request. Empty if it has.
         self.silent_host = ""
+        #: When each request that has not been answered yet was first sent, by its keys from
+        #: `_list_keys`.
+        self.first_attempts: dict[tuple[str, str], float] = {}
+        #: Several threads of an SDK may send requests at the same time.
         self.lock = threading.Lock()
-        #: The time of the first attempt of each request that has not succeeded yet, by
-        #: method and URL, and by method and host: if a server does not respond for one
-        #: file, it will not for the next.
-        self.first_attempts: dict[tuple[str | None, str | None], float] = {}
 
     def send(
         self, adapter: HTTPAdapter, request: PreparedRequest, **options: Any
     ) -> Response:
-        """Send a request by an adapter, and return the response.
+        """Send a request through an adapter, and return the response.
 
-        `options` are those of `HTTPAdapter.send`. Raises RequestFailed, and what the
-        adapter raises.
+        `options` are those of `HTTPAdapter.send`. Raises RequestFailed if the request is
+        given up, and otherwise the errors of the adapter.
         """
-        give_up_at = self._note_attempt(request) + SILENCES * LONGEST_SILENCE
-        self._check_deadline(request, give_up_at)
+        first_attempt = self._note_attempt(request)
+        give_up_at = first_attempt + SILENCES_UNTIL_GIVEN_UP * LONGEST_SILENCE
+        self._raise_if_too_late(request, give_up_at)
 
         options["timeout"] = _shorten_timeout(options.get("timeout"))
-        _limit_waiting(adapter)
+        _limit_retry_wait(adapter)
         response = self._send_and_note_silence(adapter, request, options)
         _refuse_redirect(request, response)
 
-        is_error = response.status_code >= 400
-        if is_error or not options.get("stream"):
+        # The caller reads a downloaded file itself, in pieces. An error response is short,
+        # and is read in any case, so that it can be explained later.
+        is_download = options.get("stream") and response.status_code < 400
+        if not is_download:
             _read_response(request, response, give_up_at)
         self._note_response(request, response)
         _raise_if_too_busy(request, response, give_up_at)
         return response
 
     def _note_attempt(self, request: PreparedRequest) -> float:
-        """Return when a request, or one like it to the same host, was first attempted."""
+        """Return when this request was first sent, and note the time if it is new.
+
+        The result is the time of the monotonic clock at which the first unanswered request
+        with one of the same keys was sent.
+        """
         now = time.monotonic()
         with self.lock:
             return min(
-                self.first_attempts.setdefault(key, now) for key in _keys(request)
+                self.first_attempts.setdefault(key, now) for key in _list_keys(request)
             )
 
-    def _check_deadline(self, request: PreparedRequest, give_up_at: float) -> None:
-        """Raise RequestFailed if a request must not be repeated any more."""
+    def _raise_if_too_late(self, request: PreparedRequest, give_up_at: float) -> None:
+        """Raise RequestFailed if it is too late to send a request again.
+
+        It is too late after the time `give_up_at` of the monotonic clock.
+        """
         if time.monotonic() <= give_up_at:
             return
-        host = _host(request)
+        host = _get_host(request)
+        last_error = self.last_error
+        if last_error is not None and _is_temporary_error_of(last_error, host):
+            raise RequestFailed(
+                f"The host {host} only responds with the status {last_error.status_code}.",
+                request,
+                last_error,
+            )
         self.silent_host = host
-        raise RequestFailed(
-            f"No answer comes from {host}.", request, self._find_fault_of(host)
-        )
+        raise RequestFailed(f"The host {host} does not respond.", request)
 
     def _send_and_note_silence(
         self, adapter: HTTPAdapter, request: PreparedRequest, options: dict[str, Any]
     ) -> Response:
-        """Send a request, and note in `silent_host` whether a response arrives."""
+        """Send a request, and note its host in `silent_host` if no response arrives."""
         import requests
 
         try:
-            response = self._send_until_accepted(adapter, request, options)
+            response = self._send_with_retries(adapter, request, options)
         except requests.RequestException as error:
-            error.request = request  # Errors of a proxy do not have it.
-            self.silent_host = _host(request)
+            error.request = request  # The errors of a proxy do not contain the request.
+            self.silent_host = _get_host(request)
             raise
         self.silent_host = ""
         return response
 
-    def _note_response(self, request: PreparedRequest, response: Response) -> None:
-        """Keep a response that is an error, and note that a request has succeeded."""
-        is_error = response.status_code >= 400
-        self.is_refused_now = is_error
-        if is_error:
-            self.last_refusal = response
-            if _host(request) in LOGIN_HOSTS:
-                self.last_login_refusal = response
-
-        # After 429 and after faults of the server, the request is sent again.
-        if response.status_code < 500 and response.status_code != 429:
-            with self.lock:
-                for key in _keys(request):
-                    self.first_attempts.pop(key, None)
-                self.responded_at = time.monotonic()
-
-    def _find_fault_of(self, host: str) -> Response | None:
-        """Return the last refusal if it was a fault of a host, such as the status 500.
-
-        A host with only such responses counts as one that does not respond.
-        """
-        refusal = self.last_refusal
-        if refusal is None or urlsplit(refusal.url).hostname != host:
-            return None
-        is_fault = refusal.status_code >= 500 or refusal.status_code == 429
-        return refusal if is_fault else None
-
-    def _send_until_accepted(
+    def _send_with_retries(
         self, adapter: HTTPAdapter, request: PreparedRequest, options: dict[str, Any]
     ) -> Response:
-        """Send a request, and again while a storage account answers 429.
+        """Send a request, and repeat it while a storage account is too busy (429).
 
-        The SDK of the storage service does not try again after this status.
+        The SDK of the storage service does not repeat requests after this status. Other
+        requests are sent once, because the SDKs repeat them.
         """
         from requests.utils import rewind_body
 
-        response = self.send_unguarded(adapter, request, **options)
-        for _ in range(1, BLOB_TRIES):
+        is_for_storage = ".blob." in _get_host(request)
+        attempts = STORAGE_ATTEMPTS if is_for_storage else 1
+        for _ in range(attempts - 1):
+            response = self.send_unguarded(adapter, request, **options)
             seconds = seconds_to_wait(response.headers)
-            is_throttled = response.status_code == 429 and ".blob." in _host(request)
-            if not is_throttled or seconds > LONGEST_SILENCE:
-                break
+            if response.status_code != 429 or seconds > LONGEST_SILENCE:
+                return response
+
             response.close()
             time.sleep(seconds)
+            # A file has been read to its end by the attempt.
             if hasattr(request.body, "seek"):
                 rewind_body(request)
-            response = self.send_unguarded(adapter, request, **options)
-        return response
+        return self.send_unguarded(adapter, request, **options)
+
+    def _note_response(self, request: PreparedRequest, response: Response) -> None:
+        """Keep an error response, and forget the attempts of an answered request."""
+        is_error = response.status_code >= 400
+        self.is_newest_an_error = is_error
+        if is_error:
+            self.last_error = response
+            if _get_host(request) in LOGIN_HOSTS:
+                self.last_login_error = response
+
+        # After a temporary error, the SDK sends the request again, so the time of its first
+        # attempt still counts. Any other response, even a 404, answers the request.
+        if _is_temporary(response.status_code):
+            return
+        with self.lock:
+            for key in _list_keys(request):
+                self.first_attempts.pop(key, None)
+            self.last_response_time = time.monotonic()
 
 
-#: The guard of this process while there is one.
+#: The guard that is in use. There is none outside `guard_requests`.
 _active_guard: RequestGuard | None = None
 
 
 def last_response_time() -> float:
-    """Return the monotonic time of the last response that was no fault, or 0."""
-    return _active_guard.responded_at if _active_guard else 0.0
+    """Return when a request was last answered, or 0 without a guard.
+
+    It is a time of the monotonic clock. Temporary errors, such as 500, do not count as
+    answers.
+    """
+    return _active_guard.last_response_time if _active_guard else 0.0
 
 
-def last_refusal() -> Response | None:
-    """Return the last response that was an error, or None."""
-    return _active_guard.last_refusal if _active_guard else None
+def last_error_response() -> Response | None:
+    """Return the last response that was an error, or None if there was none."""
+    return _active_guard.last_error if _active_guard else None
 
 
-def current_refusal() -> Response | None:
-    """Return the newest response of all if it was an error, or else None."""
-    is_refused = _active_guard is not None and _active_guard.is_refused_now
-    return last_refusal() if is_refused else None
+def newest_response_if_error() -> Response | None:
+    """Return the newest response of all if it was an error, and otherwise None."""
+    if _active_guard is None or not _active_guard.is_newest_an_error:
+        return None
+    return _active_guard.last_error
 
 
 def silent_host() -> str:
@@ -204,8 +227,8 @@ def silent_host() -> str:
 
 
 def quote_login_refusal() -> str:
-    """Return a sentence that quotes the last refusal by a login host, or ""."""
-    response = _active_guard.last_login_refusal if _active_guard else None
+    """Return a sentence that quotes the last error response of a login host, or ""."""
+    response = _active_guard.last_login_error if _active_guard else None
     if response is None:
         return ""
     error = refusals.read_error(
@@ -218,7 +241,8 @@ def quote_login_refusal() -> str:
 def guard_requests() -> Iterator[None]:
     """Send all requests of this process through a guard during the `with` block.
 
-    Passwords in ~/.netrc are ignored, because requests would send them instead of a token.
+    Guards cannot be nested. Passwords in ~/.netrc are ignored, because the package requests
+    would send them in place of a token.
     """
     from requests.adapters import HTTPAdapter
 
@@ -236,7 +260,11 @@ def guard_requests() -> Iterator[None]:
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Replace `HTTPAdapter.send`, with the same parameters."""
+        """Send a request through the guard.
+
+        This function takes the place of the method `HTTPAdapter.send` of the package
+        requests, so it has the same parameters.
+        """
         return guard.send(
             self,
             request,
@@ -249,7 +277,7 @@ def guard_requests() -> Iterator[None]:
 
     earlier_netrc = os.environ.get("NETRC")
     os.environ["NETRC"] = os.devnull
-    # The SDKs create their sessions and adapters themselves, so the class is changed.
+    # The SDKs create their adapters themselves, so the method of the class is replaced.
     HTTPAdapter.send = send  # type: ignore[method-assign]
     try:
         yield
@@ -262,49 +290,77 @@ def guard_requests() -> Iterator[None]:
             os.environ["NETRC"] = earlier_netrc
 
 
-def _keys(request: PreparedRequest) -> list[tuple[str | None, str | None]]:
-    """Return the keys of a request in `first_attempts`, for its URL and for its host."""
-    return [(request.method, request.url), (request.method, _host(request))]
+def _list_keys(request: PreparedRequest) -> list[tuple[str, str]]:
+    """Return the two keys of a request: its method and URL, and its method and host.
+
+    Requests with a common key are limited together. The second key ends the next upload
+    soon if the host has not responded to the previous one.
+    """
+    method = request.method or ""
+    return [(method, request.url or ""), (method, _get_host(request))]
 
 
-def _host(request: PreparedRequest) -> str:
+def _get_host(request: PreparedRequest) -> str:
     """Return the host that a request is sent to."""
     return urlsplit(request.url or "").hostname or ""
 
 
-def _shorten_timeout(timeout: Any) -> tuple[float, float]:
-    """Return the time-outs for connecting and for reading, limited to LONGEST_SILENCE.
+def _is_temporary(status: int) -> bool:
+    """Return whether a request with this HTTP status may succeed if it is repeated.
 
-    `timeout` is one number for both, a tuple of two, or None for no limit.
+    These are 429 (the server is busy) and the errors of the server itself.
     """
-    connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-    return _limit_seconds(connect), _limit_seconds(read)
+    return status == 429 or status >= 500
+
+
+def _is_temporary_error_of(response: Response, host: str) -> bool:
+    """Return whether a host has sent this response, and whether it is a temporary error."""
+    is_of_host = urlsplit(response.url).hostname == host
+    return is_of_host and _is_temporary(response.status_code)
+
+
+def _shorten_timeout(timeout: Any) -> tuple[float, float]:
+    """Return the time-outs for connecting and for reading, in seconds.
+
+    Both are at most LONGEST_SILENCE. `timeout` is in the form of the package requests: one
+    number for both, a tuple of two, or None for no limit.
+    """
+    if isinstance(timeout, tuple):
+        connect_timeout, read_timeout = timeout
+    else:
+        connect_timeout = read_timeout = timeout
+    return _limit_seconds(connect_timeout), _limit_seconds(read_timeout)
 
 
 def _limit_seconds(seconds: float | None) -> float:
-    """Return a time-out of at most LONGEST_SILENCE."""
+    """Return a time-out of at most LONGEST_SILENCE. None stands for no limit."""
     if seconds is None:
         return LONGEST_SILENCE
     return min(seconds, LONGEST_SILENCE)
 
 
-def _limit_waiting(adapter: HTTPAdapter) -> None:
-    """Limit how long an adapter waits before it repeats a request by itself."""
+def _limit_retry_wait(adapter: HTTPAdapter) -> None:
+    """Limit how long an adapter waits if it repeats a request by itself."""
     adapter.max_retries.retry_after_max = int(LONGEST_SILENCE)
 
 
 def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
-    """Raise RequestFailed if a redirect would send a token or a secret to another host."""
+    """Raise RequestFailed if a redirect would send a token or a secret to another host.
+
+    A login host may not redirect at all: a login sends a secret in its body, and no login
+    host of Azure needs a redirect.
+    """
     if not response.is_redirect:
         return
-    host = _host(request)
+    host = _get_host(request)
     target = urlsplit(urljoin(request.url or "", response.headers["Location"]))
-    if target.scheme == "https" and target.hostname == host and host not in LOGIN_HOSTS:
+    stays_on_host = target.scheme == "https" and target.hostname == host
+    if stays_on_host and host not in LOGIN_HOSTS:
         return
     response.close()
     raise RequestFailed(
-        f"An answer of {host} redirects to {target.hostname}, where the login must not "
-        "go.",
+        f"The host {host} redirects to {target.hostname}, but the login must not be sent "
+        "there.",
         request,
     )
 
@@ -312,12 +368,15 @@ def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
 def _raise_if_too_busy(
     request: PreparedRequest, response: Response, give_up_at: float
 ) -> None:
-    """Raise RequestFailed if a server asks to wait beyond the time `give_up_at`."""
+    """Raise RequestFailed if a busy server asks for too long a wait.
+
+    `give_up_at` is the time of the monotonic clock at which the wait must have ended.
+    """
     is_busy = response.status_code in (429, 503)
     seconds = seconds_to_wait(response.headers)
     if is_busy and time.monotonic() + seconds > give_up_at:
         raise RequestFailed(
-            f"Azure is busy, and {_host(request)} asks to wait {seconds} s.",
+            f"The host {_get_host(request)} is busy and asks for a wait of {seconds} s.",
             request,
             response,
         )
@@ -328,8 +387,11 @@ def _read_response(
 ) -> None:
     """Read the body of a response into memory, and let `response.raw` read it from there.
 
-    Raises RequestFailed if the body is too large or too slow, and closes the connection.
+    Raises RequestFailed if the body is too large or arrives too slowly, and
+    requests.ConnectionError if the connection fails. After an error, the connection is
+    closed.
     """
+    # Imported here, because these packages are slow and `check` does not always need them.
     import requests
     from urllib3 import HTTPResponse
     from urllib3.exceptions import HTTPError
@@ -353,19 +415,18 @@ def _read_body(
     Raises RequestFailed if it has more than LARGEST_RESPONSE bytes, or if it has not
     arrived at the time `give_up_at` of the monotonic clock.
     """
-    # read1 returns what has arrived. Older versions of urllib3 can only wait for a chunk.
+    # `read1` returns the bytes that have arrived. Older versions of urllib3 have only
+    # `read`, which waits for a whole chunk.
     read = getattr(response.raw, "read1", response.raw.read)
+    host = _get_host(request)
     body = bytearray()
     while chunk := read(CHUNK_BYTES, decode_content=True):
         body += chunk
         if len(body) > LARGEST_RESPONSE:
+            megabytes = LARGEST_RESPONSE // 1_000_000
             raise RequestFailed(
-                f"An answer of {_host(request)} has more than "
-                f"{LARGEST_RESPONSE // 1_000_000} MB.",
-                request,
+                f"A response from {host} is larger than {megabytes} MB.", request
             )
         if time.monotonic() > give_up_at:
-            raise RequestFailed(
-                f"An answer of {_host(request)} comes too slowly.", request
-            )
+            raise RequestFailed(f"A response from {host} arrives too slowly.", request)
     return bytes(body)

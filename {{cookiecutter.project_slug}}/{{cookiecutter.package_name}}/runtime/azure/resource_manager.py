@@ -9,19 +9,23 @@ from urllib.parse import urlsplit
 
 from ..rules import CLOUDS
 from . import login, refusals, request_guard
-from .check_answers import UNASKED, WRONG, Answer, AzureNames, CheckFailed
+from .check_results import NOT_CHECKED, WRONG, AzureNames, CheckFailed, CheckResult
 
 if TYPE_CHECKING:
     import requests
 
-# The version of the REST API of Azure ML.
+#: The version of Azure ML's REST API.
 ML_VERSION = "api-version=2024-04-01"
 
 
 class ResourceManager:
-    """Sends requests with a token, and waits while Azure is busy, until a deadline."""
+    """Sends requests to Azure's resource manager, and repeats them while it is busy.
+
+    `deadline` is the time of the monotonic clock after which no request is repeated.
+    """
 
     def __init__(self, names: AzureNames, token: str, deadline: float) -> None:
+        """Prepare a session that sends the token with each request."""
         # Imported here, because it is slow and `check` without --online does not need it.
         import requests
 
@@ -36,66 +40,65 @@ class ResourceManager:
         path: str,
         query: str,
         none_if: tuple[int, ...] = (404,),
-        status_if_forbidden: str = UNASKED,
+        status_if_forbidden: str = NOT_CHECKED,
     ) -> Any:
-        """Return the JSON at a path, or None if the status code is one of `none_if`.
+        """Return the JSON of a resource, or None if the HTTP status is one of `none_if`.
 
-        Raises CheckFailed on any other error.
+        `query` follows the path, such as "api-version=2024-04-01".
+
+        Raises CheckFailed on any other error. If Azure forbids the access (403), the result
+        in this error has the status `status_if_forbidden`. Raises ValueError if the response
+        is not JSON.
         """
-        reply = self._wait_for_reply("GET", f"{path}?{query}")
-        code = reply.status_code
-        if code == 200:
-            try:
-                return reply.json()
-            except RecursionError:
-                raise ValueError("JSON that is nested too deeply") from None
-        if code in none_if:
+        response = self._send("GET", f"{path}?{query}")
+        if response.status_code in none_if:
             return None
+        if response.status_code != 200:
+            raise self._make_check_failed(response, status_if_forbidden)
+        try:
+            return response.json()
+        except RecursionError:
+            # Callers expect the ValueError that any other unreadable JSON raises.
+            raise ValueError("The JSON is nested too deeply.") from None
 
-        raise self._describe_refusal(reply, status_if_forbidden)
+    def put(
+        self, path: str, query: str, body: Mapping[str, Any], *, code_if_exists: str
+    ) -> bool:
+        """Create a resource, and return whether the login was permitted to do so.
 
-    def put(self, path: str, query: str, body: Mapping[str, Any]) -> None:
-        """Create a resource, unless it exists. Raises CheckFailed on an error."""
-        reply = self._wait_for_reply("PUT", f"{path}?{query}", body)
-        if reply.status_code not in (200, 201, 202, 409):
-            raise self._describe_refusal(reply, WRONG)
+        A response with the error code `code_if_exists`, such as RoleAssignmentExists, counts
+        as success. Returns False on 403. Raises CheckFailed on any other error.
+        """
+        response = self._send("PUT", f"{path}?{query}", body)
+        if response.status_code in (200, 201, 202):
+            return True
+        if response.status_code == 403:
+            return False
+        if code_if_exists in _read_error(response).codes:
+            return True
+        raise self._make_check_failed(response)
 
     def list_items(
         self, path: str, query: str = ML_VERSION
     ) -> Iterator[dict[str, Any]]:
-        """Yield the items on all pages of a list."""
+        """Yield the items of a list, which Azure sends in pages. Raises CheckFailed."""
         while query:
             page = self.get(path, query) or {"value": []}
             yield from page["value"]
+            # The link to the next page has the same path and another query.
             query = urlsplit(page.get("nextLink") or "").query
 
-    def _describe_refusal(
-        self, reply: requests.Response, status_if_forbidden: str
-    ) -> CheckFailed:
-        """Return the error to raise for a reply that refuses a request."""
-        code = reply.status_code
-        status = UNASKED
-        if code == 401:
-            status = WRONG
-        elif code == 403:
-            status = status_if_forbidden
-
-        error = refusals.read_error(code, reply.headers, reply.text, reply.url)
-        explanation = refusals.explain(error, self.names)
-        answer = Answer(
-            status=status,
-            text=f"{explanation.cause} {explanation.answer}",
-            fix=explanation.advice,
-        )
-        return CheckFailed(answer, stops_all=code in (401, 429))
-
-    def _wait_for_reply(
+    def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> requests.Response:
-        """Send a request, and repeat it while Azure is busy, until the deadline."""
+        """Send a request, and return the response.
+
+        The request is repeated while Azure is busy (429), until the deadline. Raises
+        CheckFailed if no response arrives.
+        """
         while True:
             try:
-                reply = self.session.request(
+                response = self.session.request(
                     method,
                     f"https://{self.host}{path}",
                     json=body,
@@ -103,14 +106,51 @@ class ResourceManager:
                     allow_redirects=False,  # The token is for this host alone.
                 )
             except request_guard.RequestFailed as error:
-                answer = Answer(UNASKED, str(error), login.CONNECTION_ADVICE)
-                raise CheckFailed(answer, stops_all=True) from None
-            except OSError as error:  # The base class of all errors of requests.
-                text = f"{self.host} cannot be reached ({type(error).__name__})."
-                answer = Answer(UNASKED, text, login.CONNECTION_ADVICE)
-                raise CheckFailed(answer, stops_all=True) from None
+                if error.response is not None:
+                    # Azure has responded, but asks for too long a wait.
+                    raise self._make_check_failed(error.response) from None
+                raise _make_connection_failure(str(error)) from None
+            except OSError as error:  # The base class of all errors of `requests`.
+                raise _make_connection_failure(
+                    f"The host {self.host} cannot be reached ({type(error).__name__})."
+                ) from None
 
-            seconds = refusals.seconds_to_wait(reply.headers)
-            if reply.status_code != 429 or time.monotonic() + seconds > self.deadline:
-                return reply
+            if response.status_code != 429:
+                return response
+            seconds = refusals.seconds_to_wait(response.headers)
+            if time.monotonic() + seconds > self.deadline:
+                return response
             time.sleep(seconds)
+
+    def _make_check_failed(
+        self, response: requests.Response, status_if_forbidden: str = NOT_CHECKED
+    ) -> CheckFailed:
+        """Return the error to raise for an error response, with its explanation."""
+        http_status = response.status_code
+        check_status = NOT_CHECKED
+        if http_status == 401:
+            check_status = WRONG
+        elif http_status == 403:
+            check_status = status_if_forbidden
+
+        explanation = refusals.explain(_read_error(response), self.names)
+        result = CheckResult(
+            status=check_status,
+            text=f"{explanation.cause} {explanation.quotation}",
+            fix=explanation.advice,
+        )
+        # If the login is not accepted or Azure is busy, other requests would fail as well.
+        return CheckFailed(result, stops_all=http_status in (401, 429))
+
+
+def _read_error(response: requests.Response) -> refusals.ServiceError:
+    """Parse an error response of the resource manager."""
+    return refusals.read_error(
+        response.status_code, response.headers, response.text, response.url
+    )
+
+
+def _make_connection_failure(text: str) -> CheckFailed:
+    """Return the error to raise if no response arrives. It ends all checks."""
+    result = CheckResult(NOT_CHECKED, text, login.CONNECTION_ADVICE)
+    return CheckFailed(result, stops_all=True)

@@ -1,4 +1,4 @@
-"""Descriptions of what is in a workspace, which are the same for both SDKs."""
+"""Descriptions of the resources and runs in a workspace, the same for both SDKs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azure.storage.blob import ContainerClient
 
 #: The tag that names the pipeline of a run.
 PIPELINE_TAG = "pipeline"
-# At most this many bytes of a log are read, from its end.
+#: At most this many bytes of a log are read, from its end.
 LOG_END_BYTES = 1 << 20
 
 
@@ -102,7 +102,7 @@ class ActiveSchedule:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a step of a run has failed, or the run as a whole."""
+    """The reason why a step of a run, or the run as a whole, has failed."""
 
     #: The name of the step. Empty for the run as a whole, which has no logs.
     step: str
@@ -113,18 +113,22 @@ class Failure:
     logs: list[str]
     #: Downloads a log by its name, and returns its end.
     read_log: Callable[[str], str]
+    #: Whether it is a parallel step, which runs its script in several processes.
     is_parallel: bool
 
 
 def read_time(text: str) -> datetime:
-    """Parse a time in the format of Azure, such as 2026-11-29T05:00:01.1234567Z, as UTC."""
-    # Azure writes seven decimals, and sometimes Z in place of +00:00.
+    """Parse a time of Azure, such as 2026-11-29T05:00:01.1234567Z, to whole seconds.
+
+    Azure's times are in UTC.
+    """
+    # Azure writes more decimals than Python can parse, so they are cut off.
     seconds = text[: len("2026-11-29T05:00:01")]
     return datetime.fromisoformat(seconds).replace(tzinfo=timezone.utc)
 
 
 def read_end(file: IO[bytes]) -> str:
-    """Return the last LOG_END_BYTES of a log as text."""
+    """Return the last LOG_END_BYTES of a log file as text."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - LOG_END_BYTES))
     return file.read().decode("utf-8", "replace")

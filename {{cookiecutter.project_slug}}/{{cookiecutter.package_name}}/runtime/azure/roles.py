@@ -1,6 +1,6 @@
-"""Assign the roles for storage without keys and for registries without an admin account.
+"""Assign the roles that replace the keys of storage accounts and container registries.
 
-docs/azure.md says why.
+docs/azure.md explains which roles are needed, and why.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .check_answers import WRONG, Answer, AzureNames, CheckFailed, Facts
+from .check_results import WRONG, AzureNames, CheckFailed, CheckResult
 from .login import get_token
 from .resource_manager import ML_VERSION, ResourceManager
 
-LONGEST_WAIT = 60.0  # Seconds, while Azure is busy.
-VERSION = "api-version=2022-04-01"  # Of the REST API of roles.
-REGISTRY_VERSION = "api-version=2023-07-01"  # Of the REST API of container registries.
+#: Requests are repeated for so long while Azure is busy.
+LONGEST_WAIT_SECONDS = 60.0
+#: The version of the REST API of roles.
+VERSION = "api-version=2022-04-01"
+#: The version of the REST API of container registries.
+REGISTRY_VERSION = "api-version=2023-07-01"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ TABLE_DATA = Role(
     "Storage Table Data Contributor", "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3"
 )
 ACR_PULL = Role("AcrPull", "7f951dda-4ed3-4680-a7ca-43fe172d538d")
-#: The ids of roles that hold all of a role, by its id.
+#: The ids of roles that include another role, by the id of the role that they include.
 STRONGER_ROLES = {
     BLOB_DATA.id: ["b7e6dc6d-f1e8-4753-8033-0f276bb0955b"],  # Storage Blob Data Owner
     ACR_PULL.id: [
@@ -50,16 +53,17 @@ STRONGER_ROLES = {
     ],
 }
 
-#: The login uploads data. A parallel step keeps its mini-batches in queues and tables.
+#: The login uploads data.
 LOGIN_ROLES = (BLOB_DATA,)
+#: Nodes read and write data. A parallel step keeps its mini-batches in queues and tables.
 CLUSTER_ROLES = (BLOB_DATA, QUEUE_DATA, TABLE_DATA)
-#: A node downloads the image of an environment.
+#: Nodes download the images of environments.
 REGISTRY_ROLES = (ACR_PULL,)
 
 
 @dataclass(frozen=True)
 class NeededRoles:
-    """Roles that somebody needs at one resource, whose path is `scope`."""
+    """Roles that the login or a cluster needs on one resource, whose path is `scope`."""
 
     scope: str
     roles: tuple[Role, ...]
@@ -71,8 +75,12 @@ class NeededRoles:
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """Return what a token says about its owner, or nothing if it does not say."""
+    """Return what a token (a JWT) says about its owner, such as the claim "oid".
+
+    Returns an empty dict if the token cannot be read.
+    """
     try:
+        # A token has three parts, in base64 without its padding. The second has the claims.
         claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     except (ValueError, IndexError, RecursionError):
         return {}
@@ -80,36 +88,35 @@ def read_claims(token: str) -> dict[str, Any]:
 
 
 def find_principal(resource: Mapping[str, Any], identity: str) -> str:
-    """Return the principal id of a resource's identity, or "" if it lacks this identity.
+    """Return the principal id of a resource's identity, or "" if it has no such identity.
 
     `identity` is "system" for the system-assigned identity, or the resource id of a
-    user-assigned one. If it is empty, any identity of the resource will do: the first
-    user-assigned one or, without any, the system-assigned one.
+    user-assigned one. If `identity` is empty, the first user-assigned identity is used, or
+    the system-assigned one if there is no other.
     """
     identities = resource.get("identity") or {}
     system_principal = str(identities.get("principalId") or "")
+    user_identities = identities.get("userAssignedIdentities") or {}
     # Azure does not distinguish upper and lower case in resource ids.
-    user_principals = {
+    principal_by_resource_id = {
         resource_id.lower(): str(properties.get("principalId") or "")
-        for resource_id, properties in (
-            identities.get("userAssignedIdentities") or {}
-        ).items()
+        for resource_id, properties in user_identities.items()
     }
 
     if identity == "system":
         return system_principal
     if identity:
-        return user_principals.get(identity.lower(), "")
-    if user_principals:
-        return next(iter(user_principals.values()))
+        return principal_by_resource_id.get(identity.lower(), "")
+    if principal_by_resource_id:
+        return next(iter(principal_by_resource_id.values()))
     return system_principal
 
 
 def has_admin_account(azure: ResourceManager, registry: str) -> bool | None:
-    """Return whether a container registry, whose path is given, has an admin account.
+    """Return whether the container registry at a path has an admin account.
 
-    By this account, nodes download images without a role. None means that the login may not
-    see it. Raises CheckFailed.
+    With an admin account, nodes can download images without a role. Returns None if the
+    login has no permission to see the registry. Raises CheckFailed.
     """
     resource = azure.get(registry, REGISTRY_VERSION, none_if=(403, 404))
     if resource is None:
@@ -118,159 +125,186 @@ def has_admin_account(azure: ResourceManager, registry: str) -> bool | None:
 
 
 def list_missing_roles(
-    azure: ResourceManager, principal: str, needed: NeededRoles
+    azure: ResourceManager, principal_id: str, needed: NeededRoles
 ) -> list[Role]:
     """Return those of the needed roles that a person or an identity does not have.
 
-    Roles of its groups, and roles at what holds the resource, count too. Raises CheckFailed.
+    Roles of its groups, and roles inherited from the resource group or the subscription,
+    count too. Raises CheckFailed.
     """
     path = f"{needed.scope}/providers/Microsoft.Authorization/roleAssignments"
-    query = f"{VERSION}&$filter=assignedTo('{principal}')"
-    role_ids = {
+    query = f"{VERSION}&$filter=assignedTo('{principal_id}')"
+    assigned_role_ids = {
         assignment["properties"]["roleDefinitionId"].rpartition("/")[2].lower()
         for assignment in azure.list_items(path, query)
     }
-    missing = []
+    missing_roles = []
     for role in needed.roles:
-        sufficient = {role.id, *STRONGER_ROLES.get(role.id, [])}
-        if role_ids.isdisjoint(sufficient):
-            missing.append(role)
-    return missing
+        sufficient_role_ids = {role.id, *STRONGER_ROLES.get(role.id, [])}
+        if assigned_role_ids.isdisjoint(sufficient_role_ids):
+            missing_roles.append(role)
+    return missing_roles
 
 
-def assign_role(
-    azure: ResourceManager, principal: str, kind: str, scope: str, role: Role
-) -> None:
-    """Give a role at a resource to a principal of the kind ServicePrincipal or User.
-
-    Raises CheckFailed if the login may not do this.
-    """
-    subscription = "/".join(scope.split("/")[:3])
-    definition = (
-        f"{subscription}/providers/Microsoft.Authorization/roleDefinitions/{role.id}"
-    )
-    # The same assignment always has the same name, so that it is made once.
-    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{scope}/{principal}/{role.id}".lower())
-    azure.put(
-        f"{scope}/providers/Microsoft.Authorization/roleAssignments/{name}",
-        VERSION,
-        {
-            "properties": {
-                "roleDefinitionId": definition,
-                "principalId": principal,
-                "principalType": kind,
-            }
-        },
-    )
-
-
-def command_to_assign(principal: str, scope: str, role: Role) -> str:
-    """Return the `az` command that gives a role at a resource."""
+def make_assign_command(principal_id: str, scope: str, role: Role) -> str:
+    """Return the `az` command that assigns a role on the resource at the path `scope`."""
     return (
-        f"az role assignment create --assignee-object-id {principal} "
+        f"az role assignment create --assignee-object-id {principal_id} "
         f'--role "{role.name}" --scope {scope}'
     )
 
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """A role that somebody needs, and whether this command has given it to them.
+    """A needed role, and whether this command has assigned it."""
 
-    If the login may not give it, `command` is what an owner runs.
-    """
-
-    owner: str  # "you", or the name of the cluster.
+    #: Who needs the role: "you", or the name of a cluster.
+    owner: str
     role: Role
     resource_name: str
     is_new: bool = False
-    command: str = ""
+    #: The command with which an owner assigns the role, if the login may not do so.
+    owner_command: str = ""
+
+
+@dataclass(frozen=True)
+class _Principal:
+    """The login or a cluster's identity, and the roles that it needs."""
+
+    #: "you", or the name of the cluster.
+    owner: str
+    id: str
+    #: The kind in Azure's words: "User" or "ServicePrincipal".
+    kind: str
+    needed_roles: list[NeededRoles]
 
 
 def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
-    """Assign to the user and the clusters the roles that replace keys, if the login may.
+    """Assign the roles that replace keys to the user and to the clusters.
 
-    Raises CheckFailed if Azure does not describe a resource, and LoginError.
+    All clusters are in the same workspace. A role that the login may not assign is returned
+    with the command for an owner. Raises LoginError, and CheckFailed if Azure responds with
+    any other error or does not find the workspace or a cluster.
     """
-    names = clusters[0]  # All are in the same workspace.
+    names = clusters[0]
     token = get_token(names.cloud)
-    claims = read_claims(token)
-    azure = ResourceManager(names, token, time.monotonic() + LONGEST_WAIT)
-    workspace_path = Facts(**asdict(names)).workspace_path
-    workspace = _get_existing(azure, workspace_path)
-    properties = workspace["properties"]
-    storage = str(properties["storageAccount"])
-    cluster_needs = [NeededRoles(storage, CLUSTER_ROLES)]
-    # Azure ML creates the registry when it builds the first image.
-    registry = properties.get("containerRegistry")
-    if registry and has_admin_account(azure, registry) is False:
-        cluster_needs.append(NeededRoles(registry, REGISTRY_ROLES))
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    azure = ResourceManager(names, token, deadline)
+    workspace = _get_existing(azure, names.workspace_path)
+    storage_account = str(workspace["properties"]["storageAccount"])
 
-    login_kind = "ServicePrincipal" if claims.get("idtyp") == "app" else "User"
-    principals = [
-        _Principal(
-            owner="you",
-            id=str(claims.get("oid", "")),
-            kind=login_kind,
-            needs=[NeededRoles(storage, LOGIN_ROLES)],
-        )
-    ]
+    principals = [_make_login_principal(token, storage_account)]
+    cluster_roles = _list_cluster_roles(azure, workspace)
     for cluster in clusters:
-        path = f"{workspace_path}/computes/{cluster.compute_name}"
-        principal_id = find_principal(_get_existing(azure, path), cluster.identity)
+        compute_path = f"{names.workspace_path}/computes/{cluster.compute_name}"
+        compute = _get_existing(azure, compute_path)
         principals.append(
             _Principal(
                 owner=cluster.compute_name,
-                id=principal_id,
+                id=find_principal(compute, cluster.identity),
                 kind="ServicePrincipal",
-                needs=cluster_needs,
+                needed_roles=cluster_roles,
             )
         )
+
     statuses = []
     for principal in principals:
         if not principal.id:
+            # The token does not name its owner, or the cluster has another identity.
             continue
-        for needed in principal.needs:
-            statuses += _provide_roles_at(azure, principal, needed)
+        for needed in principal.needed_roles:
+            statuses += _provide_roles_on(azure, principal, needed)
     return statuses
+
+
+def _make_login_principal(token: str, storage_account: str) -> _Principal:
+    """Return the principal of the login, which needs roles on the storage account."""
+    claims = read_claims(token)
+    is_app = claims.get("idtyp") == "app"
+    return _Principal(
+        owner="you",
+        id=str(claims.get("oid", "")),
+        kind="ServicePrincipal" if is_app else "User",
+        needed_roles=[NeededRoles(storage_account, LOGIN_ROLES)],
+    )
+
+
+def _list_cluster_roles(
+    azure: ResourceManager, workspace: Mapping[str, Any]
+) -> list[NeededRoles]:
+    """Return the roles that a cluster needs on the resources of a workspace."""
+    properties = workspace["properties"]
+    cluster_roles = [NeededRoles(str(properties["storageAccount"]), CLUSTER_ROLES)]
+    # There is no registry before Azure ML builds the first image.
+    registry = properties.get("containerRegistry")
+    if registry and has_admin_account(azure, registry) is False:
+        cluster_roles.append(NeededRoles(registry, REGISTRY_ROLES))
+    return cluster_roles
 
 
 def _get_existing(azure: ResourceManager, path: str) -> Any:
     """Return a resource of Azure ML. Raises CheckFailed if Azure does not find it."""
     resource = azure.get(path, ML_VERSION)
     if resource is None:
-        answer = Answer(
+        name = path.rpartition("/")[2]
+        result = CheckResult(
             WRONG,
-            f"Azure does not find {path.rpartition('/')[2]}, which needs roles.",
+            f"Azure does not find {name}, which needs roles.",
             "It may have been created a moment ago: run the command again.",
         )
-        raise CheckFailed(answer)
+        raise CheckFailed(result)
     return resource
 
 
-@dataclass(frozen=True)
-class _Principal:
-    """Somebody who needs roles, and the kind that Azure calls it."""
-
-    owner: str
-    id: str
-    kind: str
-    needs: list[NeededRoles]
-
-
-def _provide_roles_at(
+def _provide_roles_on(
     azure: ResourceManager, principal: _Principal, needed: NeededRoles
 ) -> list[RoleStatus]:
-    """Give a principal the roles that it needs at one resource, as far as the login may."""
-    missing = list_missing_roles(azure, principal.id, needed)
+    """Assign to a principal the roles that it lacks on one resource.
+
+    Returns a status for each needed role. Raises CheckFailed.
+    """
+    missing_roles = list_missing_roles(azure, principal.id, needed)
     statuses = []
     for role in needed.roles:
         status = RoleStatus(principal.owner, role, needed.resource_name)
-        if role in missing:
-            try:
-                assign_role(azure, principal.id, principal.kind, needed.scope, role)
+        if role in missing_roles:
+            if _assign_role(azure, principal, needed.scope, role):
                 status = replace(status, is_new=True)
-            except CheckFailed:
-                command = command_to_assign(principal.id, needed.scope, role)
-                status = replace(status, command=command)
+            else:
+                command = make_assign_command(principal.id, needed.scope, role)
+                status = replace(status, owner_command=command)
         statuses.append(status)
     return statuses
+
+
+def _assign_role(
+    azure: ResourceManager, principal: _Principal, scope: str, role: Role
+) -> bool:
+    """Assign a role on the resource at the path `scope` to a principal.
+
+    Returns False if the login may not assign roles. Raises CheckFailed on any other error.
+    """
+    # A scope such as /subscriptions/ID/resourceGroups/… begins with the subscription.
+    subscription_path = "/".join(scope.split("/")[:3])
+    role_path = (
+        f"{subscription_path}/providers/Microsoft.Authorization/roleDefinitions/"
+        f"{role.id}"
+    )
+    # The same assignment always has the same name, so a repeated call does not create a
+    # second one.
+    assignment_name = uuid.uuid5(
+        uuid.NAMESPACE_URL, f"{scope}/{principal.id}/{role.id}".lower()
+    )
+    return azure.put(
+        f"{scope}/providers/Microsoft.Authorization/roleAssignments/{assignment_name}",
+        VERSION,
+        {
+            "properties": {
+                "roleDefinitionId": role_path,
+                "principalId": principal.id,
+                "principalType": principal.kind,
+            }
+        },
+        # Somebody may have assigned the role a moment ago, under another name.
+        code_if_exists="RoleAssignmentExists",
+    )

@@ -16,14 +16,15 @@ from . import login, refusals, request_guard
 from .refusals import ServiceError
 from .request_guard import RequestFailed
 
-# Errors of requests and of azure-core when no response arrives.
+#: The errors of the packages requests and azure-core if no response arrives.
 CONNECTION_ERRORS = (
     requests.ConnectionError,
     requests.Timeout,
     ServiceRequestError,
     ServiceResponseError,
 )
-# The SDKs write a status code into the texts of their errors in these forms.
+#: The forms in which the SDKs write an HTTP status into the messages of their errors, such
+#: as "Code: 403", "too many 503 error responses" or "Request failed (403)".
 STATUS_PATTERNS = (
     r"(?:Code:|Error:|too many) \(?(\d{3})\b",
     r"Request failed \((\d{3})\)",
@@ -34,11 +35,11 @@ STATUS_PATTERNS = (
 def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
     """Return what went wrong and how to fix it, in whole sentences.
 
-    The first of these that is there explains the error:
+    The first of these that exists is reported:
 
-    1. An error response of Azure that has caused it.
-    2. A request that was given up, or a connection that failed, among its causes.
-    3. A host that has not responded to the newest request.
+    1. The error response of Azure that has caused the error.
+    2. A request among its causes that was given up, or whose connection has failed.
+    3. The host of the newest request, if this host has not responded.
     4. The newest response to any request, if it was an error other than 404.
     5. The first line of the error's own message.
     """
@@ -46,41 +47,53 @@ def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
     if service_error:
         return str(refusals.explain(service_error, config))
 
-    causes = _list_causes(error)
+    connection_failure = _explain_connection(error)
+    if connection_failure:
+        return connection_failure
+
+    # The error may contain nothing of the request or the response that has caused it.
+    host = request_guard.silent_host()
+    if host:
+        return f"The host {host} does not respond. {login.CONNECTION_ADVICE}"
+    response = request_guard.newest_response_if_error()
+    # A 404 is not the cause: the SDKs look up many resources that need not exist.
+    if response is not None and response.status_code != 404:
+        return str(refusals.explain(_read_kept_response(response), config))
+
+    lines = _get_message(error).splitlines()
+    first_line = lines[0].rstrip(".") if lines else type(error).__name__
+    return f"The SDK reports an error: {first_line}."
+
+
+def _explain_connection(error: BaseException) -> str:
+    """Return the sentences about a request that got no response, or "".
+
+    It was given up by the guard of all requests, or its connection has failed.
+    """
+    causes = _list_error_and_causes(error)
     for cause in causes:
         if isinstance(cause, RequestFailed):
             return f"{cause} {login.CONNECTION_ADVICE}"
-    if any(isinstance(cause, CONNECTION_ERRORS) for cause in causes):
-        host = urlsplit(find_request_address(error)).hostname or "Azure"
-        kind = type(causes[-1]).__name__
-        return f"Azure cannot be reached at {host} ({kind}). {login.CONNECTION_ADVICE}"
-
-    # An error of an SDK may contain nothing of the request or response that has caused it.
-    host = request_guard.silent_host()
-    if host:
-        return f"No answer comes from {host}. {login.CONNECTION_ADVICE}"
-    # A resource that does not exist is not the cause, as the SDKs look up many that need not
-    # exist.
-    refusal = request_guard.current_refusal()
-    if refusal is not None and refusal.status_code != 404:
-        return str(refusals.explain(_read_refusal(refusal), config))
-
-    lines = _get_message(error).splitlines()
-    detail = lines[0].rstrip(".") if lines else type(error).__name__
-    return f"The SDK gives up: {detail}."
+    if not any(isinstance(cause, CONNECTION_ERRORS) for cause in causes):
+        return ""
+    host = urlsplit(find_request_address(error)).hostname
+    subject = f"The host {host}" if host else "Azure"
+    innermost_error = type(causes[-1]).__name__
+    return f"{subject} cannot be reached ({innermost_error}). {login.CONNECTION_ADVICE}"
 
 
 def find_status_code(error: BaseException) -> int | None:
-    """Return the HTTP status that has caused an error, or None.
+    """Return the HTTP status of the response that caused an error, or None if unknown.
 
-    An SDK may have wrapped the original error, or mention the status only in its text.
+    The status may be in the error itself, in one of its causes, or only in a message.
     """
-    for status_code in _find_attributes(error, "status_code"):
+    status_code = next(_find_attributes(error, "status_code"), None)
+    if status_code is not None:
         return int(status_code)
 
-    text = _join_messages(error)
+    messages = _join_messages(error)
     for pattern in STATUS_PATTERNS:
-        match = re.search(pattern, text)
+        match = re.search(pattern, messages)
         if match:
             return int(match[1])
     return None
@@ -97,16 +110,19 @@ def find_request_address(error: BaseException) -> str:
 
 def find_service_error(error: BaseException) -> ServiceError | None:
     """Return the error response of Azure that has caused an error of an SDK, or None."""
-    service_error = _read_attached_response(error)
+    service_error = _find_attached_response(error)
     if service_error is not None:
         return service_error
-    return _find_unattached_response(error)
+    return _find_response_by_status(error)
 
 
-def _read_attached_response(error: BaseException) -> ServiceError | None:
-    """Return the error response that is attached to an error or to one of its causes."""
+def _find_attached_response(error: BaseException) -> ServiceError | None:
+    """Return the first error response that an error or one of its causes contains, or None.
+
+    The SDKs keep a response in the attribute `response` of an error.
+    """
     address = find_request_address(error)
-    for cause in _list_causes(error):
+    for cause in _list_error_and_causes(error):
         response: Any = getattr(cause, "response", None)
         status = getattr(response, "status_code", None)
         if not status:
@@ -115,48 +131,55 @@ def _read_attached_response(error: BaseException) -> ServiceError | None:
         service_error = refusals.read_error(
             status, response.headers, _get_text(response), address
         )
-        # A long operation can fail in a response with the status 200, which has a code.
+        # A long-running operation reports its failure in a response with the status 200,
+        # whose body contains an error code.
         if status >= 400 or service_error.code:
             return service_error
     return None
 
 
-def _find_unattached_response(error: BaseException) -> ServiceError | None:
-    """Return the error response for an error that has only a status, or None.
+def _find_response_by_status(error: BaseException) -> ServiceError | None:
+    """Return the error response for an error that contains only an HTTP status, or None.
 
-    azureml-sdk raises such errors. If the last error response has this status, it is the
-    cause. Otherwise, the text of the error may contain parts of the response.
+    azureml-sdk raises such errors. If the last error response has the same status, this
+    response is the cause. Otherwise, the message of the error may quote a response.
     """
     status = find_status_code(error)
     if status is None:
         return None
 
-    address = find_request_address(error)
-    last_refusal = request_guard.last_refusal()
-    if last_refusal is not None and last_refusal.status_code == status:
-        return _read_refusal(last_refusal)
-    return _parse_error_text(_join_messages(error), status, address)
+    last_error_response = request_guard.last_error_response()
+    if last_error_response is not None and last_error_response.status_code == status:
+        return _read_kept_response(last_error_response)
+    return _parse_message(_join_messages(error), status, find_request_address(error))
 
 
-def _read_refusal(response: requests.Response) -> ServiceError:
-    """Return the error response that the guard of all requests has kept."""
+def _read_kept_response(response: requests.Response) -> ServiceError:
+    """Parse an error response that the guard of all requests has kept."""
     return refusals.read_error(
         response.status_code, response.headers, response.text, response.url
     )
 
 
-def _parse_error_text(text: str, status: int, address: str) -> ServiceError:
-    """Return the error response that the text of an error quotes."""
-    body = re.search(r"\{.*\}", text, re.DOTALL)
+def _parse_message(message: str, status: int, address: str) -> ServiceError:
+    """Return the error response that the message of an SDK's error quotes.
+
+    The message may contain the JSON of the response, or only Azure's sentence after
+    "Request failed (403): ".
+    """
+    body = re.search(r"\{.*\}", message, re.DOTALL)
     service_error = refusals.read_error(status, {}, body[0] if body else "", address)
-    sentence = re.search(r"Request failed \(\d{3}\): (.+)", text)
+    sentence = re.search(r"Request failed \(\d{3}\): (.+)", message)
     if sentence and not service_error.code:
         return replace(service_error, message=refusals.shorten(sentence[1]))
     return service_error
 
 
 def _get_text(response: Any) -> str:
-    """Return the body of a response. `text` is a property in requests, else a method."""
+    """Return the body of a response as text, or "" if it cannot be read.
+
+    `text` is a property of the responses of requests, and a method of those of azure-core.
+    """
     text = getattr(response, "text", "")
     if not callable(text):
         return str(text)
@@ -168,8 +191,11 @@ def _get_text(response: Any) -> str:
 
 
 def _find_attributes(error: BaseException, name: str) -> Iterator[Any]:
-    """Yield an attribute of the error, of its causes, and of the responses in them."""
-    for cause in _list_causes(error):
+    """Yield the attribute `name` of an error, of its causes, and of their responses.
+
+    Missing and empty attributes are left out.
+    """
+    for cause in _list_error_and_causes(error):
         for owner in (cause, getattr(cause, "response", None)):
             value = getattr(owner, name, None)
             if value:
@@ -177,8 +203,8 @@ def _find_attributes(error: BaseException, name: str) -> Iterator[Any]:
 
 
 def _join_messages(error: BaseException) -> str:
-    """Return the messages of the error and of its causes, one below the other."""
-    return "\n".join(_get_message(cause) for cause in _list_causes(error))
+    """Return the messages of an error and of its causes, one below the other."""
+    return "\n".join(_get_message(cause) for cause in _list_error_and_causes(error))
 
 
 def _get_message(error: BaseException) -> str:
@@ -190,28 +216,38 @@ def _get_message(error: BaseException) -> str:
     return ""
 
 
-def _list_causes(error: BaseException) -> list[BaseException]:
-    """Return an error, the error that it was raised from, and so on.
+def _list_error_and_causes(error: BaseException) -> list[BaseException]:
+    """Return an error, the error that has caused it, the cause of that error, and so on.
 
-    The list of a connection error ends before the response to an earlier request, which may
-    be the context in which this request was sent.
+    If a request got no response, the list ends before any error that has a response. Such a
+    response belongs to an earlier request, and the request without a response was sent while
+    that error was handled.
     """
     causes: list[BaseException] = []
     cause: BaseException | None = error
-    is_unanswered = False
+    has_connection_error = False
     while cause is not None and cause not in causes:
-        if is_unanswered and getattr(cause, "response", None) is not None:
+        has_response = getattr(cause, "response", None) is not None
+        if has_connection_error and has_response:
             break
         causes.append(cause)
-        is_unanswered = is_unanswered or isinstance(
-            cause, (RequestFailed, *CONNECTION_ERRORS)
-        )
-        # The errors of azureml-sdk keep the original error in an attribute.
-        inner = getattr(cause, "inner_exception", None)
-        if isinstance(inner, BaseException):
-            cause = inner
-        elif cause.__cause__ or cause.__suppress_context__:
-            cause = cause.__cause__
-        else:
-            cause = cause.__context__
+        if isinstance(cause, (RequestFailed, *CONNECTION_ERRORS)):
+            has_connection_error = True
+        cause = _get_cause(cause)
     return causes
+
+
+def _get_cause(error: BaseException) -> BaseException | None:
+    """Return the error that has caused an error, or None.
+
+    This is the error in `raise … from error`, or otherwise the error that was handled when
+    this one was raised.
+    """
+    # The errors of azureml-sdk keep the original error in an attribute.
+    inner_error = getattr(error, "inner_exception", None)
+    if isinstance(inner_error, BaseException):
+        return inner_error
+    # With `raise … from None`, there is no cause.
+    if error.__cause__ or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__

@@ -25,11 +25,13 @@ MASK = "***"
 #: Patterns of secrets. If a pattern has a group named `secret`, only this group is masked;
 #: otherwise the whole match is.
 SECRETS = (
-    re.compile(r"eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # a token (JWT)
+    re.compile(r"eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # A token (JWT).
     re.compile(r"(?i)\bbearer\s+(?P<secret>[^\s'\",]+)"),
-    re.compile(r"(?i)[?&;\s\"']sig=(?P<secret>[^&\s'\"]+)"),  # of a SAS address
-    re.compile(r"(?i)accountkey=(?P<secret>[^;\s'\"]+)"),  # of a connection string
-    re.compile(r"(?<![\w+/])[\w+/]{86}=="),  # the key of a storage account
+    re.compile(
+        r"(?i)[?&;\s\"']sig=(?P<secret>[^&\s'\"]+)"
+    ),  # The signature of a SAS address.
+    re.compile(r"(?i)accountkey=(?P<secret>[^;\s'\"]+)"),  # In a connection string.
+    re.compile(r"(?<![\w+/])[\w+/]{86}=="),  # The key of a storage account.
     re.compile(
         r"(?i)['\"]?\w*(?:secret|password|assertion|token|key|sas)['\"]?\s*[:=]\s*"
         r"['\"](?P<secret>[^'\"]+)['\"]"
@@ -46,7 +48,7 @@ sdk_output_logger = logging.getLogger("printed by the SDK")
 
 
 def mask_secrets(text: str) -> str:
-    """Replace tokens, keys, passwords and signatures of addresses by asterisks."""
+    """Replace tokens, keys, passwords and the signatures in addresses by asterisks."""
     for variable in SECRET_VARIABLES:
         value = os.environ.get(variable)
         if value:
@@ -57,7 +59,11 @@ def mask_secrets(text: str) -> str:
 
 
 def _mask_match(match: re.Match[str]) -> str:
-    """Return the text of a match of one of SECRETS, with the secret replaced by MASK."""
+    """Return the matched text with the secret in it replaced by MASK.
+
+    Only the group `secret` is replaced: "sig=abc" becomes "sig=***". If the pattern has no
+    such group, the whole match is the secret.
+    """
     if "secret" not in match.re.groupindex:
         return MASK
     start, end = match.span("secret")
@@ -68,16 +74,18 @@ class _MaskingFormatter(logging.Formatter):
     """Format a record, with its traceback, and mask the secrets in all of it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record, without secrets."""
         return mask_secrets(super().format(record))
 
 
 class _PrintedLines(io.TextIOBase):
-    """A text file that replaces standard output, and logs each line that is printed."""
+    """A file that takes the place of standard output, and logs each printed line."""
 
     def __init__(self) -> None:
         self.unfinished_line = ""
 
     def write(self, text: str) -> int:
+        """Log the lines that the text completes, and keep the rest for the next call."""
         # A progress bar prints a carriage return and then its line once more. So a carriage
         # return ends a line here too.
         unlogged = self.unfinished_line + text.replace("\r", "\n")
@@ -88,11 +96,12 @@ class _PrintedLines(io.TextIOBase):
         return len(text)
 
     def writable(self) -> bool:
+        """Return True, because the base class takes a file for read-only otherwise."""
         return True
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """The log file. If it cannot be written, as on a full disk, the command goes on."""
+    """The log file. If it cannot be written, as on a full disk, the command continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Drop the record that could not be written, without a message."""
@@ -100,10 +109,10 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 @contextmanager
 def keep_sdk_output(root: Path, debug: bool = False) -> Iterator[str]:
-    """Write all output, warnings and log records to the log file; yield the file's name.
+    """Write all output, warnings and log records to the log file, and yield its name.
 
     With `debug`, they are written to standard error instead, with more detail. If the log
-    file cannot be opened, they are dropped. In both cases the yielded name is empty.
+    file cannot be opened, they are dropped. In these two cases, the yielded name is empty.
     """
     handler = _open_handler(root, debug)
     lines = _PrintedLines()
@@ -117,7 +126,7 @@ def keep_sdk_output(root: Path, debug: bool = False) -> Iterator[str]:
         try:
             yield LOG_FILE if isinstance(handler, _LogFile) else ""
         finally:
-            lines.write("\n")  # This logs a last line that was not ended.
+            lines.write("\n")  # This logs a last line without a line break.
 
 
 @contextmanager
@@ -129,7 +138,10 @@ def show_log() -> Iterator[None]:
 
 @contextmanager
 def _log_to(handler: logging.Handler, level: int) -> Iterator[None]:
-    """Send all log records from `level` on to one handler only, and close it at the end."""
+    """Send all log records of at least `level` to this handler only.
+
+    At the end, the handler is closed, and the loggers are as they were before.
+    """
     handler.setFormatter(
         _MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
@@ -140,7 +152,7 @@ def _log_to(handler: logging.Handler, level: int) -> Iterator[None]:
     earlier_identity_level = identity_logger.level
     root_logger.handlers = [handler]
     root_logger.setLevel(level)
-    # `login.credential` would silence it otherwise.
+    # With a level of its own, this logger is not silenced by `login.credential`.
     identity_logger.setLevel(level)
     try:
         with _detach_sdk_handlers():
@@ -154,7 +166,7 @@ def _log_to(handler: logging.Handler, level: int) -> Iterator[None]:
 
 @contextmanager
 def _detach_sdk_handlers() -> Iterator[None]:
-    """Detach the handlers by which the SDKs' loggers print on the screen.
+    """Detach the handlers with which the loggers of the SDKs print on the screen.
 
     Their records go to the handlers of the root logger instead. At the end, the handlers
     are attached again.

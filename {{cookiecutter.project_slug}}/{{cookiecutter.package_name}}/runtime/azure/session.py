@@ -11,7 +11,7 @@ from ..project import Project
 from ..settings_models import ProjectSettings
 from ..workspaces import WorkspaceConfig
 from .call_limits import call_with_limit
-from .connection import Printer, quiet_azure_calls
+from .connection import Printer, guard_azure_calls
 from .sdk_workspace import Workspace
 from .workspace_interface import WorkspaceInterface
 
@@ -45,12 +45,12 @@ def open_session(
     debug: bool,
     dry_run: bool = False,
 ) -> Iterator[Session]:
-    """Connect to the workspace of `config`, and yield a session.
+    """Connect to the workspace that `config` names, and yield a session.
 
     While the session is open, the SDK prints nothing, and its errors become AzureError.
     """
     settings = project.settings()
-    with quiet_azure_calls(config, project.root, debug) as printer:
+    with guard_azure_calls(config, project.root, debug) as printer:
         workspace = call_with_limit(
             "to connect to the workspace", Workspace.connect, config
         )

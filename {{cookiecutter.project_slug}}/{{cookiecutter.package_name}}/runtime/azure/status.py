@@ -14,25 +14,26 @@ from .publish import find_endpoint_name
 from .resources import ActiveSchedule, PastRun
 from .session import Session, open_session
 
-# This many runs of each pipeline are shown.
+#: This many runs of each pipeline are shown.
 SHOWN_RUNS = 3
-#: A run may begin this much later than planned, because nodes take time to start, and
-#: clocks change in summer.
+#: A run may begin this much later than planned: nodes take time to start, and clocks change
+#: to summer time.
 GRACE = timedelta(hours=2)
-#: The time zone of a schedule's start is up to 12 hours behind UTC.
+#: The time zone of a schedule's start is at most 12 hours behind UTC.
 LARGEST_OFFSET = timedelta(hours=12)
 
 
 def show_status(
     project: Project[Any], pipelines: Pipelines, debug: bool = False
 ) -> bool:
-    """Print the newest runs of each pipeline in the workspace, and its schedules.
+    """Print the newest runs and the schedules of each pipeline in the workspace.
 
     Returns False if the newest run of a pipeline or of a schedule has failed, or if a
     schedule is overdue.
     """
     config = project.workspace_config(NEEDED)
     with open_session(project, config, debug=debug) as session:
+        # All pipelines are shown, even if the first one has failed.
         results = [_show_pipeline(session, name) for name in pipelines]
         return all(results)
 
@@ -59,9 +60,9 @@ def _show_pipeline(session: Session, name: str) -> bool:
         "to list the schedules", workspace.list_schedules, endpoint_name, endpoint
     )
 
-    runs_are_well = _show_runs(session, name, runs)
-    schedules_are_well = _show_schedules(session, name, schedules)
-    return runs_are_well and schedules_are_well
+    are_runs_ok = _show_runs(session, name, runs)
+    are_schedules_ok = _show_schedules(session, name, schedules)
+    return are_runs_ok and are_schedules_ok
 
 
 def _show_runs(session: Session, name: str, runs: list[PastRun]) -> bool:
@@ -71,21 +72,25 @@ def _show_runs(session: Session, name: str, runs: list[PastRun]) -> bool:
         return True
     for run in runs:
         session.report(run.state, f"{name}, {_format_time(run.started)}, run {run.id}")
-    newest = runs[0]
-    session.printer(newest.url)
-    return newest.state != "failed"
+    newest_run = runs[0]
+    session.printer(newest_run.url)
+    return newest_run.state != "failed"
 
 
 def _show_schedules(
     session: Session, name: str, schedules: list[ActiveSchedule]
 ) -> bool:
-    """Print the schedules of a pipeline. Return False if one has failed or is overdue."""
+    """Print the schedules of a pipeline. Return False if one has failed or is overdue.
+
+    A schedule in the settings that is not in the workspace is reported, but does not count
+    as failed.
+    """
     setting = session.settings.schedules.get(name)
     results = [_show_schedule(session, schedule, setting) for schedule in schedules]
     if setting and not schedules:
         command = f"{COMMAND} publish {name}{session.project.files.option}"
         session.report(
-            "missing", f"schedule {setting.describe()}: `{command}` creates it."
+            "missing", f"schedule {setting.describe()}: run `{command}` to create it."
         )
     return all(results)
 
@@ -93,14 +98,18 @@ def _show_schedules(
 def _show_schedule(
     session: Session, schedule: ActiveSchedule, setting: Schedule | None
 ) -> bool:
-    """Print one schedule. Return False if its newest run has failed or is overdue."""
+    """Print one schedule of a pipeline.
+
+    Returns False if its newest run has failed, or if the schedule is overdue. `setting` is
+    the schedule in the settings, if there is one.
+    """
     description = schedule.description
-    newest = schedule.newest_run
-    if newest and newest.state == "failed":
+    newest_run = schedule.newest_run
+    if newest_run and newest_run.state == "failed":
+        started = _format_time(newest_run.started)
         session.report(
             "failed",
-            f"schedule {description}: run {newest.id}, {_format_time(newest.started)}\n"
-            f"{newest.url}",
+            f"schedule {description}: run {newest_run.id}, {started}\n{newest_run.url}",
         )
         return False
 
@@ -109,9 +118,11 @@ def _show_schedule(
         session.report("overdue", f"schedule {description}: {delay}")
         return False
 
-    if newest:
-        time = _format_time(newest.started)
-        session.report("scheduled", f"{description}: newest run {newest.state}, {time}")
+    if newest_run:
+        started = _format_time(newest_run.started)
+        session.report(
+            "scheduled", f"{description}: newest run {newest_run.state}, {started}"
+        )
     else:
         session.report("scheduled", f"{description}: no run yet")
     return True
@@ -120,25 +131,26 @@ def _show_schedule(
 def describe_delay(
     schedule: ActiveSchedule, setting: Schedule | None, now: datetime
 ) -> str:
-    """Return a sentence if a schedule is overdue at the time `now`, or an empty string.
+    """Describe that a schedule is overdue at the time `now`, or return an empty string.
 
-    `setting` is the schedule of the settings. An active schedule that differs from it is
-    never called overdue, because its times are unknown.
+    The description continues a line: "it has started no run since 2026-11-29 05:00 UTC."
+    `setting` is the schedule in the settings. If the active schedule differs from it, the
+    active one is never called overdue, because its times are not known here.
     """
     if setting is None or setting.describe() != schedule.description:
         return ""
 
-    newest = schedule.newest_run
-    if newest:
-        last_start = newest.started
+    if schedule.newest_run:
+        waiting_since = schedule.newest_run.started
     elif setting.start_time:
+        # The start is a local time. With the offset, it is past in every time zone.
         start = datetime.fromisoformat(setting.start_time).replace(tzinfo=timezone.utc)
-        last_start = max(schedule.created, start + LARGEST_OFFSET)
+        waiting_since = max(schedule.created, start + LARGEST_OFFSET)
     else:
-        last_start = schedule.created
-    if now <= last_start + setting.longest_pause() + GRACE:
+        waiting_since = schedule.created
+    if now <= waiting_since + setting.longest_pause() + GRACE:
         return ""
-    return f"it has started no run since {_format_time(last_start)}."
+    return f"it has started no run since {_format_time(waiting_since)}."
 
 
 def _format_time(moment: datetime) -> str:

@@ -13,7 +13,8 @@ from .call_limits import call_with_limit
 from .data_folders import choose_data_folders
 from .follow_run import follow_run
 from .sdk_steps import build_steps, read_steps
-from .session import open_session
+from .session import Session, open_session
+from .workspace_interface import StartedRun
 
 
 def submit(
@@ -25,11 +26,12 @@ def submit(
     wait: bool = False,
     debug: bool = False,
 ) -> bool:
-    """Start a run of the pipeline `name`. Return False if the run is known to have failed.
+    """Start a run of the pipeline `name`, and with `wait` follow it to its end.
 
-    `values` are the values of pipeline parameters as strings. The value of a data parameter
-    is a folder of the default datastore, which the run reads instead of the project's data.
-    With `wait`, the run is followed to its end.
+    Returns False if the run has failed. Without `wait`, this is not known yet, and the
+    result is True. `values` are the values of pipeline parameters as strings. The value of a
+    data parameter is a folder of the default datastore, which the run reads instead of the
+    project's data.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
     settings = project.settings()
@@ -48,27 +50,35 @@ def submit(
             parameters,
         )
 
-        run = started.run
-        if started.answer_was_lost:
-            session.report(
-                "started",
-                f"run {run.id} of the experiment {settings.name}, although Azure's reply "
-                "was lost",
-            )
-        session.report("submitted", f"{name}, run {run.id}\n{run.url}")
+        _report_start(session, name, started)
         if not wait:
             return True
-        return follow_run(session, run)
+        return follow_run(session, started.run)
+
+
+def _report_start(session: Session, pipeline_name: str, started: StartedRun) -> None:
+    """Print which run of a pipeline has started, and its address."""
+    run = started.run
+    if started.response_was_lost:
+        session.report(
+            "started",
+            f"run {run.id} of the experiment {session.settings.name}, although Azure's "
+            "response was lost",
+        )
+    session.report("submitted", f"{pipeline_name}, run {run.id}\n{run.url}")
 
 
 def _convert_parameters(
     project: Project[Any], pipelines: Pipelines, name: str, values: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the values of the parameters that are not for data, with their types.
+    """Convert the values of a pipeline's parameters to the types of their defaults.
 
-    Raises PipelineError or SettingsError if a value is wrong.
+    `values` are strings by the names of parameters. The values of data parameters are left
+    out of the result. Raises PipelineError or SettingsError if a value is wrong.
     """
     pipeline = pipelines[name]
+    # The steps contain the parameters, with their defaults. The folders of data parameters
+    # do not matter here.
     steps = read_steps(build_steps(pipeline, project.settings()))
     no_folders = dict.fromkeys(pipeline.data, "")
     converted = parameter_values(project, steps, no_folders, values)

@@ -20,7 +20,7 @@ from .resources import Datastore
 from .sdk_errors import find_service_error
 from .session import Session
 
-# A new role is tried at this interval, and at most this many times.
+#: New roles are tried at this interval, and at most this many times.
 ROLE_SECONDS = 30
 ROLE_TRIES = 12
 
@@ -28,11 +28,12 @@ ROLE_TRIES = 12
 def upload_data(
     session: Session, folders: Collection[DataFolder], has_new_roles: bool = False
 ) -> None:
-    """Upload the files of data folders that are not on the default datastore yet.
+    """Upload those files of the data folders that the default datastore does not have yet.
 
-    With `has_new_roles`, wait first until the roles that were just assigned have taken
-    effect.
+    In a dry run, they are only reported. With `has_new_roles`, wait first until the roles
+    that were just assigned have taken effect.
     """
+    # A folder without local files is on the datastore already: the user has named it.
     folders_to_upload = [folder for folder in folders if folder.files]
     if not folders_to_upload:
         return
@@ -47,7 +48,10 @@ def upload_data(
 
 
 def _upload_folder(session: Session, datastore: Datastore, folder: DataFolder) -> None:
-    """Upload the missing files of one folder, and report how many there were."""
+    """Upload those files of a folder that the datastore lacks, and report their number.
+
+    A dry run only reports it.
+    """
     container = datastore.container
     blobs = container.list_blobs(name_starts_with=f"{folder.path}/")
     existing = {blob.name for blob in blobs}
@@ -58,7 +62,7 @@ def _upload_folder(session: Session, datastore: Datastore, folder: DataFolder) -
     }
 
     total = len(folder.files)
-    place = f"{folder.path} of {datastore.name}"
+    place = f"{folder.path} on {datastore.name}"
     if not missing:
         session.report("unchanged", f"{total} data files: {place}")
         return
@@ -73,9 +77,10 @@ def _upload_folder(session: Session, datastore: Datastore, folder: DataFolder) -
 def _show_progress(
     files: Mapping[str, Path], screen: TextIO
 ) -> Iterator[Callable[[str, int], None]]:
-    """Show a progress bar in a terminal, and yield the callback that moves it.
+    """Show a progress bar if `screen` is a terminal, and yield the callback that moves it.
 
-    The callback takes a path and the number of bytes of its file that have been sent.
+    The callback takes a path and the number of bytes of its file that have been sent. If
+    `screen` is no terminal, it shows nothing.
     """
     console = Console(file=screen)
     progress = Progress(
@@ -93,6 +98,7 @@ def _show_progress(
     def report_bytes(path: str, bytes_sent: int) -> None:
         """Show how many bytes of a file have been sent. Called by several threads."""
         sent_by_path[path] = bytes_sent
+        # The list is a copy, because other threads may add files at the same time.
         progress.update(task, completed=sum(list(sent_by_path.values())))
 
     with progress:
@@ -100,7 +106,12 @@ def _show_progress(
 
 
 def _wait_for_roles(session: Session, container: ContainerClient) -> None:
-    """Wait until newly assigned roles take effect, which can take a few minutes."""
+    """Wait until newly assigned roles take effect, which can take a few minutes.
+
+    Without a role, the storage account refuses to list the files of its container. After
+    ROLE_TRIES refusals, this function returns all the same, so that the upload reports the
+    error.
+    """
     for _ in range(ROLE_TRIES):
         try:
             next(iter(container.list_blobs(results_per_page=1)), None)
@@ -110,5 +121,5 @@ def _wait_for_roles(session: Session, container: ContainerClient) -> None:
                 raise
         else:
             return
-        session.report("waiting", "until the new roles work")
+        session.report("waiting", "until the new roles take effect")
         time.sleep(ROLE_SECONDS)

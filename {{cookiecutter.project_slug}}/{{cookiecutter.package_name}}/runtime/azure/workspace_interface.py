@@ -1,4 +1,4 @@
-"""What the commands need of a workspace and of its runs.
+"""The methods of a workspace and of its runs that the commands call.
 
 `sdk_workspace.py` implements both interfaces with the SDK of the project.
 """
@@ -54,8 +54,8 @@ class StartedRun:
     """A run that Azure has started."""
 
     run: RunInterface
-    #: Whether Azure's reply to the submission was lost. The run was then found by its id.
-    answer_was_lost: bool = False
+    #: Whether Azure's response to the submission was lost. The run was then found by its id.
+    response_was_lost: bool = False
 
 
 class WorkspaceInterface(Protocol):
@@ -67,7 +67,7 @@ class WorkspaceInterface(Protocol):
     # Resources that `provision` creates
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster that is ready, or None if there is no compute of this name.
+        """Return the cluster of this name, or None if there is no compute of this name.
 
         Raises NotACluster if a compute of another kind has this name, and ClusterFailed if
         Azure could not create the cluster.
@@ -83,16 +83,16 @@ class WorkspaceInterface(Protocol):
         """
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images of environments.
+        """Let the cluster of this name build the images of environments.
 
         Returns True if this is a change, and False if the cluster builds them already.
         """
 
     def register(self, environment: Any) -> RegisteredEnvironment:
-        """Register an environment of the SDK, unless it is registered already."""
+        """Register an environment (an object of the SDK), unless it is registered already."""
 
     def default_datastore(self) -> Datastore:
-        """Return the default datastore."""
+        """Return the default datastore of the workspace."""
 
     # Runs
 
@@ -101,13 +101,13 @@ class WorkspaceInterface(Protocol):
         pipeline: PipelineDefinition,
         settings: ProjectSettings,
         folders: Mapping[str, str],
-        changing: Collection[str],
+        changing_inputs: Collection[str],
     ) -> Any:
-        """Build a pipeline as an object of the SDK, which can be started or published.
+        """Build the SDK's object for a pipeline, which can be started or published.
 
         `folders` maps each data parameter of the pipeline to the folder of the default
-        datastore that it reads. `changing` are the data parameters whose files may change
-        from run to run. Steps that read these files are never reused.
+        datastore that it reads. `changing_inputs` are the data parameters whose files may
+        change from run to run. Steps that read these files are never reused.
         """
 
     def start(
@@ -117,13 +117,11 @@ class WorkspaceInterface(Protocol):
         experiment: str,
         parameters: dict[str, Any],
     ) -> StartedRun:
-        """Start a run of a pipeline from `build` in an experiment, and return the run.
+        """Start a run of a pipeline that `build` has made, and return the run.
 
-        If the connection is lost before Azure replies, the run may have started
-        nevertheless. Azure is then asked for the run.
-
-        Raises the error of the submission if the run has not started, and StartUnknown if
-        Azure cannot be asked.
+        If the connection is lost before Azure responds, the run may have started
+        nevertheless, so Azure is then asked whether it has. Raises the error of the
+        submission if the run has not started, and StartUnknown if Azure cannot be asked.
         """
 
     def newest_runs(
@@ -133,7 +131,7 @@ class WorkspaceInterface(Protocol):
         endpoint: Endpoint | None,
         count: int,
     ) -> list[PastRun]:
-        """Return the newest runs of a pipeline in an experiment, the newest first."""
+        """Return up to `count` runs of a pipeline in an experiment, the newest first."""
 
     # Published pipelines
 
@@ -146,7 +144,7 @@ class WorkspaceInterface(Protocol):
     def publish(
         self, name: str, endpoint: Endpoint | None, built: Any, description: str
     ) -> Endpoint:
-        """Publish a pipeline from `build` as the default version of an endpoint.
+        """Publish a pipeline that `build` has made as the default version of an endpoint.
 
         If `endpoint` is None, an endpoint of this name is created.
         """
@@ -159,12 +157,13 @@ class WorkspaceInterface(Protocol):
     def plan_schedule(
         self, name: str, endpoint: Endpoint | None, setting: Schedule | None
     ) -> list[ScheduleChange]:
-        """Return what `apply_schedule` would change, without changing anything."""
+        """Return what `apply_schedule` would return, without changing anything."""
 
     def apply_schedule(
         self, publication: Publication, setting: Schedule | None
     ) -> list[ScheduleChange]:
         """Give a published pipeline the schedule of the settings, and disable all others.
 
-        If `setting` is None, no schedule stays active. Returns the changes.
+        `setting` is the schedule of the settings. If it is None, no schedule stays active.
+        Returns what has been changed, and the schedules that have stayed as they were.
         """
