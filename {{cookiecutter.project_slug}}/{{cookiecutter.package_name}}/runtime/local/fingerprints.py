@@ -1,4 +1,4 @@
-"""Fingerprints of files: if two are equal, the files are the same."""
+"""Compute fingerprints of files. If two fingerprints are equal, so are the files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-#: The hash of a smaller file, in bytes, is not stored: reading the file costs no more.
-SMALLEST_STORED = 2**16
-#: The nanoseconds by which the times of files may be rounded.
+#: Hashes are stored only for files of at least this many bytes. To read a smaller file is
+#: as quick as to look up its hash.
+MIN_STORED_SIZE = 2**16
+#: The nanoseconds by which a file system may round the times of files.
 CLOCK_TICK = 2 * 10**9
 
 
 def hash_json(value: object) -> str:
-    """Return the SHA-256 of a value that JSON can hold."""
+    """Return the SHA-256 of a value's JSON text, in hexadecimal digits."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hash_listing(folder: Path) -> str:
-    """Return a fingerprint of the names, sizes and times of all files below a folder.
+    """Return a fingerprint of the files and folders below a folder.
 
-    It shows whether results were edited, without reading them. Raises OSError if the
-    folder cannot be listed.
+    The fingerprint covers the names of all files and folders, and the size and the time of
+    the last change of each file. It changes if somebody edits a file, although the contents
+    are not read. Raises OSError if the folder cannot be listed.
     """
     entries: list[list[object]] = []
     for path in folder.rglob("*"):
@@ -37,11 +39,16 @@ def hash_listing(folder: Path) -> str:
         if not stat.S_ISDIR(status.st_mode):
             entry += [status.st_size, status.st_mtime_ns]
         entries.append(entry)
+    # The order of `rglob` is arbitrary. A file's entry and a folder's entry differ in
+    # length, so they are compared as text.
     return hash_json(sorted(entries, key=str))
 
 
 def hash_content(path: Path) -> str:
-    """Return the SHA-256 of a file's content. Raises OSError if it cannot be read."""
+    """Return the SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises OSError if the file cannot be read.
+    """
     digest = sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -51,61 +58,73 @@ def hash_content(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _StoredHash:
-    """The hash of a file's content, and the file's state when it was computed."""
+    """The hash of a file's content, and the state of the file when it was hashed."""
 
-    state: str  # the size, number and times of the file, as JSON
-    content: str
+    #: The size, inode number and times of the file, as JSON.
+    file_state: str
+    content_hash: str
 
 
 class Fingerprints:
     """Compute fingerprints of files by their contents.
 
     As data can be large, the hash of each large file is stored in a database, together
-    with the size and times of the file. It is used again while these stay the same.
+    with the size and the times of the file. While these stay the same, the file is not read
+    again.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._stored: dict[bytes, _StoredHash] = {}  # by path
-        # Without a database that can be read, all hashes are computed again.
+        self._stored_hashes: dict[bytes, _StoredHash] = {}  # by the path of the file
+        # If the database cannot be read, all hashes are computed again.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path PRIMARY KEY, about, digest)"
             )
-            for path, state, content in connection.execute("SELECT * FROM files"):
-                self._stored[path] = _StoredHash(state, content)
+            for path, state, content_hash in connection.execute("SELECT * FROM files"):
+                self._stored_hashes[path] = _StoredHash(state, content_hash)
 
     def hash_files(self, files: Mapping[str, Path]) -> str:
         """Return a fingerprint of the names and contents of files.
 
-        Raises OSError if one of them cannot be read.
+        `files` maps names to paths. The hash of a large file is stored, and used again
+        while the size and the times of the file stay the same. Raises OSError if a file
+        cannot be read.
         """
-        hashes: dict[str, str] = {}
-        new: dict[bytes, _StoredHash] = {}
+        hash_by_name: dict[str, str] = {}
+        hashes_to_store: dict[bytes, _StoredHash] = {}
         for name, path in files.items():
             started = time.time_ns()
             status = path.stat()
-            state = _describe_state(status)
-            stored = self._stored.get(os.fsencode(path))
-            if stored and stored.state == state:
-                hashes[name] = stored.content
+            file_state = _describe_state(status)
+            stored = self._stored_hashes.get(os.fsencode(path))
+            if stored is not None and stored.file_state == file_state:
+                hash_by_name[name] = stored.content_hash
                 continue
 
-            hashes[name] = hash_content(path)
-            # If a file has just changed, its next change might leave it the same times.
+            content_hash = hash_content(path)
+            hash_by_name[name] = content_hash
+            # If a file has just been changed, another change within the same tick of the
+            # clock would leave its times as they are. So its hash is not stored yet.
             last_change = max(status.st_mtime_ns, status.st_ctime_ns)
-            is_settled = last_change < started - CLOCK_TICK
-            if status.st_size >= SMALLEST_STORED and is_settled:
-                new[os.fsencode(path)] = _StoredHash(state, hashes[name])
-        if new:
-            self._store(new)
-        return hash_json(hashes)
+            changed_just_now = last_change >= started - CLOCK_TICK
+            if status.st_size >= MIN_STORED_SIZE and not changed_just_now:
+                hashes_to_store[os.fsencode(path)] = _StoredHash(
+                    file_state, content_hash
+                )
 
-    def _store(self, new: Mapping[bytes, _StoredHash]) -> None:
-        """Remember hashes by the paths of their files, here and in the database."""
-        self._stored.update(new)
-        rows = [(path, stored.state, stored.content) for path, stored in new.items()]
-        # If the database cannot be written, the hashes are computed again next time.
+        if hashes_to_store:
+            self._store(hashes_to_store)
+        return hash_json(hash_by_name)
+
+    def _store(self, hash_by_path: Mapping[bytes, _StoredHash]) -> None:
+        """Keep hashes of files in memory and in the database."""
+        self._stored_hashes.update(hash_by_path)
+        rows = [
+            (path, stored.file_state, stored.content_hash)
+            for path, stored in hash_by_path.items()
+        ]
+        # If the database cannot be written, the next run computes the hashes again.
         with (
             suppress(sqlite3.Error),
             closing(sqlite3.connect(self._database)) as connection,
@@ -115,7 +134,10 @@ class Fingerprints:
 
 
 def _describe_state(status: os.stat_result) -> str:
-    """Return what changes whenever a file's content does: size, number and times."""
+    """Return a file's size, inode number and times as JSON.
+
+    If the content of the file changes, at least one of these changes too.
+    """
     return json.dumps(
         [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
     )

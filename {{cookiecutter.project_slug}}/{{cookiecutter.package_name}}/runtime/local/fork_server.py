@@ -1,25 +1,28 @@
-"""Import the pinned packages once, and fork a process from here for each step.
+"""Import packages once, and fork a process for each step, which then has them already.
 
     fork_server.py PACKAGE...
 
-Imports take longer than most steps' work, and all steps import the same packages. This
-program imports them while an earlier step still runs, and then forks a process for each
-step, which runs the step's script from its first line, as Python itself would.
+All steps import the same packages, and the imports take longer than the work of most steps.
+This program imports the packages while an earlier step still runs, and then forks a process
+for each step. The process runs the step's script from the first line, as Python would.
 
 Protocol: for each step, the local run writes the step's command to standard input, as one
 line of JSON with `arguments` (the script and its arguments), `folder`, `environment` and
 `log`. This program prints two lines: the process id of the step, and its exit code once it
 has ended. The output of the step goes to its log.
 
-The local run holds the other end of standard input. When that end is closed, whether the
-run has finished, was interrupted or was killed, the step and all that it has started are
-killed. The step is killed too if this program is.
+The local run holds the other end of standard input. It is closed when the run finishes, is
+interrupted or is killed. This program then kills the step and all processes that the step
+has started. If this program itself is killed, Linux kills the step.
 
-The fork server of `multiprocessing` is not used, for four reasons. Its processes end by
-`os._exit`, which loses what a script has not yet written to its open files. It takes its
-environment from the process of the run. It imports the main module of the run again in each
-process. And a step that uses `multiprocessing` itself would share it. Here, the forked
-process returns to the end of this file, so that Python shuts it down normally.
+The fork server of `multiprocessing` is not used, for four reasons:
+
+- Its processes end by `os._exit`, which loses what a script has not yet written to its open
+  files. Here, the forked process returns to the end of this file, so that Python shuts it
+  down normally.
+- It takes its environment variables from the process of the run.
+- It imports the main module of the run again in each process.
+- A step that uses `multiprocessing` itself would share the server.
 
 It runs only on Linux, because other systems cannot fork a process safely.
 """
@@ -43,8 +46,8 @@ from types import ModuleType
 STANDARD_INPUT = 0
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
-# The option of Linux's prctl by which a process gets a signal when its parent ends. It is
-# used in the same way in supervisor.py.
+# The option of Linux's `prctl` by which a process gets a signal when its parent ends.
+# supervisor.py uses it in the same way.
 PR_SET_PDEATHSIG = 1
 
 
@@ -58,23 +61,25 @@ class StepRequest:
     log: str
 
 
-def serve(packages: list[str]) -> StepRequest:
-    """Import packages, then fork a process for each step that is requested.
+def serve_until_forked(packages: list[str]) -> StepRequest:
+    """Import packages, then fork a process for each step that the local run requests.
 
-    This function returns only in the forked processes, with the step to run. The fork
-    server itself ends when its standard input is closed.
+    Only the forked processes return from this function, each with the step that it must
+    run. The fork server itself stays in this function, and ends when its standard input is
+    closed.
     """
     assert sys.platform == "linux"
-    # If a caller ignored this signal, the steps' exit codes would be lost.
+    # The caller may ignore the signal SIGCHLD, and this process would inherit that. The
+    # exit codes of the steps would then be lost, so the default is restored.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-    # Forked steps inherit standard input and output, and must neither read commands nor
-    # print among the replies. So the server uses duplicates of both, and redirects the
-    # streams themselves.
+    # The steps inherit standard input and output, but must neither read commands nor print
+    # among the replies. So the server duplicates both streams for itself, and redirects the
+    # original streams to the null device.
     commands = os.fdopen(os.dup(STANDARD_INPUT), encoding="utf-8")
     replies = os.fdopen(os.dup(STANDARD_OUTPUT), "w", encoding="utf-8")
     redirect_streams(os.devnull)
-    preload(packages, commands.fileno())
+    import_packages(packages, commands.fileno())
 
     server_pid = os.getpid()
     while line := commands.readline():
@@ -85,23 +90,25 @@ def serve(packages: list[str]) -> StepRequest:
             commands.close()
             replies.close()
             return StepRequest(**json.loads(line))
+
+        # Only the server gets here.
         print(step_pid, file=replies, flush=True)
         exit_code = wait_for_step(step_pid, commands.fileno())
         print(exit_code, file=replies, flush=True)
     os._exit(0)
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent_pid: int) -> None:
     """Ask Linux to kill this process as soon as its parent process ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # If the parent was killed before this request, Linux sends no signal. This process then
-    # has another parent already.
-    if os.getppid() != parent:
+    # If the parent was killed before this request, Linux sends no signal. In that case,
+    # this process has a new parent by now.
+    if os.getppid() != parent_pid:
         os._exit(1)
 
 
 def redirect_streams(log: str) -> None:
-    """Send standard output and errors to a file, and make standard input empty."""
+    """Send standard output and standard error to a file, and make standard input empty."""
     empty_input = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(empty_input, STANDARD_INPUT)
@@ -111,91 +118,118 @@ def redirect_streams(log: str) -> None:
     os.close(output)
 
 
-def preload(packages: list[str], commands: int) -> None:
+def import_packages(packages: list[str], commands_fd: int) -> None:
     """Import packages into the fork server, and skip those that cannot be imported.
 
-    `commands` is the file descriptor from which commands are read. If the local run ends
-    meanwhile, it closes the other end, and this function ends the fork server.
+    `commands_fd` is the file descriptor from which the server reads commands. If the local
+    run closes its end between two imports, this function ends the fork server.
     """
-    # Python has put the folder of this file first on sys.path, where no step has it.
+    # Python puts the folder of this file first on sys.path, but steps must not import
+    # modules from there.
     del sys.path[0]
     end_of_run = select.poll()
-    end_of_run.register(commands, select.POLLHUP)
-    # Imports create many objects that stay, and the garbage collector would spend time
-    # looking for unused ones among them.
+    end_of_run.register(commands_fd, select.POLLHUP)
+
+    # The objects that imports create stay in use, so it would be a waste of time to search
+    # them for garbage, now or in the forked steps. `freeze` leaves them out of later
+    # searches.
     gc.disable()
     for package in packages:
         if end_of_run.poll(0):
             os._exit(0)
-        # The step that needs the package imports it again, and shows the error.
+        # A step that needs the package imports it again, and then shows the error.
         with suppress(Exception):
             __import__(package)
     gc.freeze()
     gc.enable()
 
 
-def wait_for_step(step_pid: int, commands: int) -> int:
-    """Wait for a step to end, kill what it leaves running, and return its exit code.
+def wait_for_step(step_pid: int, commands_fd: int) -> int:
+    """Wait until a step ends, kill what it leaves running, and return its exit code.
 
-    If the local run ends first, the step is killed and the fork server ends.
+    If the local run ends first, this function kills the step and ends the fork server.
+    `commands_fd` is the file descriptor whose other end the local run holds.
     """
     assert sys.platform == "linux"
-    end_of_step = os.pidfd_open(step_pid)
-    # The run sends no command while a step runs, so `commands` becomes readable only when
-    # the run closes it.
-    ready, _, _ = select.select([end_of_step, commands], [], [])
-    os.close(end_of_step)
+    step_fd = os.pidfd_open(step_pid)
+    # The run sends no command while a step runs. So `commands_fd` becomes readable only
+    # when the run closes the other end.
+    ready, _, _ = select.select([step_fd, commands_fd], [], [])
+    os.close(step_fd)
 
-    step_has_ended = end_of_step in ready
-    if not step_has_ended:
-        # The session of the step is killed below. But a step that has just been forked may
-        # not be in its own session yet, so its process is killed first.
+    if step_fd not in ready:
+        # The run has ended. A step that has just been forked may not have its own process
+        # group yet, so its process is killed before the group.
         os.kill(step_pid, signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        os.killpg(step_pid, signal.SIGKILL)
-    if not step_has_ended:
+        kill_process_group(step_pid)
         os._exit(1)
+
+    kill_process_group(step_pid)
     _, status = os.waitpid(step_pid, 0)
     return os.waitstatus_to_exitcode(status)
 
 
-def become_step(command: StepRequest, server_variables: dict[str, str]) -> None:
+def kill_process_group(step_pid: int) -> None:
+    """Kill a step and all processes that it has started, if there are any left."""
+    with suppress(ProcessLookupError):
+        os.killpg(step_pid, signal.SIGKILL)
+
+
+def become_step(request: StepRequest, server_variables: dict[str, str]) -> None:
     """Give the forked process the session, streams, folder and variables of a step.
 
-    `server_variables` are the variables that the fork server was started with.
+    `server_variables` are the environment variables that the fork server was started with.
+    If the step has a file with the name of an imported module, a new Python process takes
+    the place of this one, and this function does not return.
     """
     os.setsid()
-    redirect_streams(command.log)
-    os.chdir(command.folder)
+    redirect_streams(request.log)
+    os.chdir(request.folder)
+    if has_name_of_imported_module(request.folder):
+        # Here, `import` would return the module that is imported already. A new Python
+        # process imports the step's file.
+        command_line = [sys.executable, *request.arguments]
+        os.execve(sys.executable, command_line, request.environment)
 
-    # If a file of the step has the name of a module that is imported already, `import`
-    # would return that module. A new Python process imports the step's file instead.
-    step_modules = {name.partition(".")[0] for name in os.listdir()}
-    if step_modules & sys.modules.keys():
-        command_line = [sys.executable, *command.arguments]
-        os.execve(sys.executable, command_line, command.environment)
-
-    # Some packages set environment variables when they are imported, and would do so in the
-    # step too. So these variables stay. Only those are changed whose value in the step's
-    # command is not the one that the server was started with.
-    for name in server_variables.keys() - command.environment.keys():
-        os.environ.pop(name, None)
-    for name, value in command.environment.items():
-        if server_variables.get(name) != value:
-            os.environ[name] = value
-
-    sys.argv = command.arguments
-    sys.orig_argv = [sys.executable, *command.arguments]
-    sys.path.insert(0, command.folder)
-    if numpy := sys.modules.get("numpy"):
-        # Otherwise all forked steps would draw the same random numbers.
+    update_variables(server_variables, request.environment)
+    sys.argv = request.arguments
+    sys.orig_argv = [sys.executable, *request.arguments]
+    sys.path.insert(0, request.folder)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        # Without a new seed, all forked steps would draw the same random numbers.
         numpy.random.seed()
 
 
+def has_name_of_imported_module(folder: str) -> bool:
+    """Return whether a file or folder in `folder` has the name of an imported module.
+
+    The file `pandas.py` and the folder `pandas` both have the name of the module `pandas`.
+    """
+    names = {entry.partition(".")[0] for entry in os.listdir(folder)}
+    return bool(names & sys.modules.keys())
+
+
+def update_variables(
+    server_variables: dict[str, str], step_variables: dict[str, str]
+) -> None:
+    """Change the environment variables of this process from the server's to the step's.
+
+    Some packages set environment variables when they are imported. The step needs those
+    variables too. So a variable is changed only if the server was started with another
+    value than the step needs.
+    """
+    for name in server_variables.keys() - step_variables.keys():
+        os.environ.pop(name, None)
+    for name, value in step_variables.items():
+        if server_variables.get(name) != value:
+            os.environ[name] = value
+
+
 def run_script(path: str) -> None:
-    """Run a script as the main module, and show its errors as Python would."""
+    """Run a script as the main module, and print its errors as Python does."""
     main_module = ModuleType("__main__")
-    # Python gives these names to the main module, beside those that every module has.
+    # Python gives these names to the main module, in addition to those of every module.
     vars(main_module).update(
         __file__=path,
         __cached__=None,
@@ -208,20 +242,22 @@ def run_script(path: str) -> None:
             code = compile(script.read(), path, "exec", dont_inherit=True)
         exec(code, vars(main_module))  # noqa: S102 (Python runs scripts like this.)
     except SystemExit:
+        # The script has called `sys.exit`, which is not an error.
         raise
     except BaseException as error:
-        # The trace is shown without the lines of this file. The hook is replaced, as
-        # Python would otherwise show the error a second time.
+        # The first line of the traceback is a line of this file, which the script's author
+        # does not need.
         if error.__traceback__:
             error.__traceback__ = error.__traceback__.tb_next
         sys.excepthook(type(error), error, error.__traceback__)
+        # Python calls the hook again at its end, which would print the error twice.
         sys.excepthook = lambda *_: None
         raise
 
 
 if __name__ == "__main__":
     variables_at_start = dict(os.environ)
-    step_request = serve(sys.argv[1:])
-    # From here on, this is the forked process of a step.
+    step_request = serve_until_forked(sys.argv[1:])
+    # Only the forked process of a step gets here.
     become_step(step_request, variables_at_start)
     run_script(os.path.join(step_request.folder, step_request.arguments[0]))

@@ -1,9 +1,9 @@
 """Run each step in a process that ends when the local run ends.
 
-The first step of a run is a plain process. On Linux, `fork_server.py` loads the packages
-that steps import while this process runs, and the later steps are forked from there. A
-forked step behaves like a plain process, but starts sooner. A first step that needs these
-packages itself is forked as well, so that they are not loaded twice.
+The first step of a run is a plain process. On Linux, `fork_server.py` imports the packages
+of the steps while the first step runs, and the later steps are forked from that server. A
+forked step behaves like a plain process, but starts sooner. If the first step needs these
+packages too, it is also forked, so that they are not imported twice.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# Only Linux can fork a process safely. Set this to False if a package of your steps does not
-# work in a forked process.
+# Only Linux can fork a process safely. Set this to False if a package of your steps does
+# not work in a forked process.
 CAN_FORK = sys.platform == "linux"
 #: Packages that most steps import, in versions that environment/steps.txt pins.
 PRELOADED = (
@@ -34,39 +34,43 @@ PRELOADED = (
 # The exit code of a process that was ended by the signal SIGKILL.
 KILLED = -9
 LOCAL = Path(__file__).parent
-# Isolated, because the supervisor needs only the standard library.
+# The supervisor needs only the standard library. Python starts sooner without other
+# packages (-S) and without the user's variables and folders (-I).
 SUPERVISOR = (sys.executable, "-I", "-S", str(LOCAL / "supervisor.py"))
 FORK_SERVER = (sys.executable, str(LOCAL / "fork_server.py"), *PRELOADED)
 
 
 @dataclass(frozen=True)
 class StepCommand:
-    """What is needed to start the process of a step."""
+    """The command that starts the process of a step: arguments, folder, variables, log."""
 
     #: The script, followed by its arguments.
     arguments: list[str]
+    #: The folder in which the process starts.
     folder: str
+    #: All environment variables of the process.
     environment: dict[str, str]
+    #: The file for the output of the process.
     log: str = os.devnull
 
 
 class StepProcesses:
-    """Runs the steps of a run one after another, and the fork servers that this needs."""
+    """Starts the processes of steps, and the fork servers from which they are forked."""
 
     def __init__(self) -> None:
-        # The fork servers by the environment variables that their steps declare.
+        # The fork servers, by the environment variables that their steps declare.
         self._fork_servers: dict[frozenset[tuple[str, str]], _StepLauncher] = {}
 
     def start_fork_server(
         self, common_environment: Mapping[str, str], step_variables: Mapping[str, str]
     ) -> None:
-        """Start a fork server for the steps that declare `step_variables`.
+        """Start a process that imports packages, and from which steps can be forked.
 
-        It loads their packages in advance. This function does nothing if there is already
-        such a server, or if this system cannot fork processes. Some packages read
-        environment variables when they are imported, so steps share a server only if they
-        declare the same variables. `common_environment` has the variables that all steps
-        have.
+        The server is for all steps that declare exactly the environment variables
+        `step_variables`, because some packages read environment variables when they are
+        imported. `common_environment` holds the variables that all steps have. Does nothing
+        if there is a server for these steps already, or if this system cannot fork
+        processes.
         """
         key = frozenset(step_variables.items())
         if not CAN_FORK or key in self._fork_servers:
@@ -83,12 +87,12 @@ class StepProcesses:
         """Run a step and return its exit code, which is negative if a signal ended it.
 
         `step_variables` are the environment variables that the step declares, and
-        `next_step_variables` those of the step after it. While the step runs, packages are
-        loaded for the next one.
+        `next_step_variables` those that the step after it declares. While the step runs, a
+        fork server imports the packages of the next step.
         """
         self._close_unneeded_servers(step_variables, next_step_variables)
-        # The server is looked up first: one that is started now is still loading packages,
-        # so it is for the next step.
+        # The server is looked up before another one is started. A server that has just been
+        # started is still importing packages, so only the next step can use it.
         server = self._fork_servers.get(frozenset(step_variables.items()))
         if next_step_variables is not None:
             self.start_fork_server(command.environment, next_step_variables)
@@ -101,7 +105,7 @@ class StepProcesses:
         return exit_code
 
     def _run_plain_process(self, command: StepCommand) -> int:
-        """Run a step in a process that is not forked, and return its exit code."""
+        """Run a step in a new Python process, and return its exit code."""
         supervisor = _StepLauncher(SUPERVISOR, os.environ)
         try:
             exit_code = supervisor.run(command)
@@ -114,7 +118,7 @@ class StepProcesses:
         step_variables: Mapping[str, str],
         next_step_variables: Mapping[str, str] | None,
     ) -> None:
-        """End the fork servers that neither this step nor the next one is forked from."""
+        """End all fork servers except those of this step and of the next step."""
         needed = {frozenset(step_variables.items())}
         if next_step_variables is not None:
             needed.add(frozenset(next_step_variables.items()))
@@ -122,17 +126,17 @@ class StepProcesses:
             self._fork_servers.pop(key).close()
 
     def close(self) -> None:
-        """End the fork servers, and the step that is running."""
+        """End the fork servers, and the step that is running, if there is one."""
         while self._fork_servers:
             _, server = self._fork_servers.popitem()
             server.close()
 
 
 class _StepLauncher:
-    """A running supervisor or fork server, which starts the processes of steps.
+    """A program that starts steps: supervisor.py or fork_server.py.
 
-    It reads the command of a step as a line of JSON. It replies with two lines: the process
-    id of the step, and later the exit code of the step.
+    The program reads the command of a step as a line of JSON. It replies with two lines:
+    the process id of the step, and later the exit code of the step.
     """
 
     def __init__(
@@ -148,9 +152,15 @@ class _StepLauncher:
         )
 
     def run(self, command: StepCommand) -> int | None:
-        """Run a step and return its exit code, or None if it could not be started."""
+        """Run a step and return its exit code, or None if the step could not be started.
+
+        The program that starts the step replies with two lines: the step's process id, and
+        the exit code once the step has ended. A missing line means that the program was
+        killed.
+        """
         assert self._process.stdin
         assert self._process.stdout
+        # If the program was killed, it cannot receive the command. Its reply is then empty.
         with suppress(BrokenPipeError):
             print(json.dumps(asdict(command)), file=self._process.stdin, flush=True)
         step_pid = self._process.stdout.readline()
@@ -161,15 +171,16 @@ class _StepLauncher:
         if exit_code:
             return int(exit_code)
 
-        # The supervisor or fork server was killed, and could not end the step.
+        # The program was killed before it could end the step and its child processes.
         if sys.platform != "win32":
             with suppress(ProcessLookupError):
                 os.killpg(int(step_pid), signal.SIGKILL)
         return KILLED
 
     def close(self) -> None:
-        """End the supervisor or fork server, and with it the step that it runs."""
+        """End the program, and the step that it runs."""
         assert self._process.stdin
+        # The program kills the step and ends when its standard input is closed.
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         assert self._process.stdout
@@ -178,10 +189,13 @@ class _StepLauncher:
 
 
 def run_in_terminal(command: StepCommand) -> int:
-    """Run a step with this terminal as its input and output, and return its exit code.
+    """Run a step attached to this terminal, and return its exit code.
 
-    Ctrl-C ends only the step, or is handled by its debugger.
+    Ctrl-C interrupts the step, or goes to the step's debugger, but does not end this
+    process.
     """
+    # If this process ignored the signal (SIG_IGN), the step would inherit that, and Ctrl-C
+    # would not reach it. A handler is not inherited.
     earlier_handler = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         process = subprocess.run(

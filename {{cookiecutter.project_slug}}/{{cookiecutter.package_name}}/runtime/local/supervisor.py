@@ -1,16 +1,16 @@
-"""Run one step in a process of its own, and end it when the local run ends.
+"""Run one step in a separate process, and kill it when the local run ends.
 
 Protocol: this program reads the step's command from standard input, as one line of JSON
 with `arguments` (the script and its arguments), `folder`, `environment` and `log`. It
 prints two lines: the process id of the step, and its exit code once it has ended. The
 output of the step goes to its log.
 
-The local run holds the other end of standard input. When that end is closed, whether the
-run has finished, was interrupted or was killed, the step and all that it has started are
-killed. On Linux, the step is killed too if this program is.
+The local run holds the other end of standard input. It is closed when the run finishes, is
+interrupted or is killed. This program then kills the step and all processes that the step
+has started. If this program itself is killed, Linux kills the step.
 
-The local run starts this program by its path. It imports nothing of the project, so that
-it starts quickly.
+The local run starts this program by its path. It imports none of the project's modules, so
+that it starts quickly.
 """
 
 from __future__ import annotations
@@ -25,19 +25,24 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-# The option of Linux's prctl by which a process gets a signal when its parent ends. It is
-# used in the same way in fork_server.py.
+# The option of Linux's `prctl` by which a process gets a signal when its parent ends.
+# fork_server.py uses it in the same way.
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Run the step whose command is read from standard input."""
-    die_with_supervisor: Callable[[], None] | None = None
+    """Run the step that standard input describes, and print its process id and exit code.
+
+    The step is described by a line of JSON with `arguments`, `folder`, `environment` and
+    `log`.
+    """
+    die_with_parent: Callable[[], None] | None = None
     if sys.platform != "win32":
-        # If a caller ignored this signal, the step's exit code would be lost.
+        # The caller may ignore the signal SIGCHLD, and this process would inherit that. The
+        # exit code of the step would then be lost, so the default is restored.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform == "linux":
-        die_with_supervisor = make_death_request(os.getpid())
+        die_with_parent = make_parent_death_hook(os.getpid())
 
     command = json.loads(sys.stdin.readline())
     with open(command["log"], "wb") as log:
@@ -49,34 +54,33 @@ def main() -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_supervisor,  # noqa: PLW1509 (No thread runs yet.)
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (No thread runs yet.)
         )
     print(step.pid, flush=True)
     threading.Thread(target=kill_step_when_run_ends, args=[step], daemon=True).start()
 
     exit_code = step.wait()
-    kill_session(step.pid)
+    kill_process_group(step.pid)
     print(exit_code, flush=True)
-    # The thread still waits for the end of the run. `os._exit` ends this program all the
-    # same, while a normal exit could block on the standard input that the thread reads.
+    # The thread still waits for the end of the run. A normal exit could block on the
+    # standard input that the thread reads. `os._exit` ends this program at once.
     os._exit(0)
 
 
-def make_death_request(supervisor: int) -> Callable[[], None]:
-    """Return a function that makes Linux kill the calling process when its parent ends.
+def make_parent_death_hook(parent_pid: int) -> Callable[[], None]:
+    """Return a function by which a new process asks Linux to kill it when its parent ends.
 
-    `supervisor` is the process id of the parent.
+    The new process calls the function between `fork` and `exec`.
     """
-    # The function runs between fork and exec, where loading a library is not safe. So the
-    # library is loaded here.
+    # It is not safe to load a library between `fork` and `exec`, so it is loaded here.
     prctl = ctypes.CDLL(None).prctl
 
     def die_with_parent() -> None:
         """Ask Linux to kill this process as soon as its parent process ends."""
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # If the parent was killed before this request, Linux sends no signal. Linux has then
-        # given this process another parent.
-        if os.getppid() != supervisor:
+        # If the parent was killed before this request, Linux sends no signal. In that case,
+        # this process has a new parent by now.
+        if os.getppid() != parent_pid:
             os._exit(1)
 
     return die_with_parent
@@ -85,21 +89,21 @@ def make_death_request(supervisor: int) -> Callable[[], None]:
 def kill_step_when_run_ends(step: subprocess.Popen[bytes]) -> None:
     """Wait until the local run ends, then kill the step and end this program."""
     # The run writes nothing more to standard input. So this call returns only when the run
-    # closes it or ends.
+    # closes its end, or ends.
     os.read(sys.stdin.fileno(), 1)
     step.kill()
-    kill_session(step.pid)
+    kill_process_group(step.pid)
     os._exit(1)
 
 
-def kill_session(leader: int) -> None:
-    """Kill all processes in the process group of the step, whose process id is `leader`.
+def kill_process_group(step_pid: int) -> None:
+    """Kill a step and all processes that it has started, if there are any left.
 
-    On Windows, which has no sessions, nothing is killed.
+    Does nothing on Windows, which has no process groups of this kind.
     """
     if sys.platform != "win32":
         with suppress(ProcessLookupError):
-            os.killpg(leader, signal.SIGKILL)
+            os.killpg(step_pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
