@@ -239,7 +239,7 @@ def test_full_disk_ends_a_run_with_a_sentence(
     write_toy_step(moved, "prep", FILL)
     result = run_pipeline(moved, "training", variables=COLD)
     assert result.code == 1
-    assert "is on is full." in result.err
+    assert "The disk that holds" in result.err
     assert "Traceback" not in result.err
     state = Path(result.json["folder"]) / "run.json"
     assert "prep" not in json.loads(state.read_text(encoding="utf-8"))["done"]

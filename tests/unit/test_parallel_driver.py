@@ -107,8 +107,8 @@ WRONG_RETURNS = {
     "text": ("'ab'", "run() returned str, not a list, a tuple or"),
     "iterator": ("iter(mini_batch)", "not a list, a tuple or"),
     "mapping": ("{'a': 1}", "run() returned dict, not a list, a tuple or"),
-    "too few rows": ("mini_batch[:1]", "run() returned 1 items for 2 files"),
-    "no rows": ("[]", "run() returned 0 items for 2 files"),
+    "too few rows": ("mini_batch[:1]", "run() returned 1 rows for 2 files"),
+    "no rows": ("[]", "run() returned 0 rows for 2 files"),
 }
 
 
@@ -163,7 +163,7 @@ def test_an_entry_script_that_cannot_start(
 def test_an_input_without_files(tmp_path: Path) -> None:
     result = drive(tmp_path, RETURN_ALL, file_count=0)
     assert result.code == 1
-    assert "the input holds no files" in result.output
+    assert "the inputs contain no files" in result.output
 
 
 # Time limits, and the end of a worker ---------------------------------------------------

@@ -1,13 +1,14 @@
-"""Run a parallel step on this machine, as Azure ML's own driver does on its machines.
+"""Run a parallel step on this machine, as Azure ML's driver does on a cluster.
 
 The local run starts this program by its path, in the folder of the entry script, with the
 command line of Azure ML's driver. The entry script is called in the same way: `init()`
 once in each worker process, then `run(mini_batch)` with a list of file paths for each
 mini-batch, and at the end `shutdown()`, if the script has such a function.
 
-A mini-batch is tried again if `run()` raises an error or takes too long, or if its worker
+A mini-batch is tried again if `run()` raises an error or takes too long, or if the worker
 process dies. Files that fail in every try, and files for which `run()` returns nothing,
-count as failed. The step fails once more have failed than the command line allows.
+count as failed. The step fails as soon as there are more failed files or mini-batches than
+the command line allows.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ PROGRESS = "mini-batches done: "
 IN_ONE_PROCESS = "--in_one_process"
 #: Azure ML's driver loads the entry script as a module of this name.
 ENTRY_MODULE = "score_module"
-#: Azure ML's driver adds these and more to the command line that the script sees.
+#: Azure ML's driver adds arguments of its own to the script's command line, such as these.
+#: A script that cannot cope with unknown arguments then fails here too.
 ADDED_ARGUMENTS = [
     "--aml_core_version=1.61.0",
     "--dataprep_version=5.5.0",
@@ -62,35 +64,37 @@ entry_script: ModuleType
 
 @dataclass(frozen=True)
 class Limits:
-    """How often and for how long a mini-batch is tried, and how much may fail."""
+    """How often and how long a mini-batch is tried, and how much may fail in all."""
 
-    tries: int
-    #: The time that a call of run() or of shutdown() may take.
+    #: How often a mini-batch is tried.
+    max_tries: int
+    #: The seconds that a call of run() or of shutdown() may take.
     run_seconds: int
-    #: The time that loading the script and calling init() may take.
+    #: The seconds that loading the script and calling init() may take together.
     init_seconds: int
     #: How many files may fail. -1 allows any number.
-    failed_files: int
+    max_failed_files: int
     #: How many mini-batches may fail. -1 allows any number.
-    failed_batches: int
+    max_failed_batches: int
     #: The percentage of the mini-batches that may fail.
-    failed_percent: float
+    max_failed_percent: float
 
-    def are_exceeded(self, failed_files: int, failed_batches: int, total: int) -> bool:
-        """Return whether too much has failed. `total` is the number of mini-batches."""
-        if 0 <= self.failed_files < failed_files:
+    def are_exceeded(
+        self, failed_files: int, failed_batches: int, total_batches: int
+    ) -> bool:
+        """Return whether more files or mini-batches have failed than are allowed."""
+        if 0 <= self.max_failed_files < failed_files:
             return True
-        if 0 <= self.failed_batches < failed_batches:
+        if 0 <= self.max_failed_batches < failed_batches:
             return True
-        return self.failed_percent < 100 * failed_batches / total
+        return self.max_failed_percent < 100 * failed_batches / total_batches
 
 
 @dataclass
 class Progress:
-    """Which mini-batches and files are done, and which have failed."""
+    """The mini-batches and files that are done, and those that have failed."""
 
-    #: The number of mini-batches.
-    total: int
+    total_batches: int
     #: All rows that run() has returned so far.
     rows: list[str] = field(default_factory=list)
     batches_done: int = 0
@@ -99,16 +103,19 @@ class Progress:
     failed_files: list[str] = field(default_factory=list)
 
     def count_done(self, batch: MiniBatch, rows: list[str]) -> None:
-        """Count a mini-batch as done, and files without a row as failed."""
+        """Count a mini-batch as done, and as many files as failed as rows are missing.
+
+        `rows` are the rows that the script's run() has returned: one for each file.
+        """
         self.batches_done += 1
         self.rows += rows
         missing_rows = len(batch) - len(rows)
         if missing_rows > 0:
             print(
-                f"run() returned {len(rows)} items for {len(batch)} files, but it must"
-                " return one item for each file."
+                f"run() returned {len(rows)} rows for {len(batch)} files, but it must"
+                " return one row for each file."
             )
-            # It is not known which of the files have no row.
+            # Nobody knows which of the files have no row, so each failure names all files.
             failed_file = f"one of {', '.join(list_names(batch))}"
             self.failed_files += [failed_file] * missing_rows
 
@@ -117,33 +124,36 @@ class Progress:
         self.batches_failed += 1
         self.failed_files += list_names(batch)
 
-    def report(self, limits: Limits) -> None:
-        """Print how many mini-batches are done. Exit if too much has failed."""
-        print(f"{PROGRESS}{self.batches_done}/{self.total}", flush=True)
-        if limits.are_exceeded(len(self.failed_files), self.batches_failed, self.total):
+    def report_or_exit(self, limits: Limits) -> None:
+        """Print how many mini-batches are done, or exit if more failed than is allowed."""
+        print(f"{PROGRESS}{self.batches_done}/{self.total_batches}", flush=True)
+        if limits.are_exceeded(
+            len(self.failed_files), self.batches_failed, self.total_batches
+        ):
             sys.exit(
                 "Parallel step: more failed than the settings allow (error_threshold"
-                f" {limits.failed_files}): {', '.join(self.failed_files)}."
+                f" {limits.max_failed_files}): {', '.join(self.failed_files)}."
             )
 
 
 def main() -> None:
-    """Run the step that the command line describes."""
-    # The entry script imports modules from its own folder, not from that of this file.
+    """Run the entry script that the command line names over all files of the inputs."""
+    # Python puts the folder of this file first on sys.path. The entry script imports
+    # modules from its own folder, which is the working directory.
     sys.path[0] = os.getcwd()
     options, script_arguments = make_parser().parse_known_args()
     limits = Limits(
-        tries=options.run_max_try,
+        max_tries=options.run_max_try,
         run_seconds=options.run_invocation_timeout,
         init_seconds=options.first_task_creation_timeout,
-        failed_files=options.error_threshold,
-        failed_batches=options.allowed_failed_count,
-        failed_percent=options.allowed_failed_percent,
+        max_failed_files=options.error_threshold,
+        max_failed_batches=options.allowed_failed_count,
+        max_failed_percent=options.allowed_failed_percent,
     )
-    files = list_input_files(script_arguments)
-    batches = split_into_batches(files, options.mini_batch_size)
+    files_of_inputs = list_input_files(script_arguments)
+    batches = split_into_batches(files_of_inputs, options.mini_batch_size)
     if not batches:
-        sys.exit("Parallel step: the input holds no files.")
+        sys.exit("Parallel step: the inputs contain no files.")
 
     script = options.scoring_module_name
     if options.in_one_process:
@@ -158,10 +168,14 @@ def main() -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return a parser for the options of Azure ML's driver, with its default values."""
+    """Return a parser for the options of Azure ML's driver, with the same defaults.
+
+    An option of the type `parse_count` must be at least 1.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--scoring_module_name", required=True)
     parser.add_argument("--mini_batch_size", type=parse_count, required=True)
+    # -1 allows any number of failed files and of failed mini-batches.
     parser.add_argument("--error_threshold", type=int, default=-1)
     parser.add_argument("--allowed_failed_count", type=int, default=-1)
     parser.add_argument("--allowed_failed_percent", type=float, default=100)
@@ -179,31 +193,37 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_count(text: str) -> int:
-    """Parse a number. Raises ArgumentTypeError if it is less than 1."""
-    if int(text) < 1:
+    """Convert the value of an option to a whole number of at least 1.
+
+    Raises ValueError or ArgumentTypeError, which argparse shows, for any other text.
+    """
+    count = int(text)
+    if count < 1:
         raise argparse.ArgumentTypeError(f"is {text}, but must be 1 or more")
-    return int(text)
+    return count
 
 
 def list_input_files(arguments: list[str]) -> list[list[str]]:
-    """Return the paths of the files of each input that the command line names.
+    """Return a list of file paths for each input on the command line.
 
-    An input is an option such as `--input_fds_0`, followed by the name of the environment
-    variable that has the folder of the input.
+    An input is an option such as `--input_fds_0`, followed by the name of an environment
+    variable. The variable holds the folder of the input.
     """
-    inputs = []
-    # Each argument is compared with the one after it, which may be the value of an option.
-    for option, name in pairwise(arguments):
+    files_of_inputs = []
+    for option, variable in pairwise(arguments):
         if option.startswith("--input_fds_"):
-            paths = Path(os.environ[name]).rglob("*")
-            inputs.append(sorted(str(path) for path in paths if path.is_file()))
-    return inputs
+            folder = Path(os.environ[variable])
+            files = [str(path) for path in folder.rglob("*") if path.is_file()]
+            files_of_inputs.append(sorted(files))
+    return files_of_inputs
 
 
-def split_into_batches(inputs: list[list[str]], batch_size: int) -> list[MiniBatch]:
+def split_into_batches(
+    files_of_inputs: list[list[str]], batch_size: int
+) -> list[MiniBatch]:
     """Split the files of each input into mini-batches of up to `batch_size` files."""
     batches = []
-    for files in inputs:
+    for files in files_of_inputs:
         for start in range(0, len(files), batch_size):
             batches.append(files[start : start + batch_size])
     return batches
@@ -215,45 +235,54 @@ def list_names(batch: MiniBatch) -> list[str]:
 
 
 def print_summary(batches: list[MiniBatch], progress: Progress) -> None:
-    """Print how many files were handled, and the names of those that failed."""
-    files = sum(len(batch) for batch in batches)
-    handled = files - len(progress.failed_files)
-    summary = f"files handled: {handled}, mini-batches: {len(batches)}"
+    """Print how many files were handled, and the names of the failed files."""
+    total_files = sum(len(batch) for batch in batches)
+    files_handled = total_files - len(progress.failed_files)
+    summary = f"files handled: {files_handled}, mini-batches: {len(batches)}"
     if progress.failed_files:
         summary += f"; failed: {', '.join(progress.failed_files)}"
     print(summary)
 
 
 def write_rows(rows: list[str], path: Path) -> None:
-    """Write all rows that `run()` has returned into a file, one on each line."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    unfinished.replace(path)
+    """Write the rows that `run()` has returned to a file, one on each line.
+
+    The file appears under its name only when it is complete.
+    """
+    unfinished_file = path.with_name(f".{path.name}")
+    unfinished_file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    unfinished_file.replace(path)
 
 
 def run_in_this_process(
     batches: list[MiniBatch], script: str, limits: Limits
 ) -> Progress:
-    """Run all mini-batches here, one after another and without time limits."""
+    """Run all mini-batches in this process, one after another and without time limits.
+
+    Exits if more files or mini-batches fail than the limits allow.
+    """
     load_entry_script(script, sys.argv[1:])
     progress = Progress(len(batches))
     try:
         for batch in batches:
-            _run_until_it_succeeds(batch, progress, limits.tries)
-            progress.report(limits)
+            _run_with_retries(batch, progress, limits.max_tries)
+            progress.report_or_exit(limits)
     finally:
         if hasattr(entry_script, "shutdown"):
             entry_script.shutdown()
     return progress
 
 
-def _run_until_it_succeeds(batch: MiniBatch, progress: Progress, tries: int) -> None:
-    """Try a mini-batch up to `tries` times in this process, and count it."""
-    for attempt in range(1, tries + 1):
+def _run_with_retries(batch: MiniBatch, progress: Progress, max_tries: int) -> None:
+    """Try a mini-batch up to `max_tries` times in this process.
+
+    Counts the mini-batch as done or failed in `progress`.
+    """
+    for attempt in range(1, max_tries + 1):
         try:
             rows = call_run(batch)
         except Exception as error:  # noqa: BLE001 (The script may raise anything.)
-            print_failed_try(batch, error, attempt, tries)
+            print_failed_try(batch, error, attempt, max_tries)
         else:
             progress.count_done(batch, rows)
             return
@@ -261,14 +290,15 @@ def _run_until_it_succeeds(batch: MiniBatch, progress: Progress, tries: int) -> 
 
 
 def print_failed_try(
-    batch: MiniBatch, error: BaseException, attempt: int, tries: int
+    batch: MiniBatch, error: BaseException, attempt: int, max_tries: int
 ) -> None:
-    """Print why an attempt at a mini-batch failed, with the names of its files."""
+    """Print why an attempt at a mini-batch failed, with the names of the files."""
     names = list_names(batch)
     reason = str(error)
+    # The script's own message may name the file already.
     if names[0] not in reason:
         reason = f"{', '.join(names)}: {reason}"
-    print(f"Try {attempt} of {tries} failed: {reason}")
+    print(f"Try {attempt} of {max_tries} failed: {reason}")
 
 
 # Worker processes, as seen from the step ------------------------------------------------
@@ -277,34 +307,41 @@ def print_failed_try(
 def run_in_workers(
     batches: list[MiniBatch], script: str, workers: int, limits: Limits
 ) -> Progress:
-    """Run all mini-batches in worker processes.
+    """Run all mini-batches in `workers` processes, and try failed ones again.
 
-    Exits if workers cannot be started, or once more has failed than the limits allow.
+    Exits if the workers cannot be started, or as soon as there are more failures than the
+    limits allow.
     """
-    # Imported here, because the local run also imports this file, and needs no pool.
+    # The local run also imports this file, but does not need the package pebble. So it is
+    # imported here.
     import pebble
 
-    # The pool does not notice workers that fail before the first mini-batch is scheduled. So
-    # the workers wait for this event before they load the script.
+    # The pool does not notice workers that fail before the first mini-batch is scheduled.
+    # So the workers wait for this event before they load the script.
     context = _WorkerContext()
-    is_ready = _make_start_event(context)
+    workers_may_start = _make_start_event(context)
     pool = pebble.ProcessPool(
         workers,
         initializer=_start_worker,
-        initargs=(is_ready, script, sys.argv[1:], limits.init_seconds),
+        initargs=(workers_may_start, script, sys.argv[1:], limits.init_seconds),
         context=context,
     )
     progress = Progress(len(batches))
     batches_to_try = batches
     try:
-        for attempt in range(1, limits.tries + 1):
-            running: dict[Future[list[str]], MiniBatch] = {}
+        for attempt in range(1, limits.max_tries + 1):
+            batch_by_future: dict[Future[list[str]], MiniBatch] = {}
             for batch in batches_to_try:
-                task = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
-                running[task] = batch
-            is_ready.set()
-            batches_to_try = _collect_results(running, progress, limits, attempt)
-        # `shutdown()` may take as long as `run()` before the pool kills its worker.
+                future = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
+                batch_by_future[future] = batch
+            workers_may_start.set()
+            batches_to_try = _collect_results(
+                batch_by_future, progress, limits, attempt
+            )
+            if not batches_to_try:
+                break
+        # This is how long `pool.join()` waits for a worker before it kills the worker. The
+        # script's `shutdown()` may take as long as its `run()`.
         pebble.CONSTS.term_timeout = limits.run_seconds
     finally:
         # Idle workers call `shutdown()` and end.
@@ -314,41 +351,42 @@ def run_in_workers(
 
 
 def _collect_results(
-    running: Mapping[Future[list[str]], MiniBatch],
+    batch_by_future: Mapping[Future[list[str]], MiniBatch],
     progress: Progress,
     limits: Limits,
     attempt: int,
 ) -> list[MiniBatch]:
     """Wait for scheduled mini-batches, count them, and return those to try again.
 
-    Exits if a worker could not load the script. `progress.report` exits as soon as more
-    has failed than the limits allow.
+    Exits if a worker could not load the script, or as soon as there are more failures than
+    the limits allow.
     """
-    batches_to_try = []
-    for future in as_completed(running):
-        batch = running[future]
+    batches_to_retry = []
+    for future in as_completed(batch_by_future):
+        batch = batch_by_future[future]
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
             sys.exit(
                 "Parallel step: init() failed, or took more than"
-                f" {limits.init_seconds} s, as the lines above say."
+                f" {limits.init_seconds} s. The lines above show where."
             )
+
         if error is None:
             progress.count_done(batch, future.result())
-            progress.report(limits)
+            progress.report_or_exit(limits)
             continue
 
-        print_failed_try(batch, error, attempt, limits.tries)
-        if attempt < limits.tries:
-            batches_to_try.append(batch)
+        print_failed_try(batch, error, attempt, limits.max_tries)
+        if attempt < limits.max_tries:
+            batches_to_retry.append(batch)
         else:
             progress.count_failed(batch)
-            progress.report(limits)
-    return batches_to_try
+            progress.report_or_exit(limits)
+    return batches_to_retry
 
 
 def _make_start_event(context: SpawnContext) -> Event:
-    """Return an event for which all workers wait before they start their work.
+    """Return an event that all workers wait for before they load the script.
 
     Exits if processes cannot share memory on this machine.
     """
@@ -356,21 +394,23 @@ def _make_start_event(context: SpawnContext) -> Event:
         return context.Event()
     except OSError as error:
         sys.exit(
-            "Parallel step: worker processes cannot be started, as they cannot share"
-            f" memory here ({error}). Mount /dev/shm so that it can be written to."
+            "Parallel step: worker processes cannot be started, because they cannot share"
+            f" memory on this machine ({error}). Mount /dev/shm writable."
         )
 
 
 class _WorkerContext(SpawnContext):
-    """Makes worker processes: forks them if that is safe, and spawns them otherwise.
+    """Creates worker processes: by `fork` if that is safe, and by `spawn` otherwise.
 
-    Forked workers already have what this process has imported. Once the pool has started its
-    threads, forking is not safe, so workers that replace others are spawned.
+    A forked worker already has the modules that this process has imported. Once the pool
+    has started its threads, forking is not safe, so workers that replace others are
+    spawned.
     """
 
     def Process(self, *args: Any, **options: Any) -> BaseProcess:  # type: ignore[override]
         """Return a new process that is not started yet."""
-        if sys.platform == "linux" and threading.active_count() == 1:
+        can_fork_safely = sys.platform == "linux" and threading.active_count() == 1
+        if can_fork_safely:
             return multiprocessing.get_context("fork").Process(*args, **options)
         return super().Process(*args, **options)
 
@@ -379,46 +419,57 @@ class _WorkerContext(SpawnContext):
 
 
 def _start_worker(
-    is_ready: Event, script: str, arguments: list[str], init_seconds: int
+    workers_may_start: Event, script: str, arguments: list[str], init_seconds: int
 ) -> None:
-    """Wait for `is_ready`, then load the entry script into this worker.
+    """Wait until the pool is ready, then load the entry script into this worker.
 
     If loading takes more than `init_seconds`, a traceback is printed and the process ends.
     Errors of the script are printed and raised.
     """
-    is_ready.wait()
-    # This works even while native code runs that never returns to Python.
+    workers_may_start.wait()
+    # Unlike a signal handler, this ends the process even while native code runs.
     faulthandler.dump_traceback_later(init_seconds, exit=True)
     try:
         load_entry_script(script, arguments)
     except Exception as error:
         print(_describe(error), flush=True)
-        # Otherwise the pool would log the same error again.
+        # The pool would log the same error again.
         logging.disable()
         raise
     finally:
         faulthandler.cancel_dump_traceback_later()
+    _prepare_worker_exit()
 
+
+def _prepare_worker_exit() -> None:
+    """Arrange that this worker calls the script's `shutdown()` and closes its files."""
+    # Of two functions for the exit, the one with the higher priority is called first.
     if hasattr(entry_script, "shutdown"):
         Finalize(None, entry_script.shutdown, exitpriority=1)
     # A forked worker ends without closing the files that the script has left open, so their
-    # last lines would be lost. Deleting the script's variables closes them.
+    # last lines would be lost. Deleting the script's variables closes the files.
     Finalize(None, vars(entry_script).clear, exitpriority=0)
-    # The pool ends an idle worker by this signal too, but should let it call `shutdown()`.
+    # The pool sends SIGTERM to an idle worker to end it. Ignored, the signal does not
+    # interrupt `shutdown()`.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def load_entry_script(script: str, arguments: list[str]) -> None:
-    """Import a script as the module `entry_script`, and call its `init()`."""
+    """Import a script as the module `entry_script`, and call its `init()`.
+
+    `arguments` is the command line of this driver. The script sees it as its own, as on
+    Azure ML.
+    """
     global entry_script
     sys.argv = [script, *arguments, *ADDED_ARGUMENTS]
+    # If numpy was imported before this worker was forked, all workers have the same random
+    # numbers. A new seed makes them differ.
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        # Otherwise all forked workers would draw the same random numbers.
         numpy.random.seed()
 
-    # Imports create many objects that stay, and the garbage collector would spend time
-    # looking for unused ones among them.
+    # The objects that imports create stay in use, so it would be a waste of time to search
+    # them for garbage. `freeze` leaves them out of later searches.
     gc.disable()
     try:
         entry_script = _import_script(script)
@@ -432,8 +483,8 @@ def load_entry_script(script: str, arguments: list[str]) -> None:
 def _import_script(script: str) -> ModuleType:
     """Import the file of a script as a module, and return the module.
 
-    The module is not added to `sys.modules`, because it may be missing there on Azure ML. A
-    script that needs this should fail here too.
+    The module is not added to `sys.modules`, because Azure ML does not add it either. A
+    script that looks itself up there then fails here too.
     """
     spec = importlib.util.spec_from_file_location(ENTRY_MODULE, script)
     assert spec and spec.loader
@@ -443,20 +494,22 @@ def _import_script(script: str) -> ModuleType:
 
 
 def _run_batch(batch: MiniBatch) -> list[str]:
-    """Return the rows of a mini-batch.
+    """Call the script's `run()` with a mini-batch in this worker, and return its rows.
 
     Raises WrongReturnError if `run()` returns a value of the wrong type, and RuntimeError
-    for any error that it raises.
+    with the text of the error if `run()` raises one.
     """
-    # The pool sends SIGTERM if a mini-batch takes too long, which ends the worker at once.
+    # If a mini-batch takes too long, the pool sends SIGTERM, which ends the worker at once.
     # Between mini-batches the signal is ignored, so that a worker can finish `shutdown()`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return call_run(batch)
     except WrongReturnError:
+        # The parent process can import this class, because this file defines it.
         raise
     except Exception as error:  # noqa: BLE001 (The script may raise anything.)
-        # The error's class may be one that only this process can import.
+        # The parent process may be unable to import the class of the script's error. So it
+        # receives the text of the error.
         raise RuntimeError(_describe(error)) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -467,11 +520,13 @@ class WrongReturnError(TypeError):
 
 
 def call_run(batch: MiniBatch) -> list[str]:
-    """Call the script's `run()` with a mini-batch, and return its rows as text.
+    """Call the script's `run()` with a mini-batch, and return the rows as text.
 
-    Raises WrongReturnError unless it returns a list, a tuple or a DataFrame.
+    The rows of a DataFrame become lines in which spaces separate the values, as on Azure
+    ML. Raises WrongReturnError unless `run()` returns a list, a tuple or a DataFrame.
     """
     returned: Any = entry_script.run(batch)
+    # Only a script that has imported pandas can return a DataFrame.
     pandas = sys.modules.get("pandas")
     if pandas and isinstance(returned, pandas.DataFrame):
         returned = returned.to_csv(sep=" ", header=False, index=False).splitlines()
@@ -484,7 +539,11 @@ def call_run(batch: MiniBatch) -> list[str]:
 
 
 def _describe(error: Exception) -> str:
-    """Return an error's traceback, or only its message if the script defines its class."""
+    """Return the text of an error that the entry script has raised.
+
+    If the script defines the error's class, this is the message alone, because the author
+    wrote it for the user. Otherwise it is the whole traceback.
+    """
     if type(error).__module__ == ENTRY_MODULE:
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

@@ -1,4 +1,4 @@
-"""Plan a local run: its steps in their order, and the values of its parameters."""
+"""Plan a local run: the order of the steps, and the values of the parameters."""
 
 from __future__ import annotations
 
@@ -16,20 +16,28 @@ from ..steps import PipelineError, Step, Value, parameter_values
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The steps of a run, and the values that its parameters have."""
+    """The steps of a run, and the values of the pipeline's parameters."""
 
     pipeline: str
-    steps: Mapping[str, Step]  # each one after the steps that it depends on
+    #: The steps by name. Each step comes after the steps that it depends on.
+    steps: Mapping[str, Step]
+    #: The value of each parameter, by name.
     values: Mapping[str, Value]
-    model_readers: frozenset[str]  # the steps that look up the registered model
-    model_version: str  # the version that they look up: a number, or "latest"
+    #: The names of the steps that look up the registered model.
+    model_readers: frozenset[str]
+    #: The version of the model that these steps look up: a number, or "latest".
+    model_version: str
 
     def list_steps_before(self, name: str) -> list[str]:
-        """Return the steps that a step depends on, directly or not, in their order."""
+        """Return the names of all steps that a step depends on, in the order of the run.
+
+        If `evaluate` reads from `train`, and `train` reads from `prep`, the steps before
+        `evaluate` are `prep` and `train`.
+        """
         needed = set(self.steps[name].dependencies())
-        for earlier in reversed(list(self.steps)):
-            if earlier in needed:
-                needed |= self.steps[earlier].dependencies()
+        for earlier_step in reversed(list(self.steps)):
+            if earlier_step in needed:
+                needed |= self.steps[earlier_step].dependencies()
         return [step for step in self.steps if step in needed]
 
 
@@ -40,19 +48,24 @@ def make_plan(
     pipeline: PipelineDefinition,
     overrides: Mapping[str, str],
 ) -> RunPlan:
-    """Plan a run of a pipeline.
+    """Plan a run of the pipeline called `name`.
 
-    `overrides` are parameters from the command line, with their values as text. Raises
-    PipelineError and SettingsError if the pipeline or a value is wrong.
+    `overrides` maps the parameters that the command line sets to their values as text.
+    Raises PipelineError if the pipeline is wrong, or if a parameter does not exist or
+    cannot have its value. Raises SettingsError if a value breaks the rule of a setting.
     """
     steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
-    data = {
-        parameter: Path(getattr(settings.data, setting))
-        for parameter, setting in pipeline.data.items()
-    }
-    values = parameter_values(project, steps, data, overrides)
     _check_model_readers(name, pipeline, steps)
 
+    # `pipeline.data` maps each parameter for data, such as `raw_data`, to the name of the
+    # setting that holds the path of the data.
+    data_paths = {
+        parameter: Path(getattr(settings.data, setting_name))
+        for parameter, setting_name in pipeline.data.items()
+    }
+    values = parameter_values(project, steps, data_paths, overrides)
+
+    # A parameter of the pipeline may hold the version of the model.
     model_version = "latest"
     if pipeline.model_version is not None:
         model_version = str(values[pipeline.model_version])
@@ -66,16 +79,20 @@ def make_plan(
 
 
 def order_steps(steps: Sequence[Step]) -> dict[str, Step]:
-    """Return steps by their names, each one after the steps that it depends on."""
-    by_name = {step.name: step for step in steps}
-    order = TopologicalSorter({step.name: step.dependencies() for step in steps})
-    return {name: by_name[name] for name in order.static_order()}
+    """Return steps by name, sorted so that each comes after the steps it depends on."""
+    step_by_name = {step.name: step for step in steps}
+    sorter = TopologicalSorter({step.name: step.dependencies() for step in steps})
+    return {name: step_by_name[name] for name in sorter.static_order()}
 
 
 def _check_model_readers(
     name: str, pipeline: PipelineDefinition, steps: Sequence[Step]
 ) -> None:
-    """Raise PipelineError if `reads_model` names a step that the pipeline does not have."""
+    """Raise PipelineError if `reads_model` names a step that the pipeline does not have.
+
+    `reads_model` is the list in pipelines.py of the steps that look up the registered
+    model.
+    """
     step_names = {step.name for step in steps}
     for reader in pipeline.reads_model:
         if reader not in step_names:

@@ -1,7 +1,7 @@
-"""Read the registered models from MLflow's database.
+"""Read the versions of the registered model from MLflow's database.
 
-Importing MLflow takes seconds, so its tables are read directly. Their layout is that of the
-MLflow version that environment/steps.txt pins.
+Importing MLflow takes seconds, so the tables of the database are read without it. They have
+the layout of the MLflow version that environment/steps.txt pins.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .tracking import DATABASE
 
 #: Stands for the fingerprint of a registered model if none is registered.
 NO_MODEL = "none"
-#: MLflow writes this file beside a model when it is loaded.
-MARK_OF_LOADING = "registered_model_meta"
-#: The newest version comes first. MLflow keeps versions that were deleted. The tag `run` is
-#: FOLDER_TAG of tracked_runs.py.
+#: MLflow writes this file into a model's folder whenever the model is loaded.
+LOADING_MARK = "registered_model_meta"
+#: Finds a version by its number, or the newest version if `version` is 'latest'. MLflow
+#: keeps deleted versions in the table. The tag `run` is FOLDER_TAG of tracked_runs.py.
 FIND_VERSION = """
     SELECT
         version, creation_time, run_id, source,
@@ -34,13 +34,15 @@ FIND_VERSION = """
         AND (:version = 'latest' OR version = :version)
     ORDER BY version DESC
 """
-#: A version belongs to the run of the step `register`, a child of the pipeline's run.
+#: Lists all versions, the newest first. A version belongs to the run of the step
+#: `register`, which is a child of the pipeline's run in MLflow. The tag `reference` is set
+#: by `register`.
 LIST_VERSIONS = """
     SELECT
         version, creation_time,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run') AS local_run,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'mlflow.parentRunId')
-            AS pipeline_run,
+            AS mlflow_run,
         (
             SELECT value FROM model_version_tags AS tags_of_version
             WHERE tags_of_version.name = model_versions.name
@@ -55,13 +57,15 @@ LIST_VERSIONS = """
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version of a registered model."""
+    """A version of the registered model, with its files and the run that registered it."""
 
-    #: A string that is unique to this version.
+    #: A string that no other version has, even if the model is deleted and registered
+    #: again.
     identity: str
     #: The folder with the files of the model. None if it is not on this machine.
-    files: Path | None
-    #: The local run that has registered the version, or an empty string.
+    folder: Path | None
+    #: The name of the local run that has registered the version, or an empty string if no
+    #: local run has registered it.
     run: str
 
 
@@ -69,14 +73,16 @@ class ModelVersion:
 class VersionOrigin:
     """When a version of a model was registered, and by which run."""
 
+    #: The number of the version.
     version: str
-    #: Milliseconds since 1970.
+    #: The time of the registration in milliseconds since 1970, or 0 if MLflow has none.
     created: int
     #: The folder of the local run that has registered the version, or an empty string.
     run: str
     #: The id of the same run in MLflow, or an empty string.
     mlflow_run: str
-    #: The version that new models are compared with while this version is the newest.
+    #: The version that new models are compared with while this version is the newest. This
+    #: is an earlier version if this version was not clearly better than the earlier one.
     reference: str
 
 
@@ -84,17 +90,18 @@ class VersionOrigin:
 class RegisteredModel:
     """The registered model that a step looks up."""
 
-    #: Changes with the version and with its files. Empty if the step looks up no model.
+    #: Another version, or a version with other files, has another fingerprint. It is empty
+    #: if the step looks up no model, and NO_MODEL if no model is registered.
     fingerprint: str
-    #: The local run that has registered the model, or an empty string.
+    #: The name of the local run that has registered the model, or an empty string.
     run: str
 
 
 def find_model_version(root: Path, model: str, version: str) -> ModelVersion | None:
-    """Return a version of a registered model, or None if it does not exist.
+    """Return a version of the registered model `model`, or None if it does not exist.
 
-    The version "latest" is the newest one. Raises sqlite3.Error if the database cannot be
-    read.
+    `version` is a number, or "latest" for the newest version. `root` is the folder of the
+    project. Raises sqlite3.Error if MLflow's database cannot be read.
     """
     with closing(_connect(root)) as connection:
         parameters = {"model": model, "version": version}
@@ -102,46 +109,56 @@ def find_model_version(root: Path, model: str, version: str) -> ModelVersion | N
     if row is None:
         return None
 
+    # If a model is deleted and registered again, its versions have the same numbers as
+    # before. So the number alone does not identify a version.
     identity = json.dumps([row["version"], row["creation_time"], row["run_id"]])
-    files = None
+    folder = None
     uri = urlsplit(row["source"] or "")
-    if uri.scheme == "file":
-        files = Path(url2pathname(uri.path))
-    return ModelVersion(identity, files, run=row["local_run"] or "")
+    is_on_this_machine = uri.scheme == "file"
+    if is_on_this_machine:
+        folder = Path(url2pathname(uri.path))
+    return ModelVersion(identity, folder, run=row["local_run"] or "")
 
 
 def list_versions(root: Path, model: str) -> list[VersionOrigin]:
-    """Return the versions of a registered model, with the newest first.
+    """Return the origin of each version of a registered model, newest first.
 
-    Raises sqlite3.Error if the database cannot be read.
+    The list is empty if the project has no MLflow database yet. Raises sqlite3.Error if the
+    database cannot be read.
     """
     if not (root / DATABASE).exists():
         return []
     with closing(_connect(root)) as connection:
         rows = connection.execute(LIST_VERSIONS, {"model": model}).fetchall()
-    return [
-        VersionOrigin(
-            version=str(row["version"]),
-            created=int(row["creation_time"] or 0),
-            run=row["local_run"] or "",
-            mlflow_run=row["pipeline_run"] or "",
-            reference=row["reference"] or str(row["version"]),
+
+    origins = []
+    for row in rows:
+        version = str(row["version"])
+        origins.append(
+            VersionOrigin(
+                version=version,
+                created=int(row["creation_time"] or 0),
+                run=row["local_run"] or "",
+                mlflow_run=row["mlflow_run"] or "",
+                # If `register` has set no other reference, new models are compared with
+                # this version.
+                reference=row["reference"] or version,
+            )
         )
-        for row in rows
-    ]
+    return origins
 
 
 def list_model_sources(root: Path) -> list[str]:
-    """Return the paths or URIs of the files of all registered models."""
+    """Return the URI of the folder of each version of all registered models."""
     with closing(_connect(root)) as connection:
         rows = connection.execute("SELECT source FROM model_versions").fetchall()
     return [row["source"] or "" for row in rows]
 
 
 def _connect(root: Path) -> sqlite3.Connection:
-    """Open MLflow's database, so that the values of a row can be read by their names.
+    """Open MLflow's database. The values of a row are read by the names of columns.
 
-    Reading waits up to a minute while another process writes to the database.
+    A query waits up to a minute while another process writes to the database.
     """
     connection = sqlite3.connect(root / DATABASE, timeout=60)
     connection.row_factory = sqlite3.Row
@@ -152,26 +169,35 @@ def _connect(root: Path) -> sqlite3.Connection:
 class ModelLookup:
     """Finds the registered model that a step looks up."""
 
+    #: The folder of the project.
     root: Path
+    #: The name of the registered model.
     model: str
     #: The version to look up: a number, or "latest".
     version: str
     #: The names of the steps that look up the model.
-    steps: frozenset[str]
+    model_readers: frozenset[str]
     fingerprints: Fingerprints
 
-    def find(self, step: str) -> RegisteredModel:
+    def find_model_for(self, step_name: str) -> RegisteredModel:
         """Return the registered model that a step would look up now.
 
-        Raises OSError or sqlite3.Error if it cannot be read.
+        Raises OSError if the model's files cannot be read, and sqlite3.Error if MLflow's
+        database cannot be read.
         """
-        if step not in self.steps:
+        if step_name not in self.model_readers:
+            # The step looks up no model, so its results do not depend on any.
             return RegisteredModel(fingerprint="", run="")
         version = find_model_version(self.root, self.model, self.version)
         if version is None:
-            return RegisteredModel(NO_MODEL, run="")
+            return RegisteredModel(fingerprint=NO_MODEL, run="")
 
-        files = list_files(version.files) if version.files else {}
-        files.pop(MARK_OF_LOADING, None)
-        content = self.fingerprints.hash_files(files)
-        return RegisteredModel(f"{version.identity} {content}", version.run)
+        files: dict[str, Path] = {}
+        if version.folder is not None:
+            files = list_files(version.folder)
+        # This file changes whenever the model is loaded, so it is no part of the model.
+        files.pop(LOADING_MARK, None)
+        content_hash = self.fingerprints.hash_files(files)
+        return RegisteredModel(
+            fingerprint=f"{version.identity} {content_hash}", run=version.run
+        )

@@ -1,18 +1,18 @@
-"""Decide whether a step must run, or whether the results of an earlier run can be used.
+"""Decide whether a step must run, or whether the results of an earlier run can be reused.
 
-The rule is that of `allow_reuse` on Azure ML: results are used again while the step's
-files, arguments, parameters, environment variables, packages and inputs are the same. The
-reuse key of a step is a hash of all these. Data counts as the same if its content is the
-same. The output of another step counts as the same only if the same execution has written
-it. So if a step runs, all steps that follow it run too.
+The rule is the same as for `allow_reuse` on Azure ML: the results of a step are reused
+while its files, arguments, parameters, environment variables, packages and inputs stay the
+same. The reuse key of a step is a hash of all these. Two inputs of data are the same if
+they have the same content. Two outputs of another step are the same only if one execution
+of that step has written both. So if a step runs, all steps that depend on it run too.
 
-A step that looks up the registered model has no `allow_reuse` on Azure ML, as the model
-may change. In a local run, its results are used again while the registered model is the
-same. `pipelines.py` declares these steps by `reads_model`.
+On Azure ML, a step that looks up the registered model is never reused, because the model
+may have changed. In a local run, such a step is reused while the registered model stays the
+same. `reads_model` in `pipelines.py` lists these steps.
 
-If a run registers a new version, the results of its own steps stay reusable, although
-those steps looked up the previous version. Otherwise, the next run would have to run
-`evaluate` again, which would compare the newly registered model with itself.
+If a run registers a new version, the results of its own steps stay reusable, although those
+steps looked up the previous version. Otherwise, the next run would have to run `evaluate`
+again, which would compare the newly registered model with itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOT_REUSABLE = ""
 
 
 class StepReuse:
-    """Take over results of earlier runs, and record results so that later runs can."""
+    """Reuses results of earlier runs, and records results so that later runs can."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -43,52 +43,56 @@ class StepReuse:
             root=context.project.root,
             model=context.settings.name,
             version=context.plan.model_version,
-            steps=context.plan.model_readers,
+            model_readers=context.plan.model_readers,
             fingerprints=self._fingerprints,
         )
 
     def find_model(self, step: Step) -> RegisteredModel:
         """Return the registered model that a step would look up now.
 
-        Raises OSError or sqlite3.Error if it cannot be read.
+        Raises OSError or sqlite3.Error if the model cannot be read.
         """
-        return self._models.find(step.name)
+        return self._models.find_model_for(step.name)
 
     def take_earlier_results(self, step: Step) -> StepRecord | None:
-        """Record the results of an earlier run as those of a step, and return them.
+        """Reuse the results that a step had in an earlier run, if they are still valid.
 
-        Returns None if the step must run. Raises OSError or sqlite3.Error if the
-        registered model cannot be read, or the record cannot be written.
+        The results are recorded in this run and returned. Returns None if the step must
+        run. Raises OSError or sqlite3.Error if the registered model cannot be read, or if
+        the record cannot be written.
         """
         context = self._context
-        may_reuse = step.allow_reuse or step.name in context.plan.model_readers
-        if not may_reuse:
+        # On Azure ML, a step that looks up the registered model must not be reused, because
+        # the model is not one of its inputs. Here, the model is compared as well.
+        reads_model = step.name in context.plan.model_readers
+        if not step.allow_reuse and not reads_model:
             return None
         key = self.compute_key(step, step.source_directory)
         if key == NOT_REUSABLE:
             return None
         model = self.find_model(step)
-        # Without the lock, another run could remove the earlier run before its results are
-        # recorded.
+        # Without the lock, another process could remove the earlier run before its results
+        # are recorded here.
         with lock_folder(context.runs):
             results = find_results(context.runs, step.name, key, model.fingerprint)
             if results is not None:
                 context.record_step(step.name, results)
         return results
 
-    def compute_key(self, step: Step, code: Path) -> str:
-        """Return the reuse key of a step whose files are in the folder `code`.
+    def compute_key(self, step: Step, code_folder: Path) -> str:
+        """Return the reuse key of a step: a hash of all that its results depend on.
 
-        Returns NOT_REUSABLE if a file of the step or of its data cannot be read.
+        `code_folder` is the folder with the step's files. Returns NOT_REUSABLE if a file of
+        the step or of its data cannot be read.
         """
-        message = f"{step.name}: looking for what has changed"
+        message = f"{step.name}: checking what has changed"
         with self._context.screen.show_progress(message):
             try:
                 return _hash_step(
                     step,
-                    self._context.plan.values,
+                    values=self._context.plan.values,
                     inputs=self._describe_inputs(step),
-                    code=_hash_code(step, code, self._fingerprints),
+                    code_hash=_hash_code(step, code_folder, self._fingerprints),
                 )
             except OSError:
                 return NOT_REUSABLE
@@ -103,27 +107,27 @@ class StepReuse:
     ) -> None:
         """Record the results of a step that has run.
 
-        `key` is the reuse key of the step, `mlflow_run` is the id of its run in MLflow, and
-        `model_before` is the registered model as it was before the step ran. The registered
-        model may have changed in the meantime:
+        `key` is the reuse key of the step, and `mlflow_run` is the id of the step's run in
+        MLflow. `model_before` is the registered model as it was before the step ran. If a
+        new model has been registered since then, it matters who has registered it:
 
-        - If this run has registered the new model, the results of the earlier steps stay
-          reusable. They are recorded as valid for the new model too.
-        - If something else has registered it, this step may have looked up either model.
-          Its results are then recorded as not reusable.
+        - If this run has registered it, the results of the steps before this step are
+          recorded as valid for the new model too.
+        - If another process has registered it, nobody knows which of the two models this
+          step has looked up. So the results of this step are recorded as not reusable.
         """
         context = self._context
         model = self.find_model(step)
-        recorded_key = key
         if model.fingerprint != model_before.fingerprint:
-            if model.run == context.folder.name:
-                self._extend_earlier_results(step, model_before, model)
+            was_registered_by_this_run = model.run == context.folder.name
+            if was_registered_by_this_run:
+                self._mark_earlier_steps_valid(step, model_before, model)
             else:
-                recorded_key = NOT_REUSABLE
+                key = NOT_REUSABLE
 
         results = StepRecord(
             arguments=describe_step(step, context.plan.values),
-            key=recorded_key,
+            key=key,
             models=[model.fingerprint],
             files=hash_listing(context.step_folder(step) / "outputs"),
             seconds=seconds,
@@ -133,71 +137,74 @@ class StepReuse:
         context.record_step(step.name, results)
 
     def _describe_inputs(self, step: Step) -> dict[str, str]:
-        """Return a description of each input of a step, for the reuse key.
+        """Return a description of each input of a step, which goes into the reuse key.
 
-        Data is described by a hash of its files. The output of another step is described by
-        the id of the execution that wrote it.
+        The description changes if the step could read something else: for data, it is a
+        hash of the files; for the output of another step, it names the execution of that
+        step.
         """
-        inputs = {}
+        description_by_input = {}
         for name, source in step.inputs.items():
             if isinstance(source, Parameter):
                 files = list_files(self._context.find_source(source))
-                inputs[name] = self._fingerprints.hash_files(files)
+                description_by_input[name] = self._fingerprints.hash_files(files)
             else:
-                producer, port = source
-                execution = self._context.record.done[producer].id
-                inputs[name] = f"{execution} {port}"
-        return inputs
+                # The source is an output of another step.
+                producer, output = source
+                execution_id = self._context.record.done[producer].id
+                description_by_input[name] = f"{execution_id} {output}"
+        return description_by_input
 
     def _hash_data(self, step: Step) -> dict[str, str]:
-        """Return the fingerprints of the data that a step reads, by the names of inputs.
+        """Return a fingerprint of each input of data that a step reads, by input name.
 
-        Data that cannot be read is left out.
+        Data that cannot be read is left out. The command `runs` then cannot tell whether it
+        has changed.
         """
-        data: dict[str, str] = {}
+        fingerprint_by_input: dict[str, str] = {}
         for name, source in step.inputs.items():
-            if isinstance(source, Parameter):
+            is_data = isinstance(source, Parameter)
+            if is_data:
                 with suppress(OSError):
                     files = list_files(self._context.find_source(source))
-                    data[name] = self._fingerprints.hash_files(files)
-        return data
+                    fingerprint_by_input[name] = self._fingerprints.hash_files(files)
+        return fingerprint_by_input
 
-    def _extend_earlier_results(
+    def _mark_earlier_steps_valid(
         self, step: Step, old_model: RegisteredModel, new_model: RegisteredModel
     ) -> None:
-        """Record that the results of all steps before `step` are valid for a new model."""
-        for name in self._context.plan.list_steps_before(step.name):
-            self._extend_to_model(name, old_model.fingerprint, new_model.fingerprint)
+        """Record that the results of all steps before `step` are valid for a new model.
 
-    def _extend_to_model(self, step: str, old_model: str, new_model: str) -> None:
-        """Record that the results of a step are valid for a new registered model too.
-
-        This changes nothing unless they are valid for the old model. `old_model` and
-        `new_model` are fingerprints.
+        This concerns the results that are valid for the old model.
         """
-        results = self._context.record.done.get(step)
-        if results is not None and old_model in results.models:
-            models = [*results.models, new_model]
-            self._context.record.done[step] = results.model_copy(
-                update={"models": models}
-            )
+        done = self._context.record.done
+        for name in self._context.plan.list_steps_before(step.name):
+            results = done.get(name)
+            if results is None or old_model.fingerprint not in results.models:
+                continue
+            models = [*results.models, new_model.fingerprint]
+            done[name] = results.model_copy(update={"models": models})
 
 
-def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | None:
-    """Return the newest results of a step with the same reuse key, or None.
+def find_results(
+    runs: Path, step_name: str, key: str, model_fingerprint: str
+) -> StepRecord | None:
+    """Return the newest results of a step that have a certain reuse key, or None.
 
-    `model` is the fingerprint of the registered model that the step looks up. The results
-    must be valid for this model. Results are skipped if their files were changed or removed
-    after the step had written them.
+    The results must be valid for the registered model with `model_fingerprint`, and their
+    files must be as the step wrote them.
     """
     for run in list_runs(runs):
-        results = run.record.done.get(step)
-        if results is None or results.key != key or model not in results.models:
+        results = run.record.done.get(step_name)
+        if results is None or results.key != key:
             continue
-        # This run may have reused the results of an earlier run, which has the files.
+        if model_fingerprint not in results.models:
+            continue
+        # If this run has itself reused the results, their files are in an earlier run.
         run_with_files = results.run or run.folder.name
+        # The files may have been removed.
         with suppress(OSError):
-            outputs = runs / run_with_files / step / "outputs"
+            outputs = runs / run_with_files / step_name / "outputs"
             if hash_listing(outputs) == results.files:
                 return results.model_copy(update={"run": run_with_files})
     return None
@@ -206,16 +213,18 @@ def find_results(runs: Path, step: str, key: str, model: str) -> StepRecord | No
 def describe_value(value: Argument | Source, values: Mapping[str, Value]) -> str:
     """Return an argument or the source of an input as text.
 
-    A parameter is replaced by its value from `values`.
+    A parameter is replaced by its value, which `values` holds by the parameter's name.
     """
-    return str(values[value.name] if isinstance(value, Parameter) else value)
+    if isinstance(value, Parameter):
+        return str(values[value.name])
+    return str(value)
 
 
 def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
-    """Return the arguments and inputs of a step as text.
+    """Return the arguments of a step and then the sources of its inputs, as text.
 
-    They do not contain the path of the project, so results stay reusable after the project
-    has been moved.
+    The text does not contain the path of the project, so results stay reusable after the
+    project has been moved.
     """
     return [
         describe_value(value, values)
@@ -223,21 +232,31 @@ def describe_step(step: Step, values: Mapping[str, Value]) -> list[str]:
     ]
 
 
-def _hash_code(step: Step, code: Path, fingerprints: Fingerprints) -> str:
-    """Return a fingerprint of a step's snapshot, whose files are in the folder `code`."""
-    files = {file.as_posix(): code / file for file in step.snapshot}
+def _hash_code(step: Step, code_folder: Path, fingerprints: Fingerprints) -> str:
+    """Return a fingerprint of the files of a step, which are in `code_folder`."""
+    files = {file.as_posix(): code_folder / file for file in step.snapshot}
     return fingerprints.hash_files(files)
 
 
 def _hash_step(
-    step: Step, values: Mapping[str, Value], inputs: Mapping[str, str], code: str
+    step: Step,
+    *,
+    values: Mapping[str, Value],
+    inputs: Mapping[str, str],
+    code_hash: str,
 ) -> str:
-    """Return the hash of everything that the results of a step depend on."""
-    # A plain string may equal the name of an output. The type tells them apart.
+    """Return the hash of everything that the results of a step depend on.
+
+    `values` holds the values of the pipeline's parameters, `inputs` a description of the
+    content of each input, and `code_hash` is a hash of the step's files.
+    """
+    # An argument may be a plain string, or stand for an output with the same name. So the
+    # type of each argument is hashed too.
     arguments = [
         [type(argument).__name__, describe_value(argument, values)]
         for argument in (*step.arguments, *step.unused_parameters)
     ]
+    # The order is part of the hash: another order would make all earlier results unusable.
     return hash_json(
         [
             step.name,
@@ -246,7 +265,7 @@ def _hash_step(
             step.outputs,
             arguments,
             dict(inputs),
-            code,
+            code_hash,
             step.environment,
             step.environment_variables,
         ]

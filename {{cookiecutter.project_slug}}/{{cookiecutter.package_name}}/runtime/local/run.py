@@ -140,7 +140,7 @@ class LocalRun:
         Raises LocalRunError if another run uses the folder, or if it cannot be written.
         """
         try:
-            stack.enter_context(lock_folder(self.folder, seconds=0))
+            stack.enter_context(lock_folder(self.folder, timeout_seconds=0))
         except OSError as error:
             raise LocalRunError(
                 f"Another run is at work, or nothing can be written, in {error}."

@@ -1,4 +1,4 @@
-"""The plan, the record and the folders of a local run, which all its modules share."""
+"""Hold the plan, the record and the folders of a local run, which all its modules use."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from .run_record import RunRecord, StepRecord
 from .screen import Screen
 
 #: A disk with fewer free bytes counts as full.
-LEAST_FREE = 2**16
+MIN_FREE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run, with its plan, what it has recorded so far, and its folders."""
+    """A run: its project, settings, plan, record and folders, and the user's screen."""
 
     project: Project[Any]
     settings: ProjectSettings
     plan: RunPlan
     #: The folder of this run.
     folder: Path
+    #: The pipeline and parameters of the run, and the results of its steps so far.
     record: RunRecord
     screen: Screen
-    #: Where the steps write temporary files. It is removed when the run ends, with what
-    #: steps that were killed have left in it.
+    #: The folder for the temporary files of steps. It is removed when the run ends,
+    #: together with the files of steps that were killed.
     temporary_files: TemporaryDirectory[str]
 
     @property
@@ -45,55 +46,60 @@ class RunContext:
         return self.folder / step.name
 
     def find_source(self, source: Source) -> Path:
-        """Return the path of data, or the folder of a step's output.
+        """Return the path from which an input of a step is read.
 
-        The output is in the folder of an earlier run if its results are reused.
+        If the source of the input is a parameter, this is the path of data. Otherwise, the
+        source is the name of a step and the name of one of its outputs, and this is the
+        folder of that output. If the step was reused, the folder belongs to an earlier run.
         """
         if isinstance(source, Parameter):
             return self.project.root / str(self.plan.values[source.name])
-        step, port = source
-        return self._run_folder_of(step) / step / "outputs" / port
+        step_name, output = source
+        return self._find_run_folder(step_name) / step_name / "outputs" / output
 
-    def _run_folder_of(self, step: str) -> Path:
-        """Return the folder of the run that a step's results are from."""
-        results = self.record.done.get(step)
+    def _find_run_folder(self, step_name: str) -> Path:
+        """Return the folder of the run in which a step's results were written."""
+        results = self.record.done.get(step_name)
         if results is not None and results.run:
             return self.runs / results.run
         return self.folder
 
     def find_outputs(self, step: Step) -> dict[str, str]:
-        """Return the folders of a step's outputs by their ports."""
-        return {port: str(self.find_source((step.name, port))) for port in step.outputs}
+        """Return the folder of each output of a step, by the name of the output."""
+        return {
+            output: str(self.find_source((step.name, output)))
+            for output in step.outputs
+        }
 
     def find_folders(self, step: Step) -> dict[str, str]:
-        """Return the folders of a step's inputs and outputs by their names."""
+        """Return the path of each input and output of a step, by its name."""
         inputs = {
             name: str(self.find_source(source)) for name, source in step.inputs.items()
         }
         return {**inputs, **self.find_outputs(step)}
 
     def record_step(self, name: str, results: StepRecord) -> None:
-        """Write the results of a step into the record of this run."""
+        """Add the results of a step to the record of this run, and write the record."""
         self.record.done[name] = results
         self.record.write(self.folder)
 
     def forget_step(self, name: str) -> None:
-        """Remove the results of a step from the record of this run."""
+        """Remove the results of a step from this run's record, and write the record."""
         self.record.done.pop(name, None)
         self.record.write(self.folder)
 
 
 def explain_full_disks(folder: Path) -> str:
-    """Return a sentence for each full disk that a run writes to, or an empty string.
+    """Return a message that names the full disks a run writes to, or an empty string.
 
-    The disks are those of `folder` and of temporary files.
+    A run writes to `folder` and to the system's folder for temporary files.
     """
     sentences = []
     for path in (folder, Path(tempfile.gettempdir())):
         try:
-            free = shutil.disk_usage(path).free
+            free_bytes = shutil.disk_usage(path).free
         except OSError:
             continue
-        if free < LEAST_FREE:
-            sentences.append(f"The disk that {path} is on is full.")
+        if free_bytes < MIN_FREE_BYTES:
+            sentences.append(f"The disk that holds {path} is full.")
     return " ".join(sentences)

@@ -1,11 +1,11 @@
-"""The folders of runs below `runs/`: list them, make new ones, and remove old ones.
+"""List the folders of runs below `runs/`, create new ones, and remove old ones.
 
-Each run has a folder of its own, with a folder for each step:
+Each run has a separate folder, which contains a folder for each step:
 
     run.json             the record: the pipeline, its parameters, and the finished steps
-    settings.yml         copies of files of the project that steps depend on, as they were
-    pipelines.py         when the run started
-    steps.txt
+    settings.yml         a copy of the project's settings when the run started
+    pipelines.py         a copy of the project's pipelines
+    steps.txt            a copy of the pinned packages
     STEP/code/           the copy of the step's files, in which the step runs
     STEP/outputs/PORT/   the files that the step writes
     STEP/log.txt         the text that the step prints
@@ -26,9 +26,11 @@ from pathlib import Path
 from ..harmless_text import is_utf8
 from .run_record import RECORD, RunRecord
 
-#: The name of a run's folder, unless a user has renamed it to keep the run.
+#: The name of a run's folder, such as 2026-11-23-093000-training. A user may rename the
+#: folder to keep the run.
 RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d-\d{6}-.+")
-MOST_RUNS_IN_A_SECOND = 1000
+#: The names of this many runs that start in the same second are tried.
+MAX_RUNS_IN_A_SECOND = 999
 
 
 @dataclass(frozen=True)
@@ -40,61 +42,68 @@ class Run:
 
 
 def list_runs(runs: Path, pipeline: str | None = None) -> list[Run]:
-    """Return the runs of a pipeline, or of all pipelines, with the newest first.
+    """Return the runs of a pipeline, newest first. If it is None, return all runs.
 
-    Folders without a record, or with one that cannot be read, are left out. So are those
-    whose names are not UTF-8, as no record could name them.
+    `runs` is the folder of all runs, which need not exist. Folders without a readable
+    record are left out. Folders whose names are not UTF-8 are left out too, because no
+    record could name them.
     """
-    readable: list[Run] = []
+    readable_runs: list[Run] = []
+    # There is no folder before the first run.
     with suppress(OSError):
         for folder in runs.iterdir():
             if not is_utf8(folder.name):
                 continue
             with suppress(OSError, ValueError):
-                readable.append(Run(folder, RunRecord.read(folder)))
-    newest_first = sorted(readable, key=lambda run: run.record.started, reverse=True)
-    return [run for run in newest_first if pipeline in (None, run.record.pipeline)]
+                readable_runs.append(Run(folder, RunRecord.read(folder)))
+    readable_runs.sort(key=lambda run: run.record.started, reverse=True)
+    if pipeline is None:
+        return readable_runs
+    return [run for run in readable_runs if run.record.pipeline == pipeline]
 
 
-def find_last_duration(runs: Path, pipeline: str, step: str) -> float:
-    """Return how many seconds a step took in the newest run in which it ended well.
+def find_last_duration(runs: Path, pipeline: str, step_name: str) -> float:
+    """Return the seconds that a step took in the newest run in which it succeeded.
 
     Returns 0 if there is no such run.
     """
     for run in list_runs(runs, pipeline):
-        if step in run.record.done:
-            return run.record.done[step].seconds
+        if step_name in run.record.done:
+            return run.record.done[step_name].seconds
     return 0.0
 
 
 def make_run_folder(runs: Path, record: RunRecord) -> Path:
-    """Make the folder of a new run, and write the record of the run into it.
+    """Create the folder of a new run below `runs`, and write the run's record into it.
 
-    `record.started` is set to the current time in nanoseconds. If the clock was set back,
-    it is set to one more than the latest start, so that the run is newer than all others.
-    Raises OSError if the folder cannot be made.
+    The name of the folder has the time and the pipeline, such as
+    2026-11-23-093000-training, and a number if other runs started in the same second.
+    `record.started` is set to the current time in nanoseconds, or to one more than the
+    start of the newest run if the clock was set back. Raises OSError if the folder cannot
+    be created.
     """
     record.started = time.time_ns()
     for run in list_runs(runs):
         record.started = max(record.started, run.record.started + 1)
 
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{record.pipeline}"
-    for number in range(1, MOST_RUNS_IN_A_SECOND):
+    for number in range(1, MAX_RUNS_IN_A_SECOND + 1):
         folder = runs / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
             folder.mkdir(parents=True)
             record.write(folder)
             return folder
     raise FileExistsError(
-        f"{MOST_RUNS_IN_A_SECOND - 1} runs have started in this second, so the names "
-        f"{runs / name} to {name}-{MOST_RUNS_IN_A_SECOND - 1} are taken."
+        f"{MAX_RUNS_IN_A_SECOND} runs have started in this second, so the names"
+        f" {name} to {name}-{MAX_RUNS_IN_A_SECOND} in {runs} are taken."
     )
 
 
 def copy_project_files(root: Path, package: str, folder: Path) -> None:
-    """Copy the project's settings, pipelines and pins into the folder of a run.
+    """Copy the project's settings, pipelines and pinned packages into a run's folder.
 
-    Raises OSError if they cannot be copied.
+    Files that the project does not have are skipped. Raises OSError if a file cannot be
+    copied.
     """
     sources = [
         root / "settings.yml",
@@ -107,14 +116,16 @@ def copy_project_files(root: Path, package: str, folder: Path) -> None:
 
 
 @contextmanager
-def lock_folder(folder: Path, seconds: float = 60) -> Iterator[None]:
-    """Hold the lock of a folder, so that no other process holds it at the same time.
+def lock_folder(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
+    """Hold the lock of a folder during the `with` block, so that no other process can.
 
-    It is the lock of a SQLite database, which the operating system releases if this process
-    is killed. Raises OSError if another process still holds the lock after `seconds`, or
-    if nothing can be written in the folder.
+    It is a lock on a SQLite database in the folder. If this process is killed, the
+    operating system releases the lock. Raises OSError if another process still holds the
+    lock after `timeout_seconds`, or if nothing can be written to the folder.
     """
-    lock = sqlite3.connect(folder / ".lock", timeout=seconds, isolation_level=None)
+    lock = sqlite3.connect(
+        folder / ".lock", timeout=timeout_seconds, isolation_level=None
+    )
     with closing(lock):
         try:
             lock.execute("BEGIN EXCLUSIVE")
@@ -126,86 +137,107 @@ def lock_folder(folder: Path, seconds: float = 60) -> Iterator[None]:
 def remove_old_runs(
     runs: Path, keep: int, current: Path, is_needed: Callable[[str], bool]
 ) -> list[str]:
-    """Remove all runs except the newest `keep`, and return the names of those removed.
+    """Remove old runs and return their names. The newest `keep` runs stay.
 
-    Runs that have failed are counted apart: the newest `keep` of them stay, so that they
-    never take the place of runs that went well. Some older runs stay too: the `current`
-    one, those that a user has renamed or replaced by a link, those that are still at work,
-    those for whose name `is_needed` returns True, and those whose results are used by a run
-    that stays. Raises OSError if the folder `runs` cannot be written.
+    Failed runs are counted separately, so that they never take the place of successful
+    runs: the newest `keep` successful runs and the newest `keep` failed runs stay. Of the
+    older runs, these stay too:
+
+    - the run whose folder is `current`
+    - runs for which `is_needed` returns True when it is called with the run's name
+    - runs that are still at work
+    - runs whose folder a user has renamed, or replaced by a link
+    - runs whose results are used by a run that stays
 
     A run is removed in two stages. First its record is deleted while the folder of runs is
-    locked, so that a new run cannot use its results any more. Then its files are deleted,
-    which may take long. If this process is killed in between, a folder without a record is
-    left, and the next call removes it.
+    locked, so that a new run can no longer use its results. Then its files are deleted,
+    which may take a long time. If this process is killed between the stages, a folder
+    without a record is left, and the next call removes it. Raises OSError if the folder
+    `runs` cannot be written.
     """
     with lock_folder(runs):
-        by_name = {run.folder.name: run for run in list_runs(runs)}
-        old = _choose_old_runs(by_name, keep, current, is_needed)
-        for name in old:
-            (by_name[name].folder / RECORD).unlink(missing_ok=True)
-        # These are the old runs, and what earlier calls may have left.
-        without_record = [
+        run_by_name = {run.folder.name: run for run in list_runs(runs)}
+        names_to_remove = _choose_old_runs(run_by_name, keep, current, is_needed)
+        for name in names_to_remove:
+            (run_by_name[name].folder / RECORD).unlink(missing_ok=True)
+        # These are the runs to remove, and folders that an interrupted call has left.
+        folders_without_record = [
             folder
             for folder in runs.iterdir()
             if RUN_NAME.fullmatch(folder.name) and not (folder / RECORD).exists()
         ]
 
-    for folder in without_record:
+    for folder in folders_without_record:
         shutil.rmtree(folder, ignore_errors=True)
-    return sorted(old)
+    return sorted(names_to_remove)
 
 
 def _choose_old_runs(
-    by_name: dict[str, Run], keep: int, current: Path, is_needed: Callable[[str], bool]
+    run_by_name: dict[str, Run],
+    keep: int,
+    current: Path,
+    is_needed: Callable[[str], bool],
 ) -> set[str]:
-    """Return the names of the runs to remove, by the rules of remove_old_runs.
+    """Return the names of the runs to remove, by the rules of `remove_old_runs`.
 
-    `by_name` has all runs by the names of their folders, with the newest first.
+    `run_by_name` holds all runs by the names of their folders, newest first.
+    """
+    complete, failed = _split_by_outcome(run_by_name)
+    removable: set[str] = set()
+    for name in complete[keep:] + failed[keep:]:
+        must_stay = (
+            name == current.name
+            or is_needed(name)
+            or is_at_work(run_by_name[name].folder)
+        )
+        if not must_stay:
+            removable.add(name)
+
+    # A run that stays may still use the results of a removable one.
+    kept_runs = [run for name, run in run_by_name.items() if name not in removable]
+    return removable - _find_used_runs(kept_runs, run_by_name)
+
+
+def _split_by_outcome(run_by_name: dict[str, Run]) -> tuple[list[str], list[str]]:
+    """Return the names of the complete runs, and the names of the failed runs.
+
+    Both lists have the order of `run_by_name`. They do not contain runs that a user has
+    renamed, or moved to another place and replaced by a link.
     """
     complete: list[str] = []
     failed: list[str] = []
-    for name, run in by_name.items():
-        # A run that a user has renamed, or moved elsewhere and replaced by a link, is never
-        # removed, and does not count.
-        if not RUN_NAME.fullmatch(name) or run.folder.is_symlink():
+    for name, run in run_by_name.items():
+        was_changed_by_user = not RUN_NAME.fullmatch(name) or run.folder.is_symlink()
+        if was_changed_by_user:
             continue
         if run.record.find_unfinished_steps():
             failed.append(name)
         else:
             complete.append(name)
-
-    old: set[str] = set()
-    for name in complete[keep:] + failed[keep:]:
-        must_stay = (
-            name == current.name or is_needed(name) or is_at_work(by_name[name].folder)
-        )
-        if not must_stay:
-            old.add(name)
-
-    kept = [run for name, run in by_name.items() if name not in old]
-    return old - _find_used_runs(kept, by_name)
+    return complete, failed
 
 
-def _find_used_runs(kept: list[Run], by_name: dict[str, Run]) -> set[str]:
+def _find_used_runs(kept_runs: list[Run], run_by_name: dict[str, Run]) -> set[str]:
     """Return the names of the runs whose results the kept runs use.
 
-    A run whose results are used may itself use results of others. These are included.
+    If a kept run uses results of run A, and run A uses results of run B, both are returned.
     """
     used: set[str] = set()
-    to_visit = list(kept)
-    while to_visit:
-        for step in to_visit.pop().record.done.values():
-            if step.run in by_name and step.run not in used:
-                used.add(step.run)
-                to_visit.append(by_name[step.run])
+    runs_to_visit = list(kept_runs)
+    while runs_to_visit:
+        run = runs_to_visit.pop()
+        for results in run.record.done.values():
+            # `results.run` is empty if the run has not reused the step's results.
+            if results.run in run_by_name and results.run not in used:
+                used.add(results.run)
+                runs_to_visit.append(run_by_name[results.run])
     return used
 
 
 def is_at_work(folder: Path) -> bool:
-    """Return whether a run still holds the lock of its folder."""
+    """Return whether a process still holds the lock of a run's folder."""
     try:
-        with lock_folder(folder, 0):
+        with lock_folder(folder, timeout_seconds=0):
             return False
     except OSError:
         return True
