@@ -116,7 +116,7 @@ def test_predictions_are_those_of_a_local_run_with_azureml_sdk(
         settings.write(f"computes: {computes}\nsteps: {{train: gpu}}\n")
     training = project.run("training", "--set", "max_iterations=20")
     assert training.code == 0, training.err
-    assert "train on gpu. Here, this machine takes the place of all" in training.err
+    assert "train on gpu. In this run, all steps run on this machine" in training.err
     scoring = project.run("scoring")
     assert scoring.code == 0, scoring.err
     local = Path(scoring.json["steps"][2]["outputs"]["predictions"])

@@ -285,10 +285,12 @@ def test_exception_in_a_step_ends_the_run(bake: Bake) -> None:
     assert statuses == ["ran", "failed", "skipped", "skipped"]
     assert not (project.path / "mlruns" / "artifacts").exists()
 
-    # The message names the one command that runs the step again, alone.
-    again = result.err.split("To run this step again alone: python ")[1].splitlines()[0]
+    # After a correction, the command in the message runs the pipeline to its end.
+    again = result.err.split("results of unchanged steps: python ")[1].splitlines()[0]
     project.edit("steps/train/train.py", fault, "")
-    assert project.python(*again.split()).code == 0
+    repaired = project.python(*again.split())
+    assert repaired.code == 0, repaired.err
+    assert "reused prep" in repaired.out
 
 
 FAILS_ONCE = """

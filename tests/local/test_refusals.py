@@ -202,7 +202,7 @@ def test_folder_that_is_not_that_of_a_run_is_refused(
     moved, other_pipeline, other_step, *wrong = results
     assert moved.code == 0, moved.err
     assert "a run of the pipeline scoring" in other_pipeline.err
-    assert "No step is called 'other'" in other_step.err
+    assert "There is no step 'other'" in other_step.err
     for result in wrong:
         assert "is not the folder of a run" in result.err
     for result in results[1:]:

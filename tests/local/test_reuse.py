@@ -509,7 +509,7 @@ def test_step_alone_uses_reused_inputs(toy: ReuseToy) -> None:
     shutil.rmtree(Path(first["folder"]))
     result = toy.project.run("training", "--step", "train", "--folder", folder)
     assert result.code == 1
-    assert "The outputs of prep are gone. Run it first, with --step prep" in result.err
+    assert "The outputs of prep are gone. Run the whole pipeline" in result.err
     assert list_statuses(toy.run("training", "--step", "prep", "--folder", folder)) == [
         "ran"
     ]

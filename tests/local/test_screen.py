@@ -84,19 +84,33 @@ def test_run_ends_with_links_to_its_reports(toy_project: Project) -> None:
 
 
 FAULTY_MODULE = """
-def check(rows):
-    raise ValueError(f"{rows} rows")
+def check():
+    import penguin_models
+"""
+#: Packages that are not installed. The second one is only for a system that does not exist.
+MORE_PINS = """
+penguin-models==1.0
+other-models==1.0 ; sys_platform == 'nowhere'
 """
 
 
-def test_message_names_the_file_of_a_failed_step(toy_project: Project) -> None:
-    write_toy_step(toy_project, "train", "import faulty\nfaulty.check(0)")
+def test_message_names_the_file_and_the_missing_package_of_a_failed_step(
+    toy_project: Project,
+) -> None:
+    """The package was pinned by `lock`, but is not installed yet."""
+    write_toy_step(toy_project, "train", "import faulty\nfaulty.check()")
     faulty = toy_project.path / "steps" / "train" / "faulty.py"
     faulty.write_text(FAULTY_MODULE, encoding="utf-8")
+    pins = toy_project.path / "environment" / "project.txt"
+    with pins.open("a", encoding="utf-8") as file:
+        file.write(MORE_PINS)
     result = run_pipeline(toy_project, "training")
     assert f'File "{Path("steps/train/faulty.py")}", line 3' in result.err
-    assert "ValueError: 0 rows" in result.err
-    assert "/code/" not in result.err.partition("The whole log")[0]
+    assert "ModuleNotFoundError: No module named 'penguin_models'" in result.err
+    assert "/code/" not in result.err.partition("Full log")[0]
+    _, _, missing = result.err.partition("pinned in environment/project.txt, but not ")
+    assert "penguin-models. Install them with: uv pip install -e ." in missing
+    assert "other-models" not in missing
 
 
 def test_command_ends_quietly_if_its_output_is_closed(

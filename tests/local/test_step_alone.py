@@ -79,7 +79,7 @@ def test_parallel_step_is_debugged_in_one_process(toy_project: Project) -> None:
 
 def test_step_alone_needs_an_earlier_run(toy_project: Project) -> None:
     result = run_pipeline(toy_project, "training", "--step", "train")
-    assert "There is no run of training" in read_refusal(result)
+    assert "The pipeline training has no run yet" in read_refusal(result)
 
 
 def test_step_alone_uses_the_project_as_it_is_now(toy_project: Project) -> None:
@@ -105,18 +105,22 @@ def test_step_alone_uses_the_project_as_it_is_now(toy_project: Project) -> None:
     assert refused.code == 1
     assert "prep ran with other settings" in refused.err
     assert "Species" in refused.err and "Island" in refused.err
-    assert "--step prep" in refused.err
+    command = f": python -m {toy_project.package} run training --set max_iterations=8\n"
+    assert refused.err.endswith(command)
     toy_project.edit("settings.yml", "target: Island", "target: Island\n  decimal: ','")
     refused = run_alone("evaluate")
     assert 'target: Species, now Island, decimal: nothing, now ","' in refused.err
-    assert f"Run: python -m {toy_project.package} run training" in refused.err
     toy_project.edit("settings.yml", "target: Island\n  decimal: ','", "target: Island")
     # A step that does not run leaves no trace in the folder.
     assert "target: Species" in Path(folder, "settings.yml").read_text("utf-8")
     assert run_alone("prep").code == 0
     assert "target: Island" in Path(folder, "settings.yml").read_text("utf-8")
     # The results of train are still those for the old target.
-    assert "--step train" in run_alone("evaluate").err
+    refused = run_alone("evaluate")
+    assert "train ran with other settings" in refused.err
+    # The command in the message always works, and reuses what it can.
+    again = run_pipeline(toy_project, *refused.err.rpartition(" run ")[2].split())
+    assert list_statuses(again) == ["reused", "ran", "ran", "ran"]
 
 
 def test_outputs_of_a_failed_step_are_not_used(toy_project: Project) -> None:

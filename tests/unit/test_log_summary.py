@@ -1,11 +1,14 @@
-"""The end and the notes of a log are found in little memory, however large the log is."""
+"""The screen reads logs of any size in little memory, and shows that a slow step is alive."""
 
 from __future__ import annotations
 
+import time
 import tracemalloc
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from template_package import load
 
 screen = load("runtime.local.screen")
@@ -28,3 +31,35 @@ def test_a_large_log_does_not_fill_the_memory(line: bytes, tmp_path: Path) -> No
     assert most < SIZE / 20
     assert summary.last_lines[-2:] == ["note: the last", "done"]
     assert summary.notes[-1] == "note: the last"
+
+
+def wait_for(text: str, output: StringIO) -> None:
+    """Wait until a text has been printed. Fails after ten seconds."""
+    deadline = time.monotonic() + 10
+    while text not in output.getvalue():
+        assert time.monotonic() < deadline, output.getvalue()
+        time.sleep(0.01)
+
+
+def test_without_a_terminal_a_slow_step_prints_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "SECONDS_BEFORE_FIRST_LINE", 0.01)
+    monkeypatch.setattr(screen, "SECONDS_BETWEEN_LINES", 0.01)
+    output = StringIO()
+    log = tmp_path / "log.txt"
+    with screen.Screen(Console(file=output)).show_progress("train", tmp_path):
+        wait_for("train is still running after", output)
+        log.write_text("progress: try 1 of 2\n", encoding="utf-8")
+        wait_for("train: try 1 of 2\n", output)
+        time.sleep(0.1)
+        log.write_text("mini-batches done: 3/4\n", encoding="utf-8")
+        wait_for("train: 3 of 4 mini-batches\n", output)
+    assert len(output.getvalue().splitlines()) == 3
+
+
+def test_without_a_terminal_a_quick_step_prints_nothing(tmp_path: Path) -> None:
+    output = StringIO()
+    with screen.Screen(Console(file=output)).show_progress("train", tmp_path):
+        pass
+    assert output.getvalue() == ""

@@ -38,7 +38,7 @@ from types import ModuleType
 from typing import Any
 
 #: Lines of the log with this prefix report how many mini-batches are done.
-PROGRESS = "mini-batches done: "
+BATCH_PROGRESS = "mini-batches done: "
 #: With this option, all mini-batches run in this process, so that a debugger can stop.
 IN_ONE_PROCESS = "--in_one_process"
 #: Azure ML's driver loads the entry script as a module of this name.
@@ -126,7 +126,7 @@ class Progress:
 
     def report_or_exit(self, limits: Limits) -> None:
         """Print how many mini-batches are done, or exit if more failed than is allowed."""
-        print(f"{PROGRESS}{self.batches_done}/{self.total_batches}", flush=True)
+        print(f"{BATCH_PROGRESS}{self.batches_done}/{self.total_batches}", flush=True)
         if limits.are_exceeded(
             len(self.failed_files), self.batches_failed, self.total_batches
         ):

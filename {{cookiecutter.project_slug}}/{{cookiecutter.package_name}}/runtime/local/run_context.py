@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -40,6 +41,17 @@ class RunContext:
     def runs(self) -> Path:
         """The folder of all runs of the project."""
         return self.project.root / "runs"
+
+    @property
+    def run_command(self) -> str:
+        """The command that runs the whole pipeline with the parameters of this run.
+
+        Such as `python -m penguins run training --set max_iterations=7`.
+        """
+        arguments = ["run", self.record.pipeline]
+        for name, value in self.record.set.items():
+            arguments += ["--set", f"{name}={value}"]
+        return f"{self.project.command} {shlex.join(arguments)}"
 
     def step_folder(self, step: Step) -> Path:
         """Return the folder of a step in this run."""

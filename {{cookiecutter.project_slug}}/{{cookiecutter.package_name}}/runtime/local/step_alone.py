@@ -1,4 +1,4 @@
-"""Prepare to run one step alone, in the folder of an earlier run (`run --step`)."""
+"""Prepare to run a single step in the folder of an earlier run (`run --step`)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from .run_context import RunContext
 from .run_folder import list_runs
 from .run_record import RunRecord
 
-#: A message names at most this number of changed settings.
-MOST_NAMED_CHANGES = 3
+#: A message lists not more than this many changes.
+MAX_LISTED_CHANGES = 3
 
 
 def find_newest_run(project: Project[Any], pipeline: str) -> Path:
     """Return the folder of the newest run of a pipeline.
 
-    Raises LocalRunError if there is none.
+    Raises LocalRunError if the pipeline has no run yet.
     """
     runs = list_runs(project.root / "runs", pipeline)
     if not runs:
         raise LocalRunError(
-            f"There is no run of {pipeline} in which a step could be run: run all of it"
-            f" first, with {project.command} run {pipeline}."
+            f"The pipeline {pipeline} has no run yet, and a single step needs the results"
+            " of the steps before it. Run the whole pipeline first:"
+            f" {project.command} run {pipeline}"
         )
     return runs[0].folder
 
@@ -36,96 +37,127 @@ def find_newest_run(project: Project[Any], pipeline: str) -> Path:
 def read_earlier_run(folder: Path, pipeline: str) -> RunRecord:
     """Return the record of an earlier run of a pipeline.
 
-    Raises LocalRunError if the folder is not the folder of such a run.
+    Raises LocalRunError if `folder` is not the folder of a run of this pipeline, or if its
+    record cannot be read.
     """
     try:
         record = RunRecord.read(folder)
     except (OSError, ValueError):
-        raise LocalRunError(f"{folder} is not the folder of a run.") from None
+        raise LocalRunError(
+            f"{folder} is not the folder of a run: it has no readable run.json."
+        ) from None
     if record.pipeline != pipeline:
         raise LocalRunError(
-            f"{folder} is the folder of a run of the pipeline {record.pipeline}."
+            f"{folder} is the folder of a run of the pipeline {record.pipeline}, not of"
+            f" {pipeline}."
         )
     return record
 
 
-def check_step_can_run(context: RunContext, name: str) -> None:
-    """Raise LocalRunError unless all steps before a step have results in this run.
+def check_step_can_run(context: RunContext, step_name: str) -> None:
+    """Raise LocalRunError unless all steps before a step have valid results in this run.
 
-    The results must have been made with the settings as they are now.
+    Results are valid if their files exist, and if they were made with the current settings.
     """
     plan = context.plan
-    if name not in plan.steps:
+    if step_name not in plan.steps:
         raise LocalRunError(
-            f"No step is called {name!r}: there are {', '.join(plan.steps)}."
+            f"There is no step {step_name!r}. The steps are {', '.join(plan.steps)}."
         )
-    for earlier in plan.list_steps_before(name):
-        reason = _find_obstacle(context, plan.steps[earlier])
-        if reason:
-            raise LocalRunError(f"{name} cannot run. {reason}")
+    for earlier_step in plan.list_steps_before(step_name):
+        problem = _find_problem(context, plan.steps[earlier_step])
+        if problem:
+            raise LocalRunError(
+                f"{step_name} cannot run alone. {problem} Run the whole pipeline, which"
+                f" reuses the results of unchanged steps: {context.run_command}"
+            )
 
 
-def _find_obstacle(context: RunContext, step: Step) -> str:
-    """Return why the results of a step cannot be used and what to run, or ""."""
-    advice = f"Run it first, with --step {step.name}."
+def _find_problem(context: RunContext, step: Step) -> str:
+    """Return a sentence that says why the results of a step cannot be used in this run.
+
+    Returns an empty string if the results can be used.
+    """
     results = context.record.done.get(step.name)
     if results is None:
-        return f"{step.name} has not succeeded in {context.folder}. {advice}"
-    outputs = context.find_outputs(step)
-    if not all(Path(output).exists() for output in outputs.values()):
-        return f"The outputs of {step.name} are gone. {advice}"
-    arguments = describe_step(step, context.plan.values)
-    if arguments == results.arguments:
-        return ""
+        return f"{step.name} has not succeeded in {context.folder}."
 
+    outputs = context.find_outputs(step)
+    if not all(Path(folder).exists() for folder in outputs.values()):
+        return f"The outputs of {step.name} are gone."
+
+    current_arguments = describe_step(step, context.plan.values)
+    if results.arguments == current_arguments:
+        return ""
     inputs = list(step.inputs)
     changes = _list_changes(
-        _name_values(results.arguments, inputs), _name_values(arguments, inputs)
+        _name_values(results.arguments, inputs), _name_values(current_arguments, inputs)
     )
-    named_changes = ", ".join(changes[:MOST_NAMED_CHANGES])
-    if len(changes) > MOST_NAMED_CHANGES:
-        named_changes += f", and {len(changes) - MOST_NAMED_CHANGES} more"
-    if len(changes) > 1:
-        command = f"{context.project.command} run {context.record.pipeline}"
-        advice = f"Run: {command}"
-    return f"{step.name} ran with other settings ({named_changes}). {advice}"
+    listed_changes = ", ".join(changes[:MAX_LISTED_CHANGES])
+    if len(changes) > MAX_LISTED_CHANGES:
+        listed_changes += f", and {len(changes) - MAX_LISTED_CHANGES} more"
+    return f"{step.name} ran with other settings ({listed_changes})."
 
 
-def _name_values(texts: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
-    """Return the values of a step's arguments and inputs by their names.
+def _name_values(
+    recorded_texts: Sequence[str], inputs: Sequence[str]
+) -> dict[str, str]:
+    """Return the arguments and inputs of a step by name, from the texts in a run's record.
 
-    `texts` are the arguments and then the inputs as text, and `inputs` the names of the
-    inputs. A JSON object, such as the text format of prep, is divided into its keys.
+    `recorded_texts` holds the step's command line, and then one text for each input in
+    `inputs`. From ["--target", "Species", "data/sample"] and the input "raw", the result is
+    {"raw": "data/sample", "target": "Species"}.
     """
-    end_of_arguments = max(len(texts) - len(inputs), 0)
-    words: dict[str, list[str]] = {}
-    option = ""
-    for text in texts[:end_of_arguments]:
-        if text.startswith("--"):
-            option = text.removeprefix("--").replace("-", "_")
-            words[option] = []
-        else:
-            words.setdefault(option, []).append(text)
-
-    values = dict(zip(inputs, texts[end_of_arguments:], strict=False))
-    for name, words_of_option in words.items():
-        value = " ".join(words_of_option)
-        try:
-            items = json.loads(value)
-        except ValueError:
-            items = None
-        if isinstance(items, dict):
-            for key, item in items.items():
-                values[key] = json.dumps(item, ensure_ascii=False)
-        else:
-            values[name] = value
+    # The step may have had fewer inputs when the record was written.
+    argument_count = max(len(recorded_texts) - len(inputs), 0)
+    values = dict(zip(inputs, recorded_texts[argument_count:], strict=False))
+    options = _group_by_option(recorded_texts[:argument_count])
+    for option, value in options.items():
+        values.update(_expand_json_object(option, value))
     return values
 
 
+def _group_by_option(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the value of each option, such as {"target": "Species"} for --target Species.
+
+    If several arguments follow an option, its value is all of them, separated by spaces.
+    Arguments before the first option are the value of an option without a name.
+    """
+    values_by_option: dict[str, list[str]] = {}
+    option = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            option = argument.removeprefix("--").replace("-", "_")
+            values_by_option[option] = []
+        else:
+            values_by_option.setdefault(option, []).append(argument)
+    return {option: " ".join(values) for option, values in values_by_option.items()}
+
+
+def _expand_json_object(option: str, value: str) -> dict[str, str]:
+    """Return the members of a JSON object by key, or any other value by its option.
+
+    Some options hold several settings as JSON. So the value '{"decimal": ","}' of the
+    option `text_format` becomes {"decimal": '","'}, and "Species" of the option `target`
+    becomes {"target": "Species"}.
+    """
+    try:
+        members = json.loads(value)
+    except ValueError:
+        return {option: value}
+    if not isinstance(members, dict):
+        return {option: value}
+    return {key: json.dumps(item, ensure_ascii=False) for key, item in members.items()}
+
+
 def _list_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Describe the values that have changed, such as "target: Species, now Island"."""
+    """Return a text for each value that has changed, such as "target: Species, now Island".
+
+    A value that exists only before or only after the change is "nothing" on the other side.
+    """
     changes: list[str] = []
-    for name in dict.fromkeys([*before, *after]):
+    all_names = dict.fromkeys([*before, *after])
+    for name in all_names:
         old_value = before.get(name, "nothing")
         new_value = after.get(name, "nothing")
         if old_value != new_value:

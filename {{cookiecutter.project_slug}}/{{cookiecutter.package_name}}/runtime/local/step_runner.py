@@ -1,7 +1,7 @@
-"""Run one step of a pipeline, in a process of its own.
+"""Run one step of a pipeline in a separate process.
 
-The step has what it would have on Azure ML: a copy of the files that would be uploaded,
-its arguments, the folders of its inputs and outputs, and its environment variables.
+The step receives the same as on Azure ML: a copy of the files that would be uploaded, its
+arguments, the folders of its inputs and outputs, and its environment variables.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import os
 import shlex
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from time import monotonic
 
@@ -41,18 +42,20 @@ class StepRunner:
         self._tracked_runs = tracked_runs
 
     def run(self, step: Step, next_step: Step | None) -> StepResult:
-        """Run a step in a copy of its files, and return how it ended.
+        """Run a step in a copy of its files, record its results, and return how it ended.
 
-        Packages for `next_step` are loaded meanwhile. Raises OSError or sqlite3.Error if
-        the files of the run cannot be written, or the registered model cannot be read.
+        Meanwhile, the packages of `next_step` are imported. Raises OSError or sqlite3.Error
+        if the files of the run cannot be written, or if the registered model cannot be
+        read.
         """
         step_folder = self._context.step_folder(step)
         code_folder = step_folder / "code"
         self._clear_step(step)
         copy_snapshot(step, code_folder)
-        outputs = self._make_outputs(step)
+        outputs = self._create_outputs(step)
         key = self._reuse.compute_key(step, code_folder)
-        # Looked up before the step runs, because the step may register a new version.
+        # The model is looked up before the step runs, because the step may register
+        # another.
         model_before = self._reuse.find_model(step)
 
         started = monotonic()
@@ -66,32 +69,36 @@ class StepRunner:
             self._show_failure(step, log)
             return StepResult(step.name, "failed", seconds, outputs)
         if key != self._reuse.compute_key(step, code_folder):
-            # The data has changed while the step read it.
+            # The data or the code has changed while the step ran, so nobody knows which
+            # state the step has read.
             key = NOT_REUSABLE
         self._reuse.record_results(step, key, model_before, seconds, tracked.id)
         self._show_success(step, log, seconds)
         return StepResult(step.name, "ran", seconds, outputs)
 
     def debug(self, step: Step) -> StepResult:
-        """Run a step from `steps/` itself, with this terminal as its input and output.
+        """Run a step from `steps/` itself, attached to this terminal.
 
-        The steps after it can use its results, but other runs do not. Raises OSError or
-        sqlite3.Error as `run` does.
+        The steps after it can use its results, but other runs cannot. Raises OSError or
+        sqlite3.Error if the files of the run cannot be written, or if the registered model
+        cannot be read.
         """
         self._clear_step(step)
-        outputs = self._make_outputs(step)
-        # Looked up before the step runs, because the step may register a new version.
+        outputs = self._create_outputs(step)
+        # The model is looked up before the step runs, because the step may register
+        # another.
         model_before = self._reuse.find_model(step)
 
         arguments = self._list_arguments(step)
         if step.is_parallel:
-            # The first argument is the driver, and this one is its option.
+            # The first argument is the path of the driver. This is an option of the driver.
             arguments.insert(1, parallel_driver.IN_ONE_PROCESS)
 
         started = monotonic()
         with self._track_step(step) as tracked:
             environment = self._make_environment(step, tracked.id)
-            # Otherwise Python would write __pycache__ into steps/, which would be uploaded.
+            # Without this, Python would create __pycache__ in steps/, and the next `submit`
+            # would upload it.
             environment["PYTHONDONTWRITEBYTECODE"] = "1"
             exit_code = run_in_terminal(
                 StepCommand(arguments, str(step.source_directory), environment)
@@ -99,40 +106,41 @@ class StepRunner:
             tracked.status = "FAILED" if exit_code else "FINISHED"
         seconds = round(monotonic() - started, 2)
 
-        label = FAILED
-        status = "failed"
-        if exit_code == 0:
-            label = RAN
-            status = "ran"
-            self._reuse.record_results(
-                step, NOT_REUSABLE, model_before, seconds, tracked.id
-            )
-        self._context.screen.print(
-            f"{step.name} from {step.source_directory}", label=label
+        message = f"{step.name} from {step.source_directory}"
+        if exit_code != 0:
+            self._context.screen.print(message, label=FAILED)
+            return StepResult(step.name, "failed", seconds, outputs)
+        self._reuse.record_results(
+            step, NOT_REUSABLE, model_before, seconds, tracked.id
         )
-        return StepResult(step.name, status, seconds, outputs)
+        self._context.screen.print(message, label=RAN)
+        return StepResult(step.name, "ran", seconds, outputs)
 
     # Files ------------------------------------------------------------------------------
 
     def _clear_step(self, step: Step) -> None:
-        """Remove what an earlier attempt at a step has left in this run."""
-        # The record is removed first, because from now on the outputs are incomplete.
+        """Remove the folder and the recorded results of a step from this run."""
+        # The results are removed from the record first, because they are incomplete as soon
+        # as the first file is removed.
         self._context.forget_step(step.name)
         step_folder = self._context.step_folder(step)
         if step_folder.exists():
             shutil.rmtree(step_folder)
 
-    def _make_outputs(self, step: Step) -> dict[str, str]:
-        """Make the folders that a step writes to, and return them by their ports."""
-        outputs = self._context.find_outputs(step)
-        for output in outputs.values():
-            Path(output).mkdir(parents=True)
-        return outputs
+    def _create_outputs(self, step: Step) -> dict[str, str]:
+        """Create the folders that a step writes to, and return them by output name."""
+        folder_by_output = self._context.find_outputs(step)
+        for folder in folder_by_output.values():
+            Path(folder).mkdir(parents=True)
+        return folder_by_output
 
     # Process ----------------------------------------------------------------------------
 
     def _track_step(self, step: Step) -> AbstractContextManager[TrackedRun]:
-        """Create the run of a step in MLflow, below the run of the pipeline."""
+        """Return a context manager that shows a step in MLflow while the step runs.
+
+        The step's run in MLflow is a child of the pipeline's run.
+        """
         tags = {
             PARENT_TAG: self._context.record.mlflow_run,
             FOLDER_TAG: self._context.folder.name,
@@ -140,10 +148,10 @@ class StepRunner:
         return self._tracked_runs.track(step.name, tags)
 
     def _run_process(self, step: Step, next_step: Step | None, mlflow_run: str) -> int:
-        """Run a step's process, which prints to the step's log, and return its exit code.
+        """Run a step in a process that writes to the step's log, and return its exit code.
 
-        `mlflow_run` is the id of the run in MLflow that the step continues. The exit code
-        is negative if a signal ended the process.
+        `mlflow_run` is the id of the run in MLflow to which the step logs. The exit code is
+        negative if a signal ended the process.
         """
         step_folder = self._context.step_folder(step)
         log = step_folder / "log.txt"
@@ -154,13 +162,12 @@ class StepRunner:
             log=str(log),
         )
         if step.name in self._context.plan.model_readers:
-            # It imports MLflow to look up the registered model.
+            # The step imports MLflow to look up the model. That takes seconds in any
+            # process, so it is done in a fork server, and the next step has MLflow too.
             self._processes.start_fork_server(
                 make_common_environment(self._context), step.environment_variables
             )
-        next_step_variables = None
-        if next_step is not None:
-            next_step_variables = next_step.environment_variables
+        next_step_variables = next_step.environment_variables if next_step else None
 
         last_duration = self._find_last_duration(step)
         with self._context.screen.show_progress(step.name, step_folder, last_duration):
@@ -173,10 +180,10 @@ class StepRunner:
         return exit_code
 
     def _find_last_duration(self, step: Step) -> float:
-        """Return the seconds that a step took in the last run, to estimate what is left.
+        """Return the seconds that a step took in the last run, to estimate the time left.
 
-        Returns 0 if no estimate is shown. That of a parallel step is made from its
-        mini-batches, which is more exact.
+        Returns 0 if this estimate is not shown: without a terminal, and for a parallel
+        step, whose mini-batches give a better estimate.
         """
         context = self._context
         if step.is_parallel or not context.screen.console.is_terminal:
@@ -184,12 +191,16 @@ class StepRunner:
         return find_last_duration(context.runs, context.plan.pipeline, step.name)
 
     def _list_arguments(self, step: Step) -> list[str]:
-        """Return a step's script, or the driver of a parallel step, and its arguments."""
-        folders = self._context.find_folders(step)
+        """Return the command line of a step: its script, then its arguments.
+
+        For a parallel step, the driver takes the place of the script. The names of inputs
+        and outputs are replaced by their folders.
+        """
+        folder_by_name = self._context.find_folders(step)
         arguments = [parallel_driver.__file__ if step.is_parallel else step.script]
         for argument in step.arguments:
             if isinstance(argument, (Input, Output)):
-                arguments.append(folders[argument])
+                arguments.append(folder_by_name[argument])
             else:
                 arguments.append(describe_value(argument, self._context.plan.values))
         return arguments
@@ -197,8 +208,8 @@ class StepRunner:
     def _make_environment(self, step: Step, mlflow_run: str) -> dict[str, str]:
         """Return all environment variables of a step.
 
-        The first run that the step starts in MLflow continues the run with the id
-        `mlflow_run`. Further runs become its children.
+        `mlflow_run` is the id of the step's run in MLflow. The first `mlflow.start_run()`
+        of the step continues that run, and later ones start children of it.
         """
         tags = {
             "mlflow.runName": step.name,
@@ -209,7 +220,7 @@ class StepRunner:
             **make_common_environment(self._context),
             "MLFLOW_RUN_ID": mlflow_run,
             "MLFLOW_RUN_CONTEXT": json.dumps(tags),
-            # As on Azure ML, a variable has the folder of each input and output.
+            # As on Azure ML, one variable for each input and output holds its folder.
             **self._context.find_folders(step),
             **step.environment_variables,
         }
@@ -217,38 +228,91 @@ class StepRunner:
     # Messages ---------------------------------------------------------------------------
 
     def _show_success(self, step: Step, log: LogSummary, seconds: float) -> None:
-        """Show that a step has succeeded, with the last line and the notes of its log."""
+        """Print that a step has succeeded, with the last line and the notes of its log."""
         screen = self._context.screen
         label = f"{RAN}{step.name:10}{seconds:6.1f} s  "
         screen.print(log.last_line, label=label)
         screen.print_notes(log)
 
     def _show_failure(self, step: Step, log: LogSummary) -> None:
-        """Show the end of a failed step's log, and the commands that run it again."""
+        """Print the end of a failed step's log, its likely cause, and how to continue."""
         context = self._context
         step_folder = context.step_folder(step)
         # The log names files of the copy that ran, but the user edits those in `steps/`.
         code_folder = f"{step_folder / 'code'}{os.sep}"
         source_folder = f"{shorten_path(step.source_directory)}{os.sep}"
 
-        lines = [f"{step.name}; its log ends:"]
+        lines = [f"{step.name}. The end of its log:"]
         for line in log.last_lines:
             lines.append(f"    {line.replace(code_folder, source_folder)}")
         full_disks = explain_full_disks(context.folder)
         if full_disks:
             lines.append(full_disks)
-        lines.append(f"The whole log: {step_folder / 'log.txt'}")
-        rerun_command = (
-            f"{context.project.command} run {context.plan.pipeline} --step {step.name}"
-            f" --folder {shlex.quote(str(shorten_path(context.folder)))}"
+        missing_packages = self._explain_missing_packages(log)
+        if missing_packages:
+            lines.append(missing_packages)
+
+        lines.append(f"Full log: {step_folder / 'log.txt'}")
+        lines.append(
+            "After a correction, run this command, which reuses the results of unchanged"
+            f" steps: {context.run_command}"
         )
-        lines.append(f"To run this step again alone: {rerun_command}")
-        lines.append(f"To debug it at a breakpoint(): {rerun_command} --debug")
+        folder = shlex.quote(str(shorten_path(context.folder)))
+        lines.append(
+            "To stop at a breakpoint() in this step:"
+            f" {context.project.command} run {context.plan.pipeline}"
+            f" --step {step.name} --folder {folder} --debug"
+        )
         context.screen.print("\n".join(lines), label=FAILED)
+
+    def _explain_missing_packages(self, log: LogSummary) -> str:
+        """Return a message if a step could not import a module, and packages are missing.
+
+        A package is missing if it is pinned for the project, but not installed. Returns an
+        empty string if this cannot be the cause of the failure.
+        """
+        if not any("ModuleNotFoundError" in line for line in log.last_lines):
+            return ""
+        pins = self._context.project.root / "environment" / "project.txt"
+        packages = find_missing_packages(pins)
+        if not packages:
+            return ""
+        return (
+            f"These packages are pinned in environment/{pins.name}, but not installed:"
+            f" {', '.join(packages)}. Install them with: uv pip install -e ."
+        )
+
+
+def find_missing_packages(pins: Path) -> list[str]:
+    """Return the names of the packages in a file of pins that are not installed.
+
+    A line such as `pywin32==312 ; sys_platform == 'win32'` counts only on the systems that
+    it is meant for. Lines that are no pin are skipped, and so is a file that cannot be
+    read.
+    """
+    # Only a failed step needs this package, so it is not imported for every run.
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    missing = []
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = pins.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines:
+        try:
+            pin = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if pin.marker is not None and not pin.marker.evaluate():
+            continue
+        try:
+            distribution(pin.name)
+        except PackageNotFoundError:
+            missing.append(pin.name)
+    return missing
 
 
 def make_common_environment(context: RunContext) -> dict[str, str]:
-    """Return the environment variables that all steps of a run have."""
+    """Return the environment variables that all steps of a run have in common."""
     return {
         **tracking.step_environment(context.project.root),
         "PYTHONUNBUFFERED": "1",
@@ -258,7 +322,7 @@ def make_common_environment(context: RunContext) -> dict[str, str]:
 
 
 def copy_snapshot(step: Step, folder: Path) -> None:
-    """Copy the files of a step that would be uploaded to Azure ML into a folder."""
+    """Copy those files of a step to a folder that would be uploaded to Azure ML."""
     for file in step.snapshot:
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -266,8 +330,8 @@ def copy_snapshot(step: Step, folder: Path) -> None:
 
 
 def shorten_path(path: Path) -> Path:
-    """Return a path relative to the current folder, if the path is below it."""
-    here = Path.cwd()
-    if path.is_relative_to(here):
-        return path.relative_to(here)
+    """Return a path relative to the current folder, or unchanged if it is not below it."""
+    current_folder = Path.cwd()
+    if path.is_relative_to(current_folder):
+        return path.relative_to(current_folder)
     return path
