@@ -192,7 +192,7 @@ def test_two_runs_side_by_side(history: History) -> None:
     assert ["training.group", "-", "customer"] in lines
     assert ["--set", "max_iterations", "-", "50"] in lines
     assert ["steps/train/train.py", "+1", "-0"] in lines
-    assert "prep: raw: another content" in text
+    assert "prep: raw: different content" in text
     assert ["log_loss", "0.5", "0.25", "-0.25"] in lines
     assert ["holdout_rows", "20", "30", "+10"] in lines
     same = history.compare(FIRST, FIRST)
@@ -231,9 +231,9 @@ def test_a_run_is_named_by_a_part_of_its_name_or_by_its_path(history: History) -
     add_two_runs(history)
     assert history.find("11-30").name == SECOND
     assert history.find(f"runs/{SECOND}/").name == SECOND
-    with pytest.raises(errors.CommandError, match="2 runs have 'training'"):
+    with pytest.raises(errors.CommandError, match="2 runs have names that contain 'training'"):
         history.find("training")
-    with pytest.raises(errors.CommandError, match=f"most like it is {SECOND}"):
+    with pytest.raises(errors.CommandError, match=f"closest name is {SECOND}"):
         history.find("2026-11-30-090000-trainig")
     # A whole name counts, even if it is a part of another one.
     history.add("11-30")
@@ -270,7 +270,7 @@ def test_a_broken_record_is_a_row_with_a_reason(
     assert lines[row].split()[1:] == ["-"] * 4
     assert reason in lines[row + 1]
     assert sum(line.startswith(FIRST) for line in lines) == 1
-    with pytest.raises(errors.CommandError, match="cannot be compared"):
+    with pytest.raises(errors.CommandError, match="cannot be read: "):
         history.compare(FIRST, SECOND)
 
 
@@ -284,7 +284,7 @@ def test_other_files_and_folders_are_no_runs(history: History) -> None:
     (runs / os.fsdecode(b"kept-\xff")).mkdir()
     text = "\n".join(history.list())
     assert "it has no run.json" in text
-    assert "its name is not UTF-8" in text
+    assert "the folder's name is not UTF-8" in text
     assert "notes" not in text
     assert "hidden" not in text
     assert "azure.log" not in text

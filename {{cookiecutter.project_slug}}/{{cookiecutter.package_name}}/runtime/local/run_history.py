@@ -1,7 +1,7 @@
 """Read earlier runs, and compare their settings, parameters, code and data.
 
-They are read from the folders of the runs and from MLflow's database. A run whose record
-cannot be read is described by the reason.
+A run is read from its folder and from MLflow's database. If the record of a run cannot be
+read, the reason takes the place of the run.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from .run_folder import RUN_NAME, is_at_work
 from .run_record import RECORD, RunRecord
 from .tracked_runs import Results, read_results
 
-#: The copies of the project's files in the folder of a run, by their paths in the project.
-#: The settings are not among them, because they are compared value by value.
-COPIES = {"pipelines.py": "pipelines.py", "environment/steps.txt": "steps.txt"}
-#: Verdicts that are shown in other words than they are stored in.
+#: The files that each run copies from the project: the name to show for a file, and the
+#: name of its copy in the folder of the run. The settings are not among these files,
+#: because they are compared value by value.
+COPIED_FILES = {"pipelines.py": "pipelines.py", "environment/steps.txt": "steps.txt"}
+#: Verdicts of `evaluate` that are shown in other words than MLflow stores them.
 SHOWN_VERDICTS = {"another question": "predicts something else"}
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run whose record can be read, and what its steps have logged to MLflow."""
+    """A run whose record can be read, and the metrics and tags that its steps logged."""
 
     folder: Path
     record: RunRecord
+    #: The metrics and tags in MLflow.
     results: Results
 
     @property
@@ -47,7 +49,10 @@ class PastRun:
 
     @property
     def rows(self) -> int | None:
-        """The number of rows that were trained on and held out, or that were scored."""
+        """The number of rows of training, including the held-out rows, or of scoring.
+
+        None if the run has not logged the number.
+        """
         metrics = self.results.metrics
         if "training_rows" in metrics and "holdout_rows" in metrics:
             return int(metrics["training_rows"] + metrics["holdout_rows"])
@@ -56,23 +61,28 @@ class PastRun:
         return None
 
     def describe_state(self) -> str:
-        """Return the verdict on the run, or that it is running or did not finish."""
-        unfinished = self.record.find_unfinished_steps()
-        if not unfinished:
+        """Return the verdict on the run's model, or that the run has not finished.
+
+        Examples are "better", "running: train" and "did not finish: train". A finished run
+        without a verdict, such as a run of scoring, has an empty state.
+        """
+        unfinished_steps = self.record.find_unfinished_steps()
+        if not unfinished_steps:
             verdict = self.results.tags.get("verdict", "")
             return SHOWN_VERDICTS.get(verdict, verdict)
         if is_at_work(self.folder):
-            return f"running: {unfinished[0]}"
-        return f"did not finish: {unfinished[0]}"
+            return f"running: {unfinished_steps[0]}"
+        return f"did not finish: {unfinished_steps[0]}"
 
 
 @dataclass(frozen=True)
 class UnreadableRun:
-    """A folder of a run whose record cannot be read, and the reason."""
+    """The folder of a run whose record cannot be read, with the reason."""
 
     folder: Path
     reason: str
-    changed: int  # nanoseconds since 1970
+    #: The time of the folder's last change, in nanoseconds since 1970.
+    modified: int
 
     @property
     def name(self) -> str:
@@ -82,13 +92,12 @@ class UnreadableRun:
 
 @dataclass(frozen=True)
 class Change:
-    """A setting, a parameter or a file that differs between two runs.
-
-    `before` and `after` are its values as text, or None where there is none.
-    """
+    """A setting, a parameter or a file that differs between two runs."""
 
     name: str
+    #: The value or the content of the file in the first run, or None if it had none.
     before: str | None
+    #: The value or the content of the file in the second run, or None if it had none.
     after: str | None
 
 
@@ -96,11 +105,11 @@ class Change:
 
 
 def read_history(root: Path) -> list[PastRun | UnreadableRun]:
-    """Return the runs of a project, with the newest first.
+    """Return the runs of a project, newest first.
 
     Raises sqlite3.Error if MLflow's database cannot be read.
     """
-    runs: list[tuple[int, PastRun | UnreadableRun]] = []
+    runs: list[PastRun | UnreadableRun] = []
     folder_of_runs = root / "runs"
     if not folder_of_runs.is_dir():
         return []
@@ -108,72 +117,89 @@ def read_history(root: Path) -> list[PastRun | UnreadableRun]:
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         run = _read_run(root, folder)
-        if isinstance(run, PastRun):
-            runs.append((run.record.started, run))
-        elif run is not None:
-            runs.append((run.changed, run))
-    runs.sort(key=lambda dated: dated[0], reverse=True)
-    return [run for _, run in runs]
+        if run is not None:
+            runs.append(run)
+    runs.sort(key=_get_time, reverse=True)
+    return runs
+
+
+def _get_time(run: PastRun | UnreadableRun) -> int:
+    """Return the time by which runs are sorted, in nanoseconds since 1970.
+
+    This is the start of the run, or the last change of the folder if the record cannot be
+    read.
+    """
+    if isinstance(run, PastRun):
+        return run.record.started
+    return run.modified
 
 
 def _read_run(root: Path, folder: Path) -> PastRun | UnreadableRun | None:
-    """Read the run in a folder. Returns None if it is not the folder of a run."""
+    """Read the run in a folder. Returns None if it is not the folder of a run.
+
+    `root` is the folder of the project. Raises sqlite3.Error if MLflow's database cannot be
+    read.
+    """
     try:
-        changed = folder.stat().st_mtime_ns
+        modified = folder.stat().st_mtime_ns
     except FileNotFoundError:
         # Another process has just removed the run.
         return None
     if not is_utf8(folder.name):
-        return UnreadableRun(folder, "its name is not UTF-8", changed)
+        return UnreadableRun(folder, "the folder's name is not UTF-8", modified)
     try:
         record = RunRecord.read(folder)
     except FileNotFoundError:
         if RUN_NAME.fullmatch(folder.name):
-            return UnreadableRun(folder, f"it has no {RECORD}", changed)
+            return UnreadableRun(folder, f"it has no {RECORD}", modified)
         return None
     except ValidationError as error:
-        return UnreadableRun(folder, _describe_validation_error(error), changed)
+        return UnreadableRun(folder, _describe_validation_error(error), modified)
     except (OSError, ValueError) as error:
-        return UnreadableRun(folder, f"{RECORD} cannot be read: {error}", changed)
+        return UnreadableRun(folder, f"{RECORD} cannot be read: {error}", modified)
 
-    steps = [
+    step_run_ids = [
         record.done[step].mlflow_run for step in record.steps if step in record.done
     ]
-    return PastRun(folder, record, read_results(root, steps))
+    return PastRun(folder, record, read_results(root, step_run_ids))
 
 
 def _describe_validation_error(error: ValidationError) -> str:
-    """Return why a record is not valid, with the first value that is wrong."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "JSON"
-    return f"{RECORD} is not the record of a run ({place}: {first['msg']})"
+    """Return why a record is not valid, with the key of the first wrong value.
+
+    The key of a value in an object is written with dots, such as `done.prep.seconds`.
+    """
+    first_error = error.errors()[0]
+    key = ".".join(str(part) for part in first_error["loc"]) or "JSON"
+    return f"{RECORD} is not the record of a run ({key}: {first_error['msg']})"
 
 
 def find_run(history: Sequence[PastRun | UnreadableRun], text: str) -> PastRun:
-    """Return the run with a name, or the only run whose name contains the text.
+    """Return the run called `text`, or else the only run whose name contains `text`.
 
-    Raises CommandError if there is no such run, if there are several, or if its record
-    cannot be read.
+    `text` may also be the path of the run's folder. Raises CommandError if there is no such
+    run, if there are several, or if the record of the run cannot be read.
     """
-    # The text may also be a path such as runs/2026-11-23-093000-training/.
-    wanted = Path(text).name
-    by_name = {run.name: run for run in history}
-    matches = [name for name in by_name if wanted in name]
-    if wanted in by_name:
-        matches = [wanted]
+    # The name of the path runs/2026-11-23-093000-training/ is its last part.
+    name_or_part = Path(text).name
+    run_by_name = {run.name: run for run in history}
+    if name_or_part in run_by_name:
+        matches = [name_or_part]
+    else:
+        matches = [name for name in run_by_name if name_or_part in name]
 
     if not matches:
-        close = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0)
-        hint = f" The name most like it is {close[0]}." if close else ""
-        raise CommandError(f"No run in runs/ has a name with {text!r} in it.{hint}")
+        closest = difflib.get_close_matches(name_or_part, run_by_name, n=1, cutoff=0)
+        hint = f" The closest name is {closest[0]}." if closest else ""
+        raise CommandError(f"No run in runs/ has a name that contains {text!r}.{hint}")
     if len(matches) > 1:
         raise CommandError(
-            f"{len(matches)} runs have {text!r} in their names, such as {matches[0]} and"
-            f" {matches[1]}: write more of the name."
+            f"{len(matches)} runs have names that contain {text!r}, such as {matches[0]}"
+            f" and {matches[1]}: write more of the name."
         )
-    run = by_name[matches[0]]
+    run = run_by_name[matches[0]]
     if isinstance(run, UnreadableRun):
-        raise CommandError(f"{run.name} cannot be compared: {run.reason}.")
+        raise CommandError(f"The run {run.name} cannot be read: {run.reason}.")
     return run
 
 
@@ -183,13 +209,18 @@ def find_run(history: Sequence[PastRun | UnreadableRun], text: str) -> PastRun:
 def compare_settings(before: PastRun, after: PastRun) -> list[Change]:
     """Return the settings in settings.yml that differ between two runs.
 
-    The list is empty if one of the runs has no copy of its settings that can be read.
+    The list is empty if either run has no readable copy of its settings.
     """
-    texts = [_read_bytes(run.folder / "settings.yml") for run in (before, after)]
-    if None in texts or texts[0] == texts[1]:
+    content_before = _read_bytes(before.folder / "settings.yml")
+    content_after = _read_bytes(after.folder / "settings.yml")
+    if content_before is None or content_after is None:
         return []
-    settings_before = _flatten_settings(texts[0])
-    settings_after = _flatten_settings(texts[1])
+    # Files with the same content need not be parsed.
+    if content_before == content_after:
+        return []
+
+    settings_before = _flatten_settings(content_before)
+    settings_after = _flatten_settings(content_after)
     if settings_before is None or settings_after is None:
         return []
     return _compare(settings_before, settings_after)
@@ -201,44 +232,64 @@ def compare_parameters(before: PastRun, after: PastRun) -> list[Change]:
 
 
 def compare_code(before: PastRun, after: PastRun) -> list[Change]:
-    """Return the files of code and of packages that differ between two runs.
+    """Return the code files and package lists that differ between two runs.
 
-    Files of a step are compared if both runs have run the step, or reused its results.
+    These are pipelines.py, environment/steps.txt and the files of each step. The files of a
+    step are compared if each run has run the step or reused its results.
     """
-    changes: list[Change] = []
-    for path, copy in COPIES.items():
-        text_before = _read_text(before.folder / copy)
-        text_after = _read_text(after.folder / copy)
-        if text_before is not None and text_after is not None:
-            changes += _compare({path: text_before}, {path: text_after})
+    changes = _compare_copied_files(before, after)
     for step in after.record.steps:
-        folder_before = _find_code(before, step)
-        folder_after = _find_code(after, step)
-        if folder_before == folder_after:
-            continue
-        files_before = _read_code(folder_before, step)
-        files_after = _read_code(folder_after, step)
-        if files_before and files_after:
-            changes += _compare(files_before, files_after)
+        changes += _compare_step_code(before, after, step)
     return changes
 
 
-def list_changed_data(before: PastRun, after: PastRun) -> list[str]:
-    """Return the data whose content differs between two runs, such as "prep: raw".
+def _compare_copied_files(before: PastRun, after: PastRun) -> list[Change]:
+    """Return the files that both runs have copied from the project and that differ."""
+    changes: list[Change] = []
+    for path, name_in_run in COPIED_FILES.items():
+        text_before = _read_text(before.folder / name_in_run)
+        text_after = _read_text(after.folder / name_in_run)
+        if text_before is not None and text_after is not None:
+            changes += _compare({path: text_before}, {path: text_after})
+    return changes
 
-    Data is left out if one of the runs has not recorded a fingerprint of it.
+
+def _compare_step_code(before: PastRun, after: PastRun, step: str) -> list[Change]:
+    """Return the files of a step that differ between two runs.
+
+    The list is empty if either run has neither run the step nor reused its results.
     """
-    data_before = _list_data(before)
-    data_after = _list_data(after)
+    folder_before = _find_code(before, step)
+    folder_after = _find_code(after, step)
+    # Both runs may have reused the results of the same run.
+    if folder_before == folder_after:
+        return []
+    files_before = _read_code(folder_before, step)
+    files_after = _read_code(folder_after, step)
+    if not files_before or not files_after:
+        return []
+    return _compare(files_before, files_after)
+
+
+def list_changed_data(before: PastRun, after: PastRun) -> list[str]:
+    """Return the inputs whose data differs between two runs, such as "prep: raw".
+
+    An input is left out if either run has not recorded a fingerprint of its data.
+    """
+    fingerprints_before = _list_fingerprints(before)
+    fingerprints_after = _list_fingerprints(after)
     return [
         name
-        for name, fingerprint in data_after.items()
-        if name in data_before and data_before[name] != fingerprint
+        for name, fingerprint in fingerprints_after.items()
+        if name in fingerprints_before and fingerprints_before[name] != fingerprint
     ]
 
 
 def _compare(before: dict[str, str], after: dict[str, str]) -> list[Change]:
-    """Return the items that differ, in the order of `after`, then of `before`."""
+    """Return a change for each key whose values differ.
+
+    Keys of `after` come first, in their order. Keys that only `before` has come last.
+    """
     names = list(after) + [name for name in before if name not in after]
     return [
         Change(name, before.get(name), after.get(name))
@@ -248,74 +299,97 @@ def _compare(before: dict[str, str], after: dict[str, str]) -> list[Change]:
 
 
 @cache
-def _flatten_settings(text: bytes) -> dict[str, str] | None:
-    """Return the values of a settings file by keys such as `data.target`, as text.
+def _flatten_settings(content: bytes) -> dict[str, str] | None:
+    """Return the settings in a file as a flat dict of text.
 
-    Returns None if it is not a settings file that can be read.
+    From a section `data` with `target: Species`, the result is {"data.target": "Species"}.
+    Returns None if `content` is not the content of a valid settings file.
     """
     try:
-        settings = parse_yaml(text.decode("utf-8"))
+        settings = parse_yaml(content.decode("utf-8"))
     except (ValueError, RecursionError, yaml.YAMLError):
         return None
     if not isinstance(settings, dict):
         return None
-    values: dict[str, str] = {}
-    _add_values(settings, "", values)
-    return values
+    return _flatten_section(settings, prefix="")
 
 
-def _add_values(section: dict[Any, Any], prefix: str, values: dict[str, str]) -> None:
-    """Add the values of a section of settings, and of the sections in it, to `values`."""
+def _flatten_section(section: dict[Any, Any], prefix: str) -> dict[str, str]:
+    """Return the values in a section of settings and in its subsections, as text.
+
+    `prefix` is the name of the section with a dot, such as "data.", or empty. It begins all
+    keys of the result.
+    """
+    text_by_key: dict[str, str] = {}
     for name, value in section.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):
-            _add_values(value, f"{key}.", values)
-        # Text without letters and digits, such as a decimal comma, is shown in quotes. It
-        # could be taken for a mark of the table otherwise.
-        elif isinstance(value, str) and re.search(r"\w", value):
-            values[key] = value
+            text_by_key |= _flatten_section(value, prefix=f"{key}.")
         else:
-            values[key] = json.dumps(value, ensure_ascii=False, default=str)
+            text_by_key[key] = _format_setting(value)
+    return text_by_key
+
+
+def _format_setting(value: object) -> str:
+    """Return the value of a setting as text: a string as it is, other values as JSON.
+
+    A string without letters and digits, such as the decimal comma, is also written as JSON,
+    because without quotes it would look like punctuation.
+    """
+    if isinstance(value, str) and re.search(r"\w", value):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _find_code(run: PastRun, step: str) -> Path:
-    """Return the folder with the files of a step as a run has used them."""
+    """Return the folder with the files with which a run's results of a step were made."""
     results = run.record.done.get(step)
-    folder = run.folder
+    run_folder = run.folder
+    # If the run has reused the results of an earlier run, that run has the files.
     if results is not None and results.run:
-        folder = run.folder.parent / results.run
-    return folder / step / "code"
+        run_folder = run.folder.parent / results.run
+    return run_folder / step / "code"
 
 
 def _read_code(folder: Path, step: str) -> dict[str, str]:
-    """Return the texts of a step's files by their paths in the project."""
-    files: dict[str, str] = {}
+    """Return the texts of a step's files in a folder, by their paths in the project.
+
+    The file `prep.py` of the step `prep` has the path `steps/prep/prep.py`.
+    """
+    text_by_path: dict[str, str] = {}
     for file in sorted(folder.rglob("*")):
         if "__pycache__" in file.parts or not file.is_file():
             continue
         text = _read_text(file)
         if text is not None:
-            files[f"steps/{step}/{file.relative_to(folder).as_posix()}"] = text
-    return files
+            path = f"steps/{step}/{file.relative_to(folder).as_posix()}"
+            text_by_path[path] = text
+    return text_by_path
 
 
-def _list_data(run: PastRun) -> dict[str, str]:
-    """Return the fingerprints of the data that the steps have read, by step and input."""
-    data: dict[str, str] = {}
+def _list_fingerprints(run: PastRun) -> dict[str, str]:
+    """Return the fingerprints of the data that the steps of a run have read.
+
+    A key names the step and its input, such as "prep: raw".
+    """
+    fingerprint_by_input: dict[str, str] = {}
     for step, results in run.record.done.items():
-        for name, fingerprint in results.data.items():
-            data[f"{step}: {name}"] = fingerprint
-    return data
+        for input_name, fingerprint in results.data.items():
+            fingerprint_by_input[f"{step}: {input_name}"] = fingerprint
+    return fingerprint_by_input
 
 
 def _read_text(file: Path) -> str | None:
-    """Return the text of a file, or None if it cannot be read."""
+    """Return the text of a file, or None if the file cannot be read.
+
+    Bytes that are not UTF-8 are replaced.
+    """
     content = _read_bytes(file)
     return None if content is None else content.decode("utf-8", "replace")
 
 
 def _read_bytes(file: Path) -> bytes | None:
-    """Return the content of a file, or None if it cannot be read."""
+    """Return the content of a file, or None if the file cannot be read."""
     try:
         return file.read_bytes()
     except OSError:

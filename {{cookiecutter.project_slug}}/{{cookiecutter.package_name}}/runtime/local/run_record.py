@@ -1,7 +1,7 @@
-"""The record of a run, in the file `run.json` of its folder.
+"""Read and write the record of a run: the file `run.json` in the run's folder.
 
-Somebody may have edited the file. So all values are checked when it is read, and none of
-them can be a path outside of the folder of runs.
+A user may have edited the file. So all values are checked when the file is read, and the
+name of a run must not lead out of the folder of runs.
 """
 
 from __future__ import annotations
@@ -17,37 +17,41 @@ RECORD = "run.json"
 
 
 def check_run_name(name: str) -> str:
-    """Return the name of a run, which may be empty. Raises ValueError for other paths."""
-    if name and (name in (".", "..") or set(name) & set("/\\:\0")):
+    """Return `name` if it is empty or the name of a folder below `runs/`.
+
+    Raises ValueError for any other path, such as "..", "a/b" or "C:".
+    """
+    has_forbidden_character = bool(set(name) & set("/\\:\0"))
+    if name in (".", "..") or has_forbidden_character:
         raise ValueError(f"{name!r} is not the name of a run")
     return name
 
 
-#: The id of a run in MLflow, or an empty text.
+#: The id of a run in MLflow, or an empty string.
 MlflowRunId = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
 
 class StepRecord(BaseModel):
-    """The results of a step that has succeeded, and what they were made from."""
+    """The results of a step that has succeeded, and all that the results depend on."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    #: The arguments and inputs of the step as text, to show what has changed. Version 1.0.0
-    #: called them `words`.
+    #: The arguments of the step and then its inputs, as text. A message compares them with
+    #: the current ones. Version 1.0.0 of the template called this field `words`.
     arguments: list[str] = Field(validation_alias=AliasChoices("arguments", "words"))
-    #: The reuse key of the step; empty if no other run may use these results.
+    #: The reuse key of the step. Empty if no other run may use these results.
     key: str
-    #: The fingerprints of the registered models for which the results hold.
+    #: The fingerprints of the registered models for which the results are valid.
     models: list[str]
-    #: The fingerprint of the step's outputs.
+    #: The fingerprint of the files in the step's outputs.
     files: str
-    #: How long the step took.
+    #: The duration of the step.
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    #: The run whose folder has the outputs; empty if it is the run of this record.
+    #: The name of the run whose folder has the outputs. Empty if it is this run.
     run: Annotated[str, AfterValidator(check_run_name)] = ""
-    #: The id of the step's run in MLflow; empty if an older version has run the step.
+    #: The id of the step's run in MLflow. Empty if version 1.0.0 has run the step.
     mlflow_run: MlflowRunId = ""
-    #: The fingerprints of the data that the step has read, by the names of its inputs.
+    #: The fingerprint of the data of each input, by the name of the input.
     data: dict[str, str] = {}
     #: A unique id of this execution of the step.
     id: str = Field(default_factory=lambda: uuid4().hex)
@@ -59,38 +63,45 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(strict=True)
 
     pipeline: str
-    #: The parameters that the command line has set, with their values as text.
+    #: The parameters that the command line has set (`--set`), with their values as text.
     set: dict[str, str] = {}
-    #: The names of the pipeline's steps, in their order. Version 1.0.0 did not record them.
+    #: The names of the pipeline's steps, in their order. Version 1.0.0 of the template did
+    #: not record them.
     steps: list[str] = []
     #: The results of each step that has succeeded, by the step's name.
     done: dict[str, StepRecord] = {}
-    #: The id of the run in MLflow; empty if it has none.
+    #: The id of the run in MLflow. Empty if MLflow does not have the run.
     mlflow_run: MlflowRunId = ""
-    #: Nanoseconds since 1970, and more than those of all earlier runs.
+    #: The start of the run in nanoseconds since 1970. It is later than the start of all
+    #: earlier runs, even if the clock was set back.
     started: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def find_unfinished_steps(self) -> list[str]:
-        """Return the steps that failed or never ran."""
+        """Return the names of the steps that have not succeeded in this run."""
         return [step for step in self.steps if step not in self.done]
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
         """Read the record of the run in a folder.
 
-        Raises OSError if there is none, and ValueError if it is not the record of a run.
+        Raises OSError if there is no record that can be read, and ValueError if the file is
+        not the record of a run.
         """
         path = folder / RECORD
         text = path.read_text(encoding="utf-8")
         record = cls.model_validate_json(text)
+        # Version 1.0.0 of the template did not record the start of a run. The time of the
+        # file takes its place.
         if "started" not in record.model_fields_set:
-            # Version 1.0.0 did not record when a run was started.
             record.started = path.stat().st_mtime_ns
         return record
 
     def write(self, folder: Path) -> None:
-        """Write the record into the folder of its run, whole or not at all."""
-        unfinished = folder / f".{RECORD}"
+        """Write the record into the folder of its run.
+
+        The file is replaced in one go, so nobody ever reads half a record.
+        """
+        unfinished_file = folder / f".{RECORD}"
         text = json.dumps(self.model_dump(), indent=2)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(folder / RECORD)
+        unfinished_file.write_text(text, encoding="utf-8")
+        unfinished_file.replace(folder / RECORD)

@@ -1,4 +1,4 @@
-"""The results of a local run, as `run --json` prints them."""
+"""Describe how a local run and its steps ended, as `run --json` prints it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StepResult:
-    """How a step ended."""
+    """How a step of a run ended."""
 
     name: str
-    status: str  # ran, reused, failed or skipped
+    #: "ran", "reused", "failed" or "skipped".
+    status: str
+    #: The duration of the step. 0 if it did not run.
     seconds: float = 0.0
-    outputs: dict[str, str] = field(default_factory=dict)  # folders by port
+    #: The folder of each output of the step, by the name of the output.
+    outputs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class RunResult:
     """How a run ended."""
 
     pipeline: str
-    status: str  # completed or failed
+    #: "completed" or "failed".
+    status: str
+    #: The folder of the run.
     folder: str
     steps: list[StepResult]
 
     def list_reports(self) -> list[Path]:
-        """Return the pages that the steps have written for people, in the steps' order."""
+        """Return the paths of the HTML reports that the steps have written."""
         reports = []
         for step in self.steps:
             for folder in step.outputs.values():
@@ -36,11 +41,11 @@ class RunResult:
         return reports
 
     def output(self, port: str) -> Path:
-        """Return the folder that a step has written to a port.
+        """Return the folder of an output of any step, such as `predictions`.
 
-        Raises KeyError if no step has such a port.
+        Raises KeyError if no step has an output with this name.
         """
-        folders = {}
+        folder_by_output = {}
         for step in self.steps:
-            folders.update(step.outputs)
-        return Path(folders[port])
+            folder_by_output.update(step.outputs)
+        return Path(folder_by_output[port])

@@ -1,7 +1,8 @@
-"""Tables of earlier runs as text, for the commands `runs` and `models`.
+"""Format runs and registered models as tables, for the commands `runs` and `models`.
 
-They fit into 80 columns, unless names or numbers are very long. Lines below a row are
-indented. They are wrapped only in a terminal, so that other programs can read them.
+The tables fit into 80 columns, unless names or numbers are very long. The details of a run
+are indented lines below its row. They are wrapped only in a terminal, so that a program
+that reads the output finds each detail on one line.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ from .run_history import (
 from .tracked_runs import Results, read_results, read_target
 
 INDENT = "    "
-#: What a cell without a value contains.
+#: The content of a cell without a value.
 NOTHING = "-"
-#: Values of settings that are longer than this are written below each other.
-LONGEST_CELL = 20
+#: A value of a setting that needs more columns of the screen than this is written below the
+#: table.
+MAX_CELL_WIDTH = 20
+#: Numbers below this limit are written in full, with commas between groups of three digits.
+MAX_GROUPED_NUMBER = 10**15
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading, its cells, and the side to which they are aligned."""
+    """A column of a table. Columns of numbers are right-aligned."""
 
     heading: str
     cells: Sequence[str]
@@ -45,17 +49,23 @@ class Column:
 
 
 def align_columns(columns: Sequence[Column]) -> list[str]:
-    """Return the lines of a table, the first of which has the headings."""
-    aligned: list[list[str]] = []
+    """Return the lines of a table: a line with the headings, then a line for each row.
+
+    Control characters in the cells are replaced by visible ones.
+    """
+    aligned_columns: list[list[str]] = []
     for column in columns:
         cells = [make_harmless(cell) for cell in (column.heading, *column.cells)]
         width = max(cell_len(cell) for cell in cells)
-        aligned.append([_pad(cell, width, column.is_number) for cell in cells])
-    return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
+        aligned_columns.append([_pad(cell, width, column.is_number) for cell in cells])
+    return ["  ".join(row).rstrip() for row in zip(*aligned_columns, strict=True)]
 
 
 def _pad(text: str, width: int, is_number: bool) -> str:
-    """Add spaces to a text until it has a width on the screen. Numbers are right-aligned."""
+    """Add spaces to a text until it fills `width` columns of the screen.
+
+    The spaces are on the left of a number, and on the right of other text.
+    """
     spaces = " " * (width - cell_len(text))
     return spaces + text if is_number else text + spaces
 
@@ -68,49 +78,57 @@ def format_runs(
     shown: Sequence[PastRun | UnreadableRun],
     width: int | None,
 ) -> list[str]:
-    """Return a table of the `shown` runs, newest first.
+    """Return the lines of a table of the `shown` runs, in their order.
 
-    Each run is compared with the previous run of the same pipeline in `history`. Lines below
-    a row are wrapped at `width`, if it is not None.
+    Below the row of a run are its details, such as what was edited since the previous run
+    of the same pipeline in `history`. `history` has the newest run first. The details are
+    wrapped at `width` columns of the screen, unless it is None.
     """
-    results = [_get_results(run) for run in shown]
-    metric = _find_common_metric(results)
-    rows = align_columns(
-        [
-            Column("run", [run.name for run in shown]),
-            Column("started", [_describe_start(run) for run in shown]),
-            Column("rows", [_describe_rows(run) for run in shown], is_number=True),
-            Column(
-                "version",
-                [result.tags.get("version", NOTHING) for result in results],
-                is_number=True,
-            ),
-            Column(
-                metric or "metric",
-                [_describe_metric(result, metric) for result in results],
-                is_number=True,
-            ),
-        ]
-    )
-    lines = rows[:1]
-    for run, row in zip(shown, rows[1:], strict=True):
+    heading, *rows = align_columns(_make_run_columns(shown))
+    lines = [heading]
+    for run, row in zip(shown, rows, strict=True):
         lines.append(row)
         for detail in _describe_run(run, history):
-            lines += _wrap(detail, width)
+            lines += _indent_and_wrap(detail, width)
     return lines
 
 
+def _make_run_columns(runs: Sequence[PastRun | UnreadableRun]) -> list[Column]:
+    """Return the columns of a table of runs, from the name of the run to its metric."""
+    results = [_get_results(run) for run in runs]
+    metric = _find_common_metric(results)
+    return [
+        Column("run", [run.name for run in runs]),
+        Column("started", [_describe_start(run) for run in runs]),
+        Column("rows", [_describe_rows(run) for run in runs], is_number=True),
+        Column(
+            "version",
+            [result.tags.get("version", NOTHING) for result in results],
+            is_number=True,
+        ),
+        Column(
+            metric or "metric",
+            [_describe_metric(result, metric) for result in results],
+            is_number=True,
+        ),
+    ]
+
+
 def _get_results(run: PastRun | UnreadableRun) -> Results:
-    """Return what the steps of a run have logged. Empty if its record is unreadable."""
+    """Return the metrics and tags of a run. They are empty if its record is unreadable."""
     if isinstance(run, UnreadableRun):
-        return Results({}, {})
+        return Results(metrics={}, tags={})
     return run.results
 
 
 def _describe_run(
     run: PastRun | UnreadableRun, history: Sequence[PastRun | UnreadableRun]
 ) -> list[str]:
-    """Return the verdict on a run, its parameters, and what was edited before it."""
+    """Return a run's state, its parameters and what was edited since the previous run.
+
+    Each is a text of its own, and is left out if there is nothing to report. For a run
+    without a readable record, the only text is the reason.
+    """
     if isinstance(run, UnreadableRun):
         return [run.reason]
     details: list[str] = []
@@ -118,8 +136,8 @@ def _describe_run(
     if state:
         details.append(state)
     if run.record.set:
-        values = [f"{name}={value}" for name, value in run.record.set.items()]
-        details.append(f"set: {', '.join(values)}")
+        assignments = [f"{name}={value}" for name, value in run.record.set.items()]
+        details.append(f"set: {', '.join(assignments)}")
     edits = _list_edits(run, history)
     if edits:
         details.append(f"edited: {', '.join(edits)}")
@@ -127,19 +145,24 @@ def _describe_run(
 
 
 def _list_edits(run: PastRun, history: Sequence[PastRun | UnreadableRun]) -> list[str]:
-    """Return what was edited since the previous run of the same pipeline."""
-    previous = _find_previous_run(run, history)
-    if previous is None:
+    """Return what was edited since the previous run of the same pipeline.
+
+    A setting is listed with its new value, such as "training.seed: 3", and a file of code
+    with its name, such as "steps/train/train.py". If any data was edited, the list ends
+    with "content of the data".
+    """
+    previous_run = _find_previous_run(run, history)
+    if previous_run is None:
         return []
 
     edits = []
-    for change in compare_settings(previous, run):
+    for change in compare_settings(previous_run, run):
         if change.after is None:
             edits.append(f"{change.name} removed")
         else:
             edits.append(f"{change.name}: {change.after}")
-    edits += [change.name for change in compare_code(previous, run)]
-    if list_changed_data(previous, run):
+    edits += [change.name for change in compare_code(previous_run, run)]
+    if list_changed_data(previous_run, run):
         edits.append("content of the data")
     return edits
 
@@ -147,32 +170,41 @@ def _list_edits(run: PastRun, history: Sequence[PastRun | UnreadableRun]) -> lis
 def _find_previous_run(
     run: PastRun, history: Sequence[PastRun | UnreadableRun]
 ) -> PastRun | None:
-    """Return the newest run of the same pipeline that was started before this one."""
-    for other in history:
+    """Return the newest run of the same pipeline that was started before `run`.
+
+    `history` has the newest run first. Returns None if there is no such run.
+    """
+    for earlier_run in history:
         if (
-            isinstance(other, PastRun)
-            and other.record.pipeline == run.record.pipeline
-            and other.record.started < run.record.started
+            isinstance(earlier_run, PastRun)
+            and earlier_run.record.pipeline == run.record.pipeline
+            and earlier_run.record.started < run.record.started
         ):
-            return other
+            return earlier_run
     return None
 
 
 def _find_common_metric(results: Sequence[Results]) -> str | None:
-    """Return the metric by which all models are compared, or None if it varies."""
+    """Return the metric by which all models were judged, or None if it differs.
+
+    `evaluate` writes the name of this metric into the tag `metric`.
+    """
     metrics = {result.tags["metric"] for result in results if "metric" in result.tags}
     return metrics.pop() if len(metrics) == 1 else None
 
 
 def _describe_start(run: PastRun | UnreadableRun) -> str:
-    """Return when a run was started, in the time zone of this machine."""
+    """Return when a run was started, such as "2026-11-23 09:30", in the local time zone."""
     if isinstance(run, UnreadableRun):
         return NOTHING
     return describe_time(run.record.started / 10**9)
 
 
 def describe_time(seconds: float) -> str:
-    """Format a time in seconds since 1970, in the time zone of this machine."""
+    """Format a time in seconds since 1970 as "2026-11-23 09:30", in the local time zone.
+
+    Returns "-" if the time is out of range.
+    """
     try:
         moment = datetime.fromtimestamp(seconds, UTC).astimezone()
     except (OverflowError, ValueError, OSError):
@@ -181,23 +213,31 @@ def describe_time(seconds: float) -> str:
 
 
 def _describe_rows(run: PastRun | UnreadableRun) -> str:
-    """Return the number of rows of a run as text."""
+    """Return the number of rows of a run as text, or "-" if it is unknown."""
     if isinstance(run, UnreadableRun) or run.rows is None:
         return NOTHING
     return str(run.rows)
 
 
-def _describe_metric(results: Results, common: str | None) -> str:
-    """Return the metric by which models are compared, with its name if it varies."""
-    name = results.tags.get("metric", "")
-    if name not in results.metrics:
+def _describe_metric(results: Results, common_metric: str | None) -> str:
+    """Return the value of the metric by which a model was judged.
+
+    The name of the metric is added if it is not the `common_metric`, which is the heading
+    of the column. Returns "-" if the value is unknown.
+    """
+    metric = results.tags.get("metric", "")
+    if metric not in results.metrics:
         return NOTHING
-    value = _format_value(results.metrics[name])
-    return value if name == common else f"{name} {value}"
+    value = _format_value(results.metrics[metric])
+    return value if metric == common_metric else f"{metric} {value}"
 
 
-def _wrap(text: str, width: int | None) -> list[str]:
-    """Indent a text, and wrap it at a width. If the width is None, it stays on one line."""
+def _indent_and_wrap(text: str, width: int | None) -> list[str]:
+    """Return the lines of an indented text that is wrapped at `width` columns.
+
+    If `width` is None, the text becomes one line. Control characters are replaced by
+    visible ones.
+    """
     text = make_harmless(text)
     if width is None:
         return [INDENT + text]
@@ -214,153 +254,191 @@ def _wrap(text: str, width: int | None) -> list[str]:
 # Two runs -------------------------------------------------------------------------------
 
 
-def format_comparison(first: PastRun, second: PastRun) -> list[str]:
+def format_comparison(run_a: PastRun, run_b: PastRun) -> list[str]:
     """Return the differences between two runs and all their metrics, side by side."""
     lines = [
-        f"A  {_introduce(first)}",
-        f"B  {_introduce(second)}",
+        f"A  {_introduce(run_a)}",
+        f"B  {_introduce(run_b)}",
     ]
     parameters = [
         Change(f"--set {change.name}", change.before, change.after)
-        for change in compare_parameters(first, second)
+        for change in compare_parameters(run_a, run_b)
     ]
-    settings = compare_settings(first, second)
+    settings = compare_settings(run_a, run_b)
     lines += _format_changed_values("settings", [*settings, *parameters])
-    lines += _format_changed_code(compare_code(first, second))
-    lines += _format_changed_data(list_changed_data(first, second))
-    lines += _format_metrics(first, second)
+    lines += _format_changed_code(compare_code(run_a, run_b))
+    lines += _format_changed_data(list_changed_data(run_a, run_b))
+    lines += _format_metrics(run_a.results, run_b.results)
     return lines
 
 
 def _introduce(run: PastRun) -> str:
-    """Return the name of a run, its verdict and its version, in one line."""
-    parts = [run.name, run.describe_state()]
+    """Return the name, the state and the model version of a run in one line.
+
+    An example is "2026-11-23-093000-training, better, version 3". A state or version that
+    the run does not have is left out.
+    """
+    texts = [run.name, run.describe_state()]
     version = run.results.tags.get("version")
     if version:
-        parts.append(f"version {version}")
-    return make_harmless(", ".join(part for part in parts if part))
+        texts.append(f"version {version}")
+    return make_harmless(", ".join(text for text in texts if text))
 
 
 def _format_changed_values(title: str, changes: Sequence[Change]) -> list[str]:
-    """Return a table of the values that differ. Long values are below each other."""
+    """Return the lines of a table of the values that differ between run A and run B.
+
+    Long values do not fit into the table. They follow it, one below the other.
+    """
     if not changes:
         return ["", f"{title}: the same"]
-
-    names: list[str] = []
-    before: list[str] = []
-    after: list[str] = []
-    long_values: list[str] = []
-    for change in changes:
-        value_before = NOTHING if change.before is None else change.before
-        value_after = NOTHING if change.after is None else change.after
-        if max(cell_len(value_before), cell_len(value_after)) > LONGEST_CELL:
-            long_values.append(change.name)
-            long_values.append(f"{INDENT}A  {value_before}")
-            long_values.append(f"{INDENT}B  {value_after}")
-        else:
-            names.append(change.name)
-            before.append(value_before)
-            after.append(value_after)
-    rows = align_columns(
-        [Column(title, names), Column("A", before), Column("B", after)]
+    short_changes = [change for change in changes if not _is_long(change)]
+    long_changes = [change for change in changes if _is_long(change)]
+    table = align_columns(
+        [
+            Column(title, [change.name for change in short_changes]),
+            Column("A", [_format_cell(change.before) for change in short_changes]),
+            Column("B", [_format_cell(change.after) for change in short_changes]),
+        ]
     )
-    return ["", *rows, *[make_harmless(line) for line in long_values]]
+    lines = ["", *table]
+    for change in long_changes:
+        lines.append(make_harmless(change.name))
+        lines.append(f"{INDENT}A  {make_harmless(_format_cell(change.before))}")
+        lines.append(f"{INDENT}B  {make_harmless(_format_cell(change.after))}")
+    return lines
+
+
+def _format_cell(value: str | None) -> str:
+    """Return the value of a setting as the text of a cell, or "-" if there is none."""
+    return NOTHING if value is None else value
+
+
+def _is_long(change: Change) -> bool:
+    """Return whether the value before or after a change is too wide for a table."""
+    width_before = cell_len(_format_cell(change.before))
+    width_after = cell_len(_format_cell(change.after))
+    return max(width_before, width_after) > MAX_CELL_WIDTH
 
 
 def _format_changed_code(changes: Sequence[Change]) -> list[str]:
-    """Return a table of the files that differ, with the numbers of changed lines."""
+    """Return the lines of a table of the files that differ between run A and run B.
+
+    The table has the numbers of added and of removed lines.
+    """
     if not changes:
         return ["", "code: the same"]
-    return [
-        "",
-        *align_columns(
-            [
-                Column("code", [change.name for change in changes]),
-                Column("from A to B", [_count_lines(change) for change in changes]),
-            ]
-        ),
-    ]
+    table = align_columns(
+        [
+            Column("code", [change.name for change in changes]),
+            Column("from A to B", [_count_lines(change) for change in changes]),
+        ]
+    )
+    return ["", *table]
 
 
 def _count_lines(change: Change) -> str:
-    """Return how many lines were added to a file and removed from it, such as "+3 -1"."""
+    """Return how many lines of a file were added and removed, such as "+3 -1".
+
+    Returns "new" if only the second run has the file, and "removed" if only the first one
+    has it.
+    """
     if change.before is None:
         return "new"
     if change.after is None:
         return "removed"
-    added = 0
-    removed = 0
     difference = difflib.unified_diff(
         change.before.splitlines(), change.after.splitlines(), n=0
     )
     # The first two lines of the difference name the files.
-    for line in list(difference)[2:]:
-        added += line.startswith("+")
-        removed += line.startswith("-")
+    changed_lines = list(difference)[2:]
+    added = sum(line.startswith("+") for line in changed_lines)
+    removed = sum(line.startswith("-") for line in changed_lines)
     return f"+{added} -{removed}"
 
 
 def _format_changed_data(names: Sequence[str]) -> list[str]:
-    """Return a line for each input of a step whose data differs."""
+    """Return a line for each input whose data differs.
+
+    A name is that of a step and of its input, such as "prep: raw".
+    """
     if not names:
         return ["", "data: the same"]
-    return ["", "data", *[f"{make_harmless(name)}: another content" for name in names]]
-
-
-def _format_metrics(first: PastRun, second: PastRun) -> list[str]:
-    """Return a table of all metrics of two runs, with the differences."""
-    names = list(dict.fromkeys([*first.results.metrics, *second.results.metrics]))
-    if not names:
-        return ["", "metrics: none were logged"]
-    before: list[str] = []
-    after: list[str] = []
-    differences: list[str] = []
-    for name in names:
-        value_before = first.results.metrics.get(name)
-        value_after = second.results.metrics.get(name)
-        before.append(_describe_number(value_before))
-        after.append(_describe_number(value_after))
-        if value_before is None or value_after is None:
-            differences.append(NOTHING)
-        else:
-            difference = value_after - value_before
-            differences.append(_format_difference(difference))
     return [
         "",
-        *align_columns(
-            [
-                Column("metrics", names),
-                Column("A", before, is_number=True),
-                Column("B", after, is_number=True),
-                Column("B - A", differences, is_number=True),
-            ]
-        ),
+        "data",
+        *[f"{make_harmless(name)}: different content" for name in names],
     ]
 
 
+def _format_metrics(results_a: Results, results_b: Results) -> list[str]:
+    """Return the lines of a table of all metrics of two runs, with their differences."""
+    metrics_a = results_a.metrics
+    metrics_b = results_b.metrics
+    # The metrics of run A come first, then those that only run B has.
+    names = list(dict.fromkeys([*metrics_a, *metrics_b]))
+    if not names:
+        return ["", "metrics: none"]
+    table = align_columns(
+        [
+            Column("metrics", names),
+            Column(
+                "A",
+                [_describe_number(metrics_a.get(name)) for name in names],
+                is_number=True,
+            ),
+            Column(
+                "B",
+                [_describe_number(metrics_b.get(name)) for name in names],
+                is_number=True,
+            ),
+            Column(
+                "B - A",
+                [
+                    _describe_difference(metrics_a.get(name), metrics_b.get(name))
+                    for name in names
+                ],
+                is_number=True,
+            ),
+        ]
+    )
+    return ["", *table]
+
+
 def _describe_number(value: float | None) -> str:
-    """Return a number as text, with four digits if it has a fraction."""
+    """Return a metric as text, such as "1,234" or "0.9123", or "-" if it is None.
+
+    Whole numbers keep all their digits, other numbers about four.
+    """
     if value is None:
         return NOTHING
-    if value.is_integer() and abs(value) < 10**15:
+    if value.is_integer() and abs(value) < MAX_GROUPED_NUMBER:
         return f"{int(value):,}"
     return _format_value(value)
 
 
-def _format_difference(value: float) -> str:
-    """Return a difference with its sign, or "0" if there is none."""
-    return _format_value(value, signed=True) if value else "0"
+def _describe_difference(value_a: float | None, value_b: float | None) -> str:
+    """Return the difference between two metrics with its sign, such as "+0.01".
+
+    Returns "0" if the metrics are equal, and "-" if either is None.
+    """
+    if value_a is None or value_b is None:
+        return NOTHING
+    difference = value_b - value_a
+    if difference == 0:
+        return "0"
+    sign = "+" if difference > 0 else ""
+    return f"{sign}{_format_value(difference)}"
 
 
-def _format_value(value: float, *, signed: bool = False) -> str:
+def _format_value(value: float) -> str:
     """Return a number with four significant digits, as the report of evaluate shows it.
 
-    Digits before the decimal point are never left out: 45231.7 is "45,232".
+    Digits before the decimal point are never left out: 45231.7 becomes "45,232".
     """
-    sign = "+" if signed else ""
-    if 1_000 <= abs(value) < 1e15:
-        return f"{value:{sign},.0f}"
-    return f"{value:{sign}.4g}"
+    if 1_000 <= abs(value) < MAX_GROUPED_NUMBER:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 # Registered models ----------------------------------------------------------------------
@@ -371,33 +449,20 @@ def format_models(
     versions: Sequence[VersionOrigin],
     history: Sequence[PastRun | UnreadableRun],
 ) -> list[str]:
-    """Return a table of the versions of the registered model, newest first.
+    """Return the lines of a table of versions of the registered model, in their order.
 
-    Raises sqlite3.Error if MLflow's database cannot be read.
+    The runs that have registered the versions are looked up in `history`. `root` is the
+    folder of the project. Raises sqlite3.Error if MLflow's database cannot be read.
     """
-    folders = {
-        run.record.mlflow_run: run.name for run in history if isinstance(run, PastRun)
-    }
-    names: list[str] = []
-    results: list[Results] = []
-    targets: list[str] = []
-    for version in versions:
-        # A run that was renamed is found by its id in MLflow.
-        name = version.run
-        if version.mlflow_run:
-            name = folders.get(version.mlflow_run, version.run)
-        names.append(name or NOTHING)
-        results.append(read_results(root, [version.mlflow_run]))
-        targets.append(read_target(root, version.mlflow_run) or NOTHING)
+    results = [read_results(root, [origin.mlflow_run]) for origin in versions]
+    targets = [read_target(root, origin.mlflow_run) or NOTHING for origin in versions]
     metric = _find_common_metric(results)
     return align_columns(
         [
-            Column(
-                "version", [version.version for version in versions], is_number=True
-            ),
+            Column("version", [origin.version for origin in versions], is_number=True),
             Column(
                 "registered",
-                [describe_time(version.created / 1000) for version in versions],
+                [describe_time(origin.created / 1000) for origin in versions],
             ),
             Column(
                 metric or "metric",
@@ -405,6 +470,22 @@ def format_models(
                 is_number=True,
             ),
             Column("target", targets),
-            Column("run", names),
+            Column("run", [_find_run_name(origin, history) for origin in versions]),
         ]
     )
+
+
+def _find_run_name(
+    origin: VersionOrigin, history: Sequence[PastRun | UnreadableRun]
+) -> str:
+    """Return the name of the run that has registered a version of a model.
+
+    If a user has renamed the run, this is its current name. Returns "-" if no run has
+    registered the version.
+    """
+    # The id in MLflow stays the same when the folder of a run is renamed.
+    if origin.mlflow_run:
+        for run in history:
+            if isinstance(run, PastRun) and run.record.mlflow_run == origin.mlflow_run:
+                return run.name
+    return origin.run or NOTHING
