@@ -37,7 +37,7 @@ def test_deleted_experiment_can_be_restored(toy_project: Project) -> None:
     change_database(toy_project, "UPDATE experiments SET lifecycle_stage = 'deleted'")
     message = read_refusal(run_pipeline(toy_project, "scoring"))
     assert "The MLflow experiment 'toy' was deleted" in message
-    command = message.partition("Restore it: ")[2]
+    command = message.partition("To restore it, run: ")[2]
     subprocess.run(["sh", "-c", command], check=True, capture_output=True)
     assert run_pipeline(toy_project, "scoring").code == 0
 

@@ -33,7 +33,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in (*SECRETS, *OTHERS):
         monkeypatch.setenv(name, "from the run")
-    variables: dict[str, str] = tracking.step_environment(tmp_path)
+    variables: dict[str, str] = tracking.make_step_environment(tmp_path)
     return variables
 
 

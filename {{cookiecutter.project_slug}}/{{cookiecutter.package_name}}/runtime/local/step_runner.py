@@ -314,7 +314,7 @@ def find_missing_packages(pins: Path) -> list[str]:
 def make_common_environment(context: RunContext) -> dict[str, str]:
     """Return the environment variables that all steps of a run have in common."""
     return {
-        **tracking.step_environment(context.project.root),
+        **tracking.make_step_environment(context.project.root),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": context.temporary_files.name,
         "MLFLOW_EXPERIMENT_NAME": context.settings.name,

@@ -1,9 +1,9 @@
-"""Write the runs of pipelines and of their steps into MLflow's database, and read them.
+"""Write the runs of pipelines and steps to MLflow's database, and read them from there.
 
-A run of a pipeline is a run of MLflow with the name of its folder. Below it is a run for
-each step that has run. A step continues its run, which the variable `MLFLOW_RUN_ID` names,
-as on Azure ML. The database is written without MLflow, because importing MLflow takes
-longer than all the rest of a run in which nothing has changed.
+Each run of a pipeline is a run in MLflow, whose name is the name of the run's folder. Each
+step that runs has a child run in MLflow. As on Azure ML, the step finds the id of its run
+in the variable `MLFLOW_RUN_ID`, and continues it. The database is written without MLflow,
+because importing MLflow takes longer than a run in which all steps are reused.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from uuid import uuid4
 
 from .tracking import DATABASE
 
-#: The tag by which MLflow finds the run that another run belongs to.
+#: The tag of a child run in MLflow that holds the id of its parent run.
 PARENT_TAG = "mlflow.parentRunId"
 #: The tag of a step's run that names the folder of the pipeline's run.
 FOLDER_TAG = "run"
-#: If the run exists already, it is opened again, because one of its steps runs again.
+#: Creates a run. A run that exists already is reopened, because one of its steps runs
+#: again.
 INSERT_RUN = """
     INSERT INTO runs (
         run_uuid, name, source_type, source_name, entry_point_name, user_id, status,
@@ -45,13 +46,15 @@ COPY_METRICS = """
     SELECT key, value, timestamp, step, is_nan, :to_run
     FROM latest_metrics WHERE run_uuid = :from_run
 """
-#: The earlier values of a metric are not copied. The step's own run has them.
+#: MLflow keeps the newest value of each metric in `latest_metrics`, and all its values in
+#: `metrics`. This fills `metrics` of a pipeline's run from the newest values. The earlier
+#: values are only in the step's run.
 FILL_METRIC_HISTORY = """
     INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid)
     SELECT key, value, timestamp, step, is_nan, run_uuid
     FROM latest_metrics WHERE run_uuid = :to_run
 """
-#: The tags of MLflow itself and of a local run are not results.
+#: The tags that MLflow or the local run has set are not results, so they are not copied.
 COPY_TAGS = """
     REPLACE INTO tags (key, value, run_uuid)
     SELECT key, value, :to_run FROM tags
@@ -68,15 +71,18 @@ READ_TAGS = "SELECT key, value FROM tags WHERE run_uuid = ? AND value IS NOT NUL
 class Results:
     """The newest value of each metric and of each tag that runs have logged to MLflow."""
 
+    #: The values of the metrics, by name.
     metrics: dict[str, float]
+    #: The values of the tags, by name.
     tags: dict[str, str]
 
 
-def read_results(root: Path, runs: Sequence[str]) -> Results:
-    """Return what the runs with these ids have logged.
+def read_results(root: Path, run_ids: Sequence[str]) -> Results:
+    """Return the metrics and tags of several runs in MLflow.
 
-    If several runs have logged the same name, the last of them counts. Raises sqlite3.Error
-    if the database cannot be read.
+    If several runs have logged a metric or a tag with the same name, the value of the last
+    run counts. `root` is the folder of the project. The results are empty if MLflow's
+    database does not exist. Raises sqlite3.Error if the database cannot be read.
     """
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
@@ -85,19 +91,20 @@ def read_results(root: Path, runs: Sequence[str]) -> Results:
         return Results(metrics, tags)
 
     with closing(sqlite3.connect(database, timeout=60)) as connection:
-        for run in runs:
-            metrics.update(connection.execute(READ_METRICS, [run]).fetchall())
-            tags.update(connection.execute(READ_TAGS, [run]).fetchall())
+        for run_id in run_ids:
+            metrics.update(connection.execute(READ_METRICS, [run_id]).fetchall())
+            tags.update(connection.execute(READ_TAGS, [run_id]).fetchall())
     return Results(metrics, tags)
 
 
-def read_target(root: Path, run: str) -> str:
-    """Return the target that a run's model predicts, or "" if the run has logged none.
+def read_target(root: Path, run_id: str) -> str:
+    """Return the target that the model of a run in MLflow predicts.
 
-    Raises sqlite3.Error if the database cannot be read.
+    Returns an empty string if the run has logged no target. `root` is the folder of the
+    project. Raises sqlite3.Error if MLflow's database cannot be read.
     """
     with closing(sqlite3.connect(root / DATABASE, timeout=60)) as connection:
-        row = connection.execute(READ_TARGET, [run]).fetchone()
+        row = connection.execute(READ_TARGET, [run_id]).fetchone()
     return str(row[0]) if row else ""
 
 
@@ -106,8 +113,8 @@ class TrackedRun:
     """A run in MLflow that is still running."""
 
     id: str
-    #: The status with which the run will end, in MLflow's terms. It stays "KILLED" if the
-    #: run is stopped.
+    #: The status that MLflow will show when the run has ended: "FINISHED", "FAILED", or
+    #: "KILLED" if nobody sets the status before the end.
     status: str = "KILLED"
 
 
@@ -116,36 +123,43 @@ class TrackedRuns:
     """The runs of an experiment in MLflow's database."""
 
     database: Path
+    #: The name of the experiment, which exists in the database.
     experiment: str
-    #: The tags that say which commit of the project is running.
+    #: The tags that name the commit of the project.
     git_tags: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
     def track(
-        self, name: str, tags: Mapping[str, str], run: str = ""
+        self, name: str, tags: Mapping[str, str], run_id: str = ""
     ) -> Iterator[TrackedRun]:
-        """Create a run that is running during the `with` block, and end it afterwards.
+        """Create a run in MLflow, and keep it running during the `with` block.
 
-        If `run` is the id of an existing run, this run is opened again. Raises sqlite3.Error
-        if the database cannot be written when the run starts.
+        At the end of the block, the run gets the status that the block has set. If `run_id`
+        is the id of an existing run, that run is reopened. Raises sqlite3.Error if the
+        database cannot be written when the run starts.
         """
-        tracked = TrackedRun(run or uuid4().hex)
-        self._start(tracked, name, tags)
+        tracked = TrackedRun(run_id or uuid4().hex)
+        self._insert_run(tracked, name, tags)
         try:
             yield tracked
         finally:
             # If this fails, MLflow shows the run as running. Its results are not affected.
             with suppress(sqlite3.Error):
-                self._end(tracked)
+                self._end_run(tracked)
 
-    def _start(self, tracked: TrackedRun, name: str, tags: Mapping[str, str]) -> None:
-        """Write a run and its tags into the database, with the status RUNNING."""
+    def _insert_run(
+        self, tracked: TrackedRun, name: str, tags: Mapping[str, str]
+    ) -> None:
+        """Write a run and its tags to the database, with the status RUNNING.
+
+        If the run exists already, its status and its tags are replaced.
+        """
         user = _find_user()
         values = {
             "run": tracked.id,
             "name": name,
             "user": user,
-            "now": _read_clock(),
+            "now": _get_time_in_milliseconds(),
             "experiment": self.experiment,
         }
         all_tags = {
@@ -161,53 +175,54 @@ class TrackedRuns:
                 [(key, value, tracked.id) for key, value in all_tags.items()],
             )
 
-    def _end(self, tracked: TrackedRun) -> None:
-        """Write the final status of a run into the database."""
+    def _end_run(self, tracked: TrackedRun) -> None:
+        """Write the final status of a run to the database."""
         with closing(self._connect()) as connection, connection:
             connection.execute(
                 "UPDATE runs SET status = ?, end_time = ? WHERE run_uuid = ?",
-                [tracked.status, _read_clock(), tracked.id],
+                [tracked.status, _get_time_in_milliseconds(), tracked.id],
             )
 
     def set_results(
-        self, run: str, parameters: Mapping[str, str], steps: Sequence[str]
+        self, run_id: str, parameters: Mapping[str, str], step_run_ids: Sequence[str]
     ) -> None:
-        """Write parameters into the run of a pipeline, and copy its steps' results to it.
+        """Give a pipeline's run in MLflow its parameters, and the results of its steps.
 
-        `steps` are the ids of the steps' runs, which may belong to an earlier run of the
-        pipeline. If several of them have logged the same name, the last of them counts.
-        Raises sqlite3.Error if the database cannot be written.
+        The results are copied from the runs of the steps, which may belong to an earlier
+        run of the pipeline. If several steps have logged a result with the same name, the
+        result of the last one counts. Raises sqlite3.Error if the database cannot be
+        written.
         """
         with closing(self._connect()) as connection, connection:
-            # If one of its steps was run again, the run already has results.
+            # If a step runs again in an earlier run, the results of the first time must go.
             for table in ("params", "latest_metrics", "metrics"):
-                connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run])
+                connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run_id])
             connection.executemany(
                 "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)",
-                [(key, value, run) for key, value in parameters.items()],
+                [(key, value, run_id) for key, value in parameters.items()],
             )
-            for step in steps:
-                runs = {"from_run": step, "to_run": run}
-                connection.execute(COPY_PARAMETERS, runs)
-                connection.execute(COPY_METRICS, runs)
-                connection.execute(COPY_TAGS, runs)
-            connection.execute(FILL_METRIC_HISTORY, {"to_run": run})
+            for step_run_id in step_run_ids:
+                run_ids = {"from_run": step_run_id, "to_run": run_id}
+                connection.execute(COPY_PARAMETERS, run_ids)
+                connection.execute(COPY_METRICS, run_ids)
+                connection.execute(COPY_TAGS, run_ids)
+            connection.execute(FILL_METRIC_HISTORY, {"to_run": run_id})
 
     def _connect(self) -> sqlite3.Connection:
-        """Open the database. Wait up to a minute while another process writes to it."""
+        """Open the database. A query waits up to a minute while another process writes."""
         return sqlite3.connect(self.database, timeout=60)
 
 
 def find_git_tags(root: Path) -> dict[str, str]:
-    """Return tags with the commit of a project, and whether files differ from it.
+    """Return the tags that tell which commit of a project runs.
 
-    They have the names that Azure ML uses, too. There are none if the project is not in
-    git.
+    They hold the id of the commit, and whether a file of the project differs from it. Azure
+    ML uses the same names. Returns no tags if the project has no commit.
     """
     commit = _run_git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
-    # Another git command may be running, whose lock must not be taken.
+    # `git status` would take a lock, which another git command may need at the same time.
     changes = _run_git(root, "--no-optional-locks", "status", "--porcelain", "--", ".")
     return {
         "mlflow.source.git.commit": commit,
@@ -216,7 +231,7 @@ def find_git_tags(root: Path) -> dict[str, str]:
 
 
 def _run_git(root: Path, *arguments: str) -> str:
-    """Return what git prints, or an empty text if it fails."""
+    """Return the output of a git command, or an empty string if the command fails."""
     try:
         process = subprocess.run(
             ["git", *arguments],
@@ -233,13 +248,13 @@ def _run_git(root: Path, *arguments: str) -> str:
 
 
 def _find_user() -> str:
-    """Return the name of the user, or "unknown" if the system has none."""
+    """Return the name of the user, or "unknown" if the system does not have it."""
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):
         return "unknown"
 
 
-def _read_clock() -> int:
-    """Return the time in milliseconds since 1970."""
+def _get_time_in_milliseconds() -> int:
+    """Return the current time in milliseconds since 1970."""
     return time.time_ns() // 10**6

@@ -1,7 +1,7 @@
-"""Set up MLflow for local runs. Its database and files are in the project's `mlruns/`.
+"""Set up MLflow for local runs: the database and the files in the project's `mlruns/`.
 
 MLflow writes absolute paths into its database. After a project has been moved or copied,
-these paths are wrong, so they are replaced before the next run.
+these paths are wrong, so they are corrected before the next run.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from ..errors import CommandError
 # These paths are relative to the project's folder.
 DATABASE = "mlruns/mlflow.db"
 ARTIFACTS = "mlruns/artifacts"
-#: The database is made here, and moved to its place once it is complete.
+#: The database is created in this folder, and moved to its final path when it is complete.
 UNFINISHED = "mlruns/.new"
-#: SQLite accepts paths of 512 bytes, and adds endings for its temporary files.
-LONGEST_PATH = 500
+#: SQLite opens paths of up to 512 bytes. The paths of its temporary files are a few bytes
+#: longer than the path of the database.
+MAX_PATH_BYTES = 500
 #: The columns of MLflow's tables that hold paths.
 PATH_COLUMNS = [
     ("experiments", "artifact_location"),
@@ -45,9 +46,9 @@ SECRETS = re.compile(
     r"|SYSTEM_ACCESSTOKEN|ENDPOINT_AUTH_.*|servicePrincipalKey|idToken",
     re.IGNORECASE,
 )
-#: A program that creates the experiment, and the database if there is none. If it fails, its
-#: last line of output is the reason. It turns the garbage collector off: imports leave no
-#: garbage, and the search for it would take a third of the time.
+#: A program that creates the experiment, and the database if there is none. If it fails,
+#: the last line of its output is the reason. It turns off the garbage collector, because
+#: imports leave no garbage, and searching for it would take a third of the time.
 CREATE_EXPERIMENT = """
 import ctypes, gc, signal, sys
 if sys.platform == "linux":
@@ -72,27 +73,27 @@ class TrackingError(CommandError):
     """MLflow's database cannot be used. The message says how to fix it."""
 
 
-def database_uri(database: Path) -> str:
-    """Return the URI by which MLflow opens a database."""
+def make_database_uri(database: Path) -> str:
+    """Return the URI by which MLflow opens a database, such as sqlite:////me/mlflow.db."""
     uri = f"sqlite:///{database.as_posix()}"
     if "?" not in uri:
         return uri
-    # In a URI, a question mark begins the options. So the path is written as a URI itself,
-    # in which a question mark is escaped. The URI must also name the driver, `pysqlite`:
-    # without it, MLflow would create a folder called `file:`.
+    # A question mark in the path would begin the options of the URI. So the path is itself
+    # written as a URI of a file, in which the question mark is escaped. The outer URI must
+    # name the driver, `pysqlite`, or MLflow would create a folder called `file:`.
     path = database.as_uri().removeprefix("file://")
     return f"sqlite+pysqlite:///file:{path}?uri=true"
 
 
-def step_environment(root: Path, database: Path | None = None) -> dict[str, str]:
-    """Return the environment variables for a step.
+def make_step_environment(root: Path, database: Path | None = None) -> dict[str, str]:
+    """Return the environment variables for a step: those of this process, with changes.
 
-    They are those of this process without secrets and without the variables of MLflow, which
-    are set anew: MLflow uses `database`, or the project's own database if it is None.
-    `PYTHONSAFEPATH` is removed too, because with it a step would not find the modules in the
-    folder of its script.
+    Secrets are removed, such as the password of a login. The variables of MLflow are
+    replaced, so that MLflow uses `database`, or the project's database if `database` is
+    None. `PYTHONSAFEPATH` is removed, because it keeps a script from importing modules in
+    its own folder. `root` is the folder of the project.
     """
-    inherited = {
+    inherited_variables = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("MLFLOW_")
@@ -100,22 +101,25 @@ def step_environment(root: Path, database: Path | None = None) -> dict[str, str]
         and name != "PYTHONSAFEPATH"
     }
     return {
-        **inherited,
-        # Python reads and writes UTF-8 in every locale.
+        **inherited_variables,
+        # With this variable, Python reads and writes UTF-8 in every locale.
         "PYTHONUTF8": "1",
+        # The package of the project sets this variable when it is imported.
         "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
-        "MLFLOW_TRACKING_URI": database_uri(database or root / DATABASE),
-        # Otherwise the files of a run would be written below the step's own folder.
+        "MLFLOW_TRACKING_URI": make_database_uri(database or root / DATABASE),
+        # Without this variable, which is internal to MLflow, the step would write the files
+        # of its run below its own folder.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / ARTIFACTS).as_uri(),
     }
 
 
 def ensure_database(root: Path, experiment: str) -> None:
-    """Create the database and the experiment if they are missing, and correct the paths.
+    """Create the database and the experiment if they are missing, and check the database.
 
-    The caller must hold the lock of `runs/`, so that no other run does the same at this
+    If the project was moved to another folder, the paths in the database are corrected. The
+    caller must hold the lock of `runs/`, so that no other run does the same at the same
     time. Raises TrackingError if MLflow cannot use the database, and OSError or
-    sqlite3.Error if it cannot be written.
+    sqlite3.Error if the database cannot be written.
     """
     database = root / DATABASE
     database.parent.mkdir(exist_ok=True)
@@ -123,39 +127,48 @@ def ensure_database(root: Path, experiment: str) -> None:
     shutil.rmtree(root / UNFINISHED, ignore_errors=True)
     if not database.exists():
         _create_database(root, experiment)
-    _check_release(database)
+    _check_revision(database)
     _check_experiment(database, experiment)
-    experiments = _correct_paths(database, artifacts=(root / ARTIFACTS).as_uri())
-    if experiment not in experiments:
+    _correct_paths(database, artifacts_uri=(root / ARTIFACTS).as_uri())
+    if not _has_experiment(database, experiment):
         _create_experiment(root, experiment, database)
 
 
-def _correct_paths(database: Path, artifacts: str) -> set[str]:
-    """Correct the paths in a database whose project was moved to another folder.
+def _correct_paths(database: Path, artifacts_uri: str) -> None:
+    """Correct the paths in the database if the project was moved to another folder.
 
-    `artifacts` is the URI of the folder in which the project's artifacts are now. Returns
-    the names of all experiments.
+    `artifacts_uri` is the URI of the folder in which the project's artifacts are now.
     """
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         experiments = connection.execute(
-            "SELECT name, experiment_id, artifact_location FROM experiments"
+            "SELECT experiment_id, artifact_location FROM experiments"
         ).fetchall()
-        for _, experiment_id, location in experiments:
-            folder = location.removesuffix(f"/{experiment_id}")
-            # Other folders were chosen by users, so their paths are not changed.
-            is_in_mlruns = folder.startswith("file:") and folder.endswith(ARTIFACTS)
-            if is_in_mlruns and folder != artifacts:
-                _replace_paths(connection, f"{folder}/", f"{artifacts}/")
-    return {name for name, _, _ in experiments}
+        for experiment_id, location in experiments:
+            folder_uri = location.removesuffix(f"/{experiment_id}")
+            # Any other folder was chosen by a user, so its path is not changed.
+            is_in_mlruns = folder_uri.startswith("file:") and folder_uri.endswith(
+                ARTIFACTS
+            )
+            if is_in_mlruns and folder_uri != artifacts_uri:
+                _replace_paths(connection, f"{folder_uri}/", f"{artifacts_uri}/")
+
+
+def _has_experiment(database: Path, experiment: str) -> bool:
+    """Return whether the database contains an experiment."""
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
+        row = connection.execute(
+            "SELECT name FROM experiments WHERE name = ?", [experiment]
+        ).fetchone()
+    return row is not None
 
 
 def check_path_length(database: Path) -> None:
-    """Raise TrackingError if a database's path is longer than SQLite accepts."""
-    size = len(os.fsencode(database))
-    if size > LONGEST_PATH:
+    """Raise TrackingError if the path of a database is longer than SQLite accepts."""
+    path_bytes = len(os.fsencode(database))
+    if path_bytes > MAX_PATH_BYTES:
         raise TrackingError(
-            f"The project's path is too long: SQLite, which MLflow uses, opens paths of"
-            f" {LONGEST_PATH} bytes, and {database} has {size}. Move the project"
+            "The project's path is too long: SQLite, which MLflow uses, opens paths of up"
+            f" to {MAX_PATH_BYTES} bytes, but {database} has {path_bytes}. Move the project"
             " to a folder with a shorter path."
         )
 
@@ -163,26 +176,27 @@ def check_path_length(database: Path) -> None:
 def _create_database(root: Path, experiment: str) -> None:
     """Create the database in a temporary folder, then move it to its final path.
 
-    Even if a run is killed, there is never an incomplete database at the final path.
+    This way, a run that is killed never leaves an incomplete database at the final path.
     """
-    unfinished = root / UNFINISHED
-    unfinished.mkdir()
+    temporary_folder = root / UNFINISHED
+    temporary_folder.mkdir()
     try:
-        _create_experiment(root, experiment, unfinished / "mlflow.db")
-        (unfinished / "mlflow.db").replace(root / DATABASE)
+        database = temporary_folder / "mlflow.db"
+        _create_experiment(root, experiment, database)
+        database.replace(root / DATABASE)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary_folder, ignore_errors=True)
 
 
 def _create_experiment(root: Path, experiment: str, database: Path) -> None:
-    """Create the experiment in a database, and the database first if it is missing.
+    """Create the experiment, after creating the database if it is missing.
 
-    This happens in another process, because MLflow reads the database's URI from the
-    environment. Raises OSError with the reason if it fails.
+    A separate process does this, because MLflow reads the database's URI from the
+    environment when it is imported. Raises OSError with the reason if the process fails.
     """
     process = subprocess.run(
         [sys.executable, "-c", CREATE_EXPERIMENT, experiment],
-        env=step_environment(root, database),
+        env=make_step_environment(root, database),
         cwd=root / "mlruns",
         stdin=subprocess.DEVNULL,
         check=False,
@@ -191,13 +205,19 @@ def _create_experiment(root: Path, experiment: str, database: Path) -> None:
         errors="replace",
     )
     if process.returncode:
-        lines = process.stderr.strip().splitlines()
-        reason = lines[-1] if lines else "its process was killed"
-        raise OSError(f"MLflow cannot make {database}: {reason}")
+        error_lines = process.stderr.strip().splitlines()
+        reason = (
+            error_lines[-1] if error_lines else "the process ended without a message"
+        )
+        raise OSError(f"MLflow could not create {database}: {reason}")
 
 
-def _check_release(database: Path) -> None:
-    """Raise TrackingError unless the installed MLflow can use the database unchanged."""
+def _check_revision(database: Path) -> None:
+    """Raise TrackingError unless the installed MLflow can use the database as it is.
+
+    MLflow's database holds a revision, which changes when a release of MLflow changes the
+    tables.
+    """
     revision = _read_revision(database)
     if revision is None:
         raise TrackingError(
@@ -205,19 +225,23 @@ def _check_release(database: Path) -> None:
             " a new one, without the registered models."
         )
     known_revisions = _list_revisions()
-    # If the list is empty, this MLflow keeps its revisions elsewhere, so nothing is checked.
-    if not known_revisions or revision == known_revisions[-1]:
+    if not known_revisions:
+        # This MLflow keeps its list of revisions in another place, so nothing is checked.
+        return
+    current_revision = known_revisions[-1]
+    if revision == current_revision:
         return
 
     release = installed_version("mlflow")
-    if revision not in known_revisions:
+    is_newer = revision not in known_revisions
+    if is_newer:
         raise TrackingError(
             f"{database} was written by a newer MLflow than the one that is installed,"
             f" {release}. Install the newer one, or move the database away: the next run"
             " creates a new one, without the registered models."
         )
     command = shlex.join(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", database_uri(database)]
+        [sys.executable, "-m", "mlflow", "db", "upgrade", make_database_uri(database)]
     )
     raise TrackingError(
         f"{database} was written by an older MLflow than the one that is installed,"
@@ -226,7 +250,7 @@ def _check_release(database: Path) -> None:
 
 
 def _read_revision(database: Path) -> str | None:
-    """Return the revision of a database's tables, or None if it is not MLflow's database.
+    """Return the revision that MLflow's database holds, or None if it is another file.
 
     Raises sqlite3.OperationalError if the database cannot be read.
     """
@@ -239,57 +263,69 @@ def _read_revision(database: Path) -> str | None:
         if "no such table" in str(error):
             return None
         raise
-    except sqlite3.DatabaseError:  # The file is not a database at all.
+    except sqlite3.DatabaseError:
+        # The file is not a SQLite database.
         return None
     return None if row is None else str(row[0])
 
 
 def _check_experiment(database: Path, experiment: str) -> None:
-    """Raise TrackingError if the experiment was deleted, which MLflow's pages allow."""
+    """Raise TrackingError if a user has deleted the experiment in MLflow's web pages."""
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         row = connection.execute(
-            "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?",
+            "SELECT experiment_id FROM experiments"
+            " WHERE name = ? AND lifecycle_stage = 'deleted'",
             [experiment],
         ).fetchone()
-    if row is None or row[1] != "deleted":
+    if row is None:
         return
-    uri = shlex.quote(database_uri(database))
+    experiment_id = row[0]
+    uri = shlex.quote(make_database_uri(database))
     raise TrackingError(
-        f"The MLflow experiment {experiment!r} was deleted. Restore it:"
+        f"The MLflow experiment {experiment!r} was deleted. To restore it, run:"
         f" MLFLOW_TRACKING_URI={uri} {shlex.quote(sys.executable)} -m mlflow experiments"
-        f" restore --experiment-id {row[0]}"
+        f" restore --experiment-id {experiment_id}"
     )
 
 
 def _list_revisions() -> list[str]:
-    """Return the revisions of tables that MLflow knows, with the current one at the end.
+    """Return the database revisions of all MLflow releases up to the installed one.
 
-    They are read from MLflow's files, because importing MLflow takes seconds. The list is
-    empty if the files do not have the expected form.
+    The current revision is the last, and the others are in no particular order. They are
+    read from MLflow's files, because importing MLflow takes seconds. Returns an empty list
+    if the files do not have the expected form.
     """
     package = find_spec("mlflow")
     if package is None or package.origin is None:
         return []
     migrations = Path(package.origin).parent / "store" / "db_migrations" / "versions"
     revisions: set[str] = set()
-    superseded: set[str] = set()
+    superseded_revisions: set[str] = set()
+    # Each file upgrades a database from `down_revision` to `revision`.
     for file in migrations.glob("*.py"):
         text = file.read_text(encoding="utf-8")
         revisions.update(re.findall(r'^revision = "(\w+)"', text, re.MULTILINE))
-        superseded.update(re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE))
-    # Only the current revision is not superseded by another one.
-    current = revisions - superseded
-    if len(current) != 1:
+        superseded_revisions.update(
+            re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE)
+        )
+    # The current revision is the only one from which no file upgrades.
+    current_revisions = revisions - superseded_revisions
+    if len(current_revisions) != 1:
         return []
-    return [*superseded, *current]
+    return [*superseded_revisions, *current_revisions]
 
 
-def _replace_paths(connection: sqlite3.Connection, old: str, new: str) -> None:
-    """Replace the prefix `old` by `new` in all paths of the database that have it."""
-    size = len(old)
+def _replace_paths(
+    connection: sqlite3.Connection, old_prefix: str, new_prefix: str
+) -> None:
+    """Replace a prefix of paths by another one in all columns of the database with paths.
+
+    Paths that do not begin with `old_prefix` stay as they are.
+    """
+    length = len(old_prefix)
     for table, column in PATH_COLUMNS:
         connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, {size + 1})"
-            f" WHERE substr({column}, 1, {size}) = ?",
-            [new, old],
+            f"UPDATE {table} SET {column} = ? || substr({column}, {length + 1})"
+            f" WHERE substr({column}, 1, {length}) = ?",
+            [new_prefix, old_prefix],
         )
