@@ -129,7 +129,7 @@ def test_missing_shared_memory_is_explained(toy_project: Project) -> None:
         check=False,
     )
     assert process.returncode == 1
-    assert "Mount /dev/shm so that it can be written to." in process.stderr
+    assert "Mount /dev/shm so that it is writable." in process.stderr
     assert "Traceback" not in process.stderr
 
 

@@ -231,7 +231,9 @@ def test_a_run_is_named_by_a_part_of_its_name_or_by_its_path(history: History) -
     add_two_runs(history)
     assert history.find("11-30").name == SECOND
     assert history.find(f"runs/{SECOND}/").name == SECOND
-    with pytest.raises(errors.CommandError, match="2 runs have names that contain 'training'"):
+    with pytest.raises(
+        errors.CommandError, match="2 runs have names that contain 'training'"
+    ):
         history.find("training")
     with pytest.raises(errors.CommandError, match=f"closest name is {SECOND}"):
         history.find("2026-11-30-090000-trainig")

@@ -76,7 +76,8 @@ class Fingerprints:
     def __init__(self, database: Path) -> None:
         self._database = database
         self._stored_hashes: dict[bytes, _StoredHash] = {}  # by the path of the file
-        # If the database cannot be read, all hashes are computed again.
+        # The column `about` holds the state of a file, and `digest` the hash of its
+        # content. If the database cannot be read, all hashes are computed again.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path PRIMARY KEY, about, digest)"

@@ -125,7 +125,7 @@ class Progress:
         self.failed_files += list_names(batch)
 
     def report_or_exit(self, limits: Limits) -> None:
-        """Print how many mini-batches are done, or exit if more failed than is allowed."""
+        """Print how many mini-batches are done. Exit if too many failed."""
         print(f"{BATCH_PROGRESS}{self.batches_done}/{self.total_batches}", flush=True)
         if limits.are_exceeded(
             len(self.failed_files), self.batches_failed, self.total_batches
@@ -395,7 +395,7 @@ def _make_start_event(context: SpawnContext) -> Event:
     except OSError as error:
         sys.exit(
             "Parallel step: worker processes cannot be started, because they cannot share"
-            f" memory on this machine ({error}). Mount /dev/shm writable."
+            f" memory on this machine ({error}). Mount /dev/shm so that it is writable."
         )
 
 

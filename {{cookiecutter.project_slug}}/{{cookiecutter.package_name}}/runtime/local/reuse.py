@@ -175,7 +175,7 @@ class StepReuse:
     ) -> None:
         """Record that the results of all steps before `step` are valid for a new model.
 
-        This concerns the results that are valid for the old model.
+        Results that are not valid for the old model stay as they are.
         """
         done = self._context.record.done
         for name in self._context.plan.list_steps_before(step.name):
@@ -189,10 +189,11 @@ class StepReuse:
 def find_results(
     runs: Path, step_name: str, key: str, model_fingerprint: str
 ) -> StepRecord | None:
-    """Return the newest results of a step that have a certain reuse key, or None.
+    """Return the newest results of a step with the reuse key `key`, or None.
 
-    The results must be valid for the registered model with `model_fingerprint`, and their
-    files must be as the step wrote them.
+    `model_fingerprint` stands for the registered model that the step looks up now. The
+    results must be valid for this model, and their files must not have changed since the
+    step wrote them.
     """
     for run in list_runs(runs):
         results = run.record.done.get(step_name)

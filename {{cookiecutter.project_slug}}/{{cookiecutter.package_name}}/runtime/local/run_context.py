@@ -46,7 +46,7 @@ class RunContext:
     def run_command(self) -> str:
         """The command that runs the whole pipeline with the parameters of this run.
 
-        Such as `python -m penguins run training --set max_iterations=7`.
+        An example is `python -m penguins run training --set max_iterations=7`.
         """
         arguments = ["run", self.record.pipeline]
         for name, value in self.record.set.items():

@@ -42,7 +42,7 @@ class Run:
 
 
 def list_runs(runs: Path, pipeline: str | None = None) -> list[Run]:
-    """Return the runs of a pipeline, newest first. If it is None, return all runs.
+    """Return the runs of a pipeline, or all runs if `pipeline` is None, newest first.
 
     `runs` is the folder of all runs, which need not exist. Folders without a readable
     record are left out. Folders whose names are not UTF-8 are left out too, because no

@@ -41,7 +41,7 @@ class RunResult:
         return reports
 
     def output(self, port: str) -> Path:
-        """Return the folder of an output of any step, such as `predictions`.
+        """Return the folder of the output called `port`, such as "predictions".
 
         Raises KeyError if no step has an output with this name.
         """

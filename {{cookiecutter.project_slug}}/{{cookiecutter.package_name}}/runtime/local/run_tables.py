@@ -126,7 +126,7 @@ def _describe_run(
 ) -> list[str]:
     """Return a run's state, its parameters and what was edited since the previous run.
 
-    Each is a text of its own, and is left out if there is nothing to report. For a run
+    Each of these is a separate text, which is left out if it would be empty. For a run
     without a readable record, the only text is the reason.
     """
     if isinstance(run, UnreadableRun):

@@ -54,8 +54,7 @@ class StepRunner:
         copy_snapshot(step, code_folder)
         outputs = self._create_outputs(step)
         key = self._reuse.compute_key(step, code_folder)
-        # The model is looked up before the step runs, because the step may register
-        # another.
+        # The step may register a new model, so the model is looked up before the step runs.
         model_before = self._reuse.find_model(step)
 
         started = monotonic()
@@ -85,8 +84,7 @@ class StepRunner:
         """
         self._clear_step(step)
         outputs = self._create_outputs(step)
-        # The model is looked up before the step runs, because the step may register
-        # another.
+        # The step may register a new model, so the model is looked up before the step runs.
         model_before = self._reuse.find_model(step)
 
         arguments = self._list_arguments(step)
@@ -266,10 +264,10 @@ class StepRunner:
         context.screen.print("\n".join(lines), label=FAILED)
 
     def _explain_missing_packages(self, log: LogSummary) -> str:
-        """Return a message if a step could not import a module, and packages are missing.
+        """Return a message that names pinned packages that are not installed.
 
-        A package is missing if it is pinned for the project, but not installed. Returns an
-        empty string if this cannot be the cause of the failure.
+        This happens between the commands `lock` and `uv pip install`. Returns an empty
+        string if no package is missing, or if the step did not fail to import a module.
         """
         if not any("ModuleNotFoundError" in line for line in log.last_lines):
             return ""
@@ -287,8 +285,8 @@ def find_missing_packages(pins: Path) -> list[str]:
     """Return the names of the packages in a file of pins that are not installed.
 
     A line such as `pywin32==312 ; sys_platform == 'win32'` counts only on the systems that
-    it is meant for. Lines that are no pin are skipped, and so is a file that cannot be
-    read.
+    the line is meant for. Lines that are not pins are skipped. If the file cannot be read,
+    the list is empty.
     """
     # Only a failed step needs this package, so it is not imported for every run.
     from packaging.requirements import InvalidRequirement, Requirement

@@ -216,8 +216,8 @@ class TrackedRuns:
 def find_git_tags(root: Path) -> dict[str, str]:
     """Return the tags that tell which commit of a project runs.
 
-    They hold the id of the commit, and whether a file of the project differs from it. Azure
-    ML uses the same names. Returns no tags if the project has no commit.
+    The tags hold the id of the commit, and whether a file of the project differs from the
+    commit. Azure ML uses the same names for them. Returns no tags if there is no commit.
     """
     commit = _run_git(root, "rev-parse", "HEAD")
     if not commit:

@@ -145,11 +145,10 @@ def _correct_paths(database: Path, artifacts_uri: str) -> None:
         ).fetchall()
         for experiment_id, location in experiments:
             folder_uri = location.removesuffix(f"/{experiment_id}")
-            # Any other folder was chosen by a user, so its path is not changed.
-            is_in_mlruns = folder_uri.startswith("file:") and folder_uri.endswith(
-                ARTIFACTS
-            )
-            if is_in_mlruns and folder_uri != artifacts_uri:
+            is_local = folder_uri.startswith("file:")
+            # A folder with another name was chosen by a user, so its path stays.
+            is_in_mlruns = folder_uri.endswith(ARTIFACTS)
+            if is_local and is_in_mlruns and folder_uri != artifacts_uri:
                 _replace_paths(connection, f"{folder_uri}/", f"{artifacts_uri}/")
 
 
@@ -206,9 +205,9 @@ def _create_experiment(root: Path, experiment: str, database: Path) -> None:
     )
     if process.returncode:
         error_lines = process.stderr.strip().splitlines()
-        reason = (
-            error_lines[-1] if error_lines else "the process ended without a message"
-        )
+        reason = "the process ended without a message"
+        if error_lines:
+            reason = error_lines[-1]
         raise OSError(f"MLflow could not create {database}: {reason}")
 
 
