@@ -49,7 +49,7 @@ def test_without_a_terminal_a_slow_step_prints_its_progress(
     output = StringIO()
     log = tmp_path / "log.txt"
     with screen.Screen(Console(file=output)).show_progress("train", tmp_path):
-        wait_for("train is still running after", output)
+        wait_for("train: still at work after", output)
         log.write_text("progress: try 1 of 2\n", encoding="utf-8")
         wait_for("train: try 1 of 2\n", output)
         time.sleep(0.1)

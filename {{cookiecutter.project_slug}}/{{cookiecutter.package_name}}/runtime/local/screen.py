@@ -40,7 +40,7 @@ MAX_NOTES = 100
 #: A line of a log is cut off after this many characters.
 MAX_LINE_LENGTH = 10_000
 #: If the output is not a terminal, such as the log of a CI job, a line is printed when a
-#: step has run for this many seconds.
+#: step, or any other work of the run, has taken this many seconds.
 SECONDS_BEFORE_FIRST_LINE = 10.0
 #: After that line, the step's progress is printed not more often than this.
 SECONDS_BETWEEN_LINES = 15.0
@@ -114,8 +114,8 @@ class Screen:
         progress. If `last_duration` is not 0, it is the seconds that the step took in its
         last run, and the line also has an estimate of the time left.
 
-        If the output is not a terminal, lines about a slow step are printed from time to
-        time.
+        If the output is not a terminal, a line is printed after some seconds, and the
+        progress of a step from time to time.
         """
         if self.console.is_terminal:
             with Progress(
@@ -128,47 +128,50 @@ class Screen:
             ) as progress:
                 progress.add_task(text, total=None)
                 yield
-        elif step_folder is not None:
-            with self._print_progress_lines(text, step_folder / "log.txt"):
-                yield
         else:
-            yield
+            with self._print_progress_lines(text, step_folder):
+                yield
 
     @contextmanager
-    def _print_progress_lines(self, step_name: str, log: Path) -> Iterator[None]:
-        """Print lines about a step from another thread during the `with` block."""
-        step_has_ended = threading.Event()
+    def _print_progress_lines(
+        self, text: str, step_folder: Path | None
+    ) -> Iterator[None]:
+        """Print lines about the work in the `with` block, from another thread."""
+        block_has_ended = threading.Event()
         thread = threading.Thread(
-            target=self._report_slow_step,
-            args=[step_name, log, step_has_ended],
+            target=self._report_slow_work,
+            args=[text, step_folder, block_has_ended],
             daemon=True,
         )
         thread.start()
         try:
             yield
         finally:
-            step_has_ended.set()
+            block_has_ended.set()
             thread.join()
 
-    def _report_slow_step(
-        self, step_name: str, log: Path, step_has_ended: threading.Event
+    def _report_slow_work(
+        self, text: str, step_folder: Path | None, block_has_ended: threading.Event
     ) -> None:
-        """Print that a step is still running, then its progress whenever it has changed.
+        """Print that some work is not done yet, then a step's progress when it changes.
 
-        Nothing is printed about a step that ends within SECONDS_BEFORE_FIRST_LINE.
+        `text` names the work, such as "train". Nothing is printed about work that is done
+        within SECONDS_BEFORE_FIRST_LINE.
         """
         # If the output cannot be written, the next message of the run raises the error.
         with suppress(OSError):
-            if step_has_ended.wait(SECONDS_BEFORE_FIRST_LINE):
+            if block_has_ended.wait(SECONDS_BEFORE_FIRST_LINE):
                 return
             seconds = SECONDS_BEFORE_FIRST_LINE
-            self.print(f"{step_name} is still running after {seconds:.0f} s.")
+            self.print(f"{text}: still at work after {seconds:.0f} s")
+            if step_folder is None:
+                return
 
             printed_progress = ""
-            while not step_has_ended.wait(SECONDS_BETWEEN_LINES):
-                progress = _read_progress(log)
+            while not block_has_ended.wait(SECONDS_BETWEEN_LINES):
+                progress = _read_progress(step_folder / "log.txt")
                 if progress and progress != printed_progress:
-                    self.print(f"{step_name}: {progress}")
+                    self.print(f"{text}: {progress}")
                     printed_progress = progress
 
 
