@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import scoring_model
 from conftest import PYTHONS, SDKS, TEMPLATE
 from registered_model import find_registered_model
 from sources import DataError
@@ -516,16 +517,20 @@ def test_features_get_the_types_of_the_model_or_are_refused() -> None:
 
 
 def test_message_explains_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(score.ScoringError, match="Run the training pipeline first"):
-        score.download_model("nobody's", "latest")
+    with pytest.raises(score.ScoringError, match="run the training pipeline first"):
+        score.download_model("unknown", "latest")
     (tmp_path / "a").write_text("")
     register.register(tmp_path, "lost")
     assert (score.download_model("lost", "latest") / "a").exists()
-    with pytest.raises(score.ScoringError, match="pin a registered version"):
+    register.register(tmp_path, "lost")
+    missing_version = r"no version 9 of the model lost\. The newest versions are: 1, 2\."
+    with pytest.raises(score.ScoringError, match=missing_version):
         score.download_model("lost", "9")
-    with pytest.raises(DataError, match="no version 9 .* the newest one is version 1"):
+    with pytest.raises(scoring_model.MonitorError, match=missing_version):
+        scoring_model.download_model("lost", "9")
+    with pytest.raises(DataError, match="no version 9 .* the newest one is version 2"):
         find_registered_model("lost", "9")
-    source = mlflow.MlflowClient().get_model_version("lost", "1").source
+    source = mlflow.MlflowClient().get_model_version("lost", "2").source
     Path(source.removeprefix("file://")).rename(tmp_path / "moved")
     with pytest.raises(score.ScoringError, match="files are gone. Train again"):
         score.download_model("lost", "latest")

@@ -274,9 +274,9 @@ def test_a_class_that_is_never_predicted_is_named(
     )
     evaluation = learn(table, tmp_path / "rare", keys=["id"])
     printed = capsys.readouterr().out
-    assert "note: no row is predicted to be 'yes', though" in printed
+    assert "note: the model never predicts 'yes', although" in printed
     page = (tmp_path / "rare/evaluation/report.html").read_text(encoding="utf-8")
-    assert "<li>No row is predicted to be &#x27;yes&#x27;" in page
+    assert "<li>The model never predicts &#x27;yes&#x27;" in page
     assert not evaluation["baseline"]["is_beaten"]
 
 
@@ -291,10 +291,10 @@ def test_a_class_that_is_hardly_ever_predicted_is_named() -> None:
 
     (note,) = note_classes(7)
     assert note.startswith(
-        "only 7 rows are predicted to be 'yes', though 40 of 400 are"
+        "the model predicts 'yes' for only 7 rows, although 40 of 400 have"
     )
     assert note.endswith("see docs/change.md, 'Decide by a threshold'.")
-    assert note_classes(1)[0].startswith("only 1 row is predicted to be 'yes'")
+    assert note_classes(1)[0].startswith("the model predicts 'yes' for only 1 row,")
     assert not note_classes(8)
 
 

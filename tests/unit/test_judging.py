@@ -67,7 +67,7 @@ def test_a_metric_without_a_block_is_the_metric_of_the_other_rows(
 ) -> None:
     rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
     block_of_row = np.random.default_rng(1).integers(20, size=len(rows.target))
-    computed = jackknife.compute_without_each_block(
+    computed = jackknife.compute_leaving_out_each_block(
         metric.name, rows.target, rows.models[0], block_of_row
     )
     expected = [
@@ -109,7 +109,7 @@ def test_many_different_probabilities_keep_their_order() -> None:
     rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
     blocks = np.arange(40_000) % 50
     for name in ("roc_auc", "average_precision"):
-        without = jackknife.compute_without_each_block(
+        without = jackknife.compute_leaving_out_each_block(
             name, rows.target, rows.models[0], blocks
         )
         value = compute_metric(name, rows.target, rows.models[0])
@@ -135,16 +135,16 @@ def test_the_standard_error_of_a_mean_is_that_of_scipy() -> None:
     without_each_value = (values.sum() - values) / 199
     error = estimate_standard_error(without_each_value)
     assert error.value == pytest.approx(stats.sem(values))
-    assert 150 < error.degrees <= 199
-    assert error.scale(0.975) == pytest.approx(1.97 * stats.sem(values), rel=0.01)
+    assert 150 < error.degrees_of_freedom <= 199
+    assert error.multiply_by_quantile(0.975) == pytest.approx(1.97 * stats.sem(values), rel=0.01)
 
 
 def test_an_error_that_a_few_rows_cause_is_known_less_well() -> None:
     values = np.random.default_rng(0).normal(size=200)
     values[:5] += 30
     error = estimate_standard_error((values.sum() - values) / 199)
-    assert 5 < error.degrees < 15
-    assert error.scale(0.975) > 2.1 * error.value
+    assert 5 < error.degrees_of_freedom < 15
+    assert error.multiply_by_quantile(0.975) > 2.1 * error.value
     # Two models that predict the same are no reason to divide by 0.
     assert estimate_standard_error(np.zeros(200)).value == 0
 

@@ -24,7 +24,7 @@ from evaluation_report import (
     render_verdict,
     render_worst_rows,
 )
-from leaks import NEARLY_PERFECT, measure_alone, measure_skill
+from leaks import NEARLY_PERFECT, measure_skill_of_feature, measure_skill
 from model_metrics import METRICS, Predictions, find_metric, format_value
 from prep import prepare, write_report
 from report import format_share
@@ -359,13 +359,13 @@ def test_a_copy_of_the_target_is_a_leak_and_a_good_feature_is_none(task: str) ->
         target = random.normal(size=600)
         text = pd.Series(target * 2.2 + 3)
         feature = pd.Series(target + random.normal(size=600) / 5)
-    assert measure_alone(text, target, task) >= NEARLY_PERFECT
-    assert 0.8 < measure_alone(feature, target, task) < NEARLY_PERFECT
-    assert measure_alone(pd.Series(random.normal(size=600)), target, task) < 0.2
+    assert measure_skill_of_feature(text, target, task) >= NEARLY_PERFECT
+    assert 0.8 < measure_skill_of_feature(feature, target, task) < NEARLY_PERFECT
+    assert measure_skill_of_feature(pd.Series(random.normal(size=600)), target, task) < 0.2
     # Numbers beyond those of a tree, and too few rows.
     huge = pd.Series(np.where(np.arange(600) % 2, np.inf, 1e300))
-    assert measure_alone(huge, target, task) < 0.2
-    assert measure_alone(text[:4], target[:4], task) == 0
+    assert measure_skill_of_feature(huge, target, task) < 0.2
+    assert measure_skill_of_feature(text[:4], target[:4], task) == 0
 
 
 def test_skill_is_0_for_guesses_and_1_for_no_error() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from jackknife import compute_without_each_block
+from jackknife import compute_leaving_out_each_block
 from model_metrics import CannotCompute, Metric, Predictions, compute_metric
 from scipy import stats
 
@@ -15,29 +15,30 @@ from scipy import stats
 MOST_BLOCKS = 200
 # The probability that the interval contains the true difference.
 CONFIDENCE = 0.95
-# The probability with which a loss of the size `detectable` would be noticed.
+# The probability with which a loss of the size `detectable` would be detected.
 POWER = 0.95
-# The confidence with which a model must be better to become the reference. Of many equal
-# models, a lucky one is better with 95 %, and the others then look worse beside it.
+# The confidence with which a model must be better to become the reference. Among many
+# equally good models, one is bound to look better by luck with a confidence of 95 %. As the
+# reference, this model would make all others look worse.
 REFERENCE_CONFIDENCE = 0.995
 
 Array = npt.NDArray[Any]
+Verdict = Literal["better", "no worse", "within the margin", "worse"]
 
 
 @dataclass(frozen=True)
 class Difference:
     """How a new model differs from another one in a metric.
 
-    `difference` is the new model's value less the other one's, and `interval` contains
+    `difference` is the new model's value minus the other model's value. `interval` contains
     the true difference with a probability of 95 %. A model that is worse by `detectable`
-    would be seen to be worse with a probability of 95 %. `verdict` is
+    would be detected as worse with a probability of 95 %. `verdict` is
 
-    - "better" or "worse" if the interval lies on one side of 0,
-    - "within the margin" if it is worse, but all of the interval lies within
-      `accepted_loss`,
-    - else "no worse".
+    - "better" or "no worse", or "worse" than the other model,
+    - "within the margin" if the new model is worse, but certainly by no more than
+      `accepted_loss`.
 
-    `becomes_reference` says whether the new model is better with so much confidence that
+    `becomes_reference` is whether the new model is better with so much confidence that
     later models are to be compared with it.
     """
 
@@ -48,24 +49,33 @@ class Difference:
     interval: tuple[float, float]
     detectable: float
     accepted_loss: float
-    verdict: str
+    verdict: Verdict
     becomes_reference: bool
+
+    @property
+    def is_within_chance(self) -> bool:
+        """Return whether the models may be equally good: the interval contains 0."""
+        return self.verdict == "no worse"
 
 
 @dataclass(frozen=True)
 class StandardError:
-    """The standard error of a difference, and how well it is known.
+    """The standard error of a difference, and how precisely the error itself is known.
 
-    With few `degrees` of freedom, the error is itself uncertain. The interval is then
-    wider, as the quantiles of Student's t distribution are larger.
+    With few degrees of freedom, the error is itself uncertain. The interval is then wider,
+    because the quantiles of Student's t distribution are larger.
     """
 
     value: float
-    degrees: float
+    degrees_of_freedom: float
 
-    def scale(self, probability: float) -> float:
-        """Return the error times the quantile of t that belongs to a probability."""
-        return float(stats.t.ppf(probability, self.degrees)) * self.value
+    def multiply_by_quantile(self, probability: float) -> float:
+        """Return the error times the quantile of Student's t for a probability.
+
+        With the probability 0.975, this is half the width of a 95 % confidence interval.
+        """
+        quantile = float(stats.t.ppf(probability, self.degrees_of_freedom))
+        return quantile * self.value
 
 
 def compare_predictions(
@@ -78,13 +88,18 @@ def compare_predictions(
 ) -> Difference:
     """Return how the predictions of two models for the same rows differ.
 
-    Rows of one group are not independent: they are left out of the computation together.
-    `margin` is the share of the other model's value that the new one may lose.
+    `groups` has a number for each row. Rows with the same number are not independent, so
+    the computation of the error leaves them out together. `margin` is the loss that is
+    accepted, as a share of the other model's value. The verdict has these properties:
 
-    This is a test of non-inferiority (Piaggio et al., JAMA 308, 2012), except where there
-    are too few rows for one: a model is "worse" only if it is so by more than chance. So
-    an equal model is called worse in at most 2.5 % of all cases. A model that is worse by
-    more than the margin, and by more than `detectable`, passes in at most 5 %.
+    - A model is called "worse" only if the difference is more than chance explains, and its
+      interval goes beyond the margin.
+    - An equally good model is called "worse" in at most 2.5 % of all cases.
+    - A loss that is larger than both the margin and `detectable` goes unnoticed in at most
+      5 % of all cases.
+
+    This is a test of non-inferiority (Piaggio et al., JAMA 308, 2012), with one exception:
+    if there are too few rows for such a test, a model passes unless it is certainly worse.
 
     Raises CannotCompute if the metric or the interval cannot be computed.
     """
@@ -94,9 +109,11 @@ def compare_predictions(
 
     differences = _compute_differences(metric, target, new, other, _form_blocks(groups))
     error = estimate_standard_error(differences)
-    half_width = error.scale((1 + CONFIDENCE) / 2)
+    half_width = error.multiply_by_quantile((1 + CONFIDENCE) / 2)
     interval = (difference - half_width, difference + half_width)
+
     gain = difference if metric.higher_is_better else -difference
+    clear_gain = error.multiply_by_quantile((1 + REFERENCE_CONFIDENCE) / 2)
     accepted_loss = margin * abs(other_value)
     return Difference(
         metric=metric.name,
@@ -104,17 +121,22 @@ def compare_predictions(
         other=other_value,
         difference=difference,
         interval=interval,
-        detectable=half_width + error.scale(POWER),
+        detectable=half_width + error.multiply_by_quantile(POWER),
         accepted_loss=accepted_loss,
         verdict=_choose_verdict(interval, metric.higher_is_better, accepted_loss),
-        becomes_reference=gain > error.scale((1 + REFERENCE_CONFIDENCE) / 2),
+        becomes_reference=gain > clear_gain,
     )
 
 
 def _choose_verdict(
     interval: tuple[float, float], higher_is_better: bool, accepted_loss: float
-) -> str:
-    """Return the verdict on a new model from the interval of its difference."""
+) -> Verdict:
+    """Return the verdict on a new model from the confidence interval of its difference.
+
+    The verdict is "better" if the whole interval is a gain, and "no worse" if the interval
+    contains 0. If the whole interval is a loss, the verdict is "within the margin" if no
+    part of the interval is a larger loss than `accepted_loss`, and "worse" otherwise.
+    """
     low, high = interval
     if higher_is_better:
         smallest_gain = low
@@ -126,6 +148,7 @@ def _choose_verdict(
     if smallest_gain > 0:
         return "better"
     if largest_gain >= 0:
+        # The difference may be chance, however wide the interval is.
         return "no worse"
     if smallest_gain >= -accepted_loss:
         return "within the margin"
@@ -133,9 +156,13 @@ def _choose_verdict(
 
 
 def _form_blocks(groups: Array) -> Array:
-    """Return the block of each row: a number from 0, the same for rows of one group."""
-    distinct, positions = np.unique(groups, return_inverse=True)
-    return np.asarray(positions % min(len(distinct), MOST_BLOCKS))
+    """Return the number of each row's block, from 0. Groups are never divided.
+
+    There are at most MOST_BLOCKS blocks. With more groups, a block has several of them.
+    """
+    distinct_groups, group_numbers = np.unique(groups, return_inverse=True)
+    block_count = min(len(distinct_groups), MOST_BLOCKS)
+    return np.asarray(group_numbers % block_count)
 
 
 def _compute_differences(
@@ -145,41 +172,53 @@ def _compute_differences(
     other: Predictions,
     block_of_row: Array,
 ) -> Array:
-    """Return one difference for each block: that of all rows outside the block.
+    """For each block, return the difference of the metric for all rows outside the block.
 
-    Raises CannotCompute if there is only one block, or if the metric has no value without
-    some block.
+    Raises CannotCompute if there is only one block, or if the metric is undefined for the
+    rows outside a block.
     """
     if block_of_row.max() == 0:
         raise CannotCompute("all rows are of one group")
-    new_values = compute_without_each_block(metric.name, target, new, block_of_row)
-    other_values = compute_without_each_block(metric.name, target, other, block_of_row)
+    new_values = compute_leaving_out_each_block(metric.name, target, new, block_of_row)
+    other_values = compute_leaving_out_each_block(
+        metric.name, target, other, block_of_row
+    )
     differences = new_values - other_values
     if not np.isfinite(differences).all():
-        raise CannotCompute("nearly all rows are of one class or have the same value")
+        raise CannotCompute("it is undefined without one of the groups of rows")
     return differences
 
 
 def estimate_standard_error(differences: Array) -> StandardError:
-    """Return the standard error of a difference, from its values without each block.
+    """Estimate the standard error of a difference with a jackknife.
 
+    `differences` has the difference that is computed without each block of rows in turn.
     This is the delete-a-group jackknife (P. S. Kott, "The delete-a-group jackknife",
-    Journal of Official Statistics 17, 2001). For the ROC AUC, it is close to what DeLong
-    et al. derived (Biometrics 44, 1988).
-
-    If a few blocks cause most of the spread, as those with rows of a rare class or with
-    very large numbers do, the spread is known less well than the number of blocks
-    suggests. The variance of the estimated spread depends on the kurtosis of the blocks'
-    deviations, and the degrees of freedom are those of Satterthwaite (Biometrics
-    Bulletin 2, 1946) for it. They are blocks - 1 if the deviations are normally
-    distributed.
+    Journal of Official Statistics 17, 2001). For the ROC AUC, the error is close to the
+    one that DeLong et al. derived (Biometrics 44, 1988).
     """
-    blocks = len(differences)
+    block_count = len(differences)
     deviations = differences - differences.mean()
     spread = np.sqrt((deviations**2).mean())
-    degrees = float(blocks - 1)
-    if spread > 0:
-        kurtosis = ((deviations / spread) ** 4).mean()
-        if kurtosis > 1:
-            degrees = min(degrees, 2 * blocks / (kurtosis - 1))
-    return StandardError(float(spread * np.sqrt(blocks - 1)), degrees)
+    error = float(spread * np.sqrt(block_count - 1))
+    return StandardError(error, _estimate_degrees_of_freedom(deviations))
+
+
+def _estimate_degrees_of_freedom(deviations: Array) -> float:
+    """Return the degrees of freedom of a variance that is estimated from deviations.
+
+    They are at most n - 1 for n deviations. If a few large deviations cause most of the
+    variance, as with a rare class or with very large numbers, the variance is known less
+    well than n suggests. Satterthwaite (Biometrics Bulletin 2, 1946) then gives
+
+        2 / (relative variance of the estimated variance) = 2 n / (kurtosis - 1).
+    """
+    block_count = len(deviations)
+    most_degrees = float(block_count - 1)
+    spread = np.sqrt((deviations**2).mean())
+    if spread == 0:
+        return most_degrees
+    kurtosis = ((deviations / spread) ** 4).mean()
+    if kurtosis <= 1:
+        return most_degrees
+    return min(most_degrees, float(2 * block_count / (kurtosis - 1)))

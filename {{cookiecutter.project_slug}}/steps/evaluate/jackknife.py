@@ -1,8 +1,12 @@
-"""Compute each metric again without one block of rows at a time, for all blocks at once.
+"""Compute a metric again and again, each time without the rows of one block.
 
-difference.py needs these values to tell how much of a difference is chance. They are the
-same as those of model_metrics.py for the rows outside a block. To compute them one by one
-would take far too long for large tables.
+difference.py needs these values to judge how much of a difference is chance. They are the
+same as those of model_metrics.py for the rows outside a block, but are computed for all
+blocks at once, because it would take far too long to compute them one by one.
+
+In all functions, `block_of_row` holds the number of each row's block, from 0. Arrays with
+a value for each block have them in the order of these numbers. The value of block b is that
+of all rows outside block b.
 """
 
 from __future__ import annotations
@@ -20,34 +24,41 @@ MOST_RANKS = 5_000
 Array = npt.NDArray[Any]
 
 
-def compute_without_each_block(
-    name: str, target: Array, predictions: Predictions, block_of_row: Array
+def compute_leaving_out_each_block(
+    metric_name: str, target: Array, predictions: Predictions, block_of_row: Array
 ) -> Array:
-    """Return one value for each block: the metric of all rows outside the block.
+    """Return one value for each block of rows: the metric of all rows outside the block.
 
-    Blocks are numbers from 0. A value is NaN if the rows outside the block have none.
-    Raises CannotCompute if all rows together have none.
+    `block_of_row` holds the number of each row's block, from 0. A value is NaN if the
+    metric is undefined for the rows outside the block. Raises CannotCompute if it is
+    undefined for all rows together.
     """
-    match name:
-        case "roc_auc" | "average_precision":
-            return _compute_rank_metric(name, target, predictions, block_of_row)
-        case "f1_macro" | "balanced_accuracy":
-            return _compute_class_metric(name, target, predictions.values, block_of_row)
-        case "r2":
-            return _compute_r2(target, predictions.values, block_of_row)
-        case "rmse":
-            squares = (predictions.values - target) ** 2
-            return np.sqrt(_compute_means(squares, block_of_row))
-        case _:
-            return _compute_means(
-                _compute_losses(name, target, predictions), block_of_row
-            )
-
-
-def _compute_losses(name: str, target: Array, predictions: Predictions) -> Array:
-    """Return a number for each row, of which the metric is the mean. Raises KeyError."""
     values = predictions.values
-    match name:
+    match metric_name:
+        case "roc_auc" | "average_precision":
+            return _compute_rank_metric(metric_name, target, predictions, block_of_row)
+        case "f1_macro" | "balanced_accuracy":
+            return _compute_class_metric(metric_name, target, values, block_of_row)
+        case "r2":
+            return _compute_r2(target, values, block_of_row)
+        case "rmse":
+            squared_errors = (values - target) ** 2
+            return np.sqrt(_compute_means(squared_errors, block_of_row))
+        case _:
+            row_values = _compute_row_values(metric_name, target, predictions)
+            return _compute_means(row_values, block_of_row)
+
+
+def _compute_row_values(
+    metric_name: str, target: Array, predictions: Predictions
+) -> Array:
+    """Return one number for each row. The metric is the mean of these numbers.
+
+    For example, the numbers of `accuracy` are 1 for a correct row and 0 for a wrong one.
+    Raises KeyError if the metric is not such a mean.
+    """
+    values = predictions.values
+    match metric_name:
         case "log_loss":
             return compute_losses_of_probabilities(target, predictions)
         case "accuracy":
@@ -56,124 +67,171 @@ def _compute_losses(name: str, target: Array, predictions: Predictions) -> Array
             return np.asarray(np.abs(values - target))
         case "mape":
             return np.asarray(np.abs(values - target) / np.abs(target))
-    raise KeyError(name)
+    raise KeyError(metric_name)
 
 
-def _compute_means(values: Array, block_of_row: Array) -> Array:
-    """Return the mean value of the rows outside each block."""
-    rows = _sum_without_each_block(np.ones(len(values)), block_of_row)
-    return _sum_without_each_block(values, block_of_row) / rows
+# Sums, means and counts outside each block
 
 
-def _sum_without_each_block(values: Array, block_of_row: Array) -> Array:
-    """Return the sum of the values of the rows outside each block."""
-    sums = np.bincount(block_of_row, values)
-    return np.asarray(sums.sum() - sums)
+def _compute_means(row_values: Array, block_of_row: Array) -> Array:
+    """For each block, return the mean of the values of all rows outside the block."""
+    row_counts = _sum_outside_each_block(np.ones(len(row_values)), block_of_row)
+    return _sum_outside_each_block(row_values, block_of_row) / row_counts
 
 
-def _count_without_each_block(
-    positions: Array, width: int, block_of_row: Array, blocks: int
+def _sum_outside_each_block(row_values: Array, block_of_row: Array) -> Array:
+    """For each block, return the sum of the values of all rows outside the block."""
+    sums_of_blocks = np.bincount(block_of_row, row_values)
+    return np.asarray(sums_of_blocks.sum() - sums_of_blocks)
+
+
+def _count_outside_each_block(
+    numbers: Array, end: int, block_of_row: Array, block_count: int
 ) -> Array:
-    """Return how often each position from 0 to `width` occurs outside each block.
+    """Count how often each number from 0 to `end - 1` occurs outside each block.
 
-    The result has a row for each block and a column for each position.
+    `numbers` has an integer for each row, such as the position of its class. The result
+    has a line for each block and a column for each number.
     """
-    cells = block_of_row * width + positions
-    counts = np.bincount(cells, minlength=blocks * width).reshape(blocks, width)
-    return np.asarray(counts.sum(axis=0) - counts)
+    # Each pair of a block and a number is one cell of the table of counts.
+    cell_of_row = block_of_row * end + numbers
+    counts = np.bincount(cell_of_row, minlength=block_count * end)
+    counts_of_blocks = counts.reshape(block_count, end)
+    return np.asarray(counts_of_blocks.sum(axis=0) - counts_of_blocks)
+
+
+# Metrics that are not the mean of a value of each row
 
 
 def _compute_r2(target: Array, values: Array, block_of_row: Array) -> Array:
-    """Return R² without each block."""
-    # Sums of squares lose fewer digits around the mean.
-    centred = target - target.mean()
-    rows = _sum_without_each_block(np.ones(len(target)), block_of_row)
-    errors = _sum_without_each_block((values - target) ** 2, block_of_row)
-    sums = _sum_without_each_block(centred, block_of_row)
-    squares = _sum_without_each_block(centred**2, block_of_row)
+    """For each block, return R² of the predicted numbers of all rows outside it."""
+    # Sums of squares lose fewer digits if the numbers are near 0.
+    centred_target = target - target.mean()
+    row_counts = _sum_outside_each_block(np.ones(len(target)), block_of_row)
+    squared_errors = _sum_outside_each_block((values - target) ** 2, block_of_row)
+    sums = _sum_outside_each_block(centred_target, block_of_row)
+    sums_of_squares = _sum_outside_each_block(centred_target**2, block_of_row)
+    squared_deviations = sums_of_squares - sums**2 / row_counts
+    # If the target is the same in all rows outside a block, R² is undefined.
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(1 - errors / (squares - sums**2 / rows))
+        return np.asarray(1 - squared_errors / squared_deviations)
 
 
 def _compute_class_metric(
-    name: str, target: Array, values: Array, block_of_row: Array
+    metric_name: str, target: Array, values: Array, block_of_row: Array
 ) -> Array:
-    """Return the mean F1 or recall of the classes, without each block."""
-    width = int(max(target.max(), values.max())) + 1
-    blocks = int(block_of_row.max()) + 1
-    is_correct = target == values
-    actual = _count_without_each_block(target, width, block_of_row, blocks)
-    correct = _count_without_each_block(
-        target[is_correct], width, block_of_row[is_correct], blocks
-    )
-    if name == "balanced_accuracy":
-        numerators = correct
-        denominators = actual
-    else:
-        predicted = _count_without_each_block(values, width, block_of_row, blocks)
-        numerators = 2 * correct
-        denominators = actual + predicted
+    """For each block, return the macro F1 or the mean recall of the rows outside it.
 
-    # A class that does not occur has 0 in both, and must not be divided by 0.
+    `metric_name` is `f1_macro` or `balanced_accuracy`. `target` and `values` are the
+    positions of the actual and the predicted classes. Each count below has a line for each
+    block and a column for each class.
+    """
+    class_count = int(max(target.max(), values.max())) + 1
+    block_count = int(block_of_row.max()) + 1
+    is_correct = target == values
+    actual_counts = _count_outside_each_block(
+        target, class_count, block_of_row, block_count
+    )
+    correct_counts = _count_outside_each_block(
+        target[is_correct], class_count, block_of_row[is_correct], block_count
+    )
+    if metric_name == "balanced_accuracy":
+        numerators = correct_counts
+        denominators = actual_counts
+    else:
+        predicted_counts = _count_outside_each_block(
+            values, class_count, block_of_row, block_count
+        )
+        numerators = 2 * correct_counts
+        denominators = actual_counts + predicted_counts
+
+    # A class that does not occur outside a block has the denominator 0. It is not counted
+    # in the mean, and the maximum avoids a division by 0.
     scores = numerators / np.maximum(denominators, 1)
-    return np.asarray(scores.sum(axis=1) / (denominators > 0).sum(axis=1))
+    occurring_classes = (denominators > 0).sum(axis=1)
+    return np.asarray(scores.sum(axis=1) / occurring_classes)
 
 
 def _compute_rank_metric(
-    name: str, target: Array, predictions: Predictions, block_of_row: Array
+    metric_name: str, target: Array, predictions: Predictions, block_of_row: Array
 ) -> Array:
-    """Return the ROC AUC or average precision without each block.
+    """For each block, return the ROC AUC or average precision of the rows outside it.
 
-    It is the mean over the classes. A class of which a block holds all rows is left out of
-    the value for this block.
+    It is the mean over the classes. If all rows of a class are in one block, this class has
+    no value without that block, and the mean is taken over the other classes.
     """
-    assert predictions.probabilities is not None
-    blocks = int(block_of_row.max()) + 1
-    by_class = []
-    for position in select_classes(name, target, predictions):
+    assert predictions.probabilities is not None  # The metric is one for classes.
+    block_count = int(block_of_row.max()) + 1
+    values_by_class = []
+    for position in select_classes(metric_name, target, predictions):
         ranks = _rank_descending(predictions.probabilities[:, position])
-        width = int(ranks.max()) + 1
+        rank_count = int(ranks.max()) + 1
         is_positive = target == position
-        all_rows = _count_without_each_block(ranks, width, block_of_row, blocks)
-        positives = _count_without_each_block(
-            ranks[is_positive], width, block_of_row[is_positive], blocks
+        all_counts = _count_outside_each_block(
+            ranks, rank_count, block_of_row, block_count
         )
-        if name == "roc_auc":
-            by_class.append(_compute_roc_auc(positives, all_rows - positives))
+        positive_counts = _count_outside_each_block(
+            ranks[is_positive], rank_count, block_of_row[is_positive], block_count
+        )
+        if metric_name == "roc_auc":
+            negative_counts = all_counts - positive_counts
+            values = _compute_roc_auc(positive_counts, negative_counts)
         else:
-            by_class.append(_compute_average_precision(positives, all_rows))
+            values = _compute_average_precision(positive_counts, all_counts)
+        values_by_class.append(values)
+    return _average_defined_values(np.array(values_by_class))
 
-    table = np.array(by_class)
-    has_value = ~np.isnan(table)
-    sums = np.where(has_value, table, 0).sum(axis=0)
+
+def _average_defined_values(values_by_class: Array) -> Array:
+    """For each column, return the mean of the values that are not NaN.
+
+    The mean is NaN if all values of the column are. numpy.nanmean would also print a
+    warning then.
+    """
+    is_defined = ~np.isnan(values_by_class)
+    sums = np.where(is_defined, values_by_class, 0).sum(axis=0)
     with np.errstate(invalid="ignore"):
-        return np.asarray(sums / has_value.sum(axis=0))
+        return np.asarray(sums / is_defined.sum(axis=0))
 
 
 def _rank_descending(probabilities: Array) -> Array:
-    """Return the rank of each row, 0 for the largest probability; equal ones share it."""
+    """Return the rank of each row: 0 for the largest probability.
+
+    Equal probabilities have the same rank. If there are more than MOST_RANKS ranks, they
+    are put together into MOST_RANKS ranges, which have about equally many rows each.
+    """
     distinct, ranks = np.unique(-probabilities, return_inverse=True)
     if len(distinct) <= MOST_RANKS:
         return np.asarray(ranks)
     rows_up_to_rank = np.cumsum(np.bincount(ranks))
-    coarse = (rows_up_to_rank - 1) * MOST_RANKS // len(probabilities)
-    return np.asarray(coarse[ranks])
+    range_of_rank = (rows_up_to_rank - 1) * MOST_RANKS // len(probabilities)
+    return np.asarray(range_of_rank[ranks])
 
 
-def _compute_roc_auc(positives: Array, negatives: Array) -> Array:
-    """Return the area under the ROC curve for each line of counts by descending rank.
+def _compute_roc_auc(positive_counts: Array, negative_counts: Array) -> Array:
+    """For each line of counts, return the area under the ROC curve.
 
-    It is the share of pairs of a positive and a negative row in which the positive one
-    ranks higher; pairs of equal rank count half (Hanley and McNeil, Radiology 143, 1982).
+    A line has the numbers of positive and of negative rows by rank, and rank 0 has the
+    largest probability. The area is the share of pairs of a positive and a negative row in
+    which the positive row has the larger probability. Pairs of equal rank count half
+    (Hanley and McNeil, Radiology 143, 1982). It is NaN if there are no such pairs.
     """
-    negatives_below = negatives.sum(axis=1, keepdims=True) - negatives.cumsum(axis=1)
-    wins = (positives * (negatives_below + negatives / 2)).sum(axis=1)
+    all_negatives = negative_counts.sum(axis=1, keepdims=True)
+    negatives_below = all_negatives - negative_counts.cumsum(axis=1)
+    wins = (positive_counts * (negatives_below + negative_counts / 2)).sum(axis=1)
+    pairs = positive_counts.sum(axis=1) * negative_counts.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(wins / (positives.sum(axis=1) * negatives.sum(axis=1)))
+        return np.asarray(wins / pairs)
 
 
-def _compute_average_precision(positives: Array, all_rows: Array) -> Array:
-    """Return the average precision for each line of counts by descending rank."""
-    precisions = positives.cumsum(axis=1) / np.maximum(all_rows.cumsum(axis=1), 1)
+def _compute_average_precision(positive_counts: Array, all_counts: Array) -> Array:
+    """For each line of counts, return the average precision.
+
+    A line has the numbers of positive rows and of all rows by rank, and rank 0 has the
+    largest probability. The value is NaN if there are no positive rows.
+    """
+    rows_up_to_rank = all_counts.cumsum(axis=1)
+    precisions = positive_counts.cumsum(axis=1) / np.maximum(rows_up_to_rank, 1)
+    sums = (positive_counts * precisions).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.asarray((positives * precisions).sum(axis=1) / positives.sum(axis=1))
+        return np.asarray(sums / positive_counts.sum(axis=1))

@@ -1,10 +1,11 @@
-"""The metrics that judge a model: their names, their values, and notes on weak ones.
+"""Compute the metrics by which models are compared, and warn of misleading ones.
 
-The values are scikit-learn's.
+The values are the same as those of scikit-learn.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,30 +23,34 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by which models are judged and compared.
+    """A metric by which models are compared.
 
-    `name` is that of `training.metric` in settings.yml, and `title` what people read.
+    `name` is a value of `training.metric` in settings.yml, and `title` is the name that
+    people read.
     """
 
     name: str
     title: str
     higher_is_better: bool
-    #: Whether the value, which is a fraction, is shown as a percentage.
+    #: Whether the value is shown as a percentage: 0.05 as "5 %".
     is_percentage: bool = False
 
     @property
     def direction(self) -> str:
-        """Which values are better, in words."""
+        """Return in words whether higher or lower values are better."""
         return "higher is better" if self.higher_is_better else "lower is better"
 
     def format(self, value: float, *, signed: bool = False) -> str:
-        """Return a value of this metric as text: with a percent sign if it is a percentage."""
+        """Return a value of this metric as text, such as "0.9821", or "5.584 %".
+
+        If `signed` is true, positive values begin with a plus sign.
+        """
         if self.is_percentage:
             return f"{format_value(100 * value, signed=signed)} %"
         return format_value(value, signed=signed)
 
 
-# By task. The first one is the default.
+# The metrics of each task. The first one is the default.
 METRICS = {
     "classification": [
         Metric("log_loss", "log loss", higher_is_better=False),
@@ -67,19 +72,24 @@ METRICS = {
         Metric("r2", "R²", higher_is_better=True),
     ],
 }
-# A note names a class if fewer rows are predicted to be of it than this share of its rows.
+# A class is rarely predicted if the number of rows for which it is predicted is below this
+# share of the rows that really are of this class.
 RARELY_PREDICTED = 0.2
-SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log loss
+# The log loss of a probability of 0 would be infinite, so smaller probabilities count as
+# this one. scikit-learn has the same limit.
+SMALLEST_PROBABILITY = float(np.finfo(float).eps)
+LARGEST_LOG_LOSS = -math.log(SMALLEST_PROBABILITY)
 
 
 class CannotCompute(Exception):
-    """A metric has no value for these rows; the message says why."""
+    """A metric cannot be computed for some rows. The message says why."""
 
 
 def format_value(value: float, *, signed: bool = False) -> str:
-    """Return a value of a metric as text, with four significant digits.
+    """Return the value of a metric as text, with four significant digits.
 
-    Digits before the decimal point are never left out: 45231.7 is "45,232".
+    Digits before the decimal point are never left out: 45231.7 is "45,232". If `signed` is
+    true, positive values begin with a plus sign.
     """
     sign = "+" if signed else ""
     if 1_000 <= abs(value) < 1e15:
@@ -88,18 +98,22 @@ def format_value(value: float, *, signed: bool = False) -> str:
 
 
 def find_metric(name: str, task: str) -> Metric:
-    """Return a metric of a task; `default` names the first one. Raises KeyError."""
+    """Return the metric of a task with this name, or the first one for "default".
+
+    Raises KeyError if there is no such metric, or no such task.
+    """
     if name == "default":
         return METRICS[task][0]
-    return {metric.name: metric for metric in METRICS[task]}[name]
+    metric_by_name = {metric.name: metric for metric in METRICS[task]}
+    return metric_by_name[name]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model predicts for some rows.
+    """The predictions of a model for some rows.
 
-    In a classification, `values` are positions in a list of classes, and `probabilities`
-    has a column for each of these classes. In a regression, `values` are the numbers, and
+    In a classification, `values` holds positions in a list of classes, and `probabilities`
+    has a column for each of these classes. In a regression, `values` holds numbers, and
     there are no probabilities.
     """
 
@@ -108,28 +122,28 @@ class Predictions:
 
 
 def list_classes(target: pd.Series, models: Iterable[Pipeline]) -> list[str]:
-    """Return the names of all classes that occur in the rows or that a model knows.
+    """Return the sorted names of the classes in `target` and of those the models predict.
 
-    Classes are told apart by name, as their type may change when data is added. The list
-    is empty if the models predict numbers.
+    Classes are compared by name, because the same class may be the integer 1 in one data
+    set and the text "1" in another. If the models predict numbers, the list is empty.
     """
-    names = set()
+    models = list(models)
+    if not all(is_classifier(model) for model in models):
+        return []
+    names = {str(name) for name in target.unique()}
     for model in models:
-        if not is_classifier(model):
-            return []
         names |= {str(name) for name in model.classes_}
-    names |= {str(name) for name in target.unique()}
     return sorted(names)
 
 
 def encode_classes(values: Any, classes: Sequence[str]) -> Array:
-    """Return the position of each value in the list of classes."""
-    categories = pd.Categorical(values).rename_categories(str)
-    return np.asarray(categories.set_categories(list(classes)).codes, dtype=int)
+    """Return the position of each value's name in the list of classes."""
+    by_name = pd.Categorical(values).rename_categories(str)
+    return np.asarray(by_name.set_categories(list(classes)).codes, dtype=int)
 
 
 def encode_target(target: pd.Series, classes: Sequence[str]) -> Array:
-    """Return the target as positions in the list of classes, or as numbers if it is empty."""
+    """Return the target as positions in `classes`, or as numbers if this list is empty."""
     if not classes:
         return np.asarray(target, dtype=float)
     return encode_classes(target, classes)
@@ -138,41 +152,51 @@ def encode_target(target: pd.Series, classes: Sequence[str]) -> Array:
 def predict(
     model: Pipeline, features: pd.DataFrame, classes: Sequence[str]
 ) -> Predictions:
-    """Let a model predict rows. The list of classes is empty in a regression."""
+    """Return the predictions of a model for the rows of `features`.
+
+    `classes` is empty in a regression. In a classification, it may also have classes that
+    the model does not predict. Their probability is 0.
+    """
     if not classes:
         return Predictions(np.asarray(model.predict(features), dtype=float))
-    positions = encode_classes(model.classes_, classes)
+    positions_of_model = encode_classes(model.classes_, classes)
     probabilities = np.zeros((len(features), len(classes)))
-    probabilities[:, positions] = model.predict_proba(features)
-    return Predictions(encode_classes(model.predict(features), classes), probabilities)
+    probabilities[:, positions_of_model] = model.predict_proba(features)
+    values = encode_classes(model.predict(features), classes)
+    return Predictions(values, probabilities)
 
 
-def compute_metric(name: str, target: Array, predictions: Predictions) -> float:
-    """Return the value of a metric. Raises CannotCompute if it has none for these rows.
+def compute_metric(metric_name: str, target: Array, predictions: Predictions) -> float:
+    """Return the value of a metric for the predictions of some rows.
 
-    `target` holds positions in the list of classes, or numbers. `roc_auc` and
-    `average_precision` of several classes are the mean over the classes that occur, each
-    against all others. Of two classes, `average_precision` is that of the rarer one.
+    `target` holds positions in the list of classes (classification) or numbers
+    (regression). With more than two classes, `roc_auc` and `average_precision` are the mean
+    over the classes that occur, each against all others. With two classes,
+    `average_precision` is that of the rarer class.
+
+    Raises CannotCompute if the metric is undefined for these rows, and KeyError if there is
+    no such metric.
     """
     values = predictions.values
-    match name:
+    match metric_name:
         case "log_loss":
             return float(compute_losses_of_probabilities(target, predictions).mean())
         case "roc_auc":
             return _average_over_classes(
-                metrics.roc_auc_score, name, target, predictions
+                metrics.roc_auc_score, metric_name, target, predictions
             )
         case "average_precision":
             return _average_over_classes(
-                metrics.average_precision_score, name, target, predictions
+                metrics.average_precision_score, metric_name, target, predictions
             )
         case "f1_macro":
             return float(metrics.f1_score(target, values, average="macro"))
         case "balanced_accuracy":
+            # This is the same as balanced_accuracy_score, which prints a warning if a
+            # class is predicted that does not occur.
+            occurring = np.unique(target)
             return float(
-                metrics.recall_score(
-                    target, values, average="macro", labels=np.unique(target)
-                )
+                metrics.recall_score(target, values, average="macro", labels=occurring)
             )
         case "accuracy":
             return float(metrics.accuracy_score(target, values))
@@ -190,39 +214,48 @@ def compute_metric(name: str, target: Array, predictions: Predictions) -> float:
             if np.ptp(target) == 0:
                 raise CannotCompute("the target has the same value in all rows")
             return float(metrics.r2_score(target, values))
-    raise KeyError(name)
+    raise KeyError(metric_name)
 
 
 def measure(
     model: Pipeline, features: pd.DataFrame, target: pd.Series, task: str
 ) -> dict[str, float]:
-    """Return all metrics of a model's predictions, except those without a value."""
+    """Return the value of each metric of a task for the predictions of a model.
+
+    Metrics that cannot be computed for these rows are left out.
+    """
     classes = list_classes(target, [model])
-    encoded = encode_target(target, classes)
+    encoded_target = encode_target(target, classes)
     predictions = predict(model, features, classes)
-    values = {}
+    value_by_metric = {}
     for metric in METRICS[task]:
         with suppress(CannotCompute):
-            values[metric.name] = compute_metric(metric.name, encoded, predictions)
-    return values
+            value = compute_metric(metric.name, encoded_target, predictions)
+            value_by_metric[metric.name] = value
+    return value_by_metric
 
 
 def note_weak_figures(
     model: Pipeline, features: pd.DataFrame, target: pd.Series, task: str
 ) -> list[str]:
-    """Return notes on metrics that have no value for these rows, or that mean little."""
+    """Return warnings about metrics of a model that are missing or misleading.
+
+    A metric is missing if it cannot be computed for these rows. Accuracy is misleading if
+    the model does not know a class, or hardly ever predicts it.
+    """
     classes = list_classes(target, [model])
-    encoded = encode_target(target, classes)
+    encoded_target = encode_target(target, classes)
     predictions = predict(model, features, classes)
     notes = []
     for metric in METRICS[task]:
         try:
-            compute_metric(metric.name, encoded, predictions)
+            # Only the error is of interest here, not the value.
+            compute_metric(metric.name, encoded_target, predictions)
         except CannotCompute as error:
             notes.append(f"{metric.title} is left out: {error}.")
     if task == "classification":
         known_classes = {str(name) for name in model.classes_}
-        notes += _note_weak_classes(encoded, predictions, classes, known_classes)
+        notes += _note_weak_classes(encoded_target, predictions, classes, known_classes)
     return notes
 
 
@@ -232,72 +265,93 @@ def _note_weak_classes(
     classes: Sequence[str],
     known_classes: Collection[str],
 ) -> list[str]:
-    """Return notes on classes that the model does not know or hardly ever predicts."""
-    rows = len(target)
-    actual_rows = np.bincount(target, minlength=len(classes))
-    predicted_rows = np.bincount(predictions.values, minlength=len(classes))
-    hint = ""
+    """Return warnings about classes that the model does not know or hardly ever predicts.
+
+    `target` holds the positions of the actual classes in `classes`. The model was trained
+    on `known_classes`, whereas `classes` also has those that are new in the target.
+    """
+    row_count = len(target)
+    actual_counts = np.bincount(target, minlength=len(classes))
+    predicted_counts = np.bincount(predictions.values, minlength=len(classes))
+    hint_on_threshold = ""
     if len(classes) == 2:
-        hint = " To predict it more often, see docs/change.md, 'Decide by a threshold'."
+        hint_on_threshold = (
+            " To predict it more often, see docs/change.md, 'Decide by a threshold'."
+        )
 
     notes = []
-    for name, actual, predicted in zip(classes, actual_rows, predicted_rows):
+    for name, actual, predicted in zip(classes, actual_counts, predicted_counts):
         if actual and name not in known_classes:
             notes.append(
                 f"{actual} held-out rows are of the class '{name}', which the model does"
-                " not know: each of them counts with the largest possible log loss, 36."
+                " not know: each of these rows counts with the largest possible log loss,"
+                f" {LARGEST_LOG_LOSS:.0f}."
             )
         elif actual and not predicted:
             notes.append(
-                f"no row is predicted to be '{name}', though {actual} of {rows} are:"
-                " accuracy says nothing about this class. Look at average precision."
-                f"{hint}"
+                f"the model never predicts '{name}', although {actual} of {row_count} rows"
+                " have this class: accuracy says nothing about it. Look at average"
+                f" precision.{hint_on_threshold}"
             )
         elif predicted < RARELY_PREDICTED * actual:
-            verb = "row is" if predicted == 1 else "rows are"
+            rows = "row" if predicted == 1 else "rows"
             notes.append(
-                f"only {predicted} {verb} predicted to be '{name}', though {actual} of"
-                f" {rows} are: accuracy says little about this class. Look at average"
-                f" precision.{hint}"
+                f"the model predicts '{name}' for only {predicted} {rows}, although"
+                f" {actual} of {row_count} have this class: accuracy says little about it."
+                f" Look at average precision.{hint_on_threshold}"
             )
     return notes
 
 
 def compute_losses_of_probabilities(target: Array, predictions: Predictions) -> Array:
-    """Return minus the logarithm of each row's probability of its own class."""
-    assert predictions.probabilities is not None
-    probabilities = predictions.probabilities[np.arange(len(target)), target]
-    return np.asarray(-np.log(np.clip(probabilities, SMALLEST_PROBABILITY, 1)))
+    """Return the log loss of each row: -log of the probability of its actual class.
+
+    `target` holds the positions of the actual classes.
+    """
+    assert predictions.probabilities is not None  # It is None only in a regression.
+    rows = np.arange(len(target))
+    probability_of_actual = predictions.probabilities[rows, target]
+    return np.asarray(-np.log(np.clip(probability_of_actual, SMALLEST_PROBABILITY, 1)))
 
 
 def _average_over_classes(
-    score: Callable[[Array, Array], float],
-    name: str,
+    compute_score: Callable[[Array, Array], float],
+    metric_name: str,
     target: Array,
     predictions: Predictions,
 ) -> float:
-    """Return the mean of a ranking metric over the classes that it judges."""
-    assert predictions.probabilities is not None
-    scores = [
-        score(target == position, predictions.probabilities[:, position])
-        for position in select_classes(name, target, predictions)
-    ]
+    """Return the mean of a metric over the classes for which it is computed.
+
+    `compute_score` takes whether each row is of a class, and the probabilities of this
+    class. Raises CannotCompute if all rows are of one class.
+    """
+    assert predictions.probabilities is not None  # It is None only in a regression.
+    scores = []
+    for position in select_classes(metric_name, target, predictions):
+        is_of_class = target == position
+        probabilities = predictions.probabilities[:, position]
+        scores.append(compute_score(is_of_class, probabilities))
     return float(np.mean(scores))
 
 
-def select_classes(name: str, target: Array, predictions: Predictions) -> list[int]:
-    """Return the positions of the classes that a ranking metric judges.
+def select_classes(
+    metric_name: str, target: Array, predictions: Predictions
+) -> list[int]:
+    """Return the positions of the classes for which a metric of one class is computed.
 
-    Of several classes, these are all that occur. Of two, it is one: the rarer one for the
-    average precision, else the second. Raises CannotCompute if all rows are of one class.
+    With three classes or more, these are all classes that occur in `target`. With two, it
+    is a single class: the rarer one for `average_precision`, and the second one for
+    `roc_auc`, which has the same value for both. Raises CannotCompute if all rows are of
+    one class.
     """
-    assert predictions.probabilities is not None
+    assert predictions.probabilities is not None  # It is None only in a regression.
     counts = np.bincount(target, minlength=predictions.probabilities.shape[1])
     occurring = np.flatnonzero(counts)
     if len(occurring) < 2:
         raise CannotCompute("all rows are of one class")
     if len(counts) > 2:
         return [int(position) for position in occurring]
-    if name == "average_precision" and counts[0] < counts[1]:
+    first_is_rarer = counts[0] < counts[1]
+    if metric_name == "average_precision" and first_is_rarer:
         return [0]
     return [1]

@@ -1,4 +1,4 @@
-"""Load a saved model, with what it says about its training."""
+"""Load a saved model and the records of its training, and select its features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pandas as pd
 import polars as pl
 from sklearn.pipeline import Pipeline
 
-# The types of columns, by their names in the signature of a model.
+# The polars type for each name of a type in the signature of a model.
 TYPES: dict[str, pl.DataType] = {
     "double": pl.Float64(),
     "datetime": pl.Datetime("us"),
@@ -28,7 +28,10 @@ TYPES: dict[str, pl.DataType] = {
 
 
 class RowSplit(Protocol):
-    """The rule by which rows were held out from training. See steps/train/split.py."""
+    """The rule that decides which rows are held out from training.
+
+    It is the class Split of steps/train/split.py, as it was saved with the model.
+    """
 
     by: list[str]
 
@@ -41,10 +44,10 @@ class RowSplit(Protocol):
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A trained pipeline, and what was saved with it.
+    """A trained pipeline, and the records that were saved with it.
 
-    A model that was not saved by the train step of this project has fewer values: those
-    after `columns` may be empty or None.
+    If a model was not saved by the train step of this project, the values after `columns`
+    may be empty or None.
     """
 
     pipeline: Pipeline
@@ -54,12 +57,12 @@ class SavedModel:
     categories: dict[str, set[str]]
     task: str
     target: str
-    #: The rule by which rows were held out.
+    #: The rule that decides which rows are held out.
     split: RowSplit | None
-    #: A model that predicts the target without features, and how it does so.
+    #: A model that predicts the target without features, and its method, such as "mean".
     baseline: Any = None
     baseline_name: str = ""
-    #: The column of dates by which rows were held out; empty if this was done at random.
+    #: The column of dates by which rows were held out. It is empty if this was at random.
     holdout_column: str = ""
     keys: tuple[str, ...] = ()
     training_rows: int | None = None
@@ -77,11 +80,12 @@ class SavedModel:
 def load_model(folder: Path) -> SavedModel:
     """Load the model in a folder.
 
-    Raises ValueError if it was saved by another version of Python, without a signature, or
-    with columns of other types than train saves. A model that cannot be loaded may raise
-    any other error.
+    Raises ValueError if the model was saved with another version of Python, without a
+    signature, or with columns of other types than the step train saves. Loading may also
+    raise any other error, because it runs code of the model.
     """
-    # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
+    # MLflow takes "%20" in a path for a space, so it could not find the files of a folder
+    # with "%20" in its name. A copy in a temporary folder has no such name.
     with TemporaryDirectory() as temporary_folder:
         copy = shutil.copytree(folder, Path(temporary_folder) / "model")
         description = mlflow.models.Model.load(str(copy))
@@ -92,6 +96,7 @@ def load_model(folder: Path) -> SavedModel:
         schema = _read_schema(copy)
 
     columns = _read_columns(description)
+    # A value that the model does not record stays empty.
     metadata = description.metadata or {}
     return SavedModel(
         pipeline=pipeline,
@@ -112,42 +117,49 @@ def load_model(folder: Path) -> SavedModel:
 
 
 def _check_python(description: mlflow.models.Model) -> None:
-    """Raise ValueError if a model was saved by another minor version of Python.
+    """Raise ValueError if a model was saved with another minor version of Python.
 
     A saved model holds functions of the train step as bytecode. Another version of Python
-    may crash when it runs them, without an error message.
+    may crash when it runs them, without an error message. If the model does not record its
+    version of Python, nothing is checked. The message begins with "it", for the model.
     """
     flavor = description.flavors.get("python_function", {})
-    version = ".".join(flavor.get("python_version", "").split(".")[:2])
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if version and version != running:
-        raise ValueError(f"it was trained with Python {version}, and this is {running}")
+    version_of_model = ".".join(flavor.get("python_version", "").split(".")[:2])
+    running_version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version_of_model and version_of_model != running_version:
+        raise ValueError(
+            f"it was trained with Python {version_of_model}, and this is Python"
+            f" {running_version}"
+        )
 
 
 def _read_columns(description: mlflow.models.Model) -> dict[str, pl.DataType]:
-    """Return the columns that a model needs, and their types.
+    """Return the columns that a model needs, and their types, from its signature.
 
-    Raises ValueError if they are unknown.
+    Raises ValueError if the model has no signature, or if a column has a type that the step
+    train does not save. The message continues a sentence in which "it" is the model.
     """
     if description.signature is None or description.signature.inputs is None:
-        raise ValueError("it was saved without a signature, which names its columns")
+        raise ValueError("it was saved without a signature, so its columns are unknown")
 
     columns = {}
     for column in description.signature.inputs.to_dict():
+        # The columns of a model that was trained on an array have no names.
+        name = column.get("name")
         type_name = column["type"]
         if type_name not in TYPES:
             raise ValueError(
-                f"in its signature, '{column.get('name')}' is of the type {type_name}, which"
-                f" is none of {', '.join(TYPES)}"
+                f"in its signature, the column '{name}' has the type {type_name}, which is"
+                f" not one of {', '.join(TYPES)}"
             )
-        columns[column["name"]] = TYPES[type_name]
+        columns[name] = TYPES[type_name]
     return columns
 
 
 def _load_split(folder: Path, pipeline: Pipeline) -> Any:
-    """Return the rule by which rows were held out, or None if it was not saved.
+    """Return the rule that decides which rows are held out, or None if it was not saved.
 
-    Version 1 of this project saved it as an attribute of the pipeline.
+    Version 1 of this project saved the rule as an attribute of the pipeline.
     """
     split = _load_pickle(folder / "split.pkl")
     if split is None:
@@ -172,7 +184,7 @@ def _read_schema(folder: Path) -> dict[str, Any]:
 
 
 def _list_categories(schema: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return the distinct texts of each column whose texts are in the schema."""
+    """Return the distinct texts of each column whose texts are listed in the schema."""
     return {
         name: set(column["categories"])
         for name, column in schema.get("columns", {}).items()
@@ -186,68 +198,90 @@ def _list_categories(schema: Mapping[str, Any]) -> dict[str, set[str]]:
 def select_columns(
     table: pl.DataFrame, columns: dict[str, pl.DataType]
 ) -> pd.DataFrame:
-    """Return the columns that a model needs, in the types that it was trained with.
+    """Return the columns that a model needs, cast to the types that it was trained with.
 
-    Raises TypeError or a PolarsError if a column is missing or has another type.
+    Raises a PolarsError if a column is missing or a value cannot be cast, and TypeError if
+    dates would become numbers, or the other way round.
     """
     selected = {}
     for name, dtype in columns.items():
         values = table[name]
         if values.null_count() == len(values):
-            # A column without any value fits every type.
+            # A column without any values fits every type.
             selected[name] = pl.repeat(None, len(values), dtype=dtype, eager=True)
-            continue
-
-        is_read_from_text = values.dtype == pl.String and not dtype.is_temporal()
-        becomes_text = dtype == pl.String
-        have_same_kind = values.dtype.is_temporal() == dtype.is_temporal()
-        if not (is_read_from_text or becomes_text or have_same_kind):
-            raise TypeError(f"'{name}' was {dtype} to it and is {values.dtype} now")
-        selected[name] = values.cast(dtype)
+        elif not _can_be_cast(values.dtype, dtype):
+            raise TypeError(
+                f"it was trained with '{name}' as {dtype}, but the column is"
+                f" {values.dtype} now"
+            )
+        else:
+            selected[name] = values.cast(dtype)
     return pl.DataFrame(selected).to_pandas()
 
 
-def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
-    """Return the columns that a model needs, with the values that its own prep would read.
+def _can_be_cast(prepared: pl.DataType, needed: pl.DataType) -> bool:
+    """Return whether a column of the type `prepared` may be cast to the type `needed`.
 
-    The table may have been read by another schema than the training data of the model.
-    Raises ValueError, TypeError or a PolarsError if the values of its own schema are
-    unknown.
+    All types may become text, numbers and dates may change their precision, and text may
+    become a number. Dates never become numbers. polars could do this, but the numbers would
+    have no meaning to a model.
+    """
+    if needed == pl.String:
+        return True
+    if prepared == pl.String:
+        return not needed.is_temporal()
+    return prepared.is_temporal() == needed.is_temporal()
+
+
+def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
+    """Return the columns that a model needs, as its own step prep would have read them.
+
+    `table` was read for another model. For example, prep may have turned the text "01" into
+    the number 1, whereas this model was trained on the text.
+
+    Raises ValueError if the original values cannot be recovered, TypeError if a column of
+    dates is needed and has other values (or the other way round), and a PolarsError if a
+    column is missing.
     """
     for name, dtype in model.columns.items():
         values = table[name].drop_nulls()
         if values.is_empty():
             continue
         if dtype == pl.String:
-            _check_spelling(name, values, model.categories.get(name, set()))
+            categories = model.categories.get(name, set())
+            _check_text_can_be_recovered(name, values, categories)
         elif dtype == pl.Float64:
-            _check_numbers(name, values)
+            _check_texts_are_numbers(name, values)
     return select_columns(table, model.columns)
 
 
-def _check_spelling(name: str, values: pl.Series, categories: set[str]) -> None:
-    """Raise ValueError if the values were text to the model, and their spelling is lost.
+def _check_text_can_be_recovered(
+    name: str, values: pl.Series, categories: set[str]
+) -> None:
+    """Raise ValueError if it is unknown how values were spelled in the raw data.
 
-    A column that holds numbers now may have held "+1" or "01" as text. Its spelling is only
-    known if all numbers, as they are written now, are categories of the model.
+    The model was trained on text, of which `categories` are the distinct texts. If the
+    column `name` holds numbers now, "+1" and "01" may both have become 1. The spelling is
+    certain only if every value, written as text, is one of the categories.
     """
     if values.dtype == pl.String:
         return
     texts = values.unique().cast(pl.String)
     if not categories.issuperset(texts):
         raise ValueError(
-            f"'{name}' was text to it and is {values.dtype} now, which does not tell how"
-            " the values were spelled"
+            f"it was trained with '{name}' as text, but the column is {values.dtype} now,"
+            " so the original spelling of the values is lost"
         )
 
 
-def _check_numbers(name: str, values: pl.Series) -> None:
-    """Raise ValueError if the values were numbers to the model, and some are text now."""
+def _check_texts_are_numbers(name: str, values: pl.Series) -> None:
+    """Raise ValueError if a column that a model needs as numbers holds other text."""
     if values.dtype != pl.String:
         return
     is_number = values.cast(pl.Float64, strict=False).is_not_null()
-    odd_values = values.filter(~is_number)
-    if len(odd_values):
+    other_texts = values.filter(~is_number)
+    if len(other_texts):
         raise ValueError(
-            f"'{name}' was numbers to it and is text now, such as '{odd_values[0]}'"
+            f"it was trained with '{name}' as numbers, but the column is text now, such as"
+            f" '{other_texts[0]}'"
         )

@@ -1,6 +1,6 @@
-"""Find the held-out rows on which two models can be compared fairly.
+"""Find the rows on which two models can be compared fairly.
 
-These are the rows that neither of the two models was trained on.
+These are the rows that were held out from the training of both models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from saved_model import RowSplit, SavedModel
 
-# With fewer groups of rows held out from both models, they are not compared.
+# Two models are not compared if fewer groups of rows were held out from both.
 FEWEST_GROUPS = 30
 # Rows that are held out by date are divided into this many periods.
 PERIODS = 10
@@ -30,14 +30,17 @@ class NotComparable(Exception):
 
 
 class PredictsSomethingElse(Exception):
-    """The registered model has another task, target or classes. The message says which."""
+    """The registered model has another task or target, or entirely different classes.
+
+    The message says which.
+    """
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """The rows that two models have both held out.
+    """The rows that were held out from the training of two models.
 
-    `groups` has a number for each row. Rows of one group are not independent.
+    `groups` has a number for each row. Rows with the same number are not independent.
     """
 
     table: pl.DataFrame
@@ -45,8 +48,12 @@ class SharedRows:
 
 
 @contextmanager
-def not_comparable_if_it_fails(reason: str) -> Iterator[None]:
-    """Raise NotComparable with a reason if a registered model raises any error."""
+def raise_not_comparable_on_error(reason: str) -> Iterator[None]:
+    """Raise NotComparable if the enclosed code raises any other error.
+
+    The enclosed code uses a registered model, which may raise anything. The message is
+    `reason`, followed by the message of the error in brackets.
+    """
     try:
         yield
     except (NotComparable, PredictsSomethingElse):
@@ -55,54 +62,63 @@ def not_comparable_if_it_fails(reason: str) -> Iterator[None]:
         raise NotComparable(f"{reason} ({error})") from None
 
 
-@not_comparable_if_it_fails("it cannot say which rows it was trained on")
+@raise_not_comparable_on_error("it cannot say which rows it was trained on")
 def find_shared_rows(
     new: SavedModel, registered: SavedModel, holdout: pl.DataFrame
 ) -> SharedRows:
-    """Return the rows of the new model's hold-out that the registered model held out, too.
+    """Return the rows that were held out from the training of both models.
+
+    `holdout` has the rows that were held out from the new model.
 
     Raises PredictsSomethingElse if the models predict different things. Raises
-    NotComparable if there are too few such rows, or if the registered model cannot tell
-    which rows it has held out.
+    NotComparable if too few rows are shared, if the registered model needs columns that are
+    missing, or if it is unknown which rows were held out from it.
     """
     if new.split is None or registered.split is None:
-        raise NotComparable("it does not say which rows it was trained on")
+        raise NotComparable(
+            "one of the two models does not record which rows it was trained on"
+        )
     _check_target(new, registered)
     _check_holdout(new, registered)
     _check_columns(holdout, [*registered.split.by, *registered.columns])
 
     rows = holdout.filter(registered.split.held_out(holdout))
     groups = _choose_coarser_groups(new.split, registered.split, rows)
-    count = len(np.unique(groups))
-    if count < FEWEST_GROUPS:
+    # Rows of a group are equal or have the same key, so they count as one. This also holds
+    # if the rows are put together into periods below.
+    group_count = len(np.unique(groups))
+    if group_count < FEWEST_GROUPS:
         raise NotComparable(
-            "too few groups of rows (equal ones, or of one key) are held out from both:"
-            f" {count}, and {FEWEST_GROUPS} are needed"
+            f"only {group_count} independent groups of rows were held out from both models,"
+            f" and {FEWEST_GROUPS} are needed (rows that are equal or have the same key"
+            " count as one group)"
         )
     if new.holdout_column:
-        groups = form_periods(rows[new.holdout_column])
+        periods = form_periods(rows[new.holdout_column])
+        return SharedRows(rows, groups=periods)
     return SharedRows(rows, groups)
 
 
 def form_periods(dates: pl.Series) -> Array:
-    """Return the number of a period for each row. All periods have equally many dates.
+    """Divide dates into PERIODS periods, and return the number of each row's period.
 
-    Errors on neighbouring dates are similar, so the rows of a period are not independent
-    (H. R. Künsch, "The jackknife and the bootstrap for general stationary observations",
-    Annals of Statistics 17, 1989).
+    All periods have about equally many distinct dates. Errors on neighbouring dates are
+    similar, so the rows of a period are not independent (H. R. Künsch, "The jackknife and
+    the bootstrap for general stationary observations", Annals of Statistics 17, 1989).
     """
-    ranks = dates.rank("dense").to_numpy() - 1
-    number_of_dates = ranks.max() + 1
-    return np.asarray(ranks * PERIODS // number_of_dates, dtype=np.int64)
+    position_of_date = dates.rank("dense").to_numpy() - 1
+    date_count = position_of_date.max() + 1
+    return np.asarray(position_of_date * PERIODS // date_count, dtype=np.int64)
 
 
 def _check_target(new: SavedModel, registered: SavedModel) -> None:
-    """Raise PredictsSomethingElse if the task, the target or all classes differ.
+    """Raise PredictsSomethingElse if the models differ in the task or in the target.
 
-    Raises NotComparable if the registered model does not say what it predicts.
+    It is also raised if both models predict classes, but have no class in common. Raises
+    NotComparable if the registered model does not record its task.
     """
     if not registered.task:
-        raise NotComparable("it does not say which task it was trained for")
+        raise NotComparable("it does not record which task it was trained for")
     if (registered.task, registered.target) != (new.task, new.target):
         raise PredictsSomethingElse(
             f"it is a {registered.task} of '{registered.target}', not a {new.task} of"
@@ -111,16 +127,20 @@ def _check_target(new: SavedModel, registered: SavedModel) -> None:
     if new.task != "classification":
         return
 
-    # The type of the classes may have changed, so they are compared by name.
+    # The type of the classes may have changed, such as from 1 to "1", so they are compared
+    # by name.
     new_classes = {str(name) for name in new.pipeline.classes_}
     registered_classes = sorted(str(name) for name in registered.pipeline.classes_)
     if new_classes.isdisjoint(registered_classes):
-        listed = ", ".join(registered_classes[:SHOWN_CLASSES])
-        raise PredictsSomethingElse(f"it knows other classes ({listed})")
+        shown_classes = ", ".join(registered_classes[:SHOWN_CLASSES])
+        raise PredictsSomethingElse(f"all its classes are different ({shown_classes})")
 
 
 def _check_holdout(new: SavedModel, registered: SavedModel) -> None:
-    """Raise NotComparable if one model held rows out by date, and the other did not."""
+    """Raise NotComparable if rows were held out by date for only one of the models.
+
+    It is also raised if the dates are those of different columns.
+    """
     if new.holdout_column != registered.holdout_column:
         raise NotComparable(
             f"its rows were held out {_describe_holdout(registered)}, and those of the new"
@@ -130,7 +150,7 @@ def _check_holdout(new: SavedModel, registered: SavedModel) -> None:
 
 
 def _describe_holdout(model: SavedModel) -> str:
-    """Return how rows were held out, as part of a sentence."""
+    """Return how rows were held out: "at random" or "by the date in 'COLUMN'"."""
     if model.holdout_column:
         return f"by the date in '{model.holdout_column}'"
     return "at random"
@@ -142,19 +162,21 @@ def _check_columns(holdout: pl.DataFrame, columns: Iterable[str]) -> None:
     missing = [name for name in distinct_columns if name not in holdout.columns]
     if missing:
         raise NotComparable(
-            f"the registered version needs columns that are gone: {', '.join(missing)}"
+            f"it needs columns that are missing now: {', '.join(missing)}"
         )
 
 
 def _choose_coarser_groups(
     new: RowSplit, registered: RowSplit, rows: pl.DataFrame
 ) -> Array:
-    """Return the group of each row, by the rule that puts more rows into one group.
+    """Return the number of each row's group, by the split that forms fewer groups.
 
-    Rows of such a group may be similar, although the other rule tells them apart.
+    Rows that one model's split puts into a group may be similar, even if the other model's
+    split keeps them apart. If both form equally many groups, those of the new model are
+    returned.
     """
     groups_of_new = new.groups(rows)
     groups_of_registered = registered.groups(rows)
-    if len(np.unique(groups_of_registered)) < len(np.unique(groups_of_new)):
-        return groups_of_registered
-    return groups_of_new
+    new_count = len(np.unique(groups_of_new))
+    registered_count = len(np.unique(groups_of_registered))
+    return groups_of_registered if registered_count < new_count else groups_of_new

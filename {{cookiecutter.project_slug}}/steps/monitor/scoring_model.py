@@ -19,6 +19,8 @@ from profiles import Profile, parse_profile
 from sklearn.pipeline import Pipeline
 
 PROFILE = "profile.json"
+# A message names at most this many versions of a model.
+SHOWN_VERSIONS = 5
 # The polars type for each type in the signature of a model.
 TYPES: dict[str, pl.DataType] = {
     "double": pl.Float64(),
@@ -85,9 +87,17 @@ def find_newest_version(name: str) -> str:
 
     Returns "latest" if no model of this name is registered.
     """
+    versions = list_versions(name)
+    return versions[-1] if versions else "latest"
+
+
+def list_versions(name: str) -> list[str]:
+    """Return the versions of a registered model, such as "1" and "2", the newest last.
+
+    The list is empty if no model of this name is registered.
+    """
     versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-    numbers = [str(version.version) for version in versions]
-    return max(numbers, key=int, default="latest")
+    return sorted((str(version.version) for version in versions), key=int)
 
 
 def download_model(name: str, version: str) -> Path:
@@ -104,9 +114,21 @@ def download_model(name: str, version: str) -> Path:
                 " gone: train again with --set register=always, or pin another version"
                 f" by scoring.model_version. ({error})"
             ) from None
+        version_is_missing = (
+            isinstance(error, MlflowException)
+            and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+        )
+        versions = list_versions(name) if version_is_missing else []
+        if versions:
+            newest_versions = ", ".join(versions[-SHOWN_VERSIONS:])
+            raise MonitorError(
+                f"There is no version {version} of the model {name}. The newest versions"
+                f" are: {newest_versions}. Choose another scoring.model_version in"
+                " settings.yml."
+            ) from None
         raise MonitorError(
             f"The model {name}, version {version}, cannot be loaded: run the training"
-            f" pipeline first, or pin a registered version. ({error})"
+            f" pipeline first. ({error})"
         ) from None
 
 

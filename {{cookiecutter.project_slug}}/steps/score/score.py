@@ -1,10 +1,11 @@
 """Predict prepared Parquet parts: the entry script of the parallel step.
 
-Prep has written two facts into the metadata of each part: the names of its key columns,
-and the version of the registered model whose schema it has used to read the data.
+A part is a Parquet file of prepared rows. The step prep has written two facts into its
+metadata: the names of the key columns, and the version of the registered model whose schema
+was used to read the data.
 
 The predictions for a part are a file of the same name, in Parquet or CSV. Its columns are
-the keys (or `row`, if there are none), `prediction`, and for a classification
+the keys (or `row`, if there are none), `prediction`, and in a classification
 `probability_<class>` for each class.
 """
 
@@ -33,6 +34,8 @@ from trees import UnsupportedModel, use_lookup_tables
 
 # Prep numbers the rows in this column if the data has no key.
 ROW = "row"
+# A message names at most this many versions of a model.
+SHOWN_VERSIONS = 5
 # The types of columns that a model can have, by their names in the model's signature.
 TYPES: dict[str, pl.DataType] = {
     "double": pl.Float64(),
@@ -40,8 +43,10 @@ TYPES: dict[str, pl.DataType] = {
     "string": pl.String(),
 }
 NUMBER, DATE, TEXT = TYPES.values()
+# The types as messages name them.
 TYPE_NAMES = {NUMBER: "numbers", DATE: "dates", TEXT: "text"}
-# Text that matches such a pattern can be read as a value of the type.
+# Text that matches a pattern can be read as a value of the type: "-1.5e3" as a number, and
+# "2024-02-29 12:30" as a date.
 PATTERNS = {
     NUMBER: r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$",
     DATE: r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+)?\s*$",
@@ -61,19 +66,20 @@ class Scorer:
     model: Pipeline
     #: The columns that the model was trained with, and their types.
     columns: dict[str, pl.DataType]
-    #: The folder to write the predictions into.
+    #: The folder for the predictions.
     predictions: Path
-    #: The format of their files: parquet or csv.
+    #: The format of the files with predictions: parquet or csv.
     predictions_format: str = "parquet"
 
 
+# The scorer of this worker process.
 scorer: Scorer
 
 
 def init() -> None:
     """Load the registered model. The driver calls this function once in each worker."""
-    # The driver adds options of its own to the command line, and one of them is --model.
-    # With abbreviations allowed, argparse would read it as --model-name.
+    # The driver adds further options to the command line, such as --model. If abbreviations
+    # were allowed, argparse would take --model for --model-name.
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--model-version", required=True)
@@ -93,27 +99,34 @@ def init() -> None:
 
 
 def run(mini_batch: list[str]) -> list[str]:
-    """Predict each part of a mini-batch, and return the names of the files."""
-    return [score_part(choose_scorer(part), part) for part in map(Path, mini_batch)]
+    """Write the predictions for each part of a mini-batch, and return their file names."""
+    file_names = []
+    for path in mini_batch:
+        part = Path(path)
+        switch_scorer_if_needed(part)
+        file_names.append(score_part(scorer, part))
+    return file_names
 
 
-def choose_scorer(part: Path) -> Scorer:
-    """Return a scorer with the version of the model that prep has used for a part.
+def switch_scorer_if_needed(part: Path) -> None:
+    """Load the version of the model that the step prep used when it wrote a part.
 
-    This is the worker's scorer, unless another version of the model was registered after
-    prep had read the data. Then the version that prep has used is loaded, and replaces the
-    worker's.
+    Usually, the worker's scorer has this version already, and nothing happens. If another
+    version was registered after prep had read the data, the version that prep used replaces
+    the worker's scorer. A part that names no version is scored with the worker's scorer.
     """
     global scorer
-    version = read_part_metadata(part).get("model_version", scorer.version)
-    if version != scorer.version:
+    version_of_part = read_part_metadata(part).get("model_version", scorer.version)
+    if version_of_part != scorer.version:
         scorer = load_scorer(
             scorer.name,
-            version,
+            version_of_part,
             predictions=scorer.predictions,
             predictions_format=scorer.predictions_format,
         )
-    return scorer
+
+
+# Loading the model
 
 
 def load_scorer(
@@ -123,23 +136,17 @@ def load_scorer(
     predictions: Path,
     predictions_format: str = "parquet",
 ) -> Scorer:
-    """Load a registered model, speed it up if possible, and create its output folder.
+    """Load a registered model for scoring, and create the folder `predictions`.
 
-    `model_version` may be "latest". Raises ScoringError if there is no such model, if it
-    was trained with another version of Python, or if the folder cannot be made.
+    `model_version` may be "latest". The model predicts by table lookup if it can, which is
+    faster. Raises ScoringError if there is no such model, if it was trained with another
+    version of Python, or if the folder cannot be created.
     """
     version = find_version(model_name, model_version)
     folder = download_model(model_name, version)
-    # MLflow reads "%20" in a path as a space. The path of a temporary copy has no "%20".
-    with TemporaryDirectory() as temporary_folder:
-        copy = shutil.copytree(folder, Path(temporary_folder) / "model")
-        description = Model.load(str(copy))
-        check_python(description)
-        model = mlflow.sklearn.load_model(copy.as_uri())
-    columns = list_model_columns(description)
-
+    model, columns = load_model(folder)
     try:
-        # The predictions stay the same, and are computed several times faster.
+        # Lookup tables give the same predictions several times faster.
         use_lookup_tables(model)
     except UnsupportedModel as reason:
         print(f"note: the model predicts without the faster table lookup: {reason}.")
@@ -147,8 +154,27 @@ def load_scorer(
     try:
         predictions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ScoringError(f"The predictions cannot be written: {error}") from None
+        raise ScoringError(
+            f"The folder for the predictions cannot be created: {error}"
+        ) from None
     return Scorer(model_name, version, model, columns, predictions, predictions_format)
+
+
+def load_model(folder: Path) -> tuple[Pipeline, dict[str, pl.DataType]]:
+    """Load the model in a folder, and the columns that it was trained with.
+
+    Raises ScoringError if it was trained with another version of Python, or if it does not
+    say which columns it was trained with.
+    """
+    # MLflow takes "%20" in a path for a space, so it could not find the files of a folder
+    # with "%20" in its name. A copy in a temporary folder has no such name.
+    with TemporaryDirectory() as temporary_folder:
+        copy = shutil.copytree(folder, Path(temporary_folder) / "model")
+        description = Model.load(str(copy))
+        # The model must not be loaded before this check, as it may crash Python.
+        check_python(description)
+        model = mlflow.sklearn.load_model(copy.as_uri())
+    return model, list_model_columns(description)
 
 
 def find_version(name: str, version: str) -> str:
@@ -158,65 +184,105 @@ def find_version(name: str, version: str) -> str:
     """
     if version != "latest":
         return version
+    versions = list_versions(name)
+    return versions[-1] if versions else "latest"
+
+
+def list_versions(name: str) -> list[str]:
+    """Return the versions of a registered model, such as "1" and "2", the newest last.
+
+    The list is empty if no model of this name is registered.
+    """
     versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-    numbers = [str(version.version) for version in versions]
-    return max(numbers, key=int, default="latest")
+    return sorted((str(version.version) for version in versions), key=int)
 
 
 def download_model(name: str, version: str) -> Path:
     """Return the folder with the files of a registered model.
 
-    Raises ScoringError if the model or its files are missing.
+    Raises ScoringError if the model, the version or its files do not exist, or if they
+    cannot be downloaded.
     """
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
-        if isinstance(error, OSError) or "No such artifact" in str(error):
+        # MLflow has no error code for missing files, only this text.
+        files_are_missing = isinstance(error, OSError) or "No such artifact" in str(
+            error
+        )
+        if files_are_missing:
             raise ScoringError(
-                f"The model {name}, version {version}, cannot be loaded, as its files are"
-                " gone. Train again with --set register=always, or pin another version"
-                f" by scoring.model_version. ({error})"
+                f"The model {name}, version {version}, cannot be loaded: its files are"
+                " gone. Train again with --set register=always, or choose another version"
+                f" with scoring.model_version. ({error})"
+            ) from None
+
+        version_is_missing = (
+            isinstance(error, MlflowException)
+            and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+        )
+        versions = list_versions(name) if version_is_missing else []
+        if versions:
+            newest_versions = ", ".join(versions[-SHOWN_VERSIONS:])
+            raise ScoringError(
+                f"There is no version {version} of the model {name}. The newest versions"
+                f" are: {newest_versions}. Choose another scoring.model_version in"
+                " settings.yml."
             ) from None
         raise ScoringError(
-            f"The model {name}, version {version}, cannot be loaded. Run the training"
-            f" pipeline first, or pin a registered version. ({error})"
+            f"The model {name}, version {version}, cannot be loaded: run the training"
+            f" pipeline first. ({error})"
         ) from None
 
 
 def check_python(description: Model) -> None:
-    """Raise ScoringError if a model was saved by another minor version of Python.
+    """Raise ScoringError if a model was saved with another minor version of Python.
 
     A saved model holds functions of the train step as bytecode. Another version of Python
-    may crash when it runs them, without an error message.
+    may crash when it runs them, without an error message. If the model does not record its
+    version of Python, nothing is checked.
     """
     flavor = description.flavors.get("python_function", {})
-    version = ".".join(flavor.get("python_version", "").split(".")[:2])
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if version and version != running:
+    version_of_model = ".".join(flavor.get("python_version", "").split(".")[:2])
+    running_version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version_of_model and version_of_model != running_version:
         raise ScoringError(
-            f"The model was trained with Python {version}, and this is Python {running}."
-            f" Train again with --set register=always, or score with Python {version}."
+            f"The model was trained with Python {version_of_model}, and this is Python"
+            f" {running_version}. Train again with --set register=always, or score with"
+            f" Python {version_of_model}."
         )
 
 
 def list_model_columns(description: Model) -> dict[str, pl.DataType]:
     """Return the columns that a saved model was trained with, and their types.
 
-    They are in the model's signature. Raises ScoringError if the model has none.
+    They are listed in the model's signature. Raises ScoringError if the model has no
+    signature, or if a column has a type that the step train does not save.
     """
     if description.signature is None:
         raise ScoringError(
-            "The model was saved without a signature, which would name its columns. Save"
-            " it with save_model() of steps/train/train.py."
+            "The model was saved without a signature, so its columns are unknown. Save it"
+            " with save_model() of steps/train/train.py."
         )
-    return {
-        column["name"]: TYPES[column["type"]]
-        for column in description.signature.inputs.to_dict()
-    }
+    columns = {}
+    for column in description.signature.inputs.to_dict():
+        name = column["name"]
+        type_name = column["type"]
+        if type_name not in TYPES:
+            raise ScoringError(
+                f"In the model's signature, the column '{name}' has the type {type_name},"
+                f" which is not one of {', '.join(TYPES)}. Save the model with"
+                " save_model() of steps/train/train.py."
+            )
+        columns[name] = TYPES[type_name]
+    return columns
+
+
+# Scoring a part
 
 
 def read_part_metadata(part: Path) -> dict[str, str]:
-    """Return the metadata that prep has written into a part.
+    """Return the metadata that the step prep has written into a part, a Parquet file.
 
     Raises ScoringError if the part cannot be read.
     """
@@ -226,11 +292,22 @@ def read_part_metadata(part: Path) -> dict[str, str]:
         raise ScoringError(f"{part.name} cannot be read: {error}") from None
 
 
-def score_part(scorer: Scorer, part: Path) -> str:
-    """Write the predictions for one part, and return the name of their file.
+def read_key_names(part: Path) -> list[str]:
+    """Return the names of the columns that identify a row of a part.
 
-    Their file appears under its name only when it is complete. Raises ScoringError if the
-    part cannot be read or scored, or if the predictions cannot be written.
+    Without key columns, this is the column `row`, in which prep has numbered the rows.
+    Raises ScoringError if the part cannot be read.
+    """
+    names_as_json = read_part_metadata(part).get("keys", "[]")
+    key_names: list[str] = json.loads(names_as_json)
+    return key_names or [ROW]
+
+
+def score_part(scorer: Scorer, part: Path) -> str:
+    """Write the predictions for a part, and return the name of the file with them.
+
+    Raises ScoringError if the part cannot be read or scored, or if the predictions cannot
+    be written.
     """
     try:
         table = pl.read_parquet(part, glob=False)
@@ -241,32 +318,37 @@ def score_part(scorer: Scorer, part: Path) -> str:
     except ScoringError as error:
         raise ScoringError(f"{part.name}: {error}") from None
 
-    key_names = json.loads(read_part_metadata(part).get("keys", "[]")) or [ROW]
-    keys = pl.DataFrame([table[name] for name in key_names])
-    scored = predict(scorer.model, features, keys)
+    keys = pl.DataFrame([table[name] for name in read_key_names(part)])
+    predictions = predict(scorer.model, features, keys)
+    file = scorer.predictions / f"{part.stem}.{scorer.predictions_format}"
+    write_table(predictions, file, scorer.predictions_format)
+    return file.name
 
-    # The file is written under another name first, so no predictions are ever half
-    # written. If the driver tries a part again, the new file replaces the first one.
-    finished = scorer.predictions / f"{part.stem}.{scorer.predictions_format}"
-    unfinished = scorer.predictions / f".{part.name}.{uuid.uuid4().hex}"
+
+def write_table(table: pl.DataFrame, file: Path, file_format: str) -> None:
+    """Write a table as a Parquet or CSV file. Raises ScoringError if this fails.
+
+    The file gets its final name only when it is complete, so that a half-written file never
+    looks finished. A file of this name from an earlier attempt is replaced.
+    """
+    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
-        if scorer.predictions_format == "csv":
-            scored.write_csv(unfinished)
+        if file_format == "csv":
+            table.write_csv(unfinished)
         else:
-            scored.write_parquet(unfinished)
-        os.replace(unfinished, finished)
+            table.write_parquet(unfinished)
+        os.replace(unfinished, file)
     except (OSError, pl.exceptions.PolarsError) as error:
         unfinished.unlink(missing_ok=True)
-        raise ScoringError(f"{finished.name} cannot be written: {error}") from None
-    return finished.name
+        raise ScoringError(f"{file.name} cannot be written: {error}") from None
 
 
 def select_features(
     table: pl.DataFrame, columns: dict[str, pl.DataType]
 ) -> pd.DataFrame:
-    """Return the columns that the model was trained with, in its types.
+    """Return the columns that a model was trained with, cast to the types in `columns`.
 
-    Raises ScoringError if a column is missing, or if its values are of another type.
+    Raises ScoringError if a column is missing, or if it has values of another type.
     """
     features = {}
     for name, dtype in columns.items():
@@ -276,37 +358,41 @@ def select_features(
             )
         # polars reads a name such as `^a$` as a pattern, so the column is left unnamed.
         values = table[name].alias("")
-        filled = values.drop_nulls()
-        # A column without any value fits every type.
-        if len(filled) and not accepts_type(dtype, filled.dtype):
+        present_values = values.drop_nulls()
+        # A column without any values fits every type.
+        if len(present_values) and not accepts_type(dtype, present_values.dtype):
+            unexpected = describe_unexpected_value(present_values, dtype)
             raise ScoringError(
-                f"the column '{name}' holds {describe_odd_value(filled, dtype)}, where"
-                f" the model needs {TYPE_NAMES[dtype]}. Correct the data, or train again."
+                f"the column '{name}' holds {unexpected}, where the model needs"
+                f" {TYPE_NAMES[dtype]}. Correct the data, or train again."
             )
         features[name] = values.cast(dtype)
     return pl.DataFrame(features).to_pandas()
 
 
 def accepts_type(needed: pl.DataType, prepared: pl.DataType) -> bool:
-    """Return whether values of the prepared type can be cast to what the model needs."""
+    """Return whether prepared values can be cast to the type that the model needs."""
     if needed == NUMBER:
         return prepared.is_numeric() or prepared == pl.Boolean
     if needed == DATE:
         return prepared in (pl.Date, pl.Datetime)
-    # An integer has only one form as text, so it can be compared with other text.
+    # An integer can be written as text in only one way, so it can be compared with other
+    # text. This is not true of fractions and dates.
     return prepared == pl.String or prepared.is_integer()
 
 
-def describe_odd_value(values: pl.Series, dtype: pl.DataType) -> str:
-    """Describe the first of the values that is not of the type that the model needs.
+def describe_unexpected_value(values: pl.Series, dtype: pl.DataType) -> str:
+    """Describe the first value that the model cannot read as `dtype`, for a message.
 
-    The description continues the sentence "the column holds ...".
+    For example, this is "the text 'n/a'" if the model needs numbers and the values are the
+    texts "1", "n/a" and "2". If all texts can be read as `dtype`, it is the first one.
     """
     if values.dtype == TEXT:
-        # A single text among numbers makes the whole column text. It is the odd value.
-        odd_values = values.filter(~values.str.contains(PATTERNS[dtype]))
-        first = odd_values[0] if len(odd_values) else values[0]
-        return f"the text {first!r}"
+        # A single text among numbers turns the whole column into text, so only texts that
+        # are not numbers (or dates) are unexpected.
+        unexpected_texts = values.filter(~values.str.contains(PATTERNS[dtype]))
+        first_text = unexpected_texts[0] if len(unexpected_texts) else values[0]
+        return f"the text {first_text!r}"
     if values.dtype == pl.Boolean:
         return f"the truth value {values[0]}"
     if values.dtype in (pl.Date, pl.Datetime):
@@ -319,37 +405,50 @@ def describe_odd_value(values: pl.Series, dtype: pl.DataType) -> str:
 def predict(
     model: Pipeline, features: pd.DataFrame, keys: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return a table of each row's keys and prediction, and probabilities if there are any.
+    """Return a table with the keys and the prediction of each row.
 
-    Raises ScoringError if a key has the same name as one of the other columns.
+    The columns after `prediction` are the probabilities of the classes, if the model
+    predicts any. Raises ScoringError if a key has the same name as a column of predictions.
     """
-    columns: dict[str, Any] = {}
-    rows = len(features)
-    if rows == 1:
-        # For a table with a single row, scikit-learn adds up the classes in another order,
-        # which may change the last bit of a probability. So the row is predicted twice,
-        # and the second prediction is dropped below.
+    row_count = len(features)
+    if row_count == 1:
+        # For a table with a single row, scikit-learn adds up exponentials in another order,
+        # which may change the last bit of a probability. So the row is predicted twice, and
+        # the second prediction is dropped below.
         features = pd.concat([features, features])
-    if hasattr(model, "predict_proba"):
-        probabilities = model.predict_proba(features)
-        last_step = model[-1] if isinstance(model, Pipeline) else model
-        if isinstance(last_step, HistGradientBoostingClassifier):
-            # These predict the class of the largest probability, which is here already.
-            predicted = model.classes_[probabilities.argmax(axis=1)]
-        else:
-            # Others may decide in another way, such as by a threshold.
-            predicted = model.predict(features)
-        columns["prediction"] = predicted
-        for name, column in zip(model.classes_, probabilities.T, strict=True):
-            columns[f"probability_{name}"] = column
-    else:
-        columns["prediction"] = model.predict(features)
+    predictions = {
+        name: values[:row_count]
+        for name, values in predict_columns(model, features).items()
+    }
 
-    for name in columns:
+    for name in predictions:
         if name in keys.columns:
             raise ScoringError(
                 f"the key '{name}' has the same name as a column that holds predictions."
                 " Rename it in the data and in data.keys."
             )
-    predictions = {name: column[:rows] for name, column in columns.items()}
     return pl.DataFrame(keys.to_dict() | predictions)
+
+
+def predict_columns(model: Pipeline, features: pd.DataFrame) -> dict[str, Any]:
+    """Return the predicted values and the probabilities by their column names.
+
+    The names are `prediction`, and `probability_<class>` for each class. A model that
+    predicts no probabilities has only the first one.
+    """
+    if not hasattr(model, "predict_proba"):
+        return {"prediction": model.predict(features)}
+
+    probabilities = model.predict_proba(features)
+    last_step = model[-1] if isinstance(model, Pipeline) else model
+    if isinstance(last_step, HistGradientBoostingClassifier):
+        # This classifier predicts the most probable class, so a second pass over the
+        # trees is not needed.
+        predicted_classes = model.classes_[probabilities.argmax(axis=1)]
+    else:
+        # Other classifiers may decide in another way, such as by a threshold.
+        predicted_classes = model.predict(features)
+    columns = {"prediction": predicted_classes}
+    for name, values in zip(model.classes_, probabilities.T, strict=True):
+        columns[f"probability_{name}"] = values
+    return columns
