@@ -91,8 +91,9 @@ def test_moved_project_uses_its_registered_model(trained: TrainedProject) -> Non
     result = run_step_again(project, trained.run_name, "evaluate")
     assert result.code == 0, result.err
     # The registered model could be loaded, and is the very same.
-    assert "the new model is the registered version 1 again" in read_log(
-        result, "evaluate"
+    assert (
+        "the new model gives the same predictions as the registered version 1"
+        in read_log(result, "evaluate")
     )
     assert list_names(trained.parent) == {project.path.name}
 

@@ -311,7 +311,8 @@ def test_models_are_not_compared_on_few_groups(tmp_path: Path) -> None:
     holdout = pl.read_parquet(tmp_path / "holdout")
     assert len(holdout) > 300
     with pytest.raises(
-        comparison.NotComparable, match="too few groups of rows.*: ., and"
+        comparison.NotComparable,
+        match="only . independent groups of rows .* and 30 are",
     ):
         comparison.find_shared_rows(model, model, holdout)
 
@@ -334,17 +335,20 @@ def test_models_are_not_compared_on_few_groups(tmp_path: Path) -> None:
         pytest.param(
             {"seed": 7, "test_fraction": 0.04},
             "not comparable",
-            r"too few groups of rows .*: \d+, and 30 are",
+            r"only \d+ independent groups of rows .* and 30 are",
             id="few shared rows",
         ),
         pytest.param(
             {"drop": "word"},
             "not comparable",
-            "the registered version needs columns that are gone: word",
+            "it needs columns that are missing now: word",
             id="column is missing",
         ),
         pytest.param(
-            {"gone": True}, "not comparable", "its files are gone", id="files are gone"
+            {"gone": True},
+            "not comparable",
+            "its files cannot be downloaded",
+            id="files are gone",
         ),
         pytest.param({"seed": 7}, "", "", id="other seed"),
     ],
@@ -412,7 +416,7 @@ def test_models_of_version_1_are_still_scored_and_compared(
     if has_split:
         assert registered["comparison"]["rows"] >= 30
     else:
-        problem = "it does not say which rows it was trained on"
+        problem = "does not record which rows it was trained on"
         assert registered["reason"].endswith(problem)
         assert registered["verdict"] == "not comparable"
 
@@ -523,7 +527,9 @@ def test_message_explains_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     register.register(tmp_path, "lost")
     assert (score.download_model("lost", "latest") / "a").exists()
     register.register(tmp_path, "lost")
-    missing_version = r"no version 9 of the model lost\. The newest versions are: 1, 2\."
+    missing_version = (
+        r"no version 9 of the model lost\. The newest versions are: 1, 2\."
+    )
     with pytest.raises(score.ScoringError, match=missing_version):
         score.download_model("lost", "9")
     with pytest.raises(scoring_model.MonitorError, match=missing_version):

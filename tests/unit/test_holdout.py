@@ -318,7 +318,7 @@ def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
     )
     note = (
         "the features are ranked by root mean squared error, because mean absolute"
-        " percentage error has no value for the rows: the target is 0 in some rows, and"
+        " percentage error cannot be computed: the target is 0 in some rows, and"
         " this metric divides by it."
     )
     text = (tmp_path / "by mape/metrics.json").read_text(encoding="utf-8")

@@ -106,7 +106,7 @@ def test_values_of_metrics_keep_the_digits_before_the_point() -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "chance"),
-    [("better", "more than chance"), ("no worse", "within chance")],
+    [("better", "is more than chance explains"), ("no worse", "may be due to chance")],
 )
 def test_a_difference_cannot_be_misread(verdict: str, chance: str) -> None:
     difference = Difference(
@@ -121,7 +121,7 @@ def test_a_difference_cannot_be_misread(verdict: str, chance: str) -> None:
         becomes_reference=False,
     )
     assert describe_difference(difference, LOG_LOSS, "baseline") == (
-        "log loss 0.114 (baseline: 1.07; lower is better), and the difference of -0.956 is"
+        "log loss 0.114 (baseline: 1.07; lower is better), and the difference of -0.956"
         f" {chance} (95 % interval -1.2 to -0.7)"
     )
 
@@ -361,7 +361,9 @@ def test_a_copy_of_the_target_is_a_leak_and_a_good_feature_is_none(task: str) ->
         feature = pd.Series(target + random.normal(size=600) / 5)
     assert measure_skill_of_feature(text, target, task) >= NEARLY_PERFECT
     assert 0.8 < measure_skill_of_feature(feature, target, task) < NEARLY_PERFECT
-    assert measure_skill_of_feature(pd.Series(random.normal(size=600)), target, task) < 0.2
+    assert (
+        measure_skill_of_feature(pd.Series(random.normal(size=600)), target, task) < 0.2
+    )
     # Numbers beyond those of a tree, and too few rows.
     huge = pd.Series(np.where(np.arange(600) % 2, np.inf, 1e300))
     assert measure_skill_of_feature(huge, target, task) < 0.2

@@ -1,7 +1,7 @@
 """Compare a new model with the baseline and with the registered model.
 
-They are compared on rows that neither model was trained on. A difference counts only if it
-is larger than chance explains.
+Models are compared on rows that neither of them was trained on. A difference counts only if
+it is larger than chance explains.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import polars as pl
-from difference import Difference, compare_predictions
+from difference import POWER, Difference, compare_predictions
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from model_metrics import (
@@ -35,14 +35,14 @@ from shared_rows import (
     SharedRows,
     find_shared_rows,
     form_periods,
-    not_comparable_if_it_fails,
+    raise_not_comparable_on_error,
 )
 from sklearn.pipeline import Pipeline
 
-# With fewer groups of held-out rows, no model is said to beat the baseline.
+# With fewer groups of held-out rows, a model is not compared with the baseline.
 FEWEST_GROUPS_FOR_BASELINE = 10
-# A registered version that was not better than an earlier one has this tag. It names the
-# earlier version, with which later models are compared, too.
+# A registered version that was not clearly better than an earlier version has this tag,
+# which names the earlier version. Later models are then compared with the earlier version.
 REFERENCE_TAG = "reference"
 
 Array = npt.NDArray[Any]
@@ -50,7 +50,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class ModelOnRows:
-    """A model, and the features of the rows that it predicts."""
+    """A pipeline, and the features of some rows as this pipeline needs them."""
 
     pipeline: Pipeline
     features: pd.DataFrame
@@ -58,7 +58,7 @@ class ModelOnRows:
 
 @dataclass(frozen=True)
 class Reference:
-    """The registered version that a new model is compared with, and the rows for this."""
+    """A registered version, and the rows on which a new model is compared with it."""
 
     version: str
     model: SavedModel
@@ -75,7 +75,9 @@ def compare_pipelines(
 ) -> Difference:
     """Return how a metric of two models differs on the same rows.
 
-    Raises CannotCompute if the metric has no value for these rows.
+    `groups` has a number for each row, and rows with the same number are not independent.
+    `margin` is the loss that is accepted, as a share of the other model's value. Raises
+    CannotCompute if the metric or its confidence interval cannot be computed.
     """
     classes = list_classes(target, [new.pipeline, other.pipeline])
     return compare_predictions(
@@ -91,20 +93,23 @@ def compare_pipelines(
 def describe_difference(
     difference: Difference, metric: Metric, other_model: str
 ) -> str:
-    """Return the values of two models and their difference, as part of a sentence.
+    """Return the values of two models and their difference as part of a sentence.
 
-    `other_model` is the name of the model that the new one was compared with.
+    An example is "accuracy 0.9672 (baseline: 0.3934; higher is better), and the difference
+    of +0.5738 is more than chance explains (95 % interval +0.4 to +0.7)". `other_model` is
+    the name of the model that the new model was compared with.
     """
     new_value = metric.format(difference.new)
     other_value = metric.format(difference.other)
     change = metric.format(difference.difference, signed=True)
-    low, high = (metric.format(limit, signed=True) for limit in difference.interval)
-    # With this verdict, the interval contains 0.
-    is_within_chance = difference.verdict == "no worse"
-    chance = "within chance" if is_within_chance else "more than chance"
+    low = metric.format(difference.interval[0], signed=True)
+    high = metric.format(difference.interval[1], signed=True)
+    relation = "is more than chance explains"
+    if difference.is_within_chance:
+        relation = "may be due to chance"
     return (
         f"{metric.title} {new_value} ({other_model}: {other_value}; {metric.direction}),"
-        f" and the difference of {change} is {chance} (95 % interval {low} to {high})"
+        f" and the difference of {change} {relation} (95 % interval {low} to {high})"
     )
 
 
@@ -114,20 +119,20 @@ def describe_difference(
 def compare_with_baseline(
     new: SavedModel, holdout: pl.DataFrame, metric: Metric
 ) -> dict[str, Any]:
-    """Compare a new model with the baseline that was saved with it.
+    """Compare a new model with its baseline, which predicts without features.
 
-    Returns the `name` of the baseline, its `metrics`, and a `reason` in words. `is_beaten`
-    says whether the new model is better by more than chance. The `comparison` is missing if
-    the two could not be compared.
+    Returns the `name` of the baseline, its `metrics`, whether it `is_beaten` (the new model
+    is better by more than chance), and a `reason` in words. The `comparison` is the
+    difference in `metric`. It is missing if the two models cannot be compared.
 
-    Raises ValueError if the model was saved without a baseline, or without the rule by
-    which rows were held out.
+    Raises ValueError if the new model was saved without a baseline, or without the rule
+    that decides which rows are held out.
     """
     if new.baseline is None:
         raise ValueError("The model was saved without a baseline.")
     if new.split is None:
         raise ValueError(
-            "The model was saved without the rule by which rows were held out."
+            "The model was saved without the rule that decides which rows are held out."
         )
     features = select_columns(holdout, new.columns)
     target = holdout[new.target].to_pandas()
@@ -138,12 +143,13 @@ def compare_with_baseline(
     }
 
     groups = new.split.groups(holdout)
-    count = len(np.unique(groups))
-    if count < FEWEST_GROUPS_FOR_BASELINE:
+    group_count = len(np.unique(groups))
+    if group_count < FEWEST_GROUPS_FOR_BASELINE:
         reason = (
-            f"too few groups of rows (equal ones, or of one key) are held out to tell"
-            f" whether the new model is better than the baseline ({new.baseline_name}):"
-            f" {count}, and {FEWEST_GROUPS_FOR_BASELINE} are needed"
+            f"only {group_count} independent groups of rows are held out, and"
+            f" {FEWEST_GROUPS_FOR_BASELINE} are needed to compare the new model with the"
+            f" baseline ({new.baseline_name}); rows that are equal or have the same key"
+            " count as one group"
         )
         return {**result, "reason": reason}
 
@@ -172,9 +178,11 @@ def compare_with_baseline(
 def _explain_baseline(
     difference: Difference, metric: Metric, baseline_name: str
 ) -> str:
-    """Return the result of a comparison with the baseline in words."""
-    relation = "not better by more than chance"
-    if difference.verdict in ("better", "worse"):
+    """Return the result of a comparison with the baseline as part of a sentence."""
+    if difference.is_within_chance:
+        relation = "not better by more than chance"
+    else:
+        # The comparison with the baseline has no margin, so this is "better" or "worse".
         relation = difference.verdict
     description = describe_difference(difference, metric, "baseline")
     return f"the new model is {relation} than the baseline ({baseline_name}): {description}"
@@ -188,13 +196,13 @@ def compare_with_registered(
 ) -> dict[str, Any] | None:
     """Compare a new model with the registered model called `name`.
 
-    Returns None if no model is registered. Otherwise, returns the `version` that it was
-    compared with, a `reason` in words, and one of these verdicts:
+    Returns None if no model is registered. Otherwise, returns the `version` that the new
+    model was compared with, a `reason` in words, and one of these verdicts:
 
-    - `better`, `no worse`, `within the margin` or `worse`, see `Difference`. With these,
-      the result has the `comparison`, and for the same rows the `metrics` of the registered
-      model and the `metrics_of_new_model`.
-    - `the same` if both models were trained in the same way and predict the same.
+    - `better`, `no worse`, `within the margin` or `worse` (see `Difference`). In these
+      cases, the result also has the `comparison` (the difference in `metric`), `metrics`
+      (of the registered model) and `metrics_of_new_model`, all for the shared rows.
+    - `the same` if both models give the same predictions.
     - `not comparable` if the registered model cannot be used for a comparison.
     - `another question` if the registered model predicts something else.
     """
@@ -202,30 +210,40 @@ def compare_with_registered(
     if not versions:
         return None
 
-    version = max(versions, key=int)
+    # If a comparison fails, the reason names this version.
+    compared_version = max(versions, key=int)
     try:
-        newest = _load_reference(versions[version], new, holdout)
-        if _is_the_same(new, newest):
-            reason = f"the new model is the registered version {version} again"
-            return _report(version, "the same", reason)
+        newest = _load_reference(versions[compared_version], new, holdout)
+        if _gives_same_predictions(new, newest):
+            reason = (
+                "the new model gives the same predictions as the registered version"
+                f" {compared_version}"
+            )
+            return _make_result(compared_version, "the same", reason)
         reference = _choose_reference(newest, versions, new, holdout)
-        version = reference.version
+        compared_version = reference.version
         return _compare_with_reference(
             new, reference, metric, margin, is_newest=reference is newest
         )
     except NotComparable as error:
         reason = (
-            f"the new model is not comparable with the registered version {version}:"
+            "the new model is not comparable with the registered version"
+            f" {compared_version}: {error}"
+        )
+        return _make_result(compared_version, "not comparable", reason)
+    except PredictsSomethingElse as error:
+        reason = (
+            f"the registered version {compared_version} predicts something else:"
             f" {error}"
         )
-        return _report(version, "not comparable", reason)
-    except PredictsSomethingElse as error:
-        reason = f"the registered version {version} predicts something else: {error}"
-        return _report(version, "another question", reason)
+        return _make_result(compared_version, "another question", reason)
 
 
 def list_versions(name: str) -> dict[str, ModelVersion]:
-    """Return the versions of a registered model by their numbers, which may be none."""
+    """Return the versions of a registered model by their numbers, such as "3".
+
+    The dict is empty if no model of this name is registered.
+    """
     try:
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
     except MlflowException as error:
@@ -238,15 +256,19 @@ def list_versions(name: str) -> dict[str, ModelVersion]:
 def _load_reference(
     version: ModelVersion, new: SavedModel, holdout: pl.DataFrame
 ) -> Reference:
-    """Load a registered version, and find the rows to compare it with the new model on.
+    """Load a registered version, and find the rows on which it can be compared.
 
-    Raises NotComparable or PredictsSomethingElse if it cannot be compared.
+    They are those rows of `holdout`, the hold-out of the new model, that were held out from
+    the registered version, too.
+
+    Raises NotComparable if the version cannot be loaded, or if too few rows were held out
+    from both models. Raises PredictsSomethingElse if their targets differ.
     """
-    with not_comparable_if_it_fails("its files are gone"):
+    with raise_not_comparable_on_error("its files cannot be downloaded"):
         folder = mlflow.artifacts.download_artifacts(
             f"models:/{version.name}/{version.version}"
         )
-    with not_comparable_if_it_fails("it cannot be loaded"):
+    with raise_not_comparable_on_error("it cannot be loaded"):
         model = load_model(Path(folder))
     rows = find_shared_rows(new, model, holdout)
     return Reference(str(version.version), model, rows)
@@ -258,39 +280,40 @@ def _choose_reference(
     new: SavedModel,
     holdout: pl.DataFrame,
 ) -> Reference:
-    """Return the version to compare with: the newest one, or the one that its tag names.
+    """Return the registered version that the new model is compared with.
 
-    A version that was only no worse than an earlier one is not compared with. Otherwise,
-    each version could be a little worse than the one before, and the losses would add up.
-    The newest version is used after all if the earlier one cannot be compared.
+    Usually, this is the newest version. If the newest version was not clearly better than
+    an earlier one, it has a tag that names the earlier version, and the new model is
+    compared with that. Otherwise, each version could be a little worse than the version
+    before, and the losses would add up. The newest version is used if the earlier version
+    cannot be compared.
     """
-    earlier = versions[newest.version].tags.get(REFERENCE_TAG, "")
-    if earlier not in versions or earlier == newest.version:
+    earlier_version = versions[newest.version].tags.get(REFERENCE_TAG, newest.version)
+    if earlier_version == newest.version or earlier_version not in versions:
         return newest
     try:
-        return _load_reference(versions[earlier], new, holdout)
+        return _load_reference(versions[earlier_version], new, holdout)
     except (NotComparable, PredictsSomethingElse):
         return newest
 
 
-def _is_the_same(new: SavedModel, reference: Reference) -> bool:
-    """Return whether both models were trained in the same way and predict the same.
+def _gives_same_predictions(new: SavedModel, reference: Reference) -> bool:
+    """Return whether a new model cannot be told from a registered one.
 
-    Raises NotComparable if the registered model cannot predict the rows.
+    Both models hold out the same rows, need the same columns, and give exactly equal
+    predictions. Raises NotComparable if the registered model cannot predict the rows.
     """
     registered = reference.model
+    # The rules that hold rows out are equal if all their attributes are.
     have_same_split = vars(new.split) == vars(registered.split)
     if not have_same_split or new.columns != registered.columns:
         return False
 
-    with not_comparable_if_it_fails("it cannot predict these rows"):
+    with raise_not_comparable_on_error("it cannot predict these rows"):
         features = select_features(registered, reference.rows.table)
-        if new.task == "regression":
-            new_values = new.pipeline.predict(features)
-            registered_values = registered.pipeline.predict(features)
-        else:
-            new_values = new.pipeline.predict_proba(features)
-            registered_values = registered.pipeline.predict_proba(features)
+        method = "predict" if new.task == "regression" else "predict_proba"
+        new_values = getattr(new.pipeline, method)(features)
+        registered_values = getattr(registered.pipeline, method)(features)
         return np.array_equal(new_values, registered_values)
 
 
@@ -302,71 +325,80 @@ def _compare_with_reference(
     *,
     is_newest: bool,
 ) -> dict[str, Any]:
-    """Compare a new model with a registered version on the rows that both held out.
+    """Compare a new model with a registered version on the rows held out from both.
 
-    Raises NotComparable if the registered version cannot predict the rows.
+    `is_newest` is whether the reference is the newest registered version. Returns the
+    version, the verdict, the reason in words, the comparison by `metric`, and the metrics
+    of both models. Raises NotComparable if the registered version cannot predict the rows,
+    or if the metric cannot be computed for them.
     """
-    rows = reference.rows.table
-    target = rows[new.target].to_pandas()
-    with not_comparable_if_it_fails("it cannot predict these rows"):
-        registered_on_rows = ModelOnRows(
-            reference.model.pipeline, select_features(reference.model, rows)
+    registered = reference.model
+    table = reference.rows.table
+    target = table[new.target].to_pandas()
+    with raise_not_comparable_on_error("it cannot predict these rows"):
+        # The table was read for the new model, so only for the registered model it must be
+        # checked that the values are those that its own prep would have read.
+        registered_features = select_features(registered, table)
+        registered_on_rows = ModelOnRows(registered.pipeline, registered_features)
+        new_on_rows = ModelOnRows(new.pipeline, select_columns(table, new.columns))
+        metrics_of_registered = measure(
+            registered.pipeline, registered_on_rows.features, target, new.task
         )
-        new_on_rows = ModelOnRows(new.pipeline, select_columns(rows, new.columns))
-        metrics = _measure(registered_on_rows, target, new.task)
-        metrics_of_new_model = _measure(new_on_rows, target, new.task)
-        difference = compare_pipelines(
-            metric,
-            new_on_rows,
-            registered_on_rows,
-            target,
-            reference.rows.groups,
-            margin,
+        metrics_of_new_model = measure(
+            new.pipeline, new_on_rows.features, target, new.task
         )
+        groups = reference.rows.groups
+        try:
+            difference = compare_pipelines(
+                metric, new_on_rows, registered_on_rows, target, groups, margin
+            )
+        except CannotCompute as error:
+            raise NotComparable(
+                f"{metric.title} cannot be computed for the rows that were held out from"
+                f" both: {error}"
+            ) from None
 
     reason = _explain_registered(difference, metric, reference, is_newest=is_newest)
-    changes = list_prep_changes(
-        new.schema, reference.model.schema, reference.model.columns
-    )
+    changes = list_prep_changes(new.schema, registered.schema, registered.columns)
     if changes:
         reason += f"; {describe_prep_changes(changes, reference.version)}"
     return {
-        **_report(reference.version, difference.verdict, reason),
-        "comparison": {**asdict(difference), "rows": len(rows)},
-        "metrics": metrics,
+        "version": reference.version,
+        "verdict": difference.verdict,
+        "reason": reason,
+        "comparison": {**asdict(difference), "rows": len(table)},
+        "metrics": metrics_of_registered,
         "metrics_of_new_model": metrics_of_new_model,
     }
-
-
-def _measure(model: ModelOnRows, target: pd.Series, task: str) -> dict[str, float]:
-    """Return all metrics of a model on some rows."""
-    return measure(model.pipeline, model.features, target, task)
 
 
 def _explain_registered(
     difference: Difference, metric: Metric, reference: Reference, *, is_newest: bool
 ) -> str:
-    """Return the result of a comparison with a registered version in words.
+    """Return the result of a comparison with a registered version as part of a sentence.
 
-    `is_newest` is whether the reference is the newest registered version.
+    `is_newest` is whether the reference is the newest registered version. If it is not, the
+    sentence says why an earlier version was chosen.
     """
-    relation: str = difference.verdict
-    if relation == "within the margin":
-        margin = metric.format(difference.accepted_loss)
-        relation = f"worse by no more than the margin of {margin}"
-    version = reference.version
-    chosen = ""
+    version = f"the registered version {reference.version}"
     if not is_newest:
-        chosen = " (the reference: no later version was better by more than chance)"
-    description = describe_difference(difference, metric, f"version {version}")
+        version += " (the latest version that was clearly better than its predecessor)"
+    if difference.verdict == "within the margin":
+        margin = metric.format(difference.accepted_loss)
+        relation = f"worse than {version}, but within the margin of {margin},"
+    else:
+        relation = f"{difference.verdict} than {version}"
+
+    row_count = len(reference.rows.table)
+    values = describe_difference(difference, metric, f"version {reference.version}")
     detectable = metric.format(difference.detectable)
     return (
-        f"the new model is {relation} than the registered version {version}{chosen} on"
-        f" {len(reference.rows.table)} rows held out from both: {description}; on these"
-        f" rows, a loss of {detectable} would be noticed with a probability of 95 %"
+        f"the new model is {relation} on {row_count} rows held out from both: {values}; on"
+        f" these rows, a loss of {detectable} would be noticed with a probability of"
+        f" {100 * POWER:.0f} %"
     )
 
 
-def _report(version: str, verdict: str, reason: str) -> dict[str, Any]:
-    """Return the result of a comparison, without metrics."""
+def _make_result(version: str, verdict: str, reason: str) -> dict[str, Any]:
+    """Return the result of a comparison that has no metrics, for `metrics.json`."""
     return {"version": version, "verdict": verdict, "reason": reason}

@@ -1,8 +1,8 @@
 """Evaluate a trained model on the held-out rows.
 
-The model is compared with a baseline and with the registered model. `metrics.json` is read
-by the step `register`, and `report.html` is for people. Metrics and figures also go to
-MLflow.
+The model is compared with a baseline and with the registered model. The step `register`
+reads the results from `metrics.json`, and people read `report.html`. Metrics and pictures
+are also logged to MLflow.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ class EvaluationError(Exception):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model, the held-out rows, and the results on these rows.
+    """A model, the held-out rows, and the results of the model on these rows.
 
-    `importance` has a value for each feature, the largest first, measured by
-    `importance_metric`. `results` is the content of `metrics.json`.
+    `features` and `target` are the columns of `rows` that the model needs and predicts.
+    `importance` has the loss of `importance_metric` for each feature, the largest first.
+    `results` is the content of `metrics.json`.
     """
 
     model: SavedModel
@@ -82,55 +83,57 @@ def evaluate(
     metric_name: str = "default",
     margin: float = 0.02,
 ) -> None:
-    """Evaluate a model on the held-out rows; write metrics, figures and a report.
+    """Evaluate a model on the held-out rows, and write `metrics.json` and `report.html`.
 
-    The model is compared with its baseline and with the registered model `model_name`, by
-    one metric. `margin` is the share of the registered model's metric that the new model
-    may lose.
+    `model`, `holdout` and `evaluation` are folders: the saved model, the held-out rows, and
+    the results. Everything is also logged to MLflow. The model is compared with its
+    baseline and with the registered model `model_name`, by the metric `metric_name`. The
+    new model may be worse by `margin`, a share of the registered model's value.
 
-    Raises EvaluationError if the model cannot be loaded or was not saved by the train step,
-    or if there is no such metric for its task.
+    Raises EvaluationError if the model cannot be loaded or was not saved by the step train,
+    or if its task has no such metric.
     """
     saved = load_for_evaluation(model)
     metric = choose_metric(metric_name, saved.task)
     rows = pl.read_parquet(holdout)
-    judged = judge_model(saved, rows, metric, model_name=model_name, margin=margin)
+    result = evaluate_model(saved, rows, metric, model_name=model_name, margin=margin)
 
     with mlflow.start_run() as run:
         page, pictures = make_report(
-            judged,
+            result,
             title=f"{model_name}: {saved.task} of {saved.target}",
             facts=describe_model(saved, len(rows), run),
             search=read_search(model),
         )
         evaluation.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(judged.results, indent=2, allow_nan=False)
-        (evaluation / "metrics.json").write_text(text, encoding="utf-8")
+        results_as_json = json.dumps(result.results, indent=2, allow_nan=False)
+        (evaluation / "metrics.json").write_text(results_as_json, encoding="utf-8")
         (evaluation / "report.html").write_text(page, encoding="utf-8")
-        log_evaluation(judged, pictures, evaluation)
-    print(summarize(judged.results))
+        log_evaluation(result, pictures, evaluation)
+    print(summarize(result.results))
 
 
 def load_for_evaluation(folder: Path) -> SavedModel:
-    """Load a model, with everything that its evaluation needs.
+    """Load a model, and check that it has everything that its evaluation needs.
 
     Raises EvaluationError if the model cannot be loaded, or if it has no known task, no
-    target, no baseline or no rule by which rows were held out. Raises OSError if a file
-    cannot be read.
+    target, no baseline, or no rule that decides which rows are held out. Raises OSError if
+    a file cannot be read.
     """
     try:
         model = load_model(folder)
     except OSError:
+        # The message names the file, and main() shows it.
         raise
     except Exception as error:  # noqa: BLE001 (A saved model may raise anything.)
         raise EvaluationError(
             f"The model in {folder} cannot be loaded: {error}. Save it with save_model() of"
-            " steps/train/train.py, by the same version of Python."
+            " steps/train/train.py, with the same version of Python."
         ) from None
 
     missing = []
     if model.task not in METRICS:
-        missing.append(f"the task, which is one of {', '.join(METRICS)}")
+        missing.append(f"a task (one of {', '.join(METRICS)})")
     if not model.target:
         missing.append("the target")
     if model.baseline is None:
@@ -146,7 +149,10 @@ def load_for_evaluation(folder: Path) -> SavedModel:
 
 
 def choose_metric(name: str, task: str) -> Metric:
-    """Return a metric by its name. Raises EvaluationError if the task has none."""
+    """Return the metric of a task that has this name, or the first one for "default".
+
+    Raises EvaluationError if the task has no such metric.
+    """
     try:
         return find_metric(name, task)
     except KeyError:
@@ -157,7 +163,7 @@ def choose_metric(name: str, task: str) -> Metric:
         ) from None
 
 
-def judge_model(
+def evaluate_model(
     model: SavedModel,
     rows: pl.DataFrame,
     metric: Metric,
@@ -165,7 +171,11 @@ def judge_model(
     model_name: str,
     margin: float,
 ) -> Evaluation:
-    """Measure a model on the held-out rows, and compare it with the other models."""
+    """Measure a model on the held-out rows, and compare it with the other models.
+
+    They are its baseline and the registered model `model_name`. Also prints notes on
+    whatever is misleading about the results.
+    """
     features = select_columns(rows, model.columns)
     target = rows[model.target].to_pandas()
     task = model.task
@@ -175,12 +185,12 @@ def judge_model(
     try:
         importance = rank_features(model.pipeline, features, target, metric)
     except CannotCompute as error:
-        # The default metric of a task has a value for all rows.
+        # The first metric of a task can be computed for all rows.
         importance_metric = METRICS[task][0]
         importance = rank_features(model.pipeline, features, target, importance_metric)
         notes.append(
             f"the features are ranked by {importance_metric.title}, because {metric.title}"
-            f" has no value for the rows: {error}."
+            f" cannot be computed: {error}."
         )
     notes += note_leak(model.pipeline, features, target, importance, task)
     for note in notes:
@@ -215,76 +225,79 @@ def judge_model(
 def rank_features(
     model: Pipeline, features: pd.DataFrame, target: pd.Series, metric: Metric
 ) -> pd.Series:
-    """Return how much worse the metric gets when each feature is shuffled.
+    """Return the importance of each feature, the most important one first.
 
-    The largest loss comes first. It is measured on at most IMPORTANCE_ROWS rows. Raises
-    CannotCompute if the metric has no value for these rows.
+    The importance is how much worse the metric gets when the values of this feature alone
+    are shuffled. It is measured on at most IMPORTANCE_ROWS rows. Raises CannotCompute if
+    the metric cannot be computed for these rows.
     """
-    rows = features.sample(min(len(features), IMPORTANCE_ROWS), random_state=0)
+    sample = features.sample(min(len(features), IMPORTANCE_ROWS), random_state=0)
     classes = list_classes(target, [model])
     sign = 1 if metric.higher_is_better else -1
 
-    def score(model: Pipeline, rows: pd.DataFrame, target: pd.Series) -> float:
-        predictions = predict(model, rows, classes)
-        encoded_target = encode_target(target, classes)
+    def score_rows(
+        _model: Pipeline, shuffled_rows: pd.DataFrame, target_of_rows: pd.Series
+    ) -> float:
+        """Return the metric of the model for some rows, negated if lower is better."""
+        predictions = predict(model, shuffled_rows, classes)
+        encoded_target = encode_target(target_of_rows, classes)
         return sign * compute_metric(metric.name, encoded_target, predictions)
 
     # For tables this small, starting a second thread takes longer than it saves.
     with threadpool_limits(1, user_api="openmp"):
         importance = permutation_importance(
-            model, rows, target[rows.index], scoring=score, random_state=0
+            model, sample, target[sample.index], scoring=score_rows, random_state=0
         )
-    loss = pd.Series(importance.importances_mean, features.columns)
-    return loss.sort_values(ascending=False)
+    losses = pd.Series(importance.importances_mean, features.columns)
+    return losses.sort_values(ascending=False)
 
 
 # The report
 
 
 def make_report(
-    judged: Evaluation, *, title: str, facts: dict[str, str], search: Search | None
+    evaluation: Evaluation, *, title: str, facts: dict[str, str], search: Search | None
 ) -> tuple[str, list[Picture]]:
-    """Return the page of the report, and the pictures in it.
+    """Return the HTML page of the report, and the pictures in it.
 
-    `facts` are names and texts to show. `search` is the search for hyperparameters, if
-    there was one.
+    `facts` maps the names of facts about the model, such as "git commit", to their values.
+    `search` is the search for hyperparameters, if there was one.
     """
-    model = judged.model
-    classes = list_classes(judged.target, [model.pipeline])
-    target = encode_target(judged.target, classes)
-    predictions = predict(model.pipeline, judged.features, classes)
+    model = evaluation.model
+    classes = list_classes(evaluation.target, [model.pipeline])
+    target = encode_target(evaluation.target, classes)
+    predictions = predict(model.pipeline, evaluation.features, classes)
+
     pictures = draw_pictures(
         target,
         predictions,
         classes,
-        judged.importance,
-        judged.importance_metric,
+        evaluation.importance,
+        evaluation.importance_metric,
         model.target,
     )
+    search_picture = draw_search(search) if search is not None else None
+    if search_picture is not None:
+        pictures.append(search_picture)
 
-    table_of_classes = ""
-    if classes:
-        table_of_classes = render_classes(target, predictions.values, classes)
-
-    shown_columns = [*model.keys, *judged.importance.index[:SHOWN_FEATURES]]
-    shown_table = pl.DataFrame({name: judged.rows[name] for name in shown_columns})
-    worst_rows = render_worst_rows(shown_table, target, predictions, classes)
-
-    table_of_tries = ""
-    if search is not None:
-        table_of_tries = render_search(search)
-        picture = draw_search(search)
-        if picture is not None:
-            pictures.append(picture)
-
-    tables = Tables(table_of_classes, worst_rows, table_of_tries)
-    return render_report(title, judged.results, facts, pictures, tables), pictures
+    # The features are sorted by their importance.
+    shown_features = evaluation.importance.index[:SHOWN_FEATURES]
+    shown_columns = [*model.keys, *shown_features]
+    # polars reads a name such as `^a$` as a pattern, so columns are taken one by one.
+    shown_table = pl.DataFrame({name: evaluation.rows[name] for name in shown_columns})
+    tables = Tables(
+        classes=render_classes(target, predictions.values, classes) if classes else "",
+        worst_rows=render_worst_rows(shown_table, target, predictions, classes),
+        tries=render_search(search) if search is not None else "",
+    )
+    page = render_report(title, evaluation.results, facts, pictures, tables)
+    return page, pictures
 
 
 def describe_model(
-    model: SavedModel, held_out: int, run: mlflow.ActiveRun
+    model: SavedModel, held_out_rows: int, run: mlflow.ActiveRun
 ) -> dict[str, str]:
-    """Return facts about a model and its evaluation, as names and texts.
+    """Return facts about a model and its evaluation, as a mapping from names to texts.
 
     The date, the run and the commit are those of the evaluation. The model may have been
     trained in an earlier run.
@@ -292,18 +305,19 @@ def describe_model(
     tags = run.data.tags
     facts = {
         "evaluated on": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        # In a local run, this tag has the name of the run's folder.
         "run": tags.get("run", run.info.run_id),
     }
     commit = tags.get("mlflow.source.git.commit")
     if commit:
-        # Azure ML sets this tag, too.
+        # Azure ML sets this tag along with the commit.
         has_uncommitted_changes = tags.get("azureml.git.dirty") == "True"
         if has_uncommitted_changes:
             commit += ", with uncommitted changes"
         facts["git commit"] = commit
     if model.training_rows is not None:
         facts["training rows"] = f"{model.training_rows:,}"
-    facts["held-out rows"] = f"{held_out:,}"
+    facts["held-out rows"] = f"{held_out_rows:,}"
     facts["features"] = f"{len(model.columns):,}"
     return facts | model.parameters
 
@@ -312,15 +326,18 @@ def describe_model(
 
 
 def log_evaluation(
-    judged: Evaluation, pictures: Sequence[Picture], evaluation: Path
+    evaluation: Evaluation, pictures: Sequence[Picture], folder: Path
 ) -> None:
-    """Log the verdict, the metrics, the pictures and the files to the active MLflow run."""
-    results = judged.results
+    """Log an evaluation to the active MLflow run.
+
+    These are the verdict, the metrics, the pictures, and the files in `folder`.
+    """
+    results = evaluation.results
     baseline = results["baseline"]
     # The command `runs` shows these tags.
     mlflow.set_tags(
         {
-            "metric": judged.metric.name,
+            "metric": evaluation.metric.name,
             "verdict": describe_verdict(results["registered"], baseline),
         }
     )
@@ -330,7 +347,7 @@ def log_evaluation(
     )
     for picture in pictures:
         mlflow.log_figure(picture.figure, f"{picture.name}.png")
-    mlflow.log_artifacts(str(evaluation))
+    mlflow.log_artifacts(str(folder))
 
 
 def describe_verdict(
@@ -348,7 +365,10 @@ def describe_verdict(
 
 
 def summarize(results: dict[str, Any]) -> str:
-    """Return the metrics and the verdict as the line that the screen shows."""
+    """Return the metrics and the verdict as one line for the screen.
+
+    `results` is the content of `metrics.json`.
+    """
     reason = "no model is registered yet"
     if results["registered"]:
         reason = results["registered"]["reason"]
@@ -359,22 +379,26 @@ def summarize(results: dict[str, Any]) -> str:
 
 
 def describe_metrics(
-    values: dict[str, float], baseline: dict[str, float], task: str
+    value_by_metric: dict[str, float],
+    baseline_value_by_metric: dict[str, float],
+    task: str,
 ) -> str:
     """Return all metrics as text, each with the value of the baseline in brackets."""
-    shown = []
+    descriptions = []
     for metric in METRICS[task]:
-        if metric.name not in values:
+        if metric.name not in value_by_metric:
             continue
-        text = f"{metric.title} {metric.format(values[metric.name])}"
-        if metric.name in baseline:
-            text += f" (baseline: {metric.format(baseline[metric.name])})"
-        shown.append(text)
-    return ", ".join(shown)
+        value = metric.format(value_by_metric[metric.name])
+        description = f"{metric.title} {value}"
+        if metric.name in baseline_value_by_metric:
+            baseline_value = metric.format(baseline_value_by_metric[metric.name])
+            description += f" (baseline: {baseline_value})"
+        descriptions.append(description)
+    return ", ".join(descriptions)
 
 
 def main() -> None:
-    """Run the step with the arguments of the command line.
+    """Run the step with the command-line arguments.
 
     Exits with a message if the model cannot be evaluated, or if a file cannot be read or
     written.
