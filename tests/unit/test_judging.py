@@ -452,7 +452,7 @@ def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
 
     similar: dict[str, Any] = {"hyperparameters": {"max_iterations": 31, **FIXED}}
     decision = run_training(table, tmp_path / "similar", **similar)
-    assert "than the registered version 2 on" in decision["reason"]
+    assert "than the registered version 2" in decision["reason"]
     assert client.get_model_version(name, "3").tags == {"reference": "2"}
 
     # It is compared with version 2 again, although version 3 is the newest.

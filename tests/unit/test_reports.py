@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from comparison import describe_difference
-from difference import Difference
+from difference import Difference, Verdict
 from evaluate import describe_model
 from evaluation_figures import draw_pictures, shorten_name
 from evaluation_report import (
@@ -24,7 +24,7 @@ from evaluation_report import (
     render_verdict,
     render_worst_rows,
 )
-from leaks import NEARLY_PERFECT, measure_skill_of_feature, measure_skill
+from leaks import NEARLY_PERFECT, measure_skill, measure_skill_of_feature
 from model_metrics import METRICS, Predictions, find_metric, format_value
 from prep import prepare, write_report
 from report import format_share
@@ -108,7 +108,7 @@ def test_values_of_metrics_keep_the_digits_before_the_point() -> None:
     ("verdict", "chance"),
     [("better", "is more than chance explains"), ("no worse", "may be due to chance")],
 )
-def test_a_difference_cannot_be_misread(verdict: str, chance: str) -> None:
+def test_a_difference_cannot_be_misread(verdict: Verdict, chance: str) -> None:
     difference = Difference(
         metric="log_loss",
         new=0.114,
@@ -136,7 +136,7 @@ def test_the_verdict_comes_first_and_says_what_follows(
     registered = {"version": "3", "verdict": verdict, "reason": f"{verdict} than 3"}
     first, second = render_verdict(evaluation(registered=registered)).split("\n")
     assert first.startswith('<p class="verdict ')
-    assert f"{verdict.capitalize()} than 3. So it is" in first
+    assert f"{verdict.capitalize()} than 3. The model is therefore" in first
     assert ("not registered" in first) is not is_registered
     assert second.startswith("<p>The new model is better than the baseline")
 

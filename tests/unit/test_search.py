@@ -388,7 +388,7 @@ def test_a_report_shows_a_search_of_which_only_the_first_try_succeeded() -> None
     ]
     saved = {"metric": "rmse", "higher_is_better": False, "tries": tries, "best": 0}
     assert search_report.draw_search(saved) is None
-    assert "1 of them failed." in search_report.render_search(saved)
+    assert "1 of the tries failed." in search_report.render_search(saved)
 
 
 # A metric without a value

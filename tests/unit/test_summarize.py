@@ -178,7 +178,9 @@ def test_without_any_prediction(
     if state == "no file":
         shutil.rmtree(predictions)
     drift_report = write_drift_report(tmp_path / "drift_report", rows=442)
-    with pytest.raises(SummaryError, match="No row has a prediction in .*says why"):
+    with pytest.raises(
+        SummaryError, match="No row has a prediction in .*Look at the log"
+    ):
         summarize(predictions, drift_report, tmp_path / "summary", task="regression")
 
 

@@ -22,24 +22,29 @@ from model_metrics import (
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay
 
+# The most features, classes and curves that the pictures of the importance, the confusion
+# matrix, and the curves of the classes show.
 MOST_FEATURES = 20
-# The confusion matrix shows at most this many classes.
 MOST_CLASSES = 30
 MOST_CURVES = 8
-# Probabilities, or actual numbers, are divided into this many ranges, each with equally
-# many rows. If these would be fewer than FEWEST_ROWS_PER_RANGE, there are fewer ranges.
+# Probabilities, or actual values, are divided into this many ranges, each with equally many
+# rows. With fewer than FEWEST_ROWS_PER_RANGE rows in a range, there are fewer ranges.
 RANGES = 10
 FEWEST_ROWS_PER_RANGE = 20
-# Longer names are cut off. These are numbers of characters.
+# Names with more characters are cut off.
 LONGEST_NAME = 60
 LONGEST_NAME_IN_LEGEND = 36
-# The width of a character of a label.
+# The width of a character of a label, and the sizes of a bar, a cell and a legend line.
 INCHES_PER_CHARACTER = 0.085
+INCHES_PER_BAR = 0.28
+INCHES_PER_CELL = 0.45
+INCHES_PER_LEGEND_LINE = 0.25
 COLOR = "#1f5f99"
 SECOND_COLOR = "#c2410c"
+PALE_COLOR = "#b8c4d6"
 
-# Text in figures stays text, which a browser can show in any script. Dollar signs in names
-# do not make a formula of it.
+# Text in figures stays text, which a browser can show in any script, and dollar signs do
+# not turn it into a formula.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 
 Array = npt.NDArray[Any]
@@ -66,9 +71,11 @@ def draw_pictures(
     metric: Metric,
     target_name: str,
 ) -> list[Picture]:
-    """Draw the predictions for the held-out rows, and the importance of the features.
+    """Return pictures of the predictions for the held-out rows, and of the features.
 
-    `target` has positions in the list of classes, or numbers if the list is empty.
+    In a classification, `target` holds positions in `classes`. In a regression, `classes`
+    is empty, and `target` holds numbers. `importance` has a value for each feature, the
+    largest first, and `metric` is the metric in which it is measured.
     """
     if classes:
         pictures = _draw_classification(target, predictions, classes)
@@ -78,7 +85,7 @@ def draw_pictures(
 
 
 def shorten_name(name: object, longest: int = LONGEST_NAME) -> str:
-    """Return a name on one line, with at most `longest` characters."""
+    """Return a name on one line, cut off after `longest` characters with "…"."""
     text = "".join(
         character if character.isprintable() else " " for character in str(name)
     )
@@ -88,7 +95,7 @@ def shorten_name(name: object, longest: int = LONGEST_NAME) -> str:
 
 
 def _measure_names(names: Sequence[str]) -> float:
-    """Return the approximate width in inches of the longest name."""
+    """Return the approximate width of the longest name, in inches."""
     most_characters = max((len(name) for name in names), default=0)
     return INCHES_PER_CHARACTER * most_characters
 
@@ -101,11 +108,12 @@ def _draw_classification(
 ) -> list[Picture]:
     """Draw the confusion matrix, the curves of the classes, and the calibration.
 
-    Of two classes, all curves show the rarer one. If all rows are of one class, there is
-    only the confusion matrix.
+    With two classes, all curves are those of the rarer class. If all rows are of one class,
+    only the confusion matrix is drawn.
     """
     pictures = [_draw_confusion(target, predictions.values, classes)]
     try:
+        # This selects the rarer of two classes, also for the curves of other metrics.
         positions = select_classes("average_precision", target, predictions)
     except CannotCompute:
         return pictures
@@ -118,21 +126,32 @@ def _draw_classification(
 
 
 def _select_frequent(positions: Sequence[int], target: Array, most: int) -> list[int]:
-    """Return the positions of the most frequent classes, in the order of the classes."""
+    """Return those of the `positions` of classes that are the most frequent in `target`.
+
+    At most `most` positions are returned, in ascending order.
+    """
     counts = np.bincount(target, minlength=max(positions) + 1)
     by_frequency = sorted(positions, key=lambda position: -counts[position])
     return sorted(by_frequency[:most])
 
 
 def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Picture:
-    """Draw a matrix of the actual and the predicted classes of the rows."""
+    """Draw the confusion matrix: the numbers of rows by actual and predicted class.
+
+    `target` and `values` hold the positions of the actual and the predicted classes in
+    `classes`. If there are more than MOST_CLASSES classes, the most frequent are shown.
+    """
     occurring = sorted({*target.tolist(), *values.tolist()})
     shown = _select_frequent(occurring, target, MOST_CLASSES)
     names = [shorten_name(classes[position]) for position in shown]
     has_rotated_labels = len(names) > 2
-    size = 2 + 0.45 * len(shown)
-    margin = _measure_names(names)
-    figure = Figure(figsize=(size + margin, size + 0.7 * margin), layout="constrained")
+    # The labels on the left need their full width. Those below are rotated by 45 degrees,
+    # so their height is about 0.7 of it.
+    inches_of_cells = 2 + INCHES_PER_CELL * len(shown)
+    inches_of_labels = _measure_names(names)
+    width = inches_of_cells + inches_of_labels
+    height = inches_of_cells + 0.7 * inches_of_labels
+    figure = Figure(figsize=(width, height), layout="constrained")
 
     counts = metrics.confusion_matrix(target, values, labels=shown)
     matrix = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
@@ -147,17 +166,19 @@ def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Pic
     axes.set(xlabel="predicted class", ylabel="actual class")
     if has_rotated_labels:
         for label in axes.get_xticklabels():
-            # The end of a rotated label is at its column, and not its middle.
+            # Align the end of a rotated label with its column, rather than its middle.
             label.set(ha="right", rotation_mode="anchor")
 
     title = "Confusion matrix"
     if len(shown) < len(occurring):
         title += f" of the {len(shown)} most frequent classes"
-    correct = int(np.trace(counts))
+    correct_rows = int(np.trace(counts))
     description = (
-        "A table with a row for each actual and a column for each predicted class."
-        f" {correct} of {counts.sum()} rows are on the diagonal, which is correct."
+        "The matrix has a row for each actual and a column for each predicted class."
+        f" The {correct_rows} of {counts.sum()} rows on the diagonal are predicted"
+        " correctly."
     )
+    # Both tasks have a picture of this name in MLflow.
     return Picture("predictions", title, description, figure)
 
 
@@ -167,22 +188,26 @@ def _draw_roc_curves(
     classes: Sequence[str],
     positions: Sequence[int],
 ) -> Picture:
-    """Draw the ROC curves of the classes at some positions, each against all others."""
-    assert predictions.probabilities is not None
-    shown = _select_frequent(positions, target, MOST_CURVES)
-    figure, axes = _make_square_figure(len(shown))
-    for position in shown:
+    """Draw the ROC curves of the classes at `positions`, each against all others.
+
+    If there are more than MOST_CURVES classes, the most frequent are shown.
+    """
+    assert predictions.probabilities is not None  # It is None only in a regression.
+    shown_positions = _select_frequent(positions, target, MOST_CURVES)
+    figure, axes = _make_square_figure(legend_lines=len(shown_positions))
+    for position in shown_positions:
         metrics.RocCurveDisplay.from_predictions(
             target == position,
             predictions.probabilities[:, position],
             name=shorten_name(classes[position], LONGEST_NAME_IN_LEGEND),
             ax=axes,
-            plot_chance_level=position == shown[-1],
+            # The line of chance is drawn once, so that it is the last one in the legend.
+            plot_chance_level=position == shown_positions[-1],
             chance_level_kw={"label": "chance"},
         )
     axes.set(
-        xlabel="share of the other rows that are taken for the class",
-        ylabel="share of the rows of the class that are recognized",
+        xlabel="false positive rate: share of the other rows taken for the class",
+        ylabel="true positive rate: share of the rows of the class that are recognized",
     )
     _move_legend_below(figure, axes)
     description = (
@@ -191,7 +216,7 @@ def _draw_roc_curves(
     )
     return Picture(
         name="roc_curve",
-        title=_title_curves("ROC curve", shown, positions, classes),
+        title=_title_curves("ROC curve", shown_positions, positions, classes),
         description=description,
         figure=figure,
     )
@@ -203,11 +228,14 @@ def _draw_precision_recall(
     classes: Sequence[str],
     positions: Sequence[int],
 ) -> Picture:
-    """Draw precision by recall for the classes at some positions."""
-    assert predictions.probabilities is not None
-    shown = _select_frequent(positions, target, MOST_CURVES)
-    figure, axes = _make_square_figure(len(shown))
-    for position in shown:
+    """Draw precision against recall for the classes at `positions`.
+
+    If there are more than MOST_CURVES classes, the most frequent are shown.
+    """
+    assert predictions.probabilities is not None  # It is None only in a regression.
+    shown_positions = _select_frequent(positions, target, MOST_CURVES)
+    figure, axes = _make_square_figure(legend_lines=len(shown_positions))
+    for position in shown_positions:
         metrics.PrecisionRecallDisplay.from_predictions(
             target == position,
             predictions.probabilities[:, position],
@@ -217,7 +245,7 @@ def _draw_precision_recall(
         )
     axes.set(
         xlabel="recall: share of the rows of the class that are recognized",
-        ylabel="precision: share of correct rows among them",
+        ylabel="precision: share of the rows taken for the class that belong to it",
     )
     _move_legend_below(figure, axes)
     description = (
@@ -226,7 +254,9 @@ def _draw_precision_recall(
     )
     return Picture(
         name="precision_recall",
-        title=_title_curves("Precision and recall", shown, positions, classes),
+        title=_title_curves(
+            "Precision and recall", shown_positions, positions, classes
+        ),
         description=description,
         figure=figure,
     )
@@ -238,12 +268,12 @@ def _draw_calibration(
     classes: Sequence[str],
     positions: Sequence[int],
 ) -> Picture:
-    """Draw how often predictions of a certain probability are right.
+    """Draw a calibration curve: how often predictions with a given probability are right.
 
-    Of two classes, it is the probability of the class at the only position. Of several
-    classes, it is the probability of the predicted class.
+    With two classes, it is the curve of the class in `positions`, which has one element.
+    With more classes, it is the curve of the predicted class.
     """
-    assert predictions.probabilities is not None
+    assert predictions.probabilities is not None  # It is None only in a regression.
     if len(classes) == 2:
         position = positions[0]
         is_right = target == position
@@ -254,12 +284,12 @@ def _draw_calibration(
         probabilities = predictions.probabilities.max(axis=1)
         subject = "the predicted class"
 
-    figure, axes = _make_square_figure(curves=0)
+    figure, axes = _make_square_figure(legend_lines=0)
     CalibrationDisplay.from_predictions(
         is_right,
-        # Sums of rounded numbers can be slightly more than 1.
+        # By rounding, a probability can be slightly more than 1.
         np.clip(probabilities, 0, 1),
-        n_bins=_choose_ranges(len(target)),
+        n_bins=_choose_number_of_ranges(len(target)),
         strategy="quantile",
         color=COLOR,
         name="model",
@@ -267,14 +297,14 @@ def _draw_calibration(
     )
     axes.set(
         xlabel=f"mean probability of {subject}",
-        ylabel="share of rows for which it is true",
+        ylabel="share of rows of this class",
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
     axes.legend(["perfect", "model"], frameon=False, loc="upper left")
     description = (
-        "On the diagonal, probabilities can be taken at their word. Below it, the model"
-        " is too sure of itself."
+        "On the diagonal, the probabilities are as large as the shares of rows. Below it,"
+        " the model is overconfident."
     )
     return Picture("calibration", f"Calibration of {subject}", description, figure)
 
@@ -282,7 +312,10 @@ def _draw_calibration(
 def _title_curves(
     title: str, shown: Sequence[int], positions: Sequence[int], classes: Sequence[str]
 ) -> str:
-    """Return the title of a picture of curves, with the classes that are shown."""
+    """Return the title of a picture with curves of classes, such as "ROC curve of …".
+
+    `positions` are the classes that have a curve, and `shown` those that are drawn.
+    """
     if len(positions) == 1:
         return f"{title} of the class {classes[positions[0]]}"
     if len(shown) < len(positions):
@@ -290,14 +323,15 @@ def _title_curves(
     return f"{title} of each class against all others"
 
 
-def _make_square_figure(curves: int) -> tuple[Figure, Axes]:
-    """Return a square figure with room for a legend of some curves, and its axes."""
-    figure = Figure(figsize=(5.5, 5.5 + 0.25 * curves), layout="constrained")
+def _make_square_figure(legend_lines: int) -> tuple[Figure, Axes]:
+    """Return a square figure and its axes, with room below for the lines of a legend."""
+    height = 5.5 + INCHES_PER_LEGEND_LINE * legend_lines
+    figure = Figure(figsize=(5.5, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def _move_legend_below(figure: Figure, axes: Axes) -> None:
-    """Move the legend below the axes, where it hides no curve."""
+    """Move the legend below the axes, where it does not hide a curve."""
     handles, labels = axes.get_legend_handles_labels()
     legend = axes.get_legend()
     if legend is not None:
@@ -305,16 +339,19 @@ def _move_legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower left", frameon=False)
 
 
-def _choose_ranges(rows: int) -> int:
-    """Return a number of ranges that leaves enough rows in each range."""
-    return max(2, min(RANGES, rows // FEWEST_ROWS_PER_RANGE))
+def _choose_number_of_ranges(row_count: int) -> int:
+    """Return into how many ranges rows are divided: 2 to RANGES.
+
+    Each range has at least FEWEST_ROWS_PER_RANGE rows, if there are enough for two ranges.
+    """
+    return max(2, min(RANGES, row_count // FEWEST_ROWS_PER_RANGE))
 
 
 # Regression
 
 
 def _draw_regression(target: Array, values: Array, target_name: str) -> list[Picture]:
-    """Draw predicted and actual numbers, the residuals, and the errors by range."""
+    """Draw the predicted and actual values, the residuals, and the errors by range."""
     name = shorten_name(target_name)
     return [
         Picture(
@@ -324,24 +361,25 @@ def _draw_regression(target: Array, values: Array, target_name: str) -> list[Pic
             figure=_draw_errors(
                 target,
                 values,
-                "actual_vs_predicted",
-                f"predicted {name}",
-                f"actual {name}",
+                kind="actual_vs_predicted",
+                xlabel=f"predicted {name}",
+                ylabel=f"actual {name}",
             ),
         ),
         Picture(
             name="residuals",
             title="Residuals",
             description=(
-                "Points around the line at 0 without a pattern are chance. A bend or a"
-                " funnel says that the model errs more in some places."
+                "If the points scatter around 0 without a pattern, the remaining errors are"
+                " chance. A bend or a funnel shows that the errors depend on the predicted"
+                " value."
             ),
             figure=_draw_errors(
                 target,
                 values,
-                "residual_vs_predicted",
-                f"predicted {name}",
-                "actual less predicted",
+                kind="residual_vs_predicted",
+                xlabel=f"predicted {name}",
+                ylabel="residual (actual - predicted)",
             ),
         ),
         _draw_error_by_range(target, values, name),
@@ -349,15 +387,19 @@ def _draw_regression(target: Array, values: Array, target_name: str) -> list[Pic
 
 
 def _draw_errors(
-    target: Array, values: Array, kind: str, xlabel: str, ylabel: str
+    target: Array, values: Array, *, kind: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """Draw a point for each row. `kind` is that of scikit-learn's display."""
+    """Draw a point for each row, or for 1,000 random rows if there are more.
+
+    `kind` chooses the vertical axis: "actual_vs_predicted" or "residual_vs_predicted". See
+    PredictionErrorDisplay of scikit-learn.
+    """
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     display = metrics.PredictionErrorDisplay.from_predictions(
         target,
         values,
         kind=kind,
-        # Of many rows, the display draws 1,000 at random.
+        # The random rows are the same in each report.
         random_state=0,
         scatter_kwargs={"color": COLOR, "alpha": 0.5},
         ax=figure.subplots(),
@@ -366,70 +408,110 @@ def _draw_errors(
     return figure
 
 
-def _draw_error_by_range(target: Array, values: Array, name: str) -> Picture:
-    """Draw the mean errors of rows with small, middle and large actual numbers."""
-    ranges = _choose_ranges(len(target))
-    limits = np.unique(np.quantile(target, np.linspace(0, 1, ranges + 1)))
+@dataclass(frozen=True)
+class RangeErrors:
+    """The mean errors of the rows in each range of the actual values."""
+
+    upper_limits: Array
+    mean_absolute_errors: Array
+    mean_errors: Array
+
+
+def _compute_errors_by_range(target: Array, values: Array) -> RangeErrors:
+    """Return the mean errors in ranges of the actual values with equally many rows.
+
+    `target` and `values` are the actual and the predicted numbers. An error is the
+    predicted minus the actual number. Ranges without rows are left out.
+    """
+    number_of_ranges = _choose_number_of_ranges(len(target))
+    shares = np.linspace(0, 1, number_of_ranges + 1)
+    limits = np.unique(np.quantile(target, shares))
     range_of_row = np.searchsorted(limits[1:-1], target, side="left")
-    rows = np.bincount(range_of_row)
-    occurring = np.flatnonzero(rows)
+    rows_per_range = np.bincount(range_of_row)
+    occurring = np.flatnonzero(rows_per_range)
 
     errors = values - target
-    total_sizes = np.bincount(range_of_row, np.abs(errors))
+    total_absolute_errors = np.bincount(range_of_row, np.abs(errors))
     total_errors = np.bincount(range_of_row, errors)
-    mean_sizes = total_sizes[occurring] / rows[occurring]
-    mean_errors = total_errors[occurring] / rows[occurring]
-
-    # If all actual numbers are equal, there is a single limit.
+    # If all actual values are equal, there is a single limit.
     upper_limits = limits[1:] if len(limits) > 1 else limits
-    labels = [f"to {format_value(upper_limits[number])}" for number in occurring]
+    return RangeErrors(
+        upper_limits=upper_limits[occurring],
+        mean_absolute_errors=total_absolute_errors[occurring]
+        / rows_per_range[occurring],
+        mean_errors=total_errors[occurring] / rows_per_range[occurring],
+    )
+
+
+def _draw_error_by_range(target: Array, values: Array, name: str) -> Picture:
+    """Draw the mean error in each range of the actual values, from small to large.
+
+    `name` is the name of the target.
+    """
+    errors = _compute_errors_by_range(target, values)
+    labels = [f"to {format_value(limit)}" for limit in errors.upper_limits]
+    positions = np.arange(len(labels))
 
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.subplots()
-    positions = np.arange(len(occurring))
-    axes.bar(positions, mean_sizes, color="#b8c4d6", label="mean absolute error")
+    axes.bar(
+        positions,
+        errors.mean_absolute_errors,
+        color=PALE_COLOR,
+        label="mean absolute error",
+    )
     axes.plot(
         positions,
-        mean_errors,
+        errors.mean_errors,
         color=SECOND_COLOR,
         marker="o",
         linestyle="none",
-        label="mean of predicted less actual",
+        label="mean error (predicted - actual)",
     )
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(positions, labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set(xlabel=f"actual {name}", ylabel="error")
     _move_legend_below(figure, axes)
     description = (
-        f"The rows are divided into {len(occurring)} ranges of the actual number. A point"
-        " far from 0 says that numbers of this range are predicted too large or too small."
+        f"The rows are divided into {len(labels)} ranges of the actual value. A point far"
+        " above 0 means that values in this range are predicted too high. A point far below"
+        " 0 means that they are predicted too low."
     )
-    return Picture("error_by_range", "Error along the range", description, figure)
+    return Picture(
+        name="error_by_range",
+        title="Error by range of the actual value",
+        description=description,
+        figure=figure,
+    )
 
 
 # Features
 
 
 def _draw_importance(importance: pd.Series, metric: Metric) -> Picture:
-    """Draw a bar for each of the most important features, the longest on top."""
+    """Draw a bar for each of the most important features, the most important on top.
+
+    `importance` has the features as its index. Its values are how much worse `metric` gets
+    when the values of the feature are shuffled, the largest first.
+    """
+    # barh draws the first bar at the bottom.
     bars = importance.head(MOST_FEATURES)[::-1]
     names = [shorten_name(name) for name in bars.index]
-    figure = Figure(
-        figsize=(4.5 + _measure_names(names), 1.2 + 0.28 * len(bars)),
-        layout="constrained",
-    )
+    width = 4.5 + _measure_names(names)
+    height = 1.2 + INCHES_PER_BAR * len(bars)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(bars)), bars, tick_label=names, color=COLOR)
     axes.axvline(0, color="black", linewidth=0.8)
-    change = "loss" if metric.higher_is_better else "increase"
+    direction = "decrease" if metric.higher_is_better else "increase"
     figure.supxlabel(
-        f"{change} of {metric.title} if the feature is shuffled", fontsize="medium"
+        f"{direction} in {metric.title} when the feature is shuffled", fontsize="medium"
     )
     title = "Importance of the features"
     if len(importance) > len(bars):
         title += f" (the first {len(bars)} of {len(importance)})"
     description = (
-        f"How much worse {metric.title} gets on the held-out rows if the values of a"
-        " feature are shuffled."
+        f"The bars show how much worse {metric.title} gets on the held-out rows when the"
+        " values of a feature are shuffled."
     )
     return Picture("importance_of_the_features", title, description, figure)

@@ -25,14 +25,16 @@ SHOWN_CLASSES = 100
 LONGEST_VALUE = 100
 # The verdicts with which a model is registered. The step `register` has the same list.
 GOOD_VERDICTS = ("better", "no worse", "within the margin")
-# How a difference is called in the table of metrics, by the verdict of the comparison.
+# The words for a difference in the table of metrics, for each verdict of the comparison.
 RELATIONS = {
     "better": "better",
     "no worse": "within chance",
     "within the margin": "worse, within the margin",
     "worse": "worse",
 }
-# Explanations of the metrics.
+# A picture that is wider than this number of inches takes the full width of the page.
+WIDE_PICTURE = 6.5
+# The explanation of each metric.
 MEANINGS = {
     "log_loss": "how good the probabilities are",
     "roc_auc": "how well rows of a class are ranked above others",
@@ -42,7 +44,7 @@ MEANINGS = {
     "accuracy": "share of correct rows",
     "rmse": "size of the errors, where large ones count more",
     "mae": "size of the errors",
-    "mape": "size of the errors as a share of the actual number",
+    "mape": "size of the errors as a share of the actual value",
     "r2": "share of the variance that is explained; 1 is perfect",
 }
 STYLE = """
@@ -88,7 +90,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table, with text in HTML, and a CSS class such as `number`."""
+    """A cell of a table. `markup` is HTML, and `kind` is a CSS class such as `number`."""
 
     markup: str
     kind: str = ""
@@ -98,8 +100,8 @@ class Cell:
 class Tables:
     """The tables of a report, in HTML.
 
-    In a regression, there is no table of `classes`. Without a search for hyperparameters,
-    there is no table of `tries`.
+    In a regression, the table of `classes` is an empty string. The table of `tries` is
+    empty if hyperparameters were not searched for.
     """
 
     classes: str
@@ -114,31 +116,34 @@ def render_report(
     pictures: Sequence[Picture],
     tables: Tables,
 ) -> str:
-    """Return the report as one HTML page that needs no other file.
+    """Return the evaluation report as a self-contained HTML page.
 
-    `results` is the content of `metrics.json`. `facts` are names and texts to show.
+    `results` is the content of `metrics.json`. `facts` maps the names of facts about the
+    model, such as "git commit", to their values.
     """
-    title = html.escape(title)
-    classes = f"<h2>Classes</h2>\n{tables.classes}" if tables.classes else ""
-    search = ""
+    heading = html.escape(title)
+    classes_section = ""
+    if tables.classes:
+        classes_section = f"<h2>Classes</h2>\n{tables.classes}"
+    search_section = ""
     if tables.tries:
-        search = f"<h2>Search for hyperparameters</h2>\n{tables.tries}"
+        search_section = f"<h2>Search for hyperparameters</h2>\n{tables.tries}"
     figures = "".join(render_picture(picture) for picture in pictures)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{STYLE}</style>
-<h1>{title}</h1>
+<title>{heading}</title><style>{STYLE}</style>
+<h1>{heading}</h1>
 {render_verdict(results)}
 {render_notes(results["notes"])}
 <h2>Metrics</h2>
 {render_metrics(results)}
-{classes}
+{classes_section}
 <h2>Pictures</h2>
 <div class="figures">
 {figures}</div>
 <h2>Rows with the largest errors</h2>
 {tables.worst_rows}
-{search}
+{search_section}
 <h2>This model</h2>
 {render_facts(facts)}
 </html>
@@ -148,23 +153,24 @@ def render_report(
 def render_verdict(results: Mapping[str, Any]) -> str:
     """Return the verdict on the model as two paragraphs in HTML.
 
-    The first one says how the model compares with the model that decides, and whether it
-    is registered. The registered model decides if there is one for the same task and
-    target. Otherwise the baseline decides. The second paragraph is about the one that
-    does not decide.
+    The first paragraph gives the comparison on which the decision depends, and whether the
+    model is registered. This is the comparison with the registered model, if there is one
+    for the same task and target, and otherwise the comparison with the baseline. The second
+    paragraph gives the other comparison.
     """
     baseline = results["baseline"]
     registered = results["registered"]
     against_baseline = _capitalize(baseline["reason"]) + "."
-    if not registered:
-        against_registered = "No model is registered yet."
-    else:
+    against_registered = "No model is registered yet."
+    if registered:
         against_registered = _capitalize(registered["reason"]) + "."
 
     # The verdict "another question" means that the registered model has another task or
     # target, so the two models cannot be compared.
-    registered_decides = registered and registered["verdict"] != "another question"
-    if registered_decides:
+    depends_on_registered = (
+        bool(registered) and registered["verdict"] != "another question"
+    )
+    if depends_on_registered:
         is_accepted = registered["verdict"] in GOOD_VERDICTS
         deciding_comparison = against_registered
         other_comparison = against_baseline
@@ -174,20 +180,23 @@ def render_verdict(results: Mapping[str, Any]) -> str:
         other_comparison = against_registered
 
     if is_accepted:
-        kind = "good"
-        consequence = "So it is registered."
+        css_class = "good"
+        decision = "The model is therefore registered."
     else:
-        kind = "bad"
-        consequence = "So it is not registered, unless training.register is 'always'."
-    verdict = f"{deciding_comparison} {consequence}"
+        css_class = "bad"
+        decision = (
+            "The model is therefore not registered, unless training.register is"
+            " 'always'."
+        )
+    verdict = f"{deciding_comparison} {decision}"
     return (
-        f'<p class="verdict {kind}">{html.escape(verdict)}</p>\n'
+        f'<p class="verdict {css_class}">{html.escape(verdict)}</p>\n'
         f"<p>{html.escape(other_comparison)}</p>"
     )
 
 
 def render_notes(notes: Sequence[str]) -> str:
-    """Return notes as a list in HTML, or an empty text if there are none."""
+    """Return notes as a list in HTML, or an empty string if there are none."""
     if not notes:
         return ""
     items = "\n".join(f"<li>{html.escape(_capitalize(note))}" for note in notes)
@@ -200,26 +209,28 @@ def _capitalize(text: str) -> str:
 
 
 def render_facts(facts: Mapping[str, str]) -> str:
-    """Return names and values as a list in HTML."""
+    """Return the names and values of facts about the model as a list in HTML."""
     items = "\n".join(
-        f"<dt>{html.escape(name)}<dd><bdi>{html.escape(text)}</bdi>"
-        for name, text in facts.items()
+        f"<dt>{html.escape(name)}<dd><bdi>{html.escape(value)}</bdi>"
+        for name, value in facts.items()
     )
     return f"<dl>\n{items}\n</dl>"
 
 
-def render_table(heads: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
-    """Return a table in HTML. The first cell of each row is its name."""
+def render_table(column_headers: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
+    """Return a table in HTML. The first cell of each row is the row's header."""
     head = "".join(
-        f'<th scope="col" class="{cell.kind}">{cell.markup}</th>' for cell in heads
+        f'<th scope="col" class="{cell.kind}">{cell.markup}</th>'
+        for cell in column_headers
     )
-    lines = []
-    for first, *others in rows:
-        cells = [f'<th scope="row" class="{first.kind}">{first.markup}</th>']
-        for cell in others:
+    body_rows = []
+    for row_header, *other_cells in rows:
+        cells = [f'<th scope="row" class="{row_header.kind}">{row_header.markup}</th>']
+        for cell in other_cells:
             cells.append(f'<td class="{cell.kind}">{cell.markup}</td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    body = "\n".join(lines)
+        body_rows.append(f"<tr>{''.join(cells)}</tr>")
+    body = "\n".join(body_rows)
+    # A wide table scrolls. With a tabindex, it can be scrolled from the keyboard, too.
     return f"""<div class="scroll" tabindex="0"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
@@ -232,9 +243,10 @@ def render_table(heads: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
 
 @dataclass(frozen=True)
 class OtherModel:
-    """A model that the new one was compared with, on the same rows.
+    """A model that the new model was compared with, on the same rows.
 
-    `verdict` is that of the comparison by one metric; it is empty if there was none.
+    `verdict` is the result of the comparison, such as "better". It is an empty string if
+    the two models could not be compared.
     """
 
     label: str
@@ -243,90 +255,109 @@ class OtherModel:
 
 
 def render_metrics(results: Mapping[str, Any]) -> str:
-    """Return the metrics of the model beside those of the other models, in HTML.
+    """Return a table of the model's metrics next to those of the other models, in HTML.
 
-    The registered model has a table of its own if it was compared on fewer rows.
+    The registered model has a second table if it was compared on fewer rows, because only
+    metrics on the same rows can be compared.
     """
-    rows = results["rows"]
+    row_count = results["rows"]
     baseline = results["baseline"]
-    other_models = [_describe_model(f"baseline ({baseline['name']})", baseline)]
     registered = results["registered"]
-    if not registered or "comparison" not in registered:
-        return _render_comparison(results, results["metrics"], other_models, rows)
-
-    registered_model = _describe_model(f"version {registered['version']}", registered)
-    shared_rows = registered["comparison"]["rows"]
-    if shared_rows == rows:
-        other_models.append(registered_model)
-        return _render_comparison(results, results["metrics"], other_models, rows)
-
-    table_of_all_rows = _render_comparison(
-        results, results["metrics"], other_models, rows
+    other_models = [_make_other_model(f"baseline ({baseline['name']})", baseline)]
+    second_table = ""
+    if registered and "comparison" in registered:
+        registered_model = _make_other_model(
+            f"version {registered['version']}", registered
+        )
+        # The shared rows are some of the held-out rows, or all of them.
+        shared_row_count = registered["comparison"]["rows"]
+        if shared_row_count == row_count:
+            other_models.append(registered_model)
+        else:
+            second_table = _render_comparison(
+                results,
+                registered["metrics_of_new_model"],
+                [registered_model],
+                shared_row_count,
+            )
+    first_table = _render_comparison(
+        results, results["metrics"], other_models, row_count
     )
-    table_of_shared_rows = _render_comparison(
-        results, registered["metrics_of_new_model"], [registered_model], shared_rows
-    )
-    return f"{table_of_all_rows}\n{table_of_shared_rows}"
+    return f"{first_table}\n{second_table}" if second_table else first_table
 
 
-def _describe_model(label: str, comparison: Mapping[str, Any]) -> OtherModel:
-    """Return a model from the part of the results that compares it with the new one."""
-    verdict = comparison.get("comparison", {}).get("verdict", "")
-    return OtherModel(label, comparison["metrics"], verdict)
+def _make_other_model(label: str, result: Mapping[str, Any]) -> OtherModel:
+    """Return the model that the new model was compared with.
+
+    `result` is the part of `metrics.json` about this comparison.
+    """
+    verdict = result.get("comparison", {}).get("verdict", "")
+    return OtherModel(label, result["metrics"], verdict)
 
 
 def _render_comparison(
     results: Mapping[str, Any],
-    metrics: Mapping[str, float],
+    value_by_metric: Mapping[str, float],
     other_models: Sequence[OtherModel],
-    rows: int,
+    row_count: int,
 ) -> str:
-    """Return a table of the metrics of the new model and of others on the same rows."""
-    heads = [Cell("metric"), Cell("this model", "number")]
-    for other_model in other_models:
-        heads.append(Cell(html.escape(other_model.label), "number"))
-        heads.append(Cell("difference", "number"))
+    """Return a table of the new model's metrics next to those of other models, in HTML.
 
-    lines = []
+    `results` is the content of `metrics.json`, and `value_by_metric` has the metrics of the
+    new model. All metrics are those of the same rows, of which there are `row_count`.
+    """
+    column_headers = [Cell("metric"), Cell("this model", "number")]
+    for other_model in other_models:
+        column_headers.append(Cell(html.escape(other_model.label), "number"))
+        column_headers.append(Cell("difference", "number"))
+
+    table_rows = []
     for metric in METRICS[results["task"]]:
-        if metric.name not in metrics:
+        if metric.name not in value_by_metric:
             continue
         is_deciding = metric.name == results["compared_by"]["metric"]
-        value = metrics[metric.name]
-        cells = [_name_metric(metric, is_deciding)]
+        value = value_by_metric[metric.name]
+        cells = [_render_metric_name(metric, is_deciding)]
         cells.append(Cell(metric.format(value), "number"))
         for other_model in other_models:
             other_value = other_model.metrics.get(metric.name)
-            # Only the deciding metric has an interval, which tells chance from more.
+            # Only for the deciding metric is there an interval, which shows whether the
+            # difference is more than chance.
             relation = RELATIONS.get(other_model.verdict, "") if is_deciding else ""
-            cells += _compare_values(metric, value, other_value, relation)
+            cells += _make_difference_cells(metric, value, other_value, relation)
         if is_deciding:
+            # The CSS class "decides" highlights the row.
             cells = [Cell(cell.markup, f"{cell.kind} decides") for cell in cells]
-        lines.append(cells)
-    return f"<p>On {rows:,} held-out rows:</p>\n{render_table(heads, lines)}"
+        table_rows.append(cells)
+    table = render_table(column_headers, table_rows)
+    return f"<p>On {row_count:,} held-out rows:</p>\n{table}"
 
 
-def _name_metric(metric: Metric, is_deciding: bool) -> Cell:
-    """Return a cell with the name and the explanation of a metric."""
+def _render_metric_name(metric: Metric, is_deciding: bool) -> Cell:
+    """Return a cell with the name and the explanation of a metric.
+
+    `is_deciding` is whether models are compared by this metric.
+    """
     explanation = f"{MEANINGS[metric.name]}; {metric.direction}"
     if is_deciding:
         explanation += "; models are compared by it"
     return Cell(f"{metric.title}<small>{explanation}</small>")
 
 
-def _compare_values(
-    metric: Metric, value: float, other: float | None, relation: str
+def _make_difference_cells(
+    metric: Metric, new_value: float, other_value: float | None, relation: str
 ) -> list[Cell]:
-    """Return cells with the value of another model, and with the difference to it.
+    """Return a cell with another model's value, and a cell with the difference from it.
 
-    `relation` is written below the difference.
+    `relation` is written below the difference, such as "better". It may be empty. Without
+    a value of the other model, both cells are empty.
     """
-    if other is None:
+    if other_value is None:
         return [Cell("", "number"), Cell("", "number")]
-    difference = metric.format(value - other, signed=True)
+    difference = metric.format(new_value - other_value, signed=True)
     if relation:
         difference += f"<small>{relation}</small>"
-    return [Cell(metric.format(other), "number"), Cell(difference, "number")]
+    return [Cell(metric.format(other_value), "number"), Cell(difference, "number")]
 
 
 # Classes and rows
@@ -335,36 +366,44 @@ def _compare_values(
 def render_classes(target: Array, values: Array, classes: Sequence[str]) -> str:
     """Return a table with the precision and recall of each class, in HTML.
 
-    `target` and `values` are the actual and the predicted positions in `classes`. Frequent
-    classes come first.
+    `target` and `values` are the positions of the actual and the predicted classes in
+    `classes`. The most frequent class comes first, and at most SHOWN_CLASSES are shown.
     """
     positions = np.arange(len(classes))
-    precision, recall, f1, actual = precision_recall_fscore_support(
+    precisions, recalls, f1_values, actual_counts = precision_recall_fscore_support(
         target, values, labels=positions, zero_division=0
     )
-    predicted = np.bincount(values, minlength=len(classes))
-    order = np.argsort(-actual, kind="stable")[:SHOWN_CLASSES]
-    heads = [Cell("class")]
+    predicted_counts = np.bincount(values, minlength=len(classes))
+    shown_positions = np.argsort(-actual_counts, kind="stable")[:SHOWN_CLASSES]
+
+    column_headers = [Cell("class")]
     for name in ("actual rows", "predicted rows", "precision", "recall", "F1"):
-        heads.append(Cell(name, "number"))
-    lines = []
-    for position in order:
-        # A share of no rows has no value.
+        column_headers.append(Cell(name, "number"))
+    table_rows = []
+    for position in shown_positions:
+        actual_count = actual_counts[position]
+        predicted_count = predicted_counts[position]
+        # If a class is never predicted, its precision is undefined, and if it never
+        # occurs, its recall and F1 are. The cell is then empty.
         texts = [
-            f"{actual[position]:,}",
-            f"{predicted[position]:,}",
-            f"{precision[position]:.1%}" if predicted[position] else "",
-            f"{recall[position]:.1%}" if actual[position] else "",
-            f"{f1[position]:.1%}" if actual[position] else "",
+            f"{actual_count:,}",
+            f"{predicted_count:,}",
+            f"{precisions[position]:.1%}" if predicted_count else "",
+            f"{recalls[position]:.1%}" if actual_count else "",
+            f"{f1_values[position]:.1%}" if actual_count else "",
         ]
         cells = [_render_value(classes[position])]
         cells += [Cell(text, "number") for text in texts]
-        lines.append(cells)
-    table = render_table(heads, lines)
-    if len(order) < len(classes):
-        table += f"\n<p>These are the {len(order)} most frequent of {len(classes)}.</p>"
-    return f"""<p>Precision: of the rows predicted to be of the class, the share that is.
-Recall: of the rows of the class, the share that is predicted to be.
+        table_rows.append(cells)
+
+    table = render_table(column_headers, table_rows)
+    if len(shown_positions) < len(classes):
+        table += (
+            f"\n<p>These are the {len(shown_positions)} most frequent of"
+            f" {len(classes)} classes.</p>"
+        )
+    return f"""<p>Precision: the share of the rows predicted as the class that belong to it.
+Recall: the share of the rows of the class that the model recognizes.
 F1: the harmonic mean of both.</p>
 {table}"""
 
@@ -377,44 +416,55 @@ def render_worst_rows(
 ) -> str:
     """Return a table of the rows with the largest errors, in HTML.
 
-    `table` has the columns to show. In a classification, the rows whose actual class has
-    the smallest probability have the largest errors.
+    `table` has the columns to show. In a classification, `target` holds positions in
+    `classes`, and the error of a row is the larger, the less probable its actual class is.
+    In a regression, `classes` is empty, and the error is the difference of two numbers.
     """
-    heads = [Cell(_render_value(name).markup) for name in table.columns]
+    column_headers = [_render_value(name) for name in table.columns]
     if classes:
-        heads += [Cell("actual"), Cell("predicted")]
-        heads.append(Cell("probability of the actual class", "number"))
-        errors = _list_class_errors(target, predictions, classes)
+        column_headers += [Cell("actual"), Cell("predicted")]
+        column_headers.append(Cell("probability of the actual class", "number"))
+        error_cells_by_row = _list_worst_classified_rows(target, predictions, classes)
     else:
-        heads += [Cell(name, "number") for name in ("actual", "predicted", "error")]
-        errors = _list_number_errors(target, predictions.values)
+        for name in ("actual", "predicted", "error"):
+            column_headers.append(Cell(name, "number"))
+        error_cells_by_row = _list_worst_regression_rows(target, predictions.values)
 
-    lines = []
-    for row, error_cells in errors.items():
+    table_rows = []
+    for row, error_cells in error_cells_by_row.items():
         value_cells = [_render_value(value) for value in table.row(row)]
-        lines.append([*value_cells, *error_cells])
-    return render_table(heads, lines)
+        table_rows.append([*value_cells, *error_cells])
+    return render_table(column_headers, table_rows)
 
 
-def _list_class_errors(
+def _list_worst_classified_rows(
     target: Array, predictions: Predictions, classes: Sequence[str]
 ) -> dict[int, list[Cell]]:
-    """Return the last cells of the worst rows, by the position of the row."""
-    assert predictions.probabilities is not None
-    probabilities = predictions.probabilities[np.arange(len(target)), target]
-    worst_rows = np.argsort(probabilities, kind="stable")[:SHOWN_ROWS]
+    """Return cells that describe the rows whose actual class is the least probable.
+
+    The keys are the positions of these rows, the worst row first. The cells are the actual
+    class, the predicted class, and the probability of the actual class.
+    """
+    assert predictions.probabilities is not None  # It is None only in a regression.
+    rows = np.arange(len(target))
+    probability_of_actual = predictions.probabilities[rows, target]
+    worst_rows = np.argsort(probability_of_actual, kind="stable")[:SHOWN_ROWS]
     return {
         int(row): [
             _render_value(classes[target[row]]),
             _render_value(classes[predictions.values[row]]),
-            Cell(f"{probabilities[row]:.2%}", "number"),
+            Cell(f"{probability_of_actual[row]:.2%}", "number"),
         ]
         for row in worst_rows
     }
 
 
-def _list_number_errors(target: Array, values: Array) -> dict[int, list[Cell]]:
-    """Return the last cells of the worst rows, by the position of the row."""
+def _list_worst_regression_rows(target: Array, values: Array) -> dict[int, list[Cell]]:
+    """Return cells that describe the rows with the largest errors of a regression.
+
+    The keys are the positions of these rows, the worst row first. The cells are the actual
+    value, the predicted value, and the error: the predicted minus the actual value.
+    """
     errors = values - target
     worst_rows = np.argsort(-np.abs(errors), kind="stable")[:SHOWN_ROWS]
     return {
@@ -428,7 +478,10 @@ def _list_number_errors(target: Array, values: Array) -> dict[int, list[Cell]]:
 
 
 def _render_value(value: object) -> Cell:
-    """Return a value of the data as a cell. Its text may run from right to left."""
+    """Return a cell with a value of the data, which may be text of any script.
+
+    The element `bdi` keeps text that runs from right to left apart from its surroundings.
+    """
     if value is None:
         return Cell("<small>missing</small>")
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -443,17 +496,19 @@ def render_picture(picture: Picture) -> str:
     title = html.escape(picture.title)
     description = html.escape(picture.description)
     width, _ = picture.figure.get_size_inches()
-    # A wide picture takes the whole width of the page, so that its text is not too small.
-    kind = ' class="wide" tabindex="0"' if width > 6.5 else ""
+    # A wide picture takes the full width of the page, so that its text is not too small. On
+    # a small screen it scrolls, and a tabindex lets it scroll from the keyboard, too.
+    attributes = ' class="wide" tabindex="0"' if width > WIDE_PICTURE else ""
     return (
-        f'<figure{kind}><figcaption dir="auto">{title}</figcaption>\n'
+        f'<figure{attributes}><figcaption dir="auto">{title}</figcaption>\n'
         f'<img alt="{title}. {description}" src="data:{encode_picture(picture.figure)}">\n'
         f"<p>{description}</p></figure>\n"
     )
 
 
 def encode_picture(figure: Figure) -> str:
-    """Return a figure as the text of a data URL, without its `data:`."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg")
-    return f"image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    """Return a figure as the text of a data URL, after its prefix `data:`."""
+    svg_file = io.BytesIO()
+    figure.savefig(svg_file, format="svg")
+    encoded_svg = base64.b64encode(svg_file.getvalue()).decode()
+    return f"image/svg+xml;base64,{encoded_svg}"

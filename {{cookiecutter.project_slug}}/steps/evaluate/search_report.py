@@ -16,14 +16,15 @@ from matplotlib.figure import Figure
 from model_metrics import format_value
 
 FILE_NAME = "search.json"
+# The table shows the best tries, and the picture the first hyperparameters.
 SHOWN_TRIES = 10
 MOST_PANELS = 6
 PANELS_PER_ROW = 3
 # A scale is logarithmic if the largest number is more than this many times the smallest.
-LOGARITHMIC_FACTOR = 20
+SMALLEST_LOG_RATIO = 20
 
-# The search that the step `train` has saved, and each of its tries. See SearchResult in
-# steps/train/search.py.
+# The search that the step `train` saved, and each of its tries. See SearchResult in
+# steps/train/search.py. The first try has the hyperparameters of settings.yml.
 Search = Mapping[str, Any]
 Try = Mapping[str, Any]
 
@@ -48,16 +49,27 @@ def sort_tries(search: Search) -> list[Try]:
 
 
 def list_varied_names(search: Search) -> list[str]:
-    """Return the names of the hyperparameters of which several values have a score."""
-    candidates = [
+    """Return the names of the hyperparameters that differ between tries.
+
+    Tries that have failed do not count. A hyperparameter that only some tries have differs
+    between them.
+    """
+    scored_hyperparameters = [
         result["hyperparameters"]
         for result in search["tries"]
         if result["score"] is not None
     ]
-    names = dict.fromkeys(name for candidate in candidates for name in candidate)
+    # The keys of a dict are distinct, and keep their order.
+    names: dict[str, None] = {}
+    for hyperparameters in scored_hyperparameters:
+        names.update(dict.fromkeys(hyperparameters))
+
     varied_names = []
     for name in names:
-        values = {str(candidate.get(name)) for candidate in candidates}
+        # Values are compared as text, because a list cannot be an element of a set.
+        values = {
+            str(hyperparameters.get(name)) for hyperparameters in scored_hyperparameters
+        }
         if len(values) > 1:
             varied_names.append(name)
     return varied_names
@@ -69,60 +81,65 @@ def list_varied_names(search: Search) -> list[str]:
 def render_search(search: Search) -> str:
     """Return a sentence about the search, and a table of its best tries, in HTML.
 
-    The table also has the first try, with the values of settings.yml.
+    The table always has the try with the hyperparameters of settings.yml, even if it is not
+    among the best.
     """
     names = list_varied_names(search)
-    heads = [Cell("try"), Cell(html.escape(search["metric"]), "number")]
-    heads += [Cell(html.escape(name), "number") for name in names]
+    column_headers = [Cell("try"), Cell(html.escape(search["metric"]), "number")]
+    column_headers += [Cell(html.escape(name), "number") for name in names]
 
-    first = search["tries"][0]
+    try_from_settings = search["tries"][0]
     tries = sort_tries(search)
-    lines = []
+    table_rows = []
     for rank, result in enumerate(tries, start=1):
-        is_first = result == first
-        if rank > SHOWN_TRIES and not is_first:
+        is_from_settings = result is try_from_settings
+        if rank > SHOWN_TRIES and not is_from_settings:
             continue
-        label = "settings.yml" if is_first else str(rank)
+        label = "settings.yml" if is_from_settings else str(rank)
         cells = [Cell(label), Cell(format_value(result["score"]), "number")]
         for name in names:
             value = str(result["hyperparameters"].get(name, ""))
             cells.append(Cell(html.escape(value), "number"))
-        lines.append(cells)
+        table_rows.append(cells)
 
-    count = len(search["tries"])
-    failed = count - len(tries)
+    try_count = len(search["tries"])
+    failed_count = try_count - len(tries)
     sentence = (
-        f"{count} tries, judged by {search['metric']} in a cross-validation on the"
-        " training rows. The model has the values of the best one."
+        f"{try_count} tries were compared by {search['metric']} in a cross-validation on"
+        " the training rows. The model uses the hyperparameters of the best try."
     )
-    if failed:
-        sentence += f" {failed} of them failed."
-    return f"<p>{html.escape(sentence)}</p>\n{render_table(heads, lines)}"
+    if failed_count:
+        sentence += f" {failed_count} of the tries failed."
+    table = render_table(column_headers, table_rows)
+    return f"<p>{html.escape(sentence)}</p>\n{table}"
 
 
 # The picture
 
 
 def draw_search(search: Search) -> Picture | None:
-    """Draw the metric of each try against the values of its hyperparameters.
+    """Draw the metric of each try against its hyperparameters, one in each panel.
 
-    Returns None if each hyperparameter had a single value.
+    Returns None if no hyperparameter differs between tries.
     """
     names = list_varied_names(search)[:MOST_PANELS]
     if not names:
         return None
 
-    columns = min(len(names), PANELS_PER_ROW)
-    rows = math.ceil(len(names) / PANELS_PER_ROW)
-    figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    first = search["tries"][0]
+    panel_columns = min(len(names), PANELS_PER_ROW)
+    panel_rows = math.ceil(len(names) / PANELS_PER_ROW)
+    figure = Figure(
+        figsize=(3.4 * panel_columns, 2.8 * panel_rows), layout="constrained"
+    )
+    grid = figure.subplots(panel_rows, panel_columns, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    try_from_settings = search["tries"][0]
     tries = sort_tries(search)
     for panel, name in zip(panels, names, strict=False):
         tries_with_name = [
             result for result in tries if name in result["hyperparameters"]
         ]
-        _draw_values(panel, name, tries_with_name, first)
+        _draw_values(panel, name, tries_with_name, try_from_settings)
     for unused_panel in panels[len(names) :]:
         unused_panel.remove()
     figure.supylabel(search["metric"], fontsize="medium")
@@ -136,18 +153,28 @@ def draw_search(search: Search) -> Picture | None:
     )
 
 
-def _draw_values(panel: Axes, name: str, tries: Sequence[Try], first: Try) -> None:
-    """Draw the metric of each try against its value of one hyperparameter."""
+def _draw_values(
+    panel: Axes, name: str, tries: Sequence[Try], try_from_settings: Try
+) -> None:
+    """Draw the metric of each try against its value of the hyperparameter `name`.
+
+    The point of the try with the hyperparameters of settings.yml has a second color.
+    """
     values = [result["hyperparameters"][name] for result in tries]
-    if not all(_is_number(value) for value in values):
+    are_numbers = all(_is_number(value) for value in values)
+    if not are_numbers:
+        # Texts get equal distances on the axis.
         values = [shorten_name(value) for value in values]
-    elif min(values) > 0 and max(values) / min(values) > LOGARITHMIC_FACTOR:
+    elif min(values) > 0 and max(values) / min(values) > SMALLEST_LOG_RATIO:
         panel.set_xscale("log")
-        # Without this format, the labels would be formulas such as 10^2, which are off.
+        # By default, the labels are formulas such as 10^2. rcParams in
+        # evaluation_figures.py turn formulas off, so they would be shown as they are typed.
         panel.xaxis.set_major_formatter("{x:g}")
 
     scores = [result["score"] for result in tries]
-    colors = [SECOND_COLOR if result == first else COLOR for result in tries]
+    colors = [
+        SECOND_COLOR if result is try_from_settings else COLOR for result in tries
+    ]
     panel.scatter(values, scores, c=colors, s=18)
     panel.set_xlabel(shorten_name(name))
 

@@ -16,36 +16,37 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-# The tag of a registered version that names an earlier version. The step `evaluate` then
-# compares later models with the earlier one.
+# This tag of a registered version names an earlier version. The step `evaluate` then
+# compares later models with the earlier version.
 REFERENCE_TAG = "reference"
 
 # The verdicts of the evaluation with which a model is registered.
 GOOD_VERDICTS = ("better", "no worse", "within the margin")
-# The verdicts that speak against a model. All others leave the decision to a person.
+# The verdicts with which a model should not be registered. With all other verdicts, a
+# person may decide.
 REFUSED_VERDICTS = ("worse", "the same")
 
 
 def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
-    """Decide whether to register a model; return the decision and the reason.
+    """Decide whether to register a model, and return the decision and the reason in words.
 
-    `evaluation` is the content of `metrics.json`. By the rule `always`, every model is
-    registered. By the rule `unless_worse`, a model is registered in these cases:
+    `evaluation` is the content of `metrics.json`. With the rule `always`, every model is
+    registered. With the rule `unless_worse`, it depends on a comparison:
 
     - If there is a registered model for the same target, the new model must not be worse
-      by more than chance and the margin.
+      than it by more than the margin, unless the difference may be chance.
     - Otherwise, the new model must be better than the baseline by more than chance.
 
-    If the two models cannot be compared, the model is not registered, and the reason says
-    how a person can register it.
+    If the new model cannot be compared with the registered one, it is not registered, and
+    the reason says how a person can register it.
     """
     is_good_enough, reason = _judge_quality(evaluation)
     if is_good_enough:
         return True, reason
     if rule == "always":
-        return True, f"{reason}; register is 'always'"
+        return True, f"{reason}; registered all the same because register is 'always'"
 
-    # The override is not suggested for a model that nobody should want to register.
+    # Do not suggest the override for a model that is worse or the same.
     registered = evaluation["registered"]
     is_clearly_refused = registered and registered["verdict"] in REFUSED_VERDICTS
     if is_clearly_refused:
@@ -54,27 +55,33 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
 
 
 def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:
-    """Return whether a model is good enough by the rule `unless_worse`, and the reason."""
+    """Return whether a model is good enough for the rule `unless_worse`, and the reason.
+
+    `evaluation` is the content of `metrics.json`. If no model is registered for the same
+    target, the comparison with the baseline decides.
+    """
     registered = evaluation["registered"]
     baseline = evaluation["baseline"]
     if registered is None:
         reason = f"no model is registered yet, and {baseline['reason']}"
         return baseline["is_beaten"], reason
     if registered["verdict"] == "another question":
+        # The registered model predicts something else.
         reason = f"{registered['reason']}; {baseline['reason']}"
         return baseline["is_beaten"], reason
     return registered["verdict"] in GOOD_VERDICTS, registered["reason"]
 
 
 def choose_reference(evaluation: dict[str, Any]) -> str | None:
-    """Return the registered version with which later models are compared.
+    """Return the earlier version with which later models are to be compared.
 
-    Returns None if they are compared with the new model. If the new model is not clearly
-    better than the version that it was compared with, later models are compared with that
-    version, too. Otherwise, many small losses could add up unnoticed.
+    Returns None if later models are to be compared with the new model itself. An earlier
+    version stays the reference until a model is clearly better. Otherwise, many small
+    losses could add up unnoticed. `evaluation` is the content of `metrics.json`.
     """
     registered = evaluation["registered"]
     if registered is None or registered["verdict"] not in GOOD_VERDICTS:
+        # There is no comparison, or a person wants the new model although it is worse.
         return None
     if registered["comparison"]["becomes_reference"]:
         return None
@@ -84,9 +91,10 @@ def choose_reference(evaluation: dict[str, Any]) -> str | None:
 def register(model: Path, name: str, reference: str | None = None) -> str:
     """Register the model in the folder `model` under a name, and return its version.
 
-    `reference` is an earlier version with which later models are compared, or None if they
-    are compared with this one. All files are uploaded before the version is created.
+    Later models are compared with the version `reference`, or with this version if it is
+    None.
     """
+    # All files are uploaded before the version is created, so no version is incomplete.
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(model), "model")
         source = mlflow.get_artifact_uri("model")
@@ -96,8 +104,8 @@ def register(model: Path, name: str, reference: str | None = None) -> str:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        # The name is already registered. MLflow's own server returns the first of these
-        # codes, and Azure ML may return the second.
+        # It is not an error if the name exists already. MLflow's own server returns the
+        # first of these codes, and Azure ML may return the second.
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
             raise
     tags = {REFERENCE_TAG: reference} if reference else None
@@ -112,33 +120,38 @@ def register_if_allowed(
 ) -> None:
     """Register the model if the rule allows it, and write `registration.json`.
 
-    The file in the folder `registration` holds the decision, its reason and the version.
+    `model`, `evaluation` and `registration` are folders: the saved model, the results of
+    the step evaluate, and the output. The file that is written holds the decision, its
+    reason, and the version, if the model was registered.
     """
-    text = (evaluation / "metrics.json").read_text(encoding="utf-8")
-    metrics = json.loads(text)
-    is_registered, reason = decide(metrics, rule)
+    results_as_json = (evaluation / "metrics.json").read_text(encoding="utf-8")
+    results = json.loads(results_as_json)
+    should_register, reason = decide(results, rule)
     version = None
-    if is_registered:
-        version = register(model, model_name, choose_reference(metrics))
+    if should_register:
+        version = register(model, model_name, choose_reference(results))
+
+    # Without a registered model, or if it cannot be compared, there is no comparison.
+    comparison_with_registered = results["registered"] or {}
     decision = {
         "model": model_name,
-        "registered": is_registered,
+        "registered": should_register,
         "version": version,
         "reason": reason,
-        "comparison": (metrics["registered"] or {}).get("comparison"),
+        "comparison": comparison_with_registered.get("comparison"),
     }
     registration.mkdir(parents=True, exist_ok=True)
     (registration / "registration.json").write_text(
         json.dumps(decision, indent=2), encoding="utf-8"
     )
-    if is_registered:
+    if should_register:
         print(f"{model_name}: registered as version {version}: {reason}")
     else:
         print(f"{model_name}: not registered: {reason}")
 
 
 def main() -> None:
-    """Run the step with the arguments of the command line.
+    """Run the step with the command-line arguments.
 
     Exits with a message if a file cannot be read or written.
     """

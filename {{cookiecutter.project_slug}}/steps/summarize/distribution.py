@@ -13,26 +13,31 @@ PREDICTION = "prediction"
 PROBABILITY = "probability"
 NUMBER = pl.Float64()
 TEXT = pl.String()
-RANGES = 20  # of equal width, into which predicted numbers are divided
-SHOWN_CLASSES = 3  # on one line
-LONGEST_LABEL = 50  # characters on one line
+# Predicted numbers are divided into this many ranges of equal width.
+RANGES = 20
+# The line on the screen names this many classes, each with at most so many characters.
+SHOWN_CLASSES = 3
+LONGEST_LABEL = 50
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows whose prediction is a class, or lies in a range of numbers."""
+    """The rows with the same predicted class, or with numbers in the same range.
+
+    `rows` is their number, and `share` their share of all rows with a prediction.
+    """
 
     label: str
     rows: int
-    share: float  # of all rows with a prediction
+    share: float
 
 
 @dataclass(frozen=True)
 class ClassDistribution:
-    """How many rows are predicted to be of each class; the most frequent class is first.
+    """The number of rows for each predicted class. The most frequent class is first.
 
-    `mean_top_probability` is the largest probability of a row, averaged over the rows. It is
-    None if the model gives no probabilities.
+    `mean_top_probability` is the largest probability of each row, averaged over the rows.
+    It is None if the model gives no probabilities.
     """
 
     rows: int
@@ -40,7 +45,7 @@ class ClassDistribution:
     mean_top_probability: float | None
 
     def list_figures(self) -> dict[str, float]:
-        """Return the figures on all rows by their names."""
+        """Return the figures that describe all rows, by their names."""
         if self.mean_top_probability is None:
             return {}
         return {"mean_top_probability": self.mean_top_probability}
@@ -58,7 +63,7 @@ class ClassDistribution:
 
 @dataclass(frozen=True)
 class NumberDistribution:
-    """The mean and the quartiles of predicted numbers, and how many are in each range."""
+    """The mean and the quartiles of predicted numbers, and the rows in each range."""
 
     rows: int
     mean: float
@@ -70,7 +75,7 @@ class NumberDistribution:
     ranges: Sequence[Group]
 
     def list_figures(self) -> dict[str, float]:
-        """Return the figures on all rows by their names."""
+        """Return the figures that describe all rows, by their names."""
         return {
             "mean": self.mean,
             "smallest": self.smallest,
@@ -92,17 +97,19 @@ Distribution = ClassDistribution | NumberDistribution
 
 
 def scan_predictions(folder: Path) -> pl.LazyFrame | None:
-    """Return the predictions in a folder as one table, or None if there are none.
+    """Return the predictions in a folder as one table.
 
-    The table has the column `prediction` and, if the model gives probabilities, a column
-    `probability` with the largest of them.
+    The table has the column `prediction` and, if the model gives probabilities, the column
+    `probability` with the largest probability of each row. Returns None if the folder has
+    no files, or if the files have no column `prediction`.
     """
     parquet_files = sorted(folder.glob("*.parquet"))
     csv_files = sorted(folder.glob("*.csv"))
     if parquet_files:
         table = pl.scan_parquet(parquet_files, glob=False)
     elif csv_files:
-        # All columns are read as text. A type chosen by the first rows may not fit others.
+        # All columns are read as text, because a type that fits the first rows may not fit
+        # the later ones.
         table = pl.scan_csv(csv_files, infer_schema=False, glob=False)
     else:
         return None
@@ -124,7 +131,8 @@ def count_classes(predictions: pl.LazyFrame) -> ClassDistribution | None:
     aggregations = [pl.len().alias("rows")]
     has_probabilities = PROBABILITY in predictions.collect_schema()
     if has_probabilities:
-        aggregations.append(pl.col(PROBABILITY).sum())
+        sum_of_probabilities = pl.col(PROBABILITY).sum().alias("sum of probabilities")
+        aggregations.append(sum_of_probabilities)
     counts = (
         predictions.filter(pl.col(PREDICTION).is_not_null())
         .group_by(pl.col(PREDICTION).cast(TEXT))
@@ -142,16 +150,17 @@ def count_classes(predictions: pl.LazyFrame) -> ClassDistribution | None:
     ]
     mean_top_probability = None
     if has_probabilities:
-        mean_top_probability = float(counts[PROBABILITY].sum()) / rows
+        mean_top_probability = float(counts["sum of probabilities"].sum()) / rows
     return ClassDistribution(rows, classes, mean_top_probability)
 
 
 def measure_numbers(predictions: pl.LazyFrame) -> NumberDistribution | None:
     """Return the distribution of predicted numbers, or None if no row has a finite one."""
-    numbers = predictions.select(cs.by_name(PREDICTION).cast(NUMBER))
-    numbers = numbers.filter(pl.col(PREDICTION).is_finite())
     values = pl.col(PREDICTION)
-    figures = (
+    numbers = predictions.select(cs.by_name(PREDICTION).cast(NUMBER)).filter(
+        values.is_finite()
+    )
+    statistics = (
         numbers.select(
             values.len().alias("rows"),
             values.mean().alias("mean"),
@@ -164,47 +173,47 @@ def measure_numbers(predictions: pl.LazyFrame) -> NumberDistribution | None:
         .collect(engine="streaming")
         .row(0, named=True)
     )
-    if not figures["rows"]:
+    if not statistics["rows"]:
         return None
-    ranges = count_ranges(
-        numbers, figures["rows"], figures["smallest"], figures["largest"]
+    ranges = count_rows_by_range(
+        numbers, statistics["rows"], statistics["smallest"], statistics["largest"]
     )
-    return NumberDistribution(**figures, ranges=ranges)
+    return NumberDistribution(**statistics, ranges=ranges)
 
 
-def count_ranges(
-    numbers: pl.LazyFrame, rows: int, smallest: float, largest: float
+def count_rows_by_range(
+    numbers: pl.LazyFrame, row_count: int, smallest: float, largest: float
 ) -> list[Group]:
     """Divide predicted numbers into ranges of equal width, and count the rows of each.
 
-    If all numbers are the same, there is one range.
+    `numbers` has `row_count` rows, with numbers from `smallest` to `largest` in the column
+    `prediction`. There are RANGES ranges, or a single one if all numbers are the same.
     """
     width = (largest - smallest) / RANGES
-    if not width:
-        return [Group(format_number(smallest), rows, 1.0)]
+    if width == 0:
+        return [Group(format_number(smallest), row_count, 1.0)]
 
-    position = ((pl.col(PREDICTION) - smallest) / width).cast(pl.Int64)
-    # The largest number belongs to the last range.
-    counts = (
-        numbers.group_by(position.clip(0, RANGES - 1)).len().collect(engine="streaming")
-    )
-    rows_by_position = dict(counts.iter_rows())
+    distance_in_ranges = (pl.col(PREDICTION) - smallest) / width
+    # The largest number would be in a range of its own. `clip` puts it into the last range.
+    range_of_row = distance_in_ranges.cast(pl.Int64).clip(0, RANGES - 1)
+    counts = numbers.group_by(range_of_row).len().collect(engine="streaming")
+    rows_by_range = dict(counts.iter_rows())
     groups = []
-    for number in range(RANGES):
-        low = format_number(smallest + number * width)
-        high = format_number(smallest + (number + 1) * width)
-        count = rows_by_position.get(number, 0)
-        groups.append(Group(f"{low} to {high}", count, count / rows))
+    for index in range(RANGES):
+        low = format_number(smallest + index * width)
+        high = format_number(smallest + (index + 1) * width)
+        rows = rows_by_range.get(index, 0)
+        groups.append(Group(f"{low} to {high}", rows, rows / row_count))
     return groups
 
 
 def format_number(number: float) -> str:
-    """Format a number with up to six digits, which are enough for a summary."""
+    """Return a number as text with up to six significant digits, such as "4181.77"."""
     return f"{number:.6g}"
 
 
 def shorten_label(label: str) -> str:
-    """Return the name of a class as one line shows it: short, and without line breaks."""
+    """Return the name of a class on one line, cut off after LONGEST_LABEL characters."""
     text = " ".join(label.split())
     if len(text) <= LONGEST_LABEL:
         return text

@@ -1,4 +1,4 @@
-"""Sum up the predictions: the rows, their distribution, the model, and the drift.
+"""Summarize the predictions: the rows, their distribution, the model, and the drift.
 
 This step runs after all predictions have been written. It also reports rows without a
 prediction, whose files could not be scored. `summary.json` is for programs, and
@@ -30,35 +30,39 @@ MOST_CLASS_METRICS = 90
 
 
 class SummaryError(Exception):
-    """The predictions cannot be summed up. The message says why."""
+    """The predictions cannot be summarized. The message says why."""
 
 
 def summarize(
     predictions: Path, drift_report: Path, summary: Path, *, task: str
 ) -> None:
-    """Write a summary of the predictions in a folder, and print it on one line.
+    """Summarize predictions as files, as MLflow metrics, and on one line of the screen.
 
-    `drift_report` is the folder that monitor has written. Raises SummaryError if no row has
-    a prediction, or if one of the folders cannot be read.
+    All paths are folders: the predictions, the output of the step monitor, and the folder
+    for the summary. Raises SummaryError if no row has a prediction, or if a file in one of
+    the folders cannot be read.
     """
-    monitored = read_monitor_result(drift_report)
+    monitor_result = read_monitor_result(drift_report)
     distribution = read_distribution(predictions, task)
-    missing = monitored.rows - distribution.rows
-    if missing:
+    missing_rows = monitor_result.rows - distribution.rows
+    if missing_rows:
         print(
-            f"note: {missing} of {monitored.rows} rows have no prediction. The log of the"
-            " step score names the files that failed."
+            f"note: {missing_rows} of {monitor_result.rows} rows have no prediction. The"
+            " log of the step score names the files that failed."
         )
-    write_summary(distribution, monitored, summary)
+    write_summary(distribution, monitor_result, summary)
     log_metrics(distribution, summary)
     print(
-        f"{distribution.rows} rows predicted by version {monitored.version}:"
+        f"{distribution.rows} rows predicted by version {monitor_result.version}:"
         f" {distribution.describe()}"
     )
 
 
 def read_monitor_result(drift_report: Path) -> MonitorResult:
-    """Read the result of the step monitor. Raises SummaryError if it cannot be read."""
+    """Read the result of the step monitor from the folder that it has written.
+
+    Raises SummaryError if the result cannot be read.
+    """
     file = drift_report / "drift.json"
     try:
         contents = json.loads(file.read_text(encoding="utf-8"))
@@ -80,12 +84,15 @@ def read_distribution(predictions: Path, task: str) -> Distribution:
 
     Raises SummaryError if no row has a prediction, or if a file cannot be read.
     """
-    distribution: Distribution | None = None
     try:
         table = scan_predictions(predictions)
-        if table is not None and task == "classification":
+        distribution: Distribution | None
+        if table is None:
+            # No file has predictions.
+            distribution = None
+        elif task == "classification":
             distribution = count_classes(table)
-        elif table is not None:
+        else:
             distribution = measure_numbers(table)
     except pl.exceptions.PolarsError as error:
         raise SummaryError(
@@ -93,37 +100,42 @@ def read_distribution(predictions: Path, task: str) -> Distribution:
         ) from None
     if distribution is None:
         raise SummaryError(
-            f"No row has a prediction in {predictions}. The log of the step score says why."
+            f"No row has a prediction in {predictions}. Look at the log of the step score."
         )
     return distribution
 
 
 def write_summary(
-    distribution: Distribution, monitored: MonitorResult, folder: Path
+    distribution: Distribution, monitor_result: MonitorResult, folder: Path
 ) -> None:
     """Write the summary as `summary.json` and as `report.html` into a folder."""
     contents = {
-        "model": monitored.model,
-        "version": monitored.version,
+        "model": monitor_result.model,
+        "version": monitor_result.version,
         "rows": distribution.rows,
-        "rows_without_prediction": monitored.rows - distribution.rows,
+        "rows_without_prediction": monitor_result.rows - distribution.rows,
+        # The rows are among these figures again, with the same value.
         **asdict(distribution),
-        "monitor": monitored.summary,
-        "drift": monitored.drift,
+        "monitor": monitor_result.summary,
+        "drift": monitor_result.drift,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(contents, indent=2, ensure_ascii=False)
-    (folder / "summary.json").write_text(text, encoding="utf-8")
-    page = render_report(distribution, monitored)
+    summary_as_json = json.dumps(contents, indent=2, ensure_ascii=False)
+    (folder / "summary.json").write_text(summary_as_json, encoding="utf-8")
+    page = render_report(distribution, monitor_result)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def log_metrics(distribution: Distribution, folder: Path) -> None:
-    """Log the figures of the distribution, the shares of the classes, and the report."""
+    """Log the summary to MLflow: its figures as metrics, and the files in `folder`.
+
+    The metrics are the number of rows, the figures of the distribution (such as the mean),
+    and the share of each class. For example, the class "a" has the metric "share a".
+    """
     metrics = {"rows": float(distribution.rows), **distribution.list_figures()}
     if isinstance(distribution, ClassDistribution):
         for group in distribution.classes[:MOST_CLASS_METRICS]:
-            # MLflow allows no other characters in the name of a metric.
+            # MLflow refuses all other characters in the name of a metric.
             name = re.sub(r"[^\w .:/-]", "_", f"share {group.label}")
             metrics[name] = group.share
     with mlflow.start_run():
@@ -132,10 +144,10 @@ def log_metrics(distribution: Distribution, folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the step with the arguments of the command line.
+    """Run the step with the command-line arguments.
 
-    Exits with a message if the predictions cannot be summed up, or if a file cannot be read
-    or written.
+    Exits with a message if the predictions cannot be summarized, or if a file cannot be
+    read or written.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True)

@@ -48,47 +48,55 @@ class MonitorResult:
     drift: Sequence[str]
 
 
-def render_report(distribution: Distribution, monitored: MonitorResult) -> str:
-    """Return the summary as one HTML page that needs no other file."""
-    title = html.escape(f"{monitored.model}: predictions")
-    model = html.escape(f"{monitored.model}, version {monitored.version}")
-    missing = monitored.rows - distribution.rows
-    failed = ""
-    if missing:
-        failed = (
-            f"<p><b>{missing:,} of {monitored.rows:,} rows have no prediction.</b> The log"
-            " of the step <code>score</code> names the files that failed.</p>"
+def render_report(distribution: Distribution, monitor_result: MonitorResult) -> str:
+    """Return the summary of the predictions as a self-contained HTML page."""
+    title = html.escape(f"{monitor_result.model}: predictions")
+    model = html.escape(f"{monitor_result.model}, version {monitor_result.version}")
+    missing_rows = monitor_result.rows - distribution.rows
+    missing_rows_note = ""
+    if missing_rows:
+        missing_rows_note = (
+            f"<p><b>{missing_rows:,} of {monitor_result.rows:,} rows have no"
+            " prediction.</b> The log of the step <code>score</code> names the files that"
+            " failed.</p>"
         )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{STYLE}</style>
 <h1>{title}</h1>
 <p>{distribution.rows:,} rows were predicted by {model}.</p>
-{failed}
+{missing_rows_note}
 <h2>Is the new data like the training data?</h2>
-{render_monitor_result(monitored)}
+{render_monitor_result(monitor_result)}
 <h2>Distribution of the predictions</h2>
 {render_distribution(distribution)}
 </html>
 """
 
 
-def render_monitor_result(monitored: MonitorResult) -> str:
-    """Return the result of monitor in HTML, with all sentences on drift."""
-    summary = html.escape(monitored.summary[0].upper() + monitored.summary[1:])
-    kind = "result drift" if monitored.drift else "result"
-    sentences = "".join(f"<li>{html.escape(text)}</li>\n" for text in monitored.drift)
-    verdict = f'<p class="{kind}">{summary}.</p>'
-    if not sentences:
+def render_monitor_result(monitor_result: MonitorResult) -> str:
+    """Return the result of the step monitor in HTML, followed by a list of all drift."""
+    summary = html.escape(capitalize_first(monitor_result.summary))
+    css_class = "result drift" if monitor_result.drift else "result"
+    verdict = f'<p class="{css_class}">{summary}.</p>'
+    if not monitor_result.drift:
         return verdict
+    items = "".join(
+        f"<li>{html.escape(sentence)}</li>\n" for sentence in monitor_result.drift
+    )
     return f"""{verdict}
 <ul>
-{sentences}</ul>
-<p>The report of the step <code>monitor</code> shows how far each feature has moved.</p>"""
+{items}</ul>
+<p>The report of the step <code>monitor</code> shows the drift of each feature.</p>"""
+
+
+def capitalize_first(text: str) -> str:
+    """Return a text with a capital first letter. The other letters stay as they are."""
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def render_distribution(distribution: Distribution) -> str:
-    """Return the figures of a distribution and a table with bars in HTML."""
+    """Return the distribution in HTML: its figures, and a bar for each class or range."""
     if isinstance(distribution, NumberDistribution):
         bars = render_bars("prediction", distribution.ranges)
         return f"{render_figures(distribution)}\n{bars}"
@@ -108,7 +116,10 @@ def render_figures(distribution: NumberDistribution) -> str:
 
 
 def render_probability(distribution: ClassDistribution) -> str:
-    """Return a sentence on the mean probability in HTML, or "" if there is none."""
+    """Return a sentence on the mean probability of the predicted class, in HTML.
+
+    If the model gives no probabilities, this is an empty string.
+    """
     mean = distribution.mean_top_probability
     if mean is None:
         return ""
@@ -119,17 +130,21 @@ def render_probability(distribution: ClassDistribution) -> str:
 
 
 def render_bars(heading: str, groups: Sequence[Group]) -> str:
-    """Return a table of groups with their rows and shares, and a bar for each share."""
-    largest = max(group.share for group in groups)
-    rows = []
+    """Return a table of groups of rows in HTML, with a bar for the share of each group.
+
+    The bar of the largest share has the full width. `heading` names the groups, and must
+    not contain characters that have a meaning in HTML.
+    """
+    largest_share = max(group.share for group in groups)
+    table_rows = []
     for group in groups:
-        width = 100 * group.share / largest
-        rows.append(
+        bar_percent = 100 * group.share / largest_share
+        table_rows.append(
             f'<tr><td dir="auto">{html.escape(group.label)}</td>'
             f'<td class="number">{group.rows:,}</td>'
             f'<td class="number">{group.share:.1%}</td>'
-            f'<td class="bar"><div style="width: {width:.1f}%"></div></td></tr>\n'
+            f'<td class="bar"><div style="width: {bar_percent:.1f}%"></div></td></tr>\n'
         )
     return f"""<table class="bars"><thead><tr><th>{heading}</th><th class="number">rows</th>
 <th class="number">share</th><th></th></tr></thead><tbody>
-{"".join(rows)}</tbody></table>"""
+{"".join(table_rows)}</tbody></table>"""
