@@ -458,7 +458,9 @@ def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     # It is compared with version 2 again, although version 3 is the newest.
     decision = run_training(table, tmp_path / "weaker", **options)
     assert not decision["registered"]
-    reason = "worse than the registered version 2 (the latest version that was clearly"
+    reason = (
+        "worse than the registered version 2 (no later version was clearly better) on"
+    )
     assert reason in decision["reason"]
     again = run_training(table, tmp_path / "again", **similar)
     assert again["reason"] == (

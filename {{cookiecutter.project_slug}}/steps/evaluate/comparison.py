@@ -258,8 +258,8 @@ def _load_reference(
 ) -> Reference:
     """Load a registered version, and find the rows on which it can be compared.
 
-    They are those rows of `holdout`, the hold-out of the new model, that were held out from
-    the registered version, too.
+    `holdout` has the rows that were held out from the new model. The rows to compare on are
+    those that were held out from the registered version, too.
 
     Raises NotComparable if the version cannot be loaded, or if too few rows were held out
     from both models. Raises PredictsSomethingElse if their targets differ.
@@ -298,10 +298,10 @@ def _choose_reference(
 
 
 def _gives_same_predictions(new: SavedModel, reference: Reference) -> bool:
-    """Return whether a new model cannot be told from a registered one.
+    """Return whether a new model predicts exactly the same as a registered one.
 
-    Both models hold out the same rows, need the same columns, and give exactly equal
-    predictions. Raises NotComparable if the registered model cannot predict the rows.
+    The models must also hold out the same rows and need the same columns. Raises
+    NotComparable if the registered model cannot predict the rows.
     """
     registered = reference.model
     # The rules that hold rows out are equal if all their attributes are.
@@ -311,10 +311,17 @@ def _gives_same_predictions(new: SavedModel, reference: Reference) -> bool:
 
     with raise_not_comparable_on_error("it cannot predict these rows"):
         features = select_features(registered, reference.rows.table)
-        method = "predict" if new.task == "regression" else "predict_proba"
-        new_values = getattr(new.pipeline, method)(features)
-        registered_values = getattr(registered.pipeline, method)(features)
-        return np.array_equal(new_values, registered_values)
+        return np.array_equal(
+            _predict_exactly(new.pipeline, features, new.task),
+            _predict_exactly(registered.pipeline, features, new.task),
+        )
+
+
+def _predict_exactly(pipeline: Pipeline, features: pd.DataFrame, task: str) -> Array:
+    """Return the predicted numbers, or in a classification the probabilities."""
+    if task == "regression":
+        return np.asarray(pipeline.predict(features))
+    return np.asarray(pipeline.predict_proba(features))
 
 
 def _compare_with_reference(
@@ -382,7 +389,7 @@ def _explain_registered(
     """
     version = f"the registered version {reference.version}"
     if not is_newest:
-        version += " (the latest version that was clearly better than its predecessor)"
+        version += " (no later version was clearly better)"
     if difference.verdict == "within the margin":
         margin = metric.format(difference.accepted_loss)
         relation = f"worse than {version}, but within the margin of {margin},"

@@ -328,9 +328,9 @@ def describe_model(
 def log_evaluation(
     evaluation: Evaluation, pictures: Sequence[Picture], folder: Path
 ) -> None:
-    """Log an evaluation to the active MLflow run.
+    """Log the results and the pictures of an evaluation to the active MLflow run.
 
-    These are the verdict, the metrics, the pictures, and the files in `folder`.
+    The files in `folder` (the report and `metrics.json`) are logged, too.
     """
     results = evaluation.results
     baseline = results["baseline"]
@@ -355,7 +355,9 @@ def describe_verdict(
 ) -> str:
     """Return in a few words how the model compares with the registered one.
 
-    If no model is registered, it is compared with the baseline.
+    An example is "no worse". If no model is registered, this is the result of the
+    comparison with the baseline, such as "better than the baseline". The arguments are
+    parts of `metrics.json`.
     """
     if registered is not None:
         return str(registered["verdict"])
@@ -383,7 +385,10 @@ def describe_metrics(
     baseline_value_by_metric: dict[str, float],
     task: str,
 ) -> str:
-    """Return all metrics as text, each with the value of the baseline in brackets."""
+    """Return all metrics of a task as text, with the values of the baseline in brackets.
+
+    An example is "accuracy 0.9672 (baseline: 0.3934), log loss 0.1379 (baseline: 1.07)".
+    """
     descriptions = []
     for metric in METRICS[task]:
         if metric.name not in value_by_metric:

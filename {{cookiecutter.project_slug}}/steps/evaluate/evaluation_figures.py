@@ -94,7 +94,7 @@ def shorten_name(name: object, longest: int = LONGEST_NAME) -> str:
     return f"{text[: longest - 1]}…"
 
 
-def _measure_names(names: Sequence[str]) -> float:
+def _measure_longest_name(names: Sequence[str]) -> float:
     """Return the approximate width of the longest name, in inches."""
     most_characters = max((len(name) for name in names), default=0)
     return INCHES_PER_CHARACTER * most_characters
@@ -148,7 +148,7 @@ def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Pic
     # The labels on the left need their full width. Those below are rotated by 45 degrees,
     # so their height is about 0.7 of it.
     inches_of_cells = 2 + INCHES_PER_CELL * len(shown)
-    inches_of_labels = _measure_names(names)
+    inches_of_labels = _measure_longest_name(names)
     width = inches_of_cells + inches_of_labels
     height = inches_of_cells + 0.7 * inches_of_labels
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -216,7 +216,7 @@ def _draw_roc_curves(
     )
     return Picture(
         name="roc_curve",
-        title=_title_curves("ROC curve", shown_positions, positions, classes),
+        title=_make_title_of_curves("ROC curve", shown_positions, positions, classes),
         description=description,
         figure=figure,
     )
@@ -254,7 +254,7 @@ def _draw_precision_recall(
     )
     return Picture(
         name="precision_recall",
-        title=_title_curves(
+        title=_make_title_of_curves(
             "Precision and recall", shown_positions, positions, classes
         ),
         description=description,
@@ -309,7 +309,7 @@ def _draw_calibration(
     return Picture("calibration", f"Calibration of {subject}", description, figure)
 
 
-def _title_curves(
+def _make_title_of_curves(
     title: str, shown: Sequence[int], positions: Sequence[int], classes: Sequence[str]
 ) -> str:
     """Return the title of a picture with curves of classes, such as "ROC curve of …".
@@ -497,7 +497,7 @@ def _draw_importance(importance: pd.Series, metric: Metric) -> Picture:
     # barh draws the first bar at the bottom.
     bars = importance.head(MOST_FEATURES)[::-1]
     names = [shorten_name(name) for name in bars.index]
-    width = 4.5 + _measure_names(names)
+    width = 4.5 + _measure_longest_name(names)
     height = 1.2 + INCHES_PER_BAR * len(bars)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()

@@ -337,7 +337,7 @@ def _average_over_classes(
 def select_classes(
     metric_name: str, target: Array, predictions: Predictions
 ) -> list[int]:
-    """Return the positions of the classes for which a metric of one class is computed.
+    """Return the positions of the classes that are compared with all others by a metric.
 
     With three classes or more, these are all classes that occur in `target`. With two, it
     is a single class: the rarer one for `average_precision`, and the second one for

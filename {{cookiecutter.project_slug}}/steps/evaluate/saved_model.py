@@ -144,7 +144,8 @@ def _read_columns(description: mlflow.models.Model) -> dict[str, pl.DataType]:
 
     columns = {}
     for column in description.signature.inputs.to_dict():
-        # The columns of a model that was trained on an array have no names.
+        # A model that was trained on an array has a column without a name, of the type
+        # tensor, which is refused below.
         name = column.get("name")
         type_name = column["type"]
         if type_name not in TYPES:

@@ -207,9 +207,8 @@ def download_model(name: str, version: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
         # MLflow has no error code for missing files, only this text.
-        files_are_missing = isinstance(error, OSError) or "No such artifact" in str(
-            error
-        )
+        message = str(error)
+        files_are_missing = isinstance(error, OSError) or "No such artifact" in message
         if files_are_missing:
             raise ScoringError(
                 f"The model {name}, version {version}, cannot be loaded: its files are"

@@ -360,7 +360,7 @@ def list_known_categories(branches: Array, boosted: BoostedModel) -> dict[int, A
     }
 
 
-def _find_leaves(group: TreeGroup, codes: dict[int, Array], rows: int) -> Array:
+def _find_leaves(group: TreeGroup, codes: dict[int, Array], row_count: int) -> Array:
     """Find the number of the leaf that each row reaches, for each tree of a group.
 
     A word is an integer with one bit for each leaf of a tree. The words of a row start with
@@ -368,10 +368,10 @@ def _find_leaves(group: TreeGroup, codes: dict[int, Array], rows: int) -> Array:
     cannot reach, until one bit is left. `codes` has the row of each feature's table in
     which the allowed leaves are stored.
 
-    Returns an array with a row for each tree and a column for each of the `rows`. The
-    number of rows is an argument, because `codes` is empty if no tree has a branch.
+    Returns an array with a row for each tree and a column for each row of data. The number
+    of rows, `row_count`, is an argument because `codes` is empty if no tree has a branch.
     """
-    shape = (rows, len(group.all_leaves))
+    shape = (row_count, len(group.all_leaves))
     possible_leaves = np.broadcast_to(group.all_leaves, shape).copy()
     for feature, allowed_by_code in group.allowed_leaves.items():
         # This takes from the table, for each row, the words that belong to its code. With
