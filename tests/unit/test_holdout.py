@@ -324,7 +324,7 @@ def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
     text = (tmp_path / "by mape/metrics.json").read_text(encoding="utf-8")
     assert note in json.loads(text)["notes"]
     page = (tmp_path / "by mape/report.html").read_text(encoding="utf-8")
-    assert "How much worse root mean squared error gets" in page
+    assert "how much worse root mean squared error gets" in page
 
 
 # The number of trees

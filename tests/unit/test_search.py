@@ -265,7 +265,7 @@ def test_the_best_try_is_what_is_trained(
     )
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     _, _, section = page.partition("<h2>Search for hyperparameters</h2>")
-    assert "3 tries, judged by rmse" in section
+    assert "3 tries were compared by rmse" in section
     assert section.index("0.5") < section.index("settings.yml") < section.index("0.001")
     assert "The one with the values of settings.yml is orange." in page
 
