@@ -399,6 +399,15 @@ def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None
     assert html.escape(notes[0]) in render_report(report)
 
 
+def test_a_lone_number_in_a_target_with_missing_values_is_noted(tmp_path: Path) -> None:
+    prices = ["NA", *range(1_000, 60_000, 500), 12_345_678]
+    table = "area,price\n" + "".join(f"1,{price}\n" for price in prices)
+    report = prepare(write(tmp_path / "raw", table), tmp_path / "out", "price")
+    _, missing_value, outlier = report["notes"]
+    assert "'NA' in the column 'price'" in missing_value
+    assert "'price' holds 12345678 in line 121 of a.csv" in outlier
+
+
 def test_booleans_are_constant_only_if_all_rows_are_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,14 +180,16 @@ def _note_prepared_columns(
     """Return the notes on the columns of the prepared table.
 
     `columns` has the statistics of each column, and `row_count` is the number of rows. The
-    columns in `noted_columns` already have a note, and get no second one. If these include
-    None, it stands for notes on no column.
+    columns in `noted_columns` already have a note on how they were read. They get no second
+    note, except on outliers. If the names include None, it stands for notes on no column.
     """
     notes = note_columns(columns, prepared, row_count, noted_columns, sources, roles)
     if roles.model_columns is not None:
         # In data to score, the step `monitor` compares the numbers with the training data.
         return notes
-    columns_with_note = noted_columns | {note.column for note in notes}
+    # A note on how a column was read, such as one on missing values, does not explain a
+    # number that is far from all others. The notes above may be about such a number.
+    columns_with_note = {note.column for note in notes}
     notes += note_outliers(
         table=pl.scan_parquet(sorted(prepared.iterdir()), glob=False),
         sample=sample,
