@@ -86,7 +86,7 @@ def _check_columns(
         notes += check_against_schema(sources, names, roles)
     _check_required_columns(sources, names, roles)
     # New data may lack the columns that were ignored in training.
-    is_training = roles.target is not None
+    is_training = bool(roles.target)
     if is_training:
         _check_ignored_columns(names, roles)
     notes += _find_invisible_characters(names)
@@ -181,7 +181,7 @@ def _find_similar_names(names: list[str]) -> Iterator[Note]:
 def _read_special_words_as_text(
     sources: list[Source], names: list[str], roles: ColumnRoles
 ) -> list[Source]:
-    """Return the files; columns that hold only special words are read as text.
+    """Return the files, in which columns that hold only special words are read as text.
 
     Special words are those that are usually read as a missing value, such as NA, or as an
     infinite number, such as Inf. If a column holds nothing else, they may be codes or
@@ -215,17 +215,18 @@ def _find_files_to_read_as_text(
         column.type for column in column_by_file.values() if column.type is not None
     }
     no_file_has_values = not types
+    # If no other file has values of another type, words such as NA may be text.
     if no_file_has_values or types == {TEXT}:
-        return _find_files_of_missing_words(column_by_file)
+        return _find_files_with_only_markers(column_by_file)
     # Files in which the column is text already do not matter. The target stays a number:
     # rows with an infinite target are left out.
     may_be_infinite = types <= {NUMBER, TEXT} and name != roles.target
     if may_be_infinite:
-        return _find_files_of_infinities(column_by_file)
+        return _find_files_with_only_infinities(column_by_file)
     return []
 
 
-def _find_files_of_missing_words(column_by_file: dict[int, Column]) -> list[int]:
+def _find_files_with_only_markers(column_by_file: dict[int, Column]) -> list[int]:
     """Return the numbers of the files in which a column holds only words such as NA.
 
     `column_by_file` has the column in each file, by the number of the file.
@@ -239,7 +240,7 @@ def _find_files_of_missing_words(column_by_file: dict[int, Column]) -> list[int]
     return file_numbers
 
 
-def _find_files_of_infinities(column_by_file: dict[int, Column]) -> list[int]:
+def _find_files_with_only_infinities(column_by_file: dict[int, Column]) -> list[int]:
     """Return the numbers of the files in which a column holds only infinite numbers.
 
     The list is empty if the column holds a finite number in any file. `column_by_file`
@@ -434,8 +435,8 @@ def _find_common_feature_type(
 ) -> pl.DataType | None:
     """Return a type that can hold the values of a feature in all files; None if none can.
 
-    Text is not such a type: a feature that is text in one file and a number in another
-    is more likely a mistake.
+    Text is not used to hold numbers or dates: a feature that is text in one file and a
+    number in another is probably a mistake.
     """
     if types == {INTEGER, NUMBER}:
         return NUMBER

@@ -80,8 +80,8 @@ def _describe_doubtful_columns(
     A sentinel is a number such as -999 that stands for a missing value. `columns` and
     `features` have the statistics of all columns and of the features, by name.
     """
-    # Columns are selected by their positions, because polars would treat a name such as
-    # `^a$` as a regular expression.
+    # Each feature is examined for one kind of note. Columns are selected by their positions,
+    # because polars would treat a name such as `^a$` as a regular expression.
     text_positions: dict[str, int] = {}
     id_positions: dict[str, int] = {}
     number_positions: dict[str, int] = {}
@@ -116,7 +116,7 @@ def _describe_distinct_texts(
 
     `positions` has the positions of these columns by their names, which are also the names
     in the result. The note advises to ignore a column only if its values do not all have
-    the same form, as INV-7 and INV-12 do.
+    the same form, such as INV-7 and INV-12.
     """
     text_by_name: dict[str, str] = {}
     for name, example in _find_examples_of_form(table, positions).items():
@@ -286,8 +286,8 @@ def _find_sentinel_candidates(
 def _is_far_from_range(number: float, smallest: float, largest: float) -> bool:
     """Return whether a number is far from the range of the other numbers of its column.
 
-    This is so if it is the only negative number, or if its distance to the range is
-    larger than the range itself: 999 is far from numbers between 0 and 120.
+    A number is far away if it is the only negative number, or if its distance to the range
+    is larger than the range itself: 999 is far from numbers between 0 and 120.
     """
     is_only_negative = number < 0 <= smallest
     if is_only_negative:

@@ -124,9 +124,9 @@ def _choose_delimiter(
 ) -> str:
     """Choose the delimiter that splits the header and all rows into equally many values.
 
-    There must be at least two values. If several delimiters do so, or none does, the one
-    with the most columns is chosen. `headers` has the names of the columns by delimiter,
-    and `start` is the start of the file.
+    There must be at least two values. If several delimiters split the rows in this way, or
+    none does, the one with the most columns is chosen. `headers` has the names of the
+    columns by delimiter, and `start` is the start of the file.
     """
     width_by_delimiter = {
         delimiter: len(header) for delimiter, header in headers.items()

@@ -116,7 +116,7 @@ class CsvFile:
         return not header_is_blank
 
     def scan(self) -> pl.LazyFrame:
-        """Return the rows, read by polars, as columns of text with the names `positions`."""
+        """Return the rows, read by polars, as columns of text named "0", "1" and so on."""
         return pl.scan_csv(
             self.path,
             glob=False,
@@ -150,8 +150,8 @@ class CsvFile:
 
         # In the other lines, each quoted value is replaced by UNUSED: ;"a;""b""";7 becomes
         # ;UNUSED;7. A quoted value stands at the start of the line or after a delimiter, and
-        # two quotes within it mean one. No other quotes may be left, and only a delimiter may
-        # follow a quoted value.
+        # two quotes within it mean one. No other quotes may be left, and only a delimiter
+        # may follow a quoted value.
         delimiter = re.escape(self.delimiter)
         quoted_value = rf'(^|{delimiter})"(?:[^"]|"")*"'
         line_without_quoted_values = line.str.replace_all(quoted_value, "${1}" + UNUSED)
@@ -321,7 +321,7 @@ class CsvFile:
     def copy_to_parquet(self, copy: Path) -> None:
         """Write all rows to the Parquet file `copy`, as columns of text.
 
-        The columns have the names `positions`.
+        The columns are named by their positions: "0", "1" and so on.
         """
         # pyarrow takes as long to import as polars, and few files need it.
         import pyarrow as pa

@@ -230,7 +230,7 @@ def _find_time_format(text_after_date: str) -> str | None:
 
 
 def _find_unix_format(text: str) -> str | None:
-    """Return the format of a text as the Unix command `date` prints it, or None.
+    """Return the format of a text that the Unix command `date` has printed, or None.
 
     An example is "Sat Jan 31 10:15:00 UTC 2026". The year comes last, so
     `_find_date_formats` does not find this format.

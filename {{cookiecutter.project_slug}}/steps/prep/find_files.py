@@ -254,7 +254,7 @@ def _find_files_below(root: Path) -> FoundFiles:
                 continue
             status = _get_status(path)
             if status is None:
-                _check_missing_target(path)
+                _check_missing_path(path)
                 files.other_files.append(path)
                 continue
 
@@ -301,8 +301,8 @@ def _is_hidden(path: Path) -> bool:
 def _is_hidden_table(path: Path) -> bool:
     """Return whether a hidden path is a table, or a folder that may hold tables.
 
-    Folders whose names begin with a dot belong to editors, and files whose names begin
-    with `._` to macOS.
+    A folder with a name such as `.idea` belongs to an editor, and a file with a name such
+    as `._a.csv` to macOS, so neither holds a table.
     """
     if path.name.startswith("_") and path.is_dir():
         return True
@@ -322,7 +322,7 @@ def _get_status(path: Path) -> os.stat_result | None:
         raise _explain_unreadable(path, error) from None
 
 
-def _check_missing_target(path: Path) -> None:
+def _check_missing_path(path: Path) -> None:
     """Raise DataError if a path that may have been a table does not exist.
 
     The path is a broken link, or a file that was removed during reading. It cannot have

@@ -210,7 +210,7 @@ def _try_all_parsers(values: pl.DataFrame, parsers: ColumnParsers) -> dict[int, 
 
     A group has the values of one column in one file. Parsers are tried from the narrowest
     type to text. `values` has a row for each value, with its `group`, the number of its
-    `row`, its `text`, and the text `stripped` of spaces.
+    `row`, its `text`, and `stripped`, the text without spaces around it.
     """
     *typed_parsers, text_parser = parsers.parsers
     fits: dict[int, Fit] = {}
@@ -234,7 +234,7 @@ def _try_parser(values: pl.DataFrame, parser: Parser) -> dict[int, Fit]:
 
     A parser fits a group, the values of one column in one file, if it loses no value.
     `values` has a row for each value, with its `group`, the number of its `row`, its
-    `text`, and the text `stripped` of spaces.
+    `text`, and `stripped`, the text without spaces around it.
     """
     # To save time, the parser is tried on the first rows of each file. Only groups whose
     # first rows it fits are parsed in full.
@@ -260,8 +260,8 @@ def _try_suggested_parsers(
 
     For example, 31-Jan-2026 suggests a parser for dates in this format. The Fits are by the
     number of the group; groups that the suggested parser does not fit have none. `values`
-    has a row for each value, with its `group`, the number of its `row`, its `text`, and the
-    text `stripped` of spaces.
+    has a row for each value, with its `group`, the number of its `row`, its `text`, and
+    `stripped`, the text without spaces around it.
     """
     groups_by_parser = _find_groups_by_suggested_parser(values, parsers)
     fits: dict[int, Fit] = {}
@@ -276,7 +276,8 @@ def _find_groups_by_suggested_parser(
 ) -> dict[Parser, list[int]]:
     """Return the parsers that the first values of groups suggest, with these groups.
 
-    `values` has a row for each value, with its `group` and its text, `stripped` of spaces.
+    The groups are given by their numbers. `values` has a row for each value, with its
+    `group` and `stripped`, its text without spaces around it.
     """
     # Both are None for keys and ignored columns, whose values suggest no parser.
     if parsers.suggest_parser is None or parsers.null_if_missing is None:
@@ -301,7 +302,7 @@ def _count_values_of_fitting_groups(
     """Return a row for each group that a parser fits, with the group's value counts.
 
     Its columns are `group` and the fields of ValueCounts. `values` has a row for each
-    value, with its `group`, its `text`, and the text `stripped` of spaces.
+    value, with its `group`, its `text`, and `stripped`, the text without spaces around it.
     """
     parsed = parser.parse(pl.col("text"), pl.col("stripped"))
     is_counted = {

@@ -281,10 +281,10 @@ def _fit_undecided_columns(
 def _count_in_all_rows(
     frame: pl.LazyFrame, candidates: Mapping[int, Fit]
 ) -> dict[int, ValueCounts]:
-    """Count the values of columns in all rows, each parsed by its candidate.
+    """Count the values of columns in all rows, each with the parser that may fit it.
 
-    A candidate is a Fit in the first rows of the file, by the position of its column. The
-    counts are by position, too.
+    `candidates` has the Fit of this parser in the first rows, by the position of the
+    column. The counts are by position, too.
     """
     parsed_columns = []
     for position, candidate in candidates.items():

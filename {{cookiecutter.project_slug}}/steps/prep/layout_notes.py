@@ -38,7 +38,7 @@ def _check_single_column(source: Source, file: CsvFile) -> Note | None:
     """Return a note if the only column of a file may be a comment or several columns.
 
     Its name may begin with a sign of comments, such as #, or another delimiter may split
-    its values into several columns. Returns None for other columns.
+    its values into several columns. Returns None in all other cases.
     """
     name = file.header[0]
     shown_name = name[:SHOWN_CHARACTERS]

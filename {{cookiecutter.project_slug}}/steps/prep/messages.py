@@ -31,7 +31,7 @@ def join_sentences(*sentences: str) -> str:
 
 
 def suggest_similar_name(name: str, candidates: Iterable[str]) -> str:
-    """Return the question whether the most similar candidate is meant.
+    """Return the question "Did you mean ...?" with the most similar candidate.
 
     Upper and lower case do not matter. Returns "" if no candidate is similar.
     """
