@@ -678,11 +678,11 @@ def test_wrong_options_are_refused_before_any_request(user: User, shell: Shell) 
 def test_wrong_settings_are_refused_before_any_request(
     user: User, shell: Shell
 ) -> None:
-    user.project.set("data", training="data/nowhere")
+    user.project.set("data", training="data/sampel")
     failed = shell.run("submit training")
     assert (
-        "settings.yml: data.training is data/nowhere, but there is no file"
-        in failed.err
+        "settings.yml: data.training is data/sampel, but there is no file there. Did you"
+        " mean data/sample?" in failed.err
     )
     user.project.set("training", test_fraction=2)
     for command in ("provision", "submit training", "publish training"):

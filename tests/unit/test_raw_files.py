@@ -151,7 +151,9 @@ def test_special_files_are_named(
 def test_links_that_lead_nowhere_are_named(name: str, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", {"b.csv": "x\n1\n"})
     (raw / name).symlink_to("../gone")
-    with pytest.raises(DataError, match=rf"{name} is a link to ../gone, which does not"):
+    with pytest.raises(
+        DataError, match=rf"{name} is a link to ../gone, which does not"
+    ):
         prepare(raw, tmp_path / "out")
 
 

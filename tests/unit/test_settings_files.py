@@ -79,6 +79,15 @@ def refusal(read: Callable[[], Any]) -> str:
     return str(error.value)
 
 
+def test_check_suggests_a_similar_path_of_data(root: Path) -> None:
+    (root / "data" / "sample").mkdir(parents=True)
+    change(root, "data.training", "data/sampel/penguins.csv")
+    change(root, "data.scoring", "elsewhere")
+    fixes = {row.key: row.fix for row in checks.check_settings(open_project(root))}
+    assert fixes["data.training"] == "did you mean data/sample?"
+    assert fixes["data.scoring"] == "put the data there, or correct the path"
+
+
 def test_a_complete_project(root: Path) -> None:
     assert open_project(root).settings().compute.max_nodes == 2
     assert open_project(root).settings().schedules == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 
@@ -29,3 +30,21 @@ def list_files(data: Path) -> dict[str, Path]:
             if not name.startswith(".") and path.is_file():
                 files[path.relative_to(data).as_posix()] = path
     return files
+
+
+def find_similar_path(root: Path, path: str) -> str:
+    """Return the existing path that a path of data below `root` probably means, or "".
+
+    The first part of the path that does not exist is replaced by the most similar name in
+    its folder. For example, the result for data/sampel/a.csv is data/sample.
+    """
+    missing = root / path
+    while not missing.parent.exists():
+        missing = missing.parent
+    if missing.exists() or not missing.parent.is_dir():
+        return ""
+    names = [entry.name for entry in missing.parent.iterdir()]
+    similar = difflib.get_close_matches(missing.name, names, n=1)
+    if not similar or similar[0] == missing.name:
+        return ""
+    return (missing.parent / similar[0]).relative_to(root).as_posix()

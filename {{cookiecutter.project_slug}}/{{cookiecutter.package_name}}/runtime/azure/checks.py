@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import COMMAND
 from ..errors import SettingsError
+from ..files import find_similar_path
 from ..harmless_text import make_harmless
 from ..project import Pipelines, Project
 from ..rule import Problem
@@ -212,13 +213,13 @@ def _check_data(project: Project[Any]) -> list[TableRow]:
         if (project.root / path).exists():
             row = TableRow(name, OK, path, file=file, key=key)
         else:
+            similar_path = find_similar_path(project.root, path)
+            if similar_path:
+                fix = f"did you mean {similar_path}?"
+            else:
+                fix = "put the data there, or correct the path"
             row = TableRow(
-                name,
-                EMPTY,
-                f"{path} is missing",
-                "put the data there, or correct the path",
-                file=file,
-                key=key,
+                name, EMPTY, f"{path} is missing", fix, file=file, key=key
             )
         rows.append(row)
     return rows

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from ..files import list_files
+from ..files import find_similar_path, list_files
 from ..project import Project
 from .errors import AzureError
 
@@ -61,9 +61,14 @@ def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
     files = list_data_files(project, setting)
     if not files:
         key = f"data.{setting}"
+        path = _get_path(project, setting)
+        similar_path = find_similar_path(project.root, path)
+        if similar_path:
+            hint = f"Did you mean {similar_path}?"
+        else:
+            hint = "Put the data there, or correct the path."
         raise AzureError(
-            f"{project.file_of(key)}: {key} is {_get_path(project, setting)}, but "
-            "there is no file there. Put the data there, or correct the path."
+            f"{project.file_of(key)}: {key} is {path}, but there is no file there. {hint}"
         )
 
     digest = _digest_files(files)[:DIGEST_DIGITS]
