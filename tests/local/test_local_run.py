@@ -366,7 +366,10 @@ def test_error_threshold_decides_whether_scoring_fails(
 BAD = {
     "an empty folder": ({}, "holds no file that ends in .csv"),
     "an empty file": ({"a.csv": ""}, "a.csv is empty"),
-    "a ragged line": ({"a.csv": "x,Species\n1,a,2\n"}, "a.csv, line 2: 3 values"),
+    "a ragged line": (
+        {"a.csv": "x,Species\n1,a,2\n"},
+        "a.csv, line 2: the row has 3 values",
+    ),
     "no target": ({"a.csv": "x,y\n1,2\n"}, "a.csv has no column 'Species'"),
     "one class": ({"a.csv": "x,Species\n1,a\n2,a\n"}, "'Species' has one class, 'a'"),
     "a changed type": (

@@ -112,8 +112,11 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 BAD = {
     "an empty file": ({"a": ""}, "a.csv is empty"),
     "no rows": ({"a": "x,y\n"}, "There is no row of data in a.csv"),
-    "a line too long": ({"a": "x,y\n1,2\n1,2,3\n"}, "a.csv, line 3: 3 values"),
-    "a line too short": ({"a": "x,y\n1,2\n1\n"}, "a.csv, line 3: 1 values"),
+    "a line too long": (
+        {"a": "x,y\n1,2\n1,2,3\n"},
+        "a.csv, line 3: the row has 3 values",
+    ),
+    "a line too short": ({"a": "x,y\n1,2\n1\n"}, "a.csv, line 3: the row has 1 value,"),
     "an open quote": ({"a": 'x,y\n1,"2\n3,4\n'}, "a.csv, line 3: unexpected end"),
     "a name twice": ({"a": "x,x\n1,2\n"}, "a.csv: .* 'x' more than once"),
     "no target": ({"a": "x,y\n1,2\n", "b": "x\n1\n"}, "b.csv has no column 'y'"),

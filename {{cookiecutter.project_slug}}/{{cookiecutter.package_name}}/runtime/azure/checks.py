@@ -218,9 +218,7 @@ def _check_data(project: Project[Any]) -> list[TableRow]:
                 fix = f"did you mean {similar_path}?"
             else:
                 fix = "put the data there, or correct the path"
-            row = TableRow(
-                name, EMPTY, f"{path} is missing", fix, file=file, key=key
-            )
+            row = TableRow(name, EMPTY, f"{path} is missing", fix, file=file, key=key)
         rows.append(row)
     return rows
 
