@@ -373,7 +373,9 @@ def assert_output_of_entry_script_is_shown(user: User, shell: Shell) -> None:
     assert failed.code == 1
     assert "The log logs/user/error.txt ends with:" in failed.out
     assert "ValueError: no model" in failed.out
-    assert "The output and the errors of the entry script are in logs/user/." in failed.out
+    assert (
+        "The output and the errors of the entry script are in logs/user/." in failed.out
+    )
 
 
 def assert_one_sentence(result: Result) -> None:

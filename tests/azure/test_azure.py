@@ -692,9 +692,7 @@ def test_wrong_settings_are_refused_before_any_request(
     with (user.project.path / "settings.yml").open("a", encoding="utf-8") as settings:
         settings.write(f"schedules: {{scoring: {schedule}}}\n")
     failed = shell.run("publish scoring")
-    assert (
-        "which is not a Windows time zone. Use W. Europe Standard Time" in failed.err
-    )
+    assert "which is not a Windows time zone. Use W. Europe Standard Time" in failed.err
     assert not user.standin.requests
 
 

@@ -123,7 +123,9 @@ def assert_missing_workspace_is_named(shell: Shell) -> None:
     """Check that `publish` names the command that creates prod, and the file to correct."""
     refused = shell.run("publish scoring --workspace prod")
     assert_one_sentence(refused)
-    assert "no workspace ml-prod in the resource group group-of-prod. Run" in refused.err
+    assert (
+        "no workspace ml-prod in the resource group group-of-prod. Run" in refused.err
+    )
     assert "provision --create-workspace --workspace prod` to create it" in refused.err
     assert "or correct .azureml/prod.json" in refused.err
 

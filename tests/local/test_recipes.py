@@ -1,4 +1,4 @@
-"""The recipes of docs/change.md, followed step by step: they work, and change these files."""
+"""Test the recipes of docs/change.md: they work, and change only the files that they name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from azure_standin import Standin
 from conftest import SDKS, Bake, Project
 
 TABLE = "PIPELINES = {\n"
-#: What "A step between two others" replaces in `training`, and the line to insert another below.
+#: The call in `training` that the recipe "A step between two others" replaces, and the line
+#: below which it adds the definition of the step.
 STEP_RECIPE = {
     "azureml-sdk": (
         "        build_train_step(settings, prepared, model, holdout),\n",
@@ -37,14 +38,15 @@ def find_code_blocks(
     return re.findall(rf"```{language}\n(.*?)```", recipe, re.DOTALL)
 
 
-class Walk:
+class ChangedProject:
     """A project that a user changes, and the files that the user has changed."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.before = self._files()
+        self.original_files = self._read_files()
 
-    def _files(self) -> dict[str, bytes]:
+    def _read_files(self) -> dict[str, bytes]:
+        """Return the contents of all files, except for those that runs write."""
         generated = ("runs/", "mlruns/", "__pycache__")
         paths = [path for path in self.project.path.rglob("*") if path.is_file()]
         names = {path.relative_to(self.project.path).as_posix(): path for path in paths}
@@ -54,12 +56,15 @@ class Walk:
             if not any(part in name for part in generated)
         }
 
-    def touched(self) -> set[str]:
+    def list_changed_files(self) -> set[str]:
         """Return the files that are new or have changed."""
-        after = self._files()
-        return {name for name in after if after[name] != self.before.get(name)}
+        return {
+            name
+            for name, content in self._read_files().items()
+            if content != self.original_files.get(name)
+        }
 
-    def replace(self, file: str, function: str, code: str) -> None:
+    def replace_function(self, file: str, function: str, code: str) -> None:
         """Replace a function in a Python file."""
         path = self.project.path / file
         text = path.read_text(encoding="utf-8")
@@ -73,6 +78,7 @@ class Walk:
         path.write_text("".join(lines), encoding="utf-8")
 
     def assert_tests_pass(self, *tests: str) -> None:
+        """Check that some of the project's own tests pass."""
         done = self.project.python(
             *("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
         )
@@ -80,44 +86,49 @@ class Walk:
 
 
 @pytest.fixture
-def walk(bake: Bake) -> Walk:
-    return Walk(bake())
+def changed(bake: Bake) -> ChangedProject:
+    """A project before its first change."""
+    return ChangedProject(bake())
 
 
 @pytest.fixture(params=SDKS)
-def walk_of_each_sdk(bake: Bake, request: pytest.FixtureRequest) -> Walk:
-    return Walk(bake(azureml_sdk=request.param))
+def changed_project_of_each_sdk(
+    bake: Bake, request: pytest.FixtureRequest
+) -> ChangedProject:
+    """A project of each SDK before its first change."""
+    return ChangedProject(bake(azureml_sdk=request.param))
 
 
-def test_add_a_feature_from_two_columns(walk: Walk) -> None:
-    (code,) = find_code_blocks(walk.project, "A feature from two columns")
-    walk.replace("steps/prep/prep.py", "features", code)
-    run = walk.project.run("training", "--set", "max_iterations=5")
+def test_recipe_for_a_feature_from_two_columns_works(changed: ChangedProject) -> None:
+    (code,) = find_code_blocks(changed.project, "A feature from two columns")
+    changed.replace_function("steps/prep/prep.py", "features", code)
+    run = changed.project.run("training", "--set", "max_iterations=5")
     assert run.code == 0, run.err
     report = Path(run.json["steps"][0]["outputs"]["data_report"], "report.json")
     assert json.loads(report.read_text())["columns"]["bill_shape"]["type"] == "number"
-    scored = walk.project.run("scoring")
+    scored = changed.project.run("scoring")
     assert scored.code == 0, scored.err
-    assert walk.touched() == {"steps/prep/prep.py"}
-    walk.assert_tests_pass("tests/test_prep.py")
+    assert changed.list_changed_files() == {"steps/prep/prep.py"}
+    changed.assert_tests_pass("tests/test_prep.py")
 
 
-def test_use_a_random_forest(walk: Walk) -> None:
-    (code,) = find_code_blocks(walk.project, "Use another model")
-    walk.replace("steps/train/train.py", "build_model", code)
-    (values,) = find_code_blocks(walk.project, "Use another model", "yaml")
+def test_recipe_for_another_model_works(changed: ChangedProject) -> None:
+    (code,) = find_code_blocks(changed.project, "Use another model")
+    changed.replace_function("steps/train/train.py", "build_model", code)
+    (values,) = find_code_blocks(changed.project, "Use another model", "yaml")
     forest = yaml.safe_load(values)["hyperparameters"]
-    walk.project.set("training", hyperparameters={**forest, "bootstrap": True})
-    run = walk.project.run("training", "--set", "n_estimators=30")
+    changed.project.set("training", hyperparameters={**forest, "bootstrap": True})
+    run = changed.project.run("training", "--set", "n_estimators=30")
     assert run.code == 0, run.err
-    assert walk.touched() == {"settings.yml", "steps/train/train.py"}
-    walk.assert_tests_pass("tests/test_model.py")
-    wrong = walk.project.run("training", "--set", "n_estimators=-3")
+    assert changed.list_changed_files() == {"settings.yml", "steps/train/train.py"}
+    changed.assert_tests_pass("tests/test_model.py")
+    wrong = changed.project.run("training", "--set", "n_estimators=-3")
     assert wrong.code == 1
     assert "n_estimators" in wrong.err and "Traceback" not in wrong.err
 
 
 def add_step(project: Project, name: str, script: str) -> None:
+    """Add the folder of a step."""
     folder = project.path / "steps" / name
     folder.mkdir()
     (folder / f"{name}.py").write_text(script, encoding="utf-8")
@@ -125,9 +136,11 @@ def add_step(project: Project, name: str, script: str) -> None:
     (folder / ".amlignore").write_bytes(ignored)
 
 
-def test_add_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
-    walk = walk_of_each_sdk
-    project = walk.project
+def test_recipe_for_a_step_between_two_others_works(
+    changed_project_of_each_sdk: ChangedProject,
+) -> None:
+    changed = changed_project_of_each_sdk
+    project = changed.project
     script, function, calls, definition, edges = find_code_blocks(
         project, "A step between two others"
     )
@@ -144,13 +157,14 @@ def test_add_a_step_between_two_others(walk_of_each_sdk: Walk) -> None:
     names = [step["name"] for step in run.json["steps"]]
     assert names == ["prep", "validate", "train", "evaluate", "register"]
     new = {"steps/validate/validate.py", "steps/validate/.amlignore"}
-    assert walk.touched() == new | {pipelines}
+    assert changed.list_changed_files() == new | {pipelines}
     old_edge = '        "prep.prepared -> train.prepared",\n'
     project.edit("tests/test_pipelines.py", old_edge, edges)
-    walk.assert_tests_pass("tests/test_pipelines.py")
+    changed.assert_tests_pass("tests/test_pipelines.py")
 
 
-def add_drift(project: Project) -> None:
+def add_drift_pipeline(project: Project) -> None:
+    """Add the pipeline `drift`, as the recipe "A pipeline of its own" says."""
     script, function, entry = find_code_blocks(project, "A pipeline of its own")
     add_step(project, "compare", script)
     pipelines = f"{project.package}/pipelines.py"
@@ -159,16 +173,18 @@ def add_drift(project: Project) -> None:
     project.edit(pipelines, comment + TABLE, f"{function}\n\n{comment}{TABLE}{entry}")
 
 
-def test_add_a_pipeline(walk_of_each_sdk: Walk) -> None:
-    walk = walk_of_each_sdk
-    project = walk.project
-    add_drift(project)
+def test_recipe_for_another_pipeline_works(
+    changed_project_of_each_sdk: ChangedProject,
+) -> None:
+    changed = changed_project_of_each_sdk
+    project = changed.project
+    add_drift_pipeline(project)
     run = project.run("drift")
     assert run.code == 0, run.err
     drift = Path(run.json["steps"][0]["outputs"]["drift"], "drift.txt")
     assert drift.read_text() == "3 1"
     new = {"steps/compare/compare.py", "steps/compare/.amlignore"}
-    assert walk.touched() == new | {f"{project.package}/pipelines.py"}
+    assert changed.list_changed_files() == new | {f"{project.package}/pipelines.py"}
     assert project.run("drift", "--set", "now=data/sample/training").code == 0
     drawn = project.python("-m", project.package, "draw")
     assert drawn.code == 0, drawn.err
@@ -178,7 +194,7 @@ def test_add_a_pipeline(walk_of_each_sdk: Walk) -> None:
     for tool in (["black", "--check", "--quiet"], ["ruff", "check"]):
         checked = project.python("-m", *tool, f"{project.package}/pipelines.py")
         assert checked.code == 0, checked.out + checked.err
-    walk.assert_tests_pass("tests/test_pipelines.py")
+    changed.assert_tests_pass("tests/test_pipelines.py")
 
 
 SHOW_SWEEP = """
@@ -190,7 +206,7 @@ print(json.dumps(job._to_dict()))
 """
 
 
-def test_search_on_many_nodes(bake: Bake) -> None:
+def test_recipe_for_a_search_on_many_nodes_is_valid_for_the_sdk(bake: Bake) -> None:
     """The SDK itself validates the sweep, and writes what it would send."""
     project = bake(azureml_sdk="azure-ai-ml")
     page = (project.path / "docs" / "models.md").read_text(encoding="utf-8")
@@ -224,7 +240,7 @@ def test_search_on_many_nodes(bake: Bake) -> None:
         assert checked.code == 0, checked.out + checked.err
 
 
-def test_run_an_added_pipeline_on_azure(bake: Bake, tmp_path: Path) -> None:
+def test_added_pipeline_runs_on_azure(bake: Bake, tmp_path: Path) -> None:
     with Standin.running(tmp_path / "standin") as standin:
         standin.create_workspace("workspace", "group", "cpu-cluster")
         project = bake(
@@ -233,7 +249,7 @@ def test_run_an_added_pipeline_on_azure(bake: Bake, tmp_path: Path) -> None:
             azure_workspace_name="workspace",
             azure_region="westeurope",
         )
-        add_drift(project)
+        add_drift_pipeline(project)
         variables = standin.environment(tmp_path / "home") | standin.credentials
         command = ("-m", project.package)
         for words in (

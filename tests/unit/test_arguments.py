@@ -1,4 +1,4 @@
-"""The command lines that `pipelines.py` writes as keyword arguments."""
+"""Test how keyword arguments in `pipelines.py` become the command line of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test what is said about refusals of Azure, from answers that its services really gave."""
+"""Test the messages about refusals of Azure, with answers that its services have given."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Names:
     cloud: str = "AzureCloud"
 
 
-def explain(reply: Reply, address: str) -> str:
-    """Return what is said about an answer."""
+def explain_reply(reply: Reply, address: str) -> str:
+    """Return the message about an answer."""
     error = refusals.read_error(
         reply.status, reply.headers, reply.content().decode(), address
     )
     return str(refusals.explain(error, Names()))
 
 
-#: The cause and the way out, by the name of the refusal.
+#: Parts of the message about each refusal: its cause and its fix.
 EXPECTED = {
     "storage firewall": (
         "The firewall of the storage account standinstorage keeps this machine out.",
@@ -76,23 +76,23 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_has_its_cause_its_way_out_and_azures_own_words(name: str) -> None:
+def test_message_has_the_cause_the_fix_and_the_words_of_azure(name: str) -> None:
     refusal = REFUSALS[name]
     is_storage = isinstance(refusal.body, str)
-    message = explain(refusal.reply(), STORAGE if is_storage else MANAGER)
+    message = explain_reply(refusal.reply(), STORAGE if is_storage else MANAGER)
     for part in EXPECTED[name]:
         assert part in message
     host = "standinstorage.blob.core.windows.net" if is_storage else "management.azure"
     assert host in message
     assert f" answered {refusal.status} {refusal.code}: " in message
-    # Nothing of what only Microsoft's support can use is left.
+    # Details that only Microsoft's support can use are left out.
     assert "RequestId" not in message
     assert "policyAssignment" not in message
     assert message.endswith('".')
 
 
-def test_a_workspace_that_was_deleted_recently_can_be_recovered_or_purged() -> None:
-    message = explain(
+def test_message_explains_how_to_recover_or_purge_a_deleted_workspace() -> None:
+    message = explain_reply(
         Reply({"status": "Failed", "error": SOFT_DELETED_WORKSPACE}), MANAGER
     )
     assert (
@@ -107,11 +107,11 @@ def test_a_workspace_that_was_deleted_recently_can_be_recovered_or_purged() -> N
     assert 'answered BadRequest: "Soft-deleted workspace exists.' in message
 
 
-def test_an_answer_that_the_resource_manager_passes_on_as_text_is_read() -> None:
+def test_answer_that_the_resource_manager_passes_on_as_text_is_read() -> None:
     inner = json.dumps(REFUSALS["policy"].body)
     details = [{"code": "Forbidden", "message": inner}]
     outer = {"code": "DeploymentFailed", "message": "See details.", "details": details}
-    message = explain(Reply({"error": outer}, 400), MANAGER)
+    message = explain_reply(Reply({"error": outer}, 400), MANAGER)
     assert "forbids this: Allowed locations." in message
     assert "400 RequestDisallowedByPolicy" in message
 
@@ -134,29 +134,29 @@ def test_an_answer_that_the_resource_manager_passes_on_as_text_is_read() -> None
         pytest.param(b"<a>" * 100_000, id="XML that is too deep"),
     ],
 )  # fmt: skip
-def test_an_answer_of_no_known_form_is_no_trouble(body: bytes) -> None:
-    assert explain(Reply(body, 403), MANAGER).startswith(
+def test_answer_of_an_unknown_form_is_explained_by_its_status(body: bytes) -> None:
+    assert explain_reply(Reply(body, 403), MANAGER).startswith(
         "The login has no permission to do this. Ask for a role on the workspace workspace, "
     )
 
 
-def test_a_refusal_of_storage_that_another_service_passes_on_names_no_account() -> None:
+def test_message_names_no_account_if_another_service_passes_on_a_refusal() -> None:
     body = {"error": {"code": "AuthorizationFailure", "message": "Not authorized."}}
-    message = explain(Reply(body, 403), MANAGER)
+    message = explain_reply(Reply(body, 403), MANAGER)
     assert "The firewall of the storage account of the workspace keeps" in message
     assert "--account-name ACCOUNT " in message
 
 
-def test_a_conflict_may_end_by_itself() -> None:
+def test_message_about_a_conflict_asks_for_patience() -> None:
     body = {"error": {"code": "Conflict", "message": "Another operation is going on."}}
-    message = explain(Reply(body, 409), MANAGER)
+    message = explain_reply(Reply(body, 409), MANAGER)
     assert "run the command again in some minutes" in message
 
 
-def test_the_login_of_another_tenant_is_proposed() -> None:
+def test_message_proposes_the_login_of_another_tenant() -> None:
     tenant = "11111111-1111-1111-1111-111111111111"
     challenge = f'Bearer authorization_uri="https://login.windows.net/{tenant}"'
-    message = explain(Reply({}, 401, {"WWW-Authenticate": challenge}), MANAGER)
+    message = explain_reply(Reply({}, 401, {"WWW-Authenticate": challenge}), MANAGER)
     assert f"Run `az login --tenant {tenant}`." in message
 
 
@@ -165,5 +165,5 @@ def test_the_login_of_another_tenant_is_proposed() -> None:
     [({}, 5), ({"Retry-After": "7"}, 7), ({"retry-after": "0"}, 1), ({"Retry-After": "soon"}, 5)],
     ids=["no header", "seconds", "none", "a word"],
 )  # fmt: skip
-def test_how_long_azure_asks_to_wait(headers: dict[str, str], seconds: int) -> None:
+def test_retry_after_is_read_in_seconds(headers: dict[str, str], seconds: int) -> None:
     assert refusals.seconds_to_wait(headers) == seconds

@@ -1,4 +1,4 @@
-"""Test the limits on calls of the SDKs, and what is found behind their errors."""
+"""Test the time limits on calls of the SDKs, and how their errors are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from template_package import (
 )
 
 
-def test_a_call_that_asks_nothing_any_more_is_given_up(
+def test_call_that_sends_no_more_requests_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(request_guard, "LONGEST_SILENCE", 0.05)
@@ -39,24 +39,25 @@ def test_a_call_that_asks_nothing_any_more_is_given_up(
     )
 
 
-def test_an_operation_that_never_ends_is_given_up(
+def test_operation_that_never_ends_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(call_limits, "LONGEST_CALL", 0.1)
     monkeypatch.setattr(call_limits, "POLL_SECONDS", 0.02)
     with pytest.raises(
-        call_limits.CallTooLong, match=r"asked to wait, but has not finished after 0.1 s"
+        call_limits.CallTooLong,
+        match=r"asked to wait, but has not finished after 0.1 s",
     ):
         call_limits.call_with_limit("to wait", time.sleep, 5)
 
 
-def test_what_a_call_returns_and_raises_is_passed_on() -> None:
+def test_call_with_limit_returns_and_raises_what_the_call_does() -> None:
     assert call_limits.call_with_limit("to add", sum, [1, 2]) == 3
     with pytest.raises(ZeroDivisionError):
         call_limits.call_with_limit("to divide", divmod, 1, 0)
 
 
-def test_a_refusal_is_found_behind_the_errors_of_an_sdk() -> None:
+def test_refusal_is_found_behind_the_errors_of_an_sdk() -> None:
     response = requests.Response()
     response.status_code = 403
     response.headers["x-ms-error-code"] = "AuthorizationFailure"
@@ -69,7 +70,7 @@ def test_a_refusal_is_found_behind_the_errors_of_an_sdk() -> None:
     assert error.host == "a.blob.core.windows.net"
 
 
-def test_a_refusal_is_read_from_the_text_of_an_error() -> None:
+def test_refusal_is_read_from_the_text_of_an_error() -> None:
     text = (
         "ServiceException:\n\tCode: 409\n\tMessage: no\n\tDetails:\n"
         '{"error": {"code": "ScopeLocked", "message": "It is locked."}}'
@@ -83,15 +84,13 @@ def test_a_refusal_is_read_from_the_text_of_an_error() -> None:
     assert sdk_errors.find_service_error(Exception("no answer at all")) is None
 
 
-def test_the_status_is_found_in_the_json_that_azureml_sdk_writes_about_an_answer() -> (
-    None
-):
+def test_status_is_read_from_the_json_of_azureml_sdk() -> None:
     text = '{\n    "error_details": "<Error/>",\n    "status_code": 403,\n    "url": "a"\n}'
     error = sdk_errors.find_service_error(Exception(text))
     assert error.status == 403
 
 
-def test_a_body_that_azure_core_cannot_read_is_no_trouble() -> None:
+def test_refusal_is_read_although_azure_core_cannot_read_its_body() -> None:
     class Response:
         status_code = 403
         headers: ClassVar[dict[str, str]] = {"x-ms-error-code": "AuthorizationFailure"}
@@ -104,7 +103,7 @@ def test_a_body_that_azure_core_cannot_read_is_no_trouble() -> None:
     assert sdk_errors.find_service_error(error).code == "AuthorizationFailure"
 
 
-def test_an_error_raised_from_none_hides_the_error_before_it() -> None:
+def test_error_that_is_raised_from_none_hides_the_error_before_it() -> None:
     try:
         try:
             raise LookupError
@@ -114,7 +113,7 @@ def test_an_error_raised_from_none_hides_the_error_before_it() -> None:
         assert sdk_errors._list_error_and_causes(error) == [error]
 
 
-def test_the_answer_to_an_earlier_request_does_not_explain_a_lost_connection() -> None:
+def test_earlier_answer_does_not_explain_a_lost_connection() -> None:
     response = requests.Response()
     response.status_code = 404
     lost = requests.ConnectionError("The line is dead.")
@@ -127,7 +126,7 @@ def test_the_answer_to_an_earlier_request_does_not_explain_a_lost_connection() -
     assert sdk_errors.find_service_error(given_up) is None
 
 
-def test_a_sentence_of_azure_in_the_text_of_an_error_is_read() -> None:
+def test_message_of_azure_is_read_from_the_text_of_an_error() -> None:
     text = "Request failed (403): Resource 'a' was disallowed by policy. Policy identifiers: '[]'."
     error = sdk_errors.find_service_error(Exception(text))
     assert (error.status, error.message) == (
@@ -142,7 +141,7 @@ class Config:
     cloud = "AzureCloud"
 
 
-def test_a_login_that_fails_outside_the_sdk_is_explained(tmp_path: Path) -> None:
+def test_login_that_fails_outside_the_sdk_is_explained(tmp_path: Path) -> None:
     """`provision` gets a token by itself when it assigns roles."""
 
     def fail() -> None:
@@ -173,7 +172,7 @@ class Manager:
         return {"properties": {"storageAccount": "/storageAccounts/store"}}
 
 
-def test_a_cluster_that_azure_does_not_find_gets_no_role(
+def test_cluster_that_azure_does_not_find_gets_no_role(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(roles, "get_token", lambda cloud: "no token")

@@ -1,4 +1,4 @@
-"""The command that a user pastes after a refusal: bash must read back each argument."""
+"""Test the command that a refusal offers: bash must read each argument as it was."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_bash_reads_each_argument_back(
         ("", '""'),
     ],
 )
-def test_arguments_for_the_command_prompt_of_windows(
+def test_arguments_are_quoted_for_the_command_prompt_of_windows(
     argument: str, quoted: str
 ) -> None:
     assert corrected_command.quote_for_windows(argument) == quoted

@@ -40,7 +40,8 @@ BIG = 9007199254740993  # 2^53 + 1, which no float holds
 DAY = datetime.date(2026, 1, 31)
 
 
-def zipped(**files: str) -> bytes:
+def zip_csv_files(**files: str) -> bytes:
+    """Return a ZIP archive with CSV files, by their names without the ending."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, text in files.items():
@@ -48,8 +49,8 @@ def zipped(**files: str) -> bytes:
     return packed.getvalue()
 
 
-def write(folder: Path, files: File | dict[str, File]) -> Path:
-    """The files of a case below a folder; one alone is a.csv."""
+def write_files(folder: Path, files: File | dict[str, File]) -> Path:
+    """Write files into a folder, and return it. The name of a single file is a.csv."""
     for name, file in (files if isinstance(files, dict) else {"a.csv": files}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,12 +61,13 @@ def write(folder: Path, files: File | dict[str, File]) -> Path:
     return folder
 
 
-def read(folder: Path) -> list[tuple[Any, ...]]:
+def read_rows(folder: Path) -> list[tuple[Any, ...]]:
+    """Return the rows of all Parquet files in a folder."""
     return pl.concat([pl.read_parquet(p) for p in sorted(folder.iterdir())]).rows()
 
 
-# Files, options of prepare() and the rows that come of it; the first of each row is
-# its number, unless there are keys or a target.
+# Files, options of prepare() and the rows that it writes. Each row begins with its number,
+# unless there are keys or a target.
 READ: dict[
     str, tuple[File | dict[str, File], dict[str, Any], list[tuple[Any, ...]]]
 ] = {
@@ -272,7 +274,7 @@ READ: dict[
     "bz2": ({"a.csv.bz2": bz2.compress(b"a,b\n1,2\n")}, {}, [(0, 1, 2)]),
     "xz": ({"a.csv.xz": lzma.compress(b"a,b\n1,2\n")}, {}, [(0, 1, 2)]),
     "zip": (
-        {"a.zip": zipped(**{"a": "a,b\n1,2\n", "__MACOSX/._a": "x"})},
+        {"a.zip": zip_csv_files(**{"a": "a,b\n1,2\n", "__MACOSX/._a": "x"})},
         {},
         [(0, 1, 2)],
     ),
@@ -296,28 +298,28 @@ READ: dict[
 
 
 @pytest.mark.parametrize(("files", "options", "rows"), READ.values(), ids=READ)
-def test_read(
+def test_file_is_read_as_a_person_means_it(
     files: File | dict[str, File],
     options: dict[str, Any],
     rows: list[tuple[Any, ...]],
     tmp_path: Path,
 ) -> None:
-    prepare(write(tmp_path / "raw", files), tmp_path / "out", **options)
-    assert read(tmp_path / "out") == rows
+    prepare(write_files(tmp_path / "raw", files), tmp_path / "out", **options)
+    assert read_rows(tmp_path / "out") == rows
 
 
 HALVES = [str(i / 2) for i in range(300)]
 
 
-def column(*values: str, name: str = "z") -> str:
-    """A CSV file of 300 numbers but for the values given, in lines 3, 4 and so on."""
+def write_column(*values: str, name: str = "z") -> str:
+    """Return a CSV file of 300 numbers, in which `values` begin in line 3."""
     lines = [HALVES[0], *values, *HALVES[1 + len(values) :]]
     return f"x,{name}\n" + "".join(f'1,"{line}"\n' for line in lines)
 
 
 NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     "one bad value": (
-        column("n.v."),
+        write_column("n.v."),
         "'z' is text because 1 of its 300 values is neither .*: 'n.v.' in line 3 of a.csv",
     ),
     "a typo among few": (
@@ -332,7 +334,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
         'x,z\n"a\nb",1\n"c\nd",bad\n"e\nf",2\n',
         "'bad' in line 5 of",
     ),
-    "a code among numbers": (column("007"), "neither a number nor a date: '007'"),
+    "a code among numbers": (write_column("007"), "neither a number nor a date: '007'"),
     "decimal commas": ("x;z\n1;1,5\n2;2,75\n", "write data.decimal: ',' in"),
     "thousands of France": ("x;z\n1;1\u00a0234,5\n", "',' and data.thousands: ' ' in"),
     "one thousand or one": ("x;z\n1;1,234\n", "decimal: ',' or data.thousands: ','"),
@@ -390,8 +392,10 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
 
 
 @pytest.mark.parametrize(("files", "note"), NOTED.values(), ids=NOTED)
-def test_noted(files: File | dict[str, File], note: str, tmp_path: Path) -> None:
-    report = prepare(write(tmp_path / "raw", files), tmp_path / "out")
+def test_doubtful_values_are_noted_once(
+    files: File | dict[str, File], note: str, tmp_path: Path
+) -> None:
+    report = prepare(write_files(tmp_path / "raw", files), tmp_path / "out")
     notes: list[str] = report["notes"]
     assert len(notes) == 1
     with pytest.raises(DataError, match=note):
@@ -420,7 +424,7 @@ def test_booleans_are_constant_only_if_all_rows_are_equal(
             "empty": pl.Series([None] * 20, dtype=pl.Boolean),
         }
     )
-    raw = write(tmp_path / "raw", {"a.parquet": table})
+    raw = write_files(tmp_path / "raw", {"a.parquet": table})
     report = prepare(raw, tmp_path / "out")
     (sentence,) = describe_unusual_columns(report)
     assert sentence.startswith("Only one value occurs in 'active'. Nothing")
@@ -450,7 +454,7 @@ def test_distinct_texts_are_counted_exactly(
     keys = [f"C-{i * 7919}" for i in range(1500)]
     plans = [None, "free", "paid"] * 500
     table = pl.DataFrame({"id": keys, "^plan$": plans, "y": plans[::-1]})
-    raw = write(tmp_path / "raw", {"a.parquet": table})
+    raw = write_files(tmp_path / "raw", {"a.parquet": table})
     monkeypatch.setattr("report.VALUES_PER_PASS", 3000)
     report = prepare(raw, tmp_path / "exact")
     columns = report["columns"]
@@ -466,32 +470,36 @@ def test_distinct_texts_are_counted_exactly(
 
 def test_plain_tables_and_ignored_columns_need_no_note(tmp_path: Path) -> None:
     text = "zip,word,x,day\n01234,a,1.5,2026-01-31\nK1A,b,,\n98765,a,2,2026-02-01\n"
-    files: dict[str, File] = {"a.csv": text, "b.csv": text, "c.csv": column("n.v.")}
-    raw = write(tmp_path / "raw", files)
+    files: dict[str, File] = {
+        "a.csv": text,
+        "b.csv": text,
+        "c.csv": write_column("n.v."),
+    }
+    raw = write_files(tmp_path / "raw", files)
     assert prepare(raw, tmp_path / "out", ignore=["z"])["notes"] == []
 
 
 @pytest.mark.parametrize("draw", [np.exp, np.cosh], ids=["skewed", "very skewed"])
-def test_the_largest_of_skewed_numbers_needs_no_note(
+def test_largest_of_skewed_numbers_needs_no_note(
     draw: Callable[[Any], Any], tmp_path: Path
 ) -> None:
     generator = np.random.default_rng(1)
     numbers = draw(2 * generator.normal(size=(2_000, 20)))
     table = pl.DataFrame({f"x{i}": column for i, column in enumerate(numbers.T)})
-    raw = write(tmp_path / "raw", {"a.parquet": table})
+    raw = write_files(tmp_path / "raw", {"a.parquet": table})
     assert prepare(raw, tmp_path / "out")["notes"] == []
 
 
-def test_a_group_needs_no_note_and_is_called_so(tmp_path: Path) -> None:
+def test_group_needs_no_note_and_has_its_role_in_the_report(tmp_path: Path) -> None:
     text = "x,customer_id\n" + "".join(f"1,C-{i % 30}\n" for i in range(90))
-    raw = write(tmp_path / "raw", text)
+    raw = write_files(tmp_path / "raw", text)
     report = prepare(raw, tmp_path / "out", group="customer_id")
     assert report["notes"] == []
     assert report["roles"]["customer_id"] == "group"
 
 
-def test_rows_left_out_are_said(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", "x,y\n1,2.5\n2,NA\n3,inf\n")
+def test_rows_that_are_left_out_are_noted(tmp_path: Path) -> None:
+    raw = write_files(tmp_path / "raw", "x,y\n1,2.5\n2,NA\n3,inf\n")
     report = prepare(raw, tmp_path / "out", target="y")
     assert report["dropped"] == {"no value in the target": 1, "an infinite target": 1}
     *left_out, word = report["notes"]
@@ -531,9 +539,9 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
         {},
         "line 2 is not UTF-8",
     ),
-    "a cut zip": ({"a.zip": zipped(a="a\n1\n")[:40]}, {}, "a.zip is cut short"),
+    "a cut zip": ({"a.zip": zip_csv_files(a="a\n1\n")[:40]}, {}, "a.zip is cut short"),
     "two in a zip": (
-        {"a.zip": zipped(a="a\n1\n", b="a\n")},
+        {"a.zip": zip_csv_files(a="a\n1\n", b="a\n")},
         {},
         "holds 2 CSV files, but an archive may hold only one: unpack it",
     ),
@@ -607,13 +615,13 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("files", "options", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused(
+def test_file_that_cannot_be_read_is_refused_with_a_reason(
     files: File | dict[str, File],
     options: dict[str, Any],
     message: str,
     tmp_path: Path,
 ) -> None:
-    raw = write(tmp_path / "raw", files)
+    raw = write_files(tmp_path / "raw", files)
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out", **options)
 
@@ -627,7 +635,9 @@ def test_refused(
         "data": "the path of a folder or file",
     }.items(),
 )
-def test_a_path_that_there_is_not(path: str, hint: str, tmp_path: Path) -> None:
+def test_path_that_does_not_exist_is_explained(
+    path: str, hint: str, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=hint):
         prepare(Path(path), tmp_path / "out")
 
@@ -649,18 +659,18 @@ def test_a_misspelled_path_is_corrected(path: str, hint: str, tmp_path: Path) ->
 
 
 def test_scoring_data_may_lack_an_ignored_column(tmp_path: Path) -> None:
-    prepare(write(tmp_path / "raw", "a\n1\n"), tmp_path / "out", ignore=["leak"])
-    assert read(tmp_path / "out") == [(0, 1)]
+    prepare(write_files(tmp_path / "raw", "a\n1\n"), tmp_path / "out", ignore=["leak"])
+    assert read_rows(tmp_path / "out") == [(0, 1)]
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"a/a.csv": "a\n1\n"})
-    elsewhere = write(tmp_path / "elsewhere", {"b.csv": "a\n2\n"})
+    raw = write_files(tmp_path / "raw", {"a/a.csv": "a\n1\n"})
+    elsewhere = write_files(tmp_path / "elsewhere", {"b.csv": "a\n2\n"})
     (raw / "link").symlink_to(elsewhere)
     (raw / "a" / "up").symlink_to(raw)
     (elsewhere / "round").symlink_to(elsewhere)
     prepare(raw, tmp_path / "out")
-    assert read(tmp_path / "out") == [(0, 1), (1, 2)]
+    assert read_rows(tmp_path / "out") == [(0, 1), (1, 2)]
 
 
 def run_prep(
@@ -689,8 +699,8 @@ def run_prep(
     )
 
 
-def without_privileges() -> list[str]:
-    """Return a command by which root, too, may only read what its permissions allow."""
+def drop_privileges_of_root() -> list[str]:
+    """Return a command that makes root, too, obey the permissions of files."""
     if os.geteuid():
         return []
     if not shutil.which("setpriv"):
@@ -701,12 +711,14 @@ def without_privileges() -> list[str]:
 @pytest.mark.parametrize(
     "name", ["a.csv", "a.csv.gz", "a.zip", "a.parquet", "folder/a.csv", "folder"]
 )
-def test_what_may_not_be_read_is_named(name: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"readable.csv": "a\n1\n", "folder/b.csv": "a\n1\n"})
+def test_file_without_permission_is_named(name: str, tmp_path: Path) -> None:
+    raw = write_files(
+        tmp_path / "raw", {"readable.csv": "a\n1\n", "folder/b.csv": "a\n1\n"}
+    )
     if name != "folder":
         (raw / name).write_bytes(b"a\n1\n")
     (raw / name).chmod(0)
-    done = run_prep(raw, tmp_path, *without_privileges())
+    done = run_prep(raw, tmp_path, *drop_privileges_of_root())
     (raw / name).chmod(0o700)
     assert done.returncode == 1
     assert re.fullmatch(
@@ -715,10 +727,10 @@ def test_what_may_not_be_read_is_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "folder", ""])
-def test_a_link_that_leads_to_itself_is_named(name: str, tmp_path: Path) -> None:
+def test_link_that_leads_to_itself_is_named(name: str, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     if name:
-        write(raw, {"b.csv": "a\n1\n"})
+        write_files(raw, {"b.csv": "a\n1\n"})
     (raw / name).symlink_to("other")
     (raw / name).with_name("other").symlink_to(raw / name)
     done = run_prep(raw, tmp_path)
@@ -738,20 +750,20 @@ def test_a_link_that_leads_to_itself_is_named(name: str, tmp_path: Path) -> None
         ("a.csv", r"The prepared data cannot be written to \S+/prepared: File"),
     ],
 )
-def test_a_full_folder_is_not_damaged_data(
+def test_full_folder_is_not_reported_as_damaged_data(
     file: str, message: str, tmp_path: Path
 ) -> None:
     """A limit on files is as near to a full folder as an ordinary process may come."""
     text = "a\n" + "".join(f"{random.random()}\n" for _ in range(20_000))
     content = bz2.compress(text.encode()) if file.endswith("bz2") else text.encode()
-    raw = write(tmp_path / "raw", {file: content})
+    raw = write_files(tmp_path / "raw", {file: content})
     done = run_prep(raw, tmp_path, most_bytes=50_000)
     assert done.returncode == 1
     assert re.match(f"prep: {message} too large", done.stderr), done.stderr
 
 
-def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", "a\n1\n")
+def test_report_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    raw = write_files(tmp_path / "raw", "a\n1\n")
     (tmp_path / "report").write_text("This is no folder.")
     done = run_prep(raw, tmp_path)
     assert done.returncode == 1
@@ -765,9 +777,9 @@ def test_types_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     backward = tmp_path / "backward"
     for folder, order in ((forward, texts), (backward, texts[::-1])):
         files = {f"{number}.csv": text for number, text in enumerate(order)}
-        prepare(write(folder / "raw", files), folder / "out")
-    rows = [row[1:] for row in read(forward / "out")]
-    rows_backward = [row[1:] for row in read(backward / "out")]
+        prepare(write_files(folder / "raw", files), folder / "out")
+    rows = [row[1:] for row in read_rows(forward / "out")]
+    rows_backward = [row[1:] for row in read_rows(backward / "out")]
     assert rows == rows_backward[::-1]
     part = Path("out") / "part-00000.parquet"
     types = pl.read_parquet_schema(forward / part)
@@ -790,11 +802,11 @@ FEATURES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("features", "message"), FEATURES.values(), ids=FEATURES)
-def test_features_that_cannot_be(
+def test_mistakes_in_features_are_explained(
     features: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prep, "features", features)
-    raw = write(tmp_path / "raw", "id,x,y\n1,1,1.5\n2,2,2\n")
+    raw = write_files(tmp_path / "raw", "id,x,y\n1,1,1.5\n2,2,2\n")
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out", target="y", keys=["id"])
 
@@ -803,7 +815,7 @@ def test_features_may_not_be_called_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prep, "features", lambda t: t.with_columns(row=pl.lit(1)))
-    raw = write(tmp_path / "raw", "x,y\n1,1\n")
+    raw = write_files(tmp_path / "raw", "x,y\n1,1\n")
     for target in ("y", None):
         with pytest.raises(DataError, match="'row' has the name of the row numbers"):
             prepare(raw, tmp_path / "out", target=target)
@@ -818,14 +830,16 @@ def test_features_come_as_the_usual_types(
         return table.with_columns(n=x.cast(pl.UInt8), f=x.cast(pl.Float32), c=word)
 
     monkeypatch.setattr(prep, "features", more)
-    report = prepare(write(tmp_path / "raw", "x\n1\n"), tmp_path / "out", keys=["x"])
+    report = prepare(
+        write_files(tmp_path / "raw", "x\n1\n"), tmp_path / "out", keys=["x"]
+    )
     types = {name: column["type"] for name, column in report["columns"].items()}
     assert types == {"x": "integer", "n": "integer", "f": "number", "c": "text"}
 
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_all_settings_of_the_text_format_reach_prep(bake: Bake, sdk: str) -> None:
-    """They hold what a shell, JSON or a command line may take for its own."""
+    """Use values that a shell, JSON or a command line could misread."""
     project = bake(azureml_sdk=sdk)
     (project.path / "data" / "table.csv").write_bytes(
         (
@@ -862,8 +876,8 @@ def test_all_settings_of_the_text_format_reach_prep(bake: Bake, sdk: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"decimals": ","}'])
-def test_a_text_format_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", "a\n1\n")
+def test_damaged_text_format_is_refused(text: str, tmp_path: Path) -> None:
+    raw = write_files(tmp_path / "raw", "a\n1\n")
     done = run_prep(raw, tmp_path, after=["--text-format", text])
     assert done.returncode == 2
     assert "argument --text-format: invalid" in done.stderr
@@ -871,7 +885,9 @@ def test_a_text_format_that_is_none_is_refused(text: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_what_pandas_writes_comes_back(seed: int, tmp_path: Path) -> None:
+def test_csv_files_of_pandas_are_read_back_as_they_were(
+    seed: int, tmp_path: Path
+) -> None:
     """Tables of text, numbers and dates, however pandas writes them as CSV."""
     chance = random.Random(seed)
     rows = chance.choice([1, 7, 400])
@@ -917,7 +933,9 @@ def test_what_pandas_writes_comes_back(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_odd_quotes_are_read_as_by_pythons_csv(seed: int, tmp_path: Path) -> None:
+def test_odd_quotes_are_read_as_pythons_csv_reads_them(
+    seed: int, tmp_path: Path
+) -> None:
     chance = random.Random(seed)
     signs = ['"', '""', ",", "x", " ", "y", "\n", "\r\n", "'"]
     body = "".join(chance.choices(signs, k=chance.randint(5, 60)))
@@ -930,13 +948,14 @@ def test_odd_quotes_are_read_as_by_pythons_csv(seed: int, tmp_path: Path) -> Non
         ][1:]
     except csv.Error:
         expected = None
-    raw = write(tmp_path / "raw", text)
+    raw = write_files(tmp_path / "raw", text)
     if expected is None or any(len(values) != 2 for values in expected):
         with pytest.raises(DataError, match=r"a.csv, line \d+: "):
             prepare(raw, tmp_path / "out", keys=["a", "b"])
     else:
         prepare(raw, tmp_path / "out", keys=["a", "b"])
         rows = [
-            tuple(str(value or "") for value in row) for row in read(tmp_path / "out")
+            tuple(str(value or "") for value in row)
+            for row in read_rows(tmp_path / "out")
         ]
         assert rows == expected

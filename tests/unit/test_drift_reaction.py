@@ -53,7 +53,7 @@ def in_millimetres(iris: pl.DataFrame, tmp_path: Path) -> Path:
     return write_parts(iris.with_columns(pl.col(LENGTH) * 10), tmp_path / "prepared")
 
 
-def test_drift_is_a_note_unless_it_has_to_stop(
+def test_drift_stops_the_run_only_if_the_settings_say_so(
     in_millimetres: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitor(in_millimetres, tmp_path / "warned", model_name=NAME)
@@ -75,12 +75,14 @@ def test_drift_is_a_note_unless_it_has_to_stop(
     assert logged["psi petal length _cm_"] == psi > 0.2
 
 
-def test_unchanged_data_does_not_stop(iris: pl.DataFrame, tmp_path: Path) -> None:
+def test_unchanged_data_does_not_stop_the_run(
+    iris: pl.DataFrame, tmp_path: Path
+) -> None:
     parts = write_parts(iris.head(75).vstack(iris.tail(75)), tmp_path / "prepared")
     monitor(parts, tmp_path / "report", model_name=NAME, on_drift="stop")
 
 
-def test_a_feature_that_is_ignored_does_not_stop(
+def test_drift_of_an_ignored_feature_does_not_stop_the_run(
     iris: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The trees of this model do not look at the feature, so its predictions stay the same.
@@ -95,7 +97,7 @@ def test_a_feature_that_is_ignored_does_not_stop(
     assert lines[-1].endswith("no drift in 3 features")
 
 
-def test_a_model_without_a_profile_is_scored_with_a_note(
+def test_model_without_a_profile_is_scored_with_a_note(
     in_millimetres: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "older"

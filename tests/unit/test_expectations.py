@@ -1,4 +1,4 @@
-"""Test `data.expect`: what prep says of data that breaks a rule, and of rules that fit none."""
+"""Test `data.expect`: the messages about data that breaks rules, and about wrong rules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CUSTOMERS = """id,age,plan,email,signed_up,score
 """
 
 
-def write(folder: Path, **files: str | pl.DataFrame) -> Path:
+def write_tables(folder: Path, **files: str | pl.DataFrame) -> Path:
     """Write CSV or Parquet files into a new folder, and return the folder."""
     folder.mkdir()
     for name, content in files.items():
@@ -51,7 +51,7 @@ def find_violations(raw: Path, rules: dict[str, Any], **options: Any) -> list[st
     return violations
 
 
-# The column and its rules, and the violation.
+# A column, its rules, and the sentence about the violation.
 BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "min": (
         "age",
@@ -121,12 +121,12 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("column", "rules", "violation"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_rule(
+def test_broken_rule_is_reported_with_its_first_row(
     column: str, rules: dict[str, Any], violation: str, tmp_path: Path
 ) -> None:
-    raw = write(tmp_path / "raw", customers=CUSTOMERS)
+    raw = write_tables(tmp_path / "raw", customers=CUSTOMERS)
     assert find_violations(raw, {column: rules}) == [violation]
-    # It is the same if no model sees the column.
+    # A column that the model ignores is checked, too.
     assert find_violations(raw, {column: rules}, ignore=[column]) == [violation]
     prepared = pl.read_parquet(tmp_path / "out" / "*.parquet")
     assert column not in prepared.columns
@@ -149,16 +149,18 @@ KEPT: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("column", "rules"), KEPT.values(), ids=KEPT)
-def test_a_rule_that_holds(column: str, rules: dict[str, Any], tmp_path: Path) -> None:
+def test_rule_that_holds_is_not_reported(
+    column: str, rules: dict[str, Any], tmp_path: Path
+) -> None:
     lines = CUSTOMERS.splitlines()
     lines[0] += ",at,flag,empty"
     lines[1:] = [f"{line},2026-01-31 23:59:00,true," for line in lines[1:]]
-    raw = write(tmp_path / "raw", customers="\n".join(lines))
+    raw = write_tables(tmp_path / "raw", customers="\n".join(lines))
     assert find_violations(raw, {column: rules}) == []
 
 
-def test_the_sample_as_pandas_sees_it(tmp_path: Path) -> None:
-    """The individuals of the published penguins are numbered anew in each study."""
+def test_rows_against_rules_are_counted_as_pandas_counts_them(tmp_path: Path) -> None:
+    """Use the published penguins, whose individuals are numbered anew in each study."""
     rules: dict[str, dict[str, Any]] = {
         "Individual ID": {"unique": True},
         "Body Mass (g)": {"min": 2900, "max": 6000},
@@ -180,7 +182,7 @@ def test_the_sample_as_pandas_sees_it(tmp_path: Path) -> None:
     assert len(report["violations"]) == 4
 
 
-# A column and its rules, and what the error says.
+# A column, its rules, and a part of the error.
 MISFITS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a misspelt column": ("Agee", {"min": 0}, "No file has a column 'Agee'.*'age'?"),
     "min of text": (
@@ -209,33 +211,33 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("column", "rules", "text"), MISFITS.values(), ids=MISFITS)
-def test_a_rule_that_does_not_fit(
+def test_rule_that_does_not_fit_its_column_is_explained(
     column: str, rules: dict[str, Any], text: str, tmp_path: Path
 ) -> None:
     rows = CUSTOMERS.replace("\n", ",true\n").replace("score,true", "score,flag")
-    raw = write(tmp_path / "raw", customers=rows)
+    raw = write_tables(tmp_path / "raw", customers=rows)
     with pytest.raises(DataError, match=f"(?i){text}"):
         find_violations(raw, {column: rules})
 
 
 def test_all_rules_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
     ages = "\n".join(f"{age},a" for age in range(40))
-    raw = write(tmp_path / "raw", customers=f"age,plan\n{ages}\nn.v.,b\n")
+    raw = write_tables(tmp_path / "raw", customers=f"age,plan\n{ages}\nn.v.,b\n")
     rules = {"age": {"min": 0, "max": 9}, "plam": {"unique": True}}
     with pytest.raises(DataError) as error:
         find_violations(raw, rules)
     lines = str(error.value).splitlines()
     assert len(lines) == 3
-    # The value that makes the column one of text is the reason.
+    # The message names the value because of which the column is text.
     assert "'n.v.' in line 42 of customers.csv" in lines[0]
     assert "Did you mean 'plan'?" in lines[2]
 
 
-def test_the_first_row_is_found_wherever_it_is(tmp_path: Path) -> None:
-    """Rows are counted by their file, and values shown as the file spells them."""
+def test_first_row_against_a_rule_is_named_in_any_file(tmp_path: Path) -> None:
+    """Check that rows are counted by file, and that values are spelled as in the file."""
     numbers = "\n".join(["x;y", *(f"{n};1,5" for n in range(12_000)), "1.234,5;2"])
     quoted = 'x;y\n"5";"a\nb"\n"-1";1\n'
-    raw = write(
+    raw = write_tables(
         tmp_path / "raw",
         a=numbers,
         b=quoted,
@@ -293,7 +295,7 @@ LINES: dict[str, tuple[str, str, str, int]] = {
 @pytest.mark.parametrize(
     ("start", "between", "end", "skipped_lines"), LINES.values(), ids=LINES
 )
-def test_lines_are_those_of_pythons_csv(
+def test_lines_are_numbered_as_pythons_csv_numbers_them(
     start: str,
     between: str,
     end: str,
@@ -305,7 +307,7 @@ def test_lines_are_those_of_pythons_csv(
     numbers = [*range(60), -(10**9), 60]
     text = start + between.join(f"{number},{end}" for number in numbers)
     content = text.encode(encoding)
-    raw = write(tmp_path / "raw", first="Title\n" * skipped_lines + "x\n1\n")
+    raw = write_tables(tmp_path / "raw", first="Title\n" * skipped_lines + "x\n1\n")
     packed = gzip.compress(content) if name.endswith(".gz") else content
     (raw / name).write_bytes(packed)
 
@@ -322,9 +324,9 @@ def test_lines_are_those_of_pythons_csv(
     assert f"column 'x' holds -1000000000 {place}, while" in "".join(report["notes"])
 
 
-def test_many_small_files(tmp_path: Path) -> None:
+def test_rules_are_checked_across_many_small_files(tmp_path: Path) -> None:
     files = {f"part{n:03}": f"id,x\n{n},1\n{n + 1},2\n" for n in range(100)}
-    raw = write(tmp_path / "raw", **files)
+    raw = write_tables(tmp_path / "raw", **files)
     rules = {"id": {"unique": True, "max": 70}}
     assert find_violations(raw, rules) == [
         (
@@ -342,11 +344,11 @@ def test_many_small_files(tmp_path: Path) -> None:
 def test_repeats_are_found_in_portions(
     portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The memory for `unique` is that of one portion, whatever the number of rows."""
+    """`unique` needs the memory for one portion only, however many rows there are."""
     monkeypatch.setattr(violations, "HASHES_AT_A_TIME", portion)
     chance = random.Random(portion)
     values = [chance.choice([None, *range(150)]) for _ in range(300)]
-    raw = write(tmp_path / "raw", a=pl.DataFrame({"x": values[:100]}))
+    raw = write_tables(tmp_path / "raw", a=pl.DataFrame({"x": values[:100]}))
     pl.DataFrame({"x": values[100:]}).write_parquet(raw / "b.parquet")
 
     filled = [value for value in values if value is not None]
@@ -357,10 +359,10 @@ def test_repeats_are_found_in_portions(
     assert violation.endswith(f"{values[first]}, in row {first + 1} of a.parquet.")
 
 
-def read_as_model(folder: Path, **options: Any) -> RegisteredModel:
+def register_customers(folder: Path, **options: Any) -> RegisteredModel:
     """Prepare customers as training data, and return a model with their schema."""
     prepare(
-        write(folder / "training", customers=CUSTOMERS),
+        write_tables(folder / "training", customers=CUSTOMERS),
         folder / "prepared",
         target="plan",
         ignore=["email"],
@@ -380,10 +382,10 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 def test_new_data_need_not_have_every_column(tmp_path: Path) -> None:
-    model = read_as_model(tmp_path, expectations=RULES)
+    model = register_customers(tmp_path, expectations=RULES)
     assert model.schema is not None
     assert "email" not in model.schema.columns
-    raw = write(
+    raw = write_tables(
         tmp_path / "new", customers="id,age,signed_up,score\n1,-1,2020-01-01,1.5\n"
     )
     options: dict[str, Any] = {"ignore": ["email"], "expectations": RULES}
@@ -411,8 +413,10 @@ def test_new_data_need_not_have_every_column(tmp_path: Path) -> None:
 def test_fractions_where_the_training_data_had_integers_break_values(
     tmp_path: Path,
 ) -> None:
-    model = read_as_model(tmp_path)
-    raw = write(tmp_path / "new", a="id,age,signed_up,score\n1,34.5,2020-01-01,1.5\n")
+    model = register_customers(tmp_path)
+    raw = write_tables(
+        tmp_path / "new", a="id,age,signed_up,score\n1,34.5,2020-01-01,1.5\n"
+    )
     report = prepare_for_model(
         raw, tmp_path / "out", model, expectations={"age": {"values": [34, 51]}}
     )
@@ -420,7 +424,7 @@ def test_fractions_where_the_training_data_had_integers_break_values(
 
 
 def test_violations_come_first_in_the_report(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", a="x,<b>\n1,-2\n")
+    raw = write_tables(tmp_path / "raw", a="x,<b>\n1,-2\n")
     report = prepare(raw, tmp_path / "out", expectations={"<b>": {"min": 0}})
     page = render_report(report)
     assert "<b>" not in page
@@ -430,9 +434,9 @@ def test_violations_come_first_in_the_report(tmp_path: Path) -> None:
     stop_at_violations(prepare(raw, tmp_path / "out"), tmp_path)
 
 
-def test_stop_and_warn(tmp_path: Path) -> None:
-    """Both print every violation and log the figures. Only `stop` ends with a failure."""
-    raw = write(tmp_path / "raw", customers=CUSTOMERS)
+def test_violations_fail_the_step_only_if_on_violation_is_stop(tmp_path: Path) -> None:
+    """Check that both `stop` and `warn` print every violation and log the figures."""
+    raw = write_tables(tmp_path / "raw", customers=CUSTOMERS)
     rules = {"age": {"min": 0, "max": 120}, "id": {"unique": True}}
     command: list[object] = [
         *(sys.executable, "-B", PROJECT / "steps" / "prep" / "prep.py"),

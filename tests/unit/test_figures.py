@@ -1,4 +1,4 @@
-"""Which rows are held out, which models are compared, and which tables can be trained on.
+"""Test which rows are held out, which models are compared, and which tables are refused.
 
 The tests call the functions of the steps, without a generated project.
 """
@@ -104,7 +104,7 @@ def learn(
 # The hold-out
 
 
-def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
+def draw_rows(count: int, seed: int = 0) -> pd.DataFrame:
     """Draw rows with a key, a target, and a column of each type."""
     random = np.random.default_rng(seed)
     frame = pd.DataFrame(
@@ -151,10 +151,10 @@ def find_held_out(table: pl.DataFrame, keys: list[str]) -> dict[str, bool]:
 )
 def test_hold_out_depends_on_the_row_alone(keys: list[str], tmp_path: Path) -> None:
     """Write the same rows to other files and formats, in another order, with more rows."""
-    frame = rows_of(400).assign(tag=[f"t{i}" for i in range(400)])
+    frame = draw_rows(400).assign(tag=[f"t{i}" for i in range(400)])
     if not keys:
         frame = frame.drop(columns="id")
-    more_rows = rows_of(300, seed=1)[[name for name in frame if name != "tag"]]
+    more_rows = draw_rows(300, seed=1)[[name for name in frame if name != "tag"]]
     more_rows["tag"] = [f"new {i}" for i in range(300)]
     # With these rows, the column of whole numbers is one of fractions.
     more_rows["whole"] = more_rows["whole"] + 0.5
@@ -222,7 +222,7 @@ def test_sides_are_drawn_evenly(column: Any) -> None:
 # What is measured
 
 
-def test_what_is_a_coin_scores_as_one(tmp_path: Path) -> None:
+def test_model_of_pure_chance_scores_as_chance(tmp_path: Path) -> None:
     """Five rows a customer, and every row three times: no row is known from training."""
     random = np.random.default_rng(0)
     customers = pd.DataFrame(random.normal(size=(800, 3)), columns=list("abc"))
@@ -306,7 +306,7 @@ def test_model_of_more_rows_is_not_refused() -> None:
 
 def test_models_are_not_compared_on_few_groups(tmp_path: Path) -> None:
     """Hold out 3 stores of 12, which count like 3 rows, however many rows they have."""
-    frame = rows_of(2000).assign(store=np.arange(2000) % 12)
+    frame = draw_rows(2000).assign(store=np.arange(2000) % 12)
     model, _ = learn(frame.drop(columns="id"), "y", tmp_path, keys=["store"])
     holdout = pl.read_parquet(tmp_path / "holdout")
     assert len(holdout) > 300
@@ -357,7 +357,7 @@ def test_models_are_compared_if_they_can_be(
     change: dict[str, Any], verdict: str, problem: str, tmp_path: Path
 ) -> None:
     name = f"model-{tmp_path.name}"
-    frame = rows_of(1200)
+    frame = draw_rows(1200)
     learn(frame, "y", tmp_path / "old", keys=["id"], model_name=name)
     assert register.register(tmp_path / "old" / "model", name) == "1"
     change = dict(change)
@@ -389,7 +389,7 @@ def test_models_of_version_1_are_still_scored_and_compared(
 ) -> None:
     """Save a model as version 1 did: the split is an attribute of the pipeline."""
     name = f"model-{tmp_path.name}"
-    rows = rows_of(1200)
+    rows = draw_rows(1200)
     learn(rows, "y", tmp_path / "new", keys=["id"])
     current = saved_model.load_model(tmp_path / "new" / "model")
     expected = current.pipeline.predict_proba
@@ -433,7 +433,7 @@ def run_step(name: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
-    learn(rows_of(200), "y", tmp_path, keys=["id"])
+    learn(draw_rows(200), "y", tmp_path, keys=["id"])
     # A file is where the parent of this folder must be, so it cannot be created.
     impossible_folder = tmp_path / "file" / "output"
     impossible_folder.parent.write_text("")
@@ -476,12 +476,12 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
         )
 
 
-def test_a_model_whose_split_fails_is_not_compared(
+def test_model_whose_split_fails_is_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Give a model a split that expects tables of another library."""
     name = f"model-{tmp_path.name}"
-    model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
+    model, _ = learn(draw_rows(300), "y", tmp_path, keys=["id"], model_name=name)
     register.register(tmp_path / "model", name)
     foreign_split = SimpleNamespace(
         by=["id"], held_out=lambda table: table.column_names
@@ -542,12 +542,12 @@ def test_message_explains_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
         score.download_model("lost", "latest")
 
 
-def test_a_model_of_another_python_is_refused_before_it_is_loaded(
+def test_model_of_another_python_is_refused_before_it_is_loaded(
     tmp_path: Path,
 ) -> None:
     """To load its bytecode would end the process by a signal, without a message."""
     name = f"model-{tmp_path.name}"
-    model, _ = learn(rows_of(300), "y", tmp_path, keys=["id"], model_name=name)
+    model, _ = learn(draw_rows(300), "y", tmp_path, keys=["id"], model_name=name)
     description = tmp_path / "model" / "MLmodel"
     running = f"python_version: {sys.version_info.major}.{sys.version_info.minor}."
     text = description.read_text()
@@ -718,8 +718,8 @@ def test_unusual_tables_are_trained_on_and_scored(
     assert pl.read_parquet(tmp_path / name)["prediction"].null_count() == 0
 
 
-def test_a_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
-    learn(rows_of(200), "y", tmp_path, keys=["id"])
+def test_saved_model_needs_no_file_of_the_project(tmp_path: Path) -> None:
+    learn(draw_rows(200), "y", tmp_path, keys=["id"])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "model").rename(tmp_path / "elsewhere" / "model")
     code = (

@@ -1,4 +1,4 @@
-"""Text from data, a log or a server cannot command a terminal or a CI agent."""
+"""Test that text of data, logs and servers cannot control a terminal or a CI agent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize(("text", "harmless"), HARMFUL.values(), ids=HARMFUL)
-def test_a_command_becomes_visible(text: str, harmless: str) -> None:
+def test_command_becomes_visible_text(text: str, harmless: str) -> None:
     assert harmless_text.make_harmless(text) == harmless
 
 

@@ -1,6 +1,7 @@
-"""Which rows are held out: by group, from a date on, of every class; and what is said of it.
+"""Test which rows are held out: by group, from a date on, of every class; and the notes.
 
-Also how many trees are trained. The steps' own functions, without a generated project.
+Some tests are about the number of trees that are trained. The tests call the functions of
+the steps, without a generated project.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ from training_rows import (
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow write to a temporary folder."""
     with track_in(tmp_path_factory.mktemp("mlruns"), "holdout"):
         yield
 
 
-def learn(table: pl.DataFrame, folder: Path, **options: Any) -> dict[str, Any]:
-    """Train and evaluate; return the evaluation."""
+def train_and_evaluate(
+    table: pl.DataFrame, folder: Path, **options: Any
+) -> dict[str, Any]:
+    """Train on a table, evaluate the model, and return the evaluation."""
     (folder / "prepared").mkdir(parents=True)
     table.write_parquet(folder / "prepared" / "part-00000.parquet")
     settings: dict[str, Any] = {
@@ -64,7 +68,7 @@ def learn(table: pl.DataFrame, folder: Path, **options: Any) -> dict[str, Any]:
 
 
 def draw_customers() -> pl.DataFrame:
-    """Draw five orders of each of 200 customers, whose class is a coin's."""
+    """Draw five orders for each of 200 customers, whose classes are drawn by chance."""
     random = np.random.default_rng(1)
     customer = np.repeat(np.arange(200), 5)
     return pl.DataFrame(
@@ -80,10 +84,10 @@ def draw_customers() -> pl.DataFrame:
 
 
 def test_orders_of_a_customer_are_on_one_side(tmp_path: Path) -> None:
-    """The key names an order. Without the group, a coin is predicted nearly always."""
-    by_row = learn(draw_customers(), tmp_path / "row", keys=["order"])
+    """Without the group, the class of a customer is known from other orders."""
+    by_row = train_and_evaluate(draw_customers(), tmp_path / "row", keys=["order"])
     assert by_row["metrics"]["accuracy"] > 0.9
-    by_group = learn(
+    by_group = train_and_evaluate(
         draw_customers(), tmp_path / "group", keys=["order"], group="customer"
     )
     assert 0.3 < by_group["metrics"]["accuracy"] < 0.7
@@ -110,13 +114,15 @@ def test_rows_from_a_date_on_are_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {"task": "regression"}
-    at_random = learn(draw_prices(), tmp_path / "random", **options)
+    at_random = train_and_evaluate(draw_prices(), tmp_path / "random", **options)
     start = "2025-04-25"
     note = f"training.holdout, with column: day and from: {start}, in settings.yml"
     assert note in capsys.readouterr().out
-    learn(draw_prices(), tmp_path / "decided", is_date_note_hidden=True, **options)
+    train_and_evaluate(
+        draw_prices(), tmp_path / "decided", is_date_note_hidden=True, **options
+    )
     assert "held out at random" not in capsys.readouterr().out
-    later = learn(
+    later = train_and_evaluate(
         draw_prices(),
         tmp_path / "later",
         holdout_column="day",
@@ -131,17 +137,19 @@ def test_rows_from_a_date_on_are_held_out(
 
 def test_models_with_two_dates_are_compared_on_rows_after_both(tmp_path: Path) -> None:
     options: dict[str, Any] = {"task": "regression", "holdout_column": "day"}
-    learn(draw_prices(), tmp_path / "first", holdout_from="2025-06-01", **options)
+    train_and_evaluate(
+        draw_prices(), tmp_path / "first", holdout_from="2025-06-01", **options
+    )
     name = f"model-{tmp_path.name}"
     register.register(tmp_path / "first" / "model", name)
-    second = learn(
+    second = train_and_evaluate(
         draw_prices(), tmp_path / "second", holdout_from="2025-03-01", **options
     )
     assert second["rows"] == 175
     assert second["registered"]["comparison"]["rows"] == 83
 
     del options["holdout_column"]
-    at_random = learn(draw_prices(), tmp_path / "random", **options)
+    at_random = train_and_evaluate(draw_prices(), tmp_path / "random", **options)
     assert "held out by the date in 'day'" in at_random["registered"]["reason"]
     assert at_random["registered"]["verdict"] == "not comparable"
 
@@ -158,7 +166,7 @@ def test_models_with_two_dates_are_compared_on_rows_after_both(tmp_path: Path) -
         ({"holdout_from": "2000-01-01"}, "choose a later date than 2000-01-01"),
     ],
 )
-def test_a_holdout_that_cannot_be_had_is_explained(
+def test_message_explains_why_no_rows_can_be_held_out(
     options: dict[str, Any], message: str
 ) -> None:
     settings: dict[str, Any] = {"group": None, "holdout_column": "day"}
@@ -171,7 +179,7 @@ def test_a_holdout_that_cannot_be_had_is_explained(
         divide_rows(table, split, "y", [])
 
 
-def test_a_row_without_a_date_is_trained_on() -> None:
+def test_row_without_a_date_is_trained_on() -> None:
     table = draw_prices(60).with_columns(
         pl.when(pl.col("volume") > 1).then(None).otherwise("day").alias("day")
     )
@@ -261,7 +269,7 @@ def test_all_columns_of_dates_are_named() -> None:
     assert "column: built and from: 2026-01-09, or column: sold and from: 2026-" in note
 
 
-def test_a_class_that_is_never_predicted_is_named(
+def test_class_that_is_never_predicted_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = np.random.default_rng(0)
@@ -272,7 +280,7 @@ def test_a_class_that_is_never_predicted_is_named(
             "y": np.where(random.random(2000) < 0.01, "yes", "no"),
         }
     )
-    evaluation = learn(table, tmp_path / "rare", keys=["id"])
+    evaluation = train_and_evaluate(table, tmp_path / "rare", keys=["id"])
     printed = capsys.readouterr().out
     assert "note: the model never predicts 'yes', although" in printed
     page = (tmp_path / "rare/evaluation/report.html").read_text(encoding="utf-8")
@@ -280,7 +288,7 @@ def test_a_class_that_is_never_predicted_is_named(
     assert not evaluation["baseline"]["is_beaten"]
 
 
-def test_a_class_that_is_hardly_ever_predicted_is_named() -> None:
+def test_class_that_is_hardly_ever_predicted_is_named() -> None:
     features = pl.DataFrame({"x": range(400)}).to_pandas()
     target = pl.Series(["yes"] * 40 + ["no"] * 360).to_pandas()
 
@@ -298,10 +306,12 @@ def test_a_class_that_is_hardly_ever_predicted_is_named() -> None:
     assert not note_classes(8)
 
 
-def test_a_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
+def test_metric_that_is_left_out_is_named(tmp_path: Path) -> None:
     x = np.arange(300) % 60
     table = pl.DataFrame({"id": range(300), "x": x, "y": np.maximum(x - 20.0, 0)})
-    evaluation = learn(table, tmp_path / "zeros", keys=["id"], task="regression")
+    evaluation = train_and_evaluate(
+        table, tmp_path / "zeros", keys=["id"], task="regression"
+    )
     assert "mape" not in evaluation["metrics"]
     note = (
         "mean absolute percentage error is left out: the target is 0 in some rows, and this"
@@ -351,7 +361,7 @@ def test_noise_is_not_learned_and_signal_is() -> None:
     assert fixed[-1].n_iter_ == 7
 
 
-def test_a_class_of_one_row_can_be_trained_on() -> None:
+def test_class_of_one_row_can_be_trained_on() -> None:
     features = pl.DataFrame({"a": range(100)}).to_pandas()
     target = pl.Series(["x"] * 60 + ["y"] * 39 + ["z"]).to_pandas()
     folds = np.arange(100) % 5

@@ -1,6 +1,6 @@
-"""How models are judged: metrics, intervals, the baseline, and a gate that does not wear down.
+"""Test how models are judged: metrics, intervals, the baseline, and the gate.
 
-The steps' own functions, on made rows and small tables, without a generated project.
+The tests call the functions of the steps on drawn rows, without a generated project.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ CASES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow write to a temporary folder."""
     with track_in(tmp_path_factory.mktemp("mlruns"), "judging"):
         yield
 
@@ -62,7 +63,7 @@ def select(predictions: Predictions, rows: Any) -> Predictions:
 
 
 @pytest.mark.parametrize(("data", "metric"), CASES)
-def test_a_metric_without_a_block_is_the_metric_of_the_other_rows(
+def test_metric_without_a_block_is_the_metric_of_the_other_rows(
     data: gate.Data, metric: Any
 ) -> None:
     rows = gate.draw_rows(np.random.default_rng(0), data, [1.0], 0.5)
@@ -81,7 +82,7 @@ def test_a_metric_without_a_block_is_the_metric_of_the_other_rows(
     assert computed == pytest.approx(expected)
 
 
-def test_values_are_scikit_learns() -> None:
+def test_metrics_are_those_of_scikit_learn() -> None:
     rows = gate.draw_rows(np.random.default_rng(0), THREE_CLASSES, [1.0], 0.5)
     target, predictions = rows.target, rows.models[0]
     probabilities: Any = predictions.probabilities
@@ -130,7 +131,7 @@ def test_intervals_contain_the_true_difference(data: gate.Data) -> None:
         assert 0.88 <= share <= 1, name  # of 150 rounds, one of 10,000 is below
 
 
-def test_the_standard_error_of_a_mean_is_that_of_scipy() -> None:
+def test_standard_error_of_a_mean_is_that_of_scipy() -> None:
     values = np.random.default_rng(0).normal(size=200)
     without_each_value = (values.sum() - values) / 199
     error = estimate_standard_error(without_each_value)
@@ -141,7 +142,7 @@ def test_the_standard_error_of_a_mean_is_that_of_scipy() -> None:
     )
 
 
-def test_an_error_that_a_few_rows_cause_is_known_less_well() -> None:
+def test_standard_error_that_a_few_rows_cause_is_less_certain() -> None:
     values = np.random.default_rng(0).normal(size=200)
     values[:5] += 30
     error = estimate_standard_error((values.sum() - values) / 199)
@@ -151,7 +152,7 @@ def test_an_error_that_a_few_rows_cause_is_known_less_well() -> None:
     assert estimate_standard_error(np.zeros(200)).value == 0
 
 
-def test_rows_that_tell_nothing_have_no_metric() -> None:
+def test_metric_that_cannot_be_computed_is_explained() -> None:
     same_class = np.zeros(40, int)
     certain = Predictions(same_class, np.tile([0.9, 0.1], (40, 1)))
     with pytest.raises(CannotCompute, match="all rows are of one class"):
@@ -172,7 +173,7 @@ def test_rows_that_tell_nothing_have_no_metric() -> None:
         pytest.param(gate.Data(500), id="numbers"),
     ],
 )
-def test_equal_models_pass(data: gate.Data) -> None:
+def test_equal_models_are_rarely_refused(data: gate.Data) -> None:
     metric = data.metrics[0]
     assert gate.share_refused_of_equal(data, [metric], 20)[metric.name] <= 0.08
 
@@ -206,7 +207,7 @@ def test_many_small_losses_do_not_add_up() -> None:
     assert before["accuracy"].mean_lost > 2 * now["accuracy"].mean_lost
 
 
-def test_a_clearly_worse_model_is_refused_and_one_within_the_margin_is_not() -> None:
+def test_model_is_refused_only_if_it_is_worse_than_the_margin() -> None:
     data = gate.Data(20_000)
     rows = gate.draw_rows(np.random.default_rng(0), data, [1, 0.99, 0.9], 0.8)
     rmse = data.metrics[0]
@@ -283,12 +284,13 @@ def run_training(
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return the figures that evaluate has written."""
     text = (folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")
     evaluation: dict[str, Any] = json.loads(text)
     return evaluation
 
 
-def test_a_first_model_must_beat_the_baseline(
+def test_first_model_must_beat_the_baseline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise = run_training(draw_table(400, signal=0), tmp_path / "noise")
@@ -350,7 +352,7 @@ def test_models_are_compared_by_the_metric_of_the_settings(
     assert f"{model_metrics.find_metric(metric, task).title} " in decision["reason"]
 
 
-def test_a_metric_of_another_task_is_refused(tmp_path: Path) -> None:
+def test_metric_of_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(evaluate.EvaluationError, match="training.metric .* log_loss"):
         run_training(draw_table(100, 3), tmp_path / "rmse", metric="rmse")
 
@@ -408,7 +410,7 @@ def saved_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(None, "model.pkl", "No such file", id="no pipeline"),
     ],
 )
-def test_a_model_that_cannot_be_evaluated_is_explained(
+def test_message_explains_why_a_model_cannot_be_evaluated(
     old: str | None,
     new: str,
     message: str,
@@ -439,7 +441,7 @@ def test_a_model_that_cannot_be_evaluated_is_explained(
 FIXED = {"early_stopping": False}  # Exactly so many trees are trained.
 
 
-def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
+def test_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     table = draw_table(1500, signal=2)
     client = mlflow.MlflowClient()
     name = f"model-{tmp_path.name}"
@@ -468,7 +470,7 @@ def test_the_reference_stays_until_a_model_is_better(tmp_path: Path) -> None:
     )
 
 
-def test_a_change_of_prep_is_told_in_the_reason_and_in_the_report(
+def test_change_of_prep_is_in_the_reason_and_in_the_report(
     tmp_path: Path,
 ) -> None:
     schema: dict[str, Any] = {
@@ -498,7 +500,7 @@ def test_a_change_of_prep_is_told_in_the_reason_and_in_the_report(
     assert "prep has changed since version 1" in page
 
 
-def test_a_model_that_does_not_say_how_prep_was_is_not_doubted() -> None:
+def test_model_without_a_record_of_prep_is_not_doubted() -> None:
     schema = {"code": "1", "text_format": {}, "columns": {"x": {"type": "number"}}}
     assert prep_changes.list_prep_changes(schema, {}, ["x"]) == []
     # A feature that features() in prep.py has added is no column of the raw data.
@@ -509,7 +511,7 @@ def test_a_model_that_does_not_say_how_prep_was_is_not_doubted() -> None:
     assert changes[-2:] == ["the type of 'c'", "the types of 2 more columns"]
 
 
-def test_a_model_of_another_question_is_judged_by_the_baseline(tmp_path: Path) -> None:
+def test_model_for_another_question_is_judged_by_the_baseline(tmp_path: Path) -> None:
     """Users meet this with the first model of their own data, after the sample's model."""
     table = draw_table(400, signal=3)
     assert run_training(table, tmp_path / "sample")["version"] == "1"

@@ -1,4 +1,4 @@
-"""The screen reads logs of any size in little memory, and shows that a slow step is alive."""
+"""Test that the screen reads logs of any size in little memory, and shows progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = 20_000_000  # bytes
 @pytest.mark.parametrize(
     "line", [b"x" * 99 + b"\n", b"note: " + b"y" * 94], ids=["lines", "one line"]
 )
-def test_a_large_log_does_not_fill_the_memory(line: bytes, tmp_path: Path) -> None:
+def test_large_log_does_not_fill_the_memory(line: bytes, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_bytes(line * (SIZE // len(line)) + b"\nnote: the last\ndone\n")
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Test what is said if there is no login to Azure, from the texts of the errors about it."""
+"""Test the messages about a missing login to Azure, with the errors that cause them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from template_package import login
 
 AZ = "/usr/bin/az"
-#: The texts of azure-identity and `az`, shortened, with what is said about each.
+#: Errors of azure-identity and `az`, shortened, and the message about each.
 ERRORS = {
     "not logged in": (
         "Please run 'az login' to set up an account",
@@ -35,7 +35,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("error", "message"), ERRORS.values(), ids=ERRORS.keys())
-def test_each_cause_has_its_own_message(
+def test_message_names_the_cause_of_each_error(
     monkeypatch: pytest.MonkeyPatch, error: str, message: str
 ) -> None:
     monkeypatch.setattr(login.shutil, "which", lambda _: AZ)
@@ -45,7 +45,7 @@ def test_each_cause_has_its_own_message(
     assert problem.advice.endswith(".")
 
 
-def test_how_to_install_az_is_said_if_it_is_missing(
+def test_advice_explains_how_to_install_az_if_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(login.shutil, "which", lambda _: None)
@@ -64,27 +64,29 @@ def test_how_to_install_az_is_said_if_it_is_missing(
     ],
     ids=["azure-identity", "az alone"],
 )
-def test_variables_need_azure_identity(
+def test_advice_names_azure_identity_only_if_it_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, is_installed: bool, advice: str
 ) -> None:
     monkeypatch.setattr(login, "has_azure_identity", lambda: is_installed)
     assert advice in login.explain_login("", "AzureCloud").advice
 
 
-def test_another_cloud_is_set_before_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_sets_another_cloud_before_the_login(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(login.shutil, "which", lambda _: AZ)
     message = login.explain_login("", "AzureChinaCloud").message
     assert "Run `az cloud set --name AzureChinaCloud && az login`." in message
 
 
-def test_an_answer_of_the_login_host_is_shown() -> None:
+def test_message_has_the_answer_of_the_login_host() -> None:
     answer = 'login.microsoftonline.com answered 503: "Try later".'
     problem = login.explain_login("No token.", "AzureCloud", answer)
     assert problem.message == f"There is no token. {answer}"
     assert "HTTPS_PROXY" in problem.advice
 
 
-def test_az_that_is_missing_gives_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_az_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login, "has_azure_identity", lambda: False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(login.LoginError, match="not on the PATH"):

@@ -1,7 +1,7 @@
-"""If MLflow's database cannot be made, the message has the reason in one line.
+"""Test what happens if MLflow's database cannot be made, or its run is killed.
 
-SQLAlchemy is the real one; the package `mlflow` is one of this test, as importing the real
-one takes seconds.
+These tests use the real SQLAlchemy. Their package `mlflow` is a small imitation, because the
+real one takes seconds to import.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAILS = {
 
 
 @pytest.mark.parametrize(("module", "reason"), FAILS.values(), ids=FAILS)
-def test_the_reason_of_a_failure_is_one_line(
+def test_reason_of_a_failure_is_one_line(
     tmp_path: Path, module: str, reason: str
 ) -> None:
     (tmp_path / "mlflow.py").write_text(module)
@@ -55,8 +55,8 @@ def test_the_reason_of_a_failure_is_one_line(
     assert process.stderr == f"{reason}\n"
 
 
-def test_a_temporary_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
-    """The run was killed after it had put the database in its place."""
+def test_temporary_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    """Leave the folder of a run that was killed after it had moved the database."""
     unfinished = tmp_path / "mlruns" / ".new"
     unfinished.mkdir(parents=True)
     (tmp_path / tracking.DATABASE).touch()
@@ -81,7 +81,7 @@ def set_experiment(name):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends it at once")
 def test_nothing_is_written_once_the_run_is_killed(tmp_path: Path) -> None:
-    """Otherwise the next run would make the same database beside it."""
+    """The next run may make the same database meanwhile."""
     (tmp_path / "mlflow.py").write_text(WAITS)
     with subprocess.Popen(
         [sys.executable, "-c", STARTS_THE_PROGRAM, tracking.CREATE_EXPERIMENT],

@@ -1,6 +1,6 @@
-"""The recipes of docs/change.md for other models: their code trains, saves and scores.
+"""Test the recipes of docs/change.md for other models: their code trains, saves and scores.
 
-Each recipe is followed in a copy of steps/train/train.py, on a small table.
+Each test follows a recipe in a copy of steps/train/train.py, and trains on a small table.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ BUILD_MODEL = "def build_model("
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow write to a temporary folder."""
     with track_in(tmp_path_factory.mktemp("mlruns"), "recipes"):
         yield
 
@@ -47,7 +48,7 @@ def find_code(heading: str) -> tuple[list[str], dict[str, Any]]:
     return code, yaml.safe_load(settings)
 
 
-def import_changed(folder: Path, *, imports: str, functions: str) -> ModuleType:
+def import_changed_train(folder: Path, *, imports: str, functions: str) -> ModuleType:
     """Import a copy of train.py with further imports and other functions in it."""
     text = Path(train.__file__).read_text(encoding="utf-8")
     before, _, rest = text.partition(BUILD_MODEL)
@@ -115,7 +116,7 @@ def train_and_score(
     return scored.with_columns(y=held_out["y"])
 
 
-def judge(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
+def evaluate_model(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
     """Evaluate a model that was trained in a folder, and return its metrics."""
     evaluate.evaluate(
         folder / "model",
@@ -137,9 +138,9 @@ def list_requirements(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_use_a_neural_network(task: str, tmp_path: Path) -> None:
+def test_recipe_for_a_neural_network_works(task: str, tmp_path: Path) -> None:
     (imports, function), settings = find_code("Use a neural network")
-    module = import_changed(tmp_path, imports=imports, functions=function)
+    module = import_changed_train(tmp_path, imports=imports, functions=function)
     scored = train_and_score(module, tmp_path, task, settings)
     if task == "regression":
         assert metrics.r2_score(scored["y"], scored["prediction"]) > 0.7
@@ -150,7 +151,7 @@ def test_use_a_neural_network(task: str, tmp_path: Path) -> None:
     ]
 
 
-def test_weigh_rare_classes_more(tmp_path: Path) -> None:
+def test_recipe_for_rare_classes_raises_their_recall(tmp_path: Path) -> None:
     _, settings = find_code("Weigh rare classes more")
     recalls = []
     for name, weight in (("weighted", "balanced"), ("plain", None)):
@@ -164,24 +165,24 @@ def test_weigh_rare_classes_more(tmp_path: Path) -> None:
     assert recalls[0] > recalls[1]
 
 
-def test_decide_by_a_threshold(tmp_path: Path) -> None:
+def test_recipe_for_a_threshold_changes_the_decisions(tmp_path: Path) -> None:
     (imports, function, _), settings = find_code("Decide by a threshold")
-    module = import_changed(tmp_path, imports=imports, functions=function)
+    module = import_changed_train(tmp_path, imports=imports, functions=function)
     scored = train_and_score(module, tmp_path, "classification", settings)
     is_yes = scored["probability_yes"] >= 0.2
     assert ((scored["prediction"] == "yes") == is_yes).all()
     assert is_yes.sum() > (scored["probability_yes"] > 0.5).sum()
     # The evaluation judges the same decisions.
     expected = metrics.balanced_accuracy_score(scored["y"], scored["prediction"])
-    values = judge(tmp_path, settings)
+    values = evaluate_model(tmp_path, settings)
     assert values["balanced_accuracy"] == pytest.approx(expected)
 
 
-def test_let_the_model_choose_a_threshold(tmp_path: Path) -> None:
+def test_recipe_for_a_threshold_by_the_model_works(tmp_path: Path) -> None:
     (_, function, choice), settings = find_code("Decide by a threshold")
     before, _, after = function.partition("    decide = ")
     end = after[after.index("    return") :]
-    module = import_changed(
+    module = import_changed_train(
         tmp_path,
         imports="from sklearn.model_selection import TunedThresholdClassifierCV\n",
         functions=f"{before}{choice}{end}",
@@ -212,12 +213,14 @@ def lightgbm_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("lightgbm_folder")
-def test_use_lightgbm(tmp_path: Path) -> None:
+def test_recipe_for_lightgbm_works(tmp_path: Path) -> None:
     (function,), settings = find_code("Use LightGBM")
-    module = import_changed(tmp_path, imports="import lightgbm", functions=function)
+    module = import_changed_train(
+        tmp_path, imports="import lightgbm", functions=function
+    )
     scored = train_and_score(module, tmp_path, "classification", settings)
     assert metrics.roc_auc_score(scored["y"], scored["probability_yes"]) > 0.8
-    assert judge(tmp_path, settings)["roc_auc"] > 0.8
+    assert evaluate_model(tmp_path, settings)["roc_auc"] > 0.8
     requirements = (tmp_path / "model" / "requirements.txt").read_text().splitlines()
     assert "lightgbm==4.6.0" in requirements
 

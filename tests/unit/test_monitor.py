@@ -1,4 +1,4 @@
-"""That monitor finds drift and raises no false alarm, on drawn tables and on real ones."""
+"""Test that monitor finds drift and raises no false alarm, on drawn and on real tables."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_unchanged_data_raises_no_alarm(
         assert list_drift(outcomes) == {}
 
 
-def test_mean_that_moves_by_half_a_standard_deviation_is_detected() -> None:
+def test_shift_of_the_mean_by_half_a_standard_deviation_is_detected() -> None:
     """Move 1 of 50 features, with 300 rows of training and 300 new ones."""
     random = np.random.default_rng(1)
     p_value_needed = 0.005 / (50 * 5)
@@ -126,7 +126,7 @@ def test_mean_that_moves_by_half_a_standard_deviation_is_detected() -> None:
 
 @pytest.fixture(scope="module")
 def penguins() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The features of the sample, of training and to score."""
+    """The features of the sample for training, and of the sample to score."""
     left_out = ["studyName", "Sample Number", "Individual ID", "Comments", "Species"]
     files = sorted((SAMPLE / "training").iterdir())
     new = next((SAMPLE / "scoring").glob("*classification*"))
@@ -135,12 +135,13 @@ def penguins() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def read_penguins(file: Path) -> pl.DataFrame:
+    """Read a file of the sample, with all numbers as floats."""
     # The name of the file has braces, which polars takes for a pattern.
     table = pl.read_csv(file.read_bytes(), null_values="NA", try_parse_dates=True)
     return table.with_columns(cs.numeric().cast(pl.Float64))
 
 
-def test_the_rows_to_score_of_the_sample_are_like_the_others(
+def test_sample_to_score_has_not_drifted(
     penguins: tuple[pl.DataFrame, pl.DataFrame],
 ) -> None:
     assert list_drift(compare(*penguins)) == {}
@@ -149,7 +150,7 @@ def test_the_rows_to_score_of_the_sample_are_like_the_others(
 LENGTH = "Flipper Length (mm)"
 DEPTH = "Culmen Depth (mm)"
 every_eighth = pl.int_range(pl.len()) % 8 == 0
-#: What was done to the new rows; where drift is reported, and a part of the sentence.
+#: An edit of the new rows, the column that drifts, and a part of the sentence about it.
 SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
     "millimetres to centimetres": (
         lambda t: t.with_columns(pl.col(LENGTH) / 10),
@@ -221,7 +222,7 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
 
 
 @pytest.mark.parametrize(("change", "name", "part"), SHIFTS.values(), ids=SHIFTS)
-def test_a_shift_of_the_sample_is_reported(
+def test_shift_of_the_sample_is_reported(
     change: Callable[[pl.DataFrame], pl.DataFrame],
     name: str,
     part: str,
@@ -250,15 +251,17 @@ def test_later_dates_are_no_drift(penguins: tuple[pl.DataFrame, pl.DataFrame]) -
     [("-2020y", ["day"]), ("8000y", [])],
     ids=["before year 1", "after year 9999"],
 )
-def test_years_that_python_cannot_represent(offset: str, drifted: list[str]) -> None:
+def test_years_that_python_cannot_represent_are_compared(
+    offset: str, drifted: list[str]
+) -> None:
     usual = pl.DataFrame({"day": [date(2019, 1, 2), date(2020, 3, 4)] * 100})
     unusual = usual.with_columns(pl.col("day").dt.offset_by(offset))
     assert list_drift(compare(unusual, unusual)) == {}
     assert list(list_drift(compare(usual, unusual))) == drifted
 
 
-def test_a_profile_without_an_earliest_date_is_compared() -> None:
-    """Earlier versions have saved only the latest date."""
+def test_profile_without_an_earliest_date_is_compared() -> None:
+    """Read a profile of an earlier version, which saved only the latest date."""
     profile = parse_column(
         {
             "kind": "date",
@@ -297,7 +300,7 @@ def rare_class() -> tuple[ScoringModel, pd.DataFrame]:
 @pytest.mark.parametrize(
     ("shift", "drifted"), [(0.0, []), (1.0, ["probability_True"])], ids=["no", "yes"]
 )
-def test_the_probability_of_a_class_that_is_never_predicted(
+def test_probability_of_a_class_that_is_never_predicted_is_compared(
     shift: float, drifted: list[str], rare_class: tuple[ScoringModel, pd.DataFrame]
 ) -> None:
     model, new = rare_class
@@ -307,10 +310,10 @@ def test_the_probability_of_a_class_that_is_never_predicted(
     assert list(list_drift(judge(comparisons, MAX_PSI))) == drifted
 
 
-def test_a_profile_without_probabilities_is_compared(
+def test_profile_without_probabilities_is_compared(
     rare_class: tuple[ScoringModel, pd.DataFrame],
 ) -> None:
-    """Earlier versions have saved none."""
+    """Read a profile of an earlier version, which saved no probabilities."""
     model, new = rare_class
     assert model.profile is not None
     profile = replace(model.profile, probabilities={})
@@ -327,7 +330,9 @@ TABLES = {
 
 
 @pytest.mark.parametrize("load", TABLES.values(), ids=TABLES)
-def test_real_tables_that_are_split_at_random(load: Callable[..., Any]) -> None:
+def test_parts_of_real_tables_that_are_split_at_random_have_not_drifted(
+    load: Callable[..., Any],
+) -> None:
     frame = pl.from_pandas(load(as_frame=True).data)
     random = np.random.default_rng(2)
     for _ in range(3):
@@ -362,7 +367,7 @@ DAMAGED_PROFILES = {
 
 
 @pytest.mark.parametrize("content", DAMAGED_PROFILES.values(), ids=DAMAGED_PROFILES)
-def test_a_damaged_profile_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_damaged_profile_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_bytes(content)
     with pytest.raises(MonitorError, match=r"profile\.json of the model is damaged \("):
         read_profile(tmp_path)
@@ -394,7 +399,7 @@ def draw_columns(missing_share: float) -> pl.DataFrame:
 
 
 def list_true_parts(training: pl.Series, new: pl.Series) -> list[str]:
-    """Return patterns of what a sentence on drift may say about a column."""
+    """Return the patterns that a sentence on the drift of a column may match."""
     missing_now = new.null_count() / len(new)
     missing_before = training.null_count() / len(training)
     missing = f"{missing_now:.0%} of the rows instead of {missing_before:.0%}"

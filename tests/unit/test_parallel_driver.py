@@ -1,6 +1,6 @@
 """The driver of a parallel step calls an entry script as Azure ML's own driver does.
 
-The driver is run as it is in the template, over a few small files: no project is generated.
+The tests run the template's own driver on a few small files, without a generated project.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DriverResult:
     output: str
 
 
-def drive(
+def run_driver(
     folder: Path, script: str, *options: str, file_count: int = 3
 ) -> DriverResult:
     """Run an entry script over small files, two a mini-batch, each tried once."""
@@ -88,16 +88,16 @@ def run(mini_batch):
 """
 
 
-def test_an_entry_script_is_loaded_as_on_azure(tmp_path: Path) -> None:
-    result = drive(tmp_path, CHECKS_HOW_IT_IS_LOADED, "--model-name", "mine")
+def test_entry_script_is_loaded_as_on_azure(tmp_path: Path) -> None:
+    result = run_driver(tmp_path, CHECKS_HOW_IT_IS_LOADED, "--model-name", "mine")
     assert result.code == 0, result.output
     assert "files handled: 3, mini-batches: 2" in result.output
 
 
-def test_a_script_that_fails_on_azure_fails_here_too(tmp_path: Path) -> None:
+def test_script_that_fails_on_azure_fails_here_too(tmp_path: Path) -> None:
     """Dataclasses with postponed annotations need a module that is registered."""
     script = f"from __future__ import annotations\n{CHECKS_HOW_IT_IS_LOADED}"
-    result = drive(tmp_path, script, "--model-name", "mine")
+    result = run_driver(tmp_path, script, "--model-name", "mine")
     assert result.code != 0
     assert "'NoneType' object has no attribute '__dict__'" in result.output
 
@@ -115,11 +115,11 @@ WRONG_RETURNS = {
 @pytest.mark.parametrize(
     ("returned", "message"), WRONG_RETURNS.values(), ids=WRONG_RETURNS
 )
-def test_run_returns_something_wrong(
+def test_wrong_return_value_of_run_is_explained(
     tmp_path: Path, returned: str, message: str
 ) -> None:
     script = f"def run(mini_batch):\n    return {returned}\n"
-    result = drive(tmp_path, script, file_count=2)
+    result = run_driver(tmp_path, script, file_count=2)
     assert result.code != 0
     assert message in result.output
     assert "more failed than the settings allow" in result.output
@@ -135,7 +135,7 @@ RETURNS = {
 @pytest.mark.parametrize("returned", RETURNS.values(), ids=RETURNS)
 def test_run_may_return_a_tuple_or_a_dataframe(tmp_path: Path, returned: str) -> None:
     script = f"import pandas\ndef run(mini_batch):\n    return {returned}\n"
-    result = drive(tmp_path, script)
+    result = run_driver(tmp_path, script)
     assert result.code == 0, result.output
 
 
@@ -151,17 +151,17 @@ SCRIPTS_THAT_CANNOT_START = {
     SCRIPTS_THAT_CANNOT_START.values(),
     ids=SCRIPTS_THAT_CANNOT_START,
 )
-def test_an_entry_script_that_cannot_start(
+def test_error_of_an_entry_script_that_cannot_start_is_shown(
     tmp_path: Path, script: str, message: str
 ) -> None:
-    result = drive(tmp_path, script)
+    result = run_driver(tmp_path, script)
     assert result.code != 0
     assert message in result.output
     assert "init() failed" in result.output
 
 
-def test_an_input_without_files(tmp_path: Path) -> None:
-    result = drive(tmp_path, RETURN_ALL, file_count=0)
+def test_input_without_files_is_refused(tmp_path: Path) -> None:
+    result = run_driver(tmp_path, RETURN_ALL, file_count=0)
     assert result.code == 1
     assert "the inputs contain no files" in result.output
 
@@ -169,10 +169,10 @@ def test_an_input_without_files(tmp_path: Path) -> None:
 # Time limits, and the end of a worker ---------------------------------------------------
 
 
-def test_an_init_that_never_ends_is_stopped(tmp_path: Path) -> None:
-    """The log names the line that was being run."""
+def test_init_that_never_ends_is_stopped(tmp_path: Path) -> None:
+    """Check that the log names the line that was running."""
     script = f"import time\ndef init():\n    time.sleep(600)\n{RETURN_ALL}"
-    result = drive(tmp_path, script, "--first_task_creation_timeout", "1")
+    result = run_driver(tmp_path, script, "--first_task_creation_timeout", "1")
     assert result.code == 1
     assert 'entry.py", line 3 in init' in result.output
     assert "init() failed, or took more than 1 s" in result.output
@@ -189,9 +189,9 @@ def shutdown():
 """
 
 
-def test_a_worker_ends_in_peace(tmp_path: Path) -> None:
-    """`shutdown()` may take its time, and files that are left open are written whole."""
-    result = drive(tmp_path, LEAVES_A_FILE_OPEN)
+def test_worker_waits_for_shutdown_and_closes_its_files(tmp_path: Path) -> None:
+    """Let `shutdown()` take four seconds, and leave a file open."""
+    result = run_driver(tmp_path, LEAVES_A_FILE_OPEN)
     assert result.code == 0, result.output
     assert "shut down" in result.output
     assert (tmp_path / "code" / "open.txt").read_text() == "whole"

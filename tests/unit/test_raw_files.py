@@ -1,4 +1,4 @@
-"""Raw files and folders of all kinds: each is read whole, or one sentence says why not."""
+"""Test raw files and folders of all kinds: each is read whole, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DAY = date(2025, 1, 31)
 DAY_2026 = date(2026, 1, 31)
 
 
-def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+def write_files(folder: Path, files: dict[str, str | bytes]) -> Path:
     """Write files below a folder, and return the folder."""
     for name, content in files.items():
         path = folder / name
@@ -48,11 +48,13 @@ def write(folder: Path, files: dict[str, str | bytes]) -> Path:
     return folder
 
 
-def read(folder: Path) -> list[tuple[Any, ...]]:
+def read_rows(folder: Path) -> list[tuple[Any, ...]]:
+    """Return the rows of all Parquet files in a folder."""
     return pl.read_parquet(sorted(folder.iterdir())).rows()
 
 
 def zip_files(*names: str) -> bytes:
+    """Return a ZIP archive with files of these names."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name in names:
@@ -87,8 +89,8 @@ def test_tables_with_removed_files_are_refused(
 ) -> None:
     raw = tmp_path / "raw"
     table = tmp_path if place == "above raw" else tmp_path / place
-    write(raw, {"a.csv": "x\n1\n"})
-    write(table, files)
+    write_files(raw, {"a.csv": "x\n1\n"})
+    write_files(table, files)
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out")
 
@@ -118,12 +120,13 @@ def test_columns_of_folders_have_types(
     files: dict[str, str | bytes] = {
         f"{folder}/a.csv": f"x\n{number}\n" for number, folder in enumerate(folders)
     }
-    prepare(write(tmp_path / "raw", files), tmp_path / "out")
-    values = {x: value for _, x, value in read(tmp_path / "out")}
+    prepare(write_files(tmp_path / "raw", files), tmp_path / "out")
+    values = {x: value for _, x, value in read_rows(tmp_path / "out")}
     assert [values[0], values[1]] == expected
 
 
 def make_special_file(path: Path, kind: str) -> None:
+    """Create a named pipe, a socket, or a link to a device."""
     path.parent.mkdir(exist_ok=True)
     if kind == "a named pipe":
         os.mkfifo(path)
@@ -149,7 +152,7 @@ def test_special_files_are_named(
 
 @pytest.mark.parametrize("name", ["a.csv", "part", "a.parquet"])
 def test_links_that_lead_nowhere_are_named(name: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"b.csv": "x\n1\n"})
+    raw = write_files(tmp_path / "raw", {"b.csv": "x\n1\n"})
     (raw / name).symlink_to("../gone")
     with pytest.raises(
         DataError, match=rf"{name} is a link to ../gone, which does not"
@@ -159,7 +162,7 @@ def test_links_that_lead_nowhere_are_named(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
 @pytest.mark.parametrize("name", [b"\xfc.csv", b"\xfc/a.csv"], ids=["file", "folder"])
-def test_a_name_that_is_not_utf_8_is_shown(name: bytes, tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_is_shown(name: bytes, tmp_path: Path) -> None:
     path = tmp_path / "raw" / os.fsdecode(name)
     path.parent.mkdir(parents=True)
     path.write_text("x\n1\n")
@@ -173,12 +176,12 @@ HOSTILE_NAMES = ["-rf.csv", "*.csv", "a[1].csv", "{a,b}.csv", "a\nb.csv", "\x1b[
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such name")
 def test_files_with_odd_names_are_read(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", dict.fromkeys(HOSTILE_NAMES, "x\n1\n"))
+    raw = write_files(tmp_path / "raw", dict.fromkeys(HOSTILE_NAMES, "x\n1\n"))
     prepare(raw, tmp_path / "out")
-    assert len(read(tmp_path / "out")) == len(HOSTILE_NAMES)
+    assert len(read_rows(tmp_path / "out")) == len(HOSTILE_NAMES)
 
 
-def test_a_path_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+def test_path_that_is_a_link_to_nothing_is_explained(tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to("gone")
     with pytest.raises(DataError, match="raw is a link to gone, which does not exist"):
         prepare(tmp_path / "raw", tmp_path / "out")
@@ -194,14 +197,14 @@ def test_very_deep_folders_are_read(tmp_path: Path) -> None:
         below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
         os.close(descriptor)
         descriptor = below
-    write(Path(f"/proc/self/fd/{descriptor}"), {"a.csv": "x\n1\n"})
+    write_files(Path(f"/proc/self/fd/{descriptor}"), {"a.csv": "x\n1\n"})
     os.close(descriptor)
     try:
         prepare(raw, tmp_path / "out")
     finally:
         # Python's own functions, which pytest uses, cannot remove such folders.
         subprocess.run(["rm", "-r", raw], check=True)
-    assert read(tmp_path / "out") == [(0, 1)]
+    assert read_rows(tmp_path / "out") == [(0, 1)]
 
 
 HIDDEN: dict[str, tuple[str, str]] = {
@@ -223,12 +226,12 @@ HIDDEN: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("name", "note"), HIDDEN.values(), ids=HIDDEN)
-def test_what_is_not_read_is_noted(name: str, note: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"b.csv": "x\n1\n"})
+def test_file_that_is_not_read_is_noted(name: str, note: str, tmp_path: Path) -> None:
+    raw = write_files(tmp_path / "raw", {"b.csv": "x\n1\n"})
     if name == "notes.txt":
         (raw / name).symlink_to("gone")
     else:
-        write(raw, {name: b"x"})
+        write_files(raw, {name: b"x"})
     notes = prepare(raw, tmp_path / "out")["notes"]
     assert len(notes) == 1
     assert re.match(note, notes[0])
@@ -236,12 +239,12 @@ def test_what_is_not_read_is_noted(name: str, note: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["_SUCCESS", "._a.csv", ".DS_Store", "_a.crc"])
 def test_marks_of_other_programs_need_no_note(name: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"b.csv": "x\n1\n", name: b"x"})
+    raw = write_files(tmp_path / "raw", {"b.csv": "x\n1\n", name: b"x"})
     assert prepare(raw, tmp_path / "out")["notes"] == []
 
 
-def test_a_folder_of_hidden_tables_says_so(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"_a.csv": "x\n1\n"})
+def test_folder_with_only_hidden_tables_is_explained(tmp_path: Path) -> None:
+    raw = write_files(tmp_path / "raw", {"_a.csv": "x\n1\n"})
     with pytest.raises(DataError, match="no file that ends in .*begin with _ .*_a.csv"):
         prepare(raw, tmp_path / "out")
 
@@ -277,21 +280,21 @@ OTHER_CONTENT: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize(
     ("content", "message"), OTHER_CONTENT.values(), ids=OTHER_CONTENT
 )
-def test_files_that_are_not_what_their_name_says(
+def test_content_that_contradicts_the_name_is_recognized(
     content: bytes, message: str, ending: str, tmp_path: Path
 ) -> None:
     if ending == "parquet" and "id" in message:
         pytest.skip("only the text of a CSV file")
-    raw = write(tmp_path / "raw", {f"a.{ending}": content})
+    raw = write_files(tmp_path / "raw", {f"a.{ending}": content})
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out", keys=["id"])
 
 
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-16", "utf-8-sig"])
 def test_byte_order_marks_name_the_encoding(encoding: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", {"a.csv": "id,x\n1,Müller\n".encode(encoding)})
+    raw = write_files(tmp_path / "raw", {"a.csv": "id,x\n1,Müller\n".encode(encoding)})
     prepare(raw, tmp_path / "out", keys=["id"])
-    assert read(tmp_path / "out") == [(1, "Müller")]
+    assert read_rows(tmp_path / "out") == [(1, "Müller")]
 
 
 def write_small_files(folder: Path, seed: int) -> Path:
@@ -312,11 +315,11 @@ def write_small_files(folder: Path, seed: int) -> Path:
         files[f"{number:03}.csv"] = content
         if chance.random() < 0.1:
             files[f"{number:03}.csv"] = gzip.compress(content)
-    return write(folder, files)
+    return write_files(folder, files)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_many_small_files_are_read_as_each_alone(
+def test_many_small_files_are_read_like_single_files(
     seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     raw = write_small_files(tmp_path / "raw", seed)
@@ -326,7 +329,7 @@ def test_many_small_files_are_read_as_each_alone(
     assert together["files"] == alone["files"]
     assert together["notes"] == alone["notes"]
     assert together["columns"] == alone["columns"]
-    assert read(tmp_path / "together") == read(tmp_path / "alone")
+    assert read_rows(tmp_path / "together") == read_rows(tmp_path / "alone")
 
 
 @pytest.mark.parametrize(
@@ -342,13 +345,13 @@ def test_many_small_files_are_read_as_each_alone(
     }.values(),
     ids=["a long line", "an empty file", "another encoding", "another type"],
 )
-def test_the_odd_one_of_many_small_files_is_named(
+def test_odd_file_among_many_small_ones_is_named(
     content: bytes, message: str, tmp_path: Path
 ) -> None:
     files: dict[str, str | bytes] = {
         f"{number:03}.csv": "id,x\n1,2\n" for number in range(100)
     }
-    raw = write(tmp_path / "raw", files | {"050.csv": content})
+    raw = write_files(tmp_path / "raw", files | {"050.csv": content})
     with pytest.raises(DataError, match=message):
         prepare(raw, tmp_path / "out", keys=["id"])
 
@@ -361,16 +364,16 @@ def test_the_odd_one_of_many_small_files_is_named(
     ],
     ids=["small files", "a blank line above the names"],
 )
-def test_a_sentinel_is_noted_if_the_rows_were_copied(
+def test_sentinel_is_noted_if_the_rows_were_copied(
     files: dict[str, str | bytes], tmp_path: Path
 ) -> None:
-    raw = write(tmp_path / "raw", files)
+    raw = write_files(tmp_path / "raw", files)
     notes = "\n".join(prepare(raw, tmp_path / "out")["notes"])
     assert "holds -999 in 40 rows" in notes
     assert "write data.missing: ['-999'] in settings.yml" in notes
 
 
-def make_parquet(folder: Path, table: pa.Table, **options: Any) -> Path:
+def write_parquet(folder: Path, table: pa.Table, **options: Any) -> Path:
     """Write a Parquet file by pyarrow, and return its folder."""
     folder.mkdir()
     pq.write_table(table, folder / "a.parquet", **options)
@@ -379,7 +382,7 @@ def make_parquet(folder: Path, table: pa.Table, **options: Any) -> Path:
 
 UUID = uuid.UUID("123e4567-e89b-12d3-a456-426614174000")
 FAR = datetime(3000, 1, 1, 12, 30)
-# Tables, options to write them and to prepare them, and the values of column x.
+# A table, options to write and to prepare it, and the values of its column x.
 PARQUET: dict[str, tuple[pa.Table, dict[str, Any], dict[str, Any], list[Any]]] = {
     "INT96": (
         pa.table({"x": pa.array([FAR, None], pa.timestamp("us"))}),
@@ -478,14 +481,14 @@ PARQUET: dict[str, tuple[pa.Table, dict[str, Any], dict[str, Any], list[Any]]] =
 @pytest.mark.parametrize(
     ("table", "writing", "options", "values"), PARQUET.values(), ids=PARQUET
 )
-def test_columns_of_parquet_files(
+def test_columns_of_parquet_files_are_read(
     table: pa.Table,
     writing: dict[str, Any],
     options: dict[str, Any],
     values: list[Any],
     tmp_path: Path,
 ) -> None:
-    raw = make_parquet(tmp_path / "raw", table, **writing)
+    raw = write_parquet(tmp_path / "raw", table, **writing)
     prepare(raw, tmp_path / "out", **options)
     assert pl.read_parquet(tmp_path / "out")["x"].to_list() == values
 
@@ -509,21 +512,21 @@ REFUSED_PARQUET: dict[str, tuple[pa.Table, str]] = {
 @pytest.mark.parametrize(
     ("table", "message"), REFUSED_PARQUET.values(), ids=REFUSED_PARQUET
 )
-def test_columns_of_parquet_files_that_are_refused(
+def test_columns_of_parquet_files_that_cannot_be_read_are_refused(
     table: pa.Table, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message):
-        prepare(make_parquet(tmp_path / "raw", table), tmp_path / "out", keys=["id"])
+        prepare(write_parquet(tmp_path / "raw", table), tmp_path / "out", keys=["id"])
 
 
 @pytest.mark.parametrize("index", [["a", "b"], [DAY, DAY], [7, 9]], ids=str)
-def test_an_index_that_pandas_stored_is_noted(index: list[Any], tmp_path: Path) -> None:
+def test_index_that_pandas_stored_is_noted(index: list[Any], tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     table = pd.DataFrame({"x": [1, 2]}, index=index)
     table.to_parquet(tmp_path / "raw" / "a.parquet")
     (note,) = prepare(tmp_path / "raw", tmp_path / "out")["notes"]
     assert note.startswith("the index that pandas stores in Parquet files")
-    assert read(tmp_path / "out") == [(0, 1), (1, 2)]
+    assert read_rows(tmp_path / "out") == [(0, 1), (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -565,14 +568,14 @@ def test_values_that_are_too_long_are_named(
     name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message):
-        prepare(write(tmp_path / "raw", {name: content}), tmp_path / "out")
+        prepare(write_files(tmp_path / "raw", {name: content}), tmp_path / "out")
 
 
-def test_a_full_temporary_folder_is_named(tmp_path: Path) -> None:
+def test_full_temporary_folder_is_named(tmp_path: Path) -> None:
     """A limit on files is as near to a full folder as an ordinary process may come."""
     rows = "".join(f"{number},{number / 7}\n" for number in range(500))
     files: dict[str, str | bytes] = {f"{i:02}.csv": "id,x\n" + rows for i in range(40)}
-    raw = write(tmp_path / "raw", files)
+    raw = write_files(tmp_path / "raw", files)
 
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))

@@ -1,4 +1,4 @@
-"""What the reports say: their sentences, figures and pictures, for odd tables as well."""
+"""Test the sentences, figures and pictures of the reports, for odd tables as well."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BASELINE = {
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: its elements, and the texts of its table cells."""
+    """The elements of a page, and the texts of its table cells, as a browser reads them."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def assert_offline_and_accessible(self) -> None:
-        """Nothing is loaded or run, and pictures and headings are what readers expect."""
+        """Check that the page loads and runs nothing, and can be read by a screen reader."""
         assert not {"script", "link", "iframe"} & {tag for tag, _ in self.elements}
         for tag, attributes in self.elements:
             assert not [name for name in attributes if name.startswith("on")]
@@ -82,7 +82,8 @@ class Page(HTMLParser):
         assert set(headings[1:]) <= {"h2"}
 
 
-def evaluation(**changes: Any) -> dict[str, Any]:
+def build_evaluation(**changes: Any) -> dict[str, Any]:
+    """Return the figures of an evaluation, with some changes."""
     return {
         "task": "classification",
         "target": "y",
@@ -108,7 +109,9 @@ def test_values_of_metrics_keep_the_digits_before_the_point() -> None:
     ("verdict", "chance"),
     [("better", "is more than chance explains"), ("no worse", "may be due to chance")],
 )
-def test_a_difference_cannot_be_misread(verdict: Verdict, chance: str) -> None:
+def test_sentence_on_a_difference_names_both_values(
+    verdict: Verdict, chance: str
+) -> None:
     difference = Difference(
         metric="log_loss",
         new=0.114,
@@ -130,19 +133,19 @@ def test_a_difference_cannot_be_misread(verdict: Verdict, chance: str) -> None:
     ("verdict", "is_registered"),
     [("no worse", True), ("within the margin", True), ("worse", False)],
 )
-def test_the_verdict_comes_first_and_says_what_follows(
+def test_verdict_comes_first_and_says_what_follows(
     verdict: str, is_registered: bool
 ) -> None:
     registered = {"version": "3", "verdict": verdict, "reason": f"{verdict} than 3"}
-    first, second = render_verdict(evaluation(registered=registered)).split("\n")
+    first, second = render_verdict(build_evaluation(registered=registered)).split("\n")
     assert first.startswith('<p class="verdict ')
     assert f"{verdict.capitalize()} than 3. The model is therefore" in first
     assert ("not registered" in first) is not is_registered
     assert second.startswith("<p>The new model is better than the baseline")
 
 
-def test_metrics_stand_beside_those_of_the_other_models_on_the_same_rows() -> None:
-    page = Page(render_metrics(evaluation()))
+def test_metrics_are_beside_those_of_the_other_models_on_the_same_rows() -> None:
+    page = Page(render_metrics(build_evaluation()))
     heads, log_loss, accuracy = page.rows
     assert heads == ["metric", "this model", "baseline (class shares)", "difference"]
     assert log_loss[0].startswith("log loss")
@@ -159,13 +162,13 @@ def test_metrics_stand_beside_those_of_the_other_models_on_the_same_rows() -> No
         "metrics": {"log_loss": 0.1, "accuracy": 0.9},
         "metrics_of_new_model": {"log_loss": 0.2, "accuracy": 0.8},
     }
-    page = Page(render_metrics(evaluation(registered=registered)))
+    page = Page(render_metrics(build_evaluation(registered=registered)))
     assert page.rows[0][4:] == ["version 3", "difference"]
     assert page.rows[1][4:] == ["0.1", "+0.014worse"]
     assert page.rows[2][4:] == ["0.9", "+0"]
 
     registered["comparison"] = {"rows": 40, "verdict": "no worse"}
-    page = Page(render_metrics(evaluation(registered=registered)))
+    page = Page(render_metrics(build_evaluation(registered=registered)))
     assert page.rows[3] == ["metric", "this model", "version 3", "difference"]
     assert page.rows[4][1:] == ["0.2", "0.1", "+0.1within chance"]
 
@@ -173,7 +176,7 @@ def test_metrics_stand_beside_those_of_the_other_models_on_the_same_rows() -> No
 @pytest.mark.parametrize(
     ("is_dirty", "shown"), [("True", "abc, with uncommitted changes"), ("False", "abc")]
 )
-def test_the_commit_of_an_evaluation_is_shown(is_dirty: str, shown: str) -> None:
+def test_commit_of_an_evaluation_is_shown(is_dirty: str, shown: str) -> None:
     tags = {"mlflow.source.git.commit": "abc", "azureml.git.dirty": is_dirty}
     run: Any = SimpleNamespace(
         data=SimpleNamespace(tags=tags), info=SimpleNamespace(run_id="1")
@@ -184,7 +187,7 @@ def test_the_commit_of_an_evaluation_is_shown(is_dirty: str, shown: str) -> None
     assert (facts["run"], facts["held-out rows"]) == ("1", "60")
 
 
-def test_the_table_of_classes_has_the_figures_of_scikit_learn() -> None:
+def test_table_of_classes_has_the_figures_of_scikit_learn() -> None:
     random = np.random.default_rng(1)
     classes = ["rare", "never seen", "often", "sometimes"]
     target = random.choice([0, 2, 3], 300, p=[0.1, 0.6, 0.3])
@@ -214,7 +217,7 @@ def draw_predictions(count: int, classes: int) -> tuple[Any, Predictions, list[s
 
 
 @pytest.mark.parametrize("classes", [0, 1, 2, 9])
-def test_a_report_is_one_page_that_reads_offline(classes: int) -> None:
+def test_report_is_one_page_that_reads_offline(classes: int) -> None:
     """Draw a report of a regression (0 classes), of a single class, and of several."""
     if classes == 0:
         task = "regression"
@@ -241,7 +244,7 @@ def test_a_report_is_one_page_that_reads_offline(classes: int) -> None:
     if names:
         classes_table = render_classes(target, predictions.values, names)
     tables = Tables(classes_table, worst_rows)
-    results = evaluation(task=task, notes=[f"'{NAMES[0]}' is odd."])
+    results = build_evaluation(task=task, notes=[f"'{NAMES[0]}' is odd."])
     facts = {"run": NAMES[0], "training rows": "240"}
     markup = render_report(NAMES[0], results, facts, pictures, tables)
     page = Page(markup)
@@ -253,7 +256,7 @@ def test_a_report_is_one_page_that_reads_offline(classes: int) -> None:
     assert NAMES[2][:95] in {row[0][:95] for row in page.rows[-10:]}
 
 
-def test_the_rows_with_the_largest_errors_are_named_by_their_keys() -> None:
+def test_rows_with_the_largest_errors_are_named_by_their_keys() -> None:
     keys = pl.DataFrame({"id": [f"row {number}" for number in range(20)]})
     target = np.arange(20.0)
     values = target.copy()
@@ -284,7 +287,7 @@ def read_data_report(table: pl.DataFrame, folder: Path, target: str) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_a_data_report_counts_as_people_do(tmp_path: Path) -> None:
+def test_data_report_counts_as_people_do(tmp_path: Path) -> None:
     table = pl.DataFrame(
         {
             "number": range(1000),
@@ -310,7 +313,7 @@ def test_a_data_report_counts_as_people_do(tmp_path: Path) -> None:
     assert markup.count("<svg") == 1
 
 
-def test_a_data_report_of_odd_columns_shows_them_as_they_are(tmp_path: Path) -> None:
+def test_data_report_shows_odd_columns_as_they_are(tmp_path: Path) -> None:
     columns: dict[str, Any] = {
         f"{name} {i}": [name, "ab"] * 2 for i in range(99) for name in NAMES
     }
@@ -325,7 +328,7 @@ def test_a_data_report_of_odd_columns_shows_them_as_they_are(tmp_path: Path) -> 
     assert missing == "100 %"
 
 
-def test_a_share_is_0_or_100_percent_only_if_it_is_exact() -> None:
+def test_share_is_0_or_100_percent_only_if_it_is_exact() -> None:
     assert [format_share(count, 10**6) for count in (0, 1, 5_000, 999_999, 10**6)] == [
         "0 %",
         "< 0.1 %",
@@ -349,7 +352,7 @@ def test_ranges_of_a_histogram_are_those_of_numpy() -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_a_copy_of_the_target_is_a_leak_and_a_good_feature_is_none(task: str) -> None:
+def test_copy_of_the_target_is_a_leak_and_a_good_feature_is_not(task: str) -> None:
     random = np.random.default_rng(0)
     target: Any = random.integers(0, 3, 600)
     target[0] = 3  # a class with one row

@@ -1,4 +1,4 @@
-"""Test the guard of all requests of the SDKs, by a server that does what servers should not."""
+"""Test the guard of all requests of the SDKs, with a server that answers badly."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_GET
 
     def begin(self, length: int, status: int = 200, **headers: str) -> None:
+        """Send the status and the headers of an answer."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -80,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the server. The guard has lower limits than usual."""
     monkeypatch.setattr(request_guard, "LONGEST_SILENCE", SILENCE)
     monkeypatch.setattr(request_guard, "LARGEST_RESPONSE", 2000)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -93,14 +95,14 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def test_an_answer_is_what_the_server_has_sent(address: str) -> None:
+def test_guarded_request_returns_what_the_server_has_sent(address: str) -> None:
     reply = requests.get(f"{address}/good")
     assert (reply.status_code, reply.json(), reply.content) == (200, {}, b"{}")
     with requests.get(f"{address}/good", stream=True) as file:
         assert b"".join(file.iter_content(1)) == b"{}"
 
 
-def test_a_file_may_be_large(address: str) -> None:
+def test_streamed_file_may_be_large(address: str) -> None:
     with requests.get(f"{address}/huge", stream=True) as file:
         assert len(b"".join(file.iter_content(100))) == 3000
 
@@ -114,7 +116,9 @@ def test_a_file_may_be_large(address: str) -> None:
         ("busy", "127.0.0.1 is busy and asks for a wait of 3600 s."),
     ],
 )  # fmt: skip
-def test_a_request_is_given_up(address: str, path: str, text: str) -> None:
+def test_guard_gives_up_a_bad_answer_and_names_the_host(
+    address: str, path: str, text: str
+) -> None:
     started = time.monotonic()
     with pytest.raises(request_guard.RequestFailed, match=text) as failure:
         requests.post(f"{address}/{path}", data=b"client_secret=1")
@@ -124,7 +128,7 @@ def test_a_request_is_given_up(address: str, path: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["endless", "bomb"])
-def test_a_huge_answer_does_not_fill_the_memory(address: str, path: str) -> None:
+def test_huge_answer_does_not_fill_the_memory(address: str, path: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(request_guard.RequestFailed, match="is larger than"):
@@ -135,7 +139,7 @@ def test_a_huge_answer_does_not_fill_the_memory(address: str, path: str) -> None
     assert most < 5_000_000  # bytes, with those of the server in this process
 
 
-def test_a_server_that_does_not_answer_is_not_asked_for_ever(address: str) -> None:
+def test_guard_gives_up_a_server_that_does_not_answer(address: str) -> None:
     started = time.monotonic()
     for _ in range(3):
         with pytest.raises(requests.Timeout):
@@ -153,7 +157,7 @@ def test_a_server_that_does_not_answer_is_not_asked_for_ever(address: str) -> No
     assert requests.post(f"{address}/good").ok  # Another method is not concerned.
 
 
-def test_a_server_that_only_fails_is_not_called_silent(address: str) -> None:
+def test_server_that_only_fails_is_not_called_silent(address: str) -> None:
     ends_at = time.monotonic() + 10 * SILENCE
     with pytest.raises(request_guard.RequestFailed, match="the status 500") as failure:
         while time.monotonic() < ends_at:
@@ -163,12 +167,14 @@ def test_a_server_that_only_fails_is_not_called_silent(address: str) -> None:
     assert request_guard.newest_response_if_error().status_code == 500
 
 
-def test_an_answer_that_is_cut_short_can_be_asked_for_again(address: str) -> None:
+def test_answer_that_is_cut_short_raises_an_error_that_the_sdk_retries(
+    address: str,
+) -> None:
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{address}/cut")
 
 
-def test_a_password_of_netrc_does_not_replace_a_token(
+def test_password_of_netrc_does_not_replace_a_token(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login ann password secret\n")
@@ -177,7 +183,7 @@ def test_a_password_of_netrc_does_not_replace_a_token(
     assert Handler.seen[-1][1] == "Bearer token"
 
 
-def test_the_guard_leaves_when_it_is_no_longer_needed(
+def test_guard_restores_everything_at_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NETRC", "mine")

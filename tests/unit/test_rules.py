@@ -12,7 +12,7 @@ from template_package import rules
 ID = "12345678-9abc-def0-1234-56789abcdef0"
 ZERO = "00000000-0000-0000-0000-000000000000"
 
-# Every rule: its words, values that fit, and values that do not, each with its fix.
+# Of every rule: what it allows, values that fit, and values that do not, with their fixes.
 NAMES = "letters, digits, hyphens and underscores, a letter or digit first"
 FIND_GROUP = (
     "a resource group's name (`az group list --output table` shows those there are)"
@@ -372,7 +372,7 @@ UNUSUAL = [
 ]
 
 
-def check(rule: str, value: Any) -> Any:
+def find_problem(rule: str, value: Any) -> Any:
     """Return the problem with a value by the rule of a name, or None."""
     return getattr(rules, rule).check("key", value)
 
@@ -382,37 +382,39 @@ def list_ids(cases: list[Any]) -> list[str]:
     return [f"{rule} {value[:30]!a}" for rule, value, *_ in cases]
 
 
-def test_the_table_is_large() -> None:
+def test_rules_are_tried_with_at_least_150_values() -> None:
     assert len(GOOD) + len(BAD) + len(UNUSUAL) >= 150
 
 
 @pytest.mark.parametrize(("rule", "value"), GOOD, ids=list_ids(GOOD))
-def test_good_value(rule: str, value: str) -> None:
-    assert check(rule, value) is None
+def test_good_value_is_accepted(rule: str, value: str) -> None:
+    assert find_problem(rule, value) is None
 
 
 @pytest.mark.parametrize(("rule", "value", "text"), BAD, ids=list_ids(BAD))
-def test_bad_value_with_its_message(rule: str, value: str, text: str) -> None:
-    problem = check(rule, value)
+def test_bad_value_is_refused_in_one_line(rule: str, value: str, text: str) -> None:
+    problem = find_problem(rule, value)
     assert problem.kind == "wrong"
     assert str(problem).startswith(f"key {text}")
     assert len(str(problem).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("rule", "value", "text"), UNUSUAL, ids=list_ids(UNUSUAL))
-def test_unusual_value_warns(rule: str, value: str, text: str) -> None:
-    problem = check(rule, value)
+def test_unusual_value_is_accepted_with_a_warning(
+    rule: str, value: str, text: str
+) -> None:
+    problem = find_problem(rule, value)
     assert problem.kind == "unusual"
     assert text in problem.fix
 
 
 @pytest.mark.parametrize(("rule", "value", "text"), BAD, ids=list_ids(BAD))
-def test_what_is_suggested_is_right(rule: str, value: str, text: str) -> None:
+def test_suggested_value_is_accepted(rule: str, value: str, text: str) -> None:
     del text
-    fix = check(rule, value).fix
+    fix = find_problem(rule, value).fix
     if fix != "correct it" and fix != f"write {getattr(rules, rule).expected_value}":
         choices = fix.removeprefix("write ").removeprefix("one of ")
-        better = check(rule, re.split(", | or ", choices)[0])
+        better = find_problem(rule, re.split(", | or ", choices)[0])
         assert better is None or better.kind == "unusual"
 
 
@@ -420,12 +422,12 @@ def test_what_is_suggested_is_right(rule: str, value: str, text: str) -> None:
     "rule",
     ["SUBSCRIPTION", "RESOURCE_GROUP", "WORKSPACE", "REGION", "CLUSTER", "VM_SIZE"],
 )
-def test_an_empty_azure_value_is_to_be_filled_in(rule: str) -> None:
-    assert check(rule, "").kind == "empty"
+def test_empty_value_for_azure_must_be_filled_in(rule: str) -> None:
+    assert find_problem(rule, "").kind == "empty"
 
 
-def test_a_region_is_known_by_each_of_its_names() -> None:
+def test_region_is_recognized_by_each_of_its_names() -> None:
     for name, region in rules.REGIONS.items():
-        assert check("REGION", name) is None
+        assert find_problem("REGION", name) is None
         if region.display_name != name:
-            assert check("REGION", region.display_name).fix == f"write {name}"
+            assert find_problem("REGION", region.display_name).fix == f"write {name}"

@@ -1,4 +1,4 @@
-"""The tables of earlier runs: what was changed, what came out, and what cannot be read."""
+"""Test the tables of earlier runs: their edits, their figures, and broken records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STEPS = ["prep", "train"]
 
 
 class History:
-    """A project with runs that were never run: their folders, and what MLflow has of them."""
+    """A project with the folders of runs, and with what MLflow has recorded of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -107,6 +107,7 @@ class History:
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
+    """A project without runs."""
     return History(tmp_path)
 
 
@@ -136,7 +137,7 @@ def add_two_runs(history: History) -> None:
     )
 
 
-def test_each_run_is_listed_with_what_was_changed_for_it(history: History) -> None:
+def test_each_run_is_listed_with_its_edits_and_figures(history: History) -> None:
     add_two_runs(history)
     heading, newest, *details = history.list()
     assert heading.split() == ["run", "started", "rows", "version", "log_loss"]
@@ -156,7 +157,7 @@ def test_each_run_is_listed_with_what_was_changed_for_it(history: History) -> No
     assert [line.split()[0] for line in history.list("29-09")[1:2]] == [FIRST]
 
 
-def test_the_list_fits_into_80_columns_of_a_terminal(history: History) -> None:
+def test_list_fits_into_80_columns_of_a_terminal(history: History) -> None:
     add_two_runs(history)
     wide = history.list()
     lines = history.list(width=80)
@@ -164,7 +165,7 @@ def test_the_list_fits_into_80_columns_of_a_terminal(history: History) -> None:
     assert " ".join(" ".join(lines).split()) == " ".join(" ".join(wide).split())
 
 
-def test_times_are_those_of_this_machine_in_their_true_order(
+def test_times_are_shown_in_the_time_zone_of_this_machine(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = history.add(FIRST)
@@ -182,7 +183,7 @@ def test_times_are_those_of_this_machine_in_their_true_order(
     time.tzset()
 
 
-def test_two_runs_side_by_side(history: History) -> None:
+def test_comparison_shows_what_differs_between_two_runs(history: History) -> None:
     add_two_runs(history)
     text = history.compare("11-29", SECOND)
     assert f"A  {FIRST}, better than the baseline, version 1" in text
@@ -227,7 +228,7 @@ def test_reused_code_is_that_of_the_run_that_has_it(history: History) -> None:
     assert "code: the same" in history.compare(FIRST, SECOND)
 
 
-def test_a_run_is_named_by_a_part_of_its_name_or_by_its_path(history: History) -> None:
+def test_run_is_found_by_a_part_of_its_name_or_by_its_path(history: History) -> None:
     add_two_runs(history)
     assert history.find("11-30").name == SECOND
     assert history.find(f"runs/{SECOND}/").name == SECOND
@@ -242,7 +243,7 @@ def test_a_run_is_named_by_a_part_of_its_name_or_by_its_path(history: History) -
     assert history.find("11-30").name == "11-30"
 
 
-def test_a_run_that_failed_says_at_which_step(history: History) -> None:
+def test_list_names_the_step_at_which_a_run_failed(history: History) -> None:
     history.add(FIRST, done=["prep"])
     assert history.list()[2] == "    did not finish: train"
     with run_folder.lock_folder(history.root / "runs" / FIRST):
@@ -262,7 +263,7 @@ BROKEN_RECORDS = {
 @pytest.mark.parametrize(
     ("content", "reason"), BROKEN_RECORDS.values(), ids=BROKEN_RECORDS
 )
-def test_a_broken_record_is_a_row_with_a_reason(
+def test_broken_record_is_listed_with_its_reason(
     history: History, content: bytes, reason: str
 ) -> None:
     add_two_runs(history)
@@ -276,7 +277,7 @@ def test_a_broken_record_is_a_row_with_a_reason(
         history.compare(FIRST, SECOND)
 
 
-def test_other_files_and_folders_are_no_runs(history: History) -> None:
+def test_other_files_and_folders_are_not_listed_as_runs(history: History) -> None:
     history.add(FIRST)
     runs = history.root / "runs"
     (runs / "notes").mkdir()
@@ -290,17 +291,17 @@ def test_other_files_and_folders_are_no_runs(history: History) -> None:
     assert "notes" not in text
     assert "hidden" not in text
     assert "azure.log" not in text
-    # Reuse leaves the last one alone, because no record could name it.
+    # Runs do not reuse the results in the last folder, because no record could name it.
     run_record.RunRecord(pipeline="training").write(runs / os.fsdecode(b"kept-\xff"))
     assert [run.folder.name for run in run_folder.list_runs(runs)] == [FIRST]
 
 
-def test_a_project_without_runs_or_a_database(tmp_path: Path) -> None:
+def test_history_is_empty_without_runs_and_makes_no_database(tmp_path: Path) -> None:
     assert run_history.read_history(tmp_path) == []
     (tmp_path / "runs" / FIRST).mkdir(parents=True)
     run_record.RunRecord(pipeline="training").write(tmp_path / "runs" / FIRST)
     assert run_history.read_history(tmp_path)[0].results.metrics == {}
-    # No database was made by looking for one.
+    # Reading the history does not make a database.
     assert not (tmp_path / "mlruns").exists()
 
 
@@ -315,7 +316,7 @@ def test_failed_runs_do_not_push_out_good_ones(history: History) -> None:
     assert removed == [good[0].name, failed[0].name, failed[1].name]
 
 
-def test_a_record_without_the_list_of_steps_counts_as_good(history: History) -> None:
+def test_record_without_the_list_of_steps_counts_as_good(history: History) -> None:
     """Version 1.0.0 of the template did not write this list."""
     old = run_record.RunRecord(pipeline="training", done={}, started=1)
     assert old.find_unfinished_steps() == []

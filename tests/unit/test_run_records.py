@@ -1,7 +1,7 @@
-"""The file run.json of a run is data: it is checked, and leads nowhere else.
+"""Test how the file run.json of a run is read, and that no path in it leaves the runs.
 
-Records that a run writes are read again as they were. Records of version 1.0.0 are read
-too. All others are refused, whatever is wrong with them.
+Records that a run has written are read as they were. Records of version 1.0.0 are read,
+too. All others are refused.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ RECORD_OF_1_0_0 = {
 
 
 def write_record(folder: Path, record: Any) -> None:
-    """Write what may be a record into the folder of a run."""
+    """Write a right or wrong record into the folder of a run."""
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     step = run_record.StepRecord(
         arguments=["--task", "ü"], key="k", models=["none"], files="f", seconds=1.5
     )
@@ -51,13 +51,13 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_a_record_of_version_1_0_0_is_read(tmp_path: Path) -> None:
+def test_record_of_version_1_0_0_is_read(tmp_path: Path) -> None:
     write_record(tmp_path, RECORD_OF_1_0_0)
     record = run_record.RunRecord.read(tmp_path)
     prep = record.done["prep"]
     assert prep.arguments == ["--raw", "raw", "data/sample/training"]
     assert prep.run == "2026-11-24-101500-training"
-    # That version did not write when a run was started, so the file's time counts.
+    # That version did not record the start of a run, so the time of the file counts.
     assert record.started == (tmp_path / "run.json").stat().st_mtime_ns
 
 
@@ -82,7 +82,7 @@ WRONG_VALUES_OF_A_STEP = {
 @pytest.mark.parametrize(
     "values", WRONG_VALUES_OF_A_STEP.values(), ids=WRONG_VALUES_OF_A_STEP
 )
-def test_a_wrong_value_of_a_step_is_refused(
+def test_wrong_value_of_a_step_is_refused(
     tmp_path: Path, values: dict[str, Any]
 ) -> None:
     prep = {**RECORD_OF_1_0_0["done"]["prep"], **values}  # type: ignore[index]
@@ -106,7 +106,7 @@ WRONG_VALUES_OF_A_RUN = {
 @pytest.mark.parametrize(
     "values", WRONG_VALUES_OF_A_RUN.values(), ids=WRONG_VALUES_OF_A_RUN
 )
-def test_a_wrong_value_of_a_run_is_refused(
+def test_wrong_value_of_a_run_is_refused(
     tmp_path: Path, values: dict[str, Any]
 ) -> None:
     write_record(tmp_path, {**RECORD_OF_1_0_0, **values})
@@ -127,13 +127,13 @@ NO_RECORDS = {
 
 
 @pytest.mark.parametrize("content", NO_RECORDS.values(), ids=NO_RECORDS)
-def test_a_file_that_is_no_record_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_record_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(ValueError):
         run_record.RunRecord.read(tmp_path)
 
 
-def test_a_run_that_was_moved_and_replaced_by_a_link_is_not_removed(
+def test_run_that_was_replaced_by_a_link_is_not_removed(
     tmp_path: Path,
 ) -> None:
     names = ["2026-11-24-101500-training", "2026-11-24-101600-training"]

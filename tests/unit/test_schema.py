@@ -1,7 +1,7 @@
-"""New data is read by the schema of the model that scores it.
+"""Test that new data is read by the schema of the model that scores it.
 
-The steps' own functions on made tables, from raw files to predictions, without a
-generated project.
+The tests call the functions of the steps, from raw files to predictions, without a generated
+project.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from text_values import USUAL_FORMAT, TextFormat
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow write to a temporary folder."""
     with track_in(tmp_path_factory.mktemp("mlruns"), "schema"):
         yield
 
@@ -110,17 +111,19 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
+    """A project without a model."""
     return Project(tmp_path, f"model-{tmp_path.name}")
 
 
-def write(path: Path, rows: pd.DataFrame) -> Path:
+def write_csv_file(path: Path, rows: pd.DataFrame) -> Path:
+    """Write a table as a CSV file, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.to_csv(path, index=False)
     return path
 
 
-def table(column: list[str], rows: int = 240) -> pd.DataFrame:
-    """The values of a column in turn, a number, and a class that the first value decides."""
+def draw_table(column: list[str], rows: int = 240) -> pd.DataFrame:
+    """Draw rows: `x` has the values of a column in turn, and its first value decides `y`."""
     values = np.resize(column, rows)
     random = np.random.default_rng(0)
     return pd.DataFrame(
@@ -144,20 +147,24 @@ ODD_COLUMNS = {
 
 
 @pytest.mark.parametrize("column", ODD_COLUMNS.values(), ids=ODD_COLUMNS)
-def test_a_batch_without_the_odd_value_is_read_as_in_training(
+def test_batch_without_the_odd_value_is_read_as_in_training(
     column: list[str], project: Project, tmp_path: Path
 ) -> None:
-    rows = table(column)
-    project.train(write(tmp_path / "raw" / "a.csv", rows))
-    whole, _ = project.score(write(tmp_path / "new" / "a.csv", rows.drop(columns="y")))
+    rows = draw_table(column)
+    project.train(write_csv_file(tmp_path / "raw" / "a.csv", rows))
+    whole, _ = project.score(
+        write_csv_file(tmp_path / "new" / "a.csv", rows.drop(columns="y"))
+    )
     assert (whole["prediction"] == pl.Series(rows["y"])).all()
     for value in column:
         batch = rows[rows["x"] == value]
-        scored, report = project.score(write(tmp_path / "batch" / "b.csv", batch))
+        scored, report = project.score(
+            write_csv_file(tmp_path / "batch" / "b.csv", batch)
+        )
         expected = whole.filter(pl.Series(rows["x"] == value))
         assert scored.drop("row").equals(expected.drop("row"))
         assert report["columns"]["x"]["type"] == "text"
-        single_row = write(tmp_path / "row" / "c.csv", batch[:1])
+        single_row = write_csv_file(tmp_path / "row" / "c.csv", batch[:1])
         scored_row, _ = project.score(single_row)
         assert scored_row.drop("row").equals(expected[:1].drop("row"))
 
@@ -187,12 +194,12 @@ CLEANED = {
 @pytest.mark.parametrize(
     ("before", "after", "reason"), CLEANED.values(), ids=CLEANED.keys()
 )
-def test_a_model_is_not_judged_on_values_it_would_read_otherwise(
+def test_model_is_not_judged_on_values_that_it_would_read_differently(
     before: list[str], after: list[str], reason: str | None, project: Project
 ) -> None:
-    project.train(write(project.folder / "old" / "a.csv", table(before)))
+    project.train(write_csv_file(project.folder / "old" / "a.csv", draw_table(before)))
     assert project.compared is None
-    project.train(write(project.folder / "new" / "a.csv", table(after)))
+    project.train(write_csv_file(project.folder / "new" / "a.csv", draw_table(after)))
     assert project.compared is not None
     if reason is None:
         assert project.compared["metrics"]["f1_macro"] == 1
@@ -204,17 +211,18 @@ def test_a_model_is_not_judged_on_values_it_would_read_otherwise(
 # A table of text in other conventions ----------------------------------------------------
 
 
-def with_decimal_commas(rows: pd.DataFrame) -> pd.DataFrame:
-    """Write the numbers with a fraction as 1,5."""
+def use_decimal_commas(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of text in which numbers such as 1.5 are 1,5."""
     return rows.replace(r"^([+-]?\d*)\.(\d+)$", r"\1,\2", regex=True)
 
 
-def with_excels_first_line(rows: pd.DataFrame) -> bytes:
+def write_first_line_of_excel(rows: pd.DataFrame) -> bytes:
+    """Write a table below the line by which Excel names the separator."""
     return b"sep=;\r\n" + write_csv(sep=";")(rows)
 
 
-def with_extra_columns(rows: pd.DataFrame) -> bytes:
-    """Other columns and another order than in training, and the target is there."""
+def write_extra_columns(rows: pd.DataFrame) -> bytes:
+    """Write a table with another column, the target, and another order than in training."""
     extra = rows.iloc[:, ::-1].assign(extra=range(len(rows)), y="a b c")
     return write_csv()(extra)
 
@@ -232,7 +240,7 @@ def write_csv(**options: Any) -> Callable[[pd.DataFrame], bytes]:
 
 @dataclass(frozen=True)
 class Convention:
-    """A way to write a table: the file's name, its bytes, and the settings to read it."""
+    """A way to write a table, the name of the file, and the settings to read it."""
 
     to_bytes: Callable[[pd.DataFrame], bytes]
     name: str = "a.csv"
@@ -244,7 +252,7 @@ CONVENTIONS = {
     "tabs": Convention(write_csv(sep="\t"), "a.tsv"),
     "pipes": Convention(write_csv(sep="|")),
     "decimal commas": Convention(
-        lambda rows: write_csv(sep=";")(with_decimal_commas(rows)),
+        lambda rows: write_csv(sep=";")(use_decimal_commas(rows)),
         settings={"decimal": ","},
     ),
     "all quoted": Convention(write_csv(quoting=csv.QUOTE_ALL)),
@@ -258,8 +266,8 @@ CONVENTIONS = {
     "xz": Convention(lambda rows: lzma.compress(write_csv()(rows)), "a.csv.xz"),
     "line ends of Windows": Convention(write_csv(lineterminator="\r\n")),
     "line ends of an old Mac": Convention(write_csv(lineterminator="\r")),
-    "the first line of Excel": Convention(with_excels_first_line),
-    "other columns in another order": Convention(with_extra_columns),
+    "the first line of Excel": Convention(write_first_line_of_excel),
+    "other columns in another order": Convention(write_extra_columns),
 }
 
 
@@ -300,9 +308,9 @@ def check_all_conventions(
 
     The predictions of each are bit-equal to those of the whole table as CSV.
     """
-    project.train(write(folder / "raw" / "a.csv", table), task=task)
+    project.train(write_csv_file(folder / "raw" / "a.csv", table), task=task)
     rows = table.drop(columns="y")
-    expected, _ = project.score(write(folder / "whole" / "a.csv", rows))
+    expected, _ = project.score(write_csv_file(folder / "whole" / "a.csv", rows))
     for name, convention in CONVENTIONS.items():
         scored = score_convention(project, rows, convention, folder / name)
         assert scored.equals(expected), name
@@ -313,7 +321,7 @@ def check_all_conventions(
         assert scored.equals(expected), name
     single_rows = range(0, len(rows), -(-len(rows) // 4))
     for row in single_rows:
-        file = write(folder / f"row {row}" / "a.csv", rows[row : row + 1])
+        file = write_csv_file(folder / f"row {row}" / "a.csv", rows[row : row + 1])
         scored, _ = project.score(file)
         assert scored.drop("row").equals(expected[row : row + 1].drop("row")), row
     return 1 + len(CONVENTIONS) + 2 + len(single_rows)
@@ -326,7 +334,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize(("name", "task"), FOREIGN.items(), ids=FOREIGN.keys())
-def test_a_table_of_scikit_learn_in_every_convention(
+def test_table_has_the_same_predictions_in_every_convention(
     name: str, task: str, project: Project, tmp_path: Path
 ) -> None:
     file = Path(sklearn.datasets.__file__).parent / "data" / name
@@ -345,11 +353,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A model of a column of each type, and of a column without a value."""
     folder = tmp_path_factory.mktemp("types")
     project = Project(folder, "types", keys=["id"])
-    project.train(write(folder / "raw" / "a.csv", columns_of_all_types()))
+    project.train(write_csv_file(folder / "raw" / "a.csv", draw_columns_of_all_types()))
     return project
 
 
-def columns_of_all_types(rows: int = 240) -> pd.DataFrame:
+def draw_columns_of_all_types(rows: int = 240) -> pd.DataFrame:
+    """Draw rows with a column of each type, a key and a class."""
     random = np.random.default_rng(1)
     days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(rows) % 50, "D")
     frame = pd.DataFrame(
@@ -368,19 +377,20 @@ def columns_of_all_types(rows: int = 240) -> pd.DataFrame:
     return frame
 
 
-def new_rows(rows: int = 4) -> pd.DataFrame:
-    return columns_of_all_types().drop(columns="y").head(rows)
+def draw_new_rows(rows: int = 4) -> pd.DataFrame:
+    """Draw rows to score, which have no class."""
+    return draw_columns_of_all_types().drop(columns="y").head(rows)
 
 
 def test_all_that_does_not_fit_is_reported_at_once(
     trained: Project, tmp_path: Path
 ) -> None:
-    rows = new_rows().astype(object).rename(columns={"zip": "ZIP "})
+    rows = draw_new_rows().astype(object).rename(columns={"zip": "ZIP "})
     rows.loc[2, "age"] = "<18"
     rows.loc[1, "smoker"] = "often"
     rows.loc[3, "born"] = "before 2020"
-    write(tmp_path / "new" / "a.csv", rows)
-    write(
+    write_csv_file(tmp_path / "new" / "a.csv", rows)
+    write_csv_file(
         tmp_path / "new" / "b.csv", rows.assign(age=1.5, smoker=1, born="", weight="?x")
     )
     with pytest.raises(DataError) as caught:
@@ -400,7 +410,7 @@ def test_all_that_does_not_fit_is_reported_at_once(
         f"b.csv, line 2: the column 'weight' {must} numbers, {as_before} '?x'. {fix}",
     ]
     _, report = trained.score(
-        write(tmp_path / "c.csv", rows.rename(columns={"ZIP ": "zip"})),
+        write_csv_file(tmp_path / "c.csv", rows.rename(columns={"ZIP ": "zip"})),
         text_settings={"missing": ["<18", "often", "before 2020"]},
     )
     assert [report["columns"][name]["missing"] for name in ("age", "smoker")] == [1, 1]
@@ -426,10 +436,10 @@ def test_all_that_does_not_fit_is_reported_at_once(
     ],
     ids=["text", "a number", "booleans", "times", "booleans for text"],
 )
-def test_parquet_of_another_type_is_refused(
+def test_parquet_column_of_another_type_is_refused(
     change: dict[str, Any], message: str, trained: Project, tmp_path: Path
 ) -> None:
-    new_rows().assign(**change).to_parquet(tmp_path / "a.parquet")
+    draw_new_rows().assign(**change).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=message):
         trained.score(tmp_path / "a.parquet")
 
@@ -437,11 +447,11 @@ def test_parquet_of_another_type_is_refused(
 def test_columns_that_the_model_does_not_need_never_stop_scoring(
     trained: Project, tmp_path: Path
 ) -> None:
-    rows = new_rows()
-    expected, _ = trained.score(write(tmp_path / "a.csv", rows))
+    rows = draw_new_rows()
+    expected, _ = trained.score(write_csv_file(tmp_path / "a.csv", rows))
     odd = rows.assign(y=1.5, comment=["1", "x", "2024-01-01", ""], empty="a word")
     doubled = pd.concat([odd, odd[["y", "comment"]]], axis=1)
-    write(tmp_path / "odd" / "a.csv", doubled[:2])
+    write_csv_file(tmp_path / "odd" / "a.csv", doubled[:2])
     odd[2:].assign(comment=1, y="b").to_parquet(tmp_path / "odd" / "b.parquet")
     (tmp_path / "odd" / "b.parquet").rename(tmp_path / "odd" / "c.parquet")
     scored, report = trained.score(tmp_path / "odd")
@@ -452,7 +462,7 @@ def test_columns_that_the_model_does_not_need_never_stop_scoring(
     with pytest.raises(
         DataError, match="the header names the column 'age' more than once"
     ):
-        trained.score(write(tmp_path / "b.csv", doubled))
+        trained.score(write_csv_file(tmp_path / "b.csv", doubled))
 
 
 FORMS_OF_VALUES = {
@@ -467,14 +477,14 @@ FORMS_OF_VALUES = {
 
 
 @pytest.mark.parametrize("forms", FORMS_OF_VALUES.values(), ids=FORMS_OF_VALUES)
-def test_a_value_in_another_form_is_the_same_and_has_the_same_type(
+def test_value_in_another_form_is_read_the_same(
     forms: dict[str, Callable[[str], str]], trained: Project, tmp_path: Path
 ) -> None:
-    rows = new_rows().astype(str)
-    expected, report = trained.score(write(tmp_path / "a.csv", rows))
+    rows = draw_new_rows().astype(str)
+    expected, report = trained.score(write_csv_file(tmp_path / "a.csv", rows))
     for name, form in forms.items():
         rows[name] = rows[name].map(form)
-    scored, report_of_forms = trained.score(write(tmp_path / "b.csv", rows))
+    scored, report_of_forms = trained.score(write_csv_file(tmp_path / "b.csv", rows))
     assert scored.equals(expected)
     assert report_of_forms["columns"] == report["columns"]
     by_polars = pl.read_csv(tmp_path / "b.csv", infer_schema=False)
@@ -484,8 +494,8 @@ def test_a_value_in_another_form_is_the_same_and_has_the_same_type(
 
 
 def test_fractions_and_times_are_noted(trained: Project, tmp_path: Path) -> None:
-    rows = new_rows().assign(age=30.5, born="2024-01-01T10:00:00")
-    _, report = trained.score(write(tmp_path / "a.csv", rows))
+    rows = draw_new_rows().assign(age=30.5, born="2024-01-01T10:00:00")
+    _, report = trained.score(write_csv_file(tmp_path / "a.csv", rows))
     assert [report["columns"][name]["type"] for name in ("age", "born")] == [
         "number",
         "timestamp",
@@ -494,7 +504,7 @@ def test_fractions_and_times_are_noted(trained: Project, tmp_path: Path) -> None
     assert "'born' holds times" in report["notes"][1]
 
 
-def test_features_gets_the_types_of_training(
+def test_function_features_gets_the_types_of_training(
     trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schemas: list[dict[str, pl.DataType]] = []
@@ -504,10 +514,12 @@ def test_features_gets_the_types_of_training(
         return table
 
     monkeypatch.setattr(prep, "features", features)
-    training = write(tmp_path / "raw" / "a.csv", columns_of_all_types())
+    training = write_csv_file(tmp_path / "raw" / "a.csv", draw_columns_of_all_types())
     prep.prepare(training, tmp_path / "prepared", "y", ["id"])
-    trained.score(write(tmp_path / "a.csv", new_rows(1)))
-    trained.score(write(tmp_path / "b.csv", new_rows(2).assign(born="", weight=70)))
+    trained.score(write_csv_file(tmp_path / "a.csv", draw_new_rows(1)))
+    trained.score(
+        write_csv_file(tmp_path / "b.csv", draw_new_rows(2).assign(born="", weight=70))
+    )
     of_training, *of_scoring = schemas
     del of_training["y"], of_training["id"]
     for schema in of_scoring:
@@ -516,15 +528,15 @@ def test_features_gets_the_types_of_training(
 
 
 def test_folders_are_read_as_in_training(project: Project, tmp_path: Path) -> None:
-    rows = table(["a", "b"]).drop(columns="x")
+    rows = draw_table(["a", "b"]).drop(columns="x")
     for value in ("01", "x", "007"):
-        write(tmp_path / "raw" / f"code={value}" / "year=2025" / "a.csv", rows)
+        write_csv_file(tmp_path / "raw" / f"code={value}" / "year=2025" / "a.csv", rows)
     project.train(tmp_path / "raw")
-    write(tmp_path / "new" / "code=007" / "year=2025" / "a.csv", rows[:2])
+    write_csv_file(tmp_path / "new" / "code=007" / "year=2025" / "a.csv", rows[:2])
     _, report = project.score(tmp_path / "new")
     assert report["columns"]["code"]["type"] == "text"
     assert report["columns"]["year"]["type"] == "integer"
-    write(tmp_path / "old" / "code=007" / "year=last" / "a.csv", rows[:2])
+    write_csv_file(tmp_path / "old" / "code=007" / "year=last" / "a.csv", rows[:2])
     with pytest.raises(
         DataError, match="the folder 'year=last' gives it the value 'last'"
     ):
@@ -539,9 +551,11 @@ def test_folders_are_read_as_in_training(project: Project, tmp_path: Path) -> No
 def test_numbers_in_parquet_get_the_spelling_of_the_training_data(
     values: list[Any], project: Project, tmp_path: Path
 ) -> None:
-    rows = table(["007", "12", "DK"])
-    project.train(write(tmp_path / "raw" / "a.csv", rows))
-    expected, _ = project.score(write(tmp_path / "a.csv", rows[["x", "n"]][:3]))
+    rows = draw_table(["007", "12", "DK"])
+    project.train(write_csv_file(tmp_path / "raw" / "a.csv", rows))
+    expected, _ = project.score(
+        write_csv_file(tmp_path / "a.csv", rows[["x", "n"]][:3])
+    )
     new = pl.DataFrame({"x": values, "n": rows["n"][:3].to_list()})
     new.write_parquet(tmp_path / "a.parquet")
     scored, _ = project.score(tmp_path / "a.parquet")
@@ -551,20 +565,24 @@ def test_numbers_in_parquet_get_the_spelling_of_the_training_data(
     assert expected["prediction"].to_list() == ["yes", "no", "no"]
 
 
-def test_numbers_that_the_training_data_has_not_are_noted(
+def test_numbers_that_are_not_in_the_training_data_are_noted(
     project: Project, tmp_path: Path
 ) -> None:
-    project.train(write(tmp_path / "raw" / "a.csv", table(["007", "12", "DK"])))
+    project.train(
+        write_csv_file(tmp_path / "raw" / "a.csv", draw_table(["007", "12", "DK"]))
+    )
     new = pl.DataFrame({"x": [7, 8], "n": [0.5, 0.5]})
     new.write_parquet(tmp_path / "a.parquet")
     _, report = project.score(tmp_path / "a.parquet")
     assert "'x' of a.parquet holds values in " in report["notes"][0]
 
 
-def test_a_number_that_may_be_two_categories_is_refused(
+def test_number_that_may_be_two_categories_is_refused(
     project: Project, tmp_path: Path
 ) -> None:
-    project.train(write(tmp_path / "raw" / "a.csv", table(["1", "+1", "DK"])))
+    project.train(
+        write_csv_file(tmp_path / "raw" / "a.csv", draw_table(["1", "+1", "DK"]))
+    )
     pl.DataFrame({"x": [1], "n": [0.5]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="save the column as text"):
         project.score(tmp_path / "a.parquet")
@@ -573,14 +591,14 @@ def test_a_number_that_may_be_two_categories_is_refused(
 # Models and settings ---------------------------------------------------------------------
 
 
-def test_a_model_without_a_schema_is_read_as_before_with_a_note(
+def test_model_without_a_schema_is_used_with_a_note(
     project: Project, tmp_path: Path
 ) -> None:
-    rows = table(["a", "b"])
-    project.train(write(tmp_path / "raw" / "a.csv", rows))
+    rows = draw_table(["a", "b"])
+    project.train(write_csv_file(tmp_path / "raw" / "a.csv", rows))
     (project.folder / "train-0" / "model" / "schema.json").unlink()
     register.register(project.folder / "train-0" / "model", project.name)
-    file = write(tmp_path / "new" / "a.csv", rows.drop(columns="y"))
+    file = write_csv_file(tmp_path / "new" / "a.csv", rows.drop(columns="y"))
     expected, report = project.score(file, "1")
     assert not report["notes"]
     scored, report = project.score(file, "2")
@@ -591,13 +609,15 @@ def test_a_model_without_a_schema_is_read_as_before_with_a_note(
 def test_score_uses_the_version_that_prep_has_used(
     project: Project, tmp_path: Path
 ) -> None:
-    project.train(write(tmp_path / "raw" / "a.csv", table(["a", "b"])))
-    file = write(tmp_path / "new" / "a.csv", table(["a", "b"]).drop(columns="y"))
+    project.train(write_csv_file(tmp_path / "raw" / "a.csv", draw_table(["a", "b"])))
+    file = write_csv_file(
+        tmp_path / "new" / "a.csv", draw_table(["a", "b"]).drop(columns="y")
+    )
     model = find_registered_model(project.name, "latest")
     prep.prepare_for_model(file, tmp_path / "prepared", model)
-    rows = table(["a", "b"])
+    rows = draw_table(["a", "b"])
     rows["y"] = rows["y"].replace("yes", "perhaps")
-    project.train(write(tmp_path / "other" / "a.csv", rows))
+    project.train(write_csv_file(tmp_path / "other" / "a.csv", rows))
     (part,) = (tmp_path / "prepared").iterdir()
     for suffix in ("parquet", "csv"):
         score.scorer = score.load_scorer(
@@ -616,9 +636,11 @@ def test_score_uses_the_version_that_prep_has_used(
 def test_settings_that_contradict_the_model_are_named(
     project: Project, tmp_path: Path
 ) -> None:
-    rows = table(["a", "b"]).assign(id=range(240), n=lambda rows: rows.n.astype(str))
+    rows = draw_table(["a", "b"]).assign(
+        id=range(240), n=lambda rows: rows.n.astype(str)
+    )
     project = dataclasses.replace(project, keys=["id"])
-    comma = with_decimal_commas(rows)
+    comma = use_decimal_commas(rows)
     file = tmp_path / "raw.csv"
     comma.to_csv(file, sep=";", index=False)
     project.train(file, text_format=TextFormat(decimal=","))
@@ -633,7 +655,7 @@ def test_settings_that_contradict_the_model_are_named(
     assert "id" in report["columns"]
 
     # New files may be written in another way.
-    write(tmp_path / "b.csv", rows)
+    write_csv_file(tmp_path / "b.csv", rows)
     with pytest.raises(DataError, match="'n' must hold numbers.*data.decimal: '.'"):
         project.score(tmp_path / "b.csv")
     scored, report = project.score(tmp_path / "b.csv", text_settings={"decimal": "."})
@@ -646,12 +668,14 @@ def test_settings_that_contradict_the_model_are_named(
     assert not report["notes"]
 
 
-def test_no_model_is_registered(project: Project) -> None:
+def test_scoring_without_a_registered_model_is_refused(project: Project) -> None:
     with pytest.raises(DataError, match="cannot be loaded: run the training pipeline"):
         project.score(project.folder)
 
 
-def test_a_model_of_parquet_scores_csv(project: Project, tmp_path: Path) -> None:
+def test_model_that_was_trained_on_parquet_scores_csv(
+    project: Project, tmp_path: Path
+) -> None:
     random = np.random.default_rng(2)
     days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(240) % 40, "D")
     rows = pd.DataFrame(
@@ -672,14 +696,16 @@ def test_a_model_of_parquet_scores_csv(project: Project, tmp_path: Path) -> None
     project.train(tmp_path / "raw")
     rows.drop(columns="y").to_parquet(tmp_path / "a.parquet")
     expected, report = project.score(tmp_path / "a.parquet")
-    by_pandas, report_of_csv = project.score(write(tmp_path / "pandas.csv", rows))
+    by_pandas, report_of_csv = project.score(
+        write_csv_file(tmp_path / "pandas.csv", rows)
+    )
     assert by_pandas.equals(expected)
     assert report_of_csv["columns"] == report["columns"]
     pl.read_parquet(tmp_path / "a.parquet").write_csv(tmp_path / "polars.csv")
     by_polars, _ = project.score(tmp_path / "polars.csv")
     assert by_polars.equals(expected)
     for row in (0, 2):
-        file = write(tmp_path / f"{row}.csv", rows[row : row + 1])
+        file = write_csv_file(tmp_path / f"{row}.csv", rows[row : row + 1])
         scored, _ = project.score(file)
         assert scored.drop("row").equals(expected[row : row + 1].drop("row"))
 
@@ -701,6 +727,6 @@ DAMAGED_SCHEMAS = {
 
 
 @pytest.mark.parametrize("text", DAMAGED_SCHEMAS.values(), ids=DAMAGED_SCHEMAS)
-def test_a_damaged_schema_is_refused(text: str) -> None:
+def test_damaged_schema_is_refused(text: str) -> None:
     with pytest.raises(DataError, match=r"schema\.json of the model is damaged \("):
         parse_schema(text)

@@ -1,4 +1,4 @@
-"""What is masked in the log of the SDKs, and that a log is never in the way."""
+"""Test what the log of the SDKs has, what is masked in it, and that it may be missing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_secrets_are_masked(
     assert sdk_log.mask_secrets(text) == masked
 
 
-def test_all_that_is_printed_or_logged_is_in_the_file(tmp_path: Path) -> None:
+def test_log_file_has_all_that_the_sdk_prints_or_logs(tmp_path: Path) -> None:
     earlier_handlers = logging.getLogger().handlers
     with sdk_log.keep_sdk_output(tmp_path) as log_file:
         print("printed\rthen 10 %\rthen 20 %")
@@ -86,7 +86,7 @@ def test_all_that_is_printed_or_logged_is_in_the_file(tmp_path: Path) -> None:
     assert logging.getLogger().handlers == earlier_handlers
 
 
-def test_a_log_that_cannot_be_written_is_done_without(
+def test_command_works_without_a_log_that_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs").write_text("a file, where the folder should be")

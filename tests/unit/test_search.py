@@ -1,6 +1,6 @@
-"""The search for hyperparameters: what it tries, how it judges, and what it leaves behind.
+"""Test the search for hyperparameters: its tries, how it judges them, and its records.
 
-The step's own functions on small tables, without a generated project.
+The tests call the functions of the step train on small tables, without a generated project.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ FEW_TREES = {"max_iterations": 5}
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # Threads instead of processes, which would import scikit-learn first.
+    """Let MLflow write to a temporary folder, and tries run in threads.
+
+    Each process would have to import scikit-learn first.
+    """
     with (
         track_in(tmp_path_factory.mktemp("mlruns"), "search"),
         joblib.parallel_config("threading"),
@@ -52,7 +55,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 # What is tried
 
 
-def test_the_first_try_has_the_values_of_settings_and_no_try_is_repeated() -> None:
+def test_first_try_has_the_values_of_settings_and_no_try_is_repeated() -> None:
     hyperparameters = {"max_iterations": 200, "learning_rate": 0.1}
     candidates = draw_candidates(Search("rmse", 60, SPACE), hyperparameters, seed=1)
     assert candidates[0] == hyperparameters
@@ -65,18 +68,18 @@ def test_the_first_try_has_the_values_of_settings_and_no_try_is_repeated() -> No
     assert {candidate["l2_regularization"] for candidate in drawn} == {0, 1.5, None}
     rates = [candidate["learning_rate"] for candidate in drawn]
     assert 0.01 <= min(rates) < 0.02 and 0.2 < max(rates) <= 0.3
-    # In the middle between 0.01 and 0.3 by their logarithms.
+    # By their logarithms, this is the middle between 0.01 and 0.3.
     assert 0.035 < np.median(rates) < 0.085
 
 
-def test_a_longer_search_goes_on_where_a_shorter_one_ended() -> None:
+def test_longer_search_goes_on_where_a_shorter_one_ended() -> None:
     short = draw_candidates(Search("rmse", 5, SPACE), {}, seed=7)
     long = draw_candidates(Search("rmse", 12, SPACE), {}, seed=7)
     assert long[:5] == short
     assert draw_candidates(Search("rmse", 5, SPACE), {}, seed=8)[1:] != short[1:]
 
 
-def test_a_small_space_is_tried_completely() -> None:
+def test_small_space_is_tried_completely() -> None:
     space = {"max_leaf_nodes": [4, 8], "learning_rate": [0.1, 0.2]}
     candidates = draw_candidates(Search("rmse", 50, space), {"learning_rate": 0.1}, 1)
     pairs = {(c.get("max_leaf_nodes"), c["learning_rate"]) for c in candidates}
@@ -140,7 +143,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn() -> None:
         assert judged == pytest.approx(value, rel=1e-9), metric
 
 
-def test_a_class_that_a_fold_has_not_learned_counts_as_not_predicted() -> None:
+def test_class_that_a_fold_has_not_learned_counts_as_not_predicted() -> None:
     features, _, folds = draw_table()
     answers = pd.Series(np.where(features.a > 0, "x", "y"))
     answers[7] = "rare"
@@ -196,7 +199,7 @@ def test_figures_that_mean_nothing_are_refused() -> None:
         cross_validate(model, features, answers, nothing, "regression", "rmse")
 
 
-def test_the_metrics_are_those_of_the_evaluation() -> None:
+def test_metrics_are_those_of_the_evaluation() -> None:
     import model_metrics
 
     for task, names in cross_validation.METRICS.items():
@@ -245,7 +248,7 @@ def find_children() -> list[Any]:
     ]
 
 
-def test_the_best_try_is_what_is_trained(
+def test_best_try_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = {"learning_rate": [0.001, 0.5]}
@@ -283,7 +286,7 @@ def test_the_best_try_is_what_is_trained(
     assert parent.data.metrics["cv_rmse"] == best["score"]
 
 
-def test_an_interrupted_search_goes_on(
+def test_interrupted_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     described = {"tries": 6, "space": {"learning_rate": {"low": 0.1, "high": 0.5}}}
@@ -328,7 +331,7 @@ def test_no_try_begins_after_the_minutes_have_passed(tmp_path: Path) -> None:
     assert saved["best"] == 0
 
 
-def test_a_try_that_fails_is_recorded_and_the_others_count(
+def test_try_that_fails_is_recorded_and_the_others_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = {"loss": ["squared_eror", "absolute_error"]}
@@ -374,14 +377,14 @@ def test_wrong_names_in_the_space_are_all_named(tmp_path: Path) -> None:
     assert "names zzz, which" in message and message.endswith("delete it.")
 
 
-def test_a_search_without_a_better_try_says_so() -> None:
+def test_note_says_that_no_try_is_better() -> None:
     tries = [Try({"a": 1}, 0.5, 1.0), Try({"a": 2}, 0.5, 1.0), Try({"a": 3}, None, 1.0)]
     text, failed = search.describe_search(SearchResult("accuracy", True, tries, 0))
     assert text.startswith("none of 3 tries is better than training.hyperparameters")
     assert failed.startswith("1 of 3 tries failed")
 
 
-def test_a_report_shows_a_search_of_which_only_the_first_try_succeeded() -> None:
+def test_report_shows_a_search_in_which_only_the_first_try_succeeded() -> None:
     tries = [
         {"hyperparameters": {"a": 1}, "score": 0.5},
         {"hyperparameters": {"a": 1, "b": 2}, "score": None},
@@ -394,8 +397,8 @@ def test_a_report_shows_a_search_of_which_only_the_first_try_succeeded() -> None
 # A metric without a value
 
 
-def test_a_metric_that_cannot_judge_the_tries_is_explained(tmp_path: Path) -> None:
-    """The table has a 0 in its target, by which mape would divide."""
+def test_metric_that_cannot_judge_the_tries_is_explained(tmp_path: Path) -> None:
+    """Use a table with a 0 in its target, by which mape would divide."""
     space = {"learning_rate": [0.2]}
     folder = tmp_path / "prepared"
     folder.mkdir()
@@ -418,7 +421,7 @@ def test_a_metric_that_cannot_judge_the_tries_is_explained(tmp_path: Path) -> No
     )
 
 
-def test_an_error_of_mlflow_is_not_blamed_on_the_model(
+def test_error_of_mlflow_is_not_blamed_on_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -441,7 +444,7 @@ def test_wrong_values_of_settings_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf])
-def test_a_first_try_without_a_number_is_not_the_best(score: float) -> None:
+def test_first_try_without_a_number_is_not_the_best(score: float) -> None:
     """Candidates are numbers, which are their own scores. The first one is not finite."""
     candidates = [{"a": score}, {"a": 1.0}]
     options: dict[str, Any] = {"fingerprint": f"not finite {score}", "rows": 10}

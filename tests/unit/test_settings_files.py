@@ -1,7 +1,7 @@
 """Test how settings files are read: each way to break them, with its message.
 
-The template's own files are read, with answers in place of Jinja: settings.py and runtime/
-hold none, so no project is generated.
+No project is generated. The tests read the template's own settings.yml, with answers in
+place of its Jinja, by the template's settings.py and runtime/, which hold no Jinja.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ZERO = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project's two settings files, complete and right."""
+    """A project's folder with its two settings files, complete and right."""
     text = (PROJECT / "settings.yml").read_text(encoding="utf-8")
     answers = {
         "project_slug|tojson": "penguins",
@@ -52,8 +52,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change(root: Path, key: str, value: Any) -> None:
-    """Write another value into settings.yml, or remove it (...)."""
+def change_setting(root: Path, key: str, value: Any) -> None:
+    """Write a value into settings.yml; the value `...` removes the setting."""
     values = yaml.safe_load((root / "settings.yml").read_text(encoding="utf-8"))
     *path, last = key.split(".")
     section = values
@@ -73,7 +73,8 @@ def open_project(root: Path) -> Any:
     return project.Project(root / "penguins", settings.Settings)
 
 
-def refusal(read: Callable[[], Any]) -> str:
+def read_refusal(read: Callable[[], Any]) -> str:
+    """Return the message of the SettingsError that a function must raise."""
     with pytest.raises(errors.SettingsError) as error:
         read()
     return str(error.value)
@@ -81,14 +82,14 @@ def refusal(read: Callable[[], Any]) -> str:
 
 def test_check_suggests_a_similar_path_of_data(root: Path) -> None:
     (root / "data" / "sample").mkdir(parents=True)
-    change(root, "data.training", "data/sampel/penguins.csv")
-    change(root, "data.scoring", "elsewhere")
+    change_setting(root, "data.training", "data/sampel/penguins.csv")
+    change_setting(root, "data.scoring", "elsewhere")
     fixes = {row.key: row.fix for row in checks.check_settings(open_project(root))}
     assert fixes["data.training"] == "did you mean data/sample?"
     assert fixes["data.scoring"] == "put the data there, or correct the path"
 
 
-def test_a_complete_project(root: Path) -> None:
+def test_complete_project_is_read_without_problems(root: Path) -> None:
     assert open_project(root).settings().compute.max_nodes == 2
     assert open_project(root).settings().schedules == {}
     workspace = open_project(root).workspace_config()
@@ -96,13 +97,13 @@ def test_a_complete_project(root: Path) -> None:
     assert [p for p in open_project(root).find_problems() if p.file] == []
 
 
-ONE = "a whole number, 1 or more"
-VALUES = [
+POSITIVE = "a whole number, 1 or more"
+WRONG_VALUES = [
     ("task", "clasification", '"clasification", but must be one of classification, regression: write classification'),
     ("task", "Regression", "write regression"),
     ("task", "clustering", "correct it"),
-    ("data.rows_per_part", 0, f"0, but must be {ONE}: correct it"),
-    ("data.rows_per_part", "many", f'"many", but must be {ONE}: correct it'),
+    ("data.rows_per_part", 0, f"0, but must be {POSITIVE}: correct it"),
+    ("data.rows_per_part", "many", f'"many", but must be {POSITIVE}: correct it'),
     ("data.keys", "Individual ID", 'but must be a list: write [Individual ID]'),
     ("data.keys", [7], "write '7'"),
     ("data.keys", [["a"]], "correct it"),
@@ -124,7 +125,7 @@ VALUES = [
     ("training.holdout", {"column": "d", "from": "May"}, "must be a date such as"),
     ("training.search", {"tries": 3}, "training.search.space is missing: add it"),
     ("training.search", {"tires": 3, "space": {"a": [1]}}, "training.search.tires is not a setting: write tries"),
-    ("training.search", {"tries": 0, "space": {"a": [1]}}, ONE),
+    ("training.search", {"tries": 0, "space": {"a": [1]}}, POSITIVE),
     ("training.search", {"minutes": 0, "space": {"a": [1]}}, "must be above 0"),
     ("training.search", {"space": {}}, "names no hyperparameter: add one, such as learning_rate: [0.05, 0.1]"),
     ("training.search", {"space": {"a b": [1]}}, "is not a name of letters"),
@@ -175,17 +176,17 @@ VALUES = [
     ("scoring.model_version", "3", "write 3"),
     ("scoring.model_version", "Latest", "write latest"),
     ("scoring.model_version", 1.5, "must be latest"),
-    ("scoring.mini_batch_size", 0, ONE),
-    ("scoring.process_count_per_node", 0, ONE),
-    ("scoring.run_max_try", 0, ONE),
-    ("scoring.run_invocation_timeout", 0, ONE),
+    ("scoring.mini_batch_size", 0, POSITIVE),
+    ("scoring.process_count_per_node", 0, POSITIVE),
+    ("scoring.run_max_try", 0, POSITIVE),
+    ("scoring.run_invocation_timeout", 0, POSITIVE),
     ("scoring.error_threshold", -2, "must be a whole number, -1 or more"),
     ("workspace.cloud", "AzureCLoud", "write AzureCloud"),
     ("workspace.cloud", "AzureGermanCloud", "must be one of AzureCloud"),
     ("compute.max_nodes", "2", "write 2"),
-    ("compute.max_nodes", 0, ONE),
+    ("compute.max_nodes", 0, POSITIVE),
     ("schedules.scoring", {"frequency": "day", "interval": 1}, "write Day"),
-    ("schedules.scoring", {"frequency": "Day", "interval": 0}, ONE),
+    ("schedules.scoring", {"frequency": "Day", "interval": 0}, POSITIVE),
     ("schedules.scoring", {"frequency": "Day", "interval": 1, "hours": [24]}, "0 to 23"),
     ("schedules.scoring", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours does not go with frequency: Hour: delete it, or write frequency: Day"),
     ("schedules.scoring", {"frequency": "Day", "interval": 1, "week_days": ["Monday"]}, "write frequency: Week"),
@@ -207,14 +208,20 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value", "text"), VALUES)
-def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) -> None:
-    change(root, key, value)
-    message = refusal(open_project(root).settings)
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    WRONG_VALUES,
+    ids=[f"{key} is {value}" for key, value, _ in WRONG_VALUES],
+)
+def test_wrong_value_is_refused_with_its_key_and_fix(
+    root: Path, key: str, value: Any, text: str
+) -> None:
+    change_setting(root, key, value)
+    message = read_refusal(open_project(root).settings)
     assert message.startswith(f"settings.yml: {key}")
     assert text in message
     assert message.endswith(".")
-    assert refusal(open_project(root).workspace_config) == message
+    assert read_refusal(open_project(root).workspace_config) == message
 
 
 @pytest.mark.parametrize(
@@ -255,8 +262,8 @@ def test_wrong_value_in_settings(root: Path, key: str, value: Any, text: str) ->
         ),
     ],
 )
-def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
-    change(root, key, value)
+def test_right_value_is_accepted(root: Path, key: str, value: Any) -> None:
+    change_setting(root, key, value)
     open_project(root).settings()
 
 
@@ -275,7 +282,7 @@ def test_right_value_in_settings(root: Path, key: str, value: Any) -> None:
 def test_only_the_word_random_turns_the_note_on_dates_off(
     root: Path, value: Any, arguments: dict[str, str]
 ) -> None:
-    change(root, "training.holdout", value)
+    change_setting(root, "training.holdout", value)
     assert open_project(root).settings().training.holdout_arguments() == arguments
 
 
@@ -291,10 +298,10 @@ def test_only_the_word_random_turns_the_note_on_dates_off(
     ],
     ids=str,
 )
-def test_the_longest_pause_of_a_schedule(
+def test_longest_pause_follows_from_the_schedule(
     root: Path, schedule: dict[str, Any], hours: float
 ) -> None:
-    change(root, "schedules.scoring", schedule)
+    change_setting(root, "schedules.scoring", schedule)
     pause = open_project(root).settings().schedules["scoring"].longest_pause()
     assert pause.total_seconds() == hours * 3600
 
@@ -302,24 +309,26 @@ def test_the_longest_pause_of_a_schedule(
 GPU = {"name": "gpu-cluster", "vm_size": "Standard_NC4as_T4_v3", "max_nodes": 1}
 
 
-def test_a_step_on_another_cluster(root: Path) -> None:
-    change(root, "computes", {"gpu": GPU})
-    change(root, "steps", {"train": "gpu"})
+def test_step_runs_on_the_cluster_that_the_settings_name(root: Path) -> None:
+    change_setting(root, "computes", {"gpu": GPU})
+    change_setting(root, "steps", {"train": "gpu"})
     values = open_project(root).settings()
     clusters = [values.compute_of(step).name for step in ("prep", "train")]
     assert clusters == ["cpu-cluster", "gpu-cluster"]
-    change(root, "steps", {"train": "gpv"})
-    assert "not below computes: write gpu." in refusal(open_project(root).settings)
+    change_setting(root, "steps", {"train": "gpv"})
+    assert "not below computes: write gpu." in read_refusal(open_project(root).settings)
 
 
-def test_what_all_clusters_need(root: Path) -> None:
-    change(root, "computes", {"gpu": GPU | {"name": "", "vm_size": ""}})
+def test_every_cluster_needs_a_name_on_azure(root: Path) -> None:
+    change_setting(root, "computes", {"gpu": GPU | {"name": "", "vm_size": ""}})
     open_project(root).workspace_config()
     with pytest.raises(errors.SettingsError, match=r"computes\.gpu\.name is empty"):
         open_project(root).workspace_config(["compute.name"])
 
 
-def test_what_settings_yml_shows_in_comments_is_right(root: Path) -> None:
+def test_schedules_and_clusters_in_comments_of_settings_yml_are_valid(
+    root: Path,
+) -> None:
     file = root / "settings.yml"
     lines = file.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("# schedules:"))
@@ -330,7 +339,7 @@ def test_what_settings_yml_shows_in_comments_is_right(root: Path) -> None:
     assert values.compute_of("train").name == "gpu-cluster"
 
 
-def test_the_search_that_settings_yml_shows_is_right(root: Path) -> None:
+def test_search_in_a_comment_of_settings_yml_is_valid(root: Path) -> None:
     file = root / "settings.yml"
     before, _, shown = file.read_text(encoding="utf-8").partition("  # search:")
     lines, _, after = shown.partition("\n\n")
@@ -343,14 +352,16 @@ def test_the_search_that_settings_yml_shows_is_right(root: Path) -> None:
     assert search["space"]["max_leaf_nodes"] == {"low": 4, "high": 64, "log": True}
 
 
-def test_all_wrong_values_of_a_search_at_once(root: Path) -> None:
-    change(root, "training.search", {"tries": 0, "space": {"a": [], "b": {"low": 1}}})
-    message = refusal(open_project(root).settings)
+def test_all_wrong_values_of_a_search_are_named_at_once(root: Path) -> None:
+    change_setting(
+        root, "training.search", {"tries": 0, "space": {"a": [], "b": {"low": 1}}}
+    )
+    message = read_refusal(open_project(root).settings)
     for key in ("training.search.tries", "space.a is an empty list", "space.b has no"):
         assert key in message
 
 
-def test_the_expectations_that_settings_yml_shows_hold_for_the_sample(
+def test_expectations_in_a_comment_of_settings_yml_hold_for_the_sample(
     root: Path, tmp_path: Path
 ) -> None:
     file = root / "settings.yml"
@@ -373,7 +384,7 @@ def test_the_expectations_that_settings_yml_shows_hold_for_the_sample(
     assert len(report["rows_against_rules"]) == 5
 
 
-def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
+def test_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
     with (root / "settings.yml").open("a") as file:
         file.write(
             "schedules: {scoring: {frequency: Day, interval: 1, "
@@ -383,11 +394,11 @@ def test_the_start_of_a_schedule_needs_no_quotes(root: Path) -> None:
     assert (schedule.start_time, schedule.time_zone) == ("2027-01-31T06:00:00", "UTC")
 
 
-def test_all_problems_at_once(root: Path) -> None:
-    change(root, "task", "clustering")
-    change(root, "training.seed", -1)
-    change(root, "compute.name", "cpu-cluster-1")
-    lines = refusal(open_project(root).settings).splitlines()
+def test_all_problems_are_named_at_once(root: Path) -> None:
+    change_setting(root, "task", "clustering")
+    change_setting(root, "training.seed", -1)
+    change_setting(root, "compute.name", "cpu-cluster-1")
+    lines = read_refusal(open_project(root).settings).splitlines()
     assert [line.split()[1] for line in lines] == [
         "task",
         "training.seed",
@@ -402,10 +413,10 @@ def test_all_problems_at_once(root: Path) -> None:
         ("compute:", "computer:", "computer is not a setting: write compute."),
     ],
 )
-def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -> None:
+def test_misspelt_name_is_named_once(root: Path, old: str, new: str, text: str) -> None:
     file = root / "settings.yml"
     file.write_text(file.read_text().replace(old, new))
-    assert refusal(open_project(root).settings) == f"settings.yml: {text}"
+    assert read_refusal(open_project(root).settings) == f"settings.yml: {text}"
 
 
 @pytest.mark.parametrize(
@@ -420,10 +431,12 @@ def test_misspelt_name_is_told_once(root: Path, old: str, new: str, text: str) -
         ({"data.keys": ["a", "a"]}, "data.keys names a again"),
     ],
 )
-def test_columns_with_two_roles(root: Path, changes: dict[str, Any], text: str) -> None:
+def test_column_with_two_roles_is_refused(
+    root: Path, changes: dict[str, Any], text: str
+) -> None:
     for key, value in changes.items():
-        change(root, key, value)
-    assert text in refusal(open_project(root).settings)
+        change_setting(root, key, value)
+    assert text in read_refusal(open_project(root).settings)
 
 
 #: A short text that stands for a billion values: each list has the list before it nine times.
@@ -458,23 +471,31 @@ BOMB = "a0: &a0 [x]\n" + "".join(
         ),
     ],
 )
-def test_settings_file_that_is_none(root: Path, content: bytes, text: str) -> None:
+def test_file_without_settings_is_refused(
+    root: Path, content: bytes, text: str
+) -> None:
     (root / "settings.yml").write_bytes(content)
-    message = refusal(open_project(root).settings)
+    message = read_refusal(open_project(root).settings)
     assert text in message
-    assert refusal(open_project(root).workspace_config) == message
+    assert read_refusal(open_project(root).workspace_config) == message
 
 
-def test_settings_file_that_is_missing(root: Path) -> None:
+def test_missing_settings_file_is_named(root: Path) -> None:
     (root / "settings.yml").unlink()
-    assert refusal(open_project(root).settings).startswith(
+    assert read_refusal(open_project(root).settings).startswith(
         "settings.yml is missing: write it"
     )
 
 
-def config(**changes: Any) -> str:
-    good = {"subscription_id": ID, "resource_group": "rg", "workspace_name": "mlw"}
-    return json.dumps({k: v for k, v in (good | changes).items() if v is not ...})
+def build_config(**changes: Any) -> str:
+    """Return the text of a right config.json with changes; `...` removes a value."""
+    values: dict[str, Any] = {
+        "subscription_id": ID,
+        "resource_group": "rg",
+        "workspace_name": "mlw",
+        **changes,
+    }
+    return json.dumps({key: value for key, value in values.items() if value is not ...})
 
 
 CONFIG = ".azureml/config.json"
@@ -484,58 +505,59 @@ BROKEN_CONFIG = [
     ("\n", f"{CONFIG} is empty: correct it"),
     ("{", f"{CONFIG} is not JSON at line 1, column 2"),
     ("{'subscription_id': ''}", f"{CONFIG} is not JSON at line 1, column 2"),
-    (config() + "}", f"{CONFIG} is not JSON at line 1"),
+    (build_config() + "}", f"{CONFIG} is not JSON at line 1"),
     ("subscription_id: x", f"{CONFIG} is not JSON"),
     ("[]", f"{CONFIG} is [], but must hold names with values: write subscription_id"),
     ("null", f"{CONFIG} is null, but must hold names with values"),
     ('"text"', f'{CONFIG} is "text", but must hold names with values'),
-    (config(subscription_id=None), f"{CONFIG}: subscription_id is empty: write what"),
-    (config(resource_group=None), f"{CONFIG}: resource_group is empty"),
-    (config(workspace_name=7), f"{CONFIG}: workspace_name is 7"),
-    (config(workspace_name=["mlw"]), f'{CONFIG}: workspace_name is ["mlw"]'),
-    (config(workspace_name=...), f"{CONFIG}: workspace_name is missing: add it."),
-    (config(workspace="mlw"), f"{CONFIG}: workspace is not a setting: delete it"),
+    (build_config(subscription_id=None), f"{CONFIG}: subscription_id is empty: write what"),
+    (build_config(resource_group=None), f"{CONFIG}: resource_group is empty"),
+    (build_config(workspace_name=7), f"{CONFIG}: workspace_name is 7"),
+    (build_config(workspace_name=["mlw"]), f'{CONFIG}: workspace_name is ["mlw"]'),
+    (build_config(workspace_name=...), f"{CONFIG}: workspace_name is missing: add it."),
+    (build_config(workspace="mlw"), f"{CONFIG}: workspace is not a setting: delete it"),
     (
-        config(workspace_name=..., workspacename="mlw"),
+        build_config(workspace_name=..., workspacename="mlw"),
         f"{CONFIG}: workspacename is not a setting: write workspace_name.",
     ),
-    (config(subscription_id="<id>"), f'{CONFIG}: subscription_id is "<id>", a placeholder: write'),
-    (config(subscription_id=ZERO), f"{CONFIG}: subscription_id is \"{ZERO}\", a placeholder"),
-    (config(resource_group="<rg>"), f'{CONFIG}: resource_group is "<rg>", a placeholder'),
-    (config(workspace_name="mlw\n"), f'{CONFIG}: workspace_name is "mlw\\n", but must be 3 to 33'),
-    (config(subscription_id=""), f"{CONFIG}: subscription_id is empty: write what `az account"),
-    (config(resource_group=""), f"{CONFIG}: resource_group is empty: write a resource group"),
+    (build_config(subscription_id="<id>"), f'{CONFIG}: subscription_id is "<id>", a placeholder: write'),
+    (build_config(subscription_id=ZERO), f"{CONFIG}: subscription_id is \"{ZERO}\", a placeholder"),
+    (build_config(resource_group="<rg>"), f'{CONFIG}: resource_group is "<rg>", a placeholder'),
+    (build_config(workspace_name="mlw\n"), f'{CONFIG}: workspace_name is "mlw\\n", but must be 3 to 33'),
+    (build_config(subscription_id=""), f"{CONFIG}: subscription_id is empty: write what `az account"),
+    (build_config(resource_group=""), f"{CONFIG}: resource_group is empty: write a resource group"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "text"), BROKEN_CONFIG)
-def test_broken_config(root: Path, content: str | None, text: str) -> None:
+def test_broken_config_is_refused_but_local_runs_do_not_need_it(
+    root: Path, content: str | None, text: str
+) -> None:
     file = root / CONFIG
     if content is None:
         file.unlink()
     else:
         file.write_text(content)
-    message = refusal(open_project(root).workspace_config)
+    message = read_refusal(open_project(root).workspace_config)
     assert message.startswith(text)
     assert len(message.splitlines()) == 1
-    open_project(
-        root
-    ).settings()  # which a local run needs, and which does not need config.json
+    # A local run reads these settings only.
+    open_project(root).settings()
 
 
-def test_config_with_a_byte_order_mark(root: Path) -> None:
-    (root / CONFIG).write_text("\ufeff" + config(), encoding="utf-8")
+def test_config_may_have_a_byte_order_mark(root: Path) -> None:
+    (root / CONFIG).write_text("\ufeff" + build_config(), encoding="utf-8")
     assert open_project(root).workspace_config().resource_group == "rg"
 
 
-def test_config_in_any_form_of_json(root: Path) -> None:
-    text = json.dumps(json.loads(config()), indent="\t").replace(
+def test_config_may_have_any_form_of_json_without_duplicate_keys(root: Path) -> None:
+    text = json.dumps(json.loads(build_config()), indent="\t").replace(
         '"rg"', r'"\ud840\udc0b"'
     )
     (root / CONFIG).write_text(text)
     assert open_project(root).workspace_config().resource_group == "\U0002000b"
     (root / CONFIG).write_text('{"workspace_name": "mlw",\n\t"workspace_name": "mlw"}')
-    assert refusal(open_project(root).workspace_config).startswith(
+    assert read_refusal(open_project(root).workspace_config).startswith(
         f"{CONFIG}: workspace_name is written twice: delete one of the two."
     )
 
@@ -545,29 +567,42 @@ def test_config_in_any_form_of_json(root: Path) -> None:
     [
         ("seed", "7", 7),
         ("node_count", "3", 3),
-        ("test_fraction", "1e-3", "write 0.001"),
         ("test_fraction", "0.5", 0.5),
-        ("register", "allways", '--set: register is "allways", but must be one of'),
-        ("node_count", "0", f"--set: node_count is 0, but must be {ONE}: correct it."),
         ("target", "2027-01-31", "2027-01-31"),
         ("target", "2027-02-31", "2027-02-31"),
-        ("target", "", 'target is "", but must be a column'),
         ("learning_rate", "1e-3", "1e-3"),
     ],
 )
-def test_parameter_that_a_setting_is_called_as(
+def test_parameter_has_the_type_of_the_setting_with_its_name(
     root: Path, name: str, text: str, value: Any
 ) -> None:
-    try:
-        assert open_project(root).read_parameter(name, text) == value
-    except errors.SettingsError as error:
-        assert value in str(error)
+    assert open_project(root).read_parameter(name, text) == value
 
 
-def test_what_is_needed_depends_on_what_is_done(root: Path) -> None:
-    change(root, "workspace.region", "")
-    change(root, "compute.name", "")
-    (root / CONFIG).write_text(config(workspace_name=""))
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("test_fraction", "1e-3", "write 0.001"),
+        ("register", "allways", '--set: register is "allways", but must be one of'),
+        (
+            "node_count",
+            "0",
+            f"--set: node_count is 0, but must be {POSITIVE}: correct it.",
+        ),
+        ("target", "", 'target is "", but must be a column'),
+    ],
+)
+def test_parameter_is_checked_like_the_setting_with_its_name(
+    root: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(errors.SettingsError, match=re.escape(message)):
+        open_project(root).read_parameter(name, text)
+
+
+def test_required_values_depend_on_the_command(root: Path) -> None:
+    change_setting(root, "workspace.region", "")
+    change_setting(root, "compute.name", "")
+    (root / CONFIG).write_text(build_config(workspace_name=""))
     open_project(root).workspace_config(needs=())
     for needs in (["region"], ["compute.name"], ["workspace_name"]):
         with pytest.raises(errors.SettingsError) as error:
@@ -583,26 +618,35 @@ MAY_DIFFER = "data, workspace, compute, computes, steps, schedules, monitoring, 
 
 @pytest.fixture
 def three(root: Path) -> Path:
-    """The workspaces of config.json, test and prod; of prod more than that differs."""
+    """A project's folder with the workspaces of config.json, test.json and prod.json.
+
+    Only prod has a settings file of its own.
+    """
     for name in ("test", "prod"):
-        (root / f".azureml/{name}.json").write_text(config(workspace_name=f"ml-{name}"))
+        (root / f".azureml/{name}.json").write_text(
+            build_config(workspace_name=f"ml-{name}")
+        )
     write_prod(root, "compute: {max_nodes: 8}")
     return root
 
 
 def write_prod(root: Path, text: str) -> None:
+    """Write the settings file of the workspace prod."""
     (root / "settings.prod.yml").write_text(text, encoding="utf-8")
 
 
-def list_messages(one: Any) -> list[str]:
-    """Return all that is said about the files of a project."""
-    return [str(problem) for problem in one.find_problems() if problem.file]
+def list_messages(project_of_workspace: Any) -> list[str]:
+    """Return the messages about problems in the files of a project."""
+    problems = project_of_workspace.find_problems()
+    return [str(problem) for problem in problems if problem.file]
 
 
-def test_only_what_differs_is_another(three: Path) -> None:
+def test_settings_file_of_a_workspace_changes_only_the_values_it_has(
+    three: Path,
+) -> None:
     scheduled = {"frequency": "Day", "interval": 1, "hours": [6]}
-    change(three, "schedules.scoring", scheduled | {"frequency": "Week"})
-    change(three, "schedules.training", scheduled)
+    change_setting(three, "schedules.scoring", scheduled | {"frequency": "Week"})
+    change_setting(three, "schedules.training", scheduled)
     write_prod(
         three,
         """
@@ -613,33 +657,38 @@ workspace: {region: northeurope}
 schedules: {scoring: {frequency: Hour, interval: 2}, training: }
 """,
     )
-    here = open_project(three)
-    prod = here.for_workspace("prod")
-    assert [one.files.name for one in here.for_all_workspaces()] == ["", "prod", "test"]
+    usual = open_project(three)
+    prod = usual.for_workspace("prod")
+    projects = usual.for_all_workspaces()
+    names = [of_workspace.files.name for of_workspace in projects]
+    assert names == ["", "prod", "test"]
     assert list_messages(prod) == []
-    a = here.settings()
-    b = prod.settings()
-    assert (a.compute.max_nodes, b.compute.max_nodes) == (2, 8)
-    assert (a.compute.name, b.compute.name) == ("cpu-cluster", "cpu-cluster")
-    assert (a.data.keys, b.data.keys) == (["studyName", "Individual ID"], ["studyName"])
-    assert a.data.target == b.data.target
+
+    usual_settings = usual.settings()
+    prod_settings = prod.settings()
+    assert (usual_settings.compute.max_nodes, prod_settings.compute.max_nodes) == (2, 8)
+    assert usual_settings.compute.name == prod_settings.compute.name == "cpu-cluster"
+    assert usual_settings.data.keys == ["studyName", "Individual ID"]
+    assert prod_settings.data.keys == ["studyName"]
+    assert usual_settings.data.target == prod_settings.data.target
     assert prod.list_data_paths()["data.training"] == "data/sample/scoring"
-    assert b.scoring.model_version == 3
-    # A schedule is one value: prod's has not the hours of the other.
-    assert (b.schedules["scoring"].hours, b.schedules["training"]) == (None, None)
-    where = prod.workspace_config()
-    assert (where.workspace_name, where.region) == ("ml-prod", "northeurope")
-    assert here.for_workspace("test").settings() == a
-    assert here.for_workspace("config").workspace_config().workspace_name == "mlw"
+    assert prod_settings.scoring.model_version == 3
+    # A schedule is replaced as a whole, so the one of prod has no hours.
+    assert prod_settings.schedules["scoring"].hours is None
+    assert prod_settings.schedules["training"] is None
+
+    workspace = prod.workspace_config()
+    assert (workspace.workspace_name, workspace.region) == ("ml-prod", "northeurope")
+    assert usual.for_workspace("test").settings() == usual_settings
+    assert usual.for_workspace("config").workspace_config().workspace_name == "mlw"
     write_prod(three, "schedules:")
     assert prod.settings().schedules == {}
-    assert [prod.file_of(key) for key in ("schedules.scoring", "data.keys")] == [
-        *("settings.yml", "settings.yml")
-    ]
+    for key in ("schedules.scoring", "data.keys"):
+        assert prod.file_of(key) == "settings.yml"
 
 
-ONE_FILE = [
-    ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {ONE}: correct it."),
+WRONG_FOR_PROD = [
+    ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {POSITIVE}: correct it."),
     ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
     ("comput: {max_nodes: 3}", "comput is not a setting: write compute."),
     ("computes: {max_nodes: 3}", "computes.max_nodes is 3, but must hold names with values: write name, vm_size, max_nodes, identity, subnet, public_ip there."),
@@ -656,15 +705,15 @@ ONE_FILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "text"), ONE_FILE)
-def test_wrong_value_in_the_settings_of_a_workspace(
+@pytest.mark.parametrize(("content", "text"), WRONG_FOR_PROD)
+def test_wrong_value_for_a_workspace_is_refused_only_there(
     three: Path, content: str, text: str
 ) -> None:
     write_prod(three, content)
     prod = open_project(three).for_workspace("prod")
     message = f"settings.prod.yml: {text}"
-    assert refusal(prod.settings) == message
-    assert refusal(prod.workspace_config) == message
+    assert read_refusal(prod.settings) == message
+    assert read_refusal(prod.workspace_config) == message
     assert list_messages(prod) == [message]
     open_project(three).settings()
     open_project(three).for_workspace("test").workspace_config()
@@ -678,29 +727,29 @@ def test_wrong_value_in_the_settings_of_a_workspace(
         ("# compute:", "settings.prod.yml is null, but must hold names with values"),
     ],
 )
-def test_settings_file_of_a_workspace_that_is_none(
+def test_broken_settings_file_of_a_workspace_is_refused_only_there(
     three: Path, content: str, text: str
 ) -> None:
     write_prod(three, content)
-    change(three, "training.seed", -1)
-    first, *rest = refusal(
+    change_setting(three, "training.seed", -1)
+    first, *rest = read_refusal(
         open_project(three).for_workspace("prod").settings
     ).splitlines()
     assert first.startswith(text)
     assert all(line.startswith("settings.yml: training.seed") for line in rest)
-    assert refusal(open_project(three).settings).startswith(
+    assert read_refusal(open_project(three).settings).startswith(
         "settings.yml: training.seed"
     )
 
 
-def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
-    change(three, "training.seed", -1)
-    change(three, "data.ignore", ["Species"])
-    change(three, "data.encoding", "utf-8")
-    change(three, "compute.name", "")
+def test_all_problems_are_named_with_their_files(three: Path) -> None:
+    change_setting(three, "training.seed", -1)
+    change_setting(three, "data.ignore", ["Species"])
+    change_setting(three, "data.encoding", "utf-8")
+    change_setting(three, "compute.name", "")
     write_prod(three, "compute: {name: cpu-1, max_nodes: 2.5}\ndata: {decimal: ','}")
-    (three / PROD).write_text(config(workspace_name="p", resource_group=""))
-    lines = refusal(
+    (three / PROD).write_text(build_config(workspace_name="p", resource_group=""))
+    lines = read_refusal(
         open_project(three).for_workspace("prod").workspace_config
     ).splitlines()
     assert [line.split(" is ")[0] for line in lines] == [
@@ -722,7 +771,7 @@ def test_all_that_is_wrong_at_once_each_with_its_file(three: Path) -> None:
     assert right_files == [CONFIG, ".azureml/test.json"]
 
 
-NAMELESS = [
+UNKNOWN_WORKSPACES = [
     ("prd", "is prd, but there is no .azureml/prd.json: write prod, or, to add this workspace, copy .azureml/config.json to .azureml/prd.json and write the names of the workspace there."),
     ("live", "is live, but there is no .azureml/live.json: to add this workspace, copy .azureml/config.json to .azureml/live.json and write the names of the workspace there, or name one that exists (config, prod, test)."),
     ("../prod", 'is "../prod", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: write prod.'),
@@ -730,24 +779,29 @@ NAMELESS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text"), NAMELESS)
-def test_a_workspace_that_is_not_there(three: Path, name: str, text: str) -> None:
+@pytest.mark.parametrize(("name", "text"), UNKNOWN_WORKSPACES)
+def test_unknown_workspace_is_refused_with_the_known_ones(
+    three: Path, name: str, text: str
+) -> None:
     assert (
-        refusal(lambda: open_project(three).for_workspace(name))
+        read_refusal(lambda: open_project(three).for_workspace(name))
         == f"--workspace {text}"
     )
 
 
-def test_settings_of_no_workspace(three: Path) -> None:
+def test_settings_file_without_its_workspace_is_refused(three: Path) -> None:
     (three / "settings.prd.yml").write_text("compute: {max_nodes: 8}")
     message = (
         "settings.prd.yml belongs to no workspace, as there is no .azureml/prd.json: "
         "rename it to settings.prod.yml, or copy .azureml/config.json to "
         ".azureml/prd.json and write the names of the workspace there."
     )
-    assert refusal(lambda: open_project(three).for_workspace("prd")) == message
+    assert read_refusal(lambda: open_project(three).for_workspace("prd")) == message
     projects = open_project(three).for_all_workspaces()
-    assert [line for one in projects for line in list_messages(one)] == [message]
+    messages = []
+    for project_of_workspace in projects:
+        messages += list_messages(project_of_workspace)
+    assert messages == [message]
 
 
 # Settings that a project adds
@@ -804,34 +858,34 @@ class MoreSettings(settings.Settings):  # type: ignore[misc]
     ],
     ids=["limit", "type", "validator", "list", "misspelt", "missing", "nothing"],
 )  # fmt: skip
-def test_settings_that_a_project_adds_with_pydantic_alone(
+def test_wrong_value_of_an_added_setting_is_explained(
     root: Path, values: Any, text: str
 ) -> None:
-    change(root, "extra", values)
+    change_setting(root, "extra", values)
     added = project.Project(root / "penguins", MoreSettings)
-    assert refusal(added.settings) == f"settings.yml: {text}"
+    assert read_refusal(added.settings) == f"settings.yml: {text}"
 
 
-def test_values_of_a_section_that_do_not_go_together(root: Path) -> None:
-    change(root, "extra", {"depth": 3})
-    change(root, "pair", {"low": 2, "high": 1})
+def test_contradicting_values_of_an_added_section_are_explained(root: Path) -> None:
+    change_setting(root, "extra", {"depth": 3})
+    change_setting(root, "pair", {"low": 2, "high": 1})
     added = project.Project(root / "penguins", MoreSettings)
-    assert refusal(added.settings) == (
+    assert read_refusal(added.settings) == (
         "settings.yml: pair cannot be used (low is above high): correct it."
     )
 
 
-def test_right_settings_that_a_project_adds(root: Path) -> None:
-    change(root, "extra", {"depth": 3, "layers": [4, 5]})
+def test_right_value_of_an_added_setting_is_accepted(root: Path) -> None:
+    change_setting(root, "extra", {"depth": 3, "layers": [4, 5]})
     extra = project.Project(root / "penguins", MoreSettings).settings().extra
     assert (extra.depth, extra.folder, extra.layers) == (3, "extra", [4, 5])
 
 
-def test_a_name_that_is_written_twice(root: Path) -> None:
+def test_duplicate_name_is_refused_with_its_line(root: Path) -> None:
     file = root / "settings.yml"
     lines = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join([*lines, "task: regression"]), encoding="utf-8")
-    assert refusal(open_project(root).settings) == (
+    assert read_refusal(open_project(root).settings) == (
         f"settings.yml: task is written twice (again in line {len(lines) + 1}): "
         "delete one of the two."
     )

@@ -1,4 +1,4 @@
-"""Steps get the environment variables of the run, but not the secrets of a login."""
+"""Test that steps get the variables of the run, but not the secrets of a login."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_step_does_not_get_a_secret(environment: dict[str, str], name: str) -> None:
+def test_step_does_not_get_a_secret(environment: dict[str, str], name: str) -> None:
     assert name not in environment
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_step_gets_other_variables(environment: dict[str, str], name: str) -> None:
+def test_step_gets_other_variables(environment: dict[str, str], name: str) -> None:
     assert environment[name] == "from the run"

@@ -1,8 +1,8 @@
-"""Steps behave like plain Python processes, also those that are forked.
+"""Test that steps behave like plain Python processes, also if they are forked.
 
 Each script of `SCRIPTS` runs three times: by Python itself, by the supervisor and by the
-fork server. Exit code, output and files must be the same. The programs of the template
-are run as they are: no project is generated.
+fork server. Exit code, output and files must be the same. The tests run the template's own
+programs, without a generated project.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ SCRIPTS = {
 }
 
 
-def prepare(folder: Path, script: str) -> None:
+def write_step(folder: Path, script: str) -> None:
     """Write a script, and modules that some scripts import, into a step's folder."""
     folder.mkdir()
     (folder / "step.py").write_text(script, encoding="utf-8")
@@ -289,8 +289,8 @@ def prepare(folder: Path, script: str) -> None:
         (folder / "yaml.py").write_text("VALUE = 'beside'\nSafeLoader = object\n")
 
 
-def outcome(folder: Path, code: int, log: Path) -> Outcome:
-    """Collect what a process has left, with FOLDER in place of the folder's path."""
+def collect_outcome(folder: Path, code: int, log: Path) -> Outcome:
+    """Return what a process has left, with FOLDER in place of the folder's path."""
     output = log.read_bytes().decode("utf-8", "replace")
     files = {
         path.name: path.read_text(encoding="utf-8", errors="replace")
@@ -300,7 +300,7 @@ def outcome(folder: Path, code: int, log: Path) -> Outcome:
     return Outcome(code, output, files)
 
 
-def running_in(folder: Path) -> list[int]:
+def list_running_in(folder: Path) -> list[int]:
     """Return the numbers of the processes that work in a folder, but not zombies."""
     numbers = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -315,6 +315,7 @@ def running_in(folder: Path) -> list[int]:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for a condition to hold; AssertionError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -323,13 +324,13 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
 
 def wait_until_ended(folder: Path) -> None:
     """Wait until no process works in a folder; AssertionError after five seconds."""
-    wait_until(lambda: not running_in(folder), seconds=5)
+    wait_until(lambda: not list_running_in(folder), seconds=5)
 
 
 VARIABLES = {"GIVEN": "a value", "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def environment() -> dict[str, str]:
+def build_environment() -> dict[str, str]:
     """Return the variables of a step."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return {**inherited, **VARIABLES}
@@ -341,7 +342,7 @@ def run_plainly(folder: Path, log: Path) -> int:
         step = subprocess.Popen(
             [sys.executable, "step.py", "--target", "a b"],
             cwd=folder,
-            env=environment(),
+            env=build_environment(),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -355,39 +356,41 @@ def run_plainly(folder: Path, log: Path) -> int:
     return code
 
 
-def command(folder: Path, log: Path) -> Any:
+def build_command(folder: Path, log: Path) -> Any:
     """Return the command that runs the step in a folder."""
     arguments = ["step.py", "--target", "a b"]
-    return processes.StepCommand(arguments, str(folder), environment(), str(log))
+    return processes.StepCommand(arguments, str(folder), build_environment(), str(log))
 
 
 @pytest.fixture(scope="module")
 def forked() -> Iterator[Any]:
     """Step processes whose fork server is ready, with a variable that steps lack."""
     runner = processes.StepProcesses()
-    runner.start_fork_server({**environment(), "GIVEN": "another", "REMOVED": "x"}, {})
+    runner.start_fork_server(
+        {**build_environment(), "GIVEN": "another", "REMOVED": "x"}, {}
+    )
     yield runner
     runner.close()
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_a_step_is_like_a_plain_process(
+def test_step_behaves_like_a_plain_process(
     tmp_path: Path, forked: Any, script: str
 ) -> None:
     log = tmp_path / "log.txt"
-    ways: dict[str, Callable[[Path], int]] = {
+    runners: dict[str, Callable[[Path], int]] = {
         "python": lambda folder: run_plainly(folder, log),
         "supervisor": lambda folder: processes.StepProcesses().run(
-            command(folder, log), {}
+            build_command(folder, log), {}
         ),
-        "forked": lambda folder: forked.run(command(folder, log), {}),
+        "forked": lambda folder: forked.run(build_command(folder, log), {}),
     }
     outcomes = {}
-    for name, run in ways.items():
+    for name, run in runners.items():
         folder = tmp_path / name
-        prepare(folder, script)
+        write_step(folder, script)
         started = time.monotonic()
-        outcomes[name] = outcome(folder, run(folder), log)
+        outcomes[name] = collect_outcome(folder, run(folder), log)
         assert time.monotonic() - started < 60, name
         wait_until_ended(folder)
     assert outcomes["supervisor"] == outcomes["python"]
@@ -417,7 +420,7 @@ fork_or_not = pytest.mark.parametrize(
 
 def start_run(folder: Path, log: Path, in_fork: bool) -> subprocess.Popen[str]:
     """Start a process that runs the step in a folder, as the local run would."""
-    call = json.dumps(vars(command(folder, log)))
+    call = json.dumps(vars(build_command(folder, log)))
     return subprocess.Popen(
         [sys.executable, "-c", RUN, LOCAL / "processes.py", call, str(in_fork)],
         stdout=subprocess.PIPE,
@@ -425,28 +428,28 @@ def start_run(folder: Path, log: Path, in_fork: bool) -> subprocess.Popen[str]:
     )
 
 
-def children(process: int) -> list[int]:
+def list_children(process: int) -> list[int]:
     """Return the numbers of the processes that a process has started."""
     tasks = Path(f"/proc/{process}/task/{process}/children")
     return [int(number) for number in tasks.read_text().split()]
 
 
 @fork_or_not
-def test_a_step_dies_with_a_run_that_is_killed(tmp_path: Path, in_fork: bool) -> None:
-    prepare(tmp_path / "step", CHILD)
+def test_step_dies_with_a_run_that_is_killed(tmp_path: Path, in_fork: bool) -> None:
+    write_step(tmp_path / "step", CHILD)
     run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
-    wait_until(lambda: len(running_in(tmp_path / "step")) == 2)
+    wait_until(lambda: len(list_running_in(tmp_path / "step")) == 2)
     run.kill()
     wait_until_ended(tmp_path / "step")
 
 
 @fork_or_not
-def test_a_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
-    """The run reports it, and does not run the step again."""
-    prepare(tmp_path / "step", f"open('starts.txt', 'a').write('x')\n{CHILD}")
+def test_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
+    """Check that the run reports this, and does not run the step again."""
+    write_step(tmp_path / "step", f"open('starts.txt', 'a').write('x')\n{CHILD}")
     run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
-    wait_until(lambda: len(running_in(tmp_path / "step")) == 2)
-    (supervisor,) = children(run.pid)
+    wait_until(lambda: len(list_running_in(tmp_path / "step")) == 2)
+    (supervisor,) = list_children(run.pid)
     os.kill(supervisor, signal.SIGKILL)
     output, _ = run.communicate(timeout=30)
     assert output == "-9\n"
@@ -455,14 +458,14 @@ def test_a_step_dies_with_its_supervisor(tmp_path: Path, in_fork: bool) -> None:
 
 
 @fork_or_not
-def test_a_step_dies_with_its_supervisor_though_the_run_cannot_help(
+def test_step_dies_with_its_supervisor_although_the_run_is_stopped(
     tmp_path: Path, in_fork: bool
 ) -> None:
     """Kill the supervisor while the run is stopped, as if both were killed together."""
-    prepare(tmp_path / "step", "import time\ntime.sleep(600)")
+    write_step(tmp_path / "step", "import time\ntime.sleep(600)")
     run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
-    wait_until(lambda: len(running_in(tmp_path / "step")) == 1)
-    (supervisor,) = children(run.pid)
+    wait_until(lambda: len(list_running_in(tmp_path / "step")) == 1)
+    (supervisor,) = list_children(run.pid)
     run.send_signal(signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
     wait_until_ended(tmp_path / "step")
@@ -471,10 +474,10 @@ def test_a_step_dies_with_its_supervisor_though_the_run_cannot_help(
 
 
 @fork_or_not
-def test_a_caller_that_ignores_its_children_sees_the_exit_code(
+def test_caller_that_ignores_its_children_sees_the_exit_code(
     tmp_path: Path, in_fork: bool
 ) -> None:
-    prepare(tmp_path / "step", "raise SystemExit(3)")
+    write_step(tmp_path / "step", "raise SystemExit(3)")
     handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         run = start_run(tmp_path / "step", tmp_path / "log.txt", in_fork)
@@ -484,13 +487,13 @@ def test_a_caller_that_ignores_its_children_sees_the_exit_code(
     assert output == "3\n"
 
 
-def test_a_step_runs_though_the_fork_server_is_gone(tmp_path: Path) -> None:
-    prepare(tmp_path / "step", "print('done')")
+def test_step_runs_although_the_fork_server_is_gone(tmp_path: Path) -> None:
+    write_step(tmp_path / "step", "print('done')")
     runner = processes.StepProcesses()
-    runner.start_fork_server(environment(), {})
+    runner.start_fork_server(build_environment(), {})
     (server,) = runner._fork_servers.values()
     os.kill(server._process.pid, signal.SIGKILL)
-    code = runner.run(command(tmp_path / "step", tmp_path / "log.txt"), {})
+    code = runner.run(build_command(tmp_path / "step", tmp_path / "log.txt"), {})
     runner.close()
     assert code == 0
     assert (tmp_path / "log.txt").read_text() == "done\n"
@@ -501,13 +504,13 @@ def test_steps_with_other_variables_have_a_fork_server_of_their_own(
 ) -> None:
     server = (*processes.FORK_SERVER[:2], "colorsys")
     monkeypatch.setattr(processes, "FORK_SERVER", server)
-    prepare(tmp_path / "step", "import sys; print('colorsys' in sys.modules)")
+    write_step(tmp_path / "step", "import sys; print('colorsys' in sys.modules)")
     one_thread = {"OMP_NUM_THREADS": "1"}
     runner = processes.StepProcesses()
     are_forked = []
     for variables, next_variables in [({}, {}), ({}, one_thread), (one_thread, None)]:
         log = tmp_path / "log.txt"
-        runner.run(command(tmp_path / "step", log), variables, next_variables)
+        runner.run(build_command(tmp_path / "step", log), variables, next_variables)
         are_forked.append(log.read_text().strip())
     servers_left = len(runner._fork_servers)
     runner.close()
@@ -517,22 +520,22 @@ def test_steps_with_other_variables_have_a_fork_server_of_their_own(
 
 def test_steps_draw_different_random_numbers(tmp_path: Path, forked: Any) -> None:
     draw = "import random, uuid, numpy\nprint(random.random(), uuid.uuid4(), numpy.random.random())"
-    prepare(tmp_path / "step", draw)
+    write_step(tmp_path / "step", draw)
     drawn = set[str]()
     for number in range(3):
         log = tmp_path / f"{number}.txt"
-        assert forked.run(command(tmp_path / "step", log), {}) == 0
+        assert forked.run(build_command(tmp_path / "step", log), {}) == 0
         drawn.update(log.read_text().split())
     assert len(drawn) == 9
 
 
-def test_a_step_with_variables_of_its_own_is_not_forked(
+def test_step_with_variables_of_its_own_is_not_forked(
     tmp_path: Path, forked: Any
 ) -> None:
     """Packages may read such variables while they are imported."""
-    prepare(tmp_path / "step", "print(open('/proc/self/cmdline').read())")
+    write_step(tmp_path / "step", "print(open('/proc/self/cmdline').read())")
     log = tmp_path / "log.txt"
-    forked.run(command(tmp_path / "step", log), {})
+    forked.run(build_command(tmp_path / "step", log), {})
     assert "fork_server.py" in log.read_text()
-    forked.run(command(tmp_path / "step", log), {"OMP_NUM_THREADS": "1"})
+    forked.run(build_command(tmp_path / "step", log), {"OMP_NUM_THREADS": "1"})
     assert "fork_server.py" not in log.read_text()

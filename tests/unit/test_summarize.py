@@ -1,4 +1,4 @@
-"""Test the summary of the predictions: its figures, its page, and rows that are missing."""
+"""Test the summary of the predictions: its figures, its page, and missing rows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ NO_DRIFT = "150 rows compared with version 3: no drift in 4 features"
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow write to a temporary folder."""
     with track_in(tmp_path_factory.mktemp("tracking"), "summaries"):
         yield
 
@@ -62,7 +63,7 @@ def write_predictions(table: pd.DataFrame, folder: Path, kind: str = "parquet") 
 def write_drift_report(
     folder: Path, rows: int, summary: str = NO_DRIFT, drift: tuple[str, ...] = ()
 ) -> Path:
-    """Write what monitor hands over, and return its folder."""
+    """Write the result of monitor, and return its folder."""
     folder.mkdir()
     contents = {
         "model": "wines",
@@ -87,24 +88,24 @@ def sum_up(
     monitored = {"rows": len(table), **monitored}
     drift_report = write_drift_report(folder / "drift_report", **monitored)
     summarize(predictions, drift_report, folder / "summary", task=task)
-    # The predictions are a folder of nothing but tables, before and after.
+    # The step writes nothing into the folder of the predictions.
     assert {file.suffix for file in predictions.iterdir()} == {f".{kind}"}
     text = (folder / "summary" / "summary.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_classes(
+def test_summary_counts_the_predicted_classes(
     wines: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     summary = sum_up(wines, tmp_path, "classification", kind)
 
     counts = wines["prediction"].value_counts()
     shares = counts / len(wines)
-    assert [(one["label"], one["rows"]) for one in summary["classes"]] == [
+    assert [(group["label"], group["rows"]) for group in summary["classes"]] == [
         *counts.items()
     ]
-    assert [one["share"] for one in summary["classes"]] == pytest.approx([*shares])
+    assert [group["share"] for group in summary["classes"]] == pytest.approx([*shares])
     top = wines.filter(like="probability_").max(axis=1).mean()
     assert summary["mean_top_probability"] == pytest.approx(top)
     assert (summary["model"], summary["version"]) == ("wines", "3")
@@ -122,7 +123,7 @@ def test_classes(
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_numbers(
+def test_summary_describes_the_predicted_numbers(
     diabetes: pd.DataFrame,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -131,7 +132,7 @@ def test_numbers(
     summary = sum_up(diabetes, tmp_path, "regression", kind)
 
     described = diabetes["prediction"].describe()
-    for name, theirs in {
+    for name, name_in_pandas in {
         "mean": "mean",
         "smallest": "min",
         "lower_quartile": "25%",
@@ -139,9 +140,9 @@ def test_numbers(
         "upper_quartile": "75%",
         "largest": "max",
     }.items():
-        assert summary[name] == pytest.approx(described[theirs])
+        assert summary[name] == pytest.approx(described[name_in_pandas])
     counts, _ = np.histogram(diabetes["prediction"], bins=20)
-    assert [one["rows"] for one in summary["ranges"]] == [*counts]
+    assert [part["rows"] for part in summary["ranges"]] == [*counts]
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert last_line == (
         f"442 rows predicted by version 3: mean {described['mean']:.6g}, from"
@@ -149,10 +150,10 @@ def test_numbers(
     )
 
 
-def test_rows_without_a_prediction(
+def test_summary_counts_rows_without_a_prediction(
     diabetes: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are rows of files that failed, or rows whose prediction is no finite number."""
+    """Leave out rows, as of files that failed, and predict no finite number for two."""
     predictions = diabetes.head(400).copy()
     predictions.loc[[3, 7], "prediction"] = [np.nan, np.inf]
     summary = sum_up(predictions, tmp_path, "regression", rows=442)
@@ -168,7 +169,7 @@ def test_rows_without_a_prediction(
 
 
 @pytest.mark.parametrize("state", ["only missing", "no file", "another column"])
-def test_without_any_prediction(
+def test_step_fails_without_any_prediction(
     diabetes: pd.DataFrame, tmp_path: Path, state: str
 ) -> None:
     table = diabetes.assign(prediction=np.nan)
@@ -185,7 +186,7 @@ def test_without_any_prediction(
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
-def test_a_result_of_monitor_that_cannot_be_read(
+def test_step_fails_if_the_result_of_monitor_cannot_be_read(
     diabetes: pd.DataFrame, tmp_path: Path, text: str | None
 ) -> None:
     predictions = write_predictions(diabetes, tmp_path / "predictions")
@@ -198,7 +199,7 @@ def test_a_result_of_monitor_that_cannot_be_read(
 def test_names_of_classes_are_text_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They come from the data, and may hold markup, line breaks, or digits alone."""
+    """Names come from the data, and may have markup, line breaks, or digits alone."""
     names = ["<script>alert(1)</script>", "two\nlines", "007", "x" * 99, "^a.*$", "نعم"]
     table = pd.DataFrame({"probability_key": "a", "prediction": names})
     for name in names:
@@ -208,7 +209,7 @@ def test_names_of_classes_are_text_and_nothing_else(
         table, tmp_path, "classification", "csv", summary="6 rows: drift", drift=drift
     )
 
-    assert sorted(one["label"] for one in summary["classes"]) == sorted(names)
+    assert sorted(group["label"] for group in summary["classes"]) == sorted(names)
     assert summary["mean_top_probability"] == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert len(line) < 200

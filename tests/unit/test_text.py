@@ -1,4 +1,4 @@
-"""Test how the text of CSV files is read: which type a column gets, and what is said."""
+"""Test how the text of CSV files is read: the types of the columns, and the notes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prepare_column(
     return pl.read_parquet(folder / "out")["z"], report["notes"]
 
 
-# A value as it stands in the file, and what it is read as without any setting.
+# The text of a value, and the value that it is read as without any setting.
 DATES_AND_TIMES: dict[str, Any] = {
     # Named months
     "31-Jan-2026": DAY,
@@ -107,7 +107,7 @@ DATES_AND_TIMES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("text", "value"), DATES_AND_TIMES.items(), ids=DATES_AND_TIMES
 )
-def test_a_certain_value_is_read(text: str, value: Any, tmp_path: Path) -> None:
+def test_value_with_one_meaning_is_read(text: str, value: Any, tmp_path: Path) -> None:
     values, _ = prepare_column(tmp_path, [text, "NA", text])
     assert values.to_list() == [value, None, value]
 
@@ -134,7 +134,9 @@ DOUBTFUL = {
 
 
 @pytest.mark.parametrize("texts", DOUBTFUL.values(), ids=DOUBTFUL)
-def test_a_doubtful_value_stays_text(texts: list[str], tmp_path: Path) -> None:
+def test_value_with_several_meanings_stays_text(
+    texts: list[str], tmp_path: Path
+) -> None:
     values, _ = prepare_column(tmp_path, texts)
     assert values.to_list() == texts
 
@@ -178,7 +180,9 @@ LATE_VALUES = {
 
 
 @pytest.mark.parametrize(("texts", "value"), LATE_VALUES.values(), ids=LATE_VALUES)
-def test_all_rows_decide(texts: list[str], value: Any, tmp_path: Path) -> None:
+def test_type_of_a_column_depends_on_all_rows(
+    texts: list[str], value: Any, tmp_path: Path
+) -> None:
     first, last = texts
     values, _ = prepare_column(tmp_path, [""] * 10_500 + [first] * 500 + [last])
     assert values[10_500] == value
@@ -187,7 +191,7 @@ def test_all_rows_decide(texts: list[str], value: Any, tmp_path: Path) -> None:
     assert values.to_list() == [first] * 11_000 + ["x"]
 
 
-def test_a_word_that_is_a_value_by_settings(tmp_path: Path) -> None:
+def test_word_can_be_a_value_by_a_setting(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("country,size\nNA,1\nDE,NA\n,3\n")
     (tmp_path / "text").mkdir()
@@ -197,7 +201,7 @@ def test_a_word_that_is_a_value_by_settings(tmp_path: Path) -> None:
     assert rows == [(0, "NA", 1), (1, "DE", None), (2, None, 3)]
 
 
-def test_a_file_with_nothing_but_a_word_that_is_a_value(tmp_path: Path) -> None:
+def test_file_can_have_nothing_but_such_a_word(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "a.csv").write_text("country\nDE\n")
@@ -207,7 +211,7 @@ def test_a_file_with_nothing_but_a_word_that_is_a_value(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "out")["country"].to_list() == ["DE", "NA"]
 
 
-# A format in settings.yml, a value in the file, and what it is read as.
+# Settings, the texts of a column, and the values that they are read as.
 BY_SETTING: dict[str, tuple[dict[str, Any], list[str], list[Any]]] = {
     "American times": (
         {"date_format": "%m/%d/%Y %I:%M:%S %p"},
@@ -261,14 +265,14 @@ BY_SETTING: dict[str, tuple[dict[str, Any], list[str], list[Any]]] = {
 @pytest.mark.parametrize(
     ("settings", "texts", "expected"), BY_SETTING.values(), ids=BY_SETTING
 )
-def test_a_setting_reads(
+def test_values_are_read_by_a_setting(
     settings: dict[str, Any], texts: list[str], expected: list[Any], tmp_path: Path
 ) -> None:
     values, _ = prepare_column(tmp_path, texts, **settings)
     assert values.to_list() == expected
 
 
-# The values of a column, and what a note says of it.
+# The texts of a column, and a part of the note about it.
 NOTED: dict[str, tuple[list[str], str]] = {
     "American times": (
         ["01/31/2026 02:05:00 PM"],
@@ -343,7 +347,7 @@ NOTED: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize(("texts", "note"), NOTED.values(), ids=NOTED)
-def test_a_note_names_the_setting(texts: list[str], note: str, tmp_path: Path) -> None:
+def test_note_names_the_setting(texts: list[str], note: str, tmp_path: Path) -> None:
     _, notes = prepare_column(tmp_path, texts)
     assert len(notes) == 1
     assert re.search(note, notes[0]), notes[0]
@@ -364,7 +368,7 @@ def test_usual_numbers_need_no_note(texts: list[str], tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_a_named_setting_keeps_those_of_settings_yml(tmp_path: Path) -> None:
+def test_note_keeps_the_values_that_settings_yml_has(tmp_path: Path) -> None:
     _, notes = prepare_column(
         tmp_path, ["$5", "$6"], units=("%",), date_format="%d.%m.%Y"
     )
@@ -381,7 +385,7 @@ def test_a_named_setting_keeps_those_of_settings_yml(tmp_path: Path) -> None:
         "%m/%d/%Y %H:%M %p": "is not a valid format",
     }.items(),
 )
-def test_a_date_format_that_is_none(
+def test_wrong_date_format_is_refused(
     date_format: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -425,7 +429,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = {
 
 
 @pytest.mark.parametrize(("text", "settings", "rows"), LAYOUTS.values(), ids=LAYOUTS)
-def test_a_layout_is_read(
+def test_layout_is_read_by_its_settings(
     text: str, settings: dict[str, Any], rows: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw.csv"
@@ -488,7 +492,9 @@ ODD_LAYOUTS = {
 
 
 @pytest.mark.parametrize(("text", "hint"), ODD_LAYOUTS.values(), ids=ODD_LAYOUTS)
-def test_an_odd_layout_names_its_setting(text: str, hint: str, tmp_path: Path) -> None:
+def test_message_names_the_setting_for_an_odd_layout(
+    text: str, hint: str, tmp_path: Path
+) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text(text)
     try:
@@ -498,7 +504,7 @@ def test_an_odd_layout_names_its_setting(text: str, hint: str, tmp_path: Path) -
     assert any(re.search(hint, message) for message in messages), messages
 
 
-def test_a_missing_target_in_a_file_without_names(tmp_path: Path) -> None:
+def test_missing_target_in_a_file_without_names_is_explained(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("5.1,3.5,setosa\n4.9,3.0,setosa\n")
     with pytest.raises(

@@ -1,7 +1,7 @@
-"""MLflow shows the rows that a local run writes into its database.
+"""Test that MLflow shows the rows that a local run writes into its database.
 
-They are written without MLflow, and read here by MLflow itself. A step continues its row
-as it does on Azure ML.
+A local run writes them without MLflow. These tests read them with MLflow itself. A step
+continues its row as it does on Azure ML.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run_step(
     return str(step.id)
 
 
-def test_a_pipeline_is_a_row_with_its_steps_below_it(
+def test_pipeline_is_the_parent_of_its_steps(
     tracked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tracked.track("2026-11-30-training", {"pipeline": "training"}) as run:
@@ -73,7 +73,7 @@ def test_a_pipeline_is_a_row_with_its_steps_below_it(
     assert mlflow.MlflowClient().get_metric_history(run.id, "loss")[0].value == 0.25
 
 
-def test_a_run_that_is_stopped_is_shown_as_killed(tracked: Any) -> None:
+def test_run_that_is_stopped_is_shown_as_killed(tracked: Any) -> None:
     with pytest.raises(KeyboardInterrupt), tracked.track("stopped", {}) as run:
         raise KeyboardInterrupt
     shown = mlflow.get_run(run.id).info
@@ -81,7 +81,7 @@ def test_a_run_that_is_stopped_is_shown_as_killed(tracked: Any) -> None:
     assert shown.end_time >= shown.start_time
 
 
-def test_a_step_that_is_run_again_belongs_to_the_same_run(tracked: Any) -> None:
+def test_step_that_runs_again_belongs_to_the_same_run(tracked: Any) -> None:
     with tracked.track("a run", {}) as run:
         run.status = "FAILED"
     with tracked.track("a run", {}, run.id) as again:
@@ -92,7 +92,7 @@ def test_a_step_that_is_run_again_belongs_to_the_same_run(tracked: Any) -> None:
     assert len(mlflow.search_runs(experiment_names=["penguins"])) == 1
 
 
-def test_the_tags_of_git_tell_whether_changes_are_uncommitted(tmp_path: Path) -> None:
+def test_tags_of_git_tell_whether_changes_are_uncommitted(tmp_path: Path) -> None:
     assert tracked_runs.find_git_tags(tmp_path) == {}
     user = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
     file = tmp_path / "settings.yml"
