@@ -651,8 +651,8 @@ def test_path_that_does_not_exist_is_explained(
         "link/iris.csv": "link is a link to gone, which does not exist",
     }.items(),
 )
-def test_a_misspelled_path_is_corrected(path: str, hint: str, tmp_path: Path) -> None:
-    write(tmp_path / "sample", {"iris.csv": "a\n1\n"})
+def test_misspelled_path_is_corrected(path: str, hint: str, tmp_path: Path) -> None:
+    write_files(tmp_path / "sample", {"iris.csv": "a\n1\n"})
     (tmp_path / "link").symlink_to("gone")
     with pytest.raises(DataError, match=hint):
         prepare(tmp_path / path, tmp_path / "out")
