@@ -406,7 +406,7 @@ def test_doubtful_values_are_noted_once(
 def test_a_lone_number_in_a_target_with_missing_values_is_noted(tmp_path: Path) -> None:
     prices = ["NA", *range(1_000, 60_000, 500), 12_345_678]
     table = "area,price\n" + "".join(f"1,{price}\n" for price in prices)
-    report = prepare(write(tmp_path / "raw", table), tmp_path / "out", "price")
+    report = prepare(write_files(tmp_path / "raw", table), tmp_path / "out", "price")
     _, missing_value, outlier = report["notes"]
     assert "'NA' in the column 'price'" in missing_value
     assert "'price' holds 12345678 in line 121 of a.csv" in outlier
