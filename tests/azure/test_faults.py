@@ -194,7 +194,7 @@ def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
     user.standin.faults.append(Fault(DATA, refusal=refusal, times=None))
     failed = shell.run("submit training")
     assert_one_sentence(failed)
-    assert "Azure is busy and asks you to wait 5 s. Run the command again" in failed.err
+    assert "Azure is busy. Run the command again in some minutes" in failed.err
     assert '429 ServerBusy: "Ingress is over the account limit".' in failed.err
 
 

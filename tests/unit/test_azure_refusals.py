@@ -52,8 +52,8 @@ EXPECTED = {
         "az ml workspace sync-keys --name workspace",
     ),
     "throttled storage": (
-        "Azure is busy and asks you to wait 5 s.",
-        "it continues where it stopped.",
+        "Azure is busy.",
+        "in some minutes: it continues where it stopped.",
     ),
     "missing role": (
         "The login has no permission to do this.",
@@ -71,7 +71,7 @@ EXPECTED = {
         "The subscription has no quota for nodes of this VM size.",
         "A smaller cluster cannot help.",
     ),
-    "throttled manager": ("Azure is busy", "after this time"),
+    "throttled manager": ("Azure is busy.", "in some minutes"),
 }
 
 

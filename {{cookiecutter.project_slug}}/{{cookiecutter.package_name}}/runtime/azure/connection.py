@@ -55,8 +55,8 @@ def guard_azure_calls(
 def _is_for_user(error: Exception) -> bool:
     """Return whether the message of an error was written for the user and says everything.
 
-    An error that has another error as its cause is not complete: the traceback of the cause
-    belongs into the log.
+    An error that has another error as its cause does not say everything: the traceback of
+    the cause belongs in the log.
     """
     return isinstance(error, CommandError) and error.__cause__ is None
 

@@ -73,9 +73,8 @@ def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
 
     digest = _digest_files(files)[:DIGEST_DIGITS]
     path = f"{project.settings().name}/{setting}-{digest}"
-    return DataFolder(
-        path, {f"{path}/{relative}": file for relative, file in files.items()}
-    )
+    file_by_path = {f"{path}/{relative}": file for relative, file in files.items()}
+    return DataFolder(path, file_by_path)
 
 
 def list_data_files(project: Project[Any], setting: str) -> dict[str, Path]:

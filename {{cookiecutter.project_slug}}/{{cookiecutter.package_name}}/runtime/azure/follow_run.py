@@ -61,7 +61,7 @@ def _poll_until_end(session: Session, run: RunInterface) -> str:
     while True:
         time.sleep(POLL_SECONDS)
         try:
-            state = _poll(session, run, reported_states)
+            state = _poll_once(session, run, reported_states)
         except CallTooLong:
             # This poll is not repeated, as it has waited long enough.
             raise
@@ -76,7 +76,9 @@ def _poll_until_end(session: Session, run: RunInterface) -> str:
             return state
 
 
-def _poll(session: Session, run: RunInterface, reported_states: dict[str, str]) -> str:
+def _poll_once(
+    session: Session, run: RunInterface, reported_states: dict[str, str]
+) -> str:
     """Report the steps whose state has changed, and return the state of the run.
 
     `reported_states` has the last reported state of each step by the id of the step's run,

@@ -54,8 +54,8 @@ class ServiceError:
     policy: str = ""
     #: The tenant that the user must log in to.
     tenant_id: str = ""
-    #: Seconds to wait before the request is repeated.
-    wait: int = DEFAULT_WAIT
+    #: The seconds that the service asks to wait. 0 if it does not say how long.
+    wait_seconds: int = 0
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def read_error(
         codes=frozenset(error.code for error in errors),
         policy=_find_policy(body),
         tenant_id=_find_tenant(_get_header(headers, "WWW-Authenticate")),
-        wait=seconds_to_wait(headers),
+        wait_seconds=_read_retry_after(headers),
     )
 
 
@@ -288,10 +288,17 @@ def _explain_status(error: ServiceError, names: WorkspaceNames) -> Explanation:
             quotation,
         )
     # Storage accounts respond with the code ServerBusy and the status 503.
-    if error.status == 429 or error.code == "ServerBusy":
+    is_busy = error.status == 429 or error.code == "ServerBusy"
+    if is_busy and error.wait_seconds:
         return Explanation(
-            f"Azure is busy and asks you to wait {error.wait} s.",
+            f"Azure is busy and asks you to wait {error.wait_seconds} s.",
             "Run the command again after this time: it continues where it stopped.",
+            quotation,
+        )
+    if is_busy:
+        return Explanation(
+            "Azure is busy.",
+            "Run the command again in some minutes: it continues where it stopped.",
             quotation,
         )
     if error.status >= 500:
@@ -304,12 +311,17 @@ def _explain_status(error: ServiceError, names: WorkspaceNames) -> Explanation:
 
 
 def seconds_to_wait(headers: Headers) -> int:
-    """Return how many seconds a response asks to wait, at least 1.
+    """Return how many seconds a response asks to wait, or DEFAULT_WAIT if it does not say."""
+    return _read_retry_after(headers) or DEFAULT_WAIT
 
-    Without the header Retry-After, or with a date in it, the result is DEFAULT_WAIT.
+
+def _read_retry_after(headers: Headers) -> int:
+    """Return the seconds in the header Retry-After, at least 1.
+
+    Without this header, or with a date in it, the result is 0.
     """
     seconds = _get_header(headers, "Retry-After")
-    return max(1, int(seconds)) if seconds.isdecimal() else DEFAULT_WAIT
+    return max(1, int(seconds)) if seconds.isdecimal() else 0
 
 
 def _list_placeholder_values(
@@ -350,7 +362,10 @@ def _list_placeholder_values(
 
 
 def _find_quoted(words: str, message: str) -> str:
-    """Return the text in single quotes that follows some words in a message, or ""."""
+    """Return the text in single quotes that follows some words in a message, or "".
+
+    After the words "over scope" in "over scope '/a'", this is "/a".
+    """
     quoted = re.search(rf"{words} '([^']+)'", message)
     return quoted[1] if quoted else ""
 

@@ -114,10 +114,11 @@ class RequestGuard:
         with one of the same keys was sent.
         """
         now = time.monotonic()
+        keys = _list_keys(request)
         with self.lock:
-            return min(
-                self.first_attempts.setdefault(key, now) for key in _list_keys(request)
-            )
+            for key in keys:
+                self.first_attempts.setdefault(key, now)
+            return min(self.first_attempts[key] for key in keys)
 
     def _raise_if_too_late(self, request: PreparedRequest, give_up_at: float) -> None:
         """Raise RequestFailed if it is too late to send a request again.

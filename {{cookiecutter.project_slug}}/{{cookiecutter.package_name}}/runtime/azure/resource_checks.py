@@ -155,6 +155,7 @@ def check_environment(azure: ResourceManager, facts: Facts) -> CheckResult:
     name = facts.environment_name
     if azure.get(f"{facts.workspace_path}/environments/{name}", ML_VERSION):
         return CheckResult(OK, name)
+    # This is no error yet, because `provision` registers the environment.
     return CheckResult(
         EMPTY, f"{name} is not in the workspace yet", facts.provision_command
     )
@@ -195,7 +196,7 @@ def check_compute(azure: ResourceManager, facts: Facts) -> CheckResult:
             facts.az_in_workspace("ml compute show --name {compute_name}"),
         )
 
-    # Azure puts what only clusters have into the properties that every compute has.
+    # The properties that every compute has contain those that only clusters have.
     cluster_properties = properties["properties"]
     result = _check_cluster(cluster_properties, facts)
     # Later checks can use the cluster even if it differs from the settings.

@@ -167,6 +167,7 @@ def _parse_message(message: str, status: int, address: str) -> ServiceError:
     The message may contain the JSON of the response, or only Azure's sentence after
     "Request failed (403): ".
     """
+    # The JSON reaches from the first brace to the last one, over several lines.
     body = re.search(r"\{.*\}", message, re.DOTALL)
     service_error = refusals.read_error(status, {}, body[0] if body else "", address)
     sentence = re.search(r"Request failed \(\d{3}\): (.+)", message)

@@ -131,9 +131,9 @@ def _show_schedule(
 def describe_delay(
     schedule: ActiveSchedule, setting: Schedule | None, now: datetime
 ) -> str:
-    """Describe that a schedule is overdue at the time `now`, or return an empty string.
+    """Return a description if a schedule is overdue at the time `now`, or else "".
 
-    The description continues a line: "it has started no run since 2026-11-29 05:00 UTC."
+    The description is "it has started no run since 2026-11-29 05:00 UTC.", for example.
     `setting` is the schedule in the settings. If the active schedule differs from it, the
     active one is never called overdue, because its times are not known here.
     """
