@@ -136,7 +136,8 @@ REFUSALS = [
         advice=(
             "Ask the owner for it: `az role assignment create --assignee YOU --role "
             '"Storage Blob Data Contributor" --scope $(az storage account show --name '
-            "{account} --query id --output tsv)`. It takes some minutes to take effect."
+            "{account} --query id --output tsv)`. A new role takes effect after some "
+            "minutes."
         ),
     ),
     Refusal(
@@ -153,7 +154,8 @@ REFUSALS = [
         cause="The login has no permission to do this.",
         advice=(
             "Ask the owner for the role {role}: `az role assignment create --assignee "
-            '{principal} --role "{role}" --scope {scope}`. It takes some minutes to take effect.'
+            '{principal} --role "{role}" --scope {scope}`. A new role takes effect after '
+            "some minutes."
         ),
     ),
     Refusal(
