@@ -553,7 +553,7 @@ def test_message_names_a_run_that_cannot_be_found(user: User, shell: Shell) -> N
     result = shell.run("submit training")
     assert_one_sentence(result)
     (run,) = user.standin.azure.jobs
-    assert f"look in the Studio for run {run} of the experiment penguins" in result.err
+    assert f"Look in the Studio for run {run} of the experiment penguins" in result.err
 
 
 def test_lost_answer_to_publish_creates_no_second_schedule(

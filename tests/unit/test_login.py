@@ -49,7 +49,7 @@ def test_advice_explains_how_to_install_az_if_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(login.shutil, "which", lambda _: None)
-    problem = login.explain_login("Azure CLI not found on path", "AzureCloud")
+    problem = login.explain_login("The Azure CLI is not on the PATH.", "AzureCloud")
     assert problem.message.endswith("the Azure CLI (`az`) was not found.")
     assert "and run `az login`." in problem.advice
     assert "https://learn.microsoft.com/cli/azure/install-azure-cli" in problem.advice
