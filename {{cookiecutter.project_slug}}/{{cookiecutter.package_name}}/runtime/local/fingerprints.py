@@ -95,7 +95,7 @@ class Fingerprints:
         hash_by_name: dict[str, str] = {}
         hashes_to_store: dict[bytes, _StoredHash] = {}
         for name, path in files.items():
-            started = time.time_ns()
+            read_at = time.time_ns()
             status = path.stat()
             file_state = _describe_state(status)
             stored = self._stored_hashes.get(os.fsencode(path))
@@ -105,11 +105,7 @@ class Fingerprints:
 
             content_hash = hash_content(path)
             hash_by_name[name] = content_hash
-            # If a file has just been changed, another change within the same tick of the
-            # clock would leave its times as they are. So its hash is not stored yet.
-            last_change = max(status.st_mtime_ns, status.st_ctime_ns)
-            changed_just_now = last_change >= started - CLOCK_TICK
-            if status.st_size >= MIN_STORED_SIZE and not changed_just_now:
+            if _may_store_hash(status, read_at):
                 hashes_to_store[os.fsencode(path)] = _StoredHash(
                     file_state, content_hash
                 )
@@ -132,6 +128,19 @@ class Fingerprints:
             connection,
         ):
             connection.executemany("REPLACE INTO files VALUES (?, ?, ?)", rows)
+
+
+def _may_store_hash(status: os.stat_result, read_at: int) -> bool:
+    """Return whether the hash of a file should be stored, to be used again later.
+
+    `read_at` is the time at which the file was read, in nanoseconds since 1970. The hash of
+    a small file is not stored, and neither is that of a file that was changed just before.
+    It could be changed again within the same tick of the clock, and would then have another
+    content with the same times.
+    """
+    last_change = max(status.st_mtime_ns, status.st_ctime_ns)
+    changed_just_before = last_change >= read_at - CLOCK_TICK
+    return status.st_size >= MIN_STORED_SIZE and not changed_just_before
 
 
 def _describe_state(status: os.stat_result) -> str:

@@ -35,7 +35,10 @@ from multiprocessing.synchronize import Event
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pebble
 
 #: Lines of the log with this prefix report how many mini-batches are done.
 BATCH_PROGRESS = "mini-batches done: "
@@ -103,9 +106,10 @@ class Progress:
     failed_files: list[str] = field(default_factory=list)
 
     def count_done(self, batch: MiniBatch, rows: list[str]) -> None:
-        """Count a mini-batch as done, and as many files as failed as rows are missing.
+        """Count a mini-batch as done, and one file as failed for each missing row.
 
-        `rows` are the rows that the script's run() has returned: one for each file.
+        `rows` are the rows that the script's run() has returned. There should be one for
+        each file of the mini-batch.
         """
         self.batches_done += 1
         self.rows += rows
@@ -330,10 +334,9 @@ def run_in_workers(
     batches_to_try = batches
     try:
         for attempt in range(1, limits.max_tries + 1):
-            batch_by_future: dict[Future[list[str]], MiniBatch] = {}
-            for batch in batches_to_try:
-                future = pool.schedule(_run_batch, [batch], timeout=limits.run_seconds)
-                batch_by_future[future] = batch
+            batch_by_future = _schedule_batches(
+                pool, batches_to_try, limits.run_seconds
+            )
             workers_may_start.set()
             batches_to_try = _collect_results(
                 batch_by_future, progress, limits, attempt
@@ -348,6 +351,21 @@ def run_in_workers(
         pool.stop()
         pool.join()
     return progress
+
+
+def _schedule_batches(
+    pool: pebble.ProcessPool, batches: list[MiniBatch], run_seconds: int
+) -> dict[Future[list[str]], MiniBatch]:
+    """Schedule mini-batches in a pool of workers.
+
+    Returns each mini-batch by the future of its rows. The future fails if the mini-batch
+    takes more than `run_seconds`.
+    """
+    batch_by_future: dict[Future[list[str]], MiniBatch] = {}
+    for batch in batches:
+        future = pool.schedule(_run_batch, [batch], timeout=run_seconds)
+        batch_by_future[future] = batch
+    return batch_by_future
 
 
 def _collect_results(
@@ -432,7 +450,7 @@ def _start_worker(
     try:
         load_entry_script(script, arguments)
     except Exception as error:
-        print(_describe(error), flush=True)
+        print(_describe_error(error), flush=True)
         # The pool would log the same error again.
         logging.disable()
         raise
@@ -510,7 +528,7 @@ def _run_batch(batch: MiniBatch) -> list[str]:
     except Exception as error:  # noqa: BLE001 (The script may raise anything.)
         # The parent process may be unable to import the class of the script's error. So it
         # receives the text of the error.
-        raise RuntimeError(_describe(error)) from None
+        raise RuntimeError(_describe_error(error)) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -538,7 +556,7 @@ def call_run(batch: MiniBatch) -> list[str]:
     return [str(row) for row in returned]
 
 
-def _describe(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Return the text of an error that the entry script has raised.
 
     If the script defines the error's class, this is the message alone, because the author

@@ -119,11 +119,12 @@ class StepProcesses:
         next_step_variables: Mapping[str, str] | None,
     ) -> None:
         """End all fork servers except those of this step and of the next step."""
-        needed = {frozenset(step_variables.items())}
+        needed_keys = {frozenset(step_variables.items())}
         if next_step_variables is not None:
-            needed.add(frozenset(next_step_variables.items()))
-        for key in self._fork_servers.keys() - needed:
-            self._fork_servers.pop(key).close()
+            needed_keys.add(frozenset(next_step_variables.items()))
+        for key in self._fork_servers.keys() - needed_keys:
+            server = self._fork_servers.pop(key)
+            server.close()
 
     def close(self) -> None:
         """End the fork servers, and the step that is running, if there is one."""

@@ -34,7 +34,7 @@ NOT_REUSABLE = ""
 
 
 class StepReuse:
-    """Reuses results of earlier runs, and records results so that later runs can."""
+    """Reuses results of earlier runs, and records results for later runs."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context

@@ -268,8 +268,10 @@ class LocalRun:
         Unless the step `must_run`, it runs only if no earlier results are valid.
         """
         context = self.context
+        results = None
         try:
-            results = None if must_run else self._reuse.take_earlier_results(step)
+            if not must_run:
+                results = self._reuse.take_earlier_results(step)
             if results is None:
                 return self._step_runner.run(step, next_step)
         except (OSError, sqlite3.Error) as error:

@@ -342,7 +342,7 @@ def _format_setting(value: object) -> str:
 
 
 def _find_code(run: PastRun, step: str) -> Path:
-    """Return the folder with the files with which a run's results of a step were made."""
+    """Return the folder of the files with which the results of a step were made."""
     results = run.record.done.get(step)
     run_folder = run.folder
     # If the run has reused the results of an earlier run, that run has the files.

@@ -93,10 +93,7 @@ def _find_problem(context: RunContext, step: Step) -> str:
     changes = _list_changes(
         _name_values(results.arguments, inputs), _name_values(current_arguments, inputs)
     )
-    listed_changes = ", ".join(changes[:MAX_LISTED_CHANGES])
-    if len(changes) > MAX_LISTED_CHANGES:
-        listed_changes += f", and {len(changes) - MAX_LISTED_CHANGES} more"
-    return f"{step.name} ran with other settings ({listed_changes})."
+    return f"{step.name} ran with other settings ({_join_changes(changes)})."
 
 
 def _name_values(
@@ -148,6 +145,15 @@ def _expand_json_object(option: str, value: str) -> dict[str, str]:
     if not isinstance(members, dict):
         return {option: value}
     return {key: json.dumps(item, ensure_ascii=False) for key, item in members.items()}
+
+
+def _join_changes(changes: Sequence[str]) -> str:
+    """Return the first changes in one line, and how many more there are."""
+    text = ", ".join(changes[:MAX_LISTED_CHANGES])
+    unlisted_changes = len(changes) - MAX_LISTED_CHANGES
+    if unlisted_changes > 0:
+        text += f", and {unlisted_changes} more"
+    return text
 
 
 def _list_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

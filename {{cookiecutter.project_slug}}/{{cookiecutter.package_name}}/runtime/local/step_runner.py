@@ -300,13 +300,19 @@ def find_missing_packages(pins: Path) -> list[str]:
             pin = Requirement(line)
         except InvalidRequirement:
             continue
-        if pin.marker is not None and not pin.marker.evaluate():
-            continue
-        try:
-            distribution(pin.name)
-        except PackageNotFoundError:
+        is_for_this_system = pin.marker is None or pin.marker.evaluate()
+        if is_for_this_system and not is_installed(pin.name):
             missing.append(pin.name)
     return missing
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed for the Python that runs the steps."""
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def make_common_environment(context: RunContext) -> dict[str, str]:
@@ -320,7 +326,7 @@ def make_common_environment(context: RunContext) -> dict[str, str]:
 
 
 def copy_snapshot(step: Step, folder: Path) -> None:
-    """Copy those files of a step to a folder that would be uploaded to Azure ML."""
+    """Copy all files of a step that Azure ML would receive to a folder."""
     for file in step.snapshot:
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
