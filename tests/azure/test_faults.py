@@ -1,6 +1,6 @@
-"""provision, submit and publish when Azure refuses, stalls or dies, for both SDKs.
+"""Test provision, submit and publish if Azure refuses, stalls or fails, with both SDKs.
 
-The stand-in refuses in the words of the real services: azure_standin/refusals.py.
+The stand-in refuses with the words of the real services: azure_standin/refusals.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from azure_user import (
 )
 from conftest import SDKS, Bake
 
-#: Seconds without a byte, in place of a minute, and as long as the tests of a limit wait.
+#: A request fails after so many seconds without a byte, which is a minute for users.
 SILENCE = "0.5"
-#: How the request is recognised that sends the pipeline, and one that sends a step's code.
+#: Patterns of the requests that send the pipeline, the code of a step, and the data.
 PIPELINE = {"azureml-sdk": "POST ml/.*WithGraph", "azure-ai-ml": "PUT arm.*/jobs/"}
 CODE = "PUT blob/.*train.py"
 DATA = "PUT blob/datastore/"
@@ -50,6 +50,7 @@ def user(
 
 @pytest.fixture(scope="module")
 def shell(user: User) -> Iterator[Shell]:
+    """A shell that runs commands of the user's project."""
     with closing(Shell(user)) as shell:
         yield shell
 
@@ -102,7 +103,7 @@ def new_data_and_code(user: User) -> Iterator[None]:
     ],
     ids=lambda value: value if value in (*REFUSALS, DATA, CODE) else "",
 )
-def test_a_refusal_is_explained_in_azures_own_words(
+def test_refusal_is_explained_with_the_words_of_azure(
     user: User, shell: Shell, pattern: str, refusal: str, cause: str, advice: str
 ) -> None:
     real = REFUSALS[refusal]
@@ -124,7 +125,7 @@ def test_a_refusal_is_explained_in_azures_own_words(
         ("missing role", "The login has no permission to do this."),
     ],
 )
-def test_a_cluster_that_azure_refuses(
+def test_message_explains_why_azure_refuses_a_cluster(
     user: User, shell: Shell, refusal: str, cause: str
 ) -> None:
     user.project.set("compute", name="new-cluster")
@@ -137,7 +138,9 @@ def test_a_cluster_that_azure_refuses(
     assert f" answered {real.status} {real.code}: " in failed.err
 
 
-def test_a_cluster_that_azure_refuses_to_show(user: User, shell: Shell) -> None:
+def test_message_explains_why_azure_does_not_show_a_cluster(
+    user: User, shell: Shell
+) -> None:
     """azureml-sdk keeps only a text of this answer, in which quotes are escaped."""
     user.project.set("compute", name="hidden-cluster")
     real = REFUSALS["missing role"]
@@ -150,7 +153,9 @@ def test_a_cluster_that_azure_refuses_to_show(user: User, shell: Shell) -> None:
     assert f" answered 403 {real.code}: " in failed.err
 
 
-def test_a_workspace_whose_name_was_deleted_recently(user: User, shell: Shell) -> None:
+def test_message_explains_that_a_name_belongs_to_a_deleted_workspace(
+    user: User, shell: Shell
+) -> None:
     config = user.project.path / ".azureml/config.json"
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace('"workspace"', '"deleted"'), encoding="utf-8")
@@ -166,7 +171,9 @@ def test_a_workspace_whose_name_was_deleted_recently(user: User, shell: Shell) -
     assert 'BadRequest: "Soft-deleted workspace exists.' in failed.err
 
 
-def test_a_resource_group_that_azure_refuses_to_show(user: User, shell: Shell) -> None:
+def test_message_explains_why_azure_does_not_show_a_resource_group(
+    user: User, shell: Shell
+) -> None:
     """The refusal is shown, and not the answer that there is no such workspace yet."""
     config = user.project.path / ".azureml/config.json"
     text = config.read_text(encoding="utf-8")
@@ -181,7 +188,7 @@ def test_a_resource_group_that_azure_refuses_to_show(user: User, shell: Shell) -
 
 
 @pytest.mark.parametrize("pattern", [DATA, CODE], ids=["data", "code"])
-def test_a_throttled_upload_goes_on(user: User, shell: Shell, pattern: str) -> None:
+def test_throttled_upload_is_continued(user: User, shell: Shell, pattern: str) -> None:
     fault = Fault(pattern, refusal=REFUSALS["throttled storage"], times=2)
     user.standin.faults.append(fault)
     done = shell.run("submit training")
@@ -189,7 +196,7 @@ def test_a_throttled_upload_goes_on(user: User, shell: Shell, pattern: str) -> N
     assert fault.seen > 2
 
 
-def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
+def test_message_explains_that_uploads_stay_throttled(user: User, shell: Shell) -> None:
     refusal = REFUSALS["throttled storage"]
     user.standin.faults.append(Fault(DATA, refusal=refusal, times=None))
     failed = shell.run("submit training")
@@ -242,7 +249,7 @@ def test_an_upload_that_stays_throttled(user: User, shell: Shell) -> None:
         else ""
     ),
 )
-def test_a_sentence_says_what_is_wrong(
+def test_message_explains_each_fault_in_a_sentence(
     user: User, shell: Shell, fault: Fault, sentence: str
 ) -> None:
     pattern = (
@@ -277,14 +284,16 @@ def test_text_of_azure_is_harmless_for_terminals_and_build_agents(
     assert "\x1b" not in failed.out + failed.err
 
 
-def test_an_answer_that_is_nested_too_deeply(user: User, shell: Shell) -> None:
+def test_answer_that_is_nested_too_deeply_causes_no_traceback(
+    user: User, shell: Shell
+) -> None:
     body = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
     user.standin.faults.append(Fault("GET arm{scope}", 200, body=body, times=None))
     assert_one_sentence(shell.run("submit training"))
     assert "Traceback" not in shell.run("check --online").err
 
 
-def test_a_login_that_is_redirected_sends_no_secret(user: User, shell: Shell) -> None:
+def test_redirected_login_sends_no_secret(user: User, shell: Shell) -> None:
     headers = {"Location": "https://elsewhere.example/token"}
     fault = Fault("POST login/.*/token", 307, body=b"", headers=headers, times=None)
     user.standin.faults.append(fault)
@@ -303,7 +312,7 @@ def test_a_login_that_is_redirected_sends_no_secret(user: User, shell: Shell) ->
         pytest.param(CODE, False, id="code"),
     ],
 )
-def test_a_server_that_never_answers_ends_the_command(
+def test_command_ends_if_a_server_never_answers(
     user: User, pattern: str, trickle: bool
 ) -> None:
     route = PIPELINE[user.project.sdk] if pattern == "PIPELINE" else pattern
@@ -320,7 +329,7 @@ def test_a_server_that_never_answers_ends_the_command(
     assert_one_sentence(failed)
 
 
-def test_what_the_sdk_prints_is_kept_without_secrets(user: User, shell: Shell) -> None:
+def test_log_has_what_the_sdk_prints_without_secrets(user: User, shell: Shell) -> None:
     log = user.project.path / "runs/azure.log"
     log.unlink(missing_ok=True)
     pattern = PIPELINE[user.project.sdk]
@@ -334,7 +343,9 @@ def test_what_the_sdk_prints_is_kept_without_secrets(user: User, shell: Shell) -
     assert_no_secret(user, text)
 
 
-def test_debug_shows_it_on_the_screen(user: User, shell: Shell) -> None:
+def test_debug_shows_what_the_sdk_prints_on_the_screen(
+    user: User, shell: Shell
+) -> None:
     pattern = PIPELINE[user.project.sdk]
     user.standin.faults.append(Fault(pattern, 400, times=None))
     failed = shell.run("submit training --debug")

@@ -1,4 +1,4 @@
-"""The stand-in, tried with the unmodified SDK on two tiny pipelines."""
+"""Test the stand-in with the unmodified azureml-sdk and two tiny pipelines."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(mini_batch):
     print("scored", len(mini_batch))
     return mini_batch
 """
-#: The user's side: what a project would do with the SDK. Its last line is what it prints as JSON.
+#: A client that uses the SDK as a project would, and prints the result of a function as JSON.
 CLIENT = """
 import json, os, pathlib, sys, time
 from azureml.core import Dataset, Environment, Experiment, RunConfiguration, Workspace
@@ -221,12 +221,14 @@ class Project:
         self.variables["SUBSCRIPTION"] = standin.subscription_id
 
     def write(self, path: str, text: str) -> None:
+        """Write a file of the project."""
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / path).write_text(text)
 
     def run(
         self, command: str, *arguments: object, **variables: str
     ) -> subprocess.CompletedProcess[str]:
+        """Call a function of the client in a process of its own."""
         call = [PYTHONS["azureml-sdk"], "client.py", json.dumps([command, arguments])]
         return subprocess.run(
             call,
@@ -239,6 +241,7 @@ class Project:
         )
 
     def call(self, command: str, *arguments: object, **variables: str) -> Any:
+        """Call a function of the client, which must succeed, and return its result."""
         done = self.run(command, *arguments, **variables)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
@@ -246,6 +249,7 @@ class Project:
 
 @pytest.fixture
 def standin(tmp_path: Path) -> Iterator[Standin]:
+    """A stand-in without a workspace."""
     with Standin.running(tmp_path / "standin") as running:
         running.azure.python = PYTHONS["azureml-sdk"]
         yield running
@@ -253,7 +257,7 @@ def standin(tmp_path: Path) -> Iterator[Standin]:
 
 @pytest.fixture
 def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
-    """A project whose workspace is provisioned; in the end nothing unknown was asked for."""
+    """A project whose workspace is provisioned; at the end, all requests must be known."""
     standin.create_workspace("workspace", "group", "cpu-cluster")
     project = Project(tmp_path / "project", standin)
     standin.azure.upload(project.folder / "data", "datastore/raw")
@@ -261,14 +265,15 @@ def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
     standin.verify()
 
 
-def new_modules(standin: Standin) -> list[str]:
+def list_uploaded_modules(standin: Standin) -> list[str]:
+    """Return the names of all steps that were uploaded."""
     return sorted(
         request.json()["Name"]
         for request in standin.received("POST ml/pipelines.*/Modules$")
     )
 
 
-def test_provision(tmp_path: Path, standin: Standin) -> None:
+def test_sdk_provisions_a_workspace_twice(tmp_path: Path, standin: Standin) -> None:
     project = Project(tmp_path / "project", standin)
 
     copied = ["one.csv", "two.csv"]
@@ -283,7 +288,7 @@ def test_provision(tmp_path: Path, standin: Standin) -> None:
     standin.verify()
 
 
-def test_training_and_scoring(standin: Standin, project: Project) -> None:
+def test_sdk_trains_and_scores(standin: Standin, project: Project) -> None:
     trained = project.call("submit", "training", {"scale": 10})
 
     assert trained["status"] == "Finished", trained
@@ -302,7 +307,7 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     assert {"figure.png", "model/MLmodel", "model/data/mean.txt"} <= set(
         standin.azure.artifacts(run)
     )
-    assert new_modules(standin) == ["prep", "train"]
+    assert list_uploaded_modules(standin) == ["prep", "train"]
 
     scored = project.call("submit", "scoring", {"scale": 10, "mini_batch_size": "2"})
 
@@ -321,8 +326,8 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
             "logs/user/stdout/10.0.0.4/process000.stdout.txt"
         ]
     )
-    assert new_modules(standin) == ["prep", "score", "train"]
-    # The same module with the same values and data: what it made for the training serves again.
+    assert list_uploaded_modules(standin) == ["prep", "score", "train"]
+    # The module, its values and its data are the same, so the result of the training is reused.
     assert standin.azure.runs[scored["steps"]["prep"]["id"]].properties[
         "azureml.reusedrunid"
     ]
@@ -331,7 +336,7 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     again = project.call("submit", "training", {"scale": 10})
 
     assert again["status"] == "Finished", again
-    assert new_modules(standin) == ["prep", "score", "train", "train"]
+    assert list_uploaded_modules(standin) == ["prep", "score", "train", "train"]
     assert (
         "registered version 2"
         in again["steps"]["train"]["logs"]["user_logs/std_log.txt"]
@@ -342,7 +347,9 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     } == {"POST login/{tenant}/oauth2/v2.0/token"}
 
 
-def test_a_step_that_fails(standin: Standin, project: Project) -> None:
+def test_failed_step_fails_the_run_and_has_its_log(
+    standin: Standin, project: Project
+) -> None:
     project.write("train/train.py", "raise SystemExit('no rows')")
     failed = project.call("submit", "training")
 
@@ -357,7 +364,9 @@ def test_a_step_that_fails(standin: Standin, project: Project) -> None:
     }
 
 
-def test_a_parallel_step_that_fails(standin: Standin, project: Project) -> None:
+def test_failed_parallel_step_has_the_log_of_its_workers(
+    standin: Standin, project: Project
+) -> None:
     project.write(
         "score/score.py", "def run(mini_batch):\n    raise ValueError('no model')"
     )
@@ -369,7 +378,7 @@ def test_a_parallel_step_that_fails(standin: Standin, project: Project) -> None:
     assert logs["logs/user/error.txt"].count("ValueError: no model") == 2
 
 
-def test_cancel(standin: Standin, project: Project) -> None:
+def test_canceled_run_cancels_its_steps(standin: Standin, project: Project) -> None:
     standin.azure.endless_steps.add("prep")
     cancelled = project.call("submit", "training", CANCEL="yes")
 
@@ -379,7 +388,9 @@ def test_cancel(standin: Standin, project: Project) -> None:
     }
 
 
-def test_publish_twice(standin: Standin, project: Project) -> None:
+def test_second_publish_adds_a_version_to_the_endpoint(
+    standin: Standin, project: Project
+) -> None:
     project.write("train/train.py", "print('trained')")
 
     version, frequencies, result = project.call("publish", "training", "Day")
@@ -402,7 +413,9 @@ def test_publish_twice(standin: Standin, project: Project) -> None:
     ],
     ids=lambda value: value.pattern if isinstance(value, Fault) else None,
 )
-def test_faults(standin: Standin, project: Project, fault: Fault, message: str) -> None:
+def test_sdk_gets_the_faults_of_the_standin(
+    standin: Standin, project: Project, fault: Fault, message: str
+) -> None:
     standin.faults.append(fault)
     done = project.run("submit", "training")
 
@@ -411,7 +424,7 @@ def test_faults(standin: Standin, project: Project, fault: Fault, message: str) 
     assert fault.seen == 1
 
 
-def test_faults_that_the_sdk_recovers_from(standin: Standin, project: Project) -> None:
+def test_sdk_recovers_from_short_faults(standin: Standin, project: Project) -> None:
     project.write("train/train.py", "print('trained')")
     standin.faults += [
         Fault("GET arm{scope}", 429, retry_after=1),
@@ -423,7 +436,9 @@ def test_faults_that_the_sdk_recovers_from(standin: Standin, project: Project) -
     assert [fault.seen for fault in standin.faults] == [2, 2, 2]
 
 
-def test_what_is_not_played(tmp_path: Path, standin: Standin) -> None:
+def test_unknown_requests_and_hosts_are_refused(
+    tmp_path: Path, standin: Standin
+) -> None:
     variables = standin.environment(tmp_path / "home")
     proxies = {"https": variables["HTTPS_PROXY"]}
     options: Any = {
@@ -444,7 +459,7 @@ def test_what_is_not_played(tmp_path: Path, standin: Standin) -> None:
     assert standin.refused_hosts == ["example.org"]
 
 
-def test_an_entry_script_is_loaded_unregistered(tmp_path: Path) -> None:
+def test_entry_script_is_loaded_as_azure_loads_it(tmp_path: Path) -> None:
     script = tmp_path / "entry_script.py"
     (tmp_path / "neighbour_of_it.py").write_text("one = 1")
     script.write_text("name = __name__")

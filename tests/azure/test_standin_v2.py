@@ -1,4 +1,4 @@
-"""The stand-in, tried with the unmodified azure-ai-ml on two tiny pipelines."""
+"""Test the stand-in with the unmodified azure-ai-ml and two tiny pipelines."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run(mini_batch):
     print("scored", len(mini_batch))
     return mini_batch
 """
-#: The user's side: what a project would do with the SDK.
+#: A client that uses the SDK as a project would.
 CLIENT = """
 import json, logging, os, pathlib, sys, time
 logging.disable(logging.WARNING)
@@ -290,10 +290,12 @@ class Project:
         self.variables["SUBSCRIPTION"] = standin.subscription_id
 
     def write(self, path: str, text: str) -> None:
+        """Write a file of the project."""
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / path).write_text(text)
 
     def call(self, command: str, *arguments: object) -> Any:
+        """Call a function of the client, which must succeed, and return its result."""
         done = subprocess.run(
             [PYTHONS["azure-ai-ml"], "client.py", json.dumps([command, arguments])],
             check=False,
@@ -309,6 +311,7 @@ class Project:
 
 @pytest.fixture
 def standin(tmp_path: Path) -> Iterator[Standin]:
+    """A stand-in without a workspace."""
     with Standin.running(tmp_path / "standin") as running:
         running.azure.python = PYTHONS["azureml-sdk"]
         yield running
@@ -316,7 +319,7 @@ def standin(tmp_path: Path) -> Iterator[Standin]:
 
 @pytest.fixture
 def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
-    """A project whose workspace is provisioned; in the end nothing unknown was asked for."""
+    """A project whose workspace is provisioned; at the end, all requests must be known."""
     scope = standin.create_workspace("workspace", "group", "cpu-cluster")
     project = Project(tmp_path / "project", standin)
     standin.azure.upload(project.folder / "data", "datastore/raw")
@@ -334,7 +337,7 @@ def project(tmp_path: Path, standin: Standin) -> Iterator[Project]:
         assert faults == []
 
 
-def test_provision(tmp_path: Path, standin: Standin) -> None:
+def test_sdk_provisions_a_workspace_twice(tmp_path: Path, standin: Standin) -> None:
     first, second = Project(tmp_path / "project", standin).call("provision_twice")
 
     assert (first["location"], first["store"]) == ("westeurope", "workspaceblobstore")
@@ -349,18 +352,20 @@ def test_provision(tmp_path: Path, standin: Standin) -> None:
     standin.verify()
 
 
-def test_training_and_scoring(standin: Standin, project: Project) -> None:
+def test_sdk_trains_and_scores(standin: Standin, project: Project) -> None:
     result = project.call("train_and_score")
 
     first, again, third = result["first"], result["again"], result["third"]
-    assert [one["status"] for one in (first, again, third)] == ["Completed"] * 3
+    assert [job["status"] for job in (first, again, third)] == ["Completed"] * 3
     logs = {name: step["logs"] for name, step in first["steps"].items()}
     assert logs["ready"]["user_logs/std_log.txt"] == "prepared 10 no note\n"
     assert "registered version 1" in logs["fitted"]["user_logs/std_log.txt"]
     assert logs["fitted"]["model/mean.txt"] == result["fitted"] == "30.0"
     run = standin.azure.runs[first["steps"]["fitted"]["name"]]
-    assert [(one["key"], one["value"]) for one in run.metrics] == [("mean", 30.0)]
-    # The same data in the same place: prep is not run again, train is not deterministic.
+    assert [(metric["key"], metric["value"]) for metric in run.metrics] == [
+        ("mean", 30.0)
+    ]
+    # The data is the same, so prep does not run again. The step train is not deterministic.
     reused = third["steps"]["ready"]["properties"]
     assert reused["azureml.reusedrunid"] == first["steps"]["ready"]["name"]
     assert reused["azureml.reusedpipelinerunid"] == first["name"]
@@ -385,14 +390,14 @@ def test_training_and_scoring(standin: Standin, project: Project) -> None:
     name = third["steps"]["fitted"]["name"]
     assert result["path"].endswith(f"/ExperimentRun/dcid.{name}/model")
     assert set(result["names"]) == {"mean", "by-arm", "of-a-job"}
-    # Of three jobs and more, each folder was uploaded once.
+    # All jobs use one upload of each folder.
     assert len(standin.received("PUT blob/.*/prep.py")) == 2
     secret = standin.credentials["AZURE_CLIENT_SECRET"].encode()
     routes = {request.route for request in standin.requests if secret in request.body}
     assert routes == {"POST login/{tenant}/oauth2/v2.0/token"}
 
 
-def test_a_step_that_fails_and_a_job_that_is_cancelled(
+def test_job_fails_with_its_step_and_can_be_cancelled(
     standin: Standin, project: Project
 ) -> None:
     fails = (
@@ -413,7 +418,9 @@ def test_a_step_that_fails_and_a_job_that_is_cancelled(
     assert "Compute nope was not found" in refused[1]
 
 
-def test_publish(standin: Standin, project: Project) -> None:
+def test_sdk_publishes_deployments_and_a_schedule(
+    standin: Standin, project: Project
+) -> None:
     project.write("train/train.py", "print('trained')")
     result = project.call("publish", "1", "2")
 
@@ -431,7 +438,7 @@ def test_publish(standin: Standin, project: Project) -> None:
     assert [tag["azureml.deploymentname"] for tag in tags] == ["v2", "v1"]
 
 
-def test_a_lost_answer_starts_no_second_job(standin: Standin, project: Project) -> None:
+def test_lost_answer_starts_no_second_job(standin: Standin, project: Project) -> None:
     project.write("train/train.py", "import sys\nprint(sys.prefix)")
     standin.azure.python = str(PYTHON)
     standin.faults.append(Fault("PUT arm{scope}/jobs/{name}", lost=True))
@@ -445,7 +452,9 @@ def test_a_lost_answer_starts_no_second_job(standin: Standin, project: Project) 
 
 
 @pytest.mark.parametrize(("allowed", "code"), [(-1, 0), (1, 0), (0, 42)])
-def test_mini_batches_that_may_fail(tmp_path: Path, allowed: int, code: int) -> None:
+def test_mini_batches_may_fail_up_to_a_number(
+    tmp_path: Path, allowed: int, code: int
+) -> None:
     script = tmp_path / "entry.py"
     script.write_text(
         "def run(batch):\n    assert 'one' not in batch[0]\n    return batch\n"

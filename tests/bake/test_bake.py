@@ -1,4 +1,4 @@
-"""What is generated: the files, for all kinds of names, clean from the start."""
+"""Test generated projects: their files, and that they are clean for all kinds of names."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ NAMES = {
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_a_project_has_exactly_these_files(bake: Bake, task: str, sdk: str) -> None:
     project = bake(task=task, azureml_sdk=sdk)
-    files = {p.relative_to(project.path).as_posix() for p in all_files(project)}
+    files = {p.relative_to(project.path).as_posix() for p in list_files(project)}
     assert files == set(FILES.split())
 
 
@@ -320,7 +320,7 @@ def test_a_workflow_can_be_added_later_and_other_files_stay(
 )
 def test_fresh_output_is_clean(bake: Bake, name: str, sdk: str) -> None:
     project = bake(**NAMES[name], azureml_sdk=sdk)
-    for path in all_files(project):
+    for path in list_files(project):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?<!\.)cookiecutter\.\w|\{%", text), path
         assert not text or text.endswith("\n"), path
@@ -347,7 +347,7 @@ def run_module(project: Project, *arguments: str) -> None:
 def assert_formatted(project: Project) -> None:
     """Check with black the files that were not checked in another project already."""
     unchecked = {}
-    for path in all_files(project):
+    for path in list_files(project):
         if path.suffix in (".py", ".ipynb"):
             content = path.read_bytes()
             if content not in FORMATTED:
@@ -503,7 +503,7 @@ def is_include(path: Path) -> bool:
 def test_projects_of_the_two_sdks_differ_only_in_these_files(bake: Bake) -> None:
     first, second = (bake(azureml_sdk=sdk) for sdk in SDKS)
     differing_files = set()
-    for path in all_files(first):
+    for path in list_files(first):
         name = path.relative_to(first.path)
         if path.read_bytes() != (second.path / name).read_bytes():
             differing_files.add(name.as_posix())
@@ -563,7 +563,8 @@ def test_the_version_is_the_newest_of_the_changelog(bake: Bake) -> None:
     assert printed.out == f"version {newest} of the template\n", printed.err
 
 
-def all_files(project: Project) -> list[Path]:
+def list_files(project: Project) -> list[Path]:
+    """Return the paths of all files, except for those that tools write."""
     return [
         path
         for path in project.path.rglob("*")

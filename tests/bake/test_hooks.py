@@ -231,7 +231,7 @@ def test_any_project_name_gives_a_project(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["class", "json", "Azureml", "Train", "Imp", "Con"])
-def test_project_name_whose_package_would_hide_a_module(
+def test_project_name_whose_package_would_hide_a_module_is_refused(
     tmp_path: Path, name: str
 ) -> None:
     lines = read_refusal(generate(tmp_path, project_name=name))
@@ -318,7 +318,9 @@ def test_wrong_answer_is_refused_with_its_fix(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_package_name_of_a_folder_or_file_of_the_project(tmp_path: Path) -> None:
+def test_package_name_of_a_folder_or_file_of_the_project_is_refused(
+    tmp_path: Path,
+) -> None:
     project = TEMPLATE / "{{cookiecutter.project_slug}}"
     names = {path.name for path in project.iterdir()} - {"__pycache__"}
     assert "steps" in names
@@ -426,7 +428,9 @@ def test_without_hooks_the_projects_check_reports_wrong_answers(tmp_path: Path) 
 @pytest.mark.parametrize(
     "question", ["azure_region", "author_name", "description", "max_nodes"]
 )
-def test_empty_line_in_the_configuration_file(tmp_path: Path, question: str) -> None:
+def test_empty_answer_in_the_configuration_file_is_refused(
+    tmp_path: Path, question: str
+) -> None:
     config = tmp_path / "config.yml"
     config.write_text(f"default_context:\n  {question}:\n", encoding="utf-8")
     generation = generate(tmp_path, "--config-file", str(config))
@@ -438,7 +442,7 @@ def test_empty_line_in_the_configuration_file(tmp_path: Path, question: str) -> 
 
 
 @needs_bash
-def test_truth_value_in_the_configuration_file(tmp_path: Path) -> None:
+def test_truth_value_in_the_configuration_file_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text("default_context: {author_name: yes}", encoding="utf-8")
     generation = generate(tmp_path, "--config-file", str(config))
@@ -449,7 +453,7 @@ def test_truth_value_in_the_configuration_file(tmp_path: Path) -> None:
     assert run_pasted_command(command, tmp_path).returncode == 0
 
 
-def test_null_character_in_the_configuration_file(tmp_path: Path) -> None:
+def test_null_character_in_the_configuration_file_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text('default_context: {description: "a\\0b"}', encoding="utf-8")
     generation = generate(tmp_path, "--config-file", str(config))
@@ -461,7 +465,7 @@ def test_null_character_in_the_configuration_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("question", ["project_name", "project_slug", "package_name"])
 @pytest.mark.parametrize("answer", [None, True], ids=json.dumps)
-def test_answer_of_a_program_that_is_no_text(
+def test_answer_of_a_program_that_is_no_text_is_refused(
     tmp_path: Path, question: str, answer: object
 ) -> None:
     generation = call_cookiecutter(tmp_path, extra_context={question: answer})
@@ -482,7 +486,7 @@ def test_list_of_a_program_is_read_as_choices(tmp_path: Path) -> None:
 
 
 @needs_bash
-def test_answers_of_a_replay_file_that_are_no_text(tmp_path: Path) -> None:
+def test_answers_of_a_replay_file_that_are_no_text_are_refused(tmp_path: Path) -> None:
     assert call_cookiecutter(tmp_path).returncode == 0
     shutil.rmtree(tmp_path / "penguins")
     (replay,) = (tmp_path / "replay").iterdir()

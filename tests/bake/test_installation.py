@@ -1,4 +1,4 @@
-"""A project installs wherever the pages say, and its command `lock` changes its packages."""
+"""Test that a project can be installed wherever the pages say, and its command `lock`."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ exit 0
 """
 
 
-def requested_pythons(folder: Path, system: str, machine: str, *arguments: str) -> str:
-    """Return the Pythons that `make` asks uv for, each on its line, on such a machine."""
+def run_make(folder: Path, system: str, machine: str, *arguments: str) -> str:
+    """Run `make` as on a machine; return the Pythons that it requests of uv, one a line."""
     programs = folder / "programs"
     programs.mkdir()
     scripts = {
@@ -220,7 +220,7 @@ def test_make_chooses_the_python_of_the_machine(
     for arguments, pythons in expected.items():
         folder = tmp_path / re.sub(r"\W", "-", arguments)
         folder.mkdir()
-        requested = requested_pythons(folder, system, machine, *arguments.split())
+        requested = run_make(folder, system, machine, *arguments.split())
         assert requested == pythons, arguments
 
 
@@ -356,7 +356,7 @@ def test_git_ignores_what_a_build_leaves(bake: Bake) -> None:
 
 # lock ---------------------------------------------------------------------------------------
 
-# Prints what the environment of the steps is, on Azure ML.
+# Prints the environment of each step on Azure ML.
 SHOW_ENVIRONMENTS = """
 from penguins.pipelines import PIPELINES
 from penguins.runtime.azure import sdk_steps
@@ -376,7 +376,7 @@ def read_pins(project: Project) -> dict[str, list[str]]:
     return {name: (folder / name).read_text().splitlines() for name in names}
 
 
-def require(project: Project, package: str) -> None:
+def require_package(project: Project, package: str) -> None:
     """Write one more package of the steps into steps.in."""
     file = project.path / "environment" / "steps.in"
     file.write_text(f"{file.read_text()}{package}\n")
@@ -389,7 +389,7 @@ def test_lock_adds_a_package_and_changes_no_other(bake: Bake, sdk: str) -> None:
     environments = project.python("-c", SHOW_ENVIRONMENTS)
     assert environments.code == 0, environments.err
 
-    require(project, "humanize")
+    require_package(project, "humanize")
     result = project.python("-m", "penguins", "lock", PATH=WITH_UV)
     assert result.code == 0, result.err
 
@@ -414,7 +414,7 @@ def test_lock_adds_a_package_and_changes_no_other(bake: Bake, sdk: str) -> None:
 def test_lock_changes_nothing_if_no_versions_go_together(bake: Bake, sdk: str) -> None:
     project = bake(azureml_sdk=sdk)
     pins = read_pins(project)
-    require(project, "numpy==99")
+    require_package(project, "numpy==99")
     files = sorted((project.path / "environment").iterdir())
 
     result = project.python("-m", "penguins", "lock", PATH=WITH_UV)
@@ -429,7 +429,7 @@ def test_lock_replaces_a_version_only_if_it_must(bake: Bake) -> None:
     project = bake(azureml_sdk="azure-ai-ml")
     before = set(read_pins(project)["steps.txt"])
     (pin,) = [line for line in before if line.startswith("pillow==")]
-    require(project, pin.replace("==", "!="))
+    require_package(project, pin.replace("==", "!="))
 
     result = project.python("-m", "penguins", "lock", PATH=WITH_UV)
     assert result.code == 0, result.err
@@ -465,7 +465,7 @@ def test_lock_says_how_to_install_uv(bake: Bake, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_pins_name_nothing_but_packages(sdk: str) -> None:
-    """No comment, and the extra `fuse`, without which azureml-sdk prints warnings."""
+    """The extra `fuse` is needed, because azureml-sdk prints warnings without it."""
     folder = TEMPLATE / "templates" / sdk / "environment"
     steps = TEMPLATE / "{{cookiecutter.project_slug}}" / "environment" / "steps.txt"
     for file in (folder / "project.txt", steps):

@@ -1,4 +1,4 @@
-"""A project of azureml-sdk becomes one of azure-ai-ml, as docs/updating.md says."""
+"""Test that a project of azureml-sdk moves to azure-ai-ml as docs/updating.md says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ANSWERS = {"project_name": 'Früher: 7 "Wale"', "task": "regression"}
 NOTE = 'print("note: this step is ours")\n'
 
 
-def commands(project: Project) -> str:
-    """Return the commands of the page, with this template's place in them."""
+def read_commands_of_page(project: Project) -> str:
+    """Return the commands of the page, with the path of this template in them."""
     page = (project.path / "docs" / "updating.md").read_text(encoding="utf-8")
     section = page.partition("## Move to azure-ai-ml\n")[2]
     lines = re.findall(r"^    (.*\n)", section, re.MULTILINE)
@@ -58,7 +58,7 @@ def test_steps_settings_data_runs_and_models_stay(bake: Bake, tmp_path: Path) ->
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     }
     moved = subprocess.run(
-        ["sh", "-e", "-c", commands(project)],
+        ["sh", "-e", "-c", read_commands_of_page(project)],
         cwd=project.path,
         env=os.environ | binaries | {"HOME": str(tmp_path)},
         capture_output=True,

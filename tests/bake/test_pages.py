@@ -1,4 +1,4 @@
-"""The pages of the template and of its projects: links, pictures and what they name."""
+"""Test the pages of the template and of its projects: links, pictures, and names in them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 LARGEST_PICTURE = 200_000  # bytes
 
 
-def anchors(page: Path) -> set[str]:
+def list_anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
 
 
-def broken_links(pages: list[Path]) -> list[str]:
+def find_broken_links(pages: list[Path]) -> list[str]:
     """Return the links of some pages that lead to no file or heading, with their page."""
     broken = []
     for page in pages:
@@ -33,7 +33,7 @@ def broken_links(pages: list[Path]) -> list[str]:
                 continue
             path, _, anchor = unquote(link).partition("#")
             target = page.parent / path if path else page
-            if not target.exists() or (anchor and anchor not in anchors(target)):
+            if not target.exists() or (anchor and anchor not in list_anchors(target)):
                 broken.append(f"{page.name}: {link}")
     return broken
 
@@ -44,12 +44,13 @@ def test_links_of_a_project_lead_somewhere(bake: Bake, sdk: str, platform: str) 
     project = bake(azureml_sdk=sdk, ci_platform=platform)
     pages = list(project.path.rglob("*.md"))
     assert len(pages) > 10
-    assert broken_links(pages) == []
+    assert find_broken_links(pages) == []
 
 
 def test_links_of_the_template_lead_somewhere() -> None:
     assert (
-        broken_links([*TEMPLATE.glob("*.md"), *TEMPLATE.glob("benchmarks/*.md")]) == []
+        find_broken_links([*TEMPLATE.glob("*.md"), *TEMPLATE.glob("benchmarks/*.md")])
+        == []
     )
 
 
@@ -117,7 +118,7 @@ def test_actions_of_the_template_are_pinned_by_commit() -> None:
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
 
 
-def texts_in_code(project: Path) -> list[str]:
+def list_texts_in_code(project: Path) -> list[str]:
     """Return all texts in the project's Python files, those in f-strings too."""
     texts = []
     for file in project.rglob("*.py"):
@@ -135,7 +136,7 @@ def test_messages_of_the_troubleshooting_page_are_in_the_code(
     page = (project / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     first_cells = re.findall(r"(?m)^\| `([^`]+)`", page)
     assert len(first_cells) > 100
-    code = texts_in_code(project)
+    code = list_texts_in_code(project)
     missing = [
         part
         for message in first_cells

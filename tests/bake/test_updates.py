@@ -1,4 +1,4 @@
-"""Updates of a project to a newer template, by the real cruft and git."""
+"""Test updates of a project to a newer template, with the real cruft and git."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_an_update_keeps_the_changes_of_the_user(
     assert "already up to date" in shell(project.path, "cruft update -y")
 
 
-def newest_cruft(folder: Path) -> Path:
+def install_newest_cruft(folder: Path) -> Path:
     """Install the newest cruft and typer; return the folder of the command."""
     uv = TEMPLATE / "build" / "tools" / "bin" / "uv"
     if not uv.exists():
@@ -213,7 +213,7 @@ def test_the_commands_of_the_page_update_a_project_by_the_newest_cruft(
     lines = [line.partition("#")[0].strip() for line in block.splitlines()]
     check, update, show = lines[:3]
     assert (update, show) == ("cruft update -y", "git diff --staged")
-    use_newest = f"PATH={newest_cruft(tmp_path)}:$PATH"
+    use_newest = f"PATH={install_newest_cruft(tmp_path)}:$PATH"
 
     assert "out of date" in shell(project.path, use_newest, check, code=1)
     shell(project.path, use_newest, update)

@@ -1,4 +1,4 @@
-"""Generated projects, run as their users run them: on this machine, on real data."""
+"""Test generated projects as their users run them: on this machine, on real data."""
 
 from __future__ import annotations
 
@@ -21,18 +21,27 @@ from sklearn import datasets
 from toys import skip_preloading, wait_until
 
 
-def output(result: dict[str, Any], step: str, port: str) -> Path:
+def find_output(result: dict[str, Any], step: str, port: str) -> Path:
+    """Return the folder of an output of a run."""
     result_of_step = next(s for s in result["steps"] if s["name"] == step)
     return Path(result_of_step["outputs"][port])
 
 
-def registration(result: dict[str, Any]) -> Any:
-    path = output(result, "register", "registration") / "registration.json"
+def read_metrics(result: dict[str, Any]) -> Any:
+    """Return the figures that the step evaluate has written."""
+    path = find_output(result, "evaluate", "evaluation") / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+
+
+def read_registration(result: dict[str, Any]) -> Any:
+    """Return the decision of the step register."""
+    path = find_output(result, "register", "registration") / "registration.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def predictions(result: dict[str, Any]) -> pd.DataFrame:
-    return pd.read_parquet(output(result, "score", "predictions"))
+def read_predictions(result: dict[str, Any]) -> pd.DataFrame:
+    """Return the predictions of a run."""
+    return pd.read_parquet(find_output(result, "score", "predictions"))
 
 
 @pytest.fixture(scope="session")
@@ -47,44 +56,64 @@ def trained(bake: Bake) -> tuple[Project, dict[str, Any]]:
 def test_sample_is_trained_on_and_scored(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
+    """Train, score twice, and score data that has drifted."""
     project, training = trained
+    assert_training_has_results(training)
+
+    first = project.run("scoring")
+    summary = find_output(first.json, "summarize", "summary")
+    page = (summary / "report.html").as_uri()
+    assert first.err.splitlines()[-1] == f"  {page}"
+    assert_sample_is_scored(project, first.json)
+
+    # MLflow has written a file beside the model when it was loaded, which changes nothing.
+    again = project.run("scoring").json
+    assert {step["status"] for step in again["steps"]} == {"reused"}
+    assert_runs_and_models_are_listed(project, training, again)
+
+    assert_drift_stops_scoring(project)
+    assert not (project.path / "mlruns" / "0").exists()
+    train_folder = find_output(training, "train", "model").parents[1]
+    names = {path.name for path in train_folder.iterdir()}
+    assert names == {"code", "outputs", "log.txt"}
+
+
+def assert_training_has_results(training: dict[str, Any]) -> None:
+    """Check that training has registered a good model, with a report that reads offline."""
     assert [(s["name"], s["status"]) for s in training["steps"]] == [
         ("prep", "ran"),
         ("train", "ran"),
         ("evaluate", "ran"),
         ("register", "ran"),
     ]
-    assert registration(training)["version"] == "1"
-    evaluation = output(training, "evaluate", "evaluation")
-    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["metrics"]["accuracy"] > 0.9
+    assert read_registration(training)["version"] == "1"
+    assert read_metrics(training)["accuracy"] > 0.9
+    evaluation = find_output(training, "evaluate", "evaluation")
     report = (evaluation / "report.html").read_text(encoding="utf-8")
     assert report.count("data:image/svg+xml") >= 2
     assert "http" not in report.replace("http://www.w3.org", "")
 
-    first = project.run("scoring")
-    scoring = first.json
-    summary = output(scoring, "summarize", "summary")
-    page = (summary / "report.html").as_uri()
-    assert first.err.splitlines()[-1] == f"  {page}"
-    # Though MLflow has written a file beside the model when it was loaded:
-    again = project.run("scoring").json
-    assert {step["status"] for step in again["steps"]} == {"reused"}
-    assert_the_runs_are_listed(project, training, again)
-    drift = output(scoring, "monitor", "drift_report") / "drift.json"
+
+def assert_sample_is_scored(project: Project, scoring: dict[str, Any]) -> None:
+    """Check that each row of the sample has its keys, a prediction and probabilities."""
+    drift = find_output(scoring, "monitor", "drift_report") / "drift.json"
     assert json.loads(drift.read_text(encoding="utf-8"))["drift"] == []
-    text = (summary / "summary.json").read_text(encoding="utf-8")
-    assert json.loads(text)["rows"] == 43
+    summary = find_output(scoring, "summarize", "summary") / "summary.json"
+    assert json.loads(summary.read_text(encoding="utf-8"))["rows"] == 43
     rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
-    scored = predictions(scoring)
+    scored = read_predictions(scoring)
     keys = ["studyName", "Individual ID"]
     assert list(scored.columns[:3]) == [*keys, "prediction"]
     assert scored.columns[3:].str.startswith("probability_").all()
     assert scored[keys].equals(rows[keys])
     assert scored.filter(like="probability_").sum(axis=1).round(6).eq(1).all()
-    rows.assign(**{"Flipper Length (mm)": rows["Flipper Length (mm)"] / 10}).to_csv(
-        project.path / "drifted.csv", index=False
-    )
+
+
+def assert_drift_stops_scoring(project: Project) -> None:
+    """Check that with `on_drift=stop`, nothing is scored if a length is in centimetres."""
+    rows = pd.read_csv(project.path / "data/sample/scoring/penguins.csv")
+    rows["Flipper Length (mm)"] /= 10
+    rows.to_csv(project.path / "drifted.csv", index=False)
     drifted = ("--set", "raw_data=drifted.csv", "--set", "on_drift=stop")
     stopped = project.run("scoring", *drifted)
     assert stopped.code == 1
@@ -92,17 +121,12 @@ def test_sample_is_trained_on_and_scored(
     assert statuses == ["ran", "failed", "skipped", "skipped"]
     assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.err
     assert "Nothing is scored, as monitoring.on_drift is 'stop'" in stopped.err
-    assert not (project.path / "mlruns" / "0").exists()
-    leftovers = {
-        p.name for p in (output(training, "train", "model").parents[1]).iterdir()
-    }
-    assert leftovers == {"code", "outputs", "log.txt"}
 
 
-def assert_the_runs_are_listed(
+def assert_runs_and_models_are_listed(
     project: Project, training: dict[str, Any], newest: dict[str, Any]
 ) -> None:
-    """The commands `runs` and `models` show what MLflow has of a run and its steps."""
+    """Check the tables of the commands `runs` and `models`."""
     name = Path(training["folder"]).name
     listed = project.python("-m", project.package, "runs")
     assert listed.code == 0, listed.err
@@ -112,9 +136,7 @@ def assert_the_runs_are_listed(
     assert lines[1].split()[3:5] == ["43", "1"]
     assert lines[2] == "    no drift"
     row = next(index for index, line in enumerate(lines) if line.startswith(name))
-    evaluation = output(training, "evaluate", "evaluation")
-    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    log_loss = f"{metrics['metrics']['log_loss']:.4g}"
+    log_loss = f"{read_metrics(training)['log_loss']:.4g}"
     assert lines[row].split()[3:] == ["301", "1", log_loss]
     assert lines[row + 1] == "    better than the baseline"
 
@@ -130,12 +152,10 @@ def test_regression_predicts_masses_of_the_sample(bake: Bake) -> None:
     project = bake(task="regression")
     training = project.run("training")
     assert training.code == 0, training.err
-    evaluation = output(training.json, "evaluate", "evaluation")
-    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["metrics"]["r2"] > 0.7
-    report = output(training.json, "prep", "data_report") / "report.json"
+    assert read_metrics(training.json)["r2"] > 0.7
+    report = find_output(training.json, "prep", "data_report") / "report.json"
     assert json.loads(report.read_text())["dropped"] == {"no value in the target": 2}
-    scored = predictions(project.run("scoring").json)
+    scored = read_predictions(project.run("scoring").json)
     assert len(scored) == 43
     assert scored["prediction"].between(2000, 7000).all()
     assert "probability" not in " ".join(scored.columns)
@@ -164,14 +184,12 @@ def test_other_tables_need_only_other_settings(
 
     training = project.run("training")
     assert training.code == 0, training.err
-    evaluation = output(training.json, "evaluate", "evaluation")
-    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["metrics"][metric] > least
+    assert read_metrics(training.json)[metric] > least
 
     scoring = project.run("scoring").json
-    parts = output(scoring, "score", "predictions")
+    parts = find_output(scoring, "score", "predictions")
     assert len(list(parts.iterdir())) == -(-len(frame) // 100)
-    scored = predictions(scoring).sort_values("row", ignore_index=True)
+    scored = read_predictions(scoring).sort_values("row", ignore_index=True)
     assert list(scored["row"]) == list(range(len(frame)))
     right = scored["prediction"] == frame["target"]
     assert task == "regression" or right.mean() > 0.9
@@ -181,15 +199,15 @@ def test_worse_model_is_not_registered(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, _ = trained
-    before = versions(project)
+    before = list_versions(project)
     worse = project.run("training", "--set", "max_iterations=1").json
-    assert registration(worse)["registered"] is False
-    assert "worse than the registered version" in registration(worse)["reason"]
-    assert versions(project) == before
+    assert read_registration(worse)["registered"] is False
+    assert "worse than the registered version" in read_registration(worse)["reason"]
+    assert list_versions(project) == before
 
 
-def versions(project: Project) -> list[int]:
-    """All registered versions of a project's model."""
+def list_versions(project: Project) -> list[int]:
+    """Return the numbers of all registered versions of a project's model."""
     with closing(sqlite3.connect(project.path / "mlruns/mlflow.db")) as registry:
         rows = registry.execute("SELECT version FROM model_versions").fetchall()
     return [version for (version,) in rows]
@@ -208,8 +226,8 @@ def start_training(project: Project, output: int) -> subprocess.Popen[str]:
     )
 
 
-def test_a_search_that_is_stopped_goes_on(bake: Bake) -> None:
-    """Ctrl-C ends a search at once. Another search then runs `train` again, but not `prep`."""
+def test_search_that_is_stopped_is_continued(bake: Bake) -> None:
+    """Check that another search runs `train` again, but not `prep`."""
     project = bake()
     few_trees = {"max_iterations": 5}
     space = {"learning_rate": {"low": 0.05, "high": 0.5}}
@@ -227,7 +245,7 @@ def test_a_search_that_is_stopped_goes_on(bake: Bake) -> None:
     assert result.code == 0, result.err
     statuses = [step["status"] for step in result.json["steps"]]
     assert statuses == ["reused", "ran", "ran", "ran"]
-    log = output(result.json, "train", "model").parents[1] / "log.txt"
+    log = find_output(result.json, "train", "model").parents[1] / "log.txt"
     assert "tries that are taken from an earlier search" in log.read_text()
 
 
@@ -261,8 +279,8 @@ print(json.dumps({a.name: str(a) == str(b) for a, b in pairs}))
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_a_search_changes_the_step_train_alone(bake: Bake, sdk: str) -> None:
-    """So Azure ML, too, reuses `prep` when the search space changes."""
+def test_search_changes_only_the_step_train(bake: Bake, sdk: str) -> None:
+    """Azure ML, too, therefore reuses `prep` when the search space changes."""
     project = bake(azureml_sdk=sdk)
     space = {"learning_rate": [0.1, 0.2]}
     project.set("training", search={"tries": 2, "space": space})
@@ -328,7 +346,7 @@ def test_failed_mini_batch_is_tried_again(
     finally:
         script.write_text(original, encoding="utf-8")
     assert result.code == 0, result.err
-    scored = predictions(result.json)
+    scored = read_predictions(result.json)
     assert len(scored) == 43
     assert not scored.duplicated(["studyName", "Individual ID"]).any()
     path = Path(result.json["folder"]) / "score" / "log.txt"
@@ -360,10 +378,11 @@ def test_error_threshold_decides_whether_scoring_fails(
     assert "failed" in log.read_text(encoding="utf-8").splitlines()[-1]
     assert "part-00001.parquet" in log.read_text(encoding="utf-8").splitlines()[-1]
     if code == 0:
-        assert len(predictions(result.json)) == 28
+        assert len(read_predictions(result.json)) == 28
 
 
-BAD = {
+#: Files of raw data, and the message about them.
+BAD_DATA = {
     "an empty folder": ({}, "holds no file that ends in .csv"),
     "an empty file": ({"a.csv": ""}, "a.csv is empty"),
     "a ragged line": (
@@ -384,24 +403,25 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def owned(bake: Bake) -> Project:
-    """A project for data of one's own."""
+def project_for_bad_data(bake: Bake) -> Project:
+    """A project whose training data is in the folder `own`."""
     project = bake()
     project.set("data", training="own", keys=[], ignore=[])
     skip_preloading(project)  # These runs end in prep or soon after it.
     return project
 
 
-@pytest.mark.parametrize(("files", "message"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("files", "message"), BAD_DATA.values(), ids=BAD_DATA)
 def test_bad_data_is_explained_in_a_sentence(
-    owned: Project, files: dict[str, str], message: str
+    project_for_bad_data: Project, files: dict[str, str], message: str
 ) -> None:
-    folder = owned.path / "own"
+    project = project_for_bad_data
+    folder = project.path / "own"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    result = owned.run("training")
+    result = project.run("training")
     assert result.code == 1
     assert message in result.err
     assert "Traceback" not in result.err
@@ -412,10 +432,10 @@ def test_run_succeeds_after_runs_were_killed_in_different_steps(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
     project, _ = trained
-    before = versions(project)
+    before = list_versions(project)
     for step in ("prep", "train", "evaluate"):
         kill_training_in_step(project, step)
-    assert versions(project) == before
+    assert list_versions(project) == before
     result = project.run("scoring")
     assert result.code == 0, result.err
 
@@ -477,22 +497,23 @@ def test_help_imports_neither_sdk_nor_rich(
     assert "rich" not in result.err
 
 
-OF_AN_SDK = ["tests/test_pipelines.py", "tests/test_settings.py"]
+#: The tests of a project that depend on its SDK.
+TESTS_OF_THE_SDK = ["tests/test_pipelines.py", "tests/test_settings.py"]
 
 
 @pytest.mark.parametrize(
-    ("task", "sdk", "which"),
+    ("task", "sdk", "files"),
     [
         ("classification", "azureml-sdk", []),
         ("regression", "azure-ai-ml", []),
         # The steps and their tests are the same for both, and other tests run these.
-        ("classification", "azure-ai-ml", OF_AN_SDK),
-        ("regression", "azureml-sdk", OF_AN_SDK),
+        ("classification", "azure-ai-ml", TESTS_OF_THE_SDK),
+        ("regression", "azureml-sdk", TESTS_OF_THE_SDK),
     ],
 )
 def test_tests_of_a_project_pass(
-    bake: Bake, task: str, sdk: str, which: list[str]
+    bake: Bake, task: str, sdk: str, files: list[str]
 ) -> None:
     project = bake(task=task, azureml_sdk=sdk)
-    tests = project.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *which)
+    tests = project.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
     assert tests.code == 0, tests.out
