@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import register
 import train
-from model_metrics import note_weak_figures
+from model_metrics import note_misleading_metrics
 from sklearn.tree import DecisionTreeClassifier
 from split import Split, TimeSplit
 from step_tracking import track_in
@@ -295,7 +295,7 @@ def test_class_that_is_hardly_ever_predicted_is_named() -> None:
     def note_classes(predicted_rows: int) -> list[str]:
         answers = ["yes"] * predicted_rows + ["no"] * (400 - predicted_rows)
         model = DecisionTreeClassifier().fit(features, answers)
-        return note_weak_figures(model, features, target, "classification")
+        return note_misleading_metrics(model, features, target, "classification")
 
     (note,) = note_classes(7)
     assert note.startswith(

@@ -15,7 +15,7 @@ from scipy import stats
 MOST_BLOCKS = 200
 # The probability that the interval contains the true difference.
 CONFIDENCE = 0.95
-# The probability with which a loss of the size `detectable` would be detected.
+# The probability with which a loss of the size `detectable` would be noticed.
 POWER = 0.95
 # The confidence with which a model must be better to become the reference. Among many
 # equally good models, one is bound to look better by luck with a confidence of 95 %. As the
@@ -32,11 +32,13 @@ class Difference:
 
     `difference` is the new model's value minus the other model's value. `interval` contains
     the true difference with a probability of 95 %. A model that is worse by `detectable`
-    would be detected as worse with a probability of 95 %. `verdict` is
+    would be noticed with a probability of 95 %. `verdict` is
 
-    - "better" or "no worse", or "worse" than the other model,
-    - "within the margin" if the new model is worse, but certainly by no more than
-      `accepted_loss`.
+    - "better" if the whole interval is a gain,
+    - "no worse" if the interval contains 0,
+    - "within the margin" if the whole interval is a loss, but of no more than
+      `accepted_loss`,
+    - "worse" otherwise.
 
     `becomes_reference` is whether the new model is better with so much confidence that
     later models are to be compared with it.
@@ -200,6 +202,7 @@ def estimate_standard_error(differences: Array) -> StandardError:
     block_count = len(differences)
     deviations = differences - differences.mean()
     spread = np.sqrt((deviations**2).mean())
+    # The variance is (n - 1) times the mean squared deviation of n blocks.
     error = float(spread * np.sqrt(block_count - 1))
     return StandardError(error, _estimate_degrees_of_freedom(deviations))
 
@@ -220,5 +223,6 @@ def _estimate_degrees_of_freedom(deviations: Array) -> float:
         return most_degrees
     kurtosis = ((deviations / spread) ** 4).mean()
     if kurtosis <= 1:
+        # All deviations have the same size, apart from rounding.
         return most_degrees
     return min(most_degrees, float(2 * block_count / (kurtosis - 1)))

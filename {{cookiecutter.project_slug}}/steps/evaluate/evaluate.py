@@ -38,7 +38,7 @@ from model_metrics import (
     find_metric,
     list_classes,
     measure,
-    note_weak_figures,
+    note_misleading_metrics,
     predict,
 )
 from saved_model import SavedModel, load_model, select_columns
@@ -180,7 +180,7 @@ def evaluate_model(
     target = rows[model.target].to_pandas()
     task = model.task
 
-    notes = note_weak_figures(model.pipeline, features, target, task)
+    notes = note_misleading_metrics(model.pipeline, features, target, task)
     importance_metric = metric
     try:
         importance = rank_features(model.pipeline, features, target, metric)

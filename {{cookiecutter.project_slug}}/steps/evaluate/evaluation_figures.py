@@ -314,7 +314,7 @@ def _make_title_of_curves(
 ) -> str:
     """Return the title of a picture with curves of classes, such as "ROC curve of …".
 
-    `positions` are the classes that have a curve, and `shown` those that are drawn.
+    `positions` are all classes that could be drawn, and `shown` those that are drawn.
     """
     if len(positions) == 1:
         return f"{title} of the class {classes[positions[0]]}"

@@ -160,7 +160,7 @@ def _compute_rank_metric(
     It is the mean over the classes. If all rows of a class are in one block, this class has
     no value without that block, and the mean is taken over the other classes.
     """
-    assert predictions.probabilities is not None  # The metric is one for classes.
+    assert predictions.probabilities is not None  # It is None only in a regression.
     block_count = int(block_of_row.max()) + 1
     values_by_class = []
     for position in select_classes(metric_name, target, predictions):
@@ -204,6 +204,7 @@ def _rank_descending(probabilities: Array) -> Array:
     if len(distinct) <= MOST_RANKS:
         return np.asarray(ranks)
     rows_up_to_rank = np.cumsum(np.bincount(ranks))
+    # A rank belongs to the range in which its last row lies.
     range_of_rank = (rows_up_to_rank - 1) * MOST_RANKS // len(probabilities)
     return np.asarray(range_of_rank[ranks])
 

@@ -137,7 +137,10 @@ def list_classes(target: pd.Series, models: Iterable[Pipeline]) -> list[str]:
 
 
 def encode_classes(values: Any, classes: Sequence[str]) -> Array:
-    """Return the position of each value's name in the list of classes."""
+    """Return the position of each value's name in the list of classes.
+
+    It is -1 for a value that is not in the list.
+    """
     by_name = pd.Categorical(values).rename_categories(str)
     return np.asarray(by_name.set_categories(list(classes)).codes, dtype=int)
 
@@ -235,7 +238,7 @@ def measure(
     return value_by_metric
 
 
-def note_weak_figures(
+def note_misleading_metrics(
     model: Pipeline, features: pd.DataFrame, target: pd.Series, task: str
 ) -> list[str]:
     """Return warnings about metrics of a model that are missing or misleading.
@@ -255,11 +258,13 @@ def note_weak_figures(
             notes.append(f"{metric.title} is left out: {error}.")
     if task == "classification":
         known_classes = {str(name) for name in model.classes_}
-        notes += _note_weak_classes(encoded_target, predictions, classes, known_classes)
+        notes += _note_neglected_classes(
+            encoded_target, predictions, classes, known_classes
+        )
     return notes
 
 
-def _note_weak_classes(
+def _note_neglected_classes(
     target: Array,
     predictions: Predictions,
     classes: Sequence[str],

@@ -114,7 +114,7 @@ def write_summary(
         "version": monitor_result.version,
         "rows": distribution.rows,
         "rows_without_prediction": monitor_result.rows - distribution.rows,
-        # The rows are among these figures again, with the same value.
+        # This also has the rows, which keep their place above.
         **asdict(distribution),
         "monitor": monitor_result.summary,
         "drift": monitor_result.drift,
