@@ -665,7 +665,7 @@ def test_message_explains_an_error_of_azure(
 def test_wrong_options_are_refused_before_any_request(user: User, shell: Shell) -> None:
     messages = {
         "submit training --set learning_rte=1": "Did you mean learning_rate?",
-        "submit training --set learning_rate=x": "learning_rate is 'x', but must be like",
+        "submit training --set learning_rate=x": "learning_rate is 'x', but must be a value such as",
         "submit training --set x": "write --set NAME=VALUE.",
     }
     for command, message in messages.items():

@@ -466,14 +466,14 @@ def kill_training_in_step(project: Project, step: str) -> None:
         (["--set", "max_iteration=3"], "Did you mean max_iterations?"),
         (
             ["--set", "max_iterations=many"],
-            "max_iterations is 'many', but must be like 200",
+            "max_iterations is 'many', but must be a value such as 200",
         ),
-        (["--set", "raw_data=/"], "raw_data is '/', but must be like data/sample"),
+        (["--set", "raw_data=/"], "a folder that contains the whole project."),
         (["--set", "nothing"], "write --set NAME=VALUE"),
         (["--set", "raw_data=data/sampel"], "Did you mean 'sample'?"),
         (["--folder", "nowhere"], "--folder needs --step NAME"),
         (["--debug"], "--debug needs --step NAME"),
-        (["--step", "train", "--debug"], "--debug and --json do not go together"),
+        (["--step", "train", "--debug"], "--debug and --json cannot be combined"),
         (["--step", "train", "--folder", "nowhere"], "is not the folder of a run"),
     ],
 )

@@ -150,7 +150,7 @@ RULES: dict[str, tuple[str, list[str], dict[str, str]]] = {
             "cpu-cluster-26": "write cpu-cluster-z",
             "cpu-27": "write cpu-n27",
             "gpu-1-2": "write gpu-1-b",
-            "a-0": f"write {FIND_CLUSTER}",
+            "a-0": "write a-n0",
             "train-": "write train",
             "-cpu": "write cpu",
             "cpu_cluster": "write cpu-cluster",

@@ -111,8 +111,8 @@ WRONG_VALUES = [
     ("data.target", 7, "write '7'"),
     ("data.target", None, "must be a column's name"),
     ("data.training", None, "must be a path"),
-    ("data", None, "but must hold names with values: write training, scoring, target"),
-    ("data", [1], "but must hold names with values"),
+    ("data", None, "but must be a group of settings: write its settings below it (training, scoring, target"),
+    ("data", [1], "but must be a group of settings"),
     ("training.test_fraction", 0, "0.0, but must be above 0, below 1"),
     ("training.test_fraction", 1, "1.0, but must be above 0, below 1"),
     ("training.test_fraction", "0.2", "write 0.2"),
@@ -120,7 +120,7 @@ WRONG_VALUES = [
     ("training.metric", "auc", "must be one of default, log_loss"),
     ("training.margin", 1, "must be from 0, below 1"),
     ("training.holdout", {"column": "d"}, "is missing"),
-    ("training.holdout", "radom", "is radom: write random, or such as {column: order_date,"),
+    ("training.holdout", "radom", "is radom: write random, or for example {column: order_date,"),
     ("training.holdout", {"column": "d", "form": "2026-01-01"}, "write from"),
     ("training.holdout", {"column": "d", "from": "May"}, "must be a date such as"),
     ("training.search", {"tries": 3}, "training.search.space is missing: add it"),
@@ -128,24 +128,24 @@ WRONG_VALUES = [
     ("training.search", {"tries": 0, "space": {"a": [1]}}, POSITIVE),
     ("training.search", {"minutes": 0, "space": {"a": [1]}}, "must be above 0"),
     ("training.search", {"space": {}}, "names no hyperparameter: add one, such as learning_rate: [0.05, 0.1]"),
-    ("training.search", {"space": {"a b": [1]}}, "is not a name of letters"),
+    ("training.search", {"space": {"a b": [1]}}, "must consist of letters, digits and underscores"),
     ("training.search", {"space": {"a": 0.1}}, "space.a is 0.1, but must be a list or a range: write [0.1], or a range such as {low: 1, high: 10}"),
     ("training.search", {"space": {"a": []}}, "space.a is an empty list"),
     ("training.search", {"space": {"a": [[1]]}}, "space.a holds [1], but must hold numbers"),
-    ("training.search", {"space": {"a": {"min": 1, "max": 2}}}, "space.a has min, which no range has: write a range as {low: 1, high: 10}"),
+    ("training.search", {"space": {"a": {"min": 1, "max": 2}}}, "space.a has min, which is not a part of a range: write a range such as {low: 1, high: 10}"),
     ("training.search", {"space": {"a": {"low": 1}}}, "space.a has no high: add high"),
-    ("training.search", {"space": {"a": {"low": 3, "high": 1}}}, "space.a is empty, as low is 3 and high is 1: exchange them"),
+    ("training.search", {"space": {"a": {"low": 3, "high": 1}}}, "space.a is empty, as low is 3 and high is 1: swap them"),
     ("training.search", {"space": {"a": {"low": 3, "high": 3}}}, "write [3]"),
     ("training.search", {"space": {"a": {"low": 0, "high": 3, "log": True}}}, "only numbers above 0 have a logarithm: raise low, for example to 0.001, or delete log"),
     ("training.search", {"space": {"a": {"low": 1, "high": 3, "log": "yes"}}}, "log must be true or false"),
-    ("training.search", {"space": {"a": {"low": "1e-3", "high": 3}}}, 'has low: "1e-3", which is no number: write low: 0.001'),
-    ("training.search", {"space": {"a": {"low": 1, "high": float("inf")}}}, "which is no number: write a number"),
+    ("training.search", {"space": {"a": {"low": "1e-3", "high": 3}}}, 'has low: "1e-3", which is not a finite number: write low: 0.001'),
+    ("training.search", {"space": {"a": {"low": 1, "high": float("inf")}}}, "which is not a finite number: write a number"),
     ("data.group", "Species", "names the target"),
-    ("data.expect", [1], "must hold names with values"),
+    ("data.expect", [1], "must be a group of names with values: write each as NAME: VALUE below it"),
     ("data.expect", {7: {"min": 0}}, "write '7'"),
-    ("data.expect", {"age": None}, "write min, max, values, missing, unique there"),
-    ("data.expect", {"age": {}}, "holds no rule: write min, max, values, missing or unique"),
-    ("data.expect", {"age": {"min": None}}, "holds no rule"),
+    ("data.expect", {"age": None}, "write its settings below it (min, max, values, missing, unique)"),
+    ("data.expect", {"age": {}}, "has no rule: write min, max, values, missing or unique"),
+    ("data.expect", {"age": {"min": None}}, "has no rule"),
     ("data.expect", {"age": {"minn": 0}}, "expect.age.minn is not a setting: write min"),
     ("data.expect", {"age": {"regex": "a"}}, "expect.age.regex is not a setting: delete it (min,"),
     ("data.expect", {"age": {"min": "0"}}, "must be a number or a date such as 2026-01-31: write 0"),
@@ -158,15 +158,15 @@ WRONG_VALUES = [
     ("data.expect", {"plan": {"values": "free"}}, "must be a list: write [free]"),
     ("data.expect", {"plan": {"values": []}}, "is an empty list"),
     ("data.expect", {"plan": {"values": [1.5]}}, "a text, a whole number, true or false"),
-    ("data.expect", {"plan": {"values": [1], "min": 0}}, "delete one of the two"),
+    ("data.expect", {"plan": {"values": [1], "min": 0}}, "so min is superfluous: delete values or min"),
     ("data.expect", {"plan": {"missing": 5}}, "is 5.0, but must be a share from 0 to 1"),
     ("data.expect", {"plan": {"missing": "5%"}}, "must be a share from 0 to 1"),
     ("data.expect", {"plan": {"unique": "yes"}}, "should be a valid boolean"),
     ("data.on_violation", "stopp", "write stop"),
     ("training.register", "never", "must be one of unless_worse, always"),
-    ("training.hyperparameters", [1], "must hold names with values"),
+    ("training.hyperparameters", [1], "must be a group of names with values"),
     ("training.hyperparameters", {"raw_data": 1}, "is already a parameter of the pipeline"),
-    ("training.hyperparameters", {"a b": 1}, "is not a name of letters"),
+    ("training.hyperparameters", {"a b": 1}, "must consist of letters, digits and underscores"),
     ("training.hyperparameters", {"a": [1]}, "must be a number, a text, true or false"),
     ("training.seed", -1, "must be a whole number, 0 to 4294967295"),
     ("training.seed", 2**32, "must be a whole number, 0 to 4294967295"),
@@ -188,14 +188,14 @@ WRONG_VALUES = [
     ("schedules.scoring", {"frequency": "day", "interval": 1}, "write Day"),
     ("schedules.scoring", {"frequency": "Day", "interval": 0}, POSITIVE),
     ("schedules.scoring", {"frequency": "Day", "interval": 1, "hours": [24]}, "0 to 23"),
-    ("schedules.scoring", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours does not go with frequency: Hour: delete it, or write frequency: Day"),
+    ("schedules.scoring", {"frequency": "Hour", "interval": 1, "hours": [6]}, "hours cannot be combined with frequency: Hour: delete it, or write frequency: Day"),
     ("schedules.scoring", {"frequency": "Day", "interval": 1, "week_days": ["Monday"]}, "write frequency: Week"),
     ("schedules.scoring", {"frequency": "Week", "interval": 1, "week_days": ["monday"]}, "write Monday"),
     ("schedules.scoring", {"frequency": "Day"}, "schedules.scoring.interval is missing"),
     ("schedules.scoring", {"cron": "0 6 * * *"}, "schedules.scoring.cron is not a setting"),
     ("computes", {"gpu": {"name": "gpu-1", "vm_size": "", "max_nodes": 1}}, "computes.gpu.name is"),
     ("computes", {"gpu": {"name": "gpu", "vm_sise": "x", "max_nodes": 1}}, "computes.gpu.vm_sise is not a setting: write vm_size"),
-    ("steps", {"train": "gpu"}, "steps lets train run on gpu, which is not below computes: describe it there"),
+    ("steps", {"train": "gpu"}, "steps runs train on gpu, which is not a cluster in computes: add gpu to computes"),
     ("compute.identity", "System", "write system"),
     ("compute.identity", "/subscriptions/1/resourceGroups/g", "must be system, or the resource id of a user-assigned identity"),
     ("compute.subnet", "default", "must be the resource id of a subnet, such as /subscriptions/"),
@@ -316,7 +316,9 @@ def test_step_runs_on_the_cluster_that_the_settings_name(root: Path) -> None:
     clusters = [values.compute_of(step).name for step in ("prep", "train")]
     assert clusters == ["cpu-cluster", "gpu-cluster"]
     change_setting(root, "steps", {"train": "gpv"})
-    assert "not below computes: write gpu." in read_refusal(open_project(root).settings)
+    assert "not a cluster in computes: write gpu." in read_refusal(
+        open_project(root).settings
+    )
 
 
 def test_every_cluster_needs_a_name_on_azure(root: Path) -> None:
@@ -450,17 +452,17 @@ BOMB = "a0: &a0 [x]\n" + "".join(
     ("content", "text"),
     [
         (b"name: [a\nb: c\n", "settings.yml is not YAML at line 2, column 2"),
-        (b"name: a\n\tb: c\n", "has a tab at line 2, column 1: write blanks instead"),
+        (b"name: a\n\tb: c\n", "has a tab at line 2, column 1: write spaces instead"),
         (b"", "settings.yml is empty"),
         (b" \n", "settings.yml is empty"),
-        (b"just words", 'settings.yml is "just words", but must hold names'),
-        (b"- a\n- b\n", "but must hold names with values"),
+        (b"just words", 'settings.yml is "just words", but must be a group'),
+        (b"- a\n- b\n", "but must be a group of settings"),
         (b"name: [\x07]\n", "settings.yml cannot be read"),
         (b"name: \xff\n", "settings.yml cannot be read"),
         (b"name: &a [*a]\n", "settings.yml: name is "),
         (
             b"task: regression\nname: {{ x }}\n",
-            "at line 2, column 8 (a name must be text; put text with braces into quotes)",
+            "at line 2, column 8 (a name must be text; put a name with braces or brackets in quotes)",
         ),
         (b"? [a, b]\n: 1\n", "settings.yml is not YAML at line 1, column 3 (a name "),
         (b"name: !!bool maybe\n", "settings.yml cannot be read (a value does not fit "),
@@ -483,7 +485,7 @@ def test_file_without_settings_is_refused(
 def test_missing_settings_file_is_named(root: Path) -> None:
     (root / "settings.yml").unlink()
     assert read_refusal(open_project(root).settings).startswith(
-        "settings.yml is missing: write it"
+        "settings.yml is missing: create it with"
     )
 
 
@@ -500,16 +502,16 @@ def build_config(**changes: Any) -> str:
 
 CONFIG = ".azureml/config.json"
 BROKEN_CONFIG = [
-    (None, f"{CONFIG} is missing: write it, with subscription_id, resource_group, workspace_name."),
+    (None, f"{CONFIG} is missing: create it with the settings subscription_id, resource_group, workspace_name."),
     ("", f"{CONFIG} is empty: correct it, or restore it"),
     ("\n", f"{CONFIG} is empty: correct it"),
     ("{", f"{CONFIG} is not JSON at line 1, column 2"),
     ("{'subscription_id': ''}", f"{CONFIG} is not JSON at line 1, column 2"),
     (build_config() + "}", f"{CONFIG} is not JSON at line 1"),
     ("subscription_id: x", f"{CONFIG} is not JSON"),
-    ("[]", f"{CONFIG} is [], but must hold names with values: write subscription_id"),
-    ("null", f"{CONFIG} is null, but must hold names with values"),
-    ('"text"', f'{CONFIG} is "text", but must hold names with values'),
+    ("[]", f"{CONFIG} is [], but must be a group of settings: write its settings below it (subscription_id"),
+    ("null", f"{CONFIG} is null, but must be a group of settings"),
+    ('"text"', f'{CONFIG} is "text", but must be a group of settings'),
     (build_config(subscription_id=None), f"{CONFIG}: subscription_id is empty: write what"),
     (build_config(resource_group=None), f"{CONFIG}: resource_group is empty"),
     (build_config(workspace_name=7), f"{CONFIG}: workspace_name is 7"),
@@ -576,7 +578,7 @@ def test_config_may_have_any_form_of_json_without_duplicate_keys(root: Path) -> 
 def test_parameter_has_the_type_of_the_setting_with_its_name(
     root: Path, name: str, text: str, value: Any
 ) -> None:
-    assert open_project(root).read_parameter(name, text) == value
+    assert open_project(root).parse_parameter(name, text) == value
 
 
 @pytest.mark.parametrize(
@@ -596,17 +598,17 @@ def test_parameter_is_checked_like_the_setting_with_its_name(
     root: Path, name: str, text: str, message: str
 ) -> None:
     with pytest.raises(errors.SettingsError, match=re.escape(message)):
-        open_project(root).read_parameter(name, text)
+        open_project(root).parse_parameter(name, text)
 
 
 def test_required_values_depend_on_the_command(root: Path) -> None:
     change_setting(root, "workspace.region", "")
     change_setting(root, "compute.name", "")
     (root / CONFIG).write_text(build_config(workspace_name=""))
-    open_project(root).workspace_config(needs=())
+    open_project(root).workspace_config(needed_keys=())
     for needs in (["region"], ["compute.name"], ["workspace_name"]):
         with pytest.raises(errors.SettingsError) as error:
-            open_project(root).workspace_config(needs=needs)
+            open_project(root).workspace_config(needed_keys=needs)
         assert [needs[0] in line for line in str(error.value).splitlines()] == [True]
 
 
@@ -691,14 +693,14 @@ WRONG_FOR_PROD = [
     ("compute: {max_nodes: 0}", f"compute.max_nodes is 0, but must be {POSITIVE}: correct it."),
     ("compute: {max_node: 3}", "compute.max_node is not a setting: write max_nodes."),
     ("comput: {max_nodes: 3}", "comput is not a setting: write compute."),
-    ("computes: {max_nodes: 3}", "computes.max_nodes is 3, but must hold names with values: write name, vm_size, max_nodes, identity, subnet, public_ip there."),
-    ("steps: {train: gpu}", "steps lets train run on gpu, which is not below computes: describe it there, as docs/azure.md shows."),
-    ("compute: 3", "compute is 3, but must hold names with values: write name, vm_size, max_nodes, identity, subnet, public_ip there."),
+    ("computes: {max_nodes: 3}", "computes.max_nodes is 3, but must be a group of settings: write its settings below it (name, vm_size, max_nodes, identity, subnet, public_ip)."),
+    ("steps: {train: gpu}", "steps runs train on gpu, which is not a cluster in computes: add gpu to computes, as docs/azure.md shows."),
+    ("compute: 3", "compute is 3, but must be a group of settings: write its settings below it (name, vm_size, max_nodes, identity, subnet, public_ip)."),
     ("workspace: {region: West Europe}", 'workspace.region is "West Europe", but must be the short name of a region, in lower-case letters and digits: write westeurope.'),
     ("data: {target: studyName}", "data.keys names the target, studyName: remove it."),
     ("data: {keys: studyName}", 'data.keys is "studyName", but must be a list: write [studyName].'),
     ("schedules: {scoring: {frequency: Day}}", "schedules.scoring.interval is missing: add it."),
-    ("schedules: {scoring: {frequency: Hour, interval: 1, hours: [6]}}", "schedules.scoring.hours does not go with frequency: Hour: delete it, or write frequency: Day."),
+    ("schedules: {scoring: {frequency: Hour, interval: 1, hours: [6]}}", "schedules.scoring.hours cannot be combined with frequency: Hour: delete it, or write frequency: Day."),
     ("name: other", f"name is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
     ("training: {seed: -1}", f"training is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
     ("keep_runs: 3", f"keep_runs is the same in every workspace: write it in settings.yml ({MAY_DIFFER})."),
@@ -724,7 +726,7 @@ def test_wrong_value_for_a_workspace_is_refused_only_there(
     [
         ("a: [", "settings.prod.yml is not YAML at line 1, column 5"),
         ("", "settings.prod.yml is empty: correct it"),
-        ("# compute:", "settings.prod.yml is null, but must hold names with values"),
+        ("# compute:", "settings.prod.yml is null, but must be a group of settings"),
     ],
 )
 def test_broken_settings_file_of_a_workspace_is_refused_only_there(
@@ -772,8 +774,8 @@ def test_all_problems_are_named_with_their_files(three: Path) -> None:
 
 
 UNKNOWN_WORKSPACES = [
-    ("prd", "is prd, but there is no .azureml/prd.json: write prod, or, to add this workspace, copy .azureml/config.json to .azureml/prd.json and write the names of the workspace there."),
-    ("live", "is live, but there is no .azureml/live.json: to add this workspace, copy .azureml/config.json to .azureml/live.json and write the names of the workspace there, or name one that exists (config, prod, test)."),
+    ("prd", "is prd, but there is no .azureml/prd.json: write prod; or, to add this workspace, copy .azureml/config.json to .azureml/prd.json, and fill in its names."),
+    ("live", "is live, but there is no .azureml/live.json: write one that exists (config, prod, test); or, to add this workspace, copy .azureml/config.json to .azureml/live.json, and fill in its names."),
     ("../prod", 'is "../prod", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: write prod.'),
     ("", 'is "", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: correct it.'),
 ]  # fmt: skip
@@ -793,8 +795,8 @@ def test_settings_file_without_its_workspace_is_refused(three: Path) -> None:
     (three / "settings.prd.yml").write_text("compute: {max_nodes: 8}")
     message = (
         "settings.prd.yml belongs to no workspace, as there is no .azureml/prd.json: "
-        "rename it to settings.prod.yml, or copy .azureml/config.json to "
-        ".azureml/prd.json and write the names of the workspace there."
+        "rename it to settings.prod.yml; or copy .azureml/config.json to "
+        ".azureml/prd.json, and fill in the names of the workspace."
     )
     assert read_refusal(lambda: open_project(three).for_workspace("prd")) == message
     projects = open_project(three).for_all_workspaces()
@@ -854,7 +856,7 @@ class MoreSettings(settings.Settings):  # type: ignore[misc]
         ({"depth": 3, "layers": 4}, "extra.layers is 4, but must be a list: write [4]."),
         ({"depth": 3, "layer": [4]}, "extra.layer is not a setting: write layers."),
         ({"folder": "data"}, "extra.depth is missing: add it."),
-        (None, "extra is null, but must hold names with values: write depth, folder, layers there."),
+        (None, "extra is null, but must be a group of settings: write its settings below it (depth, folder, layers)."),
     ],
     ids=["limit", "type", "validator", "list", "misspelt", "missing", "nothing"],
 )  # fmt: skip
@@ -886,6 +888,6 @@ def test_duplicate_name_is_refused_with_its_line(root: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join([*lines, "task: regression"]), encoding="utf-8")
     assert read_refusal(open_project(root).settings) == (
-        f"settings.yml: task is written twice (again in line {len(lines) + 1}): "
+        f"settings.yml: task is written twice, the second time in line {len(lines) + 1}: "
         "delete one of the two."
     )

@@ -70,7 +70,7 @@ def test_azure_needs_all_values_of_config_json(project: Project[Settings]) -> No
     empty = '{"subscription_id": "", "resource_group": "", "workspace_name": ""}'
     (project.root / CONFIG).write_text(empty, encoding="utf-8")
 
-    project.workspace_config(needs=())
+    project.workspace_config(needed_keys=())
     with pytest.raises(SettingsError) as error:
         project.workspace_config()
     assert len(error.value.problems) == 3

@@ -9,12 +9,16 @@ try:
     from .runtime.project import Pipelines
     from .settings import PROJECT
 except ModuleNotFoundError as error:
-    # Say in one sentence which package is missing and how to install it.
+    # The message says which package is missing, and how to install it.
     sys.exit(not_installed(error))
 
 
 def load_pipelines() -> Pipelines:
-    """Import the pipelines. This imports the SDK, which takes seconds, so it is done late."""
+    """Import pipelines.py, and return its table of pipelines.
+
+    This also imports the SDK of Azure ML, which takes seconds. Commands that need no
+    pipeline therefore do not call this function.
+    """
     from .pipelines import PIPELINES
 
     return PIPELINES

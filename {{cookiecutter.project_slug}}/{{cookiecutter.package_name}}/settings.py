@@ -1,4 +1,4 @@
-"""The settings in `settings.yml`: each is a field here, with its type and its rule.
+"""The settings that `settings.yml` may hold: each is a field here, with its type and rule.
 
 To add a setting, write it in `settings.yml` and as a field below. The classes are pydantic
 models, so a `field_validator` can check a field by code. `ProjectSettings` has the settings
@@ -79,7 +79,8 @@ class Tables(Section):
     target: Column
     keys: ListOf[Column]
     ignore: ListOf[Column]
-    group: Column | None = None  # Its rows are all trained on or all held out.
+    # Rows with the same value in this column are all trained on, or all held out.
+    group: Column | None = None
     rows_per_part: Count
 
     @field_validator("keys", "ignore")
@@ -97,13 +98,15 @@ class Tables(Section):
         cls, columns: list[str], info: ValidationInfo
     ) -> list[str]:
         """Refuse a column that is named twice, in one list or in both."""
-        # pydantic checks `keys` before `ignore`. While it checks `keys`, there are none yet.
-        columns_before = info.data.get("keys", [])
-        for position, column in enumerate(columns):
-            if column in columns_before or column in columns[:position]:
+        # Pydantic checks `keys` before `ignore`, and info.data has what it has checked
+        # before. So `keys` is in info.data only while `ignore` is checked.
+        earlier_columns = list(info.data.get("keys", []))
+        for column in columns:
+            if column in earlier_columns:
                 raise refuse(
                     f"names {column} again", fix="name it once, in keys or in ignore"
                 )
+            earlier_columns.append(column)
         return columns
 
     @field_validator("group")
@@ -121,7 +124,10 @@ class Tables(Section):
 
 
 def _wrap_text_in_list(value: Any) -> Any:
-    """Return a list for a single text, so that the brackets can be left out."""
+    """Return a list with the value if it is text, so that users may leave out the brackets.
+
+    Any other value is returned unchanged.
+    """
     return [value] if isinstance(value, str) else value
 
 
@@ -129,7 +135,10 @@ DateFormats = Annotated[list[Text], BeforeValidator(_wrap_text_in_list)]
 
 
 class TextFormat(Section):
-    """How the text in CSV files is written. Settings without a value use the default."""
+    """How numbers, dates and missing values are written in CSV files.
+
+    `prep` finds out what a setting without a value does not say.
+    """
 
     encoding: Text | None = None
     delimiter: Delimiter | None = None
@@ -165,13 +174,21 @@ class TextFormat(Section):
 
 
 def _parse_time(text: str) -> datetime:
-    """Parse a date or a time in ISO 8601 as a time in UTC. Raises ValueError."""
+    """Parse a date or a time in ISO 8601, such as 2026-01-31 or 2026-01-31T06:00.
+
+    A time without a time zone is taken as UTC. Raises ValueError for any other text.
+    """
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment
 
 
 def _is_bound(value: float | str) -> bool:
-    """Return whether a value is a date or a finite number. May raise ValueError."""
+    """Return whether a value can be the min or the max of a column.
+
+    This is a finite number, or a date as text. Raises ValueError for any other text.
+    """
     if isinstance(value, str):
         _parse_time(value)
         return True
@@ -191,35 +208,48 @@ Share = Annotated[
 
 
 def _is_below(largest: Any, smallest: Any) -> bool:
-    """Return whether a max is below a min. Both are numbers, or both are dates as text."""
-    if not isinstance(largest, str):
+    """Return whether a max, `largest`, is below a min, `smallest`.
+
+    Both are numbers, or both are dates as text.
+    """
+    are_dates = isinstance(largest, str)
+    if not are_dates:
         return bool(largest < smallest)
+
     end = _parse_time(largest)
-    if len(largest) <= len("2026-01-31"):
-        # A date without a time includes the whole day.
+    has_no_time_of_day = len(largest) <= len("2026-01-31")
+    if has_no_time_of_day:
+        # A date as the max includes the whole day.
         end = datetime.combine(end, time.max, UTC)
     return end < _parse_time(smallest)
 
 
 class ColumnRules(Section):
-    """What you know about a column. `prep` checks it on every run."""
+    """Rules for the values of a column, which `prep` checks on every run."""
 
     min: Bound | None = None
-    max: Bound | None = None  # A date without a time is the whole day.
+    # A date without a time of day includes the whole day.
+    max: Bound | None = None
+    # All values that may occur.
     values: list[AllowedValue] | None = None
-    missing: Share | None = None  # The largest share of missing values.
+    # The largest share of missing values, from 0 to 1.
+    missing: Share | None = None
+    # Whether each value may occur only once.
     unique: bool | None = None
 
     @field_validator("max")
     @classmethod
     def _check_max(cls, largest: Bound | None, info: ValidationInfo) -> Any:
-        """Refuse a max that is below min, or that is not of the same type."""
+        """Refuse a max below min, and a date as one of the two beside a number."""
         smallest = info.data.get("min")
         if largest is None or smallest is None:
             return largest
-        if isinstance(largest, str) != isinstance(smallest, str):
+        # Dates are strings here.
+        max_is_date = isinstance(largest, str)
+        min_is_date = isinstance(smallest, str)
+        if max_is_date != min_is_date:
             raise refuse(
-                f"is {largest}, but min is {smallest}",
+                f"is {largest} and min is {smallest}, but only one of them is a date",
                 fix="write two numbers or two dates",
             )
         if _is_below(largest, smallest):
@@ -234,7 +264,7 @@ class ColumnRules(Section):
     def _check_values(
         cls, values: list[str | int | bool] | None, info: ValidationInfo
     ) -> list[str | int | bool] | None:
-        """Refuse an empty list, and a list beside min or max."""
+        """Refuse an empty list, and a list together with min or max."""
         if values is None:
             return None
         if not values:
@@ -242,8 +272,8 @@ class ColumnRules(Section):
         for limit in ("min", "max"):
             if info.data.get(limit) is not None:
                 raise refuse(
-                    f"lists all values that may occur, so {limit} says nothing new",
-                    fix="delete one of the two",
+                    f"lists all values that may occur, so {limit} is superfluous",
+                    fix=f"delete values or {limit}",
                 )
         return values
 
@@ -252,22 +282,22 @@ class ColumnRules(Section):
         """Refuse a column without any rule."""
         if all(value is None for _, value in self):
             raise refuse(
-                "holds no rule", fix="write min, max, values, missing or unique there"
+                "has no rule", fix="write min, max, values, missing or unique below it"
             )
         return self
 
 
 class Data(TextFormat, Tables):
-    """All settings below `data`.
-
-    Those of `TextFormat` are a class of their own because `text_format` passes them on.
-    """
+    """All settings below `data`, with those of TextFormat and Tables."""
 
     expect: ByColumn[ColumnRules] = Field(default_factory=dict)
     on_violation: Annotated[str, Follows(one_of("stop", "warn"))] = "stop"
 
     def expectations(self) -> str | None:
-        """Return the rules of all columns as JSON, or None if there are none."""
+        """Return the rules of all columns as JSON, or None if there are none.
+
+        This is the value of the option `--expect` of `prep`, such as `{"age": {"min": 0}}`.
+        """
         if not self.expect:
             return None
         section = self.model_dump(include={"expect"}, exclude_none=True)
@@ -275,14 +305,17 @@ class Data(TextFormat, Tables):
 
 
 class Holdout(Section):
-    """Hold out the rows whose date is not before `start`, which settings.yml calls `from`."""
+    """The column and the first date of the rows that are held out for evaluation.
+
+    The date is called `from` in settings.yml. Python does not allow this name for a field.
+    """
 
     column: Column
     start: Date = Field(alias="from")
 
 
 class Search(Section):
-    """The hyperparameters to try, and how many tries there are."""
+    """How many tries a search of hyperparameters has, and which values it tries."""
 
     tries: Count = 50
     minutes: PositiveNumber | None = None
@@ -305,7 +338,7 @@ class Training(Section):
 
     test_fraction: Fraction
     seed: Annotated[int, Follows(whole(0, 2**32 - 1))]
-    # The rows of a date and of all later dates. None holds out a share at random.
+    # Hold out the rows from a date on. With None, a share of the rows is held out at random.
     holdout: Holdout | None = None
     metric: Annotated[str, Follows(one_of(*METRIC_NAMES))] = "default"
     margin: Margin = 0.02
@@ -319,7 +352,7 @@ class Training(Section):
     def _reject_reserved_names(
         cls, hyperparameters: dict[str, str | int | float | bool]
     ) -> dict[str, str | int | float | bool]:
-        """Refuse hyperparameters with the names of other pipeline parameters."""
+        """Refuse a hyperparameter that has the name of another pipeline parameter."""
         for name in ("raw_data", "register", "on_violation"):
             if name in hyperparameters:
                 raise refuse(
@@ -331,12 +364,14 @@ class Training(Section):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty_holdout(cls, settings: Any) -> Any:
-        """Drop `holdout:` without a value, so that only the word random counts as set."""
-        if isinstance(settings, dict) and settings.get("holdout", "") is None:
-            return {
-                name: value for name, value in settings.items() if name != "holdout"
-            }
-        return settings
+        """Return the settings without `holdout:` if it has no value.
+
+        `holdout: random` says that the random choice is on purpose. A line without a value
+        must not count as this.
+        """
+        if not isinstance(settings, dict) or settings.get("holdout") is not None:
+            return settings
+        return {name: value for name, value in settings.items() if name != "holdout"}
 
     @field_validator("holdout", mode="before")
     @classmethod
@@ -347,22 +382,31 @@ class Training(Section):
         if holdout != "random":
             raise refuse(
                 f"is {holdout}",
-                fix="write random, or such as {column: order_date, from: 2026-01-31}",
+                fix="write random, or for example {column: order_date, from: 2026-01-31}",
             )
         return None
 
     def holdout_arguments(self) -> dict[str, str]:
-        """Return the arguments of `train` that say which rows are held out."""
-        if self.holdout is None:
-            is_random_on_purpose = "holdout" in self.model_fields_set
-            return {"holdout_by": "random"} if is_random_on_purpose else {}
-        return {
-            "holdout_column": self.holdout.column,
-            "holdout_from": self.holdout.start,
-        }
+        """Return the options of the step `train` that say which rows are held out.
+
+        The dict is empty if settings.yml says nothing about this. `train` then chooses the
+        rows at random, and prints a note if a column of dates would be a better choice.
+        """
+        if self.holdout is not None:
+            return {
+                "holdout_column": self.holdout.column,
+                "holdout_from": self.holdout.start,
+            }
+        is_random_on_purpose = "holdout" in self.model_fields_set
+        if is_random_on_purpose:
+            return {"holdout_by": "random"}
+        return {}
 
     def search_as_json(self) -> str | None:
-        """Return the search and its metric as JSON, or None if there is no search."""
+        """Return the settings of the search and its metric as JSON, for the step `train`.
+
+        Returns None if there is no search.
+        """
         if self.search is None:
             return None
         search = self.search.model_dump(exclude_none=True)
@@ -371,7 +415,7 @@ class Training(Section):
     def parameter_values(self) -> dict[str, str | int | float]:
         """Return the hyperparameters as values of pipeline parameters.
 
-        Numbers stay numbers. True and False become text, which `train` reads as Python does.
+        Numbers stay numbers. True becomes the text "True", which `train` reads as True.
         """
         values: dict[str, str | int | float] = {}
         for name, value in self.hyperparameters.items():
@@ -381,7 +425,7 @@ class Training(Section):
 
 
 class Monitoring(Section):
-    """When new data has drifted from the training data, and what happens then."""
+    """When new data counts as drifted from the training data, and what happens then."""
 
     on_drift: Annotated[str, Follows(one_of("warn", "stop"))] = "warn"
     max_psi: PositiveNumber = 0.2
@@ -389,12 +433,10 @@ class Monitoring(Section):
 
 
 class Scoring(Section):
-    """Which version of the model scores, and how the work is split into mini-batches.
-
-    `format` is that of the files with the predictions.
-    """
+    """Which version of the model scores, and how the work is split into mini-batches."""
 
     model_version: Annotated[str | int, Follows(rules.MODEL_VERSION)]
+    # The format of the files with the predictions.
     format: Annotated[str, Follows(one_of("parquet", "csv"))] = "parquet"
     mini_batch_size: Count
     process_count_per_node: Count
@@ -424,7 +466,8 @@ class Settings(ProjectSettings):
     @field_validator("training")
     @classmethod
     def _check_metric(cls, training: Training, info: ValidationInfo) -> Training:
-        """Refuse a metric that is not for the task."""
+        """Refuse a metric of another task, such as rmse for a classification."""
+        # A wrong task is missing in info.data. Pydantic has reported it already.
         task = info.data.get("task")
         if task is None or training.metric in ("default", *METRICS[task]):
             return training
@@ -435,7 +478,11 @@ class Settings(ProjectSettings):
         )
 
     def asset_name(self, pipeline: str, output: str) -> str | None:
-        """Return the data asset that an output is registered as, or None if it is not."""
+        """Return the name of the data asset as which Azure ML registers an output.
+
+        It is such as `penguins-scoring-predictions`. Returns None if the output is not in
+        the setting `register_outputs`.
+        """
         if output not in self.register_outputs:
             return None
         return f"{self.name}-{pipeline}-{output}"

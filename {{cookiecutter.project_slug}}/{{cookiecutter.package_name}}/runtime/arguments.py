@@ -10,7 +10,7 @@ def build_arguments(**options: Any) -> list[Any]:
 
     `test_fraction=0.2` becomes `--test-fraction 0.2`. The items of a list follow the option
     as separate arguments, and so do the names and values of a dict: `{"depth": 3}` becomes
-    `depth 3`. Options with None, an empty list or an empty dict are left out.
+    `depth 3`. Options whose value is None, an empty list or an empty dict are left out.
     """
     arguments: list[Any] = []
     for name, value in options.items():
@@ -22,11 +22,17 @@ def build_arguments(**options: Any) -> list[Any]:
 
 
 def _list_values(value: Any) -> list[Any]:
-    """Return the values that follow an option on the command line."""
+    """Return what follows an option on the command line, as a list.
+
+    The list is empty if the option is to be left out.
+    """
     if value is None:
         return []
     if isinstance(value, dict):
-        return [item for pair in value.items() for item in pair]
+        names_and_values: list[Any] = []
+        for name, item in value.items():
+            names_and_values += [name, item]
+        return names_and_values
     if isinstance(value, list):
         return value
     return [value]

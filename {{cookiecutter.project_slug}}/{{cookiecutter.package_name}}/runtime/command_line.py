@@ -24,14 +24,15 @@ from .workspaces import SETTINGS
 def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     """Run the command that the command line names, and return its exit code."""
     _use_utf8()
-    # With this exception, a run that is terminated also ends its steps, as after Ctrl-C.
+    # SIGTERM raises SystemExit, so a run that is terminated ends its steps as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = _run_command(project, load_pipelines)
+        exit_code = _run_command(project, load_pipelines)
         sys.stdout.flush()
-        return code
+        return exit_code
     except CommandError as error:
-        # The message may quote settings, data or Azure.
+        # The message may quote text from settings, data or Azure's replies, which may hold
+        # control characters.
         print(make_harmless(str(error)), file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
@@ -40,20 +41,21 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
-        return _explain_lost_output(error)
+        # If the error is not about the output of the command, it is raised again.
+        return _report_lost_output(error)
 
 
 def _use_utf8() -> None:
-    """Make Python use UTF-8 for the names of files, and never fail at an output character.
+    """Make Python use UTF-8 for file names, and never fail to print a character.
 
-    If the locale has another encoding, the command is started again in UTF-8.
+    If the locale has another encoding, the command is restarted in Python's UTF-8 mode.
     """
     if sys.getfilesystemencoding() != "utf-8":
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execv(sys.executable, command)
     for stream in (sys.stdout, sys.stderr):
-        # Characters that the output's encoding lacks are printed as escape sequences.
         if isinstance(stream, TextIOWrapper):
+            # A character that the stream's encoding lacks is printed as an escape sequence.
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -68,14 +70,14 @@ def _run_command(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     if workspace is not None:
         project = project.for_workspace(workspace)
     context = CommandContext(project, load_pipelines)
-    with _remove_temporary_files():
+    with _use_own_temporary_folder():
         # The other options are keyword arguments of the command's function.
         exit_code: int = command(context, **options)
     return exit_code
 
 
 def _check_project_folder(project: Project[Any]) -> None:
-    """Raise CommandError if the package was installed without its project."""
+    """Raise CommandError if the package was installed without the project's other files."""
     if (project.root / SETTINGS).exists() or (project.root / "steps").exists():
         return
     raise CommandError(
@@ -86,35 +88,40 @@ def _check_project_folder(project: Project[Any]) -> None:
 
 
 @contextmanager
-def _remove_temporary_files() -> Iterator[None]:
-    """Remove all temporary files of a command at its end.
+def _use_own_temporary_folder() -> Iterator[None]:
+    """Make Python write temporary files into a new folder, and remove it at the end.
 
-    azureml-sdk would leave a folder for logs, `azureml-logs`, to which all users of the
-    machine may write.
+    azureml-sdk would otherwise leave a folder for logs, `azureml-logs`, to which all users
+    of the machine may write.
     """
     with ExitStack() as stack:
-        # If no temporary file can be written, the commands that need some say so.
+        # If the folder cannot be made, go on without it. A command that needs temporary
+        # files reports the reason itself.
         with suppress(OSError):
             folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
             tempfile.tempdir = stack.enter_context(folder)
+            # With None, Python chooses the usual folder of the system again.
             stack.callback(setattr, tempfile, "tempdir", None)
         yield
 
 
-def _explain_lost_output(error: OSError) -> int:
-    """Return the exit code of a command whose output cannot be written.
+def _report_lost_output(error: OSError) -> int:
+    """Report that standard output cannot be written, and return the exit code.
 
-    `error` is raised again if it has another cause.
+    Nothing is printed if the program that reads the output, such as `head`, has closed the
+    pipe because it has enough. If `error` has another cause, it is raised again.
     """
-    is_disk_full = error.errno in (errno.ENOSPC, errno.EIO) and not error.filename
-    # A program that reads the output, such as `head`, closes the pipe once it has enough.
     is_pipe_closed = isinstance(error, BrokenPipeError)
-    if not is_disk_full and not is_pipe_closed:
+    # An error with a file name is about this file, and not about standard output.
+    is_output_broken = (
+        error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None
+    )
+    if not is_output_broken and not is_pipe_closed:
         raise error
 
     # Python writes the rest of the output when it exits. This would fail again, so the rest
     # is discarded.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if is_disk_full:
+    if is_output_broken:
         print(f"The output cannot be written: {error.strerror}.", file=sys.stderr)
     return 1

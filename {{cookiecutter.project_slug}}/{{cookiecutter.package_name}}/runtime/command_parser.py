@@ -13,10 +13,12 @@ from .commands import PipelineLoader
 
 
 def make_parser(program: str, load_pipelines: PipelineLoader) -> ArgumentParser:
-    """Return the parser of the command line.
+    """Return the parser of the project's command line.
 
-    Its result has the attribute `command`, which is a function of `commands.py`, and the
-    keyword arguments of this function. Commands for Azure may also have `workspace`.
+    `program` is the beginning of each command, for the help. The parser returns a namespace.
+    Its attribute `command` is the function of commands.py to call, and its other attributes
+    are the keyword arguments for this function. Only `workspace`, the workspace that some
+    commands work on, is not such an argument.
     """
     parser = ArgumentParser(
         prog=program, description="Pipelines on this machine and on Azure ML."
@@ -24,16 +26,24 @@ def make_parser(program: str, load_pipelines: PipelineLoader) -> ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"version {VERSION} of the template"
     )
-    adder = _CommandAdder(
-        parser.add_subparsers(metavar="COMMAND", required=True), load_pipelines
-    )
-    _add_local_commands(adder)
-    _add_azure_commands(adder)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    adder = _CommandAdder(subparsers, load_pipelines)
+
+    _add_run(adder)
+    _add_runs(adder)
+    adder.add(commands.models, "list the versions of the registered model")
+    _add_check(adder)
+    _add_lock(adder)
+    adder.add(commands.draw, "print a diagram of each pipeline, as Mermaid in Markdown")
+    _add_provision(adder)
+    _add_submit(adder)
+    _add_publish(adder)
+    _add_status(adder)
     return parser
 
 
 class _CommandAdder:
-    """Adds commands to the command line, each with the function that runs it."""
+    """Adds commands to the parser, each with the function that runs it."""
 
     def __init__(self, subparsers: Any, load_pipelines: PipelineLoader) -> None:
         self._subparsers = subparsers
@@ -50,7 +60,11 @@ class _CommandAdder:
     def add_for_pipeline(
         self, command: Callable[..., int], help_text: str
     ) -> ArgumentParser:
-        """Add a command that takes a pipeline. Its help lists the project's pipelines."""
+        """Add a command whose first argument is a pipeline, and return its parser.
+
+        The help of the command lists the project's pipelines.
+        """
+        # This command's own option --help takes the place of the one of argparse.
         parser: ArgumentParser = self._subparsers.add_parser(
             command.__name__, help=help_text, add_help=False
         )
@@ -68,34 +82,7 @@ class _CommandAdder:
         return parser
 
 
-def _add_local_commands(adder: _CommandAdder) -> None:
-    """Add the commands that work without Azure."""
-    _add_run(adder)
-
-    parser = adder.add(commands.runs, "list earlier runs, or compare two of them")
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="RUN",
-        help="two runs to compare, or a part of the names of those to list",
-    )
-
-    adder.add(commands.models, "list the versions of the registered model")
-
-    parser = adder.add(commands.check, "check the settings")
-    _add_workspace_option(parser)
-    parser.add_argument("--online", action="store_true", help="ask Azure too")
-    _add_json_option(parser)
-    _add_sdk_debug_option(parser)
-
-    parser = adder.add(commands.lock, "pin the packages that environment/*.in name")
-    parser.add_argument(
-        "--upgrade",
-        action="store_true",
-        help="take the newest version of every package",
-    )
-
-    adder.add(commands.draw, "print pictures of all pipelines, as Mermaid in Markdown")
+# Commands for this machine
 
 
 def _add_run(adder: _CommandAdder) -> None:
@@ -105,41 +92,92 @@ def _add_run(adder: _CommandAdder) -> None:
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="run all steps, also those that have not changed",
+        help="run all steps, even those that have not changed",
     )
     parser.add_argument(
-        "--step", metavar="NAME", help="run this step alone, in an earlier run"
+        "--step",
+        metavar="NAME",
+        help="run only this step, in the folder of an earlier run",
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="the folder of that run (without it, the newest run)",
+        help="with --step: the folder of the earlier run (default: the newest run)",
     )
     parser.add_argument(
         "--debug",
         action="store_true",
-        help="run the step from steps/ in this terminal, so that breakpoint() works",
+        help="with --step: run the step in this terminal, so that breakpoint() works",
     )
     _add_json_option(parser)
 
 
-def _add_azure_commands(adder: _CommandAdder) -> None:
-    """Add the commands that work on Azure."""
-    parser = adder.add(commands.provision, "create on Azure what the pipelines need")
+def _add_runs(adder: _CommandAdder) -> None:
+    """Add the command `runs`."""
+    parser = adder.add(commands.runs, "list earlier runs, or compare two of them")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="RUN",
+        help="two runs to compare, or a part of a name to list only the runs that have it",
+    )
+
+
+def _add_check(adder: _CommandAdder) -> None:
+    """Add the command `check`."""
+    parser = adder.add(commands.check, "check the settings")
+    _add_workspace_option(parser)
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="also compare the settings with what is on Azure",
+    )
+    _add_json_option(parser)
+    _add_sdk_debug_option(parser)
+
+
+def _add_lock(adder: _CommandAdder) -> None:
+    """Add the command `lock`."""
+    parser = adder.add(commands.lock, "pin the packages listed in environment/*.in")
+    parser.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="upgrade every package to its newest version",
+    )
+
+
+# Commands for Azure ML
+
+
+def _add_provision(adder: _CommandAdder) -> None:
+    """Add the command `provision`."""
+    parser = adder.add(
+        commands.provision, "create the Azure resources that the pipelines need"
+    )
     _add_workspace_option(parser)
     parser.add_argument(
         "--create-workspace",
         action="store_true",
-        help="create the workspace if there is none",
+        help="create the workspace if it does not exist",
     )
     _add_sdk_debug_option(parser)
 
+
+def _add_submit(adder: _CommandAdder) -> None:
+    """Add the command `submit`."""
     parser = adder.add_for_pipeline(commands.submit, "run a pipeline on Azure ML")
     _add_workspace_option(parser)
     _add_set_option(parser)
-    parser.add_argument("--wait", action="store_true", help="follow the run to its end")
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="show the progress of the run, and wait until it ends",
+    )
     _add_sdk_debug_option(parser)
 
+
+def _add_publish(adder: _CommandAdder) -> None:
+    """Add the command `publish`."""
     parser = adder.add_for_pipeline(commands.publish, "publish a pipeline on Azure ML")
     _add_workspace_option(parser)
     parser.add_argument(
@@ -147,19 +185,25 @@ def _add_azure_commands(adder: _CommandAdder) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FOLDER",
-        help="read this folder of the default datastore anew in each run",
+        help="a folder of the default datastore, whose files every run reads again",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only show what would change"
     )
     _add_sdk_debug_option(parser)
 
+
+def _add_status(adder: _CommandAdder) -> None:
+    """Add the command `status`."""
     parser = adder.add(
         commands.status,
         "show the newest runs on Azure ML; exit with 1 if one failed or is overdue",
     )
     _add_workspace_option(parser)
     _add_sdk_debug_option(parser)
+
+
+# Options of several commands
 
 
 def _add_set_option(parser: ArgumentParser) -> None:
@@ -203,10 +247,11 @@ def _add_sdk_debug_option(parser: ArgumentParser) -> None:
 
 
 class _HelpWithPipelines(argparse.Action):
-    """Print the help of a command, with a list of the pipelines, and exit.
+    """Prints the help of a command, with a list of the pipelines, and exits.
 
-    The pipelines are loaded only when the help is printed, because importing the SDK takes
-    a second. argparse passes the function that loads them as `const`.
+    argparse passes the constant `const` of an option to its action. Here this is the
+    function that loads the pipelines. It is called only when the help is printed, because
+    it imports the SDK, which takes a second.
     """
 
     def __init__(self, option_strings: Sequence[str], const: Any, **more: Any) -> None:
@@ -215,16 +260,16 @@ class _HelpWithPipelines(argparse.Action):
 
     def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.epilog = _list_pipelines(self.const)
+        parser.epilog = _describe_pipelines(self.const)
         parser.print_help()
         parser.exit()
 
 
-def _list_pipelines(load_pipelines: PipelineLoader) -> str:
-    """Return the list of pipelines for the help text, each with its summary.
+def _describe_pipelines(load_pipelines: PipelineLoader) -> str:
+    """Return a text for the help, with a line for each pipeline: its name and its summary.
 
-    The summary is the first line of the docstring. If a package is missing, the text says
-    so instead.
+    The summary is the first line of the docstring of the function that builds the pipeline.
+    If a package is missing, the text says which one instead.
     """
     try:
         pipelines = load_pipelines()

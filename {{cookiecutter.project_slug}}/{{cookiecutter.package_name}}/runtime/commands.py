@@ -1,7 +1,7 @@
 """The commands of a project. Each is a function that returns the exit code.
 
-Each command imports the modules that it needs itself, so that `--help` and messages about
-wrong options appear at once.
+The functions import the modules that they need themselves. Importing all of them here would
+delay `--help` and messages about wrong options.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .steps import find_unknown_steps
 from .workspaces import SETTINGS
 
 if TYPE_CHECKING:
+    from .local.run_history import PastRun, UnreadableRun
     from .local.run_result import RunResult
     from .local.screen import Screen
 
@@ -60,12 +61,15 @@ class CommandContext:
             raise SettingsError(problems)
         return pipelines
 
-    def load_pipelines_with(self, name: str) -> Pipelines:
-        """Load the pipelines. Raises CommandError if none of them is called `name`."""
+    def load_pipelines_including(self, required: str) -> Pipelines:
+        """Import all pipelines, as `load_pipelines` does.
+
+        Raises CommandError if there is no pipeline of the name `required`.
+        """
         pipelines = self.load_pipelines()
-        if name not in pipelines:
+        if required not in pipelines:
             raise CommandError(
-                f"No pipeline is called {name!r}. There are {', '.join(pipelines)}."
+                f"No pipeline is called {required!r}. There are {', '.join(pipelines)}."
             )
         return pipelines
 
@@ -75,13 +79,19 @@ class CommandContext:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `run` is asked to do."""
+    """The options of the command `run`."""
 
+    #: The name of a pipeline.
     pipeline: str
+    #: The values of pipeline parameters, as text.
     parameters: dict[str, str]
+    #: Whether steps run again although nothing has changed.
     fresh: bool
+    #: The only step to run, or None to run all steps.
     step: str | None
+    #: The folder of an earlier run in which the step runs, or None for the newest run.
     folder: Path | None
+    #: Whether the step runs in the terminal, so that a debugger works.
     debug: bool
 
 
@@ -96,28 +106,40 @@ def run(
     debug: bool,
     as_json: bool,
 ) -> int:
-    """Run a pipeline, or one step of it, on this machine."""
+    """Run a pipeline, or one step of it, on this machine.
+
+    `assignments` are values of pipeline parameters, such as `max_iterations=100`. Returns 0
+    if all steps have succeeded, and 1 otherwise.
+    """
     from rich.console import Console
 
     from .local.screen import Screen
 
     _check_step_options(step, folder, debug, as_json)
-    _check_temporary_folder()
-    parameters = _parse_parameters(assignments)
-    options = RunOptions(pipeline, parameters, fresh, step, folder, debug)
+    _require_temporary_files()
+    options = RunOptions(
+        pipeline=pipeline,
+        parameters=_parse_parameters(assignments),
+        fresh=fresh,
+        step=step,
+        folder=folder,
+        debug=debug,
+    )
     # With --json, standard output is for the JSON alone.
     screen = Screen(Console(stderr=as_json))
     try:
         result = _run_on_this_machine(context, options, screen)
     except (KeyboardInterrupt, SystemExit):
+        # The user has pressed Ctrl-C, or the process was told to terminate.
         _print_how_to_continue(context.project, screen)
         raise
 
-    if result.status == "completed":
+    is_completed = result.status == "completed"
+    if is_completed:
         _print_results(result, screen)
     if as_json:
         print(json.dumps(asdict(result)))
-    return 0 if result.status == "completed" else 1
+    return 0 if is_completed else 1
 
 
 def _run_on_this_machine(
@@ -132,24 +154,25 @@ def _run_on_this_machine(
     from .local.step_alone import find_newest_run
 
     with screen.console.status("loading the SDK"):
-        pipelines = context.load_pipelines_with(options.pipeline)
+        pipelines = context.load_pipelines_including(options.pipeline)
 
-    earlier_run = None
+    folder_of_earlier_run = None
     if options.folder is not None:
-        earlier_run = options.folder.resolve()
-    elif options.step:
-        earlier_run = find_newest_run(context.project, options.pipeline)
-        screen.print(f"The step uses the newest run: {earlier_run}")
+        folder_of_earlier_run = options.folder.resolve()
+    elif options.step is not None:
+        folder_of_earlier_run = find_newest_run(context.project, options.pipeline)
+        screen.print(f"The step uses the newest run: {folder_of_earlier_run}")
 
-    prepared_run = new_run(
+    # Without the folder of an earlier run, this makes a folder for a new one.
+    local_run = new_run(
         context.project,
         pipelines,
         options.pipeline,
         options.parameters,
         console=screen.console,
-        folder=earlier_run,
+        folder=folder_of_earlier_run,
     )
-    return prepared_run.run(options.step, fresh=options.fresh, debug=options.debug)
+    return local_run.run(options.step, fresh=options.fresh, debug=options.debug)
 
 
 def _print_how_to_continue(project: Project[Any], screen: Screen) -> None:
@@ -177,7 +200,7 @@ def _print_results(result: RunResult, screen: Screen) -> None:
 def _check_step_options(
     step: str | None, folder: Path | None, debug: bool, as_json: bool
 ) -> None:
-    """Raise CommandError if options of `run` do not go together."""
+    """Raise CommandError if the options of `run` cannot be combined."""
     if step is None and folder is not None:
         raise CommandError(
             "--folder needs --step NAME, because only a single step runs in the folder of"
@@ -189,12 +212,12 @@ def _check_step_options(
         )
     if debug and as_json:
         raise CommandError(
-            "--debug and --json do not go together, because a debugger needs the terminal."
+            "--debug and --json cannot be combined, because the debugger needs the terminal."
         )
 
 
-def _check_temporary_folder() -> None:
-    """Raise CommandError if no temporary file can be written. The SDK needs some."""
+def _require_temporary_files() -> None:
+    """Raise CommandError if temporary files, which the SDK needs, cannot be written."""
     try:
         tempfile.gettempdir()
     except OSError as error:
@@ -206,15 +229,18 @@ def _check_temporary_folder() -> None:
 
 
 def runs(context: CommandContext, *, names: list[str]) -> int:
-    """Print a table of earlier runs, or two of them side by side.
+    """Print a table of earlier runs, or compare two of them side by side.
 
-    `names` are the names of two runs to compare, or a part of the names of those to list.
+    `names` is empty to list all runs. It holds one text to list only the runs with this text
+    in their names, and two names to compare these two runs.
     """
-    from .local.run_history import find_run, read_history
-    from .local.run_tables import format_comparison, format_runs
+    from .local.run_history import read_history
 
     if len(names) > 2:
-        raise CommandError("Name two runs to compare them, or one part of their names.")
+        raise CommandError(
+            "Give two runs to compare them, or a part of a name to list the runs that"
+            " have it."
+        )
     root = context.project.root
     try:
         history = read_history(root)
@@ -222,67 +248,119 @@ def runs(context: CommandContext, *, names: list[str]) -> int:
         raise _make_database_error(root, error) from None
 
     if len(names) == 2:
-        first = find_run(history, names[0])
-        second = find_run(history, names[1])
-        print("\n".join(format_comparison(first, second)))
-        return 0
-
-    if not history:
+        _print_comparison(history, names[0], names[1])
+    elif not history:
         print(
-            f"There is no run yet. To make one: {context.project.command} run training"
+            "There is no run on this machine yet. To run a pipeline:"
+            f" {context.project.command} run training"
         )
-        return 0
-
-    part = names[0] if names else ""
-    shown = [run for run in history if part in run.name]
-    if not shown:
-        # This raises an error that suggests the most similar names.
-        find_run(history, part)
-    print("\n".join(format_runs(history, shown, _find_width())))
+    elif names:
+        _print_runs(history, name_part=names[0])
+    else:
+        _print_runs(history, name_part="")
     return 0
 
 
+def _print_comparison(
+    history: Sequence[PastRun | UnreadableRun], first_name: str, second_name: str
+) -> None:
+    """Print two runs side by side. Raises CommandError if one of them is not found."""
+    from .local.run_history import find_run
+    from .local.run_tables import format_comparison
+
+    first_run = find_run(history, first_name)
+    second_run = find_run(history, second_name)
+    print("\n".join(format_comparison(first_run, second_run)))
+
+
+def _print_runs(history: Sequence[PastRun | UnreadableRun], name_part: str) -> None:
+    """Print a table of the runs whose names contain `name_part`.
+
+    `name_part` may also be the path of a run's folder. Raises CommandError if no name
+    contains it.
+    """
+    from .local.run_history import find_run
+    from .local.run_tables import format_runs
+
+    # The last part of a path such as runs/2026-11-23-093000-training/ is the run's name.
+    name_part = Path(name_part).name
+    matching_runs = [run for run in history if name_part in run.name]
+    if not matching_runs:
+        # No run is found here either, so this raises an error with the most similar name.
+        find_run(history, name_part)
+    print("\n".join(format_runs(history, matching_runs, _find_terminal_width())))
+
+
+def _find_terminal_width() -> int | None:
+    """Return the width of the terminal in characters.
+
+    Returns None if the output goes to a file or another program.
+    """
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
 def models(context: CommandContext) -> int:
-    """Print the versions of the registered model, and the one that each pipeline uses."""
-    from .local.plan import make_plan
+    """Print the registered model's versions, and which of them each pipeline uses."""
     from .local.registered_models import list_versions
     from .local.run_history import read_history
     from .local.run_tables import format_models
 
     project = context.project
-    settings = project.settings()
+    model_name = project.settings().name
     try:
-        versions = list_versions(project.root, settings.name)
+        versions = list_versions(project.root, model_name)
         history = read_history(project.root)
         table = format_models(project.root, versions, history)
     except sqlite3.Error as error:
         raise _make_database_error(project.root, error) from None
     if not versions:
         print(
-            f"No model {settings.name} is registered on this machine. To train one:"
+            f"No model {model_name} is registered on this machine. To train one:"
             f" {project.command} run training"
         )
         return 0
 
+    newest_version = versions[0]
     print("\n".join(table))
     print()
-    print(f"New models are compared with version {versions[0].reference}.")
-    version_numbers = [version.version for version in versions]
-    for name, pipeline in context.load_pipelines().items():
-        if pipeline.model_version is not None:
-            plan = make_plan(project, settings, name, pipeline, {})
-            print(_describe_used_version(name, plan.model_version, version_numbers))
+    print(f"New models are compared with version {newest_version.reference}.")
+    _print_used_versions(context, [version.version for version in versions])
     return 0
 
 
-def _describe_used_version(pipeline: str, chosen: str, versions: Sequence[str]) -> str:
-    """Return which version of the model a pipeline uses; `versions` are newest first."""
-    setting = f"{SETTINGS}: scoring.model_version is {chosen}"
-    if chosen == "latest":
+def _print_used_versions(context: CommandContext, versions: Sequence[str]) -> None:
+    """Print which version of the model each pipeline uses that lets the user choose one.
+
+    `versions` are the numbers of all versions, with the newest first.
+    """
+    from .local.plan import make_plan
+
+    settings = context.project.settings()
+    for name, pipeline in context.load_pipelines().items():
+        version_parameter = pipeline.model_version
+        if version_parameter is None:
+            continue
+        # The plan of a run has the value of this parameter: a number, or "latest".
+        plan = make_plan(context.project, settings, name, pipeline, overrides={})
+        print(_describe_used_version(name, plan.model_version, versions))
+
+
+def _describe_used_version(
+    pipeline: str, chosen_version: str, versions: Sequence[str]
+) -> str:
+    """Return a sentence that says which version of the model a pipeline uses.
+
+    `chosen_version` is a number or "latest". `versions` are the numbers of all versions,
+    with the newest first.
+    """
+    setting = f"{SETTINGS}: scoring.model_version is {chosen_version}"
+    if chosen_version == "latest":
         return f"{pipeline} uses version {versions[0]}, the newest ({setting})."
-    if chosen in versions:
-        return f"{pipeline} uses version {chosen} ({setting})."
-    return f"{pipeline} will fail: there is no version {chosen} ({setting})."
+    if chosen_version in versions:
+        return f"{pipeline} uses version {chosen_version} ({setting})."
+    return f"{pipeline} will fail: there is no version {chosen_version} ({setting})."
 
 
 def _make_database_error(root: Path, error: sqlite3.Error) -> CommandError:
@@ -293,15 +371,11 @@ def _make_database_error(root: Path, error: sqlite3.Error) -> CommandError:
     )
 
 
-def _find_width() -> int | None:
-    """Return the width of the terminal, or None if the output goes elsewhere."""
-    if not sys.stdout.isatty():
-        return None
-    return shutil.get_terminal_size().columns
-
-
 def check(context: CommandContext, *, online: bool, as_json: bool, debug: bool) -> int:
-    """Check the settings, and with `--online` what Azure says about them."""
+    """Check the settings, and with `online` also compare them with what is on Azure.
+
+    Returns 1 if something is wrong, and 0 otherwise.
+    """
     from .azure import checks, sdk_log
 
     with sdk_log.show_log() if debug else nullcontext():
@@ -311,7 +385,11 @@ def check(context: CommandContext, *, online: bool, as_json: bool, debug: bool) 
 
 
 def lock(context: CommandContext, *, upgrade: bool) -> int:
-    """Pin the packages of the project, and show which pins have changed."""
+    """Pin the packages of the project, and print which pins have changed.
+
+    Pins stay as they are if they still go together. With `upgrade`, every package gets its
+    newest version.
+    """
     from .lock import STEPS_PINS, lock_packages
 
     environment = context.project.root / "environment"
@@ -319,12 +397,12 @@ def lock(context: CommandContext, *, upgrade: bool) -> int:
         changes = lock_packages(environment, upgrade)
     except OSError as error:
         raise CommandError(
-            f"The pins could not be read or written: {error}. Make sure that the folder "
-            f"{environment} and its files are yours to change, then try again."
+            f"The pins could not be read or written: {error}. Make sure that you may write "
+            f"to the folder {environment} and its files, then try again."
         ) from None
 
     if not changes:
-        print("Nothing has changed: the pins agree with environment/*.in.")
+        print("Nothing has changed: the pins are up to date with environment/*.in.")
         return 0
     for change in changes:
         print(change)
@@ -334,15 +412,15 @@ def lock(context: CommandContext, *, upgrade: bool) -> int:
     )
     if any(change.file == STEPS_PINS for change in changes):
         print(
-            "The steps run with other packages now: call "
+            "The packages of the steps have changed. Before you submit or publish, run "
             f"`{context.project.command} provision`, which registers their environment on "
-            "Azure ML again, before you submit or publish."
+            "Azure ML again."
         )
     return 0
 
 
 def draw(context: CommandContext) -> int:
-    """Print a picture of each pipeline."""
+    """Print a diagram of each pipeline, as Mermaid in Markdown."""
     from . import graph
     from .azure import sdk_steps
 
@@ -357,7 +435,10 @@ def draw(context: CommandContext) -> int:
 
 
 def provision(context: CommandContext, *, create_workspace: bool, debug: bool) -> int:
-    """Create on Azure what the pipelines need."""
+    """Create the Azure resources that the pipelines need.
+
+    The workspace itself is created only with `create_workspace`.
+    """
     from .azure.provision import provision as provision_workspace
 
     pipelines = context.load_pipelines()
@@ -375,15 +456,23 @@ def submit(
     wait: bool,
     debug: bool,
 ) -> int:
-    """Run a pipeline on Azure ML."""
+    """Start a run of a pipeline on Azure ML, and with `wait` follow it to its end.
+
+    `assignments` are values of pipeline parameters, such as `max_iterations=100`. Returns 1
+    if the run is known to have failed, and 0 otherwise.
+    """
     from .azure.submit import submit as submit_pipeline
 
-    pipelines = context.load_pipelines_with(pipeline)
-    parameters = _parse_parameters(assignments)
-    is_well = submit_pipeline(
-        context.project, pipelines, pipeline, parameters, wait=wait, debug=debug
+    pipelines = context.load_pipelines_including(pipeline)
+    has_not_failed = submit_pipeline(
+        context.project,
+        pipelines,
+        pipeline,
+        _parse_parameters(assignments),
+        wait=wait,
+        debug=debug,
     )
-    return 0 if is_well else 1
+    return 0 if has_not_failed else 1
 
 
 def publish(
@@ -394,32 +483,45 @@ def publish(
     dry_run: bool,
     debug: bool,
 ) -> int:
-    """Publish a pipeline on Azure ML."""
+    """Publish a pipeline on Azure ML, so that it can run by a schedule or a request.
+
+    `data` holds folders of the default datastore, such as `raw_data=customers/all`. A dry
+    run only prints what would change.
+    """
     from .azure.publish import publish as publish_pipeline
 
-    pipelines = context.load_pipelines_with(pipeline)
-    folders = _parse_folders(data, list(pipelines[pipeline].data))
+    pipelines = context.load_pipelines_including(pipeline)
+    data_parameters = list(pipelines[pipeline].data)
     publish_pipeline(
-        context.project, pipelines, pipeline, folders, dry_run=dry_run, debug=debug
+        context.project,
+        pipelines,
+        pipeline,
+        _parse_folders(data, data_parameters),
+        dry_run=dry_run,
+        debug=debug,
     )
     return 0
 
 
 def status(context: CommandContext, *, debug: bool) -> int:
-    """Print how the newest runs on Azure ML have ended."""
+    """Print the state of the newest runs on Azure ML.
+
+    Returns 1 if a run has failed or is overdue, and 0 otherwise.
+    """
     from .azure.status import show_status
 
-    is_well = show_status(context.project, context.load_pipelines(), debug)
-    return 0 if is_well else 1
+    is_healthy = show_status(context.project, context.load_pipelines(), debug)
+    return 0 if is_healthy else 1
 
 
-# Options whose values have parts --------------------------------------------------------
+# Options of the form NAME=VALUE ---------------------------------------------------------
 
 
 def _parse_parameters(assignments: list[str]) -> dict[str, str]:
-    """Return the values that `--set` gives to pipeline parameters, by their names.
+    """Return the values that `--set` gives to pipeline parameters, by name.
 
-    Raises CommandError if an assignment has no `=`, or is not UTF-8.
+    `["max_iterations=100"]` gives `{"max_iterations": "100"}`. Raises CommandError if an
+    assignment has no `=`, or is not valid UTF-8.
     """
     parameters = {}
     for assignment in assignments:
@@ -438,20 +540,34 @@ def _parse_parameters(assignments: list[str]) -> dict[str, str]:
 def _parse_folders(
     assignments: list[str], data_parameters: list[str]
 ) -> dict[str, str]:
-    """Return the folders that `--data` names, by the data parameters that read them.
+    """Return the folders that `--data` gives to data parameters, by name.
 
-    Assignments look like NAME=FOLDER. If the pipeline has only one data parameter, NAME=
-    may be left out. Raises CommandError if a name is not that of a data parameter.
+    `["raw_data=customers/all"]` gives `{"raw_data": "customers/all"}`. If the pipeline has
+    only one data parameter, its name may be left out: `["customers/all"]` gives the same.
+    Raises CommandError if a name is missing or is not in `data_parameters`.
     """
-    folders: dict[str, str] = {}
+    folder_by_parameter: dict[str, str] = {}
     for assignment in assignments:
-        name, _, folder = assignment.rpartition("=")
-        if not name and len(data_parameters) == 1:
+        name, folder = _split_folder_assignment(assignment)
+        if name == "" and len(data_parameters) == 1:
             name = data_parameters[0]
         if name not in data_parameters:
             examples = " or ".join(
                 f"{parameter}={folder or 'FOLDER'}" for parameter in data_parameters
             )
             raise CommandError(f"--data {assignment}: write {examples}.")
-        folders[name] = folder
-    return folders
+        folder_by_parameter[name] = folder
+    return folder_by_parameter
+
+
+def _split_folder_assignment(assignment: str) -> tuple[str, str]:
+    """Return the name and the folder in NAME=FOLDER. The name is "" if there is none.
+
+    A folder may have `=` in its own name: `raw_data=sales/year=2026` is the folder
+    `sales/year=2026` for `raw_data`, and `sales/year=2026` is a folder without a name.
+    """
+    name, equals, folder = assignment.partition("=")
+    is_part_of_folder = equals == "" or "/" in name
+    if is_part_of_folder:
+        return "", assignment
+    return name, folder

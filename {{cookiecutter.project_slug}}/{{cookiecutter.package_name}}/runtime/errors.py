@@ -6,7 +6,7 @@ from .rule import Problem
 
 
 class CommandError(Exception):
-    """A command cannot do what is asked; the message says why, and how to fix it."""
+    """A command cannot be carried out. The message says why, and how to fix it."""
 
 
 class LocalRunError(CommandError):

@@ -8,28 +8,39 @@ from pathlib import Path
 
 
 def list_files(data: Path) -> dict[str, Path]:
-    """Return the path of each file of data, by its name relative to the folder `data`.
+    """Return the files in the folder `data` and below it, as a dict from name to path.
 
-    If `data` is a file, the result is this file alone. Hidden files are left out, because
-    they are not uploaded to Azure ML either. Links to folders are followed, but each folder
-    is visited only once, so links in a circle do no harm.
+    A name is the path relative to `data`, such as `2024/a.csv`. If `data` is a file, the
+    result is this file alone.
+
+    Hidden files and folders, whose names begin with a period, are left out: they belong to
+    editors and other tools, and the steps do not read them. Links to folders are followed,
+    but no folder is listed twice, so circular links do no harm.
     """
     if data.is_file():
         return {data.name: data}
-    files: dict[str, Path] = {}
-    visited: set[str] = set()
-    for folder, subfolders, names in os.walk(data, followlinks=True):
-        subfolders.sort()
+
+    path_by_name: dict[str, Path] = {}
+    visited_folders: set[str] = set()
+    for folder, subfolders, file_names in os.walk(data, followlinks=True):
+        # os.walk goes on with the folders that remain in the list `subfolders`.
         real_folder = os.path.realpath(folder)
-        if real_folder in visited:
+        if real_folder in visited_folders:
             subfolders.clear()
             continue
-        visited.add(real_folder)
-        for name in names:
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                files[path.relative_to(data).as_posix()] = path
-    return files
+        visited_folders.add(real_folder)
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
+
+        for file_name in file_names:
+            path = Path(folder, file_name)
+            if not _is_hidden(file_name) and path.is_file():
+                path_by_name[path.relative_to(data).as_posix()] = path
+    return path_by_name
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether the name of a file or folder begins with a period."""
+    return name.startswith(".")
 
 
 def find_similar_path(root: Path, path: str) -> str:

@@ -12,53 +12,64 @@ def draw(steps: Iterable[Step]) -> str:
     """Return a diagram of the steps of a pipeline, as a block of Markdown.
 
     Steps are boxes, and parallel steps have a double border. Data and the outputs of steps
-    have round corners.
+    have round corners. A line of the diagram is an arrow from one node to another, such as
+    `n1("raw_data") --> n2["prep"]`.
     """
     steps = list(steps)
     nodes = _Nodes(steps)
     lines: list[str] = []
     for step in steps:
-        box = nodes.name_step(step.name)
-        before = [nodes.name_step(name) for name in step.run_after]
-        before += [nodes.name_source(source) for source in step.inputs.values()]
-        after = [nodes.name_source((step.name, port)) for port in step.outputs]
+        step_node = nodes.write_step(step.name)
+        nodes_before = [nodes.write_step(name) for name in step.run_after]
+        nodes_before += [nodes.write_source(source) for source in step.inputs.values()]
+        nodes_after = [
+            nodes.write_source((step.name, output)) for output in step.outputs
+        ]
 
-        edges = [f"{node} --> {box}" for node in before]
-        edges += [f"{box} --> {node}" for node in after]
-        lines += edges or [box]
-    # If a step reads the same source by two inputs, both give the same edge.
-    unique_lines = list(dict.fromkeys(lines))
-    return "\n    ".join(["```mermaid\nflowchart LR", *unique_lines]) + "\n```"
+        arrows = [f"{node} --> {step_node}" for node in nodes_before]
+        arrows += [f"{step_node} --> {node}" for node in nodes_after]
+        # A step without inputs and outputs is drawn as a node without arrows.
+        lines += arrows or [step_node]
+
+    # If a step reads the same source through two inputs, both give the same arrow.
+    unique_lines = dict.fromkeys(lines)
+    indented_lines = [f"    {line}" for line in unique_lines]
+    return "\n".join(["```mermaid", "flowchart LR", *indented_lines, "```"])
 
 
 class _Nodes:
-    """Number the nodes of a diagram, and write each in Mermaid's syntax."""
+    """Write the nodes of a diagram in Mermaid's syntax, each with a number of its own."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        self._parallel = {step.name for step in steps if step.is_parallel}
+        self._parallel_steps = {step.name for step in steps if step.is_parallel}
+        # The numbers by the names of a step and of its output. Of these two names, a step
+        # itself has only the first, and data has only the second.
         self._numbers: dict[tuple[str, str], int] = {}
 
-    def name_step(self, name: str) -> str:
-        """Return the node of a step, such as `n1["prep"]`."""
-        text = _quote(name)
-        shape = f"[[{text}]]" if name in self._parallel else f"[{text}]"
-        return self._number((name, "")) + shape
+    def write_step(self, name: str) -> str:
+        """Return the node of a step as Mermaid shows it in a box, such as `n1["prep"]`."""
+        number = self._number_node(name, "")
+        if name in self._parallel_steps:
+            return f"{number}[[{_quote(name)}]]"
+        return f"{number}[{_quote(name)}]"
 
-    def name_source(self, source: Source) -> str:
-        """Return the node of data or of an output of a step, such as `n2("raw_data")`."""
-        step_and_port = ("", source.name) if isinstance(source, Parameter) else source
-        return self._number(step_and_port) + f"({_quote(step_and_port[1])})"
+    def write_source(self, source: Source) -> str:
+        """Return the node of data or of a step's output, such as `n2("raw_data")`."""
+        if isinstance(source, Parameter):
+            return f"{self._number_node('', source.name)}({_quote(source.name)})"
+        step, output = source
+        return f"{self._number_node(step, output)}({_quote(output)})"
 
-    def _number(self, key: tuple[str, str]) -> str:
+    def _number_node(self, step: str, output: str) -> str:
         """Return the id of a node, such as `n1`. A new node gets the next number."""
-        number = self._numbers.setdefault(key, len(self._numbers) + 1)
+        number = self._numbers.setdefault((step, output), len(self._numbers) + 1)
         return f"n{number}"
 
 
 def _quote(name: str) -> str:
-    """Quote a name, with special characters replaced by their codes.
+    """Return a name in quotes, with special characters as Mermaid's character codes.
 
-    Mermaid would read some of these characters as its own syntax.
+    Mermaid would read some of these characters as its own syntax: `a"b` becomes `"a#34;b"`.
     """
     escaped = re.sub(r"[^\w .-]", lambda match: f"#{ord(match[0])};", name)
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""Text from elsewhere, such as data, a log or a server, made harmless for the screen."""
+"""Make text from data, a log or a server harmless before it is printed on the screen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ HARMFUL = re.compile(f"{CONTROLS}|{CI_COMMANDS}", re.MULTILINE | re.IGNORECASE)
 def is_utf8(text: str) -> bool:
     """Return whether a text can be written as UTF-8.
 
-    Arguments and names of files that are not UTF-8 become texts that cannot.
+    If an argument or a file name has bytes that are not valid UTF-8, Python puts surrogate
+    characters in their place. A text with surrogates cannot be written as UTF-8.
     """
     try:
         text.encode("utf-8")
@@ -30,12 +31,19 @@ def is_utf8(text: str) -> bool:
 
 
 def make_harmless(text: str) -> str:
-    """Replace what a terminal or a CI agent would take for a command by visible text."""
+    """Replace control characters and commands to CI agents by visible text, and return it.
+
+    The character ESC becomes `\\x1b`, and `##vso[` becomes `# #vso[`.
+    """
     return HARMFUL.sub(_make_visible, text)
 
 
 def _make_visible(harmful: re.Match[str]) -> str:
-    """Return a command with blanks between its characters, or a control as its escape."""
+    """Return the visible form of a match of HARMFUL.
+
+    The beginning of a CI command, such as `::`, gets spaces between its characters, so that
+    no agent recognizes it. Control characters become escape sequences, such as `\\x1b`.
+    """
     characters = harmful[0]
     if characters.isprintable():
         return " ".join(characters)

@@ -1,8 +1,8 @@
-"""Pin the packages of a project: `environment/*.in` name them, `*.txt` hold the versions.
+"""Pin the packages of a project: write the versions to use into `environment/*.txt`.
 
-`project.txt` pins the packages on this machine, and `steps.txt` those of the steps on
-Azure ML. uv finds versions that go together, for every Python and platform at once. This
-module needs only the standard library and uv.
+`environment/*.in` lists the packages. `project.txt` pins those on this machine, and
+`steps.txt` those of the steps on Azure ML. uv finds versions that go together, for every
+Python and platform at once. This module needs only the standard library and uv.
 """
 
 from __future__ import annotations
@@ -22,11 +22,23 @@ from .errors import CommandError
 PROJECT_PINS = "project.txt"
 STEPS_PINS = "steps.txt"
 STEPS_SOURCES = ["steps.in", "driver.in"]
+# The beginnings of the packages that the two SDKs need in different versions.
+PACKAGES_OF_SDK = ("azure", "opentelemetry")
+# A line such as `numpy==1.26.4 ; python_full_version < '3.12'`, or `package @ https://…`.
+# Comments do not match.
+PIN = re.compile(
+    r"""
+    ([\w.-]+ (?:\[.*?\])?)  # The name of the package, perhaps with extras.
+    \s* (?:==|@)? \s*
+    (.*)                    # The version or URL, and a marker if there is one.
+    """,
+    re.VERBOSE,
+)
 OPTIONS = [
     "--quiet",
     "--universal",  # The pins hold on every platform, with markers where they differ.
     "--python-version=3.11",  # The oldest Python that a project supports.
-    "--no-python-downloads",  # To pin packages, no Python of that version is needed.
+    "--no-python-downloads",  # uv can pin packages for a Python that is not installed.
     "--fork-strategy=fewest",  # One version of a package for all Pythons, if there is one.
     "--no-strip-extras",  # azureml-dataset-runtime needs its extra `fuse` to mount data.
     "--no-emit-index-url",  # A private registry's address does not belong in the pins.
@@ -39,7 +51,8 @@ OPTIONS = [
 class Change:
     """A package whose pin has changed.
 
-    `before` is empty if the package had no pin, and `after` if it has none any more.
+    `before` and `after` are versions, such as `1.26.4`. `before` is "" if the package had no
+    pin, and `after` is "" if it has none any more.
     """
 
     file: str
@@ -58,80 +71,86 @@ class Change:
 def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
     """Write the pins of both files in the folder `environment`, and return what changed.
 
-    A version that is pinned already stays, unless another package needs a different one
-    or `upgrade` asks for the newest versions of all. Raises CommandError if uv is missing or
-    finds no versions that go together; both files are then as they were.
+    A version that is pinned already stays, unless another package needs a different one or
+    `upgrade` asks for the newest version of every package. Raises CommandError if uv is
+    missing or finds no versions that go together. Neither file is changed then.
     """
-    uv = find_uv()
+    uv_command = find_uv()
     environment = environment.resolve()
-    files = [environment / PROJECT_PINS, environment / STEPS_PINS]
+    pin_files = [environment / PROJECT_PINS, environment / STEPS_PINS]
 
     # The new files are renamed to their final paths at the end. This needs a folder on the
     # same file system, so it is made inside `environment`.
-    with tempfile.TemporaryDirectory(dir=environment, prefix=".lock-") as name:
-        folder = Path(name)
-        for file in files:
+    with tempfile.TemporaryDirectory(dir=environment, prefix=".lock-") as temporary:
+        new_pins = Path(temporary)
+        for file in pin_files:
             # uv keeps the versions that it reads in the file that it writes.
             if file.exists() and not upgrade:
-                shutil.copy(file, folder)
+                shutil.copy(file, new_pins)
 
+        # In projects with azureml-sdk, the project itself needs the packages of driver.in.
         project_source = (environment / "project.in").read_text("utf-8", "replace")
         uses_azureml_sdk = "-r driver.in" in project_source
         if uses_azureml_sdk:
-            give_steps_versions_of_project(uv, environment, folder)
+            pin_project_first(uv_command, environment, new_pins)
         else:
-            give_project_versions_of_steps(uv, environment, folder)
+            pin_steps_first(uv_command, environment, new_pins)
 
         changes = []
-        for file in files:
-            changes += compare_pins(file, folder / file.name)
-        for file in files:
-            os.replace(folder / file.name, file)
+        for file in pin_files:
+            changes += compare_pins(file, new_pins / file.name)
+        for file in pin_files:
+            os.replace(new_pins / file.name, file)
 
     return changes
 
 
-def give_steps_versions_of_project(
-    uv: list[str], environment: Path, folder: Path
-) -> None:
+def pin_project_first(uv_command: list[str], environment: Path, new_pins: Path) -> None:
     """Pin the project's packages, then the steps' packages at the same versions.
 
-    This is for projects with azureml-sdk. Both the project and the steps use this SDK, so
-    the project's versions work for the steps too. The pins are written to `folder`.
+    This is done in projects with azureml-sdk. Both the project and its steps need this SDK,
+    so the versions of the project's packages suit the steps too. `environment` is the folder
+    with the lists of packages, and both files of pins are written to the folder `new_pins`.
     """
-    project_pins = folder / PROJECT_PINS
-    steps_pins = folder / STEPS_PINS
-    compile_pins(uv, environment, ["project.in"], project_pins)
-    compile_pins(uv, environment, STEPS_SOURCES, steps_pins, constraints=project_pins)
+    project_pins = new_pins / PROJECT_PINS
+    steps_pins = new_pins / STEPS_PINS
+    compile_pins(uv_command, environment, ["project.in"], project_pins)
+    compile_pins(
+        uv_command, environment, STEPS_SOURCES, steps_pins, constraints=project_pins
+    )
 
 
-def give_project_versions_of_steps(
-    uv: list[str], environment: Path, folder: Path
-) -> None:
+def pin_steps_first(uv_command: list[str], environment: Path, new_pins: Path) -> None:
     """Pin the steps' packages, then the project's packages at the same versions.
 
-    This is for projects with azure-ai-ml. On Azure ML, their steps still run with packages
-    of the older azureml-sdk. The two SDKs need different versions of Azure's own packages
-    and of OpenTelemetry, so the project gets its own versions of these. The pins are
-    written to `folder`.
+    This is done in projects with azure-ai-ml, whose steps need packages of the older
+    azureml-sdk on Azure ML. The two SDKs need different versions of Azure's own packages and
+    of OpenTelemetry, so the project gets its own versions of these. `environment` is the
+    folder with the lists of packages, and both files of pins are written to the folder
+    `new_pins`.
     """
-    steps_pins = folder / STEPS_PINS
-    compile_pins(uv, environment, STEPS_SOURCES, steps_pins)
+    steps_pins = new_pins / STEPS_PINS
+    compile_pins(uv_command, environment, STEPS_SOURCES, steps_pins)
 
-    shared_pins = []
-    for line in steps_pins.read_text(encoding="utf-8").splitlines():
-        if not line.startswith(("azure", "opentelemetry")):
-            shared_pins.append(line)
-    constraints = folder / "constraints.txt"
+    shared_pins = [
+        line
+        for line in steps_pins.read_text(encoding="utf-8").splitlines()
+        if not line.startswith(PACKAGES_OF_SDK)
+    ]
+    constraints = new_pins / "constraints.txt"
     constraints.write_text("\n".join(shared_pins) + "\n", encoding="utf-8")
 
+    project_pins = new_pins / PROJECT_PINS
     compile_pins(
-        uv, environment, ["project.in"], folder / PROJECT_PINS, constraints=constraints
+        uv_command, environment, ["project.in"], project_pins, constraints=constraints
     )
 
 
 def find_uv() -> list[str]:
-    """Return the command that runs uv. Raises CommandError if uv is not installed."""
+    """Return the beginning of a command for uv, such as `["/usr/bin/uv"]`.
+
+    Raises CommandError if uv is not installed.
+    """
     program = shutil.which("uv")
     if program:
         return [program]
@@ -143,28 +162,35 @@ def find_uv() -> list[str]:
 
 
 def compile_pins(
-    uv: list[str],
+    uv_command: list[str],
     environment: Path,
     sources: list[str],
     output: Path,
     constraints: Path | None = None,
 ) -> None:
-    """Have uv pin the packages of some source files, and write the pins to `output`.
+    """Pin the packages that the files `sources` list, and write the pins to `output`.
 
-    `sources` are names of files in the folder `environment`, such as `steps.in`. uv keeps
-    versions that `output` holds already, where that is possible, and allows no other
-    version of a package that the file `constraints` pins. Raises CommandError with uv's own
-    explanation if there are no versions that go together.
+    `sources` are names of files in the folder `environment`, such as `steps.in`. uv finds
+    the versions. Where possible, it keeps those that `output` holds already. Packages that
+    the file `constraints` pins get the version in this file. Raises CommandError with uv's
+    explanation if no versions go together.
     """
-    command = [*uv, "pip", "compile", *OPTIONS, *sources, f"--output-file={output}"]
-    if constraints:
+    command = [
+        *uv_command,
+        "pip",
+        "compile",
+        *OPTIONS,
+        *sources,
+        f"--output-file={output}",
+    ]
+    if constraints is not None:
         command.append(f"--constraint={constraints}")
 
-    done = subprocess.run(
+    uv_process = subprocess.run(
         command,
         cwd=environment,
-        # Companies have certificate authorities of their own. pip trusts those of the
-        # operating system, so uv is told to do the same.
+        # Some companies have their own certificate authorities. pip trusts those of the
+        # operating system, and with this variable uv does too.
         env={"UV_SYSTEM_CERTS": "1", **os.environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # uv also writes the pins here, not only to the file.
@@ -173,42 +199,50 @@ def compile_pins(
         errors="replace",
         check=False,
     )
-    if done.returncode != 0:
+    if uv_process.returncode != 0:
+        # The pins of the project are replaced only after uv has succeeded.
         raise CommandError(
             f"uv could not pin the packages of {' and '.join(sources)} in the folder "
-            "environment/, so no file was changed. Correct what uv says, then try again:\n\n"
-            f"{done.stderr.strip()}"
+            "environment/, so no file was changed. Fix what uv reports below, then try "
+            f"again:\n\n{uv_process.stderr.strip()}"
         )
 
 
 def read_pins(file: Path) -> dict[str, str]:
-    """Return the version or URL of each package in a file of pins, with its markers.
+    """Return a dict from each package in a file of pins to its version or URL.
 
-    A package may have several lines, for different Pythons. Their versions are then joined
-    by commas. If the file is missing, the result is empty.
+    A version is followed by its marker, as in `1.26.4 ; python_full_version < '3.12'`. If a
+    package has several lines, for different Pythons, their versions are joined by commas.
+    If the file does not exist, the dict is empty.
     """
-    pins: dict[str, str] = {}
     if not file.exists():
-        return pins
+        return {}
 
+    versions_by_package: dict[str, list[str]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
-        pin = re.match(r"([\w.-]+(?:\[.*?\])?)\s*(?:==|@)?\s*(.*)", line)
-        if not pin:
+        pin = PIN.match(line)
+        if pin is None:
             continue
         package, version = pin.groups()
-        pins[package] = f"{pins[package]}, {version}" if package in pins else version
-    return pins
+        versions_by_package.setdefault(package, []).append(version)
+    return {
+        package: ", ".join(versions)
+        for package, versions in versions_by_package.items()
+    }
 
 
-def compare_pins(old: Path, new: Path) -> list[Change]:
-    """Return the packages whose pins differ between two files, sorted by their names."""
-    before = read_pins(old)
-    after = read_pins(new)
+def compare_pins(old_file: Path, new_file: Path) -> list[Change]:
+    """Return the packages whose pins differ between two files, sorted by package.
+
+    A package that is only in one of the files has the version "" in the other one.
+    """
+    old_pins = read_pins(old_file)
+    new_pins = read_pins(new_file)
 
     changes = []
-    for package in sorted(before.keys() | after.keys()):
-        old_version = before.get(package, "")
-        new_version = after.get(package, "")
+    for package in sorted(old_pins.keys() | new_pins.keys()):
+        old_version = old_pins.get(package, "")
+        new_version = new_pins.get(package, "")
         if old_version != new_version:
-            changes.append(Change(old.name, package, old_version, new_version))
+            changes.append(Change(old_file.name, package, old_version, new_version))
     return changes

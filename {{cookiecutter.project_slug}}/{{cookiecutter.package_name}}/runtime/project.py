@@ -25,11 +25,11 @@ from .settings_reader import (
     Reading,
     UnreadableFile,
     WrongValue,
+    check_value,
     load_file,
     parse_yaml,
     read_model,
     read_model_with_overrides,
-    read_value,
 )
 from .workspaces import (
     NEEDED,
@@ -82,16 +82,17 @@ class Project(Generic[S]):
     def for_workspace(self, workspace: str) -> Project[S]:
         """Return the same project with the settings for a named workspace.
 
-        Raises SettingsError if the project has no file for this workspace.
+        Raises SettingsError if no workspace can have this name, or if the project has no
+        file for it.
         """
-        wrong_name = rules.NAME.check("--workspace", workspace)
-        if wrong_name:
-            raise SettingsError([wrong_name])
+        problem_with_name = rules.NAME.check("--workspace", workspace)
+        if problem_with_name is not None:
+            raise SettingsError([problem_with_name])
 
         project = Project(self.root / self.package, self.model, workspace)
-        missing = find_missing_config(self.root, project.files)
-        if missing:
-            raise SettingsError(missing)
+        problems = find_missing_config(self.root, project.files)
+        if problems:
+            raise SettingsError(problems)
         return project
 
     def for_all_workspaces(self) -> list[Project[S]]:
@@ -107,7 +108,7 @@ class Project(Generic[S]):
     def settings(self) -> S:
         """Return the settings. Values that only Azure needs may be empty.
 
-        Raises SettingsError with the problems of all wrong values.
+        Raises SettingsError, which lists every wrong value.
         """
         reading = self._read_settings()
         if reading.model is None:
@@ -115,22 +116,23 @@ class Project(Generic[S]):
             raise SettingsError(wrong)
         return reading.model
 
-    def workspace_config(self, needs: Iterable[str] = NEEDED) -> WorkspaceConfig:
+    def workspace_config(self, needed_keys: Iterable[str] = NEEDED) -> WorkspaceConfig:
         """Return the names, region and cloud of the workspace, as the files describe it.
 
-        `needs` are the settings that must not be empty, such as `compute.name`. Settings
-        below `workspace` are written without their section, such as `region`, and settings
-        of `compute` include those of the clusters below `computes`. Raises SettingsError
-        with the problems of all wrong values, and of needed values that are empty.
+        `needed_keys` are the settings that must not be empty, such as `resource_group`.
+        `region` stands for `workspace.region`. `compute.name` stands for the name of the
+        cluster in `compute` and of each cluster in `computes`. Raises SettingsError, which
+        lists every wrong value, and every needed value that is empty.
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()
-        needed_keys = set(needs)
+        needed = set(needed_keys)
         blocking_problems = [
             problem
             for problem in config.problems + settings.problems
-            if _is_blocking(problem, needed_keys)
+            if _is_blocking(problem, needed)
         ]
+        # A model is None only if one of its values is wrong, which is a blocking problem.
         if config.model is None or settings.model is None or blocking_problems:
             raise SettingsError(blocking_problems)
 
@@ -146,18 +148,20 @@ class Project(Generic[S]):
     def find_problems(self) -> list[Problem]:
         """Return the problems of all wrong, empty and unusual values in the files.
 
-        If the package's name is wrong, this is the first problem.
+        A wrong name of the package comes first.
         """
         problems: list[Problem] = []
-        wrong_name = rules.PACKAGE.check("package_name", self.package)
-        if wrong_name:
-            problems.append(wrong_name)
+        problem_with_package = rules.PACKAGE.check("package_name", self.package)
+        if problem_with_package is not None:
+            problems.append(problem_with_package)
         problems += self._read_settings().problems
 
         missing_config = find_missing_config(self.root, self.files)
         if missing_config:
-            return problems + missing_config
-        return problems + read_model(self.root, Config, self.files.config).problems
+            problems += missing_config
+        else:
+            problems += read_model(self.root, Config, self.files.config).problems
+        return problems
 
     @property
     def settings_files(self) -> list[str]:
@@ -167,40 +171,48 @@ class Project(Generic[S]):
         return [SETTINGS, self.files.config]
 
     def file_of(self, key: str) -> str:
-        """Return the file that sets a key, such as `compute.name`.
+        """Return the file in which a setting, such as `compute.name`, has its value.
 
-        A setting is in `settings.yml`, unless the workspace has a file that replaces it.
+        This is `settings.yml`, or the workspace's own `settings.NAME.yml` if that file
+        replaces the setting. The message about a `settings.NAME.yml` that cannot be read
+        must name this file, so it is returned then too.
         """
         if not self._has_own_settings:
             return SETTINGS
+        try:
+            # `names` is only for the message about a missing file, but the file exists.
+            own_settings = load_file(self.root, self.files.settings, names=())
+        except UnreadableFile:
+            return self.files.settings
 
-        with suppress(UnreadableFile):
-            values = load_file(self.root, self.files.settings, names=())
-            for name in key.split("."):
-                if not isinstance(values, dict) or name not in values:
-                    return SETTINGS
-                values = values[name]
+        value = own_settings
+        for name in key.split("."):
+            if not isinstance(value, dict) or name not in value:
+                return SETTINGS
+            value = value[name]
         return self.files.settings
 
     def list_data_paths(self) -> dict[str, str]:
-        """Return the paths of data in the settings, by key, such as `data.training`.
+        """Return the paths of data in the settings, as a dict from key to path.
 
-        The section `data` also holds other settings. Its paths are the fields whose rule is
-        rules.FILES.
+        The keys are such as `data.training`.
         """
         data = self.settings().data
-        return {
-            f"data.{name}": getattr(data, name)
-            for name, field in type(data).model_fields.items()
-            if Follows(rules.FILES) in field.metadata
-        }
+        path_by_key: dict[str, str] = {}
+        for name, field in type(data).model_fields.items():
+            # The section `data` also holds other settings. Only paths follow rules.FILES.
+            is_path = Follows(rules.FILES) in field.metadata
+            if is_path:
+                path_by_key[f"data.{name}"] = getattr(data, name)
+        return path_by_key
 
-    def read_parameter(self, name: str, text: str) -> Any:
+    def parse_parameter(self, name: str, text: str) -> Any:
         """Convert the value of a pipeline parameter from a string, and check it.
 
         If there is a setting with the name of the parameter, in any section, the value gets
-        the type of this setting and must follow its rules. If there is none, the string is
-        returned unchanged. Raises SettingsError if the value breaks a rule.
+        the type of this setting and must follow its rules: `0.05` for `learning_rate`
+        becomes a number. If there is none, the string is returned unchanged. Raises
+        SettingsError if the value breaks a rule.
         """
         field = self._find_setting_of_parameter(name)
         if field is None:
@@ -212,7 +224,8 @@ class Project(Generic[S]):
         with suppress(ValueError, RecursionError, yaml.YAMLError):
             value = parse_yaml(text)
         try:
-            return read_value(field, value, file="--set", key=name)
+            # The message names the option `--set` where it otherwise names a file.
+            return check_value(field, value, file="--set", key=name)
         except WrongValue as error:
             raise SettingsError(error.problems) from None
 
@@ -220,14 +233,16 @@ class Project(Generic[S]):
         """Return the first setting that has the name of a pipeline parameter, or None."""
         # A parallel step calls its number of nodes node_count, and gets it from the setting
         # compute.max_nodes.
-        setting = "max_nodes" if name == "node_count" else name
-        for section in self.model.model_fields.values():
-            model = section.annotation
-            if not isinstance(model, type) or not issubclass(model, BaseModel):
+        setting_name = "max_nodes" if name == "node_count" else name
+        for field in self.model.model_fields.values():
+            section_model = field.annotation
+            if not isinstance(section_model, type):
+                continue
+            if not issubclass(section_model, BaseModel):
                 # This is not a section but a single setting, such as `name`.
                 continue
-            if setting in model.model_fields:
-                return model.model_fields[setting]
+            if setting_name in section_model.model_fields:
+                return section_model.model_fields[setting_name]
         return None
 
     @property
@@ -251,7 +266,8 @@ class Project(Generic[S]):
 def _is_blocking(problem: Problem, needed_keys: set[str]) -> bool:
     """Return whether a problem makes the workspace unusable.
 
-    This is a wrong value, or an empty one that is needed.
+    It does if a value is wrong, or if a value is empty that is in `needed_keys`. There,
+    `region` stands for `workspace.region`, and `compute.name` also for `computes.gpu.name`.
     """
     if problem.kind == "wrong":
         return True

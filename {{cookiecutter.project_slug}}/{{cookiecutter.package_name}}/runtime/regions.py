@@ -1,4 +1,4 @@
-"""List the regions of Azure, and find the one meant by a display name or a city.
+"""List the regions of Azure, and find a region by its display name, a city or a country.
 
 This module imports only the standard library, because the template's hook uses it too.
 """
@@ -88,6 +88,8 @@ westus             | West US              | California, San Francisco
 westus2            | West US 2            | Washington, Seattle, Quincy
 westus3            | West US 3            | Phoenix, Arizona
 """
+# Spellings shorter than this are not searched for typos: `ok` is not a misspelt `uk`.
+_SHORTEST_COMPARED = 6
 # Other spellings that people use for a word of a display name.
 _SYNONYMS = {
     "america": "us",
@@ -103,99 +105,108 @@ _SYNONYMS = {
 
 @dataclass(frozen=True)
 class Region:
-    """A region of Azure, with the spellings by which people may name it."""
+    """A region of Azure, with the spellings that people may use for it."""
 
     name: str
     display_name: str
-    spellings: frozenset[str]  # They have lower-case letters and digits, and no spaces.
+    #: Display names and places, in lower-case letters and digits, without spaces.
+    spellings: frozenset[str]
 
 
 def find_regions(text: str) -> list[str]:
     """Return the short names of the regions that a user may mean by `text`.
 
     `text` may be a short name, a display name with its words in any order, or a place: a
-    city, a state or a country. Text in brackets and after a comma is ignored, because `az
-    account list-locations` shows "(Europe) West Europe". The list is empty if no region
-    matches.
+    city, a state or a country. Text in brackets, and everything after a comma, is ignored:
+    Azure's lists show "(Europe) West Europe", and people write "Amsterdam, Netherlands".
+    The list is empty if no region matches.
     """
     without_brackets = re.sub(r"\(.*?\)", " ", text)
-    spelling = "".join(_split_words(without_brackets.partition(",")[0]))
+    before_comma, _, _ = without_brackets.partition(",")
+    spelling = "".join(_split_words(before_comma))
     if spelling in REGIONS:
         return [spelling]
     return [name for name, region in REGIONS.items() if spelling in region.spellings]
 
 
 def find_misspelt_region(text: str) -> str | None:
-    """Return the short name of the region that is spelt like `text` with one typing error.
+    """Return the short name of the region that `text` misspells by one typo.
 
-    Returns None if no region, or more than one, is spelt like that. Spellings of fewer than
-    six characters are not compared: `ok` is not a misspelt `uk`.
+    `westeurop` gives `westeurope`. Returns None if no region is similar, or more than one.
     """
     typed = "".join(_split_words(text))
     names = set()
     for name, region in REGIONS.items():
         for spelling in (name, *region.spellings):
-            if len(spelling) >= 6 and _differ_by_a_typing_error(typed, spelling):
+            is_compared = len(spelling) >= _SHORTEST_COMPARED
+            if is_compared and _differ_by_one_typo(typed, spelling):
                 names.add(name)
-    return names.pop() if len(names) == 1 else None
+    if len(names) != 1:
+        return None
+    return names.pop()
 
 
 def _read_table(table: str) -> dict[str, Region]:
-    """Return the regions of a table by their short names."""
+    """Return the regions of a table such as _TABLE, as a dict by short name."""
     regions = {}
     for line in table.strip().splitlines():
         name, display_name, places = [cell.strip() for cell in line.split("|")]
         spellings = {"".join(_split_words(place)) for place in places.split(", ")}
-        spellings |= _spell_display_name(display_name)
+        spellings |= _list_spellings(display_name)
         spellings.discard("")
         regions[name] = Region(name, display_name, frozenset(spellings))
     return regions
 
 
-def _spell_display_name(display_name: str) -> set[str]:
-    """Return the spellings of a display name.
+def _list_spellings(display_name: str) -> set[str]:
+    """Return the spellings by which people may write a display name.
 
-    Its words may be in any order, the last ones may be missing if two are left, and "eu" may
-    stand for "europe".
+    They are in lower case, without spaces. The words may be in any order: `germanywest` is a
+    spelling of "Germany West Central", and so is `centralgermanywest`. Words may be missing
+    at the end, as long as two are left. The word "europe" may be shortened to "eu".
     """
-    name_words = _split_words(display_name)
-    spellings = {"".join(order) for order in permutations(name_words)}
-    for count in range(2, len(name_words)):
-        spellings.add("".join(name_words[:count]))
-    abbreviated = {spelling.replace("europe", "eu") for spelling in spellings}
-    return spellings | abbreviated
+    words = _split_words(display_name)
+    spellings = {"".join(ordered_words) for ordered_words in permutations(words)}
+    for count in range(2, len(words)):
+        spellings.add("".join(words[:count]))
+    shortened = {spelling.replace("europe", "eu") for spelling in spellings}
+    return spellings | shortened
 
 
 def _split_words(text: str) -> list[str]:
     """Return the words and numbers of a text, in lower case and without accents.
 
-    Words of _SYNONYMS are replaced, such as "eastern" by "east".
+    Words in _SYNONYMS are replaced: "Eastern US2" gives `["east", "us", "2"]`.
     """
-    plain = unicodedata.normalize("NFKD", text.lower().replace("ø", "o"))
-    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    # NFKD writes é as an e and a combining accent, which is then left out. It does not
+    # divide the letter ø.
+    decomposed = unicodedata.normalize("NFKD", text.lower().replace("ø", "o"))
+    plain = "".join(char for char in decomposed if not unicodedata.combining(char))
     return [_SYNONYMS.get(word, word) for word in re.findall("[a-z]+|[0-9]+", plain)]
 
 
-def _differ_by_a_typing_error(a: str, b: str) -> bool:
-    """Return whether two different spellings differ by a single typing error.
+def _differ_by_one_typo(a: str, b: str) -> bool:
+    """Return whether two different spellings differ by a single typo.
 
-    A typing error is one letter that is missing, added or wrong, or two neighbouring letters
-    in the wrong order. A different digit is not a typing error: eastus4 is not eastus2.
+    A typo is one letter that is missing, added or wrong, or two neighbouring letters in the
+    wrong order. A different digit is not a typo: `eastus4` is not `eastus2`.
     """
-    # Remove the beginning and the end that both have in common.
+    # Cut off what both begin with, and what both end with.
     while a and b and a[0] == b[0]:
         a = a[1:]
         b = b[1:]
     while a and b and a[-1] == b[-1]:
         a = a[:-1]
         b = b[:-1]
-    if re.search("[0-9]", a + b):
+
+    has_digit = re.search("[0-9]", a + b) is not None
+    if has_digit:
         return False
     is_one_letter = max(len(a), len(b)) == 1
-    are_exchanged = len(a) == 2 and a == b[::-1]
-    return is_one_letter or are_exchanged
+    are_swapped = len(a) == 2 and a == b[::-1]
+    return is_one_letter or are_swapped
 
 
-#: The regions by short name. Azure opens new regions, so the rules treat another name as
-#: unusual and not as wrong.
+#: The regions by short name. Azure opens new regions from time to time, so the rules treat a
+#: name that is not here as unusual, and not as wrong.
 REGIONS = _read_table(_TABLE)

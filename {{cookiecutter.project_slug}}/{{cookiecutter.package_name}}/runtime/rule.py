@@ -14,14 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-# Text in place of a value, such as <name> or an id of zeros.
+# Text that stands for a value to be filled in: <name>, or an id of zeros.
 _PLACEHOLDER = r"\s*(<.*>|0{8}(-0{4}){3}-0{12})\s*"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A value that is wrong, empty or unusual. `str()` of it is one sentence."""
+    """A value that is wrong, empty or unusual. Converted to a string, it is one sentence."""
 
+    #: The file that holds the value. Empty in problems from `Rule.check`, which does not
+    #: know the file, and in problems of an option on the command line.
     file: str
     #: The setting in the file, such as `compute.name`. Empty if the whole file is meant.
     key: str
@@ -43,8 +45,8 @@ def _keep(value: Any) -> Any:
     return value
 
 
-def _accept_without_advice(_: str) -> str:
-    """Return no advice, for rules under which no value is unusual."""
+def _find_nothing_unusual(_: str) -> str:
+    """Return "", for rules under which no value is unusual."""
     return ""
 
 
@@ -66,7 +68,7 @@ class Rule:
     #: Whether the value may be empty until Azure is used.
     may_be_empty_for_now: bool = False
     #: Returns advice if a value that passes the test is unusual, or "" if it is not.
-    advise_if_unusual: Callable[[str], str] = _accept_without_advice
+    advise_if_unusual: Callable[[str], str] = _find_nothing_unusual
 
     def fits(self, value: Any) -> bool:
         """Return whether a value passes the test."""
@@ -81,38 +83,46 @@ class Rule:
         """Return the problem with the value of a setting, or None if it follows the rule.
 
         `key` is the name of the setting, for the message. `value_type` is the type that the
-        value must have, or a union of types such as `int | str`. To find a correction, a
-        wrong value is converted to the first of these types.
+        value must have, or a union of types such as `int | str`. The caller adds the file to
+        the problem.
         """
         if self.may_be_empty_for_now and value == "":
-            return Problem("", key, "is empty", self._give_advice(), kind="empty")
+            return _make_problem(key, "is empty", self._tell_what_to_write(), "empty")
 
         accepted_types = get_args(value_type) or (value_type,)
-        if type(value) in accepted_types and self.fits(value):
+        follows_rule = type(value) in accepted_types and self.fits(value)
+        if follows_rule:
             advice = self.advise_if_unusual(value)
-            if not advice:
-                return None
-            return Problem("", key, f"is {to_text(value)}", advice, kind="unusual")
+            if advice:
+                return _make_problem(key, f"is {to_text(value)}", advice, "unusual")
+            return None
 
-        if re.fullmatch(_PLACEHOLDER, str(value)):
+        is_placeholder = re.fullmatch(_PLACEHOLDER, str(value)) is not None
+        if is_placeholder:
             text = f"is {to_text(value)}, a placeholder"
-            return Problem("", key, text, self._give_advice())
+            return _make_problem(key, text, self._tell_what_to_write())
 
         text = f"is {to_text(value)}, but must be {self.requirement}"
+        # A correction has the first of the accepted types.
         fix = self._describe_correction(value, accepted_types[0])
-        return Problem("", key, text, fix or self._give_advice())
+        return _make_problem(key, text, fix or self._tell_what_to_write())
 
-    def _give_advice(self) -> str:
-        """Return what to do about a value for which no correction is known."""
+    def _tell_what_to_write(self) -> str:
+        """Return what to do about a value for which no correction is known.
+
+        This continues a message, such as "write a VM size, such as Standard_D4ds_v4".
+        """
         if self.expected_value:
             return f"write {self.expected_value}"
         return "correct it"
 
     def _describe_correction(self, value: Any, value_type: type) -> str:
-        """Return how to correct a wrong value, or "" if no correction is known.
+        """Return how to correct a wrong value, such as "write westeurope".
 
-        `value_type` is the type that the value should have.
+        `value_type` is the type that the value should have. Returns "" if no correction is
+        known.
         """
+        # Lists and dicts cannot be corrected.
         if not isinstance(value, (str, int, float)):
             return ""
         try:
@@ -124,20 +134,29 @@ class Rule:
         if not self.fits(corrected):
             return ""
 
+        # YAML reads `yes` as true, and `1.10` as 1.1. What the user wrote is lost, so the
+        # message cannot repeat it in quotes.
         yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
         if yaml_has_changed_text:
-            # YAML reads `yes` as true, and `1.10` as 1.1. The user's spelling is lost, so
-            # the message cannot repeat it in quotes.
             return "put it in quotes"
+        # The file holds a string, so the user knows whether it needs quotes there.
         if isinstance(value, str):
             return f"write {corrected}"
-        # If the correction is a string, the message shows its quotes: YAML reads 7 as a
-        # number, and '7' as a string.
+        # The file holds a number. A string must be put in quotes: YAML reads 7 as a number,
+        # and '7' as a string.
         return f"write {corrected!r}"
 
 
+def _make_problem(key: str, text: str, fix: str, kind: str = "wrong") -> Problem:
+    """Return a problem of a value whose file is not known yet."""
+    return Problem(file="", key=key, text=text, fix=fix, kind=kind)
+
+
 def to_text(value: Any) -> str:
-    """Return a value as messages show it: as JSON, or as Python code if JSON cannot."""
+    """Return a value as messages show it: as JSON, or as Python code if this fails.
+
+    The string `a` is shown as `"a"`, True as `true`, and None as `null`.
+    """
     try:
         return json.dumps(value, default=str, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -145,7 +164,7 @@ def to_text(value: Any) -> str:
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
-    """Return the rule that a value is a whole number from `low` to `high`."""
+    """Return a rule that allows only whole numbers from `low` to `high`."""
     limits = f"{low} or more" if high == math.inf else f"{low} to {high}"
     return Rule(
         requirement=f"a whole number, {limits}",
@@ -154,10 +173,10 @@ def whole(low: int, high: float = math.inf) -> Rule:
 
 
 def one_of(*choices: str) -> Rule:
-    """Return the rule that a value is one of some choices."""
+    """Return a rule that allows only the given choices."""
 
     def find_nearest(value: str) -> str:
-        """Return the choice that was probably meant, or "" if none is similar."""
+        """Return the choice that a wrong value probably means, or "" if none is similar."""
         for choice in choices:
             if choice.lower() == value.lower():
                 return choice
@@ -166,6 +185,6 @@ def one_of(*choices: str) -> Rule:
 
     return Rule(
         requirement=f"one of {', '.join(choices)}",
-        test=choices.__contains__,
+        test=lambda value: value in choices,
         correct=find_nearest,
     )

@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from .regions import REGIONS, find_misspelt_region, find_regions
@@ -37,14 +38,17 @@ CLOUDS = {
 
 
 class RegionRule(Rule):
-    """The rule of regions. A correction may offer several regions to choose from.
+    """The rule of regions, whose corrections may offer several regions to choose from.
 
-    A wrong value is often the name of a city or a country. The correction then names its
-    regions. If no region matches, it lists all regions of Azure.
+    A wrong value is often the name of a city or a country. The correction then lists the
+    regions there. If there are none, it lists all regions of Azure.
     """
 
     def _describe_correction(self, value: Any, value_type: type) -> str:
-        """Return which region to write, or from which regions to choose."""
+        """Return which region to write, such as "write swedencentral or swedensouth".
+
+        Returns "" if the value is not text.
+        """
         if not isinstance(value, str):
             return ""
         names = find_regions(value) or REGIONS
@@ -62,10 +66,11 @@ def _list_choices(choices: Iterable[str]) -> str:
 def _replace_characters(allowed: str, replacement: str, value: str) -> str:
     """Replace each run of characters that are not allowed, and return the result.
 
-    `allowed` are characters and ranges as in the square brackets of a regular expression,
-    such as "a-z0-9". Accents are removed first. Hyphens, underscores, periods and spaces are
-    removed from both ends of the result.
+    `allowed` lists characters as in the square brackets of a regular expression, such as
+    "a-z0-9". Accents are removed first. Hyphens, underscores, periods and spaces are removed
+    from both ends of the result. With "-" as the `replacement`, `größe m` becomes `gro-e-m`.
     """
+    # NFKD writes ö as an o and a combining accent, which is then left out.
     decomposed = unicodedata.normalize("NFKD", value)
     plain = "".join(char for char in decomposed if not unicodedata.combining(char))
     return re.sub(f"[^{allowed}]+", replacement, plain).strip("-_. ")
@@ -81,7 +86,7 @@ _NO_OPTION = "and not begin with a hyphen, as options of the steps do"
 
 # The name of the project
 
-# In Windows, these are the names of devices, so no file or folder can have them.
+# In Windows, these are the names of devices, so no file or folder can have these names.
 _WINDOWS_DEVICES = """
 aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
 lpt8 lpt9 nul prn
@@ -91,7 +96,7 @@ _PREFIXES_OF_MICROSOFT = ("AzureML", "Microsoft")
 
 
 def _correct_name(value: str) -> str:
-    """Return a name with a hyphen in place of characters that are not allowed."""
+    """Return a name with hyphens in place of characters that are not allowed."""
     return _replace_characters("a-zA-Z0-9_-", "-", value)
 
 
@@ -110,16 +115,23 @@ def _may_be_slug(name: str) -> bool:
 
 
 def _correct_slug(value: str) -> str:
-    """Return a slug that is allowed, and as similar as possible."""
+    """Return an allowed slug that is similar to the value.
+
+    `my project` becomes `my-project`, `AzureML-demo` becomes `azureml-demo`, and `con`
+    becomes `con-project`.
+    """
     name = _correct_name(value)[:100].rstrip("-_")
     if name.startswith(_PREFIXES_OF_MICROSOFT):
         return name.lower()
-    return f"{name}-project" if name.lower() in WINDOWS_DEVICES else name
+    if name.lower() in WINDOWS_DEVICES:
+        return f"{name}-project"
+    return name
 
 
-# SLUG and NEW_PACKAGE are for new projects. They are stricter than NAME and PACKAGE, which
-# also accept the names of existing projects, because these cannot be changed any more.
-# The slug names a folder, and the environment SLUG-steps on Azure ML.
+# SLUG and NEW_PACKAGE are rules for new projects. They are stricter than NAME and PACKAGE,
+# which also accept the names of existing projects, because these cannot be changed any more.
+# The slug is the name of a folder, and a part of the environment's name, SLUG-steps, on
+# Azure ML.
 SLUG = Rule(
     requirement=f"1 to 100 {_NAME}, and neither begin with AzureML or Microsoft, which "
     "Azure ML reserves, nor be the name of a device of Windows, such as con",
@@ -130,12 +142,13 @@ SLUG = Rule(
 
 # The name of the package
 
-# A package with one of these names would hide a folder of the project ...
+# A package with one of these names would hide a folder of the project.
 _FOLDERS = """
 steps tests notebooks data docs environment runs build dist mlruns venv conftest prep
 train evaluate monitor register score summarize
 """
-# ... or a package that the project or one of its dependencies imports ...
+# A package with one of these names would hide a package that the project or one of its
+# dependencies imports.
 _PACKAGES = """
 adal alembic azure azureml click cloudpickle comm cryptography debugpy docker duckdb
 fastapi flask git google graphql ipykernel ipython jedi jinja2 joblib jupyter jupyterlab
@@ -144,8 +157,9 @@ psutil pyarrow pydantic pygments pytest pytz referencing requests rich scipy set
 six sklearn skops sqlalchemy starlette tabulate tornado traitlets urllib3 werkzeug wheel
 yaml zmq
 """
-# ... or a module of the standard library. These are in Python 3.10 to 3.12, but not in newer
-# versions, which may generate the project as well.
+# A package with one of these names would hide a module of the standard library in Python
+# 3.10 to 3.12. Newer versions, which may generate the project, do not have these modules, so
+# their `sys.stdlib_module_names` lacks them.
 _REMOVED_MODULES = """
 aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3
 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
@@ -168,11 +182,17 @@ def _may_be_package(name: str) -> bool:
 
 
 def _correct_package(value: str) -> str:
-    """Return a name that is allowed, and as similar as possible."""
+    """Return an allowed name of a package that is similar to the value.
+
+    `my-package` becomes `my_package`, `9lives` becomes `p9lives`, and `json` becomes
+    `json_project`.
+    """
     name = _replace_characters("a-zA-Z0-9_", "_", value)
     if name[:1].isdigit():
         name = f"p{name}"
-    return f"{name}_project" if _is_reserved(name) else name
+    if _is_reserved(name):
+        return f"{name}_project"
+    return name
 
 
 PACKAGE = Rule(
@@ -191,7 +211,7 @@ def _may_be_new_package(name: str) -> bool:
 
 
 def _correct_new_package(value: str) -> str:
-    """Return a name in lower case of at most 40 characters that is allowed."""
+    """Return an allowed name for a new package: in lower case, at most 40 characters."""
     return _correct_package(value.lower())[:40].rstrip("_")
 
 
@@ -207,7 +227,10 @@ NEW_PACKAGE = Rule(
 
 
 def _correct_subscription(value: str) -> str:
-    """Return an id in lower case, without braces or spaces, with its four hyphens."""
+    """Return an id in lower case, without braces or spaces, with its four hyphens.
+
+    `{123456789ABCDEF0123456789ABCDEF0}` becomes `12345678-9abc-def0-1234-56789abcdef0`.
+    """
     digits = re.sub("[^0-9a-f]", "", value.lower())
     return re.sub("^(.{8})(.{4})(.{4})(.{4})", r"\1-\2-\3-\4-", digits)
 
@@ -222,7 +245,7 @@ SUBSCRIPTION = Rule(
 
 
 def _correct_resource_group(value: str) -> str:
-    """Return a name with a hyphen in place of characters that are not allowed."""
+    """Return a name with hyphens in place of characters that are not allowed."""
     return _replace_characters(r"\w.()-", "-", value)
 
 
@@ -246,7 +269,10 @@ WORKSPACE = Rule(
 
 
 def _may_be_region(name: str) -> bool:
-    """Return whether a name is a region, or may be one that is not in the table yet."""
+    """Return whether a name is a region, or may be a new region that is not in REGIONS.
+
+    `paris` cannot be the name of a new region, because it means francecentral.
+    """
     if name in REGIONS:
         return True
     is_city_or_other_spelling = bool(find_regions(name))
@@ -256,17 +282,20 @@ def _may_be_region(name: str) -> bool:
 
 
 def _correct_region(value: str) -> str:
-    """Return the region that a name or a place means, or "" if this is not certain."""
+    """Return the only region that a name or a place may mean.
+
+    Returns "" if there is no such region, or if there are several.
+    """
     names = find_regions(value)
     return names[0] if len(names) == 1 else ""
 
 
 def _advise_on_region(name: str) -> str:
-    """Return advice if a region is not in the table, or ""."""
+    """Return advice if a region is not in REGIONS, and "" if it is."""
     if name in REGIONS:
         return ""
-    misspelt = find_misspelt_region(name)
-    choices = misspelt or _list_choices(REGIONS)
+    similar_region = find_misspelt_region(name)
+    choices = similar_region or _list_choices(REGIONS)
     return f"no region of this name is known; unless it is new, write {choices}"
 
 
@@ -283,26 +312,39 @@ REGION = RegionRule(
 
 # The compute cluster
 
+# How many characters the name of a cluster may have in every part of Azure ML.
+LONGEST_CLUSTER_EVERYWHERE = 16
+
 
 def _correct_cluster(value: str) -> str:
-    """Return a name that does not end in a number, such as cpu-cluster-a.
+    """Return a cluster's name without characters that are not allowed.
 
-    Azure ML refuses a name whose part after the last hyphen has only digits. The number
-    becomes a letter: 1 becomes a, and 26 becomes z. A larger number gets an n before it.
+    Azure ML also refuses a name whose part after the last hyphen has only digits. A number
+    from 1 to 26 there becomes the letter with this number: `cpu-cluster-1` becomes
+    `cpu-cluster-a`. Any other number gets an n before it: 27 becomes n27.
     """
     name = _replace_characters("a-zA-Z0-9-", "-", value)
-    start, hyphen, end = name.rpartition("-")
-    if start and end.isdecimal():
-        number = int(end)
-        end = chr(ord("a") - 1 + number) if number <= 26 else f"n{number}"
-    return start + hyphen + end
+    start, hyphen, last_part = name.rpartition("-")
+    if start and last_part.isdecimal():
+        number = int(last_part)
+        if 1 <= number <= len(ascii_lowercase):
+            last_part = ascii_lowercase[number - 1]
+        else:
+            last_part = f"n{number}"
+    return start + hyphen + last_part
 
 
 def _advise_on_cluster(name: str) -> str:
-    """Return advice if a cluster's name is too long for some parts of Azure ML, or ""."""
-    if len(name) <= 16:
+    """Return advice if some parts of Azure ML would refuse a cluster's name as too long.
+
+    Returns "" if the name is short enough.
+    """
+    if len(name) <= LONGEST_CLUSTER_EVERYWHERE:
         return ""
-    return "shorten it to 16 characters, which every part of Azure ML accepts"
+    return (
+        f"shorten it to {LONGEST_CLUSTER_EVERYWHERE} characters, which every part of "
+        "Azure ML accepts"
+    )
 
 
 CLUSTER = Rule(
@@ -343,7 +385,7 @@ SUBNET = Rule(
 
 
 def _accept(_: Any) -> bool:
-    """Accept any value of the right type."""
+    """Return True, for settings that may have any value of their type."""
     return True
 
 
@@ -357,12 +399,12 @@ HYPERPARAMETER = Rule(requirement="a number, a text, true or false", test=_accep
 
 
 def _is_model_version(value: Any) -> bool:
-    """Return whether a value is "latest", or a number from 1 on."""
+    """Return whether a value is "latest", or a number that is 1 or more."""
     return value == "latest" or (isinstance(value, int) and value >= 1)
 
 
 def _correct_model_version(value: str) -> int | str:
-    """Return the number that a text holds, or "latest" if it holds none."""
+    """Return the number that a text consists of, or "latest" if it is not a number."""
     return int(value) if value.isdecimal() else "latest"
 
 
@@ -374,13 +416,16 @@ MODEL_VERSION = Rule(
 
 
 def _is_start_time(value: str) -> bool:
-    """Return whether a text is a time without a time zone. May raise ValueError."""
+    """Return True if a text is a time such as 2027-01-31T06:00:00.
+
+    Raises ValueError if it is not.
+    """
     datetime.strptime(value, "%Y-%m-%dT%H:%M:%S")
     return True
 
 
 def _correct_start_time(value: str) -> str:
-    """Return a time with a T between its date and its hours."""
+    """Return a time with a T between the date and the time of day."""
     return value.replace(" ", "T")
 
 

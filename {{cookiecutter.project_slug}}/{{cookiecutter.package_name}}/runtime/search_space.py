@@ -1,11 +1,13 @@
-"""The type of a setting that says which values of a hyperparameter a search tries.
+"""The values of a hyperparameter that a search tries, and how settings.yml writes them.
 
-They are a list, such as `[0, 1, 10]`, or a range, such as `{low: 0.01, high: 0.3, log: true}`.
+They are a list, such as `[0, 1, 10]`, or a range, such as `{low: 0.01, high: 0.3}`. A search
+draws numbers from a range. With `log: true` in the range, it draws their logarithms evenly.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -17,7 +19,10 @@ RANGE_EXAMPLE = "{low: 1, high: 10}"
 
 
 def check_values(values: Any) -> Any:
-    """Return the values to try. Raises the error of `refuse` if they cannot be used."""
+    """Check the values of a hyperparameter that a search should try, and return them.
+
+    Raises PydanticCustomError if they are neither a list of single values nor a range.
+    """
     if isinstance(values, dict):
         _check_range(values)
         return values
@@ -27,7 +32,7 @@ def check_values(values: Any) -> Any:
             fix=f"write [{values}], or a range such as {RANGE_EXAMPLE}",
         )
     if not values:
-        raise refuse("is an empty list", fix="write the values to try into it")
+        raise refuse("is an empty list", fix="list the values to try")
     for value in values:
         if isinstance(value, (list, dict)):
             raise refuse(
@@ -41,50 +46,57 @@ def check_values(values: Any) -> Any:
 ValuesToTry = Annotated[Any, BeforeValidator(check_values)]
 
 
-def _check_range(limits: dict[Any, Any]) -> None:
-    """Raise the error of `refuse` unless the limits are those of a range."""
-    for name in limits:
+def _check_range(values: dict[Any, Any]) -> None:
+    """Refuse a range such as `{low: 1, high: 10}` if a value is unknown, missing or wrong.
+
+    Raises PydanticCustomError.
+    """
+    for name in values:
         if name not in ("low", "high", "log"):
             raise refuse(
-                f"has {name}, which no range has",
-                fix=f"write a range as {RANGE_EXAMPLE}, perhaps with log: true",
+                f"has {name}, which is not a part of a range",
+                fix=f"write a range such as {RANGE_EXAMPLE}, perhaps with log: true",
             )
     for name in ("low", "high"):
-        if name not in limits:
+        if name not in values:
             raise refuse(f"has no {name}", fix=f"add {name}")
-        _check_limit(name, limits[name])
-    is_logarithmic = limits.get("log", False)
+        _check_limit(name, values[name])
+    is_logarithmic = values.get("log", False)
     if not isinstance(is_logarithmic, bool):
         raise refuse(
             f"has log: {to_text(is_logarithmic)}, but log must be true or false",
             fix="write log: true",
         )
-
-    low = limits["low"]
-    high = limits["high"]
-    if low == high:
-        raise refuse(f"has {low} as low and as high", fix=f"write [{low}]")
-    if low > high:
-        raise refuse(
-            f"is empty, as low is {low} and high is {high}", fix="exchange them"
-        )
-    if is_logarithmic and low <= 0:
-        raise refuse(
-            f"has log: true and low: {low}, but only numbers above 0 have a logarithm",
-            fix="raise low, for example to 0.001, or delete log",
-        )
+    _check_order(values["low"], values["high"], is_logarithmic)
 
 
 def _check_limit(name: str, limit: Any) -> None:
-    """Raise the error of `refuse` unless a limit of a range is a finite number."""
+    """Refuse a limit of a range that is not a finite number.
+
+    `name` is `low` or `high`. Raises PydanticCustomError.
+    """
     is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
     if is_number and math.isfinite(limit):
         return
     fix = "write a number"
     if isinstance(limit, str):
-        try:
-            # YAML reads 1e-3 as text, and 1.0e-3 as a number.
+        # YAML reads 1e-3 as text, and 1.0e-3 as a number.
+        with suppress(ValueError):
             fix = f"write {name}: {float(limit)}"
-        except ValueError:
-            pass
-    raise refuse(f"has {name}: {to_text(limit)}, which is no number", fix=fix)
+    raise refuse(f"has {name}: {to_text(limit)}, which is not a finite number", fix=fix)
+
+
+def _check_order(low: float, high: float, is_logarithmic: bool) -> None:
+    """Refuse the limits of a range that holds no numbers, only one, or no logarithms.
+
+    Raises PydanticCustomError.
+    """
+    if low == high:
+        raise refuse(f"has the same low and high, {low}", fix=f"write [{low}]")
+    if low > high:
+        raise refuse(f"is empty, as low is {low} and high is {high}", fix="swap them")
+    if is_logarithmic and low <= 0:
+        raise refuse(
+            f"has log: true and low: {low}, but only numbers above 0 have a logarithm",
+            fix="raise low, for example to 0.001, or delete log",
+        )

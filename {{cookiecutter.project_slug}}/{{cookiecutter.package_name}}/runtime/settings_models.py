@@ -26,11 +26,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from . import rules
 from .rule import Problem, Rule, one_of, whole
 
-#: The context of a validation that also refuses values that are only empty or unusual.
+#: The context that a validation gets to refuse also values that are empty or unusual.
 REPORT_EVERYTHING = "report everything"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-#: How long one interval of each frequency lasts at most.
+#: How long one interval of each frequency of a schedule lasts at most.
 PERIODS = {
     "Minute": timedelta(minutes=1),
     "Hour": timedelta(hours=1),
@@ -39,16 +39,17 @@ PERIODS = {
     "Month": timedelta(days=31),
 }
 
-# Pydantic's models are abstract base classes, which have a method `register`. Pydantic
-# would warn that a setting of this name hides the method, which is not needed here.
+# A pydantic model is an abstract base class, and such classes have a method `register`.
+# Pydantic would warn that the setting `register` hides this method, which is not needed.
 warnings.filterwarnings("ignore", 'Field name "register" in', UserWarning)
 
 
 def refuse(text: str, fix: str, kind: str = "wrong") -> PydanticCustomError:
-    """Return the error to raise about a setting, in a validator of its model.
+    """Return the error that a validator raises to refuse the value of a setting.
 
-    `text` continues a sentence that begins with the setting's file and key. `fix` says what
-    to do, in the imperative. The kinds are those of `rule.Problem`.
+    `text` says what is wrong, and continues a sentence that begins with the setting's file
+    and key. `fix` says what to do, in the imperative. `refuse("is 7", fix="write 6")` becomes
+    a message such as "settings.yml: seed is 7: write 6." `kind` is that of `rule.Problem`.
     """
     return PydanticCustomError(kind, "{text}: {fix}", {"text": text, "fix": fix})
 
@@ -62,14 +63,22 @@ class Follows:
     def __get_pydantic_core_schema__(
         self, value_type: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Return the schema of the value. Pydantic calls this method."""
+        """Return a pydantic schema that checks the rule before the type of the setting.
+
+        Pydantic calls this method for each annotation with `Follows`.
+        """
 
         def validate(value: Any, info: ValidationInfo) -> Any:
-            """Return the value. Raises the error of `refuse` if it breaks the rule."""
+            """Return the value, converted to the type of the setting.
+
+            Raises PydanticCustomError if the value breaks the rule. A value that is only
+            empty or unusual is refused only if the validation reports everything.
+            """
             converted = _convert_yaml_value(value, value_type)
-            # A validator does not know its file and key. settings_reader adds them later.
+            # The validator does not know the file and the key of the value. settings_reader
+            # adds them later.
             problem = self.rule.check(key="", value=converted, value_type=value_type)
-            if problem and _is_refused(problem, info):
+            if problem is not None and _is_refused(problem, info):
                 raise refuse(problem.text, problem.fix, problem.kind)
             return converted
 
@@ -79,42 +88,47 @@ class Follows:
 
 
 def _convert_yaml_value(value: Any, value_type: Any) -> Any:
-    """Convert a value that YAML reads with another type than its setting has."""
+    """Convert a value to the type of its setting if YAML reads it as another type.
+
+    All other values are returned unchanged.
+    """
     if value is None and value_type is str:
         # YAML reads `name:`, without a value after the colon, as null.
         return ""
     if type(value) is int and value_type is float:
+        # YAML reads 1 as a whole number, also where 1.0 is meant.
         return float(value)
     return value
 
 
 def _is_refused(problem: Problem, info: ValidationInfo) -> bool:
-    """Return whether the validation must fail because of a problem.
+    """Return whether a validation must fail because of a problem.
 
-    Wrong values always fail. Empty and unusual values fail only if everything is reported.
+    A wrong value always makes it fail. An empty or unusual value makes it fail only if the
+    validation reports everything.
     """
     return problem.kind == "wrong" or info.context == REPORT_EVERYTHING
 
 
 def _replace_null_by_list(value: Any) -> Any:
-    """Return an empty list for None, which YAML reads if no value is written."""
+    """Return an empty list for None, which YAML reads where no value is written."""
     return [] if value is None else value
 
 
 def _replace_null_by_dict(value: Any) -> Any:
-    """Return an empty dict for None, which YAML reads if no value is written."""
+    """Return an empty dict for None, which YAML reads where no value is written."""
     return {} if value is None else value
 
 
 def _check_name(name: Any) -> Any:
-    """Return a name that the user has chosen, such as that of a cluster.
+    """Check a name that the user has chosen, such as `gpu` below `computes`, and return it.
 
-    Raises the error of `refuse` if the name has other characters than letters, digits and
-    underscores, or begins with a digit.
+    Raises PydanticCustomError if the name has characters other than ASCII letters, digits
+    and underscores, or begins with a digit.
     """
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)):
         raise refuse(
-            "is not a name of letters, digits and underscores",
+            "must consist of letters, digits and underscores, and not begin with a digit",
             fix="choose another name",
         )
     return name
@@ -181,10 +195,11 @@ class Schedule(Section):
     @classmethod
     def _check_times(cls, times: Any, info: ValidationInfo) -> Any:
         """Refuse times of day if the frequency is not Day or Week."""
+        # A wrong frequency is missing in info.data. Pydantic has reported it already.
         frequency = info.data.get("frequency", "Day")
         if times is not None and frequency not in ("Day", "Week"):
             raise refuse(
-                f"does not go with frequency: {frequency}",
+                f"cannot be combined with frequency: {frequency}",
                 fix="delete it, or write frequency: Day",
             )
         return times
@@ -193,16 +208,22 @@ class Schedule(Section):
     @classmethod
     def _check_week_days(cls, week_days: Any, info: ValidationInfo) -> Any:
         """Refuse days of the week if the frequency is not Week."""
+        # A wrong frequency is missing in info.data. Pydantic has reported it already.
         frequency = info.data.get("frequency", "Week")
         if week_days is not None and frequency != "Week":
             raise refuse(
-                f"does not go with frequency: {frequency}",
+                f"cannot be combined with frequency: {frequency}",
                 fix="delete it, or write frequency: Week",
             )
         return week_days
 
     def longest_pause(self) -> timedelta:
-        """Return the longest time from one run of the schedule to the next."""
+        """Return the longest time from one run of the schedule to the next.
+
+        A schedule for each Monday and Friday has its longest pause, four days, between them.
+        """
+        # The starts of one period, as times since its beginning. A day, an hour or a minute
+        # that is not in the settings counts as the first one.
         starts = sorted(
             timedelta(days=DAYS.index(day), hours=hour, minutes=minute)
             for day in self.week_days or DAYS[:1]
@@ -210,11 +231,15 @@ class Schedule(Section):
             for minute in self.minutes or [0]
         )
         period = self.interval * PERIODS[self.frequency]
-        next_starts = [*starts[1:], starts[0] + period]
+        first_start_of_next_period = starts[0] + period
+        next_starts = [*starts[1:], first_start_of_next_period]
         return max(after - before for before, after in zip(starts, next_starts))
 
     def describe(self) -> str:
-        """Return the schedule as text, such as "frequency Day, interval 1, hours [6]"."""
+        """Return the schedule as text, such as "frequency Day, interval 1, hours [6]".
+
+        Settings without a value are left out.
+        """
         return ", ".join(f"{name} {value}" for name, value in self if value)
 
 
@@ -229,16 +254,16 @@ class ProjectSettings(Section):
 
     #: The name of the experiment and of the registered model.
     name: Annotated[str, Follows(rules.NAME)]
-    #: A section that each project defines itself, with the paths of its data.
+    #: A section with the paths of the data. Each project defines its own class for it.
     data: Any
     workspace: Location
     #: The cluster of all steps that are not below `steps`.
     compute: Compute
-    #: Further clusters, by the names that `steps` has for them.
+    #: Further clusters, by the names that the section `steps` uses for them.
     computes: ByName[Compute] = {}
-    #: For each step that runs on another cluster, the name of this cluster in `computes`.
+    #: For each step that runs on a further cluster, the name of this cluster in `computes`.
     steps: Annotated[dict[str, Text], BeforeValidator(_replace_null_by_dict)] = {}
-    #: The schedules by the names of their pipelines.
+    #: The schedules, by the names of their pipelines. None stands for no schedule.
     schedules: ByName[Schedule | None] = {}
     #: How many runs are kept on this machine. Older ones are removed.
     keep_runs: Count = 20
@@ -250,19 +275,23 @@ class ProjectSettings(Section):
     ) -> dict[str, str]:
         """Refuse a step whose cluster is not in `computes`."""
         if "computes" not in info.data:
-            # `computes` is wrong itself, which is reported already.
+            # `computes` itself is wrong. Pydantic has reported it already.
             return steps
-        computes = list(info.data["computes"])
-        for step, name in steps.items():
-            if name in computes:
+        clusters = list(info.data["computes"])
+        for step, cluster in steps.items():
+            if cluster in clusters:
                 continue
-            nearest = difflib.get_close_matches(name, computes, n=1)
-            fix = "describe it there, as docs/azure.md shows"
-            if nearest:
-                fix = f"write {nearest[0]}"
-            elif computes:
-                fix = f"write {' or '.join(computes)}, or {fix}"
-            raise refuse(f"lets {step} run on {name}, which is not below computes", fix)
+            similar = difflib.get_close_matches(cluster, clusters, n=1)
+            add_it = f"add {cluster} to computes, as docs/azure.md shows"
+            if similar:
+                fix = f"write {similar[0]}"
+            elif clusters:
+                fix = f"write {' or '.join(clusters)}, or {add_it}"
+            else:
+                fix = add_it
+            raise refuse(
+                f"runs {step} on {cluster}, which is not a cluster in computes", fix
+            )
         return steps
 
     def compute_of(self, step: str) -> Compute:
@@ -272,9 +301,14 @@ class ProjectSettings(Section):
         return self.compute
 
     def all_computes(self) -> dict[str, Compute]:
-        """Return all clusters by their keys in the settings, such as `computes.gpu`."""
-        further = {f"computes.{name}": self.computes[name] for name in self.computes}
-        return {"compute": self.compute, **further}
+        """Return all clusters, as a dict from key to cluster.
+
+        The keys are `compute`, and such as `computes.gpu`.
+        """
+        cluster_by_key = {"compute": self.compute}
+        for name, cluster in self.computes.items():
+            cluster_by_key[f"computes.{name}"] = cluster
+        return cluster_by_key
 
 
 class Config(Section):

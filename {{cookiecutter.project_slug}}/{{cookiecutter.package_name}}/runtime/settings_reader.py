@@ -1,4 +1,4 @@
-"""Read settings files into pydantic models, and name every problem with its file and key.
+"""Read settings files into pydantic models, and report every problem with its file and key.
 
 A workspace may have a second file, which replaces some settings of `settings.yml`.
 """
@@ -31,7 +31,7 @@ RESTORE_FILE = "correct it, or restore it from version control"
 class Reading(Generic[M]):
     """The result of reading a settings file."""
 
-    #: The settings. None if one of the values is wrong.
+    #: The settings. None if a value is wrong or the file cannot be read.
     model: M | None
     #: All problems, including those of values that are only empty or unusual.
     problems: list[Problem]
@@ -57,10 +57,10 @@ class WrongValue(Exception):
 
 
 class DuplicateName(ValueError):
-    """A name is written twice in a mapping.
+    """A name is written twice in the same section of a file.
 
-    `line` is the line of the second one. It is None for JSON, whose parser does not report
-    lines.
+    `line` is the number of the line in which it is written again. It is None for JSON, whose
+    parser does not report lines.
     """
 
     def __init__(self, name: str, line: int | None = None) -> None:
@@ -70,9 +70,10 @@ class DuplicateName(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads YAML, but keeps times as text, and refuses a name that is written twice.
+    """Loads YAML. In contrast to PyYAML's loader, it keeps dates and times as text.
 
-    PyYAML itself would use the last of two values without a message.
+    It also refuses a name that is written twice. PyYAML's loader would silently use the last
+    of the two values.
     """
 
     def __init__(self, text: str) -> None:
@@ -80,10 +81,11 @@ class _Loader(yaml.SafeLoader):
         self._alias_count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
-        """Return the next node. Raises ValueError if the text has too many aliases.
+        """Return the next part of the text. Raises ValueError if it has too many aliases.
 
-        With aliases for lists of further aliases, a short text can have more values than
-        any memory can hold.
+        PyYAML calls this method. An alias such as `*name` repeats an earlier part of the
+        text. With aliases for lists of further aliases, a short text can have more values
+        than any memory can hold.
         """
         if self.check_event(yaml.AliasEvent):
             self._alias_count += 1
@@ -92,25 +94,28 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        """Return the dict of a mapping.
+        """Return a YAML mapping as a dict. PyYAML calls this method.
 
-        Raises DuplicateName, and ConstructorError if a name is a mapping or a list.
+        Raises DuplicateName if a name is written twice. Raises ConstructorError if a name is
+        itself a mapping or a list, as in `{name}: 1` without quotes.
         """
         names = set()
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    problem="a name must be text; put text with braces into quotes",
+                    problem="a name must be text; put a name with braces or brackets in"
+                    " quotes",
                     problem_mark=name.start_mark,
                 )
             if name.value in names:
+                # PyYAML counts lines from 0.
                 raise DuplicateName(name.value, line=name.start_mark.line + 1)
             names.add(name.value)
         return super().construct_mapping(node, deep)
 
 
-# The resolvers recognize values by their first character and a pattern. Without the one
-# for timestamps, a value such as 2027-01-31 stays text.
+# PyYAML's resolvers recognize the type of a value by its first character and a pattern.
+# Without the resolver for timestamps, a value such as 2027-01-31 stays text.
 _Loader.yaml_implicit_resolvers = {
     first_character: [
         (tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")
@@ -120,21 +125,29 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text. Raises YAMLError, DuplicateName or ValueError."""
+    """Return the value that a YAML text describes, such as a dict.
+
+    Raises YAMLError if the text is not YAML, DuplicateName if a name is written twice, and
+    ValueError if the text has too many aliases or a value does not fit its tag.
+    """
     try:
         return yaml.load(text, _Loader)
     except (AttributeError, LookupError, TypeError):
-        # PyYAML itself raises these for a value such as `!!bool maybe`.
+        # PyYAML raises these errors for a value such as `!!bool maybe`.
         raise ValueError("a value does not fit the tag before it") from None
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises JSONDecodeError or DuplicateName."""
+    """Return the value that a JSON text describes, such as a dict.
+
+    Raises JSONDecodeError if the text is not JSON, and DuplicateName if a name is written
+    twice.
+    """
     return json.loads(text, object_pairs_hook=_build_dict)
 
 
 def _build_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the dict of a JSON object. Raises DuplicateName."""
+    """Return a JSON object as a dict. Raises DuplicateName if a name is written twice."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
@@ -146,59 +159,71 @@ def _build_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
     """Return the contents of a YAML or JSON file of the project.
 
-    `file` is its path from `root`. `names` are the settings that it should contain, which a
-    message lists if the file is missing. Raises UnreadableFile if the file is missing or
+    `file` is its path from `root`. `names` are the settings that it should contain, which
+    the message lists if the file is missing. Raises UnreadableFile if the file is missing or
     empty, or cannot be read or parsed.
     """
     try:
+        # Editors in Windows may write a byte order mark, which utf-8-sig removes.
         text = (root / file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        fix = f"write it, with {', '.join(names)}"
-        raise UnreadableFile(Problem(file, "", "is missing", fix)) from None
+        fix = f"create it with the settings {', '.join(names)}"
+        raise UnreadableFile(_describe_file(file, "is missing", fix)) from None
     except (OSError, ValueError) as error:
-        # A text that is not UTF-8 raises a ValueError.
+        # Bytes that are not UTF-8 raise a ValueError.
         raise UnreadableFile(_describe_parse_error(error, file)) from None
 
     if not text.strip():
-        raise UnreadableFile(Problem(file, "", "is empty", RESTORE_FILE))
+        raise UnreadableFile(_describe_file(file, "is empty", RESTORE_FILE))
     try:
         return parse_json(text) if file.endswith(".json") else parse_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UnreadableFile(_describe_parse_error(error, file)) from None
 
 
+def _describe_file(file: str, text: str, fix: str) -> Problem:
+    """Return a problem of a whole file, and not of one of its settings."""
+    return Problem(file=file, key="", text=text, fix=fix)
+
+
 def _describe_parse_error(error: Exception, file: str) -> Problem:
-    """Return the problem of a file that cannot be read or parsed."""
+    """Return a problem that says why a file cannot be read or parsed.
+
+    `error` is the error of opening, decoding or parsing the file.
+    """
     if isinstance(error, DuplicateName):
         text = "is written twice"
         if error.line is not None:
-            text = f"is written twice (again in line {error.line})"
+            text = f"is written twice, the second time in line {error.line}"
         return Problem(file, error.name, text, "delete one of the two")
 
     if isinstance(error, json.JSONDecodeError):
         place = f"line {error.lineno}, column {error.colno}"
         text = f"is not JSON at {place} ({error.msg})"
-    elif isinstance(error, yaml.MarkedYAMLError):
+        return _describe_file(file, text, RESTORE_FILE)
+
+    if isinstance(error, yaml.MarkedYAMLError):
         mark: Any = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}"
-        if "'\\t'" in str(error.problem):
-            return Problem(file, "", f"has a tab at {place}", "write blanks instead")
+        # PyYAML says: found character '\t' that cannot start any token.
+        is_about_tab = r"'\t'" in str(error.problem)
+        if is_about_tab:
+            return _describe_file(file, f"has a tab at {place}", "write spaces instead")
         text = f"is not YAML at {place} ({error.problem})"
-    else:
-        text = f"cannot be read ({_join_lines(error)})"
-    return Problem(file, "", text, RESTORE_FILE)
+        return _describe_file(file, text, RESTORE_FILE)
 
-
-def _join_lines(error: Exception) -> str:
-    """Return the message of an error on one line."""
-    return " ".join(str(error).split())
+    message_in_one_line = " ".join(str(error).split())
+    return _describe_file(file, f"cannot be read ({message_in_one_line})", RESTORE_FILE)
 
 
 # Models
 
 
 def read_model(root: Path, model: type[M], file: str) -> Reading[M]:
-    """Read a settings file as a model, and return it with all problems."""
+    """Read a settings file, and return its settings as a `model`, with all problems.
+
+    `file` is its path from `root`.
+    """
     try:
         values = load_file(root, file, model.model_fields)
     except UnreadableFile as error:
@@ -216,62 +241,80 @@ def read_model_with_overrides(
 ) -> Reading[M]:
     """Read a settings file, and a second file that replaces some of its settings.
 
-    The second file may contain only the sections in `may_differ`. A problem is reported for
-    the first file if this file also has it without the second one, and otherwise for the
-    second file.
+    `file` and `overrides_file` are their paths from `root`. The second file may contain only
+    the sections in `may_differ`. Problems that the first file has on its own are reported
+    for the first file, and all other problems for the second one.
     """
-    sections = [name for name in model.model_fields if name in may_differ]
-    base = read_model(root, model, file)
+    allowed_sections = [name for name in model.model_fields if name in may_differ]
+    base_reading = read_model(root, model, file)
     try:
-        overrides = load_file(root, overrides_file, sections)
-        values = load_file(root, file, model.model_fields)
+        overrides = load_file(root, overrides_file, allowed_sections)
     except UnreadableFile as error:
-        # If `file` itself cannot be read, `base` has the same problem.
-        return Reading(None, [*dict.fromkeys([error.problem, *base.problems])])
+        return Reading(None, [error.problem, *base_reading.problems])
+    try:
+        values = load_file(root, file, model.model_fields)
+    except UnreadableFile:
+        # `base_reading` has this problem already.
+        return base_reading
 
     if not isinstance(overrides, dict):
-        text = f"is {to_text(overrides)}, but must hold names with values"
-        fix = f"write some of {', '.join(sections)} there, or delete the file"
-        return Reading(None, [Problem(overrides_file, "", text, fix), *base.problems])
+        text = f"is {to_text(overrides)}, but must be a group of settings"
+        fix = f"write some of {', '.join(allowed_sections)}, or delete the file"
+        problem = _describe_file(overrides_file, text, fix)
+        return Reading(None, [problem, *base_reading.problems])
     if not isinstance(values, dict):
-        return base
+        return base_reading
 
-    forbidden = _list_forbidden_overrides(model, overrides, sections)
-    fix = f"write it in {file} ({', '.join(sections)} may differ)"
+    # A setting that must be the same in every workspace is reported, and does not replace
+    # the one of the first file.
+    forbidden_overrides = _list_forbidden_overrides(model, overrides, allowed_sections)
+    fix = f"write it in {file} ({', '.join(allowed_sections)} may differ)"
     problems = [
         Problem(overrides_file, name, "is the same in every workspace", fix)
-        for name in forbidden
+        for name in forbidden_overrides
     ]
-
-    allowed = {
-        name: value for name, value in overrides.items() if name not in forbidden
+    allowed_overrides = {
+        name: override
+        for name, override in overrides.items()
+        if name not in forbidden_overrides
     }
-    merged = merge_overrides(values, allowed)
-    problems_of_merged = find_problems(model, merged, overrides_file, allowed)
-    problems += _blame_base_file(problems_of_merged, base.problems)
+
+    merged = merge_overrides(values, allowed_overrides)
+    problems_of_merged = find_problems(model, merged, overrides_file, allowed_overrides)
+    problems += _blame_base_file(problems_of_merged, base_reading.problems)
     return _validate(model, merged, problems)
 
 
 def _list_forbidden_overrides(
-    model: type[BaseModel], overrides: Mapping[str, Any], sections: Sequence[str]
+    model: type[BaseModel],
+    overrides: Mapping[str, Any],
+    allowed_sections: Sequence[str],
 ) -> list[str]:
-    """Return the settings in `overrides` that are not in one of the `sections`."""
+    """Return the settings in `overrides` that are not in one of the `allowed_sections`.
+
+    A name that is not a setting at all is left out. It is reported with all other problems
+    of the values.
+    """
     return [
         name
         for name in model.model_fields
-        if name in overrides and name not in sections
+        if name in overrides and name not in allowed_sections
     ]
 
 
 def _blame_base_file(
     problems: list[Problem], base_problems: list[Problem]
 ) -> list[Problem]:
-    """Return the problems. Replace each that the base file also has by that of this file."""
-    by_key_and_text = {
+    """Return `problems`, and name the base file in those that it has on its own.
+
+    `problems` are those of two merged files, and name the second one. `base_problems` are
+    those of the first file alone.
+    """
+    base_problem_by_key_and_text = {
         (problem.key, problem.text): problem for problem in base_problems
     }
     return [
-        by_key_and_text.get((problem.key, problem.text), problem)
+        base_problem_by_key_and_text.get((problem.key, problem.text), problem)
         for problem in problems
     ]
 
@@ -279,10 +322,10 @@ def _blame_base_file(
 def merge_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the settings after replacing those that are in `overrides`.
+    """Return the settings in `values`, replaced by those in `overrides`.
 
-    A section keeps the values that `overrides` does not mention. A value in a section is
-    replaced as a whole, even if it contains further values, as a schedule does.
+    A section keeps the values that `overrides` does not mention. A value inside a section is
+    replaced as a whole, even if it is a dict itself, such as a schedule.
     """
     merged = dict(values)
     for name, override in overrides.items():
@@ -294,11 +337,11 @@ def merge_overrides(
     return merged
 
 
-def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
-    """Check a value as if it were in a settings file, and return it.
+def check_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
+    """Check a value by the rules of a setting, and return it with the setting's type.
 
-    `field` is the model's field whose rules it must follow. `file` and `key` are for the
-    messages. Raises WrongValue if it breaks a rule.
+    `field` is the model field that describes the setting. `file` and `key` appear in the
+    messages. Raises WrongValue if the value breaks a rule.
     """
     # Pydantic checks only models, so the field becomes the only one of a new model.
     fields: dict[str, Any] = {"value": (field.annotation, field)}
@@ -311,7 +354,10 @@ def read_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
 
 
 def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M]:
-    """Return the values as a model, or no model if one of the problems is a wrong value."""
+    """Return the values as a `model`, with their problems.
+
+    There is no model if one of the problems is a wrong value.
+    """
     if any(problem.kind == "wrong" for problem in problems):
         return Reading(None, problems)
     return Reading(model.model_validate(values), problems)
@@ -323,10 +369,10 @@ def _validate(model: type[M], values: Any, problems: list[Problem]) -> Reading[M
 def find_problems(
     model: type[BaseModel], values: Any, file: str, file_values: Any = None
 ) -> list[Problem]:
-    """Return the problems of all wrong, empty and unusual values, in the file's order.
+    """Return the problems of all wrong, empty and unusual values.
 
-    `file` is the file to name in the messages. If `values` were merged from two files,
-    `file_values` are the values of this file alone.
+    They are in the order of the sections in `values`. `file` is named in the messages. If
+    `values` were merged from two files, `file_values` are those that `file` itself contains.
     """
     if file_values is None:
         file_values = values
@@ -334,85 +380,110 @@ def find_problems(
         model.model_validate(values, context=REPORT_EVERYTHING)
     except ValidationError as error:
         problems = _describe_errors(error, model, file_values, file)
-    else:
-        return []
+        return _sort_by_section(problems, values)
+    return []
 
-    sections = [*values] if isinstance(values, dict) else []
+
+def _sort_by_section(problems: list[Problem], values: Any) -> list[Problem]:
+    """Return problems in the order in which `values` has their sections.
+
+    Problems of sections that `values` lacks come last.
+    """
+    sections = list(values) if isinstance(values, dict) else []
 
     def find_position(problem: Problem) -> int:
-        """Return the position of a problem's section in the file."""
-        section = problem.key.partition(".")[0]
+        """Return the position of the section that a problem is in."""
+        section, _, _ = problem.key.partition(".")
         return sections.index(section) if section in sections else len(sections)
 
     return sorted(problems, key=find_position)
 
 
 def _describe_errors(
-    validation: ValidationError, model: type[BaseModel], file_values: Any, file: str
+    validation_error: ValidationError,
+    model: type[BaseModel],
+    file_values: Any,
+    file: str,
 ) -> list[Problem]:
-    """Return the problems for which pydantic has refused the values of a file.
+    """Turn pydantic's errors about the settings in a file into problems.
 
-    Of a misspelt name pydantic reports two errors: the name is unknown, and the setting
+    For a misspelt name pydantic reports two errors: the name is unknown, and the setting
     that was meant is missing. Only the first becomes a problem.
     """
     problems: list[Problem] = []
-    missing: list[Problem] = []
-    misspelt_keys = set()
-    for error in validation.errors():
+    problems_of_missing: list[Problem] = []
+    misspelt_keys: set[str] = set()
+    for error in validation_error.errors():
         path = _find_path(error)
         key = ".".join(path)
         if error["type"] in ("extra_forbidden", "invalid_key"):
             *parents, name = path
             section = _find_section(model, parents)
-            meant = _find_similar_setting(
-                name, section, _list_names(file_values, parents)
-            )
-            if meant:
-                misspelt_keys.add(".".join([*parents, meant]))
-            problems.append(_describe_unknown_setting(file, key, section, meant))
+            # A name that the file already has is not the one that was meant.
+            names_in_file = _list_names(file_values, parents)
+            similar = _find_similar_setting(name, section, names_in_file)
+            if similar is not None:
+                misspelt_keys.add(".".join([*parents, similar]))
+            problems.append(_describe_unknown_setting(file, key, section, similar))
         elif error["type"] == "model_type":
-            names = ", ".join(_list_field_names(_find_section(model, path)))
-            text = f"is {to_text(error['input'])}, but must hold names with values"
-            problems.append(Problem(file, key, text, f"write {names} there"))
+            section = _find_section(model, path)
+            problems.append(_describe_missing_group(file, key, error["input"], section))
         elif error["type"] == "missing":
-            missing.append(_describe_error(error, file, key))
+            problems_of_missing.append(_describe_error(error, file, key))
         else:
             problems.append(_describe_error(error, file, key))
 
-    problems += [problem for problem in missing if problem.key not in misspelt_keys]
+    for problem in problems_of_missing:
+        if problem.key not in misspelt_keys:
+            problems.append(problem)
     return problems
 
 
 def _find_similar_setting(
-    name: str, section: type[BaseModel], present: set[Any]
+    name: str, section: type[BaseModel], names_in_file: set[Any]
 ) -> str | None:
-    """Return the setting that a misspelt name probably means, or None.
+    """Return the setting of a section that a misspelt name probably means.
 
-    Settings that are `present` in the section already are left out.
+    Settings in `names_in_file` are left out. Returns None if no other name is similar.
     """
-    absent = set(_list_field_names(section)) - present
-    similar = difflib.get_close_matches(name, absent, n=1)
+    candidates = set(_list_field_names(section)) - names_in_file
+    similar = difflib.get_close_matches(name, candidates, n=1)
     return similar[0] if similar else None
 
 
 def _describe_unknown_setting(
-    file: str, key: str, section: type[BaseModel], meant: str | None
+    file: str, key: str, section: type[BaseModel], similar: str | None
 ) -> Problem:
-    """Return the problem of a name that is not a setting. `meant` is a similar setting."""
-    if meant:
-        fix = f"write {meant}"
+    """Return the problem of a name that is not a setting of a section.
+
+    `similar` is the setting with the most similar name, or None.
+    """
+    if similar is not None:
+        fix = f"write {similar}"
     else:
         fix = f"delete it ({', '.join(_list_field_names(section))} are settings)"
     return Problem(file, key, "is not a setting", fix)
 
 
+def _describe_missing_group(
+    file: str, key: str, value: Any, section: type[BaseModel]
+) -> Problem:
+    """Return the problem of a single value in place of a section with settings."""
+    text = f"is {to_text(value)}, but must be a group of settings"
+    fix = f"write its settings below it ({', '.join(_list_field_names(section))})"
+    return Problem(file, key, text, fix)
+
+
 def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
-    """Return the problem of one setting that pydantic describes in an error."""
+    """Turn an error of pydantic about a single setting into a problem.
+
+    `file` and `key` say where the setting is.
+    """
     value = error["input"]
     context = error.get("ctx", {})
     match error["type"]:
         case "wrong" | "empty" | "unusual" as kind:
-            # settings_models.refuse has made this error.
+            # This error comes from settings_models.refuse.
             return Problem(file, key, context["text"], context["fix"], kind)
         case "missing":
             return Problem(file, key, "is missing", "add it")
@@ -420,16 +491,20 @@ def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
             text = f"is {to_text(value)}, but must be a list"
             return Problem(file, key, text, f"write [{value}]")
         case "dict_type":
-            text = f"is {to_text(value)}, but must hold names with values"
-            return Problem(file, key, text, "write NAME: VALUE there")
+            text = f"is {to_text(value)}, but must be a group of names with values"
+            return Problem(file, key, text, "write each as NAME: VALUE below it")
         case _:
-            # The error is from a validator or a type that the user has added.
+            # This error comes from a validator or a type that the user has added.
             text = _describe_other_error(error["msg"], value)
             return Problem(file, key, text, "correct it")
 
 
 def _describe_other_error(message: str, value: Any) -> str:
-    """Return the text of a problem that is described by a message of pydantic."""
+    """Return the text of a problem for which there is only a message of pydantic.
+
+    The text continues a sentence that begins with the key of the setting. For the value 7,
+    "Input should be a valid string" becomes "is 7, but should be a valid string".
+    """
     reason = message.removeprefix("Value error, ")
     if reason.startswith("Input should "):
         return f"is {to_text(value)}, but {reason.removeprefix('Input ')}"
@@ -440,30 +515,37 @@ def _describe_other_error(message: str, value: Any) -> str:
 
 
 def _find_path(error: ErrorDetails) -> list[str]:
-    """Return the path of the setting that an error is about, such as ["data", "keys"].
+    """Return the names that lead to the setting of an error, such as ["data", "keys"].
 
-    Pydantic's path also contains positions in lists, which are left out here.
+    Pydantic locates an error about the third column of this setting at ("data", "keys", 2).
+    The position in the list is left out.
     """
     location = error["loc"]
     if location[-1:] == ("[key]",):
-        # The error is about the name before this marker. YAML allows numbers as names.
+        # Pydantic adds this marker if the error is about a name in a dict. The name may be
+        # a number, as in ("training", "hyperparameters", 5, "[key]").
         return [str(part) for part in location[:-1]]
     if error["type"] == "invalid_key":
+        # The last part is a name in a section that is not text, such as 2024.
         return [str(part) for part in location]
     return [part for part in location if isinstance(part, str)]
 
 
 def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
-    """Return the model of the section at a path of names.
+    """Return the pydantic model of the section to which a path leads.
 
-    Names that the user has chosen, such as those below `schedules`, are skipped, because
-    they do not lead to another model.
+    The path ["schedules", "scoring"] leads to the model Schedule. Names that are not fields
+    of a model, such as `scoring`, which the user has chosen, lead no further.
     """
     section = model
     for name in path:
-        if name in section.model_fields:
-            models = _list_models(section.model_fields[name].annotation)
-            section = models[0] if models else section
+        if name not in section.model_fields:
+            continue
+        models = _list_models(section.model_fields[name].annotation)
+        # There is one model, also in a type such as dict[str, Schedule | None]. A field that
+        # is a single value has none.
+        if models:
+            section = models[0]
     return section
 
 
@@ -473,14 +555,25 @@ def _list_field_names(section: type[BaseModel]) -> list[str]:
 
 
 def _list_models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models in an annotation such as `dict[str, Schedule | None]`."""
+    """Return the pydantic models in a type annotation.
+
+    `dict[str, Schedule | None]` gives `[Schedule]`.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _list_models(part)]
+    models: list[type[BaseModel]] = []
+    for argument in get_args(annotation):
+        models += _list_models(argument)
+    return models
 
 
 def _list_names(values: Any, path: Iterable[str]) -> set[Any]:
-    """Return the names in the section at a path. Empty if there is no such section."""
+    """Return the names that are written in the section to which a path leads.
+
+    `values` are the contents of a settings file. The set is empty if the file does not have
+    this section.
+    """
+    section = values
     for name in path:
-        values = values.get(name) if isinstance(values, dict) else None
-    return {*values} if isinstance(values, dict) else set()
+        section = section.get(name) if isinstance(section, dict) else None
+    return set(section) if isinstance(section, dict) else set()

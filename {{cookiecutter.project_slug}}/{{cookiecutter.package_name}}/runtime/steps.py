@@ -15,6 +15,7 @@ from typing import Any
 from .errors import CommandError
 from .project import Pipelines, Project
 from .rule import Problem
+from .settings_models import ProjectSettings
 
 #: How many lines of a failed step's log are printed, from its end.
 LOG_END = 20
@@ -24,42 +25,53 @@ Value = str | int | float | bool | Path
 
 @dataclass(frozen=True)
 class Parameter:
-    """A pipeline parameter. If it has no default, its value is the folder of a dataset."""
+    """A pipeline parameter, with its default value.
+
+    A data parameter, whose value is the folder of a dataset, has the default None.
+    """
 
     name: str
     default: Value | None
 
 
 class Input(str):
-    """The name of an input. As an argument of a step, it stands for the input's folder."""
+    """The name of an input, as an argument of a step.
+
+    In the command line, the folder of the input takes the place of the name.
+    """
 
 
 class Output(str):
-    """The name of an output. As an argument of a step, it stands for the output's folder."""
+    """The name of an output, as an argument of a step.
+
+    In the command line, the folder of the output takes the place of the name.
+    """
 
 
 Argument = str | Input | Output | Parameter
 
-#: Where an input comes from: a data parameter, or the names of a step and of its output.
+#: What an input reads: a data parameter, or an output of a step. The output is described by
+#: the names of the step and of the output, such as `("prep", "prepared")`.
 Source = Parameter | tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step runs, with which arguments, inputs and outputs."""
+    """A step of a pipeline: its script, its arguments, its inputs and its outputs."""
 
     name: str
-    #: The folder that Azure ML receives, and the files in it that are not ignored.
+    #: The folder with the code of the step.
     source_directory: Path
+    #: The files in this folder that are uploaded to Azure ML, by their paths in it.
     snapshot: list[Path]
     script: str
     arguments: list[Argument]
     inputs: dict[str, Source]
     outputs: list[str]
-    #: Steps to wait for, in addition to those that the inputs come from.
+    #: The steps to wait for, in addition to those that write the inputs.
     run_after: list[str]
     environment_variables: dict[str, str]
-    #: The environment on Azure ML as text, which changes whenever a pinned package does.
+    #: A description of the environment on Azure ML. It changes with each pinned package.
     environment: str
     allow_reuse: bool
     #: Parameters that have no effect on one machine, such as the number of nodes.
@@ -67,7 +79,7 @@ class Step:
     is_parallel: bool
 
     def dependencies(self) -> set[str]:
-        """Return the names of the steps that must end before this one starts."""
+        """Return the names of the steps that must end before this step starts."""
         names = set(self.run_after)
         for source in self.inputs.values():
             if isinstance(source, tuple):
@@ -86,87 +98,106 @@ class Step:
 
 
 def find_unknown_steps(project: Project[Any], pipelines: Pipelines) -> list[Problem]:
-    """Return a problem for each name in the setting `steps` that is no step of a pipeline.
+    """Return a problem for each name below `steps` in the settings that is not a step.
 
-    Raises SettingsError if the settings are wrong.
+    A step of any pipeline counts. Raises SettingsError if the settings are wrong.
     """
     settings = project.settings()
     if not settings.steps:
         return []
-    # Only now, as this imports the SDK.
-    from .azure.sdk_steps import build_steps, read_steps
 
-    names = [
-        step.name
-        for pipeline in pipelines.values()
-        for step in read_steps(build_steps(pipeline, settings))
-    ]
+    step_names = _list_step_names(pipelines, settings)
     problems = []
     for name in settings.steps:
-        if name in names:
+        if name in step_names:
             continue
         key = f"steps.{name}"
-        similar = difflib.get_close_matches(name, names, n=1)
-        choices = similar or dict.fromkeys(names)
-        text = "is not the name of a step"
-        fix = f"write {' or '.join(choices)}"
-        problems.append(Problem(project.file_of(key), key, text, fix))
+        similar = difflib.get_close_matches(name, step_names, n=1)
+        problems.append(
+            Problem(
+                file=project.file_of(key),
+                key=key,
+                text="is not the name of a step",
+                fix=f"write {' or '.join(similar or step_names)}",
+            )
+        )
     return problems
+
+
+def _list_step_names(pipelines: Pipelines, settings: ProjectSettings) -> list[str]:
+    """Return the names of the steps of all pipelines, each name only once."""
+    # This module is imported only when it is needed, because it imports the SDK.
+    from .azure.sdk_steps import build_steps, read_steps
+
+    names: list[str] = []
+    for pipeline in pipelines.values():
+        for step in read_steps(build_steps(pipeline, settings)):
+            if step.name not in names:
+                names.append(step.name)
+    return names
 
 
 class PipelineError(CommandError):
     """A pipeline, or the value of a pipeline parameter, is wrong."""
 
 
-def parameter_values(
+def find_parameter_values(
     project: Project[Any],
     steps: Iterable[Step],
     data: Mapping[str, Value],
     overrides: Mapping[str, Any],
 ) -> dict[str, Value]:
-    """Return the value of each pipeline parameter.
+    """Return a dict from the name of each pipeline parameter to its value.
 
-    `data` has the folders of the data parameters, and `overrides` the values from the
-    command line. Raises PipelineError for an override with an unknown name or a wrong
-    value, and SettingsError for one that breaks the rule of the setting with its name.
+    `data` maps the data parameters to their folders, and `overrides` maps parameters to
+    values from the command line. Raises PipelineError for an override with an unknown name
+    or a wrong value, and SettingsError for an override that breaks the rule of the setting
+    of the same name.
     """
-    values: dict[str, Value] = {}
+    value_by_name: dict[str, Value] = {}
     for step in steps:
         for parameter in step.parameters():
+            # Only data parameters have no default.
             if parameter.default is None:
-                values[parameter.name] = data[parameter.name]
+                value_by_name[parameter.name] = data[parameter.name]
             else:
-                values[parameter.name] = parameter.default
+                value_by_name[parameter.name] = parameter.default
+
     for name, override in overrides.items():
-        if name not in values:
-            raise _unknown_parameter(name, values)
-        value = project.read_parameter(name, override)
-        values[name] = _convert(project.root, name, value, values[name])
-    return values
+        if name not in value_by_name:
+            raise _make_unknown_parameter_error(name, list(value_by_name))
+        value = project.parse_parameter(name, override)
+        default = value_by_name[name]
+        value_by_name[name] = _convert_to_type_of(default, name, value, project.root)
+    return value_by_name
 
 
-def _convert(root: Path, name: str, value: Any, default: Value) -> Value:
-    """Convert the value of a parameter to the type of its default.
+def _convert_to_type_of(default: Value, name: str, value: Any, root: Path) -> Value:
+    """Convert the value of the parameter `name` to the type of its default.
 
-    Raises PipelineError if the value cannot be converted, or if it is the path of a folder
-    that contains the whole project.
+    `root` is the folder of the project. Raises PipelineError if the value is empty or cannot
+    be converted, or if it is the path of a folder that contains the whole project.
     """
-    error = PipelineError(f"{name} is {value!r}, but must be like {default}.")
+    message = f"{name} is {value!r}, but must be a value such as {default}."
     if value == "":
-        raise error
+        raise PipelineError(message)
     if isinstance(default, Path) and root.is_relative_to(root / str(value)):
-        raise error
+        # `prep` would read the results of earlier runs as data.
+        raise PipelineError(
+            f"{name} is {value!r}, a folder that contains the whole project. Write the"
+            f" folder of the data, such as {default}."
+        )
     try:
         return type(default)(value)
     except ValueError:
-        raise error from None
+        raise PipelineError(message) from None
 
 
-def _unknown_parameter(name: str, values: Mapping[str, Value]) -> PipelineError:
-    """Return an error that lists the parameters, and suggests the most similar name."""
-    similar = difflib.get_close_matches(name, values, n=1)
+def _make_unknown_parameter_error(name: str, parameters: list[str]) -> PipelineError:
+    """Return an error that lists the `parameters`, and suggests the most similar name."""
+    similar = difflib.get_close_matches(name, parameters, n=1)
     suggestion = f" Did you mean {similar[0]}?" if similar else ""
-    parameters = ", ".join(sorted(values))
     return PipelineError(
-        f"The pipeline has no parameter {name!r}.{suggestion} It has: {parameters}."
+        f"The pipeline has no parameter {name!r}.{suggestion} It has:"
+        f" {', '.join(sorted(parameters))}."
     )

@@ -21,12 +21,19 @@ RETIRING_VM_SIZES = {
 
 
 def correct_vm_size(value: str) -> str:
-    """Return a VM size with an underscore in place of spaces."""
+    """Return a VM size with underscores in place of spaces.
+
+    `Standard D4ds v4` becomes `Standard_D4ds_v4`.
+    """
     return re.sub(r"\s+", "_", value)
 
 
 def advise_on_vm_size(name: str) -> str:
-    """Return advice if Azure retires a VM size or its name is unusual, or else ""."""
+    """Return advice if Azure retires a VM size, or if its name is unusual.
+
+    The advice is a part of a sentence, such as "Azure retires it on 2028-05-01, so write a
+    newer size". It is "" if there is nothing to say about the size.
+    """
     for pattern, day in RETIRING_VM_SIZES.items():
         if re.fullmatch(pattern, name, re.IGNORECASE):
             advice = "so write a newer size, such as Standard_D4ds_v4"

@@ -8,6 +8,7 @@ workspace has a name and a file `.azureml/NAME.json`. It may also have a file
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class WorkspaceFiles:
 
 @dataclass(frozen=True)
 class WorkspaceConfig:
-    """What is needed to reach a workspace, and the files that this was read from."""
+    """The settings with which a workspace is reached, and the files that hold them."""
 
     subscription_id: str
     resource_group: str
@@ -60,8 +61,8 @@ class WorkspaceConfig:
 def list_workspaces(root: Path) -> list[WorkspaceFiles]:
     """Return the files of all workspaces of a project, those of `config.json` first.
 
-    A name of which there is only a `settings.NAME.yml` is listed too, so that the missing
-    file is reported.
+    A name that has only a file `settings.NAME.yml` is listed too, so that its missing
+    `.azureml/NAME.json` is reported.
     """
     names = {file.stem for file in root.glob(".azureml/*.json")} - {"config"}
     for file in root.glob("settings.*.yml"):
@@ -72,29 +73,55 @@ def list_workspaces(root: Path) -> list[WorkspaceFiles]:
 def find_missing_config(root: Path, files: WorkspaceFiles) -> list[Problem]:
     """Return a problem if a named workspace has no file `.azureml/NAME.json`.
 
-    It is a problem of the file `settings.NAME.yml`, or of the option `--workspace` if there
-    is no such file either.
+    The problem names the file `settings.NAME.yml` if it exists, and otherwise the option
+    `--workspace`. The list is empty if there is no problem.
     """
-    if not files.name or (root / files.config).exists():
+    is_default_workspace = files.name == ""
+    if is_default_workspace or (root / files.config).exists():
         return []
+    workspaces = sorted(file.stem for file in root.glob(".azureml/*.json"))
+    if (root / files.settings).exists():
+        return [_describe_orphan_settings(files, workspaces)]
+    return [_describe_unknown_workspace(files, workspaces)]
 
-    names = sorted(file.stem for file in root.glob(".azureml/*.json"))
-    close_names = difflib.get_close_matches(files.name, names, 1)
-    add_it = (
-        f"copy {CONFIG} to {files.config} and write the names of the workspace there"
+
+def _describe_orphan_settings(
+    files: WorkspaceFiles, workspaces: Sequence[str]
+) -> Problem:
+    """Return the problem of a file `settings.NAME.yml` whose workspace does not exist.
+
+    `workspaces` are the names of those that exist.
+    """
+    similar = difflib.get_close_matches(files.name, workspaces, n=1)
+    fix = f"copy {CONFIG} to {files.config}, and fill in the names of the workspace"
+    if similar:
+        fix = f"rename it to settings.{similar[0]}.yml; or {fix}"
+    return Problem(
+        file=files.settings,
+        key="",
+        text=f"belongs to no workspace, as there is no {files.config}",
+        fix=fix,
     )
 
-    if (root / files.settings).exists():
-        text = f"belongs to no workspace, as there is no {files.config}"
-        fix = add_it
-        if close_names:
-            fix = f"rename it to settings.{close_names[0]}.yml, or {add_it}"
-        return [Problem(files.settings, "", text, fix)]
 
-    text = f"is {files.name}, but there is no {files.config}"
-    fix = f"to add this workspace, {add_it}"
-    if close_names:
-        fix = f"write {close_names[0]}, or, {fix}"
-    elif names:
-        fix = f"{fix}, or name one that exists ({', '.join(names)})"
-    return [Problem("", "--workspace", text, fix)]
+def _describe_unknown_workspace(
+    files: WorkspaceFiles, workspaces: Sequence[str]
+) -> Problem:
+    """Return the problem of an option `--workspace NAME` whose workspace does not exist.
+
+    `workspaces` are the names of those that exist.
+    """
+    similar = difflib.get_close_matches(files.name, workspaces, n=1)
+    fix = (
+        f"to add this workspace, copy {CONFIG} to {files.config}, and fill in its names"
+    )
+    if similar:
+        fix = f"write {similar[0]}; or, {fix}"
+    elif workspaces:
+        fix = f"write one that exists ({', '.join(workspaces)}); or, {fix}"
+    return Problem(
+        file="",
+        key="--workspace",
+        text=f"is {files.name}, but there is no {files.config}",
+        fix=fix,
+    )

@@ -239,7 +239,7 @@ def _make_row_name(file: str, key: str) -> str:
 def read_azure_names(project: Project[Any]) -> list[AzureNames]:
     """Return the settings for Azure, one object for each cluster. Raises SettingsError."""
     settings = project.settings()
-    config = project.workspace_config(needs=())
+    config = project.workspace_config(needed_keys=())
     return [
         AzureNames(
             subscription_id=config.subscription_id,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..project import Pipelines, Project
-from ..steps import parameter_values
+from ..steps import find_parameter_values
 from ..workspaces import NEEDED
 from .build_pipeline import build_pipeline
 from .call_limits import call_with_limit
@@ -81,5 +81,5 @@ def _convert_parameters(
     # do not matter here.
     steps = read_steps(build_steps(pipeline, project.settings()))
     no_folders = dict.fromkeys(pipeline.data, "")
-    converted = parameter_values(project, steps, no_folders, values)
+    converted = find_parameter_values(project, steps, no_folders, values)
     return {key: converted[key] for key in values if key not in pipeline.data}

@@ -11,7 +11,7 @@ from typing import Any
 from ..azure import sdk_steps
 from ..project import PipelineDefinition, Project
 from ..settings_models import ProjectSettings
-from ..steps import PipelineError, Step, Value, parameter_values
+from ..steps import PipelineError, Step, Value, find_parameter_values
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def make_plan(
         parameter: Path(getattr(settings.data, setting_name))
         for parameter, setting_name in pipeline.data.items()
     }
-    values = parameter_values(project, steps, data_paths, overrides)
+    values = find_parameter_values(project, steps, data_paths, overrides)
 
     # A parameter of the pipeline may hold the version of the model.
     model_version = "latest"
