@@ -38,16 +38,16 @@ CONDA_CHANNEL = "conda-forge"
 # Idle threads of OpenMP sleep instead of spinning, which leaves the cores to others.
 ENVIRONMENT_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE"}
 
-# The data of a pipeline: each dataset is an input of the pipeline.
+# The datasets that a pipeline reads, by name. Each is an input of the pipeline.
 DataInputs = Mapping[str, Input]
 
 
 def training(settings: Settings, data: DataInputs) -> PipelineJob:
-    """Train and evaluate a model, and register it unless the registered one is better.
+    """Train and evaluate a model, and register it unless the registered model is better.
 
-    `run --help` shows this first line, which says what the pipeline does. This function
-    only builds the steps, connects them, and returns the pipeline job. `data` maps
-    `raw_data` to the input with the training data.
+    `run --help` shows the first line of this docstring, which says what the pipeline does.
+    The function itself only builds the steps, connects them, and returns the pipeline job.
+    `data` maps `raw_data` to the input with the training data.
     """
     prep = build_prep_step(
         settings, "training", target=settings.data.target, group=settings.data.group
@@ -66,6 +66,7 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
     def pipeline(
         raw_data: Input, on_violation: str, register: str, **hyperparameters: Any
     ) -> None:
+        # Connect the steps: outputs of one step are inputs of another.
         prepared = prep(raw=raw_data, on_violation=on_violation).outputs.prepared
         trained = train(prepared=prepared, **hyperparameters).outputs
         evaluated = evaluate(model=trained.model, holdout=trained.holdout).outputs
@@ -73,18 +74,19 @@ def training(settings: Settings, data: DataInputs) -> PipelineJob:
             model=trained.model, evaluation=evaluated.evaluation, register=register
         )
 
+    # The other inputs keep the defaults that are declared above.
     return pipeline(**data)
 
 
 def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
-    """Predict new data, which needs no target, with the registered model.
+    """Predict the target of new data with the registered model.
 
-    `run --help` shows this first line, which says what the pipeline does. This function
-    only builds the steps, connects them, and returns the pipeline job. `data` maps
-    `raw_data` to the input with the new data.
+    `run --help` shows the first line of this docstring, which says what the pipeline does.
+    The function itself only builds the steps, connects them, and returns the pipeline job.
+    `data` maps `raw_data` to the input with the new data.
     """
-    model_version = str(settings.scoring.model_version)
-    prep = build_prep_step(settings, "scoring", model_version=model_version)
+    default_version = str(settings.scoring.model_version)
+    prep = build_prep_step(settings, "scoring", model_version=default_version)
     monitor = build_monitor_step(settings)
     score = build_score_step(settings)
     summarize = build_summarize_step(settings)
@@ -93,31 +95,36 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
     @declare_inputs(
         raw_data=Input(type="uri_folder"),
         on_violation=settings.data.on_violation,
-        model_version=model_version,
+        model_version=default_version,
         on_drift=settings.monitoring.on_drift,
     )
     def pipeline(
         raw_data: Input, on_violation: str, model_version: str, on_drift: str
     ) -> None:
+        # Connect the steps: outputs of one step are inputs of another.
         prepared = prep(
             raw=raw_data, on_violation=on_violation, model_version=model_version
         ).outputs.prepared
-        monitored = monitor(
+        drift_report = monitor(
             prepared=prepared, model_version=model_version, on_drift=on_drift
-        ).outputs
-        scored = score(
-            prepared=prepared,
-            drift_report=monitored.drift_report,
-            model_version=model_version,
-        ).outputs
-        summarize(predictions=scored.predictions, drift_report=monitored.drift_report)
+        ).outputs.drift_report
+        # score does not read the drift report. It only waits for it, because monitor may
+        # stop the pipeline.
+        predictions = score(
+            prepared=prepared, drift_report=drift_report, model_version=model_version
+        ).outputs.predictions
+        summarize(predictions=predictions, drift_report=drift_report)
 
+    # The other inputs keep the defaults that are declared above.
     return pipeline(**data)
 
 
-# For each pipeline: the function that builds its job; for each of its datasets, the setting
-# below `data` in settings.yml; the steps that look up the registered model; and the input
-# that selects the version of this model. Without one, it is the newest version.
+# All pipelines of this project, with what the commands need to know of each:
+#   build          the function that builds the job
+#   data           the setting below `data` in settings.yml for each dataset
+#   reads_model    the steps that look up the registered model
+#   model_version  the input with the version of this model; without this input, the steps
+#                  look up the newest version
 PIPELINES = {
     "training": PipelineDefinition(
         build=training,
@@ -142,14 +149,16 @@ def build_prep_step(
 ) -> Command:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
-    Training names the `target`, the column that must be there and is to be predicted, and
-    the `group`, the column by which train keeps rows together.
-    Scoring names the version of the registered model that will score the data. The data
-    is then read as the training data of this model was.
+    Training passes `target`, the column to predict, which the data must have. It may also
+    pass `group`: rows with the same value in this column are not divided by train.
+
+    Scoring passes `model_version` instead, the version of the registered model. The new data
+    is then read with the columns and types that the training data of this model had.
     """
-    model_options = {}
-    model_inputs = {}
-    if model_version is not None:
+    is_scoring = model_version is not None
+    model_options: dict[str, str] = {}
+    model_inputs: dict[str, Any] = {}
+    if is_scoring:
         model_options["model_name"] = settings.name
         model_options["model_version"] = "${{inputs.model_version}}"
         model_inputs["model_version"] = model_version
@@ -184,7 +193,7 @@ def build_prep_step(
         environment=build_environment(settings),
         environment_variables=ENVIRONMENT_VARIABLES,
         # For scoring, the registered model may have changed since the last run.
-        is_deterministic=model_version is None,
+        is_deterministic=not is_scoring,
     )
 
 
@@ -194,6 +203,7 @@ def build_train_step(settings: Settings) -> Command:
     Each hyperparameter in settings.yml becomes an input.
     """
     hyperparameters = settings.training.parameter_values()
+    placeholders = {name: "${{inputs." + name + "}}" for name in hyperparameters}
     return command(
         name="train",
         code=str(STEPS / "train"),
@@ -207,13 +217,12 @@ def build_train_step(settings: Settings) -> Command:
             keys=settings.data.keys,
             group=settings.data.group,
             test_fraction=settings.training.test_fraction,
+            # How rows are held out: from a date on, or at random.
             **settings.training.holdout_arguments(),
             seed=settings.training.seed,
             search=settings.training.search_as_json(),
             # This option must be the last one: train.py takes all that follows it.
-            hyperparameters={
-                name: "${{inputs." + name + "}}" for name in hyperparameters
-            },
+            hyperparameters=placeholders,
         ),
         inputs={"prepared": Input(type="uri_folder"), **hyperparameters},
         outputs={
@@ -310,10 +319,12 @@ def build_monitor_step(settings: Settings) -> Command:
 
 
 def build_score_step(settings: Settings) -> Parallel:
-    """Build the parallel step that predicts the prepared files with a registered model.
+    """Build the parallel step that writes predictions with the registered model.
 
-    It does not read the drift report, but waits for it: monitor may end the pipeline.
+    The step does not read the drift report. It only waits for it, because monitor may stop
+    the pipeline if the new data has drifted.
     """
+    compute = settings.compute_of("score")
     arguments = build_arguments(
         predictions="${{outputs.predictions}}",
         predictions_format=settings.scoring.format,
@@ -326,6 +337,7 @@ def build_score_step(settings: Settings) -> Parallel:
             code=str(STEPS / "score"),
             entry_script="score.py",
             environment=build_environment(settings),
+            # No argument may hold a space: the service splits the text at each space.
             program_arguments=" ".join(arguments),
         ),
         inputs={
@@ -335,8 +347,8 @@ def build_score_step(settings: Settings) -> Parallel:
         },
         outputs={"predictions": build_output(settings, "scoring", "predictions")},
         input_data="${{inputs.prepared}}",
-        compute=settings.compute_of("score").name,
-        instance_count=settings.compute_of("score").max_nodes,
+        compute=compute.name,
+        instance_count=compute.max_nodes,
         max_concurrency_per_instance=settings.scoring.process_count_per_node,
         mini_batch_size=str(settings.scoring.mini_batch_size),
         retry_settings={
@@ -352,7 +364,7 @@ def build_score_step(settings: Settings) -> Parallel:
 
 
 def build_summarize_step(settings: Settings) -> Command:
-    """Build the step that sums up the predictions and the result of monitor."""
+    """Build the step that summarizes the predictions and the drift report."""
     return command(
         name="summarize",
         code=str(STEPS / "summarize"),
@@ -375,9 +387,10 @@ def build_summarize_step(settings: Settings) -> Command:
 
 
 def build_output(settings: Settings, pipeline: str, name: str) -> Output:
-    """Build an output that Azure ML registers as a data asset, if the settings say so.
+    """Build an output of a step, which Azure ML registers as a data asset if it has a name.
 
-    Without a version, Azure ML gives each asset the next one.
+    It has one if the settings say so. `pipeline` is the name of the pipeline, and `name` is
+    the name of the output. Azure ML gives each new asset the next version.
     """
     return Output(type="uri_folder", name=settings.asset_name(pipeline, name))
 
@@ -385,7 +398,8 @@ def build_output(settings: Settings, pipeline: str, name: str) -> Output:
 def build_environment(settings: Settings) -> Environment:
     """Build the environment of the steps on Azure ML from environment/steps.txt.
 
-    Its version is a hash of its content, so a new version is made only when it changes.
+    The version of the environment is a hash of its content, so Azure ML gets a new version
+    only if the content changes.
     """
     conda_file = {
         "name": "steps",

@@ -32,17 +32,18 @@ PYTHON_VERSION = "3.11"
 BASE_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
 CONDA_CHANNEL = "conda-forge"
 
-# The data of a pipeline: each dataset is a pipeline parameter.
+# The datasets that a pipeline reads, by name. Each is a pipeline parameter.
 DataParameters = Mapping[str, PipelineParameter]
 
 
 def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
-    """Train and evaluate a model, and register it unless the registered one is better.
+    """Train and evaluate a model, and register it unless the registered model is better.
 
-    `run --help` shows this first line, which says what the pipeline does. This function
-    only builds the steps of the pipeline and returns them. `data` maps `raw_data` to the
-    pipeline parameter with the training data.
+    `run --help` shows the first line of this docstring, which says what the pipeline does.
+    The function itself only builds the steps of the pipeline and returns them. `data` maps
+    `raw_data` to the pipeline parameter with the training data.
     """
+    # This output may be registered as a dataset, if the settings say so.
     prepared = build_output(settings, "training", "prepared")
     model = OutputFileDatasetConfig("model")
     holdout = OutputFileDatasetConfig("holdout")
@@ -63,15 +64,16 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
 
 
 def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
-    """Predict new data, which needs no target, with the registered model.
+    """Predict the target of new data with the registered model.
 
-    `run --help` shows this first line, which says what the pipeline does. This function
-    only builds the steps of the pipeline and returns them. `data` maps `raw_data` to the
-    pipeline parameter with the new data.
+    `run --help` shows the first line of this docstring, which says what the pipeline does.
+    The function itself only builds the steps of the pipeline and returns them. `data` maps
+    `raw_data` to the pipeline parameter with the new data.
     """
+    # These two outputs may be registered as datasets, if the settings say so.
     prepared = build_output(settings, "scoring", "prepared")
-    drift_report = OutputFileDatasetConfig("drift_report")
     predictions = build_output(settings, "scoring", "predictions")
+    drift_report = OutputFileDatasetConfig("drift_report")
     model_version = PipelineParameter(
         "model_version", str(settings.scoring.model_version)
     )
@@ -86,9 +88,12 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     ]
 
 
-# For each pipeline: the function that builds its steps; for each of its datasets, the setting
-# below `data` in settings.yml; the steps that look up the registered model; and the pipeline
-# parameter that selects the version of this model. Without one, it is the newest version.
+# All pipelines of this project, with what the commands need to know of each:
+#   build          the function that builds the steps
+#   data           the setting below `data` in settings.yml for each dataset
+#   reads_model    the steps that look up the registered model
+#   model_version  the pipeline parameter with the version of this model; without this
+#                  parameter, the steps look up the newest version
 PIPELINES = {
     "training": PipelineDefinition(
         build=training,
@@ -114,11 +119,13 @@ def build_prep_step(
 ) -> PythonScriptStep:
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
-    Training names the `target`, the column that must be there and is to be predicted, and
-    the `group`, the column by which train keeps rows together.
-    Scoring names the version of the registered model that will score the data. The data
-    is then read as the training data of this model was.
+    Training passes `target`, the column to predict, which the data must have. It may also
+    pass `group`: rows with the same value in this column are not divided by train.
+
+    Scoring passes `model_version` instead, the version of the registered model. The new data
+    is then read with the columns and types that the training data of this model had.
     """
+    is_scoring = model_version is not None
     return PythonScriptStep(
         name="prep",
         source_directory=str(STEPS / "prep"),
@@ -135,13 +142,12 @@ def build_prep_step(
             text_format=settings.data.text_format(),
             expect=settings.data.expectations(),
             on_violation=PipelineParameter("on_violation", settings.data.on_violation),
-            model_name=None if model_version is None else settings.name,
+            model_name=settings.name if is_scoring else None,
             model_version=model_version,
         ),
-        inputs=[],
         runconfig=build_run_configuration(settings, step="prep"),
         # For scoring, the registered model may have changed since the last run.
-        allow_reuse=model_version is None,
+        allow_reuse=not is_scoring,
     )
 
 
@@ -172,6 +178,7 @@ def build_train_step(
             keys=settings.data.keys,
             group=settings.data.group,
             test_fraction=settings.training.test_fraction,
+            # How rows are held out: from a date on, or at random.
             **settings.training.holdout_arguments(),
             seed=settings.training.seed,
             search=settings.training.search_as_json(),
@@ -264,9 +271,10 @@ def build_score_step(
     predictions: OutputFileDatasetConfig,
     model_version: PipelineParameter,
 ) -> ParallelRunStep:
-    """Build the parallel step that predicts the prepared files with a registered model.
+    """Build the parallel step that writes predictions with the registered model.
 
-    It does not read the drift report, but waits for it: monitor may end the pipeline.
+    The step does not read the drift report. It only waits for it, because monitor may stop
+    the pipeline if the new data has drifted.
     """
     return ParallelRunStep(
         name="score",
@@ -290,7 +298,7 @@ def build_summarize_step(
     predictions: OutputFileDatasetConfig,
     drift_report: OutputFileDatasetConfig,
 ) -> PythonScriptStep:
-    """Build the step that sums up the predictions and the result of monitor."""
+    """Build the step that summarizes the predictions and the drift report."""
     return PythonScriptStep(
         name="summarize",
         source_directory=str(STEPS / "summarize"),
@@ -307,7 +315,7 @@ def build_summarize_step(
 
 
 def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
-    """Build the configuration of the score step: how its work is divided and retried."""
+    """Build the configuration of the step score: how its work is divided and retried."""
     scoring = settings.scoring
     compute = settings.compute_of("score")
     return ParallelRunConfig(
@@ -335,7 +343,10 @@ def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
 def build_output(
     settings: Settings, pipeline: str, name: str
 ) -> OutputFileDatasetConfig:
-    """Build an output that Azure ML registers as a dataset, if the settings say so."""
+    """Build an output of a step, which Azure ML registers as a dataset if the settings say so.
+
+    `pipeline` is the name of the pipeline, and `name` is the name of the output.
+    """
     output = OutputFileDatasetConfig(name)
     asset_name = settings.asset_name(pipeline, name)
     if asset_name is None:
@@ -344,7 +355,7 @@ def build_output(
 
 
 def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:
-    """Build the configuration of another step: its cluster, environment and variables."""
+    """Build the configuration of a PythonScriptStep: its cluster, environment and variables."""
     run_configuration = RunConfiguration()
     run_configuration.target = settings.compute_of(step).name
     run_configuration.environment = build_environment(settings)
@@ -354,7 +365,10 @@ def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:
 
 
 def build_environment(settings: Settings) -> Environment:
-    """Build the environment of the steps on Azure ML from environment/steps.txt."""
+    """Build the environment of the steps on Azure ML from environment/steps.txt.
+
+    This file pins the packages that pip installs.
+    """
     environment = Environment.from_pip_requirements(
         name=f"{settings.name}-steps",
         file_path=str(PROJECT.root / "environment" / "steps.txt"),
@@ -363,6 +377,7 @@ def build_environment(settings: Settings) -> Environment:
 
     conda = environment.python.conda_dependencies
     conda.set_python_version(PYTHON_VERSION)
+    # The SDK adds Anaconda's own channel, which needs a licence.
     for channel in list(conda.conda_channels):
         conda.remove_channel(channel)
     conda.add_channel(CONDA_CHANNEL)

@@ -1,7 +1,7 @@
 """Build pipeline jobs with azure-ai-ml, and describe their nodes for the local run.
 
-The description is read from the YAML that azure-ai-ml writes of a job. Its format is
-documented by Microsoft.
+The description is read from the YAML text into which azure-ai-ml converts a job. Microsoft
+documents the format of this text.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import Parameter as FunctionParameter
 from inspect import Signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from azure.ai.ml import Input as SdkInput
@@ -25,28 +26,36 @@ from ..arguments import build_arguments
 from ..project import PipelineDefinition, Pipelines
 from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
-#: Settings of parallel nodes that `run` and `submit` treat as pipeline parameters, with the
-#: attributes that lead to them. The SDK does not accept inputs of the pipeline for them.
+#: Settings of parallel nodes that `run` and `submit` treat as pipeline parameters, because
+#: the SDK does not accept inputs of the pipeline for them. Each parameter is mapped to the
+#: attributes that lead from a node to the setting.
 PARALLEL_SETTINGS = {
     "mini_batch_size": ("mini_batch_size",),
     "process_count_per_node": ("max_concurrency_per_instance",),
     "node_count": ("resources", "instance_count"),
 }
-#: A placeholder for an input or output of a node, in a command.
-REFERENCE = r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}"
-#: A placeholder for an input of the pipeline, or an output of another node.
-PARENT = r"\$\{\{\s*parent\.(?:inputs\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}"
+#: A placeholder in a command for an input or output of the node: ${{inputs.prepared}}.
+PLACEHOLDER = r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}"
+#: A placeholder for an input of the pipeline: ${{parent.inputs.raw_data}}.
+PIPELINE_INPUT = r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}"
+#: A placeholder for an output of another node: ${{parent.jobs.prep.outputs.prepared}}.
+NODE_OUTPUT = r"\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}"
+#: An optional part of a command, such as $[[--seed ${{inputs.seed}}]].
+OPTIONAL_PART = r"\$\[\[(.*?)\]\]"
 
 # The SDK would warn the user that some of its own classes are experimental.
 logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
 
-# A pipeline cannot be built without data. This address takes the place of the data where a
-# pipeline is built only to describe its nodes. Nothing is read from it.
+# A pipeline cannot be built without data. If it is built only to describe its nodes, this
+# address takes the place of the data. Nothing is read from it.
 PLACEHOLDER_ADDRESS = "https://localhost/data"
 
 
 def build_command(script: str, **options: Any) -> str:
-    """Return the command of a step that runs a Python script with these options."""
+    """Return the command of a step that runs a Python script with options.
+
+    `build_command("prep.py", keys=["a b"])` gives `python prep.py --keys 'a b'`.
+    """
     arguments = [str(argument) for argument in build_arguments(**options)]
     return shlex.join(["python", script, *arguments])
 
@@ -58,32 +67,38 @@ def declare_inputs(
 
     The SDK reads the inputs of a pipeline from the signature of its function. A signature
     in the code could not name the hyperparameters, which the user chooses in settings.yml.
-    So the decorator replaces the signature by one with these `inputs`. An `Input` of the
-    SDK declares a folder or file; any other value is the default of a parameter.
+    So the decorator replaces the signature with one that has these `inputs`. An `Input` of
+    the SDK declares a folder or file. Any other value is the default of an input that is a
+    number or text.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        """Replace the signature of the function by one with the declared inputs."""
-        parameters: list[FunctionParameter] = []
+        """Replace the signature of a function with one that has the declared inputs."""
+        # The SDK reads the names and the defaults of inputs from the signature. It learns
+        # from the annotations which inputs are folders or files, and from the defaults the
+        # types of all others.
+        arguments: list[FunctionParameter] = []
         annotations: dict[str, Any] = {}
         for name, value in inputs.items():
             if isinstance(value, SdkInput):
                 annotations[name] = value
-                default = FunctionParameter.empty
+                arguments.append(_make_argument(name))
             else:
-                default = value
-            parameters.append(
-                FunctionParameter(
-                    name, FunctionParameter.POSITIONAL_OR_KEYWORD, default=default
-                )
-            )
-        # The SDK reads the folders and files from the annotations, and the names and the
-        # defaults from the signature, so both are replaced.
+                arguments.append(_make_argument(name, default=value))
         function.__annotations__ = annotations
-        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        function.__signature__ = Signature(arguments)  # type: ignore[attr-defined]
         return function
 
     return decorate
+
+
+def _make_argument(
+    name: str, default: Any = FunctionParameter.empty
+) -> FunctionParameter:
+    """Return an argument for the signature of a function, perhaps with a default."""
+    return FunctionParameter(
+        name, FunctionParameter.POSITIONAL_OR_KEYWORD, default=default
+    )
 
 
 def build_steps(
@@ -91,10 +106,10 @@ def build_steps(
     settings: Any,
     addresses: Mapping[str, str] | None = None,
 ) -> PipelineJob:
-    """Build the job of a pipeline with azure-ai-ml.
+    """Build a pipeline as a job of azure-ai-ml, which holds its steps.
 
-    `addresses` are the addresses of the data, by the names of the pipeline's inputs for
-    data. Without them, the job can be described by read_steps, but not submitted.
+    `addresses` maps each data input of the pipeline to the address of its data. Without
+    `addresses`, the job can be described by read_steps, but not submitted.
     """
     if addresses is None:
         addresses = dict.fromkeys(pipeline.data, PLACEHOLDER_ADDRESS)
@@ -107,65 +122,98 @@ def build_steps(
 
 
 def set_parameters(job: PipelineJob, values: Mapping[str, Any]) -> None:
-    """Set the parameters of a job, which was built with the values of the settings.
+    """Set parameters of a job to values other than those that it was built with.
 
-    Some of them are settings of the parallel nodes: see PARALLEL_SETTINGS.
+    `values` maps the names of parameters to their new values. A parameter in
+    PARALLEL_SETTINGS is set on each parallel node of the job.
     """
     for name, value in values.items():
         if name in job.inputs:
             setattr(job.inputs, name, value)
-        if name not in PARALLEL_SETTINGS:
-            continue
-        *path, attribute = PARALLEL_SETTINGS[name]
-        for node in job.jobs.values():
-            if node.type == "parallel":
-                owner = node
-                for name_of_part in path:
-                    owner = getattr(owner, name_of_part)
-                setattr(owner, attribute, value)
+        if name in PARALLEL_SETTINGS:
+            for node in job.jobs.values():
+                if node.type == "parallel":
+                    _set_parallel_setting(node, name, value)
 
 
-def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
+def _set_parallel_setting(node: Any, name: str, value: Any) -> None:
+    """Set a setting of a parallel node, such as `node.resources.instance_count`.
+
+    `name` is the name of the pipeline parameter for it in PARALLEL_SETTINGS, such as
+    `node_count`.
+    """
+    *outer_attributes, attribute = PARALLEL_SETTINGS[name]
+    settings = node
+    for outer_attribute in outer_attributes:
+        settings = getattr(settings, outer_attribute)
+    setattr(settings, attribute, value)
+
+
+def list_environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
     """Return the environments of the nodes of all pipelines, each only once."""
-    by_version: dict[tuple[str, str], Environment] = {}
+    environment_by_version: dict[tuple[str, str], Environment] = {}
     for pipeline in pipelines.values():
         for node in build_steps(pipeline, settings).jobs.values():
-            owner = node.task if node.type == "parallel" else node
-            environment = owner.environment
-            by_version[environment.name, environment.version] = environment
-    return list(by_version.values())
+            # A parallel node has its environment in its task.
+            environment = (node.task if node.type == "parallel" else node).environment
+            name_and_version = (environment.name, environment.version)
+            environment_by_version[name_and_version] = environment
+    return list(environment_by_version.values())
 
 
 def read_steps(job: PipelineJob) -> list[Step]:
     """Describe the nodes of a pipeline job for the local run.
 
-    Raises PipelineError if a node cannot be run on this machine. It is also raised for a
-    name that does not exist and for a missing script, which the SDK accepts and the service
-    refuses.
+    Raises PipelineError if a node cannot be run on this machine. Raises PipelineError also
+    if a node refers to an input or output that does not exist, or to a missing script. The
+    SDK accepts these mistakes, and the service refuses them later.
+    """
+    with _hide_ipython():
+        job_dict: dict[str, Any] = yaml.safe_load(str(job))
+    return [
+        _Node(name, node, job_dict).read_step()
+        for name, node in job_dict["jobs"].items()
+    ]
+
+
+@contextmanager
+def _hide_ipython() -> Iterator[None]:
+    """Make imports of IPython fail at once, unless it is imported already.
+
+    When the SDK writes a job as text, it imports IPython to learn whether this is a
+    notebook. The import takes long.
     """
     modules: dict[str, Any] = sys.modules
-    # The SDK would import IPython, which takes long, to learn whether this is a notebook.
-    # With None in sys.modules, the import fails at once.
-    is_hidden = modules.setdefault("IPython", None) is None
+    if "IPython" in modules:
+        yield
+        return
+    # Python does not import a module that has None here.
+    modules["IPython"] = None
     try:
-        text: dict[str, Any] = yaml.safe_load(str(job))
+        yield
     finally:
-        if is_hidden:
-            del modules["IPython"]
-    return [_Node(name, node, text).read_step() for name, node in text["jobs"].items()]
+        del modules["IPython"]
 
 
 class _Node:
-    """A node of a pipeline job, as the YAML of the job describes it."""
+    """A node of a pipeline job, as the YAML of the job describes it.
+
+    `node` is the part of the YAML about the node, and `job` is the whole.
+    """
 
     def __init__(self, name: str, node: dict[str, Any], job: dict[str, Any]) -> None:
         self.name = name
         self.node = node
         self.job = job
         component: Any = node.get("component")
-        if node["type"] not in ("command", "parallel") or isinstance(component, str):
-            self.refuse(
-                f"is a {node['type']} node, or its component is not in this project",
+        if node["type"] not in ("command", "parallel"):
+            raise self.make_error(
+                f"is a {node['type']} node",
+                "write it as a command or a parallel_run_function",
+            )
+        if isinstance(component, str):
+            raise self.make_error(
+                f"uses the component {component}, whose code is not in this project",
                 "write it as a command or a parallel_run_function with its code",
             )
         self.component: dict[str, Any] = component
@@ -175,85 +223,97 @@ class _Node:
         # An input is either a folder (of data, or the output of another step) or a value.
         self.folders: dict[str, Source] = {}
         self.values: dict[str, Parameter | str] = {}
-        for port in component.get("inputs") or {}:
-            source = self.find_source(port)
-            if isinstance(source, tuple) or (
-                isinstance(source, Parameter) and source.default is None
-            ):
-                self.folders[port] = source
+        for input_name in component.get("inputs") or {}:
+            source = self.find_source(input_name)
+            if isinstance(source, str):
+                self.values[input_name] = source
+            elif isinstance(source, Parameter) and source.default is not None:
+                self.values[input_name] = source
             else:
-                self.values[port] = source
+                self.folders[input_name] = source
 
-    def refuse(self, text: str, fix: str) -> NoReturn:
-        """Raise PipelineError about this node.
+    def make_error(self, text: str, fix: str) -> PipelineError:
+        """Return an error about this node.
 
         `text` continues a sentence that begins with the node's name. `fix` is in the
         imperative.
         """
-        raise PipelineError(f"pipelines.py: {self.name} {text}: {fix}.")
+        return PipelineError(f"pipelines.py: {self.name} {text}: {fix}.")
 
-    def find_source(self, port: str) -> Source | str:
-        """Return where an input of the node comes from.
+    def find_source(self, input_name: str) -> Source | str:
+        """Return where an input of the node gets its data or its value from.
 
-        This is a parameter of the pipeline, the name of a step and of its output, or a
-        fixed text. Raises PipelineError if the node refers to something unknown.
+        This is a parameter of the pipeline, an output of another step (as the names of the
+        step and of the output), or a fixed text. Raises PipelineError if the input refers to
+        something unknown.
         """
-        value = (self.node.get("inputs") or {}).get(port)
+        value = (self.node.get("inputs") or {}).get(input_name)
         if value is None:
-            declaration = self.component["inputs"][port]
+            declaration = self.component["inputs"][input_name]
             return str(declaration.get("default", ""))
         if not isinstance(value, dict):
             return str(value)
 
-        reference = re.fullmatch(PARENT, value["path"])
-        if reference is None:
-            self.refuse(
-                f"reads {value['path']}, which has no files here",
-                f"make {port} an input of the pipeline, or an output of another step",
-            )
-        parameter, step, output = reference.groups()
-        if step:
-            outputs = self.job["jobs"].get(step, {}).get("outputs", {})
-            if output not in outputs:
-                self.refuse(
-                    f"reads {step}.{output}, which no step writes", "correct the name"
-                )
+        address = value["path"]
+        pipeline_input = re.fullmatch(PIPELINE_INPUT, address)
+        if pipeline_input is not None:
+            return self.find_parameter(pipeline_input[1])
+        node_output = re.fullmatch(NODE_OUTPUT, address)
+        if node_output is not None:
+            step, output = node_output.groups()
+            self.require_output(step, output)
             return step, output
+        raise self.make_error(
+            f"reads {address}, which has no files here",
+            f"make {input_name} an input of the pipeline, or an output of another step",
+        )
 
-        if parameter not in self.job["inputs"]:
-            self.refuse(
-                f"reads {parameter}, which is not an input of the pipeline",
+    def find_parameter(self, name: str) -> Parameter:
+        """Return the pipeline parameter for an input of the pipeline.
+
+        Raises PipelineError if the pipeline has no input of this name.
+        """
+        pipeline_inputs = self.job["inputs"]
+        if name not in pipeline_inputs:
+            raise self.make_error(
+                f"reads {name}, which is not an input of the pipeline",
                 "correct the name",
             )
-        default = self.job["inputs"][parameter]
-        is_data = isinstance(default, dict)
-        return Parameter(parameter, None if is_data else default)
+        # The YAML describes a folder of data by a dict, and any other input by its default.
+        declaration = pipeline_inputs[name]
+        is_data = isinstance(declaration, dict)
+        return Parameter(name, default=None if is_data else declaration)
+
+    def require_output(self, step: str, output: str) -> None:
+        """Raise PipelineError if there is no such step, or if it has no such output."""
+        outputs = self.job["jobs"].get(step, {}).get("outputs", {})
+        if output not in outputs:
+            raise self.make_error(
+                f"reads {step}.{output}, which no step writes", "correct the name"
+            )
 
     def read_step(self) -> Step:
         """Describe the node: its files, its command line, its inputs and its outputs."""
+        # A parallel node has its code and its environment in the task of its component.
         task = self.component["task"] if self.is_parallel else self.component
         folder = Path(task["code"]).resolve()
-        ignore_file = get_ignore_file(folder)
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        snapshot = [
-            file.relative_to(folder)
-            for file in files
-            if not ignore_file.is_file_excluded(file.as_posix())
-        ]
 
         if self.is_parallel:
             script, arguments = self.read_driver()
-            unused_parameters = [self.parallel_parameter("node_count")]
+            # A local run has only one node.
+            unused_parameters = [self.read_parallel_setting("node_count")]
         else:
             script, arguments = self.read_command()
             unused_parameters = []
         if not (folder / script).is_file():
-            self.refuse(f"runs {script}, which is not in {folder}", "correct the name")
+            raise self.make_error(
+                f"runs {script}, which is not in {folder}", "correct the name"
+            )
 
         return Step(
             name=self.name,
             source_directory=folder,
-            snapshot=snapshot,
+            snapshot=_list_snapshot(folder),
             script=script,
             arguments=arguments,
             inputs=self.folders,
@@ -267,33 +327,54 @@ class _Node:
         )
 
     def read_command(self) -> tuple[str, list[Argument]]:
-        """Return the script of a command node, and its arguments."""
+        """Return the script of a command node, and the arguments of the script.
+
+        Raises PipelineError if the command is not of the form `python SCRIPT.py ...`.
+        """
         command = self.component["command"]
-        match shlex.split(self.drop_empty_options(command)):
+        match shlex.split(self.resolve_optional_parts(command)):
             case ["python", script, *arguments] if script.endswith(".py"):
                 return script, [self.read_argument(text) for text in arguments]
-        self.refuse(f"runs `{command}`", "let it begin with python and a script")
+        raise self.make_error(
+            f"runs `{command}`", "let it begin with python and a script"
+        )
 
     def read_driver(self) -> tuple[str, list[Argument]]:
         """Return the script of a parallel node, and the arguments of its driver.
 
         The driver is the program that divides the files of an input into mini-batches, and
-        calls the script's `run(mini_batch)` with each.
+        calls the script's `run(mini_batch)` with each of them. Raises PipelineError if a
+        local run cannot do what the node says.
         """
         task = self.component["task"]
-        script = task["entry_script"]
-        retries = self.node.get("retry_settings") or {}
         if task.get("append_row_to"):
-            self.refuse("has append_row_to", "let the script write its files itself")
+            raise self.make_error(
+                "has append_row_to", "let the script write its files itself"
+            )
 
-        options: dict[str, Any] = {
-            "scoring_module_name": script,
-            "mini_batch_size": self.parallel_parameter("mini_batch_size"),
-            "process_count_per_node": self.parallel_parameter("process_count_per_node"),
+        arguments = self.list_driver_options()
+        # The driver calls its first input input_fds_0.
+        arguments += ["--input_fds_0", str(self.find_divided_input())]
+        # The service splits the script's arguments at each space, even within quotes.
+        program_arguments = task.get("program_arguments") or ""
+        for text in self.resolve_optional_parts(program_arguments).split():
+            arguments.append(self.read_argument(text))
+        return task["entry_script"], arguments
+
+    def list_driver_options(self) -> list[Argument]:
+        """Return the driver's options that say how a parallel node divides its work."""
+        retries = self.node.get("retry_settings") or {}
+        options: dict[str, Parameter | Any] = {
+            "scoring_module_name": self.component["task"]["entry_script"],
+            "mini_batch_size": self.read_parallel_setting("mini_batch_size"),
+            "process_count_per_node": self.read_parallel_setting(
+                "process_count_per_node"
+            ),
             "run_max_try": retries.get("max_retries"),
             "run_invocation_timeout": retries.get("timeout"),
             "error_threshold": self.node.get("error_threshold"),
             "allowed_failed_count": self.node.get("mini_batch_error_threshold"),
+            # The script writes its results itself.
             "output_action": "summary_only",
         }
         arguments: list[Argument] = []
@@ -302,59 +383,83 @@ class _Node:
                 arguments += [f"--{name}", value]
             elif value is not None:
                 arguments += [f"--{name}", str(value)]
+        return arguments
 
-        split_input = self.read_argument(str(self.node.get("input_data")))
-        if not isinstance(split_input, Input):
-            self.refuse(
-                f"splits {split_input}, which is not one of its inputs",
+    def find_divided_input(self) -> Input:
+        """Return the input of a parallel node whose files are divided into mini-batches.
+
+        Raises PipelineError if `input_data` does not name an input of the node.
+        """
+        divided_input = self.read_argument(str(self.node.get("input_data")))
+        if not isinstance(divided_input, Input):
+            raise self.make_error(
+                f"divides {divided_input}, which is not one of its inputs",
                 "correct input_data",
             )
-        arguments += ["--input_fds_0", str(split_input)]
+        return divided_input
 
-        # The service splits the script's arguments at each space, even within quotes.
-        program_arguments = self.drop_empty_options(task.get("program_arguments") or "")
-        for text in program_arguments.split():
-            arguments.append(self.read_argument(text))
-        return script, arguments
+    def read_parallel_setting(self, name: str) -> Parameter:
+        """Return a setting of a parallel node as a pipeline parameter.
 
-    def parallel_parameter(self, name: str) -> Parameter:
-        """Return a setting of a parallel node as a parameter of the pipeline."""
+        `name` is the name of the parameter in PARALLEL_SETTINGS, such as `node_count`. A
+        setting without a value is 1.
+        """
         value: Any = self.node
         for key in PARALLEL_SETTINGS[name]:
             value = value.get(key) or {}
-        return Parameter(name, value or 1)
+        return Parameter(name, default=value or 1)
 
-    def drop_empty_options(self, command: str) -> str:
-        """Return a command without its optional parts whose inputs have no value.
+    def resolve_optional_parts(self, command: str) -> str:
+        """Return a command without the optional parts that have an input without a value.
 
-        An optional part is in double square brackets, such as `$[[--seed INPUT]]`, where
-        INPUT is a placeholder.
+        Of all other optional parts, only the brackets are removed. An optional part is in
+        double square brackets, such as `$[[--seed INPUT]]`, where INPUT is a placeholder.
         """
+        sources = self.folders | self.values
 
-        def replace(part: re.Match[str]) -> str:
+        def keep_or_drop(part: re.Match[str]) -> str:
             """Return the text in the brackets, or "" if one of its inputs has no value."""
-            values = self.folders | self.values
-            names = [name for _, name in re.findall(REFERENCE, part[1])]
-            return part[1] if all(values.get(name) for name in names) else ""
+            input_names = [name for _, name in re.findall(PLACEHOLDER, part[1])]
+            has_all_values = all(sources.get(name) for name in input_names)
+            return part[1] if has_all_values else ""
 
-        return re.sub(r"\$\[\[(.*?)\]\]", replace, command)
+        return re.sub(OPTIONAL_PART, keep_or_drop, command)
 
     def read_argument(self, text: str) -> Argument:
-        """Return an argument of a command, which may stand for an input or an output."""
-        reference = re.fullmatch(REFERENCE, text)
-        if reference is None:
-            if re.search(REFERENCE, text):
-                self.refuse(
-                    f"has the argument {text}, in which a placeholder is only a part",
+        """Return what an argument of a command stands for.
+
+        This is an input, an output, the value of an input, or the text itself. Raises
+        PipelineError if the node does not have the input or output.
+        """
+        placeholder = re.fullmatch(PLACEHOLDER, text)
+        if placeholder is None:
+            if re.search(PLACEHOLDER, text):
+                raise self.make_error(
+                    f"has the argument {text}, of which a placeholder is only a part",
                     "make the placeholder an argument of its own",
                 )
             return text
 
-        kind, name = reference.groups()
+        kind, name = placeholder.groups()
         if kind == "outputs" and name in self.outputs:
             return Output(name)
         if kind == "inputs" and name in self.folders:
             return Input(name)
         if kind == "inputs" and name in self.values:
             return self.values[name]
-        self.refuse(f"names {kind}.{name}, which it does not have", "correct the name")
+        raise self.make_error(
+            f"names {kind}.{name}, which it does not have", "correct the name"
+        )
+
+
+def _list_snapshot(folder: Path) -> list[Path]:
+    """Return the files in a step's folder that are uploaded, by their paths in it.
+
+    Files that .amlignore or .gitignore excludes are left out.
+    """
+    ignore_file = get_ignore_file(folder)
+    snapshot = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not ignore_file.is_file_excluded(path.as_posix()):
+            snapshot.append(path.relative_to(folder))
+    return snapshot

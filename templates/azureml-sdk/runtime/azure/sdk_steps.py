@@ -18,10 +18,10 @@ from azureml.pipeline.core import PipelineParameter, PipelineStep
 from azureml.pipeline.steps import ParallelRunStep
 
 from ..project import PipelineDefinition, Pipelines
-from ..steps import Argument, Input, Output, Parameter, PipelineError, Step
+from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
-# A pipeline cannot be built without data. This address takes the place of the data where a
-# pipeline is built only to describe its steps. Nothing is read from it.
+# A pipeline cannot be built without data. If it is built only to describe its steps, this
+# address takes the place of the data. Nothing is read from it.
 PLACEHOLDER_ADDRESS = "https://localhost/data"
 
 
@@ -33,35 +33,44 @@ def build_steps(
 ) -> list[PipelineStep]:
     """Build the steps of a pipeline with azureml-sdk.
 
-    `datasets` are the data to read, by the names of the pipeline's parameters for data.
-    Without them, the steps can be described by read_steps, but not submitted.
+    `datasets` maps each data parameter of the pipeline to its data. Without `datasets`, the
+    steps can be described by read_steps, but not submitted.
 
-    `changing` are the names of parameters whose files may change from run to run. Azure ML
-    does not notice changed files and would reuse earlier results, so the steps that read
-    these parameters are always run again.
+    `changing` are the data parameters whose files may change from run to run. Azure ML does
+    not notice changed files, and would reuse earlier results. So the steps that read these
+    parameters are always run again.
     """
     if datasets is None:
         placeholder = Dataset.File.from_files(PLACEHOLDER_ADDRESS, validate=False)
         datasets = dict.fromkeys(pipeline.data, placeholder)
     data = {name: PipelineParameter(name, datasets[name]) for name in pipeline.data}
     steps: list[Any] = pipeline.build(settings, data)
+
     for step in steps:
-        input_names = {getattr(item.dataset, "name", "") for item in step._inputs}
-        reads_changing_data = not input_names.isdisjoint(changing)
-        if reads_changing_data:
-            # The step is built already, and has no public way to change this.
+        if _reads_any_parameter(step, changing):
+            # Always run this step. The SDK has no public way to change a step after it was
+            # built.
             step._allow_reuse = False
     return steps
 
 
-def environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
+def _reads_any_parameter(step: Any, data_parameters: Collection[str]) -> bool:
+    """Return whether one of a step's inputs is one of the `data_parameters`."""
+    for step_input in step._inputs:
+        dataset = step_input.dataset
+        if isinstance(dataset, PipelineParameter) and dataset.name in data_parameters:
+            return True
+    return False
+
+
+def list_environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
     """Return the environments of the steps of all pipelines, each only once."""
-    by_name: dict[str, Environment] = {}
+    environment_by_name: dict[str, Environment] = {}
     for pipeline in pipelines.values():
         for step in build_steps(pipeline, settings):
             environment = step._runconfig.environment
-            by_name[environment.name] = environment
-    return list(by_name.values())
+            environment_by_name[environment.name] = environment
+    return list(environment_by_name.values())
 
 
 def read_steps(steps: Iterable[PipelineStep]) -> list[Step]:
@@ -72,51 +81,65 @@ def read_steps(steps: Iterable[PipelineStep]) -> list[Step]:
 def _read_step(step: Any) -> Step:
     """Describe a step: its files, its command line, its inputs and its outputs."""
     folder = Path(step._source_directory).resolve()
-    ignore_file = get_project_ignore_file(str(folder))
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    snapshot = [
-        file.relative_to(folder)
-        for file in files
-        if not ignore_file.is_file_excluded(str(file))
-    ]
-    unused_parameters = [
-        Parameter(parameter.name, parameter.default_value)
-        for parameter in (step._runconfig_pipeline_params or {}).values()
-    ]
     environment = Environment._serialize_to_dict(step._runconfig.environment)
+    # These parameters set the number of nodes, which one machine does not have.
+    parameters_of_cluster = (step._runconfig_pipeline_params or {}).values()
     return Step(
         name=step.name,
         source_directory=folder,
-        snapshot=snapshot,
+        snapshot=_list_snapshot(folder),
         script=step._script_name,
         arguments=[_read_argument(argument) for argument in step._arguments],
-        inputs={item.name: _find_source(item) for item in step._inputs},
+        inputs={
+            step_input.name: _find_source(step_input) for step_input in step._inputs
+        },
         outputs=list(dict.fromkeys(output.name for output in step._outputs)),
         run_after=[other.name for other in step.run_after_steps],
         environment_variables=dict(step._runconfig.environment_variables),
         environment=json.dumps(environment),
         allow_reuse=step._allow_reuse,
-        unused_parameters=unused_parameters,
+        unused_parameters=[
+            Parameter(parameter.name, parameter.default_value)
+            for parameter in parameters_of_cluster
+        ],
         is_parallel=isinstance(step, ParallelRunStep),
     )
 
 
-def _find_source(item: Any) -> Parameter | tuple[str, str]:
-    """Return the pipeline parameter, or the step and its output, that an input reads."""
-    dataset = item.dataset
+def _list_snapshot(folder: Path) -> list[Path]:
+    """Return the files in a step's folder that are uploaded, by their paths in it.
+
+    Files that .amlignore or .gitignore excludes are left out.
+    """
+    ignore_file = get_project_ignore_file(str(folder))
+    snapshot = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not ignore_file.is_file_excluded(str(path)):
+            snapshot.append(path.relative_to(folder))
+    return snapshot
+
+
+def _find_source(step_input: Any) -> Source:
+    """Return what an input of a step reads: a data parameter, or an output of another step.
+
+    An output is described by the names of the step and of the output. Raises PipelineError
+    for any other data, which has no files on this machine.
+    """
+    dataset = step_input.dataset
     if isinstance(dataset, PipelineParameter):
-        return Parameter(dataset.name, None)
+        # A data parameter has no default.
+        return Parameter(dataset.name, default=None)
     if isinstance(dataset, OutputFileDatasetConfig):
         return dataset._origin.producer_step.name, dataset.name
     raise PipelineError(
-        f"pipelines.py: the input {item.name} is a {type(dataset).__name__}, which has "
-        "no files on this machine: make it a pipeline parameter, or an output of another "
-        "step."
+        f"pipelines.py: the input {step_input.name} is a {type(dataset).__name__}, which "
+        "has no files on this machine: make it a pipeline parameter, or an output of "
+        "another step."
     )
 
 
 def _read_argument(argument: Any) -> Argument:
-    """Return an argument of a step's script as the local run reads it.
+    """Return an argument of a step's script in the form that the local run expects.
 
     The SDK writes an input as "DatasetConsumptionConfig:NAME", and an output as
     "DatasetOutputConfig:NAME".

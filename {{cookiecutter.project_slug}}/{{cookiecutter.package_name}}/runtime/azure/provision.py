@@ -15,7 +15,7 @@ from .connection import guard_azure_calls
 from .data_folders import DataFolder, list_data_files, make_data_folder
 from .errors import AzureError, WorkspaceMissing
 from .roles import provide_roles
-from .sdk_steps import environments
+from .sdk_steps import list_environments
 from .sdk_workspace import Workspace
 from .session import Session
 from .upload_data import upload_data
@@ -50,7 +50,7 @@ def provision(
             _provide_cluster(session, compute)
         _provide_image_builder(session)
         has_new_roles = _provide_roles(session)
-        for environment in environments(pipelines, settings):
+        for environment in list_environments(pipelines, settings):
             _provide_environment(session, environment)
         folders = _list_data_folders(session, pipelines)
         upload_data(session, folders, has_new_roles)
