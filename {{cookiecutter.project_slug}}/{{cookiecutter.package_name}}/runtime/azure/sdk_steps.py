@@ -1,1 +1,1 @@
-{% include cookiecutter.azureml_sdk ~ "/runtime/azure/sdk_steps.py" %}
+{{ read_unrendered(cookiecutter.azureml_sdk ~ "/runtime/azure/sdk_steps.py") }}
