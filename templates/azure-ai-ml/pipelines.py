@@ -387,10 +387,10 @@ def build_summarize_step(settings: Settings) -> Command:
 
 
 def build_output(settings: Settings, pipeline: str, name: str) -> Output:
-    """Build an output of a step, which Azure ML registers as a data asset if it has a name.
+    """Build an output of a step. Azure ML registers it as a data asset if the settings say so.
 
-    It has one if the settings say so. `pipeline` is the name of the pipeline, and `name` is
-    the name of the output. Azure ML gives each new asset the next version.
+    `pipeline` is the name of the pipeline, and `name` is the name of the output. Each new
+    asset gets the next version.
     """
     return Output(type="uri_folder", name=settings.asset_name(pipeline, name))
 

@@ -343,7 +343,7 @@ def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
 def build_output(
     settings: Settings, pipeline: str, name: str
 ) -> OutputFileDatasetConfig:
-    """Build an output of a step, which Azure ML registers as a dataset if the settings say so.
+    """Build an output of a step. Azure ML registers it as a dataset if the settings say so.
 
     `pipeline` is the name of the pipeline, and `name` is the name of the output.
     """
@@ -355,7 +355,10 @@ def build_output(
 
 
 def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:
-    """Build the configuration of a PythonScriptStep: its cluster, environment and variables."""
+    """Build the configuration of a step that runs a script.
+
+    It names the cluster and the environment, and sets environment variables.
+    """
     run_configuration = RunConfiguration()
     run_configuration.target = settings.compute_of(step).name
     run_configuration.environment = build_environment(settings)

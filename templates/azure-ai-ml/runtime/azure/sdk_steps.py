@@ -225,9 +225,9 @@ class _Node:
         self.values: dict[str, Parameter | str] = {}
         for input_name in component.get("inputs") or {}:
             source = self.find_source(input_name)
-            if isinstance(source, str):
-                self.values[input_name] = source
-            elif isinstance(source, Parameter) and source.default is not None:
+            if isinstance(source, Parameter) and source.default is None:
+                self.folders[input_name] = source
+            elif isinstance(source, (Parameter, str)):
                 self.values[input_name] = source
             else:
                 self.folders[input_name] = source

@@ -1,4 +1,4 @@
-"""A workspace of Azure ML and its runs, used by means of azure-ai-ml.
+"""A workspace of Azure ML and its runs, implemented with azure-ai-ml.
 
 `workspace_interface.py` describes the methods. Projects with azureml-sdk have another module
 of this name, which implements the same interface.
@@ -60,10 +60,12 @@ MAX_ENDPOINT_NAME = 32
 DIGEST_CHARACTERS = 6
 # Logs are downloaded in chunks of this size.
 CHUNK_BYTES = 1 << 16
-# Only so many of the newest jobs of the workspace, or of a schedule, are looked through.
-JOBS_LOOKED_THROUGH = 500
+# At most this many of the newest jobs of the workspace, or of a schedule, are read.
+MAX_JOBS_READ = 500
 # An endpoint keeps this many deployments. Azure allows 20.
 KEPT_DEPLOYMENTS = 10
+# How long the random part at the end of a job's name is.
+RANDOM_CHARACTERS = 12
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,14 @@ class Run(RunInterface):
 
     def state(self) -> str:
         """Ask Azure for the state of the job, in lower case."""
-        return _state(self.client.jobs.get(self.id))
+        return _get_state(self.client.jobs.get(self.id))
 
     def steps(self) -> list[StepStatus]:
         """Ask Azure for the steps that have been created so far."""
         statuses = []
         for job in self.client.jobs.list(parent_job_name=self.id):
             is_reused = job.properties.get("azureml.isreused") == "true"
-            state = "reused" if is_reused else _state(job)
+            state = "reused" if is_reused else _get_state(job)
             statuses.append(StepStatus(job.name, job.display_name, state))
         return statuses
 
@@ -100,18 +102,22 @@ class Run(RunInterface):
         If no step has failed, the result is the failure of the pipeline job itself.
         """
         jobs = self.client.jobs.list(parent_job_name=self.id)
-        failed_steps = [job for job in jobs if _state(job) == "failed"]
+        failed_steps = [job for job in jobs if _get_state(job) == "failed"]
         if not failed_steps:
-            return [self._failure(self.job, step="")]
-        return [self._failure(job, step=job.display_name) for job in failed_steps]
+            return [self._describe_failure(self.job, step="")]
+        return [
+            self._describe_failure(job, step=job.display_name) for job in failed_steps
+        ]
 
-    def _failure(self, job: Any, step: str) -> Failure:
-        """Return why a job has failed, which may be the job of a step or of a pipeline.
+    def _describe_failure(self, job: Any, step: str) -> Failure:
+        """Return why the job of a step or of a pipeline has failed, with its logs.
 
         `step` is the name of the step, or "" for the job of a pipeline.
         """
-        # `jobs.stream` reads these details too, but only prints them.
+        # The public method `jobs.stream` reads these details too, but only prints them. So
+        # the private client is used.
         details = self.client.jobs._runs_operations.get_run_details(job.name)
+        # Azure puts the error into an envelope, which also has the name "error".
         error = details.error.error if details.error else None
         log_addresses: dict[str, str] = details.log_files or {}
 
@@ -138,7 +144,7 @@ class Run(RunInterface):
 
 
 class Workspace(WorkspaceInterface):
-    """A workspace, reached with the current login."""
+    """A workspace of Azure ML, accessed with the current login of this machine."""
 
     def __init__(
         self,
@@ -168,55 +174,63 @@ class Workspace(WorkspaceInterface):
 
     @classmethod
     def create(cls, config: WorkspaceConfig, uses_identities: bool) -> Workspace:
-        """Create the workspace, and its resource group if there is none.
+        """Create the workspace, and its resource group if it does not exist.
 
-        With `uses_identities`, its datastores are reached by the identity of the user or the
-        cluster, or else by the key of the storage account.
+        With `uses_identities`, the workspace's datastores are accessed with the identity of
+        the user or the cluster, and otherwise with the key of the storage account.
         """
         client = _log_in(config)
         _provide_resource_group(client, config)
-        new = entities.Workspace(
+        definition = entities.Workspace(
             name=config.workspace_name,
             location=config.region,
+            # With None, Azure uses account keys.
             system_datastores_auth_mode="identity" if uses_identities else None,
         )
-        return cls(client, client.workspaces.begin_create(new).result(), config)
+        sdk_workspace = client.workspaces.begin_create(definition).result()
+        return cls(client, sdk_workspace, config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster that is ready, or None if there is none of this name."""
-        compute = self._find_compute(name)
-        if compute is None:
+        """Return the cluster of this name, which must be ready.
+
+        Returns None if there is no compute of this name.
+        """
+        sdk_compute = self._find_compute(name)
+        if sdk_compute is None:
             return None
-        return _require_ready(name, compute, self.config)
+        return _require_ready_cluster(name, sdk_compute, self.config)
 
     def has_compute(self, name: str) -> bool:
         """Return whether there is a compute of this name, of any kind."""
         return self._find_compute(name) is not None
 
     def _find_compute(self, name: str) -> entities.Compute | None:
-        """Return the compute of this name, of any kind, or None."""
+        """Return the SDK's object for the compute of this name, of any kind, or None."""
         try:
             return self.client.compute.get(name)
         except ResourceNotFoundError:
             return None
 
-    def create_cluster(self, setting: Compute) -> Cluster:
+    def create_cluster(self, compute: Compute) -> Cluster:
         """Create the cluster that the settings describe, and wait until it is ready."""
-        new = entities.AmlCompute(
-            name=setting.name,
-            size=setting.vm_size,
-            max_instances=setting.max_nodes,
+        definition = entities.AmlCompute(
+            name=compute.name,
+            size=compute.vm_size,
+            max_instances=compute.max_nodes,
             location=self.region,
-            identity=_cluster_identity(setting),
-            network_settings=_network_settings(setting),
-            enable_node_public_ip=setting.public_ip,
+            identity=_make_cluster_identity(compute),
+            network_settings=_make_network_settings(compute),
+            enable_node_public_ip=compute.public_ip,
             **SCALING,
         )
-        compute = self.client.compute.begin_create_or_update(new).result()
-        return _require_ready(setting.name, compute, self.config)
+        sdk_compute = self.client.compute.begin_create_or_update(definition).result()
+        return _require_ready_cluster(compute.name, sdk_compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images of environments. Return whether this is new."""
+        """Let the cluster of this name build the images of environments.
+
+        Returns False if it already did so before.
+        """
         if self.sdk_workspace.image_build_compute == name:
             return False
         change = entities.Workspace(
@@ -239,20 +253,18 @@ class Workspace(WorkspaceInterface):
 
     @cached_property
     def _default_store(self) -> Any:
-        """The default datastore of the workspace, which Azure is asked for only once."""
+        """The SDK's default datastore of the workspace. Azure is asked for it only once."""
         return self.client.datastores.get_default(include_secrets=True)
 
     def default_datastore(self) -> Datastore:
-        """Return the default datastore."""
+        """Return the default datastore, with a client for the container of its files."""
         store = self._default_store
-        # A datastore without keys has neither of them, and is reached by the login.
-        key = getattr(store.credentials, "account_key", None)
+        account_key = getattr(store.credentials, "account_key", None)
         sas_token = getattr(store.credentials, "sas_token", None)
+        # A datastore without a key and a SAS token is accessed with the user's own login.
+        credential = account_key or sas_token or self.client._credential
         container = open_container(
-            store.account_name,
-            store.endpoint,
-            store.container_name,
-            key or sas_token or self.client._credential,
+            store.account_name, store.endpoint, store.container_name, credential
         )
         return Datastore(store.name, container)
 
@@ -263,86 +275,100 @@ class Workspace(WorkspaceInterface):
         folders: Mapping[str, str],
         changing_inputs: Collection[str],
     ) -> entities.PipelineJob:
-        """Build a pipeline as a job of the SDK, which can be started or published.
+        """Build the SDK's job for a pipeline, which can be started or published.
 
-        If there are `changing_inputs`, no step is reused.
+        `folders` maps each data input to the folder of the default datastore that it reads.
+        Azure ML does not notice changed files, and would reuse earlier results. So if there
+        are `changing_inputs`, no step of the job is reused.
         """
+        datastore_address = f"azureml://datastores/{self._default_store.name}/paths"
         addresses = {
-            name: f"azureml://datastores/{self._default_store.name}/paths/"
-            f"{folder.strip('/')}/"
+            name: f"{datastore_address}/{folder.strip('/')}/"
             for name, folder in folders.items()
         }
         job = build_steps(pipeline, settings, addresses)
-        # An endpoint runs on this cluster the steps that have no other.
+        # If the pipeline is published, steps without a cluster of their own run on this one.
         job.settings.default_compute = settings.compute.name
         for name, node in job.jobs.items():
             identity = settings.compute_of(name).identity
             if identity:
-                node.identity = _step_identity(identity)
-        # Azure ML does not notice changed files, and would reuse earlier results.
-        job.settings.force_rerun = bool(changing_inputs) or None
+                node.identity = _make_step_identity(identity)
+        # With None, the job says nothing about this, and its steps can be reused.
+        job.settings.force_rerun = True if changing_inputs else None
         return job
 
     def start(
         self,
-        built: entities.PipelineJob,
+        sdk_pipeline: entities.PipelineJob,
         pipeline_name: str,
         experiment: str,
         parameters: dict[str, Any],
     ) -> StartedRun:
-        """Start a job in an experiment, and return its run."""
-        set_parameters(built, parameters)
-        name = f"{built.display_name}-{uuid.uuid4().hex[:12]}"
-        built.name = name
-        built.experiment_name = experiment
-        built.tags = {PIPELINE_TAG: pipeline_name}
+        """Submit the job of a pipeline to an experiment, and return its run.
+
+        The job gets its parameters, a name, and the tag with the pipeline's name. If Azure's
+        response is lost, the run may have started nevertheless. Azure is then asked for it.
+        Raises the error of the submission if the run has not started, and StartUnknown if
+        Azure cannot be asked.
+        """
+        set_parameters(sdk_pipeline, parameters)
+        # With a name of its own, the job can be found if the response is lost.
+        random_part = uuid.uuid4().hex[:RANDOM_CHARACTERS]
+        job_name = f"{sdk_pipeline.display_name}-{random_part}"
+        sdk_pipeline.name = job_name
+        sdk_pipeline.experiment_name = experiment
+        sdk_pipeline.tags = {PIPELINE_TAG: pipeline_name}
         try:
-            job = self.client.jobs.create_or_update(built)
-            return StartedRun(Run(self.client, job))
+            job = self.client.jobs.create_or_update(sdk_pipeline)
         except Exception as error:
-            # The SDK raises errors of many classes, which share no other base class.
-            started = self._find_started_run(error, name, experiment)
+            # The SDK's errors have only Exception in common.
+            started = self._find_started_run(error, job_name, experiment)
             if started is None:
                 raise
             return StartedRun(started, response_was_lost=True)
+        return StartedRun(Run(self.client, job))
 
     def _find_started_run(
-        self, error: Exception, name: str, experiment: str
+        self, error: Exception, job_name: str, experiment: str
     ) -> Run | None:
-        """Return the run of a job whose submission has failed, or None if there is none.
+        """Return the run that has started although its submission ended in an error.
 
-        `error` is the error of the submission, and `name` is the name of the job. Raises
-        StartUnknown if Azure cannot be asked for the run.
+        `error` is the error of the submission. Returns None if no run has started. Raises
+        StartUnknown if Azure cannot be asked whether the run has started.
         """
-        # If the failed request was one of those that come before the submission, such as an
-        # upload of code, no job has started.
+        # Only the address of the submission contains /jobs/. If the failed request had
+        # another address, it was one of those that come before the submission, such as an
+        # upload of code, so no run has started.
         is_submission = "/jobs/" in find_request_address(error)
         if not is_submission:
             return None
 
         try:
-            job = self.client.jobs.get(name)
+            job = self.client.jobs.get(job_name)
         except ResourceNotFoundError:
             return None
         except Exception:  # noqa: BLE001 (no other error tells whether there is a run)
-            raise StartUnknown(name, experiment) from error
+            raise StartUnknown(job_name, experiment) from error
         return Run(self.client, job)
 
     def endpoint_name(self, name: str) -> str:
-        """Return a name for an endpoint that is unique in the region, as Azure demands.
+        """Return a name for an endpoint that is unique in the region, as Azure requires.
 
-        It begins with `name`, which may be shortened, and ends in a digest of the workspace's
-        id and `name`. Azure allows only letters, digits and hyphens, a letter first.
+        It begins with `name`, which may be shortened, and ends in a digest of `name` and the
+        workspace's id, such as `penguins-scoring-1a2b3c`. Azure allows only letters, digits
+        and hyphens, with a letter first.
         """
         identity = f"{self.sdk_workspace.id}/{name}".lower()
         digest = hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_CHARACTERS]
-        allowed = re.sub("[^a-z0-9]", "-", name.lower())
-        starts_with_letter = re.sub("^[^a-z]*", "", allowed)
-        start = starts_with_letter[: MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - 1]
-        return f"{(start or 'pipeline').strip('-')}-{digest}"
+
+        allowed_characters = re.sub("[^a-z0-9]", "-", name.lower())
+        letter_first = re.sub("^[^a-z]*", "", allowed_characters)
+        max_prefix = MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - len("-")
+        prefix = letter_first[:max_prefix].rstrip("-")
+        return f"{prefix or 'pipeline'}-{digest}"
 
     def find_endpoint(self, name: str) -> Endpoint | None:
-        """Return an endpoint that can be called, or None."""
+        """Return the endpoint of this name, or None if there is none that can be called."""
         try:
             sdk_endpoint = self.client.batch_endpoints.get(name)
         except ResourceNotFoundError:
@@ -356,31 +382,51 @@ class Workspace(WorkspaceInterface):
         self,
         name: str,
         endpoint: Endpoint | None,
-        built: entities.PipelineJob,
+        sdk_pipeline: entities.PipelineJob,
         description: str,
     ) -> Endpoint:
-        """Publish a job as the default deployment of an endpoint."""
-        endpoints = self.client.batch_endpoints
+        """Publish a job as the default deployment of an endpoint.
+
+        If `endpoint` is None, an endpoint with this `name` is created. Old deployments of
+        the endpoint are deleted.
+        """
         if endpoint is None:
-            new = entities.BatchEndpoint(name=name, description=description)
-            endpoints.begin_create_or_update(new).result()
-
-        deployment = _deployment(name, built, description)
-        deployments = self.client.batch_deployments
-        deployments.begin_create_or_update(deployment).result()
-
-        sdk_endpoint = endpoints.get(name)
-        sdk_endpoint.defaults = {"deployment_name": deployment.name}
-        endpoints.begin_create_or_update(sdk_endpoint).result()
+            self._create_endpoint(name, description)
+        deployment = self._create_deployment(name, sdk_pipeline, description)
+        self._make_default(name, deployment)
         self._delete_old_deployments(name)
-        return _describe_endpoint(endpoints.get(name))
+        return _describe_endpoint(self.client.batch_endpoints.get(name))
+
+    def _create_endpoint(self, name: str, description: str) -> None:
+        """Create an endpoint, and wait until it exists."""
+        definition = entities.BatchEndpoint(name=name, description=description)
+        self.client.batch_endpoints.begin_create_or_update(definition).result()
+
+    def _create_deployment(
+        self, endpoint_name: str, sdk_pipeline: entities.PipelineJob, description: str
+    ) -> str:
+        """Create a deployment of a job, wait until it exists, and return its name."""
+        definition = _define_deployment(endpoint_name, sdk_pipeline, description)
+        self.client.batch_deployments.begin_create_or_update(definition).result()
+        return str(definition.name)
+
+    def _make_default(self, endpoint_name: str, deployment: str) -> None:
+        """Let calls of an endpoint run one of its deployments."""
+        endpoints = self.client.batch_endpoints
+        sdk_endpoint = endpoints.get(endpoint_name)
+        sdk_endpoint.defaults = {"deployment_name": deployment}
+        endpoints.begin_create_or_update(sdk_endpoint).result()
 
     def _delete_old_deployments(self, endpoint_name: str) -> None:
-        """Delete the project's deployments except the newest. Keep those made by others."""
+        """Delete the project's deployments of an endpoint, except the newest ones.
+
+        A deployment with a name of another form was not made by this project, and is kept.
+        """
         deployments = self.client.batch_deployments
         names = [deployment.name for deployment in deployments.list(endpoint_name)]
-        ours = sorted(name for name in names if re.fullmatch(r"v\d{17}", name))
-        for name in ours[:-KEPT_DEPLOYMENTS]:
+        # These names are times, such as v20260131063000123, so they sort by age.
+        own_names = sorted(name for name in names if re.fullmatch(r"v\d{17}", name))
+        for name in own_names[:-KEPT_DEPLOYMENTS]:
             deployments.begin_delete(name, endpoint_name).result()
 
     def newest_runs(
@@ -390,65 +436,80 @@ class Workspace(WorkspaceInterface):
         endpoint: Endpoint | None,
         count: int,
     ) -> list[PastRun]:
-        """Return the newest runs of a pipeline in an experiment, the newest first."""
-        runs = []
-        for job in islice(self.client.jobs.list(), JOBS_LOOKED_THROUGH):
-            if job is None or job.type != constants.JobType.PIPELINE:
-                continue  # The SDK yields None for a job that it cannot read.
-            is_submitted = (
-                job.experiment_name == experiment
-                and job.tags.get(PIPELINE_TAG) == pipeline_name
-            )
-            # A job that an endpoint has started is in the experiment of the endpoint.
-            is_published = (
-                endpoint is not None
-                and job.experiment_name == endpoint.sdk_endpoint.name
-            )
-            if is_submitted or is_published:
-                runs.append(_read_past_run(job))
-        return sorted(runs, key=lambda run: run.started, reverse=True)[:count]
+        """Return up to `count` runs of a pipeline in an experiment, the newest first.
+
+        These are runs that `submit` or the endpoint has started. Only the MAX_JOBS_READ
+        newest jobs of the workspace are considered.
+        """
+        # The SDK lists the newest jobs first. It yields None for a job that it cannot read.
+        past_runs = [
+            _read_past_run(job)
+            for job in islice(self.client.jobs.list(), MAX_JOBS_READ)
+            if job is not None and _belongs_to(job, pipeline_name, experiment, endpoint)
+        ]
+        return sorted(past_runs, key=lambda run: run.started, reverse=True)[:count]
 
     def list_schedules(
         self, name: str, endpoint: Endpoint | None
     ) -> list[ActiveSchedule]:
-        """Return the active schedule of this name, as a list that may be empty."""
-        schedule = self._find_enabled_schedule(name)
-        if schedule is None:
+        """Return the active schedule of this name in a list, or an empty list.
+
+        It is a list because azureml-sdk, which has the same interface, may have several
+        schedules for an endpoint. `endpoint` is needed only there.
+        """
+        sdk_schedule = self._find_enabled_schedule(name)
+        if sdk_schedule is None:
             return []
-        jobs = self.client.jobs.list(scheduled_job_name=name)
-        runs = [_read_past_run(job) for job in islice(jobs, JOBS_LOOKED_THROUGH) if job]
-        newest_run = max(runs, key=lambda run: run.started, default=None)
-        created = schedule.creation_context.created_at
+        created = sdk_schedule.creation_context.created_at
         return [
             ActiveSchedule(
-                schedule.description or name,
-                created.astimezone(timezone.utc),
-                newest_run,
+                description=sdk_schedule.description or name,
+                created=created.astimezone(timezone.utc),
+                newest_run=self._find_newest_run_of_schedule(name),
             )
         ]
 
+    def _find_newest_run_of_schedule(self, name: str) -> PastRun | None:
+        """Return the newest run that a schedule has started, or None if there is none."""
+        jobs = self.client.jobs.list(scheduled_job_name=name)
+        past_runs = [
+            _read_past_run(job)
+            for job in islice(jobs, MAX_JOBS_READ)
+            if job is not None  # The SDK yields None for a job that it cannot read.
+        ]
+        return max(past_runs, key=lambda run: run.started, default=None)
+
     def plan_schedule(
-        self, name: str, endpoint: Endpoint | None, setting: Schedule | None
+        self, name: str, endpoint: Endpoint | None, schedule: Schedule | None
     ) -> list[ScheduleChange]:
-        """Return what `apply_schedule` would change, without changing anything."""
-        enabled = self._find_enabled_schedule(name)
-        description = setting.describe() if setting else ""
-        if setting and enabled and enabled.description == description:
+        """Return what `apply_schedule` would return, without changing anything.
+
+        `schedule` is the one in the settings, if there is one. `endpoint` is needed only
+        with azureml-sdk.
+        """
+        enabled_schedule = self._find_enabled_schedule(name)
+        if schedule is None:
+            if enabled_schedule is None:
+                return []
+            return [ScheduleChange("disabled", enabled_schedule.description or name)]
+
+        description = schedule.describe()
+        if enabled_schedule and enabled_schedule.description == description:
             return [ScheduleChange("unchanged", description)]
-        if setting:
-            return [ScheduleChange("scheduled", description)]
-        if enabled:
-            return [ScheduleChange("disabled", enabled.description or name)]
-        return []
+        return [ScheduleChange("scheduled", description)]
 
     def apply_schedule(
-        self, publication: Publication, setting: Schedule | None
+        self, publication: Publication, schedule: Schedule | None
     ) -> list[ScheduleChange]:
-        """Give a published pipeline the schedule of the settings, or disable its schedule."""
+        """Give a published pipeline the schedule of the settings, or disable its schedule.
+
+        If `schedule` is None, the pipeline has no active schedule afterwards. Returns the
+        changes, and a schedule that has stayed as it was.
+        """
         endpoint = publication.endpoint
-        changes = self.plan_schedule(endpoint.name, endpoint, setting)
-        if setting:
-            self._write_schedule(publication, setting)
+        changes = self.plan_schedule(endpoint.name, endpoint, schedule)
+        if schedule is not None:
+            self._write_schedule(publication, schedule)
         elif changes:
             self.client.schedules.begin_disable(endpoint.name).result()
         return changes
@@ -456,24 +517,44 @@ class Workspace(WorkspaceInterface):
     def _find_enabled_schedule(self, name: str) -> entities.Schedule | None:
         """Return the schedule of this name, or None if there is none or it is disabled."""
         try:
-            schedule = self.client.schedules.get(name)
+            sdk_schedule = self.client.schedules.get(name)
         except ResourceNotFoundError:
             return None
-        return schedule if schedule.is_enabled else None
+        return sdk_schedule if sdk_schedule.is_enabled else None
 
-    def _write_schedule(self, publication: Publication, setting: Schedule) -> None:
+    def _write_schedule(self, publication: Publication, schedule: Schedule) -> None:
         """Create the schedule of a published pipeline, or replace the existing one."""
         job = publication.sdk_pipeline
         job.experiment_name = publication.experiment
         job.tags = {PIPELINE_TAG: publication.pipeline_name}
-        schedule = entities.JobSchedule(
+        sdk_schedule = entities.JobSchedule(
             name=publication.endpoint.name,
-            description=setting.describe(),
-            trigger=_make_trigger(setting),
+            description=schedule.describe(),
+            trigger=_make_trigger(schedule),
             create_job=job,
             is_enabled=True,  # An existing schedule may have been disabled.
         )
-        self.client.schedules.begin_create_or_update(schedule).result()
+        self.client.schedules.begin_create_or_update(sdk_schedule).result()
+
+
+def _belongs_to(
+    job: Any, pipeline_name: str, experiment: str, endpoint: Endpoint | None
+) -> bool:
+    """Return whether a job is a run of a pipeline.
+
+    `submit` starts runs in the `experiment`, with a tag. An endpoint starts runs in an
+    experiment that has the name of the endpoint.
+    """
+    if job.type != constants.JobType.PIPELINE:
+        return False
+    is_submitted = (
+        job.experiment_name == experiment
+        and job.tags.get(PIPELINE_TAG) == pipeline_name
+    )
+    is_started_by_endpoint = (
+        endpoint is not None and job.experiment_name == endpoint.name
+    )
+    return is_submitted or is_started_by_endpoint
 
 
 def _default_deployment(sdk_endpoint: entities.BatchEndpoint) -> str:
@@ -482,7 +563,7 @@ def _default_deployment(sdk_endpoint: entities.BatchEndpoint) -> str:
 
 
 def _describe_endpoint(sdk_endpoint: entities.BatchEndpoint) -> Endpoint:
-    """Describe an endpoint with its current default deployment."""
+    """Describe an endpoint of the SDK, with its current default deployment."""
     return Endpoint(
         name=sdk_endpoint.name,
         version=f"deployment {_default_deployment(sdk_endpoint)}",
@@ -494,15 +575,15 @@ def _describe_endpoint(sdk_endpoint: entities.BatchEndpoint) -> Endpoint:
 def _log_in(config: WorkspaceConfig) -> MLClient:
     """Return a client with the current login of this machine.
 
-    It never opens a prompt or a browser. Raises LoginMissing if no token can be had.
+    The login never opens a prompt or a browser. Raises LoginMissing if it gives no token.
     """
-    authority, manager = CLOUDS[config.cloud]
-    credential = login.credential(authority)
+    login_host, management_host = CLOUDS[config.cloud]
+    credential = login.credential(login_host)
     try:
-        credential.get_token(f"https://{manager}/.default")
+        credential.get_token(f"https://{management_host}/.default")
     except Exception as error:
-        # msal, azure-identity and the HTTP client raise errors that share no other base
-        # class. Whichever it is, no request to Azure can be made without a token.
+        # The errors of msal, azure-identity and the HTTP client have only Exception in
+        # common. After any of them, there is no token, which each request to Azure needs.
         raise LoginMissing(error, config) from error
     return MLClient(
         credential,
@@ -517,69 +598,84 @@ def _log_in(config: WorkspaceConfig) -> MLClient:
     )
 
 
-def _cluster_identity(setting: Compute) -> entities.IdentityConfiguration | None:
-    """Return the identity for a new cluster as an object of the SDK, or None."""
-    if setting.identity is None:
+def _make_cluster_identity(compute: Compute) -> entities.IdentityConfiguration | None:
+    """Return the SDK's object for the identity of a new cluster.
+
+    Returns None if the settings name no identity.
+    """
+    if compute.identity is None:
         return None
-    if setting.identity == "system":
+    if compute.identity == "system":
         return entities.IdentityConfiguration(type="system_assigned")
     return entities.IdentityConfiguration(
         type="user_assigned",
         user_assigned_identities=[
-            entities.ManagedIdentityConfiguration(resource_id=setting.identity)
+            entities.ManagedIdentityConfiguration(resource_id=compute.identity)
         ],
     )
 
 
-def _network_settings(setting: Compute) -> entities.NetworkSettings | None:
-    """Return the subnet for a new cluster as an object of the SDK, or None."""
-    if setting.subnet is None:
+def _make_network_settings(compute: Compute) -> entities.NetworkSettings | None:
+    """Return the SDK's object for the subnet of a new cluster.
+
+    Returns None if the settings name no subnet.
+    """
+    if compute.subnet is None:
         return None
-    return entities.NetworkSettings(subnet=setting.subnet)
+    return entities.NetworkSettings(subnet=compute.subnet)
 
 
-def _step_identity(identity: str) -> entities.ManagedIdentityConfiguration:
-    """Return the identity of the cluster by which a step reads and writes data."""
+def _make_step_identity(identity: str) -> entities.ManagedIdentityConfiguration:
+    """Return the SDK's object for the identity with which a step reads and writes data.
+
+    `identity` is the identity of the cluster: `system`, or a resource id.
+    """
     if identity == "system":
         return entities.ManagedIdentityConfiguration()
     return entities.ManagedIdentityConfiguration(resource_id=identity)
 
 
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
-    """Create the workspace's resource group if there is none, which the SDK cannot do."""
-    manager = CLOUDS[config.cloud][1]
+    """Create the resource group of the workspace if it does not exist.
+
+    The SDK cannot do this, so the requests are sent here.
+    """
+    management_host = CLOUDS[config.cloud].resource_manager
     url = (
-        f"https://{manager}/subscriptions/{config.subscription_id}/resourceGroups/"
-        f"{config.resource_group}?api-version=2021-04-01"
+        f"https://{management_host}/subscriptions/{config.subscription_id}/"
+        f"resourceGroups/{config.resource_group}?api-version=2021-04-01"
     )
-    token = client._credential.get_token(f"https://{manager}/.default").token
+    token = client._credential.get_token(f"https://{management_host}/.default").token
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {token}"
         reply = session.get(url, timeout=login.TIMEOUT)
         if reply.status_code == 404:
             body = {"location": config.region}
             reply = session.put(url, json=body, timeout=login.TIMEOUT)
-    reply.raise_for_status()
+        reply.raise_for_status()
 
 
-def _deployment(
-    endpoint_name: str, built: entities.PipelineJob, description: str
+def _define_deployment(
+    endpoint_name: str, sdk_pipeline: entities.PipelineJob, description: str
 ) -> entities.PipelineComponentBatchDeployment:
-    """Return a new deployment of a job, named after the current time.
+    """Return the SDK's object for a new deployment of a job, named after the current time.
 
-    The name is the UTC time to the millisecond, such as v20260131063000123.
+    The name is the UTC time to the millisecond, such as v20260131063000123. The component of
+    the job gets this name as its version.
     """
     now = datetime.now(timezone.utc)
-    version = f"v{now:%Y%m%d%H%M%S%f}"[:18]  # Cut off after the milliseconds.
+    # %f has six digits, of which the first three are milliseconds.
+    version = f"v{now:%Y%m%d%H%M%S%f}"[: len("v20260131063000123")]
 
-    component = built.component
+    component = sdk_pipeline.component
     # The name of a component may only have letters, digits and underscores.
-    component.name = re.sub(r"\W", "_", f"{built.display_name}_{endpoint_name}".lower())
+    readable_name = f"{sdk_pipeline.display_name}_{endpoint_name}".lower()
+    component.name = re.sub(r"\W", "_", readable_name)
     component.version = version
     component.description = description
 
-    settings = {"default_compute": built.settings.default_compute}
-    if built.settings.force_rerun:
+    settings = {"default_compute": sdk_pipeline.settings.default_compute}
+    if sdk_pipeline.settings.force_rerun:
         settings["force_rerun"] = "True"
     return entities.PipelineComponentBatchDeployment(
         name=version,
@@ -589,53 +685,54 @@ def _deployment(
     )
 
 
-def _make_trigger(setting: Schedule) -> entities.RecurrenceTrigger:
-    """Return the times of a schedule as an object of the SDK."""
+def _make_trigger(schedule: Schedule) -> entities.RecurrenceTrigger:
+    """Return the SDK's object for the times at which a schedule starts runs."""
     pattern = None
-    if setting.hours or setting.minutes or setting.week_days:
-        week_days = [day.lower() for day in setting.week_days or []]
+    if schedule.hours or schedule.minutes or schedule.week_days:
+        week_days = [day.lower() for day in schedule.week_days or []]
+        # The SDK requires hours and minutes. Without them in the settings, both are 0.
         pattern = entities.RecurrencePattern(
-            hours=setting.hours or [0],
-            minutes=setting.minutes or [0],
+            hours=schedule.hours or [0],
+            minutes=schedule.minutes or [0],
             week_days=week_days or None,
         )
     return entities.RecurrenceTrigger(
-        frequency=setting.frequency.lower(),
-        interval=setting.interval,
+        frequency=schedule.frequency.lower(),
+        interval=schedule.interval,
         schedule=pattern,
-        start_time=setting.start_time,
-        time_zone=setting.time_zone,
+        start_time=schedule.start_time,
+        time_zone=schedule.time_zone,
     )
 
 
 def _read_past_run(job: Any) -> PastRun:
-    """Describe a job of a pipeline."""
+    """Describe the job of a pipeline, as an object of the SDK."""
     created = job.creation_context.created_at
     return PastRun(
         id=str(job.name),
-        state=_state(job),
+        state=_get_state(job),
         started=created.astimezone(timezone.utc),
         url=str(job.studio_url),
     )
 
 
-def _state(job: Any) -> str:
-    """Return the state of a job, in lower case."""
-    # The SDK gives some states as members of an enumeration, and others as strings.
+def _get_state(job: Any) -> str:
+    """Return the state of a job in lower case, such as "running"."""
+    # The SDK has some states as members of an enumeration, and others as strings.
     return str(getattr(job.status, "value", job.status)).lower()
 
 
-def _require_ready(
-    name: str, compute: entities.Compute, config: WorkspaceConfig
+def _require_ready_cluster(
+    name: str, sdk_compute: entities.Compute, config: WorkspaceConfig
 ) -> Cluster:
-    """Return a compute as a cluster that is ready.
+    """Return the Cluster for a compute of the SDK, which must be ready.
 
     Raises NotACluster if the compute is of another kind, and ClusterFailed if it is not
     ready.
     """
-    if not isinstance(compute, entities.AmlCompute):
-        raise NotACluster(name, compute.type, config)
-    if compute.provisioning_state != "Succeeded":
-        errors = compute.provisioning_errors or compute.provisioning_state
+    if not isinstance(sdk_compute, entities.AmlCompute):
+        raise NotACluster(name, sdk_compute.type, config)
+    if sdk_compute.provisioning_state != "Succeeded":
+        errors = sdk_compute.provisioning_errors or sdk_compute.provisioning_state
         raise ClusterFailed(name, errors)
-    return Cluster(compute.size, compute.max_instances)
+    return Cluster(sdk_compute.size, sdk_compute.max_instances)

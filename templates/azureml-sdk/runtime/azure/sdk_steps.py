@@ -29,16 +29,16 @@ def build_steps(
     pipeline: PipelineDefinition,
     settings: Any,
     datasets: Mapping[str, FileDataset] | None = None,
-    changing: Collection[str] = (),
+    changing_inputs: Collection[str] = (),
 ) -> list[PipelineStep]:
     """Build the steps of a pipeline with azureml-sdk.
 
     `datasets` maps each data parameter of the pipeline to its data. Without `datasets`, the
     steps can be described by read_steps, but not submitted.
 
-    `changing` are the data parameters whose files may change from run to run. Azure ML does
-    not notice changed files, and would reuse earlier results. So the steps that read these
-    parameters are always run again.
+    `changing_inputs` are the data parameters whose files may change from run to run. Azure
+    ML does not notice changed files, and would reuse earlier results. So the steps that read
+    these parameters are always run again.
     """
     if datasets is None:
         placeholder = Dataset.File.from_files(PLACEHOLDER_ADDRESS, validate=False)
@@ -47,7 +47,7 @@ def build_steps(
     steps: list[Any] = pipeline.build(settings, data)
 
     for step in steps:
-        if _reads_any_parameter(step, changing):
+        if _reads_any_parameter(step, changing_inputs):
             # Always run this step. The SDK has no public way to change a step after it was
             # built.
             step._allow_reuse = False

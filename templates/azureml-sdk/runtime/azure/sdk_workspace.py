@@ -1,4 +1,4 @@
-"""A workspace of Azure ML and its runs, used by means of azureml-sdk.
+"""A workspace of Azure ML and its runs, implemented with azureml-sdk.
 
 `workspace_interface.py` describes the methods. Projects with azure-ai-ml have another module
 of this name, which implements the same interface.
@@ -57,13 +57,14 @@ from .sdk_errors import find_request_address, find_status_code
 from .sdk_steps import build_steps
 from .workspace_interface import RunInterface, StartedRun, WorkspaceInterface
 
-PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+# The environment variables that describe a service principal.
+PRINCIPAL_VARIABLES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 # A token is replaced this many seconds before it expires.
 TOKEN_MARGIN = 300
 TIME_ZONES = {zone.value: zone for zone in sdk.TimeZone}
 #: A new cluster releases idle nodes after 20 minutes, and may shrink to no node at all.
 SCALING = {"min_nodes": 0, "idle_seconds_before_scaledown": 1200}
-# The SDK finds an endpoint by listing all of them. It lists at most this many.
+# The SDK finds an endpoint only by listing all endpoints. It lists at most this many.
 MAX_ENDPOINTS = 1000
 
 
@@ -83,14 +84,14 @@ class Run(RunInterface):
 
     def state(self) -> str:
         """Ask Azure for the state of the run, in lower case."""
-        return _state(self.sdk_run)
+        return _get_state(self.sdk_run)
 
     def steps(self) -> list[StepStatus]:
         """Ask Azure for the steps that have been created so far."""
         statuses = []
         for step in self.sdk_run.get_steps():
             is_reused = step.get_properties().get("azureml.isreused") == "true"
-            state = "reused" if is_reused else _state(step)
+            state = "reused" if is_reused else _get_state(step)
             statuses.append(StepStatus(step.id, step.name, state))
         return statuses
 
@@ -102,18 +103,25 @@ class Run(RunInterface):
         steps = self.sdk_run.get_steps()
         failed_steps = [step for step in steps if step.get_status() == "Failed"]
         if not failed_steps:
-            return [_failure(self.sdk_run, step="")]
-        return [_failure(step, step=step.name) for step in failed_steps]
+            return [_describe_failure(self.sdk_run, step="")]
+        return [_describe_failure(step, step=step.name) for step in failed_steps]
 
 
-def _failure(run: Any, step: str) -> Failure:
-    """Return why a run has failed, which may be the run of a step or of a pipeline.
+def _describe_failure(run: Any, step: str) -> Failure:
+    """Return why the run of a step or of a pipeline has failed, with its logs.
 
     `step` is the name of the step, or "" for the run of a pipeline.
     """
     details = run.get_details()
     properties = run.get_properties()
+    # Azure puts the error into an envelope, which also has the name "error".
     error = (details.get("error") or {}).get("error") or {}
+    # The SDK marks parallel steps by the first of these properties, and Azure ML by the
+    # second.
+    is_parallel = (
+        properties.get("StepType") == "ParallelRunStep"
+        or properties.get("azureml.parallelrunstep") == "true"
+    )
 
     def read_log(log: str) -> str:
         """Download a log of the run, and return its end."""
@@ -129,14 +137,12 @@ def _failure(run: Any, step: str) -> Failure:
         url=run.get_portal_url(),
         logs=list(details.get("logFiles") or {}),
         read_log=read_log,
-        # The SDK sets the first of these properties, and Azure ML the second.
-        is_parallel=properties.get("StepType") == "ParallelRunStep"
-        or properties.get("azureml.parallelrunstep") == "true",
+        is_parallel=is_parallel,
     )
 
 
 class Workspace(WorkspaceInterface):
-    """A workspace, reached with the current login."""
+    """A workspace of Azure ML, accessed with the current login of this machine."""
 
     def __init__(self, workspace: SdkWorkspace, config: WorkspaceConfig) -> None:
         self.sdk_workspace = workspace
@@ -163,8 +169,8 @@ class Workspace(WorkspaceInterface):
             # The message of the SDK's error would list all subscriptions of the login.
             raise AzureError(
                 f"{config.files.config}: the login sees no subscription "
-                f"{config.subscription_id}. Write one that `az account list --output "
-                "table` shows."
+                f"{config.subscription_id}. Set subscription_id to one that "
+                "`az account list --output table` shows."
             ) from None
         except Exception as error:
             if find_status_code(error) == 404:
@@ -174,10 +180,11 @@ class Workspace(WorkspaceInterface):
 
     @classmethod
     def create(cls, config: WorkspaceConfig, uses_identities: bool) -> Workspace:
-        """Create the workspace, and its resource group if there is none.
+        """Create the workspace, and its resource group if it does not exist.
 
-        With `uses_identities`, its datastores are reached by the identity of the user or the
-        cluster, or else by the key of the storage account.
+        With `uses_identities`, the workspace's datastores are accessed with the identity of
+        the user or the cluster, and otherwise with the key of the storage account. If the
+        workspace exists already, it is returned unchanged.
         """
         workspace = SdkWorkspace.create(
             config.workspace_name,
@@ -192,30 +199,36 @@ class Workspace(WorkspaceInterface):
         return cls(workspace, config)
 
     def find_cluster(self, name: str) -> Cluster | None:
-        """Return a cluster once it is ready, or None if there is none of this name."""
-        compute = self.sdk_workspace.compute_targets.get(name)
-        if compute is None:
+        """Wait until the cluster of this name is ready, and return it.
+
+        Returns None if there is no compute of this name.
+        """
+        sdk_compute = self.sdk_workspace.compute_targets.get(name)
+        if sdk_compute is None:
             return None
-        return _wait_until_ready(name, compute, self.config)
+        return _wait_until_ready(name, sdk_compute, self.config)
 
     def has_compute(self, name: str) -> bool:
         """Return whether there is a compute of this name, of any kind."""
         return name in self.sdk_workspace.compute_targets
 
-    def create_cluster(self, setting: Compute) -> Cluster:
+    def create_cluster(self, compute: Compute) -> Cluster:
         """Create the cluster that the settings describe, and wait until it is ready."""
-        new = AmlCompute.provisioning_configuration(
-            setting.vm_size,
-            max_nodes=setting.max_nodes,
+        configuration = AmlCompute.provisioning_configuration(
+            compute.vm_size,
+            max_nodes=compute.max_nodes,
             **SCALING,
-            **_identity_options(setting),
-            **_network_options(setting),
+            **_identity_options(compute),
+            **_network_options(compute),
         )
-        compute = AmlCompute.create(self.sdk_workspace, setting.name, new)
-        return _wait_until_ready(setting.name, compute, self.config)
+        sdk_compute = AmlCompute.create(self.sdk_workspace, compute.name, configuration)
+        return _wait_until_ready(compute.name, sdk_compute, self.config)
 
     def use_image_builder(self, name: str) -> bool:
-        """Let a cluster build the images of environments. Return whether this is new."""
+        """Let the cluster of this name build the images of environments.
+
+        Returns False if it already did so before.
+        """
         if self.sdk_workspace.get_details().get("imageBuildCompute") == name:
             return False
         self.sdk_workspace.update(image_build_compute=name)
@@ -224,31 +237,36 @@ class Workspace(WorkspaceInterface):
     def register(self, environment: Environment) -> RegisteredEnvironment:
         """Register an environment, unless its newest version has the same contents."""
         name = environment.name
-        existing = None
-        try:
-            existing = Environment.get(self.sdk_workspace, name)
-        except Exception as error:
-            # The SDK raises a plain Exception here, so only the status tells what is wrong.
-            if find_status_code(error) != 404:
-                raise
-        if existing and _contents(existing) == _contents(environment):
-            return RegisteredEnvironment(name, existing.version, is_new=False)
+        newest = self._find_environment(name)
+        if newest is not None and _list_contents(newest) == _list_contents(environment):
+            return RegisteredEnvironment(name, newest.version, is_new=False)
         registered = environment.register(self.sdk_workspace)
         return RegisteredEnvironment(name, registered.version, is_new=True)
 
+    def _find_environment(self, name: str) -> Environment | None:
+        """Return the newest version of an environment, or None if there is none."""
+        try:
+            return Environment.get(self.sdk_workspace, name)
+        except Exception as error:
+            # The SDK raises a plain Exception here. Only the status tells what is wrong.
+            if find_status_code(error) == 404:
+                return None
+            raise
+
     @cached_property
     def _default_store(self) -> Any:
-        """The default datastore of the workspace, which Azure is asked for only once."""
+        """The SDK's default datastore of the workspace. Azure is asked for it only once."""
         return self.sdk_workspace.get_default_datastore()
 
     def default_datastore(self) -> Datastore:
-        """Return the default datastore."""
+        """Return the default datastore, with a client for the container of its files."""
         store = self._default_store
-        # A datastore without keys is reached by the login. The SDK itself would send no
-        # credential at all.
+        # A datastore without keys is accessed with the user's own login. The SDK itself
+        # would send no credential.
         credential = store.account_key or store.sas_token
         if not credential:
-            credential = login.credential(CLOUDS[self.config.cloud].login)
+            login_host = CLOUDS[self.config.cloud].login
+            credential = login.credential(login_host)
         container = open_container(
             store.account_name, store.endpoint, store.container_name, credential
         )
@@ -261,7 +279,12 @@ class Workspace(WorkspaceInterface):
         folders: Mapping[str, str],
         changing_inputs: Collection[str],
     ) -> sdk.Pipeline:
-        """Build a pipeline as an object of the SDK, which can be started or published."""
+        """Build the SDK's object for a pipeline, which can be started or published.
+
+        `folders` maps each data parameter to the folder of the default datastore that it
+        reads. Steps that read one of the parameters `changing_inputs` are never reused.
+        """
+        # Without validation, a folder may also be filled after the pipeline is built.
         datasets = {
             name: Dataset.File.from_files((self._default_store, folder), validate=False)
             for name, folder in folders.items()
@@ -271,34 +294,39 @@ class Workspace(WorkspaceInterface):
 
     def start(
         self,
-        built: sdk.Pipeline,
+        sdk_pipeline: sdk.Pipeline,
         pipeline_name: str,
         experiment: str,
         parameters: dict[str, Any],
     ) -> StartedRun:
-        """Start a run of a pipeline in an experiment, and return the run."""
+        """Start a run of a pipeline in an experiment, and return the run.
+
+        If Azure's response is lost, the run may have started nevertheless. Azure is then asked
+        for it. Raises the error of the submission if the run has not started, and
+        StartUnknown if Azure cannot be asked.
+        """
         sdk_experiment = Experiment(self.sdk_workspace, experiment)
         try:
-            run = sdk_experiment.submit(
-                built,
+            sdk_run = sdk_experiment.submit(
+                sdk_pipeline,
                 tags={PIPELINE_TAG: pipeline_name},
                 pipeline_parameters=parameters,
             )
-            return StartedRun(Run(run))
         except Exception as error:
-            # requests, msrest and the SDK raise errors that share no other base class.
+            # The errors of requests, msrest and the SDK have only Exception in common.
             started = self._find_started_run(error, sdk_experiment)
             if started is None:
                 raise
             return StartedRun(started, response_was_lost=True)
+        return StartedRun(Run(sdk_run))
 
     def _find_started_run(
         self, error: Exception, sdk_experiment: Experiment
     ) -> Run | None:
-        """Return the run that a failed submission has started nevertheless, or None.
+        """Return the run that has started although its submission ended in an error.
 
-        `error` is the error of the submission. Raises StartUnknown if Azure cannot be asked
-        whether the run has started.
+        `error` is the error of the submission. Returns None if no run has started. Raises
+        StartUnknown if Azure cannot be asked whether the run has started.
         """
         # The SDK chooses the id of the run itself, and submits the run to an address that
         # contains this id. If the failed request had another address, it was one of those
@@ -321,65 +349,78 @@ class Workspace(WorkspaceInterface):
         return name
 
     def find_endpoint(self, name: str) -> Endpoint | None:
-        """Return an endpoint, or None if there is none of this name."""
-        endpoints = sdk.PipelineEndpoint.list(
+        """Return the endpoint of this name, or None if it does not exist."""
+        sdk_endpoints = sdk.PipelineEndpoint.list(
             self.sdk_workspace, max_results=MAX_ENDPOINTS
         )
-        for endpoint in endpoints:
-            if endpoint.name == name:
-                return _describe_endpoint(endpoint)
+        for sdk_endpoint in sdk_endpoints:
+            if sdk_endpoint.name == name:
+                return _describe_endpoint(sdk_endpoint)
         return None
 
     def publish(
         self,
         name: str,
         endpoint: Endpoint | None,
-        built: sdk.Pipeline,
+        sdk_pipeline: sdk.Pipeline,
         description: str,
     ) -> Endpoint:
-        """Publish a pipeline as the default version of an endpoint."""
-        published = built.publish(name, description=description)
-        if endpoint:
+        """Publish a pipeline as the default version of an endpoint.
+
+        If `endpoint` is None, an endpoint with this `name` is created.
+        """
+        published = sdk_pipeline.publish(name, description=description)
+        if endpoint is not None:
             sdk_endpoint = endpoint.sdk_endpoint
             sdk_endpoint.add_default(published)
         else:
             sdk_endpoint = sdk.PipelineEndpoint.publish(
-                self.sdk_workspace, name, "", published
+                self.sdk_workspace, name, description="", pipeline=published
             )
         return _describe_endpoint(sdk_endpoint)
 
     def plan_schedule(
-        self, name: str, endpoint: Endpoint | None, setting: Schedule | None
+        self, name: str, endpoint: Endpoint | None, schedule: Schedule | None
     ) -> list[ScheduleChange]:
-        """Return what `apply_schedule` would change, without changing anything."""
+        """Return what `apply_schedule` would return, without changing anything.
+
+        `schedule` is the one in the settings, if there is one. `name` is needed only with
+        azure-ai-ml.
+        """
         active = self._list_active_schedules(endpoint)
-        unchanged = _find_same_schedule(active, setting)
-        obsolete = [schedule for schedule in active if schedule is not unchanged]
-        return _describe_changes(setting, unchanged is None, obsolete)
+        unchanged = _find_same_schedule(active, schedule)
+        obsolete = [
+            sdk_schedule for sdk_schedule in active if sdk_schedule is not unchanged
+        ]
+        return _describe_changes(schedule, unchanged is None, obsolete)
 
     def apply_schedule(
-        self, publication: Publication, setting: Schedule | None
+        self, publication: Publication, schedule: Schedule | None
     ) -> list[ScheduleChange]:
-        """Give a published pipeline the schedule of the settings, and disable all others."""
+        """Give a published pipeline the schedule of the settings, and disable all others.
+
+        If `schedule` is None, no schedule stays active. Returns the changes, and a schedule
+        that has stayed as it was.
+        """
         active = self._list_active_schedules(publication.endpoint)
-        wanted = _find_same_schedule(active, setting)
-        is_new = wanted is None
-        if setting and is_new:
-            wanted = self._create_schedule(publication, setting)
-            # If a reply is lost, the SDK sends the request again, which creates a second
-            # schedule. So the schedules are listed again.
+        current = _find_same_schedule(active, schedule)
+        is_new = current is None
+        if schedule is not None and is_new:
+            current = self._create_schedule(publication, schedule)
+            # If a response is lost, the SDK sends the request again, which creates a second
+            # schedule. List the schedules again to find it.
             active = self._list_active_schedules(publication.endpoint)
 
-        # Obsolete schedules are disabled last. If this fails, the next `publish` disables
-        # them. If the new schedule were missing instead, nobody would notice.
         obsolete = [
-            schedule
-            for schedule in active
-            if wanted is None or schedule.id != wanted.id
+            sdk_schedule
+            for sdk_schedule in active
+            if current is None or sdk_schedule.id != current.id
         ]
-        for schedule in obsolete:
-            schedule.disable(wait_for_provisioning=True)
-        return _describe_changes(setting, is_new, obsolete)
+        # Obsolete schedules are disabled after the new one was created. If disabling fails,
+        # the next `publish` repeats it, whereas nobody would notice a missing schedule.
+        for sdk_schedule in obsolete:
+            sdk_schedule.disable(wait_for_provisioning=True)
+        return _describe_changes(schedule, is_new, obsolete)
 
     def newest_runs(
         self,
@@ -388,56 +429,62 @@ class Workspace(WorkspaceInterface):
         endpoint: Endpoint | None,
         count: int,
     ) -> list[PastRun]:
-        """Return the newest runs of a pipeline in an experiment, the newest first."""
+        """Return up to `count` runs of a pipeline in an experiment, the newest first.
+
+        These are runs that `submit` has started, and runs of the pipeline that is published
+        under the endpoint now.
+        """
         sdk_experiments = Experiment.list(self.sdk_workspace, experiment)
         if not sdk_experiments:
             return []
-        # A run that the endpoint has started has no tag. It names the published pipeline.
-        filters: list[dict[str, Any]] = [{"tags": {PIPELINE_TAG: pipeline_name}}]
-        if endpoint:
-            published = endpoint.sdk_endpoint.get_pipeline()
-            filters.append({"properties": {"azureml.pipelineid": published.id}})
+        sdk_experiment = sdk_experiments[0]
 
-        runs = []
-        for run_filter in filters:
-            newest = sdk_experiments[0].get_runs(
-                type="azureml.PipelineRun", **run_filter
-            )
-            # The SDK asks for each run by itself, so no more are taken than needed.
-            runs += [_read_past_run(run) for run in islice(newest, count)]
-        return sorted(runs, key=lambda run: run.started, reverse=True)[:count]
+        run_filters: list[dict[str, Any]] = [{"tags": {PIPELINE_TAG: pipeline_name}}]
+        if endpoint is not None:
+            # Runs that the endpoint has started have no tag, but a property with the id of
+            # the published pipeline.
+            published = endpoint.sdk_endpoint.get_pipeline()
+            run_filters.append({"properties": {"azureml.pipelineid": published.id}})
+
+        past_runs = []
+        for run_filter in run_filters:
+            # The SDK sends a request for each run, so only `count` runs are read.
+            sdk_runs = sdk_experiment.get_runs(type="azureml.PipelineRun", **run_filter)
+            for sdk_run in islice(sdk_runs, count):
+                past_runs.append(_read_past_run(sdk_run))
+        return sorted(past_runs, key=lambda run: run.started, reverse=True)[:count]
 
     def list_schedules(
         self, name: str, endpoint: Endpoint | None
     ) -> list[ActiveSchedule]:
-        """Return the active schedules of an endpoint of this name."""
-        schedules = []
-        for schedule in self._list_active_schedules(endpoint):
-            newest_run = schedule.get_last_pipeline_run()
-            # The SDK itself shows no time of a schedule.
-            caller = schedule._schedule_provider._service_caller
-            created = read_time(caller.get_schedule_async(schedule.id).created_date)
-            schedules.append(
+        """Return the active schedules of an endpoint.
+
+        `name` is needed only with azure-ai-ml.
+        """
+        active_schedules = []
+        for sdk_schedule in self._list_active_schedules(endpoint):
+            newest_run = sdk_schedule.get_last_pipeline_run()
+            active_schedules.append(
                 ActiveSchedule(
-                    description=schedule.description or schedule.id,
-                    created=created,
+                    description=sdk_schedule.description or sdk_schedule.id,
+                    created=_read_creation_time(sdk_schedule),
                     newest_run=_read_past_run(newest_run) if newest_run else None,
                 )
             )
-        return schedules
+        return active_schedules
 
     def _create_schedule(
-        self, publication: Publication, setting: Schedule
+        self, publication: Publication, schedule: Schedule
     ) -> sdk.Schedule:
         """Create a schedule for a published pipeline, and wait until it is active."""
         recurrence = sdk.ScheduleRecurrence(
-            frequency=setting.frequency,
-            interval=setting.interval,
-            start_time=setting.start_time,
-            time_zone=TIME_ZONES[setting.time_zone],
-            hours=setting.hours,
-            minutes=setting.minutes,
-            week_days=setting.week_days,
+            frequency=schedule.frequency,
+            interval=schedule.interval,
+            start_time=schedule.start_time,
+            time_zone=TIME_ZONES[schedule.time_zone],
+            hours=schedule.hours,
+            minutes=schedule.minutes,
+            week_days=schedule.week_days,
         )
         return sdk.Schedule.create_for_pipeline_endpoint(
             self.sdk_workspace,
@@ -445,12 +492,15 @@ class Workspace(WorkspaceInterface):
             publication.endpoint.sdk_endpoint.id,
             publication.experiment,
             recurrence=recurrence,
-            description=setting.describe(),
+            description=schedule.describe(),
             wait_for_provisioning=True,
         )
 
     def _list_active_schedules(self, endpoint: Endpoint | None) -> list[sdk.Schedule]:
-        """Return the schedules of an endpoint that are not disabled."""
+        """Return the SDK's objects for the schedules of an endpoint that are not disabled.
+
+        The list is empty if `endpoint` is None.
+        """
         if endpoint is None:
             return []
         schedules = sdk.Schedule.list(
@@ -460,7 +510,7 @@ class Workspace(WorkspaceInterface):
 
 
 def _describe_endpoint(sdk_endpoint: sdk.PipelineEndpoint) -> Endpoint:
-    """Describe an endpoint with its current default version."""
+    """Describe an endpoint of the SDK, with its current default version."""
     return Endpoint(
         name=sdk_endpoint.name,
         version=f"version {sdk_endpoint.default_version}",
@@ -470,135 +520,155 @@ def _describe_endpoint(sdk_endpoint: sdk.PipelineEndpoint) -> Endpoint:
 
 
 def _find_same_schedule(
-    active: list[sdk.Schedule], setting: Schedule | None
+    active: list[sdk.Schedule], schedule: Schedule | None
 ) -> sdk.Schedule | None:
-    """Return the active schedule that is as in the settings, or None."""
-    if setting is None:
+    """Return the active schedule that equals the one in the settings, or None."""
+    if schedule is None:
         return None
-    # Azure returns a recurrence in another form, so the descriptions are compared.
-    description = setting.describe()
-    for schedule in active:
-        if schedule.description == description:
-            return schedule
+    # Azure returns a recurrence in a different form, so the descriptions are compared.
+    description = schedule.describe()
+    for sdk_schedule in active:
+        if sdk_schedule.description == description:
+            return sdk_schedule
     return None
 
 
+def _read_creation_time(sdk_schedule: sdk.Schedule) -> datetime:
+    """Ask Azure when a schedule was created."""
+    # The public classes of the SDK do not have this time.
+    service_caller = sdk_schedule._schedule_provider._service_caller
+    return read_time(service_caller.get_schedule_async(sdk_schedule.id).created_date)
+
+
 def _describe_changes(
-    setting: Schedule | None, is_new: bool, disabled: list[sdk.Schedule]
+    schedule: Schedule | None, is_new: bool, disabled: list[sdk.Schedule]
 ) -> list[ScheduleChange]:
-    """Describe the schedule of the settings, if there is one, and the disabled schedules."""
+    """Describe what happens to the schedules of a published pipeline.
+
+    `schedule` is the one in the settings, if there is one, and `is_new` says whether it is
+    created. `disabled` are the schedules that are disabled.
+    """
     changes = []
-    if setting:
-        description = setting.describe()
-        if is_new:
-            changes.append(ScheduleChange("scheduled", description))
-        else:
-            changes.append(ScheduleChange("unchanged", description))
-    for schedule in disabled:
-        name = schedule.description or schedule.id
-        changes.append(ScheduleChange("disabled", name))
+    if schedule is not None and is_new:
+        changes.append(ScheduleChange("scheduled", schedule.describe()))
+    elif schedule is not None:
+        changes.append(ScheduleChange("unchanged", schedule.describe()))
+    for sdk_schedule in disabled:
+        description = sdk_schedule.description or sdk_schedule.id
+        changes.append(ScheduleChange("disabled", description))
     return changes
 
 
 def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
     """Return the current login of this machine. It never opens a prompt or a browser.
 
-    Logins are tried in the same order as by `check --online`. Raises LoginMissing if there
-    is none, or if Azure refuses it. If a service principal is set and Azure cannot be
-    reached, the SDK's own error is raised.
+    A service principal in the environment variables comes first. Without it, logins are
+    tried in the same order as in `check --online`. Raises LoginMissing if there is no login,
+    or if Azure refuses it. If Azure cannot be reached to check a service principal, the
+    SDK's own error is raised.
     """
     cloud = config.cloud
-    principal = [os.environ.get(name) for name in PRINCIPAL]
+    principal = [os.environ.get(name) for name in PRINCIPAL_VARIABLES]
+    has_principal = all(principal)
     try:
-        if all(principal):
+        if has_principal:
             auth = authentication.ServicePrincipalAuthentication(*principal, cloud)
         else:
-            auth = authentication.TokenAuthentication(_token_source(cloud), cloud)
+            auth = authentication.TokenAuthentication(_make_token_source(cloud), cloud)
         auth.get_authentication_header()
     except Exception as error:
-        # The SDK, msal and azure-identity raise errors that share no other base class.
-        is_refusal = "AADSTS" in str(error) or request_guard.quote_login_refusal()
-        if all(principal) and not is_refusal:
-            raise  # Azure has not refused the login, but could not be reached.
+        # The errors of the SDK, msal and azure-identity have only Exception in common. The
+        # messages of Azure's refusals contain a code such as AADSTS7000215.
+        is_refusal = "AADSTS" in str(error) or bool(request_guard.quote_login_refusal())
+        if has_principal and not is_refusal:
+            # The principal may be right, but Azure could not be reached.
+            raise
         raise LoginMissing(error, config) from error
     return auth
 
 
-def _token_source(cloud: str) -> Callable[[str], str]:
+def _make_token_source(cloud: str) -> Callable[[str], str]:
     """Return a function from which the SDK gets a token for an audience.
 
-    The function keeps its tokens and uses them again. It cannot be an object with a method,
-    as the SDK copies what it is given: the copy of an object would have its own tokens.
+    An audience is the address of a service, such as https://management.azure.com. The
+    function caches its tokens. It cannot be an object with a method, because the SDK copies
+    it: the copy of an object would have a cache of its own.
     """
     credential = login.credential(CLOUDS[cloud].login)
-    # The SDK asks for a token at each request, and `az` takes a second for one.
-    tokens: dict[str, Any] = {}
+    # The SDK needs a token for each request, and `az` takes a second to return one.
+    token_by_audience: dict[str, Any] = {}
 
     def get_token(audience: str) -> str:
-        """Return a token for an audience, which is kept until shortly before it expires."""
-        token = tokens.get(audience)
+        """Return a token for an audience. It is reused until shortly before it expires."""
+        token = token_by_audience.get(audience)
         if token is None or token.expires_on < time.time() + TOKEN_MARGIN:
             token = credential.get_token(f"{audience}/.default")
-            tokens[audience] = token
+            token_by_audience[audience] = token
         return str(token.token)
 
     return get_token
 
 
-def _identity_options(setting: Compute) -> dict[str, Any]:
+def _identity_options(compute: Compute) -> dict[str, Any]:
     """Return the SDK's options for the identity of a new cluster."""
-    if setting.identity is None:
+    if compute.identity is None:
         return {}
-    if setting.identity == "system":
+    if compute.identity == "system":
         return {"identity_type": "SystemAssigned"}
-    return {"identity_type": "UserAssigned", "identity_id": [setting.identity]}
+    return {"identity_type": "UserAssigned", "identity_id": [compute.identity]}
 
 
-def _network_options(setting: Compute) -> dict[str, Any]:
-    """Return the SDK's options for the subnet and the public addresses of a new cluster."""
-    if setting.subnet is None:
-        return {"enable_node_public_ip": setting.public_ip}
-    # /subscriptions/ID/resourceGroups/GROUP/providers/…/virtualNetworks/NET/subnets/NAME
-    parts = setting.subnet.split("/")
-    return {
-        "vnet_resourcegroup_name": parts[4],
-        "vnet_name": parts[8],
-        "subnet_name": parts[10],
-        "enable_node_public_ip": setting.public_ip,
-    }
+def _network_options(compute: Compute) -> dict[str, Any]:
+    """Return the SDK's options for the subnet of a new cluster and its nodes' public IPs."""
+    options: dict[str, Any] = {"enable_node_public_ip": compute.public_ip}
+    if compute.subnet is None:
+        return options
+    # /subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/
+    # NETWORK/subnets/NAME has an empty part before its first slash.
+    _, _, _, _, resource_group, _, _, _, network, _, subnet = compute.subnet.split("/")
+    options["vnet_resourcegroup_name"] = resource_group
+    options["vnet_name"] = network
+    options["subnet_name"] = subnet
+    return options
 
 
 def _read_past_run(run: Any) -> PastRun:
-    """Describe a run of a pipeline."""
+    """Describe a run of a pipeline, as an object of the SDK."""
     details = run.get_details()
-    # A run that waits for a node has no time of its start yet.
-    started = details.get("startTimeUtc")
+    # A run that waits for a node has not started yet. It counts as started now.
+    start_time = details.get("startTimeUtc")
+    started = read_time(start_time) if start_time else datetime.now(timezone.utc)
     return PastRun(
         id=run.id,
         state=str(details["status"]).lower(),
-        started=read_time(started) if started else datetime.now(timezone.utc),
+        started=started,
         url=run.get_portal_url(),
     )
 
 
-def _state(run: Any) -> str:
-    """Return the state of a run, in lower case."""
+def _get_state(run: Any) -> str:
+    """Return the state of a run in lower case, such as "running"."""
     return str(run.get_status()).lower()
 
 
-def _wait_until_ready(name: str, compute: Any, config: WorkspaceConfig) -> Cluster:
-    """Wait until a cluster is ready, and return it. Raises NotACluster or ClusterFailed."""
-    if not isinstance(compute, AmlCompute):
-        raise NotACluster(name, compute.type, config)
-    if compute.provisioning_state != "Succeeded":
-        compute.wait_for_completion()
-    if compute.provisioning_state != "Succeeded":
-        errors = compute.provisioning_errors or compute.provisioning_state
+def _wait_until_ready(name: str, sdk_compute: Any, config: WorkspaceConfig) -> Cluster:
+    """Wait until a cluster is ready, and return it.
+
+    Raises NotACluster if the compute is of another kind, and ClusterFailed if Azure could
+    not create it.
+    """
+    if not isinstance(sdk_compute, AmlCompute):
+        raise NotACluster(name, sdk_compute.type, config)
+    if sdk_compute.provisioning_state != "Succeeded":
+        sdk_compute.wait_for_completion()
+    if sdk_compute.provisioning_state != "Succeeded":
+        errors = sdk_compute.provisioning_errors or sdk_compute.provisioning_state
         raise ClusterFailed(name, errors)
-    return Cluster(compute.vm_size, compute.scale_settings.maximum_node_count)
+    max_nodes = sdk_compute.scale_settings.maximum_node_count
+    return Cluster(sdk_compute.vm_size, max_nodes)
 
 
-def _contents(environment: Environment) -> tuple[str, dict[str, Any]]:
-    """Return the base image and the packages of an environment, to compare it by."""
+def _list_contents(environment: Environment) -> tuple[str, dict[str, Any]]:
+    """Return the base image and the packages of an environment, for comparisons."""
     packages = environment.python.conda_dependencies.as_dict()
     return environment.docker.base_image, packages

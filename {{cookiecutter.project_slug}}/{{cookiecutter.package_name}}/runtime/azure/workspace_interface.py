@@ -76,7 +76,7 @@ class WorkspaceInterface(Protocol):
     def has_compute(self, name: str) -> bool:
         """Return whether there is a compute of this name, of any kind."""
 
-    def create_cluster(self, setting: Compute) -> Cluster:
+    def create_cluster(self, compute: Compute) -> Cluster:
         """Create the cluster that the settings describe, and wait until it is ready.
 
         Raises ClusterFailed if Azure could not create it.
@@ -112,7 +112,7 @@ class WorkspaceInterface(Protocol):
 
     def start(
         self,
-        built: Any,
+        sdk_pipeline: Any,
         pipeline_name: str,
         experiment: str,
         parameters: dict[str, Any],
@@ -142,7 +142,11 @@ class WorkspaceInterface(Protocol):
         """Return the endpoint of this name that can be called, or None."""
 
     def publish(
-        self, name: str, endpoint: Endpoint | None, built: Any, description: str
+        self,
+        name: str,
+        endpoint: Endpoint | None,
+        sdk_pipeline: Any,
+        description: str,
     ) -> Endpoint:
         """Publish a pipeline that `build` has made as the default version of an endpoint.
 
@@ -155,15 +159,15 @@ class WorkspaceInterface(Protocol):
         """Return the active schedules of an endpoint of this name."""
 
     def plan_schedule(
-        self, name: str, endpoint: Endpoint | None, setting: Schedule | None
+        self, name: str, endpoint: Endpoint | None, schedule: Schedule | None
     ) -> list[ScheduleChange]:
         """Return what `apply_schedule` would return, without changing anything."""
 
     def apply_schedule(
-        self, publication: Publication, setting: Schedule | None
+        self, publication: Publication, schedule: Schedule | None
     ) -> list[ScheduleChange]:
         """Give a published pipeline the schedule of the settings, and disable all others.
 
-        `setting` is the schedule of the settings. If it is None, no schedule stays active.
+        `schedule` is the one in the settings. If it is None, no schedule stays active.
         Returns what has been changed, and the schedules that have stayed as they were.
         """
