@@ -1,7 +1,7 @@
 """Build the command that repeats a refused generation with corrected answers.
 
-It is the command that the user ran, with all answers as arguments, ready to be pasted into
-bash, or into the command prompt of Windows. pre_gen_project.py imports this module;
+The new command is the one that the user ran, with all answers as arguments. It can be pasted
+into bash, or into the command prompt of Windows. pre_gen_project.py imports this module;
 cookiecutter itself does not use it.
 """
 
@@ -14,60 +14,69 @@ import shlex
 import subprocess
 import sys
 
-# Options of cookiecutter and cruft that supply answers, each followed by a value.
-ANSWER_OPTIONS = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
+# Options of cookiecutter and cruft that supply answers. Each of them has a value.
+OPTIONS_WITH_VALUE = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
 # Options without a value that decide whether answers are asked for.
-ANSWER_FLAGS = ("--no-input", "-y", "--replay")
+OPTIONS_WITHOUT_VALUE = ("--no-input", "-y", "--replay")
 
 
-def command_for_cookiecutter(
+def make_cookiecutter_command(
     arguments: list[str], answers: dict[str, str], folder_holds_files: bool
 ) -> str:
-    """Return the command line that generates with cookiecutter and corrected answers.
+    """Return the cookiecutter command that generates the project with corrected answers.
 
-    `arguments` are those of the refused command. If the project's folder contains files
-    already, the new command does not overwrite them.
+    `arguments` are the arguments of the command that was refused. If the project's folder
+    contains files already, the new command does not overwrite them.
     """
     options = drop_answers(arguments, list(answers))
     if folder_holds_files and "--skip-if-file-exists" not in options:
         options.append("--skip-if-file-exists")
-
-    assignments = []
-    for question, answer in answers.items():
-        assignments.append(f"{question}={protect_braces(answer)}")
+    assignments = [
+        f"{question}={protect_braces(answer)}" for question, answer in answers.items()
+    ]
     return quote_all(["cookiecutter", "--no-input", *options, *assignments])
 
 
-def command_for_cruft(arguments: list[str], answers: dict[str, str]) -> str:
-    """Return the command line that generates with cruft, which takes answers as JSON."""
-    protected = {
+def make_cruft_command(arguments: list[str], answers: dict[str, str]) -> str:
+    """Return the cruft command that generates the project with corrected answers.
+
+    `arguments` are the arguments of the command that was refused. cruft takes answers as
+    JSON.
+    """
+    protected_answers = {
         question: protect_braces(answer) for question, answer in answers.items()
     }
-    context = json.dumps(protected, ensure_ascii=False)
+    context = json.dumps(protected_answers, ensure_ascii=False)
     options = drop_answers(arguments, list(answers))
     return quote_all(["cruft", *options, "--no-input", "--extra-context", context])
 
 
 def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
-    """Return the arguments without those that supply answers or name a file of answers."""
+    """Return the arguments without those that supply answers or name a file of answers.
+
+    With the question `task`, `["-f", "--replay-file", "a.json", "task=regression"]` gives
+    `["-f"]`.
+    """
     kept_arguments = []
     remaining = iter(arguments)
     for argument in remaining:
         name, equals, _ = argument.partition("=")
-        if name in ANSWER_OPTIONS:
-            value_is_next_argument = not equals
+        is_answer = equals != "" and name in questions
+        if name in OPTIONS_WITH_VALUE:
+            value_is_next_argument = equals == ""
             if value_is_next_argument:
+                # Skip the value.
                 next(remaining, None)
-        elif name not in ANSWER_FLAGS and name not in questions:
+        elif name not in OPTIONS_WITHOUT_VALUE and not is_answer:
             kept_arguments.append(argument)
     return kept_arguments
 
 
 def protect_braces(answer: str) -> str:
-    """Return an answer in a form that cookiecutter does not take for Jinja.
+    """Return an answer in a form that cookiecutter does not change.
 
-    cookiecutter renders each answer. So an answer with braces is written as a Jinja
-    expression, a string in double braces, which renders to the answer.
+    cookiecutter renders each answer with Jinja. So an answer with braces is written as a
+    Jinja expression: a string in double braces, which renders to the answer.
     """
     if "{" not in answer:
         return answer
@@ -76,7 +85,7 @@ def protect_braces(answer: str) -> str:
 
 
 def quote_all(words: list[str]) -> str:
-    """Return a program and its arguments as a command line of this system."""
+    """Return a program and its arguments as a command line for the shell of this system."""
     if os.name == "nt":
         return " ".join(quote_for_windows(word) for word in words)
     return " ".join(quote_for_bash(word) for word in words)
@@ -95,7 +104,7 @@ def quote_for_windows(word: str) -> str:
 
 
 def quote_for_bash(word: str) -> str:
-    """Quote an argument for bash, with escapes if the terminal cannot show it."""
+    """Quote an argument for bash. Escapes are used if the terminal cannot show it."""
     if can_show(word):
         return shlex.quote(word)
     return quote_as_escapes(word)
@@ -111,7 +120,7 @@ def can_show(word: str) -> bool:
 
 
 def quote_as_escapes(word: str) -> str:
-    """Quote an argument for bash in ASCII, as $'...' with an escape such as \\xc3 per byte."""
+    """Quote an argument for bash in ASCII: `Größe` becomes `$'Gr\\xc3\\xb6\\xc3\\x9fe'`."""
     # Bytes that are not valid UTF-8 are surrogates in Python, and become bytes again here.
     utf8_bytes = word.encode("utf-8", "surrogateescape")
     # Latin-1 has one character for each byte, so Python writes one escape for each byte.

@@ -14,12 +14,12 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 IS_WINDOWS = os.name == "nt"
 
-# The minor versions of Python 3 that the SDKs support.
-NEWEST_PYTHON = {"azureml-sdk": 11, "azure-ai-ml": 14}
-OLDEST_PYTHON = 11
+# The minor versions of Python 3 that the SDKs support: 11 stands for Python 3.11.
+NEWEST_MINOR = {"azureml-sdk": 11, "azure-ai-ml": 14}
+OLDEST_MINOR = 11
 
-# Where to write an answer that was left empty and that Azure needs.
-AZURE_SETTINGS = {
+# For each answer that Azure needs, the setting to fill in if it was left empty.
+SETTING_BY_QUESTION = {
     "azure_subscription_id": "subscription_id in .azureml/config.json",
     "azure_resource_group": "resource_group in .azureml/config.json",
     "azure_workspace_name": "workspace_name in .azureml/config.json",
@@ -39,24 +39,24 @@ def list_commit_commands() -> list[str]:
 
 def list_install_commands() -> list[str]:
     """Return the commands that create an environment and install the project into it."""
-    activate = r".venv\Scripts\activate" if IS_WINDOWS else ". .venv/bin/activate"
-    is_apple_chip = (platform.system(), platform.machine()) == ("Darwin", "arm64")
+    activation = r".venv\Scripts\activate" if IS_WINDOWS else ". .venv/bin/activate"
+    is_apple_chip = platform.system() == "Darwin" and platform.machine() == "arm64"
     if is_apple_chip and ANSWERS["azureml_sdk"] == "azureml-sdk":
         # The packages of azureml-sdk exist only for Intel chips. macOS translates them.
         python = "cpython-3.11-macos-x86_64"
-        return [f"uv venv --python {python}", activate, "uv pip install -e ."]
+        return [f"uv venv --python {python}", activation, "uv pip install -e ."]
 
-    newest = NEWEST_PYTHON[ANSWERS["azureml_sdk"]]
-    for minor in range(newest, OLDEST_PYTHON - 1, -1):
+    newest_minor = NEWEST_MINOR[ANSWERS["azureml_sdk"]]
+    for minor in range(newest_minor, OLDEST_MINOR - 1, -1):
         if shutil.which(f"python3.{minor}"):
-            return [f"python3.{minor} -m venv .venv", activate, "pip install -e ."]
+            return [f"python3.{minor} -m venv .venv", activation, "pip install -e ."]
 
     # uv finds Pythons in other places, and downloads one if there is none.
-    return ["uv venv --python 3.11", activate, "uv pip install -e ."]
+    return ["uv venv --python 3.11", activation, "uv pip install -e ."]
 
 
 def explain_next_steps() -> str:
-    """Return the text that is printed at the end."""
+    """Return the text that is printed at the end of generation."""
     folder = os.getcwd()
     commands = [
         f'cd "{folder}"' if IS_WINDOWS else f"cd {shlex.quote(folder)}",
@@ -64,13 +64,17 @@ def explain_next_steps() -> str:
         *list_install_commands(),
         f"python -m {ANSWERS['package_name']} run training",
     ]
-    lines = ["", "The project is generated. Next steps:", ""]
+    lines = ["", "The project has been generated. Next steps:", ""]
     lines += [f"    {command}" for command in commands]
 
-    empty = [place for key, place in AZURE_SETTINGS.items() if not ANSWERS[key]]
-    if empty:
+    settings_to_fill_in = [
+        setting
+        for question, setting in SETTING_BY_QUESTION.items()
+        if not ANSWERS[question]
+    ]
+    if settings_to_fill_in:
         lines += ["", "Before you send anything to Azure, fill in:", ""]
-        lines += [f"    {place}" for place in empty]
+        lines += [f"    {setting}" for setting in settings_to_fill_in]
     return "\n".join(lines)
 
 
@@ -78,11 +82,12 @@ def explain_next_steps() -> str:
 with suppress(OSError):
     os.removedirs(".github/workflows")
 
-# `cruft update` and `cruft diff` generate into a temporary folder, where there is nothing to do.
+# `cruft update` and `cruft diff` generate into a temporary folder. There are no next steps
+# in it.
 if GENERATION["program"] != "cruft" or GENERATION["arguments"][:1] == ["create"]:
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(explain_next_steps(), flush=True)
     except OSError:
-        # Nobody reads the output, as with `| head -1`. The project is complete all the same.
+        # Nobody reads the output, as with `| head -1`. The project is complete nevertheless.
         os._exit(0)

@@ -1,7 +1,7 @@
-"""Check the answers before anything is written, by the rules of the generated project.
+"""Check the answers by the rules of the generated project, before anything is written.
 
 If an answer is wrong, or if files would be overwritten, the hook prints all problems and a
-command to continue with, and exits with 1. cookiecutter then writes nothing.
+command with corrected answers, and exits with 1. cookiecutter then writes nothing.
 """
 
 import json
@@ -20,8 +20,8 @@ PROGRAM = GENERATION["program"]
 ARGUMENTS = GENERATION["arguments"]
 TEMPLATE = Path(GENERATION["template"])
 
-# The questions and their default answers. Names that begin with an underscore are never
-# asked.
+# The questions and their default answers. A name that begins with an underscore is not a
+# question.
 DEFAULTS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 QUESTIONS = {key: value for key, value in DEFAULTS.items() if not key.startswith("_")}
 
@@ -47,8 +47,13 @@ RULES = {
     "max_nodes": Rule("a whole number, 1 or more", "([1-9][0-9]*)?"),
 }
 for question, default in QUESTIONS.items():
+    # A list has the answers to choose from.
     if isinstance(default, list):
         RULES[question] = one_of(*default)
+
+# Control characters except white space, and surrogates, which are the characters from
+# U+D800 to U+DFFF. None of them can be written in TOML, YAML or UTF-8.
+UNWRITABLE = r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Remark:
 
     question: str
     message: str
-    #: The right answer, if it is known.
+    #: The answer with which the project can be generated, if it is known.
     correction: str | None = None
     is_wrong: bool = True
 
@@ -67,14 +72,14 @@ def check_answers() -> Iterator[Remark]:
     for question in QUESTIONS:
         answer = ANSWERS[question]
         if not isinstance(answer, str):
-            yield refuse_value(question, answer)
+            yield remark_on_non_text(question, answer)
         elif question in RULES:
             yield from check_by_rule(question, answer)
         else:
-            yield from find_control_characters(question, answer)
+            yield from check_characters(question, answer)
 
 
-def refuse_value(question: str, answer: object) -> Remark:
+def remark_on_non_text(question: str, answer: object) -> Remark:
     """Return the remark on an answer that is not text.
 
     Such an answer comes from a configuration file, a replay file or another program.
@@ -86,37 +91,40 @@ def refuse_value(question: str, answer: object) -> Remark:
     text = "" if answer is None else str(answer)
     fix = f'write "{text}"'
     if isinstance(answer, bool):
-        # cookiecutter does not let an answer of the command line replace a boolean of the
-        # configuration file.
+        # cookiecutter does not let an answer given on the command line replace a boolean
+        # from the configuration file.
         fix += ", with the quotes, in your configuration file"
     return Remark(question, f"{problem}: {fix}.", correction=text)
 
 
 def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
-    """Yield a remark if the answer breaks its rule or looks unusual."""
+    """Yield a remark if the answer breaks the rule of its question, or looks unusual."""
     rule = RULES[question]
     problem = rule.check(question, answer)
-    # Only the names on Azure may be empty. They can be filled in later.
+    # Names on Azure may stay empty, and be filled in later.
     if problem is None or problem.kind == "empty":
         return
 
     correction = rule.correct(answer.strip())
-    if not rule.fits(correction):
-        correction = None
-    is_wrong = problem.kind == "wrong"
-    yield Remark(question, str(problem), correction, is_wrong)
+    yield Remark(
+        question,
+        message=str(problem),
+        correction=correction if rule.fits(correction) else None,
+        is_wrong=problem.kind == "wrong",
+    )
 
 
-def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
-    """Yield a remark if a character of the answer cannot be written to TOML, YAML or UTF-8."""
-    control_characters = r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
-    character = re.search(control_characters, answer)
-    if character is None:
+def check_characters(question: str, answer: str) -> Iterator[Remark]:
+    """Yield a remark if a character of the answer cannot be written into the project.
+
+    The remark is about the first such character, and its correction has none of them.
+    """
+    match = re.search(UNWRITABLE, answer)
+    if match is None:
         return
 
-    # Where a byte is invalid in the terminal's encoding, Python reads a surrogate, which is
-    # a character from U+D800 to U+DFFF.
-    is_surrogate = character[0] >= "\ud800"
+    # Where a byte is invalid in the terminal's encoding, Python reads a surrogate.
+    is_surrogate = match[0] >= "\ud800"
     if is_surrogate:
         yield Remark(
             question,
@@ -126,32 +134,37 @@ def find_control_characters(question: str, answer: str) -> Iterator[Remark]:
     else:
         yield Remark(
             question,
-            f"{question} holds the character {character[0]!a}: take it out.",
-            correction=re.sub(control_characters, "", answer),
+            f"{question} holds the character {match[0]!a}: remove it.",
+            correction=re.sub(UNWRITABLE, "", answer),
         )
 
 
 def check_folder() -> Iterator[Remark]:
     """Yield a remark if generation would overwrite files in the project's folder."""
     files = set(os.listdir()) - {".git"}
+    if not files:
+        return
     skips_files = "-s" in ARGUMENTS or "--skip-if-file-exists" in ARGUMENTS
-    if not files or (PROGRAM == "cookiecutter" and skips_files):
+    if PROGRAM == "cookiecutter" and skips_files:
         return
 
-    fix = "choose another project_slug"
-    if PROGRAM != "cruft":
-        fix = f"add --skip-if-file-exists, which keeps them, or {fix}"
-    yield Remark(
-        "project_slug",
-        f"{Path.cwd()} holds files, which would be overwritten: {fix} (its README says "
-        "how a project is updated).",
-        correction=None if PROGRAM == "cruft" else ANSWERS["project_slug"],
-    )
+    problem = f"{Path.cwd()} holds files, which would be overwritten"
+    advice = "To update a project, see its README."
+    if PROGRAM == "cruft":
+        message = f"{problem}: choose another project_slug. {advice}"
+        yield Remark("project_slug", message)
+    else:
+        message = (
+            f"{problem}: add --skip-if-file-exists, which keeps them, or choose another "
+            f"project_slug. {advice}"
+        )
+        # With this option, which the corrected command has, the slug may stay.
+        yield Remark("project_slug", message, correction=ANSWERS["project_slug"])
 
 
 def check_online() -> Iterator[Remark]:
     """Yield a remark on each answer that Azure contradicts or cannot confirm."""
-    # Imported only here, because nothing for Azure is needed without online checks.
+    # Only online checks need the packages that this module imports.
     from runtime.azure import online_checks
 
     # An empty answer stands for the default number of nodes, here as in settings.yml.
@@ -168,7 +181,7 @@ def check_online() -> Iterator[Remark]:
         environment_name=f"{ANSWERS['project_slug']}-steps",
         provision_command=f"python -m {ANSWERS['package_name']} provision",
     )
-    # The questions that have another name than the setting that they fill in.
+    # The questions whose names differ from those of the settings in the checks.
     renamed_questions = {
         "subscription_id": "azure_subscription_id",
         "region": "azure_region",
@@ -189,18 +202,12 @@ def check_online() -> Iterator[Remark]:
         yield Remark(question, f"{question}: {result}", is_wrong=is_wrong)
 
 
-def explain_refusal(wrong: list[Remark]) -> str:
-    """Return all problems, and the command that generates the project with right answers."""
-    answers = {question: ANSWERS[question] for question in QUESTIONS}
-    placeholders = []
-    for remark in wrong:
-        if remark.correction is None:
-            placeholder = f"<{remark.question}>"
-            placeholders.append(placeholder)
-            answers[remark.question] = placeholder
-        else:
-            answers[remark.question] = remark.correction
-
+def explain_refusal(problems: list[Remark]) -> str:
+    """Return a message with all problems, and a command with corrected answers."""
+    answers = correct_answers(problems)
+    placeholders = [
+        answer for question, answer in answers.items() if answer == f"<{question}>"
+    ]
     next_step = "run this command, with the corrections made"
     if placeholders:
         next_step = (
@@ -208,7 +215,7 @@ def explain_refusal(wrong: list[Remark]) -> str:
             "and run it"
         )
     lines = [
-        *(make_harmless(remark.message) for remark in wrong),
+        *(make_harmless(remark.message) for remark in problems),
         f"\nNothing was generated, and no file was changed. To continue, {next_step}:\n",
         make_command(answers),
         "\nYou can ignore the error that cookiecutter prints below.",
@@ -216,40 +223,58 @@ def explain_refusal(wrong: list[Remark]) -> str:
     return "\n".join(lines)
 
 
+def correct_answers(problems: list[Remark]) -> dict[str, str]:
+    """Return the answers to all questions, with the wrong answers corrected.
+
+    If no correction is known, a placeholder such as `<max_nodes>` stands for the answer.
+    """
+    answers = {question: ANSWERS[question] for question in QUESTIONS}
+    for remark in problems:
+        if remark.correction is None:
+            answers[remark.question] = f"<{remark.question}>"
+        else:
+            answers[remark.question] = remark.correction
+    return answers
+
+
 def make_command(answers: dict[str, str]) -> str:
     """Return the command that generates the project with these answers."""
     if PROGRAM == "cruft":
-        return corrected_command.command_for_cruft(ARGUMENTS, answers)
-    # Another program that calls cookiecutter has no arguments that could be repeated.
-    arguments = ARGUMENTS if PROGRAM else [ANSWERS["_template"]]
+        return corrected_command.make_cruft_command(ARGUMENTS, answers)
+    # The arguments of another program that calls cookiecutter mean something else.
+    arguments = ARGUMENTS if PROGRAM == "cookiecutter" else [ANSWERS["_template"]]
     folder_holds_files = bool(os.listdir())
-    return corrected_command.command_for_cookiecutter(
+    return corrected_command.make_cookiecutter_command(
         arguments, answers, folder_holds_files
     )
 
 
+def print_remarks(remarks: list[Remark]) -> None:
+    """Print remarks on answers that are unusual, but allowed."""
+    print(
+        "\nPlease check these answers. They are unusual, but allowed:\n",
+        file=sys.stderr,
+    )
+    for remark in remarks:
+        print(f"    {make_harmless(remark.message)}", file=sys.stderr)
+
+
 def main() -> None:
-    """Exit with all problems, or print remarks on answers that are only unusual."""
+    """Check all answers. Exit with a message if one is wrong, or print remarks."""
     if PROGRAM == "cruft" and ARGUMENTS[:1] != ["create"]:
         # `cruft update` and `cruft diff` repeat answers that were checked before.
         return
 
     remarks = [*check_folder(), *check_answers()]
-    if ANSWERS["check_azure"] == "online" and not any(
-        remark.is_wrong for remark in remarks
-    ):
+    is_any_wrong = any(remark.is_wrong for remark in remarks)
+    if ANSWERS["check_azure"] == "online" and not is_any_wrong:
         remarks += check_online()
 
-    wrong = [remark for remark in remarks if remark.is_wrong]
-    if wrong:
-        sys.exit(explain_refusal(wrong))
+    problems = [remark for remark in remarks if remark.is_wrong]
+    if problems:
+        sys.exit(explain_refusal(problems))
     if remarks:
-        print(
-            "\nPlease check these answers. They are unusual, but allowed:\n",
-            file=sys.stderr,
-        )
-        for remark in remarks:
-            print(f"    {make_harmless(remark.message)}", file=sys.stderr)
+        print_remarks(remarks)
 
 
 # cookiecutter runs this file as a script.

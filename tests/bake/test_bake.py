@@ -487,17 +487,17 @@ def test_steps_pipelines_and_runtime_hold_no_jinja() -> None:
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_pipelines_are_copied_as_they_are(bake: Bake, sdk: str) -> None:
-    generated = bake(azureml_sdk=sdk).path / "penguins" / "pipelines.py"
-    assert (
-        generated.read_bytes()
-        == (TEMPLATE / "templates" / sdk / "pipelines.py").read_bytes()
-    )
+def test_files_with_placeholders_are_copied_as_they_are(bake: Bake, sdk: str) -> None:
+    package = bake(azureml_sdk=sdk).path / "penguins"
+    for name in ("pipelines.py", "runtime/azure/sdk_steps.py"):
+        original = TEMPLATE / "templates" / sdk / name
+        assert (package / name).read_bytes() == original.read_bytes()
 
 
 def is_include(path: Path) -> bool:
-    """Return whether a file only includes the file of an SDK."""
-    return path.read_text(encoding="utf-8").startswith("{% include")
+    """Return whether a file only includes or copies the file of an SDK."""
+    text = path.read_text(encoding="utf-8")
+    return text.startswith(("{% include", "{{ read_unrendered("))
 
 
 def test_projects_of_the_two_sdks_differ_only_in_these_files(bake: Bake) -> None:

@@ -127,7 +127,7 @@ def test_default_answers_give_a_project_and_the_next_commands(tmp_path: Path) ->
     assert generation.stderr == ""
     assert generation.stdout.isascii()
     lines = [line.strip() for line in generation.stdout.splitlines()]
-    heading = lines.index("The project is generated. Next steps:")
+    heading = lines.index("The project has been generated. Next steps:")
     commands = lines[heading + 2 :]
     assert commands[:3] == [
         f"cd {tmp_path / 'penguins'}",

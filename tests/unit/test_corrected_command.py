@@ -76,6 +76,7 @@ def test_arguments_are_quoted_for_the_command_prompt_of_windows(
         (["--replay-file=a.json", "gh:a/b"], ["gh:a/b"]),
         (["create", "-y", "gh:a/b", "-E", "extra.json"], ["create", "gh:a/b"]),
         (["gh:a/b", "unknown=1"], ["gh:a/b", "unknown=1"]),
+        (["-o", "task", "gh:a/b", "task=regression"], ["-o", "task", "gh:a/b"]),
     ],
     ids=lambda arguments: " ".join(arguments),
 )
