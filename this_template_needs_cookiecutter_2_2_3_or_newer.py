@@ -1,9 +1,9 @@
 """A Jinja extension with what cookiecutter does not offer to templates and hooks.
 
 cookiecutter.json names this module, so cookiecutter imports it before its first question.
-So this is also the place to refuse a cookiecutter that is too old. Version 1.7.3 cannot
-import it: it prints only "No module named" and this file's name, which therefore says what
-is needed.
+This is also the place to refuse a cookiecutter that is too old. Version 1.7.3 cannot import
+the module: it prints only "No module named" and the name of this file, which therefore says
+what is needed.
 
 `cruft update` generates from two commits of the template in one process, but imports this
 module once. If you change what the extension offers, rename its class.
@@ -24,6 +24,8 @@ from jinja2 import Environment
 from jinja2.ext import Extension
 
 PACKAGE = "{{cookiecutter.project_slug}}/{{cookiecutter.package_name}}"
+# No file system has longer names of folders.
+MAX_NAME_BYTES = 255
 
 
 class TemplateExtension(Extension):
@@ -59,14 +61,22 @@ def refuse_old_cookiecutter() -> None:
 
 
 def find_program() -> str:
-    """Return "cookiecutter", "cruft", or "" if another program calls their functions."""
+    """Return the name of the program that generates: "cookiecutter" or "cruft".
+
+    Returns "" if another program calls their functions.
+    """
     command = Path(sys.argv[0])
+    # `python -m cookiecutter` runs the file cookiecutter/__main__.py.
     program = command.parent.name if command.name == "__main__.py" else command.stem
     return program if program in ("cookiecutter", "cruft") else ""
 
 
 def describe_generation() -> dict[str, Any]:
-    """Return the folders of the template and of its package, and the command that runs."""
+    """Return what the hooks need to know about this generation.
+
+    `template` is the folder of the template, and `package` the folder of its package.
+    `program` and `arguments` are those of the command that the user has called.
+    """
     # cookiecutter renders the hooks while it is in the template's folder.
     template = Path.cwd()
     return {
@@ -78,14 +88,16 @@ def describe_generation() -> dict[str, Any]:
 
 
 def refuse_impossible_folder(slug: object) -> str:
-    """Return the project's slug as text; exit if it cannot be the name of a folder.
+    """Return the project's slug as text. Exit if it cannot be the name of a folder.
 
-    cookiecutter creates the folder before the hook can check the answers. If that fails, it
-    ends in a traceback, and for the slug `a/b` it leaves the folder `a` behind.
+    cookiecutter creates the folder before the hook can check the answers. If the folder
+    cannot be created, cookiecutter ends in a traceback. For the slug `a/b`, it also leaves
+    the folder `a` behind.
     """
     name = str(slug)
-    is_too_long = len(name.encode("utf-8", "replace")) > 255
-    if is_too_long or any(character in name for character in "/\\\0"):
+    is_too_long = len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES
+    has_separator = any(character in name for character in "/\\\0")
+    if is_too_long or has_separator:
         sys.path.insert(0, os.path.join(os.path.dirname(__file__), PACKAGE))
         from runtime.rules import SLUG
 
@@ -95,7 +107,10 @@ def refuse_impossible_folder(slug: object) -> str:
 
 
 def omit_traceback(record: logging.LogRecord) -> bool:
-    """Remove the traceback of cookiecutter's own functions from a log of a hook's failure."""
+    """Remove the traceback from a log record about a failed hook, and keep the record.
+
+    The traceback shows only functions of cookiecutter.
+    """
     record.exc_info = None
     return True
 
@@ -103,7 +118,7 @@ def omit_traceback(record: logging.LogRecord) -> bool:
 def print_exception(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print an error; if a hook failed, print its message without cruft's traceback."""
+    """Print an error. If a hook has failed, leave out the traceback, which is cruft's own."""
     if issubclass(kind, FailedHookException):
         print(error, file=sys.stderr)
     else:

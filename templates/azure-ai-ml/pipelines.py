@@ -387,10 +387,10 @@ def build_summarize_step(settings: Settings) -> Command:
 
 
 def build_output(settings: Settings, pipeline: str, name: str) -> Output:
-    """Build an output of a step. Azure ML registers it as a data asset if the settings say so.
+    """Build an output of a step. If the settings say so, it becomes a data asset.
 
-    `pipeline` is the name of the pipeline, and `name` is the name of the output. Each new
-    asset gets the next version.
+    `pipeline` is the name of the pipeline, and `name` is the name of the output. Azure ML
+    gives each new asset the next version.
     """
     return Output(type="uri_folder", name=settings.asset_name(pipeline, name))
 
@@ -411,9 +411,11 @@ def build_environment(settings: Settings) -> Environment:
         ],
     }
     content = json.dumps([BASE_IMAGE, conda_file]).encode()
+    # The first digits of the hash are enough to tell versions apart.
+    version = hashlib.sha256(content).hexdigest()[:12]
     return Environment(
         name=f"{settings.name}-steps",
-        version=hashlib.sha256(content).hexdigest()[:12],
+        version=version,
         image=BASE_IMAGE,
         conda_file=conda_file,
     )

@@ -343,7 +343,7 @@ def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
 def build_output(
     settings: Settings, pipeline: str, name: str
 ) -> OutputFileDatasetConfig:
-    """Build an output of a step. Azure ML registers it as a dataset if the settings say so.
+    """Build an output of a step. If the settings say so, it becomes a registered dataset.
 
     `pipeline` is the name of the pipeline, and `name` is the name of the output.
     """

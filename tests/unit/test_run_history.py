@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from template_package import errors, load
 
+commands = load("runtime.commands")
 run_folder = load("runtime.local.run_folder")
 run_history = load("runtime.local.run_history")
 run_record = load("runtime.local.run_record")
@@ -241,6 +242,18 @@ def test_run_is_found_by_a_part_of_its_name_or_by_its_path(history: History) -> 
     # A whole name counts, even if it is a part of another one.
     history.add("11-30")
     assert history.find("11-30").name == "11-30"
+
+
+def test_run_is_listed_by_the_path_of_its_folder(
+    history: History, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_two_runs(history)
+    runs = run_history.read_history(history.root)
+    commands._print_runs(runs, name_part=f"runs/{FIRST}/")
+
+    output = capsys.readouterr().out
+    assert FIRST in output
+    assert SECOND not in output
 
 
 def test_list_names_the_step_at_which_a_run_failed(history: History) -> None:

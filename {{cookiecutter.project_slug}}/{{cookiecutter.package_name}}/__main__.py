@@ -2,7 +2,7 @@
 
 import sys
 
-from .runtime import not_installed
+from .runtime import describe_missing_package
 
 try:
     from .runtime.command_line import main
@@ -10,7 +10,7 @@ try:
     from .settings import PROJECT
 except ModuleNotFoundError as error:
     # The message says which package is missing, and how to install it.
-    sys.exit(not_installed(error))
+    sys.exit(describe_missing_package(error))
 
 
 def load_pipelines() -> Pipelines:

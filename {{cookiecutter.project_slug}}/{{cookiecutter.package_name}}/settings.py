@@ -160,12 +160,15 @@ class TextFormat(Section):
         decimal = info.data.get("decimal") or "."
         if thousands == decimal:
             raise refuse(
-                "is the decimal mark too", fix="choose two different characters"
+                "is also the decimal mark", fix="choose two different characters"
             )
         return thousands
 
     def text_format(self) -> str | None:
-        """Return the settings of this class that have a value, as JSON, or None."""
+        """Return the settings of this class as JSON, for the step `prep`.
+
+        Settings without a value are left out. Returns None if no setting has a value.
+        """
         fields = set(TextFormat.model_fields)
         values = self.model_dump(include=fields, exclude_none=True)
         if not values:
@@ -478,10 +481,11 @@ class Settings(ProjectSettings):
         )
 
     def asset_name(self, pipeline: str, output: str) -> str | None:
-        """Return the name of the data asset as which Azure ML registers an output.
+        """Return the name under which Azure ML registers an output as a data asset.
 
-        It is such as `penguins-scoring-predictions`. Returns None if the output is not in
-        the setting `register_outputs`.
+        The output `predictions` of the pipeline `scoring` may have the name
+        `penguins-scoring-predictions`. Returns None if the output is not in the setting
+        `register_outputs`.
         """
         if output not in self.register_outputs:
             return None

@@ -89,10 +89,10 @@ VERSION = "2.0.0"
 COMMAND = f"python -m {Path(__file__).resolve().parents[1].name}"
 
 
-def not_installed(error: ModuleNotFoundError) -> str:
-    """Return the message for a package that is missing.
+def describe_missing_package(error: ModuleNotFoundError) -> str:
+    """Return the message about a package that is not installed.
 
-    It is defined here because this file needs only the standard library.
+    The function is here because this file needs only the standard library.
     """
     version = ".".join(map(str, sys.version_info[:2]))
     return (

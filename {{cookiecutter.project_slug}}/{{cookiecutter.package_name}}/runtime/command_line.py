@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
 
-from . import not_installed
+from . import describe_missing_package
 from .command_parser import make_parser
 from .commands import CommandContext, PipelineLoader
 from .errors import CommandError
@@ -36,7 +36,7 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
         print(make_harmless(str(error)), file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        print(not_installed(error), file=sys.stderr)
+        print(describe_missing_package(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

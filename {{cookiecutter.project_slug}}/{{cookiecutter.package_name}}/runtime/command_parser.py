@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import VERSION, commands, not_installed
+from . import VERSION, commands, describe_missing_package
 from .commands import PipelineLoader
 
 
@@ -259,6 +259,7 @@ class _HelpWithPipelines(argparse.Action):
         super().__init__(option_strings, nargs=0, const=const, **more)
 
     def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
+        """Print the help, and exit. argparse calls this method for the option."""
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.epilog = _describe_pipelines(self.const)
         parser.print_help()
@@ -274,7 +275,7 @@ def _describe_pipelines(load_pipelines: PipelineLoader) -> str:
     try:
         pipelines = load_pipelines()
     except ModuleNotFoundError as error:
-        return f"The pipelines cannot be listed. {not_installed(error)}"
+        return f"The pipelines cannot be listed. {describe_missing_package(error)}"
 
     width = max(map(len, pipelines), default=0)
     lines = ["pipelines:"]

@@ -42,8 +42,8 @@ class CommandContext:
 
     def import_pipelines(self) -> Pipelines:
         """Import the pipelines, and with them the SDK of Azure ML."""
-        # Imports create many objects that stay, and the garbage collector would spend time
-        # looking for unused ones among them.
+        # Imports create many objects that stay. The garbage collector would spend time on
+        # looking for unused objects among them, so it is told to ignore all that exist.
         gc.disable()
         pipelines = self.pipeline_loader()
         gc.freeze()
@@ -331,7 +331,7 @@ def models(context: CommandContext) -> int:
 
 
 def _print_used_versions(context: CommandContext, versions: Sequence[str]) -> None:
-    """Print which version of the model each pipeline uses that lets the user choose one.
+    """Print the version of the model that is used by each pipeline with a setting for it.
 
     `versions` are the numbers of all versions, with the newest first.
     """

@@ -47,7 +47,7 @@ class _Nodes:
         self._numbers: dict[tuple[str, str], int] = {}
 
     def write_step(self, name: str) -> str:
-        """Return the node of a step as Mermaid shows it in a box, such as `n1["prep"]`."""
+        """Return the node of a step, such as `n1["prep"]`, which Mermaid draws as a box."""
         number = self._number_node(name, "")
         if name in self._parallel_steps:
             return f"{number}[[{_quote(name)}]]"

@@ -195,7 +195,7 @@ class Project(Generic[S]):
     def list_data_paths(self) -> dict[str, str]:
         """Return the paths of data in the settings, as a dict from key to path.
 
-        The keys are such as `data.training`.
+        A key is the name of a setting with its section, such as `data.training`.
         """
         data = self.settings().data
         path_by_key: dict[str, str] = {}

@@ -161,9 +161,9 @@ def _read_table(table: str) -> dict[str, Region]:
 def _list_spellings(display_name: str) -> set[str]:
     """Return the spellings by which people may write a display name.
 
-    They are in lower case, without spaces. The words may be in any order: `germanywest` is a
-    spelling of "Germany West Central", and so is `centralgermanywest`. Words may be missing
-    at the end, as long as two are left. The word "europe" may be shortened to "eu".
+    Spellings are in lower case, without spaces. For "Germany West Central", the words may be
+    in any order, as in `centralgermanywest`. Words may also be missing at the end, as long
+    as two are left, as in `germanywest`. The word "europe" may be shortened to "eu".
     """
     words = _split_words(display_name)
     spellings = {"".join(ordered_words) for ordered_words in permutations(words)}

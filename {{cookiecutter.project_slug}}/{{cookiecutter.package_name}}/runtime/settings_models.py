@@ -303,7 +303,8 @@ class ProjectSettings(Section):
     def all_computes(self) -> dict[str, Compute]:
         """Return all clusters, as a dict from key to cluster.
 
-        The keys are `compute`, and such as `computes.gpu`.
+        The main cluster has the key `compute`, and a further cluster a key such as
+        `computes.gpu`.
         """
         cluster_by_key = {"compute": self.compute}
         for name, cluster in self.computes.items():

@@ -49,7 +49,7 @@ class UnreadableFile(Exception):
 
 
 class WrongValue(Exception):
-    """A value breaks its rule."""
+    """The value of a setting is wrong. `problems` lists what is wrong with it."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -373,6 +373,7 @@ def find_problems(
 
     They are in the order of the sections in `values`. `file` is named in the messages. If
     `values` were merged from two files, `file_values` are those that `file` itself contains.
+    Otherwise `file_values` is None.
     """
     if file_values is None:
         file_values = values
