@@ -126,10 +126,10 @@ class Run(RunInterface):
             address = log_addresses[log]
             with (
                 tempfile.TemporaryFile() as file,
-                requests.get(address, stream=True, timeout=login.TIMEOUT) as reply,
+                requests.get(address, stream=True, timeout=login.TIMEOUT) as response,
             ):
-                reply.raise_for_status()
-                for chunk in reply.iter_content(CHUNK_BYTES):
+                response.raise_for_status()
+                for chunk in response.iter_content(CHUNK_BYTES):
                     file.write(chunk)
                 return read_end(file)
 
@@ -648,11 +648,11 @@ def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
     token = client._credential.get_token(f"https://{management_host}/.default").token
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {token}"
-        reply = session.get(url, timeout=login.TIMEOUT)
-        if reply.status_code == 404:
+        response = session.get(url, timeout=login.TIMEOUT)
+        if response.status_code == 404:
             body = {"location": config.region}
-            reply = session.put(url, json=body, timeout=login.TIMEOUT)
-        reply.raise_for_status()
+            response = session.put(url, json=body, timeout=login.TIMEOUT)
+        response.raise_for_status()
 
 
 def _define_deployment(
