@@ -181,7 +181,8 @@ def check_online() -> Iterator[Remark]:
         environment_name=f"{ANSWERS['project_slug']}-steps",
         provision_command=f"python -m {ANSWERS['package_name']} provision",
     )
-    # The questions whose names differ from those of the settings in the checks.
+    # A result names the setting that is wrong. These two settings have another name than
+    # the question. All others that a result can name have the same one.
     renamed_questions = {
         "subscription_id": "azure_subscription_id",
         "region": "azure_region",
@@ -189,6 +190,7 @@ def check_online() -> Iterator[Remark]:
     for check in online_checks.ask_azure(names):
         result = check.result
         if not result.fix:
+            # Nothing has to be done about this result, so it is not a problem.
             continue
 
         if result.setting:

@@ -31,7 +31,7 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
         sys.stdout.flush()
         return exit_code
     except CommandError as error:
-        # The message may quote text from settings, data or Azure's replies, which may hold
+        # The message may quote text from settings, data or Azure's responses, which may hold
         # control characters.
         print(make_harmless(str(error)), file=sys.stderr)
         return 1
