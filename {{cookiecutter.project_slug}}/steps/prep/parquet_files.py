@@ -46,7 +46,7 @@ def open_parquet(path: Path, name: str, options: ReadOptions) -> Source:
         frame = _scan(path)
         source = Source(name, frame, {})
         _add_columns(source, path, options)
-        _set_value_counts(source)
+        _count_values_and_markers(source)
     except pl.exceptions.DuplicateError:
         raise DataError(
             f"{name} has several columns named '{_find_repeated_name(path)}': rename all"
@@ -183,8 +183,11 @@ def _open_column(
     return column
 
 
-def _set_value_counts(source: Source) -> None:
-    """Set the `marker_count` of each column. Columns without values get the type None."""
+def _count_values_and_markers(source: Source) -> None:
+    """Count the values and the markers for missing values, such as NA, in each column.
+
+    Sets the `marker_count` of each column, and the type of columns without values to None.
+    """
     columns = list(source.columns.values())
     if not columns:
         return
@@ -201,7 +204,10 @@ def _set_value_counts(source: Source) -> None:
 
 
 def _select_markers(column: Column) -> pl.Expr:
-    """Return the markers such as NA in a column of text, and null for all other values."""
+    """Return the text that usually stands for a missing value, such as NA.
+
+    All other values of the column become null.
+    """
     if column.type != TEXT:
         return pl.lit(None)
     return pl.when(column.values.is_in(MISSING_MARKERS)).then(column.values)
@@ -270,8 +276,8 @@ def _convert_dates(
 ) -> Column:
     """Convert a text column to dates or times if all of its values are dates or times.
 
-    Otherwise, returns the column as it is. Markers such as NA are values in Parquet files,
-    so a column that contains one stays text.
+    Otherwise, returns the column as it is. Markers for missing values, such as NA, are
+    values in Parquet files, so a column that contains one stays text.
     """
     texts = frame.select(text=column.values).drop_nulls().head(SAMPLED_VALUES)
     sample = texts.collect(engine="streaming").to_series()

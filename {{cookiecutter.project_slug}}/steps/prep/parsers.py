@@ -85,7 +85,7 @@ class ParsedText:
 
     @property
     def filled_text_or_marker(self) -> pl.Expr:
-        """Return the filled text, and the markers if they could be values."""
+        """Return the filled text, and the markers such as NA if they could be values."""
         if self.text_with_markers is None:
             return self.filled_text
         return self.text_with_markers
@@ -309,7 +309,10 @@ class ValueParser(Parser):
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text. Markers and text that cannot be parsed become null."""
+        """Parse the stripped text in the spellings that settings.yml allows.
+
+        Markers for missing values, such as NA, and text that cannot be parsed become null.
+        """
         filled_text = null_if_missing(stripped, self.text_format)
         return ParsedText(
             self.value_type,
@@ -387,7 +390,7 @@ class PlainNumberOrMarkerParser(Parser):
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text. Markers become null."""
+        """Parse the stripped text. Markers for missing values, such as NA, become null."""
         filled_text = null_if_missing(stripped, self.text_format)
         parsed = PlainNumberParser(self.value_type).parse(filled_text, stripped)
         text_with_markers = _select_text_with_markers(
@@ -428,10 +431,10 @@ class PlainValueParser(Parser):
 def _select_text_with_markers(
     stripped: pl.Expr, rules: ColumnRules, text_format: TextFormat
 ) -> pl.Expr | None:
-    """Return the filled text together with the markers that could be values of text.
+    """Return the values that a column would have as text, including markers such as NA.
 
-    Returns None if no marker could be a value. Without this, polars would compute the same
-    text twice.
+    A marker usually stands for a missing value. Returns None if no marker could be a value
+    of this column. Without this, polars would compute the same text twice.
     """
     if not rules.may_have_markers_as_values(text_format):
         return None

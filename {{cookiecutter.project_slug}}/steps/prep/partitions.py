@@ -23,9 +23,9 @@ def add_partition_columns(sources: list[Source], options: ReadOptions) -> None:
     """Add the columns of partition folders to the files in these folders.
 
     For example, the folder `year=2026` adds the column `year` to its files. The column gets
-    the type that it would have in a CSV file with these values. There is one difference:
-    markers such as NA are values here. If a file already has such a column, it keeps its
-    own values, and a note says so.
+    the type that it would have in a CSV file with these values, with one difference: markers
+    for missing values, such as NA, are values here. If a file already has such a column, it
+    keeps its own values, and a note says so.
     """
     partitions_by_source = [_read_partitions(source.name) for source in sources]
     names = dict.fromkeys(

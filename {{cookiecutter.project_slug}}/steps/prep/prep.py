@@ -4,21 +4,21 @@ This step reads a file, or all CSV and Parquet files below a folder, and writes 
 parts that all have the same columns and types. Rows without a target are left out of
 training data. All rows to score are kept.
 
-Training data gets the types that its values allow. Data to score is read by the schema of
-the registered model, so that it has the types of the training data.
+Training data gets the types that its values allow. Data to score is read according to the
+schema of the registered model, so that it has the types of the training data.
 
-Its work is divided into stages, of which each has some of the modules in this folder:
+The work is divided into stages. Each stage has some of the modules in this folder:
 
     Find the files
         find_files            the CSV and Parquet files in a folder
-        file_content          files that are not what their names say
-        unpack                gzip, bz2, xz and zip
+        file_content          files of another kind than their names say
+        unpack                files that are compressed by gzip, bz2, xz or zip
         partitions            columns from folders such as `year=2026`
     Read a file
         read_files            opens all files, by the modules below
         csv_dialect           the delimiter and the header of a CSV file
         csv_file              the rows of a CSV file
-        table_layout          the first line of the table, and what separates its columns
+        table_layout          the first line of the table, and its delimiter
         text_encoding         UTF-8, UTF-16 and other encodings
         small_files           many small CSV files together
         parquet_files         Parquet files
@@ -32,7 +32,7 @@ Its work is divided into stages, of which each has some of the modules in this f
     Combine the files
         choose_types          which columns are prepared, and one type for each
         combine               one table of all files
-    Read by a model's schema
+    Read data to score by a model's schema
         registered_model      the model that will score the data
         schema                how the columns of its training data were read
         read_by_schema        new data in the types of the schema
@@ -46,7 +46,7 @@ Its work is divided into stages, of which each has some of the modules in this f
         row_sample            the distributions in it, from a sample of the rows
         column_notes, layout_notes, missing_word_notes, outlier_notes, text_notes
                               notes on what the user should look at
-        suggest_formats       settings that would read a column of text otherwise
+        suggest_formats       settings that would read text as numbers or dates
     All stages
         sources               files, columns, their types and roles, and notes
         read_options          how the files are read
@@ -120,8 +120,8 @@ def prepare(
 
     With a `target`, rows without a value in it are left out. With neither a target nor
     `keys`, a column `row` with the number of the row is added in front. The train step keeps
-    rows with equal values in the column `group` together. Here, it is prepared like any
-    feature, and only its role in the report differs. The report lists the rules of
+    rows with equal values in the column `group` together. Here, this column is prepared
+    like any feature, and only its role in the report differs. The report lists the rules of
     `expectations` that the data breaks under `violations`. Raises DataError if the data
     cannot be prepared.
     """
@@ -315,7 +315,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Parse the command line. Its options are the settings below `data` in settings.yml."""
+    """Parse the command line. Most options are settings below `data` in settings.yml."""
     parser = argparse.ArgumentParser(
         description="Prepare raw CSV and Parquet files for training or for scoring."
     )

@@ -159,8 +159,8 @@ def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
     Does nothing for training data. Otherwise, this depends on the type in the file and on
     the type in the schema:
 
-    - Text stays text. If the training data came from CSV files, markers such as NA become
-      missing values.
+    - Text stays text. If the training data came from CSV files, markers for missing values,
+      such as NA, become null.
     - Text is parsed if the schema expects another type.
     - Other values become text if the schema expects text, spelled as in the training data.
     - Other values are rejected if they cannot be converted to the type in the schema.
@@ -182,10 +182,11 @@ def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
 
 
 def _replace_markers(source: Source, name: str, text_format: TextFormat) -> None:
-    """Replace markers such as NA in a text column of a Parquet file with null, with a note.
+    """Replace markers for missing values, such as NA, with null, and note this.
 
-    In Parquet files, markers are usually values. But this model's training data came from
-    CSV files, in which they are missing values.
+    This is for a text column of a Parquet file. In Parquet files, markers are usually
+    values. But this model's training data came from CSV files, in which they are missing
+    values.
     """
     column = source.columns[name]
     if column.marker_count:

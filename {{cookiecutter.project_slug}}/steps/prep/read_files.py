@@ -271,7 +271,7 @@ def _open_csv_rows(
     copy. If `trust_first_rows` is True, the types are guessed from the first rows of a file
     that polars reads itself.
     """
-    # To check each line takes a pass over the file. It is not needed for a trusted file:
+    # Checking each line takes a pass over the file. It is not needed for a trusted file:
     # when its rows are written, the bytes that polars has read are compared with those of
     # the file. The number of bytes is 0 if it cannot be counted.
     expected_bytes = file.count_row_bytes() if trust_first_rows else 0
@@ -341,10 +341,10 @@ def _review_columns(
     In training data, notes are added on columns that may have been read wrongly. In data to
     score, columns that do not fit the model's schema are rejected instead.
 
-    `file` is the dialect of the file. `noted_files` counts in how many files the columns of
-    one name and type have been examined for notes. After MAX_NOTED_FILES files, they are
-    skipped, because it would take too long to examine thousands of files. Raises DataError
-    if a column of training data has values but no name.
+    `file` has the dialect of the CSV file. `noted_files` counts in how many files the
+    columns of one name and type have been examined for notes. After MAX_NOTED_FILES files,
+    they are skipped, because it would take too long to examine thousands of files. Raises
+    DataError if a column of training data has values but no name.
     """
     _drop_nameless_columns(source, file.header, options.roles)
     if options.roles.model_columns is not None:

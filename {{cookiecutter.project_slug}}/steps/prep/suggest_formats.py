@@ -58,7 +58,7 @@ MAX_DATES_TRIED = 20
 
 
 def suggest_settings(values: pl.Series, text_format: TextFormat) -> str:
-    """Return the settings with which most values of a column would be typed values.
+    """Return the settings with which most values of a column would be numbers or dates.
 
     For example, returns "data.decimal: ','" for the values 1,5 and 2,25. Returns "" if no
     settings help, or if none needs to change.
@@ -86,11 +86,12 @@ def find_certain_date_types(values: pl.Series) -> list[ValueType]:
 def find_fitting_formats(
     values: pl.Series, text_format: TextFormat, certain_date_types: Sequence[ValueType]
 ) -> list[TextFormat]:
-    """Return the formats in which the largest number of a column's values are typed values.
+    """Return the formats in which the largest number of a column's values can be read.
 
-    `text_format`, the format of settings.yml, comes first if it is one of them. The list is
-    empty if fewer than half of the values are typed values in every format, or if the
-    column holds codes, which are text on purpose.
+    A value can be read if it is a number, a boolean or a date in the format. `text_format`,
+    the format of settings.yml, comes first if it is one of the results. The list is empty if
+    fewer than half of the values can be read in every format, or if the column holds codes
+    such as 007, which are text on purpose.
     """
     if values.is_empty():
         return []
@@ -120,7 +121,7 @@ def _count_typed_values(
     formats: Sequence[TextFormat],
     certain_date_types: Sequence[ValueType],
 ) -> list[int]:
-    """Count how many of the values are typed values in each format."""
+    """Count how many of the values are numbers, booleans or dates in each format."""
     text = pl.col("text")
     counts = values.to_frame("text").select(
         is_typed_value(text, tried_format, certain_date_types).sum().alias(str(i))

@@ -30,10 +30,11 @@ def check_encoding(encoding: str) -> None:
 
 
 def detect_unicode(path: Path) -> str:
-    """Return the Unicode encoding that the byte order mark of a file indicates.
+    """Return the Unicode encoding of a file, judged by its byte order mark.
 
-    A byte order mark is written at the start of some files. This is utf-32, utf-16 or, in
-    any other case, utf-8-sig, which reads UTF-8 with or without a mark.
+    Such a mark is a character at the start of some files. Returns "utf-32" or "utf-16" if
+    the file has the mark of this encoding. Otherwise returns "utf-8-sig", which reads UTF-8
+    with or without a mark.
     """
     with open_decompressed(path) as file:
         start = file.read(4)

@@ -95,8 +95,8 @@ def _describe_doubtful_text(
 ) -> str | None:
     """Return the text of a note if most values of a column of text may be numbers or dates.
 
-    `first_values` holds the filled text of the first rows. Returns None if the column is
-    rather text.
+    `text` is the text of the column, with null for missing values, and `first_values` holds
+    the first values of this text. Returns None if the column seems to be text on purpose.
     """
     filled_rows = source.frame.select(text=text).with_row_index("row")
     filled_rows = filled_rows.drop_nulls("text")
@@ -118,22 +118,32 @@ def _describe_doubtful_text(
     if text_format in formats:
         # No setting needs to change. A few values are wrong.
         (value_count,) = count_values(source.frame, [source.columns[name].values])
-        if misfits.count == 1:
-            return (
-                f"column '{name}' is text because 1 of its {value_count} values is neither"
-                f" a number nor a date: {first_misfit}. Correct it, or list it under"
-                " data.missing in settings.yml."
-            )
-        return (
-            f"column '{name}' is text because {misfits.count} of its {value_count} values"
-            f" are neither numbers nor dates, such as {first_misfit}. Correct them, or list"
-            " them under data.missing in settings.yml."
-        )
+        return _describe_wrong_values(name, misfits.count, value_count, first_misfit)
     settings = describe_needed_settings(text_format, formats)
     return (
         f"column '{name}' is text, though most of its values may be numbers or dates. For"
         f" example, {first_misfit} is read as neither. If it should be, write {settings} in"
         " settings.yml."
+    )
+
+
+def _describe_wrong_values(
+    name: str, wrong_count: int, value_count: int, first_wrong_value: str
+) -> str:
+    """Return the text of a note on a few values because of which a column is text.
+
+    `first_wrong_value` is the first of them and its place, such as "'x' in line 7 of a.csv".
+    """
+    if wrong_count == 1:
+        return (
+            f"column '{name}' is text because 1 of its {value_count} values is neither a"
+            f" number nor a date: {first_wrong_value}. Correct it, or list it under"
+            " data.missing in settings.yml."
+        )
+    return (
+        f"column '{name}' is text because {wrong_count} of its {value_count} values are"
+        f" neither numbers nor dates, such as {first_wrong_value}. Correct them, or list"
+        " them under data.missing in settings.yml."
     )
 
 
@@ -180,8 +190,8 @@ def _describe_doubtful_number(
     """Return the text of a note if a column of numbers may mean something else.
 
     This is so if the numbers were read from times of day, or if their decimal mark may
-    separate thousands. `first_values` holds the filled text of the first rows. Returns None
-    if there is no doubt.
+    separate thousands. `text` is the text of the column, with null for missing values, and
+    `first_values` holds the first values of this text. Returns None if there is no doubt.
     """
     if first_values.is_empty():
         return None

@@ -154,7 +154,7 @@ def null_if_nan(stripped: pl.Expr) -> pl.Expr:
 def null_if_missing(
     stripped: pl.Expr, text_format: TextFormat, *, in_text: bool = False
 ) -> pl.Expr:
-    """Replace empty text and markers such as NA with null.
+    """Replace empty text and markers for missing values, such as NA, with null.
 
     If `in_text` is True, the column holds text. Then the markers that `text_format` lists
     in `not_missing` are values, and stay.
@@ -386,7 +386,8 @@ def _parse_date(text: pl.Expr, date_format: str) -> pl.Expr:
     """Parse dates in a strptime format, and in ISO 8601.
 
     An empty `date_format` means ISO 8601 only. If ISO 8601 could be mistaken for the
-    format, only the format is used.
+    format, only the format is used: with %Y-%d-%m, 2026-02-01 is always the second of
+    January.
     """
     iso_date = text.str.to_date("%Y-%m-%d", strict=False)
     if not date_format:

@@ -213,6 +213,7 @@ def _select_repeats(hashes: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
     The rows are in the order of the data.
     """
+    # After sorting, rows with equal hashes follow each other.
     sorted_hashes = hashes.sort(*names, FILE, ROW_NUMBER)
     is_repeat = pl.all_horizontal(
         pl.col(name) == pl.col(name).shift() for name in names
@@ -288,7 +289,7 @@ def _list_values(values: Sequence[str | int]) -> str:
 
 
 def describe_place(source: Source, row: int) -> str:
-    """Say where a row is, such as "line 7 of a.csv" or "row 7 of a.parquet".
+    """Return where a row is, such as "line 7 of a.csv" or "row 7 of a.parquet".
 
     `row` is the number of the row in its file, counted from 0.
     """

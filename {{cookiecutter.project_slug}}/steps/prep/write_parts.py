@@ -311,8 +311,8 @@ def apply_features(
 ) -> pl.LazyFrame:
     """Add the user's features to the table, and convert them to the types of prepared data.
 
-    `add_features` is the function features() in prep.py. Raises DataError if polars rejects
-    what it does, if it leaves out a column that is `required`, or if it adds a column of a
+    `add_features` is the function features() in prep.py. Raises DataError if polars cannot
+    carry it out, if it leaves out a column that is `required`, or if it adds a column of a
     type that is not supported.
     """
     # An error in the user's own code keeps its traceback, which shows the wrong line.
@@ -345,6 +345,7 @@ def _convert_feature_types(
     These are integers and floats of 64 bits, times in microseconds, and text. Columns of
     other types are not changed.
     """
+    # Selectors choose columns by name or type, and are combined like sets.
     features = ~cs.by_name(*required, require_all=False)
     integers = features & cs.integer()
     numbers = features & (cs.numeric() - cs.integer())
