@@ -60,7 +60,8 @@ def build_report(
 ) -> dict[str, Any]:
     """Build the content of `report.json`: statistics of files, rows and columns, and notes.
 
-    Raises DataError if the files have no rows, if no row has a value in the target, or if
+    `written` says what was written as Parquet parts into the folder `prepared`. Raises
+    DataError if the files have no rows, if no row has a value in the target, or if
     features() in prep.py has changed the number of rows.
     """
     row_count_by_file = _count_rows_by_file(written)
@@ -107,6 +108,12 @@ def _explain_no_rows(files: list[str]) -> str:
     if len(files) > SHOWN_FILES:
         named_files += f" and {len(files) - SHOWN_FILES} more files"
     return f"There is no row of data in {named_files}."
+
+
+def _scan_parts(prepared: Path) -> pl.LazyFrame:
+    """Return the rows of all Parquet parts in a folder."""
+    # Without this option, polars would read characters such as * in a path as a pattern.
+    return pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
 
 
 def _count_rows_by_file(written: WrittenParts) -> dict[str, int]:
@@ -179,6 +186,7 @@ def _note_prepared_columns(
 ) -> list[Note]:
     """Return the notes on the columns of the prepared table.
 
+    `prepared` is the folder with the Parquet parts, and `sample` holds some of their rows.
     `columns` has the statistics of each column, and `row_count` is the number of rows. The
     columns in `noted_columns` already have a note on how they were read. They get no second
     note, except on outliers. If the names include None, it stands for notes on no column.
@@ -191,7 +199,7 @@ def _note_prepared_columns(
     # number that is far from all others. The notes above may be about such a number.
     columns_with_note = {note.column for note in notes}
     notes += note_outliers(
-        table=pl.scan_parquet(sorted(prepared.iterdir()), glob=False),
+        table=_scan_parts(prepared),
         sample=sample,
         columns=columns,
         skipped_names={*roles.keys, *columns_with_note},
@@ -220,11 +228,12 @@ def _count_classes(
 ) -> dict[str, int]:
     """Count the rows in each of the most frequent classes of the target.
 
-    The result is empty if there is no target, or if the target holds numbers or dates.
+    `prepared` is the folder with the Parquet parts. The result is empty if there is no
+    target, or if the target holds numbers or dates.
     """
     if target is None or columns[target]["type"] not in ("text", "boolean"):
         return {}
-    table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
+    table = _scan_parts(prepared)
     # The column is selected by its position, because polars would treat a name such as
     # `^a$` as a pattern.
     classes = pl.nth(list(columns).index(target)).alias("class")
@@ -247,13 +256,13 @@ class Statistic:
 def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the statistics of each prepared column, and the number of prepared rows.
 
-    For example, a column of text may have the statistics {"type": "text", "missing": 3,
-    "distinct": 40}. All columns have a type and a number of missing values. Numbers and
-    dates also have a smallest and a largest value, and text and booleans a number of
-    distinct values. In text, this number is an estimate if there are more than
-    MOST_COUNTED_ROWS rows.
+    `prepared` is the folder with the Parquet parts. For example, a column of text may have
+    the statistics {"type": "text", "missing": 3, "distinct": 40}. All columns have a type
+    and a number of missing values. Numbers and dates also have a smallest and a largest
+    value, and text and booleans a number of distinct values. In text, this number is an
+    estimate if there are more than MOST_COUNTED_ROWS rows.
     """
-    table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
+    table = _scan_parts(prepared)
     statistics_by_column: dict[str, dict[str, Any]] = {}
     statistics: list[Statistic] = []
     position_of_text: dict[str, int] = {}
