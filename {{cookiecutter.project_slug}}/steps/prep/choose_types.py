@@ -468,14 +468,21 @@ def _explain_different_types(
         for dtype, source in first_file_by_type.items()
     )
     problem = f"The column '{name}' has different types: {types}."
-    fix = "Give it the same type in all files"
-    if name in roles.only_checked:
-        fix += ", or remove its rules from data.expect in settings.yml"
-    elif name not in roles.keys:
-        fix += ", or list it under data.ignore in settings.yml"
+    if name in roles.keys:
+        fix = "Give it the same type in all files."
+    elif name in roles.only_checked:
+        fix = (
+            "Give it the same type in all files, or remove its rules from data.expect in"
+            " settings.yml."
+        )
+    else:
+        fix = (
+            "Give it the same type in all files, or list it under data.ignore in"
+            " settings.yml."
+        )
     note = find_note(sources, name)
     detail = "" if note is None else f"Note on this column: {note.text}"
-    return DataError(join_sentences(problem, f"{fix}.", detail))
+    return DataError(join_sentences(problem, fix, detail))
 
 
 def _all_values_pass(

@@ -32,105 +32,103 @@ SENTINELS = (-99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999)
 
 
 def note_columns(
-    columns: dict[str, dict[str, Any]],
+    statistics_by_name: dict[str, dict[str, Any]],
     prepared: Path,
-    rows: int,
+    row_count: int,
     noted_columns: Iterable[str | None],
     sources: list[Source],
     roles: ColumnRoles,
 ) -> list[Note]:
     """Return a note on each feature from which a model can hardly learn.
 
-    `prepared` is the folder of the prepared parts, `columns` has the statistics of their
-    columns by name, and `rows` is the number of their rows. Columns in `noted_columns`
-    already have a note and get no other.
+    `prepared` is the folder of the prepared parts, `statistics_by_name` has the statistics
+    of all their columns, and `row_count` is the number of their rows. Columns in
+    `noted_columns` already have a note and get no other.
     """
-    skipped_names = {*noted_columns, *roles.keys, roles.target, roles.group}
-    features = {
-        name: statistics
-        for name, statistics in columns.items()
-        if name not in skipped_names
-    }
+    names_without_note = {*noted_columns, *roles.keys, roles.target, roles.group}
+    features = [name for name in statistics_by_name if name not in names_without_note]
+
     text_by_name: dict[str, str] = {}
-    for name, statistics in features.items():
-        if statistics["missing"] == rows:
+    for name in features:
+        is_empty = statistics_by_name[name]["missing"] == row_count
+        if is_empty:
             text_by_name[name] = f"column '{name}' holds no value."
     # A registered model needs its columns, so advice to ignore them would be wrong.
     if roles.model_columns is None:
-        text_by_name |= _describe_doubtful_columns(
-            columns, features, prepared, rows, sources, roles
+        text_by_name |= _describe_doubtful_features(
+            features, statistics_by_name, prepared, row_count, sources, roles
         )
     return [
         Note(text_by_name[name], column=name)
-        for name in columns
+        for name in features
         if name in text_by_name
     ]
 
 
-def _describe_doubtful_columns(
-    columns: dict[str, dict[str, Any]],
-    features: dict[str, dict[str, Any]],
+def _describe_doubtful_features(
+    features: list[str],
+    statistics_by_name: dict[str, dict[str, Any]],
     prepared: Path,
-    rows: int,
+    row_count: int,
     sources: list[Source],
     roles: ColumnRoles,
 ) -> dict[str, str]:
     """Return the text of a note on each feature with distinct texts, ids or sentinels.
 
-    A sentinel is a number such as -999 that stands for a missing value. `columns` and
-    `features` have the statistics of all columns and of the features, by name.
+    A sentinel is a number such as -999 that stands for a missing value. `prepared` is the
+    folder of the prepared parts, `statistics_by_name` has the statistics of all their
+    columns, in order, and `row_count` is the number of their rows.
     """
-    # Each feature is examined for one kind of note. Columns are selected by their positions,
-    # because polars would treat a name such as `^a$` as a regular expression.
-    text_positions: dict[str, int] = {}
-    id_positions: dict[str, int] = {}
-    number_positions: dict[str, int] = {}
-    for position, name in enumerate(columns):
-        if name not in features:
+    # Columns are selected by their positions, because polars would treat a name such as
+    # `^a$` as a regular expression.
+    all_positions = {name: i for i, name in enumerate(statistics_by_name)}
+    distinct_texts: dict[str, int] = {}
+    ids: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    # Each feature is examined for one kind of note.
+    for name in features:
+        statistics = statistics_by_name[name]
+        value_count = row_count - statistics["missing"]
+        distinct_count = statistics.get("distinct", 0)
+        if value_count == 0:
             continue
-        statistics = features[name]
-        values = rows - statistics["missing"]
-        distinct = statistics.get("distinct", 0)
-        if not values:
-            continue
-        if values >= MANY_VALUES and distinct >= NEARLY_ALL * values:
-            text_positions[name] = position
+        if value_count >= MANY_VALUES and distinct_count >= NEARLY_ALL * value_count:
+            distinct_texts[name] = all_positions[name]
         elif is_named_like_an_id(name) and statistics["type"] in ("integer", "text"):
-            id_positions[name] = position
+            ids[name] = all_positions[name]
         elif statistics["type"] in ("integer", "number"):
-            number_positions[name] = position
+            numbers[name] = all_positions[name]
 
     table = pl.scan_parquet(sorted(prepared.iterdir()), glob=False)
-    text_by_name = _describe_distinct_texts(table, text_positions)
+    text_by_name = _describe_distinct_texts(table, distinct_texts)
     if roles.group is None:
-        text_by_name |= _describe_repeated_ids(table, id_positions)
-    sentinels = _find_sentinels(table, number_positions, columns)
+        text_by_name |= _describe_repeated_ids(table, ids)
+    sentinels = _find_sentinels(table, numbers, statistics_by_name)
     text_by_name |= _describe_sentinels(sentinels, sources)
     return text_by_name
 
 
 def _describe_distinct_texts(
-    table: pl.LazyFrame, positions: dict[str, int]
+    table: pl.LazyFrame, position_by_name: dict[str, int]
 ) -> dict[str, str]:
     """Return the text of a note on each column of text that differs in nearly every row.
 
-    `positions` has the positions of these columns by their names, which are also the names
-    in the result. The note advises to ignore a column only if its values do not all have
-    the same form, such as INV-7 and INV-12.
+    `position_by_name` has the positions of these columns. The note advises to ignore a
+    column only if its values do not all have the same form, such as INV-7 and INV-12.
     """
     text_by_name: dict[str, str] = {}
-    for name, example in _find_examples_of_form(table, positions).items():
-        problem = f"column '{name}' is text that differs in nearly every row"
+    for name, example in _find_examples_of_form(table, position_by_name).items():
         if example is None:
             text_by_name[name] = (
-                f"{problem}, from which a model can hardly learn: list it under"
-                " data.ignore."
+                f"column '{name}' is text that differs in nearly every row, from which a"
+                " model can hardly learn: list it under data.ignore."
             )
         else:
             text_by_name[name] = (
-                f"{problem}, but always has the same form, such as '{example}': if it"
-                " identifies the rows, list it under data.keys; if it holds a number or a"
-                " date, derive a column from it in features() in prep.py."
+                f"column '{name}' is text that differs in nearly every row, but always has"
+                f" the same form, such as '{example}': if it identifies the rows, list it"
+                " under data.keys; if it holds a number or a date, derive a column from it"
+                " in features() in prep.py."
             )
     return text_by_name
 
@@ -141,16 +139,16 @@ def is_named_like_an_id(name: str) -> bool:
 
 
 def _describe_repeated_ids(
-    table: pl.LazyFrame, positions: dict[str, int]
+    table: pl.LazyFrame, position_by_name: dict[str, int]
 ) -> dict[str, str]:
     """Return the text of a note on each column of ids that repeat in several rows.
 
-    `positions` has the positions of columns that are named like ids, by their names.
+    `position_by_name` has the positions of columns that are named like ids.
     """
-    if not positions:
+    if not position_by_name:
         return {}
     aggregations = []
-    for position in positions.values():
+    for position in position_by_name.values():
         ids = pl.nth(position).drop_nulls()
         aggregations += [
             ids.len().alias(f"{position} rows"),
@@ -160,7 +158,7 @@ def _describe_repeated_ids(
     counts = table.select(aggregations).collect(engine="streaming").row(0, named=True)
 
     text_by_name: dict[str, str] = {}
-    for name, position in positions.items():
+    for name, position in position_by_name.items():
         rows = counts[f"{position} rows"]
         ids = counts[f"{position} ids"]
         if ids >= MANY_IDS and rows >= ROWS_PER_ID * ids:
@@ -174,22 +172,22 @@ def _describe_repeated_ids(
 
 
 def _find_examples_of_form(
-    table: pl.LazyFrame, positions: dict[str, int]
+    table: pl.LazyFrame, position_by_name: dict[str, int]
 ) -> dict[str, str | None]:
     """Return an example of each column whose values all have the same form, else None.
 
-    The example is the column's first value. `positions` has the positions of the columns
-    by their names. Values have the same form if each of them has a digit, and if they are
+    The example is the column's first value. `position_by_name` has the positions of the
+    columns. Values have the same form if each of them has a digit, and if they are
     equal in one of two simplified forms:
 
     - Each run of letters becomes `a`, and each run of digits 0, so that INV-7 and AB-1234
       are both `a-0`.
     - Each letter and each digit becomes 0, so that 7A-x and B4-9 are both `00-0`.
     """
-    if not positions:
+    if not position_by_name:
         return {}
     aggregations = []
-    for position in positions.values():
+    for position in position_by_name.values():
         text = pl.nth(position).drop_nulls()
         simplified_runs = text.str.replace_all(r"\p{L}+", "a").str.replace_all(
             r"\d+", "0"
@@ -204,7 +202,7 @@ def _find_examples_of_form(
     row = table.select(aggregations).collect(engine="streaming").row(0, named=True)
 
     example_by_name: dict[str, str | None] = {}
-    for name, position in positions.items():
+    for name, position in position_by_name.items():
         runs_are_equal = row[f"{position} forms of runs"] == 1
         characters_are_equal = row[f"{position} forms of characters"] == 1
         all_have_digits = row[f"{position} all have digits"]
@@ -232,22 +230,22 @@ class Sentinel:
 
 def _find_sentinels(
     table: pl.LazyFrame,
-    positions: dict[str, int],
+    position_by_name: dict[str, int],
     statistics_by_name: dict[str, dict[str, Any]],
 ) -> list[Sentinel]:
-    """Return the sentinels of the columns in `positions`, which maps names to positions.
+    """Return the sentinels of the columns in `position_by_name`.
 
     A sentinel is one of the numbers in SENTINELS, such as -999, that is far from the other
     numbers of its column. `statistics_by_name` has the smallest and the largest number of
     each column.
     """
-    candidates = _find_sentinel_candidates(positions, statistics_by_name)
+    candidates = _find_sentinel_candidates(position_by_name, statistics_by_name)
     if not candidates:
         return []
 
     aggregations = []
     for i, (name, number) in enumerate(candidates):
-        values = pl.nth(positions[name])
+        values = pl.nth(position_by_name[name])
         other_values = pl.when(values != number).then(values)
         aggregations += [
             (values == number).sum().alias(f"{i} count"),

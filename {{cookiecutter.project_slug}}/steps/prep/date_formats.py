@@ -173,7 +173,7 @@ def list_possible_formats(text: str) -> list[str]:
 
 
 def _matches(spelling: Spelling, text: str) -> bool:
-    """Return whether the whole text matches the pattern of a spelling, in any case."""
+    """Return whether the whole text matches a spelling, in upper or lower case."""
     return re.fullmatch(spelling.pattern, text, re.IGNORECASE) is not None
 
 

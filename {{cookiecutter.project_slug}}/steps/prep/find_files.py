@@ -43,7 +43,7 @@ class TableFormat:
     #: `{metadata}` for the newest path that matches the marker.
     export: str
 
-    def explain_export(self, folder: Path, newest_marker: Path) -> str:
+    def create_export_command(self, folder: Path, newest_marker: Path) -> str:
         """Return the command that exports the current rows of the table in a folder."""
         return self.export.format(folder=folder, metadata=newest_marker)
 
@@ -374,7 +374,7 @@ def _check_table_format(folder: Path, names: set[str]) -> None:
         if markers:
             # Iceberg numbers its metadata files, so the last name is that of the newest.
             newest = max(markers, key=lambda path: path.name)
-            export = table_format.explain_export(folder, newest)
+            export = table_format.create_export_command(folder, newest)
             raise DataError(
                 f"{show_text(folder)} is {table_format.name}: it also holds files with"
                 " outdated or deleted rows. Export the current rows, and read the export:"

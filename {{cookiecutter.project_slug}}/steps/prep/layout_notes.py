@@ -18,13 +18,13 @@ def note_layout(source: Source, file: CsvFile) -> None:
     The header may be a line of data, and the only column may be a comment or several
     columns.
     """
-    notes = [_check_header(source, file)]
+    notes = [_create_header_note(source, file)]
     if len(file.header) == 1:
-        notes.append(_check_single_column(source, file))
+        notes.append(_create_single_column_note(source, file))
     source.notes += [note for note in notes if note is not None]
 
 
-def _check_header(source: Source, file: CsvFile) -> Note | None:
+def _create_header_note(source: Source, file: CsvFile) -> Note | None:
     """Return a note if the header looks like a line of data, else None."""
     hint = suggest_header(file.header)
     if not hint:
@@ -34,7 +34,7 @@ def _check_header(source: Source, file: CsvFile) -> Note | None:
     return Note(join_sentences(text, hint))
 
 
-def _check_single_column(source: Source, file: CsvFile) -> Note | None:
+def _create_single_column_note(source: Source, file: CsvFile) -> Note | None:
     """Return a note if the only column of a file may be a comment or several columns.
 
     Its name may begin with a sign of comments, such as #, or another delimiter may split
