@@ -301,7 +301,7 @@ def assert_drift_ends_the_run(user: User) -> None:
     assert ("failed", "monitor") in read_lines(stopped.out)
     assert "note: drift: 'Flipper Length (mm)': PSI" in stopped.out
     assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.out
-    assert "Nothing is scored, as monitoring.on_drift is 'stop'" in stopped.out
+    assert "Nothing is scored, because monitoring.on_drift is 'stop'" in stopped.out
     assert "To score the data anyway: --set on_drift=warn" in stopped.out
     _, steps = user.newest_run()
     assert "score" not in steps

@@ -200,11 +200,14 @@ steps/summarize/summary_report.py
 steps/train/.amlignore
 steps/train/baseline.py
 steps/train/cross_validation.py
+steps/train/hyperparameters.py
 steps/train/iterations.py
+steps/train/model_files.py
 steps/train/model_requirements.py
 steps/train/search.py
 steps/train/split.py
 steps/train/train.py
+steps/train/training_notes.py
 steps/train/training_profile.py
 steps/train/training_rows.py
 steps/train/training_schema.py

@@ -120,7 +120,7 @@ def assert_drift_stops_scoring(project: Project) -> None:
     statuses = [step["status"] for step in stopped.json["steps"]]
     assert statuses == ["ran", "failed", "skipped", "skipped"]
     assert "drift in 1 of 12 features ('Flipper Length (mm)')" in stopped.err
-    assert "Nothing is scored, as monitoring.on_drift is 'stop'" in stopped.err
+    assert "Nothing is scored, because monitoring.on_drift is 'stop'" in stopped.err
 
 
 def assert_runs_and_models_are_listed(

@@ -65,7 +65,7 @@ def test_drift_stops_the_run_only_if_the_settings_say_so(
         monitor(in_millimetres, tmp_path / "stopped", model_name=NAME, on_drift="stop")
     message = str(error.value)
     assert f"('{LENGTH}')" in message
-    assert "Nothing is scored, as monitoring.on_drift is 'stop'" in message
+    assert "Nothing is scored, because monitoring.on_drift is 'stop'" in message
     assert "--set on_drift=warn" in message
     # The page that the message names is there, and the figures are in MLflow.
     assert LENGTH in (tmp_path / "stopped" / "report.html").read_text("utf-8")
@@ -93,7 +93,7 @@ def test_drift_of_an_ignored_feature_does_not_stop_the_run(
     lines = capsys.readouterr().out.splitlines()
     notes = [line for line in lines if line.startswith("note: monitoring.ignore")]
     assert len(notes) == 1
-    assert "names 'sepal widht (cm)', which is no feature of the model." in notes[0]
+    assert "names 'sepal widht (cm)', which is not a feature of the model." in notes[0]
     assert lines[-1].endswith("no drift in 3 features")
 
 
@@ -108,8 +108,11 @@ def test_model_without_a_profile_is_scored_with_a_note(
     monitor(in_millimetres, tmp_path / "report", model_name="older", on_drift="stop")
 
     lines = capsys.readouterr().out.splitlines()
-    assert "note: older, version 1, has no profile of its training data" in lines[-2]
-    assert lines[-2].endswith("train again to have one.")
+    assert (
+        "note: older, version 1, was saved without a profile of its training"
+        in lines[-2]
+    )
+    assert lines[-2].endswith("Train again to get one.")
     assert lines[-1] == "not compared with the training data"
     written = json.loads((tmp_path / "report" / "drift.json").read_text("utf-8"))
     assert written["summary"] == lines[-1]

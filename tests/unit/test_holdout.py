@@ -18,17 +18,22 @@ import polars as pl
 import pytest
 import register
 import train
+import yaml
 from model_metrics import note_misleading_metrics
 from sklearn.tree import DecisionTreeClassifier
 from split import Split, TimeSplit
 from step_tracking import track_in
+from training_notes import (
+    note_dates,
+    note_holdout,
+    note_many_classes,
+    note_row_numbers,
+)
 from training_rows import (
     DataError,
     RowSettings,
     choose_split,
     divide_rows,
-    note_dates,
-    note_odd_columns,
 )
 
 
@@ -116,10 +121,13 @@ def test_rows_from_a_date_on_are_held_out(
     options: dict[str, Any] = {"task": "regression"}
     at_random = train_and_evaluate(draw_prices(), tmp_path / "random", **options)
     start = "2025-04-25"
-    note = f"training.holdout, with column: day and from: {start}, in settings.yml"
-    assert note in capsys.readouterr().out
+    holdout = f'{{column: "day", from: {start}}}'
+    assert (
+        f"set training.holdout in settings.yml to {holdout}, with"
+        in capsys.readouterr().out
+    )
     train_and_evaluate(
-        draw_prices(), tmp_path / "decided", is_date_note_hidden=True, **options
+        draw_prices(), tmp_path / "decided", holdout_by="random", **options
     )
     assert "held out at random" not in capsys.readouterr().out
     later = train_and_evaluate(
@@ -157,11 +165,11 @@ def test_models_with_two_dates_are_compared_on_rows_after_both(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"group": "client"}, "no column 'client', which data.group names"),
-        ({"group": "Volumne"}, r"or take it out .* Did you mean 'volume'\?$"),
-        ({"holdout_column": "date"}, "no column 'date', which training.holdout names"),
-        ({"holdout_column": "Days"}, r"or take it out .* Did you mean 'day'\?$"),
-        ({"holdout_column": "y"}, "holds '98.8.*, not dates"),
+        ({"group": "client"}, "data.group names the column 'client', which does not"),
+        ({"group": "Volumne"}, r"remove it there\. Did you mean 'volume'\?$"),
+        ({"holdout_column": "date"}, "training.holdout names the column 'date', which"),
+        ({"holdout_column": "Days"}, r"remove it there\. Did you mean 'day'\?$"),
+        ({"holdout_column": "y"}, "holds '98.8.* and not dates"),
         ({"holdout_from": "2030-01-01"}, "choose an earlier date than 2030-01-01"),
         ({"holdout_from": "2000-01-01"}, "choose a later date than 2000-01-01"),
     ],
@@ -187,7 +195,11 @@ def test_row_without_a_date_is_trained_on() -> None:
     divided = divide_rows(table, split, "y", [])
     assert divided.holdout["day"].min() == datetime.date(2024, 2, 1)
     assert divided.training["day"].null_count() == table["day"].null_count() > 0
-    assert any("have no date in 'day'" in note for note in divided.notes)
+    settings = RowSettings("regression", target="y")
+    notes = note_holdout(table, divided, split, settings)
+    assert any(
+        "have no date in 'day', so they are trained on." in note for note in notes
+    )
 
 
 def draw_rare_classes() -> pl.DataFrame:
@@ -229,14 +241,19 @@ def test_few_different_rows_are_counted_as_they_are() -> None:
     """Use a table like the Titanic's table of counts, with 14 different rows of 2,201."""
     table = pl.DataFrame({"a": np.arange(2100) % 14, "y": ["x", "y", "z"] * 700})
     split = Split(["a"], 3, 0.2)
-    (note,) = divide_rows(table, split, "y", []).notes
+    divided = divide_rows(table, split, "y", [])
+    settings = RowSettings("classification", target="y")
+    (note,) = note_holdout(table, divided, split, settings)
     held_out = table.filter(split.held_out(table))
     groups = held_out["a"].n_unique()
     assert note.startswith(
         f"fewer than 30 different rows are held out ({groups}, in {len(held_out)} rows):"
     )
     table = table.with_columns(id=pl.Series(np.arange(2100) % 50))
-    note, *_ = divide_rows(table, Split(["id"], 3, 0.2), "y", ["id"]).notes
+    split = Split(["id"], 3, 0.2)
+    divided = divide_rows(table, split, "y", ["id"])
+    settings = RowSettings("classification", target="y", keys=["id"])
+    note, *_ = note_holdout(table, divided, split, settings)
     assert note.startswith("fewer than 30 different keys are held out (")
 
 
@@ -248,14 +265,13 @@ def test_columns_that_make_figures_worthless_are_named() -> None:
             "y": [f"c{i % 200}" for i in range(500)],
         }
     )
-    notes = note_odd_columns(table, target="y", excluded=[], task="classification")
-    assert notes[0].startswith("'number' is a whole number of its own in every row.")
-    assert notes[1].startswith("there are 200 classes in 500 rows, which is 2.5 rows")
-    assert len(notes) == 2
-    assert not note_odd_columns(
-        table, target="y", excluded=["number"], task="regression"
-    )
-    assert not note_dates(table, target="y", excluded=[], fraction=0.2)
+    (note,) = note_row_numbers(table, ["number", "x", "y"])
+    assert note.startswith("'number' has a different whole number in every row.")
+    assert not note_row_numbers(table, ["x", "y"])
+    (note,) = note_many_classes(table, "y")
+    assert note.startswith("there are 200 classes in 500 rows, only 2.5 rows per class")
+    assert not note_many_classes(table.with_columns(pl.col("number") % 50), "number")
+    assert not note_dates(table, table.columns, test_fraction=0.2)
 
 
 def test_all_columns_of_dates_are_named() -> None:
@@ -264,9 +280,16 @@ def test_all_columns_of_dates_are_named() -> None:
         built=first_day + pl.duration(days="days"),
         sold=first_day + pl.duration(days=pl.col("days") + 31),
     )
-    (note,) = note_dates(table, target="y", excluded=[], fraction=0.2)
-    assert note.startswith("'built' and 'sold' have dates, and rows are held out at")
-    assert "column: built and from: 2026-01-09, or column: sold and from: 2026-" in note
+    (note,) = note_dates(table, table.columns, test_fraction=0.2)
+    assert note.startswith(
+        "there are dates in 'built' and 'sold', and rows are held out"
+    )
+    # The values can be copied into settings.yml, where they are YAML.
+    values = note.partition("settings.yml to ")[2].partition(", with the date")[0]
+    assert [yaml.safe_load(value) for value in values.split(" or ")] == [
+        {"column": "built", "from": datetime.date(2026, 1, 9)},
+        {"column": "sold", "from": datetime.date(2026, 2, 9)},
+    ]
 
 
 def test_class_that_is_never_predicted_is_named(

@@ -23,6 +23,7 @@ import register
 import train
 from baseline import fit_baseline
 from difference import estimate_standard_error
+from model_files import ModelDescription, save_model
 from model_metrics import METRICS, CannotCompute, Predictions, compute_metric
 from scipy import stats
 from sklearn import metrics
@@ -364,7 +365,7 @@ def saved_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = pl.DataFrame({"x": [0.0, 1.0]}).to_pandas()
     target = pl.Series("y", ["no", "yes"]).to_pandas()
     baseline = fit_baseline(target, "classification", None)
-    description = train.ModelDescription(
+    description = ModelDescription(
         task="classification",
         target="y",
         keys=[],
@@ -372,7 +373,7 @@ def saved_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         baseline=baseline.name,
     )
     pipeline = train.build_model(features, "classification", 0, 2).fit(features, target)
-    train.save_model(pipeline, features, description, baseline, folder)
+    save_model(pipeline, features, description, baseline, folder)
     return folder
 
 

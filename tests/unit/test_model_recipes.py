@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import evaluate
 import mlflow
 import numpy as np
@@ -53,7 +54,7 @@ def import_changed_train(folder: Path, *, imports: str, functions: str) -> Modul
     text = Path(train.__file__).read_text(encoding="utf-8")
     before, _, rest = text.partition(BUILD_MODEL)
     old, _, after = rest.partition("\n\n\ndef ")
-    before = before.replace("import cloudpickle\n", f"import cloudpickle\n{imports}\n")
+    before = before.replace("import mlflow\n", f"import mlflow\n{imports}\n")
     if "build_trees" in functions:
         functions = f"def build_trees({old}\n\n\n{functions}"
     file = folder / "train.py"
@@ -63,6 +64,8 @@ def import_changed_train(folder: Path, *, imports: str, functions: str) -> Modul
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    # The folder of the copy is not that of the step, so its code would not be saved.
+    cloudpickle.register_pickle_by_value(module)
     return module
 
 

@@ -17,7 +17,7 @@ import polars.selectors as cs
 import pytest
 from drift import compare_distributions, compare_locations, population_stability_index
 from drift_report import render_report
-from monitor import predict_sample
+from monitor import compare_sample_predictions
 from new_rows import count_new_rows
 from profiles import RepeatProfile, parse_column, parse_profile
 from scoring_model import MonitorError, ScoringModel, read_profile
@@ -155,7 +155,7 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
     "millimetres to centimetres": (
         lambda t: t.with_columns(pl.col(LENGTH) / 10),
         LENGTH,
-        "are below the smallest of training, 172",
+        "are below 172, the smallest value in training",
     ),
     "15 mm added": (
         lambda t: t.with_columns(pl.col(LENGTH) + 15),
@@ -165,24 +165,27 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
     "columns swapped": (
         lambda t: t.rename({LENGTH: DEPTH, DEPTH: LENGTH}),
         DEPTH,
-        "43 of 43 values are above the largest",
+        "43 of 43 new values are above",
     ),
     "a sentinel in every eighth row": (
         lambda t: t.with_columns(
             pl.when(every_eighth).then(-999.0).otherwise(pl.col(DEPTH)).alias(DEPTH)
         ),
         DEPTH,
-        "6 of 43 values are below the smallest of training, 13.1; the smallest is -999.",
+        (
+            "6 of 43 new values are below 13.1, the smallest value in training; the"
+            " smallest new value is -999."
+        ),
     ),
     "another case": (
         lambda t: t.with_columns(pl.col("Island").str.to_lowercase()),
         "Island",
-        "categories that training has not seen: 'biscoe' (20), 'dream' (16)",
+        "categories that do not occur in training: 'biscoe' (20), 'dream' (16)",
     ),
     "every row twice": (
         lambda t: pl.concat([t, t]),
         "rows",
-        "43 of 86 rows repeat another one in all features",
+        "43 of 86 rows repeat another row in all features",
     ),
     "a column without values": (
         lambda t: t.with_columns(pl.lit(None, pl.String).alias("Sex")),
@@ -208,14 +211,14 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str, str]] = {
             .alias("Island")
         ),
         "Island",
-        "not seen: 'King George' (6)",
+        "do not occur in training: 'King George' (6)",
     ),
     "every date the first day of Unix time": (
         lambda t: t.with_columns(pl.lit(date(1970, 1, 1)).alias("Date Egg")),
         "Date Egg",
         (
-            "43 of 43 dates are before the earliest of training, 2007-11-09; the"
-            " earliest is 1970-01-01."
+            "43 of 43 new dates are before 2007-11-09, the earliest date in training; the"
+            " earliest new date is 1970-01-01."
         ),
     ),
 }
@@ -241,7 +244,7 @@ def test_later_dates_are_no_drift(penguins: tuple[pl.DataFrame, pl.DataFrame]) -
     facts = [fact for outcome in outcomes for fact in outcome.facts]
     assert any(
         fact.startswith("'Date Egg': ")
-        and "dates are after the latest of training" in fact
+        and ", the latest date in training; the latest new date is" in fact
         for fact in facts
     )
 
@@ -306,7 +309,7 @@ def test_probability_of_a_class_that_is_never_predicted_is_compared(
     model, new = rare_class
     assert model.profile is not None
     sample = pl.from_pandas(new + shift)
-    comparisons = predict_sample(model, model.profile, sample)
+    comparisons = compare_sample_predictions(model, model.profile, sample)
     assert list(list_drift(judge(comparisons, MAX_PSI))) == drifted
 
 
@@ -317,7 +320,7 @@ def test_profile_without_probabilities_is_compared(
     model, new = rare_class
     assert model.profile is not None
     profile = replace(model.profile, probabilities={})
-    [predictions] = predict_sample(model, profile, pl.from_pandas(new))
+    [predictions] = compare_sample_predictions(model, profile, pl.from_pandas(new))
     assert predictions.name == "predictions"
 
 

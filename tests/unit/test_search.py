@@ -22,7 +22,13 @@ import pytest
 import search
 import search_report
 import train
-from cross_validation import CannotJudge, Fold, cross_validate, list_folds
+from cross_validation import (
+    CannotCompute,
+    Fold,
+    assign_fold_numbers,
+    cross_validate,
+    list_folds,
+)
 from search import Search, SearchResult, Try, draw_candidates, read_search
 from sklearn import metrics
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -158,13 +164,13 @@ def test_class_that_a_fold_has_not_learned_counts_as_not_predicted() -> None:
 def test_rows_of_a_group_are_in_one_fold() -> None:
     rows = pl.DataFrame({"customer": np.repeat(np.arange(60), 5), "y": range(300)})
     split = Split(["customer"], 1, 0.2)
-    numbers = train.divide_into_folds(rows, split)
+    numbers = assign_fold_numbers(rows, split)
     folds = list_folds(rows, numbers, split)
     assert len(folds) == 5
-    assert np.sum([fold.judged for fold in folds], axis=0).tolist() == [1] * 300
+    assert np.sum([fold.test for fold in folds], axis=0).tolist() == [1] * 300
     for fold in folds:
-        fitted = set(rows["customer"].filter(fold.fitted))
-        assert not fitted & set(rows["customer"].filter(fold.judged))
+        fitted = set(rows["customer"].filter(fold.train))
+        assert not fitted & set(rows["customer"].filter(fold.test))
 
 
 def test_with_a_holdout_by_time_later_rows_are_predicted_from_earlier_ones() -> None:
@@ -174,14 +180,13 @@ def test_with_a_holdout_by_time_later_rows_are_predicted_from_earlier_ones() -> 
         fraction=1, shuffle=True, seed=0
     )
     split = TimeSplit(["y"], 1, "day", "2024-06-01")
-    folds = list_folds(rows, train.divide_into_folds(rows, split), split)
-    assert [int(fold.judged.sum()) for fold in folds] == [19, 20, 21]
+    folds = list_folds(rows, assign_fold_numbers(rows, split), split)
+    assert [int(fold.test.sum()) for fold in folds] == [19, 20, 21]
     for fold in folds:
         assert (
-            rows["day"].filter(fold.fitted).max()
-            < rows["day"].filter(fold.judged).min()
+            rows["day"].filter(fold.train).max() < rows["day"].filter(fold.test).min()
         )
-        assert rows["day"].filter(fold.fitted).null_count() == 1
+        assert rows["day"].filter(fold.train).null_count() == 1
 
 
 def test_figures_that_mean_nothing_are_refused() -> None:
@@ -189,12 +194,12 @@ def test_figures_that_mean_nothing_are_refused() -> None:
     masks = [Fold(folds != 0, folds == 0)]
     model = LinearRegression()
     answers[:] = np.arange(300) % 3
-    with pytest.raises(CannotJudge, match="0 in some rows"):
+    with pytest.raises(CannotCompute, match="0 in some rows"):
         cross_validate(model, features, answers, masks, "regression", "mape")
-    with pytest.raises(CannotJudge, match="same value in all rows"):
+    with pytest.raises(CannotCompute, match="same value in all rows"):
         one_row = [Fold(folds < 9, np.arange(300) == 7)]
         cross_validate(model, features, answers, one_row, "regression", "r2")
-    with pytest.raises(CannotJudge, match="no part of the training rows"):
+    with pytest.raises(CannotCompute, match="no part of the training rows"):
         nothing = [Fold(folds < 9, folds == 9)]
         cross_validate(model, features, answers, nothing, "regression", "rmse")
 
@@ -260,7 +265,7 @@ def test_best_try_is_trained(
     assert best["score"] == min(t["score"] for t in saved["tries"])
     model = mlflow.sklearn.load_model(tmp_path / "model")
     assert model[-1].learning_rate == 0.5
-    assert "note: the best of 3 tries has learning_rate 0.5, with rmse" in printed
+    assert "note: the best of 3 tries has learning_rate = 0.5. With these" in printed
     assert "progress: 3 of 3 tries, best rmse" in printed
 
     evaluate.evaluate(
@@ -341,7 +346,10 @@ def test_try_that_fails_is_recorded_and_the_others_count(
     assert "must be a str among" in failed["error"]
     errors = [run.data.tags.get("error", "") for run in find_children()]
     assert sum("squared_eror" in error for error in errors) == 1
-    assert "note: 1 of 3 tries failed, the first" in capsys.readouterr().out
+    assert (
+        "note: 1 of 3 tries failed. The first error was DataError"
+        in capsys.readouterr().out
+    )
 
 
 def test_wrong_names_of_hyperparameters_are_all_named(tmp_path: Path) -> None:
@@ -380,7 +388,10 @@ def test_wrong_names_in_the_space_are_all_named(tmp_path: Path) -> None:
 def test_note_says_that_no_try_is_better() -> None:
     tries = [Try({"a": 1}, 0.5, 1.0), Try({"a": 2}, 0.5, 1.0), Try({"a": 3}, None, 1.0)]
     text, failed = search.describe_search(SearchResult("accuracy", True, tries, 0))
-    assert text.startswith("none of 3 tries is better than training.hyperparameters")
+    assert text.startswith("no other try is better than training.hyperparameters")
+    assert text.endswith(
+        "with which accuracy is 0.5 in cross-validation (3 tries in total)."
+    )
     assert failed.startswith("1 of 3 tries failed")
 
 
@@ -415,8 +426,8 @@ def test_metric_that_cannot_judge_the_tries_is_explained(tmp_path: Path) -> None
             search=Search("mape", 2, space),
         )
     assert str(error.value) == (
-        "training.search cannot judge its tries by mape: mape divides by the target, which"
-        " is 0 in some rows. Choose another training.metric, or delete training.search, in"
+        "training.search cannot compare its tries by mape: the target is 0 in some rows,"
+        " and mape divides by it. Choose another training.metric, or delete training.search, in"
         " settings.yml."
     )
 
@@ -448,7 +459,7 @@ def test_first_try_without_a_number_is_not_the_best(score: float) -> None:
     """Candidates are numbers, which are their own scores. The first one is not finite."""
     candidates = [{"a": score}, {"a": 1.0}]
     options: dict[str, Any] = {"fingerprint": f"not finite {score}", "rows": 10}
-    with mlflow.start_run(), pytest.raises(CannotJudge, match="not a finite number"):
+    with mlflow.start_run(), pytest.raises(CannotCompute, match="not a finite number"):
         search.run_search(
             Search("r2", 2, {"a": [1.0]}), candidates, lambda c: c["a"], **options
         )

@@ -164,14 +164,14 @@ def test_repeats_are_dropped_only_where_that_is_certain() -> None:
     assert train.drop_repeated_rows(twice, []) == (twice, [])
     rows_after, notes = train.drop_repeated_rows(twice, ["word"])
     assert len(rows_after) == 20
-    assert "20 rows have 3 different keys" in notes[0]
+    assert "20 rows have only 3 different keys" in notes[0]
 
 
 @pytest.mark.parametrize(
     ("column", "task", "message"),
     [
-        (["a"] * 200, "classification", "one class, 'a', in all 200 rows"),
-        ([1.5, 2.5] * 100, "classification", "fractions such as 1.5"),
+        (["a"] * 200, "classification", "the same value, 'a', in all 200 rows"),
+        ([1.5, 2.5] * 100, "classification", "not whole, such as 1.5"),
         (["a", "b"] * 100, "regression", "needs numbers, but the target 'y' holds 'a'"),
         ([1.0, np.inf] * 100, "regression", "infinite"),
         ([f"id {i}" for i in range(200)], "classification", "200 classes in 200 rows"),

@@ -1,4 +1,4 @@
-"""The drift report: a page that shows how far each feature has moved since training."""
+"""Render the drift report: a page that shows how far each feature has moved."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from training_comparison import Comparison, Outcome, Outcomes
 
-MOST_FIGURES = 12  # of features, and of predictions: those that moved the most
-LONGEST_LABEL = 18
+# The page has at most this many charts of features, and as many of predictions.
+MOST_FIGURES = 12
+# Longer labels of bins are cut off.
+MOST_LABEL_CHARACTERS = 18
 TRAINING_COLOR = "#b8c4d6"
 NEW_COLOR = "#c2410c"
 STYLE = """
@@ -38,8 +40,8 @@ img { max-width: 100%; height: auto; }
   tr, p { break-inside: avoid; } h2 + p { break-after: avoid; }
   .figures { grid-template-columns: 1fr 1fr; } }
 """
-# Text in figures stays text, which a browser can show in any script. Dollar signs in names
-# do not make a formula of it.
+# In charts, text is stored as text, so that a browser can show it in any script. It is
+# never read as a formula, even if a name contains dollar signs.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 
 
@@ -51,107 +53,132 @@ def render_report(
 ) -> str:
     """Return the comparison as one HTML page that needs no other file.
 
-    The features that have moved the farthest come first.
+    The features with the largest PSI come first. `summary` is one line without a full stop.
+    A PSI above `max_psi` may be drift.
     """
-    features_by_psi = sort_by_psi(outcomes.features)
-    probabilities_by_psi = sort_by_psi(outcomes.probabilities)
-    title = html.escape(title)
-    about_classes = ""
-    if probabilities_by_psi:
-        about_classes = " The classes' probabilities are compared as well."
-    predictions = render_figures([outcomes.predictions, *probabilities_by_psi])
-    figures = render_figures(features_by_psi)
+    escaped_title = html.escape(title)
+    escaped_summary = html.escape(summary[0].upper() + summary[1:])
+    drift_list = render_sentences("Drift", outcomes.drift)
+    fact_list = render_sentences("New, but not drift", outcomes.facts)
+
+    probabilities = sort_by_psi(outcomes.probabilities)
+    prediction_charts = render_charts([outcomes.predictions, *probabilities])
+    note_on_classes = ""
+    if probabilities:
+        note_on_classes = " The classes' probabilities are compared as well."
+
+    features = sort_by_psi(outcomes.features)
+    feature_table = render_table(features)
+    feature_charts = render_charts(features)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{STYLE}</style>
-<h1>{title}</h1>
-<p>{html.escape(summary[0].upper() + summary[1:])}.</p>
-{render_sentences("Drift", outcomes.drift)}
-{render_sentences("New, but not drift", outcomes.facts)}
+<title>{escaped_title}</title><style>{STYLE}</style>
+<h1>{escaped_title}</h1>
+<p>{escaped_summary}.</p>
+{drift_list}
+{fact_list}
 <h2>Predictions</h2>
 <p>The predictions for a sample of the new rows are compared with those for the rows that
-training held out.{about_classes}</p>
-<div class="figures">{predictions}</div>
+training held out.{note_on_classes}</p>
+<div class="figures">{prediction_charts}</div>
 <h2>Features</h2>
 <p>The population stability index (PSI) says how far a feature has moved: 0 means not at
-all. A PSI above {max_psi:g} is drift if chance does not explain it for this many rows.
-The PSI of a column of dates compares only how many of them are missing.</p>
-{render_table(features_by_psi)}
-<div class="figures">{figures}</div>
+all. A PSI above {max_psi:g} is called drift, unless chance explains it for this number of
+rows. The PSI of a column of dates compares only the share of missing dates.</p>
+{feature_table}
+<div class="figures">{feature_charts}</div>
 </html>
 """
 
 
 def sort_by_psi(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Sort outcomes by their PSI, the largest first."""
+    """Return outcomes in the order of their PSI, the largest first."""
     return sorted(outcomes, key=lambda outcome: -(outcome.comparison.psi or 0))
 
 
 def render_sentences(heading: str, sentences: Sequence[str]) -> str:
-    """Return sentences as a list below a heading, or an empty string if there are none."""
+    """Return sentences as an HTML list below a heading, or "" if there are no sentences."""
     items = "".join(f"<li>{html.escape(sentence)}</li>\n" for sentence in sentences)
     return f"<h2>{heading}</h2>\n<ul>{items}</ul>" if items else ""
 
 
 def render_table(features: Sequence[Outcome]) -> str:
-    """Return a table of the features with their PSI and missing values."""
-    rows = []
-    for outcome in features:
-        feature = outcome.comparison
-        cells = [f'<td dir="auto">{html.escape(feature.name)}</td>']
-        figures = [f"{feature.psi or 0:.2f}"]
-        if feature.bins is not None:
-            # The last bin is that of the missing values.
-            figures.append(f"{feature.bins.training_shares[-1]:.1%}")
-            figures.append(f"{feature.bins.new_shares[-1]:.1%}")
-        cells += [f'<td class="number">{figure}</td>' for figure in figures]
-        cells.append(f"<td>{'drift' if outcome.drift else ''}</td>")
-        kind = ' class="drift"' if outcome.drift else ""
-        rows.append(f"<tr{kind}>{''.join(cells)}</tr>\n")
+    """Return an HTML table of the features with their PSI and shares of missing values."""
+    rows = "".join(render_row(outcome) for outcome in features)
     return f"""<table><thead><tr><th>feature</th><th class="number">PSI</th>
 <th class="number">missing in training</th><th class="number">missing now</th><th></th>
 </tr></thead><tbody>
-{"".join(rows)}</tbody></table>"""
+{rows}</tbody></table>"""
 
 
-def render_figures(outcomes: Sequence[Outcome]) -> str:
-    """Return the pictures of the first comparisons, in HTML."""
-    return "".join(render_figure(outcome) for outcome in outcomes[:MOST_FIGURES])
+def render_row(outcome: Outcome) -> str:
+    """Return the row of a feature in the table: name, PSI, missing values, and drift."""
+    feature = outcome.comparison
+    numbers = [format_psi(feature)]
+    if feature.bins is not None:
+        # The last bin holds the missing values.
+        numbers.append(f"{feature.bins.training_shares[-1]:.1%}")
+        numbers.append(f"{feature.bins.new_shares[-1]:.1%}")
+
+    name_cell = f'<td dir="auto">{html.escape(feature.name)}</td>'
+    number_cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+    if outcome.drift:
+        return f'<tr class="drift">{name_cell}{number_cells}<td>drift</td></tr>\n'
+    return f"<tr>{name_cell}{number_cells}<td></td></tr>\n"
 
 
-def render_figure(outcome: Outcome) -> str:
-    """Return the picture of a comparison with its name and PSI, in HTML."""
-    comparison = outcome.comparison
-    name = html.escape(comparison.name)
-    mark = ", drift" if outcome.drift else ""
-    caption = f"{name}: PSI {comparison.psi or 0:.2f}{mark}"
-    picture = encode_picture(draw_shares(comparison))
+def format_psi(comparison: Comparison) -> str:
+    """Return the PSI with two digits behind the point, such as "0.25"."""
+    return f"{comparison.psi or 0:.2f}"
+
+
+def render_charts(outcomes: Sequence[Outcome]) -> str:
+    """Return the charts of the first MOST_FIGURES comparisons, in HTML."""
+    return "".join(render_chart(outcome) for outcome in outcomes[:MOST_FIGURES])
+
+
+def render_chart(outcome: Outcome) -> str:
+    """Return the chart of a comparison as an HTML figure.
+
+    The caption has the name and the PSI, and says whether there is drift.
+    """
+    name = html.escape(outcome.comparison.name)
+    drift_mark = ", drift" if outcome.drift else ""
+    caption = f"{name}: PSI {format_psi(outcome.comparison)}{drift_mark}"
+    picture = encode_picture(draw_shares(outcome.comparison))
     return (
         f'<figure><figcaption dir="auto">{caption}</figcaption>'
-        f'<img alt="{caption}. Bars show the share of the rows in each range, of training'
-        f' and of new data." src="data:{picture}"></figure>\n'
+        f'<img alt="{caption}. Bars show the share of the rows in each range, for training'
+        f' and for new data." src="data:{picture}"></figure>\n'
     )
 
 
 def draw_shares(comparison: Comparison) -> Figure:
-    """Draw the share of the rows in each bin, of training and of new data."""
+    """Draw the shares of the rows in the bins: bars for training, outlines for new data.
+
+    Bins without any row are left out.
+    """
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes = figure.subplots()
     bins = comparison.bins
+    # Only a comparison of repeated rows has no bins, and it is not drawn.
     assert bins is not None
-    shown = [
+    shown_bins = [
         number
-        for number, label in enumerate(bins.labels)
+        for number in range(len(bins.labels))
         if bins.training[number] or bins.new[number]
     ]
-    labels = [shorten_label(bins.labels[number]) for number in shown]
-    positions = np.arange(len(shown))
-    training = [100 * bins.training_shares[number] for number in shown]
-    new = [100 * bins.new_shares[number] for number in shown]
-    axes.bar(positions, training, width=0.95, color=TRAINING_COLOR, label="training")
+    labels = [shorten_label(bins.labels[number]) for number in shown_bins]
+    training_percent = [100 * bins.training_shares[number] for number in shown_bins]
+    new_percent = [100 * bins.new_shares[number] for number in shown_bins]
+
+    positions = np.arange(len(shown_bins))
+    axes.bar(
+        positions, training_percent, width=0.95, color=TRAINING_COLOR, label="training"
+    )
     axes.bar(
         positions,
-        new,
+        new_percent,
         width=0.95,
         fill=False,
         edgecolor=NEW_COLOR,
@@ -173,15 +200,18 @@ def draw_shares(comparison: Comparison) -> Figure:
 
 
 def shorten_label(label: str) -> str:
-    """Shorten a label for a figure, and put it on one line."""
+    """Return a label on one line, cut off after MOST_LABEL_CHARACTERS.
+
+    Characters that cannot be printed, such as the end of a line, become blanks.
+    """
     text = "".join(sign if sign.isprintable() else " " for sign in label)
-    if len(text) <= LONGEST_LABEL:
+    if len(text) <= MOST_LABEL_CHARACTERS:
         return text
-    return f"{text[: LONGEST_LABEL - 1]}…"
+    return f"{text[: MOST_LABEL_CHARACTERS - 1]}…"
 
 
 def encode_picture(figure: Figure) -> str:
-    """Encode a figure as an image that can be embedded in an HTML page."""
+    """Return a figure as the text of an SVG image, to be embedded in an HTML page."""
     picture = io.BytesIO()
     figure.savefig(picture, format="svg")
     return f"image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

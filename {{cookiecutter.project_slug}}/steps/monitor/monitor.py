@@ -31,13 +31,17 @@ from training_comparison import (
     judge,
 )
 
+# The model predicts about this many of the new rows.
 PREDICTED_ROWS = 10_000
-# Probabilities are rounded like those in the profile.
+# Probabilities are rounded to as many digits as those in the profile.
 PROBABILITY_DIGITS = 4
-SHOWN_NOTES = 20  # on the screen; all are in the report
-SHOWN_NAMES = 3  # in the summary
+# The screen shows at most this many notes. All of them are in the report.
+SHOWN_NOTES = 20
+# The summary names at most this many features.
+SHOWN_NAMES = 3
 # Azure ML limits the number of metrics that a run can have.
 MOST_METRICS = 100
+# The name of the column of predictions.
 PREDICTIONS = "predictions"
 
 
@@ -61,10 +65,13 @@ def monitor(
     ignore: Sequence[str] = (),
     on_drift: str = "warn",
 ) -> None:
-    """Compare prepared parts with the profile of a registered model, and write a report.
+    """Compare the rows in the folder `prepared` with the profile of a registered model.
 
-    Features in `ignore` are left out. Raises MonitorError if there is drift and `on_drift`
-    is "stop", or if the data cannot be compared.
+    Writes a report to the folder `drift_report`, and logs it to MLflow. A PSI above
+    `max_psi` may be drift. Features in `ignore` are left out.
+
+    Raises MonitorError if there is drift and `on_drift` is "stop", or if the data cannot be
+    compared.
     """
     model = load_scoring_model(model_name, model_version, prepared)
     drift_report.mkdir(parents=True, exist_ok=True)
@@ -72,35 +79,48 @@ def monitor(
         report_missing_profile(model, prepared, drift_report)
         return
 
-    for name in ignore:
-        if name not in model.profile.features:
-            print(
-                f"note: monitoring.ignore names '{name}', which is no feature of the"
-                " model."
-            )
+    note_unknown_names(ignore, model.profile)
     result = compare_with_training(prepared, model, model.profile, max_psi, ignore)
     write_report(result, drift_report)
     log_metrics(result, drift_report)
     print_notes(result)
     if result.outcomes.drift and on_drift == "stop":
-        raise MonitorError(
-            f"{summarize(result)}. Nothing is scored, as monitoring.on_drift is 'stop'."
-            " Look at report.html in the output drift_report of this step"
-            f" ({drift_report}), and correct the data. If the data is right, train again"
-            " with newer data. To score the data anyway: --set on_drift=warn. To leave a"
-            " column out of this comparison, list it under monitoring.ignore in"
-            " settings.yml."
-        )
+        raise MonitorError(explain_stop(result, drift_report))
     print(summarize(result))
+
+
+def note_unknown_names(ignore: Sequence[str], profile: Profile) -> None:
+    """Print a note on each name in monitoring.ignore that is not a feature of the model."""
+    for name in ignore:
+        if name not in profile.features:
+            print(
+                f"note: monitoring.ignore names '{name}', which is not a feature of the"
+                " model."
+            )
+
+
+def explain_stop(result: DriftResult, drift_report: Path) -> str:
+    """Return a message that says why nothing is scored, and what the user can do."""
+    return (
+        f"{summarize(result)}. Nothing is scored, because monitoring.on_drift is 'stop'."
+        " Look at report.html in the output drift_report of this step"
+        f" ({drift_report}). If the data is wrong, correct it. If it is right, train again"
+        " with newer data, or score it anyway with --set on_drift=warn. To leave a column"
+        " out of this comparison, list it under monitoring.ignore in settings.yml."
+    )
 
 
 def report_missing_profile(
     model: ScoringModel, prepared: Path, drift_report: Path
 ) -> None:
-    """Report that the data is not compared, because the model has no profile."""
+    """Report that the data is not compared, because the model has no profile.
+
+    Prints a note, and writes `drift.json` with the fields that the step `summarize` reads.
+    There is no `report.html`.
+    """
     print(
-        f"note: {model.name}, version {model.version}, has no profile of its training"
-        " data, so new data is not compared with it: train again to have one."
+        f"note: {model.name}, version {model.version}, was saved without a profile of its"
+        " training data, so new data cannot be compared with it. Train again to get one."
     )
     summary = "not compared with the training data"
     contents = {
@@ -122,29 +142,35 @@ def compare_with_training(
     max_psi: float,
     ignore: Sequence[str],
 ) -> DriftResult:
-    """Compare prepared parts with the profile of a model.
+    """Compare the rows in the folder `prepared` with the profile of a model.
 
-    Raises MonitorError if a column that the model needs is missing.
+    Features in `ignore` are left out. Raises MonitorError if a column that the model needs
+    is missing.
     """
     table = scan_parts(prepared)
-    names = table.collect_schema().names()
+    column_names = table.collect_schema().names()
     for name in model.columns:
-        if name not in names:
+        if name not in column_names:
             raise MonitorError(f"The column '{name}' is missing; the model needs it.")
-    profiles = {
+
+    feature_profiles = {
         name: column for name, column in profile.features.items() if name not in ignore
     }
-    # Without keys, a row repeats another one if all features are the same.
-    repeat_by = list(profile.repeats.keys) or list(profile.features)
+    # Without keys, a row repeats an earlier one if all features are the same.
+    repeat_columns = list(profile.repeats.keys) or list(profile.features)
     new = count_new_rows(
-        table, profiles, repeat_by, [*model.columns], sampled_rows=PREDICTED_ROWS
+        table,
+        feature_profiles,
+        repeat_columns,
+        sampled_columns=list(model.columns),
+        sampled_rows=PREDICTED_ROWS,
     )
     features = [
         compare_column(name, column, new.columns[name])
-        for name, column in profiles.items()
+        for name, column in feature_profiles.items()
     ]
     repeats = compare_repeats("rows", profile.repeats, new.rows, new.repeated)
-    predictions, *probabilities = predict_sample(model, profile, new.sample)
+    predictions, *probabilities = compare_sample_predictions(model, profile, new.sample)
 
     # The significance level depends on the number of all tests, so all comparisons are
     # judged together.
@@ -163,99 +189,102 @@ def compare_with_training(
     )
 
 
-def predict_sample(
+def compare_sample_predictions(
     model: ScoringModel, profile: Profile, sample: pl.DataFrame
 ) -> list[Comparison]:
     """Compare the predictions for a sample of new rows with those for held-out rows.
 
-    The first comparison is that of the predictions. The others are those of the
-    probabilities of the classes, if the profile has any.
+    The first comparison is about the predictions. The others are about the probabilities of
+    the classes, if the profile has any.
     """
-    features = select_features(sample, model.columns).to_pandas()
+    predictions = predict_sample(model, profile, sample)
     profiles = {PREDICTIONS: profile.predictions, **profile.probabilities}
-    values = pl.Series(model.pipeline.predict(features))
-    if isinstance(profile.predictions, TextProfile):
-        # Python formats the classes, as it did for the profile. polars would spell True as
-        # "true".
-        values = pl.Series([str(name) for name in values])
-    predicted = {PREDICTIONS: values}
-    if profile.probabilities:
-        probabilities = model.pipeline.predict_proba(features)
-        for position, name in enumerate(model.pipeline.classes_):
-            rounded = probabilities[:, position].round(PROBABILITY_DIGITS)
-            predicted[f"probability_{name}"] = pl.Series(rounded)
-    table = pl.DataFrame(predicted).lazy()
-    new = count_new_rows(table, profiles, [PREDICTIONS])
+    # Repeated predictions are counted as well, but not used.
+    new = count_new_rows(predictions.lazy(), profiles, repeat_columns=[PREDICTIONS])
     return [
         compare_predictions(name, column, new.columns[name])
         for name, column in profiles.items()
     ]
 
 
+def predict_sample(
+    model: ScoringModel, profile: Profile, sample: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the model's predictions for a sample of rows, in the form of the profile.
+
+    The column PREDICTIONS has the predictions. If the profile has probabilities, a column
+    such as "probability_Adelie" has the probability of each class.
+    """
+    features = select_features(sample, model.columns).to_pandas()
+    predicted = pl.Series(model.pipeline.predict(features))
+    if isinstance(profile.predictions, TextProfile):
+        # The profile has the names of classes as Python formats them, such as "True".
+        # polars would write "true".
+        predicted = pl.Series([str(label) for label in predicted])
+    columns = {PREDICTIONS: predicted}
+    if profile.probabilities:
+        probabilities = model.pipeline.predict_proba(features)
+        for position, label in enumerate(model.pipeline.classes_):
+            rounded = probabilities[:, position].round(PROBABILITY_DIGITS)
+            columns[f"probability_{label}"] = pl.Series(rounded)
+    return pl.DataFrame(columns)
+
+
 def summarize(result: DriftResult) -> str:
-    """Return the outcome on one line, without a full stop."""
+    """Return one line that says how many rows were compared, and where there is drift.
+
+    It has no full stop, because it is shown as a line, and as the start of a message.
+    """
+    outcomes = result.outcomes
+    features = len(outcomes.features)
     drifted = [
-        outcome.comparison.name for outcome in result.outcomes.features if outcome.drift
+        f"'{outcome.comparison.name}'" for outcome in outcomes.features if outcome.drift
     ]
-    compared = f"{result.rows} rows compared with version {result.model.version}"
-    parts = []
+    places = []
     if drifted:
-        names = ", ".join(f"'{name}'" for name in drifted[:SHOWN_NAMES])
+        shown_names = ", ".join(drifted[:SHOWN_NAMES])
         if len(drifted) > SHOWN_NAMES:
-            names += ", …"
-        parts.append(
-            f"in {len(drifted)} of {len(result.outcomes.features)} features ({names})"
-        )
-    if result.outcomes.has_drift_of_predictions:
-        parts.append("in the predictions")
-    if result.outcomes.repeats.drift:
-        parts.append("in repeated rows")
-    if not parts:
-        return f"{compared}: no drift in {len(result.outcomes.features)} features"
-    *first_parts, last_part = parts
-    if not first_parts:
-        return f"{compared}: drift {last_part}"
-    return f"{compared}: drift {', '.join(first_parts)} and {last_part}"
+            shown_names += ", …"
+        places.append(f"in {len(drifted)} of {features} features ({shown_names})")
+    if outcomes.has_drift_of_predictions:
+        places.append("in the predictions")
+    if outcomes.repeats.drift:
+        places.append("in repeated rows")
+
+    compared = f"{result.rows} rows compared with version {result.model.version}"
+    if not places:
+        return f"{compared}: no drift in {features} features"
+    return f"{compared}: drift {join_with_and(places)}"
+
+
+def join_with_and(texts: Sequence[str]) -> str:
+    """Return texts as an enumeration: "a", "a and b", or "a, b and c"."""
+    if len(texts) == 1:
+        return texts[0]
+    return f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def print_notes(result: DriftResult) -> None:
-    """Print a note on each drift, up to a number that fits on the screen."""
-    for sentence in result.outcomes.drift[:SHOWN_NOTES]:
+    """Print a note on each drift, but at most SHOWN_NOTES of them."""
+    sentences = result.outcomes.drift
+    for sentence in sentences[:SHOWN_NOTES]:
         print(f"note: drift: {sentence}")
-    if len(result.outcomes.drift) > SHOWN_NOTES:
+    if len(sentences) > SHOWN_NOTES:
         print(
-            f"note: {len(result.outcomes.drift) - SHOWN_NOTES} more are in the drift report."
+            f"note: {len(sentences) - SHOWN_NOTES} more notes on drift are in the drift"
+            " report."
         )
 
 
 def write_report(result: DriftResult, folder: Path) -> None:
     """Write the result as `drift.json` and as `report.html` into a folder."""
-    contents = {
-        "model": result.model.name,
-        "version": result.model.version,
-        "rows": result.rows,
-        "max_psi": result.max_psi,
-        "summary": summarize(result),
-        "drift": result.outcomes.drift,
-        "facts": result.outcomes.facts,
-        "predictions": outcome_to_json(result.outcomes.predictions),
-        "probabilities": {
-            outcome.comparison.name: outcome_to_json(outcome)
-            for outcome in result.outcomes.probabilities
-        },
-        "features": {
-            outcome.comparison.name: outcome_to_json(outcome)
-            for outcome in result.outcomes.features
-        },
-    }
-    title = f"{result.model.name}: new data and training data"
+    write_json(result_to_json(result), folder)
     page = render_report(
-        title,
+        f"{result.model.name}: new data compared with training data",
         summarize(result),
         result.outcomes,
         result.max_psi,
     )
-    write_json(contents, folder)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -265,8 +294,30 @@ def write_json(contents: dict[str, Any], folder: Path) -> None:
     (folder / "drift.json").write_text(text, encoding="utf-8")
 
 
+def result_to_json(result: DriftResult) -> dict[str, Any]:
+    """Return the contents of `drift.json`."""
+    outcomes = result.outcomes
+    return {
+        "model": result.model.name,
+        "version": result.model.version,
+        "rows": result.rows,
+        "max_psi": result.max_psi,
+        "summary": summarize(result),
+        "drift": outcomes.drift,
+        "facts": outcomes.facts,
+        "predictions": outcome_to_json(outcomes.predictions),
+        "probabilities": outcomes_to_json(outcomes.probabilities),
+        "features": outcomes_to_json(outcomes.features),
+    }
+
+
+def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the outcomes of several columns for `drift.json`, by the columns' names."""
+    return {outcome.comparison.name: outcome_to_json(outcome) for outcome in outcomes}
+
+
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """Return the PSI, the bins and the drift of a feature or the predictions as JSON."""
+    """Return the PSI, the drift and the bins of a column for `drift.json`."""
     bins = outcome.comparison.bins
     return {
         "psi": outcome.comparison.psi,
@@ -276,28 +327,33 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def log_metrics(result: DriftResult, folder: Path) -> None:
-    """Log the verdict, the PSI of the features that moved the most, and the report."""
+    """Log a run to MLflow with the verdict, the largest PSIs, and the files of the report.
+
+    At most MOST_METRICS metrics are logged. If the name of a column has characters that
+    MLflow does not allow, they become underscores.
+    """
+    outcomes = result.outcomes
     psi_by_name = {
         outcome.comparison.name: outcome.comparison.psi
         for outcome in [
-            *result.outcomes.features,
-            result.outcomes.predictions,
-            *result.outcomes.probabilities,
+            *outcomes.features,
+            outcomes.predictions,
+            *outcomes.probabilities,
         ]
         if outcome.comparison.psi is not None
     }
-    names = sorted(psi_by_name, key=lambda name: -psi_by_name[name])
-    metrics: dict[str, float] = {
-        "rows": result.rows,
-        "drifted": sum(bool(outcome.drift) for outcome in result.outcomes.all_outcomes),
-    }
-    for name in names[: MOST_METRICS - len(metrics)]:
-        # MLflow allows no other characters in the name of a metric.
+    drifted = sum(bool(outcome.drift) for outcome in outcomes.all_outcomes)
+    metrics: dict[str, float] = {"rows": result.rows, "drifted": drifted}
+
+    largest_first = sorted(psi_by_name, key=lambda name: -psi_by_name[name])
+    free_metrics = MOST_METRICS - len(metrics)
+    for name in largest_first[:free_metrics]:
         metric = re.sub(r"[^\w .:/-]", "_", f"psi {name}")
         metrics[metric] = psi_by_name[name]
-    verdict = "drift" if metrics["drifted"] else "no drift"
+
+    verdict = "drift" if drifted else "no drift"
     with mlflow.start_run():
-        # The command `runs` shows these tags.
+        # The command `runs` of this project shows these tags.
         mlflow.set_tags({"verdict": verdict, "version": result.model.version})
         mlflow.log_metrics(metrics)
         mlflow.log_artifacts(str(folder))
@@ -310,12 +366,20 @@ def main() -> None:
     compared, or if a file cannot be read or written.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--drift-report", type=Path, required=True)
-    parser.add_argument("--model-name", required=True)
-    parser.add_argument("--model-version", default="latest")
-    parser.add_argument("--max-psi", type=float, default=0.2)
-    parser.add_argument("--ignore", nargs="*", default=[])
+    parser.add_argument(
+        "--prepared", type=Path, required=True, help="folder of the parts of new data"
+    )
+    parser.add_argument(
+        "--drift-report", type=Path, required=True, help="folder to write the report to"
+    )
+    parser.add_argument("--model-name", required=True, help="registered model")
+    parser.add_argument(
+        "--model-version", default="latest", help="used if prep has recorded no version"
+    )
+    parser.add_argument(
+        "--max-psi", type=float, default=0.2, help="a larger PSI may be drift"
+    )
+    parser.add_argument("--ignore", nargs="*", default=[], help="features to leave out")
     parser.add_argument("--on-drift", choices=["warn", "stop"], default="warn")
     args = parser.parse_args()
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import polars.selectors as cs
-from profiles import ColumnProfile, DateProfile, TextProfile
+from profiles import ColumnProfile, DateProfile, NumberProfile, TextProfile
 
 NUMBER = pl.Float64()
 DATE = pl.Datetime("us")
@@ -23,8 +23,9 @@ TEXT = pl.String()
 class NumberCounts:
     """The new values of a column of numbers, counted in the bins of its profile.
 
-    `smallest`, `largest` and `mean` are None if there is no value. `below` and `above`
-    count the values outside the range of training.
+    `smallest`, `largest` and `mean` are None if there is no value. `below` is the number of
+    values below the smallest training value, and `above` the number of those above the
+    largest one.
     """
 
     missing: int
@@ -43,7 +44,7 @@ class NumberCounts:
 
 @dataclass(frozen=True)
 class CategoryCounts:
-    """The number of new rows of each category of a column."""
+    """The number of new rows of each category in a column."""
 
     missing: int
     categories: Mapping[str, int]
@@ -58,8 +59,9 @@ class CategoryCounts:
 class DateCounts:
     """The number of new dates of a column, and the earliest and latest of them.
 
-    `earliest` and `latest` are None if there is no date. `before` and `after` count the
-    dates outside the range of training. `before` is 0 if the profile has no earliest date.
+    `earliest` and `latest` are None if there is no date. `before` is the number of dates
+    before the earliest training date, and `after` the number of those after the latest one.
+    `before` is 0 if the profile has no earliest date.
     """
 
     missing: int
@@ -77,7 +79,7 @@ ColumnCounts = NumberCounts | CategoryCounts | DateCounts
 class NewRows:
     """The counts of all new rows by column, and a sample of the rows.
 
-    `repeated` is the number of rows that repeat another one.
+    `repeated` is the number of rows that repeat an earlier row.
     """
 
     rows: int
@@ -100,167 +102,233 @@ def count_rows(prepared: Path) -> int:
 def count_new_rows(
     table: pl.LazyFrame,
     profiles: Mapping[str, ColumnProfile],
-    repeat_by: Sequence[str],
-    sampled: Sequence[str] = (),
+    repeat_columns: Sequence[str],
+    sampled_columns: Sequence[str] = (),
     sampled_rows: int = 10_000,
 ) -> NewRows:
     """Count the rows of a table in the bins of each profile.
 
-    A row repeats another one if both have the same values in the columns `repeat_by`. The
-    sample holds the columns `sampled` of evenly spaced rows. Only the counts, the sample,
-    and a hash of each row are held in memory.
+    A row repeats an earlier one if both have the same values in `repeat_columns`. The
+    sample holds the `sampled_columns` of about `sampled_rows` evenly spaced rows. Only the
+    counts, the sample, and a hash of each row are held in memory.
     """
     rows: int = table.select(pl.len()).collect().item()
-    rows_per_sampled_row = math.ceil(rows / sampled_rows)
+    every_nth_row = math.ceil(rows / sampled_rows)
 
-    # Columns are named by numbers, because a column's own name can be any text, so it could
-    # clash with the name of a result.
-    typed_columns = [
-        read_as_type(name, profile).alias(f"value {number}")
-        for number, (name, profile) in enumerate(profiles.items())
-    ]
-    sampled_columns = [
-        cs.by_name(name).alias(f"sample {number}")
-        for number, name in enumerate(sampled)
-    ]
-    row_hash = hash_rows(repeat_by).alias("hash")
-    # Each value is converted once, in a query of its own: within one query, polars would
-    # convert it again for each of its statistics.
-    typed_table = table.select([*typed_columns, *sampled_columns, row_hash])
-
-    aggregations = [pl.col("hash").n_unique().alias("distinct rows")]
-    for number in range(len(sampled)):
-        column = pl.col(f"sample {number}")
-        aggregations.append(column.gather_every(rows_per_sampled_row).implode())
-    statistics = {
-        name: column_statistics(pl.col(f"value {number}"), profile)
+    # The columns of a query must have different names. The names of the data can be any
+    # text and might be equal to others, so columns are named by numbers: "value 0".
+    statistics_by_column = {
+        name: list_statistics(pl.col(f"value {number}"), profile)
         for number, (name, profile) in enumerate(profiles.items())
     }
+    aggregations = [pl.col("hash").n_unique().alias("distinct rows")]
     for number, name in enumerate(profiles):
-        for statistic, expression in statistics[name].items():
+        for statistic, expression in statistics_by_column[name].items():
             aggregations.append(expression.alias(f"{statistic} {number}"))
-    collected = typed_table.select(aggregations).collect(engine="streaming")
+    for number in range(len(sampled_columns)):
+        sampled = pl.col(f"sample {number}").gather_every(every_nth_row)
+        # Each aggregation has a single value, so `implode` makes a list of the sample.
+        aggregations.append(sampled.implode())
+
+    typed_table = select_typed_columns(table, profiles, repeat_columns, sampled_columns)
+    results = typed_table.select(aggregations).collect(engine="streaming")
 
     columns = {}
     for number, (name, profile) in enumerate(profiles.items()):
-        values_by_statistic = {
-            statistic: collected[f"{statistic} {number}"][0]
-            for statistic in statistics[name]
+        value_by_statistic = {
+            statistic: results[f"{statistic} {number}"][0]
+            for statistic in statistics_by_column[name]
         }
-        columns[name] = to_column_counts(values_by_statistic, profile)
+        columns[name] = read_statistics(value_by_statistic, profile)
     sample = {
-        name: collected[f"sample {number}"][0].alias("")
-        for number, name in enumerate(sampled)
+        name: results[f"sample {number}"][0].alias("")
+        for number, name in enumerate(sampled_columns)
     }
     return NewRows(
         rows=rows,
         columns=columns,
-        repeated=rows - collected["distinct rows"][0],
+        repeated=rows - results["distinct rows"][0],
         sample=pl.DataFrame(sample),
     )
 
 
-def hash_rows(columns: Sequence[str]) -> pl.Expr:
-    """Return a hash of each row. Rows with the same values in `columns` have the same hash.
+def select_typed_columns(
+    table: pl.LazyFrame,
+    profiles: Mapping[str, ColumnProfile],
+    repeat_columns: Sequence[str],
+    sampled_columns: Sequence[str],
+) -> pl.LazyFrame:
+    """Return a table with the columns that `count_new_rows` aggregates.
 
-    The hash is the sum of the hashes of the values, which takes half the time of hashing
-    a `pl.struct`.
+    They are named "value 0", "value 1", ... for the profiles, "sample 0", "sample 1", ...
+    for the sampled columns, and "hash" for the hash of the row.
+
+    The result is a query of its own, in which each value is converted once. If one query
+    did both, polars would convert a value again for each of its statistics.
+    """
+    typed_columns = [
+        read_as_type(name, profile).alias(f"value {number}")
+        for number, (name, profile) in enumerate(profiles.items())
+    ]
+    samples = [
+        cs.by_name(name).alias(f"sample {number}")
+        for number, name in enumerate(sampled_columns)
+    ]
+    row_hash = hash_rows(repeat_columns).alias("hash")
+    return table.select([*typed_columns, *samples, row_hash])
+
+
+def hash_rows(columns: Sequence[str]) -> pl.Expr:
+    """Return an expression for a hash of each row.
+
+    Rows with the same values in `columns` have the same hash. The hash is the sum of the
+    hashes of the values, which takes half the time of hashing a `pl.struct`.
     """
     hashes = [cs.by_name(name).hash(seed=number) for number, name in enumerate(columns)]
     return pl.sum_horizontal(hashes)
 
 
 def read_as_type(name: str, profile: ColumnProfile) -> pl.Expr:
-    """Return the values of a column in the type of its profile: texts, dates or numbers.
+    """Return an expression for a column in the type of its profile: text, date or number.
 
-    Values that are not of this type are missing values, and so is NaN.
+    Values that cannot be converted to this type, and NaN, become missing values.
     """
+    # `pl.col` would read a name such as `^a$` as a pattern.
     column = cs.by_name(name)
     if isinstance(profile, TextProfile):
         return column.cast(TEXT, strict=False)
     if isinstance(profile, DateProfile):
         dates = column.cast(DATE, strict=False)
-        # A file may hold years that Python's dates cannot represent, such as the year 0.
+        # A date that Python cannot represent, such as a day in the year 0, becomes the
+        # nearest date that it can represent.
         return dates.clip(datetime.min, datetime.max)
     return column.cast(NUMBER, strict=False).fill_nan(None)
 
 
-def column_statistics(values: pl.Expr, profile: ColumnProfile) -> dict[str, pl.Expr]:
-    """Return the expressions of a column's statistics, which `to_column_counts` reads.
+# Statistics: for each kind of column, a function lists their expressions by name, and
+# another one reads their results by the same names.
 
-    `values` is an expression that `read_as_type` has returned.
+
+def list_statistics(values: pl.Expr, profile: ColumnProfile) -> dict[str, pl.Expr]:
+    """Return the expressions of the statistics of a column, by their names.
+
+    `values` is an expression for the column in the type of its profile. Each statistic has
+    one value as its result. `read_statistics` reads these results.
     """
     if isinstance(profile, TextProfile):
-        return {
-            "missing": values.null_count(),
-            "texts": values.drop_nulls().value_counts(name="rows").implode(),
-        }
+        return _list_text_statistics(values)
     if isinstance(profile, DateProfile):
-        before = pl.lit(0)
-        if profile.earliest is not None:
-            before = (values < profile.earliest).sum()
-        return {
-            "missing": values.null_count(),
-            "filled": values.count(),
-            "earliest": values.min(),
-            "latest": values.max(),
-            "before": before,
-            "after": (values > profile.latest).sum(),
-        }
+        return _list_date_statistics(values, profile)
+    return _list_number_statistics(values, profile)
+
+
+def read_statistics(
+    value_by_statistic: Mapping[str, Any], profile: ColumnProfile
+) -> ColumnCounts:
+    """Return the counts of a column from the results of the expressions of its statistics.
+
+    `value_by_statistic` has the names that `list_statistics` returns for this profile.
+    """
+    if isinstance(profile, TextProfile):
+        return _read_text_statistics(value_by_statistic)
+    if isinstance(profile, DateProfile):
+        # Each of these statistics has the name of a field.
+        return DateCounts(**value_by_statistic)
+    return _read_number_statistics(value_by_statistic, profile)
+
+
+def _list_text_statistics(values: pl.Expr) -> dict[str, pl.Expr]:
+    """Return expressions for the numbers of missing values and of rows of each text."""
+    text_counts = values.drop_nulls().value_counts(name="rows")
+    return {
+        "missing": values.null_count(),
+        # Each statistic has a single value, so `implode` makes a list of these counts.
+        "texts": text_counts.implode(),
+    }
+
+
+def _read_text_statistics(value_by_statistic: Mapping[str, Any]) -> CategoryCounts:
+    """Return the number of rows of each text.
+
+    The value of "texts" has a row for each text, with two fields: the text, and its rows.
+    """
+    # polars names the first field like the column, so the fields are taken by position.
+    texts, rows = value_by_statistic["texts"].struct.unnest().get_columns()
+    return CategoryCounts(
+        missing=value_by_statistic["missing"],
+        categories=dict(zip(texts, rows, strict=True)),
+    )
+
+
+def _list_date_statistics(values: pl.Expr, profile: DateProfile) -> dict[str, pl.Expr]:
+    """Return an expression for each field of DateCounts, by the name of the field."""
+    before = pl.lit(0)
+    if profile.earliest is not None:
+        before = (values < profile.earliest).sum()
+    return {
+        "missing": values.null_count(),
+        "filled": values.count(),
+        "earliest": values.min(),
+        "latest": values.max(),
+        "before": before,
+        "after": (values > profile.latest).sum(),
+    }
+
+
+def _list_number_statistics(
+    values: pl.Expr, profile: NumberProfile
+) -> dict[str, pl.Expr]:
+    """Return expressions for the range, the mean and the counts of numbers.
+
+    The counts are cumulative: "up to edge 0" is the number of values that are at most the
+    first edge of the profile's bins.
+    """
     statistics = {
         "missing": values.null_count(),
+        "filled": values.count(),
         "smallest": values.min(),
         "largest": values.max(),
         "mean": values.mean(),
         "below": (values < profile.smallest).sum(),
         "above": (values > profile.largest).sum(),
-        "filled": values.count(),
     }
     for number, edge in enumerate(profile.edges):
         statistics[f"up to edge {number}"] = (values <= edge).sum()
     return statistics
 
 
-def to_column_counts(values: Mapping[str, Any], profile: ColumnProfile) -> ColumnCounts:
-    """Return the counts of a column from the values of its statistics."""
-    if isinstance(profile, TextProfile):
-        # polars has named the first of the two fields like the column.
-        texts, rows = values["texts"].struct.unnest().get_columns()
-        categories = dict(zip(texts, rows, strict=True))
-        return CategoryCounts(values["missing"], categories)
-    if isinstance(profile, DateProfile):
-        return DateCounts(
-            missing=values["missing"],
-            filled=values["filled"],
-            earliest=values["earliest"],
-            latest=values["latest"],
-            before=values["before"],
-            after=values["after"],
-        )
+def _read_number_statistics(
+    value_by_statistic: Mapping[str, Any], profile: NumberProfile
+) -> NumberCounts:
+    """Return the range and the mean of numbers, and how many of them are in each bin."""
     up_to_edges = [
-        values[f"up to edge {number}"] for number in range(len(profile.edges))
+        value_by_statistic[f"up to edge {number}"]
+        for number in range(len(profile.edges))
     ]
-    counts = np.diff([0, *up_to_edges, values["filled"]])
+    # The counts are cumulative, so their differences are the numbers of values in each bin.
+    counts = np.diff([0, *up_to_edges, value_by_statistic["filled"]])
     return NumberCounts(
-        missing=values["missing"],
+        missing=value_by_statistic["missing"],
         counts=counts.tolist(),
-        smallest=values["smallest"],
-        largest=values["largest"],
-        mean=values["mean"],
-        below=values["below"],
-        above=values["above"],
+        smallest=value_by_statistic["smallest"],
+        largest=value_by_statistic["largest"],
+        mean=value_by_statistic["mean"],
+        below=value_by_statistic["below"],
+        above=value_by_statistic["above"],
     )
 
 
 def select_features(
     table: pl.DataFrame, columns: Mapping[str, pl.DataType]
 ) -> pl.DataFrame:
-    """Return the columns that a model needs, in its types.
+    """Return the columns that a model needs, converted to the types of the training data.
 
-    Values of another type count as missing, as the step `score` reports them.
+    Values that cannot be converted become missing values. The step `score` does the same,
+    and reports them.
     """
     features = {}
     for name, dtype in columns.items():
-        # polars would take a name such as `^a$` for a pattern, so the column has none.
+        # polars would read a name such as `^a$` as a pattern, so the series gets an empty
+        # name. The key of the dictionary keeps the real one.
         features[name] = table[name].alias("").cast(dtype, strict=False)
     return pl.DataFrame(features)

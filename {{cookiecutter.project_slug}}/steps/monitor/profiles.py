@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NumberProfile:
-    """The values of a column of numbers in training.
+    """How the training rows are distributed in a column of numbers.
 
     Bin i has `counts[i]` numbers. They are greater than `edges[i - 1]`, and at most
     `edges[i]`. The first bin has no lower edge, and the last one no upper edge.
@@ -31,13 +31,15 @@ class NumberProfile:
 
 @dataclass(frozen=True)
 class TextProfile:
-    """The number of rows of each category of a column in training.
+    """How the training rows are distributed in a column of categories.
 
-    `frequent` are categories of many rows, the most frequent one first. The others are in
-    alphabetical order and divided into bins. Bin i has `counts[i]` rows, with categories
-    after `edges[i - 1]`, up to and including `edges[i]`. The first bin has no lower edge,
-    and the last one no upper edge. `seen` has the number of rows of every category. It is
-    None if there were too many categories.
+    `frequent` has the number of rows of each frequent category, the most frequent one
+    first. The other categories are in alphabetical order and divided into bins. Bin i has
+    `counts[i]` rows, with categories after `edges[i - 1]`, up to and including `edges[i]`.
+    The first bin has no lower edge, and the last one no upper edge.
+
+    `seen` has the number of rows of every category. It is None if there are too many
+    categories.
     """
 
     missing: int
@@ -70,9 +72,10 @@ ColumnProfile = NumberProfile | TextProfile | DateProfile
 
 @dataclass(frozen=True)
 class RepeatProfile:
-    """The number of training rows that repeat another one in the key columns.
+    """How many training rows repeat an earlier row in the keys.
 
-    Without keys, rows are compared in all features.
+    `keys` are the columns of the keys. Without keys, rows are compared in all features.
+    `repeated` of the `rows` repeat an earlier one.
     """
 
     keys: Sequence[str]
@@ -82,11 +85,11 @@ class RepeatProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """The training rows of a model by column, and its predictions for held-out rows.
+    """How the training rows are distributed, and the predictions for the held-out rows.
 
-    `probabilities` has the predicted probabilities of classes by the name of their column,
-    such as "probability_Adelie". It is empty for regression, and in a profile that an
-    earlier version of this project has saved.
+    `probabilities` has the distribution of each predicted probability by the name of its
+    column, such as "probability_Adelie". It is empty for a regression, and in a profile
+    that an earlier version of this project has saved.
     """
 
     rows: int
@@ -97,7 +100,10 @@ class Profile:
 
 
 def parse_profile(profile: Mapping[str, Any]) -> Profile:
-    """Parse the contents of `profile.json`."""
+    """Return the profile that `profile.json` describes.
+
+    `profile` has the contents of this file as Python reads JSON.
+    """
     return Profile(
         rows=profile["rows"],
         features={
@@ -113,14 +119,21 @@ def parse_profile(profile: Mapping[str, Any]) -> Profile:
 
 
 def parse_column(column: Mapping[str, Any]) -> ColumnProfile:
-    """Parse the profile of a column of numbers, texts or dates."""
+    """Return the profile of a column that a part of `profile.json` describes.
+
+    `kind` is "number", "text" or "date". Raises ValueError for another kind.
+    """
     fields = dict(column)
     kind = fields.pop("kind")
     if kind == "number":
         return NumberProfile(**fields)
     if kind == "text":
         return TextProfile(**fields)
+    if kind != "date":
+        raise ValueError(f"a column has the unknown kind {kind!r}")
+
     earliest = None
+    # Earlier versions of this project have saved no earliest date.
     if "earliest" in fields:
         earliest = datetime.fromisoformat(fields["earliest"])
     return DateProfile(

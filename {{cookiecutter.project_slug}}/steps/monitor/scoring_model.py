@@ -27,17 +27,20 @@ TYPES: dict[str, pl.DataType] = {
     "datetime": pl.Datetime("us"),
     "string": pl.String(),
 }
+# A damaged file may have any contents: text that is not JSON, or JSON of another shape. So
+# reading it may end in any of these errors.
+DAMAGES = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class MonitorError(Exception):
-    """The new data cannot be compared with the training data; the message says why."""
+    """The new data cannot be compared, or must not be scored. The message says why."""
 
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """A registered model, and the columns that it needs.
+    """A registered model, and the columns that it needs, with their types.
 
-    `profile` is None if the model was saved without one.
+    `profile` describes the training rows. It is None if the model was saved without one.
     """
 
     name: str
@@ -48,44 +51,45 @@ class ScoringModel:
 
 
 def load_scoring_model(name: str, version: str, prepared: Path) -> ScoringModel:
-    """Load the model that will score the parts in the folder `prepared`.
+    """Load the registered model that will score the rows in the folder `prepared`.
 
-    Prep has recorded in the parts which version's schema it has used to read the data. If
-    no version is recorded, `version` is used, which may be "latest". Raises MonitorError if
-    the model cannot be loaded.
+    Prep records in the prepared parts by which version's schema it has read the data. That
+    version is loaded. If none is recorded, `version` is loaded, which may be "latest".
+
+    Raises MonitorError if the model cannot be loaded.
     """
-    version = read_version_of_parts(prepared) or version
+    version = read_recorded_version(prepared) or version
     if version == "latest":
         version = find_newest_version(name)
     folder = download_model(name, version)
-    # MLflow decodes %20 in a path to a space, so it loads a copy at a path without such
-    # characters.
-    with TemporaryDirectory() as plain:
-        copy = shutil.copytree(folder, Path(plain) / "model")
-        description = Model.load(str(copy))
+    # MLflow reads "%20" in a path as a blank. The path of a temporary copy has none.
+    with TemporaryDirectory() as temporary_folder:
+        copied_model = shutil.copytree(folder, Path(temporary_folder) / "model")
+        description = Model.load(str(copied_model))
         check_python(description)
-        pipeline = mlflow.sklearn.load_model(copy.as_uri())
-        profile = read_profile(copy)
+        pipeline = mlflow.sklearn.load_model(copied_model.as_uri())
+        profile = read_profile(copied_model)
     return ScoringModel(name, version, pipeline, list_columns(description), profile)
 
 
-def read_version_of_parts(prepared: Path) -> str | None:
-    """Return the version of the model that prep has recorded in the parts, or None.
+def read_recorded_version(prepared: Path) -> str | None:
+    """Return the version of the model that prep has recorded in the parts.
 
-    Raises MonitorError if there are no parts.
+    Returns None if no version is recorded. Raises MonitorError if there are no parts.
     """
     part = min(prepared.glob("*.parquet"), default=None)
     if part is None:
         raise MonitorError(
-            f"There is no Parquet file in {prepared}, so no row to compare."
+            f"There is no Parquet file in {prepared}, so there are no rows to compare."
         )
     return pl.read_parquet_metadata(part).get("model_version")
 
 
 def find_newest_version(name: str) -> str:
-    """Return the newest version of a registered model.
+    """Return the newest version of a registered model, such as "12".
 
-    Returns "latest" if no model of this name is registered.
+    Returns "latest" if no model of this name is registered, so that loading this version
+    fails with a message.
     """
     versions = list_versions(name)
     return versions[-1] if versions else "latest"
@@ -103,60 +107,67 @@ def list_versions(name: str) -> list[str]:
 def download_model(name: str, version: str) -> Path:
     """Return the folder with the files of a registered model.
 
-    Raises MonitorError if the model or its files are missing.
+    Raises MonitorError if the version is not registered, or if its files are gone.
     """
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
-        if isinstance(error, OSError) or "No such artifact" in str(error):
+        are_files_gone = isinstance(error, OSError) or "No such artifact" in str(error)
+        if are_files_gone:
             raise MonitorError(
                 f"The model {name}, version {version}, cannot be loaded: its files are"
-                " gone: train again with --set register=always, or pin another version"
-                f" by scoring.model_version. ({error})"
+                " gone. Train again with --set register=always, or choose another version"
+                f" with scoring.model_version. ({error})"
             ) from None
-        version_is_missing = (
-            isinstance(error, MlflowException)
-            and error.error_code == "RESOURCE_DOES_NOT_EXIST"
-        )
-        versions = list_versions(name) if version_is_missing else []
-        if versions:
-            newest_versions = ", ".join(versions[-SHOWN_VERSIONS:])
-            raise MonitorError(
-                f"There is no version {version} of the model {name}. The newest versions"
-                f" are: {newest_versions}. Choose another scoring.model_version in"
-                " settings.yml."
-            ) from None
+        _check_version_exists(name, version, error)
         raise MonitorError(
             f"The model {name}, version {version}, cannot be loaded: run the training"
             f" pipeline first. ({error})"
         ) from None
 
 
+def _check_version_exists(name: str, version: str, error: MlflowException) -> None:
+    """Raise MonitorError if only this version of a model is missing, and others are not.
+
+    `error` is the error of MLflow when the version was downloaded.
+    """
+    is_missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    versions = list_versions(name) if is_missing else []
+    if versions:
+        newest_versions = ", ".join(versions[-SHOWN_VERSIONS:])
+        raise MonitorError(
+            f"There is no version {version} of the model {name}. The newest versions"
+            f" are: {newest_versions}. Choose another scoring.model_version in"
+            " settings.yml."
+        ) from None
+
+
 def check_python(description: Model) -> None:
     """Raise MonitorError if a model was saved by another minor version of Python.
 
-    The model holds the functions of its train step as bytecode. Another version of Python
-    may crash on it without an error.
+    The model holds functions of its train step as bytecode. If Python 3.12 runs the
+    bytecode of Python 3.11, the process may crash without an exception.
     """
     flavor = description.flavors.get("python_function", {})
-    version = ".".join(flavor.get("python_version", "").split(".")[:2])
+    trained_with = ".".join(flavor.get("python_version", "").split(".")[:2])
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if version and version != running:
+    if trained_with and trained_with != running:
         raise MonitorError(
-            f"The model was trained with Python {version}, and this is Python {running}:"
-            f" train again with --set register=always, or score with Python {version}."
+            f"The model was trained with Python {trained_with}, and this is Python"
+            f" {running}. Train again with --set register=always, or score with Python"
+            f" {trained_with}."
         )
 
 
 def list_columns(description: Model) -> dict[str, pl.DataType]:
-    """Return the columns that a saved model was trained with, from its signature.
+    """Return the names and types of the columns that a saved model was trained on.
 
-    Raises MonitorError if the model has no signature.
+    Raises MonitorError if the model has no signature, which would name them.
     """
     if description.signature is None:
         raise MonitorError(
-            "The model was saved without a signature, which names its columns: save it"
-            " with save_model() of steps/train/train.py."
+            "The model was saved without a signature, which would name its columns. Save it"
+            " by save_model(), as steps/train/train.py does."
         )
     columns: list[dict[str, Any]] = description.signature.inputs.to_dict()
     return {column["name"]: TYPES[column["type"]] for column in columns}
@@ -170,18 +181,12 @@ def read_profile(folder: Path) -> Profile | None:
     file = folder / PROFILE
     if not file.exists():
         return None
+    # Bytes that are not UTF-8 are replaced, and then found by `parse_profile`.
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
         return parse_profile(json.loads(text))
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except DAMAGES as error:
         raise MonitorError(
-            f"The file {PROFILE} of the model is damaged ({error!r}): train again with"
-            " --set register=always, or choose another version by"
-            " scoring.model_version."
+            f"The file {PROFILE} of the model is damaged ({error!r}). Train again with"
+            " --set register=always, or choose another version with scoring.model_version."
         ) from None

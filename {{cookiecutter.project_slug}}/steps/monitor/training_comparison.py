@@ -25,15 +25,17 @@ from profiles import (
     TextProfile,
 )
 
-SHOWN_CATEGORIES = 3  # in a sentence
+# A sentence names at most this many unseen categories.
+SHOWN_CATEGORIES = 3
+# The label of the bin of missing values, which is the last bin of each column.
 MISSING = "missing"
-# If a larger share of the training rows are duplicates, duplicates are normal.
-RARE = 0.01
+# If a larger share of the training rows repeats an earlier row, repeated rows are normal.
+RARE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Bins:
-    """The counts of training rows and of new rows, bin by bin."""
+    """The numbers of training rows and of new rows in the same bins."""
 
     labels: Sequence[str]
     training: Sequence[int]
@@ -51,14 +53,14 @@ class Bins:
 
 
 def _divide_by_sum(counts: Sequence[int]) -> list[float]:
-    """Divide counts by their sum; return zeros if all counts are zero."""
+    """Return the share of each count in their sum, or zeros if all counts are zero."""
     total = max(sum(counts), 1)
     return [count / total for count in counts]
 
 
 @dataclass(frozen=True)
 class BinChange:
-    """The share of the training rows and of the new rows that a bin holds."""
+    """A bin, and the shares of the training rows and of the new rows that are in it."""
 
     label: str
     training_share: float
@@ -67,14 +69,14 @@ class BinChange:
 
 @dataclass(frozen=True)
 class Check:
-    """A difference between new rows and training rows, and its p-values.
+    """A difference between new rows and training rows, and the p-values of its tests.
 
     The difference is drift if one of the p-values is small enough. If `needs_psi` is
     True, the PSI of the column must also be above its limit.
 
-    `sentence` describes the difference. It is None if there is no difference at all, such
-    as no unseen category. Then nothing is reported, but the p-values still count: the more
-    tests there are, the smaller a p-value must be to count as drift (see `judge`).
+    `sentence` describes the difference. It is None if there is no difference, such as no
+    unseen category. Then nothing is reported, but the tests still count: the more tests
+    there are, the smaller a p-value must be to count as drift (see `judge`).
     """
 
     sentence: str | None
@@ -86,7 +88,8 @@ class Check:
 class Comparison:
     """New rows compared with training rows: a feature, the predictions, or whole rows.
 
-    `facts` are sentences on differences that are normal for new data, not drift.
+    `facts` are sentences on differences that are normal for new data, so they are never
+    drift. The comparison of repeated rows has neither a PSI nor bins.
     """
 
     name: str
@@ -109,7 +112,7 @@ class Outcome:
 class Outcomes:
     """The outcomes of the features, of repeated rows, and of the predictions.
 
-    `probabilities` has those of the classes' probabilities, if these are compared.
+    `probabilities` has the outcomes of the classes' probabilities, if these are compared.
     """
 
     features: Sequence[Outcome]
@@ -119,7 +122,7 @@ class Outcomes:
 
     @property
     def all_outcomes(self) -> list[Outcome]:
-        """Return the outcomes of all comparisons, those of the features first."""
+        """Return the outcomes of all comparisons, starting with the features."""
         return [
             *self.features,
             self.repeats,
@@ -144,11 +147,11 @@ class Outcomes:
 
 
 def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
-    """Decide for each comparison what is drift, and what may be due to chance.
+    """Decide for each comparison which differences are drift.
 
-    A difference is drift if a p-value is below a level that falls with the number of
-    tests: among many tests, some have a small p-value by chance. `max_psi` is the limit
-    of the PSI for checks that need it.
+    A difference is drift only if a p-value is below a level that falls with the number of
+    tests: among many tests, some have a small p-value by chance. Some differences are drift
+    only if the PSI of the column is also above `max_psi`.
     """
     number_of_tests = sum(
         len(check.p_values) for comparison in comparisons for check in comparison.checks
@@ -158,7 +161,13 @@ def judge(comparisons: Sequence[Comparison], max_psi: float) -> list[Outcome]:
 
 
 def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Outcome:
-    """Decide what is drift in a comparison; `level` is the limit of its p-values."""
+    """Decide which differences of a comparison are drift, and which are only reported.
+
+    A difference is drift if one of its p-values is below `level` and, if its check needs
+    the PSI (population stability index), the PSI is above `max_psi`. Any other difference
+    is reported as a fact. The exception is a check that needs the PSI: nothing is reported,
+    because distributions always differ a little.
+    """
     exceeds_psi = comparison.psi is not None and comparison.psi > max_psi
     drift = []
     facts = list(comparison.facts)
@@ -166,7 +175,8 @@ def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Ou
         if check.sentence is None:
             continue
         is_improbable = min(check.p_values) < level
-        if is_improbable and (exceeds_psi or not check.needs_psi):
+        is_large_enough = exceeds_psi or not check.needs_psi
+        if is_improbable and is_large_enough:
             drift.append(check.sentence)
         elif not check.needs_psi:
             facts.append(check.sentence)
@@ -174,9 +184,9 @@ def judge_comparison(comparison: Comparison, level: float, max_psi: float) -> Ou
 
 
 def compare_column(name: str, profile: ColumnProfile, new: ColumnCounts) -> Comparison:
-    """Compare the values of a column: numbers, texts or dates.
+    """Compare the new values of a column with its profile: numbers, texts or dates.
 
-    Raises TypeError if the new values are of another kind than those of the profile.
+    Raises TypeError if the new values and the profile are not of the same kind.
     """
     if isinstance(profile, NumberProfile) and isinstance(new, NumberCounts):
         return compare_numbers(name, profile, new)
@@ -184,11 +194,14 @@ def compare_column(name: str, profile: ColumnProfile, new: ColumnCounts) -> Comp
         return compare_texts(name, profile, new)
     if isinstance(profile, DateProfile) and isinstance(new, DateCounts):
         return compare_dates(name, profile, new)
-    raise TypeError(f"{name}: {type(new).__name__} does not go with the profile")
+    raise TypeError(
+        f"'{name}': the new values are {type(new).__name__}, and the profile is a"
+        f" {type(profile).__name__}"
+    )
 
 
 def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Comparison:
-    """Compare the distribution and the range of a column of numbers."""
+    """Compare the distribution and the range of a column of numbers with training."""
     bins = Bins(
         labels=[*label_bins(profile.edges), MISSING],
         training=[*profile.counts, profile.missing],
@@ -197,48 +210,58 @@ def compare_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Com
     psi = population_stability_index(bins.training, bins.new)
     p_values = [
         compare_distributions(bins.training, bins.new),
+        # Missing values are neither large nor small, so they are not counted here.
         compare_locations(profile.counts, new.counts),
         compare_missing(bins),
     ]
     change = find_largest_change(bins)
+    # The mean is None if there is no new number.
     if change.label == MISSING or new.mean is None:
         sentence = describe_missing(name, bins, psi)
     else:
         sentence = describe_moved_numbers(name, profile, new.mean, change, psi)
-    distribution = Check(sentence, p_values, needs_psi=True)
-    below = check_smaller_numbers(name, profile, new)
-    above = check_larger_numbers(name, profile, new)
-    return Comparison(name, [distribution, below, above], psi, bins)
+    checks = [
+        Check(sentence, p_values, needs_psi=True),
+        check_smaller_numbers(name, profile, new),
+        check_larger_numbers(name, profile, new),
+    ]
+    return Comparison(name, checks, psi, bins)
 
 
 def check_smaller_numbers(
     name: str, profile: NumberProfile, new: NumberCounts
 ) -> Check:
-    """Check whether new numbers are below the smallest of the training numbers."""
-    # No training number is below the smallest one.
+    """Check whether new numbers are below the smallest number in training.
+
+    If there are none, the check has a p-value, but no sentence.
+    """
+    # By definition, 0 training numbers are below the smallest one.
     p_value = compare_rates(0, profile.filled, new.below, new.filled)
     if not new.below or new.smallest is None:
         return Check(None, [p_value])
 
     sentence = (
-        f"'{name}': {new.below} of {new.filled} values are below the smallest of"
-        f" training, {format_number(profile.smallest)}; the smallest is"
-        f" {format_number(new.smallest)}."
+        f"'{name}': {new.below} of {new.filled} new values are below"
+        f" {format_number(profile.smallest)}, the smallest value in training; the smallest"
+        f" new value is {format_number(new.smallest)}."
     )
     return Check(sentence, [p_value])
 
 
 def check_larger_numbers(name: str, profile: NumberProfile, new: NumberCounts) -> Check:
-    """Check whether new numbers are above the largest of the training numbers."""
-    # No training number is above the largest one.
+    """Check whether new numbers are above the largest number in training.
+
+    If there are none, the check has a p-value, but no sentence.
+    """
+    # By definition, 0 training numbers are above the largest one.
     p_value = compare_rates(0, profile.filled, new.above, new.filled)
     if not new.above or new.largest is None:
         return Check(None, [p_value])
 
     sentence = (
-        f"'{name}': {new.above} of {new.filled} values are above the largest of"
-        f" training, {format_number(profile.largest)}; the largest is"
-        f" {format_number(new.largest)}."
+        f"'{name}': {new.above} of {new.filled} new values are above"
+        f" {format_number(profile.largest)}, the largest value in training; the largest new"
+        f" value is {format_number(new.largest)}."
     )
     return Check(sentence, [p_value])
 
@@ -246,22 +269,25 @@ def check_larger_numbers(name: str, profile: NumberProfile, new: NumberCounts) -
 def describe_moved_numbers(
     name: str, profile: NumberProfile, new_mean: float, change: BinChange, psi: float
 ) -> str:
-    """Describe how numbers have moved since training.
+    """Return a sentence on how numbers have moved since training: their PSI and mean.
 
-    `change` is the bin whose share of the rows has changed the most. It is named if the new
-    mean lies in the middle half of the training values. Such a mean does not explain the
-    change: for example, all values may have become the same.
+    If the new mean is between the quartiles of training, it does not show the change: all
+    values may have become the same, for example. The sentence then also describes `change`,
+    the bin whose share of the rows has changed the most.
     """
     means = (
         f"'{name}': PSI {psi:.2f}, mean {format_number(new_mean)} instead of"
         f" {format_number(profile.mean)}"
     )
+    # The edges of the bins are quantiles of the training values. There is none if all
+    # training values are the same.
     edges = profile.edges
     if not edges:
         return f"{means}."
     lower_quartile = edges[len(edges) // 4]
     upper_quartile = edges[3 * len(edges) // 4]
-    if not lower_quartile <= new_mean <= upper_quartile:
+    is_mean_ordinary = lower_quartile <= new_mean <= upper_quartile
+    if not is_mean_ordinary:
         return f"{means}."
     return (
         f"{means}, {change.label} in {change.new_share:.0%} of the rows instead of"
@@ -278,36 +304,43 @@ def compare_texts(name: str, profile: TextProfile, new: CategoryCounts) -> Compa
     if change.label == MISSING:
         sentence = describe_missing(name, bins, psi)
     else:
-        sentence = (
-            f"'{name}': PSI {psi:.2f}, {change.label} in {change.new_share:.0%} of the"
-            f" rows instead of {change.training_share:.0%}."
-        )
+        sentence = describe_moved_categories(name, change, psi)
     checks = [Check(sentence, p_values, needs_psi=True)]
+    # The profile does not list the categories if there are too many.
     if profile.seen is not None:
         checks.append(check_unseen_categories(name, profile.seen, new))
     return Comparison(name, checks, psi, bins)
 
 
+def describe_moved_categories(name: str, change: BinChange, psi: float) -> str:
+    """Return a sentence on the category, or the bin, whose share has changed the most."""
+    return (
+        f"'{name}': PSI {psi:.2f}, {change.label} in {change.new_share:.0%} of the rows"
+        f" instead of {change.training_share:.0%}."
+    )
+
+
 def divide_into_bins(profile: TextProfile, new: CategoryCounts) -> Bins:
-    """Count the training rows and the new rows by category.
+    """Divide the training rows and the new rows into the same bins of categories.
 
     There is a bin for each frequent category of the training rows, and one for missing
-    values. The rarer categories are put into groups: the profile's `edges` divide their
-    alphabetical order into ranges, and each range has a bin.
+    values. All other categories are sorted alphabetically, and put into the ranges between
+    the profile's `edges`. Each range is a bin.
     """
-    frequent = dict.fromkeys(profile.frequent, 0)
-    rarer_groups = [0] * len(profile.counts)
+    new_frequent = dict.fromkeys(profile.frequent, 0)
+    new_rarer = [0] * len(profile.counts)
     for category, rows in new.categories.items():
-        if category in frequent:
-            frequent[category] = rows
+        if category in new_frequent:
+            new_frequent[category] = rows
         else:
-            group = bisect_left(profile.edges, category)
-            rarer_groups[group] += rows
+            # An edge is the last category of its range.
+            range_number = bisect_left(profile.edges, category)
+            new_rarer[range_number] += rows
     frequent_labels = [f"'{category}'" for category in profile.frequent]
     return Bins(
-        labels=[*frequent_labels, *label_groups(profile.edges), MISSING],
+        labels=[*frequent_labels, *label_ranges(profile.edges), MISSING],
         training=[*profile.frequent.values(), *profile.counts, profile.missing],
-        new=[*frequent.values(), *rarer_groups, new.missing],
+        new=[*new_frequent.values(), *new_rarer, new.missing],
     )
 
 
@@ -316,7 +349,8 @@ def check_unseen_categories(
 ) -> Check:
     """Check whether new rows have categories that no training row has.
 
-    `seen` holds the number of training rows of each category.
+    `seen` maps each category of the training rows to its number of rows. If there is no
+    unseen category, the check has p-values, but no sentence.
     """
     p_values = compare_unseen_categories(seen, new.categories)
     unseen = {
@@ -327,16 +361,19 @@ def check_unseen_categories(
     if not unseen:
         return Check(None, p_values)
 
-    by_rows = sorted(unseen, key=lambda category: (-unseen[category], category))
+    most_frequent_first = sorted(
+        unseen, key=lambda category: (-unseen[category], category)
+    )
     shown = [
-        f"'{category}' ({unseen[category]})" for category in by_rows[:SHOWN_CATEGORIES]
+        f"'{category}' ({unseen[category]})"
+        for category in most_frequent_first[:SHOWN_CATEGORIES]
     ]
     if len(unseen) > SHOWN_CATEGORIES:
         shown.append("…")
-    rows = sum(unseen.values())
+    unseen_rows = sum(unseen.values())
     sentence = (
-        f"'{name}': {rows} of {new.filled} values are categories that training has not"
-        f" seen: {', '.join(shown)}."
+        f"'{name}': {unseen_rows} of {new.filled} new values belong to categories that do"
+        f" not occur in training: {', '.join(shown)}."
     )
     return Check(sentence, p_values)
 
@@ -344,7 +381,8 @@ def check_unseen_categories(
 def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Comparison:
     """Compare the missing values of a column of dates, and find dates before training.
 
-    New data is usually later than training data, so later dates are a fact, not drift.
+    New data is usually later than the training data. So dates after training are only
+    reported as a fact, and are never drift.
     """
     bins = Bins(
         labels=["a date", MISSING],
@@ -352,38 +390,41 @@ def compare_dates(name: str, profile: DateProfile, new: DateCounts) -> Compariso
         new=[new.filled, new.missing],
     )
     psi = population_stability_index(bins.training, bins.new)
-    missing = Check(
-        sentence=describe_missing(name, bins, psi),
-        p_values=[compare_missing(bins)],
-        needs_psi=True,
-    )
-    checks = [missing]
+    checks = [
+        Check(
+            describe_missing(name, bins, psi), [compare_missing(bins)], needs_psi=True
+        )
+    ]
+    # Earlier versions of this project have saved profiles without an earliest date.
     if profile.earliest is not None:
         checks.append(check_earlier_dates(name, profile.filled, profile.earliest, new))
     facts = []
     if new.after and new.latest is not None:
         facts.append(
-            f"'{name}': {new.after} of {new.filled} dates are after the latest of"
-            f" training, {profile.latest:%Y-%m-%d}; the latest is"
-            f" {new.latest:%Y-%m-%d}."
+            f"'{name}': {new.after} of {new.filled} new dates are after"
+            f" {profile.latest:%Y-%m-%d}, the latest date in training; the latest new date"
+            f" is {new.latest:%Y-%m-%d}."
         )
     return Comparison(name, checks, psi, bins, facts)
 
 
 def check_earlier_dates(
-    name: str, training_dates: int, earliest: datetime, new: DateCounts
+    name: str, training_dates: int, training_earliest: datetime, new: DateCounts
 ) -> Check:
-    """Check whether new dates are before the earliest of the training dates.
+    """Check whether new dates are before the earliest date in training.
 
-    `training_dates` is the number of training rows that have a date.
+    `training_dates` is the number of training rows that have a date. If no new date is
+    earlier, the check has a p-value, but no sentence.
     """
+    # By definition, 0 training dates are before the earliest one.
     p_value = compare_rates(0, training_dates, new.before, new.filled)
     if not new.before or new.earliest is None:
         return Check(None, [p_value])
 
     sentence = (
-        f"'{name}': {new.before} of {new.filled} dates are before the earliest of"
-        f" training, {earliest:%Y-%m-%d}; the earliest is {new.earliest:%Y-%m-%d}."
+        f"'{name}': {new.before} of {new.filled} new dates are before"
+        f" {training_earliest:%Y-%m-%d}, the earliest date in training; the earliest new"
+        f" date is {new.earliest:%Y-%m-%d}."
     )
     return Check(sentence, [p_value])
 
@@ -391,28 +432,27 @@ def check_earlier_dates(
 def compare_repeats(
     name: str, profile: RepeatProfile, new_rows: int, new_repeated: int
 ) -> Comparison:
-    """Compare the number of duplicates: rows that are equal to another row.
+    """Compare how many rows repeat an earlier row in training and in the new data.
 
-    Rows are equal if their keys are, or without keys, if all their features are. If there
-    are nearly no duplicates in training, a duplicate was probably delivered twice by
-    mistake. If they are frequent in training, they are normal, and nothing is compared.
+    A row repeats another if the keys are equal or, without keys, all features. This is so
+    for `new_repeated` of the `new_rows`. If at most RARE_SHARE of the training rows repeat
+    another, a repeated row was probably delivered twice by mistake, so an increase is
+    drift. If more of them do, repeated rows are normal, and nothing is compared.
     """
-    duplicates_are_normal = profile.repeated > RARE * profile.rows
-    if duplicates_are_normal:
-        return Comparison(name, [])
+    are_repeats_normal = profile.repeated > RARE_SHARE * profile.rows
+    if are_repeats_normal:
+        return Comparison(name, checks=[])
 
-    training_opportunities = profile.rows
-    new_opportunities = new_rows
+    training_trials = profile.rows
+    new_trials = new_rows
     if new_rows > profile.rows:
-        # Some rows are equal by pure chance. Any pair of rows may be, and the number of
-        # pairs grows with the square of the number of rows: with twice as many rows, four
-        # times as many duplicates are normal. So if there are more new rows than training
-        # rows, duplicates are compared as shares of the pairs, not of the rows.
-        training_opportunities = profile.rows**2
-        new_opportunities = new_rows**2
-    p_value = compare_rates(
-        profile.repeated, training_opportunities, new_repeated, new_opportunities
-    )
+        # Two rows may be equal by chance, and the number of pairs of rows grows with the
+        # square of the number of rows: with twice as many rows, four times as many rows
+        # repeat another one. So repeated rows are compared as a share of the pairs, and not
+        # of the rows.
+        training_trials = profile.rows**2
+        new_trials = new_rows**2
+    p_value = compare_rates(profile.repeated, training_trials, new_repeated, new_trials)
     if not new_repeated:
         return Comparison(name, [Check(None, [p_value])])
 
@@ -420,8 +460,8 @@ def compare_repeats(
     if profile.keys:
         compared_columns = f"the keys ({', '.join(profile.keys)})"
     sentence = (
-        f"{new_repeated} of {new_rows} rows repeat another one in {compared_columns};"
-        f" in training, {profile.repeated} of {profile.rows} rows did."
+        f"{new_repeated} of {new_rows} rows repeat another row in {compared_columns}; in"
+        f" training, {profile.repeated} of {profile.rows} rows did."
     )
     return Comparison(name, [Check(sentence, [p_value])])
 
@@ -431,7 +471,7 @@ def compare_predictions(
 ) -> Comparison:
     """Compare the distribution of predictions, or of the probabilities of a class.
 
-    Other checks of a column, such as those for its range, are left out.
+    Other checks of a column, such as the one for its range, are left out.
     """
     comparison = compare_column(name, profile, new)
     # The first check of each kind of column is the one for its distribution.
@@ -439,9 +479,9 @@ def compare_predictions(
 
 
 def compare_missing(bins: Bins) -> float:
-    """Return the p-value of the test whether missing values have become more frequent.
+    """Return the p-value of the hypothesis that missing values are not more frequent now.
 
-    The last of the bins is the one for missing values.
+    The last bin is the one of the missing values.
     """
     return compare_rates(
         bins.training[-1], sum(bins.training), bins.new[-1], sum(bins.new)
@@ -449,9 +489,9 @@ def compare_missing(bins: Bins) -> float:
 
 
 def describe_missing(name: str, bins: Bins, psi: float) -> str:
-    """Describe how the share of missing values has changed.
+    """Return a sentence on how the share of missing values has changed.
 
-    The last of the bins is the one for missing values.
+    The last bin is the one of the missing values.
     """
     return (
         f"'{name}': PSI {psi:.2f}, missing in {bins.new_shares[-1]:.0%} of the rows"
@@ -460,23 +500,26 @@ def describe_missing(name: str, bins: Bins, psi: float) -> str:
 
 
 def find_largest_change(bins: Bins) -> BinChange:
-    """Find the bin whose share of the rows has changed the most.
+    """Return the bin whose share of the rows has changed the most.
 
-    The last of the bins is the one for missing values. It takes precedence over bins that
-    have changed as much: if a column has only one value, and some rows lose it, the shares
-    of this value and of missing values change equally.
+    Of bins that have changed equally, the first one is returned. But the last bin, which
+    holds the missing values, is preferred: if a column has only one value, and some rows
+    lose it, the shares of both bins change equally, and the user should read about the
+    missing values.
     """
     training_rows = sum(bins.training)
     new_rows = sum(bins.new)
-    # The changes of the shares are multiplied by both numbers of rows. Integers are exact,
-    # so equal changes are found to be equal.
+    # This is the change of the share, new / new_rows - training / training_rows, times both
+    # numbers of rows. Integers have no rounding errors, so equal changes stay equal.
     changes = [
         abs(new * training_rows - training * new_rows)
         for training, new in zip(bins.training, bins.new, strict=True)
     ]
-    position = changes.index(max(changes))
-    if changes[-1] == max(changes):
+    largest = max(changes)
+    if changes[-1] == largest:
         position = len(changes) - 1
+    else:
+        position = changes.index(largest)
     return BinChange(
         label=bins.labels[position],
         training_share=bins.training_shares[position],
@@ -485,7 +528,7 @@ def find_largest_change(bins: Bins) -> BinChange:
 
 
 def label_bins(edges: Sequence[float]) -> list[str]:
-    """Name the range of numbers of each bin, such as "up to 5" or "5 to 10"."""
+    """Return the labels of bins of numbers, such as "up to 5", "5 to 10" and "above 10"."""
     if not edges:
         return ["any number"]
     numbers = [format_number(edge) for edge in edges]
@@ -493,8 +536,11 @@ def label_bins(edges: Sequence[float]) -> list[str]:
     return [f"up to {numbers[0]}", *between, f"above {numbers[-1]}"]
 
 
-def label_groups(edges: Sequence[str]) -> list[str]:
-    """Name the groups into which the edges divide the rarer categories."""
+def label_ranges(edges: Sequence[str]) -> list[str]:
+    """Return the labels of ranges of rarer categories, such as "others to 'k'".
+
+    The last range has no end: "others after 'k'". Without edges, there is only one range.
+    """
     if not edges:
         return ["others"]
     between = [f"others to '{edge}'" for edge in edges]
@@ -502,5 +548,5 @@ def label_groups(edges: Sequence[str]) -> list[str]:
 
 
 def format_number(number: float) -> str:
-    """Format a number with up to six digits, which are enough for a comparison."""
+    """Return a number with up to six digits, which are enough for a comparison."""
     return f"{number:.6g}"

@@ -1,4 +1,7 @@
-"""Fit a baseline: a model that predicts the target without any feature."""
+"""Fit a baseline: a model that predicts the target without using any feature.
+
+A model that is not better than the baseline has learned nothing useful from the features.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ def fit_baseline(
 ) -> Baseline:
     """Return a baseline that is fitted to the target of the training rows.
 
-    For a classification, it predicts the most frequent class, and the share of each class
-    as its probability. For a regression, it predicts the mean. If the `dates` of the rows
-    are given, it is the mean of the rows of the last date.
+    For a classification, the baseline predicts the most frequent class, and the share of
+    each class as its probability. For a regression, it predicts the mean of the target. If
+    the `dates` of the rows are given, it predicts the mean of the target on the last date.
     """
     no_features = pd.DataFrame(index=target.index)
     if task == "classification":

@@ -1,8 +1,12 @@
-"""Measure by cross-validation how well a model predicts rows that it was not fitted on."""
+"""Measure by cross-validation how well a model predicts rows that it was not trained on.
+
+The training rows are divided into folds. For each fold, a model is trained on other rows,
+and tested on the rows of the fold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +21,17 @@ from sklearn.pipeline import Pipeline
 from split import DATE, Split, TimeSplit, get_column
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+FoldNumbers = npt.NDArray[np.int64]
 
+# The fold number of rows that are in no fold. Such rows are always trained on.
+NO_FOLD = FOLDS
+# If rows are held out by date, the number of trees is chosen on a single fold: the rows
+# after this share of the training rows, which are the latest fifth.
+FOLD_START = 0.8
+# If rows are held out by date, a search tests its models on three periods, which begin
+# after these shares of the training rows.
+PERIOD_STARTS = [0.4, 0.6, 0.8]
 # The same metrics as in steps/evaluate/model_metrics.py. The first one is the default.
 METRICS = {
     "classification": [
@@ -31,70 +45,101 @@ METRICS = {
     "regression": ["rmse", "mae", "mape", "r2"],
 }
 LOWER_IS_BETTER = {"log_loss", "rmse", "mae", "mape"}
-# If rows are held out by date, each fold judges a period, and the model is fitted on the
-# rows before it. A period begins after each of these shares of the rows.
-PERIOD_STARTS = [0.4, 0.6, 0.8]
 
 
-class CannotJudge(Exception):
-    """The metric has no value for these rows. The message says why."""
+class CannotCompute(Exception):
+    """The metric is not defined for these rows. The message gives the reason."""
+
+
+# The folds
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The rows that a model is fitted on, and the rows that it is judged on."""
+    """The rows that a model is trained on, and the rows that it is tested on.
 
-    fitted: npt.NDArray[np.bool_]
-    judged: npt.NDArray[np.bool_]
+    Both masks have a value for each training row. Some rows may be in neither of them.
+    """
+
+    train: Mask
+    test: Mask
+
+
+def assign_fold_numbers(
+    training: pl.DataFrame, split: Split | TimeSplit
+) -> FoldNumbers:
+    """Return the fold number of each training row, by which the number of trees is chosen.
+
+    Rows of one group share a fold. If rows are held out by date, the latest fifth of the
+    training rows has the number 0, and all other rows have the number NO_FOLD. So the
+    number of trees is chosen on rows that are later than those trained on, just as the
+    model is evaluated on later rows.
+    """
+    if isinstance(split, Split):
+        # With the seed of the split itself, the folds would depend on which rows it has
+        # held out.
+        fold_seed = (split.seed + 1) % 2**32
+        fold_split = Split(split.by, fold_seed, split.fraction)
+        return (fold_split.groups(training) % np.uint64(FOLDS)).astype(np.int64)
+
+    dates = get_column(training, split.column).cast(DATE)
+    # Rows without a date are in no fold.
+    is_late = (dates >= dates.quantile(FOLD_START)).fill_null(value=False)
+    return np.where(is_late.to_numpy(), 0, NO_FOLD)
 
 
 def list_folds(
-    training: pl.DataFrame,
-    fold_numbers: npt.NDArray[np.int64],
-    split: Split | TimeSplit,
+    training: pl.DataFrame, fold_numbers: FoldNumbers, split: Split | TimeSplit
 ) -> list[Fold]:
-    """Return the folds of the training rows.
+    """Return the folds by which a search compares hyperparameters.
 
-    `fold_numbers` has the fold number of each row. If there are many rows, only the first
-    fold is judged, which saves time. If rows are held out by date, each fold is a period
-    of time, and the model that is judged on it is fitted on the rows before it.
+    `fold_numbers` holds the fold number of each training row. Each fold is tested with a
+    model that is trained on all other rows. If there are more than MOST_ROWS_FOR_ALL_FOLDS
+    rows, only the first fold is tested, to save time.
+
+    If rows are held out by date, `fold_numbers` is not used. Each fold is then a period of
+    time, and its model is trained on the rows before this period.
     """
     if isinstance(split, TimeSplit):
-        return _list_periods(get_column(training, split.column).cast(DATE))
+        return _list_period_folds(get_column(training, split.column).cast(DATE))
     fold_count = FOLDS
     if len(training) > MOST_ROWS_FOR_ALL_FOLDS:
         fold_count = 1
     return [
-        Fold(fitted=fold_numbers != fold, judged=fold_numbers == fold)
-        for fold in range(fold_count)
+        Fold(train=fold_numbers != number, test=fold_numbers == number)
+        for number in range(fold_count)
     ]
 
 
-def _list_periods(dates: pl.Series) -> list[Fold]:
-    """Return a fold for each period. Rows without a date are only fitted on."""
+def _list_period_folds(dates: pl.Series) -> list[Fold]:
+    """Return a fold for each period: trained on the rows before it, tested on its rows.
+
+    The periods begin at the quantiles PERIOD_STARTS of the dates. Each period ends where
+    the next one begins, and the last one has no end. Rows without a date are always trained on.
+    """
     starts = [dates.quantile(share) for share in PERIOD_STARTS]
     ends = [*starts[1:], None]
     folds = []
     for start, end in zip(starts, ends, strict=True):
-        is_later = (dates >= start).fill_null(value=False)
-        is_in_period = is_later
+        # A comparison with a missing date is null. Such a row counts as earlier.
+        is_before = (dates < start).fill_null(value=True)
+        is_in_period = ~is_before
         if end is not None:
-            is_in_period = is_later & (dates < end)
-        folds.append(
-            Fold(
-                fitted=~is_later.to_numpy(),
-                judged=is_in_period.fill_null(value=False).to_numpy(),
-            )
-        )
+            is_in_period &= (dates < end).fill_null(value=False)
+        folds.append(Fold(train=is_before.to_numpy(), test=is_in_period.to_numpy()))
     return folds
 
 
-@dataclass(frozen=True)
-class JudgedRows:
-    """The actual target of some rows, and what a model predicts for them.
+# The models of the folds
 
-    In a classification, `actual` and `predicted` are positions in the list of classes, and
-    `probabilities` has a column for each class. In a regression, they are numbers.
+
+@dataclass(frozen=True)
+class FoldPredictions:
+    """The actual target of the test rows of a fold, and what a model predicts for them.
+
+    In a regression, `actual` and `predicted` are numbers. In a classification, they are
+    the positions of the classes in the sorted list of all classes, and `probabilities` has
+    a column for each class in this order.
     """
 
     actual: Array
@@ -110,61 +155,71 @@ def cross_validate(
     task: str,
     metric: str,
 ) -> float:
-    """Return a metric of rows that are each predicted by a model fitted without them.
+    """Return a metric of the model, measured by cross-validation.
 
-    The metric is computed once, for the judged rows of all folds together. A fold is left
-    out if it has no judged row, or fewer than two different values to fit a model to.
+    The metric is computed once, for the test rows of all folds together. A fold is skipped
+    if it has no test row, or if the target of its training rows has a single value.
 
-    Raises CannotJudge if no fold is left, or if the metric has no value for these rows.
+    Raises CannotCompute if all folds are skipped, or if the metric is not defined for the
+    test rows.
     """
-    judged = []
+    tested_folds = []
     for fold in folds:
-        can_be_fitted = target[fold.fitted].nunique() >= 2
-        if can_be_fitted and fold.judged.any():
-            judged.append(_predict_fold(pipeline, features, target, fold, task))
-    if not judged:
-        raise CannotJudge(
+        can_be_trained = target[fold.train].nunique() >= 2
+        if can_be_trained and fold.test.any():
+            tested_folds.append(_test_fold(pipeline, features, target, fold, task))
+    if not tested_folds:
+        raise CannotCompute(
             "no part of the training rows can be predicted from the others"
         )
 
-    actual = np.concatenate([rows.actual for rows in judged])
-    predicted = np.concatenate([rows.predicted for rows in judged])
+    actual = np.concatenate([tested.actual for tested in tested_folds])
+    predicted = np.concatenate([tested.predicted for tested in tested_folds])
     if task == "regression":
-        return _judge_numbers(metric, actual, predicted)
-    probabilities = np.concatenate([rows.probabilities for rows in judged])
-    return _judge_classes(metric, actual, predicted, probabilities)
+        return _score_numbers(metric, actual, predicted)
+    probabilities = np.concatenate([tested.probabilities for tested in tested_folds])
+    return _score_classes(metric, actual, predicted, probabilities)
 
 
-def _predict_fold(
+def _test_fold(
     pipeline: Pipeline, features: pd.DataFrame, target: pd.Series, fold: Fold, task: str
-) -> JudgedRows:
-    """Fit a model on the rows of a fold, and predict the judged rows."""
-    model = clone(pipeline).fit(features[fold.fitted], target[fold.fitted])
-    judged_features = features[fold.judged]
-    actual = target[fold.judged].to_numpy()
-    predicted = model.predict(judged_features)
-    if task == "regression":
-        return JudgedRows(actual, predicted)
+) -> FoldPredictions:
+    """Return a model's predictions for the test rows of a fold.
 
-    # The classes of all folds, in sorted order.
+    The model is a copy of the pipeline, trained on the training rows of the fold.
+    """
+    model = clone(pipeline).fit(features[fold.train], target[fold.train])
+    test_features = features[fold.test]
+    actual = target[fold.test].to_numpy()
+    predicted = model.predict(test_features)
+    if task == "regression":
+        return FoldPredictions(actual, predicted)
+
+    # The training rows of this fold may lack some classes of the whole target. The model
+    # does not know such a class, so its probability stays 0.
     classes = np.unique(target)
-    # A class that the model was not fitted on keeps the probability 0.
-    probabilities = np.zeros((len(judged_features), len(classes)))
-    fitted_classes = np.searchsorted(classes, model.classes_)
-    probabilities[:, fitted_classes] = model.predict_proba(judged_features)
-    return JudgedRows(
+    positions_of_model = np.searchsorted(classes, model.classes_)
+    probabilities = np.zeros((len(test_features), len(classes)))
+    probabilities[:, positions_of_model] = model.predict_proba(test_features)
+    return FoldPredictions(
         actual=np.searchsorted(classes, actual),
         predicted=np.searchsorted(classes, predicted),
         probabilities=probabilities,
     )
 
 
-def _judge_numbers(metric: str, actual: Array, predicted: Array) -> float:
-    """Return a metric of predicted numbers. Raises CannotJudge if it has no value."""
+# The metrics
+
+
+def _score_numbers(metric: str, actual: Array, predicted: Array) -> float:
+    """Return the value of a metric of a regression.
+
+    Raises CannotCompute if the metric is not defined for these rows.
+    """
     if metric == "mape" and not actual.all():
-        raise CannotJudge("mape divides by the target, which is 0 in some rows")
+        raise CannotCompute("the target is 0 in some rows, and mape divides by it")
     if metric == "r2" and np.ptp(actual) == 0:
-        raise CannotJudge("the target has the same value in all rows that are judged")
+        raise CannotCompute("the target has the same value in all rows that are tested")
     compute = {
         "rmse": metrics.root_mean_squared_error,
         "mae": metrics.mean_absolute_error,
@@ -174,10 +229,16 @@ def _judge_numbers(metric: str, actual: Array, predicted: Array) -> float:
     return float(compute[metric](actual, predicted))
 
 
-def _judge_classes(
+def _score_classes(
     metric: str, actual: Array, predicted: Array, probabilities: Array
 ) -> float:
-    """Return a metric of predicted classes. Raises CannotJudge if it has no value."""
+    """Return the value of a metric of a classification.
+
+    `actual` and `predicted` hold the position of the class of each row. `probabilities` has
+    a column for each class.
+
+    Raises CannotCompute if the metric is not defined for these rows.
+    """
     match metric:
         case "log_loss":
             positions = range(probabilities.shape[1])
@@ -187,38 +248,56 @@ def _judge_classes(
         case "f1_macro":
             return float(metrics.f1_score(actual, predicted, average="macro"))
         case "balanced_accuracy":
+            # `balanced_accuracy_score` computes the same, but it warns if a class is
+            # predicted that does not occur.
             recall = metrics.recall_score(
                 actual, predicted, labels=np.unique(actual), average="macro"
             )
             return float(recall)
         case "roc_auc":
-            compute = metrics.roc_auc_score
+            return _score_ranking(metrics.roc_auc_score, actual, probabilities)
         case "average_precision":
-            compute = metrics.average_precision_score
+            return _score_average_precision(actual, probabilities)
         case _:
             raise KeyError(metric)
 
+
+def _score_ranking(
+    compute: Callable[[Array, Array], float], actual: Array, probabilities: Array
+) -> float:
+    """Return a metric of how well the rows are ranked by the probability of a class.
+
+    With two classes, this is the ranking by the probability of the second one. With more
+    classes, it is the mean of the metric over all classes that occur in `actual`.
+
+    Raises CannotCompute if all rows are of one class.
+    """
+    occurring = np.unique(actual)
+    if len(occurring) < 2:
+        raise CannotCompute("all rows that are tested are of one class")
+    has_two_classes = probabilities.shape[1] == 2
+    if has_two_classes:
+        return float(compute(actual == 1, probabilities[:, 1]))
+
     scores = [
         compute(actual == position, probabilities[:, position])
-        for position in _select_ranked_classes(metric, actual, probabilities)
+        for position in occurring
     ]
     return float(np.mean(scores))
 
 
-def _select_ranked_classes(
-    metric: str, actual: Array, probabilities: Array
-) -> list[int]:
-    """Return the positions of the classes whose ranking is judged.
+def _score_average_precision(actual: Array, probabilities: Array) -> float:
+    """Return the average precision; with two classes, that of the rarer one.
 
-    They are the same as in the evaluation. Raises CannotJudge if there is only one class.
+    The average precision of a frequent class is high even if the model has learned
+    nothing. The step `evaluate` chooses the class in the same way.
+
+    Raises CannotCompute if all rows are of one class.
     """
-    occurring = np.unique(actual)
-    if len(occurring) < 2:
-        raise CannotJudge("all rows that are judged are of one class")
-    if probabilities.shape[1] > 2:
-        return [int(position) for position in occurring]
-
-    counts = np.bincount(actual, minlength=2)
-    if metric == "average_precision" and counts[0] < counts[1]:
-        return [0]
-    return [1]
+    has_two_classes = probabilities.shape[1] == 2
+    rows_of_class = np.bincount(actual, minlength=2)
+    if has_two_classes and rows_of_class[0] < rows_of_class[1]:
+        # Exchanging the classes makes the rarer one the second, whose ranking is scored.
+        actual = 1 - actual
+        probabilities = probabilities[:, ::-1]
+    return _score_ranking(metrics.average_precision_score, actual, probabilities)

@@ -1,4 +1,8 @@
-"""Choose the number of trees of a model by cross-validation."""
+"""Choose the number of trees of a boosting model by cross-validation.
+
+A boosting model adds trees one after another. With too few trees it predicts badly, and
+with too many it learns the noise of the training rows.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ BOOSTED_MODELS = (
 
 
 def can_choose_iterations(pipeline: Pipeline) -> bool:
-    """Return whether the model of a pipeline adds trees one after another."""
+    """Return whether the last step of a pipeline is a boosting model of scikit-learn."""
     return isinstance(pipeline[-1], BOOSTED_MODELS)
 
 
@@ -33,26 +37,30 @@ def choose_iterations(
 ) -> int:
     """Return the number of trees with the smallest loss in a cross-validation.
 
-    `fold_numbers` has the number of a fold for each row, from 0 to 4. Rows with a larger
-    number belong to no fold, and are always trained on. If no fold has enough rows to
-    measure a loss, the largest number of trees is returned.
+    `fold_numbers` holds the fold number of each row. Rows with the number FOLDS or a larger
+    one are in no fold, and always trained on. If there are more than
+    MOST_ROWS_FOR_ALL_FOLDS rows, only the loss of the first fold is measured.
 
-    Raises ValueError if scikit-learn refuses a hyperparameter.
+    Returns the parameter `max_iter` of the model if no fold has enough rows to measure a
+    loss. Raises ValueError if scikit-learn refuses a hyperparameter.
     """
     fold_count = FOLDS
     if len(features) > MOST_ROWS_FOR_ALL_FOLDS:
         fold_count = 1
 
     max_trees = pipeline[-1].max_iter
+    # The position in this array is the number of trees.
     total_losses = np.zeros(max_trees + 1)
-    for fold in range(fold_count):
-        is_in_fold = fold_numbers == fold
+    for number in range(fold_count):
+        is_in_fold = fold_numbers == number
         total_losses += _measure_losses(pipeline, features, target, is_in_fold)
 
-    is_measured = total_losses.any()
-    if not is_measured:
+    # The losses of a fold with too few rows are all 0.
+    is_any_loss_measured = total_losses.any()
+    if not is_any_loss_measured:
         return int(max_trees)
     best = int(total_losses.argmin())
+    # A model needs at least one tree.
     return max(1, best)
 
 
@@ -64,38 +72,41 @@ def _measure_losses(
 ) -> npt.NDArray[np.float64]:
     """Return the loss on the rows of a fold after 0, 1, 2, ... trees.
 
-    The trees are trained on all other rows. A loss is the sum over the rows of the fold.
-    All losses are 0 if there are too few rows to train on or to measure a loss on.
+    The trees are trained on all rows outside the fold. Each loss is the sum over the rows
+    of the fold. All losses are 0 if there are too few rows to train on or to measure a loss
+    on. The pipeline itself is not changed.
     """
-    trial = clone(pipeline)
-    encoder = trial[0]
-    model = trial[-1]
+    pipeline = clone(pipeline)
+    encoder = pipeline[0]
+    model = pipeline[-1]
     losses = np.zeros(model.max_iter + 1)
 
-    training_target = target[~is_in_fold]
-    is_validated = is_in_fold
+    is_trained_on = ~is_in_fold
+    training_target = target[is_trained_on]
+    is_measured = is_in_fold
     if isinstance(model, ensemble.HistGradientBoostingClassifier):
-        # The model has no probability for a class that it was not trained on, so rows of
-        # such a class have no loss.
-        is_known_class = target.isin(training_target.unique()).to_numpy()
-        is_validated = is_in_fold & is_known_class
-    validation_rows = is_validated.sum()
-    if validation_rows < 2 or training_target.nunique() < 2:
+        # The model has no probability for a class that it was not trained on, so a row of
+        # such a class has no loss.
+        has_known_class = target.isin(training_target.unique()).to_numpy()
+        is_measured = is_in_fold & has_known_class
+    measured_rows = is_measured.sum()
+    if measured_rows < 2 or training_target.nunique() < 2:
         return losses
 
     model.set_params(
         early_stopping=True, scoring="loss", n_iter_no_change=PATIENCE, tol=0
     )
     model.fit(
-        encoder.fit_transform(features.loc[training_target.index]),
+        encoder.fit_transform(features[is_trained_on]),
         training_target,
-        X_val=encoder.transform(features[is_validated]),
-        y_val=target[is_validated],
+        X_val=encoder.transform(features[is_measured]),
+        y_val=target[is_measured],
     )
 
-    # scikit-learn's scores are negative mean losses.
-    measured = -np.asarray(model.validation_score_) * validation_rows
-    losses[: len(measured)] = measured
-    # If training stopped early, the remaining numbers of trees get the last loss.
-    losses[len(measured) :] = measured[-1]
+    # scikit-learn's scores are mean losses with a minus sign.
+    measured_losses = -np.asarray(model.validation_score_) * measured_rows
+    losses[: len(measured_losses)] = measured_losses
+    # If training stopped early, larger numbers of trees were not measured. They get the
+    # last loss that was.
+    losses[len(measured_losses) :] = measured_losses[-1]
     return losses

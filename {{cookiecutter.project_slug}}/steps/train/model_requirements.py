@@ -10,29 +10,35 @@ from typing import Any
 
 import cloudpickle
 
-# The packages that load a model, and the tables that it predicts.
+# The packages that load a model, and those for the tables that it predicts.
 ALWAYS_NEEDED = {"cloudpickle", "mlflow", "pandas", "polars"}
-# The packages that have another name than their module.
-PACKAGE_NAMES = {"sklearn": "scikit-learn"}
+# The package of a module, if it has another name than the module.
+PACKAGE_OF_MODULE = {"sklearn": "scikit-learn"}
 
 
 class _NullFile:
     """A file that discards everything that is written to it."""
 
     def write(self, data: Any) -> int:
-        """Return the number of bytes, as a file does."""
+        """Return the number of bytes, as the method of a real file does."""
         return len(data)
 
 
 class _ModuleRecorder(cloudpickle.Pickler):  # type: ignore[misc]  # It has no types.
-    """A pickler that records the module of each object that it pickles."""
+    """A pickler that records which modules the pickled objects come from.
+
+    `modules` has the first part of each module's name: "sklearn" for `sklearn.pipeline`.
+    """
 
     def __init__(self) -> None:
         super().__init__(_NullFile())
         self.modules: set[str] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        """Record the module of an object or of its class, and pickle it as usual."""
+        """Record the module of an object or of its class, and pickle it as usual.
+
+        The pickler calls this method for each object.
+        """
         name = getattr(obj, "__module__", None) or type(obj).__module__
         if isinstance(obj, ModuleType):
             name = obj.__name__
@@ -40,15 +46,17 @@ class _ModuleRecorder(cloudpickle.Pickler):  # type: ignore[misc]  # It has no t
         return super().reducer_override(obj)
 
 
-def list_requirements(model: Any, own_modules: Iterable[str]) -> list[str]:
+def list_requirements(model: Any, saved_modules: Iterable[str]) -> list[str]:
     """Return the packages that a model needs, as lines of a requirements file.
 
-    `own_modules` are modules of this project. Their code is saved with the model, so they
-    need no package.
+    For example, a model that contains an object of `sklearn.pipeline` needs the line
+    `scikit-learn==1.7.2`. `saved_modules` names the modules of this project that are saved
+    with the model. They need no package.
     """
+    # Pickling visits all objects of the model. The result of pickling is discarded.
     recorder = _ModuleRecorder()
     recorder.dump(model)
-    modules = recorder.modules - sys.stdlib_module_names - set(own_modules)
+    modules = recorder.modules - sys.stdlib_module_names - set(saved_modules)
     packages = set(ALWAYS_NEEDED)
     for module in modules:
         packages |= _find_packages(module)
@@ -56,11 +64,14 @@ def list_requirements(model: Any, own_modules: Iterable[str]) -> list[str]:
 
 
 def _find_packages(module: str) -> set[str]:
-    """Return the packages that a module belongs to, which may be none."""
-    name = PACKAGE_NAMES.get(module, module)
+    """Return the names of the installed packages that a module belongs to.
+
+    Usually there is one. There is none if the module is a file outside any package.
+    """
+    package = PACKAGE_OF_MODULE.get(module, module)
     try:
-        version(name)
+        version(package)
     except PackageNotFoundError:
         # This is slow, because it reads the metadata of all installed packages.
         return set(packages_distributions().get(module, []))
-    return {name}
+    return {package}

@@ -1,7 +1,7 @@
-"""Search for better hyperparameters: try random ones, and judge them by cross-validation.
+"""Search for better hyperparameters: try random ones, and compare them by cross-validation.
 
-Each try is a run in MLflow, nested in the run of this step. If a search is interrupted, the
-next search finds the finished tries there, and continues with the others.
+Each try is recorded as a run in MLflow, nested in the run of this step. If a search is
+interrupted, the next search reuses the finished tries, and continues with the others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import sklearn
-from cross_validation import LOWER_IS_BETTER, METRICS, CannotJudge, Fold
+from cross_validation import LOWER_IS_BETTER, METRICS, CannotCompute, Fold
 from scipy import stats
 from sklearn.model_selection import ParameterSampler
 from sklearn.utils.parallel import Parallel, delayed
@@ -29,26 +29,30 @@ FILE_NAME = "search.json"
 PROGRESS = "progress: "
 # With more training rows, tries run one at a time, because each needs much memory.
 MOST_ROWS_FOR_PARALLEL_TRIES = 100_000
-# The same values may be drawn more than once, so this many are drawn for each try.
+# joblib's number of jobs for as many as there are cores.
+ALL_CORES = -1
+# Rounding makes some draws equal, and equal draws are tried only once. So this many are
+# drawn for each try.
 DRAWS_PER_TRY = 20
 # MLflow accepts tags of up to 8,000 characters.
 MOST_ERROR_CHARACTERS = 1_000
-# Numbers are drawn with this many significant digits, so that people can copy them.
+# Drawn numbers are rounded to this many significant digits, so that people can copy them.
 DIGITS = 4
-# The runs of tries in MLflow have this tag. Its value is the fingerprint of their search.
+# The MLflow runs of the tries have this tag. Its value is the fingerprint of their search.
 TAG = "search"
 
 Hyperparameters = dict[str, Any]
-# Returns the metric of a model with some hyperparameters.
+# A function that returns the metric of a model with these hyperparameters.
 Measure = Callable[[Hyperparameters], float]
 
 
 @dataclass(frozen=True)
 class Search:
-    """The hyperparameters to try, the number of tries, and the metric to judge them by.
+    """The hyperparameters to try, the number of tries, and the metric to compare them by.
 
     For each hyperparameter, `space` has a list of values, or a range such as
-    `{"low": 1, "high": 9}`. After `minutes`, no further try is started.
+    `{"low": 1, "high": 9}`. After `minutes`, no further try is started. Without `minutes`,
+    there is no limit of time.
     """
 
     metric: str
@@ -64,7 +68,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Try:
-    """Hyperparameters that were tried. If the try failed, `error` says why."""
+    """Hyperparameters that were tried, and the metric of the model in cross-validation.
+
+    If the try failed, `score` is None, and `error` holds the type and text of the error.
+    """
 
     hyperparameters: Hyperparameters
     score: float | None
@@ -74,10 +81,10 @@ class Try:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All tries, in the order in which they were drawn.
+    """All tries of a search, in the order in which their hyperparameters were drawn.
 
     The first try has the hyperparameters of settings.yml. `best` is the position of the
-    best try.
+    best try in the list of tries.
     """
 
     metric: str
@@ -97,7 +104,11 @@ class SearchResult:
 
 
 def read_search(text: str, task: str) -> Search:
-    """Return the search that is described by `training.search` of settings.yml, as JSON."""
+    """Return the search that `training.search` of settings.yml describes.
+
+    `text` holds this setting as JSON. The metric "default" is replaced by the first metric
+    of the task.
+    """
     search = Search(**json.loads(text))
     if search.metric == "default":
         return replace(search, metric=METRICS[task][0])
@@ -110,7 +121,11 @@ def read_search(text: str, task: str) -> Search:
 def draw_candidates(
     search: Search, hyperparameters: Mapping[str, Any], seed: int
 ) -> list[Hyperparameters]:
-    """Return the hyperparameters of settings.yml, and random changes to them.
+    """Return the candidates of a search: hyperparameters to try, all of them different.
+
+    The first candidate is `hyperparameters`, which come from settings.yml. In each other
+    candidate, the hyperparameters that the search space names have random values, and the
+    rest is unchanged.
 
     There is one candidate for each try, or fewer if the space has fewer combinations.
     """
@@ -118,6 +133,7 @@ def draw_candidates(
         name: _make_distribution(values) for name, values in search.space.items()
     }
     most_draws = search.tries * DRAWS_PER_TRY
+    # The number of combinations is infinite if the space has a range.
     draws = int(min(most_draws, _count_combinations(search.space)))
 
     candidates = [dict(hyperparameters)]
@@ -143,21 +159,33 @@ def _count_combinations(space: Mapping[str, Any]) -> float:
 
 
 def _make_distribution(values: Any) -> Any:
-    """Return the values to draw from: a list itself, or a distribution over a range."""
+    """Return what scikit-learn's ParameterSampler draws from, for one hyperparameter.
+
+    `values` is a list, which is returned unchanged, or a range such as
+    `{"low": 0.01, "high": 0.3, "log": True}`, for which a distribution from `low` to `high`
+    is returned.
+    """
     if isinstance(values, list):
         return values
     low = values["low"]
     high = values["high"]
     if _is_integer_range(values):
-        # Drawn numbers are rounded down, and the range includes `high`.
+        # `_round_to_range` rounds down. So that `high` itself can be drawn, the
+        # distribution ends one higher.
         high += 1
-    if values.get("log", False):
+    is_logarithmic = values.get("log", False)
+    if is_logarithmic:
         return stats.loguniform(low, high)
     return stats.uniform(low, high - low)
 
 
 def _round_to_range(value: Any, values: Any) -> Any:
-    """Round a number that was drawn from a range. A value from a list is not changed."""
+    """Return a value that was drawn for a hyperparameter, rounded if it is from a range.
+
+    `values` is the list or the range. A value from a list is not changed. A number from a
+    range of integers is rounded down to an integer, and any other number to DIGITS digits.
+    The result is never outside the range.
+    """
     if isinstance(values, list):
         return value
     if _is_integer_range(values):
@@ -182,53 +210,80 @@ def run_search(
     fingerprint: str,
     rows: int,
 ) -> SearchResult:
-    """Try the candidates on all cores, and record each try as a nested run in MLflow.
+    """Try the candidates, and record each try as a nested run in MLflow.
 
     `measure` returns the metric of a candidate. Finished tries of an earlier search with
-    the same `fingerprint` are not repeated. `rows` is the number of training rows.
+    the same `fingerprint` are reused. The other tries run side by side on all cores. With
+    more training `rows` than MOST_ROWS_FOR_PARALLEL_TRIES, they run one at a time.
 
     An error of the first candidate is raised. For other candidates, it is recorded.
     """
     started = monotonic()
-    tries = _find_tries(candidates, search.metric, fingerprint)
-    if tries:
-        print(f"note: tries that are taken from an earlier search: {len(tries)}.")
+    try_by_position = _load_finished_tries(candidates, search.metric, fingerprint)
+    if try_by_position:
+        reused = len(try_by_position)
+        print(f"note: tries that are taken from an earlier search: {reused}.")
 
-    if 0 not in tries:
+    # If the settings or the metric are wrong, the first try raises the error at once.
+    if 0 not in try_by_position:
         first = _measure_candidate(measure, candidates[0])
-        tries[0] = first
+        try_by_position[0] = first
         _record_try(first, search.metric, fingerprint)
 
-    progress = Progress(search, len(candidates), started, len(tries))
+    progress = Progress(
+        search, len(candidates), started, done_before=len(try_by_position)
+    )
     remaining = [
-        position for position in range(len(candidates)) if position not in tries
+        position
+        for position in range(len(candidates))
+        if position not in try_by_position
     ]
     deadline = math.inf
     if search.minutes is not None:
         deadline = started + search.minutes * 60
-    run_in_parallel = Parallel(
-        n_jobs=1 if rows > MOST_ROWS_FOR_PARALLEL_TRIES else -1,
-        # Only tries that can start at once are taken from the list, so that none starts
-        # after the deadline.
+    results = _run_tries(
+        measure,
+        candidates,
+        _stop_at(deadline, remaining),
+        jobs=1 if rows > MOST_ROWS_FOR_PARALLEL_TRIES else ALL_CORES,
+    )
+    for position, result in results:
+        try_by_position[position] = result
+        _record_try(result, search.metric, fingerprint)
+        progress.show(try_by_position.values())
+
+    tries = [try_by_position[position] for position in sorted(try_by_position)]
+    best = _find_best(tries, search.higher_is_better)
+    return SearchResult(search.metric, search.higher_is_better, tries, best)
+
+
+def _run_tries(
+    measure: Measure,
+    candidates: Sequence[Hyperparameters],
+    positions: Iterable[int],
+    jobs: int,
+) -> Iterator[tuple[int, Try]]:
+    """Try the candidates at these positions; yield each position with its try when done.
+
+    `jobs` is the number of tries that run at the same time, or ALL_CORES. Parallel tries
+    are done in any order.
+    """
+    run = Parallel(
+        n_jobs=jobs,
+        # A position is taken from `positions` only when its try can start at once. So no
+        # try starts after `positions` has ended.
         pre_dispatch="n_jobs",
         return_as="generator_unordered",
     )
-    results = run_in_parallel(
+    results: Iterator[tuple[int, Try]] = run(
         delayed(_try_candidate)(measure, candidates[position], position)
-        for position in _stop_at(deadline, remaining)
+        for position in positions
     )
-    for position, result in results:
-        tries[position] = result
-        _record_try(result, search.metric, fingerprint)
-        progress.show(tries.values())
-
-    in_order = [tries[position] for position in sorted(tries)]
-    best = _choose_best(in_order, search.higher_is_better)
-    return SearchResult(search.metric, search.higher_is_better, in_order, best)
+    return results
 
 
 def _stop_at(deadline: float, positions: Iterable[int]) -> Iterator[int]:
-    """Yield positions until the deadline has passed."""
+    """Yield the positions, but none after the deadline, a time of `monotonic()`."""
     for position in positions:
         if monotonic() >= deadline:
             return
@@ -236,21 +291,24 @@ def _stop_at(deadline: float, positions: Iterable[int]) -> Iterator[int]:
 
 
 def _measure_candidate(measure: Measure, candidate: Hyperparameters) -> Try:
-    """Return a try of a candidate.
+    """Return the successful try of a candidate.
 
-    Raises the errors of `measure`, or CannotJudge if the metric is not a finite number.
+    Raises the errors of `measure`, or CannotCompute if the metric is not a finite number.
     """
     started = monotonic()
     score = measure(candidate)
     if not math.isfinite(score):
-        raise CannotJudge("the value of the metric is not a finite number")
+        raise CannotCompute("the value of the metric is not a finite number")
     return Try(candidate, score, monotonic() - started)
 
 
 def _try_candidate(
     measure: Measure, candidate: Hyperparameters, position: int
 ) -> tuple[int, Try]:
-    """Return the position of a candidate, and its try, which may have failed."""
+    """Return the position of a candidate, and its try, which may have failed.
+
+    The position is returned because parallel tries are done in any order.
+    """
     started = monotonic()
     try:
         return position, _measure_candidate(measure, candidate)
@@ -260,9 +318,10 @@ def _try_candidate(
         return position, Try(candidate, None, monotonic() - started, error_text)
 
 
-def _choose_best(tries: Sequence[Try], higher_is_better: bool) -> int:
-    """Return the position of the best try. Of equally good tries, it is the first."""
+def _find_best(tries: Sequence[Try], higher_is_better: bool) -> int:
+    """Return the position of the best try, or of the first of several best tries."""
     sign = 1 if higher_is_better else -1
+    # A failed try is worse than any other one.
     scores = [
         -math.inf if result.score is None else sign * result.score for result in tries
     ]
@@ -270,10 +329,14 @@ def _choose_best(tries: Sequence[Try], higher_is_better: bool) -> int:
 
 
 class Progress:
-    """Prints how many tries are done, the best score so far, and the time that is left."""
+    """Prints how many tries are done, the best score so far, and the time that is left.
+
+    `started` is the time of `monotonic()` at which the search began. `done_before` is the
+    number of tries that were done before progress is shown for the first time.
+    """
 
     def __init__(
-        self, search: Search, total: int, started: float, done_before: int
+        self, search: Search, total: int, started: float, *, done_before: int
     ) -> None:
         self._search = search
         self._total = total
@@ -282,21 +345,24 @@ class Progress:
 
     def show(self, tries: Iterable[Try]) -> None:
         """Print a line about the tries that are done."""
-        results = list(tries)
-        best = results[_choose_best(results, self._search.higher_is_better)]
-        seconds_left = self._estimate_seconds_left(len(results))
+        done_tries = list(tries)
+        best = done_tries[_find_best(done_tries, self._search.higher_is_better)]
+        seconds_left = self._estimate_seconds_left(len(done_tries))
         print(
-            f"{PROGRESS}{len(results)} of {self._total} tries, best"
+            f"{PROGRESS}{len(done_tries)} of {self._total} tries, best"
             f" {self._search.metric} {best.score:.4g}, about"
             f" {_format_duration(seconds_left)} left",
             flush=True,
         )
 
     def _estimate_seconds_left(self, done: int) -> float:
-        """Return the time that the other tries will take, up to the deadline."""
+        """Return the seconds that the other tries will take, at most until the deadline.
+
+        `done` is the number of tries that are done.
+        """
         elapsed = monotonic() - self._started
-        done_in_this_search = max(1, done - self._done_before)
-        seconds = elapsed / done_in_this_search * (self._total - done)
+        newly_done = max(1, done - self._done_before)
+        seconds = elapsed / newly_done * (self._total - done)
         if self._search.minutes is None:
             return seconds
         seconds_to_deadline = max(0.0, self._search.minutes * 60 - elapsed)
@@ -304,7 +370,7 @@ class Progress:
 
 
 def _format_duration(seconds: float) -> str:
-    """Return a duration as text, in seconds or in minutes."""
+    """Return a duration as text such as "99 s" or, from 100 seconds on, "2 min"."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
@@ -314,26 +380,27 @@ def _format_duration(seconds: float) -> str:
 def compute_fingerprint(
     features: pd.DataFrame, target: pd.Series, folds: Sequence[Fold], **settings: Any
 ) -> str:
-    """Return a text that is the same for searches whose tries have the same scores.
+    """Return a fingerprint of everything that the score of a try depends on.
 
-    It depends on the data, the folds, the `settings`, the code of this step and the version
-    of scikit-learn.
+    Only the hyperparameters of the try are not part of it: they are compared separately
+    when finished tries are loaded. The fingerprint depends on the data, the folds, the
+    `settings`, the code of this step and the version of scikit-learn.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([sklearn.__version__, settings, list(features)]).encode())
+    hasher = hashlib.blake2b(digest_size=16)
+    hasher.update(json.dumps([sklearn.__version__, settings, list(features)]).encode())
     for table in (features, target):
         row_hashes = pd.util.hash_pandas_object(table, index=False)
-        digest.update(row_hashes.to_numpy().tobytes())
+        hasher.update(row_hashes.to_numpy().tobytes())
     for fold in folds:
-        digest.update(fold.fitted.tobytes())
-        digest.update(fold.judged.tobytes())
+        hasher.update(fold.train.tobytes())
+        hasher.update(fold.test.tobytes())
     for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+        hasher.update(file.read_bytes())
+    return hasher.hexdigest()
 
 
 def _record_try(result: Try, metric: str, fingerprint: str) -> None:
-    """Record a try as a nested run in MLflow."""
+    """Record a try as a nested run in MLflow, with its score or its error."""
     with mlflow.start_run(nested=True, run_name="try", tags={TAG: fingerprint}):
         mlflow.log_params(result.hyperparameters)
         if result.score is None:
@@ -344,28 +411,34 @@ def _record_try(result: Try, metric: str, fingerprint: str) -> None:
             )
 
 
-def _find_tries(
+def _load_finished_tries(
     candidates: Sequence[Hyperparameters], metric: str, fingerprint: str
 ) -> dict[int, Try]:
-    """Return the tries of earlier searches, by the positions of their candidates."""
+    """Return the tries of these candidates that earlier searches have finished.
+
+    The keys are positions in `candidates`. Only searches with the same fingerprint count,
+    which means the same data, folds and code. Failed tries do not count.
+    """
     runs = mlflow.MlflowClient().search_runs(
         [mlflow.active_run().info.experiment_id], f"tags.{TAG} = '{fingerprint}'"
     )
     score_name = f"cv_{metric}"
-    metrics_of_parameters = {
+    metrics_by_parameters = {
         frozenset(run.data.params.items()): run.data.metrics
         for run in runs
         if score_name in run.data.metrics
     }
 
-    tries = {}
+    try_by_position = {}
     for position, candidate in enumerate(candidates):
         # MLflow keeps the values of parameters as text.
         parameters = frozenset((name, str(value)) for name, value in candidate.items())
-        metrics = metrics_of_parameters.get(parameters)
+        metrics = metrics_by_parameters.get(parameters)
         if metrics is not None:
-            tries[position] = Try(candidate, metrics[score_name], metrics["seconds"])
-    return tries
+            try_by_position[position] = Try(
+                candidate, score=metrics[score_name], seconds=metrics["seconds"]
+            )
+    return try_by_position
 
 
 # The result
@@ -378,35 +451,40 @@ def save_search(result: SearchResult, model: Path) -> None:
 
 
 def describe_search(result: SearchResult) -> list[str]:
-    """Return notes: which try is the best, and how many tries failed."""
+    """Return notes for the user: which try is the best, and how many tries failed."""
     notes = [_describe_best_try(result)]
-    count = len(result.tries)
     errors = [tried.error for tried in result.tries if tried.score is None]
     if errors:
         notes.append(
-            f"{len(errors)} of {count} tries failed, the first of them with {errors[0]}"
+            f"{len(errors)} of {len(result.tries)} tries failed. The first error was"
+            f" {errors[0]}"
         )
     return notes
 
 
 def _describe_best_try(result: SearchResult) -> str:
-    """Return a sentence that compares the best try with the first one."""
+    """Return a sentence that compares the best try with the first one.
+
+    The first try has the values of training.hyperparameters in settings.yml. If no other
+    try is better, the sentence says so.
+    """
     first = result.tries[0]
     best = result.tries[result.best]
     count = len(result.tries)
-    best_score = f"{result.metric} {best.score:.4g}"
     if result.best == 0:
         return (
-            f"none of {count} tries is better than training.hyperparameters, which have"
-            f" {best_score} in cross-validation."
+            "no other try is better than training.hyperparameters, with which"
+            f" {result.metric} is {first.score:.4g} in cross-validation ({count} tries in"
+            " total)."
         )
 
-    changed = []
+    changes = []
     for name, value in best.hyperparameters.items():
         is_new = name not in first.hyperparameters
         if is_new or first.hyperparameters[name] != value:
-            changed.append(f"{name} {value}")
+            changes.append(f"{name} = {value}")
     return (
-        f"the best of {count} tries has {', '.join(changed)}, with {best_score} in"
-        f" cross-validation, not {first.score:.4g} as with training.hyperparameters."
+        f"the best of {count} tries has {', '.join(changes)}. With these values,"
+        f" {result.metric} is {best.score:.4g} in cross-validation; with"
+        f" training.hyperparameters, it is {first.score:.4g}."
     )

@@ -1,8 +1,8 @@
 """Decide which rows are held out from training, by a hash of their values.
 
-The decision for a row depends on its own values and on nothing else. It is the same on
-every machine, in every run and for every file format. Do not change this module: two
-models can only be compared if they agree on which rows are held out.
+The decision for a row depends only on the values of this row. It is the same on every
+machine, in every run and for every file format. Do not change what this module computes:
+two models can only be compared if they agree on which rows are held out.
 
 Each value is turned into 64 bits. The type of a column may change when data is added, so
 equal values have the same bits in every type:
@@ -35,15 +35,21 @@ NUMBER = pl.Float64()
 DATE = pl.Datetime("us")
 TEXT = pl.String()
 
+# A number such as "7", "-7.5", ".5" or "1e-3".
 NUMBER_PATTERN = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+# An integer of up to 19 digits, which are as many as the largest 64-bit integer has.
 INTEGER_PATTERN = r"[+-]?[0-9]{1,19}"
+# A date or a time such as "2024-12-31", "2024-12-31 23:59" or "2024-12-31T23:59:59.5".
 DATE_PATTERN = r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?"
+DIGIT_OF_BOOLEAN = {"true": "1", "false": "0"}
 
+# 64 bits for each value of a column, as unsigned integers.
 Bits = npt.NDArray[np.uint64]
 
 
-# The rules. `evaluate` calls `groups` and `held_out` of rules that were saved with earlier
-# models, so these methods must keep their names.
+# The rules by which rows are held out. They are saved with the models. The step `evaluate`
+# calls `groups` and `held_out` of the rules of earlier models, so these methods must keep
+# their names.
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Split:
     Rows that are equal in the columns `by` form a group, and are held out together. About
     the share `fraction` of all groups is held out. Another `seed` holds out other groups.
 
-    Some classes of the column `target` may have a fraction of their own, which is given by
-    `class_fractions`.
+    For some classes of the column `target`, `class_fractions` has another fraction. It is
+    used for their rows instead of `fraction`.
     """
 
     by: list[str]
@@ -64,7 +70,10 @@ class Split:
     class_fractions: dict[str, float] = field(default_factory=dict)
 
     def groups(self, table: pl.DataFrame) -> Bits:
-        """Return the group of each row: an evenly distributed number of 64 bits."""
+        """Return the group of each row, as a number of 64 bits.
+
+        Rows of one group have the same number. The numbers are evenly distributed.
+        """
         total = np.zeros(len(table), np.uint64)
         for name in self.by:
             values = get_column(table, name)
@@ -76,15 +85,15 @@ class Split:
         return scatter_bits(total + np.uint64(hash_text(f"seed {self.seed}")))
 
     def positions(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return the position of each row: its group, as a number between 0 and 1.
+        """Return the position of each row: the number of its group, scaled to 0 up to 1.
 
         A row is held out if its position is below the fraction.
         """
-        # A float holds 53 bits, so the lowest 11 of 64 are left out.
+        # A float holds 53 bits exactly, so the lowest 11 of the 64 bits are left out.
         return np.asarray((self.groups(table) >> np.uint64(11)) * 2.0**-53)
 
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
-        """Return whether each row is held out."""
+        """Return a mask of the rows that are held out."""
         fractions = np.full(len(table), self.fraction)
         if self.class_fractions:
             classes = get_column(table, self.target).cast(TEXT)
@@ -96,13 +105,13 @@ class Split:
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """A rule that holds out the rows of a date and of all later dates.
+    """A rule that holds out all rows from a date on.
 
     `column` names the column of dates. `start` is the first date or time that is held out,
     in ISO 8601. Rows without a date are not held out.
 
-    As in `Split`, rows that are equal in the columns `by` form a group. Here, groups do not
-    decide what is held out, but the evaluation needs them.
+    As in `Split`, rows that are equal in the columns `by` form a group. Groups do not
+    decide here which rows are held out, but the evaluation needs them.
     """
 
     by: list[str]
@@ -111,11 +120,11 @@ class TimeSplit:
     start: str
 
     def groups(self, table: pl.DataFrame) -> Bits:
-        """Return the group of each row: an evenly distributed number of 64 bits."""
+        """Return the same numbers of groups as `Split.groups`."""
         return Split(self.by, self.seed, fraction=0).groups(table)
 
     def held_out(self, table: pl.DataFrame) -> npt.NDArray[np.bool_]:
-        """Return whether each row is held out."""
+        """Return a mask of the rows that are held out."""
         start = datetime.fromisoformat(self.start)
         is_held_out = get_column(table, self.column).cast(DATE) >= start
         return is_held_out.fill_null(value=False).to_numpy()
@@ -125,7 +134,11 @@ class TimeSplit:
 
 
 def encode_column(values: pl.Series) -> Bits:
-    """Return the bits of each value in a column, by the rules of this module.
+    """Return 64 bits for each value of a column, which are the same in every type.
+
+    A number has the bits of a 64-bit float. A boolean counts as 1.0 or 0.0, and a date as
+    the number of its microseconds since 1970. Text is encoded by `encode_text`. If several
+    integers are rounded to the same float, their rounding errors make their bits differ.
 
     The bits of a missing value have no meaning.
     """
@@ -138,31 +151,44 @@ def encode_column(values: pl.Series) -> Bits:
     floats = values.cast(NUMBER)
     # Adding 0.0 makes -0.0 the same as 0.0.
     bits = (floats.to_numpy() + 0.0).view(np.uint64)
-
     if values.dtype.is_integer():
-        rounding = values.cast(pl.Int128) - floats.cast(pl.Int128)
-        # A negative number becomes a large positive one. The sum is the same, because
-        # sums of 64-bit integers wrap around.
-        bits += rounding.cast(pl.Int64).to_numpy().astype(np.uint64)
+        bits += _compute_rounding_errors(values, floats)
     return bits
 
 
+def _compute_rounding_errors(integers: pl.Series, floats: pl.Series) -> Bits:
+    """Return what each integer lost when it was rounded to a float; 0 up to 2^53.
+
+    For example, 2^53 + 1 is rounded to 2^53, so its error is 1. A negative error is
+    returned as the unsigned integer with the same bits. Adding it has the same result as
+    adding the negative number, because sums of 64-bit integers wrap around.
+    """
+    # A float may be above the largest 64-bit integer, so 128 bits are used.
+    errors = integers.cast(pl.Int128) - floats.cast(pl.Int128)
+    return errors.cast(pl.Int64).to_numpy().astype(np.uint64)
+
+
 def _encode_text_column(values: pl.Series) -> Bits:
-    """Return the bits of each text. Every distinct text is encoded only once."""
+    """Return the bits of each text in a column. A missing value is encoded like ""."""
     values = values.fill_null("")
+    # Encoding is slow, so each distinct text is encoded only once.
     distinct_texts = values.unique()
     bits = pl.Series([encode_text(text) for text in distinct_texts], dtype=pl.UInt64)
     return values.replace_strict(distinct_texts, bits).cast(pl.UInt64).to_numpy()
 
 
 def encode_text(text: str) -> int:
-    """Return the bits of one text, by the rules of this module."""
-    digit_of_boolean = {"true": "1", "false": "0"}
-    text = digit_of_boolean.get(text.lower(), text)
+    """Return the 64 bits of a text.
+
+    If the text can be read as a boolean, a number or a date, they are those that
+    `encode_column` returns for this value: "1", "1.0" and "true" have the bits of 1.0. The
+    bits of any other text are a hash.
+    """
+    text = DIGIT_OF_BOOLEAN.get(text.lower(), text)
 
     if re.fullmatch(INTEGER_PATTERN, text):
         number = float(text)
-        return _encode_number(number, rounding=int(text) - int(number))
+        return _encode_number(number, rounding_error=int(text) - int(number))
     if re.fullmatch(NUMBER_PATTERN, text):
         return _encode_number(float(text))
     if re.fullmatch(DATE_PATTERN, text):
@@ -173,24 +199,26 @@ def encode_text(text: str) -> int:
     return hash_text(text)
 
 
-def _encode_number(number: float, rounding: int = 0) -> int:
-    """Return the bits of a number, plus what was lost when it was rounded to a float."""
+def _encode_number(number: float, rounding_error: int = 0) -> int:
+    """Return the 64 bits of a float, plus the rounding error of the original integer."""
     # Adding 0.0 makes -0.0 the same as 0.0.
     bits = int(np.float64(number + 0.0).view(np.uint64))
-    # Python's integers have no limit. The sum wraps around as it does in `encode_column`.
-    return (bits + rounding) % 2**64
+    # Python's integers have no limit. The remainder makes the sum wrap around as it does in
+    # `encode_column`.
+    return (bits + rounding_error) % 2**64
 
 
 def hash_text(text: str) -> int:
-    """Return a hash of 64 bits, which is the same on every machine."""
+    """Return a hash of 64 bits, which is the same on every machine and in every run."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def scatter_bits(bits: Bits) -> Bits:
-    """Return numbers in which every bit depends on all bits of the input.
+    """Return numbers in which every bit depends on all bits of the input number.
 
-    This is the finalizer of the random number generator SplitMix64.
+    So even similar numbers become very different ones. This is the finalizer of the random
+    number generator SplitMix64, from which the constants are taken.
     """
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -198,8 +226,9 @@ def scatter_bits(bits: Bits) -> Bits:
 
 
 def get_column(table: pl.DataFrame, name: str) -> pl.Series:
-    """Return a column without its name.
+    """Return a column of a table, with an empty name.
 
-    polars takes a name such as `^a$` for a pattern when the column is used again.
+    When a column is used again, polars may read its name as a pattern: `^a$`, for example,
+    is a regular expression. An empty name is never read as a pattern.
     """
     return table[name].alias("")

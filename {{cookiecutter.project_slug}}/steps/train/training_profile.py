@@ -1,7 +1,7 @@
 """Write the profile of the training data: the distribution of each feature of a model.
 
-It is saved with the model as `profile.json`. Before new data is scored, the step `monitor`
-compares that data with it.
+The profile is saved with the model as `profile.json`. Before new data is scored, the step
+`monitor` compares the new data with the profile.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sklearn.pipeline import Pipeline
 from split import DATE, NUMBER, TEXT, get_column
 
 FILE_NAME = "profile.json"
-# With fewer bins, the population stability index often stays below its usual limit although
-# the mean has moved by half a standard deviation.
+# The number of bins for a distribution. With fewer bins, the population stability index
+# often stays below its usual limit, even if the mean moves by half a standard deviation.
 BINS = 20
 # The edges of the bins are quantiles of about this many rows. All rows are counted.
 ROWS_FOR_EDGES = 100_000
@@ -30,17 +30,18 @@ ROWS_FOR_EDGES = 100_000
 MOST_CATEGORIES = 10_000
 # The model predicts about this many of the held-out rows.
 PREDICTED_ROWS = 10_000
-# Of more classes than this, only the probabilities of the most probable ones are described.
+# If there are more classes, the profile has only the probabilities of the most probable
+# ones, up to this many.
 MOST_CLASSES = 30
 # Smaller differences in a probability mean little, and its last digits depend on the
 # processor. If all digits were kept, equal rows could fall into different bins.
 PROBABILITY_DIGITS = 4
-# The types of features by the kinds of NumPy's types.
+# The polars types of features, by the kinds of NumPy's types.
 TYPES = {"f": NUMBER, "M": DATE, "O": TEXT}
 
 # The profile of all features, as it is written to the file.
 Profile = dict[str, Any]
-# The part of it for one feature, or for the predictions.
+# The part of the profile that describes one feature, or the predictions.
 ColumnProfile = dict[str, Any]
 
 
@@ -52,30 +53,43 @@ def describe_training_data(
 ) -> Profile:
     """Return the profile of the features in the rows that a model is trained on.
 
-    It also has the number of prepared rows with the same keys as another row or, without
-    keys, with the same features. Features without any value are left out, because new
-    values cannot be compared with them.
+    `training` has the training rows with all columns, and `features` the same rows with the
+    features only. Features without any value are left out, because new values cannot be
+    compared with them.
+
+    The profile also has the number of prepared rows that repeat an earlier row in the keys
+    or, without keys, in all features. `prepared_rows` has all rows, held out or not.
     """
-    repeat_columns = keys or list(features)
-    hashes = prepared_rows.select(cs.by_name(*repeat_columns)).hash_rows()
-    columns = {}
+    column_profiles = {}
     for name in features:
-        column = profile_column(get_column(training, name))
-        if column["missing"] < len(training):
-            columns[name] = column
+        column_profile = profile_column(get_column(training, name))
+        if column_profile["missing"] < len(training):
+            column_profiles[name] = column_profile
     return {
         "rows": len(training),
-        "features": columns,
+        "features": column_profiles,
         "repeats": {
             "keys": list(keys),
             "rows": len(prepared_rows),
-            "repeated": len(prepared_rows) - hashes.n_unique(),
+            "repeated": count_repeats(prepared_rows, keys or list(features)),
         },
     }
 
 
+def count_repeats(table: pl.DataFrame, columns: Sequence[str]) -> int:
+    """Return how many rows repeat an earlier row in these columns: 1 for a pair."""
+    # `select` would read a name such as `^a$` as a pattern, but `cs.by_name` does not.
+    # Counting distinct hashes needs less memory than counting distinct rows.
+    hashes = table.select(cs.by_name(*columns)).hash_rows()
+    return len(table) - hashes.n_unique()
+
+
 def profile_column(values: pl.Series) -> ColumnProfile:
-    """Return the profile of a column of text, dates or numbers."""
+    """Return the profile of a column of text, dates or numbers.
+
+    `missing` is the number of missing values, and `kind` is "text", "date" or "number". A
+    column without any value has only `missing`. NaN counts as missing.
+    """
     if values.dtype.is_float():
         values = values.fill_nan(None)
     missing = values.null_count()
@@ -91,33 +105,40 @@ def profile_column(values: pl.Series) -> ColumnProfile:
 
 
 def profile_dates(dates: pl.Series) -> ColumnProfile:
-    """Return the number of dates, and the earliest and the latest of them in ISO 8601."""
-    # A file may hold years that Python's dates cannot represent, such as the year 0.
+    """Return the number of dates, and the earliest and the latest of them in ISO 8601.
+
+    A date that Python cannot represent, such as a day in the year 0, is replaced by the
+    nearest date that it can represent.
+    """
     representable = dates.cast(DATE).clip(datetime.min, datetime.max)
     texts = representable.dt.to_string("iso:strict")
     return {"filled": len(dates), "earliest": texts.min(), "latest": texts.max()}
 
 
 def profile_categories(texts: pl.Series) -> ColumnProfile:
-    """Count the rows of each frequent category, and group the others into bins.
+    """Count the rows of each frequent category, and group the rarer categories into bins.
 
-    A category is frequent if it has at least 1/BINS of the rows. The bins divide the
-    alphabetical order of the others into ranges of about as many rows each, so that a new
-    category falls into one of them as well. If there are not too many categories, `seen`
-    lists the rows of each.
+    A category is frequent if it has at least 1/BINS of the rows. The rarer ones are sorted
+    alphabetically, and divided into bins of about as many rows each. Since a bin is a range
+    of the alphabet, a new category belongs to one of the bins, too.
+
+    `seen` holds the number of rows of every category. It is None if there are more than
+    MOST_CATEGORIES.
     """
+    # If two categories are equally frequent, the alphabet decides which comes first.
     counted = texts.alias("text").value_counts(name="rows").sort("text")
     rows_per_bin = len(texts) / BINS
-    frequent = counted.filter(pl.col("rows") >= rows_per_bin)
+    is_frequent = pl.col("rows") >= rows_per_bin
+    frequent = counted.filter(is_frequent)
     frequent = frequent.sort("rows", descending=True, maintain_order=True)
-    rare = counted.filter(pl.col("rows") < rows_per_bin)
-    edges, counts = group_rare_texts(rare, rows_per_bin)
-    is_listed = len(counted) <= MOST_CATEGORIES
+    edges, counts = group_rare_texts(counted.filter(~is_frequent), rows_per_bin)
+
+    can_be_listed = len(counted) <= MOST_CATEGORIES
     return {
         "frequent": dict(frequent.iter_rows()),
         "edges": edges,
         "counts": counts,
-        "seen": dict(counted.iter_rows()) if is_listed else None,
+        "seen": dict(counted.iter_rows()) if can_be_listed else None,
     }
 
 
@@ -126,15 +147,23 @@ def group_rare_texts(
 ) -> tuple[list[str], list[int]]:
     """Group texts in alphabetical order into bins of about `rows_per_bin` rows.
 
-    `rare` has a `text` and its number of `rows` in each row. Returns the last text of each
-    bin except for the last bin, and the number of rows in each bin.
+    `rare` has the column `text`, in alphabetical order, and the column `rows`: how many
+    rows of the data have this text.
+
+    Returns the edges and the counts of the bins. The edges are the last texts of all bins
+    but the last one, and the counts are their numbers of rows. For example, if a, b, c and
+    d have 2 rows each, and a bin has 4, the edges are ["b"] and the counts [4, 4].
     """
-    bins = (rare["rows"].cum_sum() - rare["rows"]) // rows_per_bin
-    grouped = rare.group_by(bins.alias("bin"), maintain_order=True).agg(
+    # The bin of a text depends on the number of rows that come before it.
+    rows_before = rare["rows"].cum_sum() - rare["rows"]
+    bin_numbers = rows_before // rows_per_bin
+    bins = rare.group_by(bin_numbers.alias("bin"), maintain_order=True).agg(
         pl.col("text").last(), pl.col("rows").sum()
     )
-    # The last bin is open-ended. It exists even if no text is rare.
-    return grouped["text"].to_list()[:-1], grouped["rows"].to_list() or [0]
+    if bins.is_empty():
+        # One bin without rows is kept, so that new texts have a bin.
+        return [], [0]
+    return bins["text"].to_list()[:-1], bins["rows"].to_list()
 
 
 def profile_numbers(numbers: pl.Series) -> ColumnProfile:
@@ -157,58 +186,69 @@ def profile_numbers(numbers: pl.Series) -> ColumnProfile:
 
 
 def choose_edges(numbers: pl.Series) -> list[float]:
-    """Return the edges between at most BINS bins of numbers, of about as many rows each.
+    """Return the edges between at most BINS bins, with about as many numbers in each bin.
 
-    If there are at most BINS distinct numbers, each has a bin of its own.
+    An edge belongs to the bin below it. The last bin has no upper edge, so there is one
+    edge fewer than there are bins. If there are at most BINS distinct numbers, each has its
+    own bin: the numbers 1, 2 and 5 have the edges 1 and 2.
+
+    If there are more than ROWS_FOR_EDGES numbers, a sample of them is used.
     """
     sample = numbers.gather_every(math.ceil(len(numbers) / ROWS_FOR_EDGES))
     distinct = sample.unique().sort()
     if len(distinct) <= BINS:
         return [float(number) for number in distinct[:-1]]
     shares = [number / BINS for number in range(1, BINS)]
+    # With the method "lower", each quantile is a number that occurs.
     quantiles = np.quantile(sample.to_numpy(), shares, method="lower")
+    # If one number is very frequent, several quantiles are equal.
     return [float(edge) for edge in np.unique(quantiles)]
 
 
 def describe_predictions(
     pipeline: Pipeline, held_out: pl.DataFrame, features: pd.DataFrame, task: str
 ) -> Profile:
-    """Return the part of the profile that is on a model's predictions for held-out rows.
+    """Return the profile of the predictions of a model for a sample of held-out rows.
 
-    It has the distribution of the predictions and, for classification, those of the
-    classes' probabilities. `features` are those that the model was trained on.
+    It has the distribution of the predictions and, for a classification, the distributions
+    of the classes' probabilities. `features` are the features of the training rows. The
+    held-out rows are converted to the same types.
     """
     sample = held_out.gather_every(math.ceil(len(held_out) / PREDICTED_ROWS))
     columns = {
         name: get_column(sample, name).cast(TYPES[dtype.kind])
         for name, dtype in features.dtypes.items()
     }
-    table = pl.DataFrame(columns).to_pandas()
-    predictions = pipeline.predict(table)
+    sample_features = pl.DataFrame(columns).to_pandas()
+    predictions = pipeline.predict(sample_features)
     if task == "regression":
         values = pl.Series(predictions, dtype=NUMBER)
         return {"predictions": profile_column(values), "probabilities": {}}
 
-    classes = pl.Series([str(name) for name in predictions], dtype=TEXT)
+    class_names = [str(predicted_class) for predicted_class in predictions]
     return {
-        "predictions": profile_column(classes),
-        "probabilities": describe_probabilities(pipeline, table),
+        "predictions": profile_column(pl.Series(class_names, dtype=TEXT)),
+        "probabilities": describe_probabilities(pipeline, sample_features),
     }
 
 
 def describe_probabilities(
-    pipeline: Pipeline, table: pd.DataFrame
+    pipeline: Pipeline, features: pd.DataFrame
 ) -> dict[str, ColumnProfile]:
-    """Return the distribution of each class's probability, by the name of its column.
+    """Return the profiles of the predicted probabilities of the classes.
 
-    Of two classes, only the second is described, as the probability of the first follows
-    from it. There is none if the model does not predict probabilities.
+    The keys are the names of columns in the predictions, such as "probability_Adelie". Of
+    two classes, only the second has a profile, because the probability of the first
+    follows from it. Of more than MOST_CLASSES, the most probable ones have a profile.
+
+    Returns an empty dictionary if the model does not predict probabilities.
     """
     if not hasattr(pipeline, "predict_proba"):
         return {}
-    probabilities = pipeline.predict_proba(table).round(PROBABILITY_DIGITS)
-    positions = [1]
-    if len(pipeline.classes_) > 2:
+    probabilities = pipeline.predict_proba(features).round(PROBABILITY_DIGITS)
+    if len(pipeline.classes_) == 2:
+        positions = [1]
+    else:
         most_probable_first = np.argsort(-probabilities.mean(axis=0))
         positions = sorted(most_probable_first[:MOST_CLASSES])
     return {

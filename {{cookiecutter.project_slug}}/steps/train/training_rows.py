@@ -12,23 +12,17 @@ import pandas as pd
 import polars as pl
 from split import DATE, NUMBER, TEXT, Split, TimeSplit, get_column
 
-# With fewer held-out rows, the evaluation does not compare models.
-FEWEST_HELD_OUT = 30
-# If the classes have fewer rows than this on average, a note says so.
-FEWEST_ROWS_PER_CLASS = 10
-# A note names at most this many classes.
-SHOWN_CLASSES = 5
-# If the data has no keys, this column of the predictions has the numbers of the rows.
+# Without keys, the predictions have a column of row numbers with this name.
 ROW = "row"
 
 
 class DataError(Exception):
-    """No model can be trained on this data. The message says why."""
+    """No model can be trained on this data. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class RowSettings:
-    """The settings that decide which rows are trained on, and what they are used for."""
+    """The settings that decide which rows are trained on, and what the columns mean."""
 
     task: str
     target: str
@@ -41,8 +35,8 @@ class RowSettings:
     #: The column of dates and the first date to hold out. They replace the share.
     holdout_column: str | None = None
     holdout_from: str | None = None
-    #: Whether the user has decided to hold out rows at random although they have dates.
-    is_date_note_hidden: bool = False
+    #: "random" if the user has chosen to hold out rows at random although they have dates.
+    holdout_by: str | None = None
 
 
 # The table
@@ -53,21 +47,22 @@ def read_training_table(
 ) -> pl.DataFrame:
     """Return the prepared rows, with the target as classes or as numbers.
 
-    Raises DataError if there are no rows, if no model can learn the target, or if a column
-    has the name of a column that the predictions will have.
+    Raises DataError if there are no rows, if no model can learn the target, or if the name
+    of a column is reserved for the predictions.
     """
     parts = sorted(prepared.glob("*.parquet"))
     if not parts:
         raise DataError(
             f"There is no Parquet file in {prepared}, so there are no rows to learn from."
         )
+    # Without `glob=False`, polars would read an asterisk in a name as a pattern.
     table = pl.read_parquet(parts, glob=False)
     prepared_target = prepare_target(get_column(table, target), target, task)
 
     prediction_columns = {"prediction"}
     if task == "classification":
         classes = prepared_target.unique()
-        prediction_columns |= {f"probability_{name}" for name in classes}
+        prediction_columns |= {f"probability_{label}" for label in classes}
     _check_column_names(table, keys, prediction_columns)
     return table.with_columns(prepared_target.alias(target))
 
@@ -75,10 +70,10 @@ def read_training_table(
 def _check_column_names(
     table: pl.DataFrame, keys: Sequence[str], prediction_columns: set[str]
 ) -> None:
-    """Raise DataError if a column has the name of a column of the predictions.
+    """Raise DataError if a column has a name that the step `score` will use itself.
 
-    The step `score` writes the keys and the predictions into one table, so their names must
-    differ. Without keys, it writes the numbers of the rows.
+    That step writes the keys and the `prediction_columns` into one table, so their names
+    must differ. Without keys, it writes the column ROW with the numbers of the rows.
     """
     for key in keys:
         if key in prediction_columns:
@@ -96,8 +91,9 @@ def _check_column_names(
 def prepare_target(values: pl.Series, name: str, task: str) -> pl.Series:
     """Return the target in the type that the task needs.
 
-    This is floats for a regression, and text, integers or booleans for a classification.
-    `name` is the name of the target. Raises DataError if no model can learn it.
+    The result has floats for a regression, and text, integers or booleans for a
+    classification. `name` is the name of the target, for messages. Raises DataError if no
+    model can learn the target.
     """
     if task == "regression":
         values = _prepare_numbers(values, name)
@@ -107,30 +103,32 @@ def prepare_target(values: pl.Series, name: str, task: str) -> pl.Series:
     rows = len(values)
     distinct_values = values.n_unique()
     if distinct_values < 2:
-        kind = "class" if task == "classification" else "value"
         raise DataError(
-            f"The target '{name}' has one {kind}, {values[0]!r}, in all {rows} rows, so"
+            f"The target '{name}' has the same value, {values[0]!r}, in all {rows} rows, so"
             " there is nothing to learn."
         )
     if task == "classification" and distinct_values > rows / 2:
         raise DataError(
-            f"The target '{name}' has {distinct_values} classes in {rows} rows, which is"
-            " less than two rows for each class. Choose another target, or set task to"
-            " regression in settings.yml."
+            f"The target '{name}' has {distinct_values} classes in {rows} rows, which are"
+            " fewer than two rows per class on average. Choose another target, or set task"
+            " to regression in settings.yml."
         )
     return values
 
 
 def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
-    """Return the target as floats. Raises DataError if it has text or infinite values."""
+    """Return the target of a regression as floats. Booleans become 1.0 and 0.0.
+
+    Raises DataError if the target holds text or dates, or if a number is not finite.
+    """
     is_number = values.dtype.is_numeric() or values.dtype == pl.Boolean
     if not is_number:
         raise DataError(
             f"A regression needs numbers, but the target '{name}' holds"
-            f" {str(values[0])!r}. If this is a number, a note of the step prep names the"
-            " setting that reads it. Otherwise, convert the target to numbers, choose"
-            " another target, or set task to classification in settings.yml. After a change"
-            " in settings.yml, run the whole pipeline: unchanged steps are reused."
+            f" {str(values[0])!r}. If this is a number in a local format, a note of the"
+            " step prep names the setting to change. Otherwise, convert the target to"
+            " numbers, choose another target, or set task to classification in"
+            " settings.yml. Then run the whole pipeline again: it reuses unchanged steps."
         )
     values = values.cast(NUMBER)
     if not values.is_finite().all():
@@ -142,20 +140,23 @@ def _prepare_numbers(values: pl.Series, name: str) -> pl.Series:
 
 
 def _prepare_classes(values: pl.Series, name: str) -> pl.Series:
-    """Return the target as classes. Raises DataError if it has fractions."""
+    """Return the target of a classification as text, integers or booleans.
+
+    Dates become text. Floats become integers: 1.0 is the class 1. Raises DataError if a
+    number is infinite or not whole.
+    """
     is_number = values.dtype.is_numeric() or values.dtype == pl.Boolean
     if not is_number:
-        # A date becomes a class, whose name is the date as text.
         return values.cast(TEXT)
     if not values.dtype.is_float():
         return values
-    # inf % 1 is NaN, which differs from 0, so infinite values count as fractions.
-    fractions = values.filter(values % 1 != 0)
-    if len(fractions):
+    # This also finds infinite values: inf % 1 is NaN, which differs from 0.
+    not_whole = values.filter(values % 1 != 0)
+    if len(not_whole):
         raise DataError(
-            f"A classification needs classes, but the target '{name}' holds fractions"
-            f" such as {fractions[0]}. Choose another target, or set task to regression in"
-            " settings.yml."
+            f"A classification needs classes, but the target '{name}' holds numbers that"
+            f" are not whole, such as {not_whole[0]}. Choose another target, or set task to"
+            " regression in settings.yml."
         )
     return values.cast(pl.Int64)
 
@@ -163,11 +164,12 @@ def _prepare_classes(values: pl.Series, name: str) -> pl.Series:
 def drop_repeated_rows(
     table: pl.DataFrame, keys: Sequence[str]
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the table without records that were delivered twice, and notes about them.
+    """Return the table with each record only once, and notes on repeated rows.
 
-    Rows that are equal in every column are taken for one record only if the keys identify
-    records in this table: no two different rows may have the same keys, and at least half
-    of the rows must remain. Without keys, nothing is dropped.
+    If two rows are equal in every column, keys included, the second one is dropped: the
+    record was probably delivered twice. But nothing is dropped if the keys do not identify
+    records. This is so if two different rows have the same keys, or if fewer than half of
+    the rows would remain. Without keys, nothing is dropped either.
     """
     if not keys:
         return table, []
@@ -181,16 +183,16 @@ def drop_repeated_rows(
     most_rows_repeat = len(distinct_rows) < rows / 2
     if different_rows_share_keys or most_rows_repeat:
         note = (
-            f"the keys ({', '.join(keys)}) do not tell rows apart: {rows} rows have"
-            f" {distinct_keys} different keys. Unless data.group is set, rows of one key"
-            " are trained on or held out together."
+            f"the keys ({', '.join(keys)}) do not identify rows: {rows} rows have only"
+            f" {distinct_keys} different keys. Unless data.group is set, rows with the same"
+            " keys are trained on or held out together."
         )
         return table, [note]
 
     repeated = rows - len(distinct_rows)
     note = (
-        f"{repeated} of {rows} rows repeat another in every column, keys included, and are"
-        " left out as records delivered twice."
+        f"{repeated} of {rows} rows repeat another row in every column, keys included. They"
+        " are left out as records that were delivered twice."
     )
     return distinct_rows, [note]
 
@@ -201,14 +203,15 @@ def drop_repeated_rows(
 def choose_split(table: pl.DataFrame, settings: RowSettings) -> Split | TimeSplit:
     """Return the rule by which rows are held out: by date, or at random.
 
-    Raises DataError if the column of the group or of the dates cannot be used.
+    In a classification, a random split holds out rows of every class, if that is possible.
+    Raises DataError if a column that data.group or training.holdout names cannot be used.
     """
     group_columns = _choose_group_columns(table, settings)
-    column = settings.holdout_column
+    date_column = settings.holdout_column
     start = settings.holdout_from
-    if column is not None and start is not None:
-        _check_date_column(table, column)
-        return TimeSplit(group_columns, settings.seed, column, start)
+    if date_column is not None and start is not None:
+        _check_date_column(table, date_column)
+        return TimeSplit(group_columns, settings.seed, date_column, start)
 
     split = Split(group_columns, settings.seed, settings.test_fraction)
     if settings.task == "classification":
@@ -217,61 +220,61 @@ def choose_split(table: pl.DataFrame, settings: RowSettings) -> Split | TimeSpli
 
 
 def _choose_group_columns(table: pl.DataFrame, settings: RowSettings) -> list[str]:
-    """Return the columns in which the rows of one group are equal.
+    """Return the columns that define the groups: rows that are equal in them stay together.
 
-    They are the column of `data.group`, or else the keys, or else all columns except the
-    target. Raises DataError if the column of `data.group` does not exist.
+    They are the column that data.group names, or else the keys, or else all columns except
+    the target. Raises DataError if the column that data.group names does not exist.
     """
     group = settings.group
-    if group is not None and group not in table.columns:
-        raise DataError(
-            f"There is no column '{group}', which data.group names: correct the name, or"
-            " take it out of data.ignore in settings.yml, if it is listed there."
-            f"{_suggest_similar_name(group, table.columns)}"
-        )
-    if group:
+    if group is not None:
+        if group not in table.columns:
+            raise DataError(
+                f"data.group names the column '{group}', which does not exist. Correct the"
+                " name or, if the column is listed under data.ignore in settings.yml,"
+                f" remove it there.{_suggest_similar_name(group, table.columns)}"
+            )
         return [group]
     if settings.keys:
         return list(settings.keys)
     return [name for name in table.columns if name != settings.target]
 
 
-def _check_date_column(table: pl.DataFrame, column: str) -> None:
-    """Raise DataError if the column of `training.holdout` is missing or has no dates."""
-    if column not in table.columns:
+def _check_date_column(table: pl.DataFrame, name: str) -> None:
+    """Raise DataError if the column of training.holdout is missing, or holds no dates."""
+    if name not in table.columns:
         raise DataError(
-            f"There is no column '{column}', which training.holdout names: correct the"
-            " name, or take it out of data.ignore in settings.yml, if it is listed there."
-            f"{_suggest_similar_name(column, table.columns)}"
+            f"training.holdout names the column '{name}', which does not exist. Correct the"
+            " name or, if the column is listed under data.ignore in settings.yml, remove it"
+            f" there.{_suggest_similar_name(name, table.columns)}"
         )
-    dates = get_column(table, column)
-    if not dates.dtype.is_temporal():
-        # Columns in data.keys are read as text, so even a column of dates has none there.
+    values = get_column(table, name)
+    if not values.dtype.is_temporal():
+        # Prep reads the columns of data.keys as text, even if they hold dates.
         raise DataError(
-            f"The column '{column}', which training.holdout names, holds"
-            f" {str(dates.drop_nulls().first())!r}, not dates: name another column, take it"
-            " out of data.keys, or set data.date_format in settings.yml."
+            f"training.holdout names the column '{name}', which holds"
+            f" {str(values.drop_nulls().first())!r} and not dates. Name another column,"
+            " remove this one from data.keys, or set data.date_format in settings.yml."
         )
 
 
 def _suggest_similar_name(name: str, columns: Sequence[str]) -> str:
-    """Return a question that names the most similar column, or "" if none is similar."""
-    by_folded_name = {column.casefold(): column for column in columns}
-    similar = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
+    """Return a question such as " Did you mean 'age'?", or "" if no column is similar."""
+    column_by_folded_name = {column.casefold(): column for column in columns}
+    similar = difflib.get_close_matches(name.casefold(), column_by_folded_name, n=1)
     if not similar:
         return ""
-    return f" Did you mean '{by_folded_name[similar[0]]}'?"
+    return f" Did you mean '{column_by_folded_name[similar[0]]}'?"
 
 
 def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split:
-    """Return a rule that trains on rows of each class, and holds out rows of each class.
+    """Return the rule, changed so that each class has training rows and held-out rows.
 
-    The rule may hold out all groups of a rare class, or none. Such a class gets a fraction
-    of its own, by which exactly one of its groups is on the other side. A class with a
-    single group gets none.
+    `split` may hold out all groups of a rare class, or none of them. For such a class, the
+    returned rule has another fraction, by which all groups but one are held out, or just
+    one group. A class with a single group cannot be divided, so nothing changes for it.
 
-    If a group has rows of several classes, the rule is returned unchanged, because
-    fractions of classes would divide the group.
+    If the rows of a group are of several classes, `split` is returned unchanged, because
+    different fractions for the classes would divide the group.
     """
     classes = get_column(table, target).cast(TEXT)
     groups = pl.DataFrame(
@@ -282,44 +285,44 @@ def divide_rare_classes(split: Split, table: pl.DataFrame, target: str) -> Split
         return split
 
     class_fractions = {}
-    for (name,), groups_of_class in groups.sort("position").group_by("class"):
+    for (label,), groups_of_class in groups.sort("position").group_by("class"):
         positions = groups_of_class["position"].to_list()
-        if len(positions) < 2:
-            continue
-        # A group is held out if its position is below the fraction.
-        if positions[0] >= split.fraction:
-            # No group would be held out. This fraction holds out the first one.
-            class_fractions[str(name)] = (positions[0] + positions[1]) / 2
-        elif positions[-1] < split.fraction:
-            # All groups would be held out. This fraction leaves the last one to train on.
-            class_fractions[str(name)] = (positions[-2] + positions[-1]) / 2
+        class_fraction = _choose_class_fraction(positions, split.fraction)
+        if class_fraction != split.fraction:
+            class_fractions[str(label)] = class_fraction
     return replace(split, target=target, class_fractions=class_fractions)
+
+
+def _choose_class_fraction(positions: Sequence[float], fraction: float) -> float:
+    """Return the fraction by which a class is held out, so that it is on both sides.
+
+    `positions` has the position of each group of the class, in ascending order. A group is
+    held out if its position is below the fraction. For example, the fraction 0.2 would hold
+    out none of the groups at 0.3, 0.5 and 0.9. The fraction 0.4 holds out the first one.
+
+    Returns `fraction` itself if the class is on both sides with it, or if there is only one
+    group.
+    """
+    if len(positions) < 2:
+        return fraction
+    is_none_held_out = positions[0] >= fraction
+    if is_none_held_out:
+        return (positions[0] + positions[1]) / 2
+    are_all_held_out = positions[-1] < fraction
+    if are_all_held_out:
+        return (positions[-2] + positions[-1]) / 2
+    return fraction
 
 
 # Training rows and held-out rows
 
 
-@dataclass
+@dataclass(frozen=True)
 class DividedRows:
-    """The rows to train on, the held-out rows, and notes about the division."""
+    """The rows to train on, and the held-out rows."""
 
     training: pl.DataFrame
     holdout: pl.DataFrame
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The numbers of rows and of groups, in total and held out.
-
-    `group_name` is what the groups are called in messages, in the plural.
-    """
-
-    rows: int
-    groups: int
-    held_out_rows: int
-    held_out_groups: int
-    group_name: str
 
 
 def divide_rows(
@@ -331,52 +334,49 @@ def divide_rows(
 ) -> DividedRows:
     """Divide the rows into those to train on and those to hold out.
 
-    Raises DataError if no row is held out, or if the rows to train on have fewer than two
-    different values of the target.
+    `keys` and `group` are the columns of data.keys and data.group, for messages.
+
+    Raises DataError if no row is held out, or if the target has fewer than two different
+    values in the rows to train on.
     """
     is_held_out = split.held_out(table)
     training = table.filter(~is_held_out)
     holdout = table.filter(is_held_out)
-    learned = get_column(training, target).unique()
 
-    groups = split.groups(table)
-    counts = Counts(
-        rows=len(table),
-        groups=len(np.unique(groups)),
-        held_out_rows=len(holdout),
-        held_out_groups=len(np.unique(groups[is_held_out])),
-        group_name=_name_groups(keys, group),
-    )
-    all_rows = f"{counts.rows} rows"
-    if keys or group:
-        all_rows += f", with {counts.groups} {counts.group_name},"
     if holdout.is_empty():
         raise DataError(
-            f"None of the {all_rows} is held out for the evaluation:"
-            f" {_advise_larger_holdout(split)}."
+            f"None of the {_count_rows_and_groups(table, split, keys, group)} is held out"
+            f" for the evaluation. {_advise_larger_holdout(split)}"
         )
-    if len(learned) < 2:
-        values_left = f"only {learned[0]}" if len(learned) else "nothing"
+    if get_column(training, target).n_unique() < 2:
         raise DataError(
-            f"{len(holdout)} of the {all_rows} are held out, and {values_left} is left to"
-            f" learn in '{target}': {_advise_smaller_holdout(split)}."
+            f"{len(holdout)} of the {_count_rows_and_groups(table, split, keys, group)} are"
+            " held out. The other rows have fewer than two different values of the target"
+            f" '{target}', so there is nothing to learn. {_advise_smaller_holdout(split)}"
         )
-
-    notes = _note_few_groups(counts)
-    if isinstance(split, TimeSplit):
-        notes += _note_rows_without_date(table, split.column)
-    elif not notes:
-        notes += _note_unexpected_share(counts, split.fraction)
-    is_classification = learned.dtype != NUMBER
-    if is_classification:
-        held_out_classes = get_column(holdout, target).unique()
-        notes += _note_new_classes(learned, held_out_classes)
-        notes += _note_absent_classes(learned, held_out_classes)
-    return DividedRows(training, holdout, notes)
+    return DividedRows(training, holdout)
 
 
-def _name_groups(keys: Sequence[str], group: str | None) -> str:
-    """Return what groups are called in messages, in the plural."""
+def _count_rows_and_groups(
+    table: pl.DataFrame,
+    split: Split | TimeSplit,
+    keys: Sequence[str],
+    group: str | None,
+) -> str:
+    """Return a text such as "60 rows (3 different keys)", or "60 rows" without any keys."""
+    rows = f"{len(table)} rows"
+    if not keys and not group:
+        return rows
+    return f"{rows} ({count_groups(table, split)} {name_groups(keys, group)})"
+
+
+def count_groups(table: pl.DataFrame, split: Split | TimeSplit) -> int:
+    """Return the number of groups that the rows of a table belong to."""
+    return len(np.unique(split.groups(table)))
+
+
+def name_groups(keys: Sequence[str], group: str | None) -> str:
+    """Return what groups are called in messages, such as "different keys"."""
     if group:
         return f"different values of '{group}'"
     if keys:
@@ -385,123 +385,32 @@ def _name_groups(keys: Sequence[str], group: str | None) -> str:
 
 
 def _advise_larger_holdout(split: Split | TimeSplit) -> str:
-    """Return what a user can do to hold out more rows."""
+    """Return a sentence on which setting holds out more rows."""
     if isinstance(split, TimeSplit):
-        return f"choose an earlier date than {split.start} for training.holdout.from"
+        return (
+            f"In settings.yml, choose an earlier date than {split.start} for"
+            " training.holdout.from."
+        )
     return (
-        f"raise training.test_fraction (it is {split.fraction:g}), or choose another"
-        " training.seed in settings.yml"
+        f"In settings.yml, raise training.test_fraction, which is {split.fraction:g}, or"
+        " choose another training.seed."
     )
 
 
 def _advise_smaller_holdout(split: Split | TimeSplit) -> str:
-    """Return what a user can do to hold out fewer rows."""
+    """Return a sentence on which setting holds out fewer rows."""
     if isinstance(split, TimeSplit):
-        return f"choose a later date than {split.start} for training.holdout.from"
+        return (
+            f"In settings.yml, choose a later date than {split.start} for"
+            " training.holdout.from."
+        )
     return (
-        f"lower training.test_fraction (it is {split.fraction:g}), or choose another"
-        " training.seed in settings.yml"
+        f"In settings.yml, lower training.test_fraction, which is {split.fraction:g}, or"
+        " choose another training.seed."
     )
 
 
-def _note_few_groups(counts: Counts) -> list[str]:
-    """Return a note if few groups are held out."""
-    groups = counts.held_out_groups
-    rows = counts.held_out_rows
-    if groups >= FEWEST_HELD_OUT:
-        return []
-    held_out = f"rows are held out ({rows})"
-    if rows != groups:
-        held_out = f"{counts.group_name} are held out ({groups}, in {rows} rows)"
-    note = (
-        f"fewer than {FEWEST_HELD_OUT} {held_out}: the figures say little, and later models"
-        " cannot be compared with this one."
-    )
-    return [note]
-
-
-def _note_unexpected_share(counts: Counts, fraction: float) -> list[str]:
-    """Return a note if the share of held-out rows is far from `training.test_fraction`."""
-    share = counts.held_out_rows / counts.rows
-    if abs(share - fraction) <= fraction / 4:
-        return []
-    note = (
-        f"{share:.0%} of the rows are held out, not {fraction:.0%}, as there are only"
-        f" {counts.groups} {counts.group_name} in {counts.rows} rows, and equal rows stay"
-        " together."
-    )
-    return [note]
-
-
-def _note_rows_without_date(table: pl.DataFrame, column: str) -> list[str]:
-    """Return a note if some rows have no date, so that their time is unknown."""
-    count = get_column(table, column).null_count()
-    if not count:
-        return []
-    return [f"{count} rows have no date in '{column}', and are trained on."]
-
-
-def _note_new_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
-    """Return a note if some classes occur in held-out rows only."""
-    new_classes = sorted(set(held_out) - set(learned))
-    if not new_classes:
-        return []
-    note = (
-        "classes only in held-out rows, which the model does not know:"
-        f" {len(new_classes)} ({_list_some(new_classes)})."
-    )
-    return [note]
-
-
-def _note_absent_classes(learned: pl.Series, held_out: pl.Series) -> list[str]:
-    """Return a note if some classes do not occur in held-out rows."""
-    absent_classes = sorted(set(learned) - set(held_out))
-    if not absent_classes:
-        return []
-    note = (
-        f"no held-out row is of {len(absent_classes)} of the classes"
-        f" ({_list_some(absent_classes)}): the figures say nothing about them."
-    )
-    return [note]
-
-
-def _list_some(names: Sequence[object]) -> str:
-    """Return the first few names as text."""
-    listed = ", ".join(str(name) for name in names[:SHOWN_CLASSES])
-    return f"{listed}, …" if len(names) > SHOWN_CLASSES else listed
-
-
-# Columns
-
-
-def note_columns(
-    table: pl.DataFrame, split: Split | TimeSplit, settings: RowSettings
-) -> list[str]:
-    """Return notes on columns that may make the metrics worthless."""
-    target = settings.target
-    excluded = list_excluded_columns(settings)
-    notes = note_odd_columns(
-        table, target=target, excluded=excluded, task=settings.task
-    )
-    if isinstance(split, TimeSplit):
-        return notes + _note_group_and_dates(settings)
-    if settings.is_date_note_hidden:
-        return notes
-    notes += note_dates(
-        table, target=target, excluded=excluded, fraction=settings.test_fraction
-    )
-    return notes
-
-
-def _note_group_and_dates(settings: RowSettings) -> list[str]:
-    """Return a note if there is a group, which a hold-out by date does not keep together."""
-    if settings.group is None:
-        return []
-    note = (
-        "training.holdout decides by date which rows are held out, and data.group does"
-        f" not: rows with the same '{settings.group}' may be on both sides."
-    )
-    return [note]
+# Features
 
 
 def list_excluded_columns(settings: RowSettings) -> list[str]:
@@ -512,86 +421,17 @@ def list_excluded_columns(settings: RowSettings) -> list[str]:
     return excluded
 
 
-def note_odd_columns(
-    table: pl.DataFrame, *, target: str, excluded: Sequence[str], task: str
-) -> list[str]:
-    """Return notes on row numbers among the features, and on a target of many classes."""
-    notes = []
-    rows = len(table)
-    for name in table.columns:
-        values = get_column(table, name)
-        if name in (target, *excluded) or not values.dtype.is_integer():
-            continue
-        # Measured whole numbers repeat, but the numbers of rows do not.
-        if rows >= FEWEST_HELD_OUT and values.n_unique() == rows:
-            notes.append(
-                f"'{name}' is a whole number of its own in every row. If it numbers the"
-                " rows, list it in data.keys or data.ignore, as a model learns nothing"
-                " useful from it."
-            )
-
-    if task == "classification":
-        classes = table[target].n_unique()
-        rows_per_class = rows / classes
-        if rows_per_class < FEWEST_ROWS_PER_CLASS:
-            notes.append(
-                f"there are {classes} classes in {rows} rows, which is"
-                f" {rows_per_class:.1f} rows of a class: the figures say little."
-            )
-    return notes
-
-
-def note_dates(
-    table: pl.DataFrame, *, target: str, excluded: Sequence[str], fraction: float
-) -> list[str]:
-    """Return a note if rows are held out at random although a column has dates.
-
-    `fraction` is the share of held-out rows. The note proposes a date with which about the
-    same share would be held out.
-    """
-    columns = []
-    holdouts = []
-    for name in table.columns:
-        dates = get_column(table, name)
-        if name in (target, *excluded) or dates.dtype not in (pl.Date, pl.Datetime):
-            continue
-        days = dates.drop_nulls().cast(DATE).sort()
-        if days.n_unique() < 2:
-            continue
-        start = days[int(len(days) * (1 - fraction))].date()
-        columns.append(f"'{name}'")
-        holdouts.append(f"column: {name} and from: {start}")
-    if not columns:
-        return []
-    if len(columns) == 1:
-        note = (
-            f"{columns[0]} has dates, and rows are held out at random. If you predict rows"
-            " that are later than all training rows, the figures are too good: hold out the"
-            f" last ones by training.holdout, with {holdouts[0]}, in settings.yml."
-            " Otherwise, turn this note off there by holdout: random."
-        )
-        return [note]
-    note = (
-        f"{', '.join(columns[:-1])} and {columns[-1]} have dates, and rows are held out at"
-        " random. If you predict rows that are later than all training rows, the figures"
-        " are too good: hold out the last ones by training.holdout in settings.yml, with"
-        " the column that says when a row became known, such as"
-        f" {', or '.join(holdouts)}. Otherwise, turn this note off there by holdout:"
-        " random."
-    )
-    return [note]
-
-
 def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFrame:
     """Return the features: all columns that have values and are not excluded.
 
-    Numbers and booleans become floats, and dates become timestamps. Text stays text.
+    Numbers and booleans become floats, and dates become timestamps. Text is not changed.
     Raises DataError if there are no features.
     """
     features = {}
     for name in table.columns:
         values = get_column(table, name)
-        if name in excluded or values.null_count() == len(values):
+        is_empty = values.null_count() == len(values)
+        if name in excluded or is_empty:
             continue
         if values.dtype == TEXT:
             features[name] = values
@@ -601,7 +441,8 @@ def select_features(table: pl.DataFrame, excluded: Sequence[str]) -> pd.DataFram
             features[name] = values.cast(NUMBER)
     if not features:
         raise DataError(
-            "No column is left to learn from. Take columns out of data.ignore or data.keys"
-            " in settings.yml."
+            "No column is left to learn from, because each one is empty or ignored, or is"
+            " the target, a key or the group. List fewer columns under data.ignore or"
+            " data.keys in settings.yml."
         )
     return pl.DataFrame(features).to_pandas()

@@ -22,7 +22,10 @@ Schema = dict[str, Any]
 
 
 def read_schema(prepared: Path) -> Schema | None:
-    """Return the schema in the metadata of the prepared parts, or None without one."""
+    """Return the schema in the metadata of the prepared parts.
+
+    Returns None if the parts have no schema, because another program wrote them.
+    """
     part = min(prepared.glob("*.parquet"))
     text = pl.read_parquet_metadata(part).get("schema")
     return None if text is None else json.loads(text)
@@ -31,11 +34,13 @@ def read_schema(prepared: Path) -> Schema | None:
 def complete_schema(
     schema: Schema, table: pl.DataFrame, features: Sequence[str]
 ) -> Schema:
-    """Return the schema with the features of the model and the categories of text columns.
+    """Return the schema with the model's features and the categories of its text columns.
 
-    When new data is scored, prep needs the features to know which columns are required. It
-    needs the categories to spell a number as in the training data, such as 7 as "007". A
-    column with more than MOST_CATEGORIES distinct values gets no categories.
+    Prep uses both when it reads new data to score. The features tell it which columns are
+    required. The categories tell it how a code was written in the training data: if "007"
+    is a category, prep turns the number 7 into "007".
+
+    A column with more than MOST_CATEGORIES distinct values gets no categories.
     """
     columns = dict(schema["columns"])
     for name, column in schema["columns"].items():
