@@ -202,7 +202,7 @@ def make_answer(status: int = 200, body: Any = None, **options: Any) -> Fault:
 def build_healthy_answer(name: str) -> Json:
     """Return an answer of an Azure that has everything that the settings name."""
     azure = Azure(Path(), lambda home: {})
-    resources.fill(azure)
+    resources.add_subscription(azure)
     resources.create_workspace(azure, WORKSPACE)
     scale = {"maxNodeCount": 2, "minNodeCount": 0}
     properties = {"vmSize": "STANDARD_D4DS_V4", "scaleSettings": scale}

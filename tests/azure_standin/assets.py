@@ -125,6 +125,7 @@ def list_versions(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_ASSET}")
 def get_container(azure: Azure, request: Request) -> Json:
+    """Return an asset with its newest version."""
     scope, kind, name = request["scope"], request["kind"], request["name"]
     all_versions = versions(azure, scope, kind, name)
     if not all_versions:
@@ -134,6 +135,7 @@ def get_container(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_KINDS}")
 def list_containers(azure: Azure, request: Request) -> Json:
+    """Return all assets of a kind."""
     scope, kind = request["scope"], request["kind"]
     # A dict keeps the order in which the assets were registered.
     names: dict[str, None] = {}
@@ -204,6 +206,7 @@ def _find_uris(asset: Json) -> list[str]:
 
 @route("PUT arm{scope}/(?P<kind>codes|environments|data)/{name}/versions/{version}")
 def put_version(azure: Azure, request: Request) -> Reply:
+    """Register a version of code, an environment or data."""
     properties = read_properties(azure, request)
     complete = _COMPLETE[request["kind"]]
     answer = arm(request.path, _DEFAULTS | complete(request["scope"], properties))
@@ -236,6 +239,7 @@ def put_component(azure: Azure, request: Request) -> Reply:
 
 @route("PUT arm{scope}/models/{name}/versions/{version}")
 def put_model(azure: Azure, request: Request) -> Reply:
+    """Register a version of a model."""
     scope, name, version = request["scope"], request["name"], request["version"]
     properties = read_properties(azure, request)
     uri, job = resolve_job_output(azure, scope, properties["modelUri"])

@@ -97,6 +97,7 @@ class PipelineJob(Job):
     datasets: dict[str, str]
 
     def run_steps(self) -> None:
+        """Run the steps in the order of the edges of the graph."""
         nodes = {node["Id"]: node for node in self.graph["ModuleNodes"]}
         order: TopologicalSorter[str] = TopologicalSorter({id: () for id in nodes})
         for edge in self.graph["Edges"]:
@@ -387,6 +388,7 @@ class GraphStep(Step):
 
     @property
     def asset_names(self) -> dict[str, str]:
+        """Return the names of the datasets that outputs are registered as, by output."""
         names = {}
         for output in self.node["ModuleOutputSettings"]:
             registration = output["DatasetRegistration"]
@@ -396,6 +398,7 @@ class GraphStep(Step):
 
     @cached_property
     def paths(self) -> dict[str, Path]:
+        """Return the folders of the inputs and outputs by their names."""
         inputs = {name: self.folder / "inputs" / name for name in self.sources}
         return inputs | {name: self.folder / "outputs" / name for name in self.outputs}
 
@@ -421,12 +424,14 @@ class GraphStep(Step):
 
     @cached_property
     def fingerprint(self) -> str:
+        """Return a text that is the same for steps that write the same."""
         # The environment and the settings of a run are part of its run configuration. See
         # learn.microsoft.com/azure/machine-learning/how-to-debug-pipeline-reuse-issues.
         parts = [self.module["Id"], self.values, self.sources, self.node["Runconfig"]]
         return json.dumps(parts, sort_keys=True)
 
     def command(self) -> list[str]:
+        """Return the command line of the step."""
         arguments = []
         for argument in self.interface["Arguments"]:
             value = argument["Value"]
@@ -443,6 +448,7 @@ class GraphStep(Step):
         return [self.azure.python, script, *arguments]
 
     def own_variables(self) -> dict[str, str]:
+        """Return the environment variables that the step declares, and its paths."""
         configuration = json.loads(self.node["Runconfig"])
         variables = dict(configuration["environment"]["environmentVariables"] or {})
         variables |= configuration["environmentVariables"] or {}

@@ -31,6 +31,7 @@ def get_or_create_experiment(azure: Azure, name: str) -> Json:
 
 @route(f"GET {_HISTORY}/experiments/{{name}}")
 def get_experiment(azure: Azure, request: Request) -> Json:
+    """Return an experiment by its name."""
     workspace_of(azure, request["scope"])
     if request["name"] not in azure.experiments:
         raise Refusal(404, f"Experiment {request['name']} was not found.")
@@ -39,6 +40,7 @@ def get_experiment(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_HISTORY}/experimentids/{{id}}")
 def get_experiment_by_id(azure: Azure, request: Request) -> Json:
+    """Return an experiment by its id."""
     for experiment in azure.experiments.values():
         if experiment["experimentId"] == request["id"]:
             return experiment
@@ -171,6 +173,7 @@ def get_run_data(azure: Azure, request: Request) -> Json:
 
 @route(f"PATCH {_RUN}")
 def patch_run(azure: Azure, request: Request) -> Json:
+    """Add tags and properties to a run."""
     run = find_run(azure, request)
     body = request.json()
     run.tags |= body.get("tags") or {}
@@ -180,6 +183,7 @@ def patch_run(azure: Azure, request: Request) -> Json:
 
 @route(f"GET {_RUN}/details", f"GET {_HISTORY}/runs/{{run}}/details")
 def get_run_details(azure: Azure, request: Request) -> Json:
+    """Return a run with the addresses of its logs."""
     run = find_run(azure, request)
     logs = [
         path for path in azure.artifacts(run) if path.startswith(("logs/", "user_"))
@@ -246,6 +250,7 @@ def list_artifacts(azure: Azure, request: Request) -> Json:
     f"GET {_ARTIFACTS}/prefix/contentinfo/ExperimentRun/dcid.{{run}}/{{prefix:rest}}"
 )
 def list_contents(azure: Azure, request: Request) -> Json:
+    """Return the artifacts of a run whose paths begin with a prefix."""
     run = find_run(azure, request)
     prefix = request["prefix"]
     paths = [path for path in azure.artifacts(run) if path.startswith(prefix)]

@@ -40,6 +40,7 @@ class ComponentJob(Job):
     definition: Json
 
     def run_steps(self) -> None:
+        """Run the nodes, each after those whose outputs it reads."""
         nodes = self.definition["jobs"]
         parents = {name: self.list_parents(node) for name, node in nodes.items()}
         stops_at_failure = (
@@ -193,6 +194,7 @@ class NodeStep(Step):
 
     @property
     def outputs(self) -> dict[str, str]:
+        """Return the folders of the outputs in the storage, by output."""
         folders = {
             port: f"{CONTAINER}/azureml/{self.run.id}/{port}"
             for port in self.spec.get("outputs") or {}
@@ -205,6 +207,7 @@ class NodeStep(Step):
 
     @property
     def asset_names(self) -> dict[str, str]:
+        """Return the names of the assets that outputs are registered as, by output."""
         outputs = self.node.get("outputs") or {}
         return {
             port: sent["name"] for port, sent in outputs.items() if sent.get("name")
@@ -212,6 +215,7 @@ class NodeStep(Step):
 
     @cached_property
     def paths(self) -> dict[str, Path]:
+        """Return the paths of the inputs and outputs by their names."""
         paths = {port: self.folder / "inputs" / port for port in self.sources}
         for port, path in paths.items():
             if self.inputs[port]["type"] == "uri_file":
@@ -225,6 +229,7 @@ class NodeStep(Step):
 
     @cached_property
     def fingerprint(self) -> str:
+        """Return a text that is the same for nodes that write the same."""
         code = {
             path: hashlib.sha256(self.azure.blobs[blob]).hexdigest()
             for path, blob in self.code.items()
@@ -264,6 +269,7 @@ class NodeStep(Step):
         return _PORT.sub(lambda match: values[match[1]], text)
 
     def command(self) -> list[str]:
+        """Return the command line of the node."""
         if self.is_parallel:
             return self.driver_command()
         return ["bash", "-c", self.fill_in(self.spec["command"])]
@@ -303,6 +309,7 @@ class NodeStep(Step):
         return match[1]
 
     def own_variables(self) -> dict[str, str]:
+        """Return the environment variables that the node declares, and its paths."""
         variables = dict(self.node.get("environment_variables") or {})
         for port, path in self.paths.items():
             kind = "INPUT" if port in self.sources else "OUTPUT"

@@ -58,6 +58,7 @@ def accepted(azure: Azure, request: Request, answer: Json, kind: str) -> Reply:
 
 @route(f"GET {LOCATION}/mfeOperationsStatus/{{id}}")
 def get_operation(azure: Azure, request: Request) -> Json:
+    """Return a long operation, which has always succeeded."""
     return {
         "id": request.path,
         "name": request["id"],
@@ -261,6 +262,7 @@ def get_job(azure: Azure, request: Request) -> Json:
 
 @route("GET arm{scope}/jobs")
 def list_jobs(azure: Azure, request: Request) -> Json:
+    """Return all jobs, or those of a schedule, newest first."""
     names = list(azure.component_jobs)
     if schedule := request.query.get("scheduleid"):
         names = azure.runs_of_schedules[schedule]
@@ -291,6 +293,7 @@ def put_resource(azure: Azure, request: Request, answer: Json, kind: str) -> Rep
 
 @route(f"PUT {_ENDPOINT}")
 def put_endpoint(azure: Azure, request: Request) -> Reply:
+    """Create or change a batch endpoint."""
     workspace_of(azure, request["scope"])
     name = request["name"]
     body = request.json()
@@ -335,6 +338,7 @@ def find_endpoint(azure: Azure, id: str) -> Json:
 
 @route("GET arm{scope}/batchEndpoints")
 def list_endpoints(azure: Azure, request: Request) -> Json:
+    """Return the batch endpoints of a workspace."""
     # Below the endpoints there are also their deployments.
     resources = azure.list_resources_below(f"{request['scope']}/batchEndpoints")
     endpoints = [each for each in resources if each["type"].endswith("batchEndpoints")]
@@ -353,6 +357,7 @@ def delete_deployment(azure: Azure, request: Request) -> Reply:
 
 @route(f"PUT {_DEPLOYMENT}")
 def put_deployment(azure: Azure, request: Request) -> Reply:
+    """Create or change a deployment of a batch endpoint."""
     find_endpoint(azure, request.path.partition("/deployments/")[0])
     body = request.json()
     sent = {
@@ -490,6 +495,7 @@ def invoked_job_dto(job: ComponentJob, inputs: Json) -> Json:
 
 @route(f"PUT {_SCHEDULE}")
 def put_schedule(azure: Azure, request: Request) -> Reply:
+    """Create or change a schedule."""
     workspace_of(azure, request["scope"])
     sent = request.json()["properties"]
     existing = azure.resources.get(request.path.lower())

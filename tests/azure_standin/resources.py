@@ -62,6 +62,7 @@ def is_token(text: str) -> bool:
 
 @route("GET login/{tenant}/v2.0/.well-known/openid-configuration")
 def get_openid_configuration(azure: Azure, request: Request) -> Json:
+    """Return the addresses of the login."""
     base = f"https://{request.host}/{request['tenant']}"
     return {
         "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
@@ -116,6 +117,7 @@ def get_identity_token(azure: Azure, request: Request) -> Json:
 
 @route("GET arm/metadata/endpoints")
 def get_clouds(azure: Azure, request: Request) -> list[Json]:
+    """Return the addresses of the cloud."""
     manager = f"https://{ARM_HOST}/"
     login = f"https://{LOGIN_HOST}/"
     cloud = {
@@ -129,6 +131,7 @@ def get_clouds(azure: Azure, request: Request) -> list[Json]:
 
 @route("GET ml/discovery")
 def discover(azure: Azure, request: Request) -> Json:
+    """Return the addresses of the services of a workspace."""
     hosts = {
         "api": ML_HOST,
         "experimentation": HISTORY_HOST,
@@ -144,19 +147,10 @@ def discover(azure: Azure, request: Request) -> Json:
 # Resources, which are stored by their ids in lower case
 
 
-def fill(azure: Azure) -> None:
-    """Add the subscription, and the VM sizes and quotas of the region."""
-    subscription = f"/subscriptions/{SUBSCRIPTION_ID}"
-    provider = f"{subscription}/providers/{PROVIDER}"
-    resource_types = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
-    sizes = [
-        _size("Standard_D2ds_v4", "standardDDSv4Family", 2),
-        _size("Standard_D4ds_v4", "standardDDSv4Family", 4),
-        _size("Standard_D4ds_v5", "standardDDSv4Family", 4, for_clusters=False),
-        _size("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4),
-    ]
+def list_quotas() -> list[Json]:
+    """Return the quotas of the region, with the nodes and cores that are in use."""
     family = "vmFamily/dedicatedCores"
-    usages = [
+    return [
         _usage("totalClusters", "TotalClusters", "Total Clusters", 200, 1),
         _usage(
             "totalDedicatedCores",
@@ -184,6 +178,19 @@ def fill(azure: Azure) -> None:
             0,
         ),
     ]
+
+
+def add_subscription(azure: Azure) -> None:
+    """Add the subscription, and the VM sizes and quotas of the region."""
+    subscription = f"/subscriptions/{SUBSCRIPTION_ID}"
+    provider = f"{subscription}/providers/{PROVIDER}"
+    resource_types = [{"resourceType": "workspaces", "locations": ["West Europe"]}]
+    sizes = [
+        _size("Standard_D2ds_v4", "standardDDSv4Family", 2),
+        _size("Standard_D4ds_v4", "standardDDSv4Family", 4),
+        _size("Standard_D4ds_v5", "standardDDSv4Family", 4, for_clusters=False),
+        _size("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4),
+    ]
     resources: dict[str, Json] = {
         subscription: {
             "id": subscription,
@@ -202,7 +209,7 @@ def fill(azure: Azure) -> None:
             "resourceTypes": resource_types,
         },
         f"{provider}/locations/{REGION}/vmSizes": {"value": sizes},
-        f"{provider}/locations/{REGION}/usages": {"value": usages},
+        f"{provider}/locations/{REGION}/usages": {"value": list_quotas()},
     }
     azure.resources |= {id.lower(): resource for id, resource in resources.items()}
 
@@ -316,6 +323,7 @@ def list_usages(azure: Azure, request: Request) -> Json:
 
 @route("GET arm{scope}/computes/{name}")
 def get_compute_of_arm(azure: Azure, request: Request) -> Json | Reply:
+    """Return a cluster to clients of ARM."""
     compute = azure.resources.get(request.path.lower())
     # The recorded reply has no body.
     return compute or Reply(b"", 404)
@@ -480,6 +488,7 @@ def list_computes(azure: Azure, request: Request) -> Json:
 
 @route("GET ml/rp/workspaces{scope}/computes/{name}")
 def get_compute(azure: Azure, request: Request) -> Json:
+    """Return a cluster to azureml-sdk."""
     id = f"{request['scope']}/computes/{request['name']}"
     if id.lower() not in azure.resources:
         raise Refusal(404, f"There is no compute {request['name']}.", "ComputeNotFound")
@@ -488,6 +497,7 @@ def get_compute(azure: Azure, request: Request) -> Json:
 
 @route("PUT arm{scope}/computes/{name}")
 def put_compute(azure: Azure, request: Request) -> Reply:
+    """Create or change a cluster."""
     scope = request["scope"]
     body = request.json()
     sent = body["properties"]["properties"]

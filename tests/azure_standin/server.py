@@ -123,7 +123,7 @@ class Standin:
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         self.azure = Azure(folder / "runs", self.environment)
-        resources.fill(self.azure)
+        resources.add_subscription(self.azure)
         self.requests: list[Request] = []
         self.refused_hosts: list[str] = []
         self.mistakes: list[str] = []
@@ -280,6 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = False
 
     def finish(self) -> None:
+        """Close the connection."""
         super().finish()
         # The server closes the socket that it accepted, which TLS has taken over.
         self.request.close()

@@ -158,6 +158,7 @@ def route(*targets: str) -> Callable[[Handler], Handler]:
     """
 
     def register(handler: Handler) -> Handler:
+        """Add a function to the table of routes."""
         for target in targets:
             pattern = target.replace(".", r"\.").replace("{scope}", _SCOPE)
             pattern = re.sub(r"\{(\w+):rest\}", r"(?P<\1>.+)", pattern)
