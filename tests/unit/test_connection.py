@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from template_package import (
     connection,
     errors,
     login,
+    online_checks,
     request_guard,
     roles,
     sdk_errors,
@@ -249,6 +251,13 @@ def test_a_busy_azure_is_not_taken_for_a_broken_network() -> None:
     assert result.fix == (
         "Run the command again after this time: it continues where it stopped."
     )
+
+
+def test_each_need_of_a_check_is_a_fact_with_a_reason_to_skip_the_check() -> None:
+    facts = {field.name for field in dataclasses.fields(online_checks.Facts)}
+    for check in online_checks.CHECKS:
+        assert facts.issuperset(check.needs)
+        assert online_checks.REASON_BY_NEED.keys() >= set(check.needs)
 
 
 BLOCKS = 200
