@@ -348,7 +348,7 @@ def _limit_retry_wait(adapter: HTTPAdapter) -> None:
 def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
     """Raise RequestFailed if a redirect would send a token or a secret to another host.
 
-    A login host may not redirect at all: a login sends a secret in its body, and no login
+    A login host may never redirect: a login sends a secret in its body, and no login
     host of Azure needs a redirect.
     """
     if not response.is_redirect:
