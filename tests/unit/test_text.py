@@ -313,7 +313,7 @@ NOTED: dict[str, tuple[list[str], str]] = {
     ),
     "a sentinel": (
         [str(i % 40) for i in range(90)] + ["-999"] * 10,
-        r"holds -999 in 10 rows, .* from 0 to 39. If .* data.missing: \['-999'\] in",
+        r"holds -999 in 10 rows, .* between 0 and 39. If .* data.missing: \['-999'\] in",
     ),
     "a sentinel that is a fraction": (
         [f"{i % 40 / 2}" for i in range(90)] + ["-99.00"],

@@ -313,8 +313,8 @@ def _describe_sentinels(
             fix = f"write data.missing: ['{spelling}'] in settings.yml"
         rows = "1 row" if sentinel.count == 1 else f"{sentinel.count} rows"
         text_by_name[sentinel.column] = (
-            f"column '{sentinel.column}' holds {sentinel.number:.0f} in {rows}, and"
-            f" otherwise numbers from {sentinel.smallest} to {sentinel.largest}. If it"
+            f"column '{sentinel.column}' holds {sentinel.number:.0f} in {rows}, while all"
+            f" other numbers are between {sentinel.smallest} and {sentinel.largest}. If it"
             f" stands for a missing value, {fix}."
         )
     return text_by_name
