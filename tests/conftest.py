@@ -174,6 +174,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     test_counts = Counter(item.path for item in items)
 
     def order(item: pytest.Item) -> tuple[int, bool, int, Path]:
+        """Return the key by which a test is sorted."""
         return (
             ranks.get(item.path.name, len(SLOW_FILES)),
             item.path.parent.name == "unit",
@@ -196,11 +197,13 @@ def bake(cookies_session: Cookies) -> Bake:
 
     @cache
     def generate(answers: frozenset[tuple[str, str]]) -> Generated:
+        """Generate a project, or return the one that was generated before."""
         result = cookies_session.bake(extra_context=dict(answers))
         assert result.exit_code == 0, result.exception
         return result
 
     def copy(**answers: str) -> Project:
+        """Copy the project with these answers."""
         # cookiecutter ignores answers to questions that do not exist.
         assert answers.keys() <= QUESTIONS.keys()
         original = generate(frozenset(answers.items()))

@@ -122,6 +122,7 @@ def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     disk.mkdir()
 
     def mount(options: str) -> Path:
+        """Mount the disk with the options of `mount`, and return its folder."""
         command = ["mount", "-t", "tmpfs", "-o", options, "none", str(disk)]
         if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
             pytest.skip("disks cannot be mounted here")

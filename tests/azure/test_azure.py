@@ -1,4 +1,4 @@
-"""provision, submit and publish of generated projects, with azureml-sdk.
+"""Test provision, submit and publish of generated projects, with azureml-sdk.
 
 The unmodified SDK talks over HTTPS to the stand-in for Azure (azure_standin/), which runs
 the steps that it has received. The tests see only the commands' output and the requests.

@@ -1,4 +1,4 @@
-"""provision, submit and publish of generated projects, with azure-ai-ml.
+"""Test provision, submit and publish of generated projects, with azure-ai-ml.
 
 As in test_azure.py, the SDK talks to the stand-in for Azure (azure_standin/).
 """

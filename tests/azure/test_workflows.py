@@ -1,4 +1,4 @@
-"""The workflows of GitHub and Azure DevOps: they are linted, and run here.
+"""Test the workflows of GitHub and Azure DevOps: they are linted, and run on this machine.
 
 The commands, their order, their conditions and the logins are read from the generated files.
 Each job starts in a clean clone, and its Azure is the stand-in (azure_standin/). The tests

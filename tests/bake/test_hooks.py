@@ -1,4 +1,4 @@
-"""Generation with the command `cookiecutter`: what it prints, and how it refuses answers.
+"""Test the command `cookiecutter`: what it prints, and how it refuses answers.
 
 Each test runs the real command in a folder of its own. A refusal must leave the folder as
 it was, and the command that it offers must work when it is pasted into bash.

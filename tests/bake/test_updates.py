@@ -123,6 +123,7 @@ def create(template: Path, tmp_path: Path) -> Create:
     """Return a function that creates a project from the older template, and commits it."""
 
     def create() -> Project:
+        """Create a project from the older template, and commit it."""
         extra = '{"project_name": "Up to date"}'
         call = f"cruft create {template} -y --checkout old --extra-context '{extra}'"
         assert "Next steps" in shell(tmp_path, call)

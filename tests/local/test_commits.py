@@ -1,4 +1,4 @@
-"""The hooks that git runs before a commit, by the real pre-commit, without a network."""
+"""Test the hooks that git runs before a commit, with the real pre-commit, offline."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Repository(Project):
 
 @pytest.fixture(scope="module")
 def repository(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A generated project in a git repository with the hooks of pre-commit."""
     project = bake(project_name="Commits")
     repository = Repository(project.path, project.package, project.sdk)
     repository.home = tmp_path_factory.mktemp("home")

@@ -1,4 +1,4 @@
-"""The notebooks of generated projects: their stored form, and runs of all their cells."""
+"""Test the notebooks of generated projects: how they are stored, and runs of all cells."""
 
 from __future__ import annotations
 

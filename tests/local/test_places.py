@@ -1,7 +1,7 @@
-"""Projects in odd places, moved, copied, cloned and linked, on disks that are full or locked.
+"""Test projects in odd folders, moved, copied, cloned and linked, and on full disks.
 
-A run works in all of them, writes nothing outside its project, and says in a sentence
-where it cannot work.
+A run works in all of these folders, and writes nothing outside its project. If it cannot
+work, it explains this in a sentence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps and runs as processes: they work side by side, and leave no process behind."""
+"""Test the processes of runs: they work side by side, and leave no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that cannot be started says why in one sentence, never in a traceback."""
+"""Test that a run that cannot start explains this in a sentence, and not in a traceback."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What an earlier run has made is used again exactly when it would be made again.
+"""Test that a run reuses earlier results exactly if the steps would write the same again.
 
-The steps are toys that write down all that they see. Random edits over many runs are
-compared with a model of what must run, and runs are killed at random moments.
+The steps are toys that write down everything that they read. Random edits are made between
+many runs, and the steps that run are compared with those that must run. Other runs are
+killed at random moments.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from reuse_toys import STEPS, ReuseToy, list_statuses, read_model
 
-# As many as a test suite has time for. By hand, 500 edits and 200 kills were tried.
+# The suite has no time for more. By hand, 500 edits and 200 kills were tried.
 EDITS = int(os.environ.get("REUSE_EDITS", "60"))
 KILLS = int(os.environ.get("REUSE_KILLS", "6"))
 #: The steps whose outputs a step reads.
@@ -117,6 +118,7 @@ class ExpectedReuse:
         return result
 
     def _read_data(self) -> None:
+        """Read the files of both pipelines, except for hidden ones."""
         for pipeline in ("training", "scoring"):
             folder = self.toy.path / "data" / "sample" / pipeline
             self.data[pipeline] = [
@@ -136,6 +138,7 @@ class ExpectedReuse:
         return models
 
     def _version_read_by(self, step: str) -> str:
+        """Return which version of the model a step looks up."""
         return self.scoring_version if step in READS_MODEL["scoring"] else "latest"
 
     def _describe(self, pipeline: str, step: str, used: dict[str, Execution]) -> str:
@@ -198,6 +201,7 @@ class RandomEdits:
         return f"{edit.__name__} {step}"
 
     def edit_code(self, step: str) -> None:
+        """Change the script of a step, or let it fail."""
         mark = self.chance.choice(["0", "0", "1", "1", "2", "fails"])
         fault = "raise SystemExit(3)" if mark == "fails" else ""
         self.state.code[step] = mark
@@ -214,6 +218,7 @@ class RandomEdits:
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def rename_data(self, _: str) -> None:
+        """Rename a file of the training data."""
         file = min((self.toy.path / "data/sample/training").iterdir())
         file.rename(file.with_name(self.chance.choice(["A.csv", "B.csv"])))
 
@@ -224,6 +229,7 @@ class RandomEdits:
         (file.parent / ".hidden").write_text(str(self.chance.random()))
 
     def set_parameter(self, _: str) -> None:
+        """Choose the value of a pipeline parameter for the next runs."""
         name = self.chance.choice(["max_iterations", "register"])
         values = {
             "max_iterations": ["10", "20", "30"],
@@ -232,6 +238,7 @@ class RandomEdits:
         self.state.parameters[name] = self.chance.choice(values[name])
 
     def pin_package(self, _: str) -> None:
+        """Add a package to the pins of the steps, or remove it."""
         self.state.pins = self.chance.choice([0, 1])
         pins = self.toy.path / "environment" / "steps.txt"
         lines = [
@@ -242,6 +249,7 @@ class RandomEdits:
         pins.write_text("\n".join([*lines, ""]))
 
     def set_variable(self, _: str) -> None:
+        """Set the environment variable that all steps but score have."""
         old = self.state.variable
         self.state.variable = self.chance.choice(["PASSIVE", "ACTIVE"])
         self.toy.project.edit(
@@ -251,11 +259,13 @@ class RandomEdits:
         )
 
     def choose_model_version(self, _: str) -> None:
+        """Let scoring use the newest version of the model, or version 1."""
         version = self.chance.choice(["latest", 1])
         self.toy.project.set("scoring", model_version=version)
         self.state.scoring_version = str(version)
 
     def register_model(self, _: str) -> None:
+        """Register a new version of the model."""
         self.toy.register(str(self.chance.random()))
 
     def register_other_model(self, _: str) -> None:
@@ -263,6 +273,7 @@ class RandomEdits:
         self.toy.register("another", "other_model")
 
     def delete_version(self, _: str) -> None:
+        """Delete the newest version of the model, as MLflow does."""
         for number, _run, _source in self.toy.list_versions()[:1]:
             self.toy.query_registry(
                 "UPDATE model_versions SET current_stage = 'Deleted_Internal'"
@@ -271,6 +282,7 @@ class RandomEdits:
             )
 
     def edit_registered_model(self, _: str) -> None:
+        """Change the files of the newest version of the model."""
         for _number, _run, source in self.toy.list_versions()[:1]:
             Path(source.removeprefix("file://"), "part.txt").write_text("edited")
 

@@ -1,4 +1,4 @@
-"""The screen shows what a step notes, how it failed, and no harmful text of it."""
+"""Test what the screen shows of a step: its notes, its failure, and no harmful text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step is run alone, in the folder of an earlier run, or debugged in the terminal."""
+"""Test a step that runs alone in the folder of an earlier run, or in the debugger."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ def test_step_alone_uses_the_project_as_it_is_now(toy_project: Project) -> None:
     folder = first.json["folder"]
 
     def run_alone(step: str, *options: str) -> Result:
+        """Run a step alone in the folder of the first run."""
         return run_pipeline(
             toy_project, "training", "--step", step, "--folder", folder, *options
         )

@@ -273,6 +273,7 @@ class Container:
     def upload_blob(
         self, path: str, *_: object, progress_hook: Callable[..., None], **__: object
     ) -> None:
+        """Upload all blocks of a file, or fail."""
         if path == "failing":
             time.sleep(0.1)
             raise self.error

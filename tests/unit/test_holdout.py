@@ -203,6 +203,7 @@ def test_row_without_a_date_is_trained_on() -> None:
 
 
 def draw_rare_classes() -> pl.DataFrame:
+    """Return 505 rows, of which two are of one rare class and three of another."""
     classes = ["common"] * 500 + ["rare"] * 2 + ["odd"] * 3
     ids = np.random.default_rng(0).integers(2**53, size=505)
     return pl.DataFrame({"id": ids, "y": classes})

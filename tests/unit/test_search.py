@@ -218,6 +218,7 @@ def test_metrics_are_those_of_the_evaluation() -> None:
 
 
 def write_table(folder: Path) -> Path:
+    """Write a table as prep does, and return its folder."""
     features, numbers, _ = draw_table()
     folder.mkdir(parents=True, exist_ok=True)
     table = pl.from_pandas(features.assign(y=numbers))
