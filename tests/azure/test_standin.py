@@ -53,7 +53,7 @@ client = mlflow.MlflowClient()
 newest = client.search_model_versions("name='mean'")[0]
 client.set_model_version_tag("mean", newest.version, "kind", "mean")
 assert client.get_model_version("mean", newest.version).tags == {"kind": "mean"}
-assert [one.value for one in client.get_metric_history(inner.info.run_id, "depth")] == [1]
+assert [metric.value for metric in client.get_metric_history(inner.info.run_id, "depth")] == [1]
 assert client.get_run(inner.info.run_id).info.status == "FINISHED"
 experiment = mlflow.get_experiment_by_name("training")
 assert experiment.experiment_id == run.info.experiment_id
@@ -171,29 +171,34 @@ def submit(name, **values):
     run = experiment.submit(build(ws, name), pipeline_parameters=values, tags={"by": "test"})
     return outcome(ws.get_run(run.id))
 
+def list_active_schedules(ws, endpoint):
+    schedules = Schedule.list(ws, pipeline_endpoint_id=endpoint.id)
+    return [schedule for schedule in schedules if schedule.status == "Active"]
+
 def publish(name, frequency):
     ws = connect()
     pipeline = build(ws, name).publish(name)
-    found = [one for one in PipelineEndpoint.list(ws) if one.name == name]
-    if found:
-        endpoint = found[0]
+    endpoints = [each for each in PipelineEndpoint.list(ws) if each.name == name]
+    if endpoints:
+        endpoint = endpoints[0]
         endpoint.add_default(pipeline)
     else:
         endpoint = PipelineEndpoint.publish(ws, name, pipeline=pipeline, description="")
-    old = [one for one in Schedule.list(ws, pipeline_endpoint_id=endpoint.id) if one.status == "Active"]
+    old_schedules = list_active_schedules(ws, endpoint)
     Schedule.create_for_pipeline_endpoint(
         ws, name, pipeline_endpoint_id=endpoint.id, experiment_name=name,
         recurrence=ScheduleRecurrence(frequency, 1), wait_for_provisioning=True)
-    for schedule in old:
+    for schedule in old_schedules:
         schedule.disable(wait_for_provisioning=True)
     endpoint = PipelineEndpoint.get(ws, name=name)
-    active = [one for one in Schedule.list(ws, pipeline_endpoint_id=endpoint.id) if one.status == "Active"]
+    active_schedules = list_active_schedules(ws, endpoint)
     assert endpoint.list_pipelines()[-1].id == pipeline.id
-    assert pipeline.id in [one.id for one in PublishedPipeline.list(ws)]
+    assert pipeline.id in [published.id for published in PublishedPipeline.list(ws)]
     assert PublishedPipeline.get(ws, pipeline.id).name == name
     assert len(Schedule.list(ws, pipeline_id=pipeline.id)) == 0 < len(Schedule.list(ws))
     result = outcome(endpoint.submit(name, pipeline_parameters={"scale": 5}))
-    return [endpoint.default_version, [one.recurrence.frequency for one in active], result]
+    frequencies = [schedule.recurrence.frequency for schedule in active_schedules]
+    return [endpoint.default_version, frequencies, result]
 
 command, arguments = json.loads(sys.argv[1])
 values = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}

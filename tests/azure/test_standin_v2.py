@@ -109,7 +109,7 @@ def provision():
     return dict(
         location=client.workspaces.get("workspace").location,
         size=[cluster.size, cluster.min_instances, cluster.max_instances],
-        environments=[one.version for one in client.environments.list("steps")],
+        environments=[version.version for version in client.environments.list("steps")],
         conda=client.environments.get("steps", label="latest").conda_file,
         store=client.datastores.get_default().name,
         path=client.data.get("numbers", version=data.version).path,
@@ -208,8 +208,8 @@ def train_and_score():
     return dict(
         first=first, again=again, third=third, scored=scored,
         fitted=pathlib.Path("here/named-outputs/model/mean.txt").read_text(),
-        versions=[one.version for one in models], path=got.path, newest=got.version,
-        names=[one.name for one in client.models.list()])
+        versions=[model.version for model in models], path=got.path, newest=got.version,
+        names=[model.name for model in client.models.list()])
 
 def fail_and_cancel():
     failed = submit("training", scale=1)
@@ -257,11 +257,11 @@ def publish(*versions):
         client.schedules.begin_disable("weekly").result()
         states.append(client.schedules.get("weekly").is_enabled)
     client.schedules.begin_enable("weekly").result()
-    states += [one.is_enabled for one in client.schedules.list()]
+    states += [schedule.is_enabled for schedule in client.schedules.list()]
     return dict(
         default=client.batch_endpoints.get("daily").defaults.deployment_name,
-        endpoints=[one.name for one in client.batch_endpoints.list()],
-        deployments=[one.name for one in client.batch_deployments.list("daily")],
+        endpoints=[endpoint.name for endpoint in client.batch_endpoints.list()],
+        deployments=[deployment.name for deployment in client.batch_deployments.list("daily")],
         got=client.batch_deployments.get("v1", "daily").name,
         frequency=client.schedules.get("weekly").trigger.frequency,
         states=states, jobs=[outcome(by_default.name), outcome(named.name)])

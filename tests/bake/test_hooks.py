@@ -258,16 +258,16 @@ def test_five_wrong_answers_are_reported_at_once(tmp_path: Path) -> None:
 
     *lines, explanation, command = read_refusal(generation)
     assert list(tmp_path.iterdir()) == []
-    words_of_line = {
+    texts_by_question = {
         "azure_subscription_id": ["a placeholder", "az account show"],
         "azure_resource_group": ["my group.", "write my-group."],
         "azure_region": ["West Europe", "write westeurope."],
         "compute_name": ["cpu-cluster-1", "write cpu-cluster-a."],
         "max_nodes": ["0", "1 or more"],
     }
-    assert [line.split()[0] for line in lines] == list(words_of_line)
-    for line, words in zip(lines, words_of_line.values(), strict=True):
-        assert all(word in line for word in words)
+    assert [line.split()[0] for line in lines] == list(texts_by_question)
+    for line, texts in zip(lines, texts_by_question.values(), strict=True):
+        assert all(text in line for text in texts)
     assert explanation.startswith("Nothing was generated, and no file was changed.")
     assert "<azure_subscription_id> and <max_nodes>" in explanation
     for correction in ("my-group", "westeurope", "cpu-cluster-a"):

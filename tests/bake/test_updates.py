@@ -134,27 +134,27 @@ def create(template: Path, tmp_path: Path) -> Create:
     return create
 
 
+NOTE = '    print("note: this step is ours")\n'
+#: Texts that files must have after the update: those of the user, and those that are new.
+UPDATED_FILES = {
+    "steps/prep/prep.py": (NOTE, "# New."),
+    "up_to_date/pipelines.py": ('name="judge"', "# New."),
+    "settings.yml": ("seed: 43", "data/ours/training", "# New."),
+    "environment/steps.txt": ("pyyaml==6.0.2",),
+    "environment/project.txt": ("pyyaml==6.0.2",),
+    "pyproject.toml": ('"mypy>=',),
+    "up_to_date/runtime/extra.py": ("New",),
+}
+
+
 def test_an_update_keeps_the_changes_of_the_user(
     create: Create, template: Path
 ) -> None:
     project = create()
     assert "out of date" in shell(project.path, "cruft check", code=1)
-    prep, mine = "steps/prep/prep.py", '    print("note: this step is ours")\n'
-    main = "def main() -> None:\n"
-    project.edit(prep, main, main + mine)
-    project.edit("up_to_date/pipelines.py", 'name="evaluate"', 'name="judge"')
-    project.edit(
-        "up_to_date/pipelines.py", 'reads_model=["evaluate"', 'reads_model=["judge"'
-    )
-    project.edit("tests/test_pipelines.py", "evaluate.", "judge.")
-    project.edit("settings.yml", "data/sample/", "data/ours/")
-    project.edit("settings.yml", "seed: 42", "seed: 43")
-    (project.path / "data" / "sample").rename(project.path / "data" / "ours")
-    rows = project.path / "data/ours/training/PAL0708.csv"
-    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows.write_text("".join(lines[:-20]), encoding="utf-8")
+    edit_all_kinds_of_files(project)
     commit(project.path)
-    ours = shell(project.path, "git diff HEAD~ HEAD -- data")
+    changes_of_data = shell(project.path, "git diff HEAD~ HEAD -- data")
 
     output = shell(project.path, "cruft update -y")
     assert "Next steps" not in output
@@ -165,30 +165,41 @@ def test_an_update_keeps_the_changes_of_the_user(
     assert state["commit"] == shell(template, "git rev-parse HEAD").strip()
     assert "up to date" in shell(project.path, "cruft check")
 
-    assert shell(project.path, "git diff HEAD~2 HEAD -- data") == ours
-    for file, texts in {
-        prep: (mine, "# New."),
-        "up_to_date/pipelines.py": ('name="judge"', "# New."),
-        "settings.yml": ("seed: 43", "data/ours/training", "# New."),
-        "environment/steps.txt": ("pyyaml==6.0.2",),
-        "environment/project.txt": ("pyyaml==6.0.2",),
-        "pyproject.toml": ('"mypy>=',),
-        "up_to_date/runtime/extra.py": ("New",),
-    }.items():
-        text = (project.path / file).read_text(encoding="utf-8")
-        assert all(part in text for part in texts), file
+    assert shell(project.path, "git diff HEAD~2 HEAD -- data") == changes_of_data
+    for file, texts in UPDATED_FILES.items():
+        content = (project.path / file).read_text(encoding="utf-8")
+        assert all(text in content for text in texts), file
+    assert_updated_project_works(project)
+    assert "already up to date" in shell(project.path, "cruft update -y")
+
+
+def edit_all_kinds_of_files(project: Project) -> None:
+    """Change a step, the pipelines, a test and the settings, and move and shorten the data."""
+    main = "def main() -> None:\n"
+    project.edit("steps/prep/prep.py", main, main + NOTE)
+    pipelines = "up_to_date/pipelines.py"
+    project.edit(pipelines, 'name="evaluate"', 'name="judge"')
+    project.edit(pipelines, 'reads_model=["evaluate"', 'reads_model=["judge"')
+    project.edit("tests/test_pipelines.py", "evaluate.", "judge.")
+    project.edit("settings.yml", "data/sample/", "data/ours/")
+    project.edit("settings.yml", "seed: 42", "seed: 43")
+    (project.path / "data" / "sample").rename(project.path / "data" / "ours")
+    table = project.path / "data/ours/training/PAL0708.csv"
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join(lines[:-20]), encoding="utf-8")
+
+
+def assert_updated_project_works(project: Project) -> None:
+    """Check its version, its own tests and its pipelines, and that git ignores their files."""
     version = project.python("-m", "up_to_date", "--version")
     assert version.out.startswith("new version"), version.err
-
     tests = project.python("-m", "pytest", "-q", "-k", "not local_run and not model")
     assert tests.code == 0, tests.out
     for pipeline in (["training", "--set", "max_iterations=5"], ["scoring"]):
         result = project.run(*pipeline)
         assert result.code == 0, result.err
         assert "this step is ours" in result.err
-    # The runs and caches of these commands are ignored by git.
     assert shell(project.path, "git status --porcelain") == ""
-    assert "already up to date" in shell(project.path, "cruft update -y")
 
 
 def install_newest_cruft(folder: Path) -> Path:

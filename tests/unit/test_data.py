@@ -680,7 +680,7 @@ def run_prep(
     after: Sequence[str] = (),
     most_bytes: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run prep as the pipeline does, with words before and after its command line.
+    """Run prep as the pipeline does, with arguments before and after its command line.
 
     Files that grow beyond `most_bytes` cannot be written.
     """

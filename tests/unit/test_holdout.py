@@ -235,7 +235,7 @@ def test_groups_with_several_classes_are_not_torn_apart() -> None:
     assert sides.group_by("id").agg(pl.col("side").n_unique())["side"].max() == 1
 
 
-# What is said
+# Notes and messages
 
 
 def test_few_different_rows_are_counted_as_they_are() -> None:

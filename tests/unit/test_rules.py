@@ -339,9 +339,9 @@ BAD = [
     (
         rule,
         value,
-        f"is {json.dumps(value, ensure_ascii=False)}, but must be {words}: {fix}.",
+        f"is {json.dumps(value, ensure_ascii=False)}, but must be {expected}: {fix}.",
     )
-    for rule, (words, _, bad) in RULES.items()
+    for rule, (expected, _, bad) in RULES.items()
     for value, fix in bad.items()
 ]
 BAD += [
