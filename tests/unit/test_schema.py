@@ -173,21 +173,21 @@ CLEANED = {
     "a sign that numbers lose": (
         ["+1", "0", "-1", "DK"],
         ["+1", "0", "-1"],
-        "was text",
+        "as text",
     ),
     "zeros that numbers lose": (
         ["0.10", "1.5", "x"],
         ["0.10", "1.5", "2.5"],
-        "was text",
+        "as text",
     ),
     "numbers as they were": (["1", "0", "-1", "DK"], ["1", "0", "-1"], None),
-    "a word among numbers": (["0.5", "1.5"], ["0.5", "1.5", "<0.1"], "was numbers"),
+    "a word among numbers": (["0.5", "1.5"], ["0.5", "1.5", "<0.1"], "as numbers"),
     "a word among dates": (
         ["2021-05-06", "2022-01-01"],
         ["2021-05-06", "2022-01-01", "before 2020"],
-        "was Datetime",
+        "as Datetime",
     ),
-    "booleans beside a word": (["True", "False", "-?"], ["True", "False"], "was text"),
+    "booleans beside a word": (["True", "False", "-?"], ["True", "False"], "as text"),
 }
 
 
