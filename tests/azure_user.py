@@ -138,7 +138,7 @@ class User:
         path = self.project.path / "steps" / step / f"{step}.py"
         path.write_text(text, encoding="utf-8")
 
-    def new_modules(self, since: int = 0) -> list[str]:
+    def list_uploaded_steps(self, since: int = 0) -> list[str]:
         """Return the steps that were uploaded, leaving out the first `since` requests."""
         return [
             request.json()["Name"]
@@ -153,7 +153,7 @@ class User:
         steps = self.standin.azure.children(job.run.id)
         return job.run, {step.name: step for step in steps}
 
-    def output(self, step: str, port: str, folder: Path) -> Path:
+    def download_output(self, step: str, port: str, folder: Path) -> Path:
         """Download an output of a step of the newest run to a folder, and return this."""
         run = self.newest_run()[1][step]
         azure = self.standin.azure
@@ -315,8 +315,8 @@ def assert_predictions_are_summed_up(user: User, folder: Path) -> None:
 
     The predictions are downloaded into the subfolder `predictions` of a folder.
     """
-    predictions = user.output("score", "predictions", folder / "predictions")
-    written = user.output("summarize", "summary", folder / "summary")
+    predictions = user.download_output("score", "predictions", folder / "predictions")
+    written = user.download_output("summarize", "summary", folder / "summary")
     summary = json.loads((written / "summary.json").read_text(encoding="utf-8"))
     rows = pd.read_parquet(predictions)
     counts = {group["label"]: group["rows"] for group in summary["classes"]}

@@ -135,7 +135,7 @@ def test_only_an_edited_step_is_uploaded_again(trained: User) -> None:
     # Only prep of training has the argument for the target, so prep is two modules.
     steps = ["evaluate", "monitor", "prep", "prep", "register"]
     steps += ["score", "summarize", "train"]
-    assert sorted(trained.new_modules()) == steps
+    assert sorted(trained.list_uploaded_steps()) == steps
     page = (trained.project.path / "docs/change.md").read_text(encoding="utf-8")
     code_on_page = re.search(r"( +mlflow\.sklearn\.autolog.*?)```", page, re.DOTALL)
     assert code_on_page
@@ -146,7 +146,7 @@ def test_only_an_edited_step_is_uploaded_again(trained: User) -> None:
     result = trained.run("submit", "training", "--wait", "--set", "max_iterations=20")
 
     assert result.code == 0, result.err
-    assert trained.new_modules(request_count) == ["train"]
+    assert trained.list_uploaded_steps(request_count) == ["train"]
     requests = trained.standin.requests[request_count:]
     uploaded_files = {
         Path(request.path).name
