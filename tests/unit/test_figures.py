@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -34,22 +34,12 @@ STEPS = TEMPLATE / "{{cookiecutter.project_slug}}" / "steps"
 PYTHON = PYTHONS[SDKS[0]]
 
 
-def load(path: Path) -> Any:
-    """Import a Python file as a module, under a name that no other file has."""
-    spec = importlib.util.spec_from_file_location(f"figures_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-train, evaluate, register, score = (
-    load(STEPS / name / f"{name}.py")
-    for name in ("train", "evaluate", "register", "score")
-)
-comparison = load(STEPS / "evaluate" / "comparison.py")
-saved_model = load(STEPS / "evaluate" / "saved_model.py")
+train = importlib.import_module("train")
+evaluate = importlib.import_module("evaluate")
+register = importlib.import_module("register")
+score = importlib.import_module("score")
+comparison = importlib.import_module("comparison")
+saved_model = importlib.import_module("saved_model")
 
 
 @pytest.fixture(scope="module", autouse=True)
