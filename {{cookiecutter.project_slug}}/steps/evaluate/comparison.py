@@ -30,6 +30,7 @@ from model_metrics import (
 from prep_changes import describe_prep_changes, list_prep_changes
 from saved_model import SavedModel, load_model, select_columns, select_features
 from shared_rows import (
+    PREDICTS_SOMETHING_ELSE,
     NotComparable,
     PredictsSomethingElse,
     SharedRows,
@@ -75,7 +76,7 @@ def compare_pipelines(
 ) -> Difference:
     """Return how a metric of two models differs on the same rows.
 
-    `groups` has a number for each row, and rows with the same number are not independent.
+    `groups` holds the group of each row, and rows of one group are not independent.
     `margin` is the loss that is accepted, as a share of the other model's value. Raises
     CannotCompute if the metric or its confidence interval cannot be computed.
     """
@@ -122,8 +123,8 @@ def compare_with_baseline(
     """Compare a new model with its baseline, which predicts without features.
 
     Returns the `name` of the baseline, its `metrics`, whether it `is_beaten` (the new model
-    is better by more than chance), and a `reason` in words. The `comparison` is the
-    difference in `metric`. It is missing if the two models cannot be compared.
+    is better by more than chance), and a `reason` in words. If the two models can be
+    compared, the `comparison` is also returned: the difference in `metric`.
 
     Raises ValueError if the new model was saved without a baseline, or without the rule
     that decides which rows are held out.
@@ -196,12 +197,13 @@ def compare_with_registered(
 ) -> dict[str, Any] | None:
     """Compare a new model with the registered model called `name`.
 
-    Returns None if no model is registered. Otherwise, returns the `version` that the new
-    model was compared with, a `reason` in words, and one of these verdicts:
+    Returns None if no model is registered. If a model is registered, returns the `version`
+    that the new model was compared with, a `reason` in words, and one of these verdicts:
 
     - `better`, `no worse`, `within the margin` or `worse` (see `Difference`). In these
       cases, the result also has the `comparison` (the difference in `metric`), `metrics`
-      (of the registered model) and `metrics_of_new_model`, all for the shared rows.
+      (of the registered model) and `metrics_of_new_model`. They are all computed for the
+      rows that were held out from both models.
     - `the same` if both models give the same predictions.
     - `not comparable` if the registered model cannot be used for a comparison.
     - `another question` if the registered model predicts something else.
@@ -210,7 +212,7 @@ def compare_with_registered(
     if not versions:
         return None
 
-    # If a comparison fails, the reason names this version.
+    # The newest version comes first. If a comparison fails, the reason names this version.
     compared_version = max(versions, key=int)
     try:
         newest = _load_reference(versions[compared_version], new, holdout)
@@ -236,7 +238,7 @@ def compare_with_registered(
             f"the registered version {compared_version} predicts something else:"
             f" {error}"
         )
-        return _make_result(compared_version, "another question", reason)
+        return _make_result(compared_version, PREDICTS_SOMETHING_ELSE, reason)
 
 
 def list_versions(name: str) -> dict[str, ModelVersion]:
@@ -283,10 +285,12 @@ def _choose_reference(
     """Return the registered version that the new model is compared with.
 
     Usually, this is the newest version. If the newest version was not clearly better than
-    an earlier one, it has a tag that names the earlier version, and the new model is
-    compared with that. Otherwise, each version could be a little worse than the version
-    before, and the losses would add up. The newest version is used if the earlier version
+    an earlier version, it has a tag that names the earlier version. The new model is then
+    compared with the earlier version, or with the newest version if the earlier version
     cannot be compared.
+
+    If every model were compared with the version just before it, each could be a little
+    worse, and the losses would add up.
     """
     earlier_version = versions[newest.version].tags.get(REFERENCE_TAG, newest.version)
     if earlier_version == newest.version or earlier_version not in versions:
@@ -298,13 +302,14 @@ def _choose_reference(
 
 
 def _gives_same_predictions(new: SavedModel, reference: Reference) -> bool:
-    """Return whether a new model predicts exactly the same as a registered one.
+    """Return whether a new model is the same as a registered model, as far as can be seen.
 
-    The models must also hold out the same rows and need the same columns. Raises
-    NotComparable if the registered model cannot predict the rows.
+    The result is true if both models have the same split (the rule that holds rows out of
+    the training) and the same columns, and predict exactly the same for the shared rows.
+    Raises NotComparable if the registered model cannot predict these rows.
     """
     registered = reference.model
-    # The rules that hold rows out are equal if all their attributes are.
+    # Two splits are the same if all their attributes are equal.
     have_same_split = vars(new.split) == vars(registered.split)
     if not have_same_split or new.columns != registered.columns:
         return False
@@ -343,8 +348,8 @@ def _compare_with_reference(
     table = reference.rows.table
     target = table[new.target].to_pandas()
     with raise_not_comparable_on_error("it cannot predict these rows"):
-        # The table was read for the new model, so only for the registered model it must be
-        # checked that the values are those that its own prep would have read.
+        # The table was read for the new model. For the registered model, select_features()
+        # also checks that the step prep would have read the same values for that model.
         registered_features = select_features(registered, table)
         registered_on_rows = ModelOnRows(registered.pipeline, registered_features)
         new_on_rows = ModelOnRows(new.pipeline, select_columns(table, new.columns))
@@ -362,7 +367,7 @@ def _compare_with_reference(
         except CannotCompute as error:
             raise NotComparable(
                 f"{metric.title} cannot be computed for the rows that were held out from"
-                f" both: {error}"
+                f" both models: {error}"
             ) from None
 
     reason = _explain_registered(difference, metric, reference, is_newest=is_newest)

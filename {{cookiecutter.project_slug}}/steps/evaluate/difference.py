@@ -90,9 +90,10 @@ def compare_predictions(
 ) -> Difference:
     """Return how the predictions of two models for the same rows differ.
 
-    `groups` has a number for each row. Rows with the same number are not independent, so
-    the computation of the error leaves them out together. `margin` is the loss that is
-    accepted, as a share of the other model's value. The verdict has these properties:
+    `groups` holds the group of each row, as an integer. Rows of one group are not
+    independent, so the computation of the error leaves them out together. `margin` is the
+    loss that is accepted, as a share of the other model's value. The verdict has these
+    properties:
 
     - A model is called "worse" only if the difference is more than chance explains, and its
       interval goes beyond the margin.
@@ -158,13 +159,14 @@ def _choose_verdict(
 
 
 def _form_blocks(groups: Array) -> Array:
-    """Return the number of each row's block, from 0. Groups are never divided.
+    """Put whole groups of rows together into blocks, and return the block of each row.
 
-    There are at most MOST_BLOCKS blocks. With more groups, a block has several of them.
+    Blocks are numbered from 0. There are at most MOST_BLOCKS blocks. If there are no more
+    groups than that, each group is a block.
     """
-    distinct_groups, group_numbers = np.unique(groups, return_inverse=True)
+    distinct_groups, position_of_group = np.unique(groups, return_inverse=True)
     block_count = min(len(distinct_groups), MOST_BLOCKS)
-    return np.asarray(group_numbers % block_count)
+    return np.asarray(position_of_group % block_count)
 
 
 def _compute_differences(
@@ -176,28 +178,33 @@ def _compute_differences(
 ) -> Array:
     """For each block, return the difference of the metric for all rows outside the block.
 
-    Raises CannotCompute if there is only one block, or if the metric is undefined for the
-    rows outside a block.
+    `block_of_row` holds the block of each row, from 0. Raises CannotCompute if there is
+    only one block, or if the metric is undefined for the rows outside a block.
     """
     if block_of_row.max() == 0:
-        raise CannotCompute("all rows are of one group")
+        raise CannotCompute(
+            "all rows belong to one block, so there is no confidence interval"
+        )
     new_values = compute_leaving_out_each_block(metric.name, target, new, block_of_row)
     other_values = compute_leaving_out_each_block(
         metric.name, target, other, block_of_row
     )
     differences = new_values - other_values
     if not np.isfinite(differences).all():
-        raise CannotCompute("it is undefined without one of the groups of rows")
+        raise CannotCompute(
+            f"{metric.title} is undefined if one block of rows is left out, so there is no"
+            " confidence interval"
+        )
     return differences
 
 
 def estimate_standard_error(differences: Array) -> StandardError:
     """Estimate the standard error of a difference with a jackknife.
 
-    `differences` has the difference that is computed without each block of rows in turn.
-    This is the delete-a-group jackknife (P. S. Kott, "The delete-a-group jackknife",
-    Journal of Official Statistics 17, 2001). For the ROC AUC, the error is close to the
-    one that DeLong et al. derived (Biometrics 44, 1988).
+    Each element of `differences` is the difference computed with one block of rows left
+    out. The method is the delete-a-group jackknife (P. S. Kott, "The delete-a-group
+    jackknife", Journal of Official Statistics 17, 2001). For the ROC AUC, the result is
+    close to the error that DeLong et al. derived (Biometrics 44, 1988).
     """
     block_count = len(differences)
     deviations = differences - differences.mean()
@@ -210,11 +217,12 @@ def estimate_standard_error(differences: Array) -> StandardError:
 def _estimate_degrees_of_freedom(deviations: Array) -> float:
     """Return the degrees of freedom of a variance that is estimated from deviations.
 
-    They are at most n - 1 for n deviations. If a few large deviations cause most of the
-    variance, as with a rare class or with very large numbers, the variance is known less
-    well than n suggests. Satterthwaite (Biometrics Bulletin 2, 1946) then gives
+    There are at most n - 1 degrees of freedom for n deviations. If a few large deviations
+    cause most of the variance (because of a rare class or very large numbers, for example),
+    the variance is known less precisely than n suggests. In this case, the formula of
+    Satterthwaite (Biometrics Bulletin 2, 1946) gives fewer degrees of freedom:
 
-        2 / (relative variance of the estimated variance) = 2 n / (kurtosis - 1).
+        2 / (relative variance of the estimated variance) = 2 n / (kurtosis - 1)
     """
     block_count = len(deviations)
     most_degrees = float(block_count - 1)

@@ -75,9 +75,9 @@ class Evaluation:
 
 
 def evaluate(
-    model: Path,
-    holdout: Path,
-    evaluation: Path,
+    model_folder: Path,
+    holdout_folder: Path,
+    results_folder: Path,
     *,
     model_name: str,
     metric_name: str = "default",
@@ -85,40 +85,42 @@ def evaluate(
 ) -> None:
     """Evaluate a model on the held-out rows, and write `metrics.json` and `report.html`.
 
-    `model`, `holdout` and `evaluation` are folders: the saved model, the held-out rows, and
-    the results. Everything is also logged to MLflow. The model is compared with its
-    baseline and with the registered model `model_name`, by the metric `metric_name`. The
-    new model may be worse by `margin`, a share of the registered model's value.
+    The two files are written to `results_folder`, and everything is also logged to MLflow.
+    The model is compared with its baseline and with the registered model `model_name`, by
+    the metric `metric_name`. The new model may be worse by `margin`, a share of the
+    registered model's value.
 
     Raises EvaluationError if the model cannot be loaded or was not saved by the step train,
     or if its task has no such metric.
     """
-    saved = load_for_evaluation(model)
-    metric = choose_metric(metric_name, saved.task)
-    rows = pl.read_parquet(holdout)
-    result = evaluate_model(saved, rows, metric, model_name=model_name, margin=margin)
+    model = load_for_evaluation(model_folder)
+    metric = choose_metric(metric_name, model.task)
+    rows = pl.read_parquet(holdout_folder)
+    evaluation = evaluate_model(
+        model, rows, metric, model_name=model_name, margin=margin
+    )
 
     with mlflow.start_run() as run:
         page, pictures = make_report(
-            result,
-            title=f"{model_name}: {saved.task} of {saved.target}",
-            facts=describe_model(saved, len(rows), run),
-            search=read_search(model),
+            evaluation,
+            title=f"{model_name}: {model.task} of {model.target}",
+            facts=describe_model(model, len(rows), run),
+            search=read_search(model_folder),
         )
-        evaluation.mkdir(parents=True, exist_ok=True)
-        results_as_json = json.dumps(result.results, indent=2, allow_nan=False)
-        (evaluation / "metrics.json").write_text(results_as_json, encoding="utf-8")
-        (evaluation / "report.html").write_text(page, encoding="utf-8")
-        log_evaluation(result, pictures, evaluation)
-    print(summarize(result.results))
+        results_folder.mkdir(parents=True, exist_ok=True)
+        results_as_json = json.dumps(evaluation.results, indent=2, allow_nan=False)
+        (results_folder / "metrics.json").write_text(results_as_json, encoding="utf-8")
+        (results_folder / "report.html").write_text(page, encoding="utf-8")
+        log_evaluation(evaluation, pictures, results_folder)
+    print(summarize(evaluation.results))
 
 
 def load_for_evaluation(folder: Path) -> SavedModel:
     """Load a model, and check that it has everything that its evaluation needs.
 
-    Raises EvaluationError if the model cannot be loaded, or if it has no known task, no
-    target, no baseline, or no rule that decides which rows are held out. Raises OSError if
-    a file cannot be read.
+    Raises EvaluationError if the model cannot be loaded, or if it was saved without a known
+    task, the target, the baseline, or the rule that decides which rows are held out. Raises
+    OSError if a file cannot be read.
     """
     try:
         model = load_model(folder)
@@ -128,7 +130,7 @@ def load_for_evaluation(folder: Path) -> SavedModel:
     except Exception as error:  # noqa: BLE001 (A saved model may raise anything.)
         raise EvaluationError(
             f"The model in {folder} cannot be loaded: {error}. Save it with save_model() of"
-            " steps/train/train.py, with the same version of Python."
+            " steps/train/train.py, and let both steps run with the same version of Python."
         ) from None
 
     missing = []
@@ -149,9 +151,9 @@ def load_for_evaluation(folder: Path) -> SavedModel:
 
 
 def choose_metric(name: str, task: str) -> Metric:
-    """Return the metric of a task that has this name, or the first one for "default".
+    """Return the metric called `name`, or the first metric of a task for "default".
 
-    Raises EvaluationError if the task has no such metric.
+    Raises EvaluationError if the task has no metric of this name.
     """
     try:
         return find_metric(name, task)
@@ -171,10 +173,10 @@ def evaluate_model(
     model_name: str,
     margin: float,
 ) -> Evaluation:
-    """Measure a model on the held-out rows, and compare it with the other models.
+    """Measure a model on the held-out rows, and compare it with two other models.
 
-    They are its baseline and the registered model `model_name`. Also prints notes on
-    whatever is misleading about the results.
+    The other models are its baseline and the registered model `model_name`. Also prints
+    notes if the results are misleading.
     """
     features = select_columns(rows, model.columns)
     target = rows[model.target].to_pandas()
@@ -227,7 +229,7 @@ def rank_features(
 ) -> pd.Series:
     """Return the importance of each feature, the most important one first.
 
-    The importance is how much worse the metric gets when the values of this feature alone
+    The importance is how much worse the metric gets when only the values of this feature
     are shuffled. It is measured on at most IMPORTANCE_ROWS rows. Raises CannotCompute if
     the metric cannot be computed for these rows.
     """
@@ -355,7 +357,7 @@ def describe_verdict(
 ) -> str:
     """Return in a few words how the model compares with the registered one.
 
-    An example is "no worse". If no model is registered, this is the result of the
+    An example is "no worse". If no model is registered, the text is the result of the
     comparison with the baseline, such as "better than the baseline". The arguments are
     parts of `metrics.json`.
     """

@@ -22,13 +22,16 @@ from model_metrics import (
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay
 
-# The most features, classes and curves that the pictures of the importance, the confusion
-# matrix, and the curves of the classes show.
+# The picture of the importance shows at most this many features.
 MOST_FEATURES = 20
+# The confusion matrix shows at most this many classes.
 MOST_CLASSES = 30
+# A picture shows the curves of at most this many classes.
 MOST_CURVES = 8
-# Probabilities, or actual values, are divided into this many ranges, each with equally many
-# rows. With fewer than FEWEST_ROWS_PER_RANGE rows in a range, there are fewer ranges.
+# A picture of the errors shows at most this many rows.
+MOST_POINTS = 1_000
+# Probabilities, or actual values, are divided into this many ranges with about equally many
+# rows. If a range would have fewer than FEWEST_ROWS_PER_RANGE rows, there are fewer ranges.
 RANGES = 10
 FEWEST_ROWS_PER_RANGE = 20
 # Names with more characters are cut off.
@@ -43,8 +46,8 @@ COLOR = "#1f5f99"
 SECOND_COLOR = "#c2410c"
 PALE_COLOR = "#b8c4d6"
 
-# Text in figures stays text, which a browser can show in any script, and dollar signs do
-# not turn it into a formula.
+# Text in figures stays text, which a browser can show in any script. Dollar signs in a text
+# do not turn it into a formula.
 rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
 
 Array = npt.NDArray[Any]
@@ -125,10 +128,13 @@ def _draw_classification(
     ]
 
 
-def _select_frequent(positions: Sequence[int], target: Array, most: int) -> list[int]:
-    """Return those of the `positions` of classes that are the most frequent in `target`.
+def _select_frequent_classes(
+    positions: Sequence[int], target: Array, most: int
+) -> list[int]:
+    """Return the positions of the classes that occur most often in `target`.
 
-    At most `most` positions are returned, in ascending order.
+    `positions` are the positions to choose from. At most `most` of these positions are
+    returned, in ascending order.
     """
     counts = np.bincount(target, minlength=max(positions) + 1)
     by_frequency = sorted(positions, key=lambda position: -counts[position])
@@ -136,24 +142,47 @@ def _select_frequent(positions: Sequence[int], target: Array, most: int) -> list
 
 
 def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Picture:
-    """Draw the confusion matrix: the numbers of rows by actual and predicted class.
+    """Draw the confusion matrix: the counts of rows by actual and predicted class.
 
     `target` and `values` hold the positions of the actual and the predicted classes in
     `classes`. If there are more than MOST_CLASSES classes, the most frequent are shown.
     """
-    occurring = sorted({*target.tolist(), *values.tolist()})
-    shown = _select_frequent(occurring, target, MOST_CLASSES)
-    names = [shorten_name(classes[position]) for position in shown]
+    occurring_positions = sorted({*target.tolist(), *values.tolist()})
+    shown_positions = _select_frequent_classes(
+        occurring_positions, target, MOST_CLASSES
+    )
+    names = [shorten_name(classes[position]) for position in shown_positions]
+    counts = metrics.confusion_matrix(target, values, labels=shown_positions)
+    figure = _plot_confusion_matrix(counts, names)
+
+    title = "Confusion matrix"
+    if len(shown_positions) < len(occurring_positions):
+        title += f" of the {len(shown_positions)} most frequent classes"
+    correct_rows = int(np.trace(counts))
+    description = (
+        "The matrix has a row for each actual and a column for each predicted class."
+        f" The {correct_rows} of {counts.sum()} rows on the diagonal are predicted"
+        " correctly."
+    )
+    # Both tasks have a picture of this name in MLflow.
+    return Picture("predictions", title, description, figure)
+
+
+def _plot_confusion_matrix(counts: Array, names: Sequence[str]) -> Figure:
+    """Return a figure of a confusion matrix, in which all labels have enough room.
+
+    `counts` has a line for each actual class and a column for each predicted class, and
+    `names` are the names of these classes.
+    """
     has_rotated_labels = len(names) > 2
-    # The labels on the left need their full width. Those below are rotated by 45 degrees,
-    # so their height is about 0.7 of it.
-    inches_of_cells = 2 + INCHES_PER_CELL * len(shown)
+    inches_of_cells = 2 + INCHES_PER_CELL * len(names)
     inches_of_labels = _measure_longest_name(names)
+    # The labels on the left need their full width. The labels below are rotated by 45
+    # degrees, so they need about 0.7 of their width as height.
     width = inches_of_cells + inches_of_labels
     height = inches_of_cells + 0.7 * inches_of_labels
     figure = Figure(figsize=(width, height), layout="constrained")
 
-    counts = metrics.confusion_matrix(target, values, labels=shown)
     matrix = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
     matrix.plot(
         ax=figure.subplots(),
@@ -168,18 +197,7 @@ def _draw_confusion(target: Array, values: Array, classes: Sequence[str]) -> Pic
         for label in axes.get_xticklabels():
             # Align the end of a rotated label with its column, rather than its middle.
             label.set(ha="right", rotation_mode="anchor")
-
-    title = "Confusion matrix"
-    if len(shown) < len(occurring):
-        title += f" of the {len(shown)} most frequent classes"
-    correct_rows = int(np.trace(counts))
-    description = (
-        "The matrix has a row for each actual and a column for each predicted class."
-        f" The {correct_rows} of {counts.sum()} rows on the diagonal are predicted"
-        " correctly."
-    )
-    # Both tasks have a picture of this name in MLflow.
-    return Picture("predictions", title, description, figure)
+    return figure
 
 
 def _draw_roc_curves(
@@ -193,7 +211,7 @@ def _draw_roc_curves(
     If there are more than MOST_CURVES classes, the most frequent are shown.
     """
     assert predictions.probabilities is not None  # It is None only in a regression.
-    shown_positions = _select_frequent(positions, target, MOST_CURVES)
+    shown_positions = _select_frequent_classes(positions, target, MOST_CURVES)
     figure, axes = _make_square_figure(legend_lines=len(shown_positions))
     for position in shown_positions:
         metrics.RocCurveDisplay.from_predictions(
@@ -201,18 +219,18 @@ def _draw_roc_curves(
             predictions.probabilities[:, position],
             name=shorten_name(classes[position], LONGEST_NAME_IN_LEGEND),
             ax=axes,
-            # The line of chance is drawn once, so that it is the last one in the legend.
+            # The line of chance is drawn with the last curve, so it is last in the legend.
             plot_chance_level=position == shown_positions[-1],
             chance_level_kw={"label": "chance"},
         )
     axes.set(
-        xlabel="false positive rate: share of the other rows taken for the class",
-        ylabel="true positive rate: share of the rows of the class that are recognized",
+        xlabel="false positive rate: share of the other rows predicted as the class",
+        ylabel="true positive rate: share of the class's rows predicted as the class",
     )
     _move_legend_below(figure, axes)
     description = (
         "The more a curve bends to the upper left, the better the model tells the class"
-        " from the others."
+        " from the other classes."
     )
     return Picture(
         name="roc_curve",
@@ -233,7 +251,7 @@ def _draw_precision_recall(
     If there are more than MOST_CURVES classes, the most frequent are shown.
     """
     assert predictions.probabilities is not None  # It is None only in a regression.
-    shown_positions = _select_frequent(positions, target, MOST_CURVES)
+    shown_positions = _select_frequent_classes(positions, target, MOST_CURVES)
     figure, axes = _make_square_figure(legend_lines=len(shown_positions))
     for position in shown_positions:
         metrics.PrecisionRecallDisplay.from_predictions(
@@ -244,13 +262,13 @@ def _draw_precision_recall(
             ax=axes,
         )
     axes.set(
-        xlabel="recall: share of the rows of the class that are recognized",
-        ylabel="precision: share of the rows taken for the class that belong to it",
+        xlabel="recall: share of the class's rows predicted as the class",
+        ylabel="precision: share of correct rows among those predicted as the class",
     )
     _move_legend_below(figure, axes)
     description = (
-        "The closer a curve stays to the upper right, the fewer rows are taken for the"
-        " class by mistake."
+        "The closer a curve stays to the upper right, the fewer rows are wrongly predicted"
+        " as the class."
     )
     return Picture(
         name="precision_recall",
@@ -268,26 +286,26 @@ def _draw_calibration(
     classes: Sequence[str],
     positions: Sequence[int],
 ) -> Picture:
-    """Draw a calibration curve: how often predictions with a given probability are right.
+    """Draw a calibration curve: how often a class occurs where it has a given probability.
 
-    With two classes, it is the curve of the class in `positions`, which has one element.
-    With more classes, it is the curve of the predicted class.
+    With two classes, the curve shows the class in `positions`, which has one element. With
+    more classes, it shows the predicted class of each row.
     """
     assert predictions.probabilities is not None  # It is None only in a regression.
     if len(classes) == 2:
         position = positions[0]
-        is_right = target == position
+        is_of_class = target == position
         probabilities = predictions.probabilities[:, position]
         subject = f"the class {shorten_name(classes[position])}"
     else:
-        is_right = target == predictions.values
+        is_of_class = target == predictions.values
         probabilities = predictions.probabilities.max(axis=1)
         subject = "the predicted class"
 
     figure, axes = _make_square_figure(legend_lines=0)
     CalibrationDisplay.from_predictions(
-        is_right,
-        # By rounding, a probability can be slightly more than 1.
+        is_of_class,
+        # Because of rounding errors, a probability can be slightly more than 1.
         np.clip(probabilities, 0, 1),
         n_bins=_choose_number_of_ranges(len(target)),
         strategy="quantile",
@@ -314,7 +332,8 @@ def _make_title_of_curves(
 ) -> str:
     """Return the title of a picture with curves of classes, such as "ROC curve of …".
 
-    `positions` are all classes that could be drawn, and `shown` those that are drawn.
+    `positions` are the positions in `classes` of all classes that have a curve. `shown` are
+    the positions of the classes whose curves are drawn.
     """
     if len(positions) == 1:
         return f"{title} of the class {classes[positions[0]]}"
@@ -340,9 +359,10 @@ def _move_legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def _choose_number_of_ranges(row_count: int) -> int:
-    """Return into how many ranges rows are divided: 2 to RANGES.
+    """Return the number of ranges into which rows are to be divided: 2 to RANGES.
 
-    Each range has at least FEWEST_ROWS_PER_RANGE rows, if there are enough for two ranges.
+    Each range has at least FEWEST_ROWS_PER_RANGE rows, unless there are too few rows even
+    for two ranges of this size.
     """
     return max(2, min(RANGES, row_count // FEWEST_ROWS_PER_RANGE))
 
@@ -387,9 +407,9 @@ def _draw_regression(target: Array, values: Array, target_name: str) -> list[Pic
 
 
 def _draw_errors(
-    target: Array, values: Array, *, kind: str, xlabel: str, ylabel: str
+    target: Array, predicted: Array, *, kind: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """Draw a point for each row, or for 1,000 random rows if there are more.
+    """Draw a point for each row, or for MOST_POINTS random rows if there are more rows.
 
     `kind` chooses the vertical axis: "actual_vs_predicted" or "residual_vs_predicted". See
     PredictionErrorDisplay of scikit-learn.
@@ -397,8 +417,9 @@ def _draw_errors(
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     display = metrics.PredictionErrorDisplay.from_predictions(
         target,
-        values,
+        predicted,
         kind=kind,
+        subsample=MOST_POINTS,
         # The random rows are the same in each report.
         random_state=0,
         scatter_kwargs={"color": COLOR, "alpha": 0.5},
@@ -418,28 +439,30 @@ class RangeErrors:
 
 
 def _compute_errors_by_range(target: Array, values: Array) -> RangeErrors:
-    """Return the mean errors in ranges of the actual values with equally many rows.
+    """Divide the actual values into ranges, and return the mean errors in each range.
 
     `target` and `values` are the actual and the predicted numbers. An error is the
-    predicted minus the actual number. Ranges without rows are left out.
+    predicted minus the actual number. The ranges have about equally many rows. Repeated
+    actual values can leave a range without rows. Such ranges are left out.
     """
-    number_of_ranges = _choose_number_of_ranges(len(target))
-    shares = np.linspace(0, 1, number_of_ranges + 1)
+    range_count = _choose_number_of_ranges(len(target))
+    shares = np.linspace(0, 1, range_count + 1)
     limits = np.unique(np.quantile(target, shares))
     range_of_row = np.searchsorted(limits[1:-1], target, side="left")
-    rows_per_range = np.bincount(range_of_row)
-    occurring = np.flatnonzero(rows_per_range)
+    row_counts = np.bincount(range_of_row)
 
     errors = values - target
-    total_absolute_errors = np.bincount(range_of_row, np.abs(errors))
-    total_errors = np.bincount(range_of_row, errors)
+    sums_of_absolute_errors = np.bincount(range_of_row, np.abs(errors))
+    sums_of_errors = np.bincount(range_of_row, errors)
     # If all actual values are equal, there is a single limit.
     upper_limits = limits[1:] if len(limits) > 1 else limits
+
+    ranges_with_rows = np.flatnonzero(row_counts)
+    row_counts = row_counts[ranges_with_rows]
     return RangeErrors(
-        upper_limits=upper_limits[occurring],
-        mean_absolute_errors=total_absolute_errors[occurring]
-        / rows_per_range[occurring],
-        mean_errors=total_errors[occurring] / rows_per_range[occurring],
+        upper_limits=upper_limits[ranges_with_rows],
+        mean_absolute_errors=sums_of_absolute_errors[ranges_with_rows] / row_counts,
+        mean_errors=sums_of_errors[ranges_with_rows] / row_counts,
     )
 
 
@@ -491,8 +514,8 @@ def _draw_error_by_range(target: Array, values: Array, name: str) -> Picture:
 def _draw_importance(importance: pd.Series, metric: Metric) -> Picture:
     """Draw a bar for each of the most important features, the most important on top.
 
-    `importance` has the features as its index. Its values are how much worse `metric` gets
-    when the values of the feature are shuffled, the largest first.
+    `importance` has the features as its index, the most important one first. Its values say
+    how much worse `metric` gets when the values of the feature are shuffled.
     """
     # barh draws the first bar at the bottom.
     bars = importance.head(MOST_FEATURES)[::-1]

@@ -15,6 +15,7 @@ import polars as pl
 from evaluation_figures import Picture, shorten_name
 from matplotlib.figure import Figure
 from model_metrics import METRICS, Metric, Predictions, format_value
+from shared_rows import PREDICTS_SOMETHING_ELSE
 from sklearn.metrics import precision_recall_fscore_support
 
 # The table of the largest errors has this many rows, and this many features of each row.
@@ -153,10 +154,10 @@ def render_report(
 def render_verdict(results: Mapping[str, Any]) -> str:
     """Return the verdict on the model as two paragraphs in HTML.
 
-    The first paragraph gives the comparison on which the decision depends, and whether the
-    model is registered. This is the comparison with the registered model, if there is one
-    for the same task and target, and otherwise the comparison with the baseline. The second
-    paragraph gives the other comparison.
+    The first paragraph gives the deciding comparison, and whether the model is registered
+    because of it. The second paragraph gives the other comparison. If a model is registered
+    for the same task and target, the comparison with it decides. If there is no such model,
+    the comparison with the baseline decides.
     """
     baseline = results["baseline"]
     registered = results["registered"]
@@ -165,12 +166,7 @@ def render_verdict(results: Mapping[str, Any]) -> str:
     if registered:
         against_registered = _capitalize(registered["reason"]) + "."
 
-    # The verdict "another question" means that the registered model has another task or
-    # target, so the two models cannot be compared.
-    depends_on_registered = (
-        bool(registered) and registered["verdict"] != "another question"
-    )
-    if depends_on_registered:
+    if registered and registered["verdict"] != PREDICTS_SOMETHING_ELSE:
         is_accepted = registered["verdict"] in GOOD_VERDICTS
         deciding_comparison = against_registered
         other_comparison = against_baseline
@@ -257,8 +253,8 @@ class OtherModel:
 def render_metrics(results: Mapping[str, Any]) -> str:
     """Return a table of the model's metrics next to those of the other models, in HTML.
 
-    The registered model has a second table if it was compared on fewer rows, because only
-    metrics on the same rows can be compared.
+    If the registered model was compared on fewer rows than the baseline, it is shown in a
+    second table, because only metrics on the same rows can be compared.
     """
     row_count = results["rows"]
     baseline = results["baseline"]
@@ -304,7 +300,7 @@ def _render_comparison(
     """Return a table of the new model's metrics next to those of other models, in HTML.
 
     `results` is the content of `metrics.json`, and `value_by_metric` has the metrics of the
-    new model. All metrics are those of the same rows, of which there are `row_count`.
+    new model. All metrics are measured on the same `row_count` rows.
     """
     column_headers = [Cell("metric"), Cell("this model", "number")]
     for other_model in other_models:
@@ -321,7 +317,7 @@ def _render_comparison(
         cells.append(Cell(metric.format(value), "number"))
         for other_model in other_models:
             other_value = other_model.metrics.get(metric.name)
-            # Only for the deciding metric is there an interval, which shows whether the
+            # Only the deciding metric has a confidence interval, which shows whether the
             # difference is more than chance.
             relation = RELATIONS.get(other_model.verdict, "") if is_deciding else ""
             cells += _make_difference_cells(metric, value, other_value, relation)
@@ -383,8 +379,9 @@ def render_classes(target: Array, values: Array, classes: Sequence[str]) -> str:
     for position in shown_positions:
         actual_count = actual_counts[position]
         predicted_count = predicted_counts[position]
-        # If a class is never predicted, its precision is undefined, and if it never
-        # occurs, its recall and F1 are. The cell is then empty.
+        # The precision of a class that is never predicted is undefined, and so is the
+        # recall of a class that never occurs. The cell of an undefined value is empty. F1
+        # is left out together with the recall.
         texts = [
             f"{actual_count:,}",
             f"{predicted_count:,}",
@@ -402,8 +399,8 @@ def render_classes(target: Array, values: Array, classes: Sequence[str]) -> str:
             f"\n<p>These are the {len(shown_positions)} most frequent of"
             f" {len(classes)} classes.</p>"
         )
-    return f"""<p>Precision: the share of the rows predicted as the class that belong to it.
-Recall: the share of the rows of the class that the model recognizes.
+    return f"""<p>Precision: the share of correct rows among those predicted as the class.
+Recall: the share of the class's rows that are predicted as the class.
 F1: the harmonic mean of both.</p>
 {table}"""
 
@@ -417,8 +414,8 @@ def render_worst_rows(
     """Return a table of the rows with the largest errors, in HTML.
 
     `table` has the columns to show. In a classification, `target` holds positions in
-    `classes`, and the error of a row is the larger, the less probable its actual class is.
-    In a regression, `classes` is empty, and the error is the difference of two numbers.
+    `classes`, and a row has a large error if its actual class has a small probability. In a
+    regression, `classes` is empty, and the error is the predicted minus the actual value.
     """
     column_headers = [_render_value(name) for name in table.columns]
     if classes:

@@ -1,12 +1,12 @@
-"""Compute a metric again and again, each time without the rows of one block.
+"""Compute a metric again and again, each time with one block of rows left out.
 
-difference.py needs these values to judge how much of a difference is chance. They are the
-same as those of model_metrics.py for the rows outside a block, but are computed for all
+difference.py needs these values to judge how much of a difference is chance. The values are
+the same as those of model_metrics.py for the rows outside a block, but are computed for all
 blocks at once, because it would take far too long to compute them one by one.
 
-In all functions, `block_of_row` holds the number of each row's block, from 0. Arrays with
-a value for each block have them in the order of these numbers. The value of block b is that
-of all rows outside block b.
+In all functions, `block_of_row` holds the block of each row, as an integer from 0. An array
+with a value for each block has the value of block b at position b: the metric of all rows
+outside block b.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def compute_leaving_out_each_block(
 ) -> Array:
     """Return one value for each block of rows: the metric of all rows outside the block.
 
-    `block_of_row` holds the number of each row's block, from 0. A value is NaN if the
-    metric is undefined for the rows outside the block. Raises CannotCompute if it is
-    undefined for all rows together.
+    `block_of_row` holds the block of each row, as an integer from 0. A value is NaN if the
+    metric is undefined for the rows outside the block. Raises CannotCompute if the metric
+    is undefined for all rows together.
     """
     values = predictions.values
     match metric_name:
@@ -52,10 +52,10 @@ def compute_leaving_out_each_block(
 def _compute_row_values(
     metric_name: str, target: Array, predictions: Predictions
 ) -> Array:
-    """Return one number for each row. The metric is the mean of these numbers.
+    """Return one value for each row. The metric is the mean of these values.
 
-    For example, the numbers of `accuracy` are 1 for a correct row and 0 for a wrong one.
-    Raises KeyError if the metric is not such a mean.
+    For example, the values of `accuracy` are 1 for a correct row and 0 for a wrong row.
+    Raises KeyError if the metric is not the mean of a value of each row.
     """
     values = predictions.values
     match metric_name:
@@ -86,15 +86,15 @@ def _sum_outside_each_block(row_values: Array, block_of_row: Array) -> Array:
 
 
 def _count_outside_each_block(
-    numbers: Array, end: int, block_of_row: Array, block_count: int
+    integers: Array, end: int, block_of_row: Array, block_count: int
 ) -> Array:
-    """Count how often each number from 0 to `end - 1` occurs outside each block.
+    """Count how often each integer from 0 to `end - 1` occurs outside each block.
 
-    `numbers` has an integer for each row, such as the position of its class. The result
-    has a line for each block and a column for each number.
+    `integers` has an element for each row, such as the position of the row's class. The
+    result has a line for each block and a column for each integer.
     """
-    # Each pair of a block and a number is one cell of the table of counts.
-    cell_of_row = block_of_row * end + numbers
+    # Each pair of a block and an integer is one cell of the table of counts.
+    cell_of_row = block_of_row * end + integers
     counts = np.bincount(cell_of_row, minlength=block_count * end)
     counts_of_blocks = counts.reshape(block_count, end)
     return np.asarray(counts_of_blocks.sum(axis=0) - counts_of_blocks)
@@ -104,7 +104,7 @@ def _count_outside_each_block(
 
 
 def _compute_r2(target: Array, values: Array, block_of_row: Array) -> Array:
-    """For each block, return R² of the predicted numbers of all rows outside it."""
+    """For each block, return R² of the predicted numbers of all rows outside the block."""
     # Sums of squares lose fewer digits if the numbers are near 0.
     centred_target = target - target.mean()
     row_counts = _sum_outside_each_block(np.ones(len(target)), block_of_row)
@@ -120,7 +120,7 @@ def _compute_r2(target: Array, values: Array, block_of_row: Array) -> Array:
 def _compute_class_metric(
     metric_name: str, target: Array, values: Array, block_of_row: Array
 ) -> Array:
-    """For each block, return the macro F1 or the mean recall of the rows outside it.
+    """For each block, return the macro F1 or mean recall of all rows outside the block.
 
     `metric_name` is `f1_macro` or `balanced_accuracy`. `target` and `values` are the
     positions of the actual and the predicted classes. Each count below has a line for each
@@ -145,8 +145,8 @@ def _compute_class_metric(
         numerators = 2 * correct_counts
         denominators = actual_counts + predicted_counts
 
-    # A class that does not occur outside a block has the denominator 0. It is not counted
-    # in the mean, and the maximum avoids a division by 0.
+    # A class that does not occur outside a block has the denominator 0, and is not counted
+    # in the mean. The maximum avoids a division by 0.
     scores = numerators / np.maximum(denominators, 1)
     occurring_classes = (denominators > 0).sum(axis=1)
     return np.asarray(scores.sum(axis=1) / occurring_classes)
@@ -157,8 +157,9 @@ def _compute_rank_metric(
 ) -> Array:
     """For each block, return the ROC AUC or average precision of the rows outside it.
 
-    It is the mean over the classes. If all rows of a class are in one block, this class has
-    no value without that block, and the mean is taken over the other classes.
+    The metric is the mean over the classes. If all rows of a class are in one block, the
+    class has no value for the rows outside this block, and the mean of the other classes is
+    returned.
     """
     assert predictions.probabilities is not None  # It is None only in a regression.
     block_count = int(block_of_row.max()) + 1
@@ -185,8 +186,8 @@ def _compute_rank_metric(
 def _average_defined_values(values_by_class: Array) -> Array:
     """For each column, return the mean of the values that are not NaN.
 
-    The mean is NaN if all values of the column are. numpy.nanmean would also print a
-    warning then.
+    The mean is NaN if all values of the column are NaN. In this case, numpy.nanmean would
+    also print a warning.
     """
     is_defined = ~np.isnan(values_by_class)
     sums = np.where(is_defined, values_by_class, 0).sum(axis=0)
@@ -197,25 +198,28 @@ def _average_defined_values(values_by_class: Array) -> Array:
 def _rank_descending(probabilities: Array) -> Array:
     """Return the rank of each row: 0 for the largest probability.
 
-    Equal probabilities have the same rank. If there are more than MOST_RANKS ranks, they
-    are put together into MOST_RANKS ranges, which have about equally many rows each.
+    Equal probabilities have the same rank. If there are more than MOST_RANKS ranks, similar
+    ones are put together, so that about equally many rows have each rank.
     """
     distinct, ranks = np.unique(-probabilities, return_inverse=True)
     if len(distinct) <= MOST_RANKS:
         return np.asarray(ranks)
-    rows_up_to_rank = np.cumsum(np.bincount(ranks))
-    # A rank belongs to the range in which its last row lies.
-    range_of_rank = (rows_up_to_rank - 1) * MOST_RANKS // len(probabilities)
+    # Think of the rows as sorted by rank and cut into MOST_RANKS ranges of equal size. All
+    # rows of a rank go to the range of the last of these rows, so that rows with equal
+    # probabilities stay together.
+    last_row_of_rank = np.cumsum(np.bincount(ranks)) - 1
+    range_of_rank = last_row_of_rank * MOST_RANKS // len(probabilities)
     return np.asarray(range_of_rank[ranks])
 
 
 def _compute_roc_auc(positive_counts: Array, negative_counts: Array) -> Array:
     """For each line of counts, return the area under the ROC curve.
 
-    A line has the numbers of positive and of negative rows by rank, and rank 0 has the
-    largest probability. The area is the share of pairs of a positive and a negative row in
-    which the positive row has the larger probability. Pairs of equal rank count half
-    (Hanley and McNeil, Radiology 143, 1982). It is NaN if there are no such pairs.
+    A line of `positive_counts` and `negative_counts` has the count of rows at each rank,
+    and rank 0 has the largest probability. The area is the share of pairs of a positive and
+    a negative row in which the positive row has the larger probability. Pairs of equal rank
+    count half (Hanley and McNeil, Radiology 143, 1982). The area is NaN if there are only
+    positive or only negative rows.
     """
     all_negatives = negative_counts.sum(axis=1, keepdims=True)
     negatives_below = all_negatives - negative_counts.cumsum(axis=1)
@@ -228,8 +232,8 @@ def _compute_roc_auc(positive_counts: Array, negative_counts: Array) -> Array:
 def _compute_average_precision(positive_counts: Array, all_counts: Array) -> Array:
     """For each line of counts, return the average precision.
 
-    A line has the numbers of positive rows and of all rows by rank, and rank 0 has the
-    largest probability. The value is NaN if there are no positive rows.
+    A line of `positive_counts` and `all_counts` has the count of rows at each rank, and
+    rank 0 has the largest probability. The value is NaN if there are no positive rows.
     """
     rows_up_to_rank = all_counts.cumsum(axis=1)
     precisions = positive_counts.cumsum(axis=1) / np.maximum(rows_up_to_rank, 1)

@@ -136,10 +136,10 @@ def _measure_classification_tree(feature: Array, target: Array) -> float:
 
 
 def encode_feature(feature: pd.Series) -> Array:
-    """Return a feature as numbers that a decision tree accepts, with the same order.
+    """Return a feature as numbers that a decision tree accepts.
 
-    Texts are numbered from 0 in alphabetical order, and dates become nanoseconds. Missing
-    values are smaller than all others.
+    Larger values get larger numbers: texts are numbered from 0 in alphabetical order, and
+    dates become nanoseconds. Missing values get a number below all others.
     """
     if feature.dtype == object:
         # factorize gives the number -1 to missing values.
@@ -148,6 +148,7 @@ def encode_feature(feature: pd.Series) -> Array:
 
     is_date = feature.dtype.kind == "M"
     values = feature.astype("int64") if is_date else feature
-    # The tree converts numbers to 32 bits, where larger ones would be infinite.
+    # The tree converts numbers to 32 bits. Numbers beyond LARGEST_NUMBER would become
+    # infinite there. MISSING is smaller than -LARGEST_NUMBER.
     clipped = np.clip(np.asarray(values, dtype=float), -LARGEST_NUMBER, LARGEST_NUMBER)
     return np.where(np.asarray(feature.isna()), MISSING, clipped)

@@ -72,11 +72,11 @@ METRICS = {
         Metric("r2", "R²", higher_is_better=True),
     ],
 }
-# A class is rarely predicted if the number of rows for which it is predicted is below this
-# share of the rows that really are of this class.
-RARELY_PREDICTED = 0.2
-# The log loss of a probability of 0 would be infinite, so smaller probabilities count as
-# this one. scikit-learn has the same limit.
+# A note warns of a class if the number of rows for which the model predicts it, divided by
+# the number of rows of this class, is below this ratio.
+RARE_PREDICTION_RATIO = 0.2
+# The log loss of a probability of 0 would be infinite. So all smaller probabilities count as
+# this probability. scikit-learn has the same limit.
 SMALLEST_PROBABILITY = float(np.finfo(float).eps)
 LARGEST_LOG_LOSS = -math.log(SMALLEST_PROBABILITY)
 
@@ -98,9 +98,9 @@ def format_value(value: float, *, signed: bool = False) -> str:
 
 
 def find_metric(name: str, task: str) -> Metric:
-    """Return the metric of a task with this name, or the first one for "default".
+    """Return the metric called `name`, or the first metric of a task for "default".
 
-    Raises KeyError if there is no such metric, or no such task.
+    Raises KeyError if the task has no metric of this name, or if there is no such task.
     """
     if name == "default":
         return METRICS[task][0]
@@ -122,7 +122,7 @@ class Predictions:
 
 
 def list_classes(target: pd.Series, models: Iterable[Pipeline]) -> list[str]:
-    """Return the sorted names of the classes in `target` and of those the models predict.
+    """Return the sorted names of the classes that are in `target` or that models predict.
 
     Classes are compared by name, because the same class may be the integer 1 in one data
     set and the text "1" in another. If the models predict numbers, the list is empty.
@@ -139,7 +139,7 @@ def list_classes(target: pd.Series, models: Iterable[Pipeline]) -> list[str]:
 def encode_classes(values: Any, classes: Sequence[str]) -> Array:
     """Return the position of each value's name in the list of classes.
 
-    It is -1 for a value that is not in the list.
+    The position is -1 for a value that is not in the list.
     """
     by_name = pd.Categorical(values).rename_categories(str)
     return np.asarray(by_name.set_categories(list(classes)).codes, dtype=int)
@@ -157,8 +157,8 @@ def predict(
 ) -> Predictions:
     """Return the predictions of a model for the rows of `features`.
 
-    `classes` is empty in a regression. In a classification, it may also have classes that
-    the model does not predict. Their probability is 0.
+    `classes` is empty in a regression. In a classification, `classes` may also have classes
+    that the model does not know. Their probability is 0.
     """
     if not classes:
         return Predictions(np.asarray(model.predict(features), dtype=float))
@@ -273,37 +273,40 @@ def _note_neglected_classes(
     """Return warnings about classes that the model does not know or hardly ever predicts.
 
     `target` holds the positions of the actual classes in `classes`. The model was trained
-    on `known_classes`, whereas `classes` also has those that are new in the target.
+    on `known_classes`, whereas `classes` also has the classes that are new in the target.
     """
     row_count = len(target)
     actual_counts = np.bincount(target, minlength=len(classes))
     predicted_counts = np.bincount(predictions.values, minlength=len(classes))
-    hint_on_threshold = ""
+    advice = "A high accuracy can hide this, so look at average precision, too."
     if len(classes) == 2:
-        hint_on_threshold = (
-            " To predict it more often, see docs/change.md, 'Decide by a threshold'."
+        advice += (
+            " To predict the class more often,"
+            " see docs/change.md, 'Decide by a threshold'."
         )
 
     notes = []
-    for name, actual, predicted in zip(classes, actual_counts, predicted_counts):
-        if actual and name not in known_classes:
+    for name, actual_count, predicted_count in zip(
+        classes, actual_counts, predicted_counts
+    ):
+        if actual_count == 0:
+            continue
+        if name not in known_classes:
             notes.append(
-                f"{actual} held-out rows are of the class '{name}', which the model does"
-                " not know: each of these rows counts with the largest possible log loss,"
-                f" {LARGEST_LOG_LOSS:.0f}."
+                f"{actual_count} held-out rows are of the class '{name}', which the model"
+                " does not know: each of these rows counts with the largest possible log"
+                f" loss, {LARGEST_LOG_LOSS:.0f}."
             )
-        elif actual and not predicted:
+        elif predicted_count == 0:
             notes.append(
-                f"the model never predicts '{name}', although {actual} of {row_count} rows"
-                " have this class: accuracy says nothing about it. Look at average"
-                f" precision.{hint_on_threshold}"
+                f"the model never predicts '{name}', although {actual_count} of"
+                f" {row_count} rows have this class. {advice}"
             )
-        elif predicted < RARELY_PREDICTED * actual:
-            rows = "row" if predicted == 1 else "rows"
+        elif predicted_count < RARE_PREDICTION_RATIO * actual_count:
+            rows = "row" if predicted_count == 1 else "rows"
             notes.append(
-                f"the model predicts '{name}' for only {predicted} {rows}, although"
-                f" {actual} of {row_count} have this class: accuracy says little about it."
-                f" Look at average precision.{hint_on_threshold}"
+                f"the model predicts '{name}' for only {predicted_count} {rows}, although"
+                f" {actual_count} of {row_count} rows have this class. {advice}"
             )
     return notes
 
@@ -327,8 +330,9 @@ def _average_over_classes(
 ) -> float:
     """Return the mean of a metric over the classes for which it is computed.
 
-    `compute_score` takes whether each row is of a class, and the probabilities of this
-    class. Raises CannotCompute if all rows are of one class.
+    `compute_score` is called with two arrays for a class. The first is true for the rows of
+    the class, and the second has the probability of the class for each row. Raises
+    CannotCompute if all rows are of one class.
     """
     assert predictions.probabilities is not None  # It is None only in a regression.
     scores = []
@@ -344,10 +348,10 @@ def select_classes(
 ) -> list[int]:
     """Return the positions of the classes that are compared with all others by a metric.
 
-    With three classes or more, these are all classes that occur in `target`. With two, it
-    is a single class: the rarer one for `average_precision`, and the second one for
-    `roc_auc`, which has the same value for both. Raises CannotCompute if all rows are of
-    one class.
+    With three classes or more, these are all classes that occur in `target`. With two
+    classes, only one of them is returned: the rarer class for `average_precision`, and the
+    second class for `roc_auc`, which has the same value for both classes. Raises
+    CannotCompute if all rows are of one class.
     """
     assert predictions.probabilities is not None  # It is None only in a regression.
     counts = np.bincount(target, minlength=predictions.probabilities.shape[1])

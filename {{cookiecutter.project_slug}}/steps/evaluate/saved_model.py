@@ -59,10 +59,11 @@ class SavedModel:
     target: str
     #: The rule that decides which rows are held out.
     split: RowSplit | None
-    #: A model that predicts the target without features, and its method, such as "mean".
+    #: A model that predicts the target without features.
     baseline: Any = None
+    #: The method of the baseline, such as "mean".
     baseline_name: str = ""
-    #: The column of dates by which rows were held out. It is empty if this was at random.
+    #: The column of dates by which rows were held out, or "" if this was done at random.
     holdout_column: str = ""
     keys: tuple[str, ...] = ()
     training_rows: int | None = None
@@ -81,8 +82,8 @@ def load_model(folder: Path) -> SavedModel:
     """Load the model in a folder.
 
     Raises ValueError if the model was saved with another version of Python, without a
-    signature, or with columns of other types than the step train saves. Loading may also
-    raise any other error, because it runs code of the model.
+    signature, or with columns of other types than the step train saves. May also raise any
+    other error, because loading a model runs the model's own code.
     """
     # MLflow takes "%20" in a path for a space, so it could not find the files of a folder
     # with "%20" in its name. A copy in a temporary folder has no such name.
@@ -201,8 +202,8 @@ def select_columns(
 ) -> pd.DataFrame:
     """Return the columns that a model needs, cast to the types that it was trained with.
 
-    Raises a PolarsError if a column is missing or a value cannot be cast, and TypeError if
-    dates would become numbers, or the other way round.
+    Raises a PolarsError if a column is missing or a value cannot be cast. Raises TypeError
+    if dates would become numbers, or if numbers or texts would become dates.
     """
     selected = {}
     for name, dtype in columns.items():
@@ -212,8 +213,8 @@ def select_columns(
             selected[name] = pl.repeat(None, len(values), dtype=dtype, eager=True)
         elif not _can_be_cast(values.dtype, dtype):
             raise TypeError(
-                f"it was trained with '{name}' as {dtype}, but the column is"
-                f" {values.dtype} now"
+                f"the model was trained with '{name}' as {dtype}, but the column is now"
+                f" {values.dtype}"
             )
         else:
             selected[name] = values.cast(dtype)
@@ -223,8 +224,8 @@ def select_columns(
 def _can_be_cast(prepared: pl.DataType, needed: pl.DataType) -> bool:
     """Return whether a column of the type `prepared` may be cast to the type `needed`.
 
-    All types may become text, numbers and dates may change their precision, and text may
-    become a number. Dates never become numbers. polars could do this, but the numbers would
+    Every type may become text. Numbers and dates may change their precision. Text may
+    become a number. Dates never become numbers: polars would cast them, but such numbers
     have no meaning to a model.
     """
     if needed == pl.String:
@@ -240,10 +241,11 @@ def select_features(model: SavedModel, table: pl.DataFrame) -> pd.DataFrame:
     `table` was read for another model. For example, prep may have turned the text "01" into
     the number 1, whereas this model was trained on the text.
 
-    Raises ValueError if the original values cannot be recovered, TypeError if a column of
-    dates is needed and has other values (or the other way round), and a PolarsError if a
-    column is missing.
+    Raises ValueError if the original values cannot be recovered. Raises TypeError if the
+    model needs dates where the table has other values, or other values where it has dates.
+    Raises a PolarsError if a column is missing.
     """
+    # Check that the original values can be recovered. The cast below does this.
     for name, dtype in model.columns.items():
         values = table[name].drop_nulls()
         if values.is_empty():
@@ -261,8 +263,8 @@ def _check_text_can_be_recovered(
 ) -> None:
     """Raise ValueError if it is unknown how values were spelled in the raw data.
 
-    The model was trained on text, of which `categories` are the distinct texts. If the
-    column `name` holds numbers now, "+1" and "01" may both have become 1. The spelling is
+    The model was trained on texts, and `categories` is the set of these texts. If the
+    column `name` now holds numbers, "+1" and "01" may both have become 1. The spelling is
     certain only if every value, written as text, is one of the categories.
     """
     if values.dtype == pl.String:
@@ -270,19 +272,22 @@ def _check_text_can_be_recovered(
     texts = values.unique().cast(pl.String)
     if not categories.issuperset(texts):
         raise ValueError(
-            f"it was trained with '{name}' as text, but the column is {values.dtype} now,"
-            " so the original spelling of the values is lost"
+            f"the model was trained with '{name}' as text, but the column is now"
+            f" {values.dtype}, so the original spelling of the values is lost"
         )
 
 
 def _check_texts_are_numbers(name: str, values: pl.Series) -> None:
-    """Raise ValueError if a column that a model needs as numbers holds other text."""
+    """Raise ValueError if a column holds texts that are not numbers, such as "n/a".
+
+    `name` is the name of a column that the model needs as numbers.
+    """
     if values.dtype != pl.String:
         return
     is_number = values.cast(pl.Float64, strict=False).is_not_null()
     other_texts = values.filter(~is_number)
     if len(other_texts):
         raise ValueError(
-            f"it was trained with '{name}' as numbers, but the column is text now, such as"
-            f" '{other_texts[0]}'"
+            f"the model was trained with '{name}' as numbers, but the column now holds"
+            f" text, such as '{other_texts[0]}'"
         )

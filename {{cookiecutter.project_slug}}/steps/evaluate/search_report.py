@@ -38,8 +38,8 @@ def read_search(model: Path) -> Search | None:
     return search
 
 
-def sort_tries(search: Search) -> list[Try]:
-    """Return the tries that have not failed, the best first."""
+def sort_scored_tries(search: Search) -> list[Try]:
+    """Return the tries that have a score, the best first. Tries that failed have none."""
     scored = [result for result in search["tries"] if result["score"] is not None]
     return sorted(
         scored,
@@ -51,8 +51,8 @@ def sort_tries(search: Search) -> list[Try]:
 def list_varied_names(search: Search) -> list[str]:
     """Return the names of the hyperparameters that differ between tries.
 
-    Tries that have failed do not count. A hyperparameter that only some tries have differs
-    between them.
+    Tries that have failed do not count. If only some tries have a hyperparameter, it also
+    counts as different.
     """
     scored_hyperparameters = [
         result["hyperparameters"]
@@ -88,10 +88,11 @@ def render_search(search: Search) -> str:
     column_headers = [Cell("try"), Cell(html.escape(search["metric"]), "number")]
     column_headers += [Cell(html.escape(name), "number") for name in names]
 
+    # The first try of a search has the hyperparameters of settings.yml.
     try_from_settings = search["tries"][0]
-    tries = sort_tries(search)
+    scored_tries = sort_scored_tries(search)
     table_rows = []
-    for rank, result in enumerate(tries, start=1):
+    for rank, result in enumerate(scored_tries, start=1):
         is_from_settings = result is try_from_settings
         if rank > SHOWN_TRIES and not is_from_settings:
             continue
@@ -103,7 +104,7 @@ def render_search(search: Search) -> str:
         table_rows.append(cells)
 
     try_count = len(search["tries"])
-    failed_count = try_count - len(tries)
+    failed_count = try_count - len(scored_tries)
     sentence = (
         f"{try_count} tries were compared by {search['metric']} in a cross-validation on"
         " the training rows. The model uses the hyperparameters of the best try."
@@ -118,9 +119,10 @@ def render_search(search: Search) -> str:
 
 
 def draw_search(search: Search) -> Picture | None:
-    """Draw the metric of each try against its hyperparameters, one in each panel.
+    """Draw the metric of each try against its hyperparameters, with a panel for each.
 
-    Returns None if no hyperparameter differs between tries.
+    Only hyperparameters that differ between tries are drawn, and only the first MOST_PANELS
+    of them. Returns None if no hyperparameter differs.
     """
     names = list_varied_names(search)[:MOST_PANELS]
     if not names:
@@ -133,11 +135,13 @@ def draw_search(search: Search) -> Picture | None:
     )
     grid = figure.subplots(panel_rows, panel_columns, sharey=True, squeeze=False)
     panels = list(grid.flat)
+    # The first try of a search has the hyperparameters of settings.yml.
     try_from_settings = search["tries"][0]
-    tries = sort_tries(search)
+    scored_tries = sort_scored_tries(search)
+    # The last row of panels may have more panels than are needed.
     for panel, name in zip(panels, names, strict=False):
         tries_with_name = [
-            result for result in tries if name in result["hyperparameters"]
+            result for result in scored_tries if name in result["hyperparameters"]
         ]
         _draw_values(panel, name, tries_with_name, try_from_settings)
     for unused_panel in panels[len(names) :]:
@@ -158,7 +162,9 @@ def _draw_values(
 ) -> None:
     """Draw the metric of each try against its value of the hyperparameter `name`.
 
-    The point of the try with the hyperparameters of settings.yml has a second color.
+    The axis is logarithmic if the values are numbers that cover a wide range. The point of
+    `try_from_settings`, the try with the hyperparameters of settings.yml, has another color
+    than the other points.
     """
     values = [result["hyperparameters"][name] for result in tries]
     are_numbers = all(_is_number(value) for value in values)
@@ -167,8 +173,9 @@ def _draw_values(
         values = [shorten_name(value) for value in values]
     elif min(values) > 0 and max(values) / min(values) > SMALLEST_LOG_RATIO:
         panel.set_xscale("log")
-        # By default, the labels are formulas such as 10^2. rcParams in
-        # evaluation_figures.py turn formulas off, so they would be shown as they are typed.
+        # By default, the labels of a logarithmic axis are formulas such as $10^2$. The
+        # rendering of formulas is turned off (in evaluation_figures.py), so readers would
+        # see the markup. This formatter writes plain numbers.
         panel.xaxis.set_major_formatter("{x:g}")
 
     scores = [result["score"] for result in tries]

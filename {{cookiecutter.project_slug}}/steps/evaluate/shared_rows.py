@@ -21,6 +21,8 @@ FEWEST_GROUPS = 30
 PERIODS = 10
 # A message names at most this many classes.
 SHOWN_CLASSES = 5
+# The verdict on a new model if the registered model predicts something else.
+PREDICTS_SOMETHING_ELSE = "another question"
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +34,7 @@ class NotComparable(Exception):
 class PredictsSomethingElse(Exception):
     """The registered model has another task or target, or entirely different classes.
 
-    The message says which.
+    The message names the difference.
     """
 
 
@@ -40,7 +42,8 @@ class PredictsSomethingElse(Exception):
 class SharedRows:
     """The rows that were held out from the training of two models.
 
-    `groups` has a number for each row. Rows with the same number are not independent.
+    `groups` holds the group of each row, as an integer. Rows of one group are not
+    independent.
     """
 
     table: pl.DataFrame
@@ -49,10 +52,11 @@ class SharedRows:
 
 @contextmanager
 def raise_not_comparable_on_error(reason: str) -> Iterator[None]:
-    """Raise NotComparable if the enclosed code raises any other error.
+    """Turn every error in a `with` block into NotComparable.
 
-    The enclosed code uses a registered model, which may raise anything. The message is
-    `reason`, followed by the message of the error in brackets.
+    The block uses a registered model, which may raise anything. The message is `reason`,
+    followed by the message of the error in brackets. NotComparable and
+    PredictsSomethingElse pass unchanged.
     """
     try:
         yield
@@ -84,8 +88,8 @@ def find_shared_rows(
 
     rows = holdout.filter(registered.split.held_out(holdout))
     groups = _choose_coarser_groups(new.split, registered.split, rows)
-    # Rows of a group are equal or have the same key, so they count as one. This also holds
-    # if the rows are put together into periods below.
+    # Rows of one group are equal or have the same key, so only whole groups are independent
+    # evidence. They are counted here even if the models are compared by periods below.
     group_count = len(np.unique(groups))
     if group_count < FEWEST_GROUPS:
         raise NotComparable(
@@ -94,13 +98,14 @@ def find_shared_rows(
             " count as one group)"
         )
     if new.holdout_column:
+        # The rows were held out by date. Rows of the same period are not independent.
         periods = form_periods(rows[new.holdout_column])
         return SharedRows(rows, groups=periods)
     return SharedRows(rows, groups)
 
 
 def form_periods(dates: pl.Series) -> Array:
-    """Divide dates into PERIODS periods, and return the number of each row's period.
+    """Divide dates into PERIODS periods, and return the period of each row, from 0.
 
     All periods have about equally many distinct dates. Errors on neighbouring dates are
     similar, so the rows of a period are not independent (H. R. Künsch, "The jackknife and
@@ -114,8 +119,8 @@ def form_periods(dates: pl.Series) -> Array:
 def _check_target(new: SavedModel, registered: SavedModel) -> None:
     """Raise PredictsSomethingElse if the models differ in the task or in the target.
 
-    It is also raised if both models predict classes, but have no class in common. Raises
-    NotComparable if the registered model does not record its task.
+    PredictsSomethingElse is also raised if both models predict classes, but have no class
+    in common. Raises NotComparable if the registered model does not record its task.
     """
     if not registered.task:
         raise NotComparable("it does not record which task it was trained for")
@@ -139,7 +144,7 @@ def _check_target(new: SavedModel, registered: SavedModel) -> None:
 def _check_holdout(new: SavedModel, registered: SavedModel) -> None:
     """Raise NotComparable if rows were held out by date for only one of the models.
 
-    It is also raised if the dates are those of different columns.
+    NotComparable is also raised if rows were held out by the dates in different columns.
     """
     if new.holdout_column != registered.holdout_column:
         raise NotComparable(
@@ -169,11 +174,11 @@ def _check_columns(holdout: pl.DataFrame, columns: Iterable[str]) -> None:
 def _choose_coarser_groups(
     new: RowSplit, registered: RowSplit, rows: pl.DataFrame
 ) -> Array:
-    """Return the number of each row's group, by the split that forms fewer groups.
+    """Return the group of each row, by that of two splits which forms fewer groups.
 
     Rows that one model's split puts into a group may be similar, even if the other model's
-    split keeps them apart. If both form equally many groups, those of the new model are
-    returned.
+    split keeps them apart. If both splits form equally many groups, the groups of the new
+    model are returned.
     """
     groups_of_new = new.groups(rows)
     groups_of_registered = registered.groups(rows)

@@ -25,20 +25,24 @@ GOOD_VERDICTS = ("better", "no worse", "within the margin")
 # The verdicts with which a model should not be registered. With all other verdicts, a
 # person may decide.
 REFUSED_VERDICTS = ("worse", "the same")
+# The verdict if the registered model has another task or target than the new model.
+PREDICTS_SOMETHING_ELSE = "another question"
 
 
 def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool, str]:
     """Decide whether to register a model, and return the decision and the reason in words.
 
     `evaluation` is the content of `metrics.json`. With the rule `always`, every model is
-    registered. With the rule `unless_worse`, it depends on a comparison:
+    registered. With the rule `unless_worse`, a comparison decides:
 
-    - If there is a registered model for the same target, the new model must not be worse
-      than it by more than the margin, unless the difference may be chance.
-    - Otherwise, the new model must be better than the baseline by more than chance.
+    - If a model is registered for the same target, the new model must not be worse than the
+      registered model by more than the margin, unless the difference may be chance. A new
+      model that cannot be compared with the registered model is not registered.
+    - If no model is registered for the same target, the new model must be better than the
+      baseline by more than chance.
 
-    If the new model cannot be compared with the registered one, it is not registered, and
-    the reason says how a person can register it.
+    The reason also says how a person can register a refused model, unless the model is
+    worse than the registered model or gives the same predictions.
     """
     is_good_enough, reason = _judge_quality(evaluation)
     if is_good_enough:
@@ -46,12 +50,13 @@ def decide(evaluation: dict[str, Any], rule: str = "unless_worse") -> tuple[bool
     if rule == "always":
         return True, f"{reason}; registered all the same because register is 'always'"
 
-    # Do not suggest the override for a model that is worse or the same.
     registered = evaluation["registered"]
-    is_clearly_refused = registered and registered["verdict"] in REFUSED_VERDICTS
-    if is_clearly_refused:
-        return False, reason
-    return False, f"{reason}; to register it anyway: --set register=always"
+    lost_to_registered = (
+        registered is not None and registered["verdict"] in REFUSED_VERDICTS
+    )
+    if not lost_to_registered:
+        reason += "; to register it anyway: --set register=always"
+    return False, reason
 
 
 def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:
@@ -65,8 +70,7 @@ def _judge_quality(evaluation: dict[str, Any]) -> tuple[bool, str]:
     if registered is None:
         reason = f"no model is registered yet, and {baseline['reason']}"
         return baseline["is_beaten"], reason
-    if registered["verdict"] == "another question":
-        # The registered model predicts something else.
+    if registered["verdict"] == PREDICTS_SOMETHING_ELSE:
         reason = f"{registered['reason']}; {baseline['reason']}"
         return baseline["is_beaten"], reason
     return registered["verdict"] in GOOD_VERDICTS, registered["reason"]
@@ -76,14 +80,20 @@ def choose_reference(evaluation: dict[str, Any]) -> str | None:
     """Return the earlier version with which later models are to be compared.
 
     Returns None if later models are to be compared with the new model itself. An earlier
-    version stays the reference until a model is clearly better. Otherwise, many small
-    losses could add up unnoticed. `evaluation` is the content of `metrics.json`.
+    version stays the reference until a new model is clearly better. If every new version
+    became the reference, many small losses could add up unnoticed. `evaluation` is the
+    content of `metrics.json`.
     """
     registered = evaluation["registered"]
-    if registered is None or registered["verdict"] not in GOOD_VERDICTS:
-        # There is no comparison, or a person wants the new model although it is worse.
+    if registered is None:
+        # The new model is the first one.
+        return None
+    if registered["verdict"] not in GOOD_VERDICTS:
+        # The models could not be compared, or a person wants the new model although it is
+        # no better. In both cases, the new model becomes the standard.
         return None
     if registered["comparison"]["becomes_reference"]:
+        # The new model is clearly better.
         return None
     return str(registered["version"])
 
@@ -91,8 +101,8 @@ def choose_reference(evaluation: dict[str, Any]) -> str | None:
 def register(model: Path, name: str, reference: str | None = None) -> str:
     """Register the model in the folder `model` under a name, and return its version.
 
-    Later models are compared with the version `reference`, or with this version if it is
-    None.
+    Later models are compared with the earlier version `reference`. If `reference` is None,
+    they are compared with the newly registered version.
     """
     # All files are uploaded before the version is created, so no version is incomplete.
     with mlflow.start_run() as run:
@@ -131,7 +141,7 @@ def register_if_allowed(
     if should_register:
         version = register(model, model_name, choose_reference(results))
 
-    # Without a registered model, or if it cannot be compared, there is no comparison.
+    # There is no comparison if no model is registered, or if the models cannot be compared.
     comparison_with_registered = results["registered"] or {}
     decision = {
         "model": model_name,

@@ -109,11 +109,12 @@ def run(mini_batch: list[str]) -> list[str]:
 
 
 def switch_scorer_if_needed(part: Path) -> None:
-    """Load the version of the model that the step prep used when it wrote a part.
+    """Make sure that the worker's scorer has the model version that a part names.
 
-    Usually, the worker's scorer has this version already, and nothing happens. If another
-    version was registered after prep had read the data, the version that prep used replaces
-    the worker's scorer. A part that names no version is scored with the worker's scorer.
+    The step prep records in each part which version it used. Usually, the worker's scorer
+    has this version already, and nothing happens. If another version was registered after
+    prep had read the data, the version of the part is loaded and replaces the worker's
+    scorer. A part that names no version is scored with the worker's scorer.
     """
     global scorer
     version_of_part = read_part_metadata(part).get("model_version", scorer.version)
@@ -206,32 +207,41 @@ def download_model(name: str, version: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}"))
     except (MlflowException, OSError) as error:
-        # MLflow has no error code for missing files, only this text.
-        message = str(error)
-        files_are_missing = isinstance(error, OSError) or "No such artifact" in message
-        if files_are_missing:
-            raise ScoringError(
-                f"The model {name}, version {version}, cannot be loaded: its files are"
-                " gone. Train again with --set register=always, or choose another version"
-                f" with scoring.model_version. ({error})"
-            ) from None
+        raise ScoringError(explain_failed_download(name, version, error)) from None
 
-        version_is_missing = (
-            isinstance(error, MlflowException)
-            and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+def explain_failed_download(
+    name: str, version: str, error: MlflowException | OSError
+) -> str:
+    """Return a message that says why a model cannot be downloaded, and what to do.
+
+    `error` is the error that the download raised. There are three messages: the files of
+    the model are gone, only other versions of the model are registered, or (in all other
+    cases) the training pipeline must be run first.
+    """
+    # MLflow has no error code for missing files. It raises either an OSError or an
+    # MlflowException with this text.
+    if isinstance(error, OSError) or "No such artifact" in str(error):
+        return (
+            f"The model {name}, version {version}, cannot be loaded: its files are gone."
+            " Train again with --set register=always, or choose another version with"
+            f" scoring.model_version. ({error})"
         )
-        versions = list_versions(name) if version_is_missing else []
-        if versions:
-            newest_versions = ", ".join(versions[-SHOWN_VERSIONS:])
-            raise ScoringError(
+
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        registered_versions = list_versions(name)
+        if registered_versions:
+            newest_versions = ", ".join(registered_versions[-SHOWN_VERSIONS:])
+            return (
                 f"There is no version {version} of the model {name}. The newest versions"
                 f" are: {newest_versions}. Choose another scoring.model_version in"
                 " settings.yml."
-            ) from None
-        raise ScoringError(
-            f"The model {name}, version {version}, cannot be loaded: run the training"
-            f" pipeline first. ({error})"
-        ) from None
+            )
+
+    return (
+        f"The model {name}, version {version}, cannot be loaded: run the training pipeline"
+        f" first. ({error})"
+    )
 
 
 def check_python(description: Model) -> None:
@@ -255,7 +265,7 @@ def check_python(description: Model) -> None:
 def list_model_columns(description: Model) -> dict[str, pl.DataType]:
     """Return the columns that a saved model was trained with, and their types.
 
-    They are listed in the model's signature. Raises ScoringError if the model has no
+    The model's signature lists these columns. Raises ScoringError if the model has no
     signature, or if a column has a type that the step train does not save.
     """
     if description.signature is None:
@@ -347,15 +357,17 @@ def select_features(
 ) -> pd.DataFrame:
     """Return the columns that a model was trained with, cast to the types in `columns`.
 
-    Raises ScoringError if a column is missing, or if it has values of another type.
+    Raises ScoringError if a column is missing, or if its values have another type. The
+    message begins in lower case, because the name of the part is put before it.
     """
     features = {}
     for name, dtype in columns.items():
         if name not in table.columns:
             raise ScoringError(
-                f"the column '{name}' is missing, and the model needs it."
+                f"the column '{name}' is missing, and the model cannot predict without it."
             )
-        # polars reads a name such as `^a$` as a pattern, so the column is left unnamed.
+        # In drop_nulls(), contains() and filter(), polars would read a column name such as
+        # `^a$` as a pattern, so the name is removed.
         values = table[name].alias("")
         present_values = values.drop_nulls()
         # A column without any values fits every type.
@@ -370,21 +382,26 @@ def select_features(
 
 
 def accepts_type(needed: pl.DataType, prepared: pl.DataType) -> bool:
-    """Return whether prepared values can be cast to the type that the model needs."""
+    """Return whether values of the type `prepared` can be cast to the type `needed`.
+
+    `needed` is the type with which the model was trained: NUMBER, DATE or TEXT.
+    """
     if needed == NUMBER:
         return prepared.is_numeric() or prepared == pl.Boolean
     if needed == DATE:
         return prepared in (pl.Date, pl.Datetime)
-    # An integer can be written as text in only one way, so it can be compared with other
-    # text. This is not true of fractions and dates.
+    # The model needs text. An integer can be written as text in only one way, so the result
+    # can be compared with the texts of the training data. A fraction or a date can be
+    # written in several ways, such as 0.5 and .5.
     return prepared == pl.String or prepared.is_integer()
 
 
 def describe_unexpected_value(values: pl.Series, dtype: pl.DataType) -> str:
-    """Describe the first value that the model cannot read as `dtype`, for a message.
+    """Describe the first value that does not have the type `dtype`, for a message.
 
-    For example, this is "the text 'n/a'" if the model needs numbers and the values are the
-    texts "1", "n/a" and "2". If all texts can be read as `dtype`, it is the first one.
+    For example, the result is "the text 'n/a'" if the model needs numbers and the values
+    are the texts "1", "n/a" and "2". If every text can be read as `dtype` (such as "1" and
+    "2"), the first text is described, because the model does not accept numbers as text.
     """
     if values.dtype == TEXT:
         # A single text among numbers turns the whole column into text, so only texts that
@@ -406,8 +423,8 @@ def predict(
 ) -> pl.DataFrame:
     """Return a table with the keys and the prediction of each row.
 
-    The columns after `prediction` are the probabilities of the classes, if the model
-    predicts any. Raises ScoringError if a key has the same name as a column of predictions.
+    If the model predicts classes, the columns after `prediction` are the probabilities of
+    the classes. Raises ScoringError if a key has the same name as one of these columns.
     """
     row_count = len(features)
     if row_count == 1:
@@ -432,8 +449,8 @@ def predict(
 def predict_columns(model: Pipeline, features: pd.DataFrame) -> dict[str, Any]:
     """Return the predicted values and the probabilities by their column names.
 
-    The names are `prediction`, and `probability_<class>` for each class. A model that
-    predicts no probabilities has only the first one.
+    The names are `prediction`, and `probability_<class>` for each class. If the model
+    predicts no probabilities, there is only the column `prediction`.
     """
     if not hasattr(model, "predict_proba"):
         return {"prediction": model.predict(features)}

@@ -13,16 +13,17 @@ trees"), and needs no walk. The example for its terms is this tree:
              no:  leaf 2
 
 - A branch is a node that asks a question, and a leaf is an end of the tree. The leaf that a
-  row reaches holds the number that the tree adds to the prediction. Leaves are numbered
-  from left to right.
+  row reaches holds the value that the tree adds to the prediction. Leaves are numbered from
+  left to right.
 - A word is an integer of 32 or 64 bits that stands for a set of leaves: bit i is set (that
   is, 1) if leaf i belongs to the set. In binary, bit 0 is on the right, so the word of the
   leaves 1 and 2 is 110.
-- A code is a number for all values of a feature that no branch tells apart. Here, x has
-  the code 0 up to 5, and the code 1 above 5. y has the code 0 up to 3, and the code 1
-  above 3.
-- A lookup table holds, for each code of a feature, the word of the leaves that a row with
-  this code can still reach:
+- A code is an integer that stands for all values of a feature that no branch tells apart.
+  Here, x has the code 0 up to 5, and the code 1 above 5. y has the code 0 up to 3, and the
+  code 1 above 3.
+- A lookup table belongs to a feature. It has a line for each code, with the word of the
+  leaves that a row with this code can still reach. ("Line" always means a line of a table
+  here, and "row" a row of the data.)
 
     feature    value         code   leaves that it allows
     x          5 or less     0      001
@@ -30,8 +31,8 @@ trees"), and needs no walk. The example for its terms is this tree:
     y          3 or less     0      011  (a row that comes to the branch on y goes left)
     y          more than 3   1      101
 
-The words that a row finds in the tables of all features are combined by AND. Exactly one
-bit remains: the leaf that the walk would have reached. For x = 7 and y = 2, `110 & 011` is
+For each row, the words from the tables of all features are combined by AND. Exactly one bit
+remains: the leaf that the walk would have reached. For x = 7 and y = 2, `110 & 011` is
 `010`, so the row reaches leaf 1.
 
 The words of several trees are stored side by side, as a group of trees, so that a single
@@ -52,15 +53,16 @@ from sklearn.pipeline import Pipeline
 
 # This many rows are looked up at once. Their codes fit into the processor's cache.
 ROWS_PER_BATCH = 4096
-# For one row, the words of all trees of a group have this size in total. numpy copies rows
-# of a table especially fast if they have this size.
-BYTES_PER_GROUP = 32
+# A line of a table has one word for each tree of a group. numpy copies lines of this size
+# especially fast.
+BYTES_PER_LINE = 32
 # The largest word has 64 bits, so a tree cannot have more leaves.
 MOST_LEAVES = 64
 # scikit-learn numbers the categories of a feature from 0. All numbers are below this one.
 MOST_CATEGORIES = 255
 # With larger tables, looking up takes longer than walking.
 MOST_TABLE_BYTES = 2**26
+# The lookup is compared with scikit-learn on this many random rows.
 TRIAL_ROWS = 1000
 
 Array = npt.NDArray[Any]
@@ -77,8 +79,8 @@ class UnsupportedModel(Exception):
 def use_lookup_tables(model: Any) -> None:
     """Replace the tree traversal of a model with an equivalent table lookup.
 
-    `model` is a scikit-learn estimator, or a pipeline that ends in one. Raises
-    UnsupportedModel, and leaves the model as it is, if its trees cannot be looked up.
+    `model` is a scikit-learn estimator, or a pipeline that ends in an estimator. If its
+    trees cannot be looked up, the model stays as it is, and UnsupportedModel is raised.
     """
     boosted = model[-1] if isinstance(model, Pipeline) else model
     if not isinstance(
@@ -122,31 +124,31 @@ class TreeGroup(NamedTuple):
 
     #: A word for each tree, in which the bits of all its leaves are set.
     all_leaves: Array
-    #: For each feature, a table with a row for each code and a column for each tree. Its
-    #: words are the leaves that a row with this code can reach.
+    #: For each feature, a table with a line for each code and a column for each tree. The
+    #: words in the table are the leaves that a row of data with this code can reach.
     allowed_leaves: dict[int, Array]
-    #: A row for each tree, with the number that each of its leaves adds to the prediction.
+    #: A line for each tree, with the value that each of its leaves adds to the prediction.
     leaf_values: Array
 
 
 class LookupTables:
     """The lookup tables of a model, and the codes by which values are looked up.
 
-    A code numbers the values of a feature that no branch of any tree tells apart. It is the
-    row of the feature's table in which the word of allowed leaves is stored:
+    A code is an integer that stands for all values of a feature that no branch of any tree
+    tells apart. It is also the position of the line to read in the feature's table:
 
-    - The code of a category is the number of the category.
-    - The code of a number is the count of the feature's thresholds that are smaller. Two
-      numbers have the same code if no threshold lies between them. With n thresholds, the
+    - The code of a category is the number that scikit-learn gives to the category, from 0.
+    - The code of a numerical value is how many thresholds of the feature are smaller. Two
+      values have the same code if no threshold lies between them. With n thresholds, the
       codes are 0 to n.
-    - The code of a missing value is the next one: n + 1, or the number of categories.
+    - The code of a missing value is the next integer after those of all other values.
     """
 
     def __init__(self, boosted: BoostedModel) -> None:
         """Build the tables of a fitted model.
 
-        Raises UnsupportedModel if a tree has more leaves than the bits of the largest
-        integer, or if the tables would be too large.
+        Raises UnsupportedModel if a tree has more leaves than a word has bits (at most 64),
+        or if the tables would be too large.
         """
         trees = [tree for iteration in boosted._predictors for tree in iteration]
         most_leaves = max(tree.get_n_leaf_nodes() for tree in trees)
@@ -174,8 +176,8 @@ class LookupTables:
         Raises UnsupportedModel if the tables of allowed leaves, which are by far the
         largest, have more than MOST_TABLE_BYTES in total.
         """
-        # A group has as many trees as there are words in BYTES_PER_GROUP.
-        trees_per_group = BYTES_PER_GROUP // self.word_type.itemsize
+        # Each tree has one word in a line of a table, and a line has BYTES_PER_LINE bytes.
+        trees_per_group = BYTES_PER_LINE // self.word_type.itemsize
         groups = []
         table_bytes = 0
         for start in range(0, len(trees), trees_per_group):
@@ -192,22 +194,24 @@ class LookupTables:
     def _build_group(self, trees: list[Tree]) -> TreeGroup:
         """Return the lookup tables of one group of trees.
 
-        Each feature has a table with a row for each code (a number for the values that no
-        branch tells apart) and a column for each tree. The elements are words, which are
-        integers with one bit for each leaf of the tree. Set bits are the leaves that a row
-        with this code can reach: all leaves that no branch on this feature rules out.
+        Values of a feature that no branch tells apart share a code. Each feature has a
+        table with a line for each code and a column for each tree. The elements of the
+        table are words: integers with one bit for each leaf of the tree. A bit is set if a
+        row of data with this code can reach the leaf, that is, if no branch on this feature
+        rules the leaf out.
         """
         bits_per_word = 8 * self.word_type.itemsize
         leaf_values = np.zeros((len(trees), bits_per_word))
         all_leaves = np.zeros(len(trees), self.word_type)
-        # For each feature, a table of the same form for the leaves that are ruled out.
+        # These tables have the same form, but their set bits are the leaves that are ruled
+        # out. Below, they are inverted.
         ruled_out_leaves: dict[int, Array] = {}
 
         for column, tree in enumerate(trees):
             layout = read_layout(tree.nodes)
             leaf_count = len(layout.leaf_values)
             leaf_values[column, :leaf_count] = layout.leaf_values
-            all_leaves[column] = make_word(0, leaf_count)
+            all_leaves[column] = set_bits(0, leaf_count)
             for branch in layout.branches:
                 feature = branch.node["feature_idx"]
                 ruled_out_by_branch = self._rule_out_leaves(branch, tree)
@@ -225,62 +229,67 @@ class LookupTables:
     def _rule_out_leaves(self, branch: Branch, tree: Tree) -> Array:
         """Return the leaves that a branch makes unreachable, for each code of its feature.
 
-        A code is a number for the values that no branch tells apart. The result has one
-        word for each code: an integer in which the bits of the unreachable leaves are set.
-        A row that goes left at the branch cannot reach the leaves on its right, and a row
-        that goes right cannot reach the leaves on its left.
+        Values of a feature that no branch tells apart share a code. The result has one word
+        for each code: an integer in which the bits of the unreachable leaves are set. A row
+        that goes left at the branch cannot reach the leaves on the right of the branch, and
+        a row that goes right cannot reach the leaves on the left.
         """
-        goes_left = self._goes_left(branch.node, tree.raw_left_cat_bitsets)
+        goes_left = self._choose_directions(branch.node, tree.raw_left_cat_bitsets)
         words = np.where(goes_left, branch.right_leaves, branch.left_leaves)
         return words.astype(self.word_type)
 
-    def _goes_left(self, node: Any, left_category_bits: Array) -> Array:
-        """Return whether rows go left at a branch, for each possible code of its feature.
+    def _choose_directions(self, node: Any, left_category_bits: Array) -> Array:
+        """Return, for each code of a branch's feature, whether rows with it go left.
 
-        The code of a category is its number, and the code of a number counts the smaller
-        thresholds of the feature. The last code is that of a missing value.
+        `node` is the branch. The code of a numerical value is how many thresholds of the
+        feature are smaller. For a category, the code is the number that scikit-learn gives
+        to the category. The last code stands for a missing value.
 
-        `left_category_bits` has a row for each categorical branch of the tree. The bits of
-        the categories that go left are set in it.
+        `left_category_bits` has a line for each categorical branch of the tree. In this
+        line, the bits of the categories that go left are set.
         """
         feature = node["feature_idx"]
         missing_goes_left = bool(node["missing_go_to_left"])
         if node["is_categorical"]:
             # A category that was not seen in training counts as a missing value.
             is_unknown = ~self.is_known_category[feature]
-            # scikit-learn stores as many bits here as in its list of known categories.
+            # Both arrays have the same length, because scikit-learn stores one bit for each
+            # possible category in both cases.
             is_left_category = unpack_bits(left_category_bits[node["bitset_idx"]])
             goes_left = is_left_category | (is_unknown & missing_goes_left)
         else:
             thresholds = self.thresholds[feature]
-            # A value that equals the threshold has this code. It goes left, and so do all
-            # smaller values.
+            # A value that equals the branch's threshold has this code. Such a value goes
+            # left, and so do all smaller values.
             code_of_threshold = np.searchsorted(thresholds, node["num_threshold"])
             codes = np.arange(len(thresholds) + 1)
             goes_left = codes <= code_of_threshold
         return np.append(goes_left, missing_goes_left)
 
     def encode(self, rows: Array) -> dict[int, Array]:
-        """Convert the values of rows to codes, which number the rows of the lookup tables.
+        """Convert data to codes, for each feature that the trees use.
 
-        Returns an array for each feature that the trees use. It holds the code of the
-        feature's value in each row: the count of smaller thresholds, or the number of the
-        category. For example, if the thresholds are 2 and 5, the values 1, 3, 5 and NaN get
+        The code of a value is the position of the line to read in the feature's lookup
+        table. For a numerical value, it is how many thresholds of the feature are smaller.
+        For a category, it is the category's number. The last code stands for a missing
+        value. For example, if the thresholds are 2 and 5, the values 1, 3, 5 and NaN get
         the codes 0, 1, 1 and 3.
+
+        Each array that is returned has one code per row.
         """
         codes = {}
         for feature, thresholds in self.thresholds.items():
             values = rows[:, feature]
-            # This counts the thresholds below each value. The result is 0 to n for n
-            # thresholds, so n + 1 is free for missing values.
+            # searchsorted counts the thresholds below each value. With n thresholds, the
+            # count is 0 to n, so n + 1 is free for missing values.
             codes_of_feature = np.searchsorted(thresholds, values)
             codes_of_feature[np.isnan(values)] = len(thresholds) + 1
             codes[feature] = codes_of_feature
         for feature, is_known in self.is_known_category.items():
             values = rows[:, feature]
             missing_code = len(is_known)
-            # A missing value is NaN, and NaN >= 0 is false. A negative number counts as a
-            # missing category, as it does in scikit-learn.
+            # A missing value is NaN, and NaN >= 0 is false. As in scikit-learn, a negative
+            # number counts as a missing category.
             category_or_missing = np.where(values >= 0, values, missing_code)
             codes[feature] = category_or_missing.astype(np.intp)
         return codes
@@ -290,9 +299,10 @@ class LookupTables:
     ) -> None:
         """Add the predictions of all trees for each row to `sums`, in place.
 
-        `sums` has a row for each of `rows`, and a column for each tree of an iteration,
-        which is one for each class, or one in a regression. The trees are added in their
-        order, as in scikit-learn, because the order affects the last bit of a sum.
+        `sums` has a line for each of `rows` and a column for each class, or a single column
+        in a regression. Each iteration of the training has added one tree per column. The
+        trees are added in the same order as in scikit-learn, because the order affects the
+        last bit of a sum.
 
         This method replaces a method of scikit-learn, so it has the same arguments. The
         trees and the number of threads are not needed.
@@ -300,7 +310,8 @@ class LookupTables:
         for start in range(0, len(rows), ROWS_PER_BATCH):
             batch = slice(start, start + ROWS_PER_BATCH)
             codes = self.encode(rows[batch])
-            # The sums with a line for each class, so that adding a tree is one operation.
+            # The transposed sums have a line for each class. The sums of a class are then
+            # side by side in memory, where numpy adds the values of a tree faster.
             sums_by_class = np.ascontiguousarray(sums[batch].T)
             rows_in_batch = sums_by_class.shape[1]
             tree_number = 0
@@ -308,8 +319,8 @@ class LookupTables:
                 leaves_of_trees = _find_leaves(group, codes, rows_in_batch)
                 for leaf_values, leaves in zip(group.leaf_values, leaves_of_trees):
                     class_number = tree_number % self.trees_per_iteration
-                    # All numbers of leaves are valid. With "clip", numpy does not check
-                    # this, which would be slow.
+                    # With "clip", numpy saves the check of the leaf numbers, which are
+                    # always valid.
                     sums_by_class[class_number] += leaf_values.take(leaves, mode="clip")
                     tree_number += 1
             sums[batch] = sums_by_class.T
@@ -317,14 +328,14 @@ class LookupTables:
     def make_trial_rows(self) -> Array:
         """Return random rows for comparing the table lookup with scikit-learn's tree walk.
 
-        Their values are those at which an error would show: each threshold and the floats
+        The rows have the values at which an error would show: each threshold and the floats
         next to it, every possible number of a category, and missing values.
         """
         generator = np.random.default_rng(0)
         used_features = [*self.thresholds, *self.is_known_category]
-        # No tree reads the features after the last one that is used.
-        number_of_features = max(used_features, default=0) + 1
-        rows = np.full((TRIAL_ROWS, number_of_features), np.nan)
+        # No tree reads the features after the last used feature.
+        feature_count = max(used_features, default=0) + 1
+        rows = np.full((TRIAL_ROWS, feature_count), np.nan)
         for feature, thresholds in self.thresholds.items():
             below = np.nextafter(thresholds, -np.inf)
             above = np.nextafter(thresholds, np.inf)
@@ -350,40 +361,44 @@ def list_thresholds(branches: Array) -> dict[int, Array]:
 def list_known_categories(branches: Array, boosted: BoostedModel) -> dict[int, Array]:
     """Return whether each category was seen in training, for each categorical feature.
 
-    The arrays have a boolean for each possible number of a category.
+    Each array has a boolean for each possible number of a category.
     """
-    category_bits, row_of_feature = boosted._bin_mapper.make_known_categories_bitsets()
+    category_bits, line_of_feature = boosted._bin_mapper.make_known_categories_bitsets()
     categorical = branches[branches["is_categorical"] != 0]
     return {
-        feature: unpack_bits(category_bits[row_of_feature[feature]])
+        feature: unpack_bits(category_bits[line_of_feature[feature]])
         for feature in np.unique(categorical["feature_idx"])
     }
 
 
 def _find_leaves(group: TreeGroup, codes: dict[int, Array], row_count: int) -> Array:
-    """Find the number of the leaf that each row reaches, for each tree of a group.
+    """Find the number of the leaf that each row of data reaches, for each tree of a group.
 
-    A word is an integer with one bit for each leaf of a tree. The words of a row start with
-    the bits of all leaves. Then each feature clears the bits of the leaves that the row
-    cannot reach, until one bit is left. `codes` has the row of each feature's table in
-    which the allowed leaves are stored.
+    Each row has one word per tree: an integer with one bit for each leaf. At first, the
+    bits of all leaves are set. Then each feature clears the bits of the leaves that the row
+    cannot reach, until one bit is left.
 
-    Returns an array with a row for each tree and a column for each row of data. The number
-    of rows, `row_count`, is an argument because `codes` is empty if no tree has a branch.
+    `codes` maps each feature to an array with one code per row of data. The code is the
+    position of the line to read in the table `group.allowed_leaves[feature]`. `row_count`
+    is the number of rows of data, which `codes` does not show if no tree has a branch.
+
+    Returns an array with a line for each tree and a column for each row of data.
     """
     shape = (row_count, len(group.all_leaves))
     possible_leaves = np.broadcast_to(group.all_leaves, shape).copy()
     for feature, allowed_by_code in group.allowed_leaves.items():
-        # This takes from the table, for each row, the words that belong to its code. With
-        # "clip", numpy reads a code beyond the end of the table, such as the number of an
-        # impossible category, as the last code: that of a missing value.
+        # For each row of data, take the line of the table that belongs to the row's code.
+        # If a code is beyond the end of the table, such as the number of an impossible
+        # category, "clip" takes the last line instead: the line of missing values.
         allowed_leaves = allowed_by_code.take(codes[feature], axis=0, mode="clip")
         possible_leaves &= allowed_leaves
 
-    # Each element of `possible_leaves` is the word of one row and one tree, in which now
-    # only the bit of the leaf is set. Subtracting 1 sets exactly the bits below it, so
-    # their count is the number of the leaf: 0100 - 1 = 0011 has two bits, for leaf 2.
-    one = possible_leaves.dtype.type(1)  # of the same type, so that the result is, too
+    # Each element of `possible_leaves` is the word of one row and one tree. Only the bit of
+    # the leaf that the row reaches is still set. Subtracting 1 sets exactly the bits below
+    # it, and their count is the number of the leaf. For example, 0100 - 1 = 0011 has two
+    # set bits, and the leaf is number 2.
+    # This 1 has the type of the words, so the difference has the same type.
+    one = possible_leaves.dtype.type(1)
     bits_below = possible_leaves - one
     leaves: Array = np.bitwise_count(bits_below).T
     return leaves
@@ -392,7 +407,7 @@ def _find_leaves(group: TreeGroup, codes: dict[int, Array], row_count: int) -> A
 class Branch(NamedTuple):
     """A node of a tree that asks a question, and the leaves on its left and its right.
 
-    The leaves are words: integers in which the bits of these leaves are set.
+    The leaves of a side are stored as a word: an integer in which their bits are set.
     """
 
     node: Any
@@ -403,7 +418,8 @@ class Branch(NamedTuple):
 class TreeLayout(NamedTuple):
     """The branches of a tree, and the values of its leaves from left to right.
 
-    The position of a value is the number of its leaf, and of the leaf's bit in a word.
+    The position of a value in `leaf_values` is the number of the leaf. It is also the
+    number of the leaf's bit in a word.
     """
 
     branches: list[Branch]
@@ -413,17 +429,19 @@ class TreeLayout(NamedTuple):
 def read_layout(nodes: Array) -> TreeLayout:
     """Return the branches and the leaves of a tree, whose root is the first node.
 
-    Leaves are numbered from left to right. So the leaves below a node have consecutive
-    numbers, and each branch divides them into two ranges: those on its left and those on
-    its right. The order of the branches has no meaning.
+    Leaves are numbered from left to right. So the leaves below a branch have consecutive
+    numbers: first the leaves on its left, then the leaves on its right. Each of these two
+    ranges is stored as a word: an integer in which the bits of the leaves are set. The
+    order of the branches has no meaning.
     """
     branches: list[Branch] = []
     leaf_values: list[float] = []
 
     def visit_subtree(position: int) -> None:
-        """Append the leaves and branches of the subtree whose root is at `position`.
+        """Append the leaves of a subtree to `leaf_values`, and its branches to `branches`.
 
-        The number of a leaf is the number of leaves that were appended before.
+        The root of the subtree is the node at `position`. The number of a leaf is the count
+        of the leaves that were appended before it.
         """
         node = nodes[position]
         if node["is_leaf"]:
@@ -437,8 +455,8 @@ def read_layout(nodes: Array) -> TreeLayout:
         branches.append(
             Branch(
                 node,
-                left_leaves=make_word(first_left_leaf, first_right_leaf),
-                right_leaves=make_word(first_right_leaf, end),
+                left_leaves=set_bits(first_left_leaf, first_right_leaf),
+                right_leaves=set_bits(first_right_leaf, end),
             )
         )
 
@@ -455,10 +473,10 @@ def unpack_bits(integers: Array) -> npt.NDArray[np.bool_]:
     return np.unpackbits(octets, bitorder="little").astype(bool)
 
 
-def make_word(first_leaf: int, end: int) -> np.uint64:
-    """Return a word for the leaves from `first_leaf` up to, but not including, `end`.
+def set_bits(start: int, end: int) -> np.uint64:
+    """Return an integer in which the bits `start` to `end - 1` are set.
 
-    A word is an integer with one bit for each leaf. For example, `make_word(1, 3)` is
-    binary 110: the bits of the leaves 1 and 2 are set.
+    Bit 0 is the lowest. For example, `set_bits(1, 3)` is binary 110: the bits 1 and 2 are
+    set.
     """
-    return np.uint64(2**end - 2**first_leaf)
+    return np.uint64(2**end - 2**start)

@@ -15,8 +15,9 @@ NUMBER = pl.Float64()
 TEXT = pl.String()
 # Predicted numbers are divided into this many ranges of equal width.
 RANGES = 20
-# The line on the screen names this many classes, each with at most so many characters.
+# The line on the screen names this many classes.
 SHOWN_CLASSES = 3
+# Names of classes with more characters are cut off there.
 LONGEST_LABEL = 50
 
 
@@ -24,7 +25,8 @@ LONGEST_LABEL = 50
 class Group:
     """The rows with the same predicted class, or with numbers in the same range.
 
-    `rows` is their number, and `share` their share of all rows with a prediction.
+    `rows` is the number of these rows, and `share` is their share of all rows that have a
+    prediction.
     """
 
     label: str
@@ -155,7 +157,7 @@ def count_classes(predictions: pl.LazyFrame) -> ClassDistribution | None:
 
 
 def measure_numbers(predictions: pl.LazyFrame) -> NumberDistribution | None:
-    """Return the distribution of predicted numbers, or None if no row has a finite one."""
+    """Return the distribution of predicted numbers, or None if no number is finite."""
     values = pl.col(PREDICTION)
     numbers = predictions.select(cs.by_name(PREDICTION).cast(NUMBER)).filter(
         values.is_finite()
@@ -187,7 +189,7 @@ def count_rows_by_range(
     """Divide predicted numbers into ranges of equal width, and count the rows of each.
 
     `numbers` has `row_count` rows, with numbers from `smallest` to `largest` in the column
-    `prediction`. There are RANGES ranges, or a single one if all numbers are the same.
+    `prediction`. There are RANGES ranges, or a single range if all numbers are the same.
     """
     width = (largest - smallest) / RANGES
     if width == 0:

@@ -114,7 +114,8 @@ def write_summary(
         "version": monitor_result.version,
         "rows": distribution.rows,
         "rows_without_prediction": monitor_result.rows - distribution.rows,
-        # This also has the rows, which keep their place above.
+        # asdict() repeats the key "rows". A repeated key keeps its first position, so
+        # "rows" stays near the top of the file.
         **asdict(distribution),
         "monitor": monitor_result.summary,
         "drift": monitor_result.drift,

@@ -116,16 +116,16 @@ def render_figures(distribution: NumberDistribution) -> str:
 
 
 def render_probability(distribution: ClassDistribution) -> str:
-    """Return a sentence on the mean probability of the predicted class, in HTML.
+    """Return a sentence in HTML on the mean of each row's largest probability.
 
-    If the model gives no probabilities, this is an empty string.
+    If the model gives no probabilities, the result is an empty string.
     """
     mean = distribution.mean_top_probability
     if mean is None:
         return ""
     return (
-        f"<p>The largest probability of a row is {mean:.1%} on average. This is no measure"
-        " of accuracy: it can stay high when the data is wrong.</p>"
+        f"<p>On average, the largest probability of a row is {mean:.1%}. This does not"
+        " measure accuracy: it can stay high when the data is wrong.</p>"
     )
 
 
