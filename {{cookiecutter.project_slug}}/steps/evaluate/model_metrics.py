@@ -306,7 +306,7 @@ def _note_neglected_classes(
             rows = "row" if predicted_count == 1 else "rows"
             notes.append(
                 f"the model predicts '{name}' for only {predicted_count} {rows}, although"
-                f" {actual_count} of {row_count} rows have this class. {advice}"
+                f" {actual_count} of {row_count} have this class. {advice}"
             )
     return notes
 
