@@ -147,7 +147,7 @@ WRONG_VALUES = [
     ("data.expect", {"age": {}}, "has no rule: write min, max, values, missing or unique"),
     ("data.expect", {"age": {"min": None}}, "has no rule"),
     ("data.expect", {"age": {"minn": 0}}, "expect.age.minn is not a setting: write min"),
-    ("data.expect", {"age": {"regex": "a"}}, "expect.age.regex is not a setting: delete it (min,"),
+    ("data.expect", {"age": {"regex": "a"}}, "expect.age.regex is not a setting: delete it, or use one of the settings min,"),
     ("data.expect", {"age": {"min": "0"}}, "must be a number or a date such as 2026-01-31: write 0"),
     ("data.expect", {"age": {"min": "May"}}, "must be a number or a date such as"),
     ("data.expect", {"age": {"max": True}}, "must be a number or a date such as"),
@@ -774,8 +774,8 @@ def test_all_problems_are_named_with_their_files(three: Path) -> None:
 
 
 UNKNOWN_WORKSPACES = [
-    ("prd", "is prd, but there is no .azureml/prd.json: write prod; or, to add this workspace, copy .azureml/config.json to .azureml/prd.json, and fill in its names."),
-    ("live", "is live, but there is no .azureml/live.json: write one that exists (config, prod, test); or, to add this workspace, copy .azureml/config.json to .azureml/live.json, and fill in its names."),
+    ("prd", "is prd, but there is no .azureml/prd.json: write prod; or, to add this workspace, copy .azureml/config.json to .azureml/prd.json, and fill in the subscription, the resource group and the name of the workspace."),
+    ("live", "is live, but there is no .azureml/live.json: write an existing workspace (config, prod, test); or, to add this workspace, copy .azureml/config.json to .azureml/live.json, and fill in the subscription, the resource group and the name of the workspace."),
     ("../prod", 'is "../prod", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: write prod.'),
     ("", 'is "", but must be 1 to 255 letters, digits, hyphens and underscores, a letter or digit first: correct it.'),
 ]  # fmt: skip
@@ -796,7 +796,8 @@ def test_settings_file_without_its_workspace_is_refused(three: Path) -> None:
     message = (
         "settings.prd.yml belongs to no workspace, as there is no .azureml/prd.json: "
         "rename it to settings.prod.yml; or copy .azureml/config.json to "
-        ".azureml/prd.json, and fill in the names of the workspace."
+        ".azureml/prd.json, and fill in the subscription, the resource group and the name "
+        "of the workspace."
     )
     assert read_refusal(lambda: open_project(three).for_workspace("prd")) == message
     projects = open_project(three).for_all_workspaces()

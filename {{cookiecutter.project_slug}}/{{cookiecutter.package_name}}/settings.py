@@ -98,8 +98,8 @@ class Tables(Section):
         cls, columns: list[str], info: ValidationInfo
     ) -> list[str]:
         """Refuse a column that is named twice, in one list or in both."""
-        # Pydantic checks `keys` before `ignore`, and info.data has what it has checked
-        # before. So `keys` is in info.data only while `ignore` is checked.
+        # This method checks `keys` first, and then `ignore`. info.data holds the fields that
+        # have passed already. So it holds `keys` only while `ignore` is checked.
         earlier_columns = list(info.data.get("keys", []))
         for column in columns:
             if column in earlier_columns:
@@ -124,9 +124,9 @@ class Tables(Section):
 
 
 def _wrap_text_in_list(value: Any) -> Any:
-    """Return a list with the value if it is text, so that users may leave out the brackets.
+    """Return `["%d.%m.%Y"]` for the text `%d.%m.%Y`, and any other value unchanged.
 
-    Any other value is returned unchanged.
+    With this, a user may write a single date format without the brackets of a list.
     """
     return [value] if isinstance(value, str) else value
 
@@ -137,7 +137,7 @@ DateFormats = Annotated[list[Text], BeforeValidator(_wrap_text_in_list)]
 class TextFormat(Section):
     """How numbers, dates and missing values are written in CSV files.
 
-    `prep` finds out what a setting without a value does not say.
+    If a setting has no value, the step `prep` infers it from the data.
     """
 
     encoding: Text | None = None
@@ -210,21 +210,27 @@ Share = Annotated[
 ]
 
 
-def _is_below(largest: Any, smallest: Any) -> bool:
-    """Return whether a max, `largest`, is below a min, `smallest`.
+def _is_below(maximum: Any, minimum: Any) -> bool:
+    """Return whether the limit `maximum` is below the limit `minimum`.
 
-    Both are numbers, or both are dates as text.
+    Both are numbers, or both are dates as text. A maximum without a time of day, such as
+    2026-01-31, includes the whole day.
     """
-    are_dates = isinstance(largest, str)
-    if not are_dates:
-        return bool(largest < smallest)
+    if isinstance(maximum, str):
+        return _find_end(maximum) < _parse_time(minimum)
+    return bool(maximum < minimum)
 
-    end = _parse_time(largest)
-    has_no_time_of_day = len(largest) <= len("2026-01-31")
-    if has_no_time_of_day:
-        # A date as the max includes the whole day.
-        end = datetime.combine(end, time.max, UTC)
-    return end < _parse_time(smallest)
+
+def _find_end(date_text: str) -> datetime:
+    """Return the last moment of a date such as 2026-01-31.
+
+    For a date with a time of day, such as 2026-01-31T06:00, this is the time itself.
+    """
+    moment = _parse_time(date_text)
+    has_time_of_day = len(date_text) > len("2026-01-31")
+    if has_time_of_day:
+        return moment
+    return datetime.combine(moment, time.max, UTC)
 
 
 class ColumnRules(Section):
@@ -242,25 +248,29 @@ class ColumnRules(Section):
 
     @field_validator("max")
     @classmethod
-    def _check_max(cls, largest: Bound | None, info: ValidationInfo) -> Any:
-        """Refuse a max below min, and a date as one of the two beside a number."""
-        smallest = info.data.get("min")
-        if largest is None or smallest is None:
-            return largest
+    def _check_max(cls, maximum: Bound | None, info: ValidationInfo) -> Any:
+        """Refuse a max that is below min.
+
+        If one of them is a date, the other must not be a number.
+        """
+        minimum = info.data.get("min")
+        if maximum is None or minimum is None:
+            return maximum
         # Dates are strings here.
-        max_is_date = isinstance(largest, str)
-        min_is_date = isinstance(smallest, str)
+        max_is_date = isinstance(maximum, str)
+        min_is_date = isinstance(minimum, str)
         if max_is_date != min_is_date:
             raise refuse(
-                f"is {largest} and min is {smallest}, but only one of them is a date",
+                f"is {maximum} and min is {minimum}, but a date cannot be compared with a"
+                " number",
                 fix="write two numbers or two dates",
             )
-        if _is_below(largest, smallest):
+        if _is_below(maximum, minimum):
             raise refuse(
-                f"is {largest}, which is below min, {smallest}",
+                f"is {maximum}, which is below min, {minimum}",
                 fix="correct one of the two",
             )
-        return largest
+        return maximum
 
     @field_validator("values")
     @classmethod
@@ -367,10 +377,10 @@ class Training(Section):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty_holdout(cls, settings: Any) -> Any:
-        """Return the settings without `holdout:` if it has no value.
+        """Return the settings without `holdout:` if this line has no value.
 
-        `holdout: random` says that the random choice is on purpose. A line without a value
-        must not count as this.
+        Pydantic would otherwise read the line as None. None stands for `holdout: random`,
+        by which a user says that the random choice is on purpose.
         """
         if not isinstance(settings, dict) or settings.get("holdout") is not None:
             return settings
@@ -379,7 +389,11 @@ class Training(Section):
     @field_validator("holdout", mode="before")
     @classmethod
     def _replace_random_by_none(cls, holdout: Any) -> Any:
-        """Return None for the word random. Refuse any other text."""
+        """Return None for the word random, and refuse any other text.
+
+        A value that is not text, such as `{column: order_date, from: 2026-01-31}`, is
+        returned unchanged.
+        """
         if not isinstance(holdout, str):
             return holdout
         if holdout != "random":
@@ -400,8 +414,10 @@ class Training(Section):
                 "holdout_column": self.holdout.column,
                 "holdout_from": self.holdout.start,
             }
-        is_random_on_purpose = "holdout" in self.model_fields_set
-        if is_random_on_purpose:
+        # The value None comes from `holdout: random`, or from the default if settings.yml
+        # does not have this setting. model_fields_set holds only the settings of the file.
+        is_set_to_random = "holdout" in self.model_fields_set
+        if is_set_to_random:
             return {"holdout_by": "random"}
         return {}
 

@@ -69,7 +69,8 @@ class Project(Generic[S]):
     def __init__(self, package: Path, model: type[S], workspace: str = "") -> None:
         """Describe a project by the folder of its package and the model of its settings.
 
-        `workspace` is the name of a workspace, or empty for the one of `config.json`.
+        `workspace` is the name of a workspace, or "" for the default workspace, which
+        `.azureml/config.json` describes.
         """
         self.package = package.name
         self.root = package.parent
@@ -83,16 +84,16 @@ class Project(Generic[S]):
         """Return the same project with the settings for a named workspace.
 
         Raises SettingsError if no workspace can have this name, or if the project has no
-        file for it.
+        file `.azureml/NAME.json` for this workspace.
         """
-        problem_with_name = rules.NAME.check("--workspace", workspace)
-        if problem_with_name is not None:
-            raise SettingsError([problem_with_name])
+        name_problem = rules.NAME.check("--workspace", workspace)
+        if name_problem is not None:
+            raise SettingsError([name_problem])
 
         project = Project(self.root / self.package, self.model, workspace)
-        problems = find_missing_config(self.root, project.files)
-        if problems:
-            raise SettingsError(problems)
+        missing_config = find_missing_config(self.root, project.files)
+        if missing_config is not None:
+            raise SettingsError([missing_config])
         return project
 
     def for_all_workspaces(self) -> list[Project[S]]:
@@ -119,20 +120,20 @@ class Project(Generic[S]):
     def workspace_config(self, needed_keys: Iterable[str] = NEEDED) -> WorkspaceConfig:
         """Return the names, region and cloud of the workspace, as the files describe it.
 
-        `needed_keys` are the settings that must not be empty, such as `resource_group`.
-        `region` stands for `workspace.region`. `compute.name` stands for the name of the
-        cluster in `compute` and of each cluster in `computes`. Raises SettingsError, which
-        lists every wrong value, and every needed value that is empty.
+        `needed_keys` are the settings that must not be empty, such as `resource_group`. Two
+        of them may be short forms: `region` means `workspace.region`, and `compute.name`
+        means the name of every cluster, in `compute` and in `computes`. Raises SettingsError,
+        which lists every wrong value, and every needed value that is empty.
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()
-        needed = set(needed_keys)
         blocking_problems = [
             problem
             for problem in config.problems + settings.problems
-            if _is_blocking(problem, needed)
+            if _is_blocking(problem, set(needed_keys))
         ]
-        # A model is None only if one of its values is wrong, which is a blocking problem.
+        # If a model is None, one of its values is wrong, and blocking_problems is not empty.
+        # The first two conditions only tell mypy that both models exist below.
         if config.model is None or settings.model is None or blocking_problems:
             raise SettingsError(blocking_problems)
 
@@ -146,19 +147,21 @@ class Project(Generic[S]):
         )
 
     def find_problems(self) -> list[Problem]:
-        """Return the problems of all wrong, empty and unusual values in the files.
+        """Return the problems of all wrong, empty and unusual values of the project.
 
-        A wrong name of the package comes first.
+        The problem of the package's name comes first. Then come those of the settings
+        files, and at the end those of the workspace's config.
         """
         problems: list[Problem] = []
-        problem_with_package = rules.PACKAGE.check("package_name", self.package)
-        if problem_with_package is not None:
-            problems.append(problem_with_package)
+        package_problem = rules.PACKAGE.check("package_name", self.package)
+        if package_problem is not None:
+            problems.append(package_problem)
+
         problems += self._read_settings().problems
 
         missing_config = find_missing_config(self.root, self.files)
-        if missing_config:
-            problems += missing_config
+        if missing_config is not None:
+            problems.append(missing_config)
         else:
             problems += read_model(self.root, Config, self.files.config).problems
         return problems
@@ -174,13 +177,13 @@ class Project(Generic[S]):
         """Return the file in which a setting, such as `compute.name`, has its value.
 
         This is `settings.yml`, or the workspace's own `settings.NAME.yml` if that file
-        replaces the setting. The message about a `settings.NAME.yml` that cannot be read
-        must name this file, so it is returned then too.
+        replaces the setting. If `settings.NAME.yml` cannot be read, its path is returned as
+        well, because it is the file to repair.
         """
         if not self._has_own_settings:
             return SETTINGS
         try:
-            # `names` is only for the message about a missing file, but the file exists.
+            # `names` would only matter if the file were missing, and it exists.
             own_settings = load_file(self.root, self.files.settings, names=())
         except UnreadableFile:
             return self.files.settings
@@ -200,7 +203,8 @@ class Project(Generic[S]):
         data = self.settings().data
         path_by_key: dict[str, str] = {}
         for name, field in type(data).model_fields.items():
-            # The section `data` also holds other settings. Only paths follow rules.FILES.
+            # The section `data` also holds other settings. A setting is a path if its field
+            # is annotated with Follows(rules.FILES), as the type DataPath is.
             is_path = Follows(rules.FILES) in field.metadata
             if is_path:
                 path_by_key[f"data.{name}"] = getattr(data, name)
@@ -209,18 +213,18 @@ class Project(Generic[S]):
     def parse_parameter(self, name: str, text: str) -> Any:
         """Convert the value of a pipeline parameter from a string, and check it.
 
-        If there is a setting with the name of the parameter, in any section, the value gets
-        the type of this setting and must follow its rules: `0.05` for `learning_rate`
-        becomes a number. If there is none, the string is returned unchanged. Raises
-        SettingsError if the value breaks a rule.
+        The value gets the type of the setting with the parameter's name, in whatever section
+        this setting is, and must follow the rules of this setting: `0.05` for
+        `learning_rate` becomes a number. If no setting has this name, the string is returned
+        unchanged. Raises SettingsError if the value breaks a rule.
         """
         field = self._find_setting_of_parameter(name)
         if field is None:
             return text
 
         value: Any = text
-        # If the string is not valid YAML, the string itself is checked. The message then
-        # says which rule it breaks.
+        # A string that is not valid YAML is checked as it is, so that the message says what
+        # the value of the setting must be.
         with suppress(ValueError, RecursionError, yaml.YAMLError):
             value = parse_yaml(text)
         try:
@@ -231,7 +235,7 @@ class Project(Generic[S]):
 
     def _find_setting_of_parameter(self, name: str) -> FieldInfo | None:
         """Return the first setting that has the name of a pipeline parameter, or None."""
-        # A parallel step calls its number of nodes node_count, and gets it from the setting
+        # The parameter node_count of a parallel step has its default from the setting
         # compute.max_nodes.
         setting_name = "max_nodes" if name == "node_count" else name
         for field in self.model.model_fields.values():
@@ -264,13 +268,14 @@ class Project(Generic[S]):
 
 
 def _is_blocking(problem: Problem, needed_keys: set[str]) -> bool:
-    """Return whether a problem makes the workspace unusable.
+    """Return whether a workspace cannot be used because of a problem.
 
-    It does if a value is wrong, or if a value is empty that is in `needed_keys`. There,
-    `region` stands for `workspace.region`, and `compute.name` also for `computes.gpu.name`.
+    This is so for a wrong value, and for an empty value of a setting in `needed_keys`. In
+    `needed_keys`, `region` is the short form of `workspace.region`, and `compute.name` also
+    means names such as `computes.gpu.name`.
     """
     if problem.kind == "wrong":
         return True
-    key = problem.key.removeprefix("workspace.")
-    key = re.sub(r"^computes\.\w+\.", "compute.", key)
-    return problem.kind == "empty" and key in needed_keys
+    short_key = problem.key.removeprefix("workspace.")
+    short_key = re.sub(r"^computes\.\w+\.", "compute.", short_key)
+    return problem.kind == "empty" and short_key in needed_keys

@@ -80,37 +80,46 @@ class Rule:
             return False
 
     def check(self, key: str, value: Any, value_type: Any = str) -> Problem | None:
-        """Return the problem with the value of a setting, or None if it follows the rule.
+        """Return the problem with the value of a setting, or None if there is no problem.
 
-        `key` is the name of the setting, for the message. `value_type` is the type that the
-        value must have, or a union of types such as `int | str`. The caller adds the file to
-        the problem.
+        The problem has the kind "wrong" if the value breaks the rule, "empty" if the value
+        may be empty until Azure is used, and "unusual" if the value is allowed, but is
+        probably a mistake. `key` is the name of the setting, for the message. `value_type`
+        is the type that the value must have, or a union of types such as `int | str`. The
+        caller adds the file to the problem.
         """
         if self.may_be_empty_for_now and value == "":
-            return _make_problem(key, "is empty", self._tell_what_to_write(), "empty")
+            fix = self._tell_what_to_write()
+            return _make_problem(key, "is empty", fix, kind="empty")
 
         accepted_types = get_args(value_type) or (value_type,)
         follows_rule = type(value) in accepted_types and self.fits(value)
-        if follows_rule:
-            advice = self.advise_if_unusual(value)
-            if advice:
-                return _make_problem(key, f"is {to_text(value)}", advice, "unusual")
-            return None
+        if not follows_rule:
+            return self._describe_wrong_value(key, value, accepted_types)
 
+        advice = self.advise_if_unusual(value)
+        if advice:
+            return _make_problem(key, f"is {to_text(value)}", advice, kind="unusual")
+        return None
+
+    def _describe_wrong_value(
+        self, key: str, value: Any, accepted_types: tuple[type, ...]
+    ) -> Problem:
+        """Return the problem that a value breaks this rule, or is only a placeholder."""
         is_placeholder = re.fullmatch(_PLACEHOLDER, str(value)) is not None
         if is_placeholder:
             text = f"is {to_text(value)}, a placeholder"
             return _make_problem(key, text, self._tell_what_to_write())
 
         text = f"is {to_text(value)}, but must be {self.requirement}"
-        # A correction has the first of the accepted types.
+        # If several types are accepted, the value is corrected to the first one.
         fix = self._describe_correction(value, accepted_types[0])
         return _make_problem(key, text, fix or self._tell_what_to_write())
 
     def _tell_what_to_write(self) -> str:
         """Return what to do about a value for which no correction is known.
 
-        This continues a message, such as "write a VM size, such as Standard_D4ds_v4".
+        An example is "write a VM size, such as Standard_D4ds_v4".
         """
         if self.expected_value:
             return f"write {self.expected_value}"
@@ -122,29 +131,38 @@ class Rule:
         `value_type` is the type that the value should have. Returns "" if no correction is
         known.
         """
+        corrected = self._correct_value(value, value_type)
+        if corrected is None:
+            return ""
+
+        # YAML reads `yes` as true, and `1.10` as 1.1. The text that the user wrote is lost,
+        # so the message cannot repeat this text in quotes.
+        yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
+        if yaml_has_changed_text:
+            return "put it in quotes"
+        # The wrong value was a string. A corrected string needs quotes only if the wrong
+        # string has them in the file already, and a corrected number needs none.
+        if isinstance(value, str):
+            return f"write {corrected}"
+        # The wrong value was not a string. With !r, a corrected string is shown in quotes,
+        # because YAML would read 7 without quotes as a number.
+        return f"write {corrected!r}"
+
+    def _correct_value(self, value: Any, value_type: type) -> Any | None:
+        """Return the value of the type `value_type` that a user probably meant.
+
+        Returns None if no correction is known, or if it would break the rule itself.
+        """
         # Lists and dicts cannot be corrected.
         if not isinstance(value, (str, int, float)):
-            return ""
+            return None
         try:
             # The value may be of another type, such as the string "2" instead of 2.
             converted = value_type(str(value).strip())
             corrected = self.correct(converted)
         except ValueError:
-            return ""
-        if not self.fits(corrected):
-            return ""
-
-        # YAML reads `yes` as true, and `1.10` as 1.1. What the user wrote is lost, so the
-        # message cannot repeat it in quotes.
-        yaml_has_changed_text = value_type is str and isinstance(value, (bool, float))
-        if yaml_has_changed_text:
-            return "put it in quotes"
-        # The file holds a string, so the user knows whether it needs quotes there.
-        if isinstance(value, str):
-            return f"write {corrected}"
-        # The file holds a number. A string must be put in quotes: YAML reads 7 as a number,
-        # and '7' as a string.
-        return f"write {corrected!r}"
+            return None
+        return corrected if self.fits(corrected) else None
 
 
 def _make_problem(key: str, text: str, fix: str, kind: str = "wrong") -> Problem:
@@ -176,7 +194,10 @@ def one_of(*choices: str) -> Rule:
     """Return a rule that allows only the given choices."""
 
     def find_nearest(value: str) -> str:
-        """Return the choice that a wrong value probably means, or "" if none is similar."""
+        """Return the choice that is most similar to a wrong value, or "" if none is similar.
+
+        A choice that differs only in upper and lower case comes first.
+        """
         for choice in choices:
             if choice.lower() == value.lower():
                 return choice

@@ -11,6 +11,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -26,7 +27,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from . import rules
 from .rule import Problem, Rule, one_of, whole
 
-#: The context that a validation gets to refuse also values that are empty or unusual.
+#: With this context, a validation also refuses values that are empty or unusual.
 REPORT_EVERYTHING = "report everything"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -63,28 +64,31 @@ class Follows:
     def __get_pydantic_core_schema__(
         self, value_type: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Return a pydantic schema that checks the rule before the type of the setting.
+        """Return a pydantic schema that first applies the rule, and then the setting's type.
 
-        Pydantic calls this method for each annotation with `Follows`.
+        Pydantic calls this method for each setting that is annotated with `Follows`.
         """
-
-        def validate(value: Any, info: ValidationInfo) -> Any:
-            """Return the value, converted to the type of the setting.
-
-            Raises PydanticCustomError if the value breaks the rule. A value that is only
-            empty or unusual is refused only if the validation reports everything.
-            """
-            converted = _convert_yaml_value(value, value_type)
-            # The validator does not know the file and the key of the value. settings_reader
-            # adds them later.
-            problem = self.rule.check(key="", value=converted, value_type=value_type)
-            if problem is not None and _is_refused(problem, info):
-                raise refuse(problem.text, problem.fix, problem.kind)
-            return converted
-
+        check_rule = partial(_check_rule, self.rule, value_type)
+        schema_of_type = handler(value_type)
         return core_schema.with_info_before_validator_function(
-            validate, handler(value_type)
+            check_rule, schema_of_type
         )
+
+
+def _check_rule(rule: Rule, value_type: Any, value: Any, info: ValidationInfo) -> Any:
+    """Check the value of a setting by its rule, and return it.
+
+    `value_type` is the type of the setting. A value that YAML reads as another type, such as
+    1 for the float 1.0, is converted to this type. Raises PydanticCustomError if the value
+    breaks the rule. An empty or unusual value passes, unless the validation has the context
+    REPORT_EVERYTHING.
+    """
+    converted = _convert_yaml_value(value, value_type)
+    # The file and the key of the value are not known here. settings_reader adds them.
+    problem = rule.check(key="", value=converted, value_type=value_type)
+    if problem is not None and _is_refused(problem, info):
+        raise refuse(problem.text, problem.fix, problem.kind)
+    return converted
 
 
 def _convert_yaml_value(value: Any, value_type: Any) -> Any:
@@ -104,8 +108,8 @@ def _convert_yaml_value(value: Any, value_type: Any) -> Any:
 def _is_refused(problem: Problem, info: ValidationInfo) -> bool:
     """Return whether a validation must fail because of a problem.
 
-    A wrong value always makes it fail. An empty or unusual value makes it fail only if the
-    validation reports everything.
+    It must fail for each wrong value. For an empty or unusual value, it must fail only if
+    it has the context REPORT_EVERYTHING.
     """
     return problem.kind == "wrong" or info.context == REPORT_EVERYTHING
 
@@ -169,7 +173,7 @@ class Compute(Section):
     name: Annotated[str, Follows(rules.CLUSTER)]
     vm_size: Annotated[str, Follows(rules.VM_SIZE)]
     max_nodes: Count
-    #: The identity by which steps read and write data, if this needs no account keys. It
+    #: The identity with which steps read and write data, if they use no account keys. It
     #: is `system`, or the resource id of a user-assigned identity.
     identity: Annotated[str, Follows(rules.IDENTITY)] | None = None
     subnet: Annotated[str, Follows(rules.SUBNET)] | None = None
@@ -220,10 +224,12 @@ class Schedule(Section):
     def longest_pause(self) -> timedelta:
         """Return the longest time from one run of the schedule to the next.
 
-        A schedule for each Monday and Friday has its longest pause, four days, between them.
+        A schedule for every Monday and Friday has its longest pause, four days, from Monday
+        to Friday.
         """
-        # The starts of one period, as times since its beginning. A day, an hour or a minute
-        # that is not in the settings counts as the first one.
+        # All starts in one period, as times since the beginning of the period. If the
+        # settings name no day, hour or minute, a run starts on the first day, at hour 0 and
+        # minute 0.
         starts = sorted(
             timedelta(days=DAYS.index(day), hours=hour, minutes=minute)
             for day in self.week_days or DAYS[:1]
@@ -233,7 +239,10 @@ class Schedule(Section):
         period = self.interval * PERIODS[self.frequency]
         first_start_of_next_period = starts[0] + period
         next_starts = [*starts[1:], first_start_of_next_period]
-        return max(after - before for before, after in zip(starts, next_starts))
+        pauses = [
+            next_start - start for start, next_start in zip(starts, next_starts)
+        ]
+        return max(pauses)
 
     def describe(self) -> str:
         """Return the schedule as text, such as "frequency Day, interval 1, hours [6]".
@@ -279,19 +288,11 @@ class ProjectSettings(Section):
             return steps
         clusters = list(info.data["computes"])
         for step, cluster in steps.items():
-            if cluster in clusters:
-                continue
-            similar = difflib.get_close_matches(cluster, clusters, n=1)
-            add_it = f"add {cluster} to computes, as docs/azure.md shows"
-            if similar:
-                fix = f"write {similar[0]}"
-            elif clusters:
-                fix = f"write {' or '.join(clusters)}, or {add_it}"
-            else:
-                fix = add_it
-            raise refuse(
-                f"runs {step} on {cluster}, which is not a cluster in computes", fix
-            )
+            if cluster not in clusters:
+                raise refuse(
+                    f"runs {step} on {cluster}, which is not a cluster in computes",
+                    fix=_suggest_cluster(cluster, clusters),
+                )
         return steps
 
     def compute_of(self, step: str) -> Compute:
@@ -310,6 +311,20 @@ class ProjectSettings(Section):
         for name, cluster in self.computes.items():
             cluster_by_key[f"computes.{name}"] = cluster
         return cluster_by_key
+
+
+def _suggest_cluster(unknown_cluster: str, clusters: list[str]) -> str:
+    """Return what to do about a cluster that is not in `computes`, in the imperative.
+
+    `clusters` are the names in `computes`.
+    """
+    similar = difflib.get_close_matches(unknown_cluster, clusters, n=1)
+    if similar:
+        return f"write {similar[0]}"
+    addition = f"add {unknown_cluster} to computes, as docs/azure.md shows"
+    if clusters:
+        return f"write {' or '.join(clusters)}, or {addition}"
+    return addition
 
 
 class Config(Section):

@@ -59,8 +59,8 @@ class WrongValue(Exception):
 class DuplicateName(ValueError):
     """A name is written twice in the same section of a file.
 
-    `line` is the number of the line in which it is written again. It is None for JSON, whose
-    parser does not report lines.
+    `line` is the number of the line in which the name is written again. In JSON files,
+    `line` is None, because Python's parser of JSON does not report the lines of names.
     """
 
     def __init__(self, name: str, line: int | None = None) -> None:
@@ -70,10 +70,10 @@ class DuplicateName(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads YAML. In contrast to PyYAML's loader, it keeps dates and times as text.
+    """Loads YAML, and keeps dates and times as text, in contrast to PyYAML's own loader.
 
-    It also refuses a name that is written twice. PyYAML's loader would silently use the last
-    of the two values.
+    This loader also refuses a name that is written twice. PyYAML's loader would silently use
+    the last of the two values.
     """
 
     def __init__(self, text: str) -> None:
@@ -81,15 +81,16 @@ class _Loader(yaml.SafeLoader):
         self._alias_count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
-        """Return the next part of the text. Raises ValueError if it has too many aliases.
+        """Return the next node of the YAML text. PyYAML calls this method.
 
-        PyYAML calls this method. An alias such as `*name` repeats an earlier part of the
-        text. With aliases for lists of further aliases, a short text can have more values
-        than any memory can hold.
+        Raises ValueError if the text has more than MAX_ALIASES aliases. An alias such as
+        `*name` repeats an earlier part of the text. Aliases for lists of further aliases can
+        make a short text expand beyond any memory.
         """
         if self.check_event(yaml.AliasEvent):
             self._alias_count += 1
         if self._alias_count > MAX_ALIASES:
+            # `_describe_parse_error` puts the name of the file before this message.
             raise ValueError(f"it has more than {MAX_ALIASES} aliases, such as *name")
         return super().compose_node(parent, index)
 
@@ -159,9 +160,9 @@ def _build_dict(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
     """Return the contents of a YAML or JSON file of the project.
 
-    `file` is its path from `root`. `names` are the settings that it should contain, which
-    the message lists if the file is missing. Raises UnreadableFile if the file is missing or
-    empty, or cannot be read or parsed.
+    `file` is the path of the file from `root`. `names` are the settings that the file should
+    contain; the message lists them if the file is missing. Raises UnreadableFile if the file
+    is missing or empty, or cannot be read or parsed.
     """
     try:
         # Editors in Windows may write a byte order mark, which utf-8-sig removes.
@@ -182,7 +183,7 @@ def load_file(root: Path, file: str, names: Iterable[str]) -> Any:
 
 
 def _describe_file(file: str, text: str, fix: str) -> Problem:
-    """Return a problem of a whole file, and not of one of its settings."""
+    """Return a problem that is about a whole file, and not about one of its settings."""
     return Problem(file=file, key="", text=text, fix=fix)
 
 
@@ -203,17 +204,23 @@ def _describe_parse_error(error: Exception, file: str) -> Problem:
         return _describe_file(file, text, RESTORE_FILE)
 
     if isinstance(error, yaml.MarkedYAMLError):
-        mark: Any = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}"
-        # PyYAML says: found character '\t' that cannot start any token.
-        is_about_tab = r"'\t'" in str(error.problem)
-        if is_about_tab:
-            return _describe_file(file, f"has a tab at {place}", "write spaces instead")
-        text = f"is not YAML at {place} ({error.problem})"
-        return _describe_file(file, text, RESTORE_FILE)
+        return _describe_yaml_error(error, file)
 
     message_in_one_line = " ".join(str(error).split())
     return _describe_file(file, f"cannot be read ({message_in_one_line})", RESTORE_FILE)
+
+
+def _describe_yaml_error(error: yaml.MarkedYAMLError, file: str) -> Problem:
+    """Return a problem that says where a file is not valid YAML."""
+    mark: Any = error.problem_mark
+    # PyYAML counts lines and columns from 0.
+    place = f"line {mark.line + 1}, column {mark.column + 1}"
+    # PyYAML's message about a tab: found character '\t' that cannot start any token.
+    is_about_tab = r"'\t'" in str(error.problem)
+    if is_about_tab:
+        return _describe_file(file, f"has a tab at {place}", "write spaces instead")
+    text = f"is not YAML at {place} ({error.problem})"
+    return _describe_file(file, text, RESTORE_FILE)
 
 
 # Models
@@ -222,7 +229,7 @@ def _describe_parse_error(error: Exception, file: str) -> Problem:
 def read_model(root: Path, model: type[M], file: str) -> Reading[M]:
     """Read a settings file, and return its settings as a `model`, with all problems.
 
-    `file` is its path from `root`.
+    `file` is the path of the file from `root`.
     """
     try:
         values = load_file(root, file, model.model_fields)
@@ -241,9 +248,10 @@ def read_model_with_overrides(
 ) -> Reading[M]:
     """Read a settings file, and a second file that replaces some of its settings.
 
-    `file` and `overrides_file` are their paths from `root`. The second file may contain only
-    the sections in `may_differ`. Problems that the first file has on its own are reported
-    for the first file, and all other problems for the second one.
+    `file` and `overrides_file` are the paths of the two files from `root`. The second file
+    may contain only the sections in `may_differ`. A problem that the first file already has
+    without the second file is reported for the first file. All other problems are reported
+    for the second file.
     """
     allowed_sections = [name for name in model.model_fields if name in may_differ]
     base_reading = read_model(root, model, file)
@@ -254,7 +262,7 @@ def read_model_with_overrides(
     try:
         values = load_file(root, file, model.model_fields)
     except UnreadableFile:
-        # `base_reading` has this problem already.
+        # `base_reading` already reports that the first file cannot be read.
         return base_reading
 
     if not isinstance(overrides, dict):
@@ -265,8 +273,8 @@ def read_model_with_overrides(
     if not isinstance(values, dict):
         return base_reading
 
-    # A setting that must be the same in every workspace is reported, and does not replace
-    # the one of the first file.
+    # If the second file has a setting that must be the same in every workspace, a problem
+    # is reported, and the value in the first file stays.
     forbidden_overrides = _list_forbidden_overrides(model, overrides, allowed_sections)
     fix = f"write it in {file} ({', '.join(allowed_sections)} may differ)"
     problems = [
@@ -280,8 +288,8 @@ def read_model_with_overrides(
     }
 
     merged = merge_overrides(values, allowed_overrides)
-    problems_of_merged = find_problems(model, merged, overrides_file, allowed_overrides)
-    problems += _blame_base_file(problems_of_merged, base_reading.problems)
+    merged_problems = find_problems(model, merged, overrides_file, allowed_overrides)
+    problems += _attribute_to_files(merged_problems, base_reading.problems)
     return _validate(model, merged, problems)
 
 
@@ -290,10 +298,10 @@ def _list_forbidden_overrides(
     overrides: Mapping[str, Any],
     allowed_sections: Sequence[str],
 ) -> list[str]:
-    """Return the settings in `overrides` that are not in one of the `allowed_sections`.
+    """Return the names in `overrides` that are fields of `model`, but are not allowed there.
 
-    A name that is not a setting at all is left out. It is reported with all other problems
-    of the values.
+    The `allowed_sections` may be in `overrides`, and all other fields may not. Names that
+    are not fields of `model` are left out: they are reported when the values are validated.
     """
     return [
         name
@@ -302,20 +310,21 @@ def _list_forbidden_overrides(
     ]
 
 
-def _blame_base_file(
-    problems: list[Problem], base_problems: list[Problem]
+def _attribute_to_files(
+    merged_problems: list[Problem], base_problems: list[Problem]
 ) -> list[Problem]:
-    """Return `problems`, and name the base file in those that it has on its own.
+    """Return the problems of two merged files, each with the file that causes it.
 
-    `problems` are those of two merged files, and name the second one. `base_problems` are
-    those of the first file alone.
+    `merged_problems` come from checking the merged values, and all name the second file.
+    `base_problems` come from checking the first file alone, and name the first file. If a
+    problem is in both lists, the first file causes it.
     """
     base_problem_by_key_and_text = {
         (problem.key, problem.text): problem for problem in base_problems
     }
     return [
         base_problem_by_key_and_text.get((problem.key, problem.text), problem)
-        for problem in problems
+        for problem in merged_problems
     ]
 
 
@@ -343,7 +352,8 @@ def check_value(field: FieldInfo, value: Any, file: str, key: str) -> Any:
     `field` is the model field that describes the setting. `file` and `key` appear in the
     messages. Raises WrongValue if the value breaks a rule.
     """
-    # Pydantic checks only models, so the field becomes the only one of a new model.
+    # Pydantic can only check whole models, so the field is put into a new model that has no
+    # other field.
     fields: dict[str, Any] = {"value": (field.annotation, field)}
     model: Any = create_model("OneValue", __base__=Section, **fields)
     try:
@@ -371,13 +381,14 @@ def find_problems(
 ) -> list[Problem]:
     """Return the problems of all wrong, empty and unusual values.
 
-    They are in the order of the sections in `values`. `file` is named in the messages. If
-    `values` were merged from two files, `file_values` are those that `file` itself contains.
-    Otherwise `file_values` is None.
+    The messages name `file`. If `values` were merged from two files, `file_values` are the
+    values in `file` alone; otherwise `file_values` is None. The problems are in the order of
+    the sections in `values`.
     """
     if file_values is None:
         file_values = values
     try:
+        # Without this context, empty and unusual values would pass the validation.
         model.model_validate(values, context=REPORT_EVERYTHING)
     except ValidationError as error:
         problems = _describe_errors(error, model, file_values, file)
@@ -386,9 +397,9 @@ def find_problems(
 
 
 def _sort_by_section(problems: list[Problem], values: Any) -> list[Problem]:
-    """Return problems in the order in which `values` has their sections.
+    """Return the problems, sorted in the order of the sections in `values`.
 
-    Problems of sections that `values` lacks come last.
+    Problems of sections that are missing in `values` come last.
     """
     sections = list(values) if isinstance(values, dict) else []
 
@@ -409,67 +420,68 @@ def _describe_errors(
     """Turn pydantic's errors about the settings in a file into problems.
 
     For a misspelt name pydantic reports two errors: the name is unknown, and the setting
-    that was meant is missing. Only the first becomes a problem.
+    that was meant is missing. Only the error about the unknown name becomes a problem.
     """
     problems: list[Problem] = []
-    problems_of_missing: list[Problem] = []
+    missing_problems: list[Problem] = []
     misspelt_keys: set[str] = set()
     for error in validation_error.errors():
         path = _find_path(error)
         key = ".".join(path)
         if error["type"] in ("extra_forbidden", "invalid_key"):
-            *parents, name = path
-            section = _find_section(model, parents)
-            # A name that the file already has is not the one that was meant.
-            names_in_file = _list_names(file_values, parents)
-            similar = _find_similar_setting(name, section, names_in_file)
-            if similar is not None:
-                misspelt_keys.add(".".join([*parents, similar]))
-            problems.append(_describe_unknown_setting(file, key, section, similar))
+            section = _find_section(model, path[:-1])
+            meant_name = _find_meant_setting(path, section, file_values)
+            if meant_name is not None:
+                misspelt_keys.add(".".join([*path[:-1], meant_name]))
+            problems.append(_describe_unknown_name(file, key, section, meant_name))
         elif error["type"] == "model_type":
             section = _find_section(model, path)
             problems.append(_describe_missing_group(file, key, error["input"], section))
         elif error["type"] == "missing":
-            problems_of_missing.append(_describe_error(error, file, key))
+            missing_problems.append(_describe_error(error, file, key))
         else:
             problems.append(_describe_error(error, file, key))
 
-    for problem in problems_of_missing:
-        if problem.key not in misspelt_keys:
-            problems.append(problem)
+    problems += [
+        problem for problem in missing_problems if problem.key not in misspelt_keys
+    ]
     return problems
 
 
-def _find_similar_setting(
-    name: str, section: type[BaseModel], names_in_file: set[Any]
+def _find_meant_setting(
+    path: Sequence[str], section: type[BaseModel], file_values: Any
 ) -> str | None:
     """Return the setting of a section that a misspelt name probably means.
 
-    Settings in `names_in_file` are left out. Returns None if no other name is similar.
+    The misspelt name is the last part of `path`. A setting that the section already has in
+    the file, with the contents `file_values`, cannot be meant. Returns None if no other
+    setting has a similar name.
     """
-    candidates = set(_list_field_names(section)) - names_in_file
-    similar = difflib.get_close_matches(name, candidates, n=1)
+    *parents, misspelt_name = path
+    candidates = set(_list_field_names(section)) - _list_names(file_values, parents)
+    similar = difflib.get_close_matches(misspelt_name, candidates, n=1)
     return similar[0] if similar else None
 
 
-def _describe_unknown_setting(
-    file: str, key: str, section: type[BaseModel], similar: str | None
+def _describe_unknown_name(
+    file: str, key: str, section: type[BaseModel], meant_name: str | None
 ) -> Problem:
-    """Return the problem of a name that is not a setting of a section.
+    """Return the problem that a name in the file is not a setting of the section.
 
-    `similar` is the setting with the most similar name, or None.
+    `meant_name` is the setting that the user probably meant, or None.
     """
-    if similar is not None:
-        fix = f"write {similar}"
+    if meant_name is not None:
+        fix = f"write {meant_name}"
     else:
-        fix = f"delete it ({', '.join(_list_field_names(section))} are settings)"
+        names = ", ".join(_list_field_names(section))
+        fix = f"delete it, or use one of the settings {names}"
     return Problem(file, key, "is not a setting", fix)
 
 
 def _describe_missing_group(
     file: str, key: str, value: Any, section: type[BaseModel]
 ) -> Problem:
-    """Return the problem of a single value in place of a section with settings."""
+    """Return the problem that a section has a single value instead of its settings."""
     text = f"is {to_text(value)}, but must be a group of settings"
     fix = f"write its settings below it ({', '.join(_list_field_names(section))})"
     return Problem(file, key, text, fix)
@@ -501,7 +513,7 @@ def _describe_error(error: ErrorDetails, file: str, key: str) -> Problem:
 
 
 def _describe_other_error(message: str, value: Any) -> str:
-    """Return the text of a problem for which there is only a message of pydantic.
+    """Turn a message of pydantic about a value into the text of a problem.
 
     The text continues a sentence that begins with the key of the setting. For the value 7,
     "Input should be a valid string" becomes "is 7, but should be a valid string".
@@ -516,10 +528,10 @@ def _describe_other_error(message: str, value: Any) -> str:
 
 
 def _find_path(error: ErrorDetails) -> list[str]:
-    """Return the names that lead to the setting of an error, such as ["data", "keys"].
+    """Return the path to the setting that an error is about, such as ["data", "keys"].
 
-    Pydantic locates an error about the third column of this setting at ("data", "keys", 2).
-    The position in the list is left out.
+    Pydantic's location of an error may end with a position in a list, as in
+    ("data", "keys", 2). The path leaves out this position.
     """
     location = error["loc"]
     if location[-1:] == ("[key]",):
@@ -527,7 +539,8 @@ def _find_path(error: ErrorDetails) -> list[str]:
         # a number, as in ("training", "hyperparameters", 5, "[key]").
         return [str(part) for part in location[:-1]]
     if error["type"] == "invalid_key":
-        # The last part is a name in a section that is not text, such as 2024.
+        # A name in the YAML file is not text, for example the number 2024. This name is the
+        # last part of the location.
         return [str(part) for part in location]
     return [part for part in location if isinstance(part, str)]
 
@@ -536,15 +549,15 @@ def _find_section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel
     """Return the pydantic model of the section to which a path leads.
 
     The path ["schedules", "scoring"] leads to the model Schedule. Names that are not fields
-    of a model, such as `scoring`, which the user has chosen, lead no further.
+    of a model are skipped, such as `scoring`, which the user has chosen.
     """
     section = model
     for name in path:
         if name not in section.model_fields:
             continue
-        models = _list_models(section.model_fields[name].annotation)
-        # There is one model, also in a type such as dict[str, Schedule | None]. A field that
-        # is a single value has none.
+        models = _list_models_in_type(section.model_fields[name].annotation)
+        # The type of a section contains exactly one model, as dict[str, Schedule | None]
+        # does. The type of a single value contains none, so the search stays in the section.
         if models:
             section = models[0]
     return section
@@ -555,7 +568,7 @@ def _list_field_names(section: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _list_models(annotation: Any) -> list[type[BaseModel]]:
+def _list_models_in_type(annotation: Any) -> list[type[BaseModel]]:
     """Return the pydantic models in a type annotation.
 
     `dict[str, Schedule | None]` gives `[Schedule]`.
@@ -564,7 +577,7 @@ def _list_models(annotation: Any) -> list[type[BaseModel]]:
         return [annotation]
     models: list[type[BaseModel]] = []
     for argument in get_args(annotation):
-        models += _list_models(argument)
+        models += _list_models_in_type(argument)
     return models
 
 

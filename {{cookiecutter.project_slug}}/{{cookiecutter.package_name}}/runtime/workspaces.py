@@ -18,13 +18,15 @@ SETTINGS = "settings.yml"
 CONFIG = ".azureml/config.json"
 #: The settings that are needed to find a workspace on Azure.
 NEEDED = ("subscription_id", "resource_group", "workspace_name")
+# What a file such as config.json holds, for messages.
+_CONFIG_CONTENTS = "the subscription, the resource group and the name of the workspace"
 
 
 @dataclass(frozen=True)
 class WorkspaceFiles:
     """The files of a workspace, by their paths in the project."""
 
-    #: The name of the workspace. Empty for the one of `config.json`.
+    #: The name of the workspace. Empty for the default workspace, of `config.json`.
     name: str = ""
 
     @property
@@ -59,10 +61,10 @@ class WorkspaceConfig:
 
 
 def list_workspaces(root: Path) -> list[WorkspaceFiles]:
-    """Return the files of all workspaces of a project, those of `config.json` first.
+    """Return the files of all workspaces of a project, beginning with the default workspace.
 
-    A name that has only a file `settings.NAME.yml` is listed too, so that its missing
-    `.azureml/NAME.json` is reported.
+    A workspace that has only a file `settings.NAME.yml` is listed too, so that the missing
+    file `.azureml/NAME.json` is reported.
     """
     names = {file.stem for file in root.glob(".azureml/*.json")} - {"config"}
     for file in root.glob("settings.*.yml"):
@@ -70,30 +72,30 @@ def list_workspaces(root: Path) -> list[WorkspaceFiles]:
     return [WorkspaceFiles(name) for name in ["", *sorted(names)]]
 
 
-def find_missing_config(root: Path, files: WorkspaceFiles) -> list[Problem]:
-    """Return a problem if a named workspace has no file `.azureml/NAME.json`.
+def find_missing_config(root: Path, files: WorkspaceFiles) -> Problem | None:
+    """Return a problem if a named workspace has no file `.azureml/NAME.json`, or else None.
 
-    The problem names the file `settings.NAME.yml` if it exists, and otherwise the option
-    `--workspace`. The list is empty if there is no problem.
+    If the workspace has a file `settings.NAME.yml`, the problem says that this file belongs
+    to no workspace. Otherwise it says that `--workspace` names an unknown workspace.
     """
     is_default_workspace = files.name == ""
     if is_default_workspace or (root / files.config).exists():
-        return []
+        return None
     workspaces = sorted(file.stem for file in root.glob(".azureml/*.json"))
     if (root / files.settings).exists():
-        return [_describe_orphan_settings(files, workspaces)]
-    return [_describe_unknown_workspace(files, workspaces)]
+        return _describe_orphan_settings(files, workspaces)
+    return _describe_unknown_workspace(files, workspaces)
 
 
 def _describe_orphan_settings(
     files: WorkspaceFiles, workspaces: Sequence[str]
 ) -> Problem:
-    """Return the problem of a file `settings.NAME.yml` whose workspace does not exist.
+    """Return the problem that a file `settings.NAME.yml` belongs to no workspace.
 
-    `workspaces` are the names of those that exist.
+    `workspaces` are the names of the existing workspaces.
     """
     similar = difflib.get_close_matches(files.name, workspaces, n=1)
-    fix = f"copy {CONFIG} to {files.config}, and fill in the names of the workspace"
+    fix = f"copy {CONFIG} to {files.config}, and fill in {_CONFIG_CONTENTS}"
     if similar:
         fix = f"rename it to settings.{similar[0]}.yml; or {fix}"
     return Problem(
@@ -107,18 +109,19 @@ def _describe_orphan_settings(
 def _describe_unknown_workspace(
     files: WorkspaceFiles, workspaces: Sequence[str]
 ) -> Problem:
-    """Return the problem of an option `--workspace NAME` whose workspace does not exist.
+    """Return the problem that the option `--workspace` names an unknown workspace.
 
-    `workspaces` are the names of those that exist.
+    `workspaces` are the names of the existing workspaces.
     """
     similar = difflib.get_close_matches(files.name, workspaces, n=1)
     fix = (
-        f"to add this workspace, copy {CONFIG} to {files.config}, and fill in its names"
+        f"to add this workspace, copy {CONFIG} to {files.config}, and fill in"
+        f" {_CONFIG_CONTENTS}"
     )
     if similar:
         fix = f"write {similar[0]}; or, {fix}"
     elif workspaces:
-        fix = f"write one that exists ({', '.join(workspaces)}); or, {fix}"
+        fix = f"write an existing workspace ({', '.join(workspaces)}); or, {fix}"
     return Problem(
         file="",
         key="--workspace",
