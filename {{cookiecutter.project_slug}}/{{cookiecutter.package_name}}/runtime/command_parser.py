@@ -15,10 +15,10 @@ from .commands import PipelineLoader
 def make_parser(program: str, load_pipelines: PipelineLoader) -> ArgumentParser:
     """Return the parser of the project's command line.
 
-    `program` is the beginning of each command, for the help. The parser returns a namespace.
-    Its attribute `command` is the function of commands.py to call, and its other attributes
-    are the keyword arguments for this function. Only `workspace`, the workspace that some
-    commands work on, is not such an argument.
+    `program` is what users write before the name of a command; the help shows it. Parsing
+    returns a namespace. Its attribute `command` is the function of commands.py to call. Its
+    attribute `workspace` is the workspace to work on, and exists only for some commands. All
+    other attributes are keyword arguments for the function.
     """
     parser = ArgumentParser(
         prog=program, description="Pipelines on this machine and on Azure ML."
@@ -64,11 +64,13 @@ class _CommandAdder:
 
         The help of the command lists the project's pipelines.
         """
-        # This command's own option --help takes the place of the one of argparse.
+        # The option --help of argparse is left out, and replaced by the one below.
         parser: ArgumentParser = self._subparsers.add_parser(
             command.__name__, help=help_text, add_help=False
         )
         parser.set_defaults(command=command)
+        # _HelpWithPipelines calls `const` to load the pipelines only if a user asks for
+        # help.
         parser.add_argument(
             "-h",
             "--help",
@@ -119,7 +121,7 @@ def _add_runs(adder: _CommandAdder) -> None:
         "names",
         nargs="*",
         metavar="RUN",
-        help="two runs to compare, or a part of a name to list only the runs that have it",
+        help="two runs to compare, or a text to list only the runs whose names contain it",
     )
 
 
@@ -130,7 +132,7 @@ def _add_check(adder: _CommandAdder) -> None:
     parser.add_argument(
         "--online",
         action="store_true",
-        help="also compare the settings with what is on Azure",
+        help="also compare the settings with the resources on Azure",
     )
     _add_json_option(parser)
     _add_sdk_debug_option(parser)
@@ -185,7 +187,8 @@ def _add_publish(adder: _CommandAdder) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FOLDER",
-        help="a folder of the default datastore, whose files every run reads again",
+        help="a folder in the default datastore; each run reads the files that are in it at"
+        " that time",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only show what would change"
@@ -249,9 +252,9 @@ def _add_sdk_debug_option(parser: ArgumentParser) -> None:
 class _HelpWithPipelines(argparse.Action):
     """Prints the help of a command, with a list of the pipelines, and exits.
 
-    argparse passes the constant `const` of an option to its action. Here this is the
-    function that loads the pipelines. It is called only when the help is printed, because
-    it imports the SDK, which takes a second.
+    argparse passes the constant `const` of an option to the action of this option. Here
+    `const` is the function that loads the pipelines. The function imports the SDK, which
+    takes a second, so it is called only when the help is printed.
     """
 
     def __init__(self, option_strings: Sequence[str], const: Any, **more: Any) -> None:
@@ -270,7 +273,7 @@ def _describe_pipelines(load_pipelines: PipelineLoader) -> str:
     """Return a text for the help, with a line for each pipeline: its name and its summary.
 
     The summary is the first line of the docstring of the function that builds the pipeline.
-    If a package is missing, the text says which one instead.
+    If a package is missing, the text says instead which package this is.
     """
     try:
         pipelines = load_pipelines()

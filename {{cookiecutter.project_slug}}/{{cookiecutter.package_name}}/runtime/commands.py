@@ -42,8 +42,8 @@ class CommandContext:
 
     def import_pipelines(self) -> Pipelines:
         """Import the pipelines, and with them the SDK of Azure ML."""
-        # Imports create many objects that stay. The garbage collector would spend time on
-        # looking for unused objects among them, so it is told to ignore all that exist.
+        # Imports create many objects that stay in use. The garbage collector would search
+        # them for unused objects again and again. gc.freeze makes it ignore them.
         gc.disable()
         pipelines = self.pipeline_loader()
         gc.freeze()
@@ -51,7 +51,7 @@ class CommandContext:
         return pipelines
 
     def load_pipelines(self) -> Pipelines:
-        """Import the pipelines, and check that the settings name only steps of them.
+        """Import the pipelines, and check that they have all steps named in the settings.
 
         Raises SettingsError if the settings name an unknown step.
         """
@@ -145,10 +145,10 @@ def run(
 def _run_on_this_machine(
     context: CommandContext, options: RunOptions, screen: Screen
 ) -> RunResult:
-    """Run a pipeline, or one step of it, and return how the run ended.
+    """Run a pipeline, or one of its steps, and return how the run ended.
 
-    A single step runs in the folder of an earlier run, because it reads what the steps
-    before it have written there.
+    A single step runs in the folder of an earlier run, because the step reads what the
+    steps before it have written into that folder.
     """
     from .local.run import new_run
     from .local.step_alone import find_newest_run
@@ -163,7 +163,7 @@ def _run_on_this_machine(
         folder_of_earlier_run = find_newest_run(context.project, options.pipeline)
         screen.print(f"The step uses the newest run: {folder_of_earlier_run}")
 
-    # Without the folder of an earlier run, this makes a folder for a new one.
+    # If there is no folder of an earlier run, new_run makes a folder for the new run.
     local_run = new_run(
         context.project,
         pipelines,
@@ -231,15 +231,15 @@ def _require_temporary_files() -> None:
 def runs(context: CommandContext, *, names: list[str]) -> int:
     """Print a table of earlier runs, or compare two of them side by side.
 
-    `names` is empty to list all runs. It holds one text to list only the runs with this text
-    in their names, and two names to compare these two runs.
+    If `names` is empty, all runs are listed. One name lists the runs whose names contain it,
+    and two names compare these two runs.
     """
     from .local.run_history import read_history
 
     if len(names) > 2:
         raise CommandError(
-            "Give two runs to compare them, or a part of a name to list the runs that"
-            " have it."
+            "Give two names to compare two runs, or one text to list the runs whose names"
+            " contain it."
         )
     root = context.project.root
     try:
@@ -276,18 +276,17 @@ def _print_comparison(
 def _print_runs(history: Sequence[PastRun | UnreadableRun], name_part: str) -> None:
     """Print a table of the runs whose names contain `name_part`.
 
-    `name_part` may also be the path of a run's folder. Raises CommandError if no name
-    contains it.
+    `name_part` may also be the path of a run's folder. Raises CommandError if there is no
+    such run.
     """
-    from .local.run_history import find_run
+    from .local.run_history import make_not_found_error
     from .local.run_tables import format_runs
 
     # The last part of a path such as runs/2026-11-23-093000-training/ is the run's name.
-    name_part = Path(name_part).name
-    matching_runs = [run for run in history if name_part in run.name]
+    searched_text = Path(name_part).name
+    matching_runs = [run for run in history if searched_text in run.name]
     if not matching_runs:
-        # No run is found here either, so this raises an error with the most similar name.
-        find_run(history, name_part)
+        raise make_not_found_error(history, searched_text)
     print("\n".join(format_runs(history, matching_runs, _find_terminal_width())))
 
 
@@ -310,30 +309,34 @@ def models(context: CommandContext) -> int:
     project = context.project
     model_name = project.settings().name
     try:
-        versions = list_versions(project.root, model_name)
+        model_versions = list_versions(project.root, model_name)
+        if not model_versions:
+            print(
+                f"No model {model_name} is registered on this machine. To train one:"
+                f" {project.command} run training"
+            )
+            return 0
         history = read_history(project.root)
-        table = format_models(project.root, versions, history)
+        table = format_models(project.root, model_versions, history)
     except sqlite3.Error as error:
         raise _make_database_error(project.root, error) from None
-    if not versions:
-        print(
-            f"No model {model_name} is registered on this machine. To train one:"
-            f" {project.command} run training"
-        )
-        return 0
 
-    newest_version = versions[0]
     print("\n".join(table))
     print()
-    print(f"New models are compared with version {newest_version.reference}.")
-    _print_used_versions(context, [version.version for version in versions])
+    reference_number = model_versions[0].reference
+    print(f"New models are compared with version {reference_number}.")
+    numbers = [model_version.version for model_version in model_versions]
+    _print_used_versions(context, numbers)
     return 0
 
 
-def _print_used_versions(context: CommandContext, versions: Sequence[str]) -> None:
-    """Print the version of the model that is used by each pipeline with a setting for it.
+def _print_used_versions(
+    context: CommandContext, version_numbers: Sequence[str]
+) -> None:
+    """Print which version of the registered model each pipeline uses.
 
-    `versions` are the numbers of all versions, with the newest first.
+    A pipeline without a parameter for the version is left out. `version_numbers` are the
+    numbers of all registered versions, the newest first.
     """
     from .local.plan import make_plan
 
@@ -342,23 +345,23 @@ def _print_used_versions(context: CommandContext, versions: Sequence[str]) -> No
         version_parameter = pipeline.model_version
         if version_parameter is None:
             continue
-        # The plan of a run has the value of this parameter: a number, or "latest".
+        # The plan of a run says which version the run would use: a number, or "latest".
         plan = make_plan(context.project, settings, name, pipeline, overrides={})
-        print(_describe_used_version(name, plan.model_version, versions))
+        print(_describe_used_version(name, plan.model_version, version_numbers))
 
 
 def _describe_used_version(
-    pipeline: str, chosen_version: str, versions: Sequence[str]
+    pipeline: str, chosen_version: str, version_numbers: Sequence[str]
 ) -> str:
     """Return a sentence that says which version of the model a pipeline uses.
 
-    `chosen_version` is a number or "latest". `versions` are the numbers of all versions,
-    with the newest first.
+    `chosen_version` is a number or "latest". `version_numbers` are the numbers of all
+    registered versions, the newest first.
     """
     setting = f"{SETTINGS}: scoring.model_version is {chosen_version}"
     if chosen_version == "latest":
-        return f"{pipeline} uses version {versions[0]}, the newest ({setting})."
-    if chosen_version in versions:
+        return f"{pipeline} uses version {version_numbers[0]}, the newest ({setting})."
+    if chosen_version in version_numbers:
         return f"{pipeline} uses version {chosen_version} ({setting})."
     return f"{pipeline} will fail: there is no version {chosen_version} ({setting})."
 
@@ -372,9 +375,10 @@ def _make_database_error(root: Path, error: sqlite3.Error) -> CommandError:
 
 
 def check(context: CommandContext, *, online: bool, as_json: bool, debug: bool) -> int:
-    """Check the settings, and with `online` also compare them with what is on Azure.
+    """Check the settings, and with `online` also compare them with the resources on Azure.
 
-    Returns 1 if something is wrong, and 0 otherwise.
+    With `debug`, the command also shows the messages of the SDK. Returns 1 if something is
+    wrong, and 0 otherwise.
     """
     from .azure import checks, sdk_log
 
@@ -387,8 +391,8 @@ def check(context: CommandContext, *, online: bool, as_json: bool, debug: bool) 
 def lock(context: CommandContext, *, upgrade: bool) -> int:
     """Pin the packages of the project, and print which pins have changed.
 
-    Pins stay as they are if they still go together. With `upgrade`, every package gets its
-    newest version.
+    Pins stay as they are as long as they are compatible. With `upgrade`, every package gets
+    its newest version that is compatible with the others.
     """
     from .lock import STEPS_PINS, lock_packages
 
@@ -413,8 +417,8 @@ def lock(context: CommandContext, *, upgrade: bool) -> int:
     if any(change.file == STEPS_PINS for change in changes):
         print(
             "The packages of the steps have changed. Before you submit or publish, run "
-            f"`{context.project.command} provision`, which registers their environment on "
-            "Azure ML again."
+            f"`{context.project.command} provision` to register the new environment on "
+            "Azure ML."
         )
     return 0
 
@@ -437,7 +441,8 @@ def draw(context: CommandContext) -> int:
 def provision(context: CommandContext, *, create_workspace: bool, debug: bool) -> int:
     """Create the Azure resources that the pipelines need.
 
-    The workspace itself is created only with `create_workspace`.
+    The workspace itself is created only with `create_workspace`. With `debug`, the command
+    also shows the messages of the SDK.
     """
     from .azure.provision import provision as provision_workspace
 
@@ -458,8 +463,9 @@ def submit(
 ) -> int:
     """Start a run of a pipeline on Azure ML, and with `wait` follow it to its end.
 
-    `assignments` are values of pipeline parameters, such as `max_iterations=100`. Returns 1
-    if the run is known to have failed, and 0 otherwise.
+    `assignments` are values of pipeline parameters, such as `max_iterations=100`. With
+    `debug`, the command also shows the messages of the SDK. Returns 1 if the run is known to
+    have failed, and 0 otherwise.
     """
     from .azure.submit import submit as submit_pipeline
 
@@ -483,10 +489,11 @@ def publish(
     dry_run: bool,
     debug: bool,
 ) -> int:
-    """Publish a pipeline on Azure ML, so that it can run by a schedule or a request.
+    """Publish a pipeline on Azure ML, so that it can run on a schedule or on request.
 
-    `data` holds folders of the default datastore, such as `raw_data=customers/all`. A dry
-    run only prints what would change.
+    `data` holds folders of the default datastore, such as `raw_data=customers/all`. With
+    `dry_run`, the command only prints what would change. With `debug`, it also shows the
+    messages of the SDK.
     """
     from .azure.publish import publish as publish_pipeline
 
@@ -495,8 +502,8 @@ def publish(
     publish_pipeline(
         context.project,
         pipelines,
-        pipeline,
-        _parse_folders(data, data_parameters),
+        name=pipeline,
+        folders=_parse_folders(data, data_parameters),
         dry_run=dry_run,
         debug=debug,
     )
@@ -506,7 +513,8 @@ def publish(
 def status(context: CommandContext, *, debug: bool) -> int:
     """Print the state of the newest runs on Azure ML.
 
-    Returns 1 if a run has failed or is overdue, and 0 otherwise.
+    With `debug`, the command also shows the messages of the SDK. Returns 1 if a run has
+    failed or is overdue, and 0 otherwise.
     """
     from .azure.status import show_status
 
@@ -518,7 +526,7 @@ def status(context: CommandContext, *, debug: bool) -> int:
 
 
 def _parse_parameters(assignments: list[str]) -> dict[str, str]:
-    """Return the values that `--set` gives to pipeline parameters, by name.
+    """Return the values that `--set` gives to pipeline parameters, as a dict by name.
 
     `["max_iterations=100"]` gives `{"max_iterations": "100"}`. Raises CommandError if an
     assignment has no `=`, or is not valid UTF-8.
@@ -540,7 +548,7 @@ def _parse_parameters(assignments: list[str]) -> dict[str, str]:
 def _parse_folders(
     assignments: list[str], data_parameters: list[str]
 ) -> dict[str, str]:
-    """Return the folders that `--data` gives to data parameters, by name.
+    """Return the folders that `--data` gives to data parameters, as a dict by name.
 
     `["raw_data=customers/all"]` gives `{"raw_data": "customers/all"}`. If the pipeline has
     only one data parameter, its name may be left out: `["customers/all"]` gives the same.

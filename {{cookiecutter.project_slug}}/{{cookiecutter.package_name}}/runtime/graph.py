@@ -19,17 +19,20 @@ def draw(steps: Iterable[Step]) -> str:
     nodes = _Nodes(steps)
     lines: list[str] = []
     for step in steps:
-        step_node = nodes.write_step(step.name)
-        nodes_before = [nodes.write_step(name) for name in step.run_after]
-        nodes_before += [nodes.write_source(source) for source in step.inputs.values()]
+        step_node = nodes.format_step(step.name)
+        nodes_before = [nodes.format_step(name) for name in step.run_after]
+        nodes_before += [nodes.format_source(source) for source in step.inputs.values()]
         nodes_after = [
-            nodes.write_source((step.name, output)) for output in step.outputs
+            nodes.format_source((step.name, output)) for output in step.outputs
         ]
 
         arrows = [f"{node} --> {step_node}" for node in nodes_before]
         arrows += [f"{step_node} --> {node}" for node in nodes_after]
-        # A step without inputs and outputs is drawn as a node without arrows.
-        lines += arrows or [step_node]
+        if arrows:
+            lines += arrows
+        else:
+            # A step without any arrow is drawn as a single node.
+            lines.append(step_node)
 
     # If a step reads the same source through two inputs, both give the same arrow.
     unique_lines = dict.fromkeys(lines)
@@ -38,22 +41,22 @@ def draw(steps: Iterable[Step]) -> str:
 
 
 class _Nodes:
-    """Write the nodes of a diagram in Mermaid's syntax, each with a number of its own."""
+    """Formats the nodes of a diagram in Mermaid's syntax, and numbers them."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._parallel_steps = {step.name for step in steps if step.is_parallel}
-        # The numbers by the names of a step and of its output. Of these two names, a step
-        # itself has only the first, and data has only the second.
+        # The number of each node. The keys are ("prep", "") for a step, ("prep", "prepared")
+        # for an output of a step, and ("", "raw_data") for data.
         self._numbers: dict[tuple[str, str], int] = {}
 
-    def write_step(self, name: str) -> str:
+    def format_step(self, name: str) -> str:
         """Return the node of a step, such as `n1["prep"]`, which Mermaid draws as a box."""
         number = self._number_node(name, "")
         if name in self._parallel_steps:
             return f"{number}[[{_quote(name)}]]"
         return f"{number}[{_quote(name)}]"
 
-    def write_source(self, source: Source) -> str:
+    def format_source(self, source: Source) -> str:
         """Return the node of data or of a step's output, such as `n2("raw_data")`."""
         if isinstance(source, Parameter):
             return f"{self._number_node('', source.name)}({_quote(source.name)})"

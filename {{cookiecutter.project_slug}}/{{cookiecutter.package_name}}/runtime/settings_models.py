@@ -239,9 +239,7 @@ class Schedule(Section):
         period = self.interval * PERIODS[self.frequency]
         first_start_of_next_period = starts[0] + period
         next_starts = [*starts[1:], first_start_of_next_period]
-        pauses = [
-            next_start - start for start, next_start in zip(starts, next_starts)
-        ]
+        pauses = [next_start - start for start, next_start in zip(starts, next_starts)]
         return max(pauses)
 
     def describe(self) -> str:

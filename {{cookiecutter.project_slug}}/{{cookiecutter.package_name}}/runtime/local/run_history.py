@@ -189,9 +189,7 @@ def find_run(history: Sequence[PastRun | UnreadableRun], text: str) -> PastRun:
         matches = [name for name in run_by_name if name_or_part in name]
 
     if not matches:
-        closest = difflib.get_close_matches(name_or_part, run_by_name, n=1, cutoff=0)
-        hint = f" The closest name is {closest[0]}." if closest else ""
-        raise CommandError(f"No run in runs/ has a name that contains {text!r}.{hint}")
+        raise make_not_found_error(history, text)
     if len(matches) > 1:
         raise CommandError(
             f"{len(matches)} runs have names that contain {text!r}, such as {matches[0]}"
@@ -201,6 +199,19 @@ def find_run(history: Sequence[PastRun | UnreadableRun], text: str) -> PastRun:
     if isinstance(run, UnreadableRun):
         raise CommandError(f"The run {run.name} cannot be read: {run.reason}.")
     return run
+
+
+def make_not_found_error(
+    history: Sequence[PastRun | UnreadableRun], text: str
+) -> CommandError:
+    """Return the error that no run's name contains `text`, with the most similar name.
+
+    `text` may also be the path of a run's folder.
+    """
+    names = [run.name for run in history]
+    closest = difflib.get_close_matches(Path(text).name, names, n=1, cutoff=0)
+    hint = f" The closest name is {closest[0]}." if closest else ""
+    return CommandError(f"No run in runs/ has a name that contains {text!r}.{hint}")
 
 
 # Comparing ------------------------------------------------------------------------------
