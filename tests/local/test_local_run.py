@@ -304,7 +304,7 @@ def test_exception_in_a_step_ends_the_run(bake: Bake) -> None:
     assert statuses == ["ran", "failed", "skipped", "skipped"]
     assert not (project.path / "mlruns" / "artifacts").exists()
 
-    # After a correction, the command in the message runs the pipeline to its end.
+    # When the step is fixed, the command in the message runs the pipeline to its end.
     again = result.err.split("results of unchanged steps: python ")[1].splitlines()[0]
     project.edit("steps/train/train.py", fault, "")
     repaired = project.python(*again.split())

@@ -365,10 +365,10 @@ def build_command(folder: Path, log: Path) -> Any:
 @pytest.fixture(scope="module")
 def forked() -> Iterator[Any]:
     """Step processes whose fork server is ready, with a variable that steps lack."""
-    runner = processes.StepProcesses()
-    runner.start_fork_server(
-        {**build_environment(), "GIVEN": "another", "REMOVED": "x"}, {}
+    runner = processes.StepProcesses(
+        {**build_environment(), "GIVEN": "another", "REMOVED": "x"}
     )
+    runner.start_fork_server({})
     yield runner
     runner.close()
 
@@ -380,7 +380,7 @@ def test_step_behaves_like_a_plain_process(
     log = tmp_path / "log.txt"
     runners: dict[str, Callable[[Path], int]] = {
         "python": lambda folder: run_plainly(folder, log),
-        "supervisor": lambda folder: processes.StepProcesses().run(
+        "supervisor": lambda folder: processes.StepProcesses({}).run(
             build_command(folder, log), {}
         ),
         "forked": lambda folder: forked.run(build_command(folder, log), {}),
@@ -404,10 +404,10 @@ spec = importlib.util.spec_from_file_location("processes", sys.argv[1])
 processes = sys.modules["processes"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(processes)
 processes.FORK_SERVER = processes.FORK_SERVER[:2]  # Without packages it is quick.
-runner = processes.StepProcesses()
 command = processes.StepCommand(**json.loads(sys.argv[2]))
+runner = processes.StepProcesses(command.environment)
 if sys.argv[3] == "True":
-    runner.start_fork_server(command.environment, {})
+    runner.start_fork_server({})
 print(runner.run(command, {}), flush=True)
 runner.close()
 """
@@ -489,8 +489,8 @@ def test_caller_that_ignores_its_children_sees_the_exit_code(
 
 def test_step_runs_although_the_fork_server_is_gone(tmp_path: Path) -> None:
     write_step(tmp_path / "step", "print('done')")
-    runner = processes.StepProcesses()
-    runner.start_fork_server(build_environment(), {})
+    runner = processes.StepProcesses(build_environment())
+    runner.start_fork_server({})
     (server,) = runner._fork_servers.values()
     os.kill(server._process.pid, signal.SIGKILL)
     code = runner.run(build_command(tmp_path / "step", tmp_path / "log.txt"), {})
@@ -506,7 +506,7 @@ def test_steps_with_other_variables_have_a_fork_server_of_their_own(
     monkeypatch.setattr(processes, "FORK_SERVER", server)
     write_step(tmp_path / "step", "import sys; print('colorsys' in sys.modules)")
     one_thread = {"OMP_NUM_THREADS": "1"}
-    runner = processes.StepProcesses()
+    runner = processes.StepProcesses(build_environment())
     are_forked = []
     for variables, next_variables in [({}, {}), ({}, one_thread), (one_thread, None)]:
         log = tmp_path / "log.txt"
@@ -516,6 +516,36 @@ def test_steps_with_other_variables_have_a_fork_server_of_their_own(
     runner.close()
     assert are_forked == ["False", "True", "True"]
     assert servers_left == 1
+
+
+def test_fork_server_does_not_get_the_variables_of_the_step_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages read such variables while the server imports them for the next step."""
+    (tmp_path / "reader_of_variables.py").write_text(
+        "import os\nvalue = os.environ.get('READ_BY_PACKAGE', 'not set')"
+    )
+    server = (*processes.FORK_SERVER[:2], "reader_of_variables")
+    monkeypatch.setattr(processes, "FORK_SERVER", server)
+    write_step(
+        tmp_path / "step", "import reader_of_variables as r; print(r.value, 'is seen')"
+    )
+    common = {**build_environment(), "PYTHONPATH": str(tmp_path)}
+    first_variables = {"READ_BY_PACKAGE": "1"}
+    log = tmp_path / "log.txt"
+    runner = processes.StepProcesses(common)
+    seen = []
+    runs: list[tuple[dict[str, str], dict[str, str] | None]]
+    runs = [(first_variables, {}), ({}, None)]
+    for variables, next_variables in runs:
+        environment = {**common, **variables}
+        command = processes.StepCommand(
+            ["step.py"], str(tmp_path / "step"), environment, str(log)
+        )
+        runner.run(command, variables, next_variables)
+        seen.append(log.read_text().strip())
+    runner.close()
+    assert seen == ["1 is seen", "not set is seen"]
 
 
 def test_steps_draw_different_random_numbers(tmp_path: Path, forked: Any) -> None:

@@ -304,7 +304,7 @@ def models(context: CommandContext) -> int:
     """Print the registered model's versions, and which of them each pipeline uses."""
     from .local.registered_models import list_versions
     from .local.run_history import read_history
-    from .local.run_tables import format_models
+    from .local.run_tables import format_model_versions
 
     project = context.project
     model_name = project.settings().name
@@ -317,7 +317,7 @@ def models(context: CommandContext) -> int:
             )
             return 0
         history = read_history(project.root)
-        table = format_models(project.root, model_versions, history)
+        table = format_model_versions(project.root, model_versions, history)
     except sqlite3.Error as error:
         raise _make_database_error(project.root, error) from None
 

@@ -16,8 +16,8 @@ from pathlib import Path
 #: Hashes are stored only for files of at least this many bytes. To read a smaller file is
 #: as quick as to look up its hash.
 MIN_STORED_SIZE = 2**16
-#: The nanoseconds by which a file system may round the times of files.
-CLOCK_TICK = 2 * 10**9
+#: File systems round the times of files, to 2 seconds at most. The value is in nanoseconds.
+MAX_TIME_ROUNDING = 2 * 10**9
 
 
 def hash_json(value: object) -> str:
@@ -29,8 +29,9 @@ def hash_listing(folder: Path) -> str:
     """Return a fingerprint of the files and folders below a folder.
 
     The fingerprint covers the names of all files and folders, and the size and the time of
-    the last change of each file. It changes if somebody edits a file, although the contents
-    are not read. Raises OSError if the folder cannot be listed.
+    the last change of each file. The contents of the files are not read. If somebody edits
+    a file, the fingerprint changes nevertheless, because the file gets a new time. Raises
+    OSError if the folder cannot be listed.
     """
     entries: list[list[object]] = []
     for path in folder.rglob("*"):
@@ -39,8 +40,8 @@ def hash_listing(folder: Path) -> str:
         if not stat.S_ISDIR(status.st_mode):
             entry += [status.st_size, status.st_mtime_ns]
         entries.append(entry)
-    # The order of `rglob` is arbitrary. A file's entry and a folder's entry differ in
-    # length, so they are compared as text.
+    # `rglob` lists files in an arbitrary order, so the entries are sorted. Another sort key
+    # than the text of the entry could change the fingerprints that are in use.
     return hash_json(sorted(entries, key=str))
 
 
@@ -66,11 +67,11 @@ class _StoredHash:
 
 
 class Fingerprints:
-    """Compute fingerprints of files by their contents.
+    """Computes fingerprints of files from the names and contents of the files.
 
-    As data can be large, the hash of each large file is stored in a database, together
-    with the size and the times of the file. While these stay the same, the file is not read
-    again.
+    It takes long to read a large file, so the hash of each large file is stored in a
+    database, together with the size, the inode number and the times of the file. While
+    these stay the same, the stored hash is used, and the file is not read again.
     """
 
     def __init__(self, database: Path) -> None:
@@ -89,23 +90,27 @@ class Fingerprints:
         """Return a fingerprint of the names and contents of files.
 
         `files` maps names to paths. The hash of a large file is stored, and used again
-        while the size and the times of the file stay the same. Raises OSError if a file
-        cannot be read.
+        until the size, the inode number or a time of the file changes. Raises OSError if a
+        file cannot be read.
         """
         hash_by_name: dict[str, str] = {}
         hashes_to_store: dict[bytes, _StoredHash] = {}
         for name, path in files.items():
-            read_at = time.time_ns()
+            time_before_reading = time.time_ns()
             status = path.stat()
             file_state = _describe_state(status)
-            stored = self._stored_hashes.get(os.fsencode(path))
-            if stored is not None and stored.file_state == file_state:
-                hash_by_name[name] = stored.content_hash
+            stored_hash = self._stored_hashes.get(os.fsencode(path))
+            if stored_hash is not None and stored_hash.file_state == file_state:
+                hash_by_name[name] = stored_hash.content_hash
                 continue
 
             content_hash = hash_content(path)
             hash_by_name[name] = content_hash
-            if _may_store_hash(status, read_at):
+            # If a file was changed just before it was read, a second change may leave the
+            # file with the same times. A stored hash would then be used for the wrong
+            # content, so it is not stored.
+            is_large = status.st_size >= MIN_STORED_SIZE
+            if is_large and not _was_just_changed(status, time_before_reading):
                 hashes_to_store[os.fsencode(path)] = _StoredHash(
                     file_state, content_hash
                 )
@@ -115,7 +120,10 @@ class Fingerprints:
         return hash_json(hash_by_name)
 
     def _store(self, hash_by_path: Mapping[bytes, _StoredHash]) -> None:
-        """Keep hashes of files in memory and in the database."""
+        """Keep hashes of files in memory and in the database.
+
+        `hash_by_path` has the paths of the files as bytes, as the system writes them.
+        """
         self._stored_hashes.update(hash_by_path)
         rows = [
             (path, stored.file_state, stored.content_hash)
@@ -130,23 +138,19 @@ class Fingerprints:
             connection.executemany("REPLACE INTO files VALUES (?, ?, ?)", rows)
 
 
-def _may_store_hash(status: os.stat_result, read_at: int) -> bool:
-    """Return whether the hash of a file should be stored, to be used again later.
+def _was_just_changed(status: os.stat_result, time_before_reading: int) -> bool:
+    """Return whether a file was changed less than MAX_TIME_ROUNDING before it was read.
 
-    `read_at` is the time at which the file was read, in nanoseconds since 1970. The hash of
-    a small file is not stored, and neither is that of a file that was changed just before.
-    It could be changed again within the same tick of the clock, and would then have another
-    content with the same times.
+    `time_before_reading` is in nanoseconds since 1970.
     """
     last_change = max(status.st_mtime_ns, status.st_ctime_ns)
-    changed_just_before = last_change >= read_at - CLOCK_TICK
-    return status.st_size >= MIN_STORED_SIZE and not changed_just_before
+    return last_change >= time_before_reading - MAX_TIME_ROUNDING
 
 
 def _describe_state(status: os.stat_result) -> str:
     """Return a file's size, inode number and times as JSON.
 
-    If the content of the file changes, at least one of these changes too.
+    If the content of the file changes, at least one of these four numbers changes too.
     """
     return json.dumps(
         [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -46,7 +46,7 @@ from types import ModuleType
 STANDARD_INPUT = 0
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
-# The option of Linux's `prctl` by which a process gets a signal when its parent ends.
+# With this option of Linux's `prctl`, a process gets a signal when its parent ends.
 # supervisor.py uses it in the same way.
 PR_SET_PDEATHSIG = 1
 
@@ -64,9 +64,9 @@ class StepRequest:
 def serve_until_forked(packages: list[str]) -> StepRequest:
     """Import packages, then fork a process for each step that the local run requests.
 
-    Only the forked processes return from this function, each with the step that it must
-    run. The fork server itself stays in this function, and ends when its standard input is
-    closed.
+    Each forked process returns from this function with the step that the process must run.
+    The fork server itself never returns: it ends when the local run closes the standard
+    input of the server.
     """
     assert sys.platform == "linux"
     # The caller may ignore the signal SIGCHLD, and this process would inherit that. The
@@ -83,10 +83,13 @@ def serve_until_forked(packages: list[str]) -> StepRequest:
 
     server_pid = os.getpid()
     while line := commands.readline():
+        # From here on, two processes run this code: `fork` returns 0 in the new process,
+        # and the id of the new process in the server.
         step_pid = os.fork()
         is_forked_process = step_pid == 0
         if is_forked_process:
-            die_with_parent(server_pid)
+            request_kill_when_parent_ends(server_pid)
+            # Only the server may read commands and write replies.
             commands.close()
             replies.close()
             return StepRequest(**json.loads(line))
@@ -98,8 +101,11 @@ def serve_until_forked(packages: list[str]) -> StepRequest:
     os._exit(0)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Ask Linux to kill this process as soon as its parent process ends."""
+def request_kill_when_parent_ends(parent_pid: int) -> None:
+    """Ask Linux to kill this process as soon as its parent process ends.
+
+    Ends this process at once if the parent has ended already.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # If the parent was killed before this request, Linux sends no signal. In that case,
     # this process has a new parent by now.
@@ -124,20 +130,19 @@ def import_packages(packages: list[str], commands_fd: int) -> None:
     `commands_fd` is the file descriptor from which the server reads commands. If the local
     run closes its end between two imports, this function ends the fork server.
     """
-    # Python puts the folder of this file first on sys.path, but steps must not import
-    # modules from there.
-    del sys.path[0]
     end_of_run = select.poll()
     end_of_run.register(commands_fd, select.POLLHUP)
 
-    # The objects that imports create stay in use, so it would be a waste of time to search
-    # them for garbage, now or in the forked steps. `freeze` leaves them out of later
-    # searches.
+    # The garbage collector would search the objects that the imports create, again and
+    # again. This takes time and finds nothing, because the objects stay in use. So the
+    # collector is turned off during the imports. `freeze` then excludes these objects from
+    # later searches, also in the forked steps.
     gc.disable()
     for package in packages:
         if end_of_run.poll(0):
             os._exit(0)
-        # A step that needs the package imports it again, and then shows the error.
+        # If an import fails, a step that needs the package tries it again, and shows the
+        # error in its log.
         with suppress(Exception):
             __import__(package)
     gc.freeze()
@@ -145,25 +150,30 @@ def import_packages(packages: list[str], commands_fd: int) -> None:
 
 
 def wait_for_step(step_pid: int, commands_fd: int) -> int:
-    """Wait until a step ends, kill what it leaves running, and return its exit code.
+    """Wait until a step ends, kill the processes that it leaves, and return its exit code.
 
-    If the local run ends first, this function kills the step and ends the fork server.
-    `commands_fd` is the file descriptor whose other end the local run holds.
+    The exit code is negative if a signal ended the step. If the local run ends before the
+    step, this function kills the step and ends the fork server. `commands_fd` is the file
+    descriptor from which the server reads commands. The local run holds its other end.
     """
     assert sys.platform == "linux"
     step_fd = os.pidfd_open(step_pid)
-    # The run sends no command while a step runs. So `commands_fd` becomes readable only
-    # when the run closes the other end.
+    # `select` waits until one of the two can be read: `step_fd` when the step has ended, and
+    # `commands_fd` when the run has closed its end, because the run sends no command while
+    # a step runs.
     ready, _, _ = select.select([step_fd, commands_fd], [], [])
+    step_has_ended = step_fd in ready
     os.close(step_fd)
 
-    if step_fd not in ready:
+    if not step_has_ended:
         # The run has ended. A step that has just been forked may not have its own process
         # group yet, so its process is killed before the group.
         os.kill(step_pid, signal.SIGKILL)
         kill_process_group(step_pid)
         os._exit(1)
 
+    # After `waitpid`, Linux may give the step's id to a new process, and the wrong group
+    # would be killed. So the group is killed first.
     kill_process_group(step_pid)
     _, status = os.waitpid(step_pid, 0)
     return os.waitstatus_to_exitcode(status)
@@ -179,15 +189,16 @@ def become_step(request: StepRequest, server_variables: dict[str, str]) -> None:
     """Give the forked process the session, streams, folder and variables of a step.
 
     `server_variables` are the environment variables that the fork server was started with.
-    If the step has a file with the name of an imported module, a new Python process takes
-    the place of this one, and this function does not return.
+    If the step has a file with the name of a module that the server has imported, this
+    process is replaced by a new Python process that runs the step, and this function does
+    not return.
     """
     os.setsid()
     redirect_streams(request.log)
     os.chdir(request.folder)
     if has_name_of_imported_module(request.folder):
-        # Here, `import` would return the module that is imported already. A new Python
-        # process imports the step's file.
+        # The server has imported another module of this name, and in this process, `import`
+        # would return that module. A new Python process imports the step's file instead.
         command_line = [sys.executable, *request.arguments]
         os.execve(sys.executable, command_line, request.environment)
 
@@ -215,9 +226,10 @@ def update_variables(
 ) -> None:
     """Change the environment variables of this process from the server's to the step's.
 
-    Some packages set environment variables when they are imported. The step needs those
-    variables too. So a variable is changed only if the server was started with another
-    value than the step needs.
+    The packages that the server has imported may have set or changed variables. The step
+    needs these values, as if it had imported the packages itself. So the step's variables
+    are compared with `server_variables`, which the server was started with, and not with
+    the present ones. Only the variables that differ are changed.
     """
     for name in server_variables.keys() - step_variables.keys():
         os.environ.pop(name, None)
@@ -227,7 +239,7 @@ def update_variables(
 
 
 def run_script(path: str) -> None:
-    """Run a script as the main module, and print its errors as Python does."""
+    """Run a script as the main module, and print and raise its errors as Python does."""
     main_module = ModuleType("__main__")
     # Python gives these names to the main module, in addition to those of every module.
     vars(main_module).update(
@@ -245,17 +257,22 @@ def run_script(path: str) -> None:
         # The script has called `sys.exit`, which is not an error.
         raise
     except BaseException as error:
-        # The first line of the traceback is a line of this file, which the script's author
-        # does not need.
+        # The traceback begins with a line of this file, which does not help the script's
+        # author. So the error is printed here, without this line.
         if error.__traceback__:
             error.__traceback__ = error.__traceback__.tb_next
         sys.excepthook(type(error), error, error.__traceback__)
-        # Python calls the hook again at its end, which would print the error twice.
+        # The error is raised so that Python ends with exit code 1. Before it ends, Python
+        # calls `excepthook` again, which would print the error a second time. The new hook
+        # prints nothing.
         sys.excepthook = lambda *_: None
         raise
 
 
 if __name__ == "__main__":
+    # Python puts the folder of this file first on sys.path, but steps must not import
+    # modules from there.
+    del sys.path[0]
     variables_at_start = dict(os.environ)
     step_request = serve_until_forked(sys.argv[1:])
     # Only the forked process of a step gets here.

@@ -24,9 +24,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing.context import SpawnContext
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
 
 #: Lines of the log with this prefix report how many mini-batches are done.
 BATCH_PROGRESS = "mini-batches done: "
-#: With this option, all mini-batches run in this process, so that a debugger can stop.
+#: With this option, all mini-batches run in this process, so that a debugger can stop the
+#: script.
 IN_ONE_PROCESS = "--in_one_process"
 #: Azure ML's driver loads the entry script as a module of this name.
 ENTRY_MODULE = "score_module"
-#: Azure ML's driver adds arguments of its own to the script's command line, such as these.
-#: A script that cannot cope with unknown arguments then fails here too.
+#: Azure ML's driver appends arguments such as these to the script's command line. They are
+#: appended here too, so that a script that rejects unknown arguments fails in a local run
+#: already, and not only on Azure ML.
 ADDED_ARGUMENTS = [
     "--aml_core_version=1.61.0",
     "--dataprep_version=5.5.0",
@@ -67,9 +70,9 @@ entry_script: ModuleType
 
 @dataclass(frozen=True)
 class Limits:
-    """How often and how long a mini-batch is tried, and how much may fail in all."""
+    """The limits on the tries of each mini-batch, and on the failures of the whole step."""
 
-    #: How often a mini-batch is tried.
+    #: The number of times that a mini-batch is tried.
     max_tries: int
     #: The seconds that a call of run() or of shutdown() may take.
     run_seconds: int
@@ -119,7 +122,7 @@ class Progress:
                 f"run() returned {len(rows)} rows for {len(batch)} files, but it must"
                 " return one row for each file."
             )
-            # Nobody knows which of the files have no row, so each failure names all files.
+            # It is unknown which of the files have no row, so each failure names all files.
             failed_file = f"one of {', '.join(list_names(batch))}"
             self.failed_files += [failed_file] * missing_rows
 
@@ -129,7 +132,7 @@ class Progress:
         self.failed_files += list_names(batch)
 
     def report_or_exit(self, limits: Limits) -> None:
-        """Print how many mini-batches are done. Exit if too many failed."""
+        """Print how many mini-batches are done. Exit if more failed than `limits` allow."""
         print(f"{BATCH_PROGRESS}{self.batches_done}/{self.total_batches}", flush=True)
         if limits.are_exceeded(
             len(self.failed_files), self.batches_failed, self.total_batches
@@ -141,9 +144,9 @@ class Progress:
 
 
 def main() -> None:
-    """Run the entry script that the command line names over all files of the inputs."""
-    # Python puts the folder of this file first on sys.path. The entry script imports
-    # modules from its own folder, which is the working directory.
+    """Process all files of the step's inputs with the entry script of the command line."""
+    # Python puts the folder of this file first on sys.path. The entry script must import
+    # modules from its own folder instead, which is the working directory.
     sys.path[0] = os.getcwd()
     options, script_arguments = make_parser().parse_known_args()
     limits = Limits(
@@ -163,8 +166,8 @@ def main() -> None:
     if options.in_one_process:
         progress = run_in_this_process(batches, script, limits)
     else:
-        workers = min(options.process_count_per_node, len(batches))
-        progress = run_in_workers(batches, script, workers, limits)
+        worker_count = min(options.process_count_per_node, len(batches))
+        progress = run_in_workers(batches, script, worker_count, limits)
 
     print_summary(batches, progress)
     if options.output and options.output_action == "append_row":
@@ -263,7 +266,8 @@ def run_in_this_process(
 ) -> Progress:
     """Run all mini-batches in this process, one after another and without time limits.
 
-    Exits if more files or mini-batches fail than the limits allow.
+    Returns what is done and what has failed. Exits as soon as more files or mini-batches
+    have failed than the limits allow.
     """
     load_entry_script(script, sys.argv[1:])
     progress = Progress(len(batches))
@@ -309,42 +313,32 @@ def print_failed_try(
 
 
 def run_in_workers(
-    batches: list[MiniBatch], script: str, workers: int, limits: Limits
+    batches: list[MiniBatch], script: str, worker_count: int, limits: Limits
 ) -> Progress:
-    """Run all mini-batches in `workers` processes, and try failed ones again.
+    """Run all mini-batches in worker processes, and try those that fail again.
 
-    Exits if the workers cannot be started, or as soon as there are more failures than the
-    limits allow.
+    Returns what is done and what has failed. Exits if the workers cannot be started, or as
+    soon as more files or mini-batches have failed than the limits allow.
     """
-    # The local run also imports this file, but does not need the package pebble. So it is
-    # imported here.
+    # The package pebble is imported here, and not at the top, because the local run also
+    # imports this file and does not need the package.
     import pebble
 
-    # The pool does not notice workers that fail before the first mini-batch is scheduled.
-    # So the workers wait for this event before they load the script.
+    # If a worker failed before the first mini-batch is scheduled, the pool would not notice
+    # and would wait forever. So the workers wait for an event before they load the script.
     context = _WorkerContext()
     workers_may_start = _make_start_event(context)
     pool = pebble.ProcessPool(
-        workers,
+        worker_count,
         initializer=_start_worker,
         initargs=(workers_may_start, script, sys.argv[1:], limits.init_seconds),
         context=context,
     )
-    progress = Progress(len(batches))
-    batches_to_try = batches
     try:
-        for attempt in range(1, limits.max_tries + 1):
-            batch_by_future = _schedule_batches(
-                pool, batches_to_try, limits.run_seconds
-            )
-            workers_may_start.set()
-            batches_to_try = _collect_results(
-                batch_by_future, progress, limits, attempt
-            )
-            if not batches_to_try:
-                break
-        # This is how long `pool.join()` waits for a worker before it kills the worker. The
-        # script's `shutdown()` may take as long as its `run()`.
+        progress = _try_batches(pool, batches, limits, workers_may_start)
+        # `pool.join()` kills a worker that does not end within this time. The script's
+        # `shutdown()` may take as long as its `run()`. If the step has failed instead, this
+        # line is not reached, and the default of pebble, 3 seconds, applies.
         pebble.CONSTS.term_timeout = limits.run_seconds
     finally:
         # Idle workers call `shutdown()` and end.
@@ -353,13 +347,39 @@ def run_in_workers(
     return progress
 
 
+def _try_batches(
+    pool: pebble.ProcessPool,
+    batches: list[MiniBatch],
+    limits: Limits,
+    workers_may_start: Event,
+) -> Progress:
+    """Run mini-batches in a pool of workers, and try those that fail again.
+
+    Sets the event `workers_may_start` as soon as mini-batches are scheduled. Returns what
+    is done and what has failed. Exits if a worker cannot load the script, or as soon as
+    more files or mini-batches have failed than the limits allow.
+    """
+    progress = Progress(len(batches))
+    batches_to_try = batches
+    for attempt in range(1, limits.max_tries + 1):
+        batch_by_future = _schedule_batches(pool, batches_to_try, limits.run_seconds)
+        # From now on, the pool notices workers that fail, so the workers may load the
+        # script.
+        workers_may_start.set()
+        batches_to_try = _collect_results(batch_by_future, progress, limits, attempt)
+        if not batches_to_try:
+            break
+    return progress
+
+
 def _schedule_batches(
     pool: pebble.ProcessPool, batches: list[MiniBatch], run_seconds: int
 ) -> dict[Future[list[str]], MiniBatch]:
     """Schedule mini-batches in a pool of workers.
 
-    Returns each mini-batch by the future of its rows. The future fails if the mini-batch
-    takes more than `run_seconds`.
+    Returns a dict. Each key is a future, which will hold the rows of a mini-batch, and the
+    value is this mini-batch. A future fails if its mini-batch takes more than
+    `run_seconds`.
     """
     batch_by_future: dict[Future[list[str]], MiniBatch] = {}
     for batch in batches:
@@ -376,8 +396,9 @@ def _collect_results(
 ) -> list[MiniBatch]:
     """Wait for scheduled mini-batches, count them, and return those to try again.
 
-    Exits if a worker could not load the script, or as soon as there are more failures than
-    the limits allow.
+    `attempt` is the number of this try, from 1 on. `progress` counts the mini-batches that
+    are done, and those that have failed in the last try. Exits if a worker could not load
+    the script, or as soon as more files or mini-batches have failed than the limits allow.
     """
     batches_to_retry = []
     for future in as_completed(batch_by_future):
@@ -439,13 +460,15 @@ class _WorkerContext(SpawnContext):
 def _start_worker(
     workers_may_start: Event, script: str, arguments: list[str], init_seconds: int
 ) -> None:
-    """Wait until the pool is ready, then load the entry script into this worker.
+    """Wait until mini-batches are scheduled, then load the entry script into this worker.
 
-    If loading takes more than `init_seconds`, a traceback is printed and the process ends.
-    Errors of the script are printed and raised.
+    Also arranges what this worker does when it ends. If loading takes more than
+    `init_seconds`, a traceback is printed and the process ends. Errors of the script are
+    printed and raised.
     """
     workers_may_start.wait()
-    # Unlike a signal handler, this ends the process even while native code runs.
+    # Native code, such as that of numpy, delays a signal handler of Python. `faulthandler`
+    # ends the process even while native code runs.
     faulthandler.dump_traceback_later(init_seconds, exit=True)
     try:
         load_entry_script(script, arguments)
@@ -460,39 +483,54 @@ def _start_worker(
 
 
 def _prepare_worker_exit() -> None:
-    """Arrange that this worker calls the script's `shutdown()` and closes its files."""
-    # Of two functions for the exit, the one with the higher priority is called first.
+    """Arrange that this worker, when it ends, calls `shutdown()` and closes open files."""
+    # Functions with a higher priority are called first when the process ends.
     if hasattr(entry_script, "shutdown"):
         Finalize(None, entry_script.shutdown, exitpriority=1)
     # A forked worker ends without closing the files that the script has left open, so their
     # last lines would be lost. Deleting the script's variables closes the files.
     Finalize(None, vars(entry_script).clear, exitpriority=0)
-    # The pool sends SIGTERM to an idle worker to end it. Ignored, the signal does not
-    # interrupt `shutdown()`.
+    # At the end, the pool sends SIGTERM to idle workers, which would interrupt their
+    # `shutdown()`. So they ignore the signal.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def load_entry_script(script: str, arguments: list[str]) -> None:
-    """Import a script as the module `entry_script`, and call its `init()`.
+    """Import a script as the global module `entry_script`, and call its `init()`.
 
-    `arguments` is the command line of this driver. The script sees it as its own, as on
-    Azure ML.
+    `arguments` is the command line of this driver. The script finds it in `sys.argv`,
+    followed by the arguments that Azure ML appends.
     """
     global entry_script
     sys.argv = [script, *arguments, *ADDED_ARGUMENTS]
-    # If numpy was imported before this worker was forked, all workers have the same random
-    # numbers. A new seed makes them differ.
+    _reseed_numpy()
+    with _without_garbage_collection():
+        entry_script = _import_script(script)
+        if hasattr(entry_script, "init"):
+            entry_script.init()
+
+
+def _reseed_numpy() -> None:
+    """Give numpy a new random seed, if numpy has been imported.
+
+    If numpy was imported before this worker was forked, all workers have the same seed, and
+    would draw the same random numbers.
+    """
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
 
-    # The objects that imports create stay in use, so it would be a waste of time to search
-    # them for garbage. `freeze` leaves them out of later searches.
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Turn the garbage collector off during the `with` block, which imports packages.
+
+    The objects that imports create stay in use, so it would be a waste of time to search
+    them for garbage. They are excluded from later searches, too.
+    """
     gc.disable()
     try:
-        entry_script = _import_script(script)
-        if hasattr(entry_script, "init"):
-            entry_script.init()
+        yield
     finally:
         gc.freeze()
         gc.enable()
@@ -501,8 +539,8 @@ def load_entry_script(script: str, arguments: list[str]) -> None:
 def _import_script(script: str) -> ModuleType:
     """Import the file of a script as a module, and return the module.
 
-    The module is not added to `sys.modules`, because Azure ML does not add it either. A
-    script that looks itself up there then fails here too.
+    Azure ML does not add the module to `sys.modules`, so this function does not add it
+    either. A script that looks itself up in `sys.modules` fails in both places.
     """
     spec = importlib.util.spec_from_file_location(ENTRY_MODULE, script)
     assert spec and spec.loader
@@ -515,21 +553,23 @@ def _run_batch(batch: MiniBatch) -> list[str]:
     """Call the script's `run()` with a mini-batch in this worker, and return its rows.
 
     Raises WrongReturnError if `run()` returns a value of the wrong type, and RuntimeError
-    with the text of the error if `run()` raises one.
+    with the text of the error if `run()` raises an error.
     """
-    # If a mini-batch takes too long, the pool sends SIGTERM, which ends the worker at once.
-    # Between mini-batches the signal is ignored, so that a worker can finish `shutdown()`.
+    # If a mini-batch takes too long, the pool sends SIGTERM. During the call of `run()`,
+    # the signal has its default effect, which is to end the worker at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return call_run(batch)
     except WrongReturnError:
-        # The parent process can import this class, because this file defines it.
+        # An error is pickled and sent to the parent process, which must be able to import
+        # the class of the error. It can import this class, which this file defines.
         raise
     except Exception as error:  # noqa: BLE001 (The script may raise anything.)
-        # The parent process may be unable to import the class of the script's error. So it
-        # receives the text of the error.
+        # The parent process may be unable to import the class of the script's error. So
+        # only the text of the error is sent.
         raise RuntimeError(_describe_error(error)) from None
     finally:
+        # SIGTERM is ignored again, so that it cannot interrupt the script's `shutdown()`.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

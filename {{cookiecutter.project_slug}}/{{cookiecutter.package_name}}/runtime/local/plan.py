@@ -29,12 +29,14 @@ class RunPlan:
     model_version: str
 
     def list_steps_before(self, name: str) -> list[str]:
-        """Return the names of all steps that a step depends on, in the order of the run.
+        """Return the names of all steps that a step depends on, directly or indirectly.
 
         If `evaluate` reads from `train`, and `train` reads from `prep`, the steps before
-        `evaluate` are `prep` and `train`.
+        `evaluate` are `prep` and `train`. The names are in the order in which the steps
+        run.
         """
         needed = set(self.steps[name].dependencies())
+        # From the last step to the first, because each step comes after its dependencies.
         for earlier_step in reversed(list(self.steps)):
             if earlier_step in needed:
                 needed |= self.steps[earlier_step].dependencies()
@@ -44,59 +46,60 @@ class RunPlan:
 def make_plan(
     project: Project[Any],
     settings: ProjectSettings,
-    name: str,
-    pipeline: PipelineDefinition,
+    pipeline_name: str,
+    definition: PipelineDefinition,
     overrides: Mapping[str, str],
 ) -> RunPlan:
-    """Plan a run of the pipeline called `name`.
+    """Plan a run of a pipeline: sort its steps, and find the values of its parameters.
 
-    `overrides` maps the parameters that the command line sets to their values as text.
-    Raises PipelineError if the pipeline is wrong, or if a parameter does not exist or
-    cannot have its value. Raises SettingsError if a value breaks the rule of a setting.
+    `definition` is the pipeline as pipelines.py defines it. `overrides` holds the value of
+    each parameter that the command line sets, as text, by the name of the parameter. Raises
+    PipelineError if the definition is not valid, or if a parameter does not exist or does
+    not accept its value. Raises SettingsError if the rules for a setting forbid the value.
     """
-    steps = sdk_steps.read_steps(sdk_steps.build_steps(pipeline, settings))
-    _check_model_readers(name, pipeline, steps)
+    steps = sdk_steps.read_steps(sdk_steps.build_steps(definition, settings))
+    _check_model_readers(pipeline_name, definition, steps)
 
-    # `pipeline.data` maps each parameter for data, such as `raw_data`, to the name of the
+    # `definition.data` maps each parameter for data, such as `raw_data`, to the name of the
     # setting that holds the path of the data.
     data_paths = {
         parameter: Path(getattr(settings.data, setting_name))
-        for parameter, setting_name in pipeline.data.items()
+        for parameter, setting_name in definition.data.items()
     }
     values = find_parameter_values(project, steps, data_paths, overrides)
 
-    # A parameter of the pipeline may hold the version of the model.
+    # `definition.model_version` is the name of the parameter that holds the version of the
+    # model, if the pipeline has such a parameter.
     model_version = "latest"
-    if pipeline.model_version is not None:
-        model_version = str(values[pipeline.model_version])
+    if definition.model_version is not None:
+        model_version = str(values[definition.model_version])
     return RunPlan(
-        pipeline=name,
+        pipeline=pipeline_name,
         steps=order_steps(steps),
         values=values,
-        model_readers=frozenset(pipeline.reads_model),
+        model_readers=frozenset(definition.reads_model),
         model_version=model_version,
     )
 
 
 def order_steps(steps: Sequence[Step]) -> dict[str, Step]:
-    """Return steps by name, sorted so that each comes after the steps it depends on."""
+    """Return steps by name. Each step comes after all steps that it depends on."""
     step_by_name = {step.name: step for step in steps}
     sorter = TopologicalSorter({step.name: step.dependencies() for step in steps})
     return {name: step_by_name[name] for name in sorter.static_order()}
 
 
 def _check_model_readers(
-    name: str, pipeline: PipelineDefinition, steps: Sequence[Step]
+    pipeline_name: str, definition: PipelineDefinition, steps: Sequence[Step]
 ) -> None:
     """Raise PipelineError if `reads_model` names a step that the pipeline does not have.
 
-    `reads_model` is the list in pipelines.py of the steps that look up the registered
-    model.
+    In pipelines.py, `reads_model` lists the steps that look up the registered model.
     """
     step_names = {step.name for step in steps}
-    for reader in pipeline.reads_model:
+    for reader in definition.reads_model:
         if reader not in step_names:
             raise PipelineError(
-                f"pipelines.py: reads_model of {name} names {reader!r}, but its steps are"
-                f" {', '.join(sorted(step_names))}."
+                f"pipelines.py: reads_model of {pipeline_name} names {reader!r}, but its"
+                f" steps are {', '.join(sorted(step_names))}."
             )

@@ -2,8 +2,9 @@
 
 The first step of a run is a plain process. On Linux, `fork_server.py` imports the packages
 of the steps while the first step runs, and the later steps are forked from that server. A
-forked step behaves like a plain process, but starts sooner. If the first step needs these
-packages too, it is also forked, so that they are not imported twice.
+forked step behaves like a plain process, but starts sooner. If the first step looks up the
+registered model, it needs MLflow, which is one of these packages. In that case, the first
+step is forked too, so that MLflow is not imported twice.
 """
 
 from __future__ import annotations
@@ -55,27 +56,29 @@ class StepCommand:
 
 
 class StepProcesses:
-    """Starts the processes of steps, and the fork servers from which they are forked."""
+    """Starts the processes of steps, and the fork servers from which they are forked.
 
-    def __init__(self) -> None:
+    `common_environment` holds the environment variables that all steps of the run have.
+    """
+
+    def __init__(self, common_environment: Mapping[str, str]) -> None:
+        self._common_environment = common_environment
         # The fork servers, by the environment variables that their steps declare.
         self._fork_servers: dict[frozenset[tuple[str, str]], _StepLauncher] = {}
 
-    def start_fork_server(
-        self, common_environment: Mapping[str, str], step_variables: Mapping[str, str]
-    ) -> None:
+    def start_fork_server(self, step_variables: Mapping[str, str]) -> None:
         """Start a process that imports packages, and from which steps can be forked.
 
-        The server is for all steps that declare exactly the environment variables
-        `step_variables`, because some packages read environment variables when they are
-        imported. `common_environment` holds the variables that all steps have. Does nothing
-        if there is a server for these steps already, or if this system cannot fork
-        processes.
+        `step_variables` are the environment variables that a step declares. Some packages
+        read such variables when they are imported. So there is a separate server for each
+        set of variables, and only the steps that declare exactly this set use it. Does
+        nothing if there is a server for these variables already, or if this system cannot
+        fork processes.
         """
         key = frozenset(step_variables.items())
         if not CAN_FORK or key in self._fork_servers:
             return
-        environment = {**common_environment, **step_variables}
+        environment = {**self._common_environment, **step_variables}
         self._fork_servers[key] = _StepLauncher(FORK_SERVER, environment)
 
     def run(
@@ -87,25 +90,31 @@ class StepProcesses:
         """Run a step and return its exit code, which is negative if a signal ended it.
 
         `step_variables` are the environment variables that the step declares, and
-        `next_step_variables` those that the step after it declares. While the step runs, a
-        fork server imports the packages of the next step.
+        `next_step_variables` are those that the next step declares, or None if there is no
+        next step. While the step runs, a fork server imports the packages of the next step.
         """
         self._close_unneeded_servers(step_variables, next_step_variables)
-        # The server is looked up before another one is started. A server that has just been
-        # started is still importing packages, so only the next step can use it.
+        # This step must not wait for a server that has only just begun to import packages.
+        # So its server is looked up before the one for the next step is started.
         server = self._fork_servers.get(frozenset(step_variables.items()))
         if next_step_variables is not None:
-            self.start_fork_server(command.environment, next_step_variables)
+            self.start_fork_server(next_step_variables)
 
         exit_code = None
         if server is not None:
             exit_code = server.run(command)
+        # The exit code is None if there is no server, or if the server was killed before it
+        # started the step.
         if exit_code is None:
             exit_code = self._run_plain_process(command)
         return exit_code
 
     def _run_plain_process(self, command: StepCommand) -> int:
-        """Run a step in a new Python process, and return its exit code."""
+        """Run a step in a new Python process, and return its exit code.
+
+        Returns KILLED if the process could not be started, because its supervisor was
+        killed.
+        """
         supervisor = _StepLauncher(SUPERVISOR, os.environ)
         try:
             exit_code = supervisor.run(command)
@@ -153,15 +162,17 @@ class _StepLauncher:
         )
 
     def run(self, command: StepCommand) -> int | None:
-        """Run a step and return its exit code, or None if the step could not be started.
+        """Run a step, wait until it has ended, and return its exit code.
 
-        The program that starts the step replies with two lines: the step's process id, and
-        the exit code once the step has ended. A missing line means that the program was
-        killed.
+        Returns None if the program was killed before it started the step, and KILLED if the
+        program was killed while the step ran. The program replies with two lines: the
+        step's process id, and the exit code once the step has ended. A missing line means
+        that the program was killed.
         """
         assert self._process.stdin
         assert self._process.stdout
-        # If the program was killed, it cannot receive the command. Its reply is then empty.
+        # If the program was killed, it can neither receive the command nor reply. The line
+        # that is read below is then empty.
         with suppress(BrokenPipeError):
             print(json.dumps(asdict(command)), file=self._process.stdin, flush=True)
         step_pid = self._process.stdout.readline()
@@ -172,7 +183,8 @@ class _StepLauncher:
         if exit_code:
             return int(exit_code)
 
-        # The program was killed before it could end the step and its child processes.
+        # The program was killed while the step ran, so the step and its child processes may
+        # be left. They are a process group, which Windows does not have.
         if sys.platform != "win32":
             with suppress(ProcessLookupError):
                 os.killpg(int(step_pid), signal.SIGKILL)
@@ -193,10 +205,11 @@ def run_in_terminal(command: StepCommand) -> int:
     """Run a step attached to this terminal, and return its exit code.
 
     Ctrl-C interrupts the step, or goes to the step's debugger, but does not end this
-    process.
+    process. The exit code is negative if a signal ended the step.
     """
-    # If this process ignored the signal (SIG_IGN), the step would inherit that, and Ctrl-C
-    # would not reach it. A handler is not inherited.
+    # If this process ignored Ctrl-C by SIG_IGN, the step would inherit that and ignore
+    # Ctrl-C too. A handler is not inherited, so this process gets a handler that does
+    # nothing.
     earlier_handler = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         process = subprocess.run(

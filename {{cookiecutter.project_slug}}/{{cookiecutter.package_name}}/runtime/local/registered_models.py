@@ -20,10 +20,12 @@ from .tracking import DATABASE
 
 #: Stands for the fingerprint of a registered model if none is registered.
 NO_MODEL = "none"
-#: MLflow writes this file into a model's folder whenever the model is loaded.
-LOADING_MARK = "registered_model_meta"
+#: The name of a file that MLflow writes into a model's folder each time that the model is
+#: loaded.
+FILE_WRITTEN_BY_LOADING = "registered_model_meta"
 #: Finds a version by its number, or the newest version if `version` is 'latest'. MLflow
-#: keeps deleted versions in the table. The tag `run` is FOLDER_TAG of tracked_runs.py.
+#: keeps deleted versions in the table, so they are left out here. The tag `run` is
+#: FOLDER_TAG of tracked_runs.py.
 FIND_VERSION = """
     SELECT
         version, creation_time, run_id, source,
@@ -42,7 +44,7 @@ LIST_VERSIONS = """
         version, creation_time,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'run') AS local_run,
         (SELECT value FROM tags WHERE run_uuid = run_id AND key = 'mlflow.parentRunId')
-            AS mlflow_run,
+            AS mlflow_run_id,
         (
             SELECT value FROM model_version_tags AS tags_of_version
             WHERE tags_of_version.name = model_versions.name
@@ -66,7 +68,7 @@ class ModelVersion:
     folder: Path | None
     #: The name of the local run that has registered the version, or an empty string if no
     #: local run has registered it.
-    run: str
+    run_name: str
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ class VersionOrigin:
     version: str
     #: The time of the registration in milliseconds since 1970, or 0 if MLflow has none.
     created: int
-    #: The folder of the local run that has registered the version, or an empty string.
-    run: str
+    #: The name that the local run had when it registered the version. Empty if no local run
+    #: has registered it.
+    run_name: str
     #: The id of the same run in MLflow, or an empty string.
-    mlflow_run: str
-    #: The version that new models are compared with while this version is the newest. This
-    #: is an earlier version if this version was not clearly better than the earlier one.
+    mlflow_run_id: str
+    #: The reference is the version that `evaluate` compares new models with while this
+    #: version is the newest. It is an earlier version if this version was not clearly
+    #: better than the earlier one.
     reference: str
 
 
@@ -90,11 +94,11 @@ class VersionOrigin:
 class RegisteredModel:
     """The registered model that a step looks up."""
 
-    #: Another version, or a version with other files, has another fingerprint. It is empty
-    #: if the step looks up no model, and NO_MODEL if no model is registered.
+    #: A text that is different for each version, and also differs if the files of a version
+    #: have changed. Empty if the step looks up no model, and NO_MODEL if none is registered.
     fingerprint: str
     #: The name of the local run that has registered the model, or an empty string.
-    run: str
+    run_name: str
 
 
 def find_model_version(root: Path, model: str, version: str) -> ModelVersion | None:
@@ -117,14 +121,15 @@ def find_model_version(root: Path, model: str, version: str) -> ModelVersion | N
     is_on_this_machine = uri.scheme == "file"
     if is_on_this_machine:
         folder = Path(url2pathname(uri.path))
-    return ModelVersion(identity, folder, run=row["local_run"] or "")
+    return ModelVersion(identity, folder, run_name=row["local_run"] or "")
 
 
 def list_versions(root: Path, model: str) -> list[VersionOrigin]:
-    """Return the origin of each version of a registered model, newest first.
+    """Return when each version of a registered model was created, and by which run.
 
-    The list is empty if the project has no MLflow database yet. Raises sqlite3.Error if the
-    database cannot be read.
+    The newest version comes first. `root` is the folder of the project, and `model` is the
+    name of the registered model. The list is empty if the project has no MLflow database
+    yet. Raises sqlite3.Error if the database cannot be read.
     """
     if not (root / DATABASE).exists():
         return []
@@ -134,29 +139,35 @@ def list_versions(root: Path, model: str) -> list[VersionOrigin]:
     origins = []
     for row in rows:
         version = str(row["version"])
+        # New models are compared with the reference of the newest version. The step
+        # `register` writes the reference into a tag, unless the version is itself the
+        # reference.
+        reference = row["reference"] or version
         origins.append(
             VersionOrigin(
                 version=version,
                 created=int(row["creation_time"] or 0),
-                run=row["local_run"] or "",
-                mlflow_run=row["mlflow_run"] or "",
-                # If `register` has set no other reference, new models are compared with
-                # this version.
-                reference=row["reference"] or version,
+                run_name=row["local_run"] or "",
+                mlflow_run_id=row["mlflow_run_id"] or "",
+                reference=reference,
             )
         )
     return origins
 
 
-def list_model_sources(root: Path) -> list[str]:
-    """Return the URI of the folder of each version of all registered models."""
+def list_model_uris(root: Path) -> list[str]:
+    """Return the URI of the folder of each version of all registered models.
+
+    `root` is the folder of the project. Raises sqlite3.Error if MLflow's database cannot be
+    read.
+    """
     with closing(_connect(root)) as connection:
         rows = connection.execute("SELECT source FROM model_versions").fetchall()
     return [row["source"] or "" for row in rows]
 
 
 def _connect(root: Path) -> sqlite3.Connection:
-    """Open MLflow's database. The values of a row are read by the names of columns.
+    """Open MLflow's database so that the values of a row are read by their column names.
 
     A query waits up to a minute while another process writes to the database.
     """
@@ -182,22 +193,23 @@ class ModelLookup:
     def find_model_for(self, step_name: str) -> RegisteredModel:
         """Return the registered model that a step would look up now.
 
-        Raises OSError if the model's files cannot be read, and sqlite3.Error if MLflow's
-        database cannot be read.
+        The model has an empty fingerprint if the step looks up no model, and the
+        fingerprint NO_MODEL if no model is registered. Raises OSError if the model's files
+        cannot be read, and sqlite3.Error if MLflow's database cannot be read.
         """
         if step_name not in self.model_readers:
-            # The step looks up no model, so its results do not depend on any.
-            return RegisteredModel(fingerprint="", run="")
+            return RegisteredModel(fingerprint="", run_name="")
         version = find_model_version(self.root, self.model, self.version)
         if version is None:
-            return RegisteredModel(fingerprint=NO_MODEL, run="")
+            return RegisteredModel(fingerprint=NO_MODEL, run_name="")
 
         files: dict[str, Path] = {}
         if version.folder is not None:
             files = list_files(version.folder)
-        # This file changes whenever the model is loaded, so it is no part of the model.
-        files.pop(LOADING_MARK, None)
+        # MLflow writes this file each time that the model is loaded. The fingerprint must
+        # not change when the model is only loaded, so the file is left out.
+        files.pop(FILE_WRITTEN_BY_LOADING, None)
         content_hash = self.fingerprints.hash_files(files)
         return RegisteredModel(
-            fingerprint=f"{version.identity} {content_hash}", run=version.run
+            fingerprint=f"{version.identity} {content_hash}", run_name=version.run_name
         )

@@ -2,9 +2,9 @@
 
 The rule is the same as for `allow_reuse` on Azure ML: the results of a step are reused
 while its files, arguments, parameters, environment variables, packages and inputs stay the
-same. The reuse key of a step is a hash of all these. Two inputs of data are the same if
-they have the same content. Two outputs of another step are the same only if one execution
-of that step has written both. So if a step runs, all steps that depend on it run too.
+same. The reuse key of a step is a hash of all these. An input of data stays the same while
+the content of the data is the same. An input that is the output of another step stays the
+same until that step runs again. So if a step runs, all steps that depend on it run too.
 
 On Azure ML, a step that looks up the registered model is never reused, because the model
 may have changed. In a local run, such a step is reused while the registered model stays the
@@ -62,10 +62,12 @@ class StepReuse:
         the record cannot be written.
         """
         context = self._context
-        # On Azure ML, a step that looks up the registered model must not be reused, because
-        # the model is not one of its inputs. Here, the model is compared as well.
+        # A step that looks up the registered model has `allow_reuse=False`, because Azure
+        # ML does not notice that the model has changed. A local run does notice, because
+        # it compares the models. So it may reuse the step all the same.
         reads_model = step.name in context.plan.model_readers
-        if not step.allow_reuse and not reads_model:
+        may_be_reused = step.allow_reuse or reads_model
+        if not may_be_reused:
             return None
         key = self.compute_key(step, step.source_directory)
         if key == NOT_REUSABLE:
@@ -83,7 +85,8 @@ class StepReuse:
         """Return the reuse key of a step: a hash of all that its results depend on.
 
         `code_folder` is the folder with the step's files. Returns NOT_REUSABLE if a file of
-        the step or of its data cannot be read.
+        the step or of its data cannot be read. Shows on the screen that this work is going
+        on, because hashing large data takes a while.
         """
         message = f"{step.name}: checking what has changed"
         with self._context.screen.show_progress(message):
@@ -103,23 +106,27 @@ class StepReuse:
         key: str,
         model_before: RegisteredModel,
         seconds: float,
-        mlflow_run: str,
+        mlflow_run_id: str,
     ) -> None:
         """Record the results of a step that has run.
 
-        `key` is the reuse key of the step, and `mlflow_run` is the id of the step's run in
-        MLflow. `model_before` is the registered model as it was before the step ran. If a
-        new model has been registered since then, it matters who has registered it:
+        `key` is the reuse key of the step, `seconds` is its duration, and `mlflow_run_id`
+        is the id of the step's run in MLflow. `model_before` is the registered model as it
+        was before the step ran. If a new model has been registered since then, it matters
+        who has registered the new model:
 
         - If this run has registered it, the results of the steps before this step are
           recorded as valid for the new model too.
-        - If another process has registered it, nobody knows which of the two models this
-          step has looked up. So the results of this step are recorded as not reusable.
+        - If another process has registered it, this step may have looked up either the old
+          model or the new one. So the results of this step are recorded as not reusable.
+
+        Raises OSError or sqlite3.Error if the registered model or the step's outputs cannot
+        be read, or if the record cannot be written.
         """
         context = self._context
         model = self.find_model(step)
         if model.fingerprint != model_before.fingerprint:
-            was_registered_by_this_run = model.run == context.folder.name
+            was_registered_by_this_run = model.run_name == context.folder.name
             if was_registered_by_this_run:
                 self._mark_earlier_steps_valid(step, model_before, model)
             else:
@@ -131,21 +138,23 @@ class StepReuse:
             models=[model.fingerprint],
             files=hash_listing(context.step_folder(step) / "outputs"),
             seconds=seconds,
-            mlflow_run=mlflow_run,
+            mlflow_run=mlflow_run_id,
             data=self._hash_data(step),
         )
         context.record_step(step.name, results)
 
     def _describe_inputs(self, step: Step) -> dict[str, str]:
-        """Return a description of each input of a step, which goes into the reuse key.
+        """Return a description of each input of a step, by the name of the input.
 
-        The description changes if the step could read something else: for data, it is a
-        hash of the files; for the output of another step, it names the execution of that
-        step.
+        An input of data is described by a hash of its files. An input that is the output of
+        another step is described by the execution of that step. So a description changes
+        whenever the step might read something different, and then the reuse key of the step
+        changes too. Raises OSError if a file of the data cannot be read.
         """
         description_by_input = {}
         for name, source in step.inputs.items():
             if isinstance(source, Parameter):
+                # The source is a parameter that holds the path of data.
                 files = list_files(self._context.find_source(source))
                 description_by_input[name] = self._fingerprints.hash_files(files)
             else:
@@ -156,10 +165,10 @@ class StepReuse:
         return description_by_input
 
     def _hash_data(self, step: Step) -> dict[str, str]:
-        """Return a fingerprint of each input of data that a step reads, by input name.
+        """Return a fingerprint of each data input of a step, by the name of the input.
 
-        Data that cannot be read is left out. The command `runs` then cannot tell whether it
-        has changed.
+        The command `runs` uses the fingerprints to show which data has changed between two
+        runs. Data that cannot be read is left out, so the command says nothing about it.
         """
         fingerprint_by_input: dict[str, str] = {}
         for name, source in step.inputs.items():
@@ -173,27 +182,30 @@ class StepReuse:
     def _mark_earlier_steps_valid(
         self, step: Step, old_model: RegisteredModel, new_model: RegisteredModel
     ) -> None:
-        """Record that the results of all steps before `step` are valid for a new model.
+        """Record that the results of the steps before `step` are valid for a new model.
 
-        Results that are not valid for the old model stay as they are.
+        The results of a step list the registered models for which they are valid: they are
+        reused only while one of these models is registered. Results that do not list the
+        old model are outdated already, so the new model is not added to them. The record is
+        changed in memory, and is written together with the results of `step`.
         """
-        done = self._context.record.done
+        results_by_step = self._context.record.done
         for name in self._context.plan.list_steps_before(step.name):
-            results = done.get(name)
+            results = results_by_step.get(name)
             if results is None or old_model.fingerprint not in results.models:
                 continue
             models = [*results.models, new_model.fingerprint]
-            done[name] = results.model_copy(update={"models": models})
+            results_by_step[name] = results.model_copy(update={"models": models})
 
 
 def find_results(
     runs: Path, step_name: str, key: str, model_fingerprint: str
 ) -> StepRecord | None:
-    """Return the newest results of a step with the reuse key `key`, or None.
+    """Return the newest results that a step may reuse, or None if there are none.
 
-    `model_fingerprint` stands for the registered model that the step looks up now. The
-    results must be valid for this model, and their files must not have changed since the
-    step wrote them.
+    The results must have the reuse key `key`. They must be valid for the registered model
+    that the step looks up now, which has the fingerprint `model_fingerprint`. Their files
+    must not have changed since the step wrote them. `runs` is the folder of all runs.
     """
     for run in list_runs(runs):
         results = run.record.done.get(step_name)
@@ -201,9 +213,10 @@ def find_results(
             continue
         if model_fingerprint not in results.models:
             continue
-        # If this run has itself reused the results, their files are in an earlier run.
+        # If this run has itself reused the results, their files are in the folder of an
+        # earlier run, which `results.run` names.
         run_with_files = results.run or run.folder.name
-        # The files may have been removed.
+        # If the files have been removed, listing them raises OSError.
         with suppress(OSError):
             outputs = runs / run_with_files / step_name / "outputs"
             if hash_listing(outputs) == results.files:
@@ -248,11 +261,13 @@ def _hash_step(
 ) -> str:
     """Return the hash of everything that the results of a step depend on.
 
-    `values` holds the values of the pipeline's parameters, `inputs` a description of the
-    content of each input, and `code_hash` is a hash of the step's files.
+    `values` holds the values of the pipeline's parameters, `inputs` holds a description of
+    the content of each input, and `code_hash` is a hash of the step's files.
     """
-    # An argument may be a plain string, or stand for an output with the same name. So the
-    # type of each argument is hashed too.
+    # The string "model" and the output called "model" have the same text, although they are
+    # different arguments. So the type of each argument is hashed too. The unused parameters,
+    # such as the number of nodes, have no effect on this machine. They are hashed because
+    # Azure ML compares all parameters of a step.
     arguments = [
         [type(argument).__name__, describe_value(argument, values)]
         for argument in (*step.arguments, *step.unused_parameters)

@@ -26,7 +26,7 @@ from ..steps import Step
 from . import tracking
 from .plan import make_plan
 from .processes import StepProcesses
-from .registered_models import list_model_sources
+from .registered_models import list_model_uris
 from .reuse import StepReuse
 from .run_context import RunContext, explain_full_disks
 from .run_folder import (
@@ -37,7 +37,15 @@ from .run_folder import (
 )
 from .run_record import RunRecord
 from .run_result import RunResult, StepResult
-from .screen import FAILED, REMOVED, REUSED, LogSummary, Screen, summarize_log
+from .screen import (
+    FAILED,
+    REMOVED,
+    REUSED,
+    STEP_NAME_WIDTH,
+    LogSummary,
+    Screen,
+    summarize_log,
+)
 from .step_alone import check_step_can_run, read_earlier_run
 from .step_runner import StepRunner, make_common_environment
 from .tracked_runs import TrackedRun, TrackedRuns, find_git_tags
@@ -51,50 +59,50 @@ def new_run(
     console: Console | None = None,
     folder: Path | None = None,
 ) -> LocalRun:
-    """Prepare a run of the pipeline called `name`.
+    """Prepare a run of the pipeline called `name`, which `LocalRun.run` then executes.
 
-    `values` maps pipeline parameters to their values as text. If `folder` is the folder of
-    an earlier run, a step of that run can be run again. Otherwise, the run gets a new
-    folder. If there is no `console`, plain lines are printed, which also suits notebooks.
-    Raises LocalRunError if the folder cannot be used, and PipelineError or SettingsError if
-    the pipeline, a value or a setting is wrong.
+    `values` holds the values of pipeline parameters as text, by the name of the parameter.
+    `folder` is the folder of an earlier run of which one step is to run again. Its
+    parameters stay the same, except those in `values`. If `folder` is None, a new folder is
+    created. Messages are printed on `console`. If it is None, they are printed as plain
+    lines without colors, in a notebook too. Raises LocalRunError if the folder cannot be
+    used, PipelineError if the pipeline or a parameter is not valid, SettingsError if a
+    setting is not valid, and TrackingError if the path of the project is too long.
     """
     settings = project.settings()
     if folder is None:
         record = RunRecord(pipeline=name)
     else:
         record = read_earlier_run(folder, name)
-    # An earlier run keeps its parameters, except those that are set now.
     record.set.update(values or {})
     plan = make_plan(project, settings, name, pipelines[name], record.set)
     record.steps = list(plan.steps)
     tracking.check_path_length(project.root / tracking.DATABASE)
-    # The new folder is created only after the pipeline and all values have been checked.
-    if folder is None:
-        folder = _create_folder(project, record)
 
+    # A run that cannot start must not leave a folder. So a new folder is created only after
+    # the pipeline and all values have been checked.
+    run_folder = _create_folder(project, record) if folder is None else folder
     if console is None:
         console = Console(force_jupyter=False, force_terminal=False)
-    temporary_files = _create_temporary_folder()
     context = RunContext(
         project=project,
         settings=settings,
         plan=plan,
-        folder=folder,
+        folder=run_folder,
         record=record,
         screen=Screen(console),
-        temporary_files=temporary_files,
+        temporary_files=_create_temporary_folder(),
     )
     return LocalRun(context)
 
 
 class LocalRun:
-    """A run of a pipeline on this machine, which writes into the folder `folder`."""
+    """A run of a pipeline on this machine. Its results are written into `folder`."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self.folder = context.folder
-        self._processes = StepProcesses()
+        self._processes = StepProcesses(make_common_environment(context))
         self._reuse = StepReuse(context)
         root = context.project.root
         self._tracked_runs = TrackedRuns(
@@ -109,10 +117,13 @@ class LocalRun:
     ) -> RunResult:
         """Run all steps in the order of their dependencies, or only `single_step`.
 
-        Results of earlier runs are reused, unless the run is `fresh`. A single step always
-        runs. With `debug`, it runs from `steps/`, attached to this terminal. Raises
-        LocalRunError if the folder of the run is in use or cannot be written, or if the
-        single step lacks its inputs, and TrackingError if MLflow's database cannot be used.
+        A step is not run if it has valid results of an earlier run, which are then reused.
+        If `fresh` is true, all steps run. A single step always runs. If `debug` is true,
+        the single step runs in its folder below `steps/`, attached to this terminal;
+        without a single step, `debug` has no effect. After a run of all steps, old runs are
+        removed. Raises LocalRunError if the folder of the run is in use or cannot be
+        written, or if the single step lacks its inputs. Raises TrackingError if MLflow's
+        database cannot be used.
         """
         plan = self.context.plan
         step_names = list(plan.steps)
@@ -121,16 +132,8 @@ class LocalRun:
             step_names = [single_step]
         self._print_clusters(step_names)
 
-        # At the end, the stack undoes these in the reverse order: the processes end before
-        # their temporary files are removed, and the lock is released last.
-        with ExitStack() as stack:
-            self._lock_run_folder(stack)
-            if single_step is not None:
-                self._update_earlier_run()
-            stack.enter_context(self.context.temporary_files)
-            stack.enter_context(closing(self._processes))
-            self._open_database(last_step=plan.steps[step_names[-1]])
-            stack.enter_context(self._track_run())
+        is_earlier_run = single_step is not None
+        with self._open_run(is_earlier_run, last_step=plan.steps[step_names[-1]]):
             if debug and single_step is not None:
                 results = [self._step_runner.debug(plan.steps[single_step])]
             else:
@@ -143,23 +146,46 @@ class LocalRun:
         status = "completed" if has_succeeded else "failed"
         return RunResult(plan.pipeline, status, str(self.folder), results)
 
-    def _lock_run_folder(self, stack: ExitStack) -> None:
-        """Lock the folder of this run until `stack` is closed.
+    @contextmanager
+    def _open_run(self, is_earlier_run: bool, last_step: Step) -> Iterator[None]:
+        """Make all that steps need available during the `with` block.
+
+        These are the locked folder of the run, a folder for temporary files, the processes
+        of steps, and MLflow's database, in which this run is shown as running. They are
+        released in the reverse order: the processes end before their temporary files are
+        removed, and the lock is released last. Raises the errors of `run`.
+        """
+        with self._lock_run_folder():
+            if is_earlier_run:
+                self._update_earlier_run()
+            with self.context.temporary_files, closing(self._processes):
+                self._import_packages_early(last_step)
+                self._open_database()
+                with self._track_run():
+                    yield
+
+    @contextmanager
+    def _lock_run_folder(self) -> Iterator[None]:
+        """Lock the folder of this run during the `with` block.
 
         Raises LocalRunError if another run uses the folder, or if the folder cannot be
         written.
         """
-        try:
-            stack.enter_context(lock_folder(self.folder, timeout_seconds=0))
-        except OSError as error:
-            raise LocalRunError(
-                f"The folder is in use by another run, or cannot be written: {error}."
-            ) from None
+        # The `try` must not contain the `yield`, or errors of the block would be caught
+        # too. So the lock is acquired with a stack, which releases it after the block.
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock_folder(self.folder, timeout_seconds=0))
+            except OSError as error:
+                raise LocalRunError(
+                    f"The folder is in use by another run, or cannot be written: {error}."
+                ) from None
+            yield
 
     def _update_earlier_run(self) -> None:
         """Update the folder of an earlier run before one of its steps runs again.
 
-        The folder then has the current parameters, settings, pipelines and pinned packages.
+        Writes the current parameters, settings, pipelines and pinned packages into it.
         Raises LocalRunError if the folder cannot be written.
         """
         project = self.context.project
@@ -171,19 +197,34 @@ class LocalRun:
 
     def _print_clusters(self, step_names: Sequence[str]) -> None:
         """Print which of the steps would run on a cluster other than the default one."""
+        # This setting names the cluster of each step that does not run on the default one.
         cluster_by_step = self.context.settings.steps
-        exceptions = [
+        steps_on_other_clusters = [
             f"{name} on {cluster_by_step[name]}"
             for name in step_names
             if name in cluster_by_step
         ]
-        if exceptions:
+        if steps_on_other_clusters:
             self.context.screen.print(
-                f"On Azure ML, some steps run on another cluster: {', '.join(exceptions)}."
-                " In this run, all steps run on this machine."
+                "On Azure ML, some steps do not run on the default cluster:"
+                f" {', '.join(steps_on_other_clusters)}. In this run, all steps run on this"
+                " machine."
             )
 
-    def _open_database(self, last_step: Step) -> None:
+    def _import_packages_early(self, last_step: Step) -> None:
+        """Start a fork server that imports the packages of steps, in a project's first run.
+
+        The first run must create MLflow's database. This takes as long as importing the
+        packages, so both are done at the same time. In later runs, all steps may be reused,
+        and the server would not be needed.
+        """
+        is_first_run = not (self.context.project.root / tracking.DATABASE).exists()
+        if is_first_run:
+            # Only steps that declare the same environment variables can use the server.
+            # Most steps declare none, so most can use the server of the last step.
+            self._processes.start_fork_server(last_step.environment_variables)
+
+    def _open_database(self) -> None:
         """Create MLflow's database if there is none, and check that it can be used.
 
         Raises TrackingError if the database cannot be used, and LocalRunError if it cannot
@@ -191,13 +232,6 @@ class LocalRun:
         """
         context = self.context
         root = context.project.root
-        if not (root / tracking.DATABASE).exists():
-            # It takes as long to create the database as to import the packages of the
-            # steps, so both are done at the same time. Most steps declare no variables, so
-            # they can be forked from the same server as the last step.
-            self._processes.start_fork_server(
-                make_common_environment(context), last_step.environment_variables
-            )
         try:
             with (
                 context.screen.show_progress("opening mlruns"),
@@ -209,14 +243,15 @@ class LocalRun:
 
     @contextmanager
     def _track_run(self) -> Iterator[None]:
-        """Show this run in MLflow as running during the `with` block, then its results.
+        """Show this run in MLflow: as running during the block, and with results afterwards.
 
-        If the block raises an error, MLflow shows the run as stopped, without results.
-        Raises LocalRunError if MLflow's database cannot be written when the run starts.
+        If the `with` block raises an error, MLflow shows the run as stopped, without
+        results. Raises LocalRunError if MLflow's database cannot be written when the run
+        starts.
         """
         record = self.context.record
-        # With the stack, the `except` below applies only to the start of the tracking, and
-        # not to errors of the block.
+        # The `try` must not contain the `yield`, or errors of the block would be caught
+        # too. So the tracking is started with a stack, which ends it after the block.
         with ExitStack() as stack:
             try:
                 tracked = stack.enter_context(
@@ -233,7 +268,10 @@ class LocalRun:
             self._set_tracked_results(tracked)
 
     def _set_tracked_results(self, tracked: TrackedRun) -> None:
-        """Write the status, the parameters and the steps' results of this run to MLflow."""
+        """Write the status, the parameters and the steps' results of this run to MLflow.
+
+        The status is set in `tracked`, and is written when the tracking ends.
+        """
         record = self.context.record
         tracked.status = "FAILED" if record.find_unfinished_steps() else "FINISHED"
         parameters = {
@@ -242,14 +280,15 @@ class LocalRun:
         step_run_ids = [
             record.done[step].mlflow_run for step in record.steps if step in record.done
         ]
-        # If this fails, the results are still in the steps' own runs.
+        # If the results cannot be copied, they are still in MLflow's runs of the steps.
         with suppress(sqlite3.Error):
             self._tracked_runs.set_results(tracked.id, parameters, step_run_ids)
 
     def _run_steps(self, names: Sequence[str], must_run: bool) -> list[StepResult]:
-        """Run steps, or reuse their earlier results unless they `must_run`.
+        """Run steps one after another, or reuse the valid results of earlier runs.
 
-        After a step has failed, the steps that follow it are skipped.
+        If `must_run` is true, no results are reused. After a step has failed, the steps
+        that follow it are skipped.
         """
         steps = [self.context.plan.steps[name] for name in names]
         results: list[StepResult] = []
@@ -265,12 +304,14 @@ class LocalRun:
     ) -> StepResult:
         """Reuse a step's results from an earlier run, or run the step. Print the outcome.
 
-        Unless the step `must_run`, it runs only if no earlier results are valid.
+        If `must_run` is true, the step always runs. Otherwise it runs only if it has no
+        valid results. If the files of the run cannot be read or written, the step fails.
         """
         context = self.context
         results = None
         try:
             if not must_run:
+                # This returns None if there are no valid results.
                 results = self._reuse.take_earlier_results(step)
             if results is None:
                 return self._step_runner.run(step, next_step)
@@ -295,38 +336,44 @@ class LocalRun:
             log = summarize_log(log_file)
 
         screen = self.context.screen
-        text = f"{log.last_line} ({earlier_run})".lstrip()
-        screen.print(text, label=f"{REUSED}{step.name:10}")
+        origin = f"({earlier_run})"
+        text = f"{log.last_line} {origin}" if log.last_line else origin
+        screen.print(text, label=f"{REUSED}{step.name:{STEP_NAME_WIDTH}}")
         screen.print_notes(log)
 
     def _remove_old_runs(self) -> None:
-        """Remove the oldest runs beyond the setting `keep_runs`, and print their names."""
+        """Remove old runs, so that not more stay than the setting `keep_runs` allows.
+
+        Prints the names of the removed runs. If the folder of runs or MLflow's database
+        cannot be used, nothing is removed.
+        """
         context = self.context
         keep = context.settings.keep_runs
         try:
-            has_registered_model = _make_model_check(context.project.root)
+            has_registered_model = _make_registered_model_check(context.project.root)
             with context.screen.show_progress("removing old runs"):
                 removed = remove_old_runs(
                     context.runs, keep, self.folder, has_registered_model
                 )
         except (OSError, sqlite3.Error):
-            # The next run tries again.
+            # Old runs that are left do no harm, and the next run tries again.
             return
         for name in removed:
             context.screen.print(f"{name} (keep_runs: {keep})", label=REMOVED)
 
 
-def _make_model_check(root: Path) -> Callable[[str], bool]:
+def _make_registered_model_check(root: Path) -> Callable[[str], bool]:
     """Return a function that tells whether a run's folder contains a registered model.
 
     The function takes the name of the run. `root` is the folder of the project. Raises
     sqlite3.Error if MLflow's database cannot be read.
     """
-    model_uris = list_model_sources(root)
+    model_uris = list_model_uris(root)
 
-    def has_registered_model(run: str) -> bool:
-        """Return whether the URI of a registered model leads into the run's folder."""
-        return any(f"/{run}/" in uri for uri in model_uris)
+    def has_registered_model(run_name: str) -> bool:
+        """Return whether the files of a registered model are in the run's folder."""
+        # The name contains the time of the run, so no other folder in a URI has this name.
+        return any(f"/{run_name}/" in uri for uri in model_uris)
 
     return has_registered_model
 
@@ -345,7 +392,8 @@ def _create_folder(project: Project[Any], record: RunRecord) -> Path:
         copy_project_files(project.root, project.package, folder)
     except OSError as error:
         raise _make_write_error(project.root, error) from None
-    # The lock of the folder is a SQLite file, whose path must not be too long either.
+    # The lock of the folder is a SQLite file, and SQLite cannot open very long paths. The
+    # folder is named after the time of its creation, so its path is known only now.
     tracking.check_path_length(folder / ".lock")
     return folder
 

@@ -23,7 +23,7 @@ MIN_FREE_BYTES = 2**16
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run: its project, settings, plan, record and folders, and the user's screen."""
+    """All that the modules of a local run share, such as the settings and the folders."""
 
     project: Project[Any]
     settings: ProjectSettings
@@ -60,9 +60,10 @@ class RunContext:
     def find_source(self, source: Source) -> Path:
         """Return the path from which an input of a step is read.
 
-        If the source of the input is a parameter, this is the path of data. Otherwise, the
-        source is the name of a step and the name of one of its outputs, and this is the
-        folder of that output. If the step was reused, the folder belongs to an earlier run.
+        If the source of the input is a parameter, the value of the parameter is the path of
+        data. Otherwise, the source consists of the name of a step and the name of one of
+        its outputs, and the folder of that output is returned. If the step was reused, that
+        folder belongs to an earlier run.
         """
         if isinstance(source, Parameter):
             return self.project.root / str(self.plan.values[source.name])
@@ -77,14 +78,20 @@ class RunContext:
         return self.folder
 
     def find_outputs(self, step: Step) -> dict[str, str]:
-        """Return the folder of each output of a step, by the name of the output."""
+        """Return the folder of each output of a step, by the name of the output.
+
+        If the step was reused, the folders belong to an earlier run.
+        """
         return {
             output: str(self.find_source((step.name, output)))
             for output in step.outputs
         }
 
     def find_folders(self, step: Step) -> dict[str, str]:
-        """Return the path of each input and output of a step, by its name."""
+        """Return the path of each input and output of a step.
+
+        A key is the name of the input or output.
+        """
         inputs = {
             name: str(self.find_source(source)) for name, source in step.inputs.items()
         }
@@ -102,15 +109,17 @@ class RunContext:
 
 
 def explain_full_disks(folder: Path) -> str:
-    """Return a message that names the full disks a run writes to, or an empty string.
+    """Return a message that names the full disks, or an empty string if none is full.
 
-    A run writes to `folder` and to the system's folder for temporary files.
+    Only the disks that a run writes to are checked: the disk of `folder`, and the disk of
+    the system's folder for temporary files.
     """
     sentences = []
     for path in (folder, Path(tempfile.gettempdir())):
         try:
             free_bytes = shutil.disk_usage(path).free
         except OSError:
+            # The free space of this disk is unknown.
             continue
         if free_bytes < MIN_FREE_BYTES:
             sentences.append(f"The disk that holds {path} is full.")

@@ -44,12 +44,13 @@ class Run:
 def list_runs(runs: Path, pipeline: str | None = None) -> list[Run]:
     """Return the runs of a pipeline, or all runs if `pipeline` is None, newest first.
 
-    `runs` is the folder of all runs, which need not exist. Folders without a readable
-    record are left out. Folders whose names are not UTF-8 are left out too, because no
-    record could name them.
+    `runs` is the folder of all runs. The list is empty if this folder does not exist or
+    cannot be read. Runs without a readable record are left out. A run whose folder has a
+    name that is not UTF-8 is left out too: its name could not be written into the record of
+    another run that reuses its results, because records are UTF-8.
     """
     readable_runs: list[Run] = []
-    # There is no folder before the first run.
+    # Before the first run, the folder does not exist.
     with suppress(OSError):
         for folder in runs.iterdir():
             if not is_utf8(folder.name):
@@ -76,12 +77,14 @@ def find_last_duration(runs: Path, pipeline: str, step_name: str) -> float:
 def make_run_folder(runs: Path, record: RunRecord) -> Path:
     """Create the folder of a new run below `runs`, and write the run's record into it.
 
-    The name of the folder has the time and the pipeline, such as
-    2026-11-23-093000-training, and a number if other runs started in the same second.
-    `record.started` is set to the current time in nanoseconds, or to one more than the
-    start of the newest run if the clock was set back. Raises OSError if the folder cannot
-    be created.
+    The folder is named after the current time and the pipeline, such as
+    2026-11-23-093000-training. If other runs have started in the same second, a number is
+    added, such as 2026-11-23-093000-training-2. `record.started` is set to the current time
+    in nanoseconds since 1970. Raises OSError if the folder cannot be created.
     """
+    # Runs are sorted by `started`, and a new run must be the newest. If the clock was set
+    # back, the current time is earlier than the start of other runs. The new run is then
+    # recorded as starting 1 ns after the newest of them.
     record.started = time.time_ns()
     for run in list_runs(runs):
         record.started = max(record.started, run.record.started + 1)
@@ -119,9 +122,10 @@ def copy_project_files(root: Path, package: str, folder: Path) -> None:
 def lock_folder(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
     """Hold the lock of a folder during the `with` block, so that no other process can.
 
-    It is a lock on a SQLite database in the folder. If this process is killed, the
-    operating system releases the lock. Raises OSError if another process still holds the
-    lock after `timeout_seconds`, or if nothing can be written to the folder.
+    The lock is a transaction on an empty SQLite database in the folder, the file `.lock`.
+    If this process is killed, the operating system releases the lock. Raises OSError if
+    another process still holds the lock after `timeout_seconds`, or if nothing can be
+    written to the folder.
     """
     lock = sqlite3.connect(
         folder / ".lock", timeout=timeout_seconds, isolation_level=None
@@ -137,11 +141,12 @@ def lock_folder(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
 def remove_old_runs(
     runs: Path, keep: int, current: Path, is_needed: Callable[[str], bool]
 ) -> list[str]:
-    """Remove old runs and return their names. The newest `keep` runs stay.
+    """Remove old runs and return the names of the removed runs.
 
-    Failed runs are counted separately, so that they never take the place of successful
-    runs: the newest `keep` successful runs and the newest `keep` failed runs stay. Of the
-    older runs, these stay too:
+    A run is complete if all its steps have succeeded. Otherwise it is incomplete: it has
+    failed, was stopped or is still at work. The newest `keep` complete runs stay, and also
+    the newest `keep` incomplete runs. As both are counted separately, incomplete runs never
+    take the place of complete ones. Of the older runs, these stay too:
 
     - the run whose folder is `current`
     - runs for which `is_needed` returns True when it is called with the run's name
@@ -152,8 +157,8 @@ def remove_old_runs(
     A run is removed in two stages. First its record is deleted while the folder of runs is
     locked, so that a new run can no longer use its results. Then its files are deleted,
     which may take a long time. If this process is killed between the stages, a folder
-    without a record is left, and the next call removes it. Raises OSError if the folder
-    `runs` cannot be written.
+    without a record is left, and the next call removes this folder. Raises OSError if the
+    folder `runs` cannot be written.
     """
     with lock_folder(runs):
         run_by_name = {run.folder.name: run for run in list_runs(runs)}
@@ -182,9 +187,9 @@ def _choose_old_runs(
 
     `run_by_name` holds all runs by the names of their folders, newest first.
     """
-    complete, failed = _split_by_outcome(run_by_name)
+    complete, incomplete = _split_by_outcome(run_by_name)
     removable: set[str] = set()
-    for name in complete[keep:] + failed[keep:]:
+    for name in complete[keep:] + incomplete[keep:]:
         must_stay = (
             name == current.name
             or is_needed(name)
@@ -193,49 +198,52 @@ def _choose_old_runs(
         if not must_stay:
             removable.add(name)
 
-    # A run that stays may still use the results of a removable one.
+    # A run that stays may still use the results of a removable run, which then stays too.
     kept_runs = [run for name, run in run_by_name.items() if name not in removable]
     return removable - _find_used_runs(kept_runs, run_by_name)
 
 
 def _split_by_outcome(run_by_name: dict[str, Run]) -> tuple[list[str], list[str]]:
-    """Return the names of the complete runs, and the names of the failed runs.
+    """Return the names of the complete runs, and the names of the incomplete runs.
 
-    Both lists have the order of `run_by_name`. They do not contain runs that a user has
-    renamed, or moved to another place and replaced by a link.
+    A run is complete if all its steps have succeeded. An incomplete run has failed, was
+    stopped or is still at work. Both lists have the order of `run_by_name`. Runs that a
+    user has renamed, or has moved elsewhere and replaced by a link, are in neither list.
     """
     complete: list[str] = []
-    failed: list[str] = []
+    incomplete: list[str] = []
     for name, run in run_by_name.items():
         was_changed_by_user = not RUN_NAME.fullmatch(name) or run.folder.is_symlink()
         if was_changed_by_user:
             continue
         if run.record.find_unfinished_steps():
-            failed.append(name)
+            incomplete.append(name)
         else:
             complete.append(name)
-    return complete, failed
+    return complete, incomplete
 
 
 def _find_used_runs(kept_runs: list[Run], run_by_name: dict[str, Run]) -> set[str]:
     """Return the names of the runs whose results the kept runs use.
 
-    If a kept run uses results of run A, and run A uses results of run B, both are returned.
+    If a kept run uses results of run A, and run A uses results of run B, both A and B are
+    returned. `run_by_name` holds all runs by the names of their folders.
     """
     used: set[str] = set()
     runs_to_visit = list(kept_runs)
     while runs_to_visit:
         run = runs_to_visit.pop()
         for results in run.record.done.values():
-            # `results.run` is empty if the run has not reused the step's results.
-            if results.run in run_by_name and results.run not in used:
-                used.add(results.run)
-                runs_to_visit.append(run_by_name[results.run])
+            # The name of the run that wrote the results. Empty if this is `run` itself.
+            producer = results.run
+            if producer in run_by_name and producer not in used:
+                used.add(producer)
+                runs_to_visit.append(run_by_name[producer])
     return used
 
 
 def is_at_work(folder: Path) -> bool:
-    """Return whether a process still holds the lock of a run's folder."""
+    """Return whether a run is still at work, in which case a process locks its folder."""
     try:
         with lock_folder(folder, timeout_seconds=0):
             return False

@@ -1,7 +1,7 @@
 """Read earlier runs, and compare their settings, parameters, code and data.
 
-A run is read from its folder and from MLflow's database. If the record of a run cannot be
-read, the reason takes the place of the run.
+A run is read from its folder and from MLflow's database. A run whose record cannot be read
+is listed as an `UnreadableRun`, with the reason.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ class PastRun:
         return None
 
     def describe_state(self) -> str:
-        """Return the verdict on the run's model, or that the run has not finished.
+        """Return the verdict on the run's model, or a text about an unfinished run.
 
-        Examples are "better", "running: train" and "did not finish: train". A finished run
-        without a verdict, such as a run of scoring, has an empty state.
+        A finished run has the verdict of `evaluate`, such as "better". For an unfinished
+        run, the text names the first step that has not succeeded, such as "running: train"
+        or "did not finish: train". For a finished run without a verdict, such as a scoring
+        run, the text is empty.
         """
         unfinished_steps = self.record.find_unfinished_steps()
         if not unfinished_steps:
@@ -82,7 +84,7 @@ class UnreadableRun:
     folder: Path
     reason: str
     #: The time of the folder's last change, in nanoseconds since 1970.
-    modified: int
+    modified_ns: int
 
     @property
     def name(self) -> str:
@@ -92,12 +94,15 @@ class UnreadableRun:
 
 @dataclass(frozen=True)
 class Change:
-    """A setting, a parameter or a file that differs between two runs."""
+    """A setting, a parameter or a file that differs between two runs.
+
+    For a file, `name` is its path in the project, and the values are its contents.
+    """
 
     name: str
-    #: The value or the content of the file in the first run, or None if it had none.
+    #: The value in the first run, or None if the first run does not have it.
     before: str | None
-    #: The value or the content of the file in the second run, or None if it had none.
+    #: The value in the second run, or None if the second run does not have it.
     after: str | None
 
 
@@ -107,6 +112,7 @@ class Change:
 def read_history(root: Path) -> list[PastRun | UnreadableRun]:
     """Return the runs of a project, newest first.
 
+    `root` is the folder of the project. Runs whose records cannot be read are included.
     Raises sqlite3.Error if MLflow's database cannot be read.
     """
     runs: list[PastRun | UnreadableRun] = []
@@ -119,11 +125,11 @@ def read_history(root: Path) -> list[PastRun | UnreadableRun]:
         run = _read_run(root, folder)
         if run is not None:
             runs.append(run)
-    runs.sort(key=_get_time, reverse=True)
+    runs.sort(key=_get_sort_time, reverse=True)
     return runs
 
 
-def _get_time(run: PastRun | UnreadableRun) -> int:
+def _get_sort_time(run: PastRun | UnreadableRun) -> int:
     """Return the time by which runs are sorted, in nanoseconds since 1970.
 
     This is the start of the run, or the last change of the folder if the record cannot be
@@ -131,32 +137,34 @@ def _get_time(run: PastRun | UnreadableRun) -> int:
     """
     if isinstance(run, PastRun):
         return run.record.started
-    return run.modified
+    return run.modified_ns
 
 
 def _read_run(root: Path, folder: Path) -> PastRun | UnreadableRun | None:
-    """Read the run in a folder. Returns None if it is not the folder of a run.
+    """Read the run in a folder, or return None if the folder is not that of a run.
 
     `root` is the folder of the project. Raises sqlite3.Error if MLflow's database cannot be
     read.
     """
     try:
-        modified = folder.stat().st_mtime_ns
+        modified_ns = folder.stat().st_mtime_ns
     except FileNotFoundError:
         # Another process has just removed the run.
         return None
     if not is_utf8(folder.name):
-        return UnreadableRun(folder, "the folder's name is not UTF-8", modified)
+        return UnreadableRun(folder, "the folder's name is not UTF-8", modified_ns)
     try:
         record = RunRecord.read(folder)
     except FileNotFoundError:
+        # A folder with the name of a run has lost its record. Any other folder without a
+        # record was not created by a run.
         if RUN_NAME.fullmatch(folder.name):
-            return UnreadableRun(folder, f"it has no {RECORD}", modified)
+            return UnreadableRun(folder, f"it has no {RECORD}", modified_ns)
         return None
     except ValidationError as error:
-        return UnreadableRun(folder, _describe_validation_error(error), modified)
+        return UnreadableRun(folder, _describe_validation_error(error), modified_ns)
     except (OSError, ValueError) as error:
-        return UnreadableRun(folder, f"{RECORD} cannot be read: {error}", modified)
+        return UnreadableRun(folder, f"{RECORD} cannot be read: {error}", modified_ns)
 
     step_run_ids = [
         record.done[step].mlflow_run for step in record.steps if step in record.done
@@ -167,7 +175,8 @@ def _read_run(root: Path, folder: Path) -> PastRun | UnreadableRun | None:
 def _describe_validation_error(error: ValidationError) -> str:
     """Return why a record is not valid, with the key of the first wrong value.
 
-    The key of a value in an object is written with dots, such as `done.prep.seconds`.
+    The key consists of all keys on the way to the value, such as `done.prep.seconds`. It is
+    "JSON" if the record is not JSON.
     """
     first_error = error.errors()[0]
     key = ".".join(str(part) for part in first_error["loc"]) or "JSON"
@@ -177,10 +186,10 @@ def _describe_validation_error(error: ValidationError) -> str:
 def find_run(history: Sequence[PastRun | UnreadableRun], text: str) -> PastRun:
     """Return the run called `text`, or else the only run whose name contains `text`.
 
-    `text` may also be the path of the run's folder. Raises CommandError if there is no such
-    run, if there are several, or if the record of the run cannot be read.
+    `text` may also be the path of the run's folder. Raises CommandError if no run matches,
+    if several runs match, or if the record of the run cannot be read.
     """
-    # The name of the path runs/2026-11-23-093000-training/ is its last part.
+    # From the path runs/2026-11-23-093000-training/, this takes the name of the run.
     name_or_part = Path(text).name
     run_by_name = {run.name: run for run in history}
     if name_or_part in run_by_name:
@@ -220,7 +229,7 @@ def make_not_found_error(
 def compare_settings(before: PastRun, after: PastRun) -> list[Change]:
     """Return the settings in settings.yml that differ between two runs.
 
-    The list is empty if either run has no readable copy of its settings.
+    The list is empty if one of the runs has no copy of its settings that can be read.
     """
     content_before = _read_bytes(before.folder / "settings.yml")
     content_after = _read_bytes(after.folder / "settings.yml")
@@ -245,8 +254,8 @@ def compare_parameters(before: PastRun, after: PastRun) -> list[Change]:
 def compare_code(before: PastRun, after: PastRun) -> list[Change]:
     """Return the code files and package lists that differ between two runs.
 
-    These are pipelines.py, environment/steps.txt and the files of each step. The files of a
-    step are compared if each run has run the step or reused its results.
+    pipelines.py, environment/steps.txt and the files of each step are compared. A step is
+    left out if one of the runs has neither executed it nor reused its results.
     """
     changes = _compare_copied_files(before, after)
     for step in after.record.steps:
@@ -268,11 +277,13 @@ def _compare_copied_files(before: PastRun, after: PastRun) -> list[Change]:
 def _compare_step_code(before: PastRun, after: PastRun, step: str) -> list[Change]:
     """Return the files of a step that differ between two runs.
 
-    The list is empty if either run has neither run the step nor reused its results.
+    The list is empty if the files are missing for one of the runs, because this run has
+    neither executed the step nor reused its results.
     """
     folder_before = _find_code(before, step)
     folder_after = _find_code(after, step)
-    # Both runs may have reused the results of the same run.
+    # If one run has reused the results of the other, or both have reused the results of a
+    # third run, there is only one folder with the files.
     if folder_before == folder_after:
         return []
     files_before = _read_code(folder_before, step)
@@ -285,7 +296,7 @@ def _compare_step_code(before: PastRun, after: PastRun, step: str) -> list[Chang
 def list_changed_data(before: PastRun, after: PastRun) -> list[str]:
     """Return the inputs whose data differs between two runs, such as "prep: raw".
 
-    An input is left out if either run has not recorded a fingerprint of its data.
+    An input is left out if one of the runs has not recorded a fingerprint of its data.
     """
     fingerprints_before = _list_fingerprints(before)
     fingerprints_after = _list_fingerprints(after)
@@ -297,9 +308,9 @@ def list_changed_data(before: PastRun, after: PastRun) -> list[str]:
 
 
 def _compare(before: dict[str, str], after: dict[str, str]) -> list[Change]:
-    """Return a change for each key whose values differ.
+    """Return a change for each key whose values differ between two dicts.
 
-    Keys of `after` come first, in their order. Keys that only `before` has come last.
+    The changes are sorted like the keys of `after`. Keys that only `before` has come last.
     """
     names = list(after) + [name for name in before if name not in after]
     return [
@@ -328,8 +339,8 @@ def _flatten_settings(content: bytes) -> dict[str, str] | None:
 def _flatten_section(section: dict[Any, Any], prefix: str) -> dict[str, str]:
     """Return the values in a section of settings and in its subsections, as text.
 
-    `prefix` is the name of the section with a dot, such as "data.", or empty. It begins all
-    keys of the result.
+    All keys of the result begin with `prefix`. This is the name of the section and a dot,
+    such as "data.", or an empty string for the settings as a whole.
     """
     text_by_key: dict[str, str] = {}
     for name, value in section.items():
@@ -342,7 +353,7 @@ def _flatten_section(section: dict[Any, Any], prefix: str) -> dict[str, str]:
 
 
 def _format_setting(value: object) -> str:
-    """Return the value of a setting as text: a string as it is, other values as JSON.
+    """Return the value of a setting as text: a string unchanged, and other values as JSON.
 
     A string without letters and digits, such as the decimal comma, is also written as JSON,
     because without quotes it would look like punctuation.
@@ -353,7 +364,11 @@ def _format_setting(value: object) -> str:
 
 
 def _find_code(run: PastRun, step: str) -> Path:
-    """Return the folder of the files with which the results of a step were made."""
+    """Return the folder with the files of a step, as they were when the step was executed.
+
+    If the run has neither executed the step nor reused its results, the folder does not
+    exist.
+    """
     results = run.record.done.get(step)
     run_folder = run.folder
     # If the run has reused the results of an earlier run, that run has the files.
@@ -363,9 +378,10 @@ def _find_code(run: PastRun, step: str) -> Path:
 
 
 def _read_code(folder: Path, step: str) -> dict[str, str]:
-    """Return the texts of a step's files in a folder, by their paths in the project.
+    """Return the text of each file of a step, by the path of the file in the project.
 
-    The file `prep.py` of the step `prep` has the path `steps/prep/prep.py`.
+    `folder` is the folder of a run that holds the step's files. The file `prep.py` of the
+    step `prep` gets the path `steps/prep/prep.py`. Files that cannot be read are left out.
     """
     text_by_path: dict[str, str] = {}
     for file in sorted(folder.rglob("*")):
@@ -393,7 +409,7 @@ def _list_fingerprints(run: PastRun) -> dict[str, str]:
 def _read_text(file: Path) -> str | None:
     """Return the text of a file, or None if the file cannot be read.
 
-    Bytes that are not UTF-8 are replaced.
+    Bytes that are not UTF-8 become replacement characters.
     """
     content = _read_bytes(file)
     return None if content is None else content.decode("utf-8", "replace")

@@ -1,7 +1,7 @@
 """Read and write the record of a run: the file `run.json` in the run's folder.
 
-A user may have edited the file. So all values are checked when the file is read, and the
-name of a run must not lead out of the folder of runs.
+A user may have edited the file, so all values are checked when the file is read. For
+example, the name of a run must not be a path that leads out of the folder of runs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class StepRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    #: The arguments of the step and then its inputs, as text. A message compares them with
-    #: the current ones. Version 1.0.0 of the template called this field `words`.
+    #: The arguments of the step, followed by the sources of its inputs, as text. If they
+    #: have changed, a message shows the differences. Version 1.0.0 of the template called
+    #: this field `words`.
     arguments: list[str] = Field(validation_alias=AliasChoices("arguments", "words"))
     #: The reuse key of the step. Empty if no other run may use these results.
     key: str
@@ -47,7 +48,8 @@ class StepRecord(BaseModel):
     files: str
     #: The duration of the step.
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    #: The name of the run whose folder has the outputs. Empty if it is this run.
+    #: The name of the run whose folder holds the outputs. Empty if this run has executed the
+    #: step itself.
     run: Annotated[str, AfterValidator(check_run_name)] = ""
     #: The id of the step's run in MLflow. Empty if version 1.0.0 has run the step.
     mlflow_run: MlflowRunId = ""
@@ -65,8 +67,8 @@ class RunRecord(BaseModel):
     pipeline: str
     #: The parameters that the command line has set (`--set`), with their values as text.
     set: dict[str, str] = {}
-    #: The names of the pipeline's steps, in their order. Version 1.0.0 of the template did
-    #: not record them.
+    #: The names of the pipeline's steps, in the order in which they run. Version 1.0.0 of
+    #: the template did not record them.
     steps: list[str] = []
     #: The results of each step that has succeeded, by the step's name.
     done: dict[str, StepRecord] = {}
@@ -77,15 +79,15 @@ class RunRecord(BaseModel):
     started: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def find_unfinished_steps(self) -> list[str]:
-        """Return the names of the steps that have not succeeded in this run."""
+        """Return the names of the steps that have not succeeded, in the order of the run."""
         return [step for step in self.steps if step not in self.done]
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
         """Read the record of the run in a folder.
 
-        Raises OSError if there is no record that can be read, and ValueError if the file is
-        not the record of a run.
+        Raises OSError if the file of the record does not exist or cannot be read, and
+        ValueError if the file is not the record of a run.
         """
         path = folder / RECORD
         text = path.read_text(encoding="utf-8")
@@ -99,7 +101,8 @@ class RunRecord(BaseModel):
     def write(self, folder: Path) -> None:
         """Write the record into the folder of its run.
 
-        The file is replaced in one go, so nobody ever reads half a record.
+        The new file takes the place of the old one when it is complete, so no other process
+        reads half a record. Raises OSError if the file cannot be written.
         """
         unfinished_file = folder / f".{RECORD}"
         text = json.dumps(self.model_dump(), indent=2)

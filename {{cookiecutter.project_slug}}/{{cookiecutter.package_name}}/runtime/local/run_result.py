@@ -43,6 +43,7 @@ class RunResult:
     def output(self, port: str) -> Path:
         """Return the folder of the output called `port`, such as "predictions".
 
+        If several steps have an output with this name, that of the last step is returned.
         Raises KeyError if no step has an output with this name.
         """
         folder_by_output = {}

@@ -32,8 +32,8 @@ from .tracked_runs import Results, read_results, read_target
 INDENT = "    "
 #: The content of a cell without a value.
 NOTHING = "-"
-#: A value of a setting that needs more columns of the screen than this is written below the
-#: table.
+#: If a value of a setting needs more columns of the screen than this, it is written below
+#: the table.
 MAX_CELL_WIDTH = 20
 #: Numbers below this limit are written in full, with commas between groups of three digits.
 MAX_GROUPED_NUMBER = 10**15
@@ -78,11 +78,12 @@ def format_runs(
     shown: Sequence[PastRun | UnreadableRun],
     width: int | None,
 ) -> list[str]:
-    """Return the lines of a table of the `shown` runs, in their order.
+    """Return the lines of a table with a row for each of the `shown` runs.
 
-    Below the row of a run are its details, such as what was edited since the previous run
-    of the same pipeline in `history`. `history` has the newest run first. The details are
-    wrapped at `width` columns of the screen, unless it is None.
+    Each row is followed by details of the run, such as what was edited since the previous
+    run of the same pipeline. That run is looked up in `history`, which has the newest run
+    first. Details are wrapped at `width` columns of the screen, or not wrapped if `width`
+    is None.
     """
     heading, *rows = align_columns(_make_run_columns(shown))
     lines = [heading]
@@ -94,8 +95,9 @@ def format_runs(
 
 
 def _make_run_columns(runs: Sequence[PastRun | UnreadableRun]) -> list[Column]:
-    """Return the columns of a table of runs, from the name of the run to its metric."""
+    """Return the columns of a table of runs, in which each run has one row."""
     results = [_get_results(run) for run in runs]
+    # If all models were judged by the same metric, its name is the heading of the column.
     metric = _find_common_metric(results)
     return [
         Column("run", [run.name for run in runs]),
@@ -124,10 +126,11 @@ def _get_results(run: PastRun | UnreadableRun) -> Results:
 def _describe_run(
     run: PastRun | UnreadableRun, history: Sequence[PastRun | UnreadableRun]
 ) -> list[str]:
-    """Return a run's state, its parameters and what was edited since the previous run.
+    """Return up to three texts that describe a run.
 
-    Each of these is a separate text, which is left out if it would be empty. For a run
-    without a readable record, the only text is the reason.
+    These are the state of the run, the parameters that were set, and what was edited since
+    the previous run in `history`. Empty texts are left out. If the record of the run cannot
+    be read, the only text is the reason for this.
     """
     if isinstance(run, UnreadableRun):
         return [run.reason]
@@ -172,7 +175,7 @@ def _find_previous_run(
 ) -> PastRun | None:
     """Return the newest run of the same pipeline that was started before `run`.
 
-    `history` has the newest run first. Returns None if there is no such run.
+    `history` has the newest run first. Returns None if `run` is the first of its pipeline.
     """
     for earlier_run in history:
         if (
@@ -185,16 +188,20 @@ def _find_previous_run(
 
 
 def _find_common_metric(results: Sequence[Results]) -> str | None:
-    """Return the metric by which all models were judged, or None if it differs.
+    """Return the name of the metric by which all models were judged.
 
-    `evaluate` writes the name of this metric into the tag `metric`.
+    `evaluate` writes this name into the tag `metric`. Returns None if the models were
+    judged by different metrics, or if no model was judged.
     """
     metrics = {result.tags["metric"] for result in results if "metric" in result.tags}
     return metrics.pop() if len(metrics) == 1 else None
 
 
 def _describe_start(run: PastRun | UnreadableRun) -> str:
-    """Return when a run was started, such as "2026-11-23 09:30", in the local time zone."""
+    """Return when a run was started, such as "2026-11-23 09:30", in the local time zone.
+
+    Returns "-" if the record of the run cannot be read.
+    """
     if isinstance(run, UnreadableRun):
         return NOTHING
     return describe_time(run.record.started / 10**9)
@@ -213,7 +220,7 @@ def describe_time(seconds: float) -> str:
 
 
 def _describe_rows(run: PastRun | UnreadableRun) -> str:
-    """Return the number of rows of a run as text, or "-" if it is unknown."""
+    """Return how many rows of data a run has read, or "-" if the number is unknown."""
     if isinstance(run, UnreadableRun) or run.rows is None:
         return NOTHING
     return str(run.rows)
@@ -233,9 +240,9 @@ def _describe_metric(results: Results, common_metric: str | None) -> str:
 
 
 def _indent_and_wrap(text: str, width: int | None) -> list[str]:
-    """Return the lines of an indented text that is wrapped at `width` columns.
+    """Indent a text and wrap it at `width` columns of the screen. Return the lines.
 
-    If `width` is None, the text becomes one line. Control characters are replaced by
+    If `width` is None, the text stays on one line. Control characters are replaced by
     visible ones.
     """
     text = make_harmless(text)
@@ -255,7 +262,11 @@ def _indent_and_wrap(text: str, width: int | None) -> list[str]:
 
 
 def format_comparison(run_a: PastRun, run_b: PastRun) -> list[str]:
-    """Return the differences between two runs and all their metrics, side by side."""
+    """Return the lines that `runs A B` prints: what differs between two runs, and metrics.
+
+    The lines show the settings, the parameters, the code and the data that differ, and then
+    all metrics of both runs, side by side.
+    """
     lines = [
         f"A  {_introduce(run_a)}",
         f"B  {_introduce(run_b)}",
@@ -288,7 +299,8 @@ def _introduce(run: PastRun) -> str:
 def _format_changed_values(title: str, changes: Sequence[Change]) -> list[str]:
     """Return the lines of a table of the values that differ between run A and run B.
 
-    Long values do not fit into the table. They follow it, one below the other.
+    `title` is the heading of the first column. Long values do not fit into the table, so
+    they are listed below it.
     """
     if not changes:
         return ["", f"{title}: the same"]
@@ -324,7 +336,7 @@ def _is_long(change: Change) -> bool:
 def _format_changed_code(changes: Sequence[Change]) -> list[str]:
     """Return the lines of a table of the files that differ between run A and run B.
 
-    The table has the numbers of added and of removed lines.
+    For each file, the table shows how many lines were added and removed, such as "+3 -1".
     """
     if not changes:
         return ["", "code: the same"]
@@ -358,9 +370,9 @@ def _count_lines(change: Change) -> str:
 
 
 def _format_changed_data(names: Sequence[str]) -> list[str]:
-    """Return a line for each input whose data differs.
+    """Return the lines that list the inputs with different data in the two runs.
 
-    A name is that of a step and of its input, such as "prep: raw".
+    Each of the `names` consists of a step and one of its inputs, such as "prep: raw".
     """
     if not names:
         return ["", "data: the same"]
@@ -418,9 +430,9 @@ def _describe_number(value: float | None) -> str:
 
 
 def _describe_difference(value_a: float | None, value_b: float | None) -> str:
-    """Return the difference between two metrics with its sign, such as "+0.01".
+    """Return the value of run B minus the value of run A with its sign, such as "+0.01".
 
-    Returns "0" if the metrics are equal, and "-" if either is None.
+    Returns "0" if the values are equal, and "-" if one of them is None.
     """
     if value_a is None or value_b is None:
         return NOTHING
@@ -432,9 +444,9 @@ def _describe_difference(value_a: float | None, value_b: float | None) -> str:
 
 
 def _format_value(value: float) -> str:
-    """Return a number with four significant digits, as the report of evaluate shows it.
+    """Return a number with four significant digits, as the report of `evaluate` shows it.
 
-    Digits before the decimal point are never left out: 45231.7 becomes "45,232".
+    A large number keeps all digits before the decimal point: 45231.7 becomes "45,232".
     """
     if 1_000 <= abs(value) < MAX_GROUPED_NUMBER:
         return f"{value:,.0f}"
@@ -444,18 +456,23 @@ def _format_value(value: float) -> str:
 # Registered models ----------------------------------------------------------------------
 
 
-def format_models(
+def format_model_versions(
     root: Path,
     versions: Sequence[VersionOrigin],
     history: Sequence[PastRun | UnreadableRun],
 ) -> list[str]:
-    """Return the lines of a table of versions of the registered model, in their order.
+    """Return the lines of a table with a row for each version of the registered model.
 
-    The runs that have registered the versions are looked up in `history`. `root` is the
-    folder of the project. Raises sqlite3.Error if MLflow's database cannot be read.
+    The rows are in the order of `versions`. The runs that have registered the versions are
+    looked up in `history`. `root` is the folder of the project. Raises sqlite3.Error if
+    MLflow's database cannot be read.
     """
-    results = [read_results(root, [origin.mlflow_run]) for origin in versions]
-    targets = [read_target(root, origin.mlflow_run) or NOTHING for origin in versions]
+    results = [read_results(root, [origin.mlflow_run_id]) for origin in versions]
+    # The target is the column of the data that the model predicts.
+    targets = [
+        read_target(root, origin.mlflow_run_id) or NOTHING for origin in versions
+    ]
+    # If all models were judged by the same metric, its name is the heading of the column.
     metric = _find_common_metric(results)
     return align_columns(
         [
@@ -480,12 +497,16 @@ def _find_run_name(
 ) -> str:
     """Return the name of the run that has registered a version of a model.
 
-    If a user has renamed the run, this is its current name. Returns "-" if no run has
-    registered the version.
+    If a user has renamed the run's folder since then, the current name is returned. Returns
+    "-" if no run has registered the version.
     """
-    # The id in MLflow stays the same when the folder of a run is renamed.
-    if origin.mlflow_run:
+    # The run is found by its id in MLflow, which stays the same when the folder is renamed.
+    if origin.mlflow_run_id:
         for run in history:
-            if isinstance(run, PastRun) and run.record.mlflow_run == origin.mlflow_run:
+            if isinstance(run, UnreadableRun):
+                continue
+            if run.record.mlflow_run == origin.mlflow_run_id:
                 return run.name
-    return origin.run or NOTHING
+    # The run is removed or unreadable, so only the name that it had when it registered the
+    # version is left.
+    return origin.run_name or NOTHING

@@ -25,11 +25,13 @@ from ..harmless_text import make_harmless
 from ..steps import LOG_END
 from .parallel_driver import BATCH_PROGRESS
 
-# The first words of the lines that report how a step ended, in rich's markup.
+# A line that reports how a step ended begins with one of these labels, in rich's markup.
 RAN = "[green]ran[/] "
 REUSED = "[cyan]reused[/] "
 FAILED = "[red]failed[/] "
 REMOVED = "[dim]removed[/] "
+#: In the lines that report how a step ended, the step's name is padded to this width.
+STEP_NAME_WIDTH = 10
 #: Lines of a step's log with this prefix are also printed on the screen.
 NOTE = "note: "
 #: A slow step can print lines with this prefix, about what it has done and how long the
@@ -51,7 +53,7 @@ class LogSummary:
     """The lines of a step's log that are printed on the screen when the step ends."""
 
     last_lines: list[str]
-    #: The lines that begin with "note: ", each once, in the order of the log.
+    #: The different lines that begin with "note: ", in the order of the log.
     notes: list[str]
 
     @property
@@ -61,15 +63,18 @@ class LogSummary:
 
 
 def summarize_log(log: Path) -> LogSummary:
-    """Return the last lines of a step's log, and all lines that begin with "note: ".
+    """Return the last LOG_END lines of a step's log, and its notes.
 
-    The log may be of any size. Lines are cut off after MAX_LINE_LENGTH characters. Raises
-    OSError if the log cannot be read.
+    The notes are the lines that begin with "note: ". A note that occurs several times is
+    returned once, and notes after the first MAX_NOTES are left out. Lines are cut off after
+    MAX_LINE_LENGTH characters. Raises OSError if the log cannot be read.
     """
     last_lines: deque[str] = deque(maxlen=LOG_END)
     notes: list[str] = []
+    # A log may be larger than the memory, or have a single long line. So it is read in
+    # pieces of at most MAX_LINE_LENGTH characters, and of a longer line only the first
+    # piece is kept.
     with log.open(encoding="utf-8", errors="replace") as file:
-        # A longer line is read in several pieces, of which only the first is kept.
         is_rest_of_line = False
         while piece := file.readline(MAX_LINE_LENGTH):
             if not is_rest_of_line:
@@ -89,7 +94,7 @@ class Screen:
         self.console = console
 
     def print(self, text: str, *, label: str = "", style: str = "none") -> None:
-        """Print a label and a text on one line.
+        """Print a label, followed by a text.
 
         The label may contain rich's markup for colors. `style` is a style of rich for the
         text. The text may quote data, so characters that could control the terminal are
@@ -107,15 +112,16 @@ class Screen:
     def show_progress(
         self, text: str, step_folder: Path | None = None, last_duration: float = 0.0
     ) -> Iterator[None]:
-        """Show what is being done, and how far it is, during the `with` block.
+        """Show what is being done, and how far it has got, during the `with` block.
 
-        On a terminal, this is a line with the text and the elapsed time. If `step_folder`
-        is the folder of a step that runs in the block, the line also has the step's
-        progress. If `last_duration` is not 0, it is the seconds that the step took in its
-        last run, and the line also has an estimate of the time left.
+        On a terminal, a line shows `text`, which names the work, and the elapsed time. If
+        `step_folder` is the folder of a step that runs in the block, the line also shows
+        the step's progress. `last_duration` is the number of seconds that the step took in
+        its last run, or 0 if it is unknown. If it is known, the line also shows an estimate
+        of the time left.
 
-        If the output is not a terminal, a line is printed after some seconds, and the
-        progress of a step from time to time.
+        If the output is not a terminal, a line is printed if the work takes long, and then
+        the progress of a step is printed from time to time.
         """
         if self.console.is_terminal:
             with Progress(
@@ -136,7 +142,11 @@ class Screen:
     def _print_progress_lines(
         self, text: str, step_folder: Path | None
     ) -> Iterator[None]:
-        """Print lines about the work in the `with` block, from another thread."""
+        """Report the progress of the `with` block in plain lines, from another thread.
+
+        `text` names the work of the block. If `step_folder` is the folder of a step that
+        runs in the block, the progress in its log is printed too.
+        """
         block_has_ended = threading.Event()
         thread = threading.Thread(
             target=self._report_slow_work,
@@ -153,12 +163,15 @@ class Screen:
     def _report_slow_work(
         self, text: str, step_folder: Path | None, block_has_ended: threading.Event
     ) -> None:
-        """Print that some work is not done yet, then a step's progress when it changes.
+        """Print that some work is still going on, and then the progress of a step.
 
-        `text` names the work, such as "train". Nothing is printed about work that is done
-        within SECONDS_BEFORE_FIRST_LINE.
+        `text` names the work, such as "train". The event `block_has_ended` is set when the
+        work is done. Nothing is printed about work that is done within
+        SECONDS_BEFORE_FIRST_LINE. The progress of the step in `step_folder` is printed each
+        time it has changed, but at most every SECONDS_BETWEEN_LINES.
         """
-        # If the output cannot be written, the next message of the run raises the error.
+        # An error in this thread would not end the run. If the output cannot be written,
+        # the run itself fails when it prints its next message.
         with suppress(OSError):
             if block_has_ended.wait(SECONDS_BEFORE_FIRST_LINE):
                 return
@@ -184,67 +197,74 @@ class _StepProgress(ProgressColumn):
         super().__init__()
         self._step_folder = step_folder
         self._last_duration = last_duration
-        # The seconds from the start of the step until its first mini-batch was done.
+        # The seconds from the start of the step until its first mini-batch was done. None
+        # while no mini-batch is done.
         self._first_batch_time: float | None = None
 
     def render(self, task: Task) -> Text:
         """Return the step's progress, such as "3 of 10 mini-batches, 2 MB written, 1 MB/s".
 
         rich calls this method about once a second, and shows the text in one line with the
-        elapsed time.
+        elapsed time. The text is empty if there is no step.
         """
         if self._step_folder is None:
             return Text("")
         seconds = task.elapsed or 0.0
         log = self._step_folder / "log.txt"
-        batches = self._describe_finished_batches(log, seconds)
+        batch_progress = self._describe_batch_progress(log, seconds)
         step_message = make_harmless(_read_last_line(log, STEP_PROGRESS))
-        written_bytes = _describe_written_bytes(self._step_folder, seconds)
+        output_size = _describe_output_size(self._step_folder, seconds)
 
         time_left = ""
-        # The estimates that the other texts contain are more accurate than the last
-        # duration.
-        has_better_estimate = bool(batches or step_message)
-        if self._last_duration > seconds and not has_better_estimate:
+        # The last duration is only a rough estimate. It is not shown if the step reports
+        # its own progress.
+        reports_own_progress = bool(batch_progress or step_message)
+        if self._last_duration > seconds and not reports_own_progress:
             time_left = f"about {self._last_duration - seconds:.0f} s left"
-        texts = [batches, step_message, written_bytes, time_left]
+        texts = [batch_progress, step_message, output_size, time_left]
         return Text(", ".join(text for text in texts if text), "dim")
 
-    def _describe_finished_batches(self, log: Path, seconds: float) -> str:
-        """Return how many mini-batches are done, how fast, and the seconds left.
+    def _describe_batch_progress(self, log: Path, seconds: float) -> str:
+        """Return the number of finished mini-batches, their speed and the seconds left.
 
-        `seconds` is the time since the start of the step. Returns an empty string if no
-        mini-batch is done.
+        An example is "3 of 10 mini-batches, 1.5 per second, 5 s left". `seconds` is the
+        time since the start of the step. Returns an empty string if no mini-batch is done.
+        The speed is measured from the first call that sees a finished mini-batch, so the
+        time of this call is stored.
         """
-        batches_done = _read_last_line(log, BATCH_PROGRESS)
-        if not batches_done:
+        counts = _read_last_line(log, BATCH_PROGRESS)
+        if not counts:
             return ""
         if self._first_batch_time is None:
             self._first_batch_time = seconds
-        return _describe_batches(batches_done, seconds - self._first_batch_time)
+        texts = [
+            _describe_batch_counts(counts),
+            _describe_batch_speed(counts, seconds - self._first_batch_time),
+        ]
+        return ", ".join(text for text in texts if text)
 
 
 def _read_progress(log: Path) -> str:
-    """Return what a step has printed about its progress, without control characters.
+    """Return the progress that a step has printed into its log, or an empty string.
 
-    This is the step's newest line that begins with "progress: ", or the number of
-    mini-batches that are done, such as "3 of 10 mini-batches". Returns an empty string if
-    there is neither.
+    If the step has printed lines that begin with "progress: ", the newest of them is
+    returned. Control characters in this line are replaced. Otherwise, the number of
+    finished mini-batches is returned, such as "3 of 10 mini-batches".
     """
     step_message = _read_last_line(log, STEP_PROGRESS)
     if step_message:
         return make_harmless(step_message)
-    batches_done = _read_last_line(log, BATCH_PROGRESS)
-    if batches_done:
-        return _describe_batches(batches_done, seconds=0)
+    counts = _read_last_line(log, BATCH_PROGRESS)
+    if counts:
+        return _describe_batch_counts(counts)
     return ""
 
 
 def _read_last_line(log: Path, prefix: str) -> str:
-    """Return the last line with a certain prefix in a log, without this prefix.
+    """Return the last line of a log that begins with `prefix`, without the prefix.
 
-    Only the last MAX_LINE_LENGTH bytes of the log are read. Returns an empty string if they
-    contain no such line, or if the log cannot be read.
+    Only the last MAX_LINE_LENGTH bytes of the log are read. Returns an empty string if
+    these bytes contain no line with the prefix, or if the log cannot be read.
     """
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - MAX_LINE_LENGTH))
@@ -256,26 +276,32 @@ def _read_last_line(log: Path, prefix: str) -> str:
     return ""
 
 
-def _describe_batches(batches_done: str, seconds: float) -> str:
-    """Return how many mini-batches are done, how fast, and the seconds left.
+def _describe_batch_counts(counts: str) -> str:
+    """Return how many mini-batches are done: "3/10" becomes "3 of 10 mini-batches"."""
+    done, total = counts.split("/")
+    return f"{done} of {total} mini-batches"
 
-    `batches_done` is a text such as "3/10". `seconds` is the time since the first
-    mini-batch was done. The first one does not count for the speed, because its time
-    includes the start of the worker process. If only one is done, or if `seconds` is 0, the
-    speed and the seconds left are left out.
+
+def _describe_batch_speed(counts: str, seconds: float) -> str:
+    """Return the speed and the time left, such as "1.5 per second, 5 s left".
+
+    `counts` is the number of finished mini-batches and the total number, such as "3/10".
+    `seconds` is the time since the first mini-batch was done. The speed is that of the
+    mini-batches after the first one, because the first one includes the start of the worker
+    process. Returns an empty string if these are not enough for a measurement.
     """
-    done, total = (int(number) for number in batches_done.split("/"))
-    text = f"{done} of {total} mini-batches"
-    if done > 1 and seconds > 0:
-        batches_per_second = (done - 1) / seconds
-        seconds_left = (total - done) / batches_per_second
-        text += f", {batches_per_second:.1f} per second, {seconds_left:.0f} s left"
-    return text
+    done, total = (int(number) for number in counts.split("/"))
+    if done < 2 or seconds <= 0:
+        return ""
+    batches_per_second = (done - 1) / seconds
+    seconds_left = (total - done) / batches_per_second
+    return f"{batches_per_second:.1f} per second, {seconds_left:.0f} s left"
 
 
-def _describe_written_bytes(step_folder: Path, seconds: float) -> str:
-    """Return how much a step has written to its outputs, and how fast.
+def _describe_output_size(step_folder: Path, seconds: float) -> str:
+    """Return how many bytes a step has written to its outputs, in all and per second.
 
+    An example is "2 MB written, 1 MB/s". `seconds` is the time since the start of the step.
     Returns an empty string if the step has written nothing yet.
     """
     size = _measure_files(step_folder / "outputs")
@@ -287,7 +313,8 @@ def _describe_written_bytes(step_folder: Path, seconds: float) -> str:
 def _measure_files(folder: Path) -> int:
     """Return the total size in bytes of the files in a folder that a step writes to.
 
-    If the step removes a file in the meantime, files after it may not be counted.
+    If the step removes a file while this function measures the files, the total may be too
+    small.
     """
     size = 0
     with suppress(OSError):

@@ -55,9 +55,11 @@ def read_earlier_run(folder: Path, pipeline: str) -> RunRecord:
 
 
 def check_step_can_run(context: RunContext, step_name: str) -> None:
-    """Raise LocalRunError unless all steps before a step have valid results in this run.
+    """Raise LocalRunError if a step cannot be run alone in the folder of an earlier run.
 
-    Results are valid if their files exist, and if they were made with the current settings.
+    A step cannot be run alone if the pipeline has no step with this name, or if a step that
+    it depends on has no valid results in this run. Results are valid if their files exist,
+    and if they were made with the current settings.
     """
     plan = context.plan
     if step_name not in plan.steps:
@@ -65,7 +67,7 @@ def check_step_can_run(context: RunContext, step_name: str) -> None:
             f"There is no step {step_name!r}. The steps are {', '.join(plan.steps)}."
         )
     for earlier_step in plan.list_steps_before(step_name):
-        problem = _find_problem(context, plan.steps[earlier_step])
+        problem = _explain_unusable_results(context, plan.steps[earlier_step])
         if problem:
             raise LocalRunError(
                 f"{step_name} cannot run alone. {problem} Run the whole pipeline, which"
@@ -73,10 +75,11 @@ def check_step_can_run(context: RunContext, step_name: str) -> None:
             )
 
 
-def _find_problem(context: RunContext, step: Step) -> str:
-    """Return a sentence that says why the results of a step cannot be used in this run.
+def _explain_unusable_results(context: RunContext, step: Step) -> str:
+    """Return a sentence that explains why the results of a step cannot be used.
 
-    Returns an empty string if the results can be used.
+    The results are those that the step has in this run. Returns an empty string if they can
+    be used.
     """
     results = context.record.done.get(step.name)
     if results is None:
@@ -89,29 +92,33 @@ def _find_problem(context: RunContext, step: Step) -> str:
     current_arguments = describe_step(step, context.plan.values)
     if results.arguments == current_arguments:
         return ""
+    # Both lists hold the arguments of the step, followed by one text for each input.
     inputs = list(step.inputs)
-    changes = _list_changes(
-        _name_values(results.arguments, inputs), _name_values(current_arguments, inputs)
-    )
+    old_values = _name_values(results.arguments, inputs)
+    new_values = _name_values(current_arguments, inputs)
+    changes = _list_changes(old_values, new_values)
     return f"{step.name} ran with other settings ({_join_changes(changes)})."
 
 
 def _name_values(
-    recorded_texts: Sequence[str], inputs: Sequence[str]
+    arguments_and_sources: Sequence[str], inputs: Sequence[str]
 ) -> dict[str, str]:
-    """Return the arguments and inputs of a step by name, from the texts in a run's record.
+    """Give names to the values that a step depends on, for a message about changes.
 
-    `recorded_texts` holds the step's command line, and then one text for each input in
-    `inputs`. From ["--target", "Species", "data/sample"] and the input "raw", the result is
-    {"raw": "data/sample", "target": "Species"}.
+    `arguments_and_sources` holds the arguments of the step, followed by the source of each
+    of the `inputs`. For example, ["--target", "Species", "data/sample"] and the input "raw"
+    become {"target": "Species", "raw": "data/sample"}.
     """
-    # The step may have had fewer inputs when the record was written.
-    argument_count = max(len(recorded_texts) - len(inputs), 0)
-    values = dict(zip(inputs, recorded_texts[argument_count:], strict=False))
-    options = _group_by_option(recorded_texts[:argument_count])
-    for option, value in options.items():
-        values.update(_expand_json_object(option, value))
-    return values
+    # If the step has got new inputs since the run, the run may have recorded fewer values
+    # than there are inputs. The number of arguments must not be negative in that case.
+    argument_count = max(len(arguments_and_sources) - len(inputs), 0)
+    arguments = arguments_and_sources[:argument_count]
+    sources = arguments_and_sources[argument_count:]
+
+    value_by_name = dict(zip(inputs, sources, strict=False))
+    for option, value in _group_by_option(arguments).items():
+        value_by_name.update(_expand_json_object(option, value))
+    return value_by_name
 
 
 def _group_by_option(arguments: Sequence[str]) -> dict[str, str]:
@@ -132,11 +139,12 @@ def _group_by_option(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _expand_json_object(option: str, value: str) -> dict[str, str]:
-    """Return the members of a JSON object by key, or any other value by its option.
+    """Split the value of an option into settings, if the value is a JSON object.
 
-    Some options hold several settings as JSON. So the value '{"decimal": ","}' of the
-    option `text_format` becomes {"decimal": '","'}, and "Species" of the option `target`
-    becomes {"target": "Species"}.
+    Some options hold several settings as JSON. Each member of the object is returned by its
+    key, as JSON text: the value '{"max_rows": 5, "seed": 7}' becomes {"max_rows": "5",
+    "seed": "7"}. Any other value is returned unchanged by its option: the value "Species"
+    of the option "target" becomes {"target": "Species"}.
     """
     try:
         members = json.loads(value)
@@ -148,7 +156,7 @@ def _expand_json_object(option: str, value: str) -> dict[str, str]:
 
 
 def _join_changes(changes: Sequence[str]) -> str:
-    """Return the first changes in one line, and how many more there are."""
+    """Return the first MAX_LISTED_CHANGES changes in one line, and how many more follow."""
     text = ", ".join(changes[:MAX_LISTED_CHANGES])
     unlisted_changes = len(changes) - MAX_LISTED_CHANGES
     if unlisted_changes > 0:
@@ -159,7 +167,8 @@ def _join_changes(changes: Sequence[str]) -> str:
 def _list_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Return a text for each value that has changed, such as "target: Species, now Island".
 
-    A value that exists only before or only after the change is "nothing" on the other side.
+    A missing value is shown as "nothing", such as "target: nothing, now Island" for a value
+    that has been added.
     """
     changes: list[str] = []
     all_names = dict.fromkeys([*before, *after])

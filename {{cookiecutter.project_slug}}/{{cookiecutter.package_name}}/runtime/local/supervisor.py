@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-# The option of Linux's `prctl` by which a process gets a signal when its parent ends.
+# With this option of Linux's `prctl`, a process gets a signal when its parent ends.
 # fork_server.py uses it in the same way.
 PR_SET_PDEATHSIG = 1
 
@@ -33,49 +33,62 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Run the step that standard input describes, and print its process id and exit code.
 
-    The step is described by a line of JSON with `arguments`, `folder`, `environment` and
-    `log`.
+    Standard input holds a line of JSON with the step's `arguments`, `folder`, `environment`
+    and `log`.
     """
-    die_with_parent: Callable[[], None] | None = None
     if sys.platform != "win32":
-        # The caller may ignore the signal SIGCHLD, and this process would inherit that. The
-        # exit code of the step would then be lost, so the default is restored.
+        # The local run may ignore the signal SIGCHLD, and this process would inherit that.
+        # The exit code of the step would then be lost, so the default is restored.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if sys.platform == "linux":
-        die_with_parent = make_parent_death_hook(os.getpid())
 
     command = json.loads(sys.stdin.readline())
-    with open(command["log"], "wb") as log:
-        step = subprocess.Popen(
-            [sys.executable, *command["arguments"]],
-            cwd=command["folder"],
-            env=command["environment"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 (No thread runs yet.)
-        )
+    step = start_step(**command)
     print(step.pid, flush=True)
     threading.Thread(target=kill_step_when_run_ends, args=[step], daemon=True).start()
 
     exit_code = step.wait()
     kill_process_group(step.pid)
     print(exit_code, flush=True)
-    # The thread still waits for the end of the run. A normal exit could block on the
-    # standard input that the thread reads. `os._exit` ends this program at once.
+    # The thread still waits for the end of the run, by reading standard input. A normal exit
+    # of Python could wait for that reading to end, so `os._exit` ends this program at once.
     os._exit(0)
 
 
-def make_parent_death_hook(parent_pid: int) -> Callable[[], None]:
-    """Return a function by which a new process asks Linux to kill it when its parent ends.
+def start_step(
+    arguments: list[str], folder: str, environment: dict[str, str], log: str
+) -> subprocess.Popen[bytes]:
+    """Start the process of a step in `folder`, and write its output to the file `log`.
 
-    The new process calls the function between `fork` and `exec`.
+    `arguments` are the script and its arguments. On Linux, the step is killed if this
+    program is killed.
     """
-    # It is not safe to load a library between `fork` and `exec`, so it is loaded here.
+    request_kill: Callable[[], None] | None = None
+    if sys.platform == "linux":
+        request_kill = make_kill_request(parent_pid=os.getpid())
+    with open(log, "wb") as log_file:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=request_kill,  # noqa: PLW1509 (No thread runs yet.)
+        )
+
+
+def make_kill_request(parent_pid: int) -> Callable[[], None]:
+    """Return a function that asks Linux to kill the calling process when its parent ends.
+
+    A new process must call the function between `fork` and `exec`. `parent_pid` is the
+    process id of the parent.
+    """
+    # It is not safe to load a library between `fork` and `exec`, so the library is loaded
+    # here.
     prctl = ctypes.CDLL(None).prctl
 
-    def die_with_parent() -> None:
+    def request_kill_when_parent_ends() -> None:
         """Ask Linux to kill this process as soon as its parent process ends."""
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # If the parent was killed before this request, Linux sends no signal. In that case,
@@ -83,13 +96,13 @@ def make_parent_death_hook(parent_pid: int) -> Callable[[], None]:
         if os.getppid() != parent_pid:
             os._exit(1)
 
-    return die_with_parent
+    return request_kill_when_parent_ends
 
 
 def kill_step_when_run_ends(step: subprocess.Popen[bytes]) -> None:
     """Wait until the local run ends, then kill the step and end this program."""
-    # The run writes nothing more to standard input. So this call returns only when the run
-    # closes its end, or ends.
+    # The run has written its only line to standard input. So this call returns only when
+    # the run closes its end of standard input, or ends itself.
     os.read(sys.stdin.fileno(), 1)
     step.kill()
     kill_process_group(step.pid)

@@ -1,9 +1,9 @@
 """Write the runs of pipelines and steps to MLflow's database, and read them from there.
 
-Each run of a pipeline is a run in MLflow, whose name is the name of the run's folder. Each
-step that runs has a child run in MLflow. As on Azure ML, the step finds the id of its run
-in the variable `MLFLOW_RUN_ID`, and continues it. The database is written without MLflow,
-because importing MLflow takes longer than a run in which all steps are reused.
+Each run of a pipeline is a run in MLflow, and both have the same name. Each step that runs
+has a child run in MLflow. As on Azure ML, the environment variable `MLFLOW_RUN_ID` holds
+the id of the child run, and the step logs to this run. The database is written without
+MLflow, because importing MLflow takes longer than a run in which all steps are reused.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .tracking import DATABASE
 PARENT_TAG = "mlflow.parentRunId"
 #: The tag of a step's run that names the folder of the pipeline's run.
 FOLDER_TAG = "run"
-#: Creates a run. A run that exists already is reopened, because one of its steps runs
-#: again.
+#: Creates a run. If the run exists already, because one of its steps runs again, its status
+#: becomes RUNNING again.
 INSERT_RUN = """
     INSERT INTO runs (
         run_uuid, name, source_type, source_name, entry_point_name, user_id, status,
@@ -46,9 +46,9 @@ COPY_METRICS = """
     SELECT key, value, timestamp, step, is_nan, :to_run
     FROM latest_metrics WHERE run_uuid = :from_run
 """
-#: MLflow keeps the newest value of each metric in `latest_metrics`, and all its values in
-#: `metrics`. This fills `metrics` of a pipeline's run from the newest values. The earlier
-#: values are only in the step's run.
+#: MLflow keeps the newest value of each metric in the table `latest_metrics`, and all values
+#: of each metric in the table `metrics`, which its charts show. This adds the newest values
+#: of a pipeline's run to `metrics`. Earlier values are only in the runs of the steps.
 FILL_METRIC_HISTORY = """
     INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid)
     SELECT key, value, timestamp, step, is_nan, run_uuid
@@ -125,7 +125,7 @@ class TrackedRuns:
     database: Path
     #: The name of the experiment, which exists in the database.
     experiment: str
-    #: The tags that name the commit of the project.
+    #: The tags that identify the commit of the project, from `find_git_tags`.
     git_tags: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -134,8 +134,9 @@ class TrackedRuns:
     ) -> Iterator[TrackedRun]:
         """Create a run in MLflow, and keep it running during the `with` block.
 
-        At the end of the block, the run gets the status that the block has set. If `run_id`
-        is the id of an existing run, that run is reopened. Raises sqlite3.Error if the
+        The block sets `status` of the `TrackedRun` that it receives. At the end of the
+        block, the run in MLflow gets this status. If `run_id` is the id of an existing run,
+        no new run is created, and the existing run continues. Raises sqlite3.Error if the
         database cannot be written when the run starts.
         """
         tracked = TrackedRun(run_id or uuid4().hex)
@@ -143,7 +144,8 @@ class TrackedRuns:
         try:
             yield tracked
         finally:
-            # If this fails, MLflow shows the run as running. Its results are not affected.
+            # If the status cannot be written, MLflow still shows the run as running, but
+            # the results of the run are complete.
             with suppress(sqlite3.Error):
                 self._end_run(tracked)
 
@@ -152,7 +154,7 @@ class TrackedRuns:
     ) -> None:
         """Write a run and its tags to the database, with the status RUNNING.
 
-        If the run exists already, its status and its tags are replaced.
+        If the run exists already, its status and these tags are replaced.
         """
         user = _find_user()
         values = {
@@ -186,21 +188,24 @@ class TrackedRuns:
     def set_results(
         self, run_id: str, parameters: Mapping[str, str], step_run_ids: Sequence[str]
     ) -> None:
-        """Give a pipeline's run in MLflow its parameters, and the results of its steps.
+        """Write the parameters and the steps' results into a pipeline's run in MLflow.
 
-        The results are copied from the runs of the steps, which may belong to an earlier
-        run of the pipeline. If several steps have logged a result with the same name, the
-        result of the last one counts. Raises sqlite3.Error if the database cannot be
-        written.
+        The results are parameters, metrics and tags, which are copied from the runs of the
+        steps. A reused step has its run in an earlier run of the pipeline. If several steps
+        have logged a result with the same name, the result of the last step counts. Raises
+        sqlite3.Error if the database cannot be written.
         """
         with closing(self._connect()) as connection, connection:
-            # If a step runs again in an earlier run, the results of the first time must go.
+            # If this pipeline's run has been written before, because one of its steps has
+            # run again, the earlier parameters and metrics are removed first. The tags are
+            # kept, because they include those that describe the run, such as the user.
             for table in ("params", "latest_metrics", "metrics"):
                 connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run_id])
             connection.executemany(
                 "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)",
                 [(key, value, run_id) for key, value in parameters.items()],
             )
+            # The last step comes last, so its results replace those of the earlier steps.
             for step_run_id in step_run_ids:
                 run_ids = {"from_run": step_run_id, "to_run": run_id}
                 connection.execute(COPY_PARAMETERS, run_ids)
@@ -214,10 +219,11 @@ class TrackedRuns:
 
 
 def find_git_tags(root: Path) -> dict[str, str]:
-    """Return the tags that tell which commit of a project runs.
+    """Return the tags for MLflow that identify the current git commit of a project.
 
-    The tags hold the id of the commit, and whether a file of the project differs from the
-    commit. Azure ML uses the same names for them. Returns no tags if there is no commit.
+    One tag holds the id of the commit. The other is "True" if a file of the project differs
+    from the commit, and "False" if none does. Azure ML uses the same names for these tags.
+    Returns no tags if the project has no commit, or if git is not installed.
     """
     commit = _run_git(root, "rev-parse", "HEAD")
     if not commit:
@@ -231,7 +237,11 @@ def find_git_tags(root: Path) -> dict[str, str]:
 
 
 def _run_git(root: Path, *arguments: str) -> str:
-    """Return the output of a git command, or an empty string if the command fails."""
+    """Return the output of a git command that runs in the folder `root`.
+
+    Returns an empty string if the command fails, takes more than 10 seconds, or cannot be
+    started because git is not installed.
+    """
     try:
         process = subprocess.run(
             ["git", *arguments],

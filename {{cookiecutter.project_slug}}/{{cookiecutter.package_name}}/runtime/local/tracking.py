@@ -24,7 +24,7 @@ from ..errors import CommandError
 DATABASE = "mlruns/mlflow.db"
 ARTIFACTS = "mlruns/artifacts"
 #: The database is created in this folder, and moved to its final path when it is complete.
-UNFINISHED = "mlruns/.new"
+UNFINISHED_FOLDER = "mlruns/.new"
 #: SQLite opens paths of up to 512 bytes. The paths of its temporary files are a few bytes
 #: longer than the path of the database.
 MAX_PATH_BYTES = 500
@@ -74,7 +74,7 @@ class TrackingError(CommandError):
 
 
 def make_database_uri(database: Path) -> str:
-    """Return the URI by which MLflow opens a database, such as sqlite:////me/mlflow.db."""
+    """Return the URI with which MLflow opens a database: sqlite:////me/mlflow.db."""
     uri = f"sqlite:///{database.as_posix()}"
     if "?" not in uri:
         return uri
@@ -88,10 +88,10 @@ def make_database_uri(database: Path) -> str:
 def make_step_environment(root: Path, database: Path | None = None) -> dict[str, str]:
     """Return the environment variables for a step: those of this process, with changes.
 
-    Secrets are removed, such as the password of a login. The variables of MLflow are
+    Variables that hold secrets, such as passwords, are removed. The variables of MLflow are
     replaced, so that MLflow uses `database`, or the project's database if `database` is
-    None. `PYTHONSAFEPATH` is removed, because it keeps a script from importing modules in
-    its own folder. `root` is the folder of the project.
+    None. `PYTHONSAFEPATH` is removed, because a script could not import the modules in its
+    own folder if this variable were set. `root` is the folder of the project.
     """
     inherited_variables = {
         name: value
@@ -104,11 +104,12 @@ def make_step_environment(root: Path, database: Path | None = None) -> dict[str,
         **inherited_variables,
         # With this variable, Python reads and writes UTF-8 in every locale.
         "PYTHONUTF8": "1",
-        # The package of the project sets this variable when it is imported.
+        # The project's package sets this variable when it is imported. All variables of
+        # MLflow are dropped above, so this variable is added again.
         "MLFLOW_DISABLE_TELEMETRY": os.environ["MLFLOW_DISABLE_TELEMETRY"],
         "MLFLOW_TRACKING_URI": make_database_uri(database or root / DATABASE),
-        # Without this variable, which is internal to MLflow, the step would write the files
-        # of its run below its own folder.
+        # The folder for the files that runs log. Without this variable, which is internal
+        # to MLflow, the files would be written below the folder in which the step runs.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": (root / ARTIFACTS).as_uri(),
     }
 
@@ -117,19 +118,20 @@ def ensure_database(root: Path, experiment: str) -> None:
     """Create the database and the experiment if they are missing, and check the database.
 
     If the project was moved to another folder, the paths in the database are corrected. The
-    caller must hold the lock of `runs/`, so that no other run does the same at the same
-    time. Raises TrackingError if MLflow cannot use the database, and OSError or
+    caller must hold the lock of `runs/`, so that two runs never change the database in this
+    way at once. Raises TrackingError if MLflow cannot use the database, and OSError or
     sqlite3.Error if the database cannot be written.
     """
     database = root / DATABASE
     database.parent.mkdir(exist_ok=True)
     # A run that was killed may have left this folder.
-    shutil.rmtree(root / UNFINISHED, ignore_errors=True)
+    shutil.rmtree(root / UNFINISHED_FOLDER, ignore_errors=True)
     if not database.exists():
         _create_database(root, experiment)
     _check_revision(database)
-    _check_experiment(database, experiment)
+    _check_experiment_not_deleted(database, experiment)
     _correct_paths(database, artifacts_uri=(root / ARTIFACTS).as_uri())
+    # An existing database lacks the experiment if the project has been renamed.
     if not _has_experiment(database, experiment):
         _create_experiment(root, experiment, database)
 
@@ -137,23 +139,27 @@ def ensure_database(root: Path, experiment: str) -> None:
 def _correct_paths(database: Path, artifacts_uri: str) -> None:
     """Correct the paths in the database if the project was moved to another folder.
 
-    `artifacts_uri` is the URI of the folder in which the project's artifacts are now.
+    The artifacts are the files that runs have logged, such as models. `artifacts_uri` is
+    the URI of the folder in which the project's artifacts are now.
     """
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         experiments = connection.execute(
             "SELECT experiment_id, artifact_location FROM experiments"
         ).fetchall()
         for experiment_id, location in experiments:
+            # MLflow stores the files of each experiment in a folder named after the id of
+            # the experiment.
             folder_uri = location.removesuffix(f"/{experiment_id}")
             is_local = folder_uri.startswith("file:")
-            # A folder with another name was chosen by a user, so its path stays.
-            is_in_mlruns = folder_uri.endswith(ARTIFACTS)
-            if is_local and is_in_mlruns and folder_uri != artifacts_uri:
+            # If the folder is not mlruns/artifacts of a project, a user has chosen it, so
+            # its path stays.
+            has_default_name = folder_uri.endswith(ARTIFACTS)
+            if is_local and has_default_name and folder_uri != artifacts_uri:
                 _replace_paths(connection, f"{folder_uri}/", f"{artifacts_uri}/")
 
 
 def _has_experiment(database: Path, experiment: str) -> bool:
-    """Return whether the database contains an experiment."""
+    """Return whether MLflow's database contains the experiment."""
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         row = connection.execute(
             "SELECT name FROM experiments WHERE name = ?", [experiment]
@@ -162,7 +168,7 @@ def _has_experiment(database: Path, experiment: str) -> bool:
 
 
 def check_path_length(database: Path) -> None:
-    """Raise TrackingError if the path of a database is longer than SQLite accepts."""
+    """Raise TrackingError if the path of a database is too long for SQLite."""
     path_bytes = len(os.fsencode(database))
     if path_bytes > MAX_PATH_BYTES:
         raise TrackingError(
@@ -173,14 +179,17 @@ def check_path_length(database: Path) -> None:
 
 
 def _create_database(root: Path, experiment: str) -> None:
-    """Create the database in a temporary folder, then move it to its final path.
+    """Create the database, with the experiment, in the project in the folder `root`.
 
-    This way, a run that is killed never leaves an incomplete database at the final path.
+    The database is created in a temporary folder, and then moved to its final path. So a
+    run that is killed never leaves an incomplete database at the final path. Raises OSError
+    with the reason if the database cannot be created.
     """
-    temporary_folder = root / UNFINISHED
+    temporary_folder = root / UNFINISHED_FOLDER
     temporary_folder.mkdir()
     try:
         database = temporary_folder / "mlflow.db"
+        # The database does not exist yet, so MLflow creates it before the experiment.
         _create_experiment(root, experiment, database)
         database.replace(root / DATABASE)
     finally:
@@ -188,9 +197,9 @@ def _create_database(root: Path, experiment: str) -> None:
 
 
 def _create_experiment(root: Path, experiment: str, database: Path) -> None:
-    """Create the experiment, after creating the database if it is missing.
+    """Create an experiment in a database of MLflow. If the database is missing, create it.
 
-    A separate process does this, because MLflow reads the database's URI from the
+    A separate process does this, because MLflow reads the URI of the database from the
     environment when it is imported. Raises OSError with the reason if the process fails.
     """
     process = subprocess.run(
@@ -214,8 +223,8 @@ def _create_experiment(root: Path, experiment: str, database: Path) -> None:
 def _check_revision(database: Path) -> None:
     """Raise TrackingError unless the installed MLflow can use the database as it is.
 
-    MLflow's database holds a revision, which changes when a release of MLflow changes the
-    tables.
+    The database holds a revision, which is an id of the layout of its tables. A release of
+    MLflow that changes the tables has a new revision.
     """
     revision = _read_revision(database)
     if revision is None:
@@ -249,9 +258,10 @@ def _check_revision(database: Path) -> None:
 
 
 def _read_revision(database: Path) -> str | None:
-    """Return the revision that MLflow's database holds, or None if it is another file.
+    """Return the revision of MLflow's database, which is an id of the layout of its tables.
 
-    Raises sqlite3.OperationalError if the database cannot be read.
+    Returns None if the file is not a database of MLflow. Raises sqlite3.OperationalError if
+    the database cannot be read.
     """
     try:
         with closing(sqlite3.connect(database, timeout=60)) as connection:
@@ -268,8 +278,12 @@ def _read_revision(database: Path) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _check_experiment(database: Path, experiment: str) -> None:
-    """Raise TrackingError if a user has deleted the experiment in MLflow's web pages."""
+def _check_experiment_not_deleted(database: Path, experiment: str) -> None:
+    """Raise TrackingError if the experiment has been deleted.
+
+    A user can delete it in MLflow's web interface. The message says how to restore it. An
+    experiment that has never existed is no error.
+    """
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         row = connection.execute(
             "SELECT experiment_id FROM experiments"
@@ -290,9 +304,9 @@ def _check_experiment(database: Path, experiment: str) -> None:
 def _list_revisions() -> list[str]:
     """Return the database revisions of all MLflow releases up to the installed one.
 
-    The current revision is the last, and the others are in no particular order. They are
-    read from MLflow's files, because importing MLflow takes seconds. Returns an empty list
-    if the files do not have the expected form.
+    The current revision is the last, and the others are in no particular order. The
+    revisions are read from MLflow's files, because importing MLflow takes seconds. Returns
+    an empty list if MLflow is not installed, or if its files do not have the expected form.
     """
     package = find_spec("mlflow")
     if package is None or package.origin is None:
@@ -307,7 +321,8 @@ def _list_revisions() -> list[str]:
         superseded_revisions.update(
             re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE)
         )
-    # The current revision is the only one from which no file upgrades.
+    # The current revision is the only revision that no file upgrades to a newer one. If
+    # there is not exactly one, the files do not have the expected form.
     current_revisions = revisions - superseded_revisions
     if len(current_revisions) != 1:
         return []
@@ -317,9 +332,9 @@ def _list_revisions() -> list[str]:
 def _replace_paths(
     connection: sqlite3.Connection, old_prefix: str, new_prefix: str
 ) -> None:
-    """Replace a prefix of paths by another one in all columns of the database with paths.
+    """Replace `old_prefix` with `new_prefix` in all columns of the database that hold paths.
 
-    Paths that do not begin with `old_prefix` stay as they are.
+    Paths that do not begin with `old_prefix` stay unchanged.
     """
     length = len(old_prefix)
     for table, column in PATH_COLUMNS:
