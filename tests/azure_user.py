@@ -273,7 +273,7 @@ def assert_violations_are_reported(user: User) -> None:
     assert sorted(violations) == sorted(VIOLATIONS.splitlines())
     figures = {metric["key"]: metric["value"] for metric in prep.metrics}
     assert figures["violations"] == 2
-    assert figures["rows against Individual ID unique"] == 120
+    assert figures["rows breaking Individual ID unique"] == 120
 
     stopped = user.run("submit", "training", "--wait", "--set", "on_violation=stop")
     assert stopped.code == 1

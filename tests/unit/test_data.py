@@ -378,7 +378,7 @@ NOTED: dict[str, tuple[File | dict[str, File], str]] = {
     ),
     "two numbers far from the others": (
         {"a.parquet": pl.DataFrame({"z": [*range(300), -(10**6), -(10**7)]})},
-        "'z' holds -10000000 in row 302 of a.parquet, and 1 more far from the others",
+        "'z' holds -10000000 in row 302 of a.parquet and 1 more number far from all others",
     ),
     "ids that repeat": (
         "x,customer_id\n" + "".join(f"1,C-{i % 30}\n" for i in range(90)),
@@ -462,7 +462,7 @@ def test_distinct_texts_are_counted_exactly(
     assert columns["^plan$"]["distinct"] == columns["y"]["distinct"] == 2
     assert "<td>1,500</td>" in render_report(report)
 
-    monkeypatch.setattr("report.MOST_COUNTED_ROWS", 1499)
+    monkeypatch.setattr("report.MAX_ROWS_FOR_EXACT_COUNT", 1499)
     report = prepare(raw, tmp_path / "estimate")
     assert 1400 < report["columns"]["id"]["distinct"] <= 1500
     assert "<td>about 1," in render_report(report)
@@ -505,8 +505,8 @@ def test_rows_that_are_left_out_are_noted(tmp_path: Path) -> None:
     *left_out, word = report["notes"]
     assert word.startswith("'NA' in the column 'y' of a.csv is read as a missing value")
     assert left_out == [
-        "1 of 3 rows are left out: no value in the target 'y'.",
-        "1 of 3 rows are left out: an infinite target 'y'.",
+        "1 of 3 rows is left out: no value in the target 'y'.",
+        "1 of 3 rows is left out: an infinite target 'y'.",
     ]
 
 
@@ -554,7 +554,7 @@ REFUSED: dict[str, tuple[File | dict[str, File], dict[str, Any], str]] = {
     "Parquet by another name": (
         {"a.csv": b"PAR1\0\0PAR1"},
         {},
-        "a.csv is not a CSV file, although its name ends like one",
+        "a.csv is not a CSV file, despite the ending of its name",
     ),
     "blank lines alone": ("\n\n", {}, "a.csv is empty"),
     "a mark of UTF-8 alone": (b"\xef\xbb\xbf", {}, "a.csv is empty"),

@@ -159,7 +159,7 @@ def test_rule_that_holds_is_not_reported(
     assert find_violations(raw, {column: rules}) == []
 
 
-def test_rows_against_rules_are_counted_as_pandas_counts_them(tmp_path: Path) -> None:
+def test_rows_that_break_rules_are_counted_as_pandas_counts_them(tmp_path: Path) -> None:
     """Use the published penguins, whose individuals are numbered anew in each study."""
     rules: dict[str, dict[str, Any]] = {
         "Individual ID": {"unique": True},
@@ -171,14 +171,14 @@ def test_rows_against_rules_are_counted_as_pandas_counts_them(tmp_path: Path) ->
     )
     penguins = pd.concat(pd.read_csv(file) for file in sorted(SAMPLE.iterdir()))
     mass = penguins["Body Mass (g)"]
-    assert report["rows_against_rules"] == {
+    assert report["broken_rows_by_rule"] == {
         "Individual ID unique": penguins["Individual ID"].duplicated().sum(),
         "Body Mass (g) min": (mass < 2900).sum(),
         "Body Mass (g) max": (mass > 6000).sum(),
         "Sex missing": penguins["Sex"].isna().sum(),
     }
     assert report["violations"][0].endswith("'N21A1', in line 2 of PAL0809.csv.")
-    assert all(report["rows_against_rules"].values())
+    assert all(report["broken_rows_by_rule"].values())
     assert len(report["violations"]) == 4
 
 
@@ -391,7 +391,7 @@ def test_new_data_need_not_have_every_column(tmp_path: Path) -> None:
     options: dict[str, Any] = {"ignore": ["email"], "expectations": RULES}
     report = prepare_for_model(raw, tmp_path / "out", model, **options)
     assert len(report["violations"]) == 2
-    assert report["rows_against_rules"] == {"age min": 1, "score max": 1}
+    assert report["broken_rows_by_rule"] == {"age min": 1, "score max": 1}
 
     # An ignored column is checked if it is there. The target is not.
     (raw / "customers.csv").write_text(
@@ -473,4 +473,4 @@ def test_violations_fail_the_step_only_if_on_violation_is_stop(tmp_path: Path) -
         for folder in tmp_path.glob("mlruns/*/*/metrics")
     }
     assert ("violations", "3.0") in figures
-    assert ("rows against id unique", "1.0") in figures
+    assert ("rows breaking id unique", "1.0") in figures

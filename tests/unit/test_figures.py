@@ -25,7 +25,7 @@ import polars as pl
 import pytest
 import scoring_model
 from conftest import PYTHONS, SDKS, TEMPLATE
-from registered_model import find_registered_model
+from registered_model import load_registered_model
 from sources import DataError
 from step_tracking import track_in
 
@@ -525,7 +525,7 @@ def test_message_explains_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(scoring_model.MonitorError, match=missing_version):
         scoring_model.download_model("lost", "9")
     with pytest.raises(DataError, match="no version 9 .* the newest one is version 2"):
-        find_registered_model("lost", "9")
+        load_registered_model("lost", "9")
     source = mlflow.MlflowClient().get_model_version("lost", "2").source
     Path(source.removeprefix("file://")).rename(tmp_path / "moved")
     with pytest.raises(score.ScoringError, match="files are gone. Train again"):

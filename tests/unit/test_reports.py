@@ -28,7 +28,7 @@ from leaks import NEARLY_PERFECT, measure_skill, measure_skill_of_feature
 from model_metrics import METRICS, Predictions, find_metric, format_value
 from prep import prepare, write_report
 from report import format_share
-from row_sample import count_ranges
+from row_sample import count_values_by_range
 from saved_model import SavedModel
 from sklearn.metrics import classification_report
 
@@ -342,10 +342,10 @@ def test_share_is_0_or_100_percent_only_if_it_is_exact() -> None:
 def test_ranges_of_a_histogram_are_those_of_numpy() -> None:
     values = np.random.default_rng(0).normal(size=5000)
     expected, _ = np.histogram(values, bins=24)
-    assert count_ranges(pl.Series(values)) == list(expected)
+    assert count_values_by_range(pl.Series(values)) == list(expected)
     huge = pl.Series([-1.7e308, 0.0, 1.7e308])
-    assert sum(count_ranges(huge)) == 3
-    assert count_ranges(pl.Series([1.0, 1.0])) == []
+    assert sum(count_values_by_range(huge)) == 3
+    assert count_values_by_range(pl.Series([1.0, 1.0])) == []
 
 
 # Leaks

@@ -29,7 +29,7 @@ import saved_model
 import score
 import sklearn.datasets
 import train
-from registered_model import find_registered_model
+from registered_model import load_registered_model
 from schema import parse_schema
 from sources import DataError
 from step_tracking import track_in
@@ -96,7 +96,7 @@ class Project:
         report = prep.prepare_for_model(
             raw,
             folder / "prepared",
-            find_registered_model(self.name, version),
+            load_registered_model(self.name, version),
             keys=settings.pop("keys", self.keys),
             rows_per_part=rows_per_part,
             **settings,
@@ -574,7 +574,7 @@ def test_numbers_that_are_not_in_the_training_data_are_noted(
     new = pl.DataFrame({"x": [7, 8], "n": [0.5, 0.5]})
     new.write_parquet(tmp_path / "a.parquet")
     _, report = project.score(tmp_path / "a.parquet")
-    assert "'x' of a.parquet holds values in " in report["notes"][0]
+    assert "'x' of a.parquet holds values that the training data does not have" in report["notes"][0]
 
 
 def test_number_that_may_be_two_categories_is_refused(
@@ -613,7 +613,7 @@ def test_score_uses_the_version_that_prep_has_used(
     file = write_csv_file(
         tmp_path / "new" / "a.csv", draw_table(["a", "b"]).drop(columns="y")
     )
-    model = find_registered_model(project.name, "latest")
+    model = load_registered_model(project.name, "latest")
     prep.prepare_for_model(file, tmp_path / "prepared", model)
     rows = draw_table(["a", "b"])
     rows["y"] = rows["y"].replace("yes", "perhaps")

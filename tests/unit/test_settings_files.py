@@ -383,7 +383,7 @@ def test_expectations_in_a_comment_of_settings_yml_hold_for_the_sample(
         expectations=json.loads(data.expectations()),
     )
     assert report["violations"] == []
-    assert len(report["rows_against_rules"]) == 5
+    assert len(report["broken_rows_by_rule"]) == 5
 
 
 def test_start_of_a_schedule_needs_no_quotes(root: Path) -> None:

@@ -454,7 +454,7 @@ ODD_LAYOUTS = {
     ),
     "a title with delimiters": (
         "Sales,,\na,b,c\n1,2,3\n",
-        "column 2 has no name in the first line: .* data.skip_lines",
+        "column 2 has no name: .* data.skip_lines",
     ),
     "a comment above one column": (
         "# by a program\nx\n1\n2\n",

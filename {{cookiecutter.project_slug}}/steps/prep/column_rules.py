@@ -59,7 +59,7 @@ class ColumnRules:
             return null_if_empty(stripped)
         if self.is_target:
             return null_if_nan(stripped)
-        return null_if_missing(stripped, text_format, in_text=True)
+        return null_if_missing(stripped, text_format, is_text_column=True)
 
     def may_have_markers_as_values(self, text_format: TextFormat) -> bool:
         """Return whether words such as NA may be values if the column is text."""

@@ -48,6 +48,20 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class ColumnEnd:
+    """One of the two ends of a column: its smallest or its largest numbers."""
+
+    column: str
+    #: "smallest" or "largest". These are also the names of the statistics of the column.
+    side: str
+
+    @property
+    def opposite_side(self) -> str:
+        """Return "smallest" for "largest", and the other way round."""
+        return "smallest" if self.side == "largest" else "largest"
+
+
+@dataclass(frozen=True)
 class Outliers:
     """Numbers at one end of a column that are far from all other numbers of the column."""
 
@@ -65,14 +79,16 @@ def note_outliers(
     table: pl.LazyFrame,
     sample: pl.DataFrame,
     columns: Mapping[str, Mapping[str, Any]],
-    skipped_names: Collection[str | None],
+    skipped_names: Collection[str],
     sources: Sequence[Source],
 ) -> list[Note]:
     """Return notes on columns with outliers, with the place of the most extreme outlier.
 
+    An outlier is a number that is far from all other numbers of its column.
+
     `table` has the prepared rows, and `sample` some of these rows. `columns` has the
     statistics of each column, such as its `smallest` number. Columns in `skipped_names` get
-    no note. These may include None, which stands for notes on no column.
+    no note.
     """
     scales: dict[str, Scale] = {}
     for name, statistics in columns.items():
@@ -118,78 +134,90 @@ def find_outliers(
     scales: Mapping[str, Scale],
     columns: Mapping[str, Mapping[str, Any]],
 ) -> list[Outliers]:
-    """Find the outliers at either end of each column that has a scale.
+    """Find the outliers at both ends of each column that has a scale.
 
-    Up to MAX_OUTLIERS numbers at an end of a column are outliers if they are far from the
-    median, and if the gap between them and all other numbers is wider than the range of
-    these others. In other words, Dixon's ratio of the gap to the whole range is above one
+    `scales` has the scales, and `columns` the statistics of each column, by its name. Up to
+    MAX_OUTLIERS numbers at an end of a column are outliers if two conditions hold:
+
+    - They are far from the median.
+    - The gap between them and all other numbers is wider than the range of these other
+      numbers. Both are measured on the scale of the column.
+
+    The second condition says that Dixon's ratio of the gap to the whole range is above one
     half (W. J. Dixon, "Analysis of extreme values", Annals of Mathematical Statistics 21,
-    1950). The gap and the range are measured on the scale of the column.
+    1950).
     """
-    ends: list[tuple[str, str]] = []
+    # Reading the rows takes time. It is only needed for ends with a number far away.
+    ends: list[ColumnEnd] = []
     for name, scale in scales.items():
-        for end in ("smallest", "largest"):
-            if scale.is_far_away(float(columns[name][end])):
-                ends.append((name, end))
+        for side in ("smallest", "largest"):
+            if scale.is_far_away(float(columns[name][side])):
+                ends.append(ColumnEnd(name, side))
     if not ends:
         return []
 
+    extremes_by_end = _read_extremes(table, ends, list(columns))
     all_outliers = []
-    for (name, end), extremes in zip(ends, _read_extremes(table, ends, list(columns))):
-        opposite_end = "smallest" if end == "largest" else "largest"
-        opposite = float(columns[name][opposite_end])
-        count = count_outliers(extremes, opposite, scales[name])
-        if count:
-            # The first number that is no outlier is the end of the others.
-            smallest, largest = sorted([extremes[count], opposite])
-            all_outliers.append(
-                Outliers(
-                    column=name,
-                    count=count,
-                    farthest=extremes[0],
-                    smallest=smallest,
-                    largest=largest,
-                )
+    for end, extremes in extremes_by_end.items():
+        opposite_number = float(columns[end.column][end.opposite_side])
+        count = count_outliers(extremes, opposite_number, scales[end.column])
+        if count == 0:
+            continue
+        # All other numbers lie between the opposite end of the column and the first number
+        # at this end that is not an outlier.
+        first_other = extremes[count]
+        all_outliers.append(
+            Outliers(
+                column=end.column,
+                count=count,
+                farthest=extremes[0],
+                smallest=min(first_other, opposite_number),
+                largest=max(first_other, opposite_number),
             )
+        )
     return all_outliers
 
 
 def _read_extremes(
-    table: pl.LazyFrame, ends: Sequence[tuple[str, str]], names: Sequence[str]
-) -> list[list[float]]:
-    """Return the first few numbers at each end of a column, the most extreme one first.
+    table: pl.LazyFrame, ends: Sequence[ColumnEnd], names: Sequence[str]
+) -> dict[ColumnEnd, list[float]]:
+    """Return the MAX_OUTLIERS + 1 most extreme numbers at each of the ends of columns.
 
-    An end is the name of a column, and "smallest" or "largest". `names` are the names of
-    all columns of the table. All numbers are read in one pass over the rows.
+    The numbers of each end begin with the most extreme one. For example, they are
+    [9e9, 812, 790, 777] for the largest numbers of a column. `names` are the names of all
+    columns of the table. All numbers are read in one pass over the rows.
     """
+    # The last of these numbers is needed to measure the gap behind the others.
     number_count = MAX_OUTLIERS + 1
     aggregations = []
-    for i, (name, end) in enumerate(ends):
+    for i, end in enumerate(ends):
         # The column is selected by its position, because polars would treat a name such as
         # `^a$` as a pattern.
-        numbers = pl.nth(names.index(name)).cast(NUMBER).drop_nulls().drop_nans()
-        if end == "largest":
+        column = pl.nth(names.index(end.column))
+        numbers = column.cast(NUMBER).drop_nulls().drop_nans()
+        if end.side == "largest":
             extremes = numbers.top_k(number_count)
         else:
             extremes = numbers.bottom_k(number_count)
         aggregations.append(extremes.implode().alias(str(i)))
     row = table.select(aggregations).collect(engine="streaming").row(0)
-    return [
-        sorted(extremes, reverse=end == "largest")
-        for (_, end), extremes in zip(ends, row, strict=True)
-    ]
+    return {
+        end: sorted(extremes, reverse=end.side == "largest")
+        for end, extremes in zip(ends, row, strict=True)
+    }
 
 
 def count_outliers(extremes: Sequence[float], opposite: float, scale: Scale) -> int:
     """Return how many of the numbers at one end of a column are outliers.
 
-    The first numbers are outliers if the gap behind them is wider than the range of all
-    other numbers. `extremes` begin with the most extreme number. `opposite` is the number
-    at the other end of the column. For example, there is 1 outlier if `extremes` is
-    [9e9, 812, 790, 777] and `opposite` is 3.
+    `extremes` has the last few numbers at this end, beginning with the most extreme one,
+    and `opposite` is the number at the other end. The first numbers in `extremes` are
+    outliers if they are far from the median, and if the gap between them and all other
+    numbers is wider than the range of these other numbers. For example, there is 1 outlier
+    if `extremes` is [9e9, 812, 790, 777] and `opposite` is 3.
     """
-    # The gap and the range are compared on the scale, so that exponential growth does not
-    # look like a gap.
+    # The scale shortens large distances as a logarithm does. Without it, the last number of
+    # 1, 10, 100 and 1000 would look like an outlier.
     positions = [scale.convert(number) for number in extremes]
     opposite_position = scale.convert(opposite)
     for count in range(1, len(extremes)):
@@ -203,7 +231,11 @@ def count_outliers(extremes: Sequence[float], opposite: float, scale: Scale) -> 
 
 
 def _describe_outliers(outliers: Outliers, sources: Sequence[Source]) -> str:
-    """Return the text of a note, with the place of the most extreme outlier."""
+    """Return the text of a note on the outliers of a column.
+
+    An outlier is a number that is far from all other numbers. The text says where the
+    farthest outlier is, and between which numbers the others lie.
+    """
     farthest = f"{outliers.farthest:.15g}"
     place = _find_place_of_number(outliers.column, outliers.farthest, sources)
     if place is not None:
@@ -215,10 +247,12 @@ def _describe_outliers(outliers: Outliers, sources: Sequence[Source]) -> str:
             f" between {usual_range}. If it is a mistake, correct it, or replace it with"
             " null in features() in prep.py."
         )
+    more_count = outliers.count - 1
+    more = "1 more number" if more_count == 1 else f"{more_count} more numbers"
     return (
-        f"column '{outliers.column}' holds {farthest}, and {outliers.count - 1} more far"
-        f" from the others, which are between {usual_range}. If they are mistakes, correct"
-        " them, or replace them with null in features() in prep.py."
+        f"column '{outliers.column}' holds {farthest} and {more} far from all others, which"
+        f" are between {usual_range}. If these numbers are mistakes, correct them, or"
+        " replace them with null in features() in prep.py."
     )
 
 
@@ -232,6 +266,7 @@ def _find_place_of_number(
     for source in sources:
         column = source.columns.get(name)
         if column is None or column.type is None:
+            # The file has no such column, or the column has no values.
             continue
         is_number = column.values.cast(NUMBER, strict=False) == number
         rows = source.frame.select(is_number=is_number).with_row_index("row")

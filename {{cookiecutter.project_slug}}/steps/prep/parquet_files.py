@@ -56,8 +56,8 @@ def open_parquet(path: Path, name: str, options: ReadOptions) -> Source:
         if reason := find_system_error(error):
             raise DataError(f"{name} cannot be read: {reason}.") from None
         raise DataError(
-            f"{name} is not a complete Parquet file: it may be damaged, cut off, or of"
-            " another kind than its name says."
+            f"{name} is not a complete Parquet file: it may be damaged or cut off, or not"
+            " be a Parquet file at all, despite its name."
         ) from None
     if not source.columns:
         raise DataError(f"{name} has no columns.")
@@ -121,11 +121,12 @@ def _add_columns(source: Source, path: Path, options: ReadOptions) -> None:
             source.notes.append(Note(text, column=name))
             continue
         if not roles.is_used(name):
-            # An unused column is kept without values, so that checks of the names know it.
+            # An unused column is kept without values. Names in settings.yml are later
+            # compared with the names of all columns.
             source.columns[name] = Column(type=None, values=pl.lit(None))
             continue
         parquet_column = ParquetColumn(path, name, position, dtype)
-        source.columns[name] = _open_column(source, parquet_column, options)
+        source.columns[name] = _create_column(source, parquet_column, options)
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,10 @@ class ParquetColumn:
         return isinstance(self.dtype, (pl.Categorical, pl.Enum))
 
 
-def _open_column(
+def _create_column(
     source: Source, parquet_column: ParquetColumn, options: ReadOptions
 ) -> Column:
-    """Convert a column to one of the types that keys or features can have.
+    """Return a column, converted to one of the types that keys or features can have.
 
     Raises DataError if polars cannot read the values, or if a key holds bytes that are not
     text.
@@ -176,7 +177,8 @@ def _open_column(
             " settings.yml."
         )
     column = _convert_column(source.frame, parquet_column, is_key=is_key)
-    # Text in data to score is later parsed as the type that the model's schema expects.
+    # In training data, text may be dates. In data to score, text stays text here, and is
+    # later parsed as the type that the model's schema expects.
     is_training_data = options.roles.model_columns is None
     if column.type == TEXT and not is_key and is_training_data:
         return _convert_dates(source.frame, column, options.text_format)
@@ -184,9 +186,10 @@ def _open_column(
 
 
 def _count_values_and_markers(source: Source) -> None:
-    """Count the values and the markers for missing values, such as NA, in each column.
+    """Count the values and the markers in each column.
 
-    Sets the `marker_count` of each column, and the type of columns without values to None.
+    A marker is text such as NA that usually stands for a missing value. This sets the
+    `marker_count` of each column, and the type of columns without values to None.
     """
     columns = list(source.columns.values())
     if not columns:
@@ -204,10 +207,11 @@ def _count_values_and_markers(source: Source) -> None:
 
 
 def _select_markers(column: Column) -> pl.Expr:
-    """Return the text that usually stands for a missing value, such as NA.
+    """Select the markers of a column: text such as NA that usually means a missing value.
 
     All other values of the column become null.
     """
+    # Only text can be a marker.
     if column.type != TEXT:
         return pl.lit(None)
     return pl.when(column.values.is_in(MISSING_MARKERS)).then(column.values)
@@ -225,16 +229,17 @@ def _convert_column(
     """
     if parquet_column.is_integer:
         values = parquet_column.values
-        # Unsigned and decimal integers can be too large. Such values become null here.
+        # Unsigned and decimal integers can be too large for 64 bits. They become null here.
         integers = values.cast(pl.Int64, strict=False)
-        all_fit = integers.null_count() == values.null_count()
-        if frame.select(all_fit).collect(engine="streaming").item():
+        loses_no_value = integers.null_count() == values.null_count()
+        if frame.select(loses_no_value).collect(engine="streaming").item():
             return Column(INTEGER, integers)
         if is_key:
             # As floats, different keys could become equal.
             return Column(TEXT, values.cast(pl.String))
     if is_key:
         return _convert_key(parquet_column)
+    # This also converts integers that are too large: they become floats.
     return _convert_feature(parquet_column)
 
 
@@ -287,6 +292,7 @@ def _convert_dates(
     # The sample suggests a type. Times of day are parsed as numbers of seconds.
     rules = ColumnRules(types=(NUMBER, DATE, TIMESTAMP), markers_are_values=True)
     fit = find_fit(sample, list_parsers(rules, text_format))
+    # `_convert_feature` has already removed the spaces around the text.
     parsed = fit.parser.parse(text=column.values, stripped=column.values)
     dtype = parsed.value_type.dtype
     holds_times = is_time_of_day(parsed.value_type)
@@ -294,7 +300,7 @@ def _convert_dates(
     if not is_date_or_time:
         return column
 
-    # The type is only right if all values of the column have it.
+    # The type is only right if the parser accepts all values of the column.
     value_count, accepted_count = count_values(
         frame, [column.values, parsed.accepted_values]
     )

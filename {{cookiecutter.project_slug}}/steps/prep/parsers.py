@@ -137,25 +137,23 @@ class ColumnParsers:
 def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
     """Return the parsers for a column, in the order in which they are tried.
 
-    The first parser that fits is used. The result is cached, so that all columns with the
-    same rules have the same parser objects, and `find_fits` can parse these columns
-    together.
+    The first parser that fits is used. `@cache` returns the same parser objects for all
+    columns with the same rules, so that `find_fits` can parse these columns together.
     """
     if rules.is_ignored:
         return ColumnParsers((IgnoredColumnParser(),))
     if rules.is_key:
         return ColumnParsers((IntegerKeyParser(), TextKeyParser()))
 
-    parsers: list[Parser] = []
     value_types = _list_allowed_types(rules, text_format)
+    # A date such as 20260131 is also a number, so the parsers of such dates come first.
+    parsers = _list_numeric_date_parsers(value_types, rules, text_format)
     for value_type in value_types:
-        # A date such as 20260131 is also a number, so the parser of such dates comes first.
-        if _looks_like_number(value_type.date_format):
-            value_parser = ValueParser(value_type, rules, text_format)
-            parsers.append(RoundTripDateParser(value_parser))
-    for value_type in value_types:
+        # Fast parsers read only the usual spelling of a type. If none of them fits, the
+        # parser of all spellings is tried.
         parsers += _list_fast_parsers(value_type, rules, text_format)
         parsers.append(ValueParser(value_type, rules, text_format))
+    # Every column can be read as text, so this parser is the last one.
     parsers.append(TextParser(rules, text_format))
     return ColumnParsers(
         parsers=tuple(parsers),
@@ -167,7 +165,7 @@ def list_parsers(rules: ColumnRules, text_format: TextFormat) -> ColumnParsers:
 def _list_allowed_types(rules: ColumnRules, text_format: TextFormat) -> list[ValueType]:
     """Return the types that a column may have, in the order in which they are tried.
 
-    There are several for dates if settings.yml has several date formats.
+    Each date format in settings.yml adds types of its own, such as dates in %d.%m.%Y.
     """
     usual_types = list_usual_types(text_format)
     allowed_types = []
@@ -176,6 +174,18 @@ def _list_allowed_types(rules: ColumnRules, text_format: TextFormat) -> list[Val
             if value_type.dtype == dtype and rules.allows(value_type):
                 allowed_types.append(value_type)
     return allowed_types
+
+
+def _list_numeric_date_parsers(
+    value_types: list[ValueType], rules: ColumnRules, text_format: TextFormat
+) -> list[Parser]:
+    """Return the parsers of dates that look like numbers, such as 20260131 in %Y%m%d."""
+    parsers: list[Parser] = []
+    for value_type in value_types:
+        if _looks_like_number(value_type.date_format):
+            value_parser = ValueParser(value_type, rules, text_format)
+            parsers.append(RoundTripDateParser(value_parser))
+    return parsers
 
 
 def _looks_like_number(date_format: str) -> bool:
@@ -187,11 +197,13 @@ def _looks_like_number(date_format: str) -> bool:
 def _list_fast_parsers(
     value_type: ValueType, rules: ColumnRules, text_format: TextFormat
 ) -> list[Parser]:
-    """Return the fast parsers of a type, which read only its usual spelling.
+    """Return the fast parsers of a type, in the order in which they are tried.
 
-    There are none if settings.yml changes the usual spelling of the type.
+    Fast parsers read only the usual spelling of a type, such as numbers with a decimal
+    point. The list is empty if settings.yml allows another spelling.
     """
-    # Fast parsers know neither the further markers of `data.missing` nor date formats.
+    # Fast parsers support neither further markers for missing values (`data.missing`) nor
+    # date formats.
     if text_format.missing or value_type.date_format:
         return []
     if value_type.dtype in (INTEGER, NUMBER):
@@ -204,6 +216,7 @@ def _list_fast_parsers(
         ]
     if value_type.dtype == TIMESTAMP:
         return [PlainTimestampParser(time_format) for time_format in ISO_TIMESTAMPS]
+    # Booleans and dates have a single fast parser.
     return [PlainValueParser(value_type, text_format)]
 
 
@@ -213,14 +226,17 @@ def _suggest_parser(
     """Return the parser for the format of an unambiguous date or time.
 
     For example, the value 31-Jan-2026 suggests the parser for dates in %d-%B-%Y. Returns
-    None if the value is no date, if its format is not certain, if the column may not have
-    this type, or if the format is ISO 8601, which `list_parsers` already has a parser for.
+    None in these cases:
+
+    - The value is not a date, or could have several formats, such as 01/02/2026.
+    - The date is in ISO 8601. `list_parsers` already has a parser for such dates.
+    - The column may not hold dates.
     """
     date_format = find_certain_format(value)
     if date_format is None or date_format == ISO_DATE:
         return None
-    # Text in a format without a time of day could also be parsed as timestamps. The first
-    # type is the narrowest.
+    # A date without a time of day could also be read as a timestamp. `list_date_types`
+    # returns the narrower type first.
     value_type = list_date_types(date_format)[0]
     if not rules.allows(value_type):
         return None
@@ -233,11 +249,12 @@ def _get_date_parser(
 ) -> Parser:
     """Return the parser of dates in one format.
 
-    The result is cached, so that all columns with dates in this format have the same parser
-    object, and `find_fits` can parse these columns together.
+    `@cache` returns the same parser object for all columns with dates in this format, so
+    that `find_fits` can parse these columns together.
     """
     value_parser = ValueParser(value_type, rules, text_format)
     if value_type.date_format == DOTTED_DATE:
+        # 2026.1.5 may be the version of a program, so it must not be parsed as a date.
         return DottedDateParser(value_parser)
     return value_parser
 
@@ -311,9 +328,12 @@ class ValueParser(Parser):
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
         """Parse the stripped text in the spellings that settings.yml allows.
 
-        Markers for missing values, such as NA, and text that cannot be parsed become null.
+        Text that cannot be parsed becomes null, and so do markers such as NA, which stand
+        for missing values. `text`, which may have spaces around it, is not used.
         """
         filled_text = null_if_missing(stripped, self.text_format)
+        # If the column turns out to be text, some of its markers may be values. So the
+        # result also has the text in which they are kept.
         return ParsedText(
             self.value_type,
             values=parse_text(filled_text, self.value_type, self.text_format),
@@ -390,12 +410,18 @@ class PlainNumberOrMarkerParser(Parser):
     text_format: TextFormat
 
     def parse(self, text: pl.Expr, stripped: pl.Expr) -> ParsedText:
-        """Parse the stripped text. Markers for missing values, such as NA, become null."""
+        """Parse the stripped text as numbers.
+
+        Markers such as NA, which stand for missing values, become null. `text`, which may
+        have spaces around it, is not used.
+        """
         filled_text = null_if_missing(stripped, self.text_format)
         parsed = PlainNumberParser(self.value_type).parse(filled_text, stripped)
         text_with_markers = _select_text_with_markers(
             stripped, self.rules, self.text_format
         )
+        # If the column turns out to be text, some of its markers may be values. So the
+        # result also has the text in which they are kept.
         return replace(parsed, text_with_markers=text_with_markers)
 
 
@@ -434,7 +460,8 @@ def _select_text_with_markers(
     """Return the values that a column would have as text, including markers such as NA.
 
     A marker usually stands for a missing value. Returns None if no marker could be a value
-    of this column. Without this, polars would compute the same text twice.
+    of this column: the values would be the same as without markers, and polars would
+    compute them twice.
     """
     if not rules.may_have_markers_as_values(text_format):
         return None
@@ -442,16 +469,21 @@ def _select_text_with_markers(
 
 
 def _is_suspicious_number(text: pl.Expr, number: pl.Expr) -> pl.Expr:
-    """Return whether numbers are suspicious, because their text may be something else.
+    """Return for each number whether its text may mean something else, such as a code.
 
-    These are numbers with leading zeros, which may be codes such as 007, numbers with a plus
-    sign, numbers with more than 18 digits, and NaN. `number` is what `text` was parsed as.
+    `number` is what `text` was parsed as. These numbers are suspicious:
+
+    - numbers with a leading zero, such as 007,
+    - numbers with a plus sign, such as +49,
+    - numbers with more than 18 digits, and
+    - NaN, which usually stands for a missing value.
     """
     # The text is compared in alphabetical order, which is faster than matching a pattern.
     # All text from "00" to "0:" begins with a zero and a digit, because ":" follows "9".
     is_code = text.is_between(pl.lit("00"), pl.lit("0:"))
     is_negative_code = text.is_between(pl.lit("-00"), pl.lit("-0:"))
-    # The plus sign precedes the minus sign, and digits follow both.
+    # Of all characters with which a number can begin, only the plus sign comes before the
+    # minus sign.
     has_plus_sign = text < "-"
     # NaN lies outside every range, so it is suspicious, too.
     is_usual = number.is_between(-NUMBER_LIMIT, NUMBER_LIMIT, closed="none")

@@ -37,7 +37,7 @@ def add_partition_columns(sources: list[Source], options: ReadOptions) -> None:
             for partitions in partitions_by_source
             if name in partitions
         ]
-        column_by_value = _infer_partition_columns(name, folder_values, options)
+        column_by_value = _infer_column_by_folder_value(name, folder_values, options)
         for source, partitions in zip(sources, partitions_by_source):
             if name not in partitions:
                 continue
@@ -65,13 +65,13 @@ def _read_partitions(path: str) -> dict[str, str | None]:
     return partitions
 
 
-def _infer_partition_columns(
+def _infer_column_by_folder_value(
     name: str, folder_values: Sequence[str | None], options: ReadOptions
 ) -> dict[str | None, Column]:
-    """Return a column for each distinct value in the names of partition folders.
+    """Return the column `name` for each distinct value that folders give it.
 
-    For example, the value "2026" of a folder `year=2026` gives a column that holds 2026 in
-    each row. All values together decide the type of the column `name`.
+    For example, the value "2026" of the folder `year=2026` gives a column that holds 2026
+    in each row. All values in `folder_values` together decide the type of the column.
     """
     # Hive has a value of its own for a missing value, so markers such as NA are values.
     rules = replace(create_rules(name, options.roles), markers_are_values=True)
@@ -80,6 +80,7 @@ def _infer_partition_columns(
 
     text = pl.col("text")
     parsed = fit.parser.parse(text, text.str.strip_chars())
+    # A parser only fits if it accepts all values, so none is lost here.
     parsed_values = texts.to_frame().select(parsed.accepted_values).to_series()
     dtype = parsed.value_type.dtype
     column_by_value: dict[str | None, Column] = {}

@@ -76,7 +76,7 @@ from registered_model import (
     RegisteredModel,
     choose_roles,
     choose_text_format,
-    find_registered_model,
+    load_registered_model,
 )
 from report import build_report, render_report
 from schema import build_training_schema
@@ -118,12 +118,17 @@ def prepare(
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts into the folder `prepared`, and return a report.
 
-    With a `target`, rows without a value in it are left out. With neither a target nor
-    `keys`, a column `row` with the number of the row is added in front. The train step keeps
-    rows with equal values in the column `group` together. Here, this column is prepared
-    like any feature, and only its role in the report differs. The report lists the rules of
-    `expectations` that the data breaks under `violations`. Raises DataError if the data
-    cannot be prepared.
+    - With a `target`, rows without a value in it are left out.
+    - With neither a target nor `keys`, a column `row` with the number of each row is added
+      in front.
+    - Columns in `ignore` are left out.
+    - `text_format` says how the text of CSV files is written.
+    - `group` is prepared like a feature. The report only records its role, because the
+      train step keeps rows with equal values in this column together.
+    - `expectations` are rules that the data should obey. The report has a sentence on each
+      violated rule in `violations`.
+
+    Raises DataError if the data cannot be prepared.
     """
     roles = ColumnRoles(target, keys, ignore, group)
     roles = add_rules_for_training(roles, expectations)
@@ -153,11 +158,12 @@ def prepare_for_model(
     """Prepare new data for the registered model that will score it, and return a report.
 
     The data is read according to the model's schema, which says how its training data was
-    read. The report has a note for each of `keys`, `ignore` and `text_settings`, the
-    settings of settings.yml, that differs from the schema. Raises DataError if the data
-    cannot be prepared, or does not fit the model.
+    read. `keys`, `ignore` and `text_settings` come from settings.yml, and the report notes
+    where they differ from the schema. Raises DataError if the data cannot be prepared, or
+    does not fit the model.
     """
     roles, notes = choose_roles(model, keys, ignore)
+    # Rules on the target are not checked, because new data may lack the target.
     target = None if model.schema is None else model.schema.target
     roles = add_rules_for_scoring(roles, expectations, ignore, target)
     text_format, notes_on_text = choose_text_format(model, text_settings or {})
@@ -185,7 +191,7 @@ def _write_and_report(
 ) -> dict[str, Any]:
     """Write `raw` as Parquet parts with metadata, and return a report.
 
-    The report also has the results of the rules of `data.expect`, if there are any.
+    The report also says which rules of `data.expect` the data breaks.
     """
     check_date_formats(text_format)
     with TemporaryDirectory() as scratch:
@@ -194,7 +200,7 @@ def _write_and_report(
             scratch=Path(scratch),
             rows_per_part=rows_per_part,
             roles=roles,
-            # The function that the user may change, at the top of this file.
+            # The user may change the function `features` at the top of this file.
             add_features=features,
             create_metadata=create_metadata,
         )
@@ -215,7 +221,7 @@ def describe_results(results: Sequence[CheckResult]) -> dict[str, Any]:
     """
     return {
         "violations": [result.violation for result in results if result.violation],
-        "rows_against_rules": {result.name: result.rows for result in results},
+        "broken_rows_by_rule": {result.name: result.rows for result in results},
     }
 
 
@@ -242,9 +248,9 @@ def log_violations(report: dict[str, Any]) -> None:
     import mlflow
 
     metrics: dict[str, float] = {"violations": len(report["violations"])}
-    for rule, broken_rows in report["rows_against_rules"].items():
-        # MLflow allows only these characters in the name of a metric.
-        name = re.sub(r"[^\w .:/-]", "_", f"rows against {rule}")
+    for rule, broken_rows in report["broken_rows_by_rule"].items():
+        # MLflow allows only these characters in the name of a metric. Others are replaced.
+        name = re.sub(r"[^\w .:/-]", "_", f"rows breaking {rule}")
         metrics[name] = broken_rows
     logged_metrics = dict(list(metrics.items())[:MAX_METRICS])
     with mlflow.start_run():
@@ -315,18 +321,39 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Parse the command line. Most options are settings below `data` in settings.yml."""
+    """Parse the command line. Most options are settings under `data` in settings.yml."""
     parser = argparse.ArgumentParser(
         description="Prepare raw CSV and Parquet files for training or for scoring."
     )
-    parser.add_argument("--raw", type=Path, required=True, help="a file or a folder")
-    parser.add_argument("--prepared", type=Path, required=True, help="folder to write")
-    parser.add_argument("--report", type=Path, required=True, help="folder to write")
-    parser.add_argument("--target")
-    parser.add_argument("--keys", nargs="*", default=[])
-    parser.add_argument("--ignore", nargs="*", default=[])
-    parser.add_argument("--group", help="rows with equal values stay together")
-    parser.add_argument("--rows-per-part", type=int, default=100_000)
+    parser.add_argument(
+        "--raw",
+        type=Path,
+        required=True,
+        help="CSV or Parquet file, or folder of files",
+    )
+    parser.add_argument(
+        "--prepared", type=Path, required=True, help="folder for the Parquet parts"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        required=True,
+        help="folder for report.json and report.html",
+    )
+    parser.add_argument("--target", help="column to predict")
+    parser.add_argument(
+        "--keys", nargs="*", default=[], help="columns that identify a row"
+    )
+    parser.add_argument("--ignore", nargs="*", default=[], help="columns to leave out")
+    parser.add_argument(
+        "--group", help="column whose equal values keep rows together in training"
+    )
+    parser.add_argument(
+        "--rows-per-part",
+        type=int,
+        default=100_000,
+        help="largest number of rows in a Parquet part",
+    )
     parser.add_argument(
         "--text-format",
         type=parse_text_settings,
@@ -337,9 +364,14 @@ def parse_arguments() -> argparse.Namespace:
         "--expect",
         type=parse_expectations,
         default={},
-        help='rules of the columns, as JSON, such as \'{"age": {"min": 0}}\'',
+        help='rules that columns must obey, as JSON, such as \'{"age": {"min": 0}}\'',
     )
-    parser.add_argument("--on-violation", choices=["warn", "stop"], default="stop")
+    parser.add_argument(
+        "--on-violation",
+        choices=["warn", "stop"],
+        default="stop",
+        help="whether prep only warns or stops if the data breaks a rule",
+    )
     parser.add_argument(
         "--model-name",
         help="registered model to score with, whose schema says how to read the data",
@@ -368,7 +400,7 @@ def prepare_by_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return prepare_for_model(
         raw=args.raw,
         prepared=args.prepared,
-        model=find_registered_model(args.model_name, args.model_version),
+        model=load_registered_model(args.model_name, args.model_version),
         keys=args.keys,
         ignore=args.ignore,
         rows_per_part=args.rows_per_part,

@@ -105,25 +105,26 @@ def _find_unreadable_value(
 
     `filled_text` is the text of the column, with null for missing values.
     """
-    # Fractions do not stop the scoring where the schema expects integers: `choose_types`
-    # only writes a note on them.
+    # Where the schema expects integers, fractions can be read, too: `choose_types` only
+    # notes them. So text is unreadable there only if it is no number at all.
     dtype = NUMBER if expected.type == INTEGER else expected.type
     is_unreadable = parse_as_type(filled_text, dtype, text_format).is_null()
     rows = source.frame.select(text=filled_text, is_unreadable=is_unreadable)
     filled_rows = rows.with_row_index("row").drop_nulls("text")
-    first_rows = filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")
+    first_filled_rows = filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")
 
     unreadable_rows = filled_rows.filter("is_unreadable").head(SAMPLED_VALUES)
     examples = unreadable_rows.collect(engine="streaming")
     if examples.is_empty():
         # Each value can be read, but the values are of several types, such as 1 and true.
-        examples = first_rows.head(1)
+        # Then the first value is as good an example as any other.
+        examples = first_filled_rows.head(1)
 
     position = _choose_example(examples["text"])
     return UnreadableValue(
         row=examples["row"][position],
         value=examples["text"][position][:SHOWN_CHARACTERS],
-        fix=_suggest_fix(first_rows["text"], text_format),
+        fix=_suggest_fix(first_filled_rows["text"], text_format),
     )
 
 
@@ -156,19 +157,23 @@ def _suggest_fix(values: pl.Series, text_format: TextFormat) -> str:
 def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
     """Convert the columns of a Parquet file to the types of the schema, or reject them.
 
-    Does nothing for training data. Otherwise, this depends on the type in the file and on
-    the type in the schema:
+    The schema belongs to the model that will score the data. Training data has no schema,
+    and is not changed. What happens to a column depends on its type in the file, and on its
+    type in the schema:
 
-    - Text stays text. If the training data came from CSV files, markers for missing values,
-      such as NA, become null.
+    - Text stays text if the schema expects text. If the training data came from CSV files,
+      markers for missing values, such as NA, become null.
     - Text is parsed if the schema expects another type.
     - Other values become text if the schema expects text, spelled as in the training data.
     - Other values are rejected if they cannot be converted to the type in the schema.
     """
     for name, column in list(source.columns.items()):
         expected = options.roles.get_expected_column(name)
-        # A column without values has no type, and fits every schema.
-        if expected is None or column.type is None:
+        if expected is None:
+            # The schema does not list the column, or there is no schema.
+            continue
+        if column.type is None:
+            # A column without values has no type, and fits every schema.
             continue
         if column.type == TEXT and expected.type == TEXT:
             if expected.markers_are_missing:
@@ -182,11 +187,10 @@ def convert_parquet_columns(source: Source, options: ReadOptions) -> None:
 
 
 def _replace_markers(source: Source, name: str, text_format: TextFormat) -> None:
-    """Replace markers for missing values, such as NA, with null, and note this.
+    """Replace markers such as NA in a text column with null, and note this.
 
-    This is for a text column of a Parquet file. In Parquet files, markers are usually
-    values. But this model's training data came from CSV files, in which they are missing
-    values.
+    In Parquet files, markers are usually values of their own. They are replaced here
+    because the model was trained on CSV files, in which they stand for missing values.
     """
     column = source.columns[name]
     if column.marker_count:
@@ -196,7 +200,7 @@ def _replace_markers(source: Source, name: str, text_format: TextFormat) -> None
             f" values, as in the training data. They occur in {rows}."
         )
         source.notes.append(Note(text, column=name))
-    values = null_if_missing(column.values, text_format, in_text=True)
+    values = null_if_missing(column.values, text_format, is_text_column=True)
     source.columns[name] = Column(TEXT, values)
 
 
@@ -205,10 +209,11 @@ def _parse_parquet_text(
 ) -> None:
     """Parse a text column of a Parquet file, for which the schema expects another type.
 
-    Only types that can be converted to the expected type are tried. The column is rejected
-    if none of them fits all values.
+    The column is rejected if not all of its values can be parsed.
     """
     text = source.columns[name].values
+    # This tries only types that can be converted to the expected type. They follow from the
+    # schema, which is in `options.roles`. If none of them fits, the column stays text.
     column = infer_text_column(source.frame, name, text, options)
     if column.type != TEXT:
         source.columns[name] = column
@@ -242,7 +247,7 @@ def _spell_as_categories(
     """Convert numbers, dates or booleans to the text that the training data had for them.
 
     For example, the number 7 becomes "007" if the training data has the category "007". The
-    column is rejected if it is not certain how the training data spelled the values.
+    column is rejected if it is not clear how the training data spelled the values.
     """
     column = source.columns[name]
     category_by_value = _list_categories_by_value(column, expected, text_format)
@@ -250,8 +255,8 @@ def _spell_as_categories(
         first_value = _get_first_value(source, column)
         problem = (
             f"{source.name}: the column '{name}' holds {_name_kind(column)}, for example"
-            f" {first_value}, but the training data holds text. It is not certain how to"
-            " spell them: save the column as text."
+            f" {first_value}, but the training data holds text. It is not clear how this"
+            " text would spell these values: save the column as text."
         )
         _reject_column(source, name, expected, problem)
         return
@@ -259,8 +264,8 @@ def _spell_as_categories(
     seen_values = pl.Series(list(category_by_value), dtype=column.type)
     categories = pl.Series(list(category_by_value.values()), dtype=pl.String)
     _note_unseen_values(source, name, seen_values)
-    # Values that the training data does not have become text that is no category. The model
-    # treats such text as a missing value.
+    # Values that are new to the model become text that is none of its categories. The model
+    # treats this text as a missing value.
     text = column.values.replace_strict(
         seen_values,
         categories,
@@ -277,15 +282,15 @@ def _note_unseen_values(source: Source, name: str, seen_values: pl.Series) -> No
     """
     values = source.columns[name].values
     is_unseen = ~values.is_in(seen_values.implode())
-    # `count_values` does not count the values that are replaced with null here.
+    # Only unseen values are counted: all others become null, which `count_values` skips.
     unseen_values = pl.when(is_unseen).then(values)
     (unseen_count,) = count_values(source.frame, [unseen_values])
     if not unseen_count:
         return
     rows = "1 row" if unseen_count == 1 else f"{unseen_count} rows"
     text = (
-        f"the column '{name}' of {source.name} holds values in {rows} that do not occur as"
-        " text in the training data: the model treats them as missing values."
+        f"in {rows}, the column '{name}' of {source.name} holds values that the training"
+        " data does not have: the model treats them as missing values."
     )
     source.notes.append(Note(text, column=name))
 
@@ -293,11 +298,11 @@ def _note_unseen_values(source: Source, name: str, seen_values: pl.Series) -> No
 def _list_categories_by_value(
     column: Column, expected: ColumnSchema, text_format: TextFormat
 ) -> dict[object, str]:
-    """Return the category that stands for each value in the training data.
+    """Return, for each value, the category with which the training data spelled the value.
 
-    For example, returns {7: "007"}. Returns an empty dictionary if this is not certain: the
-    schema does not list the categories, or two categories stand for the same value, such as
-    "7" and "007".
+    For example, returns {7: "007"}. Returns an empty dictionary if the spelling is not
+    clear, because the schema does not list the categories, or because two categories such
+    as "7" and "007" stand for the same value.
     """
     if expected.categories is None:
         return {}
@@ -336,11 +341,11 @@ def _parse_categories(
 def _reject_column(
     source: Source, name: str, expected: ColumnSchema, problem: str, fix: str = ""
 ) -> None:
-    """Report a column that the model needs and that does not fit, or leave the column out.
+    """Report or leave out a column that does not fit the schema.
 
-    If the model needs the column, the sentences in `problem` and `fix` are added to the
-    `schema_problems` of the source. Otherwise the column is removed from the source, with a
-    note.
+    - If the model needs the column, the sentences `problem` and `fix` are added to the
+      `schema_problems` of the source.
+    - Otherwise the column is removed from the source, and a note says so.
     """
     sentences = join_sentences(problem, fix)
     if expected.is_needed:
@@ -380,8 +385,10 @@ def check_against_schema(
     missing = _find_missing_columns(sources, names, roles)
     problems = list(missing.problems)
     for source in sources:
+        # Opening the file has already filled its `schema_problems`. These checks add to
+        # them. They come last, because the columns of folders are added after opening.
         _reject_numbers_for_booleans(source, roles)
-        _reject_text_of_folders(source, roles)
+        _reject_folder_text(source, roles)
         problems += source.schema_problems
     if problems:
         raise _create_problems_error(problems)
@@ -425,8 +432,16 @@ def _find_missing_columns(
     Every file must have the keys. A feature may be missing in some files, which is noted,
     but not in all of them.
     """
-    assert roles.model_columns is not None
     missing = MissingColumns()
+    _find_missing_keys(missing, sources, names, roles)
+    _find_missing_features(missing, sources, names, roles)
+    return missing
+
+
+def _find_missing_keys(
+    missing: MissingColumns, sources: list[Source], names: list[str], roles: ColumnRoles
+) -> None:
+    """Add a problem to `missing` for each key of the model that a file lacks."""
     for key in roles.keys:
         files_without_key = _list_files_without(key, sources)
         if files_without_key:
@@ -435,12 +450,22 @@ def _find_missing_columns(
             hint = suggest_similar_name(key, names)
             missing.add_problem(problem, source=first_file, hint=hint)
 
+
+def _find_missing_features(
+    missing: MissingColumns, sources: list[Source], names: list[str], roles: ColumnRoles
+) -> None:
+    """Add a problem or a note to `missing` for each feature of the model that files lack.
+
+    It is a problem if all files lack the feature, and a note if only some do.
+    """
+    assert roles.model_columns is not None
     for name, expected in roles.model_columns.items():
         files_without_column = _list_files_without(name, sources)
         if not files_without_column or not expected.is_needed:
             continue
         first_file = files_without_column[0]
         if len(files_without_column) == len(sources):
+            # One file stands for all, because the message may list its columns.
             problem = (
                 f"{first_file.name} has no column '{name}', which the model needs."
             )
@@ -452,7 +477,6 @@ def _find_missing_columns(
                 " a value in this column."
             )
             missing.notes.append(Note(text, column=name))
-    return missing
 
 
 def _list_files_without(name: str, sources: list[Source]) -> list[Source]:
@@ -461,7 +485,10 @@ def _list_files_without(name: str, sources: list[Source]) -> list[Source]:
 
 
 def _reject_numbers_for_booleans(source: Source, roles: ColumnRoles) -> None:
-    """Reject columns of numbers other than 0 and 1 for which the schema expects booleans."""
+    """Reject number columns that must hold booleans, but have numbers other than 0 and 1.
+
+    The schema of the model says which columns must hold booleans.
+    """
     for name, column in list(source.columns.items()):
         expected = roles.get_expected_column(name)
         if expected is None or expected.type != BOOLEAN or column.is_rejected:
@@ -479,8 +506,11 @@ def _reject_numbers_for_booleans(source: Source, roles: ColumnRoles) -> None:
             _reject_column(source, name, expected, problem)
 
 
-def _reject_text_of_folders(source: Source, roles: ColumnRoles) -> None:
-    """Reject columns of folders such as `year=old` for which the schema expects no text."""
+def _reject_folder_text(source: Source, roles: ColumnRoles) -> None:
+    """Reject text from folder names if the schema expects another type.
+
+    For example, the folder `year=old` gives the column `year` text instead of numbers.
+    """
     for name, column in list(source.columns.items()):
         if not column.is_from_folder or column.type != TEXT:
             continue

@@ -33,6 +33,8 @@ from text_notes import note_doubtful_columns
 # Many small files often have the same columns. The columns of one name and type are examined
 # for notes in this many files.
 MAX_NOTED_FILES = 20
+# In how many files the columns of one name and type have been examined for notes.
+NotedFiles = Counter[tuple[str, pl.DataType | None]]
 # The error numbers of the operating system that mean that there is no room for a file.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -53,8 +55,8 @@ def open_files(
 ) -> OpenedFiles:
     """Open all raw files of a folder, in the order of their paths.
 
-    A folder such as `year=2026` adds a column `year` to the files in it. Copies of files are
-    written into the folder `scratch`.
+    A folder such as `year=2026` adds a column `year` to the files in it. Small files, and
+    files that polars would read wrongly, are copied into the folder `scratch`.
 
     `trusted` holds the names of the files whose types may be guessed from their first rows.
     None means that all files are trusted. All rows of the other files are read to find
@@ -63,7 +65,8 @@ def open_files(
     raw_files = find_files(raw)
     name_by_path = {path: name_file(path, raw) for path in raw_files.tables}
 
-    # Small files are opened together, which is faster. All others are opened one by one.
+    # Many small files are opened together, which is faster. `trusted` does not matter to
+    # them, because all of their rows are read anyway. Other files are opened one by one.
     source_by_path = open_small_files(name_by_path, scratch, options)
     for path, name in name_by_path.items():
         if path in source_by_path:
@@ -106,10 +109,12 @@ def open_small_files(
     if len(paths) < MANY_FILES:
         return {}
 
+    # This is a generator: to limit the memory, only the files of one batch are read at a
+    # time.
     small_files = (read_small_file(path, name_by_path[path], options) for path in paths)
     sources: list[Source] = []
     # All files share this counter, so that only some of them are examined for notes.
-    noted_files: Counter[tuple[str, pl.DataType | None]] = Counter()
+    noted_files: NotedFiles = Counter()
     for batch in divide_into_batches(small_files):
         with explain_full_disk("The text of small files", scratch):
             batch_sources = open_batch(batch, scratch, options)
@@ -140,7 +145,10 @@ def read_small_file(path: Path, name: str, options: ReadOptions) -> SmallFile:
 
 @contextmanager
 def explain_damage(name: str) -> Iterator[None]:
-    """Raise DataError if a file cannot be read or decompressed in this context."""
+    """Turn an error in the `with` block into a DataError if a file cannot be read.
+
+    The file may also be compressed and damaged. `name` is its name in the message.
+    """
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile) as error:
@@ -152,7 +160,7 @@ def explain_damage(name: str) -> Iterator[None]:
 
 @contextmanager
 def explain_full_disk(copied_data: str, scratch: Path) -> Iterator[None]:
-    """Raise DataError if code in this context fails because the folder `scratch` is full.
+    """Turn an error in the `with` block into a DataError if the folder `scratch` is full.
 
     `copied_data` is the beginning of the message: what was being copied into the folder.
     """
@@ -162,10 +170,11 @@ def explain_full_disk(copied_data: str, scratch: Path) -> Iterator[None]:
         reason = find_system_error(error)
         if reason is None:
             raise
-        # Errors of Python have a number, which tells whether the disk is full. Errors of
-        # polars have none, so any system error of polars is taken for a full disk.
+        # The number of a Python error tells whether the disk is full. An error without a
+        # number, such as one of polars, is taken for a full disk.
         error_number = error.errno if isinstance(error, OSError) else None
-        if error_number is not None and error_number not in NO_SPACE:
+        may_be_full = error_number is None or error_number in NO_SPACE
+        if not may_be_full:
             raise
         raise DataError(
             f"{copied_data} cannot be copied into the temporary folder {scratch}: {reason}."
@@ -191,7 +200,9 @@ def open_file(
         check_content(path, name)
         if _is_parquet(path):
             source = open_parquet(path, name, options)
-            # CSV files are parsed as the types of a model's schema from the start.
+            # Parquet files have types of their own, which may differ from those in the
+            # model's schema. CSV files need no conversion: their text is parsed as the
+            # types in the schema.
             convert_parquet_columns(source, options)
             return source
         check_line_lengths(path, name)
@@ -228,6 +239,7 @@ def _open_csv(
             source = _open_csv_rows(
                 file, scratch, options, trust_first_rows=trust_first_rows
             )
+            # No earlier file is counted, so all columns are examined for notes.
             _review_columns(source, file, options, noted_files=Counter())
             return source
         except UnicodeError:
@@ -238,11 +250,13 @@ def _open_csv(
 
 
 def try_encodings(path: Path, name: str, options: ReadOptions) -> Iterator[CsvFile]:
-    """Yield a CSV file once for each encoding in which its start can be decoded.
+    """Yield a CSV file for each encoding in which its start can be decoded.
 
-    Each time, it has the dialect that was detected in this encoding. The Unicode encodings
-    and the encoding of settings.yml are tried. Raises DataError if Python does not know the
-    encoding, if the file has no header, or if two columns have the same name.
+    The caller uses the first one in which the whole file can be decoded. The Unicode
+    encoding of the file comes first, and then the encoding of settings.yml. The dialect of
+    the file, such as its delimiter, is detected for each encoding. Raises DataError if
+    Python does not know the encoding, if the file has no header, or if two columns have the
+    same name.
     """
     encodings = [detect_unicode(path)]
     if options.text_format.encoding:
@@ -266,17 +280,23 @@ def _open_csv_rows(
 ) -> Source:
     """Open the rows of a CSV file, and find the types of its columns.
 
-    polars reads the file itself if it reads every line as Python's csv module does.
+    polars reads the file itself if it divides every line as Python's csv module does.
     Otherwise the csv module copies the rows into the folder `scratch`, and polars reads the
-    copy. If `trust_first_rows` is True, the types are guessed from the first rows of a file
-    that polars reads itself.
+    copy.
+
+    If `trust_first_rows` is True, the types are guessed from the first rows of a file that
+    polars reads itself. Both the types and the lines are then verified later, while the
+    rows are written.
     """
-    # Checking each line takes a pass over the file. It is not needed for a trusted file:
-    # when its rows are written, the bytes that polars has read are compared with those of
-    # the file. The number of bytes is 0 if it cannot be counted.
+    # To verify the lines later, `find_confirmed_files` compares the bytes of all values
+    # that polars has read (`row_bytes`) with the bytes in the file (`expected_bytes`). They
+    # differ if polars has divided a line wrongly, and then the file is read again. Checking
+    # each line now takes a pass over the file, so it is only done if the bytes cannot be
+    # compared.
     expected_bytes = file.count_row_bytes() if trust_first_rows else 0
-    check_lines = expected_bytes == 0
-    if not _can_polars_read(file, check_lines=check_lines):
+    # The number is 0 if the bytes cannot be counted, as in a file with quotes.
+    lines_are_verified_later = expected_bytes > 0
+    if not _is_safe_for_polars(file, check_lines=not lines_are_verified_later):
         copied_rows = _copy_rows(file, scratch)
         # The copy has no bytes to compare, so all of its rows are read to find the types.
         return infer_csv_source(copied_rows, file, options, trust_first_rows=False)
@@ -284,7 +304,7 @@ def _open_csv_rows(
     source = infer_csv_source(
         file.scan(), file, options, trust_first_rows=trust_first_rows
     )
-    if expected_bytes > 0:
+    if lines_are_verified_later:
         source.row_bytes = _measure_rows(file)
         source.expected_bytes = expected_bytes
     return source
@@ -301,17 +321,19 @@ def _measure_rows(file: CsvFile) -> pl.Expr:
     return pl.sum_horizontal(*value_bytes, separator_bytes)
 
 
-def _can_polars_read(file: CsvFile, *, check_lines: bool) -> bool:
-    """Return whether polars reads the same rows as Python's csv module.
+def _is_safe_for_polars(file: CsvFile, *, check_lines: bool) -> bool:
+    """Return whether polars reads the same rows of a file as Python's csv module.
 
-    The name and the start of the file are always examined. If `check_lines` is True, so is
-    each line.
+    The name and the start of the file are always examined. Each line is only examined if
+    `check_lines` is True.
     """
+    # This only examines the name and the start of the file.
     if not file.polars_can_read():
         return False
     if not check_lines:
         return True
     try:
+        # A line is odd if polars may divide it differently from Python's csv module.
         return not file.has_odd_lines()
     except (pl.exceptions.PolarsError, OSError):
         # Python's csv module reads the file instead. If it fails, too, its error names the
@@ -334,29 +356,39 @@ def _review_columns(
     source: Source,
     file: CsvFile,
     options: ReadOptions,
-    noted_files: Counter[tuple[str, pl.DataType | None]],
+    noted_files: NotedFiles,
 ) -> None:
     """Remove the columns without a name from a CSV file, and examine the others.
 
-    In training data, notes are added on columns that may have been read wrongly. In data to
-    score, columns that do not fit the model's schema are rejected instead.
+    - In training data, notes are added on columns that may have been read wrongly, and on
+      the layout of the file.
+    - In data to score, columns that do not fit the model's schema are rejected instead.
 
-    `file` has the dialect of the CSV file. `noted_files` counts in how many files the
-    columns of one name and type have been examined for notes. After MAX_NOTED_FILES files,
-    they are skipped, because it would take too long to examine thousands of files. Raises
-    DataError if a column of training data has values but no name.
+    `file` has the dialect of the CSV file. `noted_files` says how often columns of each name
+    and type have been examined in earlier files. Raises DataError if a column of training
+    data has values but no name.
     """
     _drop_nameless_columns(source, file.header, options.roles)
     if options.roles.model_columns is not None:
         reject_unreadable_text(source, file, options)
         return
-    examined_names = []
+    names = _choose_columns_to_note(source, noted_files)
+    note_doubtful_columns(source, names, file, options)
+    note_layout(source, file)
+
+
+def _choose_columns_to_note(source: Source, noted_files: NotedFiles) -> list[str]:
+    """Return the names of the columns to examine for notes, and count them as examined.
+
+    `noted_files` counts the files in which a column of this name and type was examined. Only
+    the first MAX_NOTED_FILES files count, because thousands of files would take too long.
+    """
+    chosen_names = []
     for name, column in source.columns.items():
         if noted_files[name, column.type] < MAX_NOTED_FILES:
             noted_files[name, column.type] += 1
-            examined_names.append(name)
-    note_doubtful_columns(source, examined_names, file, options)
-    note_layout(source, file)
+            chosen_names.append(name)
+    return chosen_names
 
 
 def _drop_nameless_columns(
@@ -364,9 +396,9 @@ def _drop_nameless_columns(
 ) -> None:
     """Remove the columns without a name from a source.
 
-    In training data, a first column without a name is probably an index that pandas wrote,
-    so there is a note that it is left out. Raises DataError if another column of training
-    data has values but no name.
+    A first column without a name is probably an index that pandas wrote. In training data,
+    a note says that it is left out. Raises DataError if another column of training data has
+    values but no name.
     """
     for position, name in enumerate(header):
         if name:
@@ -378,8 +410,8 @@ def _drop_nameless_columns(
             continue
         if position > 0:
             raise DataError(
-                f"{source.name}: column {position + 1} has no name in the first line: write"
-                " one. If the file begins with a title, skip it with data.skip_lines in"
+                f"{source.name}: column {position + 1} has no name: write one into the first"
+                " line. If the file begins with a title, skip it with data.skip_lines in"
                 " settings.yml."
             )
         text = (

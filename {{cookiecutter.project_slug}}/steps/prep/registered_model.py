@@ -1,4 +1,4 @@
-"""Look up the registered model that will score new data, and choose how to read the data."""
+"""Load the registered model that will score new data, and choose how to read the data."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class RegisteredModel:
         return f"version {self.version} of the model {self.name}"
 
 
-def find_registered_model(name: str, version: str) -> RegisteredModel:
-    """Look up the version of a registered model that the score step will use.
+def load_registered_model(name: str, version: str) -> RegisteredModel:
+    """Download the model that the score step will use, and read its schema.
 
-    `version` is a number or "latest". Raises DataError if there is no such version, or if
-    its files are missing.
+    `version` is a number or "latest". The schema is None if the model has no file
+    schema.json, because an older version of this project trained it. Raises DataError if
+    there is no such version, if its files are gone, or if the schema is damaged.
     """
     # MLflow is slow to import, and is not needed to prepare training data.
     from mlflow.exceptions import MlflowException
@@ -67,7 +68,8 @@ def _explain_missing_model(name: str, version: str, error: Exception) -> DataErr
 
     `error` is what MLflow or the operating system raised.
     """
-    # MLflow has no error code for a model whose files do not exist any more, only this text.
+    # If the files of a model are gone, a local store raises OSError. MLflow has no error
+    # code for this case, so its error is recognized by its text.
     files_are_gone = isinstance(error, OSError) or "No such artifact" in str(error)
     if files_are_gone:
         return DataError(
@@ -129,6 +131,7 @@ def choose_roles(
                 f"data.ignore in settings.yml names '{name}', but {model.label} was trained"
                 " with this column: train again to ignore it."
             )
+    # `ignore` is not needed here: columns that are not in the schema are not read.
     roles = ColumnRoles(keys=schema.keys, model_columns=schema.columns)
     return roles, notes
 
@@ -138,10 +141,15 @@ def choose_text_format(
 ) -> tuple[TextFormat, list[str]]:
     """Return the text format of new files for a model, and notes.
 
-    This is the format of the training data, changed by the `settings` of settings.yml that
-    differ from it. Settings on single files, such as `encoding`, are changed without a note.
-    Units and markers for missing values are added to those of the training data, and all
-    other settings replace those of the training data, both with a note.
+    The format is that of the training data, with these changes by the `settings` under
+    `data` in settings.yml:
+
+    - Settings on single files, such as `encoding`, replace those of the training, without a
+      note.
+    - Units and markers for missing values are added to those of the training, with a note.
+    - All other settings replace those of the training, with a note.
+
+    If the model has no schema, the format is that of settings.yml.
     """
     new_format = TextFormat.from_settings(dict(settings))
     if model.schema is None:

@@ -25,8 +25,8 @@ SHOWN_FILES = 5
 # The reasons why rows are left out, as the report names them.
 NO_TARGET = "no value in the target"
 INFINITE_TARGET = "an infinite target"
-# With more rows, the number of distinct values of a text column is estimated.
-MOST_COUNTED_ROWS = 1_000_000
+# With more rows than this, the number of distinct values of a text column is estimated.
+MAX_ROWS_FOR_EXACT_COUNT = 1_000_000
 # Distinct values are counted in passes over the rows. Each pass counts about this many
 # values, because each distinct value takes memory until its pass ends.
 VALUES_PER_PASS = 2_000_000
@@ -71,11 +71,7 @@ def build_report(
     dropped = _count_dropped_rows(written, rows_in, roles.target)
     rows_out = rows_in - sum(dropped.values())
     columns, rows_written = describe_columns(prepared)
-    if rows_written != rows_out:
-        raise DataError(
-            f"features() in prep.py turned {rows_out} rows into {rows_written}: it may add"
-            " columns, but must not add or remove rows."
-        )
+    _check_row_count(rows_out, rows_written)
 
     sample = read_sample(prepared)
     notes = _note_dropped_rows(dropped, rows_in, roles.target)
@@ -85,7 +81,8 @@ def build_report(
         prepared=prepared,
         sample=sample,
         row_count=rows_out,
-        noted_columns={note.column for note in notes},
+        # These columns have a note on how they were read.
+        noted_columns=_list_noted_columns(notes),
         sources=written.sources,
         roles=roles,
     )
@@ -100,6 +97,24 @@ def build_report(
         "classes": _count_classes(prepared, columns, roles.target),
         "sample": describe_sample(sample),
     }
+
+
+def _check_row_count(rows_out: int, rows_written: int) -> None:
+    """Raise DataError if features() in prep.py has added or removed rows.
+
+    `rows_out` is the number of rows before features() is called, and `rows_written` is the
+    number of prepared rows.
+    """
+    if rows_written != rows_out:
+        raise DataError(
+            f"features() in prep.py turned {rows_out} rows into {rows_written}: it may add"
+            " columns, but must not add or remove rows."
+        )
+
+
+def _list_noted_columns(notes: list[Note]) -> set[str]:
+    """Return the names of the columns that have a note."""
+    return {note.column for note in notes if note.column is not None}
 
 
 def _explain_no_rows(files: list[str]) -> str:
@@ -153,13 +168,17 @@ def _note_dropped_rows(
 ) -> list[Note]:
     """Return a note for each reason why rows are left out.
 
-    `dropped` has the number of rows for each reason.
+    For example, the note for the reason NO_TARGET may be "3 of 40 rows are left out: no
+    value in the target 'price'." `dropped` has the number of rows for each reason.
     """
-    return [
-        Note(f"{count} of {rows_in} rows are left out: {reason} '{target}'.")
-        for reason, count in dropped.items()
-        if count
-    ]
+    notes = []
+    for reason, count in dropped.items():
+        if count == 0:
+            continue
+        verb = "is" if count == 1 else "are"
+        text = f"{count} of {rows_in} rows {verb} left out: {reason} '{target}'."
+        notes.append(Note(text))
+    return notes
 
 
 def _note_raw_files(written: WrittenParts, roles: ColumnRoles) -> list[Note]:
@@ -180,29 +199,30 @@ def _note_prepared_columns(
     sample: pl.DataFrame,
     *,
     row_count: int,
-    noted_columns: set[str | None],
+    noted_columns: set[str],
     sources: list[Source],
     roles: ColumnRoles,
 ) -> list[Note]:
     """Return the notes on the columns of the prepared table.
 
     `prepared` is the folder with the Parquet parts, and `sample` holds some of their rows.
-    `columns` has the statistics of each column, and `row_count` is the number of rows. The
-    columns in `noted_columns` already have a note on how they were read. They get no second
-    note, except on outliers. If the names include None, it stands for notes on no column.
+    `columns` has the statistics of each column, and `row_count` is the number of rows.
+    Columns in `noted_columns` already have a note on how they were read. They get no second
+    note, except on outliers: numbers that are far from all others.
     """
     notes = note_columns(columns, prepared, row_count, noted_columns, sources, roles)
     if roles.model_columns is not None:
         # In data to score, the step `monitor` compares the numbers with the training data.
         return notes
-    # A note on how a column was read, such as one on missing values, does not explain a
-    # number that is far from all others. The notes above may be about such a number.
-    columns_with_note = {note.column for note in notes}
+    # Columns that `note_columns` has noted are skipped, because their note may already be
+    # about an outlier. Columns in `noted_columns` are not skipped, because the way in which
+    # a column was read does not explain an outlier.
+    skipped_names = {*roles.keys, *_list_noted_columns(notes)}
     notes += note_outliers(
         table=_scan_parts(prepared),
         sample=sample,
         columns=columns,
-        skipped_names={*roles.keys, *columns_with_note},
+        skipped_names=skipped_names,
         sources=sources,
     )
     return notes
@@ -256,41 +276,55 @@ class Statistic:
 def describe_columns(prepared: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the statistics of each prepared column, and the number of prepared rows.
 
-    `prepared` is the folder with the Parquet parts. For example, a column of text may have
-    the statistics {"type": "text", "missing": 3, "distinct": 40}. All columns have a type
-    and a number of missing values. Numbers and dates also have a smallest and a largest
-    value, and text and booleans a number of distinct values. In text, this number is an
-    estimate if there are more than MOST_COUNTED_ROWS rows.
+    `prepared` is the folder with the Parquet parts. The statistics of a column are:
+
+    - `type`, such as "text", and `missing`, the number of missing values,
+    - for numbers and dates, the `smallest` and the `largest` value as text, and
+    - for text and booleans, `distinct`, the number of distinct values. In text, this is an
+      estimate if there are more than MAX_ROWS_FOR_EXACT_COUNT rows.
+
+    For example, a column of text may have {"type": "text", "missing": 3, "distinct": 40}.
     """
     table = _scan_parts(prepared)
     statistics_by_column: dict[str, dict[str, Any]] = {}
-    statistics: list[Statistic] = []
-    position_of_text: dict[str, int] = {}
+    planned_statistics: list[Statistic] = []
+    position_by_text_column: dict[str, int] = {}
     for position, (name, dtype) in enumerate(table.collect_schema().items()):
         statistics_by_column[name] = {"type": get_type_name(dtype)}
-        statistics += _list_statistics(name, position, dtype)
+        planned_statistics += _list_statistics(name, position, dtype)
         if dtype == pl.String:
-            position_of_text[name] = position
+            position_by_text_column[name] = position
 
-    # All statistics are computed in one pass over the rows. Numbers serve as names of the
-    # result's columns, because polars needs names that differ.
-    numbered = [
-        statistic.expression.alias(str(number))
-        for number, statistic in enumerate(statistics)
-    ]
-    result = table.select(pl.len().alias("rows"), *numbered)
-    row_count, *values = result.collect(engine="streaming").row(0)
-    for statistic, value in zip(statistics, values, strict=True):
+    row_count, values = _compute_statistics(table, planned_statistics)
+    for statistic, value in zip(planned_statistics, values, strict=True):
         statistics_by_column[statistic.column][statistic.kind] = value
 
-    if row_count <= MOST_COUNTED_ROWS:
+    if row_count <= MAX_ROWS_FOR_EXACT_COUNT:
         # Exact numbers replace the estimates.
-        exact_counts = _count_distinct_texts(table, position_of_text, row_count)
+        exact_counts = _count_distinct_texts(table, position_by_text_column, row_count)
         for name, distinct_count in exact_counts.items():
             statistics_by_column[name]["distinct"] = distinct_count
+    # Until here, a missing value counts as one of the distinct values.
     for column_statistics in statistics_by_column.values():
         _correct_distinct(column_statistics, row_count)
     return statistics_by_column, row_count
+
+
+def _compute_statistics(
+    table: pl.LazyFrame, statistics: list[Statistic]
+) -> tuple[int, list[Any]]:
+    """Return the number of rows, and the value of each statistic, in their order.
+
+    All of them are computed in one pass over the rows.
+    """
+    # Numbers serve as names of the result's columns, because polars needs names that differ.
+    numbered_expressions = [
+        statistic.expression.alias(str(number))
+        for number, statistic in enumerate(statistics)
+    ]
+    result = table.select(pl.len().alias("rows"), *numbered_expressions)
+    row_count, *values = result.collect(engine="streaming").row(0)
+    return row_count, values
 
 
 def _list_statistics(
@@ -311,7 +345,10 @@ def _list_statistics(
 
 
 def _correct_distinct(column_statistics: dict[str, Any], row_count: int) -> None:
-    """Correct the number of distinct values of a column, if it has one."""
+    """Correct the number of distinct values of a column, if it has this statistic.
+
+    Missing values are not counted, and an estimate is limited to the number of values.
+    """
     if "distinct" not in column_statistics:
         return
     missing = column_statistics["missing"]
@@ -392,7 +429,7 @@ def _render_violations(report: dict[str, Any]) -> str:
 
 
 def _render_notes(report: dict[str, Any]) -> str:
-    """Render the notes, and the sentences that only the page has, as a list."""
+    """Render the notes as a list, with the sentences that appear only in report.html."""
     sentences = [*report["notes"], *describe_unusual_columns(report)]
     items = "".join(f"<li>{html.escape(sentence)}" for sentence in sentences)
     return f"<ul>{items or '<li>Nothing.'}</ul>"
@@ -401,8 +438,8 @@ def _render_notes(report: dict[str, Any]) -> str:
 def describe_unusual_columns(report: dict[str, Any]) -> list[str]:
     """Describe columns with a single value, and categories that differ only in case.
 
-    These sentences are only on the page. They are not notes, which are also printed,
-    because they are not about probable mistakes.
+    The sentences appear only in report.html. They are not printed as notes are, because
+    these columns are seldom mistakes.
     """
     sentences = []
     constant = [f"'{name}'" for name in report["columns"] if _is_constant(report, name)]
@@ -496,14 +533,19 @@ def _format_distinct(statistics: dict[str, Any], row_count: int) -> str:
     distinct = statistics.get("distinct")
     if not distinct:
         return ""
-    is_estimate = statistics["type"] == "text" and row_count > MOST_COUNTED_ROWS
+    is_text = statistics["type"] == "text"
+    is_estimate = is_text and row_count > MAX_ROWS_FOR_EXACT_COUNT
     if is_estimate:
         return f"about {distinct:,}"
     return f"{distinct:,}"
 
 
 def format_share(count: int, total: int) -> str:
-    """Return a share in percent. It is only "0 %" or "100 %" if this is exactly so."""
+    """Return the share of a count in a total in percent, such as "1.5 %".
+
+    Only a share of exactly 0 or 100 percent is "0 %" or "100 %". Others may be "< 0.1 %" or
+    "> 99.9 %".
+    """
     if count in (0, total):
         return "100 %" if count and total else "0 %"
     percent = 100 * count / total

@@ -46,17 +46,18 @@ def describe_distribution(column: pl.Series) -> dict[str, Any]:
     # polars reads a name such as `^a$` as a pattern, so the values get another name.
     values = column.alias("value").drop_nulls()
     if values.dtype.is_numeric() or values.dtype.is_temporal():
-        return {"histogram": count_ranges(values)}
+        return {"histogram": count_values_by_range(values)}
     return {
         "frequent": find_frequent_values(values),
-        "same_but_for_case": find_same_but_for_case(values),
+        "same_but_for_case": find_categories_differing_in_case(values),
     }
 
 
 def read_sample(prepared: Path) -> pl.DataFrame:
-    """Read the first rows of some of the prepared parts, which are evenly spread.
+    """Read the first rows of up to SAMPLED_PARTS prepared parts.
 
-    `prepared` is the folder with the Parquet parts.
+    `prepared` is the folder with the Parquet parts. If there are more of them, the parts
+    are chosen at equal distances.
     """
     parts = sorted(prepared.iterdir())
     step = math.ceil(len(parts) / SAMPLED_PARTS)
@@ -79,7 +80,7 @@ def shorten_value(value: object) -> str:
     return f"{text[: MAX_CHARACTERS - 1]}…"
 
 
-def count_ranges(values: pl.Series) -> list[int]:
+def count_values_by_range(values: pl.Series) -> list[int]:
     """Divide the values into BINS ranges of equal width, and count those in each range.
 
     Dates count as numbers, and infinite numbers are left out. The list is empty if there are
@@ -95,7 +96,7 @@ def count_ranges(values: pl.Series) -> list[int]:
     # numbers can be infinite.
     width = largest / BINS - smallest / BINS
     bin_numbers = (numbers / width - smallest / width).floor()
-    # The largest value would be the only one in a further range.
+    # Without this, the largest value would fall into a range of its own, after the last one.
     bin_numbers = bin_numbers.clip(0, BINS - 1)
     counts = [0] * BINS
     for bin_number, count in bin_numbers.value_counts().iter_rows():
@@ -112,7 +113,7 @@ def find_frequent_values(values: pl.Series) -> list[tuple[str, float]]:
     ]
 
 
-def find_same_but_for_case(values: pl.Series) -> list[str]:
+def find_categories_differing_in_case(values: pl.Series) -> list[str]:
     """Return the first group of categories that differ only in upper and lower case.
 
     For example, returns ["Paris", "PARIS"]. One group is enough as an example in the report.

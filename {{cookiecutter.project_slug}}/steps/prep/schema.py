@@ -27,9 +27,9 @@ from sources import (
 )
 from text_values import USUAL_FORMAT, TextFormat
 
-# The version of the format of `schema.json`. It is raised when older versions of prep would
+# The version of the layout of `schema.json`. It is raised when older versions of prep would
 # misread a new file.
-FORMAT_VERSION = 1
+LAYOUT_VERSION = 1
 # These settings say how a single file is divided into lines and values. They are not part of
 # the schema, because new files may be divided differently.
 FILE_SETTINGS = ("encoding", "delimiter", "skip_lines")
@@ -65,20 +65,21 @@ def build_training_schema(
             continue
         column: dict[str, Any] = {"type": get_type_name(dtype)}
         if dtype == TEXT:
-            # In CSV files, words such as NA are missing values. In Parquet files, they are
-            # values.
+            # Here, "words" are markers such as NA. In CSV files, they stand for missing
+            # values. In Parquet files, they are values of their own.
             column["words_are_missing"] = _is_in_csv(sources, name)
         if dtype == NUMBER and _holds_times(sources, name):
             column["holds_times"] = True
         columns[name] = column
 
-    # Only settings that differ from the usual format are stored.
+    # Only settings that differ from the usual format are stored, and none that describes a
+    # single file, such as its encoding.
     changed_settings = {}
     for name, value in asdict(text_format).items():
         if value != getattr(USUAL_FORMAT, name) and name not in FILE_SETTINGS:
             changed_settings[name] = value
     return {
-        "layout": FORMAT_VERSION,
+        "layout": LAYOUT_VERSION,
         "code": hash_prep_code(),
         "target": roles.target,
         "keys": list(roles.keys),
@@ -139,16 +140,18 @@ def _build_schema(schema: dict[str, Any]) -> ModelSchema:
 
     Raises DataError if a newer version of this project wrote the file.
     """
-    if schema["layout"] > FORMAT_VERSION:
+    if schema["layout"] > LAYOUT_VERSION:
         raise DataError(
             "The model was trained by a newer version of this project, whose schema this"
             " version cannot read: copy steps/prep from the newer version."
         )
     type_by_name = {get_type_name(dtype): dtype for dtype in TYPE_NAMES}
+    # The train step lists the features of the model. Without a list, no column is needed.
     features = schema.get("features", [])
     columns = {}
     for name, column in schema["columns"].items():
-        # Schemas leave out fields that have the usual value.
+        # Schemas leave out fields that have the usual value. The "words" are markers such as
+        # NA.
         columns[name] = ColumnSchema(
             type=type_by_name[column["type"]],
             markers_are_missing=column.get("words_are_missing", True),

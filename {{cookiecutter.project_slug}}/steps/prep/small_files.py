@@ -119,6 +119,9 @@ def _infer_columns_by_file(
 
     `all_rows` are the stacked rows of the files. Returns a list for each file, in their
     order, with the file's inferred columns.
+
+    A fit is the first parser that accepts all values of a column, with the counts of these
+    values.
     """
     parsers = list_column_parsers(batch.header, options)
     fits_by_file = find_fits(all_rows, parsers)
@@ -128,7 +131,11 @@ def _infer_columns_by_file(
 
     @cache
     def parse_column(position: int, parser: Parser) -> ParsedText:
-        """Parse a column. Files with the same types share the polars expressions."""
+        """Return the column at this position, parsed.
+
+        `@cache` saves time and memory: most files of a batch need the same parsers, and so
+        share the same polars expressions.
+        """
         return parser.parse(texts[position], stripped_texts[position])
 
     columns_by_file = []

@@ -63,17 +63,19 @@ def suggest_settings(values: pl.Series, text_format: TextFormat) -> str:
     For example, returns "data.decimal: ','" for the values 1,5 and 2,25. Returns "" if no
     settings help, or if none needs to change.
     """
-    certain_date_types = find_certain_date_types(values)
-    formats = find_fitting_formats(values, text_format, certain_date_types)
+    unambiguous_date_types = find_unambiguous_date_types(values)
+    formats = find_fitting_formats(values, text_format, unambiguous_date_types)
     if not formats or text_format in formats:
         return ""
     return describe_needed_settings(text_format, formats)
 
 
-def find_certain_date_types(values: pl.Series) -> list[ValueType]:
-    """Return the types and formats of dates such as 31-Jan-2026, whose format is certain.
+def find_unambiguous_date_types(values: pl.Series) -> list[ValueType]:
+    """Return the types of the unambiguous dates among the first values of a column.
 
-    The first values of a column are examined. Each type is returned once.
+    The format of an unambiguous date follows from its text. For example, 31-Jan-2026 can
+    only be written in %d-%B-%Y, while 01/02/2026 could have two formats. A type also holds
+    the format, and is returned once.
     """
     date_types: list[ValueType] = []
     for value in values.head(MAX_DATES_TRIED):
@@ -84,20 +86,25 @@ def find_certain_date_types(values: pl.Series) -> list[ValueType]:
 
 
 def find_fitting_formats(
-    values: pl.Series, text_format: TextFormat, certain_date_types: Sequence[ValueType]
+    values: pl.Series,
+    text_format: TextFormat,
+    unambiguous_date_types: Sequence[ValueType],
 ) -> list[TextFormat]:
     """Return the formats in which the largest number of a column's values can be read.
 
-    A value can be read if it is a number, a boolean or a date in the format. `text_format`,
-    the format of settings.yml, comes first if it is one of the results. The list is empty if
-    fewer than half of the values can be read in every format, or if the column holds codes
-    such as 007, which are text on purpose.
+    A value can be read if it is a number, a boolean or a date in the format, or a date of
+    one of `unambiguous_date_types`, such as 31-Jan-2026. `text_format`, the format of
+    settings.yml, comes first if it is one of the results. The list is empty in these cases:
+
+    - No format can read at least half of the values.
+    - The column holds codes such as 007, which are text on purpose.
     """
     if values.is_empty():
         return []
     half = len(values) / 2
-    may_be_typed = values.str.contains(POSSIBLE_PATTERN)
-    if may_be_typed.sum() < half:
+    # This pattern finds text that is surely no number or date, without trying any format.
+    may_be_number_or_date = values.str.contains(POSSIBLE_PATTERN)
+    if may_be_number_or_date.sum() < half:
         return []
     is_code = values.str.contains(CODE_PATTERN)
     if is_code.sum() > len(values) * MAX_CODE_SHARE:
@@ -105,7 +112,7 @@ def find_fitting_formats(
 
     formats = [text_format, *_vary_format(values, text_format)]
     distinct_formats = list(dict.fromkeys(formats))
-    counts = _count_typed_values(values, distinct_formats, certain_date_types)
+    counts = _count_typed_values(values, distinct_formats, unambiguous_date_types)
     highest_count = max(counts)
     if highest_count < half:
         return []
@@ -119,26 +126,31 @@ def find_fitting_formats(
 def _count_typed_values(
     values: pl.Series,
     formats: Sequence[TextFormat],
-    certain_date_types: Sequence[ValueType],
+    unambiguous_date_types: Sequence[ValueType],
 ) -> list[int]:
-    """Count how many of the values are numbers, booleans or dates in each format."""
+    """Count how many of the values are numbers, booleans or dates in each format.
+
+    A date such as 31-Jan-2026, which has one of `unambiguous_date_types`, counts in every
+    format.
+    """
     text = pl.col("text")
     counts = values.to_frame("text").select(
-        is_typed_value(text, tried_format, certain_date_types).sum().alias(str(i))
+        is_typed_value(text, tried_format, unambiguous_date_types).sum().alias(str(i))
         for i, tried_format in enumerate(formats)
     )
     return list(counts.row(0))
 
 
 def is_typed_value(
-    text: pl.Expr, text_format: TextFormat, certain_date_types: Sequence[ValueType]
+    text: pl.Expr, text_format: TextFormat, unambiguous_date_types: Sequence[ValueType]
 ) -> pl.Expr:
     """Return whether text can be read as a number, a boolean, a date or a timestamp.
 
-    Dates may be written in the formats of `text_format`, in ISO 8601, and in the formats of
-    `certain_date_types`.
+    A date may be written in the formats of `text_format`, in ISO 8601, or in the formats of
+    `unambiguous_date_types`, which cannot be mistaken for another format. For example,
+    31-Jan-2026 is such a date.
     """
-    value_types = [*list_usual_types(text_format), *certain_date_types]
+    value_types = [*list_usual_types(text_format), *unambiguous_date_types]
     return pl.any_horizontal(
         parse_text(text, value_type, text_format).is_not_null()
         for value_type in value_types
@@ -181,8 +193,9 @@ def _list_changes(text_format: TextFormat, other_format: TextFormat) -> list[str
 def _vary_format(values: pl.Series, text_format: TextFormat) -> Iterator[TextFormat]:
     """Yield variants of a format that the values of a column suggest.
 
-    They have other units, negative numbers, decimal marks and thousands separators, or a
-    further date format. The format itself may be among them.
+    A variant differs in its units, in how it writes negative numbers, in its decimal mark
+    and thousands separator, or has one more date format. The format itself may be among the
+    variants.
     """
     marks_in_use = (text_format.decimal, text_format.thousands)
     number_formats = product(
@@ -199,8 +212,9 @@ def _vary_format(values: pl.Series, text_format: TextFormat) -> Iterator[TextFor
             thousands=thousands,
         )
     # Date formats are tried one at a time, with all other settings unchanged.
-    for date_format in _list_date_formats(values):
-        yield replace(text_format, date_format=(*text_format.date_formats, date_format))
+    for further_format in _list_date_formats(values):
+        date_formats = (*text_format.date_formats, further_format)
+        yield replace(text_format, date_format=date_formats)
 
 
 def _list_units(values: pl.Series, text_format: TextFormat) -> list[tuple[str, ...]]:

@@ -37,10 +37,11 @@ class Layout:
 
 
 def find_layout(first_lines: list[str]) -> Layout | None:
-    """Find the layout of a file from its first lines, or None if they hold no table.
+    """Return the layout of a file, judged by its first lines.
 
-    If several delimiters give a table, the layout with the fewest lines above the table is
-    returned. Among these layouts, it is the one with the most columns.
+    Returns None if the lines hold no table. If several delimiters give a table, the table
+    with the fewest lines above it is chosen, and among such tables the one with the most
+    columns.
     """
     # Blank lines at the end are not part of the table.
     lines = "".join(first_lines).rstrip().splitlines()
@@ -60,8 +61,8 @@ def find_layout(first_lines: list[str]) -> Layout | None:
 def _measure_layout(lines: list[str], delimiter: str) -> Layout:
     """Return the layout of a table whose values are separated by a delimiter.
 
-    The last line surely belongs to the table, so its number of values is the number of
-    columns. The table begins below the last line that has another number of values.
+    The last line is taken to belong to the table, so its number of values is the number of
+    columns. The table begins below the last line with a different number of values.
     """
     value_counts = [_count_values(line, delimiter) for line in lines]
     column_count = value_counts[-1]

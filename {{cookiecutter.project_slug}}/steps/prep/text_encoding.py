@@ -53,23 +53,30 @@ def explain_undecodable(path: Path, name: str) -> str:
     """
     with open_decompressed(path) as file:
         start = file.read(START_BYTES)
+        not_csv = f"{name} is not a CSV file, despite the ending of its name."
         is_parquet = start.startswith(b"PAR1")
+        if is_parquet:
+            return not_csv
         zero_bytes = start.count(b"\0")
-        if not is_parquet and zero_bytes > len(start) * MIN_ZERO_SHARE:
+        if zero_bytes > len(start) * MIN_ZERO_SHARE:
             # In little-endian order, the zero comes second in each pair of bytes.
             byte_order = "le" if start[1:2] == b"\0" else "be"
             return (
                 f"{name} is UTF-16: write data.encoding: utf-16-{byte_order} in"
                 " settings.yml."
             )
-        if is_parquet or zero_bytes:
-            return f"{name} is not a CSV file, although its name ends like one."
+        if zero_bytes > 0:
+            # Text in encodings other than UTF-16 has no zero bytes.
+            return not_csv
         file.seek(0)
         return _explain_undecodable_line(file, name)
 
 
 def _explain_undecodable_line(file: IO[bytes], name: str) -> str:
-    """Name the first line that is not UTF-8, and suggest to read the file as cp1252."""
+    """Name the first line that is not UTF-8, and suggest reading the file as cp1252.
+
+    `name` is the name of the file in the message.
+    """
     # latin-1 reads each byte as one character, so that any file can be divided into lines.
     # Like Python's csv module, this also ends lines at a lone "\r".
     lines = io.TextIOWrapper(file, "latin-1", newline="")
@@ -83,7 +90,8 @@ def _explain_undecodable_line(file: IO[bytes], name: str) -> str:
             guess = excerpt.decode("cp1252", "replace").strip()
             return (
                 f"{name}, line {number} is not UTF-8. If it should read '{guess}',"
-                " write data.encoding: cp1252 in settings.yml. Otherwise, write the"
-                " encoding in which the file was saved."
+                " write data.encoding: cp1252 in settings.yml. Otherwise, set data.encoding"
+                " to the encoding in which the file was saved."
             )
+    # Every line is UTF-8, so no line can be named.
     return f"{name} is not a CSV file in UTF-8."

@@ -15,8 +15,8 @@ from read_options import ReadOptions
 from sources import FIRST_ROWS, NUMBER, TEXT, Note, Source, count_values
 from suggest_formats import (
     describe_needed_settings,
-    find_certain_date_types,
     find_fitting_formats,
+    find_unambiguous_date_types,
     is_typed_value,
 )
 from text_values import TextFormat, ValueType, null_if_missing
@@ -34,11 +34,12 @@ SHOWN_CHARACTERS = 40
 def note_doubtful_columns(
     source: Source, names: Sequence[str], file: CsvFile, options: ReadOptions
 ) -> None:
-    """Add notes to a CSV file on columns that may have been read wrongly.
+    """Note columns of a CSV file that may have been read wrongly.
 
-    These are columns of text whose values may be numbers or dates, and columns of numbers
-    that may be times of day or have thousands separators. Only the columns in `names` are
-    examined. Keys are left out, because a key is often a code.
+    The notes are added to the source of the file. They are about columns of text whose
+    values may be numbers or dates, and about columns of numbers that may be times of day or
+    have thousands separators. Only the columns in `names` are examined. Keys are left out,
+    because a key is often a code.
     """
     text_by_name = _select_texts(source, names, options)
     if not text_by_name:
@@ -70,7 +71,7 @@ def _select_texts(
 ) -> dict[str, pl.Expr]:
     """Return the text of each column to examine, with null for missing values.
 
-    These are the used columns of numbers and text, except keys.
+    Number columns and text columns are examined, unless they are keys or ignored.
     """
     text_by_name: dict[str, pl.Expr] = {}
     for name in names:
@@ -96,20 +97,18 @@ def _describe_doubtful_text(
     """Return the text of a note if most values of a column of text may be numbers or dates.
 
     `text` is the text of the column, with null for missing values, and `first_values` holds
-    the first values of this text. Returns None if the column seems to be text on purpose.
+    the first values of this text. Returns None if most values are neither numbers nor
+    dates, or if all of them are one or the other.
     """
-    filled_rows = source.frame.select(text=text).with_row_index("row")
-    filled_rows = filled_rows.drop_nulls("text")
-    sample = first_values
-    if sample.is_empty():
-        # All first rows are empty, so the values are looked for further down.
-        sample = filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")["text"]
-
-    certain_date_types = find_certain_date_types(sample)
-    formats = find_fitting_formats(sample, text_format, certain_date_types)
+    numbered_rows = source.frame.select(text=text).with_row_index("row")
+    filled_rows = numbered_rows.drop_nulls("text")
+    sample = _sample_text(filled_rows, first_values)
+    unambiguous_date_types = find_unambiguous_date_types(sample)
+    formats = find_fitting_formats(sample, text_format, unambiguous_date_types)
     if not formats:
+        # No format reads most of the values as numbers or dates.
         return None
-    misfits = _find_misfits(filled_rows, text_format, certain_date_types, file)
+    misfits = _find_misfits(filled_rows, text_format, unambiguous_date_types, file)
     if misfits is None:
         # The column mixes numbers and dates, so no single value is wrong.
         return None
@@ -122,17 +121,29 @@ def _describe_doubtful_text(
     settings = describe_needed_settings(text_format, formats)
     return (
         f"column '{name}' is text, though most of its values may be numbers or dates. For"
-        f" example, {first_misfit} is read as neither. If it should be, write {settings} in"
-        " settings.yml."
+        f" example, {first_misfit} is read neither as a number nor as a date. If it is one"
+        f" of these, write {settings} in settings.yml."
     )
+
+
+def _sample_text(filled_rows: pl.LazyFrame, first_values: pl.Series) -> pl.Series:
+    """Return the first values of a column, even if all of its first rows are empty.
+
+    `first_values` are the values in the first rows. `filled_rows` are all rows with a value,
+    which is in the column `text`.
+    """
+    if not first_values.is_empty():
+        return first_values
+    return filled_rows.head(SAMPLED_VALUES).collect(engine="streaming")["text"]
 
 
 def _describe_wrong_values(
     name: str, wrong_count: int, value_count: int, first_wrong_value: str
 ) -> str:
-    """Return the text of a note on a few values because of which a column is text.
+    """Return the text of a note on the few values that force a column to be read as text.
 
-    `first_wrong_value` is the first of them and its place, such as "'x' in line 7 of a.csv".
+    `first_wrong_value` is the first of these values with its place, such as "'x' in line 7
+    of a.csv".
     """
     if wrong_count == 1:
         return (
@@ -160,15 +171,16 @@ class Misfits:
 def _find_misfits(
     filled_rows: pl.LazyFrame,
     text_format: TextFormat,
-    certain_date_types: Sequence[ValueType],
+    unambiguous_date_types: Sequence[ValueType],
     file: CsvFile,
 ) -> Misfits | None:
     """Count the values that are neither numbers nor dates, and find the first of them.
 
-    `filled_rows` has the columns `row`, the number of the row, and `text`. Returns None if
-    there are no such values.
+    Dates of `unambiguous_date_types`, such as 31-Jan-2026, are no misfits, whatever
+    `text_format` says. `filled_rows` has the columns `row`, the number of the row, and
+    `text`. Returns None if there is no misfit.
     """
-    is_misfit = ~is_typed_value(pl.col("text"), text_format, certain_date_types)
+    is_misfit = ~is_typed_value(pl.col("text"), text_format, unambiguous_date_types)
     misfits = filled_rows.filter(is_misfit)
     count = misfits.select(pl.len()).collect(engine="streaming").item()
     if not count:
@@ -187,11 +199,12 @@ def _describe_doubtful_number(
     first_values: pl.Series,
     text_format: TextFormat,
 ) -> str | None:
-    """Return the text of a note if a column of numbers may mean something else.
+    """Return the text of a note if the numbers of a column may have been misread.
 
-    This is so if the numbers were read from times of day, or if their decimal mark may
-    separate thousands. `text` is the text of the column, with null for missing values, and
-    `first_values` holds the first values of this text. Returns None if there is no doubt.
+    There are two cases: times of day were read as seconds, or the numbers are like 1.234, in
+    which the point may separate thousands. Otherwise returns None. `text` is the text of
+    the column, with null for missing values, and `first_values` holds the first values of
+    this text.
     """
     if first_values.is_empty():
         return None

@@ -152,15 +152,15 @@ def null_if_nan(stripped: pl.Expr) -> pl.Expr:
 
 
 def null_if_missing(
-    stripped: pl.Expr, text_format: TextFormat, *, in_text: bool = False
+    stripped: pl.Expr, text_format: TextFormat, *, is_text_column: bool = False
 ) -> pl.Expr:
     """Replace empty text and markers for missing values, such as NA, with null.
 
-    If `in_text` is True, the column holds text. Then the markers that `text_format` lists
-    in `not_missing` are values, and stay.
+    `stripped` is the text without spaces around it. In a column of text, the markers that
+    settings.yml lists under `data.not_missing` are values, and are kept.
     """
     markers = {*MISSING_MARKERS, *text_format.missing}
-    if in_text:
+    if is_text_column:
         markers -= set(text_format.not_missing)
     is_missing = stripped.is_in(sorted(markers))
     return pl.when(~is_missing).then(stripped)
@@ -172,6 +172,7 @@ def parse_text(
     """Parse text as values of one type. Text that cannot be parsed becomes null."""
     if value_type.dtype == INTEGER:
         return _parse_integer(text, text_format)
+    # A time of day is read as a NUMBER of seconds, so it comes before other numbers.
     if is_time_of_day(value_type):
         return _parse_seconds(text, value_type.date_format)
     if value_type.dtype == NUMBER:
@@ -347,10 +348,11 @@ def _remove_thousands(text: pl.Expr, text_format: TextFormat) -> pl.Expr:
         text = text.str.replace_all("\u2019", "'", literal=True)
 
     escaped = re.escape(separator)
-    three_digits = escaped + r"\d{3}"
-    two_digits = escaped + r"\d{2}"
-    western = r"\d{1,3}" + f"(?:{three_digits})+"
-    indian = r"\d{1,2}" + f"(?:{two_digits})+{three_digits}"
+    # Each group begins with the separator, such as ,567 or ,34.
+    group_of_three = escaped + r"\d{3}"
+    group_of_two = escaped + r"\d{2}"
+    western = r"\d{1,3}" + f"(?:{group_of_three})+"
+    indian = r"\d{1,2}" + f"(?:{group_of_two})+{group_of_three}"
     fraction = re.escape(text_format.decimal) + r"\d*"
     is_grouped = text.str.contains(rf"^[+-]?(?:{western}|{indian})(?:{fraction})?$")
     without_separators = text.str.replace_all(separator, "", literal=True)

@@ -85,13 +85,15 @@ def aggregate_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
     """
     aggregations = []
     for check_number, check in enumerate(checks):
-        # The rule `unique` has no such expression, and is checked by hashes instead.
+        # `breaks_rule` is an expression that is True in rows that break the rule. The rule
+        # `unique` has none, because no row breaks it alone: see `select_hashes`.
         if check.breaks_rule is None:
             continue
         names = _name_aggregations(check_number)
         first_row = pl.when(check.breaks_rule).then(pl.col(ROW_NUMBER)).min()
         aggregations.append(check.breaks_rule.sum().alias(names.broken))
         aggregations.append(first_row.alias(names.first_broken))
+        # `pl.col` would read a name such as `^a$` as a pattern.
         column = cs.by_name(check.column).as_expr()
         if check.rule == "min":
             aggregations.append(column.min().alias(names.extreme))
@@ -103,14 +105,16 @@ def aggregate_broken_rows(checks: Sequence[Check]) -> list[pl.Expr]:
 def select_hashes(rows: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame | None:
     """Select the hashes of the columns that must be unique.
 
-    Each row of the result has the number of its file, its own number in this file, and for
-    each column one hash per seed. The hash of a missing value is null. Returns None if no
-    column must be unique.
+    Each row of the result has the number of its file, its number in this file, and two
+    hashes for each column that must be unique. Two hashes with different seeds make it
+    nearly impossible that different values look equal. The hash of a missing value is null.
+    Returns None if no column must be unique.
     """
     hashes = []
     for check_number, check in enumerate(checks):
         if check.rule != "unique":
             continue
+        # `pl.col` would read a name such as `^a$` as a pattern.
         values = cs.by_name(check.column).as_expr()
         for seed, name in zip(SEEDS, _name_hashes(check_number)):
             hash_of_value = pl.when(values.is_not_null()).then(values.hash(seed))
@@ -184,12 +188,13 @@ def find_repeats(
 
     `names` are the names of the hash columns in the file. To limit the memory, the hashes
     are compared in portions of about HASHES_AT_A_TIME rows. Equal values have equal hashes,
-    so they are in the same portion.
+    so they are in the same portion. Rows without a value have no hash, and are in none.
     """
     portion_count = math.ceil(total_rows / HASHES_AT_A_TIME)
     repeated_rows = 0
     first_repeats = []
     for portion in range(portion_count):
+        # Each of the hashes divides the rows about evenly, so the first one is used.
         is_in_portion = pl.col(names[0]) % portion_count == portion
         portion_hashes = (
             pl.scan_parquet(hashes_file, glob=False)
@@ -209,9 +214,9 @@ def find_repeats(
 
 
 def _select_repeats(hashes: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """Return the file and row numbers of all rows whose hashes an earlier row has, too.
+    """Return the rows with the same hashes as an earlier row, in the order of the data.
 
-    The rows are in the order of the data.
+    The result has the number of each row's file, and the number of the row in this file.
     """
     # After sorting, rows with equal hashes follow each other.
     sorted_hashes = hashes.sort(*names, FILE, ROW_NUMBER)
@@ -255,7 +260,7 @@ def _describe_violation(
 def _describe_broken_bound(
     check: Check, broken: BrokenRows, rows: str, value: str, place: str
 ) -> str:
-    """Return a sentence on a violated rule `min` or `max`.
+    """Return a sentence on a violated `min` or `max` rule.
 
     `value` is the first value that breaks the rule, and `place` is where it is, such as
     "line 7 of a.csv". `rows` says how many rows there are, such as "3 of 40 rows".
@@ -272,7 +277,8 @@ def _describe_broken_bound(
     )
     if broken.count == 1:
         return f"{message}."
-    # The number is written as it would be in settings.yml, with a decimal point.
+    # `value` is spelled as in the file. The extreme value is spelled as in settings.yml, so
+    # that it can be compared with the rule.
     return f"{message}; the {superlative} is {broken.extreme}."
 
 
@@ -296,8 +302,10 @@ def describe_place(source: Source, row: int) -> str:
     file = source.csv_file
     if file is None:
         return f"row {row + 1} of {source.name}"
-    if source.expected_bytes:
-        # A file whose bytes are verified has no quotes, so that each row is one line.
+    # The bytes of a file are only counted if it has no quotes. Then no value can contain a
+    # line end, so each row is one line.
+    has_one_line_per_row = source.expected_bytes > 0
+    if has_one_line_per_row:
         header_line = file.skipped_lines + 1
         return f"line {header_line + 1 + row} of {source.name}"
     return f"line {file.find_line(row)} of {source.name}"

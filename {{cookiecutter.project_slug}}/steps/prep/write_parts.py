@@ -91,24 +91,27 @@ class PartWriter:
         sources = typed.sources
         checks = create_checks(sources, typed.types, self.roles)
         with self._explain_system_errors():
-            # The rows of many files are copied here, for which the disk needs room.
+            # This copies the rows of many files, which fails if the disk is full.
             rows = stack_rows(
                 sources, typed.types, self.scratch, with_row_numbers=len(checks) > 0
             )
 
-        # One pass over the rows writes the parts and the hashes, and computes the summary.
+        # Nothing is read yet: polars only plans the outputs.
         if self.roles.target:
             table = self._select_training_rows(rows, self.roles.target, typed.types)
         else:
             table = self._select_rows_to_score(rows)
         summary = self._summarize(rows, typed, checks)
         hashes = select_hashes(rows, checks)
+        # Columns that are only read to check their rules are not written.
         prepared_types = {
             name: dtype
             for name, dtype in typed.types.items()
             if name not in self.roles.only_checked
         }
         metadata = self.create_metadata(sources, prepared_types)
+
+        # One pass over the rows writes the parts and the hashes, and computes the summary.
         collected_summary = self._write_in_one_pass(table, summary, hashes, metadata)
         return WrittenParts(
             sources=sources,
@@ -154,14 +157,19 @@ class PartWriter:
     def _summarize(
         self, rows: pl.LazyFrame, typed: TypedFiles, checks: Sequence[Check]
     ) -> pl.LazyFrame:
-        """Return one row for each file, with the columns that `WrittenParts.summary` has."""
+        """Return the summary of the rows, with one row for each file that has rows.
+
+        Its columns are the number of rows, the values that `aggregate_broken_rows` finds
+        for the rules and, with a target, the numbers of values (`filled`) and of infinite
+        values (`infinite`) in the target.
+        """
         aggregations = aggregate_broken_rows(checks)
         target = self.roles.target
         if target:
-            filled_targets = cs.by_name(target).as_expr().count()
-            infinite_targets = _is_infinite(target, typed.types[target]).sum()
-            aggregations.append(filled_targets.alias("filled"))
-            aggregations.append(infinite_targets.alias("infinite"))
+            filled_count = cs.by_name(target).as_expr().count()
+            infinite_count = _is_infinite(target, typed.types[target]).sum()
+            aggregations.append(filled_count.alias("filled"))
+            aggregations.append(infinite_count.alias("infinite"))
         has_several_files = len(typed.sources) > 1
         return aggregate_by_file(
             rows, *aggregations, has_several_files=has_several_files
@@ -174,10 +182,11 @@ class PartWriter:
         hashes: pl.LazyFrame | None,
         metadata: dict[str, str],
     ) -> pl.DataFrame:
-        """Write the table as parts and the hashes, if any, and return the summary.
+        """Write the table into Parquet parts, and return the computed summary.
 
-        The hashes are written to `hashes_file`. All of this takes a single pass over the
-        rows. Raises DataError if the system refuses to read or write a file.
+        The hashes, if there are any, are written into `hashes_file`. All of this takes a
+        single pass over the rows. Raises DataError if the operating system refuses to read
+        or write a file.
         """
         parts = pl.PartitionBy(
             self.folder,
@@ -196,6 +205,7 @@ class PartWriter:
             outputs.append(hashes.sink_parquet(self.hashes_file, lazy=True))
         with (
             self._explain_system_errors(),
+            # By itself, polars would put more rows into a chunk, which takes more memory.
             pl.Config(streaming_chunk_size=ROWS_IN_CHUNK),
         ):
             collected_summary, *_ = pl.collect_all(
@@ -226,7 +236,8 @@ def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> Writt
 
     The types of the columns are first guessed from the first rows of each file. If this
     fails, or if later rows of some files contradict the guess, all rows of these files are
-    read to find the types, and all parts are written again.
+    read to find the types, and all parts are written again. The first rows of all other
+    files, whose guess is confirmed, are enough.
 
     Raises DataError if the data cannot be read, or cannot be combined into one table.
     """
@@ -238,6 +249,7 @@ def write_parts(raw: Path, text_format: TextFormat, writer: PartWriter) -> Writt
         confirmed = find_confirmed_files(written.sources, written.summary)
         if len(confirmed) < len(written.sources):
             written = _write_again(raw, options, writer, confirmed)
+    # The report notes how many markers, such as NA, were read as missing values.
     set_marker_counts(written.sources, written.summary)
     return written
 
@@ -260,9 +272,9 @@ def _write_with_guessed_types(
 ) -> WrittenParts | None:
     """Write the parts with types that are guessed from the first rows of the files.
 
-    Returns None if this fails, because a wrong guess can make polars or checks of this step
-    fail. If the data itself is wrong, the error is raised when the parts are written again.
-    Raises DataError if a file cannot be opened.
+    Returns None if polars or a check fails, because a wrong guess may be the cause. If the
+    data itself is wrong, writing the parts again will raise the same error. Raises
+    DataError if a file cannot be opened.
     """
     try:
         # A DataError while opening the files does not depend on a guess, so it is raised.
@@ -315,7 +327,8 @@ def apply_features(
     carry it out, if it leaves out a column that is `required`, or if it adds a column of a
     type that is not supported.
     """
-    # An error in the user's own code keeps its traceback, which shows the wrong line.
+    # If the user's code itself raises an error, it is not caught: its traceback shows the
+    # line to correct.
     table = _convert_feature_types(add_features(table), required)
     try:
         schema = table.collect_schema()
