@@ -201,7 +201,7 @@ def test_message_explains_that_uploads_stay_throttled(user: User, shell: Shell) 
     user.standin.faults.append(Fault(DATA, refusal=refusal, times=None))
     failed = shell.run("submit training")
     assert_one_sentence(failed)
-    assert "Azure is busy. Run the command again in some minutes" in failed.err
+    assert "Azure is busy. Run the command again in a few minutes" in failed.err
     assert '429 ServerBusy: "Ingress is over the account limit".' in failed.err
 
 

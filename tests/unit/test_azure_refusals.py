@@ -53,7 +53,7 @@ EXPECTED = {
     ),
     "throttled storage": (
         "Azure is busy.",
-        "in some minutes: it continues where it stopped.",
+        "in a few minutes: it continues where it stopped.",
     ),
     "missing role": (
         "The login has no permission to do this.",
@@ -71,7 +71,7 @@ EXPECTED = {
         "The subscription has no quota for nodes of this VM size.",
         "A smaller cluster cannot help.",
     ),
-    "throttled manager": ("Azure is busy.", "in some minutes"),
+    "throttled manager": ("Azure is busy.", "in a few minutes"),
 }
 
 
@@ -147,10 +147,17 @@ def test_message_names_no_account_if_another_service_passes_on_a_refusal() -> No
     assert "--account-name ACCOUNT " in message
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_message_names_the_wait_that_a_busy_service_asks_for(status: int) -> None:
+    reply = Reply({}, status, {"Retry-After": "40"})
+    message = explain_reply(reply, MANAGER)
+    assert message.startswith("Azure is busy and asks you to wait 40 s. ")
+
+
 def test_message_about_a_conflict_asks_for_patience() -> None:
     body = {"error": {"code": "Conflict", "message": "Another operation is going on."}}
     message = explain_reply(Reply(body, 409), MANAGER)
-    assert "run the command again in some minutes" in message
+    assert "run the command again in a few minutes" in message
 
 
 def test_message_proposes_the_login_of_another_tenant() -> None:

@@ -182,7 +182,7 @@ def test_cluster_that_azure_does_not_find_gets_no_role(
     with pytest.raises(roles.CheckFailed) as failed:
         roles.provide_roles([CLUSTER])
     assert failed.value.result.text == (
-        "Azure does not find cpu-cluster, which needs roles."
+        "Azure does not find cpu-cluster, so its roles cannot be assigned."
     )
 
 
@@ -230,8 +230,9 @@ def test_only_a_missing_permission_is_left_to_an_owner() -> None:
 def test_a_role_that_azure_cannot_assign_is_an_error(status: int, code: str) -> None:
     with pytest.raises(roles.CheckFailed) as failed:
         assign_in(make_response(status, code))
-    text = failed.value.result.text
-    assert f'answered {status} {code}: "Azure\'s own words".' in text
+    # `provision` prints this text, which ends with Azure's own words like any other message.
+    assert str(failed.value).endswith(f'answered {status} {code}: "Azure\'s own words".')
+    assert failed.value.result.fix in str(failed.value)
 
 
 def test_a_connection_that_is_cut_while_a_role_is_assigned_is_an_error() -> None:

@@ -26,9 +26,9 @@ from ..arguments import build_arguments
 from ..project import PipelineDefinition, Pipelines
 from ..steps import Argument, Input, Output, Parameter, PipelineError, Source, Step
 
-#: Settings of parallel nodes that `run` and `submit` treat as pipeline parameters, because
-#: the SDK does not accept inputs of the pipeline for them. Each parameter is mapped to the
-#: attributes that lead from a node to the setting.
+#: Settings of parallel nodes for which the SDK does not accept inputs of the pipeline. So
+#: `run` and `submit` treat them as pipeline parameters. Each parameter is mapped to the
+#: attributes that lead from a node to the setting, such as node.resources.instance_count.
 PARALLEL_SETTINGS = {
     "mini_batch_size": ("mini_batch_size",),
     "process_count_per_node": ("max_concurrency_per_instance",),
@@ -65,18 +65,21 @@ def declare_inputs(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that declares the inputs of a function for `dsl.pipeline`.
 
-    The SDK reads the inputs of a pipeline from the signature of its function. A signature
-    in the code could not name the hyperparameters, which the user chooses in settings.yml.
-    So the decorator replaces the signature with one that has these `inputs`. An `Input` of
-    the SDK declares a folder or file. Any other value is the default of an input that is a
-    number or text.
+    The SDK reads the inputs of a pipeline from the signature of its function. Some inputs are
+    hyperparameters, which are known only once settings.yml is read, so no signature in the
+    code can contain them. The decorator therefore replaces the signature.
+
+    Each argument is one input of the pipeline: an `Input` of the SDK declares a folder or
+    file, and any other value is the default of an input that is a number or text. With
+    `declare_inputs(training_data=Input(...), depth=6)`, the pipeline has the inputs
+    `training_data` and `depth`.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def replace_signature(function: Callable[..., None]) -> Callable[..., None]:
         """Replace the signature of a function with one that has the declared inputs."""
-        # The SDK reads the names and the defaults of inputs from the signature. It learns
-        # from the annotations which inputs are folders or files, and from the defaults the
-        # types of all others.
+        # The SDK takes the names of the inputs from the signature. It takes the type of a
+        # folder or file from its annotation, and the type of a number or text from its
+        # default.
         arguments: list[FunctionParameter] = []
         annotations: dict[str, Any] = {}
         for name, value in inputs.items():
@@ -89,13 +92,16 @@ def declare_inputs(
         function.__signature__ = Signature(arguments)  # type: ignore[attr-defined]
         return function
 
-    return decorate
+    return replace_signature
 
 
 def _make_argument(
     name: str, default: Any = FunctionParameter.empty
 ) -> FunctionParameter:
-    """Return an argument for the signature of a function, perhaps with a default."""
+    """Return an argument for the signature of a function.
+
+    The argument has no default unless `default` is passed.
+    """
     return FunctionParameter(
         name, FunctionParameter.POSITIONAL_OR_KEYWORD, default=default
     )
@@ -130,6 +136,7 @@ def set_parameters(job: PipelineJob, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name in job.inputs:
             setattr(job.inputs, name, value)
+        # A pipeline may have an input with the name of a parallel setting. Both are set then.
         if name in PARALLEL_SETTINGS:
             for node in job.jobs.values():
                 if node.type == "parallel":
@@ -137,10 +144,10 @@ def set_parameters(job: PipelineJob, values: Mapping[str, Any]) -> None:
 
 
 def _set_parallel_setting(node: Any, name: str, value: Any) -> None:
-    """Set a setting of a parallel node, such as `node.resources.instance_count`.
+    """Set one of the PARALLEL_SETTINGS of a node to a value.
 
-    `name` is the name of the pipeline parameter for it in PARALLEL_SETTINGS, such as
-    `node_count`.
+    `name` is the pipeline parameter for the setting: `node_count` sets
+    `node.resources.instance_count`.
     """
     *outer_attributes, attribute = PARALLEL_SETTINGS[name]
     settings = node
@@ -164,9 +171,9 @@ def list_environments(pipelines: Pipelines, settings: Any) -> list[Environment]:
 def read_steps(job: PipelineJob) -> list[Step]:
     """Describe the nodes of a pipeline job for the local run.
 
-    Raises PipelineError if a node cannot be run on this machine. Raises PipelineError also
-    if a node refers to an input or output that does not exist, or to a missing script. The
-    SDK accepts these mistakes, and the service refuses them later.
+    Raises PipelineError if a node cannot be run on this machine, if its script is missing, or
+    if it refers to an input or output that does not exist. The SDK accepts such a reference,
+    which the service refuses later.
     """
     with _hide_ipython():
         job_dict: dict[str, Any] = yaml.safe_load(str(job))
@@ -180,14 +187,14 @@ def read_steps(job: PipelineJob) -> list[Step]:
 def _hide_ipython() -> Iterator[None]:
     """Make imports of IPython fail at once, unless it is imported already.
 
-    When the SDK writes a job as text, it imports IPython to learn whether this is a
-    notebook. The import takes long.
+    When the SDK writes a job as text, it imports IPython to learn whether it is running in a
+    notebook. The import takes long. If IPython is imported already, nothing is changed.
     """
     modules: dict[str, Any] = sys.modules
     if "IPython" in modules:
         yield
         return
-    # Python does not import a module that has None here.
+    # An import raises an error at once if the module has the value None here.
     modules["IPython"] = None
     try:
         yield
@@ -196,59 +203,76 @@ def _hide_ipython() -> Iterator[None]:
 
 
 class _Node:
-    """A node of a pipeline job, as the YAML of the job describes it.
-
-    `node` is the part of the YAML about the node, and `job` is the whole.
-    """
+    """A node of a pipeline job, read from the YAML of the job."""
 
     def __init__(self, name: str, node: dict[str, Any], job: dict[str, Any]) -> None:
+        """Read the inputs and the outputs of a node.
+
+        `job` is the YAML of the whole job, and `node` is the section in it about this node.
+        Raises PipelineError if the node cannot run on this machine, or if an input refers to
+        something that does not exist.
+        """
         self.name = name
         self.node = node
         self.job = job
-        component: Any = node.get("component")
-        if node["type"] not in ("command", "parallel"):
+        self.require_local_code()
+        #: The section about the component: the command or the script, inputs and outputs.
+        self.component: dict[str, Any] = node["component"]
+        self.is_parallel = node["type"] == "parallel"
+        self.outputs = list(self.component.get("outputs") or {})
+
+        #: Where each input that is a folder gets its files from.
+        self.folders: dict[str, Source] = {}
+        #: The value of each input that is a number or text.
+        self.values: dict[str, Parameter | str] = {}
+        for input_name in self.component.get("inputs") or {}:
+            source = self.find_source(input_name)
+            if isinstance(source, tuple):
+                # The input is an output folder of another step.
+                self.folders[input_name] = source
+            elif isinstance(source, Parameter) and source.default is None:
+                # Only a parameter for a folder of data has no default.
+                self.folders[input_name] = source
+            else:
+                self.values[input_name] = source
+
+    def require_local_code(self) -> None:
+        """Raise PipelineError if the node is of a kind that cannot run on this machine."""
+        kind = self.node["type"]
+        if kind not in ("command", "parallel"):
             raise self.make_error(
-                f"is a {node['type']} node",
+                f"is a {kind} node",
                 "write it as a command or a parallel_run_function",
             )
+        # The YAML describes a component of the project by a section, and a registered
+        # component only by its name.
+        component = self.node.get("component")
         if isinstance(component, str):
             raise self.make_error(
-                f"uses the component {component}, whose code is not in this project",
+                f"uses the component {component}, but its code is not in this project",
                 "write it as a command or a parallel_run_function with its code",
             )
-        self.component: dict[str, Any] = component
-        self.is_parallel = node["type"] == "parallel"
-        self.outputs = list(component.get("outputs") or {})
-
-        # An input is either a folder (of data, or the output of another step) or a value.
-        self.folders: dict[str, Source] = {}
-        self.values: dict[str, Parameter | str] = {}
-        for input_name in component.get("inputs") or {}:
-            source = self.find_source(input_name)
-            if isinstance(source, Parameter) and source.default is None:
-                self.folders[input_name] = source
-            elif isinstance(source, (Parameter, str)):
-                self.values[input_name] = source
-            else:
-                self.folders[input_name] = source
 
     def make_error(self, text: str, fix: str) -> PipelineError:
         """Return an error about this node.
 
-        `text` continues a sentence that begins with the node's name. `fix` is in the
-        imperative.
+        `text` continues a sentence that begins with the node's name, such as "is a sweep
+        node". `fix` is an imperative, such as "correct the name".
         """
         return PipelineError(f"pipelines.py: {self.name} {text}: {fix}.")
 
     def find_source(self, input_name: str) -> Source | str:
-        """Return where an input of the node gets its data or its value from.
+        """Return the source of an input: where the node gets its files or its value from.
 
-        This is a parameter of the pipeline, an output of another step (as the names of the
-        step and of the output), or a fixed text. Raises PipelineError if the input refers to
-        something unknown.
+        A source is a parameter of the pipeline, an output of another step (a tuple of the
+        name of the step and the name of the output), or a fixed text. Raises PipelineError if
+        the input refers to a parameter or an output that does not exist, or to files
+        elsewhere.
         """
         value = (self.node.get("inputs") or {}).get(input_name)
         if value is None:
+            # The pipeline passes nothing to this input, so the default of the component is
+            # used. An optional input without a default has an empty value.
             declaration = self.component["inputs"][input_name]
             return str(declaration.get("default", ""))
         if not isinstance(value, dict):
@@ -281,11 +305,12 @@ class _Node:
             )
         # The YAML describes a folder of data by a dict, and any other input by its default.
         declaration = pipeline_inputs[name]
-        is_data = isinstance(declaration, dict)
-        return Parameter(name, default=None if is_data else declaration)
+        if isinstance(declaration, dict):
+            return Parameter(name, default=None)
+        return Parameter(name, default=declaration)
 
     def require_output(self, step: str, output: str) -> None:
-        """Raise PipelineError if there is no such step, or if it has no such output."""
+        """Raise PipelineError if no step of this name has an output of this name."""
         outputs = self.job["jobs"].get(step, {}).get("outputs", {})
         if output not in outputs:
             raise self.make_error(
@@ -293,7 +318,11 @@ class _Node:
             )
 
     def read_step(self) -> Step:
-        """Describe the node: its files, its command line, its inputs and its outputs."""
+        """Describe the node: its files, its command line, its inputs and its outputs.
+
+        Raises PipelineError if its script or an input or output in its command is missing, or
+        if it uses a feature that a local run does not support.
+        """
         # A parallel node has its code and its environment in the task of its component.
         task = self.component["task"] if self.is_parallel else self.component
         folder = Path(task["code"]).resolve()
@@ -336,33 +365,39 @@ class _Node:
             case ["python", script, *arguments] if script.endswith(".py"):
                 return script, [self.read_argument(text) for text in arguments]
         raise self.make_error(
-            f"runs `{command}`", "let it begin with python and a script"
+            f"runs `{command}`", "write the command as `python SCRIPT.py ...`"
         )
 
     def read_driver(self) -> tuple[str, list[Argument]]:
         """Return the script of a parallel node, and the arguments of its driver.
 
         The driver is the program that divides the files of an input into mini-batches, and
-        calls the script's `run(mini_batch)` with each of them. Raises PipelineError if a
-        local run cannot do what the node says.
+        calls the script's `run(mini_batch)` with each of them. Raises PipelineError if the
+        node uses a feature that a local run does not support.
         """
         task = self.component["task"]
         if task.get("append_row_to"):
             raise self.make_error(
-                "has append_row_to", "let the script write its files itself"
+                "uses append_row_to, which a local run does not support",
+                "write the results to files in the script instead",
             )
 
         arguments = self.list_driver_options()
-        # The driver calls its first input input_fds_0.
+        # The driver's option for its first input has the name --input_fds_0.
         arguments += ["--input_fds_0", str(self.find_divided_input())]
-        # The service splits the script's arguments at each space, even within quotes.
+        # The service splits the script's arguments at each space, even inside quotes, so they
+        # are split here in the same way.
         program_arguments = task.get("program_arguments") or ""
         for text in self.resolve_optional_parts(program_arguments).split():
             arguments.append(self.read_argument(text))
         return task["entry_script"], arguments
 
     def list_driver_options(self) -> list[Argument]:
-        """Return the driver's options that say how a parallel node divides its work."""
+        """Return the options of the driver of a parallel node.
+
+        They set the size of the mini-batches, the number of processes, and what happens after
+        errors.
+        """
         retries = self.node.get("retry_settings") or {}
         options: dict[str, Parameter | Any] = {
             "scoring_module_name": self.component["task"]["entry_script"],
@@ -386,14 +421,15 @@ class _Node:
         return arguments
 
     def find_divided_input(self) -> Input:
-        """Return the input of a parallel node whose files are divided into mini-batches.
+        """Return the input that a parallel node divides into mini-batches.
 
-        Raises PipelineError if `input_data` does not name an input of the node.
+        The node names the input in `input_data`. Raises PipelineError if this is not an input
+        folder of the node.
         """
         divided_input = self.read_argument(str(self.node.get("input_data")))
         if not isinstance(divided_input, Input):
             raise self.make_error(
-                f"divides {divided_input}, which is not one of its inputs",
+                f"names {divided_input} in input_data, which is not one of its inputs",
                 "correct input_data",
             )
         return divided_input
@@ -401,8 +437,8 @@ class _Node:
     def read_parallel_setting(self, name: str) -> Parameter:
         """Return a setting of a parallel node as a pipeline parameter.
 
-        `name` is the name of the parameter in PARALLEL_SETTINGS, such as `node_count`. A
-        setting without a value is 1.
+        `name` is the name of the parameter in PARALLEL_SETTINGS, such as `node_count`. If the
+        node does not contain the setting, the parameter has the default 1.
         """
         value: Any = self.node
         for key in PARALLEL_SETTINGS[name]:
@@ -410,32 +446,38 @@ class _Node:
         return Parameter(name, default=value or 1)
 
     def resolve_optional_parts(self, command: str) -> str:
-        """Return a command without the optional parts that have an input without a value.
+        """Resolve the optional parts of a command, such as `$[[--seed INPUT]]`.
 
-        Of all other optional parts, only the brackets are removed. An optional part is in
-        double square brackets, such as `$[[--seed INPUT]]`, where INPUT is a placeholder.
+        INPUT stands for a placeholder of an input. A part is kept without its brackets if all
+        its inputs have values. Otherwise, the part is dropped.
         """
-        sources = self.folders | self.values
+        source_by_input = self.folders | self.values
 
         def keep_or_drop(part: re.Match[str]) -> str:
             """Return the text in the brackets, or "" if one of its inputs has no value."""
-            input_names = [name for _, name in re.findall(PLACEHOLDER, part[1])]
-            has_all_values = all(sources.get(name) for name in input_names)
-            return part[1] if has_all_values else ""
+            text_in_brackets = part[1]
+            # Each placeholder is found as a pair such as ("inputs", "seed").
+            input_names = [
+                name for _, name in re.findall(PLACEHOLDER, text_in_brackets)
+            ]
+            has_all_values = all(source_by_input.get(name) for name in input_names)
+            return text_in_brackets if has_all_values else ""
 
         return re.sub(OPTIONAL_PART, keep_or_drop, command)
 
     def read_argument(self, text: str) -> Argument:
         """Return what an argument of a command stands for.
 
-        This is an input, an output, the value of an input, or the text itself. Raises
-        PipelineError if the node does not have the input or output.
+        A placeholder stands for an input folder, an output folder, or the value of an input
+        that is a number or text. Any other argument stands for itself. Raises PipelineError
+        if the node does not have the input or output, or if the argument mixes a placeholder
+        with other text.
         """
         placeholder = re.fullmatch(PLACEHOLDER, text)
         if placeholder is None:
             if re.search(PLACEHOLDER, text):
                 raise self.make_error(
-                    f"has the argument {text}, of which a placeholder is only a part",
+                    f"has the argument {text}, which mixes a placeholder with other text",
                     "make the placeholder an argument of its own",
                 )
             return text
@@ -453,7 +495,7 @@ class _Node:
 
 
 def _list_snapshot(folder: Path) -> list[Path]:
-    """Return the files in a step's folder that are uploaded, by their paths in it.
+    """Return the files in a step's folder that are uploaded, as paths relative to the folder.
 
     Files that .amlignore or .gitignore excludes are left out.
     """

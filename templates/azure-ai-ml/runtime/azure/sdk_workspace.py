@@ -55,7 +55,7 @@ from .workspace_interface import RunInterface, StartedRun, WorkspaceInterface
 TIME_ZONES = {zone.value for zone in constants.TimeZone}
 #: A new cluster releases idle nodes after 20 minutes, and may shrink to no node at all.
 SCALING = {"min_instances": 0, "idle_time_before_scale_down": 1200}
-# The name of an endpoint has at most 32 characters, and ends in a digest of 6.
+# The name of an endpoint has at most 32 characters. The last 6 are a digest.
 MAX_ENDPOINT_NAME = 32
 DIGEST_CHARACTERS = 6
 # Logs are downloaded in chunks of this size.
@@ -64,7 +64,7 @@ CHUNK_BYTES = 1 << 16
 MAX_JOBS_READ = 500
 # An endpoint keeps this many deployments. Azure allows 20.
 KEPT_DEPLOYMENTS = 10
-# How long the random part at the end of a job's name is.
+# The random part at the end of a job's name has this many characters.
 RANDOM_CHARACTERS = 12
 
 
@@ -114,33 +114,36 @@ class Run(RunInterface):
 
         `step` is the name of the step, or "" for the job of a pipeline.
         """
-        # The public method `jobs.stream` reads these details too, but only prints them. So
-        # the private client is used.
+        # The public method `jobs.stream` only prints these details, so the private client is
+        # used to get them.
         details = self.client.jobs._runs_operations.get_run_details(job.name)
         # Azure puts the error into an envelope, which also has the name "error".
         error = details.error.error if details.error else None
         log_addresses: dict[str, str] = details.log_files or {}
 
-        def read_log(log: str) -> str:
-            """Download a log of the job, and return its end."""
-            address = log_addresses[log]
-            with (
-                tempfile.TemporaryFile() as file,
-                requests.get(address, stream=True, timeout=login.TIMEOUT) as response,
-            ):
-                response.raise_for_status()
-                for chunk in response.iter_content(CHUNK_BYTES):
-                    file.write(chunk)
-                return read_end(file)
-
+        # The address of a step's page is that of the pipeline job, with the id of the step's
+        # job: …/runs/ID?wsid=….
+        job_url = self.url.replace(f"/{self.id}?", f"/{job.name}?")
         return Failure(
             step=step,
             reason=error.message if error else "",
-            url=self.url.replace(f"/{self.id}?", f"/{job.name}?"),
+            url=job_url,
             logs=list(log_addresses),
-            read_log=read_log,
+            read_log=lambda log: _download_end(log_addresses[log]),
             is_parallel=job.properties.get("azureml.parallelrunstep") == "true",
         )
+
+
+def _download_end(log_address: str) -> str:
+    """Download a log, and return its end."""
+    with (
+        tempfile.TemporaryFile() as file,
+        requests.get(log_address, stream=True, timeout=login.TIMEOUT) as response,
+    ):
+        response.raise_for_status()
+        for chunk in response.iter_content(CHUNK_BYTES):
+            file.write(chunk)
+        return read_end(file)
 
 
 class Workspace(WorkspaceInterface):
@@ -278,8 +281,9 @@ class Workspace(WorkspaceInterface):
         """Build the SDK's job for a pipeline, which can be started or published.
 
         `folders` maps each data input to the folder of the default datastore that it reads.
-        Azure ML does not notice changed files, and would reuse earlier results. So if there
-        are `changing_inputs`, no step of the job is reused.
+        `changing_inputs` are the data inputs whose files may change from run to run. If there
+        are any, no step of the job is reused, because Azure ML does not notice changed files
+        and would reuse earlier results.
         """
         datastore_address = f"azureml://datastores/{self._default_store.name}/paths"
         addresses = {
@@ -293,7 +297,7 @@ class Workspace(WorkspaceInterface):
             identity = settings.compute_of(name).identity
             if identity:
                 node.identity = _make_step_identity(identity)
-        # With None, the job says nothing about this, and its steps can be reused.
+        # With None, the job has no such setting, and its steps can be reused.
         job.settings.force_rerun = True if changing_inputs else None
         return job
 
@@ -306,13 +310,12 @@ class Workspace(WorkspaceInterface):
     ) -> StartedRun:
         """Submit the job of a pipeline to an experiment, and return its run.
 
-        The job gets its parameters, a name, and the tag with the pipeline's name. If Azure's
-        response is lost, the run may have started nevertheless. Azure is then asked for it.
-        Raises the error of the submission if the run has not started, and StartUnknown if
-        Azure cannot be asked.
+        If Azure's response is lost, the run may have started nevertheless, so Azure is then
+        asked whether the run exists. Raises the error of the submission if the run has not
+        started, and StartUnknown if Azure cannot be asked.
         """
         set_parameters(sdk_pipeline, parameters)
-        # With a name of its own, the job can be found if the response is lost.
+        # With a name that is chosen here, the job can be found if the response is lost.
         random_part = uuid.uuid4().hex[:RANDOM_CHARACTERS]
         job_name = f"{sdk_pipeline.display_name}-{random_part}"
         sdk_pipeline.name = job_name
@@ -336,9 +339,9 @@ class Workspace(WorkspaceInterface):
         `error` is the error of the submission. Returns None if no run has started. Raises
         StartUnknown if Azure cannot be asked whether the run has started.
         """
-        # Only the address of the submission contains /jobs/. If the failed request had
-        # another address, it was one of those that come before the submission, such as an
-        # upload of code, so no run has started.
+        # Only the address of the submission contains /jobs/. A failed request with another
+        # address was sent before the submission, for example to upload the code. No run has
+        # started then.
         is_submission = "/jobs/" in find_request_address(error)
         if not is_submission:
             return None
@@ -354,17 +357,18 @@ class Workspace(WorkspaceInterface):
     def endpoint_name(self, name: str) -> str:
         """Return a name for an endpoint that is unique in the region, as Azure requires.
 
-        It begins with `name`, which may be shortened, and ends in a digest of `name` and the
-        workspace's id, such as `penguins-scoring-1a2b3c`. Azure allows only letters, digits
-        and hyphens, with a letter first.
+        It begins with `name`, which may be shortened, and ends with a digest of `name` and
+        the workspace's id, such as `penguins-scoring-1a2b3c`. Azure allows only letters,
+        digits and hyphens, with a letter first.
         """
-        identity = f"{self.sdk_workspace.id}/{name}".lower()
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_CHARACTERS]
+        digest_source = f"{self.sdk_workspace.id}/{name}".lower()
+        digest = hashlib.sha256(digest_source.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
-        allowed_characters = re.sub("[^a-z0-9]", "-", name.lower())
-        letter_first = re.sub("^[^a-z]*", "", allowed_characters)
-        max_prefix = MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - len("-")
-        prefix = letter_first[:max_prefix].rstrip("-")
+        hyphenated = re.sub("[^a-z0-9]", "-", name.lower())
+        without_leading_digits = re.sub("^[^a-z]+", "", hyphenated)
+        max_prefix_length = MAX_ENDPOINT_NAME - DIGEST_CHARACTERS - len("-")
+        prefix = without_leading_digits[:max_prefix_length].rstrip("-")
+        # Nothing is left of a name without letters, such as "123".
         return f"{prefix or 'pipeline'}-{digest}"
 
     def find_endpoint(self, name: str) -> Endpoint | None:
@@ -411,7 +415,7 @@ class Workspace(WorkspaceInterface):
         return str(definition.name)
 
     def _make_default(self, endpoint_name: str, deployment: str) -> None:
-        """Let calls of an endpoint run one of its deployments."""
+        """Make a deployment the default of its endpoint, which calls of the endpoint run."""
         endpoints = self.client.batch_endpoints
         sdk_endpoint = endpoints.get(endpoint_name)
         sdk_endpoint.defaults = {"deployment_name": deployment}
@@ -420,11 +424,12 @@ class Workspace(WorkspaceInterface):
     def _delete_old_deployments(self, endpoint_name: str) -> None:
         """Delete the project's deployments of an endpoint, except the newest ones.
 
-        A deployment with a name of another form was not made by this project, and is kept.
+        The project names its deployments after the time. Deployments with other names are
+        kept, because somebody else has created them.
         """
         deployments = self.client.batch_deployments
         names = [deployment.name for deployment in deployments.list(endpoint_name)]
-        # These names are times, such as v20260131063000123, so they sort by age.
+        # The project's names are times, such as v20260131063000123, so they sort by age.
         own_names = sorted(name for name in names if re.fullmatch(r"v\d{17}", name))
         for name in own_names[:-KEPT_DEPLOYMENTS]:
             deployments.begin_delete(name, endpoint_name).result()
@@ -454,8 +459,8 @@ class Workspace(WorkspaceInterface):
     ) -> list[ActiveSchedule]:
         """Return the active schedule of this name in a list, or an empty list.
 
-        It is a list because azureml-sdk, which has the same interface, may have several
-        schedules for an endpoint. `endpoint` is needed only there.
+        The result is a list because azureml-sdk may have several schedules for an endpoint.
+        `endpoint` is needed only with azureml-sdk.
         """
         sdk_schedule = self._find_enabled_schedule(name)
         if sdk_schedule is None:
@@ -484,8 +489,8 @@ class Workspace(WorkspaceInterface):
     ) -> list[ScheduleChange]:
         """Return what `apply_schedule` would return, without changing anything.
 
-        `schedule` is the one in the settings, if there is one. `endpoint` is needed only
-        with azureml-sdk.
+        `schedule` is the schedule in the settings, or None. `endpoint` is needed only with
+        azureml-sdk.
         """
         enabled_schedule = self._find_enabled_schedule(name)
         if schedule is None:
@@ -504,11 +509,13 @@ class Workspace(WorkspaceInterface):
         """Give a published pipeline the schedule of the settings, or disable its schedule.
 
         If `schedule` is None, the pipeline has no active schedule afterwards. Returns the
-        changes, and a schedule that has stayed as it was.
+        changes. A schedule that is as it was before is listed as unchanged.
         """
         endpoint = publication.endpoint
         changes = self.plan_schedule(endpoint.name, endpoint, schedule)
         if schedule is not None:
+            # An unchanged schedule is written too, because it must start the job that has
+            # just been published.
             self._write_schedule(publication, schedule)
         elif changes:
             self.client.schedules.begin_disable(endpoint.name).result()
@@ -540,10 +547,10 @@ class Workspace(WorkspaceInterface):
 def _belongs_to(
     job: Any, pipeline_name: str, experiment: str, endpoint: Endpoint | None
 ) -> bool:
-    """Return whether a job is a run of a pipeline.
+    """Return whether a job is a run of the pipeline `pipeline_name`.
 
-    `submit` starts runs in the `experiment`, with a tag. An endpoint starts runs in an
-    experiment that has the name of the endpoint.
+    The command `submit` starts runs in `experiment`, with the pipeline's name as a tag. An
+    endpoint starts runs in an experiment that has the name of the endpoint.
     """
     if job.type != constants.JobType.PIPELINE:
         return False
@@ -575,7 +582,8 @@ def _describe_endpoint(sdk_endpoint: entities.BatchEndpoint) -> Endpoint:
 def _log_in(config: WorkspaceConfig) -> MLClient:
     """Return a client with the current login of this machine.
 
-    The login never opens a prompt or a browser. Raises LoginMissing if it gives no token.
+    The login never opens a prompt or a browser. Raises LoginMissing if there is no valid
+    login.
     """
     login_host, management_host = CLOUDS[config.cloud]
     credential = login.credential(login_host)
@@ -583,7 +591,7 @@ def _log_in(config: WorkspaceConfig) -> MLClient:
         credential.get_token(f"https://{management_host}/.default")
     except Exception as error:
         # The errors of msal, azure-identity and the HTTP client have only Exception in
-        # common. After any of them, there is no token, which each request to Azure needs.
+        # common. After any of them, there is no token, without which no request can be sent.
         raise LoginMissing(error, config) from error
     return MLClient(
         credential,
@@ -638,7 +646,7 @@ def _make_step_identity(identity: str) -> entities.ManagedIdentityConfiguration:
 def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
     """Create the resource group of the workspace if it does not exist.
 
-    The SDK cannot do this, so the requests are sent here.
+    The SDK cannot create a resource group, so the requests are sent here.
     """
     management_host = CLOUDS[config.cloud].resource_manager
     url = (
@@ -658,22 +666,21 @@ def _provide_resource_group(client: MLClient, config: WorkspaceConfig) -> None:
 def _define_deployment(
     endpoint_name: str, sdk_pipeline: entities.PipelineJob, description: str
 ) -> entities.PipelineComponentBatchDeployment:
-    """Return the SDK's object for a new deployment of a job, named after the current time.
+    """Return the SDK's object for a new deployment of a job.
 
-    The name is the UTC time to the millisecond, such as v20260131063000123. The component of
-    the job gets this name as its version.
+    The deployment runs the component of the job, and both get the current time as their name
+    and version: the UTC time to the millisecond, such as v20260131063000123.
     """
     now = datetime.now(timezone.utc)
-    # %f has six digits, of which the first three are milliseconds.
-    version = f"v{now:%Y%m%d%H%M%S%f}"[: len("v20260131063000123")]
+    milliseconds = now.microsecond // 1000
+    version = f"v{now:%Y%m%d%H%M%S}{milliseconds:03}"
 
     component = sdk_pipeline.component
-    # The name of a component may only have letters, digits and underscores.
-    readable_name = f"{sdk_pipeline.display_name}_{endpoint_name}".lower()
-    component.name = re.sub(r"\W", "_", readable_name)
+    component.name = _make_component_name(sdk_pipeline.display_name, endpoint_name)
     component.version = version
     component.description = description
 
+    # With the setting force_rerun, Azure ML reuses no steps. It must be text here.
     settings = {"default_compute": sdk_pipeline.settings.default_compute}
     if sdk_pipeline.settings.force_rerun:
         settings["force_rerun"] = "True"
@@ -683,6 +690,15 @@ def _define_deployment(
         component=component,
         settings=settings,
     )
+
+
+def _make_component_name(pipeline_name: str, endpoint_name: str) -> str:
+    """Return the name of the component of a published pipeline.
+
+    Azure allows only letters, digits and underscores in it, so other characters become
+    underscores.
+    """
+    return re.sub(r"\W", "_", f"{pipeline_name}_{endpoint_name}".lower())
 
 
 def _make_trigger(schedule: Schedule) -> entities.RecurrenceTrigger:
@@ -705,30 +721,31 @@ def _make_trigger(schedule: Schedule) -> entities.RecurrenceTrigger:
     )
 
 
-def _read_past_run(job: Any) -> PastRun:
-    """Describe the job of a pipeline, as an object of the SDK."""
-    created = job.creation_context.created_at
+def _read_past_run(sdk_job: Any) -> PastRun:
+    """Return a PastRun that describes a pipeline job of the SDK."""
+    # A job of the SDK has no start time, so the time of its creation is used.
+    created = sdk_job.creation_context.created_at
     return PastRun(
-        id=str(job.name),
-        state=_get_state(job),
+        id=str(sdk_job.name),
+        state=_get_state(sdk_job),
         started=created.astimezone(timezone.utc),
-        url=str(job.studio_url),
+        url=str(sdk_job.studio_url),
     )
 
 
 def _get_state(job: Any) -> str:
     """Return the state of a job in lower case, such as "running"."""
-    # The SDK has some states as members of an enumeration, and others as strings.
+    # In the SDK, some states are members of an enumeration, and others are strings.
     return str(getattr(job.status, "value", job.status)).lower()
 
 
 def _require_ready_cluster(
     name: str, sdk_compute: entities.Compute, config: WorkspaceConfig
 ) -> Cluster:
-    """Return the Cluster for a compute of the SDK, which must be ready.
+    """Return a Cluster that describes a compute of the SDK.
 
-    Raises NotACluster if the compute is of another kind, and ClusterFailed if it is not
-    ready.
+    Raises NotACluster if the compute is not a cluster, and ClusterFailed if the cluster is
+    not ready.
     """
     if not isinstance(sdk_compute, entities.AmlCompute):
         raise NotACluster(name, sdk_compute.type, config)

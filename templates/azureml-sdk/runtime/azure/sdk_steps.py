@@ -36,9 +36,9 @@ def build_steps(
     `datasets` maps each data parameter of the pipeline to its data. Without `datasets`, the
     steps can be described by read_steps, but not submitted.
 
-    `changing_inputs` are the data parameters whose files may change from run to run. Azure
-    ML does not notice changed files, and would reuse earlier results. So the steps that read
-    these parameters are always run again.
+    `changing_inputs` are the data parameters whose files may change from run to run. The
+    steps that read these parameters are always run again, because Azure ML does not notice
+    changed files and would reuse earlier results.
     """
     if datasets is None:
         placeholder = Dataset.File.from_files(PLACEHOLDER_ADDRESS, validate=False)
@@ -48,8 +48,7 @@ def build_steps(
 
     for step in steps:
         if _reads_any_parameter(step, changing_inputs):
-            # Always run this step. The SDK has no public way to change a step after it was
-            # built.
+            # Always run this step. The SDK has no public way to change a built step.
             step._allow_reuse = False
     return steps
 
@@ -80,10 +79,11 @@ def read_steps(steps: Iterable[PipelineStep]) -> list[Step]:
 
 def _read_step(step: Any) -> Step:
     """Describe a step: its files, its command line, its inputs and its outputs."""
+    # The SDK has no public way to read a built step, so its private attributes are read.
     folder = Path(step._source_directory).resolve()
     environment = Environment._serialize_to_dict(step._runconfig.environment)
-    # These parameters set the number of nodes, which one machine does not have.
-    parameters_of_cluster = (step._runconfig_pipeline_params or {}).values()
+    # These parameters set the number of nodes, which means nothing on one machine.
+    node_count_parameters = (step._runconfig_pipeline_params or {}).values()
     return Step(
         name=step.name,
         source_directory=folder,
@@ -100,14 +100,14 @@ def _read_step(step: Any) -> Step:
         allow_reuse=step._allow_reuse,
         unused_parameters=[
             Parameter(parameter.name, parameter.default_value)
-            for parameter in parameters_of_cluster
+            for parameter in node_count_parameters
         ],
         is_parallel=isinstance(step, ParallelRunStep),
     )
 
 
 def _list_snapshot(folder: Path) -> list[Path]:
-    """Return the files in a step's folder that are uploaded, by their paths in it.
+    """Return the files in a step's folder that are uploaded, as paths relative to the folder.
 
     Files that .amlignore or .gitignore excludes are left out.
     """
@@ -122,8 +122,8 @@ def _list_snapshot(folder: Path) -> list[Path]:
 def _find_source(step_input: Any) -> Source:
     """Return what an input of a step reads: a data parameter, or an output of another step.
 
-    An output is described by the names of the step and of the output. Raises PipelineError
-    for any other data, which has no files on this machine.
+    An output is a tuple of the name of its step and its own name. Raises PipelineError for
+    any other data, which has no files on this machine.
     """
     dataset = step_input.dataset
     if isinstance(dataset, PipelineParameter):

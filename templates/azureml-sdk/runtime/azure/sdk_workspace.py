@@ -116,8 +116,8 @@ def _describe_failure(run: Any, step: str) -> Failure:
     properties = run.get_properties()
     # Azure puts the error into an envelope, which also has the name "error".
     error = (details.get("error") or {}).get("error") or {}
-    # The SDK marks parallel steps by the first of these properties, and Azure ML by the
-    # second.
+    # The SDK marks a parallel step by the first of these properties, and Azure ML marks it by
+    # the second.
     is_parallel = (
         properties.get("StepType") == "ParallelRunStep"
         or properties.get("azureml.parallelrunstep") == "true"
@@ -218,8 +218,8 @@ class Workspace(WorkspaceInterface):
             compute.vm_size,
             max_nodes=compute.max_nodes,
             **SCALING,
-            **_identity_options(compute),
-            **_network_options(compute),
+            **_make_identity_options(compute),
+            **_make_network_options(compute),
         )
         sdk_compute = AmlCompute.create(self.sdk_workspace, compute.name, configuration)
         return _wait_until_ready(compute.name, sdk_compute, self.config)
@@ -301,9 +301,9 @@ class Workspace(WorkspaceInterface):
     ) -> StartedRun:
         """Start a run of a pipeline in an experiment, and return the run.
 
-        If Azure's response is lost, the run may have started nevertheless. Azure is then asked
-        for it. Raises the error of the submission if the run has not started, and
-        StartUnknown if Azure cannot be asked.
+        If Azure's response is lost, the run may have started nevertheless, so Azure is then
+        asked whether the run exists. Raises the error of the submission if the run has not
+        started, and StartUnknown if Azure cannot be asked.
         """
         sdk_experiment = Experiment(self.sdk_workspace, experiment)
         try:
@@ -329,8 +329,8 @@ class Workspace(WorkspaceInterface):
         StartUnknown if Azure cannot be asked whether the run has started.
         """
         # The SDK chooses the id of the run itself, and submits the run to an address that
-        # contains this id. If the failed request had another address, it was one of those
-        # that come before the submission, so no run has started.
+        # contains this id. A failed request with another address was sent before the
+        # submission. No run has started then.
         address = find_request_address(error)
         submission = re.search(r"/PipelineRuns/Submit/([^/?]+)", address)
         if submission is None:
@@ -384,7 +384,7 @@ class Workspace(WorkspaceInterface):
     ) -> list[ScheduleChange]:
         """Return what `apply_schedule` would return, without changing anything.
 
-        `schedule` is the one in the settings, if there is one. `name` is needed only with
+        `schedule` is the schedule in the settings, or None. `name` is needed only with
         azure-ai-ml.
         """
         active = self._list_active_schedules(endpoint)
@@ -399,8 +399,8 @@ class Workspace(WorkspaceInterface):
     ) -> list[ScheduleChange]:
         """Give a published pipeline the schedule of the settings, and disable all others.
 
-        If `schedule` is None, no schedule stays active. Returns the changes, and a schedule
-        that has stayed as it was.
+        If `schedule` is None, no schedule stays active. Returns the changes. A schedule that
+        is as it was before is listed as unchanged.
         """
         active = self._list_active_schedules(publication.endpoint)
         current = _find_same_schedule(active, schedule)
@@ -416,8 +416,9 @@ class Workspace(WorkspaceInterface):
             for sdk_schedule in active
             if current is None or sdk_schedule.id != current.id
         ]
-        # Obsolete schedules are disabled after the new one was created. If disabling fails,
-        # the next `publish` repeats it, whereas nobody would notice a missing schedule.
+        # The new schedule is created first, and then the others are disabled. If disabling
+        # fails, the next `publish` tries again. In the other order, a failure could leave the
+        # pipeline without a schedule, which nobody would notice.
         for sdk_schedule in obsolete:
             sdk_schedule.disable(wait_for_provisioning=True)
         return _describe_changes(schedule, is_new, obsolete)
@@ -534,7 +535,7 @@ def _find_same_schedule(
 
 
 def _read_creation_time(sdk_schedule: sdk.Schedule) -> datetime:
-    """Ask Azure when a schedule was created."""
+    """Ask Azure for the time at which a schedule was created."""
     # The public classes of the SDK do not have this time.
     service_caller = sdk_schedule._schedule_provider._service_caller
     return read_time(service_caller.get_schedule_async(sdk_schedule.id).created_date)
@@ -545,8 +546,8 @@ def _describe_changes(
 ) -> list[ScheduleChange]:
     """Describe what happens to the schedules of a published pipeline.
 
-    `schedule` is the one in the settings, if there is one, and `is_new` says whether it is
-    created. `disabled` are the schedules that are disabled.
+    `schedule` is the schedule in the settings, or None, and `is_new` tells whether Azure does
+    not have it yet. `disabled` are the schedules that are disabled.
     """
     changes = []
     if schedule is not None and is_new:
@@ -560,19 +561,21 @@ def _describe_changes(
 
 
 def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
-    """Return the current login of this machine. It never opens a prompt or a browser.
+    """Return the current login of this machine, without opening a prompt or a browser.
 
-    A service principal in the environment variables comes first. Without it, logins are
-    tried in the same order as in `check --online`. Raises LoginMissing if there is no login,
-    or if Azure refuses it. If Azure cannot be reached to check a service principal, the
-    SDK's own error is raised.
+    A service principal in the environment variables comes first. Without a service principal,
+    logins are tried in the same order as in `check --online`. Raises LoginMissing if there is
+    no login, or if Azure refuses it. If Azure cannot be reached to check a service principal,
+    the SDK's own error is raised.
     """
     cloud = config.cloud
-    principal = [os.environ.get(name) for name in PRINCIPAL_VARIABLES]
-    has_principal = all(principal)
+    principal_values = [os.environ.get(name) for name in PRINCIPAL_VARIABLES]
+    has_principal = all(principal_values)
     try:
         if has_principal:
-            auth = authentication.ServicePrincipalAuthentication(*principal, cloud)
+            auth = authentication.ServicePrincipalAuthentication(
+                *principal_values, cloud
+            )
         else:
             auth = authentication.TokenAuthentication(_make_token_source(cloud), cloud)
         auth.get_authentication_header()
@@ -581,21 +584,26 @@ def _log_in(config: WorkspaceConfig) -> authentication.AbstractAuthentication:
         # messages of Azure's refusals contain a code such as AADSTS7000215.
         is_refusal = "AADSTS" in str(error) or bool(request_guard.quote_login_refusal())
         if has_principal and not is_refusal:
-            # The principal may be right, but Azure could not be reached.
+            # Azure has not refused the service principal, but could not be reached. The error
+            # of the connection explains this better than LoginMissing, which asks the user to
+            # log in. Without a service principal, any error means that no login works.
             raise
         raise LoginMissing(error, config) from error
     return auth
 
 
 def _make_token_source(cloud: str) -> Callable[[str], str]:
-    """Return a function from which the SDK gets a token for an audience.
+    """Return a function from which the SDK gets its tokens.
 
-    An audience is the address of a service, such as https://management.azure.com. The
-    function caches its tokens. It cannot be an object with a method, because the SDK copies
-    it: the copy of an object would have a cache of its own.
+    The argument of the function is an audience: the address of the service that the token is
+    for, such as https://management.azure.com. The function caches the tokens.
+
+    The result is a function and not an object with a method, because the SDK makes deep
+    copies of what it gets. A copied object would have its own, empty cache, whereas the copy
+    of a function shares the cache of the original.
     """
     credential = login.credential(CLOUDS[cloud].login)
-    # The SDK needs a token for each request, and `az` takes a second to return one.
+    # The SDK needs a token for each request, and `az` takes a second to return a token.
     token_by_audience: dict[str, Any] = {}
 
     def get_token(audience: str) -> str:
@@ -609,7 +617,7 @@ def _make_token_source(cloud: str) -> Callable[[str], str]:
     return get_token
 
 
-def _identity_options(compute: Compute) -> dict[str, Any]:
+def _make_identity_options(compute: Compute) -> dict[str, Any]:
     """Return the SDK's options for the identity of a new cluster."""
     if compute.identity is None:
         return {}
@@ -618,31 +626,36 @@ def _identity_options(compute: Compute) -> dict[str, Any]:
     return {"identity_type": "UserAssigned", "identity_id": [compute.identity]}
 
 
-def _network_options(compute: Compute) -> dict[str, Any]:
-    """Return the SDK's options for the subnet of a new cluster and its nodes' public IPs."""
+def _make_network_options(compute: Compute) -> dict[str, Any]:
+    """Return the SDK's options for the network of a new cluster.
+
+    They set the subnet of its nodes, and whether each node gets a public IP address.
+    """
     options: dict[str, Any] = {"enable_node_public_ip": compute.public_ip}
     if compute.subnet is None:
         return options
-    # /subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.Network/virtualNetworks/
-    # NETWORK/subnets/NAME has an empty part before its first slash.
-    _, _, _, _, resource_group, _, _, _, network, _, subnet = compute.subnet.split("/")
-    options["vnet_resourcegroup_name"] = resource_group
-    options["vnet_name"] = network
-    options["subnet_name"] = subnet
+    # A subnet is a path of keys and values, such as /subscriptions/ID/resourceGroups/GROUP/….
+    # Azure does not distinguish upper and lower case in the keys.
+    path_parts = compute.subnet.strip("/").split("/")
+    keys = [key.lower() for key in path_parts[0::2]]
+    value_by_key = dict(zip(keys, path_parts[1::2], strict=True))
+    options["vnet_resourcegroup_name"] = value_by_key["resourcegroups"]
+    options["vnet_name"] = value_by_key["virtualnetworks"]
+    options["subnet_name"] = value_by_key["subnets"]
     return options
 
 
-def _read_past_run(run: Any) -> PastRun:
-    """Describe a run of a pipeline, as an object of the SDK."""
-    details = run.get_details()
-    # A run that waits for a node has not started yet. It counts as started now.
+def _read_past_run(sdk_run: Any) -> PastRun:
+    """Return a PastRun that describes a pipeline run of the SDK."""
+    details = sdk_run.get_details()
+    # A queued run has no start time yet, so the current time is used.
     start_time = details.get("startTimeUtc")
     started = read_time(start_time) if start_time else datetime.now(timezone.utc)
     return PastRun(
-        id=run.id,
+        id=sdk_run.id,
         state=str(details["status"]).lower(),
         started=started,
-        url=run.get_portal_url(),
+        url=sdk_run.get_portal_url(),
     )
 
 

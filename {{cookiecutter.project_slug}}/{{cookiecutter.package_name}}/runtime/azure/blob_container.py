@@ -23,15 +23,15 @@ class _UploadInterrupted(Exception):
 
 
 def open_container(
-    account_name: str, endpoint: str, container: str, credential: Any
+    account_name: str, host_suffix: str, container: str, credential: Any
 ) -> ContainerClient:
     """Return a client of a container in a storage account.
 
     `credential` is a key or a SAS token of the account, or a credential of azure-identity.
-    `endpoint` is the end of the account's host, such as core.windows.net.
+    `host_suffix` is the last part of the account's host, such as core.windows.net.
     """
     return ContainerClient(
-        f"https://{account_name}.blob.{endpoint}",
+        f"https://{account_name}.blob.{host_suffix}",
         container,
         credential=credential,
         max_block_size=BLOCK_BYTES,
@@ -44,12 +44,14 @@ def upload_files(
     files: Mapping[str, Path],
     report_bytes: Callable[[str, int], None],
 ) -> None:
-    """Upload files to their paths in the container.
+    """Upload files to a container, several at a time.
 
-    `report_bytes` is called with a path and the number of bytes of its file that have been
-    sent. After an error, no further upload is started, and the error is raised once the
-    running uploads have ended. Ctrl-C ends them after their current blocks. Completed
-    uploads are kept.
+    `files` maps the path in the container to the local file. `report_bytes` is called with
+    such a path and the number of bytes of its file that have been sent so far.
+
+    After an error, no further upload is started, and the error is raised once the running
+    uploads have ended. After Ctrl-C, each running upload ends with its current block.
+    Completed uploads are kept in both cases.
     """
     is_interrupted = threading.Event()
 
@@ -68,7 +70,8 @@ def upload_files(
             for upload in as_completed(uploads):
                 upload.result()
         except BaseException as error:
-            # Ctrl-C, and a signal that ends the process, are no subclasses of Exception.
+            # KeyboardInterrupt (Ctrl-C) and SystemExit (a signal that ends the process) are
+            # no subclasses of Exception. They end the running uploads too.
             if not isinstance(error, Exception):
                 is_interrupted.set()
             # No further upload is started. The `with` block waits for the running ones.
@@ -95,5 +98,5 @@ def _upload_file(
 def _report_sent(
     report_bytes: Callable[[str, int], None], path: str, sent: int, _: int | None
 ) -> None:
-    """Adapt `report_bytes` to the SDK's hook, which also gets the size of the file."""
+    """Call `report_bytes` without the size of the file, which the SDK adds to its calls."""
     report_bytes(path, sent)

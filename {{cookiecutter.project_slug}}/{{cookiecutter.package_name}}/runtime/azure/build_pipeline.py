@@ -19,15 +19,15 @@ def build_pipeline(
 ) -> Any:
     """Upload the data of a pipeline, and return the SDK's pipeline that reads it.
 
-    `data` has the folder of each data parameter. Raises AzureError if a compute in the
-    settings does not exist in the workspace.
+    `data` maps each data parameter to the folder that the pipeline reads for it. Raises
+    AzureError if a compute in the settings does not exist in the workspace.
     """
     _require_computes(session)
     upload_data(session, data.values())
 
     folders = {parameter: folder.path for parameter, folder in data.items()}
-    # A folder without local files was named by the user. Its files on the datastore may
-    # change from run to run.
+    # A folder without local files is one that the user has named on the datastore. Its files
+    # may change from run to run.
     changing_inputs = [
         parameter for parameter, folder in data.items() if not folder.files
     ]

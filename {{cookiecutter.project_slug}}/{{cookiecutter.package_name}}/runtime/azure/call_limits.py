@@ -49,7 +49,9 @@ def call_with_limit(
         try:
             return future.result(POLL_SECONDS)
         except TimeoutError:
-            if future.done():  # The function itself has raised the error.
+            # `future.result` raises TimeoutError if the call is still running. After the call
+            # has ended, it can only be an error that the function itself has raised.
+            if future.done():
                 raise
         _raise_if_too_long(task, started_at)
 
@@ -58,7 +60,7 @@ def _raise_if_too_long(task: str, started_at: float) -> None:
     """Raise CallTooLong if a call has reached one of its limits.
 
     `task` is what the call does, such as "to publish the pipeline". `started_at` is the time
-    of the monotonic clock at which it began.
+    of the monotonic clock at which the call began.
     """
     now = time.monotonic()
     last_response_time = max(started_at, request_guard.last_response_time())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from .check_results import ML, NOT_CHECKED, OK, UNUSUAL, WRONG, CheckResult, Facts
 from .resource_manager import ResourceManager
 
-# The types by which Azure tells quotas apart.
+# The types of quotas in Azure's list: for all VM sizes together, and for one family of them.
 TOTAL_QUOTA = f"{ML}/totalDedicatedCores/usages"
 FAMILY_QUOTA = f"{ML}/vmFamily/dedicatedCores/usages"
 
@@ -18,9 +18,11 @@ FAMILY_QUOTA = f"{ML}/vmFamily/dedicatedCores/usages"
 class Quota:
     """A quota of vCPUs, for all VM sizes together or for one family of them."""
 
-    #: The name in Azure's words, such as "Standard DDSv4 Family Cluster Dedicated vCPUs".
+    #: The name that Azure shows, such as "Standard DDSv4 Family Cluster Dedicated vCPUs".
     name: str
+    #: The number of vCPUs that it allows. A negative number means that there is no limit.
     limit: int
+    #: The number of vCPUs that are in use now, perhaps by nodes of this same cluster.
     in_use: int
     is_total: bool
 
@@ -59,10 +61,11 @@ def check_vm_size(azure: ResourceManager, facts: Facts) -> CheckResult:
 
 
 def check_quota(azure: ResourceManager, facts: Facts) -> CheckResult:
-    """Check that the quota is large enough for all nodes of the cluster.
+    """Check that the quotas are large enough for all nodes of the cluster.
 
-    The clusters that were checked before count, too. The new fact is how many vCPUs all of
-    them need.
+    The clusters that were checked earlier share the quotas, so they count too. If the quotas
+    are large enough for this cluster alone, the new fact `cores_by_family` also contains the
+    vCPUs that this cluster needs.
     """
     quotas = list(_list_quotas(azure, facts))
     if not quotas:
@@ -70,11 +73,12 @@ def check_quota(azure: ResourceManager, facts: Facts) -> CheckResult:
 
     needed_cores = facts.max_nodes * facts.cores_per_node
     need = f"{facts.max_nodes} nodes need {needed_cores} vCPUs"
-    # A negative limit means that there is none.
     limited_quotas = [quota for quota in quotas if quota.limit >= 0]
     if not limited_quotas:
+        # Then it does not matter what the clusters need together, so no fact is new.
         return CheckResult(OK, f"{need}, without a limit")
 
+    # The vCPUs in use are shown, but not subtracted: they may be those of this cluster.
     smallest = min(limited_quotas, key=lambda quota: quota.limit)
     text = (
         f"{need}, of {smallest.limit} allowed, {smallest.in_use} in use "
@@ -83,13 +87,19 @@ def check_quota(azure: ResourceManager, facts: Facts) -> CheckResult:
     if needed_cores > smallest.limit:
         return _explain_small_quota(text, smallest.limit, facts.cores_per_node)
 
-    result = _compare_with_all_clusters(limited_quotas, needed_cores, facts)
+    result = _compare_with_earlier_clusters(limited_quotas, needed_cores, facts)
     if result is None:
         result = CheckResult(OK, text)
-    # The clusters that are checked later share the quota with this one.
-    cores_of_family = facts.cores_by_family.get(facts.vm_family, 0) + needed_cores
-    cores_by_family = {**facts.cores_by_family, facts.vm_family: cores_of_family}
+    cores_by_family = _add_to_family(facts, needed_cores)
     return replace(result, new_facts={"cores_by_family": cores_by_family})
+
+
+def _add_to_family(facts: Facts, needed_cores: int) -> dict[str, int]:
+    """Return `facts.cores_by_family` with the vCPUs of one more cluster."""
+    cores_by_family = dict(facts.cores_by_family)
+    cores_of_family = cores_by_family.get(facts.vm_family, 0)
+    cores_by_family[facts.vm_family] = cores_of_family + needed_cores
+    return cores_by_family
 
 
 def _explain_small_quota(text: str, limit: int, cores_per_node: int) -> CheckResult:
@@ -121,27 +131,29 @@ def _explain_small_quota(text: str, limit: int, cores_per_node: int) -> CheckRes
     )
 
 
-def _compare_with_all_clusters(
+def _compare_with_earlier_clusters(
     quotas: list[Quota], needed_cores: int, facts: Facts
 ) -> CheckResult | None:
-    """Compare quotas with what this cluster and the clusters checked before it need.
+    """Check that this cluster and those checked earlier may run at the same time.
 
     `needed_cores` are the vCPUs of this cluster with all its nodes. Returns None if every
-    quota is large enough for all these clusters at the same time.
+    quota is large enough for all these clusters together.
     """
     for quota in quotas:
         if quota.is_total:
-            cores_of_earlier_clusters = sum(facts.cores_by_family.values())
+            earlier_cores = sum(facts.cores_by_family.values())
         else:
-            cores_of_earlier_clusters = facts.cores_by_family.get(facts.vm_family, 0)
-        if cores_of_earlier_clusters == 0:
+            earlier_cores = facts.cores_by_family.get(facts.vm_family, 0)
+        if earlier_cores == 0:
+            # No earlier cluster uses this quota, and the caller has compared the quota with
+            # this cluster alone.
             continue
-        if needed_cores + cores_of_earlier_clusters > quota.limit:
+        if needed_cores + earlier_cores > quota.limit:
             return CheckResult(
                 UNUSUAL,
                 f"{facts.max_nodes} nodes need {needed_cores} vCPUs, and the clusters "
-                f"above need {cores_of_earlier_clusters} more, but {quota.limit} are "
-                f"allowed ({quota.name})",
+                f"above need {earlier_cores} more, but {quota.limit} are allowed "
+                f"({quota.name})",
                 "if the clusters are to run at the same time, write fewer nodes, or ask "
                 "for more quota in the Studio",
                 setting="max_nodes",
@@ -150,7 +162,10 @@ def _compare_with_all_clusters(
 
 
 def _list_quotas(azure: ResourceManager, facts: Facts) -> Iterator[Quota]:
-    """Yield the quotas of dedicated vCPUs: for all VM sizes, and for the family in use."""
+    """Yield the quotas of dedicated vCPUs that limit a cluster.
+
+    These are the quota for all VM sizes together, and the one for the cluster's family.
+    """
     for usage in azure.list_items(f"{facts.region_path}/usages"):
         is_total = usage["type"] == TOTAL_QUOTA
         is_of_family = (

@@ -21,7 +21,7 @@ NOT_CHECKED = "not checked"
 
 @dataclass(frozen=True)
 class AzureNames:
-    """The settings for Azure, or the answers to the template's questions about them.
+    """The settings for Azure and one cluster, or the answers to the template's questions.
 
     All values except the cloud may be empty. Checks that need an empty value are skipped.
     """
@@ -57,7 +57,7 @@ class AzureNames:
 
     @property
     def region_path(self) -> str:
-        """The path of what Azure ML offers in the region to this subscription."""
+        """The path under which Azure's REST API lists what Azure ML offers in the region."""
         return f"{self.subscription_path}/providers/{ML}/locations/{self.region}"
 
     def az(self, command: str) -> str:
@@ -65,7 +65,8 @@ class AzureNames:
 
         The name of a field in braces is replaced by its value, quoted for the shell:
         "group show --name {resource_group}" becomes
-        "az group show --name penguins --subscription 1234".
+        "az group show --name penguins --subscription 1234". An empty region or VM size
+        becomes a word in capitals, which the user must replace.
         """
         values = {name: shlex.quote(str(value)) for name, value in asdict(self).items()}
         values["region"] = self.region or "REGION"
@@ -74,7 +75,10 @@ class AzureNames:
         return f"az {arguments} --subscription {values['subscription_id']}"
 
     def az_in_workspace(self, command: str) -> str:
-        """Return a command as `az` does, with the options that name the workspace."""
+        """Return an `az` command with the options that name the workspace.
+
+        `command` may contain the names of fields in braces, which the method `az` fills in.
+        """
         options = "--resource-group {resource_group} --workspace-name {workspace_name}"
         return self.az(f"{command} {options}")
 
@@ -93,7 +97,7 @@ class CheckResult:
     new_facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Return the text and the fix as whole sentences."""
+        """Return the text and the fix as one message."""
         if self.text.endswith("."):
             return f"{self.text} {self.fix}"
         return f"{self.text}: {self.fix}."
@@ -112,11 +116,15 @@ class NamedResult:
 class CheckFailed(Exception):
     """A check has ended early, with a result.
 
-    If `stops_all`, all checks after it are skipped.
+    If `stops_all` is true, all checks after it are skipped. `message` is the same problem in
+    whole sentences, for a command that does not show a table of results. By default, it is
+    the text and the fix of the result.
     """
 
-    def __init__(self, result: CheckResult, stops_all: bool = False) -> None:
-        super().__init__(result.text)
+    def __init__(
+        self, result: CheckResult, stops_all: bool = False, message: str = ""
+    ) -> None:
+        super().__init__(message or str(result))
         self.result = result
         self.stops_all = stops_all
 
@@ -148,7 +156,7 @@ class Facts(AzureNames):
     vm_family: str = ""
     #: The vCPUs of one node. 0 until the VM size was checked.
     cores_per_node: int = 0
-    #: The vCPUs that the clusters checked so far need, by the family of their VM size.
+    #: How many vCPUs the clusters checked so far need, by the family of their VM size.
     cores_by_family: Mapping[str, int] = field(default_factory=dict)
 
     def with_cluster(self, names: AzureNames) -> Facts:

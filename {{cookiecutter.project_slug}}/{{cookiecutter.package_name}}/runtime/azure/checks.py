@@ -102,8 +102,8 @@ def main(
 def check_settings(*projects: Project[Any]) -> list[TableRow]:
     """Check the settings against their rules, and check whether the data exists.
 
-    `projects` has the same project once for each workspace. Results that are the same for
-    several workspaces, such as those for settings.yml, are returned only once.
+    `projects` are copies of one project, one for each of its workspaces. Results that are the
+    same for several workspaces, such as those for settings.yml, are returned only once.
     """
     problems = [problem for project in projects for problem in project.find_problems()]
     rows = [_make_problem_row(problem) for problem in problems]
@@ -113,7 +113,7 @@ def check_settings(*projects: Project[Any]) -> list[TableRow]:
             if file not in files_with_problems and (project.root / file).exists():
                 rows.append(TableRow(file, OK, "complete and valid"))
         rows += _check_data(project)
-    # A dict keeps each row once, in the order of the rows.
+    # A dict drops repeated rows, and keeps the order of the others.
     return list(dict.fromkeys(rows))
 
 
@@ -129,8 +129,11 @@ def _has_steps_in_settings(project: Project[Any]) -> bool:
 
 
 def check_steps(pipelines: Pipelines, *projects: Project[Any]) -> list[TableRow]:
-    """Return a row for each step in the settings that no pipeline has."""
-    # A dict keeps each problem once, in the order of the projects.
+    """Return a row for each step in the settings that no pipeline has.
+
+    `projects` are copies of one project, one for each of its workspaces.
+    """
+    # A dict drops repeated problems, and keeps the order of the others.
     problems = dict.fromkeys(
         problem
         for project in projects
@@ -143,9 +146,9 @@ def check_steps(pipelines: Pipelines, *projects: Project[Any]) -> list[TableRow]
 def _check_workspaces_on_azure(
     projects: list[Project[Any]],
 ) -> tuple[list[TableRow], bool]:
-    """Return the results of the checks on Azure, and whether each workspace was checked.
+    """Return the results of the checks on Azure, and whether all workspaces were checked.
 
-    `projects` has the same project once for each workspace.
+    `projects` are copies of one project, one for each of its workspaces.
     """
     all_rows = []
     is_complete = True
@@ -163,18 +166,19 @@ def _check_workspaces_on_azure(
 def check_azure(project: Project[Any]) -> list[TableRow]:
     """Compare the settings of one workspace with what is on Azure."""
     try:
-        names_by_cluster = read_azure_names(project)
+        names_of_clusters = read_azure_names(project)
     except SettingsError:
         text = "not checked: correct the settings first"
         return [TableRow("Azure", NOT_CHECKED, text)]
-    results = ask_azure(*names_by_cluster)
+    results = ask_azure(*names_of_clusters)
     return [_make_azure_row(result, project) for result in results]
 
 
 def _was_workspace_checked(project: Project[Any], rows: list[TableRow]) -> bool:
-    """Return whether the workspace was checked on Azure, or has no name yet.
+    """Return whether the workspace was checked on Azure, or cannot be checked yet.
 
-    `rows` are the results of the checks on Azure.
+    It cannot be checked before the user has filled in its name, resource group and
+    subscription. `rows` are the results of the checks on Azure.
     """
     empty_keys = {
         problem.key for problem in project.find_problems() if problem.kind == "empty"
@@ -197,9 +201,9 @@ def _make_problem_row(problem: Problem) -> TableRow:
 
 
 def _check_data(project: Project[Any]) -> list[TableRow]:
-    """Return a row on whether the data exists for each path of data in the settings.
+    """Return one row for each data path in the settings, which tells whether it exists.
 
-    Returns no rows if the settings cannot be read.
+    The list is empty if the settings cannot be read, which another row reports.
     """
     try:
         path_by_key = project.list_data_paths()
@@ -226,8 +230,9 @@ def _check_data(project: Project[Any]) -> list[TableRow]:
 def _make_row_name(file: str, key: str) -> str:
     """Return the name of a setting in the table.
 
-    It is the key, such as `compute.vm_size`. A key in a file for a further workspace follows
-    the file: `settings.prod.yml: compute.vm_size`.
+    The name is the key, such as `compute.vm_size`. In a file for a further workspace, the
+    name of the file comes first: `settings.prod.yml: compute.vm_size`. A problem without a
+    key concerns the whole file, and is named after the file.
     """
     if not key:
         return file
@@ -283,7 +288,7 @@ def _format_json(rows: list[TableRow]) -> str:
 
 
 def _merge_empty_settings(rows: list[TableRow]) -> list[TableRow]:
-    """Replace the rows of all empty settings for Azure by one, if no workspace is named.
+    """Merge the rows of all empty settings for Azure into one, if no workspace is named yet.
 
     A new project runs on this machine without these settings. A row for each of them would
     look like an error.
@@ -299,8 +304,8 @@ def _merge_empty_settings(rows: list[TableRow]) -> list[TableRow]:
         # The user has begun to fill in the workspace, so each empty setting is shown.
         return rows
 
-    needed_keys = [key for key in empty_keys if key != REGION]
-    fix = f"before you use `provision` or `submit`, fill in {', '.join(needed_keys)}"
+    keys_without_region = ", ".join(key for key in empty_keys if key != REGION)
+    fix = f"before you use `provision` or `submit`, fill in {keys_without_region}"
     if REGION in empty_keys:
         fix += f", and {REGION} for `provision --create-workspace`"
     merged = TableRow(
@@ -309,7 +314,8 @@ def _merge_empty_settings(rows: list[TableRow]) -> list[TableRow]:
         "no workspace is named yet; local runs need none",
         f"{fix}, as docs/azure.md shows",
     )
-    return [*(row for row in rows if row not in empty_rows), merged]
+    other_rows = [row for row in rows if row not in empty_rows]
+    return [*other_rows, merged]
 
 
 def _print_table(rows: list[TableRow]) -> None:
@@ -332,8 +338,9 @@ def _print_table(rows: list[TableRow]) -> None:
     # Fixes are printed below the table, whose columns would break a command into pieces.
     for row in rows:
         if row.fix:
-            place = ": ".join(part for part in (row.file, row.key) if part)
-            fix = make_harmless(f"{place or row.name}: {row.fix}")
+            # For example "settings.yml: compute.vm_size", or "login" without a setting.
+            setting = ": ".join(part for part in (row.file, row.key) if part)
+            fix = make_harmless(f"{setting or row.name}: {row.fix}")
             console.print(Text(f"\n{fix}"), soft_wrap=True)
     console.print(f"\n{_count_statuses(rows)}")
     if any(row.status == UNUSUAL for row in rows):

@@ -38,8 +38,9 @@ def guard_azure_calls(
 ) -> Iterator[Printer]:
     """Silence the SDK, limit its requests, and turn its errors into AzureError.
 
-    Yields a printer that still reaches the screen. The SDK's output and tracebacks go to a
-    log file in the project at `root`, or to the screen with `debug`.
+    This applies to the `with` block, which gets a printer that still reaches the screen. The
+    SDK's output and tracebacks go to a log file in the project at `root`, or to the screen
+    with `debug`.
     """
     printer = Printer()
     with keep_sdk_output(root, debug) as log_file, guard_requests():
@@ -53,10 +54,11 @@ def guard_azure_calls(
 
 
 def _is_for_user(error: Exception) -> bool:
-    """Return whether the message of an error was written for the user and says everything.
+    """Return whether an error can be shown to the user as it is.
 
-    An error that has another error as its cause does not say everything: the traceback of
-    the cause belongs in the log.
+    It must be an error of this project, whose message was written for the user. If it has
+    another error as its cause, it cannot be shown yet: the traceback of the cause must go to
+    the log first.
     """
     return isinstance(error, CommandError) and error.__cause__ is None
 

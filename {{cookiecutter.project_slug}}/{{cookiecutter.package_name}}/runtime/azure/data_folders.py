@@ -34,12 +34,14 @@ def choose_data_folders(
     data_settings: Mapping[str, str],
     named_folders: Mapping[str, str],
 ) -> dict[str, DataFolder]:
-    """Return the folder that each data parameter of a pipeline reads, by parameter.
+    """Return the folder on the datastore from which each data parameter reads, by parameter.
 
-    `data_settings` maps each data parameter to its setting: with "training", the parameter
-    reads the files at the path `data.training`. `named_folders` maps a parameter to a folder
-    of the datastore that the user has chosen instead. Raises AzureError if there are no
-    files at the path of a setting.
+    `data_settings` maps each data parameter of a pipeline to the name of a setting below
+    `data`. A parameter with the setting "training" reads the files at the path that
+    `data.training` contains. For a parameter in `named_folders`, the user has chosen a folder
+    of the datastore, which the parameter reads instead.
+
+    Raises AzureError if there are no files at the path in a setting.
     """
     folders = {}
     for parameter, setting in data_settings.items():
@@ -52,11 +54,12 @@ def choose_data_folders(
 
 
 def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
-    """Describe the folder on the datastore for the files that `data.SETTING` names.
+    """Describe the folder on the datastore for the local files of a setting below `data`.
 
-    The name of the folder contains a digest of the files, so changed files get a new folder.
-    If the folder kept its name, Azure ML would not notice that files have changed, and would
-    reuse the results of earlier runs. Raises AzureError if there are no files.
+    With the setting "training", these are the files at the path in `data.training`. The name
+    of the folder contains a digest of the files, so changed files get a new folder. If the
+    folder kept its name, Azure ML would not notice that files have changed, and would reuse
+    the results of earlier runs. Raises AzureError if there are no files.
     """
     files = list_data_files(project, setting)
     if not files:
@@ -78,9 +81,10 @@ def make_data_folder(project: Project[Any], setting: str) -> DataFolder:
 
 
 def list_data_files(project: Project[Any], setting: str) -> dict[str, Path]:
-    """Return the local files that `data.SETTING` names, sorted by their local paths.
+    """Return the local files at the path in the setting `data.SETTING`.
 
-    The keys are their paths below the path in the setting.
+    They are sorted by their local paths. The keys are their paths relative to the path in the
+    setting.
     """
     files = list_files(project.root / _get_path(project, setting))
     return dict(sorted(files.items(), key=itemgetter(1)))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-#: Errors may contain further errors. This many levels are read.
+#: Errors may contain further errors, which may contain further ones. At most this many
+#: levels are read, so that no response can exceed Python's limit of nested calls.
 MAX_DEPTH = 20
 #: Characters that may precede the content of a body: a byte order mark and white space.
 LEADING_CHARACTERS = "\ufeff \r\n"
@@ -25,7 +26,7 @@ class CodeAndMessage:
 def parse_errors(body: str) -> list[CodeAndMessage]:
     """Return all errors in the body of an error response, the outer ones first.
 
-    The list is empty if the body has no known format.
+    The list is empty if the body is neither JSON nor XML in one of Azure's formats.
     """
     return [*_parse_json_errors(body), *_parse_xml_errors(body)]
 
@@ -45,19 +46,20 @@ def _parse_json_errors(body: str) -> list[CodeAndMessage]:
 def _walk_errors(error: Any, depth: int = 0) -> Iterator[CodeAndMessage]:
     """Yield an error, and then the errors in its message and in its details.
 
-    `error` is an object such as {"code": "NotFound", "message": "…", "details": […]}, whose
-    details are further errors. Nothing is yielded for any other object.
+    `error` is parsed JSON such as {"code": "NotFound", "message": "…", "details": […]}. The
+    details are further errors of the same format. Nothing is yielded for JSON without a code.
+    `depth` is the number of errors that contain this one.
     """
     is_error = isinstance(error, dict) and isinstance(error.get("code"), str)
     if not is_error or depth > MAX_DEPTH:
         return
 
     message = error.get("message")
-    # If the resource manager passes on a response of another service, the message is the
-    # JSON of this response.
+    # If the resource manager passes on the response of another service, the message is the
+    # JSON of that response.
     nested = _load_json(message) if isinstance(message, str) else None
     if isinstance(nested, dict):
-        # The outer error has no message besides the inner response.
+        # The inner response is the whole message, so the outer error has none of its own.
         yield _make_error(error["code"], "")
         yield from _walk_errors(nested.get("error", nested), depth + 1)
     else:

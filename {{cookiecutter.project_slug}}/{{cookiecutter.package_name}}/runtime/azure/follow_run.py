@@ -33,9 +33,10 @@ LOGS_BY_USEFULNESS = (
 
 
 def follow_run(session: Session, run: RunInterface) -> bool:
-    """Report the states of a run's steps until the run ends. Return whether it succeeded.
+    """Report the states of a run's steps until the run ends.
 
-    If following the run fails or is interrupted, the run itself continues.
+    Returns whether the run has succeeded. If this function fails or is interrupted, the run
+    itself continues on Azure ML, and its address is printed.
     """
     try:
         final_state = _poll_until_end(session, run)
@@ -53,8 +54,8 @@ def follow_run(session: Session, run: RunInterface) -> bool:
 def _poll_until_end(session: Session, run: RunInterface) -> str:
     """Report changed states of steps until the run ends, and return its final state.
 
-    Raises the error of a poll if MAX_FAILED_POLLS in a row have failed, and CallTooLong if
-    one has taken too long.
+    A poll asks Azure for the state once. If MAX_FAILED_POLLS polls in a row have failed, the
+    error of the last one is raised. Raises CallTooLong if a poll has taken too long.
     """
     reported_states: dict[str, str] = {}
     failed_polls = 0
@@ -63,7 +64,7 @@ def _poll_until_end(session: Session, run: RunInterface) -> str:
         try:
             state = _poll_once(session, run, reported_states)
         except CallTooLong:
-            # This poll is not repeated, as it has waited long enough.
+            # A poll that has waited until its limit is not repeated.
             raise
         except Exception:
             failed_polls += 1
@@ -81,8 +82,8 @@ def _poll_once(
 ) -> str:
     """Report the steps whose state has changed, and return the state of the run.
 
-    `reported_states` has the last reported state of each step by the id of the step's run,
-    and is updated.
+    `reported_states` maps the id of each step's run to the state that was reported last. The
+    newly reported states are added to it.
     """
     # The state of the run is read first: if the run has ended by then, the states of the
     # steps that are read afterwards are final.
@@ -97,7 +98,8 @@ def _poll_once(
 def _show_failure(failure: Failure, printer: Printer) -> None:
     """Print why a step has failed, and the last LOG_END lines of its most useful log.
 
-    If the run as a whole has failed, print only the reason.
+    A failure without a step is that of the run as a whole, which has no logs. For this
+    failure, only the reason is printed.
     """
     reason = failure.reason or "Azure ML gives no reason."
     if not failure.step:
@@ -113,12 +115,13 @@ def _show_failure(failure: Failure, printer: Printer) -> None:
             printer(f"    {line}")
     printer(f"All logs of the step: {failure.url}")
     if failure.is_parallel:
-        # The other folders have the logs of the driver, which runs this script.
+        # The logs in the other folders are those of the driver, the program of Azure ML that
+        # runs the entry script of a parallel step.
         printer("The output and the errors of the entry script are in logs/user/.")
 
 
 def _choose_log(logs: list[str]) -> str:
-    """Return the most useful of the names of logs, or "" if there are none."""
+    """Return the name of the most useful log, or "" if there are no logs."""
     for part in LOGS_BY_USEFULNESS:
         for log in sorted(logs):
             if part in log:

@@ -31,7 +31,7 @@ def check_storage(azure: ResourceManager, facts: Facts) -> CheckResult:
     If it does not, the login and the clusters need an identity with roles on the account.
     """
     account_name = facts.storage_account.rpartition("/")[2]
-    # A login without a role on the account gets a 403 or a 404.
+    # Azure responds with 403 or 404 to a login that has no role on the account.
     account = azure.get(facts.storage_account, STORAGE_VERSION, none_if=(403, 404))
     if account is None:
         return CheckResult(
@@ -57,10 +57,10 @@ def check_storage(azure: ResourceManager, facts: Facts) -> CheckResult:
 
 
 def check_default_datastore(azure: ResourceManager, facts: Facts) -> CheckResult:
-    """Check that the workspace has a default datastore that can be reached.
+    """Check that the workspace has a default datastore that can be accessed.
 
-    A datastore is reached by a key, which its storage account must accept, or by the
-    identity of whoever reads it.
+    A datastore is accessed either with a key, which its storage account must accept, or with
+    the identity of the user or the cluster.
     """
     default_datastores = azure.list_items(
         f"{facts.workspace_path}/datastores", f"{ML_VERSION}&isDefault=true"
@@ -77,6 +77,7 @@ def check_default_datastore(azure: ResourceManager, facts: Facts) -> CheckResult
 
     name = datastore["name"]
     credentials = datastore["properties"].get("credentials") or {}
+    # A datastore without stored credentials is accessed with an identity.
     uses_identity = credentials.get("credentialsType", "None") == "None"
     if uses_identity:
         return CheckResult(
@@ -97,7 +98,7 @@ def check_default_datastore(azure: ResourceManager, facts: Facts) -> CheckResult
 def check_registry(azure: ResourceManager, facts: Facts) -> CheckResult:
     """Check whether nodes need a role to download images from the workspace's registry.
 
-    They need no role if the container registry has an admin account.
+    If the container registry has an admin account, nodes use its password and need no role.
     """
     if not facts.container_registry:
         return CheckResult(OK, "none yet: Azure ML creates one for the first image")
@@ -134,18 +135,32 @@ def check_cluster_identity(azure: ResourceManager, facts: Facts) -> CheckResult:
     if not is_needed and not is_in_settings:
         return NOT_NEEDED
 
+    identity = _describe_identity(facts.identity)
     if facts.cluster_principal:
-        # The last part of a user-assigned identity's resource id is its name.
-        identity_name = facts.identity.rpartition("/")[2] or "an identity"
-        return CheckResult(OK, f"{facts.compute_name} has {identity_name}")
+        return CheckResult(OK, f"{facts.compute_name} has {identity}")
 
-    missing = f"the identity {facts.identity}" if is_in_settings else "an identity"
+    # The method fills in the name of the compute.
     update_command = facts.az_in_workspace("ml compute update --name {compute_name}")
     return CheckResult(
         WRONG,
-        f"{facts.compute_name} does not have {missing}",
+        f"{facts.compute_name} does not have {identity}",
         f"{update_command} {_make_identity_options(facts.identity)}",
     )
+
+
+def _describe_identity(identity: str) -> str:
+    """Return how messages name an identity, such as "the identity my-identity".
+
+    `identity` is the setting `compute.identity`: "system", the resource id of a user-assigned
+    identity, or empty for any identity.
+    """
+    if not identity:
+        return "an identity"
+    if identity == "system":
+        return "the system-assigned identity"
+    # The last part of a user-assigned identity's resource id is its name.
+    name = identity.rpartition("/")[2]
+    return f"the identity {name}"
 
 
 def _make_identity_options(identity: str) -> str:
@@ -169,10 +184,10 @@ def check_login_roles(azure: ResourceManager, facts: Facts) -> CheckResult:
 
 
 def check_cluster_roles(azure: ResourceManager, facts: Facts) -> CheckResult:
-    """Check that the cluster has the roles for data and images without keys.
+    """Check that the cluster has the roles to access data and images by its identity.
 
-    Its nodes read and write data in the storage account, and download images from the
-    container registry.
+    Without keys, the nodes of the cluster need these roles to read and write data in the
+    storage account, and to download images from the container registry.
     """
     needed_roles = []
     if facts.needs_identity:
@@ -198,7 +213,8 @@ def _check_roles(
 ) -> CheckResult:
     """Check that the login or a cluster has all the roles in `needed_roles`.
 
-    `owner` is the name that messages use for it, and `principal_id` is its id on Azure.
+    `owner` is "the login" or the name of the cluster, for messages. `principal_id` is the id
+    of the login or of the cluster's identity on Azure.
     """
     missing_texts = []
     present_texts = []

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..rules import CLOUDS
 
-#: Seconds that a request may take. `az` is slow, and gets twice as many.
+#: Seconds that a request may take. `az` is slow, and may take twice as long.
 TIMEOUT = 10.0
 #: Seconds that azure-identity may take to connect to the login host.
 CONNECTION_TIMEOUT = 5
@@ -31,9 +31,22 @@ INSTALL_AZ = (
 
 #: Error codes of Microsoft Entra ID which mean that the user must log in again: the session
 #: or the refresh token is too old, the password has changed, or a second factor is needed.
-_EXPIRED_CODES = """
-50076 50078 50079 50089 50132 50133 50173 70008 70043 700081 700082 700084
-"""
+_EXPIRED_CODES = frozenset(
+    [
+        "50076",
+        "50078",
+        "50079",
+        "50089",
+        "50132",
+        "50133",
+        "50173",
+        "70008",
+        "70043",
+        "700081",
+        "700082",
+        "700084",
+    ]
+)
 #: Texts in the errors of requests, msal and azure-identity if the host for the login cannot
 #: be reached.
 _CONNECTION_ERRORS = re.compile(
@@ -71,9 +84,10 @@ def log_in_command(cloud: str, tenant: str = "") -> str:
 
 
 def get_token(cloud: str) -> str:
-    """Return a token for the resource manager of a cloud. Raises LoginError.
+    """Return a token for the resource manager of a cloud.
 
-    The token is from azure-identity if it is installed, otherwise from `az`.
+    The token is from azure-identity if this is installed, otherwise from `az`. Raises
+    LoginError if there is no token.
     """
     hosts = CLOUDS[cloud]
     scope = f"https://{hosts.resource_manager}/.default"
@@ -88,18 +102,21 @@ def get_token(cloud: str) -> str:
 
 
 def has_azure_identity() -> bool:
-    """Return whether azure-identity is installed.
+    """Return whether the package azure-identity is installed.
 
-    It is often missing where cookiecutter is installed.
+    It is often missing from the environment of cookiecutter, in which the template's hook
+    runs.
     """
+    # `find_spec("azure.identity")` raises an error without a package azure.
     return bool(find_spec("azure") and find_spec("azure.identity"))
 
 
 def credential(login_host: str) -> Any:
     """Return azure-identity's credential for the current login.
 
-    It tries the kinds of logins in turn, such as variables and `az`, and never prompts.
-    `login_host` is the host to log in at, such as login.microsoftonline.com.
+    The credential tries several kinds of logins in turn, such as environment variables and
+    `az`, and never asks the user for anything. `login_host` is the host to log in at, such as
+    login.microsoftonline.com.
     """
     from azure.identity import DefaultAzureCredential
 
@@ -124,9 +141,10 @@ def credential(login_host: str) -> Any:
 
 
 def _ask_az_for_token(scope: str) -> str:
-    """Return a token from the user's login to `az`. Raises LoginError.
+    """Return a token from the user's login to `az`.
 
     `scope` is the address of the service that the token is for, followed by `.default`.
+    Raises LoginError if `az` is missing or returns no token.
     """
     az = shutil.which("az")
     if az is None:
@@ -174,7 +192,8 @@ def explain_login(error: str, cloud: str, quotation: str = "") -> LoginProblem:
         return LoginProblem(
             message=f"`az` did not answer within {2 * TIMEOUT:.0f} s.",
             advice=(
-                f"Run `az account get-access-token` to see why. {_advise_variables()}"
+                "Run `az account get-access-token` to see why. "
+                f"{_advise_environment_variables()}"
             ),
         )
     return _explain_missing_login(cloud)
@@ -187,19 +206,22 @@ def _explain_refused_login(code: str, error: str, cloud: str) -> LoginProblem:
     """
     log_in = log_in_command(cloud)
     number = code.removeprefix("AADSTS")
-    if number in _EXPIRED_CODES.split():
+    if number in _EXPIRED_CODES:
         return LoginProblem(
             message=f"Your login has expired ({code}). Run `{log_in}`.",
-            advice=_advise_variables(),
+            # The environment variables describe a service principal, which does not have to
+            # log in again and again like a person.
+            advice=_advise_environment_variables(),
             is_refused=True,
         )
+    # The refused login is either that of `az` or that in the environment variables.
     page = f"https://{CLOUDS[cloud].login}/error?code={number}"
     return LoginProblem(
         message=(
             f"Azure refuses the login ({code}){_quote_reason(code, error)}. {page} "
             "explains why."
         ),
-        advice=f"Run `{log_in}`, or correct {VARIABLES}.",
+        advice=f"Run `{log_in}`, or correct the variables {VARIABLES}.",
         is_refused=True,
     )
 
@@ -210,19 +232,22 @@ def _explain_missing_login(cloud: str) -> LoginProblem:
     if shutil.which("az") is None:
         return LoginProblem(
             message="You are not logged in, and the Azure CLI (`az`) was not found.",
-            advice=f"To log in, {INSTALL_AZ}, and run `{log_in}`. {_advise_variables()}",
+            advice=(
+                f"To log in, {INSTALL_AZ}, and run `{log_in}`. "
+                f"{_advise_environment_variables()}"
+            ),
         )
     return LoginProblem(
         message=f"You are not logged in. Run `{log_in}`.",
         advice=(
-            f"{_advise_variables()} Commands that begin with `az ml` also need the "
-            "extension: `az extension add --name ml`."
+            f"{_advise_environment_variables()} Commands that begin with `az ml` also need "
+            "the extension: `az extension add --name ml`."
         ),
     )
 
 
-def _advise_variables() -> str:
-    """Return a sentence on how to log in by environment variables."""
+def _advise_environment_variables() -> str:
+    """Return a sentence on how to log in by environment variables instead of `az`."""
     if has_azure_identity():
         return f"You can also set {VARIABLES}."
     return f"You can also install azure-identity and set {VARIABLES}."

@@ -52,8 +52,9 @@ LIMIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one subject on Azure."""
+    """A check of `check --online`, and when it runs."""
 
+    #: The name in the table of results, such as "quota".
     name: str
     run: Callable[[ResourceManager, Facts], CheckResult]
     #: The fields of Facts that the check needs. If one is empty, the check is skipped.
@@ -123,19 +124,19 @@ REASON_BY_NEED = {
 }
 
 
-def ask_azure(names: AzureNames, *further_clusters: AzureNames) -> list[NamedResult]:
+def ask_azure(*names_of_clusters: AzureNames) -> list[NamedResult]:
     """Run all checks, and return their results, with a line on what was not checked.
 
-    `further_clusters` are the names for further clusters. They differ from `names` only in
-    what belongs to the cluster.
+    `names_of_clusters` are the settings for Azure, once for each cluster. They differ only in
+    the fields that describe the cluster. There is at least one.
     """
     results: list[NamedResult] = []
-    names_by_cluster = [names, *further_clusters]
 
     def collect_results() -> None:
         """Add the result of each check as soon as the check has ended."""
-        # `extend` could hold results back until all checks have ended.
-        for result in _run_checks(names_by_cluster):
+        # The results are appended one by one, so that those of the completed checks are kept
+        # if a later check hangs. `extend` does not promise this.
+        for result in _run_checks(names_of_clusters):
             results.append(result)  # noqa: PERF402
 
     # The time-out of a request does not cover the DNS look-up, which can hang. So the checks
@@ -155,47 +156,47 @@ def ask_azure(names: AzureNames, *further_clusters: AzureNames) -> list[NamedRes
     return [*results, NamedResult("Azure", timeout)]
 
 
-def _run_checks(names_by_cluster: Sequence[AzureNames]) -> Iterator[NamedResult]:
+def _run_checks(names_of_clusters: Sequence[AzureNames]) -> Iterator[NamedResult]:
     """Log in, run all checks in turn, and yield the result of each.
 
     Every check runs for the first cluster. For each further cluster, only the checks that
     concern the cluster are repeated.
     """
-    names = names_by_cluster[0]
+    first_names, *further_names = names_of_clusters
     deadline = time.monotonic() + LIMIT_SECONDS
     try:
-        token = login.get_token(names.cloud)
+        token = login.get_token(first_names.cloud)
     except login.LoginError as error:
-        yield NamedResult("login", _explain_missing_login(str(error), names.cloud))
-        check_names = [check.name for check in CHECKS]
-        yield _report_skipped("there is no login", check_names)
+        cause = _explain_missing_login(str(error), first_names.cloud)
+        yield NamedResult("login", cause)
+        yield _report_skipped("there is no login", [check.name for check in CHECKS])
         return
 
+    facts = _start_facts(first_names, token)
+    tenant = f" to the tenant {facts.tenant_id}" if facts.tenant_id else ""
+    yield NamedResult("login", CheckResult(OK, f"you are logged in{tenant}"))
+
+    runner = _CheckRunner(ResourceManager(first_names, token, deadline), facts)
+    yield from runner.run_all(CHECKS)
+
+    cluster_checks = [check for check in CHECKS if check.is_of_cluster]
+    for cluster_names in further_names:
+        runner.switch_to_cluster(cluster_names)
+        prefix = f"{cluster_names.compute_key}: "
+        yield from runner.run_all(cluster_checks, prefix)
+
+    for reason, check_names in runner.skipped_by_reason.items():
+        yield _report_skipped(reason, check_names)
+
+
+def _start_facts(names: AzureNames, token: str) -> Facts:
+    """Return what is known before the first check: the settings, and who is logged in."""
     claims = read_claims(token)
-    facts = Facts(
+    return Facts(
         **asdict(names),
         tenant_id=str(claims.get("tid", "")),
         login_id=str(claims.get("oid", "")),
     )
-    tenant = f" to the tenant {facts.tenant_id}" if facts.tenant_id else ""
-    yield NamedResult("login", CheckResult(OK, f"you are logged in{tenant}"))
-
-    runner = _CheckRunner(ResourceManager(names, token, deadline), facts)
-    for check in CHECKS:
-        result = runner.run(check, check.name)
-        if result is not None:
-            yield result
-
-    cluster_checks = [check for check in CHECKS if check.is_of_cluster]
-    for cluster in names_by_cluster[1:]:
-        runner.facts = runner.facts.with_cluster(cluster)
-        for check in cluster_checks:
-            result = runner.run(check, f"{cluster.compute_key}: {check.name}")
-            if result is not None:
-                yield result
-
-    for reason, check_names in runner.skipped_by_reason.items():
-        yield _report_skipped(reason, check_names)
 
 
 @dataclass
@@ -208,6 +209,23 @@ class _CheckRunner:
     skipped_by_reason: dict[str, list[str]] = field(default_factory=dict)
     #: Why all further checks are skipped. Empty if they are not.
     stop_reason: str = ""
+
+    def switch_to_cluster(self, names: AzureNames) -> None:
+        """Let the next checks concern another cluster, which `names` describes."""
+        self.facts = self.facts.with_cluster(names)
+
+    def run_all(
+        self, checks: Sequence[Check], prefix: str = ""
+    ) -> Iterator[NamedResult]:
+        """Run checks in turn, and yield the results of those that are not skipped.
+
+        The name of each result is that of its check after the prefix, such as
+        "computes.gpu: quota".
+        """
+        for check in checks:
+            result = self.run(check, f"{prefix}{check.name}")
+            if result is not None:
+                yield result
 
     def run(self, check: Check, name: str) -> NamedResult | None:
         """Run a check, and return its result under a name.
@@ -232,7 +250,7 @@ class _CheckRunner:
             )
 
         self.facts = replace(self.facts, **result.new_facts)
-        # The text may quote Azure.
+        # The text may quote Azure, and so may contain characters that control a terminal.
         harmless_result = replace(
             result, text=make_harmless(result.text), fix=make_harmless(result.fix)
         )

@@ -28,11 +28,11 @@ def provision(
     create_workspace: bool = False,
     debug: bool = False,
 ) -> None:
-    """Create what the pipelines need on Azure. What exists already is not changed.
+    """Create what the pipelines need on Azure, and upload their data.
 
-    The workspace is created only with `create_workspace`. Data that is not on this machine
-    is reported, but is not an error, because a build server may have only the sample data,
-    which is in git.
+    Resources that exist already are not changed. The workspace is created only with
+    `create_workspace`. Data that is not on this machine is reported, but is not an error,
+    because a build server may have only the sample data, which is in git.
     """
     needs = [*NEEDED, "compute.name", "compute.vm_size"]
     if create_workspace:
@@ -59,13 +59,14 @@ def provision(
 def _check_subnets(project: Project[Any], config: WorkspaceConfig) -> None:
     """Raise AzureError if a subnet is not in the subscription of the workspace.
 
-    Azure ML requires this. azureml-sdk does not send the subscription of a subnet, so Azure
-    would look for the subnet in the wrong subscription.
+    Azure ML requires a subnet in the workspace's own subscription. azureml-sdk does not send
+    the subscription of the subnet, so Azure would look for the subnet in the wrong place.
     """
     for section, compute in project.settings().all_computes().items():
         if compute.subnet is None:
             continue
-        # A subnet is a path such as /subscriptions/ID/resourceGroups/….
+        # A subnet is a path such as /subscriptions/ID/resourceGroups/…, which begins with an
+        # empty part before its first slash.
         subscription_id = compute.subnet.split("/")[2]
         if subscription_id.lower() != config.subscription_id.lower():
             key = f"{section}.subnet"
@@ -92,7 +93,8 @@ def _provide_workspace(
     except WorkspaceMissing:
         if not create_workspace:
             raise
-        # It is created below, so that an error then does not seem to follow from this one.
+        # The workspace is created below and not in this block: Python would report an error
+        # of the creation as a consequence of WorkspaceMissing.
 
     # A cluster with an identity reaches the datastores of the workspace by this identity.
     computes = settings.all_computes().values()
@@ -106,8 +108,8 @@ def _provide_workspace(
 def _provide_cluster(session: Session, setting: Compute) -> None:
     """Create the cluster that the settings describe, unless it exists, and report it.
 
-    A cluster of the same name is not changed. If it differs from the settings, this is
-    reported.
+    An existing cluster is not changed. If its VM size or its number of nodes differs from the
+    settings, the difference is reported.
     """
     workspace = session.workspace
     cluster = call_with_limit(
@@ -150,11 +152,11 @@ def _provide_image_builder(session: Session) -> None:
 
 
 def _provide_roles(session: Session) -> bool:
-    """Assign the roles for data and images without keys, and return whether any is new.
+    """Give the user and the clusters the roles to access data and images without keys.
 
-    For a role that the user may not assign, print the command for an owner. Without the
-    setting `compute.identity`, keys are used and no role is needed. Raises AzureError on any
-    other error of Azure.
+    Returns whether a role has been assigned just now. For a role that the user may not
+    assign, the command for an owner is printed. A cluster without the setting `identity`
+    uses keys, and needs no role. Raises AzureError on any other error of Azure.
     """
     clusters = [
         cluster for cluster in read_azure_names(session.project) if cluster.identity
@@ -164,7 +166,7 @@ def _provide_roles(session: Session) -> bool:
     try:
         statuses = call_with_limit("to assign roles", provide_roles, clusters)
     except CheckFailed as failed:
-        raise AzureError(f"{failed.result.text} {failed.result.fix}") from failed
+        raise AzureError(str(failed)) from failed
 
     for status in statuses:
         text = f"role {status.role.name} on {status.resource_name} for {status.owner}"

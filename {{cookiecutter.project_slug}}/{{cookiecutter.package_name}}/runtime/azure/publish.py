@@ -30,10 +30,10 @@ def publish(
 ) -> None:
     """Publish the pipeline `name` under an endpoint, with the schedule of the settings.
 
-    The published pipeline reads the project's data in its present state. `folders` maps data
-    parameters to folders of the default datastore, which they read instead of the project's
-    data. Each run reads the files that are in such a folder at that time. A dry run only
-    reports what would change.
+    By default, the runs of the published pipeline read a copy of the project's data as it is
+    now. For a data parameter in `folders`, each run reads the named folder of the default
+    datastore instead, with the files that are in the folder when the run starts. A dry run
+    only reports what would change.
     """
     config = project.workspace_config([*NEEDED, "compute.name"])
     pipeline = pipelines[name]
@@ -140,9 +140,9 @@ def _report_schedule_changes(session: Session, changes: list[ScheduleChange]) ->
 def _get_schedule(
     project: Project[Any], settings: ProjectSettings, name: str
 ) -> Schedule | None:
-    """Return the schedule of a pipeline in the settings, or None.
+    """Return the schedule of a pipeline in the settings, or None if there is none.
 
-    Raises AzureError if the schedule has an unknown time zone.
+    Raises AzureError if Azure does not know the time zone of the schedule.
     """
     schedule = settings.schedules.get(name)
     if schedule is None or schedule.time_zone in TIME_ZONES:
@@ -150,6 +150,7 @@ def _get_schedule(
 
     key = f"schedules.{name}.time_zone"
     similar = difflib.get_close_matches(schedule.time_zone, TIME_ZONES)
+    # If no known time zone has a similar name, UTC is an example of a valid one.
     suggestion = " or ".join(similar) or "UTC"
     raise AzureError(
         f"{project.file_of(key)}: {key} is {schedule.time_zone}, which is not a "

@@ -17,7 +17,7 @@ from .login import log_in_command
 
 #: At most this many characters of Azure's own sentence are shown.
 LONGEST_SENTENCE = 300
-#: Seconds to wait if a response does not say how long.
+#: Seconds to wait before a request is repeated, if the response names no time.
 DEFAULT_WAIT = 5
 
 Headers = Mapping[str, str]
@@ -38,7 +38,10 @@ class WorkspaceNames(Protocol):
 
 @dataclass(frozen=True)
 class ServiceError:
-    """An error response of a service of Azure. Whatever it does not contain is empty."""
+    """An error response of a service of Azure.
+
+    A field is empty if the response does not contain its value.
+    """
 
     #: The HTTP status.
     status: int
@@ -54,7 +57,7 @@ class ServiceError:
     policy: str = ""
     #: The tenant that the user must log in to.
     tenant_id: str = ""
-    #: The seconds that the service asks to wait. 0 if it does not say how long.
+    #: The seconds that the service asks to wait. 0 if it names no time.
     wait_seconds: int = 0
 
 
@@ -94,7 +97,8 @@ class Refusal:
         return re.search(self.pattern, error.message, re.IGNORECASE) is not None
 
 
-#: The refusals that need advice of their own. The first that matches an error is used.
+#: The refusals for which there is better advice than for their HTTP status. The first
+#: refusal that matches an error is used.
 REFUSALS = [
     Refusal(
         pattern="private link configuration|private endpoint|public network access",
@@ -118,8 +122,8 @@ REFUSALS = [
         cause="The {storage} accepts no keys.",
         advice=(
             "Let the workspace reach its datastores by identity: `az ml workspace update "
-            "{in_workspace} --system-datastores-auth-mode identity`. You and the cluster "
-            "then need roles on the storage account, which docs/azure.md lists."
+            "{workspace_options} --system-datastores-auth-mode identity`. You and the "
+            "cluster then need roles on the storage account, which docs/azure.md lists."
         ),
     ),
     Refusal(
@@ -134,9 +138,9 @@ REFUSALS = [
         codes=("AuthorizationPermissionMismatch",),
         cause="The login has no role for the data of the {storage}.",
         advice=(
-            "Ask the owner for it: `az role assignment create --assignee YOU --role "
-            '"Storage Blob Data Contributor" --scope $(az storage account show --name '
-            "{account} --query id --output tsv)`. A new role takes effect after some "
+            "Ask the owner for the role: `az role assignment create --assignee PRINCIPAL_ID "
+            '--role "Storage Blob Data Contributor" --scope $(az storage account show --name '
+            "{account} --query id --output tsv)`. A new role takes effect after a few "
             "minutes."
         ),
     ),
@@ -145,7 +149,7 @@ REFUSALS = [
         cause="The {storage} does not accept the key or the SAS token.",
         advice=(
             "Check the clock of this machine. If the keys were renewed, run `az ml "
-            "workspace sync-keys {in_workspace}`."
+            "workspace sync-keys {workspace_options}`."
         ),
     ),
     Refusal(
@@ -154,8 +158,8 @@ REFUSALS = [
         cause="The login has no permission to do this.",
         advice=(
             "Ask the owner for the role {role}: `az role assignment create --assignee "
-            '{principal} --role "{role}" --scope {scope}`. A new role takes effect after '
-            "some minutes."
+            '{principal} --role "{role}" --scope {scope}`. A new role takes effect after a '
+            "few minutes."
         ),
     ),
     Refusal(
@@ -163,9 +167,9 @@ REFUSALS = [
         pattern="was disallowed by policy",
         cause="A policy of your company forbids this{policy}.",
         advice=(
-            "Change what it forbids, such as workspace.region or compute.vm_size in "
-            "settings.yml, or ask for an exemption. `az policy assignment list` shows all "
-            "policies."
+            "Change the setting that the policy forbids, such as workspace.region or "
+            "compute.vm_size in settings.yml, or ask for an exemption. `az policy assignment "
+            "list` shows all policies."
         ),
     ),
     Refusal(
@@ -211,11 +215,12 @@ REFUSALS = [
     Refusal(
         codes=("ScopeLocked",),
         cause="A lock forbids the change.",
-        advice="Ask the owner to remove it. `az lock list` shows all locks.",
+        advice="Ask the owner to remove the lock. `az lock list` shows all locks.",
     ),
 ]
 
-#: Roles that include an action of the resource manager, by the start of the action's name.
+#: The role to ask for, by the start of the name of the action that it permits. The first
+#: start that fits is used, so the longer ones come first.
 ROLES = {
     "Microsoft.MachineLearningServices/workspaces/computes/": (
         "AzureML Compute Operator"
@@ -285,12 +290,17 @@ def _explain_status(error: ServiceError, names: WorkspaceNames) -> Explanation:
     if error.status == 409:
         return Explanation(
             "The request conflicts with the current state on Azure.",
-            "If something is still being changed there, run the command again in some "
-            "minutes. Otherwise, correct what Azure names.",
+            "If a change is still in progress there, run the command again in a few "
+            "minutes. Otherwise, correct what Azure's message points out.",
             quotation,
         )
-    # Storage accounts respond with the code ServerBusy and the status 503.
-    is_busy = error.status == 429 or error.code == "ServerBusy"
+    # A busy service responds with 429, or with 503 and the time to wait. A busy storage
+    # account responds with 503 and the code ServerBusy, often without a time.
+    is_busy = (
+        error.status == 429
+        or error.code == "ServerBusy"
+        or (error.status == 503 and error.wait_seconds > 0)
+    )
     if is_busy and error.wait_seconds:
         return Explanation(
             f"Azure is busy and asks you to wait {error.wait_seconds} s.",
@@ -300,7 +310,7 @@ def _explain_status(error: ServiceError, names: WorkspaceNames) -> Explanation:
     if is_busy:
         return Explanation(
             "Azure is busy.",
-            "Run the command again in some minutes: it continues where it stopped.",
+            "Run the command again in a few minutes: it continues where it stopped.",
             quotation,
         )
     if error.status >= 500:
@@ -308,12 +318,14 @@ def _explain_status(error: ServiceError, names: WorkspaceNames) -> Explanation:
             "Azure has an internal error.", "Run the command again later.", quotation
         )
     return Explanation(
-        "Azure refuses the request.", "Correct what Azure names.", quotation
+        "Azure refuses the request.",
+        "Correct what Azure's message points out.",
+        quotation,
     )
 
 
 def seconds_to_wait(headers: Headers) -> int:
-    """Return how many seconds a response asks to wait, or DEFAULT_WAIT if it does not say."""
+    """Return how many seconds a response asks to wait, by default DEFAULT_WAIT."""
     return _read_retry_after(headers) or DEFAULT_WAIT
 
 
@@ -329,10 +341,11 @@ def _read_retry_after(headers: Headers) -> int:
 def _list_placeholder_values(
     error: ServiceError, names: WorkspaceNames
 ) -> dict[str, str]:
-    """Return the values of the placeholders in REFUSALS.
+    """Return the values of the placeholders in REFUSALS, by the names of the placeholders.
 
-    A value that the error does not contain is a word in capitals for the user to replace,
-    such as ACCOUNT, or a description.
+    The error may not contain a value. In a command, a word in capitals then tells the user
+    what to insert (ACCOUNT, PRINCIPAL_ID), or a general value is used (the whole workspace
+    as the scope of a role). In a sentence, the value is left out or described.
     """
     workspace_path = (
         f"/subscriptions/{names.subscription_id}/resourceGroups/{names.resource_group}"
@@ -349,7 +362,7 @@ def _list_placeholder_values(
         "account": account or "ACCOUNT",
         "workspace": names.workspace_name,
         "subscription": names.subscription_id,
-        "in_workspace": (
+        "workspace_options": (
             f"--name {names.workspace_name} --resource-group {names.resource_group}"
         ),
         "workspace_address": (
@@ -358,25 +371,26 @@ def _list_placeholder_values(
         "log_in": log_in_command(names.cloud),
         "policy": f": {error.policy}" if error.policy else "",
         "role": _choose_role(action),
-        "principal": principal or "YOU",
+        "principal": principal or "PRINCIPAL_ID",
         "scope": scope or workspace_path,
     }
 
 
-def _find_quoted(words: str, message: str) -> str:
-    """Return the text in single quotes that follows some words in a message, or "".
+def _find_quoted(label: str, message: str) -> str:
+    """Return the text in single quotes that follows a label in a message, or "".
 
-    After the words "over scope" in "over scope '/a'", this is "/a".
+    With the label "over scope" and the message "No access over scope '/a'", this is "/a".
     """
-    quoted = re.search(rf"{words} '([^']+)'", message)
+    quoted = re.search(rf"{label} '([^']+)'", message)
     return quoted[1] if quoted else ""
 
 
 def _find_storage_account(host: str) -> str:
     """Return the storage account that a host belongs to, or an empty string.
 
-    An example is "data" for the host data.blob.core.windows.net. If another service passes
-    on an error of the storage account, its host does not contain the account.
+    For the host data.blob.core.windows.net, this is "data". The result is empty if another
+    service has passed on the error of a storage account, because the host is then that of the
+    other service.
     """
     account, _, domain = host.partition(".")
     is_storage = domain.startswith(("blob.", "dfs.", "file.", "queue.", "table."))
@@ -397,7 +411,7 @@ def _choose_role(action: str) -> str:
 def quote(error: ServiceError) -> str:
     """Return a sentence that quotes Azure: the host, the code and the message.
 
-    An example is: management.azure.com answered 403 AuthorizationFailed: "You may not".
+    For example: management.azure.com answered 403 AuthorizationFailed: "You may not".
     """
     host = error.host or "Azure"
     code = error.code
@@ -411,9 +425,11 @@ def quote(error: ServiceError) -> str:
 
 
 def _choose_most_specific(errors: list[CodeAndMessage]) -> CodeAndMessage:
-    """Return the error to show: one that REFUSALS explains, or else the innermost.
+    """Return the error to show to the user.
 
-    The outer errors come first in the list. Returns empty texts for an empty list.
+    It is the innermost of the errors that REFUSALS explains, or else the innermost of all.
+    The list has the outer errors first. For an empty list, the code and the message of the
+    result are empty.
     """
     for error in reversed(errors):
         candidate = ServiceError(
@@ -437,7 +453,8 @@ def shorten(message: str) -> str:
 
 def _find_policy(body: str) -> str:
     """Return the display name of the policy that an error response mentions, or ""."""
-    # A response can contain JSON within a JSON string, where quotes are escaped.
+    # JSON inside a JSON string has escaped quotes: \"name\". Without the backslashes, the
+    # patterns below also find names there.
     plain_body = body.replace("\\", "")
     # Azure writes the name in one of two places.
     for pattern in (

@@ -32,16 +32,16 @@ SILENCES_UNTIL_GIVEN_UP = 2.5
 #: The largest response, in bytes. Files that are downloaded are not limited.
 LARGEST_RESPONSE = 20_000_000
 CHUNK_BYTES = 1 << 16
-#: A request is sent at most this often if a storage account is too busy for it.
+#: A request is sent at most this many times if a storage account is too busy for it.
 STORAGE_ATTEMPTS = 4
 
 LOGIN_HOSTS = {cloud.login for cloud in CLOUDS.values()}
 
 
 class RequestFailed(Exception):
-    """A request is given up. The message is a sentence that gives the reason.
+    """The guard has given up a request. The message is a sentence that gives the reason.
 
-    `response` is the last error response to the request, if there was any response.
+    `response` is the last error response of the host, if there is one.
 
     This class does not derive from the errors of the package requests, because the SDKs
     would repeat the request after those.
@@ -59,9 +59,10 @@ class RequestGuard:
     """Sends requests within the limits, and keeps the latest error responses."""
 
     def __init__(self, send: Callable[..., Response]) -> None:
-        """Start with no request.
+        """Create a guard that has not seen any request yet.
 
-        `send` is the method `HTTPAdapter.send` of the package requests, without a guard.
+        `send` is the original method `HTTPAdapter.send` of the package requests, with which
+        the guard sends the requests.
         """
         self.send_unguarded = send
         #: The time of the monotonic clock at which the last request was answered by
@@ -69,16 +70,17 @@ class RequestGuard:
         self.last_response_time = time.monotonic()
         #: The last response that was an error. The SDKs may keep only a part of it.
         self.last_error: Response | None = None
-        #: The last error response of a login host. The login's package msal does not keep it.
+        #: The last error response of a login host. The login package, msal, does not keep it.
         self.last_login_error: Response | None = None
         #: Whether the newest response of all is `last_error`.
         self.is_newest_an_error = False
-        #: The host that has not responded to the newest request. Empty if it has.
+        #: The host of the newest request, if no response has arrived. Otherwise empty.
         self.silent_host = ""
-        #: When each request that has not been answered yet was first sent, by its keys from
-        #: `_list_keys`.
+        #: When each unanswered request was first sent, by the keys of the request (see
+        #: `_list_keys`). The times are those of the monotonic clock.
         self.first_attempts: dict[tuple[str, str], float] = {}
-        #: Several threads of an SDK may send requests at the same time.
+        #: Protects `first_attempts`, because several threads of an SDK may send requests at
+        #: the same time.
         self.lock = threading.Lock()
 
     def send(
@@ -86,8 +88,10 @@ class RequestGuard:
     ) -> Response:
         """Send a request through an adapter, and return the response.
 
-        `options` are those of `HTTPAdapter.send`. Raises RequestFailed if the request is
-        given up, and otherwise the errors of the adapter.
+        `options` are those of `HTTPAdapter.send`. Raises RequestFailed if the host has not
+        answered for too long, asks for too long a wait, redirects the login to another host,
+        or sends a response that is too large or too slow. The errors of the adapter are
+        raised unchanged.
         """
         first_attempt = self._note_attempt(request)
         give_up_at = first_attempt + SILENCES_UNTIL_GIVEN_UP * LONGEST_SILENCE
@@ -98,8 +102,8 @@ class RequestGuard:
         response = self._send_and_note_silence(adapter, request, options)
         _refuse_redirect(request, response)
 
-        # The caller reads a downloaded file itself, in pieces. An error response is short,
-        # and is read in any case, so that it can be explained later.
+        # The caller reads a downloaded file itself, in pieces. Any other response is read
+        # here, and an error response also during a download, so that it can be explained.
         is_download = options.get("stream") and response.status_code < 400
         if not is_download:
             _read_response(request, response, give_up_at)
@@ -108,10 +112,11 @@ class RequestGuard:
         return response
 
     def _note_attempt(self, request: PreparedRequest) -> float:
-        """Return when this request was first sent, and note the time if it is new.
+        """Return when this request, or an earlier attempt at it, was first sent.
 
-        The result is the time of the monotonic clock at which the first unanswered request
-        with one of the same keys was sent.
+        A request without an earlier attempt is noted with the current time. Two requests
+        count as attempts at the same thing if they share one of their two keys (see
+        `_list_keys`). The result is the earliest of these times, on the monotonic clock.
         """
         now = time.monotonic()
         keys = _list_keys(request)
@@ -121,9 +126,9 @@ class RequestGuard:
             return min(self.first_attempts[key] for key in keys)
 
     def _raise_if_too_late(self, request: PreparedRequest, give_up_at: float) -> None:
-        """Raise RequestFailed if it is too late to send a request again.
+        """Raise RequestFailed if the monotonic clock is past `give_up_at`.
 
-        It is too late after the time `give_up_at` of the monotonic clock.
+        The request is then not sent again.
         """
         if time.monotonic() <= give_up_at:
             return
@@ -131,7 +136,8 @@ class RequestGuard:
         last_error = self.last_error
         if last_error is not None and _is_temporary_error_of(last_error, host):
             raise RequestFailed(
-                f"The host {host} only responds with the status {last_error.status_code}.",
+                f"The host {host} keeps responding with the status "
+                f"{last_error.status_code}.",
                 request,
                 last_error,
             )
@@ -158,25 +164,29 @@ class RequestGuard:
     ) -> Response:
         """Send a request, and repeat it while a storage account is too busy (429).
 
-        The SDK of the storage service does not repeat requests after this status. Other
-        requests are sent once, because the SDKs repeat them.
+        The SDK of the storage service does not repeat requests after this status. Requests
+        to other services are sent once here, because the SDKs repeat them.
         """
         from requests.utils import rewind_body
 
         is_for_storage = ".blob." in _get_host(request)
-        attempts = STORAGE_ATTEMPTS if is_for_storage else 1
-        for _ in range(attempts - 1):
+        attempts_left = STORAGE_ATTEMPTS if is_for_storage else 1
+        while True:
             response = self.send_unguarded(adapter, request, **options)
+            attempts_left -= 1
+            if response.status_code != 429 or attempts_left == 0:
+                return response
             seconds = seconds_to_wait(response.headers)
-            if response.status_code != 429 or seconds > LONGEST_SILENCE:
+            if seconds > LONGEST_SILENCE:
+                # The wait is longer than any allowed silence, so the caller reports it.
                 return response
 
             response.close()
             time.sleep(seconds)
-            # A file has been read to its end by the attempt.
+            # The attempt has read an uploaded file to its end. The next one must read it
+            # from the beginning.
             if hasattr(request.body, "seek"):
                 rewind_body(request)
-        return self.send_unguarded(adapter, request, **options)
 
     def _note_response(self, request: PreparedRequest, response: Response) -> None:
         """Keep an error response, and forget the attempts of an answered request."""
@@ -202,10 +212,10 @@ _active_guard: RequestGuard | None = None
 
 
 def last_response_time() -> float:
-    """Return when a request was last answered, or 0 without a guard.
+    """Return when a request was last answered, or 0 if no guard is in use.
 
-    It is a time of the monotonic clock. Temporary errors, such as 500, do not count as
-    answers.
+    The result is a time of the monotonic clock. Temporary errors, such as 500, do not count
+    as answers.
     """
     return _active_guard.last_response_time if _active_guard else 0.0
 
@@ -294,8 +304,9 @@ def guard_requests() -> Iterator[None]:
 def _list_keys(request: PreparedRequest) -> list[tuple[str, str]]:
     """Return the two keys of a request: its method and URL, and its method and host.
 
-    Requests with a common key are limited together. The second key ends the next upload
-    soon if the host has not responded to the previous one.
+    Unanswered requests that share a key also share one time limit. With the second key, a
+    host that has not responded to one upload does not get the whole time again for the next
+    upload, which has another URL.
     """
     method = request.method or ""
     return [(method, request.url or ""), (method, _get_host(request))]
@@ -307,24 +318,24 @@ def _get_host(request: PreparedRequest) -> str:
 
 
 def _is_temporary(status: int) -> bool:
-    """Return whether a request with this HTTP status may succeed if it is repeated.
+    """Return whether an HTTP status is temporary: the same request may succeed later.
 
-    These are 429 (the server is busy) and the errors of the server itself.
+    Temporary are 429 (the server is busy) and the errors of the server itself, from 500 on.
     """
     return status == 429 or status >= 500
 
 
 def _is_temporary_error_of(response: Response, host: str) -> bool:
-    """Return whether a host has sent this response, and whether it is a temporary error."""
+    """Return whether a response is a temporary error that this host has sent."""
     is_of_host = urlsplit(response.url).hostname == host
     return is_of_host and _is_temporary(response.status_code)
 
 
 def _shorten_timeout(timeout: Any) -> tuple[float, float]:
-    """Return the time-outs for connecting and for reading, in seconds.
+    """Return the time-outs for connecting and for reading, each at most LONGEST_SILENCE.
 
-    Both are at most LONGEST_SILENCE. `timeout` is in the form of the package requests: one
-    number for both, a tuple of two, or None for no limit.
+    `timeout` is in the format of the package requests: one number of seconds for both, a
+    tuple with one number for each, or None for no limit.
     """
     if isinstance(timeout, tuple):
         connect_timeout, read_timeout = timeout
@@ -348,8 +359,8 @@ def _limit_retry_wait(adapter: HTTPAdapter) -> None:
 def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
     """Raise RequestFailed if a redirect would send a token or a secret to another host.
 
-    A login host may never redirect: a login sends a secret in its body, and no login
-    host of Azure needs a redirect.
+    A redirect to the same host is allowed, except from a login host: the body of a login
+    request is a secret, and no login host of Azure needs a redirect.
     """
     if not response.is_redirect:
         return
@@ -369,9 +380,9 @@ def _refuse_redirect(request: PreparedRequest, response: Response) -> None:
 def _raise_if_too_busy(
     request: PreparedRequest, response: Response, give_up_at: float
 ) -> None:
-    """Raise RequestFailed if a busy server asks for too long a wait.
+    """Raise RequestFailed if a server is busy and asks for a wait that is too long.
 
-    `give_up_at` is the time of the monotonic clock at which the wait must have ended.
+    The wait is too long if it ends after `give_up_at`, a time of the monotonic clock.
     """
     is_busy = response.status_code in (429, 503)
     seconds = seconds_to_wait(response.headers)
@@ -392,7 +403,7 @@ def _read_response(
     requests.ConnectionError if the connection fails. After an error, the connection is
     closed.
     """
-    # Imported here, because these packages are slow and `check` does not always need them.
+    # These packages are slow to import, and `check` does not always need them.
     import requests
     from urllib3 import HTTPResponse
     from urllib3.exceptions import HTTPError

@@ -30,15 +30,16 @@ RESOURCES_VERSION = "api-version=2021-04-01"
 def check_subscription(azure: ResourceManager, facts: Facts) -> CheckResult:
     """Check that the login can use the subscription.
 
-    The subscription must be visible to the login, belong to the tenant of the login or be
-    managed from there, and be enabled. Raises CheckFailed if it is not visible.
+    The subscription must be visible to the login, and must be enabled. It must belong to the
+    tenant of the login, or be managed from that tenant. Raises CheckFailed if the
+    subscription is not visible.
     """
     subscription = azure.get(facts.subscription_path, SUBSCRIPTION_VERSION)
     if subscription is None:
         result = CheckResult(
             WRONG,
             f"the login sees no subscription {facts.subscription_id}",
-            "write one that `az account list --output table` shows",
+            "write the id of a subscription that `az account list --output table` shows",
             setting="subscription_id",
         )
         # Everything else on Azure is in the subscription, so no other check can run.
@@ -66,7 +67,8 @@ def check_subscription(azure: ResourceManager, facts: Facts) -> CheckResult:
         return CheckResult(
             WRONG,
             "the subscription is deleted",
-            "write another one that `az account list --output table` shows",
+            "write the id of another subscription that `az account list --output table` "
+            "shows",
             setting="subscription_id",
         )
     return CheckResult(OK, subscription.get("displayName", ""))
@@ -95,9 +97,10 @@ def check_resource_group(azure: ResourceManager, facts: Facts) -> CheckResult:
 
 
 def check_workspace(azure: ResourceManager, facts: Facts) -> CheckResult:
-    """Check the workspace: it exists, has the region of the settings, and is for pipelines.
+    """Check that the workspace exists, and that its region and its kind are right.
 
-    The new facts are its region, its storage account and its container registry.
+    The new facts are that the workspace exists, its region, its storage account and its
+    container registry.
     """
     workspace = azure.get(facts.workspace_path, ML_VERSION, status_if_forbidden=WRONG)
     if workspace is None:
@@ -126,9 +129,10 @@ def check_workspace(azure: ResourceManager, facts: Facts) -> CheckResult:
 def _check_region_and_kind(
     workspace: Mapping[str, Any], region: str, facts: Facts
 ) -> CheckResult:
-    """Check that a workspace has the region of the settings and the kind for pipelines.
+    """Check that a workspace is in the region of the settings, and of the kind Default.
 
-    `region` is the region of the workspace in the spelling of the settings.
+    Only this kind is meant for pipelines. `region` is the region of the workspace, spelled as
+    in the settings (westeurope).
     """
     if facts.region and facts.region != region:
         return CheckResult(
@@ -139,13 +143,14 @@ def _check_region_and_kind(
         )
 
     name = facts.workspace_name
-    # Workspaces of other kinds, such as Hub, are made for other work than pipelines.
+    # The workspace may be of another kind, such as Hub, which is not meant for pipelines.
     kind = workspace.get("kind") or "Default"
     if kind != "Default":
         return CheckResult(
             UNUSUAL,
             f"{name}, in {region}, is of the kind {kind}",
-            "use a workspace of the kind Default: only those are meant for pipelines",
+            "use a workspace of the kind Default, because other kinds are not meant for "
+            "pipelines",
         )
     return CheckResult(OK, f"{name}, in {region}")
 
@@ -164,7 +169,8 @@ def check_environment(azure: ResourceManager, facts: Facts) -> CheckResult:
 def check_compute(azure: ResourceManager, facts: Facts) -> CheckResult:
     """Check that the compute of the settings exists, is a cluster, and is usable.
 
-    The new facts are that the cluster exists, and the principal id of its identity.
+    Its VM size and its number of nodes must fit the settings. The new facts are that the
+    cluster exists, and the principal id of its identity.
     """
     name = facts.compute_name
     compute = azure.get(f"{facts.workspace_path}/computes/{name}", ML_VERSION)
@@ -192,11 +198,11 @@ def check_compute(azure: ResourceManager, facts: Facts) -> CheckResult:
     if state in ("Failed", "Canceled", "Deleting"):
         return CheckResult(
             WRONG,
-            f"{name} is {state}",
+            f"the state of {name} is {state}",
             facts.az_in_workspace("ml compute show --name {compute_name}"),
         )
 
-    # The properties that every compute has contain those that only clusters have.
+    # The inner properties are those of this kind of compute, which is a cluster.
     cluster_properties = properties["properties"]
     result = _check_cluster(cluster_properties, facts)
     # Later checks can use the cluster even if it differs from the settings.
@@ -208,7 +214,10 @@ def check_compute(azure: ResourceManager, facts: Facts) -> CheckResult:
 
 
 def _check_cluster(cluster_properties: Mapping[str, Any], facts: Facts) -> CheckResult:
-    """Compare the VM size and the number of nodes of a cluster with the settings."""
+    """Check that a cluster has the VM size and at least the nodes of the settings.
+
+    `cluster_properties` are the properties in Azure's response that only clusters have.
+    """
     name = facts.compute_name
     vm_size = cluster_properties["vmSize"]
     if facts.vm_size and vm_size.lower() != facts.vm_size.lower():

@@ -44,11 +44,11 @@ class ResourceManager:
     ) -> Any:
         """Return the JSON of a resource, or None if the HTTP status is one of `none_if`.
 
-        `query` follows the path, such as "api-version=2024-04-01".
+        `query` is the part of the URL after "?", such as "api-version=2024-04-01".
 
-        Raises CheckFailed on any other error. If Azure forbids the access (403), the result
-        in this error has the status `status_if_forbidden`. Raises ValueError if the response
-        is not JSON.
+        Raises CheckFailed on any other error. This exception carries a CheckResult. If Azure
+        forbids the access (HTTP 403), the CheckResult gets the status `status_if_forbidden`,
+        such as "wrong". Raises ValueError if the response is not JSON.
         """
         response = self._send("GET", f"{path}?{query}")
         if response.status_code in none_if:
@@ -81,7 +81,10 @@ class ResourceManager:
     def list_items(
         self, path: str, query: str = ML_VERSION
     ) -> Iterator[dict[str, Any]]:
-        """Yield the items of a list, which Azure sends in pages. Raises CheckFailed."""
+        """Yield the items of a list, which Azure sends in pages.
+
+        Nothing is yielded if the list does not exist. Raises CheckFailed on any other error.
+        """
         while query:
             page = self.get(path, query) or {"value": []}
             yield from page["value"]
@@ -91,10 +94,10 @@ class ResourceManager:
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> requests.Response:
-        """Send a request, and return the response.
+        """Send a request, and return the response, whatever its HTTP status.
 
         The request is repeated while Azure is busy (429), until the deadline. Raises
-        CheckFailed if no response arrives.
+        CheckFailed if no response arrives, or if the guard of all requests gives it up.
         """
         while True:
             try:
@@ -139,8 +142,13 @@ class ResourceManager:
             text=f"{explanation.cause} {explanation.quotation}",
             fix=explanation.advice,
         )
-        # If the login is not accepted or Azure is busy, other requests would fail as well.
-        return CheckFailed(result, stops_all=http_status in (401, 429))
+        return CheckFailed(
+            result,
+            # If the login is not accepted or Azure is busy, other requests fail as well.
+            stops_all=http_status in (401, 429),
+            # As in all other messages, the quotation of Azure comes last.
+            message=str(explanation),
+        )
 
 
 def _read_error(response: requests.Response) -> refusals.ServiceError:
@@ -151,6 +159,9 @@ def _read_error(response: requests.Response) -> refusals.ServiceError:
 
 
 def _make_connection_failure(text: str) -> CheckFailed:
-    """Return the error to raise if no response arrives. It ends all checks."""
+    """Return the CheckFailed to raise if no response arrives. It ends all checks.
+
+    `text` is the sentence that describes the failure.
+    """
     result = CheckResult(NOT_CHECKED, text, login.CONNECTION_ADVICE)
     return CheckFailed(result, stops_all=True)

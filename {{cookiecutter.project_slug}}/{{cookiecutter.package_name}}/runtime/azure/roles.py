@@ -17,7 +17,7 @@ from .check_results import WRONG, AzureNames, CheckFailed, CheckResult
 from .login import get_token
 from .resource_manager import ML_VERSION, ResourceManager
 
-#: Requests are repeated for so long while Azure is busy.
+#: While Azure is busy, requests are repeated for at most this many seconds.
 LONGEST_WAIT_SECONDS = 60.0
 #: The version of the REST API of roles.
 VERSION = "api-version=2022-04-01"
@@ -43,7 +43,7 @@ TABLE_DATA = Role(
     "Storage Table Data Contributor", "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3"
 )
 ACR_PULL = Role("AcrPull", "7f951dda-4ed3-4680-a7ca-43fe172d538d")
-#: The ids of roles that include another role, by the id of the role that they include.
+#: The ids of stronger roles, by the id of the weaker role that they include.
 STRONGER_ROLES = {
     BLOB_DATA.id: ["b7e6dc6d-f1e8-4753-8033-0f276bb0955b"],  # Storage Blob Data Owner
     ACR_PULL.id: [
@@ -75,12 +75,14 @@ class NeededRoles:
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """Return what a token (a JWT) says about its owner, such as the claim "oid".
+    """Return the claims in a token (a JWT): what it says about its owner, by name.
 
-    Returns an empty dict if the token cannot be read.
+    An example is the claim "oid", the id of the owner. Returns an empty dict if the token
+    cannot be read.
     """
     try:
-        # A token has three parts, in base64 without its padding. The second has the claims.
+        # A token has three parts with dots between them. The second part contains the claims
+        # in base64 without padding. Python ignores the padding that is too much.
         claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     except (ValueError, IndexError, RecursionError):
         return {}
@@ -88,7 +90,7 @@ def read_claims(token: str) -> dict[str, Any]:
 
 
 def find_principal(resource: Mapping[str, Any], identity: str) -> str:
-    """Return the principal id of a resource's identity, or "" if it has no such identity.
+    """Return the principal id of a resource's identity, or "" if the identity is missing.
 
     `identity` is "system" for the system-assigned identity, or the resource id of a
     user-assigned one. If `identity` is empty, the first user-assigned identity is used, or
@@ -116,7 +118,7 @@ def has_admin_account(azure: ResourceManager, registry: str) -> bool | None:
     """Return whether the container registry at a path has an admin account.
 
     With an admin account, nodes can download images without a role. Returns None if the
-    login has no permission to see the registry. Raises CheckFailed.
+    login has no permission to see the registry. Raises CheckFailed on any other error.
     """
     resource = azure.get(registry, REGISTRY_VERSION, none_if=(403, 404))
     if resource is None:
@@ -127,10 +129,10 @@ def has_admin_account(azure: ResourceManager, registry: str) -> bool | None:
 def list_missing_roles(
     azure: ResourceManager, principal_id: str, needed: NeededRoles
 ) -> list[Role]:
-    """Return those of the needed roles that a person or an identity does not have.
+    """Return those of the needed roles that a principal (a person or an identity) lacks.
 
-    Roles of its groups, and roles inherited from the resource group or the subscription,
-    count too. Raises CheckFailed.
+    Roles that the principal has through a group, or that are assigned on the resource group
+    or the subscription, count too. Raises CheckFailed if Azure refuses the request.
     """
     path = f"{needed.scope}/providers/Microsoft.Authorization/roleAssignments"
     query = f"{VERSION}&$filter=assignedTo('{principal_id}')"
@@ -169,52 +171,75 @@ class RoleStatus:
 
 @dataclass(frozen=True)
 class _Principal:
-    """The login or a cluster's identity, and the roles that it needs."""
+    """The login or a cluster's identity, to which roles are assigned."""
 
     #: "you", or the name of the cluster.
     owner: str
+    #: The id on Azure. Empty if it is not known.
     id: str
-    #: The kind in Azure's words: "User" or "ServicePrincipal".
+    #: The kind as Azure names it: "User" or "ServicePrincipal".
     kind: str
     needed_roles: list[NeededRoles]
 
 
 def provide_roles(clusters: Sequence[AzureNames]) -> list[RoleStatus]:
-    """Assign the roles that replace keys to the user and to the clusters.
+    """Give the user and the clusters the roles to access the workspace without keys.
 
-    All clusters are in the same workspace. A role that the login may not assign is returned
-    with the command for an owner. Raises LoginError, and CheckFailed if Azure responds with
-    any other error or does not find the workspace or a cluster.
+    `clusters` are the settings for the clusters, which are all in the same workspace.
+    Returns the status of each role that the user or a cluster needs. If the login may not
+    assign a role, its status contains the command with which an owner can do it.
+
+    Raises LoginError without a login, and CheckFailed if Azure responds with another error,
+    or does not find the workspace or a cluster.
     """
-    names = clusters[0]
-    token = get_token(names.cloud)
+    workspace_names = clusters[
+        0
+    ]  # The names of the workspace are the same in all of them.
+    token = get_token(workspace_names.cloud)
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-    azure = ResourceManager(names, token, deadline)
-    workspace = _get_existing(azure, names.workspace_path)
+    azure = ResourceManager(workspace_names, token, deadline)
+    workspace = _get_existing(azure, workspace_names.workspace_path)
     storage_account = str(workspace["properties"]["storageAccount"])
 
-    principals = [_make_login_principal(token, storage_account)]
-    cluster_roles = _list_cluster_roles(azure, workspace)
+    principals = [
+        _make_login_principal(token, storage_account),
+        *_list_cluster_principals(azure, workspace, clusters),
+    ]
+    statuses = []
+    for principal in principals:
+        if not principal.id:
+            # The token does not contain the id of its owner, or the cluster lacks the
+            # identity in the settings. `check --online` reports both.
+            continue
+        for needed in principal.needed_roles:
+            statuses += _provide_roles_on(azure, principal, needed)
+    return statuses
+
+
+def _list_cluster_principals(
+    azure: ResourceManager,
+    workspace: Mapping[str, Any],
+    clusters: Sequence[AzureNames],
+) -> list[_Principal]:
+    """Return the identity of each cluster in a workspace, with the roles that it needs.
+
+    A cluster without the identity in the settings has an empty id. Raises CheckFailed if
+    Azure does not find a cluster.
+    """
+    needed_roles = _list_cluster_roles(azure, workspace)
+    principals = []
     for cluster in clusters:
-        compute_path = f"{names.workspace_path}/computes/{cluster.compute_name}"
+        compute_path = f"{cluster.workspace_path}/computes/{cluster.compute_name}"
         compute = _get_existing(azure, compute_path)
         principals.append(
             _Principal(
                 owner=cluster.compute_name,
                 id=find_principal(compute, cluster.identity),
                 kind="ServicePrincipal",
-                needed_roles=cluster_roles,
+                needed_roles=needed_roles,
             )
         )
-
-    statuses = []
-    for principal in principals:
-        if not principal.id:
-            # The token does not name its owner, or the cluster has another identity.
-            continue
-        for needed in principal.needed_roles:
-            statuses += _provide_roles_on(azure, principal, needed)
-    return statuses
+    return principals
 
 
 def _make_login_principal(token: str, storage_account: str) -> _Principal:
@@ -249,8 +274,8 @@ def _get_existing(azure: ResourceManager, path: str) -> Any:
         name = path.rpartition("/")[2]
         result = CheckResult(
             WRONG,
-            f"Azure does not find {name}, which needs roles.",
-            "It may have been created a moment ago: run the command again.",
+            f"Azure does not find {name}, so its roles cannot be assigned.",
+            f"If {name} was created a moment ago, run the command again.",
         )
         raise CheckFailed(result)
     return resource
@@ -261,7 +286,8 @@ def _provide_roles_on(
 ) -> list[RoleStatus]:
     """Assign to a principal the roles that it lacks on one resource.
 
-    Returns a status for each needed role. Raises CheckFailed.
+    Returns a status for each needed role. Raises CheckFailed if Azure responds with an error
+    other than the lack of a permission to assign the role.
     """
     missing_roles = list_missing_roles(azure, principal.id, needed)
     statuses = []

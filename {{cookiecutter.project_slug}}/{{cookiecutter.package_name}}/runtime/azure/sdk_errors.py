@@ -38,7 +38,8 @@ def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
     The first of these that exists is reported:
 
     1. The error response of Azure that has caused the error.
-    2. A request among its causes that was given up, or whose connection has failed.
+    2. The request that failed because it was given up or because its connection broke, if
+       the error or one of its causes is about such a request.
     3. The host of the newest request, if this host has not responded.
     4. The newest response to any request, if it was an error other than 404.
     5. The first line of the error's own message.
@@ -51,7 +52,8 @@ def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
     if connection_failure:
         return connection_failure
 
-    # The error may contain nothing of the request or the response that has caused it.
+    # The error may not contain the request or the response that has caused it. Then the
+    # newest request of this process tells most about the cause.
     host = request_guard.silent_host()
     if host:
         return f"The host {host} does not respond. {login.CONNECTION_ADVICE}"
@@ -66,9 +68,10 @@ def explain_sdk_error(error: BaseException, config: WorkspaceConfig) -> str:
 
 
 def _explain_connection(error: BaseException) -> str:
-    """Return the sentences about a request that got no response, or "".
+    """Explain an error that was caused by a request without a usable response.
 
-    It was given up by the guard of all requests, or its connection has failed.
+    Either `request_guard.py` has given up the request, or its connection has failed. Returns
+    "" for any other error.
     """
     causes = _list_error_and_causes(error)
     for cause in causes:
@@ -78,6 +81,7 @@ def _explain_connection(error: BaseException) -> str:
         return ""
     host = urlsplit(find_request_address(error)).hostname
     subject = f"The host {host}" if host else "Azure"
+    # The innermost error is the most specific one, such as SSLError.
     innermost_error = type(causes[-1]).__name__
     return f"{subject} cannot be reached ({innermost_error}). {login.CONNECTION_ADVICE}"
 
@@ -139,10 +143,11 @@ def _find_attached_response(error: BaseException) -> ServiceError | None:
 
 
 def _find_response_by_status(error: BaseException) -> ServiceError | None:
-    """Return the error response for an error that contains only an HTTP status, or None.
+    """Return the response behind an error that tells only an HTTP status, or None.
 
-    azureml-sdk raises such errors. If the last error response has the same status, this
-    response is the cause. Otherwise, the message of the error may quote a response.
+    azureml-sdk raises errors of this kind. The response is the last error response of this
+    process if it has the same status, or else what the message of the error quotes. Returns
+    None if the error tells no status.
     """
     status = find_status_code(error)
     if status is None:
@@ -162,14 +167,16 @@ def _read_kept_response(response: requests.Response) -> ServiceError:
 
 
 def _parse_message(message: str, status: int, address: str) -> ServiceError:
-    """Return the error response that the message of an SDK's error quotes.
+    """Read Azure's error response from the message of an SDK exception.
 
-    The message may contain the JSON of the response, or only Azure's sentence after
-    "Request failed (403): ".
+    The message contains either the JSON of the response, or one sentence without JSON, such
+    as "Request failed (403): You may not". `status` is the HTTP status, and `address` is the
+    URL of the request.
     """
-    # The JSON reaches from the first brace to the last one, over several lines.
-    body = re.search(r"\{.*\}", message, re.DOTALL)
-    service_error = refusals.read_error(status, {}, body[0] if body else "", address)
+    # The JSON is everything from the first brace to the last. It may span several lines.
+    json_match = re.search(r"\{.*\}", message, re.DOTALL)
+    body = json_match[0] if json_match else ""
+    service_error = refusals.read_error(status, {}, body, address)
     sentence = re.search(r"Request failed \(\d{3}\): (.+)", message)
     if sentence and not service_error.code:
         return replace(service_error, message=refusals.shorten(sentence[1]))
@@ -194,7 +201,8 @@ def _get_text(response: Any) -> str:
 def _find_attributes(error: BaseException, name: str) -> Iterator[Any]:
     """Yield the attribute `name` of an error, of its causes, and of their responses.
 
-    Missing and empty attributes are left out.
+    The first value is that of the error itself, if it has one. Missing and empty attributes
+    are left out.
     """
     for cause in _list_error_and_causes(error):
         for owner in (cause, getattr(cause, "response", None)):
@@ -220,29 +228,31 @@ def _get_message(error: BaseException) -> str:
 def _list_error_and_causes(error: BaseException) -> list[BaseException]:
     """Return an error, the error that has caused it, the cause of that error, and so on.
 
-    If a request got no response, the list ends before any error that has a response. Such a
-    response belongs to an earlier request, and the request without a response was sent while
-    that error was handled.
+    The list ends early if an error with a response follows a connection error. Example: Azure
+    responds with 404, and while the SDK handles this error, the connection of its next
+    request fails. Python then calls the 404 the cause of the connection error, although the
+    response has nothing to do with the connection.
     """
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    has_connection_error = False
-    while cause is not None and cause not in causes:
-        has_response = getattr(cause, "response", None) is not None
-        if has_connection_error and has_response:
+    errors: list[BaseException] = []
+    current: BaseException | None = error
+    has_seen_connection_error = False
+    # An error that is listed already would begin an endless circle of causes.
+    while current is not None and current not in errors:
+        has_response = getattr(current, "response", None) is not None
+        if has_seen_connection_error and has_response:
             break
-        causes.append(cause)
-        if isinstance(cause, (RequestFailed, *CONNECTION_ERRORS)):
-            has_connection_error = True
-        cause = _get_cause(cause)
-    return causes
+        errors.append(current)
+        if isinstance(current, (RequestFailed, *CONNECTION_ERRORS)):
+            has_seen_connection_error = True
+        current = _get_cause(current)
+    return errors
 
 
 def _get_cause(error: BaseException) -> BaseException | None:
     """Return the error that has caused an error, or None.
 
-    This is the error in `raise … from error`, or otherwise the error that was handled when
-    this one was raised.
+    The cause is the error after `from` in `raise … from …`, or without `from` the error that
+    was being handled when this one was raised.
     """
     # The errors of azureml-sdk keep the original error in an attribute.
     inner_error = getattr(error, "inner_exception", None)

@@ -112,7 +112,8 @@ def keep_sdk_output(root: Path, debug: bool = False) -> Iterator[str]:
     """Write all output, warnings and log records to the log file, and yield its name.
 
     With `debug`, they are written to standard error instead, with more detail. If the log
-    file cannot be opened, they are dropped. In these two cases, the yielded name is empty.
+    file cannot be opened, they are dropped. With `debug` or without a log file, the yielded
+    name is empty.
     """
     handler = _open_handler(root, debug)
     lines = _PrintedLines()
@@ -126,7 +127,9 @@ def keep_sdk_output(root: Path, debug: bool = False) -> Iterator[str]:
         try:
             yield LOG_FILE if isinstance(handler, _LogFile) else ""
         finally:
-            lines.write("\n")  # This logs a last line without a line break.
+            # Complete a last line that the SDK has left without a line break, so that it is
+            # logged too.
+            lines.write("\n")
 
 
 @contextmanager

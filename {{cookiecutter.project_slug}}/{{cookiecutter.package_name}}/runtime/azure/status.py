@@ -16,8 +16,8 @@ from .session import Session, open_session
 
 #: This many runs of each pipeline are shown.
 SHOWN_RUNS = 3
-#: A run may begin this much later than planned: nodes take time to start, and clocks change
-#: to summer time.
+#: A run may begin this much later than planned, because nodes take time to start, and because
+#: clocks change to summer time.
 GRACE = timedelta(hours=2)
 #: The time zone of a schedule's start is at most 12 hours behind UTC.
 LARGEST_OFFSET = timedelta(hours=12)
@@ -131,21 +131,25 @@ def _show_schedule(
 def describe_delay(
     schedule: ActiveSchedule, setting: Schedule | None, now: datetime
 ) -> str:
-    """Return a description if a schedule is overdue at the time `now`, or else "".
+    """Say how long a schedule is overdue at the time `now`, or return "" if it is not.
 
-    The description is "it has started no run since 2026-11-29 05:00 UTC.", for example.
-    `setting` is the schedule in the settings. If the active schedule differs from it, the
-    active one is never called overdue, because its times are not known here.
+    A schedule is overdue if it has started no run for longer than its times allow. The result
+    is, for example, "it has started no run since 2026-11-29 05:00 UTC.". `setting` is the
+    schedule in the settings, or None.
     """
     if setting is None or setting.describe() != schedule.description:
+        # Only the settings contain the times of a schedule. The times of a schedule that
+        # differs from the settings are not known, so it is never called overdue.
         return ""
 
     if schedule.newest_run:
         waiting_since = schedule.newest_run.started
     elif setting.start_time:
-        # The start is a local time. With the offset, it is past in every time zone.
+        # The start is a local time in the schedule's time zone. Read as UTC and moved by the
+        # largest offset, it is a time by which the start has passed in every time zone.
         start = datetime.fromisoformat(setting.start_time).replace(tzinfo=timezone.utc)
-        waiting_since = max(schedule.created, start + LARGEST_OFFSET)
+        latest_start = start + LARGEST_OFFSET
+        waiting_since = max(schedule.created, latest_start)
     else:
         waiting_since = schedule.created
     if now <= waiting_since + setting.longest_pause() + GRACE:

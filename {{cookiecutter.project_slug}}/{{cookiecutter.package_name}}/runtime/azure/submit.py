@@ -73,13 +73,14 @@ def _convert_parameters(
 ) -> dict[str, Any]:
     """Convert the values of a pipeline's parameters to the types of their defaults.
 
-    `values` are strings by the names of parameters. The values of data parameters are left
-    out of the result. Raises PipelineError or SettingsError if a value is wrong.
+    `values` maps the names of parameters to the strings that the user has written. Data
+    parameters are left out of the result, because their values are folders. Raises
+    PipelineError or SettingsError if a value is wrong.
     """
     pipeline = pipelines[name]
-    # The steps contain the parameters, with their defaults. The folders of data parameters
-    # do not matter here.
+    # Only the steps of the built pipeline tell its parameters and their defaults.
     steps = read_steps(build_steps(pipeline, project.settings()))
-    no_folders = dict.fromkeys(pipeline.data, "")
-    converted = find_parameter_values(project, steps, no_folders, values)
+    # The values of data parameters are left out of the result, so empty folders suffice here.
+    empty_folders = dict.fromkeys(pipeline.data, "")
+    converted = find_parameter_values(project, steps, empty_folders, values)
     return {key: converted[key] for key in values if key not in pipeline.data}

@@ -20,7 +20,7 @@ from .resources import Datastore
 from .sdk_errors import find_service_error
 from .session import Session
 
-#: New roles are tried at this interval, and at most this many times.
+#: New roles are tried at this interval in seconds, and at most this many times.
 ROLE_SECONDS = 30
 ROLE_TRIES = 12
 
@@ -30,10 +30,11 @@ def upload_data(
 ) -> None:
     """Upload those files of the data folders that the default datastore does not have yet.
 
-    In a dry run, they are only reported. With `has_new_roles`, wait first until the roles
-    that were just assigned have taken effect.
+    In a dry run, these files are only reported. With `has_new_roles`, wait first until the
+    roles that were just assigned have taken effect.
     """
-    # A folder without local files is on the datastore already: the user has named it.
+    # A folder without local files is one that the user has named on the datastore, so there
+    # is nothing to upload.
     folders_to_upload = [folder for folder in folders if folder.files]
     if not folders_to_upload:
         return
@@ -50,7 +51,7 @@ def upload_data(
 def _upload_folder(session: Session, datastore: Datastore, folder: DataFolder) -> None:
     """Upload those files of a folder that the datastore lacks, and report their number.
 
-    A dry run only reports it.
+    A dry run only reports the number.
     """
     container = datastore.container
     blobs = container.list_blobs(name_starts_with=f"{folder.path}/")
@@ -79,8 +80,8 @@ def _show_progress(
 ) -> Iterator[Callable[[str, int], None]]:
     """Show a progress bar if `screen` is a terminal, and yield the callback that moves it.
 
-    The callback takes a path and the number of bytes of its file that have been sent. If
-    `screen` is no terminal, it shows nothing.
+    The callback takes a path and the number of bytes of its file that have been sent so far.
+    If `screen` is no terminal, nothing is shown.
     """
     console = Console(file=screen)
     progress = Progress(
@@ -116,6 +117,7 @@ def _wait_for_roles(session: Session, container: ContainerClient) -> None:
         try:
             next(iter(container.list_blobs(results_per_page=1)), None)
         except HttpResponseError as error:
+            # This code of the storage service means that the login has no role yet.
             refusal = find_service_error(error)
             if not refusal or refusal.code != "AuthorizationPermissionMismatch":
                 raise
