@@ -85,22 +85,22 @@ def _show_schedules(
     A schedule in the settings that is not in the workspace is reported, but does not count
     as failed.
     """
-    setting = session.settings.schedules.get(name)
-    results = [_show_schedule(session, schedule, setting) for schedule in schedules]
-    if setting and not schedules:
+    planned = session.settings.schedules.get(name)
+    results = [_show_schedule(session, schedule, planned) for schedule in schedules]
+    if planned and not schedules:
         command = f"{COMMAND} publish {name}{session.project.files.option}"
         session.report(
-            "missing", f"schedule {setting.describe()}: run `{command}` to create it."
+            "missing", f"schedule {planned.describe()}: run `{command}` to create it."
         )
     return all(results)
 
 
 def _show_schedule(
-    session: Session, schedule: ActiveSchedule, setting: Schedule | None
+    session: Session, schedule: ActiveSchedule, planned: Schedule | None
 ) -> bool:
     """Print one schedule of a pipeline.
 
-    Returns False if its newest run has failed, or if the schedule is overdue. `setting` is
+    Returns False if its newest run has failed, or if the schedule is overdue. `planned` is
     the schedule in the settings, if there is one.
     """
     description = schedule.description
@@ -113,7 +113,7 @@ def _show_schedule(
         )
         return False
 
-    delay = describe_delay(schedule, setting, datetime.now(timezone.utc))
+    delay = describe_delay(schedule, planned, datetime.now(timezone.utc))
     if delay:
         session.report("overdue", f"schedule {description}: {delay}")
         return False
@@ -129,30 +129,30 @@ def _show_schedule(
 
 
 def describe_delay(
-    schedule: ActiveSchedule, setting: Schedule | None, now: datetime
+    schedule: ActiveSchedule, planned: Schedule | None, now: datetime
 ) -> str:
     """Say how long a schedule is overdue at the time `now`, or return "" if it is not.
 
     A schedule is overdue if it has started no run for longer than its times allow. The result
-    is, for example, "it has started no run since 2026-11-29 05:00 UTC.". `setting` is the
+    is, for example, "it has started no run since 2026-11-29 05:00 UTC.". `planned` is the
     schedule in the settings, or None.
     """
-    if setting is None or setting.describe() != schedule.description:
+    if planned is None or planned.describe() != schedule.description:
         # Only the settings contain the times of a schedule. The times of a schedule that
         # differs from the settings are not known, so it is never called overdue.
         return ""
 
     if schedule.newest_run:
         waiting_since = schedule.newest_run.started
-    elif setting.start_time:
+    elif planned.start_time:
         # The start is a local time in the schedule's time zone. Read as UTC and moved by the
         # largest offset, it is a time by which the start has passed in every time zone.
-        start = datetime.fromisoformat(setting.start_time).replace(tzinfo=timezone.utc)
+        start = datetime.fromisoformat(planned.start_time).replace(tzinfo=timezone.utc)
         latest_start = start + LARGEST_OFFSET
         waiting_since = max(schedule.created, latest_start)
     else:
         waiting_since = schedule.created
-    if now <= waiting_since + setting.longest_pause() + GRACE:
+    if now <= waiting_since + planned.longest_pause() + GRACE:
         return ""
     return f"it has started no run since {_format_time(waiting_since)}."
 
