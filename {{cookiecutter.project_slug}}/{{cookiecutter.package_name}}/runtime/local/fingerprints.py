@@ -40,8 +40,8 @@ def hash_listing(folder: Path) -> str:
         if not stat.S_ISDIR(status.st_mode):
             entry += [status.st_size, status.st_mtime_ns]
         entries.append(entry)
-    # `rglob` lists files in an arbitrary order, so the entries are sorted. Another sort key
-    # than the text of the entry could change the fingerprints that are in use.
+    # `rglob` lists files in an arbitrary order, so the entries are sorted by their text.
+    # With another sort key, fingerprints in the records of earlier runs could be wrong.
     return hash_json(sorted(entries, key=str))
 
 
@@ -150,7 +150,8 @@ def _was_just_changed(status: os.stat_result, time_before_reading: int) -> bool:
 def _describe_state(status: os.stat_result) -> str:
     """Return a file's size, inode number and times as JSON.
 
-    If the content of the file changes, at least one of these four numbers changes too.
+    A change of the file's content also changes at least one of these four numbers, except
+    within MAX_TIME_ROUNDING after an earlier change.
     """
     return json.dumps(
         [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -36,7 +36,8 @@ class RunPlan:
         run.
         """
         needed = set(self.steps[name].dependencies())
-        # From the last step to the first, because each step comes after its dependencies.
+        # Each step comes after its dependencies. So if the steps are visited from the last
+        # to the first, the dependencies of a needed step are still to be visited.
         for earlier_step in reversed(list(self.steps)):
             if earlier_step in needed:
                 needed |= self.steps[earlier_step].dependencies()

@@ -62,12 +62,13 @@ def new_run(
     """Prepare a run of the pipeline called `name`, which `LocalRun.run` then executes.
 
     `values` holds the values of pipeline parameters as text, by the name of the parameter.
-    `folder` is the folder of an earlier run of which one step is to run again. Its
-    parameters stay the same, except those in `values`. If `folder` is None, a new folder is
-    created. Messages are printed on `console`. If it is None, they are printed as plain
-    lines without colors, in a notebook too. Raises LocalRunError if the folder cannot be
-    used, PipelineError if the pipeline or a parameter is not valid, SettingsError if a
-    setting is not valid, and TrackingError if the path of the project is too long.
+    `folder` is the folder of an earlier run, in which one step will run again. The
+    parameters of that run stay the same, except those in `values`. If `folder` is None, the
+    run gets a new folder. Messages are printed on `console`. If `console` is None, they are
+    printed as plain lines without colors, in a notebook too. Raises LocalRunError if the
+    folder cannot be used, PipelineError if the pipeline or a parameter is not valid,
+    SettingsError if a setting is not valid, and TrackingError if the path of the project is
+    too long.
     """
     settings = project.settings()
     if folder is None:
@@ -153,7 +154,7 @@ class LocalRun:
         These are the locked folder of the run, a folder for temporary files, the processes
         of steps, and MLflow's database, in which this run is shown as running. They are
         released in the reverse order: the processes end before their temporary files are
-        removed, and the lock is released last. Raises the errors of `run`.
+        removed, and the lock is released last. Raises the same errors as `run`.
         """
         with self._lock_run_folder():
             if is_earlier_run:
@@ -220,8 +221,8 @@ class LocalRun:
         """
         is_first_run = not (self.context.project.root / tracking.DATABASE).exists()
         if is_first_run:
-            # Only steps that declare the same environment variables can use the server.
-            # Most steps declare none, so most can use the server of the last step.
+            # A server serves only the steps that declare the same environment variables.
+            # Most steps declare none, so most steps can be forked from this server.
             self._processes.start_fork_server(last_step.environment_variables)
 
     def _open_database(self) -> None:

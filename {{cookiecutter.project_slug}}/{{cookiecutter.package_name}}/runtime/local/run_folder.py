@@ -234,7 +234,8 @@ def _find_used_runs(kept_runs: list[Run], run_by_name: dict[str, Run]) -> set[st
     while runs_to_visit:
         run = runs_to_visit.pop()
         for results in run.record.done.values():
-            # The name of the run that wrote the results. Empty if this is `run` itself.
+            # The producer is the run that wrote the results. The name is empty if `run`
+            # has written them itself.
             producer = results.run
             if producer in run_by_name and producer not in used:
                 used.add(producer)
@@ -243,7 +244,10 @@ def _find_used_runs(kept_runs: list[Run], run_by_name: dict[str, Run]) -> set[st
 
 
 def is_at_work(folder: Path) -> bool:
-    """Return whether a run is still at work, in which case a process locks its folder."""
+    """Return whether a run is still at work.
+
+    A run that is at work holds the lock of its folder, so this function tries to get it.
+    """
     try:
         with lock_folder(folder, timeout_seconds=0):
             return False

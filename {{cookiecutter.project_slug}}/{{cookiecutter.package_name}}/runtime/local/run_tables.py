@@ -130,7 +130,7 @@ def _describe_run(
 
     These are the state of the run, the parameters that were set, and what was edited since
     the previous run in `history`. Empty texts are left out. If the record of the run cannot
-    be read, the only text is the reason for this.
+    be read, the only text says why.
     """
     if isinstance(run, UnreadableRun):
         return [run.reason]
@@ -262,7 +262,7 @@ def _indent_and_wrap(text: str, width: int | None) -> list[str]:
 
 
 def format_comparison(run_a: PastRun, run_b: PastRun) -> list[str]:
-    """Return the lines that `runs A B` prints: what differs between two runs, and metrics.
+    """Return the lines of a comparison of two runs.
 
     The lines show the settings, the parameters, the code and the data that differ, and then
     all metrics of both runs, side by side.

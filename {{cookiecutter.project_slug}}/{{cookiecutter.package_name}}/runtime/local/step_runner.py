@@ -118,7 +118,7 @@ class StepRunner:
             shutil.rmtree(step_folder)
 
     def _create_outputs(self, step: Step) -> dict[str, str]:
-        """Create the folders of a step's outputs, and return them by output name."""
+        """Create the folders of a step's outputs. Return each by the name of the output."""
         folder_by_output = self._context.find_outputs(step)
         for folder in folder_by_output.values():
             Path(folder).mkdir(parents=True)
@@ -171,9 +171,9 @@ class StepRunner:
         """Start a fork server for a step that looks up the registered model.
 
         Does nothing for other steps. A step that looks up the model imports MLflow, which
-        takes seconds. If the fork server imports MLflow instead, this step takes as long as
-        before, but the next step can be forked from the server and need not import MLflow
-        again.
+        takes seconds. If a fork server imports MLflow instead, and the step is forked from
+        this server, the step does not take longer. The next step can then be forked from
+        the same server and need not import MLflow again.
         """
         if step.name in self._context.plan.model_readers:
             self._processes.start_fork_server(step.environment_variables)

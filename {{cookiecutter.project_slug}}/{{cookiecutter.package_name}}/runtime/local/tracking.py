@@ -74,7 +74,7 @@ class TrackingError(CommandError):
 
 
 def make_database_uri(database: Path) -> str:
-    """Return the URI with which MLflow opens a database: sqlite:////me/mlflow.db."""
+    """Return the URI of a database for MLflow, such as sqlite:////me/mlflow.db."""
     uri = f"sqlite:///{database.as_posix()}"
     if "?" not in uri:
         return uri
@@ -179,11 +179,12 @@ def check_path_length(database: Path) -> None:
 
 
 def _create_database(root: Path, experiment: str) -> None:
-    """Create the database, with the experiment, in the project in the folder `root`.
+    """Create MLflow's database with the experiment in it.
 
-    The database is created in a temporary folder, and then moved to its final path. So a
-    run that is killed never leaves an incomplete database at the final path. Raises OSError
-    with the reason if the database cannot be created.
+    `root` is the folder of the project. The database is created in a temporary folder, and
+    then moved to its final path. So a run that is killed never leaves an incomplete
+    database at the final path. Raises OSError with the reason if the database cannot be
+    created.
     """
     temporary_folder = root / UNFINISHED_FOLDER
     temporary_folder.mkdir()
