@@ -14,10 +14,17 @@ import shlex
 import subprocess
 import sys
 
-# Options of cookiecutter and cruft that supply answers. Each of them has a value.
-OPTIONS_WITH_VALUE = ("--replay-file", "--extra-context", "--extra-context-file", "-E")
-# Options without a value that decide whether answers are asked for.
-OPTIONS_WITHOUT_VALUE = ("--no-input", "-y", "--replay")
+# Options of cookiecutter and cruft that supply answers. The new command leaves them out,
+# together with their values.
+DROPPED_OPTIONS_WITH_VALUE = (
+    "--replay-file",
+    "--extra-context",
+    "--extra-context-file",
+    "-E",
+)
+# Options without a value that decide whether the questions are asked. The new command leaves
+# them out, because it always has --no-input.
+DROPPED_FLAGS = ("--no-input", "-y", "--replay")
 
 
 def make_cookiecutter_command(
@@ -52,7 +59,7 @@ def make_cruft_command(arguments: list[str], answers: dict[str, str]) -> str:
 
 
 def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
-    """Return the arguments without those that supply answers or name a file of answers.
+    """Return the arguments of a command without answers, and without options about answers.
 
     With the question `task`, `["-f", "--replay-file", "a.json", "task=regression"]` gives
     `["-f"]`.
@@ -62,13 +69,15 @@ def drop_answers(arguments: list[str], questions: list[str]) -> list[str]:
     for argument in remaining:
         name, equals, _ = argument.partition("=")
         is_answer = equals != "" and name in questions
-        if name in OPTIONS_WITH_VALUE:
+        if is_answer or name in DROPPED_FLAGS:
+            continue
+        if name in DROPPED_OPTIONS_WITH_VALUE:
             value_is_next_argument = equals == ""
             if value_is_next_argument:
-                # Skip the value.
+                # Drop the value as well.
                 next(remaining, None)
-        elif name not in OPTIONS_WITHOUT_VALUE and not is_answer:
-            kept_arguments.append(argument)
+            continue
+        kept_arguments.append(argument)
     return kept_arguments
 
 
@@ -104,7 +113,7 @@ def quote_for_windows(word: str) -> str:
 
 
 def quote_for_bash(word: str) -> str:
-    """Quote an argument for bash. Escapes are used if the terminal cannot show it."""
+    """Quote an argument for bash, with escapes if the terminal cannot show all characters."""
     if can_show(word):
         return shlex.quote(word)
     return quote_as_escapes(word)
@@ -121,7 +130,8 @@ def can_show(word: str) -> bool:
 
 def quote_as_escapes(word: str) -> str:
     """Quote an argument for bash in ASCII: `Größe` becomes `$'Gr\\xc3\\xb6\\xc3\\x9fe'`."""
-    # Bytes that are not valid UTF-8 are surrogates in Python, and become bytes again here.
+    # Python reads a byte that is not valid UTF-8 as a surrogate character. Here it becomes
+    # the same byte again.
     utf8_bytes = word.encode("utf-8", "surrogateescape")
     # Latin-1 has one character for each byte, so Python writes one escape for each byte.
     escaped = utf8_bytes.decode("latin-1").encode("unicode_escape").decode()

@@ -14,7 +14,8 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 GENERATION = json.loads(r"""{{ describe_generation()|tojson }}""")
 IS_WINDOWS = os.name == "nt"
 
-# The minor versions of Python 3 that the SDKs support: 11 stands for Python 3.11.
+# The newest minor version of Python 3 that each SDK supports, and the oldest that both
+# support. 11 means Python 3.11.
 NEWEST_MINOR = {"azureml-sdk": 11, "azure-ai-ml": 14}
 OLDEST_MINOR = 11
 
@@ -51,7 +52,7 @@ def list_install_commands() -> list[str]:
         if shutil.which(f"python3.{minor}"):
             return [f"python3.{minor} -m venv .venv", activation, "pip install -e ."]
 
-    # uv finds Pythons in other places, and downloads one if there is none.
+    # uv also finds a Python outside PATH, and downloads Python if there is none.
     return ["uv venv --python 3.11", activation, "uv pip install -e ."]
 
 
@@ -78,7 +79,8 @@ def explain_next_steps() -> str:
     return "\n".join(lines)
 
 
-# cookiecutter also creates this folder for other CI platforms. If it is empty, remove it.
+# cookiecutter creates this folder even for other CI platforms. os.removedirs removes it if it
+# is empty, and otherwise raises OSError.
 with suppress(OSError):
     os.removedirs(".github/workflows")
 

@@ -31,6 +31,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [GENERATION["package"], str(TEMPLATE / "hooks")]
 import corrected_command
 from runtime import rules
+from runtime.azure.check_results import AzureNames
 from runtime.harmless_text import make_harmless
 from runtime.rule import Rule, one_of
 
@@ -55,6 +56,15 @@ for question, default in QUESTIONS.items():
 # U+D800 to U+DFFF. None of them can be written in TOML, YAML or UTF-8.
 UNWRITABLE = r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
 
+# The result of an online check names the setting that is wrong. Its question has the same
+# name, except for these two settings.
+QUESTION_BY_SETTING = {
+    "subscription_id": "azure_subscription_id",
+    "region": "azure_region",
+}
+# With one of these options, cookiecutter does not overwrite files.
+SKIP_OPTIONS = {"-s", "--skip-if-file-exists"}
+
 
 @dataclass(frozen=True)
 class Remark:
@@ -62,9 +72,10 @@ class Remark:
 
     question: str
     message: str
-    #: The answer with which the project can be generated, if it is known.
+    #: The answer with which the project can be generated, or None if it is not known.
     correction: str | None = None
-    is_wrong: bool = True
+    #: Whether the answer is wrong, so that no project is generated.
+    refuses_answer: bool = True
 
 
 def check_answers() -> Iterator[Remark]:
@@ -72,17 +83,18 @@ def check_answers() -> Iterator[Remark]:
     for question in QUESTIONS:
         answer = ANSWERS[question]
         if not isinstance(answer, str):
-            yield remark_on_non_text(question, answer)
+            yield make_non_text_remark(question, answer)
         elif question in RULES:
             yield from check_by_rule(question, answer)
         else:
             yield from check_characters(question, answer)
 
 
-def remark_on_non_text(question: str, answer: object) -> Remark:
-    """Return the remark on an answer that is not text.
+def make_non_text_remark(question: str, answer: object) -> Remark:
+    """Return the remark that an answer is not text, but for example a number.
 
-    Such an answer comes from a configuration file, a replay file or another program.
+    An answer that is not text comes from a configuration file, a replay file or another
+    program.
     """
     problem = f"{question} is {json.dumps(answer)}, but must be text"
     if isinstance(answer, (list, dict)):
@@ -91,8 +103,8 @@ def remark_on_non_text(question: str, answer: object) -> Remark:
     text = "" if answer is None else str(answer)
     fix = f'write "{text}"'
     if isinstance(answer, bool):
-        # cookiecutter does not let an answer given on the command line replace a boolean
-        # from the configuration file.
+        # An answer on the command line cannot replace a boolean in the configuration file.
+        # So the user has to correct this file, where true without quotes is a boolean.
         fix += ", with the quotes, in your configuration file"
     return Remark(question, f"{problem}: {fix}.", correction=text)
 
@@ -110,7 +122,7 @@ def check_by_rule(question: str, answer: str) -> Iterator[Remark]:
         question,
         message=str(problem),
         correction=correction if rule.fits(correction) else None,
-        is_wrong=problem.kind == "wrong",
+        refuses_answer=problem.kind == "wrong",
     )
 
 
@@ -123,8 +135,8 @@ def check_characters(question: str, answer: str) -> Iterator[Remark]:
     if match is None:
         return
 
-    # Where a byte is invalid in the terminal's encoding, Python reads a surrogate.
-    is_surrogate = match[0] >= "\ud800"
+    # Python reads a byte that is invalid in the terminal's encoding as a surrogate.
+    is_surrogate = "\ud800" <= match[0] <= "\udfff"
     if is_surrogate:
         yield Remark(
             question,
@@ -140,11 +152,11 @@ def check_characters(question: str, answer: str) -> Iterator[Remark]:
 
 
 def check_folder() -> Iterator[Remark]:
-    """Yield a remark if generation would overwrite files in the project's folder."""
+    """Yield a remark if the project's folder has files that generation might overwrite."""
     files = set(os.listdir()) - {".git"}
     if not files:
         return
-    skips_files = "-s" in ARGUMENTS or "--skip-if-file-exists" in ARGUMENTS
+    skips_files = not SKIP_OPTIONS.isdisjoint(ARGUMENTS)
     if PROGRAM == "cookiecutter" and skips_files:
         return
 
@@ -158,19 +170,37 @@ def check_folder() -> Iterator[Remark]:
             f"{problem}: add --skip-if-file-exists, which keeps them, or choose another "
             f"project_slug. {advice}"
         )
-        # With this option, which the corrected command has, the slug may stay.
+        # The corrected command has this option, so the slug can stay as it is.
         yield Remark("project_slug", message, correction=ANSWERS["project_slug"])
 
 
 def check_online() -> Iterator[Remark]:
     """Yield a remark on each answer that Azure contradicts or cannot confirm."""
-    # Only online checks need the packages that this module imports.
+    # Only the online checks need this module and the packages that it imports.
     from runtime.azure import online_checks
 
+    for check in online_checks.ask_azure(collect_names()):
+        result = check.result
+        if not result.fix:
+            # The user does not have to do anything about this result.
+            continue
+
+        if result.setting:
+            question = QUESTION_BY_SETTING.get(result.setting, result.setting)
+            refuses_answer = result.status == online_checks.WRONG
+        else:
+            # The problem is not about an answer, so it does not stop generation. The message
+            # begins with the name of the check, such as "storage".
+            question = check.name
+            refuses_answer = False
+        yield Remark(question, f"{question}: {result}", refuses_answer=refuses_answer)
+
+
+def collect_names() -> AzureNames:
+    """Return the names of the Azure resources in the answers, for the online checks."""
     # An empty answer stands for the default number of nodes, here as in settings.yml.
     max_nodes = ANSWERS["max_nodes"] or DEFAULTS["max_nodes"]
-
-    names = online_checks.AzureNames(
+    return AzureNames(
         subscription_id=ANSWERS["azure_subscription_id"],
         resource_group=ANSWERS["azure_resource_group"],
         workspace_name=ANSWERS["azure_workspace_name"],
@@ -181,27 +211,6 @@ def check_online() -> Iterator[Remark]:
         environment_name=f"{ANSWERS['project_slug']}-steps",
         provision_command=f"python -m {ANSWERS['package_name']} provision",
     )
-    # A result names the setting that is wrong. These two settings have another name than
-    # the question. All others that a result can name have the same one.
-    renamed_questions = {
-        "subscription_id": "azure_subscription_id",
-        "region": "azure_region",
-    }
-    for check in online_checks.ask_azure(names):
-        result = check.result
-        if not result.fix:
-            # Nothing has to be done about this result, so it is not a problem.
-            continue
-
-        if result.setting:
-            question = renamed_questions.get(result.setting, result.setting)
-            is_wrong = result.status == online_checks.WRONG
-        else:
-            # No other answer would solve this problem, so it does not stop generation. The
-            # message begins with the name of the check, such as "storage".
-            question = check.name
-            is_wrong = False
-        yield Remark(question, f"{question}: {result}", is_wrong=is_wrong)
 
 
 def explain_refusal(problems: list[Remark]) -> str:
@@ -228,7 +237,7 @@ def explain_refusal(problems: list[Remark]) -> str:
 def correct_answers(problems: list[Remark]) -> dict[str, str]:
     """Return the answers to all questions, with the wrong answers corrected.
 
-    If no correction is known, a placeholder such as `<max_nodes>` stands for the answer.
+    If no correction is known, the answer is a placeholder such as `<max_nodes>`.
     """
     answers = {question: ANSWERS[question] for question in QUESTIONS}
     for remark in problems:
@@ -243,7 +252,7 @@ def make_command(answers: dict[str, str]) -> str:
     """Return the command that generates the project with these answers."""
     if PROGRAM == "cruft":
         return corrected_command.make_cruft_command(ARGUMENTS, answers)
-    # The arguments of another program that calls cookiecutter mean something else.
+    # If another program has called cookiecutter, its arguments are not cookiecutter's.
     arguments = ARGUMENTS if PROGRAM == "cookiecutter" else [ANSWERS["_template"]]
     folder_holds_files = bool(os.listdir())
     return corrected_command.make_cookiecutter_command(
@@ -262,21 +271,26 @@ def print_remarks(remarks: list[Remark]) -> None:
 
 
 def main() -> None:
-    """Check all answers. Exit with a message if one is wrong, or print remarks."""
+    """Check all answers. Exit with a message if an answer is wrong, or else print advice."""
     if PROGRAM == "cruft" and ARGUMENTS[:1] != ["create"]:
         # `cruft update` and `cruft diff` repeat answers that were checked before.
         return
 
     remarks = [*check_folder(), *check_answers()]
-    is_any_wrong = any(remark.is_wrong for remark in remarks)
-    if ANSWERS["check_azure"] == "online" and not is_any_wrong:
+    problems = select_problems(remarks)
+    if ANSWERS["check_azure"] == "online" and not problems:
         remarks += check_online()
+        problems = select_problems(remarks)
 
-    problems = [remark for remark in remarks if remark.is_wrong]
     if problems:
         sys.exit(explain_refusal(problems))
     if remarks:
         print_remarks(remarks)
+
+
+def select_problems(remarks: list[Remark]) -> list[Remark]:
+    """Return the remarks on wrong answers, without those on unusual answers."""
+    return [remark for remark in remarks if remark.refuses_answer]
 
 
 # cookiecutter runs this file as a script.

@@ -108,8 +108,8 @@ def scoring(settings: Settings, data: DataInputs) -> PipelineJob:
         drift_report = monitor(
             prepared=prepared, model_version=model_version, on_drift=on_drift
         ).outputs.drift_report
-        # score does not read the drift report. It only waits for it, because monitor may
-        # stop the pipeline.
+        # score does not read the drift report. It only waits for the report, because monitor
+        # may stop the pipeline.
         predictions = score(
             prepared=prepared, drift_report=drift_report, model_version=model_version
         ).outputs.predictions
@@ -150,10 +150,11 @@ def build_prep_step(
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
     Training passes `target`, the column to predict, which the data must have. It may also
-    pass `group`: rows with the same value in this column are not divided by train.
+    pass `group`: the train step keeps all rows with the same value in this column together,
+    either in the training data or in the rows that are held out.
 
-    Scoring passes `model_version` instead, the version of the registered model. The new data
-    is then read with the columns and types that the training data of this model had.
+    Scoring passes `model_version` instead, the version of the registered model. The step
+    then reads the new data with the columns and types of this model's training data.
     """
     is_scoring = model_version is not None
     model_options: dict[str, str] = {}
@@ -221,7 +222,8 @@ def build_train_step(settings: Settings) -> Command:
             **settings.training.holdout_arguments(),
             seed=settings.training.seed,
             search=settings.training.search_as_json(),
-            # This option must be the last one: train.py takes all that follows it.
+            # This option must come last: train.py reads all following arguments as names and
+            # values of hyperparameters.
             hyperparameters=placeholders,
         ),
         inputs={"prepared": Input(type="uri_folder"), **hyperparameters},
@@ -236,7 +238,7 @@ def build_train_step(settings: Settings) -> Command:
 
 
 def build_evaluate_step(settings: Settings) -> Command:
-    """Build the step that compares the new model with a baseline and the registered one."""
+    """Build the step that compares a new model with a baseline and the registered model."""
     return command(
         name="evaluate",
         code=str(STEPS / "evaluate"),
@@ -321,8 +323,8 @@ def build_monitor_step(settings: Settings) -> Command:
 def build_score_step(settings: Settings) -> Parallel:
     """Build the parallel step that writes predictions with the registered model.
 
-    The step does not read the drift report. It only waits for it, because monitor may stop
-    the pipeline if the new data has drifted.
+    The step does not read the drift report. It only waits for the report, because monitor
+    may stop the pipeline if the new data has drifted.
     """
     compute = settings.compute_of("score")
     arguments = build_arguments(

@@ -43,7 +43,7 @@ def training(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     The function itself only builds the steps of the pipeline and returns them. `data` maps
     `raw_data` to the pipeline parameter with the training data.
     """
-    # This output may be registered as a dataset, if the settings say so.
+    # This output becomes a registered dataset if the settings say so.
     prepared = build_output(settings, "training", "prepared")
     model = OutputFileDatasetConfig("model")
     holdout = OutputFileDatasetConfig("holdout")
@@ -70,7 +70,7 @@ def scoring(settings: Settings, data: DataParameters) -> list[PipelineStep]:
     The function itself only builds the steps of the pipeline and returns them. `data` maps
     `raw_data` to the pipeline parameter with the new data.
     """
-    # These two outputs may be registered as datasets, if the settings say so.
+    # These two outputs become registered datasets if the settings say so.
     prepared = build_output(settings, "scoring", "prepared")
     predictions = build_output(settings, "scoring", "predictions")
     drift_report = OutputFileDatasetConfig("drift_report")
@@ -120,10 +120,11 @@ def build_prep_step(
     """Build the step that reads CSV or Parquet files and writes one typed table.
 
     Training passes `target`, the column to predict, which the data must have. It may also
-    pass `group`: rows with the same value in this column are not divided by train.
+    pass `group`: the train step keeps all rows with the same value in this column together,
+    either in the training data or in the rows that are held out.
 
-    Scoring passes `model_version` instead, the version of the registered model. The new data
-    is then read with the columns and types that the training data of this model had.
+    Scoring passes `model_version` instead, the version of the registered model. The step
+    then reads the new data with the columns and types of this model's training data.
     """
     is_scoring = model_version is not None
     return PythonScriptStep(
@@ -182,7 +183,8 @@ def build_train_step(
             **settings.training.holdout_arguments(),
             seed=settings.training.seed,
             search=settings.training.search_as_json(),
-            # This option must be the last one: train.py takes all that follows it.
+            # This option must come last: train.py reads all following arguments as names and
+            # values of hyperparameters.
             hyperparameters=hyperparameters,
         ),
         runconfig=build_run_configuration(settings, step="train"),
@@ -196,7 +198,7 @@ def build_evaluate_step(
     holdout: OutputFileDatasetConfig,
     evaluation: OutputFileDatasetConfig,
 ) -> PythonScriptStep:
-    """Build the step that compares the new model with a baseline and the registered one."""
+    """Build the step that compares a new model with a baseline and the registered model."""
     return PythonScriptStep(
         name="evaluate",
         source_directory=str(STEPS / "evaluate"),
@@ -273,8 +275,8 @@ def build_score_step(
 ) -> ParallelRunStep:
     """Build the parallel step that writes predictions with the registered model.
 
-    The step does not read the drift report. It only waits for it, because monitor may stop
-    the pipeline if the new data has drifted.
+    The step does not read the drift report. It only waits for the report, because monitor
+    may stop the pipeline if the new data has drifted.
     """
     return ParallelRunStep(
         name="score",
@@ -315,7 +317,11 @@ def build_summarize_step(
 
 
 def build_parallel_run_config(settings: Settings) -> ParallelRunConfig:
-    """Build the configuration of the step score: how its work is divided and retried."""
+    """Build the configuration of the step score, which scores mini-batches in parallel.
+
+    The configuration says where the step runs, how large the mini-batches are, and how often
+    a failed mini-batch is tried again.
+    """
     scoring = settings.scoring
     compute = settings.compute_of("score")
     return ParallelRunConfig(
@@ -357,7 +363,7 @@ def build_output(
 def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:
     """Build the configuration of a step that runs a script.
 
-    It names the cluster and the environment, and sets environment variables.
+    The configuration names the cluster and the environment, and sets environment variables.
     """
     run_configuration = RunConfiguration()
     run_configuration.target = settings.compute_of(step).name
@@ -370,7 +376,7 @@ def build_run_configuration(settings: Settings, step: str) -> RunConfiguration:
 def build_environment(settings: Settings) -> Environment:
     """Build the environment of the steps on Azure ML from environment/steps.txt.
 
-    This file pins the packages that pip installs.
+    That file pins the packages that pip installs.
     """
     environment = Environment.from_pip_requirements(
         name=f"{settings.name}-steps",

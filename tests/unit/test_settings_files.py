@@ -132,7 +132,7 @@ WRONG_VALUES = [
     ("training.search", {"space": {"a": 0.1}}, "space.a is 0.1, but must be a list or a range: write [0.1], or a range such as {low: 1, high: 10}"),
     ("training.search", {"space": {"a": []}}, "space.a is an empty list"),
     ("training.search", {"space": {"a": [[1]]}}, "space.a holds [1], but must hold numbers"),
-    ("training.search", {"space": {"a": {"min": 1, "max": 2}}}, "space.a has min, which is not a part of a range: write a range such as {low: 1, high: 10}"),
+    ("training.search", {"space": {"a": {"min": 1, "max": 2}}}, "space.a has min, which a range cannot have: write a range such as {low: 1, high: 10}"),
     ("training.search", {"space": {"a": {"low": 1}}}, "space.a has no high: add high"),
     ("training.search", {"space": {"a": {"low": 3, "high": 1}}}, "space.a is empty, as low is 3 and high is 1: swap them"),
     ("training.search", {"space": {"a": {"low": 3, "high": 3}}}, "write [3]"),

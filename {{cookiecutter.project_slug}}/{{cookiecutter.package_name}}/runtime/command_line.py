@@ -24,7 +24,7 @@ from .workspaces import SETTINGS
 def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     """Run the command that the command line names, and return its exit code."""
     _use_utf8()
-    # SIGTERM raises SystemExit, so a run that is terminated ends its steps as after Ctrl-C.
+    # SIGTERM raises SystemExit here. A run then ends its steps, as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         exit_code = _run_command(project, load_pipelines)
@@ -41,7 +41,7 @@ def main(project: Project[Any], load_pipelines: PipelineLoader) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
-        # If the error is not about the output of the command, it is raised again.
+        # An error that is not about the output of the command is raised again.
         return _report_lost_output(error)
 
 
@@ -95,8 +95,8 @@ def _use_own_temporary_folder() -> Iterator[None]:
     of the machine may write.
     """
     with ExitStack() as stack:
-        # If the folder cannot be made, go on without it. A command that needs temporary
-        # files reports the reason itself.
+        # If the folder cannot be made, the command goes on without it, because not every
+        # command needs temporary files. A command that does need them reports the reason.
         with suppress(OSError):
             folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
             tempfile.tempdir = stack.enter_context(folder)
@@ -108,8 +108,8 @@ def _use_own_temporary_folder() -> Iterator[None]:
 def _report_lost_output(error: OSError) -> int:
     """Report that standard output cannot be written, and return the exit code.
 
-    Nothing is printed if the program that reads the output, such as `head`, has closed the
-    pipe because it has enough. If `error` has another cause, it is raised again.
+    Nothing is printed if the program that reads the output has closed the pipe, as `head`
+    does after ten lines. An `error` with another cause is raised again.
     """
     is_pipe_closed = isinstance(error, BrokenPipeError)
     # An error with a file name is about this file, and not about standard output.
@@ -119,8 +119,8 @@ def _report_lost_output(error: OSError) -> int:
     if not is_output_broken and not is_pipe_closed:
         raise error
 
-    # Python writes the rest of the output when it exits. This would fail again, so the rest
-    # is discarded.
+    # At its exit, Python would try to write the rest of the output, and fail again. With
+    # this line, it writes the rest to the null device.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if is_output_broken:
         print(f"The output cannot be written: {error.strerror}.", file=sys.stderr)

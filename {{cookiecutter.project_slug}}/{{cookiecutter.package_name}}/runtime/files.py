@@ -44,16 +44,20 @@ def _is_hidden(name: str) -> bool:
 
 
 def find_similar_path(root: Path, path: str) -> str:
-    """Return the existing path that a path of data below `root` probably means, or "".
+    """Return the existing path that is probably meant by `path`, a misspelt path of data.
 
-    The first part of the path that does not exist is replaced by the most similar name in
-    its folder. For example, the result for data/sampel/a.csv is data/sample.
+    `path` and the result are relative to `root`. The first part of `path` that does not
+    exist is replaced by the most similar name in its folder, and the rest is dropped: the
+    result for data/sampel/a.csv is data/sample. Returns "" if no name is similar, or if
+    `path` exists.
     """
+    # Find the first part of the path that does not exist.
     missing = root / path
     while not missing.parent.exists():
         missing = missing.parent
     if missing.exists() or not missing.parent.is_dir():
         return ""
+
     names = [entry.name for entry in missing.parent.iterdir()]
     similar = difflib.get_close_matches(missing.name, names, n=1)
     if not similar or similar[0] == missing.name:

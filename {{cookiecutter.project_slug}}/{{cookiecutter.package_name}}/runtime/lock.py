@@ -1,8 +1,8 @@
 """Pin the packages of a project: write the versions to use into `environment/*.txt`.
 
-`environment/*.in` lists the packages. `project.txt` pins those on this machine, and
-`steps.txt` those of the steps on Azure ML. uv finds versions that go together, for every
-Python and platform at once. This module needs only the standard library and uv.
+`environment/*.in` lists the packages. `project.txt` pins the packages on this machine, and
+`steps.txt` pins the packages of the steps on Azure ML. uv finds compatible versions for
+every Python and platform at once. This module needs only the standard library and uv.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ OPTIONS = [
 class Change:
     """A package whose pin has changed.
 
-    `before` and `after` are versions, such as `1.26.4`. `before` is "" if the package had no
-    pin, and `after` is "" if it has none any more.
+    `before` and `after` are versions, such as `1.26.4`. `before` is "" if the package was
+    not pinned before, and `after` is "" if the package is not pinned any more.
     """
 
     file: str
@@ -69,67 +69,82 @@ class Change:
 
 
 def lock_packages(environment: Path, upgrade: bool = False) -> list[Change]:
-    """Write the pins of both files in the folder `environment`, and return what changed.
+    """Write both files of pins in the folder `environment`, and return the changed pins.
 
-    A version that is pinned already stays, unless another package needs a different one or
-    `upgrade` asks for the newest version of every package. Raises CommandError if uv is
-    missing or finds no versions that go together. Neither file is changed then.
+    A version that is pinned already stays, unless another package needs a different version
+    or `upgrade` asks for the newest version of every package. Raises CommandError if uv is
+    missing or finds no compatible versions; both files then stay as they are.
     """
     uv_command = find_uv()
     environment = environment.resolve()
     pin_files = [environment / PROJECT_PINS, environment / STEPS_PINS]
 
-    # The new files are renamed to their final paths at the end. This needs a folder on the
-    # same file system, so it is made inside `environment`.
+    # The new files are renamed to their final paths at the end. Files can be renamed only
+    # within a file system, so the temporary folder is made inside `environment`.
     with tempfile.TemporaryDirectory(dir=environment, prefix=".lock-") as temporary:
-        new_pins = Path(temporary)
-        for file in pin_files:
-            # uv keeps the versions that it reads in the file that it writes.
-            if file.exists() and not upgrade:
-                shutil.copy(file, new_pins)
+        new_pins_folder = Path(temporary)
+        if not upgrade:
+            # uv keeps the versions in an existing output file, so each new file begins as a
+            # copy of the old one.
+            for file in pin_files:
+                if file.exists():
+                    shutil.copy(file, new_pins_folder)
 
-        # In projects with azureml-sdk, the project itself needs the packages of driver.in.
+        # In projects with azureml-sdk, project.in includes driver.in, the packages of this
+        # SDK that the steps need on Azure ML.
         project_source = (environment / "project.in").read_text("utf-8", "replace")
         uses_azureml_sdk = "-r driver.in" in project_source
         if uses_azureml_sdk:
-            pin_project_first(uv_command, environment, new_pins)
+            pin_project_first(uv_command, environment, new_pins_folder)
         else:
-            pin_steps_first(uv_command, environment, new_pins)
+            pin_steps_first(uv_command, environment, new_pins_folder)
 
-        changes = []
-        for file in pin_files:
-            changes += compare_pins(file, new_pins / file.name)
-        for file in pin_files:
-            os.replace(new_pins / file.name, file)
+        return replace_pin_files(pin_files, new_pins_folder)
 
+
+def replace_pin_files(pin_files: list[Path], new_pins_folder: Path) -> list[Change]:
+    """Replace files of pins by the files of the same names in another folder.
+
+    Returns the packages whose pins differ between the old and the new files.
+    """
+    changes = []
+    for file in pin_files:
+        changes += compare_pins(file, new_pins_folder / file.name)
+    for file in pin_files:
+        os.replace(new_pins_folder / file.name, file)
     return changes
 
 
-def pin_project_first(uv_command: list[str], environment: Path, new_pins: Path) -> None:
+def pin_project_first(
+    uv_command: list[str], environment: Path, new_pins_folder: Path
+) -> None:
     """Pin the project's packages, then the steps' packages at the same versions.
 
-    This is done in projects with azureml-sdk. Both the project and its steps need this SDK,
-    so the versions of the project's packages suit the steps too. `environment` is the folder
-    with the lists of packages, and both files of pins are written to the folder `new_pins`.
+    This order is for projects with azureml-sdk. The project and its steps use the same SDK,
+    so the versions that the project needs suit the steps too. `environment` is the folder
+    with the lists of packages. Both files of pins are written to the folder
+    `new_pins_folder`.
     """
-    project_pins = new_pins / PROJECT_PINS
-    steps_pins = new_pins / STEPS_PINS
+    project_pins = new_pins_folder / PROJECT_PINS
+    steps_pins = new_pins_folder / STEPS_PINS
     compile_pins(uv_command, environment, ["project.in"], project_pins)
     compile_pins(
         uv_command, environment, STEPS_SOURCES, steps_pins, constraints=project_pins
     )
 
 
-def pin_steps_first(uv_command: list[str], environment: Path, new_pins: Path) -> None:
+def pin_steps_first(
+    uv_command: list[str], environment: Path, new_pins_folder: Path
+) -> None:
     """Pin the steps' packages, then the project's packages at the same versions.
 
-    This is done in projects with azure-ai-ml, whose steps need packages of the older
-    azureml-sdk on Azure ML. The two SDKs need different versions of Azure's own packages and
-    of OpenTelemetry, so the project gets its own versions of these. `environment` is the
-    folder with the lists of packages, and both files of pins are written to the folder
-    `new_pins`.
+    This order is for projects with azure-ai-ml. On Azure ML, their steps need packages of
+    the older azureml-sdk. The two SDKs need different versions of Azure's own packages and
+    of OpenTelemetry, so only these packages may have other versions in the project than in
+    the steps. `environment` is the folder with the lists of packages. Both files of pins are
+    written to the folder `new_pins_folder`.
     """
-    steps_pins = new_pins / STEPS_PINS
+    steps_pins = new_pins_folder / STEPS_PINS
     compile_pins(uv_command, environment, STEPS_SOURCES, steps_pins)
 
     shared_pins = [
@@ -137,17 +152,17 @@ def pin_steps_first(uv_command: list[str], environment: Path, new_pins: Path) ->
         for line in steps_pins.read_text(encoding="utf-8").splitlines()
         if not line.startswith(PACKAGES_OF_SDK)
     ]
-    constraints = new_pins / "constraints.txt"
+    constraints = new_pins_folder / "constraints.txt"
     constraints.write_text("\n".join(shared_pins) + "\n", encoding="utf-8")
 
-    project_pins = new_pins / PROJECT_PINS
+    project_pins = new_pins_folder / PROJECT_PINS
     compile_pins(
         uv_command, environment, ["project.in"], project_pins, constraints=constraints
     )
 
 
 def find_uv() -> list[str]:
-    """Return the beginning of a command for uv, such as `["/usr/bin/uv"]`.
+    """Return the first words of a command that calls uv, such as `["/usr/bin/uv"]`.
 
     Raises CommandError if uv is not installed.
     """
@@ -171,9 +186,9 @@ def compile_pins(
     """Pin the packages that the files `sources` list, and write the pins to `output`.
 
     `sources` are names of files in the folder `environment`, such as `steps.in`. uv finds
-    the versions. Where possible, it keeps those that `output` holds already. Packages that
-    the file `constraints` pins get the version in this file. Raises CommandError with uv's
-    explanation if no versions go together.
+    the versions, and where possible keeps the versions that `output` already has. A package
+    that is pinned in the file `constraints` gets the version in that file. Raises
+    CommandError, with uv's explanation, if no versions are compatible.
     """
     command = [
         *uv_command,
@@ -189,11 +204,11 @@ def compile_pins(
     uv_process = subprocess.run(
         command,
         cwd=environment,
-        # Some companies have their own certificate authorities. pip trusts those of the
-        # operating system, and with this variable uv does too.
+        # Some companies have their own certificate authorities. With this variable, uv
+        # trusts the authorities that the operating system trusts, as pip does.
         env={"UV_SYSTEM_CERTS": "1", **os.environ},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # uv also writes the pins here, not only to the file.
+        stdout=subprocess.DEVNULL,  # uv prints the pins, in addition to writing the file.
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
@@ -209,11 +224,11 @@ def compile_pins(
 
 
 def read_pins(file: Path) -> dict[str, str]:
-    """Return a dict from each package in a file of pins to its version or URL.
+    """Return the pins in a file, as a dict from package to version or URL.
 
-    A version is followed by its marker, as in `1.26.4 ; python_full_version < '3.12'`. If a
-    package has several lines, for different Pythons, their versions are joined by commas.
-    If the file does not exist, the dict is empty.
+    A version may be followed by a condition, as in `1.26.4 ; python_full_version < '3.12'`.
+    If a package has several lines, for different versions of Python, the versions are joined
+    by commas. If the file does not exist, the dict is empty.
     """
     if not file.exists():
         return {}
@@ -234,7 +249,7 @@ def read_pins(file: Path) -> dict[str, str]:
 def compare_pins(old_file: Path, new_file: Path) -> list[Change]:
     """Return the packages whose pins differ between two files, sorted by package.
 
-    A package that is only in one of the files has the version "" in the other one.
+    If a package is in only one of the files, its version in the other file is "".
     """
     old_pins = read_pins(old_file)
     new_pins = read_pins(new_file)

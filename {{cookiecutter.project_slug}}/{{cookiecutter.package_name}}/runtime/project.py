@@ -122,8 +122,8 @@ class Project(Generic[S]):
 
         `needed_keys` are the settings that must not be empty, such as `resource_group`. Two
         of them may be short forms: `region` means `workspace.region`, and `compute.name`
-        means the name of every cluster, in `compute` and in `computes`. Raises SettingsError,
-        which lists every wrong value, and every needed value that is empty.
+        means the name of every cluster, in `compute` and in `computes`. Raises
+        SettingsError, which lists every wrong value, and every needed value that is empty.
         """
         config = read_model(self.root, Config, self.files.config)
         settings = self._read_settings()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import permutations
 
 # Each line has a region's short name, its display name, and places: cities, states and
-# countries. A country is listed with the region that is open to all customers. If there are
-# several of these, it is listed with each, and people must choose.
+# countries. A country is listed with the region that is open to all customers. If several
+# regions of a country are open, the country is listed with each of them, and people choose.
 _TABLE = """
 australiacentral   | Australia Central    | Canberra
 australiacentral2  | Australia Central 2  | Canberra
@@ -88,8 +88,9 @@ westus             | West US              | California, San Francisco
 westus2            | West US 2            | Washington, Seattle, Quincy
 westus3            | West US 3            | Phoenix, Arizona
 """
-# Spellings shorter than this are not searched for typos: `ok` is not a misspelt `uk`.
-_SHORTEST_COMPARED = 6
+# Typos are searched only in spellings of at least this length. Almost any short word is one
+# typo away from another: `ok` is not a misspelt `uk`.
+_MIN_LENGTH_FOR_TYPOS = 6
 # Other spellings that people use for a word of a display name.
 _SYNONYMS = {
     "america": "us",
@@ -132,14 +133,15 @@ def find_regions(text: str) -> list[str]:
 def find_misspelt_region(text: str) -> str | None:
     """Return the short name of the region that `text` misspells by one typo.
 
-    `westeurop` gives `westeurope`. Returns None if no region is similar, or more than one.
+    `westeurop` gives `westeurope`. Short spellings such as `uk` are left out. Returns None
+    if no region is similar, or if several regions are.
     """
     typed = "".join(_split_words(text))
     names = set()
     for name, region in REGIONS.items():
         for spelling in (name, *region.spellings):
-            is_compared = len(spelling) >= _SHORTEST_COMPARED
-            if is_compared and _differ_by_one_typo(typed, spelling):
+            is_long_enough = len(spelling) >= _MIN_LENGTH_FOR_TYPOS
+            if is_long_enough and _differ_by_one_typo(typed, spelling):
                 names.add(name)
     if len(names) != 1:
         return None
@@ -178,8 +180,8 @@ def _split_words(text: str) -> list[str]:
 
     Words in _SYNONYMS are replaced: "Eastern US2" gives `["east", "us", "2"]`.
     """
-    # NFKD writes é as an e and a combining accent, which is then left out. It does not
-    # divide the letter ø.
+    # NFKD writes é as an e and a combining accent, which is then left out. NFKD keeps the
+    # letter ø, so this letter is replaced before.
     decomposed = unicodedata.normalize("NFKD", text.lower().replace("ø", "o"))
     plain = "".join(char for char in decomposed if not unicodedata.combining(char))
     return [_SYNONYMS.get(word, word) for word in re.findall("[a-z]+|[0-9]+", plain)]

@@ -92,7 +92,9 @@ aux com1 com2 com3 com4 com5 com6 com7 com8 com9 con lpt1 lpt2 lpt3 lpt4 lpt5 lp
 lpt8 lpt9 nul prn
 """
 WINDOWS_DEVICES = frozenset(_WINDOWS_DEVICES.split())
-_PREFIXES_OF_MICROSOFT = ("AzureML", "Microsoft")
+# Azure ML reserves names that begin with these words, in this spelling, for its own
+# environments.
+_RESERVED_PREFIXES = ("AzureML", "Microsoft")
 
 
 def _correct_name(value: str) -> str:
@@ -109,7 +111,7 @@ NAME = Rule(
 
 def _may_be_slug(name: str) -> bool:
     """Return whether a new project may have this slug."""
-    if name.startswith(_PREFIXES_OF_MICROSOFT) or name.lower() in WINDOWS_DEVICES:
+    if name.startswith(_RESERVED_PREFIXES) or name.lower() in WINDOWS_DEVICES:
         return False
     return re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_-]{0,99}", name) is not None
 
@@ -121,7 +123,8 @@ def _correct_slug(value: str) -> str:
     becomes `con-project`.
     """
     name = _correct_name(value)[:100].rstrip("-_")
-    if name.startswith(_PREFIXES_OF_MICROSOFT):
+    if name.startswith(_RESERVED_PREFIXES):
+        # The reserved words begin with a capital letter, so lower case is allowed.
         return name.lower()
     if name.lower() in WINDOWS_DEVICES:
         return f"{name}-project"
@@ -291,7 +294,10 @@ def _correct_region(value: str) -> str:
 
 
 def _advise_on_region(name: str) -> str:
-    """Return advice if a region is not in REGIONS, and "" if it is."""
+    """Return advice if a region is not in REGIONS, the list of known regions.
+
+    Returns "" for a known region.
+    """
     if name in REGIONS:
         return ""
     similar_region = find_misspelt_region(name)
@@ -317,11 +323,12 @@ LONGEST_CLUSTER_EVERYWHERE = 16
 
 
 def _correct_cluster(value: str) -> str:
-    """Return a cluster's name without characters that are not allowed.
+    """Return a cluster's name that Azure ML allows.
 
-    Azure ML also refuses a name whose part after the last hyphen has only digits. A number
-    from 1 to 26 there becomes the letter with this number: `cpu-cluster-1` becomes
-    `cpu-cluster-a`. Any other number gets an n before it: 27 becomes n27.
+    Characters that are not allowed are replaced by hyphens. Azure ML also refuses a name
+    that ends in a hyphen and a number. A number from 1 to 26 is therefore replaced by a
+    letter: `cpu-cluster-1` becomes `cpu-cluster-a`. Any other number gets an n before it:
+    27 becomes n27.
     """
     name = _replace_characters("a-zA-Z0-9-", "-", value)
     start, hyphen, last_part = name.rpartition("-")
@@ -335,7 +342,7 @@ def _correct_cluster(value: str) -> str:
 
 
 def _advise_on_cluster(name: str) -> str:
-    """Return advice if some parts of Azure ML would refuse a cluster's name as too long.
+    """Return advice if a cluster's name is too long for some parts of Azure ML.
 
     Returns "" if the name is short enough.
     """

@@ -1,7 +1,8 @@
 """The values of a hyperparameter that a search tries, and how settings.yml writes them.
 
-They are a list, such as `[0, 1, 10]`, or a range, such as `{low: 0.01, high: 0.3}`. A search
-draws numbers from a range. With `log: true` in the range, it draws their logarithms evenly.
+The values are a list, such as `[0, 1, 10]`, or a range, such as `{low: 0.01, high: 0.3}`. A
+search draws numbers from a range. With `log: true` in the range, the search draws evenly from
+the logarithms of the numbers, so that 0.01 to 0.1 is tried as often as 0.1 to 1.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ ValuesToTry = Annotated[Any, BeforeValidator(check_values)]
 
 
 def _check_range(values: dict[Any, Any]) -> None:
-    """Refuse a range such as `{low: 1, high: 10}` if a value is unknown, missing or wrong.
+    """Refuse a range such as `{low: 1, high: 10}` if a name or a value in it is wrong.
 
-    Raises PydanticCustomError.
+    `low` and `high` must be in the range, and `log` may be. Raises PydanticCustomError.
     """
     for name in values:
         if name not in ("low", "high", "log"):
             raise refuse(
-                f"has {name}, which is not a part of a range",
+                f"has {name}, which a range cannot have",
                 fix=f"write a range such as {RANGE_EXAMPLE}, perhaps with log: true",
             )
     for name in ("low", "high"):
@@ -87,9 +88,10 @@ def _check_limit(name: str, limit: Any) -> None:
 
 
 def _check_order(low: float, high: float, is_logarithmic: bool) -> None:
-    """Refuse the limits of a range that holds no numbers, only one, or no logarithms.
+    """Refuse a range if its limits are equal or in the wrong order.
 
-    Raises PydanticCustomError.
+    A logarithmic range is also refused if it does not begin above 0. Raises
+    PydanticCustomError.
     """
     if low == high:
         raise refuse(f"has the same low and high, {low}", fix=f"write [{low}]")

@@ -50,7 +50,8 @@ def refuse(text: str, fix: str, kind: str = "wrong") -> PydanticCustomError:
 
     `text` says what is wrong, and continues a sentence that begins with the setting's file
     and key. `fix` says what to do, in the imperative. `refuse("is 7", fix="write 6")` becomes
-    a message such as "settings.yml: seed is 7: write 6." `kind` is that of `rule.Problem`.
+    a message such as "settings.yml: seed is 7: write 6." `kind` is "wrong", "empty" or
+    "unusual", as in `rule.Problem`.
     """
     return PydanticCustomError(kind, "{text}: {fix}", {"text": text, "fix": fix})
 

@@ -100,7 +100,8 @@ class Step:
 def find_unknown_steps(project: Project[Any], pipelines: Pipelines) -> list[Problem]:
     """Return a problem for each name below `steps` in the settings that is not a step.
 
-    A step of any pipeline counts. Raises SettingsError if the settings are wrong.
+    The name may be that of a step in any pipeline. Raises SettingsError if the settings are
+    wrong.
     """
     settings = project.settings()
     if not settings.steps:
