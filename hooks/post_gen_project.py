@@ -79,8 +79,8 @@ def explain_next_steps() -> str:
     return "\n".join(lines)
 
 
-# cookiecutter creates this folder even for other CI platforms. os.removedirs removes it if it
-# is empty, and otherwise raises OSError.
+# cookiecutter creates this folder even for other CI platforms, and leaves it empty. For a
+# folder with files, os.removedirs raises OSError.
 with suppress(OSError):
     os.removedirs(".github/workflows")
 
